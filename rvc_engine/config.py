@@ -1,0 +1,125 @@
+"""What a person may choose about a training run: one frozen object, carried whole and saved beside the checkpoint.
+
+The same object is the `config` of a job over HTTP and the options of the command line. It says nothing about the machine
+(devices, threads, folders): that is `rvc_engine.machine.Machine`. This module imports no torch.
+"""
+
+import unicodedata
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+Version = Literal["v1", "v2"]
+SampleRate = Literal["32k", "40k", "48k"]
+PitchEstimator = Literal["swift", "dio", "harvest"]
+ContentEncoder = Literal["contentvec", "whisper-tiny"]
+Width = Literal[24, 48, 96, 192]
+
+MAX_NAME_LENGTH = 100
+NUM_SPEAKERS = 109
+"""Rows of the published speaker embedding."""
+
+_PATH_SEPARATORS = frozenset("/\\")
+
+
+def check_voice_name(name: str) -> str:
+    """Return the name in NFC, or raise ValueError with what is wrong with it.
+
+    A voice's name becomes the stem of file names, so it may hold any letters, spaces, dots and quotes, but nothing that
+    would make it a path: no slashes, no control characters, no leading dot or dash, no white space at either end.
+    """
+    name = unicodedata.normalize("NFC", name)
+    if not name:
+        raise ValueError("the name is empty; give the voice a name such as 'anna'")
+    if len(name) > MAX_NAME_LENGTH or len(name.encode()) > 200:
+        raise ValueError(f"the name is too long; use at most {MAX_NAME_LENGTH} characters (200 bytes in UTF-8)")
+    if name != name.strip():
+        raise ValueError("the name begins or ends with white space; take it away")
+    if name[0] in ".-" or name[-1] == ".":
+        raise ValueError("the name begins with a dot or a dash, or ends with a dot; choose another")
+    bad = sorted(
+        {c for c in name if c in _PATH_SEPARATORS or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
+    )
+    if bad:
+        raise ValueError(f"the name holds characters that file names cannot: {', '.join(map(repr, bad))}")
+    return name
+
+
+VoiceName = Annotated[str, AfterValidator(check_voice_name)]
+
+
+def voice_file_stem(name: str) -> str:
+    """The stem of a voice's file names: the name itself, but for the word that hides an index from RVC.
+
+    RVC and Applio never list an index whose path contains `trained`, and rewrite the word in the path at conversion,
+    so a voice called `pretrained_x` would lose its index; its files are called `pre-train-ed_x`.
+    """
+    return name.replace("trained", "-train-ed")
+
+
+class TrainingConfig(BaseModel):
+    """Every choice about a run. Defaults are the reference's where it has one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    version: Version = "v2"
+    """Format of the voice: v2 reads 768 content features a frame, v1 256."""
+    sample_rate: SampleRate = "40k"
+    """Sample rate of the voice: 32k, 40k or 48k."""
+    f0: bool = True
+    """Whether the voice follows a pitch curve (needed for singing, better for speech)."""
+    pitch: PitchEstimator = "swift"
+    """Estimator of the pitch curve: swift (a small net, fast and robust), dio (no net, fast), harvest (no net, slow)."""
+    content: ContentEncoder = "contentvec"
+    """Encoder of what is said. contentvec is what RVC and Applio convert with. whisper-tiny comes with the package and
+    needs no download, but a voice made with it converts rightly only with `rvc-engine convert`."""
+    pretrained: Literal["auto", "none"] = "auto"
+    """Published base weights to start from: auto takes the pair for version, rate and f0; none trains from scratch,
+    which needs far more recordings and time for a good voice."""
+    batch_size: int = Field(default=4, ge=1, le=256)
+    """Clips per step."""
+    total_epochs: int = Field(default=300, ge=1, le=20_000)
+    """Passes over the dataset; each clip comes once per epoch."""
+    max_train_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
+    """Seconds of training after which it ends early, at the end of a step and not before 8 steps. The time counts over
+    all attempts of a run. None: train all epochs."""
+    save_every_epochs: int = Field(default=50, ge=1, le=20_000)
+    """A G_/D_ pair in the reference's format is saved every so many epochs, and at the end."""
+    save_only_latest: bool = False
+    """Keep one G_/D_ pair (named 2333333, as the reference does) in place of one per save."""
+    save_every_weights: bool = False
+    """Also export a small `<name>_e<epoch>_s<step>.pth` at every save."""
+    cache_data_on_device: bool = False
+    """Keep every clip in the device's memory. Faster on a GPU when the dataset fits (about 60 MB a minute)."""
+    checkpoint_every_steps: int | None = Field(default=None, ge=1)
+    """A recovery checkpoint every so many steps. None: every 5 minutes, or less often where saving would cost more than
+    3 % of the time."""
+    learning_rate: float = Field(default=1e-4, gt=0, le=0.1)
+    """AdamW's learning rate at the first epoch, for both nets."""
+    lr_decay: float = Field(default=0.999875, gt=0, le=1)
+    """Factor on the learning rate after each epoch."""
+    seed: int = Field(default=1234, ge=0, le=2**32 - 1)
+    """Seed of initial weights, clip order, segments and noise."""
+    speaker_id: int = Field(default=0, ge=0, lt=NUM_SPEAKERS)
+    """Row of the speaker embedding that this voice trains."""
+    width: Width = 192
+    """Channels of the generator's hidden layers; the rest of both nets scales with it. 192 is the published size and the
+    only one that base weights fit. Smaller ones train fast and sound rough: for trying things out."""
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Self:
+        if self.content == "whisper-tiny" and self.version == "v1":
+            raise ValueError("content=whisper-tiny gives 768 features a frame and version=v1 takes 256; use version=v2")
+        if self.width != 192 and self.pretrained != "none":
+            raise ValueError(f"no base weights exist for width={self.width}; set pretrained=none, or width=192")
+        return self
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Sample rate of the voice in Hz."""
+        return {"32k": 32_000, "40k": 40_000, "48k": 48_000}[self.sample_rate]
+
+    @property
+    def feature_size(self) -> int:
+        """Content features per frame."""
+        return 256 if self.version == "v1" else 768

@@ -1,0 +1,30 @@
+"""What this machine gives a run: a device, threads, and where weights and cached stage results lie.
+
+Apart from `TrainingConfig` because the same job runs on another machine with other answers. No torch.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+
+def default_weights_folder() -> Path:
+    """Where published weights are kept when nobody says otherwise."""
+    return Path(platformdirs.user_data_dir("rvc-train")) / "weights"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The means of one engine process."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, or `cuda:<n>`. auto takes the first GPU, or else the CPU."""
+    num_threads: int | None = None
+    """CPU threads for the nets; None: all cores."""
+    weights_folder: Path = field(default_factory=default_weights_folder)
+    cache_folder: Path | None = None
+    """Results of slice, pitch and content, shared between runs on the same recordings. None: no sharing."""
+    pretrained_g: Path | None = None
+    """Base weights of the generator in place of the published ones."""
+    pretrained_d: Path | None = None

@@ -1,0 +1,74 @@
+"""How a stage speaks: progress, warnings, log lines; and how it hears that it should stop. No torch."""
+
+import time
+from collections.abc import Callable
+
+from rvc_engine.errors import StopRequested
+from rvc_engine.events import Event, Level, Log, Progress, Stage, Warned
+
+Report = Callable[[Event], None]
+"""Takes each event as it happens. Must be quick and must not raise."""
+
+SECONDS_BETWEEN_PROGRESS = 0.5
+
+
+class StageReport:
+    """What a stage's `run` gets: it speaks through this and asks it, between two pieces of work, whether to go on."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        report: Report,
+        is_stopping: Callable[[], bool] = lambda: False,
+        span: tuple[float, float] = (0.0, 1.0),
+    ) -> None:
+        """`span` is the stage's share of the run's progress, as (start, end) in 0..1."""
+        self.stage: Stage = stage
+        self._report = report
+        self._is_stopping = is_stopping
+        self._span = span
+        self._last_progress = 0.0
+        self._started = time.monotonic()
+
+    def event(self, event: Event) -> None:
+        """Send any event."""
+        self._report(event)
+
+    def log(self, message: str, level: Level = "info") -> None:
+        """A line for the log."""
+        self._report(Log(message=message, level=level))
+
+    def warn(self, message: str) -> None:
+        """Something the person should know of, though the run goes on."""
+        self._report(Warned(message=message, stage=self.stage))
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether someone asked the run to stop."""
+        return self._is_stopping()
+
+    def check_stop(self) -> None:
+        """Raise StopRequested when someone asked the run to stop. Call between two pieces of work."""
+        if self._is_stopping():
+            raise StopRequested
+
+    def progress(self, done: float, total: float, **training: float | int | None) -> None:
+        """Say that `done` of `total` pieces of the stage are finished, and check whether to stop.
+
+        Sent at most twice a second, and always when all is done. `training` holds further fields of `Progress`.
+        """
+        self.check_stop()
+        now = time.monotonic()
+        is_last = done >= total
+        if not is_last and now - self._last_progress < SECONDS_BETWEEN_PROGRESS:
+            return
+        self._last_progress = now
+        fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 1.0
+        start, end = self._span
+        fields: dict[str, object] = {
+            "stage": self.stage,
+            "stage_progress": fraction,
+            "progress": start + (end - start) * fraction,
+            **training,
+        }
+        self._report(Progress.model_validate(fields))

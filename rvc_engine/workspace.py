@@ -1,0 +1,174 @@
+"""Where each thing of a run lies, laid out as RVC lays out `logs/<name>/`, and which stages are done. No torch.
+
+A stage is done when `stages/<stage>.json` holds the fingerprint of its present inputs; the marker is written after the
+stage's last file is, so an interrupted stage is done again. One engine at a time works in a workspace: see `lock`.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from rvc_engine.config import Version, voice_file_stem
+from rvc_engine.errors import WorkspaceBusy
+from rvc_engine.events import Stage
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a whole file so that after a crash either the old or the new one is there: temporary name, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder survive a power cut (a no-op where folders cannot be opened)."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def fingerprint_of(*parts: object) -> str:
+    """A short stable hash of JSON-like values: the identity of a stage's inputs."""
+    text = json.dumps(parts, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder of one run."""
+
+    root: Path
+    voice: str
+    """The voice's name, as `check_voice_name` allows it."""
+    version: Version = "v2"
+
+    @property
+    def stem(self) -> str:
+        """Stem of the voice's file names."""
+        return voice_file_stem(self.voice)
+
+    @property
+    def slices(self) -> Path:
+        """`<i>_<j>.wav`, mono float32 at the voice's rate."""
+        return self.root / "0_gt_wavs"
+
+    @property
+    def slices_16k(self) -> Path:
+        """The same slices at 16 kHz, mono float32."""
+        return self.root / "1_16k_wavs"
+
+    @property
+    def coarse_f0(self) -> Path:
+        """`<i>_<j>.wav.npy`: pitch bins 1..255, one per 10 ms."""
+        return self.root / "2a_f0"
+
+    @property
+    def f0_hz(self) -> Path:
+        """`<i>_<j>.wav.npy`: pitch in Hz, one per 10 ms, gaps interpolated."""
+        return self.root / "2b-f0nsf"
+
+    @property
+    def features(self) -> Path:
+        """`<i>_<j>.npy`: content features, float32, one row per 20 ms."""
+        return self.root / ("3_feature256" if self.version == "v1" else "3_feature768")
+
+    @property
+    def filelist(self) -> Path:
+        """One line a clip, as RVC's trainer reads it."""
+        return self.root / "filelist.txt"
+
+    @property
+    def hyperparameters(self) -> Path:
+        """`config.json`: the nets' and the data's numbers, as RVC writes them."""
+        return self.root / "config.json"
+
+    @property
+    def recovery(self) -> Path:
+        """Recovery checkpoints and their manifest."""
+        return self.root / "recovery"
+
+    @property
+    def weights(self) -> Path:
+        """What a user takes away: `<voice>.pth`, `<voice>.index`."""
+        return self.root / "weights"
+
+    @property
+    def voice_file(self) -> Path:
+        """The exported voice."""
+        return self.weights / f"{self.stem}.pth"
+
+    @property
+    def index_file(self) -> Path:
+        """The exported index."""
+        return self.weights / f"{self.stem}.index"
+
+    @property
+    def total_features(self) -> Path:
+        """All content features in one array."""
+        return self.root / "total_fea.npy"
+
+    @property
+    def log(self) -> Path:
+        """The run's log in full."""
+        return self.root / "train.log"
+
+    def _marker(self, stage: Stage) -> Path:
+        return self.root / "stages" / f"{stage}.json"
+
+    def is_done(self, stage: Stage, fingerprint: str) -> bool:
+        """Whether the stage was completed with these very inputs."""
+        try:
+            return bool(json.loads(self._marker(stage).read_text())["fingerprint"] == fingerprint)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def mark_done(self, stage: Stage, fingerprint: str) -> None:
+        """Record that the stage is complete. Call after its last file is on disk."""
+        write_atomically(self._marker(stage), json.dumps({"fingerprint": fingerprint}).encode())
+
+    def mark_undone(self, stage: Stage) -> None:
+        """Forget that the stage was done. Call before touching its files."""
+        self._marker(stage).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def lock(self, wait_seconds: float = 0) -> Iterator[None]:
+        """Hold the workspace for this process alone; the system lets go of it when the process dies, however it dies.
+
+        Raises WorkspaceBusy when another engine still holds it after `wait_seconds`.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.root / ".lock", timeout=wait_seconds)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise WorkspaceBusy(
+                f"another engine is at work in {self.root}; wait for it to end, or stop it, and start again"
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def empty(self, folder: Path) -> None:
+        """Delete a stage's folder and make it anew."""
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
