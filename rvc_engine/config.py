@@ -1,7 +1,7 @@
 """What a person may choose about a training run: one frozen object, carried whole and saved beside the checkpoint.
 
-The same object is the `config` of a job over HTTP and the options of the command line. It says nothing about the machine
-(devices, threads, folders): that is `rvc_engine.machine.Machine`. This module imports no torch.
+The same object is the `config` of a job over HTTP and the options of the command line. It says nothing about the
+machine (devices, threads, folders): that is `rvc_engine.machine.Machine`. This module imports no torch.
 """
 
 import unicodedata
@@ -69,7 +69,7 @@ class TrainingConfig(BaseModel):
     f0: bool = True
     """Whether the voice follows a pitch curve (needed for singing, better for speech)."""
     pitch: PitchEstimator = "swift"
-    """Estimator of the pitch curve: swift (a small net, fast and robust), dio (no net, fast), harvest (no net, slow)."""
+    """Estimator of the pitch curve: swift (a small net, fast, robust), dio (no net, fast), harvest (no net, slow)."""
     content: ContentEncoder = "contentvec"
     """Encoder of what is said. contentvec is what RVC and Applio convert with. whisper-tiny comes with the package and
     needs no download, but a voice made with it converts rightly only with `rvc-engine convert`."""
@@ -103,8 +103,8 @@ class TrainingConfig(BaseModel):
     speaker_id: int = Field(default=0, ge=0, lt=NUM_SPEAKERS)
     """Row of the speaker embedding that this voice trains."""
     width: Width = 192
-    """Channels of the generator's hidden layers; the rest of both nets scales with it. 192 is the published size and the
-    only one that base weights fit. Smaller ones train fast and sound rough: for trying things out."""
+    """Channels of the generator's hidden layers; the rest of both nets scales with it. 192 is the published size and
+    the only one that base weights fit. Smaller ones train fast and sound rough: for trying things out."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:

@@ -131,5 +131,5 @@ class InternalError(EngineError):
 class StopRequested(BaseException):
     """Someone asked the run to stop (SIGTERM, or standard input closed). Not an error: nothing is lost.
 
-    Raised between two pieces of work. It derives from BaseException so that no `except Exception` on the way swallows it.
+    Raised between two pieces of work. It derives from BaseException so that no `except Exception` swallows it.
     """

@@ -1,7 +1,8 @@
 """The recordings of a dataset folder, with the names their owner knows them by. No torch.
 
 A folder of audio files is a dataset. The server stores uploads under names of its own making, so that no path is built
-from what a stranger typed, and leaves `recordings.json` beside them: {"files": [{"path": "000001.wav", "name": "..."}]}.
+from what a stranger typed, and leaves `recordings.json` beside them:
+{"files": [{"path": "000001.wav", "name": "..."}]}.
 """
 
 import json

@@ -21,7 +21,7 @@ from rvc_engine.events import Stage
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file so that after a crash either the old or the new one is there: temporary name, fsync, rename."""
+    """Write a whole file so that after a crash the old one or the new one is there, never a piece."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -29,7 +29,7 @@ def write_atomically(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
