@@ -1,0 +1,21 @@
+"""A full disk, told as such. No torch."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from rvc_engine.errors import DiskFull
+
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextlib.contextmanager
+def disk_full_told(folder: Path) -> Iterator[None]:
+    """Turn the system's word for a full disk (or quota, or file size limit) into DiskFull; other errors pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise DiskFull(f"no room is left on the disk of {folder}; free some space and start again") from error

@@ -1,0 +1,109 @@
+"""Where a recording is silent: its level per 15 ms, and the stretches of sound between silences. No torch.
+
+The rule is the reference's (FORMATS: "Slices"; in words in the golden numbers' recipe), so that the same recording
+gives the same slices. Lengths below are in frames of 15 ms.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+THRESHOLD = 10 ** (-42 / 20)
+"""A frame whose root mean square is below -42 dB is silent."""
+HOP_SECONDS = 0.015
+WINDOW_HOPS = 4
+MIN_LENGTH = 100
+"""Frames (1500 ms) between two cuts."""
+MIN_INTERVAL = 27
+"""Frames (400 ms) of silence that make a cut."""
+MAX_KEPT = 33
+"""Frames (500 ms) of silence kept on either side of a cut."""
+
+
+class Levels:
+    """The root mean square of a recording, frame by frame, gathered from blocks of any size."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self.hop_length = round(HOP_SECONDS * sample_rate)
+        self.num_samples = 0
+        self._energies: list[NDArray[np.float64]] = []
+        self._rest = np.zeros(0)
+
+    def add(self, block: NDArray[np.floating]) -> None:
+        """Take the next samples, (num_samples,)."""
+        self.num_samples += len(block)
+        samples = np.concatenate([self._rest, block])
+        num_whole = len(samples) // self.hop_length
+        whole, self._rest = np.split(samples, [num_whole * self.hop_length])
+        if num_whole:
+            hops = whole.reshape(num_whole, self.hop_length)
+            self._energies.append(np.einsum("ij,ij->i", hops, hops))
+
+    def rms(self) -> NDArray[np.float64]:
+        """(1 + num_samples // hop_length,): frame k is centred on sample k * hop_length, with zeros beyond both ends."""
+        half = WINDOW_HOPS // 2
+        energies = np.concatenate([np.zeros(half), *self._energies, [self._rest @ self._rest], np.zeros(half)])
+        sums = np.lib.stride_tricks.sliding_window_view(energies, WINDOW_HOPS).sum(axis=1)
+        num_frames = 1 + self.num_samples // self.hop_length
+        return np.sqrt(sums[:num_frames] / (WINDOW_HOPS * self.hop_length))
+
+    def seconds_of_sound(self) -> float:
+        """Time above the threshold."""
+        return float(np.count_nonzero(self.rms() >= THRESHOLD)) * HOP_SECONDS
+
+
+def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> Iterator[tuple[int, int]]:
+    """Stretches between the long silences, (start, end) in samples; at most about 0.5 s of silence is kept on a side."""
+    if -(-num_samples // hop_length) <= MIN_LENGTH:
+        yield 0, num_samples
+        return
+    start = 0
+    for drop_from, drop_to in _dropped(rms):
+        if drop_from > start:
+            yield start * hop_length, min(drop_from * hop_length, num_samples)
+        start = drop_to
+    if start * hop_length < num_samples:
+        yield start * hop_length, num_samples
+
+
+def _dropped(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+    """What is cut out, (from, to) in frames; an empty range is a cut that loses nothing."""
+    last_cut = 0
+    for start, end in _silent_runs(rms):
+        if end == len(rms):
+            if end - start >= MIN_INTERVAL:
+                yield _quietest(rms, start, start + MAX_KEPT), end
+            return
+        is_leading = start == 0 and end > MAX_KEPT
+        is_between = end - start >= MIN_INTERVAL and end - last_cut >= MIN_LENGTH
+        if is_leading or is_between:
+            drop_from, last_cut = _cut(rms, start, end)
+            yield drop_from, last_cut
+
+
+def _silent_runs(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+    """Runs of silent frames, (first silent frame, first loud frame after it or the number of frames)."""
+    is_silent = np.concatenate([[False], rms < THRESHOLD, [False]])
+    edges = np.flatnonzero(is_silent[1:] != is_silent[:-1])
+    yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+
+
+def _cut(rms: NDArray[np.float64], start: int, end: int) -> tuple[int, int]:
+    """What of one silent run is dropped: from its quietest frame near the start to the quietest near the end."""
+    if end - start <= MAX_KEPT:
+        quietest = _quietest(rms, start, end)
+        return (0 if start == 0 else quietest), quietest
+    near_start = _quietest(rms, start, start + MAX_KEPT)
+    near_end = _quietest(rms, end - MAX_KEPT, end)
+    if start == 0:
+        return 0, near_end
+    if end - start <= 2 * MAX_KEPT:
+        between = _quietest(rms, end - MAX_KEPT, start + MAX_KEPT)
+        return min(near_start, between), max(near_end, between)
+    return near_start, near_end
+
+
+def _quietest(rms: NDArray[np.float64], first: int, last: int) -> int:
+    """The quietest frame of first..last, both included."""
+    return first + int(np.argmin(rms[first : last + 1]))
