@@ -1,0 +1,201 @@
+"""The published numbers behind each version and rate: of the spectra, of the nets, of training. No torch.
+
+A voice file carries these numbers as a list of 18, a workspace as RVC's `config.json`; both are made, and the list is
+read, here.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Self
+
+from rvc_engine.config import NUM_SPEAKERS, TrainingConfig, Version
+
+N_HEADS = 2
+N_LAYERS = 6
+TEXT_KERNEL_SIZE = 3
+RESBLOCK_KERNEL_SIZES = (3, 7, 11)
+RESBLOCK_DILATIONS = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
+BETAS = (0.8, 0.99)
+EPSILON = 1e-9
+WEIGHT_DECAY = 0.01
+MEL_WEIGHT = 45.0
+KL_WEIGHT = 1.0
+MAX_FRAMES = 900
+"""A training clip is cut to so many frames of 10 ms."""
+
+_UPSAMPLING: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    # version/rate: rates and kernel sizes of the transposed convolutions; the rates multiply to the hop length
+    "v1/32k": ((10, 4, 2, 2, 2), (16, 16, 4, 4, 4)),
+    "v1/40k": ((10, 10, 2, 2), (16, 16, 4, 4)),
+    "v1/48k": ((10, 6, 2, 2, 2), (16, 16, 4, 4, 4)),
+    "v2/32k": ((10, 8, 2, 2), (20, 16, 4, 4)),
+    "v2/40k": ((10, 10, 2, 2), (16, 16, 4, 4)),
+    "v2/48k": ((12, 10, 2, 2), (24, 20, 4, 4)),
+}
+_SEGMENT_FRAMES = {"v1/32k": 40, "v1/40k": 32, "v1/48k": 24, "v2/32k": 40, "v2/40k": 32, "v2/48k": 36}
+_N_FFT = {32_000: 1024, 40_000: 2048, 48_000: 2048}
+_N_MELS = {32_000: 80, 40_000: 125, 48_000: 128}
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """All sizes of one kind of voice."""
+
+    version: Version
+    sample_rate: int
+    """Hz."""
+    f0: bool
+    n_fft: int
+    """Also the window's length."""
+    hop_length: int
+    n_mels: int
+    segment_frames: int
+    """Length of a training segment."""
+    hidden_channels: int
+    """Also the number of inter (latent) channels."""
+    filter_channels: int
+    upsample_rates: tuple[int, ...]
+    upsample_kernel_sizes: tuple[int, ...]
+    upsample_initial_channels: int
+    gin_channels: int
+    """Width of the speaker embedding."""
+    num_speakers: int = NUM_SPEAKERS
+
+    @classmethod
+    def of(cls, config: TrainingConfig) -> Self:
+        """The numbers that a run with this config uses."""
+        key, rate = f"{config.version}/{config.sample_rate}", config.sample_rate_hz
+        rates, kernels = _UPSAMPLING[key]
+        return cls(
+            version=config.version,
+            sample_rate=rate,
+            f0=config.f0,
+            n_fft=_N_FFT[rate],
+            hop_length=rate // 100,
+            n_mels=_N_MELS[rate],
+            segment_frames=_SEGMENT_FRAMES[key],
+            hidden_channels=config.width,
+            filter_channels=4 * config.width,
+            upsample_rates=rates,
+            upsample_kernel_sizes=kernels,
+            upsample_initial_channels=512 * config.width // 192,
+            gin_channels=256 * config.width // 192,
+        )
+
+    @property
+    def feature_size(self) -> int:
+        """Content features per frame."""
+        return 256 if self.version == "v1" else 768
+
+    @property
+    def spec_channels(self) -> int:
+        """Bins of the linear spectrogram."""
+        return self.n_fft // 2 + 1
+
+    @property
+    def segment_samples(self) -> int:
+        """Length of a training segment in samples."""
+        return self.segment_frames * self.hop_length
+
+    @property
+    def rate_name(self) -> str:
+        """`32k`, `40k` or `48k`."""
+        return f"{self.sample_rate // 1000}k"
+
+    def voice_config(self) -> list[Any]:
+        """The list of 18 that a voice file carries as `config`, in the order its loaders pass it on."""
+        return [
+            self.spec_channels,
+            self.segment_frames,
+            self.hidden_channels,
+            self.hidden_channels,
+            self.filter_channels,
+            N_HEADS,
+            N_LAYERS,
+            TEXT_KERNEL_SIZE,
+            0,
+            "1",
+            list(RESBLOCK_KERNEL_SIZES),
+            [list(dilations) for dilations in RESBLOCK_DILATIONS],
+            list(self.upsample_rates),
+            self.upsample_initial_channels,
+            list(self.upsample_kernel_sizes),
+            self.num_speakers,
+            self.gin_channels,
+            self.sample_rate,
+        ]
+
+    @classmethod
+    def of_voice(cls, config: list[Any], version: Version, f0: bool, num_speakers: int) -> Self:
+        """The numbers behind a voice file's `config`; `num_speakers` comes from its `emb_g.weight`.
+
+        Raises ValueError, TypeError, KeyError or IndexError when the list is not what a voice file holds.
+        """
+        rate = int(config[17])
+        return cls(
+            version=version,
+            sample_rate=rate,
+            f0=f0,
+            n_fft=2 * (int(config[0]) - 1),
+            hop_length=rate // 100,
+            n_mels=_N_MELS[rate],
+            segment_frames=int(config[1]),
+            hidden_channels=int(config[3]),
+            filter_channels=int(config[4]),
+            upsample_rates=tuple(map(int, config[12])),
+            upsample_kernel_sizes=tuple(map(int, config[14])),
+            upsample_initial_channels=int(config[13]),
+            gin_channels=int(config[16]),
+            num_speakers=num_speakers,
+        )
+
+    def workspace_config(self, config: TrainingConfig) -> str:
+        """The text of RVC's `config.json`, plus `version` and `f0`, which RVC leaves out and ignores."""
+        tree = {
+            "version": self.version,
+            "f0": self.f0,
+            "train": {
+                "log_interval": 200,
+                "seed": config.seed,
+                "epochs": 20000,
+                "learning_rate": config.learning_rate,
+                "betas": BETAS,
+                "eps": EPSILON,
+                "batch_size": config.batch_size,
+                "lr_decay": config.lr_decay,
+                "segment_size": self.segment_samples,
+                "init_lr_ratio": 1,
+                "warmup_epochs": 0,
+                "c_mel": int(MEL_WEIGHT),
+                "c_kl": KL_WEIGHT,
+            },
+            "data": {
+                "max_wav_value": 32768.0,
+                "sampling_rate": self.sample_rate,
+                "filter_length": self.n_fft,
+                "hop_length": self.hop_length,
+                "win_length": self.n_fft,
+                "n_mel_channels": self.n_mels,
+                "mel_fmin": 0.0,
+                "mel_fmax": None,
+            },
+            "model": {
+                "inter_channels": self.hidden_channels,
+                "hidden_channels": self.hidden_channels,
+                "filter_channels": self.filter_channels,
+                "n_heads": N_HEADS,
+                "n_layers": N_LAYERS,
+                "kernel_size": TEXT_KERNEL_SIZE,
+                "p_dropout": 0,
+                "resblock": "1",
+                "resblock_kernel_sizes": RESBLOCK_KERNEL_SIZES,
+                "resblock_dilation_sizes": RESBLOCK_DILATIONS,
+                "upsample_rates": self.upsample_rates,
+                "upsample_initial_channel": self.upsample_initial_channels,
+                "upsample_kernel_sizes": self.upsample_kernel_sizes,
+                "use_spectral_norm": False,
+                "gin_channels": self.gin_channels,
+                "spk_embed_dim": self.num_speakers,
+            },
+        }
+        return json.dumps(tree, indent=4, sort_keys=True)

@@ -1,0 +1,41 @@
+"""The losses of one step, as the reference weighs them. Least squares for both sides (Mao et al., 2017)."""
+
+import torch
+from torch import Tensor
+
+from rvc_engine.nets.discriminator import Judgement
+
+
+def discriminator_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+    """Real scores should be 1, fake ones 0; summed over discriminators. A scalar."""
+    return torch.stack(
+        [(1 - r).square().mean() + f.square().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
+    ).sum()
+
+
+def generator_loss(fake: list[Judgement]) -> Tensor:
+    """Fake scores should be 1; summed over discriminators. A scalar."""
+    return torch.stack([(1 - score).square().mean() for score, _ in fake]).sum()
+
+
+def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+    """Twice the mean distance of each feature map of the fake to the real one's, summed over all maps. A scalar."""
+    return (
+        2
+        * torch.stack(
+            [
+                (r.detach() - f).abs().mean()
+                for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)
+                for r, f in zip(real_maps, fake_maps, strict=True)
+            ]
+        ).sum()
+    )
+
+
+def kl_sum(latent_prior: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor, mask: Tensor) -> Tensor:
+    """KL divergence of posterior from prior, summed over channels and unmasked frames. All (B, C, T). A scalar.
+
+    Divide it by the number of unmasked frames of the whole effective batch.
+    """
+    kl = prior_log_std - log_std - 0.5 + 0.5 * (latent_prior - prior_mean).square() * (-2 * prior_log_std).exp()
+    return (kl * mask).sum()

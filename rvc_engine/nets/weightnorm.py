@@ -1,0 +1,72 @@
+"""Convolutions under weight norm, with the parameter names of published RVC weights: bias, weight_g, weight_v.
+
+weight = weight_g * weight_v / |weight_v|, the norm taken over all dimensions but the first (Salimans and Kingma, 2016).
+PyTorch's own helpers are either deprecated or name their parameters otherwise; a published file must never hold those.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+
+class _WeightNorm(nn.Module):
+    """Takes bias and initial weight from a plain convolution, so that PyTorch's default initialisation holds."""
+
+    def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> None:
+        super().__init__()
+        assert conv.bias is not None
+        weight = conv.weight.detach()
+        self.bias = nn.Parameter(conv.bias.detach())
+        self.weight_g = nn.Parameter(torch.linalg.vector_norm(weight, dim=tuple(range(1, weight.ndim)), keepdim=True))
+        self.weight_v = nn.Parameter(weight)
+
+    def weight(self) -> Tensor:
+        """The convolution's weight, of weight_v's shape."""
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+
+
+class WeightNormConv1d(_WeightNorm):
+    """`nn.Conv1d` under weight norm."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups))
+        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T')."""
+        return F.conv1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+
+
+class WeightNormConv2d(_WeightNorm):
+    """`nn.Conv2d` under weight norm with a (kernel_size, 1) kernel: along time, not across periods."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
+    ) -> None:
+        super().__init__(nn.Conv2d(in_channels, out_channels, (kernel_size, 1)))
+        self.stride, self.padding = (stride, 1), (padding, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T, period) -> (B, out_channels, T', period)."""
+        return F.conv2d(x, self.weight(), self.bias, self.stride, self.padding)
+
+
+class WeightNormConvTranspose1d(_WeightNorm):
+    """`nn.ConvTranspose1d` under weight norm (over the input channels, as PyTorch's dim 0 has it)."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: int) -> None:
+        super().__init__(nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride, padding))
+        self.stride, self.padding = stride, padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T * stride) for kernel - stride = 2 * padding."""
+        return F.conv_transpose1d(x, self.weight(), self.bias, self.stride, self.padding)
