@@ -43,10 +43,9 @@ _SNDFILE_CONTAINERS = frozenset(
 )
 """Containers that libsndfile knows by a signature. MP3 is FFmpeg's: it steps over damage."""
 
-_FFMPEG_CONTAINERS = ",".join(
-    """3gp aac ac3 aiff amr amrnb amrwb ape asf asf_o au avi caf dsf dts dtshd eac3 flac flv gsm iff loas mov
-    matroska mlp mp3 mpc mpc8 mpeg mpegts nut oga ogg oma qcp qoa rm sox tak truehd tta voc w64 wav webm wtv wv
-    xwma""".split()
+_FFMPEG_CONTAINERS = (
+    "3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,asf_o,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,loas,mov,matroska,"
+    "mlp,mp3,mpc,mpc8,mpeg,mpegts,nut,oga,ogg,oma,qcp,qoa,rm,sox,tak,truehd,tta,voc,w64,wav,webm,wtv,wv,xwma"
 )
 
 
@@ -256,8 +255,9 @@ class _FfmpegDecoder:
         self.damage = 0
         self._raw = file
         try:
-            self._container = av.open(
+            container = av.open(
                 file,
+                mode="r",
                 options={
                     "format_whitelist": _FFMPEG_CONTAINERS,
                     "codec_whitelist": _sound_decoders(),
@@ -266,6 +266,7 @@ class _FfmpegDecoder:
             )
         except (av.error.FFmpegError, MemoryError, ValueError) as error:
             raise UnreadableAudio("not audio: no decoder knows what the file holds") from error
+        self._container: Any = container
         try:
             self._stream = self._sound_track()
             self.info = self._read_info()
@@ -340,7 +341,8 @@ def _scaled(samples: NDArray[Any], is_planar: bool, channels: int) -> NDArray[np
     """What FFmpeg decoded as (num_samples, channels) of float32, full scale ±1."""
     rows = samples.T if is_planar else samples.reshape(-1, channels)
     if rows.dtype == np.uint8:
-        return ((rows.astype(np.float32)) - 128) / 128
+        return (rows.astype(np.float32) - np.float32(128)) / np.float32(128)
     if rows.dtype.kind == "i":
         return (rows / float(2 ** (8 * rows.dtype.itemsize - 1))).astype(np.float32)
-    return np.nan_to_num(rows, nan=0, posinf=0, neginf=0).astype(np.float32)
+    clean: NDArray[Any] = np.nan_to_num(rows, nan=0, posinf=0, neginf=0)
+    return clean.astype(np.float32)

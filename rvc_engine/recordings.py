@@ -5,9 +5,10 @@ from what a stranger typed, and leaves `recordings.json` beside them:
 {"files": [{"path": "000001.wav", "name": "..."}]}.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 from rvc_engine.errors import InvalidDataset
 
@@ -23,23 +24,60 @@ class Recording:
     """What its owner calls it: for messages, never for paths."""
 
 
-def list_recordings(folder: Path) -> list[Recording]:
-    """All files of a dataset in a stable order (by name), hidden ones left out.
+class _ManifestRow(BaseModel):
+    path: str
+    name: str
 
-    Raises InvalidDataset when there is no such folder or it holds no file.
+
+class _Manifest(BaseModel):
+    files: list[_ManifestRow]
+
+
+def list_recordings(folder: Path) -> list[Recording]:
+    """All files of a dataset in a stable order (by name; a manifest's own order), hidden ones left out.
+
+    Raises InvalidDataset when there is no such folder, it holds no file, or its manifest is not one or names anything
+    but files inside the folder.
     """
     if not folder.is_dir():
         raise InvalidDataset(f"there is no dataset folder {folder}; give the folder that holds the recordings")
     manifest = folder / MANIFEST
-    if manifest.is_file():
-        rows = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        recordings = [Recording(folder / row["path"], row["name"]) for row in rows]
-    else:
-        recordings = [
-            Recording(path, path.relative_to(folder).as_posix())
-            for path in sorted(folder.rglob("*"))
-            if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-        ]
+    recordings = _from_manifest(manifest) if manifest.is_file() else _from_folder(folder)
     if not recordings:
         raise InvalidDataset(f"the dataset folder {folder} holds no files; put recordings of one voice into it")
     return recordings
+
+
+def _from_folder(folder: Path) -> list[Recording]:
+    return [
+        Recording(path, _printable(path.relative_to(folder).as_posix()))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
+def _from_manifest(manifest: Path) -> list[Recording]:
+    try:
+        rows = _Manifest.model_validate_json(manifest.read_bytes()).files
+    except (ValidationError, OSError) as error:
+        raise InvalidDataset(
+            f"{manifest} is not a list of recordings as the server writes it; take it away, or mend it"
+        ) from error
+    return [Recording(_inside(manifest.parent, row.path), _printable(row.name)) for row in rows]
+
+
+def _inside(folder: Path, name: str) -> Path:
+    """The file of that name, links followed, if it lies in the folder. Raises InvalidDataset."""
+    try:
+        path = (folder / name).resolve()
+        is_ours = path.is_relative_to(folder.resolve()) and path.is_file()
+    except (OSError, ValueError):  # a name too long, a null character, a loop of links
+        is_ours = False
+    if not is_ours:
+        raise InvalidDataset(f"{folder / MANIFEST} names {name!r}, which is no file inside the dataset's folder")
+    return path
+
+
+def _printable(name: str) -> str:
+    """A name that can be written as UTF-8 (file systems allow others)."""
+    return name.encode(errors="replace").decode()

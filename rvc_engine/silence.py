@@ -41,12 +41,13 @@ class Levels:
             self._energies.append(np.einsum("ij,ij->i", hops, hops))
 
     def rms(self) -> NDArray[np.float64]:
-        """(1 + num_samples // hop_length,): frame k is centred on sample k * hop_length, with zeros beyond both ends."""
+        """(1 + num_samples // hop_length,): frame k is centred on sample k * hop_length; beyond both ends are zeros."""
         half = WINDOW_HOPS // 2
         energies = np.concatenate([np.zeros(half), *self._energies, [self._rest @ self._rest], np.zeros(half)])
         sums = np.lib.stride_tricks.sliding_window_view(energies, WINDOW_HOPS).sum(axis=1)
         num_frames = 1 + self.num_samples // self.hop_length
-        return np.sqrt(sums[:num_frames] / (WINDOW_HOPS * self.hop_length))
+        rms: NDArray[np.float64] = np.sqrt(sums[:num_frames] / (WINDOW_HOPS * self.hop_length))
+        return rms
 
     def seconds_of_sound(self) -> float:
         """Time above the threshold."""
@@ -54,7 +55,7 @@ class Levels:
 
 
 def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> Iterator[tuple[int, int]]:
-    """Stretches between the long silences, (start, end) in samples; at most about 0.5 s of silence is kept on a side."""
+    """Stretches between the long silences, (start, end) in samples, each with at most 0.5 s of silence on a side."""
     if -(-num_samples // hop_length) <= MIN_LENGTH:
         yield 0, num_samples
         return

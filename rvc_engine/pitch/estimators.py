@@ -1,0 +1,54 @@
+"""Pitch estimators by name. What each costs and how far they agree: docs/decisions/0001-pitch-estimators.md."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rvc_engine.config import PitchEstimator as EstimatorName
+from rvc_engine.machine import Machine
+
+
+class PitchEstimator(Protocol):
+    """Tells the pitch of clips of one voice."""
+
+    name: str
+
+    def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
+        """Pitch of each clip in Hz, 0 where unvoiced.
+
+        Takes clips of one channel at 16 kHz, (num_samples,), of any lengths; gives (num_samples // 160,) for each.
+        Frame k tells the pitch at sample 160 k. A net on a device may work on several clips at once.
+        """
+        ...
+
+
+def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:
+    """The estimator of that name, ready to work on that machine."""
+    return _MAKERS[name](machine)
+
+
+def _swift(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.swift import SwiftEstimator
+
+    return SwiftEstimator(machine.num_threads)
+
+
+def _dio(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.world import DioEstimator
+
+    return DioEstimator()
+
+
+def _harvest(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.world import HarvestEstimator
+
+    return HarvestEstimator()
+
+
+_MAKERS: dict[EstimatorName, Callable[[Machine], PitchEstimator]] = {
+    "swift": _swift,
+    "dio": _dio,
+    "harvest": _harvest,
+}

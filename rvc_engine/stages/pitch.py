@@ -1,0 +1,64 @@
+"""Stage `pitch`: the pitch curve of every slice, in Hz and in coarse bins, as RVC keeps them."""
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import scipy.io.wavfile
+from numpy.typing import NDArray
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.disk import disk_full_told
+from rvc_engine.machine import Machine
+from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
+from rvc_engine.pitch.estimators import create_estimator
+from rvc_engine.reporting import StageReport
+from rvc_engine.workspace import Workspace
+
+VERSION = 1
+"""Raised when the same slices would give other curves, so that old results are not taken for new ones."""
+
+BATCH_SIZE = 8
+"""Slices handed to the estimator at once; few, so that a stop is heard within a second even with Harvest."""
+
+
+def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: StageReport) -> None:
+    """Write `<i>_<j>.wav.npy` into `coarse_f0` (int64 bins) and `f0_hz` (float64, gaps filled) for every slice.
+
+    A slice without a voiced frame stays: 0 Hz and bin 1 throughout. Raises DiskFull.
+    """
+    paths = sorted(workspace.slices_16k.glob("*.wav"))
+    estimator = create_estimator(config.pitch, machine)
+    num_voiced = num_frames = 0
+    with disk_full_told(workspace.root):
+        workspace.empty(workspace.coarse_f0)
+        workspace.empty(workspace.f0_hz)
+        for done, batch in _batches(paths):
+            report.progress(done, len(paths))
+            curves = estimator.estimate([scipy.io.wavfile.read(path)[1] for path in batch])
+            for path, hz in zip(batch, curves, strict=True):
+                _write_curve(workspace, path.name, interpolate_unvoiced(hz))
+                num_voiced, num_frames = num_voiced + int(np.count_nonzero(hz)), num_frames + len(hz)
+    report.progress(len(paths), len(paths))
+    report.log(f"{100 * num_voiced / max(num_frames, 1):.0f} % of {num_frames / 6000:.1f} minutes are voiced")
+    if paths and not num_voiced:
+        report.warn("no pitch was found in any slice: these recordings may hold no voice")
+
+
+def _batches(paths: list[Path]) -> Iterator[tuple[int, list[Path]]]:
+    """Groups of slices, each with the number of those before it."""
+    for start in range(0, len(paths), BATCH_SIZE):
+        yield start, paths[start : start + BATCH_SIZE]
+
+
+def _write_curve(workspace: Workspace, name: str, hz: NDArray[np.float64]) -> None:
+    _save(workspace.coarse_f0 / f"{name}.npy", coarse_pitch(hz))
+    _save(workspace.f0_hz / f"{name}.npy", hz)
+
+
+def _save(path: Path, array: NDArray[np.generic]) -> None:
+    """Write an array. Not by `np.save` on the file: on a full disk that raises an OSError without saying which."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    path.write_bytes(buffer.getvalue())
