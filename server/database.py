@@ -1,0 +1,137 @@
+"""The way to the database: connections with the right settings, transactions, migrations, the write-ahead log.
+
+SQLite is opened in WAL mode with `synchronous=FULL`. Writers begin IMMEDIATE: a transaction that reads first and writes
+later would fail at once when another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
+when two connections checkpoint at once, so no connection checkpoints by itself; `checkpoint` is called by the one
+housekeeping thread of the server.
+"""
+
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlmodel import Session
+
+BUSY_TIMEOUT_MS = 30_000
+MIGRATIONS = Path(__file__).parent / "migrations"
+SAFE_SQLITE = (3, 51, 3)
+_BEGIN = "sqlite_begin"
+_MIGRATION_LOCK = 0x5256_4354  # any number, the same for all of us
+
+
+def create_engine(url: str) -> sa.Engine:
+    """An engine on `url`; for SQLite with the pragmas of the module's first lines, its folder made if need be."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        return sa.create_engine(parsed, pool_pre_ping=True)
+    if parsed.database and parsed.database != ":memory:":
+        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    sa.event.listen(engine, "connect", _set_pragmas)
+    sa.event.listen(engine, "begin", _begin)
+    return engine
+
+
+def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    _use_wal(connection)
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA wal_autocheckpoint=0")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. The switch does not heed the busy timeout when several processes open a new file at once."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
+
+
+def _begin(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(f"BEGIN {connection.get_execution_options().get(_BEGIN, 'IMMEDIATE')}")
+
+
+@contextmanager
+def write_session(engine: sa.Engine) -> Iterator[Session]:
+    """One transaction that may write; committed at the end, rolled back by any exception."""
+    with Session(engine, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+@contextmanager
+def read_session(engine: sa.Engine) -> Iterator[Session]:
+    """One transaction that only reads: a consistent view that hinders no writer."""
+    reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
+    with Session(reading, expire_on_commit=False) as session, session.begin():
+        yield session
+
+
+def _alembic(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def migrate(engine: sa.Engine) -> None:
+    """Bring the schema to the newest version, in one transaction. Processes that start at once wait for each other."""
+    with engine.connect() as connection:
+        dbapi: Any = connection.connection.dbapi_connection
+        is_sqlite = engine.dialect.name == "sqlite"
+        if is_sqlite:  # tables that a migration rebuilds are referred to; the pragma works outside transactions only
+            dbapi.execute("PRAGMA foreign_keys=OFF")
+        try:
+            with connection.begin():
+                if not is_sqlite:
+                    connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                command.upgrade(_alembic(connection), "head")
+        finally:
+            if is_sqlite:
+                dbapi.execute("PRAGMA foreign_keys=ON")
+
+
+def newest_version() -> str | None:
+    """Version of the schema that this code is written for."""
+    return ScriptDirectory.from_config(_alembic()).get_current_head()
+
+
+def present_version(engine: sa.Engine) -> str | None:
+    """Version of the schema that the database has; None when it is empty."""
+    with read_session(engine) as session:
+        return MigrationContext.configure(session.connection()).get_current_revision()
+
+
+def checkpoint(engine: sa.Engine) -> None:
+    """Fold the write-ahead log into the database file. For the one housekeeping thread; a no-op beyond SQLite."""
+    if engine.dialect.name != "sqlite":
+        return
+    with engine.connect() as connection:
+        dbapi: Any = connection.connection.dbapi_connection
+        dbapi.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+def sqlite_warning(engine: sa.Engine) -> str | None:
+    """What is to be said about an old SQLite library; None when there is nothing to say."""
+    if engine.dialect.name != "sqlite" or sqlite3.sqlite_version_info >= SAFE_SQLITE:
+        return None
+    return (
+        f"SQLite {sqlite3.sqlite_version} is older than 3.51.3, which mends a rare fault of the write-ahead log; the "
+        "server works around it (one process alone folds the log). Don't open the database with other programs that "
+        "write."
+    )

@@ -1,0 +1,104 @@
+"""Everything the server's own code raises on purpose, as one tree. Pure: the HTTP form is made in `server.problems`.
+
+ServerError
+├── SettingsRefused            the server cannot start like this
+├── NotFound                   no such thing (or not yours)
+├── Conflict                   not possible in the present state
+├── Unauthorized               no token, or a wrong one
+├── Forbidden                  a host or an origin that is not served
+├── Refused                    the content of a request cannot be accepted
+│   ├── UploadTooLarge         more bytes than the server takes
+│   └── UploadRefused          an archive or a file that is not admitted
+├── NoSpace                    the disk is full, or nearly
+├── RangeNotSatisfiable        a range that the file does not have
+├── ClaimLost                  a worker's claim was replaced, or its job was ended: write nothing more
+└── NothingPublished           a worker called success without having published a voice
+"""
+
+
+class ServerError(Exception):
+    """Base of the tree; the message is for the person who asked."""
+
+    code = "internal"
+
+
+class SettingsRefused(ServerError):
+    """The server cannot start with these settings; the message says what to change."""
+
+    code = "settings_refused"
+
+
+class NotFound(ServerError):
+    """There is no such thing."""
+
+    code = "not_found"
+
+
+class Conflict(ServerError):
+    """Not possible in the present state; the message says which one it is."""
+
+    code = "conflict"
+
+
+class Unauthorized(ServerError):
+    """The request has no token, or a wrong one."""
+
+    code = "unauthorized"
+
+
+class Forbidden(ServerError):
+    """The request comes by a host name, or from an origin, that is not served."""
+
+    code = "forbidden"
+
+
+class Refused(ServerError):
+    """The request's content cannot be accepted."""
+
+    code = "refused"
+
+    def __init__(self, message: str, pointer: str = "") -> None:
+        """`pointer` is the JSON pointer of the field at fault, where there is one."""
+        super().__init__(message)
+        self.pointer = pointer
+
+
+class UploadTooLarge(Refused):
+    """More bytes, or more files, than the server takes."""
+
+    code = "upload_too_large"
+
+
+class UploadRefused(Refused):
+    """An archive or a file that is not admitted."""
+
+    code = "upload_refused"
+
+
+class NoSpace(ServerError):
+    """The disk is full, or the upload would fill it."""
+
+    code = "no_space"
+
+
+class RangeNotSatisfiable(ServerError):
+    """A range beyond the end of the file."""
+
+    code = "range_not_satisfiable"
+
+    def __init__(self, message: str, size: int) -> None:
+        """`size` is the file's true length in bytes."""
+        super().__init__(message)
+        self.size = size
+
+
+class ClaimLost(ServerError):
+    """The worker no longer holds the job: it stops its engine and writes nothing more."""
+
+    code = "claim_lost"
+
+
+class NothingPublished(ServerError):
+    """A worker called success before it had published a voice: a mistake of ours."""
+
+    code = "nothing_published"

@@ -1,0 +1,372 @@
+"""Wire shapes: what travels over HTTP, both ways. Imports neither FastAPI nor SQLModel, for the client uses it too.
+
+Requests are strict and forbid unknown fields; answers ignore fields that a newer server may add.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rvc_engine.config import TrainingConfig, VoiceName
+from rvc_engine.errors import FailureCode
+
+T = TypeVar("T")
+
+CONTENT_NOTICE = (
+    "This voice is trained with the content encoder {encoder}. RVC and Applio load it, but it converts correctly only "
+    "with `rvc-engine convert`. Use content=contentvec for a voice that converts in RVC and Applio."
+)
+
+
+class JobStatus(StrEnum):
+    """Where a job stands. What may follow what is in `server.states`."""
+
+    VALIDATING = "validating"
+    """Waits for its dataset's report."""
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
+    CANCELLING = "cancelling"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether nothing can follow."""
+        return self in TERMINAL_STATUSES
+
+
+TERMINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+class DatasetStatus(StrEnum):
+    """Where a dataset stands."""
+
+    VALIDATING = "validating"
+    READY = "ready"
+    INVALID = "invalid"
+
+
+class EventType(StrEnum):
+    """Everything that can be told about a job."""
+
+    CREATED = "created"
+    VALIDATED = "validated"
+    QUEUED = "queued"
+    STARTED = "started"
+    STAGE_CHANGED = "stage_changed"
+    PROGRESS = "progress"
+    METRIC = "metric"
+    WARNING = "warning"
+    CHECKPOINT_SAVED = "checkpoint_saved"
+    PREVIEW_READY = "preview_ready"
+    ARTIFACT_PUBLISHED = "artifact_published"
+    PAUSE_REQUESTED = "pause_requested"
+    PAUSED = "paused"
+    RESUMED = "resumed"
+    CANCEL_REQUESTED = "cancel_requested"
+    RETRYING = "retrying"
+    WORKER_LOST = "worker_lost"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+class Request(BaseModel):
+    """Base of everything a caller sends."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    """Base of everything the server sends."""
+
+    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+
+
+LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+LabelValue = Annotated[str, Field(max_length=255)]
+
+
+class JobCreate(Request):
+    """A wish to make a voice."""
+
+    name: VoiceName
+    """The voice's name; the stem of its files."""
+    dataset_id: str = Field(max_length=64)
+    """Recordings to learn from, as `PUT /v1/datasets/{name}/content` answered."""
+    config: TrainingConfig = TrainingConfig()
+    """Every choice about the training; all of them have defaults."""
+    priority: int = Field(default=0, ge=-100, le=100)
+    """Higher goes first; jobs of equal priority go in the order of their submission."""
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+    """Free words for finding the job again."""
+    max_attempts: int = Field(default=2, ge=1, le=10)
+    """How many times a run may fail, where another try can help, before the job has failed."""
+    max_duration_seconds: float | None = Field(default=None, ge=1, le=90 * 86_400)
+    """Seconds a single attempt may take. None: no limit."""
+
+
+class JobError(Answer):
+    """Why a job failed, and what to do."""
+
+    code: FailureCode | str
+    message: str
+    retryable: bool
+
+
+class JobPublic(Answer):
+    """A job as everyone sees it."""
+
+    id: str
+    name: str
+    dataset_id: str
+    status: JobStatus
+    stage: str | None
+    """slice, pitch, content, train, index or export; None before the first."""
+    progress: float
+    """0..1 over all stages."""
+    eta_seconds: float | None
+    epoch: int | None
+    total_epochs: int | None
+    step: int | None
+    total_steps: int | None
+    step_seconds: float | None
+    losses: dict[str, float]
+    """The newest value of each metric, by its key."""
+    queue_position: int | None
+    """1 is next; None unless queued."""
+    error: JobError | None
+    created_at: datetime
+    started_at: datetime | None
+    """When a worker first took it."""
+    finished_at: datetime | None
+    attempt: int
+    """Number of the present or last attempt; 0 before the first."""
+    max_attempts: int
+    max_duration_seconds: float | None
+    config: TrainingConfig
+    labels: dict[str, str]
+    priority: int
+    num_artifacts: int
+    num_warnings: int
+    last_event_seq: int
+    worker_id: str | None
+    content_notice: str | None
+    """Said of a voice that RVC and Applio load but do not convert with correctly."""
+
+
+class DatasetPublic(Answer):
+    """A dataset as everyone sees it."""
+
+    id: str
+    name: str
+    status: DatasetStatus
+    reason: str | None
+    """Why it is invalid, in a sentence."""
+    sha256: str
+    """Of the uploaded bytes."""
+    size: int
+    """Bytes uploaded."""
+    num_files: int
+    num_usable: int | None
+    seconds: float | None
+    """Length of all usable recordings together; None until the report is there."""
+    notes: list[str]
+    """What was left out at admission, and why."""
+    created_at: datetime
+    validated_at: datetime | None
+
+
+class RecordingReport(Answer):
+    """One recording of a dataset."""
+
+    name: str
+    seconds: float | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    codec: str | None = None
+    error: str | None = None
+
+
+class DatasetReport(Answer):
+    """What `python -m rvc_engine report` found in a dataset."""
+
+    usable: bool
+    reason: str | None = None
+    seconds: float = 0.0
+    num_files: int = 0
+    num_usable: int = 0
+    files: list[RecordingReport] = []
+    warnings: list[str] = []
+
+
+class EventPublic(Answer):
+    """One thing that happened to a job."""
+
+    seq: int
+    """1, 2, 3... per job, without a gap."""
+    type: EventType | str
+    level: Literal["debug", "info", "warning", "error"]
+    message: str
+    data: dict[str, Any]
+    attempt: int
+    created_at: datetime
+
+
+class EventList(Answer):
+    """Events in order, oldest first."""
+
+    data: list[EventPublic]
+    has_more: bool
+    last_seq: int
+    """The newest event the job has; ask again with `after` set to the last one received."""
+
+
+class MetricSeries(Answer):
+    """One metric over the training steps."""
+
+    key: str
+    steps: list[int]
+    values: list[float | None]
+    """None where the number was not finite."""
+    num_points: int
+    """How many the book holds; more than `steps` has when the series was thinned."""
+
+
+class MetricList(Answer):
+    """Series by key."""
+
+    data: list[MetricSeries]
+
+
+class ArtifactPublic(Answer):
+    """A file that a job offers."""
+
+    id: str
+    kind: str
+    name: str
+    size: int
+    sha256: str
+    created_at: datetime
+    url: str
+    """Path of the file on this server."""
+    content_notice: str | None
+
+
+class ArtifactList(Answer):
+    """All files of a job."""
+
+    data: list[ArtifactPublic]
+
+
+class WorkerPublic(Answer):
+    """A process that runs jobs."""
+
+    id: str
+    name: str
+    host: str
+    pid: int
+    device: str
+    status: Literal["idle", "busy", "draining", "lost", "stopped"]
+    job_id: str | None
+    registered_at: datetime
+    last_seen_at: datetime
+
+
+class WorkerList(Answer):
+    """All workers that registered in the last day."""
+
+    data: list[WorkerPublic]
+
+
+class QueueEntry(Answer):
+    """A job that waits or runs."""
+
+    id: str
+    name: str
+    status: JobStatus
+    priority: int
+    queue_position: int | None
+    progress: float
+    eta_seconds: float | None
+
+
+class QueuePublic(Answer):
+    """What runs and what waits."""
+
+    running: list[QueueEntry]
+    queued: list[QueueEntry]
+    """The first hundred."""
+    num_queued: int
+    num_validating: int
+    num_workers: int
+    """Workers that are alive."""
+
+
+class Limits(Answer):
+    """What the server takes."""
+
+    max_upload_bytes: int
+    max_files: int
+    max_unpacked_bytes: int
+    max_file_bytes: int
+
+
+class SystemPublic(Answer):
+    """What this server is and what it can do."""
+
+    name: str
+    version: str
+    python: str
+    database: str
+    database_version: str
+    limits: Limits
+    audio_suffixes: list[str]
+    disk_free_bytes: int
+    disk_total_bytes: int
+    num_cores: int
+    memory_total_bytes: int
+    needs_token: bool
+    warnings: list[str]
+
+
+class Page(Answer, Generic[T]):
+    """A piece of a list."""
+
+    data: list[T]
+    has_more: bool
+    next_cursor: str | None
+
+
+class ProblemDetail(Answer):
+    """One thing wrong with a request."""
+
+    detail: str
+    pointer: str
+    """JSON pointer into the body, or `?name` for a query parameter."""
+
+
+class Problem(Answer):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    retryable: bool
+    errors: list[ProblemDetail] = []
+
+
+class Health(Answer):
+    """Whether the server lives, and what is wrong when it is not ready."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = {}

@@ -1,0 +1,251 @@
+"""The rows of the book. Who may change which is said in `server.jobs` and `server.datasets`.
+
+Jobs have two names: `number`, an integer taken in the inserting transaction (the order of the queue, and the short key
+of events and metrics), and `id`, the one that the world sees.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+
+import sqlalchemy as sa
+import uuid6
+from sqlmodel import Field, SQLModel
+
+from server.schemas import TERMINAL_STATUSES, DatasetStatus, JobStatus
+from server.states import HELD_STATUSES
+
+NAMING: dict[str, str] = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+metadata = sa.MetaData(naming_convention=NAMING)
+
+
+def new_id(prefix: str) -> str:
+    """A UUIDv7 with a prefix: ids sort by the time they were made."""
+    return f"{prefix}_{uuid6.uuid7().hex}"
+
+
+class UtcDateTime(sa.types.TypeDecorator[datetime]):
+    """A time with its zone, always UTC; SQLite keeps it without the zone."""
+
+    impl = sa.DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """To the database."""
+        if value is None:
+            return None
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
+        """From the database."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _in(column: str, values: frozenset[JobStatus] | type[JobStatus] | type[DatasetStatus]) -> str:
+    return f"{column} IN ({', '.join(sorted(repr(str(value)) for value in values))})"
+
+
+class Table(SQLModel):
+    """Base of all rows, with names for every constraint so that migrations can speak of them."""
+
+    metadata: ClassVar[sa.MetaData] = metadata
+
+
+class Dataset(Table, table=True):
+    """Recordings of one voice. Immutable once admitted; a deleted one leaves its row, and no file."""
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        sa.CheckConstraint(_in("status", DatasetStatus), name="status_known"),
+        sa.CheckConstraint("status <> 'invalid' OR reason IS NOT NULL", name="invalid_has_reason"),
+        # The same bytes under the same name are one dataset, as long as it lives.
+        sa.Index(
+            "uq_datasets_name_sha256",
+            "name",
+            "sha256",
+            unique=True,
+            sqlite_where=sa.text("deleted_at IS NULL"),
+            postgresql_where=sa.text("deleted_at IS NULL"),
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    name: str
+    status: str = DatasetStatus.VALIDATING
+    reason: str | None = None
+    sha256: str
+    size: int = Field(sa_type=sa.BigInteger)
+    num_files: int
+    num_usable: int | None = None
+    seconds: float | None = None
+    notes: list[str] = Field(default_factory=list, sa_type=sa.JSON)
+    report: dict[str, Any] | None = Field(default=None, sa_column=sa.Column(sa.JSON(none_as_null=True), nullable=True))
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    validated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Job(Table, table=True):
+    """One wish to make a voice. Only `server.jobs.JobBook` changes its status."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (
+        sa.CheckConstraint(_in("status", JobStatus), name="status_known"),
+        sa.CheckConstraint(
+            f"({_in('status', HELD_STATUSES)}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"
+        ),
+        sa.CheckConstraint(f"NOT ({_in('status', HELD_STATUSES)}) OR token > 0", name="held_has_token"),
+        sa.CheckConstraint(
+            f"({_in('status', TERMINAL_STATUSES)}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"
+        ),
+        sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_exactly_when_it_has_a_code"),
+        sa.CheckConstraint("progress >= 0 AND progress <= 1", name="progress_is_a_fraction"),
+        sa.CheckConstraint(
+            "token >= 0 AND claims >= 0 AND failures >= 0 AND recoveries >= 0", name="counters_positive"
+        ),
+        sa.CheckConstraint("max_attempts >= 1", name="max_attempts_positive"),
+        sa.Index("ix_jobs_queue", "status", "priority", "number"),
+        {"sqlite_autoincrement": True},
+    )
+
+    number: int | None = Field(default=None, primary_key=True)
+    id: str = Field(unique=True)
+    name: str
+    dataset_id: str = Field(foreign_key="datasets.id", index=True)
+    status: str = JobStatus.VALIDATING
+    config: dict[str, Any] = Field(sa_type=sa.JSON)
+    priority: int = 0
+    labels: dict[str, str] = Field(default_factory=dict, sa_type=sa.JSON)
+    max_attempts: int = 2
+    max_duration_seconds: float | None = None
+
+    token: int = 0
+    """Raised by each claim; a worker's write needs the present one."""
+    worker_id: str | None = Field(default=None, foreign_key="workers.id")
+    heartbeat: int = 0
+    """Raised by each heartbeat; the reaper compares it with what it saw before."""
+    not_before: datetime = Field(sa_type=UtcDateTime)
+    claims: int = 0
+    failures: int = 0
+    recoveries: int = 0
+
+    stage: str | None = None
+    progress: float = 0.0
+    eta_seconds: float | None = None
+    epoch: int | None = None
+    total_epochs: int | None = None
+    step: int | None = None
+    total_steps: int | None = None
+    step_seconds: float | None = None
+    losses: dict[str, float | None] = Field(default_factory=dict, sa_type=sa.JSON)
+    num_warnings: int = 0
+    last_seq: int = 0
+    """Number of the newest event."""
+
+    error_code: str | None = None
+    error_message: str | None = None
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    queued_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Attempt(Table, table=True):
+    """One run of a job by one worker under one token."""
+
+    __tablename__ = "attempts"
+    __table_args__ = (sa.UniqueConstraint("job_number", "token"),)
+
+    id: int | None = Field(default=None, primary_key=True)
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE")
+    attempt: int
+    token: int
+    worker_id: str = Field(foreign_key="workers.id")
+    started_at: datetime = Field(sa_type=UtcDateTime)
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    outcome: str | None = None
+    """Status the job went to at its end, or `lost`."""
+    message: str | None = None
+    engine_pid: int | None = None
+    engine_started_at: float | None = None
+    """Start time of that process, as the system tells it: a pid alone may have been given to another process."""
+
+
+class Event(Table, table=True):
+    """One thing that happened to a job. `seq` is taken in the transaction that tells it: no follower skips one."""
+
+    __tablename__ = "events"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    seq: int = Field(primary_key=True)
+    type: str
+    level: str = "info"
+    message: str
+    data: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
+    attempt: int = 0
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Metric(Table, table=True):
+    """One number at one training step. A step done again after a resume replaces its numbers."""
+
+    __tablename__ = "metrics"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    key: str = Field(primary_key=True)
+    step: int = Field(primary_key=True)
+    value: float | None = None
+    """None where the number was not finite."""
+
+
+class Artifact(Table, table=True):
+    """A file that a job offers. `path` is relative to the storage's root and holds no word of the user's."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (sa.UniqueConstraint("job_number", "name"),)
+
+    id: str = Field(primary_key=True)
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE")
+    kind: str
+    name: str
+    path: str
+    size: int = Field(sa_type=sa.BigInteger)
+    sha256: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Worker(Table, table=True):
+    """A process that runs jobs."""
+
+    __tablename__ = "workers"
+
+    id: str = Field(primary_key=True)
+    name: str
+    pid: int
+    host: str
+    device: str
+    is_draining: bool = False
+    registered_at: datetime = Field(sa_type=UtcDateTime)
+    last_seen_at: datetime = Field(sa_type=UtcDateTime)
+    stopped_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class IdempotencyKey(Table, table=True):
+    """A key that a caller gave to a submission, kept for a day: the same key gives the same job."""
+
+    __tablename__ = "idempotency_keys"
+
+    key: str = Field(primary_key=True)
+    fingerprint: str
+    job_id: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
