@@ -73,6 +73,14 @@ class Block:
     """(num_samples, channels), full scale ±1, finite."""
     sample_rate: int
 
+    def mono(self) -> NDArray[np.float32]:
+        """The mean of all channels, (num_samples,)."""
+        # Adding columns is several times faster than numpy's mean of short rows.
+        total = self.samples[:, 0].copy()
+        for channel in range(1, self.samples.shape[1]):
+            total += self.samples[:, channel]
+        return total / np.float32(self.samples.shape[1])
+
 
 class _Decoder(Protocol):
     """One library at work on one file. `damage` counts the parts that it could not decode."""
@@ -137,7 +145,7 @@ class AudioStream:
                     yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
                 rate = block.sample_rate
                 resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
-            mono = _mean_of_channels(block.samples)
+            mono = block.mono()
             out = resampler.resample_chunk(mono) if resampler is not None else mono
             if len(out):
                 yield out
@@ -192,14 +200,6 @@ def _check_form(sample_rate: int, channels: int) -> None:
         raise UnreadableAudio(f"damaged: its header says {sample_rate} samples a second")
     if not 1 <= channels <= MAX_CHANNELS:
         raise UnreadableAudio(f"damaged: its header says {channels} channels")
-
-
-def _mean_of_channels(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(num_samples, channels) to (num_samples,); adding columns is several times faster than numpy's mean of rows."""
-    total = samples[:, 0].copy()
-    for channel in range(1, samples.shape[1]):
-        total += samples[:, channel]
-    return total / np.float32(samples.shape[1])
 
 
 def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from what a stranger typed, and leaves `recordings.json` beside them:
 {"files": [{"path": "000001.wav", "name": "..."}]}.
 """
 
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,5 +80,6 @@ def _inside(folder: Path, name: str) -> Path:
 
 
 def _printable(name: str) -> str:
-    """A name that can be written as UTF-8 (file systems allow others)."""
-    return name.encode(errors="replace").decode()
+    """A name that is valid UTF-8 without control characters, for logs and terminals (file systems allow others)."""
+    valid = name.encode(errors="replace").decode()
+    return "".join("?" if unicodedata.category(character) == "Cc" else character for character in valid)

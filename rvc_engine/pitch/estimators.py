@@ -14,6 +14,8 @@ class PitchEstimator(Protocol):
     """Tells the pitch of clips of one voice."""
 
     name: str
+    batch_size: int
+    """Clips of a few seconds to hand over at once: what suits the device, and takes no more than about a second."""
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """Pitch of each clip in Hz, 0 where unvoiced.

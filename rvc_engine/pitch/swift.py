@@ -19,6 +19,7 @@ class SwiftEstimator:
     """Frames every 16 ms on the CPU, brought to every 10 ms."""
 
     name = "swift"
+    batch_size = 8
 
     def __init__(self, num_threads: int | None = None) -> None:
         # Sleeping threads: a pool that spins between clips takes the cores of whoever shares the machine.

@@ -37,6 +37,7 @@ class DioEstimator:
     """DIO refined by StoneMask: fast; it takes noise for voice and loses quiet voice more often than the others."""
 
     name = "dio"
+    batch_size = 8
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
@@ -56,6 +57,7 @@ class HarvestEstimator:
     """Harvest: few unvoiced gaps, slow."""
 
     name = "harvest"
+    batch_size = 1
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""

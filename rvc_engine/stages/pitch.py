@@ -19,9 +19,6 @@ from rvc_engine.workspace import Workspace
 VERSION = 1
 """Raised when the same slices would give other curves, so that old results are not taken for new ones."""
 
-BATCH_SIZE = 8
-"""Slices handed to the estimator at once; few, so that a stop is heard within a second even with Harvest."""
-
 
 def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: StageReport) -> None:
     """Write `<i>_<j>.wav.npy` into `coarse_f0` (int64 bins) and `f0_hz` (float64, gaps filled) for every slice.
@@ -34,7 +31,7 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
     with disk_full_told(workspace.root):
         workspace.empty(workspace.coarse_f0)
         workspace.empty(workspace.f0_hz)
-        for done, batch in _batches(paths):
+        for done, batch in _batches(paths, estimator.batch_size):
             report.progress(done, len(paths))
             curves = estimator.estimate([scipy.io.wavfile.read(path)[1] for path in batch])
             for path, hz in zip(batch, curves, strict=True):
@@ -46,10 +43,10 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
         report.warn("no pitch was found in any slice: these recordings may hold no voice")
 
 
-def _batches(paths: list[Path]) -> Iterator[tuple[int, list[Path]]]:
+def _batches(paths: list[Path], size: int) -> Iterator[tuple[int, list[Path]]]:
     """Groups of slices, each with the number of those before it."""
-    for start in range(0, len(paths), BATCH_SIZE):
-        yield start, paths[start : start + BATCH_SIZE]
+    for start in range(0, len(paths), size):
+        yield start, paths[start : start + size]
 
 
 def _write_curve(workspace: Workspace, name: str, hz: NDArray[np.float64]) -> None:
