@@ -6,25 +6,23 @@ with ClaimLost when the token was replaced or the job has ended. Every step obey
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 from typing import Any
 
 import sqlalchemy as sa
 from pydantic import ValidationError
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, select
 
 from rvc_engine import events as said
-from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import FailureCode
+from server.claims import WISHES, Claim, EngineProcess, Held, Wish, attempt_of, claim_of, claiming, holding, lost
 from server.database import read_session, write_session
-from server.errors import ClaimLost, Conflict, NotFound, NothingPublished, Refused
+from server.errors import Conflict, NotFound, NothingPublished, Refused
 from server.journal import Entry, digest
+from server.ledger import Ledger, upsert_metrics
 from server.schemas import DatasetStatus, EventType, JobCreate, JobStatus
-from server.states import HELD_STATUSES, may_follow
-from server.tables import Artifact, Attempt, Dataset, Event, IdempotencyKey, Job, Metric, UtcDateTime, Worker, new_id
+from server.states import HELD_STATUSES
+from server.tables import Artifact, Attempt, Dataset, IdempotencyKey, Job, Worker, new_id
 
 S = JobStatus
 LONGEST_RETRY_DELAY_SECONDS = 600.0
@@ -36,54 +34,7 @@ def utc_now() -> datetime:
     return datetime.now(UTC)
 
 
-class Wish(StrEnum):
-    """What the book wants of a worker that holds a job."""
-
-    NONE = "none"
-    """Go on."""
-    CANCEL = "cancel"
-    """Stop the engine and hand the job back: it will be cancelled."""
-    PAUSE = "pause"
-    """Stop the engine after a checkpoint and hand the job back: it will be paused."""
-
-
-_WISHES = {S.RUNNING: Wish.NONE, S.CANCELLING: Wish.CANCEL, S.PAUSING: Wish.PAUSE}
-
-
-@dataclass(frozen=True)
-class Claim:
-    """A worker's right to one job, until the token is replaced."""
-
-    job_id: str
-    job_number: int
-    token: int
-    attempt: int
-    """1 for the first."""
-    worker_id: str
-    voice: str
-    """The voice's name."""
-    dataset_id: str
-    config: TrainingConfig
-    max_duration_seconds: float | None
-
-
-@dataclass(frozen=True)
-class EngineProcess:
-    """The process that an earlier attempt ran: to be ended, when it still lives, before a new one starts."""
-
-    pid: int
-    started_at: float
-    """As `psutil.Process.create_time` tells it, seconds since the epoch."""
-    host: str
-
-
-@dataclass(frozen=True)
-class Held:
-    """A job in a worker's hands, as the reaper sees it."""
-
-    job_id: str
-    token: int
-    heartbeat: int
+__all__ = ["Claim", "EngineProcess", "Held", "JobBook", "Wish", "utc_now"]
 
 
 class JobBook:
@@ -100,6 +51,7 @@ class JobBook:
         """`clock` gives the present time, with its zone. The other two are as in `ServerSettings`."""
         self.engine = engine
         self._clock = clock
+        self._ledger = Ledger(clock)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
 
@@ -125,7 +77,7 @@ class JobBook:
             if idempotency_key is not None:
                 row = IdempotencyKey(key=idempotency_key, fingerprint=_fingerprint(wish), job_id=job.id, created_at=now)
                 session.add(row)
-            self._tell(session, job, Entry(EventType.CREATED, f"job for the voice {job.name!r} created"))
+            self._ledger.tell(session, job, Entry(EventType.CREATED, f"job for the voice {job.name!r} created"))
             if dataset.status == DatasetStatus.READY:
                 self._enqueue_validated(session, job)
             session.refresh(job)
@@ -178,9 +130,9 @@ class JobBook:
                 return job, False
             if job.status in {S.RUNNING, S.PAUSING}:
                 entry = Entry(EventType.CANCEL_REQUESTED, "cancel requested; the worker will stop")
-                self._move(session, job, S.CANCELLING, entry)
+                self._ledger.move(session, job, S.CANCELLING, entry)
             else:
-                self._move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
+                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
             return job, True
 
     def pause(self, job_id: str) -> tuple[Job, bool]:
@@ -191,9 +143,9 @@ class JobBook:
                 return job, False
             if job.status == S.RUNNING:
                 entry = Entry(EventType.PAUSE_REQUESTED, "pause requested; the worker will stop after a checkpoint")
-                self._move(session, job, S.PAUSING, entry)
+                self._ledger.move(session, job, S.PAUSING, entry)
             else:
-                self._move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
+                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
             return job, True
 
     def resume(self, job_id: str) -> tuple[Job, bool]:
@@ -204,14 +156,14 @@ class JobBook:
                 return job, False
             if job.status != S.PAUSED:
                 raise Conflict(f"the job is {job.status}; only a paused job can be resumed")
-            self._move(session, job, S.QUEUED, Entry(EventType.RESUMED, "resumed"), not_before=self._clock())
+            self._ledger.move(session, job, S.QUEUED, Entry(EventType.RESUMED, "resumed"), not_before=self._clock())
             return job, True
 
     def force_fail(self, job_id: str, message: str) -> Job:
         """End a job that is stuck, from any state that is not terminal. For administrators."""
         with write_session(self.engine) as session:
             job = _find(session, job_id, lock=True)
-            self._fail(session, job, FailureCode.INTERNAL, message)
+            self._ledger.fail(session, job, FailureCode.INTERNAL, message)
             return job
 
     def delete(self, job_id: str) -> None:
@@ -231,11 +183,11 @@ class JobBook:
             if reason is None:
                 self._enqueue_validated(session, job)
             else:
-                self._fail(session, job, FailureCode.INVALID_DATASET, reason)
+                self._ledger.fail(session, job, FailureCode.INVALID_DATASET, reason)
 
     def _enqueue_validated(self, session: Session, job: Job) -> None:
-        self._tell(session, job, Entry(EventType.VALIDATED, "the dataset is usable"))
-        self._move(session, job, S.QUEUED, Entry(EventType.QUEUED, "waiting for a worker"))
+        self._ledger.tell(session, job, Entry(EventType.VALIDATED, "the dataset is usable"))
+        self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, "waiting for a worker"))
 
     # For workers
 
@@ -274,11 +226,13 @@ class JobBook:
         """Take the next job: by priority, then by order of submission. None when nothing waits."""
         while True:
             with write_session(self.engine) as session:
-                number = session.execute(self._claiming(worker_id)).scalar_one_or_none()
+                number = session.execute(claiming(worker_id, self._clock())).scalar_one_or_none()
                 if number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
-                self._tell(session, job, Entry(EventType.STARTED, f"attempt {job.claims} started", _of(worker_id)))
+                self._ledger.tell(
+                    session, job, Entry(EventType.STARTED, f"attempt {job.claims} started", _of(worker_id))
+                )
                 attempt = Attempt(
                     job_number=number,
                     attempt=job.claims,
@@ -289,85 +243,45 @@ class JobBook:
                 session.add(attempt)
                 session.flush()
                 try:
-                    return _claim_of(job, worker_id)
+                    return claim_of(job, worker_id)
                 except ValidationError as error:  # an older server's config that this one no longer takes
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it anew"
-                    self._fail(session, job, FailureCode.INVALID_CONFIG, message)
-
-    def _claiming(self, worker_id: str) -> sa.Executable:
-        now = self._clock()
-        may_claim = sa.exists().where(
-            col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
-        )
-        next_one = (
-            sa.select(col(Job.number))
-            .where(col(Job.status) == S.QUEUED, col(Job.not_before) <= now, may_claim)
-            .order_by(col(Job.priority).desc(), col(Job.number))
-            .limit(1)
-            .with_for_update(skip_locked=True)
-        )
-        return (
-            sa.update(Job)
-            .where(col(Job.number) == next_one.scalar_subquery())
-            .values(
-                status=S.RUNNING,
-                token=Job.token + 1,
-                claims=Job.claims + 1,
-                heartbeat=Job.heartbeat + 1,
-                worker_id=worker_id,
-                started_at=sa.func.coalesce(col(Job.started_at), sa.literal(now, UtcDateTime)),
-            )
-            .returning(col(Job.number))
-            .execution_options(synchronize_session=False)
-        )
+                    self._ledger.fail(session, job, FailureCode.INVALID_CONFIG, message)
 
     def heartbeat(self, claim: Claim) -> Wish:
         """Say that the job is being worked on, and hear what is wished. ClaimLost."""
         with write_session(self.engine) as session:
             statement = (
                 sa.update(Job)
-                .where(*_holding(claim))
+                .where(*holding(claim))
                 .values(heartbeat=Job.heartbeat + 1)
                 .returning(col(Job.status))
                 .execution_options(synchronize_session=False)
             )
             status = session.execute(statement).scalar_one_or_none()
             if status is None:
-                raise _lost(claim)
+                raise lost(claim)
             worker = sa.update(Worker).where(col(Worker.id) == claim.worker_id)
             session.execute(worker.values(last_seen_at=self._clock()))
-            return _WISHES[JobStatus(status)]
+            return WISHES[JobStatus(status)]
 
     def record(self, claim: Claim, events: Sequence[said.Event]) -> None:
         """Write down what the engine said. ClaimLost."""
         summed = digest(events)
         with write_session(self.engine) as session:
             job = self._held(session, claim)
-            self._tell(session, job, *summed.entries)
+            self._ledger.tell(session, job, *summed.entries)
             columns = summed.columns | {"num_warnings": job.num_warnings + summed.num_warnings}
             if summed.losses:
                 columns["losses"] = job.losses | summed.losses
-            session.execute(sa.update(Job).where(*_holding(claim)).values(**columns))
-            self._upsert_metrics(session, claim.job_number, summed.metrics)
-
-    def _upsert_metrics(self, session: Session, number: int, metrics: dict[tuple[str, int], float | None]) -> None:
-        if not metrics:
-            return
-        insert = sqlite.insert if self.engine.dialect.name == "sqlite" else postgresql.insert
-        rows = [
-            {"job_number": number, "key": key, "step": step, "value": value} for (key, step), value in metrics.items()
-        ]
-        statement: Any = insert(Metric)
-        upsert = statement.on_conflict_do_update(
-            index_elements=["job_number", "key", "step"], set_={"value": statement.excluded.value}
-        )
-        session.connection().execute(upsert, rows)
+            session.execute(sa.update(Job).where(*holding(claim)).values(**columns))
+            upsert_metrics(session, claim.job_number, summed.metrics)
 
     def engine_process(self, claim: Claim, pid: int, started_at: float) -> None:
         """Record the attempt's engine, so that a successor can end it should it outlive its worker. ClaimLost."""
         with write_session(self.engine) as session:
             self._held(session, claim)
-            statement = sa.update(Attempt).where(*_attempt_of(claim))
+            statement = sa.update(Attempt).where(*attempt_of(claim))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
 
     def previous_engine(self, claim: Claim) -> EngineProcess | None:
@@ -408,7 +322,7 @@ class JobBook:
             )
             session.add(artifact)
             data = {"kind": kind, "name": name, "size": size, "sha256": sha256}
-            self._tell(session, job, Entry(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
+            self._ledger.tell(session, job, Entry(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
 
     def succeed(self, claim: Claim) -> None:
         """The voice is made and published. Wins over a cancel that came before. ClaimLost, NothingPublished."""
@@ -419,7 +333,9 @@ class JobBook:
             )
             if not session.execute(has_voice).scalar_one():
                 raise NothingPublished(f"the job {job.id} published no voice; it cannot have succeeded")
-            self._move(session, job, S.SUCCEEDED, Entry(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0)
+            self._ledger.move(
+                session, job, S.SUCCEEDED, Entry(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0
+            )
 
     def fail(self, claim: Claim, code: FailureCode, message: str) -> JobStatus:
         """The attempt failed: to be tried again where that can help, or the job has failed. ClaimLost.
@@ -432,17 +348,17 @@ class JobBook:
             data = {"code": str(code)}
             is_retried = code.retryable and job.failures + 1 < job.max_attempts
             if job.status == S.CANCELLING:
-                self._move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **failures)
+                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **failures)
             elif job.status == S.PAUSING and code.retryable:
                 entry = Entry(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
-                self._move(session, job, S.PAUSED, entry, **failures)
+                self._ledger.move(session, job, S.PAUSED, entry, **failures)
             elif is_retried:
                 delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY_SECONDS)
                 entry = Entry(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
                 not_before = self._clock() + timedelta(seconds=delay)
-                self._move(session, job, S.QUEUED, entry, not_before=not_before, **failures)
+                self._ledger.move(session, job, S.QUEUED, entry, not_before=not_before, **failures)
             else:
-                self._fail(session, job, code, message, **failures)
+                self._ledger.fail(session, job, code, message, **failures)
             return JobStatus(job.status)
 
     def hand_back(self, claim: Claim, reason: str) -> JobStatus:
@@ -450,11 +366,11 @@ class JobBook:
         with write_session(self.engine) as session:
             job = self._held(session, claim)
             if job.status == S.CANCELLING:
-                self._move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
+                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
             elif job.status == S.PAUSING:
-                self._move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
+                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
             else:
-                self._move(session, job, S.QUEUED, Entry(EventType.QUEUED, f"back in the queue: {reason}"))
+                self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, f"back in the queue: {reason}"))
             return JobStatus(job.status)
 
     # For housekeeping
@@ -478,18 +394,20 @@ class JobBook:
             if job is None:
                 return None
             data: dict[str, Any] = _of(job.worker_id)
-            self._tell(session, job, Entry(EventType.WORKER_LOST, "the worker stopped answering", data, "warning"))
+            self._ledger.tell(
+                session, job, Entry(EventType.WORKER_LOST, "the worker stopped answering", data, "warning")
+            )
             recoveries: dict[str, Any] = {"recoveries": job.recoveries + 1, "outcome": "lost"}
             if job.status == S.CANCELLING:
-                self._move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **recoveries)
+                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **recoveries)
             elif job.status == S.PAUSING:
-                self._move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"), **recoveries)
+                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"), **recoveries)
             elif job.recoveries >= self._max_recoveries:
                 message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
-                self._fail(session, job, FailureCode.WORKER_LOST, message, **recoveries)
+                self._ledger.fail(session, job, FailureCode.WORKER_LOST, message, **recoveries)
             else:
                 entry = Entry(EventType.QUEUED, "back in the queue; it goes on from its last checkpoint")
-                self._move(session, job, S.QUEUED, entry, not_before=self._clock(), **recoveries)
+                self._ledger.move(session, job, S.QUEUED, entry, not_before=self._clock(), **recoveries)
             return JobStatus(job.status)
 
     def time_out_queued(self, seconds: float) -> int:
@@ -500,74 +418,16 @@ class JobBook:
             jobs = session.exec(query.with_for_update()).all()
             for job in jobs:
                 message = f"no worker took the job in {seconds:.0f} s; start a worker and submit it anew"
-                self._fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
+                self._ledger.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
             return len(jobs)
 
     # The inner workings
 
     def _held(self, session: Session, claim: Claim) -> Job:
-        job = session.exec(select(Job).where(*_holding(claim)).with_for_update()).first()
+        job = session.exec(select(Job).where(*holding(claim)).with_for_update()).first()
         if job is None:
-            raise _lost(claim)
+            raise lost(claim)
         return job
-
-    def _fail(self, session: Session, job: Job, code: FailureCode, message: str, **columns: Any) -> None:
-        data = {"code": str(code), "retryable": code.retryable}
-        columns |= {"error_code": str(code), "error_message": message}
-        self._move(session, job, S.FAILED, Entry(EventType.FAILED, message, data, "error"), **columns)
-
-    def _move(
-        self, session: Session, job: Job, to: JobStatus, entry: Entry, *, outcome: str | None = None, **columns: Any
-    ) -> None:
-        """The one way from a status to another: the event, the row, the end of the attempt. Conflict if not allowed."""
-        before = JobStatus(job.status)
-        if not may_follow(before, to):
-            raise Conflict(f"the job is {before}; it cannot become {to}")
-        self._tell(session, job, entry)
-        now = self._clock()
-        columns["status"] = to
-        if to is S.QUEUED:
-            columns["queued_at"] = now
-        if to.is_terminal:
-            columns["finished_at"] = now
-        if before in HELD_STATUSES and to not in HELD_STATUSES:
-            columns |= {"worker_id": None, "eta_seconds": columns.get("eta_seconds")}
-            ended = (col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
-            values = {"ended_at": now, "outcome": outcome or str(to), "message": entry.message}
-            session.execute(sa.update(Attempt).where(*ended).values(**values))
-        unchanged = (col(Job.number) == job.number, col(Job.token) == job.token, col(Job.status) == before)
-        moved = session.connection().execute(sa.update(Job).where(*unchanged).values(**columns))
-        if moved.rowcount != 1:
-            raise ClaimLost(f"the job {job.id} changed under our hands")
-        session.refresh(job)
-
-    def _tell(self, session: Session, job: Job, *entries: Entry) -> None:
-        """Append events; their numbers come from this very transaction, so no follower skips one."""
-        if not entries:
-            return
-        statement = (
-            sa.update(Job)
-            .where(col(Job.number) == job.number)
-            .values(last_seq=Job.last_seq + len(entries))
-            .returning(col(Job.last_seq))
-            .execution_options(synchronize_session=False)
-        )
-        first = session.execute(statement).scalar_one() - len(entries) + 1
-        now = self._clock()
-        rows = [
-            {
-                "job_number": job.number,
-                "seq": first + i,
-                "type": str(entry.type),
-                "level": entry.level,
-                "message": entry.message,
-                "data": entry.data,
-                "attempt": job.claims,
-                "created_at": now,
-            }
-            for i, entry in enumerate(entries)
-        ]
-        session.connection().execute(sa.insert(Event), rows)
 
 
 def _of(worker_id: str | None) -> dict[str, Any]:
@@ -584,36 +444,3 @@ def _find(session: Session, job_id: str, *, lock: bool = False) -> Job:
 
 def _fingerprint(wish: JobCreate) -> str:
     return hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
-
-
-def _holding(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    """What every write of a worker ends with."""
-    return (
-        col(Job.id) == claim.job_id,
-        col(Job.token) == claim.token,
-        col(Job.status).in_(HELD_STATUSES),
-    )
-
-
-def _attempt_of(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    return (col(Attempt.job_number) == claim.job_number, col(Attempt.token) == claim.token)
-
-
-def _claim_of(job: Job, worker_id: str) -> Claim:
-    if job.number is None:
-        raise AssertionError("a stored job has a number")
-    return Claim(
-        job_id=job.id,
-        job_number=job.number,
-        token=job.token,
-        attempt=job.claims,
-        worker_id=worker_id,
-        voice=job.name,
-        dataset_id=job.dataset_id,
-        config=TrainingConfig.model_validate(job.config),
-        max_duration_seconds=job.max_duration_seconds,
-    )
-
-
-def _lost(claim: Claim) -> ClaimLost:
-    return ClaimLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")
