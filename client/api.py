@@ -1,0 +1,277 @@
+"""The server's HTTP interface as methods, over an httpx.Client that the caller brings (or `connect` makes).
+
+Each method is one request and answers with the wire shape of `server.schemas`. Errors are those of `client.errors`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from client.downloads import Progress, download
+from client.errors import BadInput, ClientError, ConnectionFailed
+from client.packing import packed
+from client.problems import error_of
+from client.streams import PATIENCE_SECONDS, OnWait, follow
+from server import schemas
+
+A = TypeVar("A", bound=BaseModel)
+
+TIMEOUT = httpx.Timeout(30, connect=10)
+_CHUNK = 1 << 20
+
+
+def connect(url: str, token: str | None = None) -> httpx.Client:
+    """An HTTP client for a server's address, with the token in its headers."""
+    headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
+    if token:
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        return httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise BadInput(f"{url!r} is no server address ({error}); give one such as http://127.0.0.1:8000") from error
+
+
+class Client:
+    """One server, as its user sees it."""
+
+    def __init__(self, http: httpx.Client) -> None:
+        self._http = http
+
+    # Datasets
+
+    def upload_dataset(
+        self, paths: Sequence[Path], name: str | None = None, progress: Progress | None = None
+    ) -> schemas.DatasetPublic:
+        """Send recordings: a zip or one audio file as it is, a folder or several files packed into a zip.
+
+        `name` is what the dataset is called; None takes the first path's name. `progress` is told bytes sent and all.
+        """
+        name = name or default_dataset_name(paths)
+        with packed(paths) as file:
+            size = file.stat().st_size
+            response = self._send(
+                "PUT",
+                f"/v1/datasets/{quote(name, safe='')}/content",
+                content=_chunks(file, size, progress or (lambda done, total: None)),
+                headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
+                # Admission unpacks and hashes before it answers; that may take minutes for gigabytes.
+                timeout=httpx.Timeout(30, read=1800, write=120),
+            )
+        return _parse(schemas.DatasetPublic, response)
+
+    def datasets(self, limit: int = 100) -> Iterator[schemas.DatasetPublic]:
+        """All datasets, page by page."""
+        return self._pages("/v1/datasets", schemas.DatasetPublic, {"limit": limit})
+
+    def dataset(self, dataset_id: str) -> schemas.DatasetPublic:
+        """One dataset."""
+        return self._get(f"/v1/datasets/{dataset_id}", schemas.DatasetPublic)
+
+    def dataset_report(self, dataset_id: str) -> schemas.DatasetReport:
+        """What the server found in a dataset's recordings."""
+        return self._get(f"/v1/datasets/{dataset_id}/report", schemas.DatasetReport)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a dataset and all that was derived from it; not while a job needs it."""
+        self._send("DELETE", f"/v1/datasets/{dataset_id}")
+
+    # Jobs
+
+    def submit(self, job: schemas.JobCreate, idempotency_key: str | None = None) -> schemas.JobPublic:
+        """Ask for a voice. The same key gives the same job, however often it is sent."""
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        body = job.model_dump(mode="json", exclude_none=True)
+        return _parse(schemas.JobPublic, self._send("POST", "/v1/jobs", json=body, headers=headers))
+
+    def jobs(self, status: str | None = None, limit: int = 100) -> Iterator[schemas.JobPublic]:
+        """All jobs, newest first, page by page."""
+        params: dict[str, Any] = {"limit": limit} | ({"status": status} if status else {})
+        return self._pages("/v1/jobs", schemas.JobPublic, params)
+
+    def job(self, job_id: str) -> schemas.JobPublic:
+        """One job."""
+        return self._get(f"/v1/jobs/{job_id}", schemas.JobPublic)
+
+    def cancel(self, job_id: str) -> schemas.JobPublic:
+        """Ask a job to end. A running one ends after its present step and a checkpoint."""
+        return _parse(schemas.JobPublic, self._send("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete a finished job with its checkpoints, log and voice."""
+        self._send("DELETE", f"/v1/jobs/{job_id}")
+
+    def find_job(self, wanted: str) -> schemas.JobPublic:
+        """The job of an id, of the unique beginning of one (`job_` may be left out), or the newest for `last`."""
+        if wanted == "last":
+            newest = next(self.jobs(limit=1), None)
+            if newest is None:
+                raise BadInput("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
+            return newest
+        found = self._find("job", wanted, (job.id for job in self.jobs()))
+        return self.job(found)
+
+    def find_dataset(self, wanted: str) -> schemas.DatasetPublic:
+        """The dataset of an id, of the unique beginning of one, of a name, or the newest for `last`."""
+        datasets = list(self.datasets())
+        if wanted == "last" and datasets:
+            return datasets[0]
+        named = [dataset for dataset in datasets if dataset.name == wanted]
+        if named:
+            return named[0]
+        found = self._find("dataset", wanted, (dataset.id for dataset in datasets))
+        return self.dataset(found)
+
+    # What a job says and makes
+
+    def events(self, job_id: str, after: int = 0) -> Iterator[schemas.EventPublic]:
+        """The events so far that come after the one numbered `after`."""
+        while True:
+            page = self._get(f"/v1/jobs/{job_id}/events", schemas.EventList, {"after": after})
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            after = page.data[-1].seq
+
+    def follow_events(
+        self,
+        job_id: str,
+        after: int = 0,
+        on_wait: OnWait | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Iterator[schemas.EventPublic]:
+        """Events as they happen until the job is at its end, each once and in order, through restarts of the server."""
+        last_id = str(after) if after else None
+        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, patience_seconds)
+        for message in stream:
+            try:
+                event = schemas.EventPublic.model_validate_json(message.data)
+            except ValidationError as error:
+                raise ClientError(f"the server sent an event that this client does not understand: {error}") from error
+            if event.seq > after:
+                after = event.seq
+                yield event
+
+    def logs(self, job_id: str, tail: int | None = None) -> str:
+        """The job's log so far, or its last `tail` lines."""
+        params = {} if tail is None else {"tail": str(tail)}
+        return self._send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
+
+    def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
+        """Lines of the log as they come until the job is at its end, through restarts of the server."""
+        params = {"follow": "true"} | ({} if tail is None else {"tail": str(tail)})
+        for message in follow(self._http, f"/v1/jobs/{job_id}/logs", None, params, on_wait):
+            yield message.data
+
+    def metrics(self, job_id: str, **query: str | int) -> schemas.MetricList:
+        """Numbers over the training steps: `key`, `since_step`, `max_points` narrow them."""
+        return self._get(f"/v1/jobs/{job_id}/metrics", schemas.MetricList, query)
+
+    def artifacts(self, job_id: str) -> list[schemas.ArtifactPublic]:
+        """Files that the job offers."""
+        return self._get(f"/v1/jobs/{job_id}/artifacts", schemas.ArtifactList).data
+
+    def download_artifact(
+        self, artifact: schemas.ArtifactPublic, folder: Path, progress: Progress | None = None
+    ) -> Path:
+        """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
+        name = Path(artifact.name).name
+        if name != artifact.name or name in {"", ".", ".."}:
+            raise ClientError(f"the server offers a file by the name {artifact.name!r}, which is no file name")
+        return download(self._http, artifact, folder / name, progress)
+
+    # The server
+
+    def workers(self) -> list[schemas.WorkerPublic]:
+        """Processes that run jobs."""
+        return self._get("/v1/workers", schemas.WorkerList).data
+
+    def queue(self) -> schemas.QueuePublic:
+        """What runs and what waits."""
+        return self._get("/v1/queue", schemas.QueuePublic)
+
+    def system(self) -> schemas.SystemPublic:
+        """What the server is and can do."""
+        return self._get("/v1/system", schemas.SystemPublic)
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and is ready to work."""
+        try:
+            return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    # How
+
+    def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
+        try:
+            response = self._http.request(method, path, **how)
+        except httpx.TransportError as error:
+            url = self._http.base_url
+            raise ConnectionFailed(
+                f"no answer from the server at {url} ({error or type(error).__name__}); start it with `rvc-train up`, "
+                "or name another with --server or RVC_TRAIN_SERVER"
+            ) from error
+        if response.is_error:
+            raise error_of(response)
+        return response
+
+    def _get(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> A:
+        return _parse(shape, self._send("GET", path, params=params))
+
+    def _pages(self, path: str, shape: type[A], params: dict[str, Any]) -> Iterator[A]:
+        while True:
+            page = _parse(schemas.Page[shape], self._send("GET", path, params=params))  # type: ignore[valid-type]
+            yield from page.data
+            if not page.has_more or page.next_cursor is None:
+                return
+            params = params | {"after": page.next_cursor}
+
+    @staticmethod
+    def _find(kind: str, wanted: str, ids: Iterator[str]) -> str:
+        matching = [an_id for an_id in ids if wanted and (an_id.startswith(wanted) or _bare(an_id).startswith(wanted))]
+        if len(matching) == 1 or wanted in matching:
+            return wanted if wanted in matching else matching[0]
+        if matching:
+            raise BadInput(f"{wanted} is the beginning of {len(matching)} {kind} ids; give more of it")
+        raise BadInput(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
+
+
+_LISTS = {"job": "jobs", "dataset": "dataset list"}
+
+
+def default_dataset_name(paths: Sequence[Path]) -> str:
+    """What a dataset is called when nobody says: the folder's or the file's name without its ending."""
+    if not paths:
+        raise BadInput("nothing to upload; name a folder, a zip or audio files")
+    first = paths[0].resolve()
+    if len(paths) > 1:
+        return first.parent.name or "dataset"
+    return (first.stem if first.is_file() else first.name) or "dataset"
+
+
+def _bare(an_id: str) -> str:
+    return an_id.partition("_")[2]
+
+
+def _parse(shape: type[A], response: httpx.Response) -> A:
+    try:
+        return shape.model_validate_json(response.content)
+    except ValidationError as error:
+        raise ClientError(
+            f"{response.request.url} answered, but not as this client expects; is it an rvc-train server of the same "
+            f"version? ({error.error_count()} fields differ)"
+        ) from error
+
+
+def _chunks(path: Path, size: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
+    done = 0
+    progress(0, size)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            yield chunk
+            done += len(chunk)
+            progress(done, size)

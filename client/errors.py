@@ -1,0 +1,66 @@
+"""What can go wrong for a user of the server, as one tree.
+
+    ClientError
+    ├── ConnectionFailed    no answer from the server
+    ├── ServerSaysNo        an answer that is an error, with the server's code and sentence
+    │   ├── NotFound        404
+    │   └── NotAllowed      401 and 403
+    ├── BadDownload         a file that is not what the server said it was
+    └── BadInput            something that the caller named does not exist or is not usable
+
+Each message is one sentence for a person, with what to do where that is known.
+"""
+
+from dataclasses import dataclass
+
+
+class ClientError(Exception):
+    """Something expected went wrong; the message is for a person."""
+
+
+class ConnectionFailed(ClientError):
+    """No answer from the server."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The body of an error answer (RFC 9457), as far as we use it."""
+
+    status: int
+    code: str
+    title: str
+    detail: str
+    retryable: bool = False
+    pointers: tuple[tuple[str, str], ...] = ()
+    """(detail, JSON pointer) of each field that is wrong."""
+    request_id: str | None = None
+
+    def sentence(self) -> str:
+        """What the server says, with the fields it complains about."""
+        text = self.detail or self.title or f"HTTP status {self.status}"
+        fields = "; ".join(f"{pointer.lstrip('#/').replace('/', '.')}: {detail}" for detail, pointer in self.pointers)
+        return f"{text} ({fields})" if fields and fields not in text else text
+
+
+class ServerSaysNo(ClientError):
+    """The server answered with an error."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.sentence())
+        self.problem = problem
+
+
+class NotFound(ServerSaysNo):
+    """There is no such thing, or it is not yours."""
+
+
+class NotAllowed(ServerSaysNo):
+    """The token is missing, unknown, or allows too little."""
+
+
+class BadDownload(ClientError):
+    """What came is not what the server promised."""
+
+
+class BadInput(ClientError):
+    """A file, a folder or a name that the caller gave cannot be used."""

@@ -1,0 +1,179 @@
+"""A server and a worker as child processes: started, relayed, started again when one dies, stopped together.
+
+`rvc-train up` and the demo use this. Neither program is imported: they are run as `python -m server` and
+`python -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from client.api import Client, connect
+from client.errors import ClientError
+
+Relay = Callable[[str, str], None]
+"""Takes (name of the service, line of its output)."""
+
+SECONDS_TO_START = 60
+SECONDS_TO_STOP = 150
+"""A draining worker's engine finishes its step and saves a checkpoint."""
+SECONDS_TO_COUNT_AS_STARTED = 10
+"""A service that dies sooner would die again: it is not started anew."""
+
+
+class ServiceDied(ClientError):
+    """A service ended by itself and starting it again would not help."""
+
+
+@dataclass
+class Service:
+    """One program and its present process."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[str] | None = None
+    started_at: float = 0.0
+
+
+@dataclass
+class Services:
+    """A server and one worker on one data folder. A context manager: leaving it stops both."""
+
+    data_folder: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    device: str = "auto"
+    token: str | None = None
+    relay: Relay = lambda name, line: None
+    environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
+    services: list[Service] = field(
+        default_factory=lambda: [
+            Service("server", [sys.executable, "-m", "server"]),
+            Service("worker", [sys.executable, "-m", "worker"]),
+        ]
+    )
+
+    @property
+    def url(self) -> str:
+        """Address for a client on this machine."""
+        host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(self.host, self.host)  # noqa: S104 - read, not bound
+        return f"http://{f'[{host}]' if ':' in host and not host.startswith('[') else host}:{self.port}"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server, wait until it is ready, then start the worker. Raises ServiceDied when one will not run."""
+        check_port_is_free(self.host, self.port)
+        try:
+            for service in self.services:
+                self._start(service)
+                if service.name == "server":
+                    self._wait_until_ready(service)
+        except BaseException:
+            self.stop()
+            raise
+
+    def watch_once(self) -> None:
+        """Start again whichever service has died. Raises ServiceDied for one that died right after its start."""
+        for service in self.services:
+            if service.process is None or service.process.poll() is None:
+                continue
+            code = service.process.returncode
+            lived = time.monotonic() - service.started_at
+            if lived < SECONDS_TO_COUNT_AS_STARTED:
+                raise ServiceDied(
+                    f"the {service.name} ended after {lived:.0f} s with exit code {code}; see its last lines"
+                )
+            self.relay(service.name, f"ended with exit code {code}; starting it again")
+            self._start(service)
+
+    def stop(self) -> None:
+        """Ask both to end, the worker after a checkpoint; kill what does not."""
+        running = [s.process for s in self.services if s.process is not None and s.process.poll() is None]
+        try:
+            for process in running:
+                process.terminate()
+            deadline = time.monotonic() + SECONDS_TO_STOP
+            for process in running:
+                process.wait(max(deadline - time.monotonic(), 0.1))
+        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+            for process in running:
+                process.kill()
+        for process in running:
+            process.wait()
+
+    def _start(self, service: Service) -> None:
+        service.process = subprocess.Popen(
+            service.command,
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        service.started_at = time.monotonic()
+        threading.Thread(target=self._read, args=(service.name, service.process), daemon=True).start()
+
+    def _read(self, name: str, process: subprocess.Popen[str]) -> None:
+        if process.stdout is not None:
+            with process.stdout as output:
+                for line in output:
+                    self.relay(name, line.rstrip())
+
+    def _environment(self) -> dict[str, str]:
+        ours = {
+            "RVC_TRAIN_DATA_FOLDER": str(self.data_folder),
+            "RVC_TRAIN_HOST": self.host,
+            "RVC_TRAIN_PORT": str(self.port),
+            "RVC_TRAIN_DEVICE": self.device,
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self.token:
+            ours["RVC_TRAIN_TOKEN"] = self.token
+        return dict(self.environment) | ours
+
+    def _wait_until_ready(self, service: Service) -> None:
+        deadline = time.monotonic() + SECONDS_TO_START
+        with connect(self.url, self.token) as http:
+            client = Client(http)
+            while not client.is_ready():
+                if service.process is None or service.process.poll() is not None:
+                    raise ServiceDied("the server did not start; its own words stand above")
+                if time.monotonic() > deadline:
+                    raise ServiceDied(f"the server was not ready after {SECONDS_TO_START} s; its own words stand above")
+                time.sleep(0.1)
+
+
+def check_port_is_free(host: str, port: int) -> None:
+    """Raise ServiceDied when something listens there already: its answers would be taken for our server's."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceDied(
+                f"cannot listen on {host}:{port} ({error.strerror}); choose another with --port"
+            ) from error
+
+
+def free_port() -> int:
+    """A port of the loopback that nothing uses now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

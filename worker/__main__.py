@@ -1,0 +1,55 @@
+"""`python -m worker`: settings from the environment, signals into a stop, and the loop."""
+
+import logging
+import signal
+import sys
+import threading
+from types import FrameType
+
+import structlog
+from pydantic import ValidationError
+
+from server.database import create_engine
+from worker.loop import work
+from worker.settings import WorkerSettings
+
+
+def main() -> int:
+    """Run a worker until SIGTERM or SIGINT; 0 after a clean end, 2 for settings that are wrong."""
+    try:
+        settings = WorkerSettings()
+    except ValidationError as error:
+        sys.stderr.write(f"the worker cannot start: {error}\n")
+        return 2
+    set_up_logging(settings.log_level)
+    stop = threading.Event()
+
+    def ask_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, ask_to_stop)
+    signal.signal(signal.SIGINT, ask_to_stop)
+    engine = create_engine(settings.url)
+    try:
+        work(settings, engine, stop)
+    finally:
+        engine.dispose()
+    return 0
+
+
+def set_up_logging(level: str) -> None:
+    """Lines on standard error, readable, coloured on a terminal."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

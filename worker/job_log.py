@@ -1,0 +1,99 @@
+"""The log of one job: readable lines, appended as they come, which the server shows while the job runs."""
+
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from rvc_engine.events import (
+    ArtifactReady,
+    CheckpointSaved,
+    Event,
+    Failed,
+    Level,
+    Log,
+    Metric,
+    Progress,
+    StageChanged,
+    Stopped,
+    Succeeded,
+    Warned,
+)
+
+logger = structlog.get_logger(__name__)
+
+
+class JobLog:
+    """Appends lines to a file from several threads. A disk that is full loses lines, never the run."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
+        self._lock = threading.Lock()
+        self._is_complaining = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write what is left and let the file go."""
+        with self._lock:
+            self._file.close()
+
+    def line(self, level: Level, message: str, at: float | None = None) -> None:
+        """Append one entry; `at` is in seconds since the epoch."""
+        moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
+        stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+        text = message.replace("\r", "").replace("\n", "\n    ")
+        self._write(f"{stamp} {level:<7} {text}\n")
+
+    def event(self, event: Event) -> None:
+        """Append an event of the engine as a sentence; progress, which would fill pages, is left out."""
+        entry = describe(event)
+        if entry is not None:
+            self.line(*entry, at=event.time)
+
+    def _write(self, text: str) -> None:
+        with self._lock:
+            if self._file.closed:
+                return
+            try:
+                self._file.write(text)
+                self._is_complaining = False
+            except OSError as error:
+                if not self._is_complaining:
+                    logger.warning("the job's log cannot be written", path=str(self._path), reason=str(error))
+                self._is_complaining = True
+
+
+def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one answer per kind of event
+    """Level and sentence of an event, or None for one that says nothing new to a reader of the log."""
+    match event:
+        case Log():
+            return event.level, event.message
+        case Warned():
+            return "warning", event.message
+        case StageChanged():
+            seconds = "" if event.seconds is None else f" after {event.seconds:.1f} s"
+            return "info", f"stage {event.stage} {event.state}{seconds}"
+        case Metric():
+            values = " ".join(f"{name}={value:.5g}" for name, value in event.values.items())
+            return "info", f"epoch {event.epoch} step {event.step}: {values}"
+        case CheckpointSaved():
+            return "info", f"checkpoint saved at epoch {event.epoch}, step {event.step}"
+        case ArtifactReady():
+            return "info", f"{event.kind} {event.name} is ready: {event.size} bytes, sha256 {event.sha256}"
+        case Failed():
+            return "error", f"failed ({event.code}): {event.message}"
+        case Stopped() | Succeeded():
+            return "info", event.message
+        case Progress():
+            return None

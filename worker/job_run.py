@@ -1,0 +1,204 @@
+"""One claimed job, from the start of its engine to what became of it.
+
+end the old engine -> start ours -> listen, record, obey -> say how it ended
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Callable
+
+import structlog
+
+from rvc_engine.errors import FailureCode
+from rvc_engine.workspace import write_atomically
+from server.errors import ClaimLost
+from server.jobs import Claim, JobBook, Wish
+from server.storage import Storage
+from worker.engine_process import Ended, EngineProcess, end_old_engine
+from worker.heartbeat import Heartbeat
+from worker.job_log import JobLog
+from worker.patience import insist
+from worker.reports import Reports
+from worker.settings import WorkerSettings
+from worker.verdict import Failure, HandBack, Reason, Success, judge
+
+logger = structlog.get_logger(__name__)
+
+
+class JobRun:
+    """One attempt at one job."""
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        book: JobBook,
+        storage: Storage,
+        claim: Claim,
+        heartbeat: Heartbeat,
+        is_draining: Callable[[], bool],
+    ) -> None:
+        self._settings = settings
+        self._book = book
+        self._storage = storage
+        self._claim = claim
+        self._heartbeat = heartbeat
+        self._is_draining = is_draining
+        self._reports = Reports(book, storage, claim)
+        self._reason: Reason | None = None
+
+    def run(self) -> None:
+        """Run the job and write down how it ended. A job that was taken away is dropped without a word."""
+        with JobLog(self._storage.job_log(self._claim.job_id)) as log:
+            log.line("info", f"attempt {self._claim.attempt} of the job {self._claim.job_id} on {socket.gethostname()}")
+            try:
+                self._end_old_engine(log)
+                ended = self._run_engine(log)
+                self._finish(ended, log)
+            except ClaimLost:
+                logger.warning("the job was taken away; nothing more is written", job_id=self._claim.job_id)
+
+    def _end_old_engine(self, log: JobLog) -> None:
+        """Whatever an earlier attempt left running on this machine must not write beside us."""
+        old = insist(lambda: self._book.previous_engine(self._claim), give_up=self._is_draining)
+        if old is None or old.host != socket.gethostname():
+            return
+        if end_old_engine(old.pid, old.started_at, self._settings.stop_seconds):
+            log.line("warning", f"the engine of an earlier attempt still ran (process {old.pid}); ended it")
+
+    def _run_engine(self, log: JobLog) -> Ended | Failure:
+        try:
+            engine = EngineProcess(self._command(), self._environment(), log)
+        except OSError as error:
+            return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); mend the installation")
+        try:
+            self._introduce(engine)
+            return self._supervise(engine)
+        finally:
+            engine.close()
+
+    def _command(self) -> list[str]:
+        claim, storage = self._claim, self._storage
+        config = storage.job_home(claim.job_id) / "config.json"
+        write_atomically(config, json.dumps(claim.config.model_dump(mode="json"), indent=2).encode())
+        options = {
+            "--workspace": storage.workspace(claim.job_id),
+            "--dataset": storage.dataset_folder(claim.dataset_id),
+            "--voice": claim.voice,
+            "--config": config,
+            "--device": self._settings.device,
+            "--weights": self._settings.weights_folder or storage.weights_folder,
+            "--cache": storage.cache_folder(claim.dataset_id),
+            "--threads": self._settings.num_threads,
+            "--lock-wait": self._settings.lock_wait_seconds,
+        }
+        # One word each, so that a value which begins with a dash is still a value.
+        words = [f"{option}={value}" for option, value in options.items()]
+        return [*self._settings.engine_command, *words, "--events"]
+
+    def _environment(self) -> dict[str, str]:
+        """Ours, with threads that sleep while they wait, and without the server's token."""
+        inherited = {name: value for name, value in os.environ.items() if name != "RVC_TRAIN_TOKEN"}
+        threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(self._settings.num_threads)}
+        return inherited | threads | {"PYTHONUNBUFFERED": "1"}
+
+    def _introduce(self, engine: EngineProcess) -> None:
+        """Write down which process it is, before it can do harm; the engine's own lock guards what comes between."""
+        pid, started_at = engine.pid, engine.started_at
+        insist(lambda: self._book.engine_process(self._claim, pid, started_at), give_up=self._must_go)
+        logger.info("engine started", job_id=self._claim.job_id, attempt=self._claim.attempt, pid=pid)
+
+    def _supervise(self, engine: EngineProcess) -> Ended:
+        started = time.monotonic()
+        stop_asked_at: float | None = None
+        while (ended := engine.ended()) is None:
+            self._reports.add(engine.take_events(timeout=self._settings.record_seconds))
+            self._deliver()
+            self._reason = self._reason or self._why_stop(engine, started)
+            if self._reason is not None and stop_asked_at is None:
+                logger.info("stopping the engine", job_id=self._claim.job_id, reason=str(self._reason))
+                engine.ask_to_stop()
+                stop_asked_at = time.monotonic()
+            if stop_asked_at is not None and self._is_patience_over(engine, stop_asked_at):
+                logger.warning("the engine did not stop; killing it", job_id=self._claim.job_id)
+                engine.kill()
+        self._reports.add(engine.take_events(timeout=0))
+        return ended
+
+    def _deliver(self) -> None:
+        """Write down what the engine said, at about the pace of `record_seconds`."""
+        if self._heartbeat.is_lost:
+            return
+        before = time.monotonic()
+        try:
+            self._reports.deliver()
+        except ClaimLost:
+            self._reason = Reason.LOST
+        # An engine that speaks all the time must not make us write all the time.
+        time.sleep(max(0.0, min(self._settings.record_seconds - (time.monotonic() - before), 0.2)))
+
+    def _why_stop(self, engine: EngineProcess, started: float) -> Reason | None:
+        limit = self._claim.max_duration_seconds
+        if self._heartbeat.is_lost:
+            return Reason.LOST
+        if self._heartbeat.wish is not Wish.NONE:
+            return Reason.CANCEL if self._heartbeat.wish is Wish.CANCEL else Reason.PAUSE
+        if self._is_draining():
+            return Reason.DRAIN
+        if limit is not None and time.monotonic() - started > limit:
+            return Reason.TOO_LONG
+        if engine.silent_seconds > engine.patience(self._settings.silence_seconds, steps=20):
+            return Reason.SILENT
+        return None
+
+    def _is_patience_over(self, engine: EngineProcess, asked_at: float) -> bool:
+        """Whether it had time for three steps and three saves, and at least `stop_seconds`, without an event."""
+        silence = min(engine.silent_seconds, time.monotonic() - asked_at)
+        return silence > engine.patience(self._settings.stop_seconds)
+
+    def _must_go(self) -> bool:
+        return self._is_draining() or self._heartbeat.is_lost
+
+    def _finish(self, ended: Ended | Failure, log: JobLog) -> None:
+        """Hand over the last reports and the end, however long the database is away (but for a draining worker)."""
+        if self._reason is Reason.LOST:
+            return
+        give_up = Deadline(self._settings.stop_seconds, self._must_go)
+        while not self._reports.deliver():
+            if give_up():
+                return
+            time.sleep(1)
+        insist(lambda: self._conclude(ended, log), pause_seconds=1, give_up=give_up)
+
+    def _conclude(self, ended: Ended | Failure, log: JobLog) -> None:
+        """Tell the book what became of the attempt, in one call."""
+        verdict = judge(ended, self._reason, self._reports, self._claim.max_duration_seconds)
+        book, claim = self._book, self._claim
+        match verdict:
+            case Success():
+                book.succeed(claim)
+                logger.info("job succeeded", job_id=claim.job_id)
+            case HandBack():
+                status = book.hand_back(claim, verdict.why)
+                log.line("info", f"the engine stopped: {verdict.why}")
+                logger.info("job handed back", job_id=claim.job_id, reason=verdict.why, status=str(status))
+            case Failure():
+                status = book.fail(claim, verdict.code, verdict.message)
+                log.line("error", f"attempt failed ({verdict.code}): {verdict.message}")
+                logger.warning("attempt failed", job_id=claim.job_id, code=str(verdict.code), status=str(status))
+
+
+class Deadline:
+    """Whether to give up: never while there is no hurry, and a while after there is."""
+
+    def __init__(self, seconds: float, is_hurried: Callable[[], bool]) -> None:
+        self._seconds = seconds
+        self._is_hurried = is_hurried
+        self._since: float | None = None
+
+    def __call__(self) -> bool:
+        if not self._is_hurried():
+            return False
+        self._since = self._since or time.monotonic()
+        return time.monotonic() - self._since > self._seconds

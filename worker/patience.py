@@ -1,0 +1,36 @@
+"""What the worker does while the database is away: it waits, and nothing of its work stops."""
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import structlog
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+T = TypeVar("T")
+
+DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""What SQLAlchemy raises when the database does not answer, is locked for too long, or has no room."""
+
+logger = structlog.get_logger(__name__)
+
+
+def insist(act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False) -> T | None:
+    """Do something with the database, trying again as long as it is away; None when `give_up` says so first."""
+    is_told = False
+    while True:
+        try:
+            return act()
+        except DATABASE_AWAY as error:
+            if give_up():
+                return None
+            if not is_told:
+                logger.warning("the database is away; trying again until it is back", reason=first_line(error))
+                is_told = True
+            time.sleep(pause_seconds)
+
+
+def first_line(error: BaseException) -> str:
+    """The beginning of an error's text: SQLAlchemy's goes on with the statement."""
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,0 +1,93 @@
+"""The way of an engine's events into the book: kept in order, handed over in batches, none lost while it is away."""
+
+import errno
+from collections import deque
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
+from rvc_engine.events import ArtifactReady, Event
+from server.jobs import Claim, JobBook
+from server.storage import Storage
+from worker.patience import DATABASE_AWAY, first_line
+
+logger = structlog.get_logger(__name__)
+
+BATCH = 500
+"""Events of one transaction at most: a backlog of hours goes over in short ones."""
+
+
+class Reports:
+    """Events that the book does not know yet."""
+
+    def __init__(self, book: JobBook, storage: Storage, claim: Claim) -> None:
+        self._book = book
+        self._storage = storage
+        self._claim = claim
+        self._waiting: deque[Event] = deque()
+        self._is_away = False
+        self.published: set[str] = set()
+        """Kinds of the artifacts that are published."""
+        self.rejected: EngineError | None = None
+        """Why an artifact was not published, if one was not."""
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take events, in their order."""
+        self._waiting.extend(events)
+
+    def deliver(self) -> bool:
+        """Hand over all that waits; False when the database is away and something had to stay.
+
+        Raises ClaimLost when the job is no longer ours.
+        """
+        try:
+            while self._waiting:
+                if isinstance(self._waiting[0], ArtifactReady):
+                    self._publish(self._waiting[0])
+                    self._waiting.popleft()
+                else:
+                    batch = self._next_batch()
+                    self._book.record(self._claim, batch)
+                    for _ in batch:
+                        self._waiting.popleft()
+        except DATABASE_AWAY as error:
+            if not self._is_away:
+                logger.warning("the database is away; the engine goes on", reason=first_line(error))
+            self._is_away = True
+            return False
+        self._is_away = False
+        return True
+
+    def _next_batch(self) -> list[Event]:
+        batch: list[Event] = []
+        for event in self._waiting:
+            if isinstance(event, ArtifactReady) or len(batch) == BATCH:
+                break
+            batch.append(event)
+        return batch
+
+    def _publish(self, artifact: ArtifactReady) -> None:
+        """Check a file of the workspace, copy it into the storage, and offer it for download."""
+        try:
+            self._check_place(artifact)
+            stored = self._storage.store_artifact(self._claim.job_id, Path(artifact.path))
+        except (ArtifactInvalid, OSError) as error:
+            is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+            kind = DiskFull if is_full else ArtifactInvalid
+            self.rejected = kind(f"{artifact.name} cannot be published: {error}")
+            return
+        if (stored.size, stored.sha256) != (artifact.size, artifact.sha256):
+            self.rejected = ArtifactInvalid(
+                f"{artifact.name} changed after the engine checked it ({stored.size} bytes with sha256 "
+                f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
+            )
+            return
+        self._book.publish_artifact(self._claim, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
+        self.published.add(artifact.kind)
+
+    def _check_place(self, artifact: ArtifactReady) -> None:
+        workspace = self._storage.workspace(self._claim.job_id).resolve()
+        if not Path(artifact.path).resolve().is_relative_to(workspace):
+            raise ArtifactInvalid("its path lies outside the job's workspace")

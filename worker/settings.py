@@ -1,0 +1,64 @@
+"""What the person who runs a worker may choose, by environment variables with the prefix `RVC_TRAIN_`."""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+def default_engine_command() -> list[str]:
+    """The engine's program; the options of the run are appended."""
+    return [sys.executable, "-m", "rvc_engine", "run"]
+
+
+class WorkerSettings(BaseSettings):
+    """One frozen object, read once at start. Folder and database are named as the server names them."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="RVC_TRAIN_", frozen=True, extra="ignore", use_attribute_docstrings=True
+    )
+
+    data_folder: Path = Path("data")
+    """Where recordings, workspaces, logs and artifacts lie; the server's."""
+    database_url: str | None = None
+    """SQLAlchemy URL; None: the SQLite file `rvc-train.db` in the data folder."""
+    log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
+
+    worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
+    """What the worker is called in lists."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    """Where engines run: `auto`, `cpu`, or `cuda:<n>`."""
+    engines_per_machine: int = Field(default=1, ge=1)
+    """How many workers share this machine: each engine gets so large a part of the cores."""
+    engine_command: list[str] = Field(default_factory=default_engine_command)
+    """Program of the engine; the options of the run are appended."""
+    weights_folder: Path | None = None
+    """Where published weights lie; None: `weights` in the data folder."""
+
+    poll_seconds: float = Field(default=1, gt=0)
+    """How often an idle worker looks for a job."""
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    """How often the worker says that it lives; the server's lease must be several times as long."""
+    wish_seconds: float = Field(default=2, gt=0)
+    """How often the worker of a running job asks whether it is to be cancelled or paused."""
+    record_seconds: float = Field(default=0.5, gt=0)
+    """How often events are written down."""
+    stop_seconds: float = Field(default=30, gt=0)
+    """Silence after which an engine that was asked to stop is killed; longer when its steps or saves take longer."""
+    silence_seconds: float = Field(default=1800, gt=0)
+    """Silence after which an engine that nobody asked to stop counts as hung; longer when its steps take longer."""
+    lock_wait_seconds: float = Field(default=120, ge=0)
+    """How long a new engine waits for an old one to let go of the workspace."""
+
+    @property
+    def url(self) -> str:
+        """The database's SQLAlchemy URL."""
+        return self.database_url or f"sqlite:///{self.data_folder.resolve() / 'rvc-train.db'}"
+
+    @property
+    def num_threads(self) -> int:
+        """CPU threads of one engine."""
+        return max(1, (os.cpu_count() or 1) // self.engines_per_machine)
