@@ -15,9 +15,10 @@ import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Protocol, Self
+from typing import Any, Protocol, Self
 
 import av
 import av.error
@@ -38,15 +39,22 @@ LOUDEST = 1e5
 LOST_SECONDS = 0.5
 """A recording shorter than its header says by more than this, and by more than 2 %, was cut off."""
 
-_SNDFILE_CONTAINERS = frozenset(
-    ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC", "OGG", "VOC", "NIST", "SVX", "PAF", "PVF", "IRCAM")
+_SNDFILE_SIGNATURES = (
+    *(b"RIFF", b"RIFX", b"RF64", b"riff\x2e\x91\xcf\x11"),  # WAV and W64
+    *(b"FORM", b".snd", b"caff"),  # AIFF, SVX, AU, CAF
+    *(b"fLaC", b"OggS", b"Creative Voice File", b"NIST_1A", b" paf", b"fap ", b"PVF1"),
 )
-"""Containers that libsndfile knows by a signature. MP3 is FFmpeg's: it steps over damage."""
+"""How files begin that libsndfile is asked about first. It also knows containers by mere likeness, and MP3, which
+FFmpeg reads better: it steps over damage."""
 
 _FFMPEG_CONTAINERS = (
     "3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,asf_o,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,loas,mov,matroska,"
     "mlp,mp3,mpc,mpc8,mpeg,mpegts,nut,oga,ogg,oma,qcp,qoa,rm,sox,tak,truehd,tta,voc,w64,wav,webm,wtv,wv,xwma"
 )
+
+
+_DECODING_FAULTS = (av.error.FFmpegError, ValueError, IndexError, MemoryError)
+"""What PyAV raises on damaged files (IndexError: a stream that turns up after the header)."""
 
 
 class UnreadableAudio(Exception):
@@ -157,7 +165,8 @@ def open_audio(path: Path) -> AudioStream:
     """Open a recording; a context manager. Raises UnreadableAudio with a plain reason."""
     try:
         # Opened by descriptor, so that neither library sees the name and takes its suffix for a hint.
-        file = os.fdopen(os.open(path, os.O_RDONLY), "rb")
+        # Unbuffered, because libsndfile reads from the descriptor itself.
+        file = os.fdopen(os.open(path, os.O_RDONLY), "rb", buffering=0)
     except OSError as error:
         raise UnreadableAudio(f"it cannot be opened: {error.strerror}") from error
     try:
@@ -186,7 +195,7 @@ def read_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
     return np.concatenate(list(decode_mono(path, sample_rate)))
 
 
-def _open_decoder(file: BinaryIO) -> _Decoder:
+def _open_decoder(file: FileIO) -> _Decoder:
     if os.fstat(file.fileno()).st_size == 0:
         raise UnreadableAudio("the file is empty")
     with contextlib.suppress(UnreadableAudio):
@@ -211,16 +220,16 @@ def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 class _SndfileDecoder:
     """libsndfile: plain samples, FLAC and Ogg."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: FileIO) -> None:
         self.damage = 0
         self._raw = file
+        signature = os.pread(file.fileno(), max(map(len, _SNDFILE_SIGNATURES)), 0)
+        if not signature.startswith(_SNDFILE_SIGNATURES):
+            raise UnreadableAudio("not audio")
         try:
             self._file = soundfile.SoundFile(file.fileno(), closefd=False)
         except (soundfile.LibsndfileError, MemoryError) as error:
             raise UnreadableAudio("not audio") from error
-        if self._file.format not in _SNDFILE_CONTAINERS:
-            self._file.close()
-            raise UnreadableAudio("not audio")
         declared = self._file.frames / max(self._file.samplerate, 1)
         self.info = AudioInfo(
             container=self._file.format.lower(),
@@ -248,15 +257,30 @@ class _SndfileDecoder:
         self._raw.close()
 
 
+class _FfmpegFile:
+    """The file as FFmpeg sees it: a seek to nowhere, which damaged headers ask for, is refused and not an exception."""
+
+    def __init__(self, file: FileIO) -> None:
+        self.read = file.read
+        self.tell = file.tell
+        self._seek = file.seek
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._seek(offset, whence)
+        except (OSError, OverflowError):
+            return -1
+
+
 class _FfmpegDecoder:
     """FFmpeg, through PyAV, for all the rest."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: FileIO) -> None:
         self.damage = 0
         self._raw = file
         try:
             container = av.open(
-                file,
+                _FfmpegFile(file),
                 mode="r",
                 options={
                     "format_whitelist": _FFMPEG_CONTAINERS,
@@ -264,13 +288,16 @@ class _FfmpegDecoder:
                     "protocol_whitelist": "none",
                 },
             )
-        except (av.error.FFmpegError, MemoryError, ValueError) as error:
+        except _DECODING_FAULTS as error:
             raise UnreadableAudio("not audio: no decoder knows what the file holds") from error
         self._container: Any = container
         try:
             self._stream = self._sound_track()
             self.info = self._read_info()
-        except BaseException:
+        except _DECODING_FAULTS as error:
+            self._container.close()
+            raise UnreadableAudio("damaged: its header cannot be read") from error
+        except UnreadableAudio:
             self._container.close()
             raise
 
@@ -314,7 +341,7 @@ class _FfmpegDecoder:
                 frames = packet.decode() if packet is not None else []
             except av.error.EOFError:
                 continue
-            except (av.error.FFmpegError, ValueError, MemoryError):
+            except _DECODING_FAULTS:
                 self.damage += 1
                 continue
             if packet is None:
