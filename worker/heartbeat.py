@@ -5,8 +5,9 @@ import time
 
 import structlog
 
+from server.claims import Claim, Wish
 from server.errors import ClaimLost, NotFound
-from server.jobs import Claim, JobBook, Wish
+from server.jobs import JobBook
 from worker.patience import DATABASE_AWAY, first_line
 
 logger = structlog.get_logger(__name__)

@@ -13,8 +13,9 @@ import structlog
 
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace import write_atomically
+from server.claims import Claim, Wish
 from server.errors import ClaimLost
-from server.jobs import Claim, JobBook, Wish
+from server.jobs import JobBook
 from server.storage import Storage
 from worker.engine_process import Ended, EngineProcess, end_old_engine
 from worker.heartbeat import Heartbeat

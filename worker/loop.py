@@ -8,9 +8,10 @@ import sqlalchemy as sa
 import structlog
 
 from rvc_engine.errors import FailureCode
+from server.claims import Claim
 from server.database import migrate
 from server.errors import ClaimLost
-from server.jobs import Claim, JobBook
+from server.jobs import JobBook
 from server.storage import Storage
 from worker.heartbeat import Heartbeat
 from worker.job_run import JobRun
@@ -23,7 +24,7 @@ logger = structlog.get_logger(__name__)
 def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
     """Run jobs one after the other until `stop` is set; then hand back the present one and return."""
     insist(lambda: migrate(engine), give_up=stop.is_set)
-    book = JobBook(engine)
+    book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds)
     worker_id = insist(lambda: _register(settings, book), give_up=stop.is_set)
     if worker_id is None:
         return

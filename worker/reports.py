@@ -9,7 +9,8 @@ import structlog
 
 from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
 from rvc_engine.events import ArtifactReady, Event
-from server.jobs import Claim, JobBook
+from server.claims import Claim
+from server.jobs import JobBook
 from server.storage import Storage
 from worker.patience import DATABASE_AWAY, first_line
 

@@ -50,6 +50,8 @@ class WorkerSettings(BaseSettings):
     """Silence after which an engine that was asked to stop is killed; longer when its steps or saves take longer."""
     silence_seconds: float = Field(default=1800, gt=0)
     """Silence after which an engine that nobody asked to stop counts as hung; longer when its steps take longer."""
+    retry_delay_seconds: float = Field(default=10, ge=0)
+    """Wait before the first retry of a failed attempt; doubled for each further one, to at most ten minutes."""
     lock_wait_seconds: float = Field(default=120, ge=0)
     """How long a new engine waits for an old one to let go of the workspace."""
 

@@ -1,0 +1,147 @@
+"""A book with a dataset, and workers whose engines follow a script."""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from sqlmodel import select
+
+from rvc_engine.config import TrainingConfig
+from server.database import create_engine, migrate, read_session, write_session
+from server.jobs import JobBook
+from server.schemas import DatasetStatus, JobCreate
+from server.storage import Storage
+from server.tables import Artifact, Attempt, Dataset, Event, Job, new_id
+from worker.loop import work
+from worker.settings import WorkerSettings
+
+SCRIPTED_ENGINE = Path(__file__).with_name("scripted_engine.py")
+
+
+class Shop:
+    """A data folder with a book, and what a test wants to know of it."""
+
+    MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
+    """The end of every run that goes well."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.url = f"sqlite:///{folder / 'rvc-train.db'}"
+        self.engine = create_engine(self.url)
+        migrate(self.engine)
+        self.book = JobBook(self.engine)
+        self.storage = Storage(folder)
+        self.dataset_id = self._make_dataset()
+        self.script = folder / "script.json"
+
+    def _make_dataset(self) -> str:
+        dataset_id = new_id("ds")
+        now = datetime.now(UTC)
+        with write_session(self.engine) as session:
+            session.add(
+                Dataset(
+                    id=dataset_id,
+                    name="anna",
+                    status=DatasetStatus.READY,
+                    sha256="0" * 64,
+                    size=1,
+                    num_files=1,
+                    created_at=now,
+                    validated_at=now,
+                )
+            )
+        self.storage.dataset_folder(dataset_id).mkdir(parents=True)
+        return dataset_id
+
+    def submit(self, script: list[list[object]], **wish: object) -> str:
+        """A job whose engine follows the script."""
+        self.script.write_text(json.dumps(script))
+        fields = {"name": "anna", "dataset_id": self.dataset_id, "config": TrainingConfig(width=24, pretrained="none")}
+        return self.book.submit(JobCreate.model_validate(fields | wish)).id
+
+    def be_impatient(self) -> None:
+        """Let a locked database count as away after 0.05 s in place of 30 s."""
+        sa.event.listen(self.engine, "checkout", lambda dbapi, *_: dbapi.execute("PRAGMA busy_timeout=50"))
+
+    def settings(self, **changed: object) -> WorkerSettings:
+        fast = {
+            "data_folder": self.folder,
+            "database_url": self.url,
+            "engine_command": [sys.executable, str(SCRIPTED_ENGINE), str(self.script)],
+            "poll_seconds": 0.02,
+            "heartbeat_seconds": 0.2,
+            "wish_seconds": 0.05,
+            "record_seconds": 0.05,
+            "stop_seconds": 5,
+            "lock_wait_seconds": 10,
+            "retry_delay_seconds": 0,
+        }
+        return WorkerSettings.model_validate(fast | changed)
+
+    @contextmanager
+    def worker(self, **changed: object) -> Iterator[threading.Event]:
+        """A worker that runs while the block does; gives the event that asks it to stop."""
+        stop = threading.Event()
+        thread = threading.Thread(target=work, args=(self.settings(**changed), self.engine, stop))
+        thread.start()
+        try:
+            yield stop
+        finally:
+            stop.set()
+            thread.join(20)
+            assert not thread.is_alive(), "the worker did not stop"
+
+    @staticmethod
+    def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain for: {what}"
+            time.sleep(0.02)
+
+    def job(self, job_id: str) -> Job:
+        return self.book.get(job_id)
+
+    def wait_for(self, job_id: str, *statuses: str, seconds: float = 20) -> Job:
+        self.wait_until(lambda: self.job(job_id).status in statuses, f"{statuses}", seconds)
+        return self.job(job_id)
+
+    def event_types(self, job_id: str) -> list[str]:
+        return [event.type for event in self.events(job_id)]
+
+    def events(self, job_id: str) -> list[Event]:
+        number = self.job(job_id).number
+        with read_session(self.engine) as session:
+            return list(session.exec(select(Event).where(Event.job_number == number).order_by(sa.column("seq"))).all())
+
+    def artifacts(self, job_id: str) -> list[Artifact]:
+        number = self.job(job_id).number
+        with read_session(self.engine) as session:
+            return list(session.exec(select(Artifact).where(Artifact.job_number == number)).all())
+
+    def attempts(self, job_id: str) -> list[Attempt]:
+        number = self.job(job_id).number
+        with read_session(self.engine) as session:
+            return list(session.exec(select(Attempt).where(Attempt.job_number == number)).all())
+
+    def log(self, job_id: str) -> str:
+        path = self.storage.job_log(job_id)
+        return path.read_text() if path.is_file() else ""
+
+    def steps(self, job_id: str) -> list[int]:
+        """Training steps the engines did, in order, repeats included."""
+        path = self.storage.workspace(job_id) / "steps.txt"
+        return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Iterator[Shop]:
+    made = Shop(tmp_path)
+    yield made
+    made.engine.dispose()

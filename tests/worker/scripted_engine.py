@@ -1,0 +1,210 @@
+"""An engine that follows a script: it takes the real one's options and keeps its promises, but trains nothing.
+
+    python scripted_engine.py SCRIPT.json --workspace=... --dataset=... (as the worker calls it)
+
+The script is a list of steps, each a list of a word and its values; see `STEPS`. It holds the workspace's lock, and
+ends with a checkpoint when it is told to stop or when its standard input closes, unless the script says otherwise.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import FailureCode, WorkspaceBusy
+from rvc_engine.events import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_SUCCEEDED,
+    ArtifactReady,
+    CheckpointSaved,
+    Event,
+    Failed,
+    Log,
+    Metric,
+    Progress,
+    StageChanged,
+    Stopped,
+    Succeeded,
+    Warned,
+    format_event,
+)
+from rvc_engine.workspace import Workspace, write_atomically
+
+
+class Engine:
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.workspace = Workspace(Path(options.workspace), options.voice)
+        self.stopping = threading.Event()
+        self.step = 0
+        self.artifacts: list[tuple[str, Path]] = []
+
+    def say(self, event: Event) -> None:
+        print(format_event(event), flush=True)
+
+    # What a script may hold
+
+    def log(self, message: str) -> None:
+        self.say(Log(message=message))
+
+    def warn(self, message: str) -> None:
+        self.say(Warned(message=message))
+
+    def print(self, text: str) -> None:
+        print(text, flush=True)
+
+    def noise(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def sleep(self, seconds: float) -> None:
+        if self.stopping.wait(seconds):
+            self.end_stopped()
+
+    def hang(self) -> None:
+        """Stop listening, as a frozen kernel would."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            time.sleep(1)
+
+    def ignore_stop(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        self.stopping = threading.Event()
+
+    def flood(self, lines: int) -> None:
+        for i in range(lines):
+            self.log(f"line {i} " + "x" * 200)
+
+    def train(self, total_steps: int, step_seconds: float, save_every: int) -> None:
+        """Go on from the last checkpoint; each step leaves a line in steps.txt, so repeats can be counted."""
+        checkpoint = self.workspace.root / "checkpoint.json"
+        if checkpoint.is_file():
+            self.step = json.loads(checkpoint.read_text())["step"]
+            self.log(f"going on from step {self.step}")
+        self.say(StageChanged(stage="train", state="started"))
+        while self.step < total_steps:
+            if self.stopping.wait(step_seconds):
+                self.save(checkpoint)
+                self.end_stopped()
+            self.step += 1
+            with (self.workspace.root / "steps.txt").open("a") as file:
+                file.write(f"{self.step} {os.getpid()}\n")
+            self.say(Metric(step=self.step, epoch=self.step, values={"loss/mel": 60.0 / self.step}))
+            self.say(
+                Progress(
+                    stage="train",
+                    stage_progress=self.step / total_steps,
+                    progress=self.step / total_steps,
+                    eta_seconds=(total_steps - self.step) * step_seconds,
+                    epoch=self.step,
+                    total_epochs=total_steps,
+                    step=self.step,
+                    total_steps=total_steps,
+                    step_seconds=step_seconds,
+                )
+            )
+            if self.step % save_every == 0:
+                self.save(checkpoint)
+        self.say(StageChanged(stage="train", state="finished", seconds=total_steps * step_seconds))
+
+    def save(self, checkpoint: Path) -> None:
+        write_atomically(checkpoint, json.dumps({"step": self.step}).encode())
+        self.say(CheckpointSaved(step=self.step, epoch=self.step, path=str(checkpoint)))
+
+    def artifact(self, kind: str, size: int) -> None:
+        path = self.workspace.voice_file if kind == "voice" else self.workspace.index_file
+        content = hashlib.sha256(kind.encode()).digest() * (size // 32)
+        write_atomically(path, content)
+        self.offer(kind, path, hashlib.sha256(content).hexdigest())
+
+    def lying_artifact(self, kind: str) -> None:
+        """A file that is not what it is said to be."""
+        path = self.workspace.voice_file if kind == "voice" else self.workspace.index_file
+        write_atomically(path, b"half of it")
+        self.offer(kind, path, "0" * 64)
+
+    def foreign_artifact(self, kind: str, path: str) -> None:
+        content = Path(path).read_bytes()
+        self.offer(kind, Path(path), hashlib.sha256(content).hexdigest())
+
+    def offer(self, kind: str, path: Path, sha256: str) -> None:
+        self.say(ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256))
+
+    def crash_once(self) -> None:
+        """Die without a word the first time the script comes here, in any process on this workspace."""
+        mark = self.workspace.root / "crashed"
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def die(self, number: int) -> None:
+        os.kill(os.getpid(), number)
+
+    def exit(self, code: int) -> None:
+        sys.stdout.flush()
+        os._exit(code)
+
+    def fail(self, code: str, message: str) -> None:
+        self.say(Failed(code=FailureCode(code), message=message))
+        self.exit(EXIT_FAILED)
+
+    def succeed(self) -> None:
+        self.say(Succeeded(message="the voice is made"))
+        self.exit(EXIT_SUCCEEDED)
+
+    def tell_environment(self) -> None:
+        config = TrainingConfig.model_validate_json(Path(self.options.config).read_text())
+        names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "RVC_TRAIN_TOKEN")
+        self.log(
+            "told: "
+            + json.dumps(
+                {
+                    **{name: os.environ.get(name) for name in names},
+                    "group_is_own": os.getpgrp() == os.getpid(),
+                    "config": config.model_dump(),
+                    **{key: value for key, value in vars(self.options).items() if key not in {"config", "script"}},
+                }
+            )
+        )
+
+    def end_stopped(self) -> None:
+        self.say(Stopped(message="stopped after a checkpoint"))
+        self.exit(EXIT_STOPPED)
+
+    def listen(self) -> None:
+        signal.signal(signal.SIGTERM, lambda number, frame: self.stopping.set())
+        threading.Thread(target=self._wait_for_closed_input, daemon=True).start()
+
+    def _wait_for_closed_input(self) -> None:
+        stopping = self.stopping
+        os.read(0, 1)
+        stopping.set()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("script")
+    for option in ("workspace", "dataset", "voice", "config", "device", "weights", "cache"):
+        parser.add_argument(f"--{option}", required=True)
+    parser.add_argument("--threads", type=int, required=True)
+    parser.add_argument("--lock-wait", type=float, required=True)
+    parser.add_argument("--events", action="store_true", required=True)
+    options = parser.parse_args()
+    engine = Engine(options)
+    engine.listen()
+    try:
+        with engine.workspace.lock(options.lock_wait):
+            for word, *values in json.loads(Path(options.script).read_text()):
+                getattr(engine, word)(*values)
+    except WorkspaceBusy as error:
+        engine.fail(error.code, str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""What becomes of a job, by what its engine does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+
+def test_a_run_that_goes_well_ends_as_succeeded_with_both_files_published(shop):
+    job_id = shop.submit([["train", 3, 0.01, 1], *shop.MAKE_VOICE])
+    with shop.worker():
+        job = shop.wait_for(job_id, "succeeded", "failed")
+    assert job.status == "succeeded"
+    assert job.progress == 1.0
+    assert job.losses == {"loss/mel": 20.0}
+    assert {artifact.name for artifact in shop.artifacts(job_id)} == {"anna.pth", "anna.index"}
+    for artifact in shop.artifacts(job_id):
+        assert shop.storage.resolve(artifact.path).stat().st_size == artifact.size
+
+
+def test_the_engine_gets_its_options_and_quiet_threads_and_no_token(shop, monkeypatch):
+    monkeypatch.setenv("RVC_TRAIN_TOKEN", "a secret of the server")
+    job_id = shop.submit([["tell_environment"], *shop.MAKE_VOICE], name="Анна d'or, trained")
+    with shop.worker(device="cpu", engines_per_machine=1):
+        shop.wait_for(job_id, "succeeded", "failed")
+    told = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
+    assert told["voice"] == "Анна d'or, trained"
+    assert told["RVC_TRAIN_TOKEN"] is None
+    assert told["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert told["OMP_NUM_THREADS"] == str(os.cpu_count()) == str(told["threads"])
+    assert told["group_is_own"]
+    assert told["config"]["width"] == 24
+    assert told["dataset"] == str(shop.storage.dataset_folder(shop.dataset_id))
+    assert told["device"] == "cpu"
+
+
+def test_success_without_an_index_is_a_failure(shop):
+    job_id = shop.submit([["artifact", "voice", 64], ["succeed"]])
+    with shop.worker():
+        job = shop.wait_for(job_id, "succeeded", "failed")
+    assert (job.status, job.error_code) == ("failed", "artifact_invalid")
+    assert "no index" in job.error_message
+
+
+@pytest.mark.parametrize("lie", [["lying_artifact", "voice"], ["foreign_artifact", "voice", __file__]])
+def test_a_file_that_is_not_what_the_engine_said_is_never_published(shop, lie):
+    job_id = shop.submit([lie, ["artifact", "index", 64], ["succeed"]])
+    with shop.worker():
+        job = shop.wait_for(job_id, "succeeded", "failed")
+    assert (job.status, job.error_code) == ("failed", "artifact_invalid")
+    assert [artifact.kind for artifact in shop.artifacts(job_id)] == ["index"]
+
+
+def test_the_engines_own_failure_keeps_its_code_and_sentence(shop):
+    job_id = shop.submit([["fail", "missing_weights", "fetch the weights, import them, or choose another encoder"]])
+    with shop.worker():
+        job = shop.wait_for(job_id, "failed")
+    assert job.error_code == "missing_weights"
+    assert job.error_message == "fetch the weights, import them, or choose another encoder"
+    assert job.claims == 1
+
+
+def test_a_crash_is_told_with_its_signal_and_the_engines_last_words(shop):
+    job_id = shop.submit([["noise", "CUDA error: an illegal memory access"], ["die", 11]], max_attempts=1)
+    with shop.worker():
+        job = shop.wait_for(job_id, "failed")
+    assert job.error_code == "engine_crashed"
+    assert "SIGSEGV" in job.error_message
+    assert "an illegal memory access" in job.error_message
+    assert "an illegal memory access" in shop.log(job_id)
+
+
+def test_exit_code_0_without_a_last_event_is_a_crash_and_no_success(shop):
+    job_id = shop.submit([["artifact", "voice", 64], ["artifact", "index", 64], ["exit", 0]], max_attempts=1)
+    with shop.worker():
+        job = shop.wait_for(job_id, "succeeded", "failed")
+    assert (job.status, job.error_code) == ("failed", "engine_crashed")
+
+
+def test_options_that_the_engine_does_not_know_are_a_mistake_of_ours(shop):
+    job_id = shop.submit([])
+    with shop.worker(
+        engine_command=[sys.executable, "-c", "import sys; print('no --cache', file=sys.stderr); sys.exit(2)"]
+    ):
+        job = shop.wait_for(job_id, "failed")
+    assert job.error_code == "internal"
+    assert "no --cache" in job.error_message
+
+
+def test_an_engine_that_cannot_be_started_fails_the_job_with_the_reason(shop):
+    job_id = shop.submit([])
+    with shop.worker(engine_command=["/no/such/program"]):
+        job = shop.wait_for(job_id, "failed")
+    assert job.error_code == "internal"
+    assert "/no/such/program" in job.error_message
+
+
+def test_a_crash_is_tried_again_and_goes_on_from_the_checkpoint(shop):
+    job_id = shop.submit([["train", 4, 0.01, 1], ["crash_once"], ["train", 6, 0.01, 1], *shop.MAKE_VOICE])
+    with shop.worker():
+        job = shop.wait_for(job_id, "succeeded", "failed")
+    assert (job.status, job.claims, job.failures) == ("succeeded", 2, 1)
+    assert shop.steps(job_id) == [1, 2, 3, 4, 5, 6]
+    assert "retrying" in shop.event_types(job_id)
+
+
+def test_cancel_stops_the_engine_within_a_step_and_keeps_its_checkpoint(shop):
+    job_id = shop.submit([["train", 1000, 0.05, 1000]])
+    with shop.worker():
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
+        shop.book.cancel(job_id)
+        job = shop.wait_for(job_id, "cancelled", seconds=5)
+    saved = json.loads((shop.storage.workspace(job_id) / "checkpoint.json").read_text())
+    assert saved["step"] == len(shop.steps(job_id))
+    assert job.failures == 0
+
+
+def test_pause_and_resume_lose_no_step(shop):
+    job_id = shop.submit([["train", 12, 0.05, 1000], *shop.MAKE_VOICE])
+    with shop.worker():
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
+        shop.book.pause(job_id)
+        shop.wait_for(job_id, "paused", seconds=5)
+        shop.book.resume(job_id)
+        shop.wait_for(job_id, "succeeded", seconds=10)
+    assert shop.steps(job_id) == list(range(1, 13))
+
+
+def test_an_engine_that_ignores_the_wish_to_stop_is_killed_with_its_group(shop):
+    job_id = shop.submit([["log", "deaf"], ["hang"]])
+    with shop.worker(stop_seconds=0.5):
+        shop.wait_until(lambda: "deaf" in shop.log(job_id), "the engine")
+        pid = shop.attempts(job_id)[0].engine_pid
+        shop.book.cancel(job_id)
+        shop.wait_for(job_id, "cancelled", seconds=5)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_voice_that_is_ready_wins_over_a_cancel_that_came_too_late(shop):
+    job_id = shop.submit([["log", "nearly"], ["ignore_stop"], ["sleep", 0.5], *shop.MAKE_VOICE])
+    with shop.worker():
+        shop.wait_until(lambda: "nearly" in shop.log(job_id), "the engine")
+        shop.book.cancel(job_id)
+        job = shop.wait_for(job_id, "succeeded", "cancelled")
+    assert job.status == "succeeded"
+
+
+def test_an_attempt_over_its_time_is_stopped_and_fails_for_good(shop):
+    job_id = shop.submit([["train", 1000, 0.05, 1000]], max_duration_seconds=1)
+    with shop.worker():
+        job = shop.wait_for(job_id, "failed")
+    assert (job.error_code, job.claims) == ("max_duration_exceeded", 1)
+
+
+def test_an_engine_that_falls_silent_is_stopped_as_hung(shop):
+    job_id = shop.submit([["log", "one word"], ["hang"]], max_attempts=1)
+    with shop.worker(silence_seconds=0.5, stop_seconds=0.3):
+        job = shop.wait_for(job_id, "failed")
+    assert job.error_code == "no_progress"
+
+
+def test_a_stopping_worker_hands_the_job_back_and_the_next_one_goes_on(shop):
+    job_id = shop.submit([["train", 12, 0.05, 1000], *shop.MAKE_VOICE])
+    with shop.worker():
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 3, "three steps")
+    job = shop.job(job_id)
+    assert (job.status, job.failures) == ("queued", 0)
+    with shop.worker():
+        shop.wait_for(job_id, "succeeded")
+    assert shop.steps(job_id) == list(range(1, 13))
+
+
+def test_a_worker_that_lost_its_job_stops_its_engine_and_writes_nothing_more(shop):
+    job_id = shop.submit([["train", 1000, 0.05, 1000]])
+    with shop.worker() as stop:
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
+        pid = shop.attempts(job_id)[0].engine_pid
+        shop.book.force_fail(job_id, "an administrator ended it")
+        shop.wait_until(lambda: not psutil.pid_exists(pid), "the engine's end")
+        last = shop.job(job_id).last_seq
+        stop.set()
+    assert shop.job(job_id).last_seq == last
+    assert shop.job(job_id).status == "failed"
+
+
+def test_an_engine_left_behind_by_a_lost_worker_is_ended_before_the_next_one_starts(shop):
+    job_id = shop.submit([["train", 10, 0.05, 2], *shop.MAKE_VOICE])
+    with abandoned_engine(shop, job_id) as old:
+        with shop.worker():
+            job = shop.wait_for(job_id, "succeeded", "failed")
+        assert old.wait(5) is not None
+    assert job.status == "succeeded"
+    assert sorted(set(shop.steps(job_id))) == list(range(1, 11))
+    assert "earlier attempt still ran" in shop.log(job_id)
+
+
+class abandoned_engine:  # noqa: N801 - reads as a word of the test
+    """A claim whose worker is gone, and its engine, which still trains with its input open."""
+
+    def __init__(self, shop, job_id: str) -> None:
+        self.shop, self.job_id = shop, job_id
+
+    def __enter__(self) -> subprocess.Popen:
+        shop, book = self.shop, self.shop.book
+        worker = book.register_worker("gone", 1, os.uname().nodename, "cpu")
+        claim = book.claim(worker)
+        config = shop.folder / "config.json"
+        config.write_text(claim.config.model_dump_json())
+        command = [
+            *shop.settings().engine_command,
+            f"--workspace={shop.storage.workspace(self.job_id)}",
+            *("--dataset=x", "--voice=anna", f"--config={config}", "--device=cpu", "--weights=x", "--cache=x"),
+            *("--threads=1", "--lock-wait=0", "--events"),
+        ]
+        self.engine = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        book.engine_process(claim, self.engine.pid, psutil.Process(self.engine.pid).create_time())
+        shop.wait_until(lambda: len(shop.steps(self.job_id)) >= 1, "the old engine's first step")
+        held = book.held()[0]
+        book.requeue_lost(held)
+        return self.engine
+
+    def __exit__(self, *error: object) -> None:
+        self.engine.kill()
+        self.engine.communicate()
+
+
+def test_a_flood_of_lines_and_noise_never_holds_the_engine_up(shop):
+    job_id = shop.submit([["flood", 20_000], ["noise", "x" * 200_000], *shop.MAKE_VOICE])
+    with shop.worker():
+        shop.wait_for(job_id, "succeeded", seconds=30)
+    assert "line 19999" in shop.log(job_id)
+
+
+def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop):
+    job_id = shop.submit([["train", 20, 0.02, 5], *shop.MAKE_VOICE])
+    shop.be_impatient()
+    with shop.worker():
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
+        with locked_book(shop):
+            shop.wait_until(lambda: len(shop.steps(job_id)) == 20, "all steps, with the book away")
+        job = shop.wait_for(job_id, "succeeded", "failed")
+    assert job.status == "succeeded"
+    steps = [event.data["step"] for event in shop.events(job_id) if event.type == "metric"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 20
+
+
+class locked_book:  # noqa: N801 - reads as a word of the test
+    """Somebody else holds the database."""
+
+    def __init__(self, shop) -> None:
+        self.shop = shop
+
+    def __enter__(self) -> None:
+        self.connection = self.shop.engine.raw_connection()
+        self.connection.execute("BEGIN IMMEDIATE")
+
+    def __exit__(self, *error: object) -> None:
+        self.connection.execute("ROLLBACK")
+        self.connection.close()
+
+
+def test_python_dash_m_worker_drains_on_sigterm_and_exits_0(shop):
+    job_id = shop.submit([["train", 1000, 0.05, 1000]])
+    environment = os.environ | {
+        "RVC_TRAIN_DATA_FOLDER": str(shop.folder),
+        "RVC_TRAIN_ENGINE_COMMAND": json.dumps(shop.settings().engine_command),
+        "RVC_TRAIN_POLL_SECONDS": "0.05",
+        "RVC_TRAIN_WORKER_NAME": "der Arbeiter",
+    }
+    worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environment, stderr=subprocess.PIPE, text=True)
+    try:
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
+        worker.send_signal(signal.SIGTERM)
+        _, words = worker.communicate(timeout=15)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert worker.returncode == 0, words
+    assert shop.job(job_id).status == "queued"
+    assert "worker stopped" in words
+
+
+def test_a_worker_killed_with_kill_9_leaves_no_engine_behind(shop):
+    job_id = shop.submit([["train", 1000, 0.05, 1000]])
+    environment = os.environ | {
+        "RVC_TRAIN_DATA_FOLDER": str(shop.folder),
+        "RVC_TRAIN_ENGINE_COMMAND": json.dumps(shop.settings().engine_command),
+        "RVC_TRAIN_POLL_SECONDS": "0.05",
+    }
+    worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environment, stderr=subprocess.DEVNULL)
+    try:
+        shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
+        pid = shop.attempts(job_id)[0].engine_pid
+    finally:
+        worker.kill()
+        worker.wait()
+    shop.wait_until(lambda: not psutil.pid_exists(pid) or psutil.Process(pid).status() == "zombie", "the engine's end")
+    saved = json.loads((shop.storage.workspace(job_id) / "checkpoint.json").read_text())
+    assert saved["step"] == len(shop.steps(job_id))
+
+
+def test_wrong_settings_are_told_and_end_with_exit_code_2():
+    environment = os.environ | {"RVC_TRAIN_DEVICE": "the big one"}
+    done = subprocess.run(
+        [sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, cwd=Path.cwd(), check=False
+    )
+    assert done.returncode == 2
+    assert "device" in done.stderr
+    assert "Traceback" not in done.stderr
