@@ -189,8 +189,16 @@ class RecordingReport(Answer):
     seconds: float | None = None
     sample_rate: int | None = None
     channels: int | None = None
+    container: str | None = None
     codec: str | None = None
+    peak: float | None = None
+    """Largest sample; full scale is 1."""
+    clipped_share: float | None = None
+    """0..1: samples at full scale."""
+    speech_seconds: float | None = None
+    notes: list[str] = []
     error: str | None = None
+    """Why it could not be read."""
 
 
 class DatasetReport(Answer):
@@ -199,6 +207,8 @@ class DatasetReport(Answer):
     usable: bool
     reason: str | None = None
     seconds: float = 0.0
+    speech_seconds: float | None = None
+    silence_share: float | None = None
     num_files: int = 0
     num_usable: int = 0
     files: list[RecordingReport] = []

@@ -1,0 +1,191 @@
+"""The datasets: admitting an upload, listing, deleting, what their reports say. Statuses of jobs are the book's."""
+
+import errno
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlmodel import col, select
+
+from rvc_engine.config import check_voice_name
+from server.archives import Admitted, UnpackLimits, admit
+from server.database import read_session, write_session
+from server.errors import Conflict, NoSpace, NotFound, Refused
+from server.jobs import JobBook, utc_now
+from server.schemas import DatasetReport, DatasetStatus
+from server.settings import ServerSettings
+from server.states import RUNNABLE_STATUSES
+from server.storage import Storage
+from server.tables import Dataset, Job, new_id
+
+
+@contextmanager
+def no_space_told() -> Iterator[None]:
+    """Turn a full disk into NoSpace."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise NoSpace("the server's disk is full; free some space there and try again") from error
+        raise
+
+
+class DatasetShelf:
+    """All datasets, on one database and one storage."""
+
+    def __init__(
+        self,
+        book: JobBook,
+        storage: Storage,
+        settings: ServerSettings,
+        clock: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._engine = book.engine
+        self._book = book
+        self._storage = storage
+        self._settings = settings
+        self._clock = clock
+
+    def check_room(self, size: int) -> None:
+        """Raise NoSpace when an upload of `size` bytes would eat into the reserve."""
+        if self._storage.free_bytes() - size < self._settings.disk_reserve_bytes:
+            raise NoSpace("the server's disk has no room for this upload; free some space there and try again")
+
+    def admit(self, name: str, upload: Path, sha256: str, size: int) -> tuple[Dataset, bool]:
+        """Make a dataset of an upload; and whether it is new. The same bytes under the same name are kept once.
+
+        Raises Refused (and its kinds) or NoSpace with a sentence for the person.
+        """
+        name = checked_name(name)
+        known = self._find_same(name, sha256)
+        if known is not None:
+            return known, False
+        dataset_id = new_id("ds")
+        with no_space_told(), self._storage.incoming_folder() as folder:
+            admitted = admit(upload, name, folder / "recordings", self._limits())
+            self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
+        try:
+            return self._add(dataset_id, name, sha256, size, admitted), True
+        except sa.exc.IntegrityError:  # the same upload came in at the same time
+            self._storage.delete_dataset(dataset_id)
+            known = self._find_same(name, sha256)
+            if known is None:
+                raise
+            return known, False
+
+    def _add(self, dataset_id: str, name: str, sha256: str, size: int, admitted: Admitted) -> Dataset:
+        with write_session(self._engine) as session:
+            dataset = Dataset(
+                id=dataset_id,
+                name=name,
+                sha256=sha256,
+                size=size,
+                num_files=admitted.num_files,
+                notes=admitted.notes,
+                created_at=self._clock(),
+            )
+            session.add(dataset)
+            return dataset
+
+    def _limits(self) -> UnpackLimits:
+        settings = self._settings
+        return UnpackLimits(
+            max_files=settings.max_files,
+            max_file_bytes=settings.max_file_bytes,
+            max_unpacked_bytes=settings.max_unpacked_bytes,
+            max_ratio=settings.max_ratio,
+            free_bytes=self._storage.free_bytes() - settings.disk_reserve_bytes,
+        )
+
+    def _find_same(self, name: str, sha256: str) -> Dataset | None:
+        with read_session(self._engine) as session:
+            query = select(Dataset).where(
+                Dataset.name == name, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None)
+            )
+            return session.exec(query).first()
+
+    def get(self, dataset_id: str) -> Dataset:
+        """One dataset. NotFound."""
+        with read_session(self._engine) as session:
+            dataset = session.get(Dataset, dataset_id)
+            if dataset is None or dataset.deleted_at is not None:
+                raise NotFound(f"there is no dataset {dataset_id}")
+            return dataset
+
+    def list(self, *, after: str | None, limit: int) -> tuple[Sequence[Dataset], bool]:
+        """Datasets, newest first, beginning behind `after`; and whether there are more."""
+        with read_session(self._engine) as session:
+            query = select(Dataset).where(col(Dataset.deleted_at).is_(None))
+            if after is not None:
+                query = query.where(col(Dataset.id) < after)  # ids sort by time
+            datasets = session.exec(query.order_by(col(Dataset.id).desc()).limit(limit + 1)).all()
+            return datasets[:limit], len(datasets) > limit
+
+    def report(self, dataset_id: str) -> DatasetReport:
+        """What was found in the recordings. Conflict while nobody has looked yet."""
+        dataset = self.get(dataset_id)
+        if dataset.report is None:
+            raise Conflict("the dataset is being examined; ask again in a moment")
+        return DatasetReport.model_validate(dataset.report)
+
+    def delete(self, dataset_id: str) -> None:
+        """Delete the recordings and what was made from them. Conflict while a job needs them."""
+        with write_session(self._engine) as session:
+            dataset = session.get(Dataset, dataset_id)
+            if dataset is None or dataset.deleted_at is not None:
+                raise NotFound(f"there is no dataset {dataset_id}")
+            using = select(Job.id).where(Job.dataset_id == dataset_id, col(Job.status).in_(RUNNABLE_STATUSES))
+            if (job_id := session.exec(using).first()) is not None:
+                raise Conflict(f"the dataset is in use by {job_id}; cancel that job first")
+            dataset.deleted_at = self._clock()
+            dataset.report = None
+        self._storage.delete_dataset(dataset_id)
+
+    def next_unexamined(self) -> str | None:
+        """The oldest dataset that waits for its report."""
+        with read_session(self._engine) as session:
+            query = select(Dataset.id).where(
+                Dataset.status == DatasetStatus.VALIDATING, col(Dataset.deleted_at).is_(None)
+            )
+            return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
+
+    def settle(self, dataset_id: str, report: DatasetReport) -> None:
+        """Write a report down, and let the jobs that waited for it go on or fail, in one transaction."""
+        reason = None if report.usable else report.reason or "nothing usable was found in the recordings"
+        with write_session(self._engine) as session:
+            statement = (
+                sa.update(Dataset)
+                .where(col(Dataset.id) == dataset_id, col(Dataset.status) == DatasetStatus.VALIDATING)
+                .values(
+                    status=DatasetStatus.READY if reason is None else DatasetStatus.INVALID,
+                    reason=reason,
+                    report=report.model_dump(mode="json"),
+                    num_usable=report.num_usable,
+                    seconds=report.seconds,
+                    validated_at=self._clock(),
+                )
+            )
+            session.execute(statement)
+            self._book.settle_dataset(session, dataset_id, reason)
+
+    def sweep(self) -> None:
+        """Delete folders that belong to no row: what a crash left between a file's arrival and its row."""
+        with read_session(self._engine) as session:
+            datasets = set(session.exec(select(Dataset.id).where(col(Dataset.deleted_at).is_(None))).all())
+            jobs = set(session.exec(select(Job.id)).all())
+        for kind, known in (("datasets", datasets), ("cache", datasets), ("jobs", jobs)):
+            for folder in (self._storage.root / kind).glob("*_*"):
+                if folder.name not in known:
+                    shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self._storage.incoming, ignore_errors=True)
+
+
+def checked_name(name: str) -> str:
+    """A dataset's name: as a voice's. Raises Refused."""
+    try:
+        return check_voice_name(name)
+    except ValueError as error:
+        raise Refused(f"the dataset's name cannot be used: {error}", "/name") from error

@@ -1,0 +1,52 @@
+"""What the server does every few seconds whether anyone asks or not."""
+
+import threading
+import time
+from collections.abc import Callable
+
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from server.database import checkpoint
+from server.jobs import JobBook
+from server.reaper import Reaper
+from server.settings import ServerSettings
+
+logger = structlog.get_logger(__name__)
+
+
+class Housekeeper:
+    """A thread: lost workers, jobs that waited too long, the write-ahead log."""
+
+    def __init__(self, book: JobBook, settings: ServerSettings) -> None:
+        reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
+        self._tasks: list[tuple[float, Callable[[], object]]] = [
+            (settings.reaper_seconds, reaper.sweep),
+            (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
+        ]
+        if (longest := settings.queue_timeout_seconds) is not None:
+            self._tasks.append((settings.reaper_seconds, lambda: book.time_out_queued(longest)))
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="housekeeper", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopping.set()
+        self._thread.join()
+
+    def _work(self) -> None:
+        due = [time.monotonic() + seconds for seconds, _ in self._tasks]
+        while not self._stopping.wait(max(0.0, min(due) - time.monotonic())):
+            now = time.monotonic()
+            for i, (seconds, task) in enumerate(self._tasks):
+                if due[i] > now:
+                    continue
+                due[i] = now + seconds
+                try:
+                    task()
+                except SQLAlchemyError:
+                    logger.exception("housekeeping failed; trying again later")

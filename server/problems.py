@@ -1,0 +1,152 @@
+"""Errors as `application/problem+json` (RFC 9457): the one place where an exception becomes an HTTP answer."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from server import errors
+from server.schemas import Problem, ProblemDetail
+
+logger = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_STATUS_OF: dict[type[errors.ServerError], int] = {
+    errors.NotFound: 404,
+    errors.Conflict: 409,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.UploadTooLarge: 413,
+    errors.Refused: 422,
+    errors.NoSpace: 507,
+    errors.RangeNotSatisfiable: 416,
+}
+_CODE_OF = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    500: "internal",
+    503: "unavailable",
+}
+RETRYABLE_STATUSES = frozenset({429, 503, 507})
+
+
+def status_of(error: errors.ServerError) -> int:
+    """The HTTP status of one of our errors: its own, or its nearest ancestor's."""
+    return next((_STATUS_OF[kind] for kind in type(error).__mro__ if kind in _STATUS_OF), 500)
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    path: str,
+    request_id: str,
+    code: str | None = None,
+    problems: Sequence[ProblemDetail] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A complete error answer."""
+    try:
+        title = HTTPStatus(status).phrase
+    except ValueError:
+        title = "Error"
+    problem = Problem(
+        type="about:blank",
+        title=title,
+        status=status,
+        detail=detail,
+        instance=path,
+        code=code or _CODE_OF.get(status, "error"),
+        request_id=request_id,
+        retryable=status in RETRYABLE_STATUSES,
+        errors=list(problems),
+    )
+    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def _answer(request: Request, status: int, detail: str, **more: Any) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return problem_response(status, detail, path=request.url.path, request_id=request_id, **more)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that a route raises with problem+json."""
+    app.add_exception_handler(errors.ServerError, _on_server_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(OperationalError, _on_database_error)
+
+
+async def _on_server_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, errors.ServerError):
+        raise error
+    status = status_of(error)
+    if status >= 500 and not isinstance(error, errors.NoSpace):
+        logger.error("an error of ours reached a caller", exc_info=error)
+    problems = []
+    if isinstance(error, errors.Refused) and error.pointer:
+        problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
+    headers = {}
+    if isinstance(error, errors.RangeNotSatisfiable):
+        headers = {"Content-Range": f"bytes */{error.size}"}
+    return _answer(request, status, str(error), code=error.code, problems=problems, headers=headers)
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    problems = [_problem_detail(each) for each in error.errors()]
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    detail = f"{first.pointer or 'the body'}: {first.detail}{more}"
+    return _answer(request, 422, detail, problems=problems)
+
+
+def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
+    place, *path = error["loc"]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if place == "body":
+        if error["type"] == "json_invalid":
+            return ProblemDetail(detail=f"the body is no valid JSON: {error['ctx']['error']}", pointer="")
+        return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
+    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(place), "")
+    return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))
+
+
+def _escaped(part: str) -> str:
+    return part.replace("~", "~0").replace("/", "~1")
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    detail = error.detail
+    if error.status_code == 404:
+        detail = f"there is nothing at {request.url.path}"
+    elif error.status_code == 405:
+        detail = f"{request.method} is not possible at {request.url.path}"
+    return _answer(request, error.status_code, detail, headers=dict(error.headers or {}))
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    logger.error("the database did not answer", exc_info=error)
+    detail = "the server's database does not answer at the moment; try again"
+    return _answer(request, 503, detail, headers={"Retry-After": "5"})
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for the OpenAPI document."""
+    return {
+        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {MEDIA_TYPE: {}}}
+        for status in statuses
+    }
