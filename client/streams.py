@@ -18,7 +18,7 @@ BUSY_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Answers of a server, or of a proxy before it, that is coming up."""
 
 OnWait = Callable[[str], None]
-"""Told, in a sentence, each time the connection is lost."""
+"""Told, in a sentence, when the connection is lost; once until the server speaks again."""
 
 
 def follow(
@@ -81,7 +81,7 @@ class _Trying:
             self._failing_since = now
         if now - self._failing_since > self._patience:
             raise ConnectionFailed(f"the server has not answered for {self._patience:.0f} s ({reason}); is it running?")
-        if self._on_wait is not None:
+        if self._on_wait is not None and self._tries == 0:
             self._on_wait(f"connection lost ({reason}); trying again")
         time.sleep(min(0.3 * 1.7**self._tries, 10.0) * random.uniform(0.8, 1.2))
         self._tries += 1

@@ -1,0 +1,45 @@
+"""`rvc-train`: the program. Its commands stand in `dataset_commands`, `job_commands` and `up`."""
+
+import sys
+
+import typer
+
+from client import dataset_commands, exit_codes, job_commands, up
+from client.output import ago, table
+from client.session import Session, connected
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Make RVC voices: upload recordings, submit a job, watch it, download the voice.",
+    epilog="Exit codes: 0 done, 1 error, 2 usage, 3 no connection, 4 job failed, 5 job cancelled, 6 not allowed, "
+    "130 Ctrl-C.",
+)
+app.add_typer(dataset_commands.app, name="dataset")
+job_commands.add_to(app)
+up.add_to(app)
+
+
+@app.command()
+@connected
+def workers(session: Session) -> None:
+    """Workers that the server knows."""
+    found = session.client.workers()
+    rows = table("ID", "NAME", "HOST", "DEVICE", "STATUS", "JOB", "SEEN")
+    for worker in found:
+        seen = ago(worker.last_seen_at)
+        rows.add_row(worker.id, worker.name, worker.host, worker.device, worker.status, worker.job_id or "-", seen)
+    session.output.result(found, rows if found else "no workers; start one with: python -m worker")
+
+
+def main() -> None:
+    """Entry point of the program."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

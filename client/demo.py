@@ -1,0 +1,213 @@
+"""`make demo`: the whole way from recordings to a voice, on this machine, in a few minutes, with nothing left running.
+
+Starts a server and a worker on a free port and a folder of their own, uploads the sample recordings, submits a job that
+ends by time, shows it live, downloads and verifies the voice, and stops what it started.
+"""
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from client import exit_codes
+from client.api import Client, connect
+from client.errors import BadInput, ClientError
+from client.output import Output, duration, size
+from client.services import Services, free_port
+from client.session import exit_code_of
+from client.watching import tell_end, watch
+from rvc_engine.config import TrainingConfig, voice_file_stem
+from server.schemas import ArtifactPublic, DatasetPublic, JobCreate, JobPublic, JobStatus
+
+SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+VOICE = "sample"
+SECONDS_ON_CPU = 300.0
+SECONDS_ON_GPU = 1500.0
+SECONDS_VARIABLE = "RVC_TRAIN_DEMO_SECONDS"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the demo; an exit code of `client.exit_codes`."""
+    options = parse(arguments)
+    output = Output(as_json=False)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return Demo(options.output.resolve(), training(options), output).run()
+    except ClientError as error:
+        output.error(str(error))
+        return exit_code_of(error)
+    except KeyboardInterrupt:
+        output.error("interrupted; everything that was started is stopped")
+        return exit_codes.INTERRUPTED
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m client.demo", description="Make a voice from samples/, start to end."
+    )
+    parser.add_argument(
+        "--max-train-seconds",
+        type=float,
+        default=os.environ.get(SECONDS_VARIABLE),
+        help=f"seconds to train (or {SECONDS_VARIABLE}); default {SECONDS_ON_CPU:.0f}, with a GPU {SECONDS_ON_GPU:.0f}",
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the voice (demo_output)")
+    parser.add_argument(
+        "--width", type=int, choices=(24, 48, 96, 192), default=192, help="size of the net; 192 is the published one"
+    )
+    return parser.parse_args(arguments)
+
+
+def training(options: argparse.Namespace) -> TrainingConfig:
+    """The demo's choices: nothing to download, and an end by time."""
+    seconds = options.max_train_seconds or (SECONDS_ON_GPU if has_gpu() else SECONDS_ON_CPU)
+    return TrainingConfig(
+        content="whisper-tiny",
+        pretrained="none",
+        max_train_seconds=seconds,
+        total_epochs=20_000,
+        save_every_epochs=20_000,
+        save_only_latest=True,
+        width=options.width,
+    )
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU answers, found out without torch."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    with suppress(OSError, subprocess.TimeoutExpired):
+        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        return listed.returncode == 0 and "GPU " in listed.stdout
+    return False
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, folder: Path, config: TrainingConfig, output: Output) -> None:
+        self._folder = folder
+        self._config = config
+        self._output = output
+        self._started = time.monotonic()
+
+    def run(self) -> int:
+        """Make the voice; an exit code."""
+        if not any(SAMPLES.glob("*.flac")):
+            raise BadInput(
+                f"there are no sample recordings in {SAMPLES}; run the demo from a checkout of the repository"
+            )
+        data = self._folder / "data"
+        shutil.rmtree(data, ignore_errors=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._say_what_comes()
+        with (self._folder / "services.log").open("w", encoding="utf-8") as file:
+            log = ServiceLog(file)
+            services = Services(data_folder=data, port=free_port(), token=None, relay=log.line)
+            try:
+                with services, connect(services.url) as http:
+                    job, files = self._make_voice(Client(http))
+            except ClientError:
+                self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
+                raise
+        if job.status is not JobStatus.SUCCEEDED:
+            self._output.note(f"what it left is in {data}; server's and worker's words are in {file.name}")
+            return tell_end(job, self._output)
+        shutil.rmtree(data, ignore_errors=True)
+        self._say_what_came(job, files)
+        return exit_codes.DONE
+
+    def _make_voice(self, client: Client) -> tuple[JobPublic, list[Path]]:
+        self._step("server and worker are running")
+        dataset = self._upload(client)
+        wish = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
+        job = client.submit(wish)
+        self._step(f"submitted the job {job.id}")
+        job = watch(client, job, self._output)
+        if job.status is not JobStatus.SUCCEEDED:
+            return job, []
+        artifacts = [artifact for artifact in client.artifacts(job.id) if artifact.kind in {"voice", "index"}]
+        return job, [self._download(client, artifact) for artifact in artifacts]
+
+    def _upload(self, client: Client) -> DatasetPublic:
+        with self._output.transfer_bar() as bar:
+            task = bar.add_task("uploading samples", total=None)
+            dataset = client.upload_dataset(
+                [SAMPLES], "samples", lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        self._step(f"uploaded {dataset.num_files} recordings ({size(dataset.size)}) as {dataset.id}")
+        return dataset
+
+    def _download(self, client: Client, artifact: ArtifactPublic) -> Path:
+        with self._output.transfer_bar() as bar:
+            task = bar.add_task(artifact.name, total=artifact.size)
+            path = client.download_artifact(
+                artifact, self._folder, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        self._step(f"downloaded {artifact.name}: {size(artifact.size)}, sha256 {artifact.sha256} is right")
+        return path
+
+    def _step(self, text: str) -> None:
+        self._output.note(f"[{duration(time.monotonic() - self._started):>12}]  {text}")
+
+    def _say_what_comes(self) -> None:
+        seconds = duration(self._config.max_train_seconds)
+        self._output.note(
+            f"This makes a voice from {SAMPLES}: about {seconds} of training, and a minute or two around it.\n"
+            "It downloads nothing: content=whisper-tiny comes with the package, pretrained=none starts from scratch."
+        )
+
+    def _say_what_came(self, job: JobPublic, files: list[Path]) -> None:
+        steps = f"{job.step} steps" if job.step else "a few steps"
+        stem = voice_file_stem(VOICE)
+        self._output.note(f"\nThe voice is made, and nothing is left running ({duration(self._elapsed())} in all):")
+        for path in files:
+            self._output.note(f"  {path}")
+        self._output.note(
+            f"\nThis is a working file, not yet a good voice: {steps} from scratch only show that every part works.\n"
+            f"{job.content_notice or ''}\n\n"
+            "For a good voice, on a machine with a GPU and with ten minutes or more of your own recordings:\n"
+            "  rvc-engine weights fetch       # the published weights, once\n"
+            "  rvc-train up                   # in another terminal\n"
+            "  rvc-train dataset upload DIR --name NAME\n"
+            "  rvc-train submit NAME --name VOICE --total-epochs 200 --batch-size 8 --watch\n"
+            f"  rvc-train download last        # VOICE.pth and VOICE.index, as {stem}.pth and {stem}.index here"
+        )
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+
+class ServiceLog:
+    """What server and worker say, in a file; the end of it is kept for when something goes wrong."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.last: deque[str] = deque(maxlen=20)
+
+    def line(self, name: str, text: str) -> None:
+        """Take a line of one of them."""
+        self.last.append(f"{name} | {text}")
+        with suppress(ValueError):  # a last word after the file was closed
+            self._file.write(f"{name} | {text}\n")
+            self._file.flush()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

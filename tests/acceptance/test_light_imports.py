@@ -1,0 +1,27 @@
+"""What importing the light packages may not bring along."""
+
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "numpy", "scipy", "faiss", "transformers", "av", "soundfile", "onnxruntime")
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "worker.__main__, worker.loop, worker.job_run",
+        "client.cli, client.api, client.demo, client.services",
+    ],
+)
+def test_importing_worker_and_client_leaves_torch_and_numpy_out(modules):
+    code = f"import sys; import {modules}; print(*sorted(sys.modules.keys() & set({HEAVY!r})))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
+
+
+def test_importing_the_client_leaves_database_and_server_libraries_out():
+    code = "import sys; import client.cli; print(*sorted(sys.modules.keys() & {'sqlalchemy', 'sqlmodel', 'fastapi'}))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == ""
