@@ -1,0 +1,156 @@
+"""Which pitch estimator? Cost, agreement and timing, as JSON lines.
+
+    python -m benchmarks.pitch_estimators [FOLDER_OF_RECORDINGS]      default: samples/
+
+Two kinds of lines. `made_up`: a voice whose pitch is known, clean and in noise, so the share of right frames is told.
+`recordings`: real ones, whose pitch nobody knows, so each estimator is told against each other. Within 50 cents counts
+as right, or as agreement; `lag_ms` is the shift of the one curve at which it lies nearest to the other.
+"""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rvc_engine.audio import UnreadableAudio, read_mono
+from rvc_engine.config import PitchEstimator as EstimatorName
+from rvc_engine.machine import Machine
+from rvc_engine.pitch.curve import HOP_LENGTH, SAMPLE_RATE
+from rvc_engine.pitch.estimators import create_estimator
+from rvc_engine.recordings import list_recordings
+from rvc_engine.stages.slicing import high_passed, levelled
+
+RIGHT_CENTS = 50
+MAX_SECONDS = 60.0
+"""Sound taken from a folder: Harvest needs 13 s for it."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("samples"), help="folder of recordings of a voice")
+    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="sound to take from the folder")
+    options = parser.parse_args()
+    for noise_db in (None, -20.0, -10.0):
+        compare_with_truth(noise_db)
+    compare_with_each_other(options.folder, options.seconds)
+
+
+def compare_with_truth(noise_db: float | None) -> None:
+    """One line per estimator on a made-up voice; `noise_db` is the noise's level against the voice's."""
+    wave, truth = made_up_voice(noise_db)
+    for name in get_args(EstimatorName):
+        seconds, (curve,) = timed(name, [wave])
+        both = (curve > 0) & (truth > 0)
+        line = {
+            "made_up": {"noise_db": noise_db},
+            "estimator": name,
+            "found": share(curve[truth > 0] > 0),
+            "false_alarms": share(curve[truth == 0] > 0),
+            "right": share(np.abs(cents(curve[both], truth[both])) < RIGHT_CENTS),
+            "lag_ms": lag_ms(curve, truth),
+            "seconds_per_minute": round(seconds / (len(wave) / SAMPLE_RATE / 60), 2),
+        }
+        print(json.dumps(line), flush=True)
+
+
+def compare_with_each_other(folder: Path, max_seconds: float) -> None:
+    """One line per estimator (cost, voiced share) and one per pair (agreement, timing)."""
+    waves = read_waves(folder, max_seconds)
+    minutes = sum(map(len, waves)) / SAMPLE_RATE / 60
+    curves = {}
+    for name in get_args(EstimatorName):
+        seconds, found = timed(name, waves)
+        curves[name] = np.concatenate(found)
+        line = {"voiced": share(curves[name] > 0), "seconds_per_minute": round(seconds / minutes, 2)}
+        print(json.dumps({"recordings": folder.name, "minutes": round(minutes, 2), "estimator": name, **line}))
+    for one, other in itertools.combinations(curves, 2):
+        both = (curves[one] > 0) & (curves[other] > 0)
+        difference = np.abs(cents(curves[one][both], curves[other][both]))
+        line = {
+            "agree_on_voiced": share((curves[one] > 0) == (curves[other] > 0)),
+            "agree_on_pitch": share(difference < RIGHT_CENTS),
+            "median_cents": round(float(np.median(difference)), 1),
+            "lag_ms": lag_ms(curves[one], curves[other]),
+        }
+        print(json.dumps({"recordings": folder.name, "pair": [one, other], **line}))
+
+
+def timed(name: EstimatorName, waves: list[NDArray[np.float32]]) -> tuple[float, list[NDArray[np.float64]]]:
+    """Seconds that an estimator takes, warmed up, and its curves."""
+    estimator = create_estimator(name, Machine(num_threads=1))
+    estimator.estimate([waves[0][:SAMPLE_RATE]])
+    start = time.perf_counter()
+    curves = estimator.estimate(waves)
+    return time.perf_counter() - start, curves
+
+
+def made_up_voice(noise_db: float | None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Phrases between 70 and 900 Hz with glides, vibrato and pauses: the sound at 16 kHz and its pitch per 10 ms."""
+    random = np.random.default_rng(0)
+    seconds, pause = 1.5, 0.5
+    times = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    sounds, pitches = [], []
+    for low in np.geomspace(70, 450, 12):
+        hz = low * 2 ** (times / seconds) * 2 ** (0.3 / 12 * np.sin(2 * np.pi * 5.5 * times))
+        phase = 2 * np.pi * np.cumsum(hz) / SAMPLE_RATE
+        voice = np.zeros_like(times)
+        for harmonic in range(1, 40):
+            frequency = harmonic * hz
+            formants = sum(np.exp(-(((frequency - centre) / 180) ** 2)) for centre in (500, 1500, 2500))
+            voice += (frequency < 7000) * (0.1 + formants) / harmonic * np.sin(harmonic * phase)
+        envelope = np.minimum(1, np.minimum(times, seconds - times) / 0.05)
+        sounds += [0.2 * voice * envelope, np.zeros(int(pause * SAMPLE_RATE))]
+        pitches += [np.where(envelope > 0.3, hz, 0.0), np.zeros(int(pause * SAMPLE_RATE))]
+    sound, pitch = np.concatenate(sounds), np.concatenate(pitches)
+    level = np.sqrt(np.mean(sound**2)) * 10 ** ((noise_db if noise_db is not None else -80) / 20)
+    sound = sound + level * random.standard_normal(len(sound))
+    return sound.astype(np.float32), pitch[::HOP_LENGTH][: len(sound) // HOP_LENGTH]
+
+
+def read_waves(folder: Path, max_seconds: float) -> list[NDArray[np.float32]]:
+    """Recordings of a folder at 16 kHz until there are enough, high-passed and levelled as the stage gets them."""
+    waves: list[NDArray[np.float32]] = []
+    for recording in list_recordings(folder):
+        if sum(map(len, waves)) >= max_seconds * SAMPLE_RATE:
+            break
+        try:
+            (wave,) = high_passed([read_mono(recording.path, SAMPLE_RATE)], SAMPLE_RATE)
+        except UnreadableAudio:
+            continue
+        level = levelled(wave.astype(np.float32))
+        if level is not None:
+            waves.append(level)
+    return waves
+
+
+def cents(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Interval between two pitches in hundredths of a semitone."""
+    return 1200 * np.log2(one / other)
+
+
+def share(is_so: NDArray[np.bool_]) -> float:
+    """0..1: how often it is so."""
+    return round(float(np.mean(is_so)), 3)
+
+
+def lag_ms(curve: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    """How much later the one curve comes than the other: the shift, in steps of 1 ms, of the least mean difference."""
+    frames = np.arange(4, len(curve) - 4)
+    differences = []
+    shifts = np.arange(-30, 31) / 10  # frames of 10 ms
+    for shift in shifts:
+        whole, part = int(np.floor(shift)), shift - np.floor(shift)
+        near, far = curve[frames + whole], curve[frames + whole + (part > 0)]
+        is_voiced = (near > 0) & (far > 0) & (other[frames] > 0)
+        moved = np.exp2((1 - part) * np.log2(near[is_voiced]) + part * np.log2(far[is_voiced]))
+        differences.append(np.mean(np.minimum(np.abs(cents(moved, other[frames][is_voiced])), 100)))
+    return float(10 * shifts[int(np.argmin(differences))])
+
+
+if __name__ == "__main__":
+    main()
