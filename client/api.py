@@ -244,13 +244,13 @@ _LISTS = {"job": "jobs", "dataset": "dataset list"}
 
 
 def default_dataset_name(paths: Sequence[Path]) -> str:
-    """What a dataset is called when nobody says: the folder's or the file's name without its ending."""
+    """What a dataset is called when nobody says: as the folder, the zip (without `.zip`), or the recording."""
     if not paths:
         raise BadInput("nothing to upload; name a folder, a zip or audio files")
     first = paths[0].resolve()
     if len(paths) > 1:
         return first.parent.name or "dataset"
-    return (first.stem if first.is_file() else first.name) or "dataset"
+    return first.name.removesuffix(".zip") or "dataset"
 
 
 def _bare(an_id: str) -> str:

@@ -143,8 +143,9 @@ class Demo:
     def _upload(self, client: Client) -> DatasetPublic:
         with self._output.transfer_bar() as bar:
             task = bar.add_task("uploading samples", total=None)
+            recordings = sorted(SAMPLES.glob("*.flac"))
             dataset = client.upload_dataset(
-                [SAMPLES], "samples", lambda done, total: bar.update(task, completed=done, total=total)
+                recordings, "samples", lambda done, total: bar.update(task, completed=done, total=total)
             )
         self._step(f"uploaded {dataset.num_files} recordings ({size(dataset.size)}) as {dataset.id}")
         return dataset

@@ -17,7 +17,6 @@ Progress = Callable[[int, int], None]
 
 TRIES = 5
 """Lost connections in a row, without a byte between them, before giving up."""
-_CHUNK = 1 << 20
 
 
 def download(http: httpx.Client, artifact: ArtifactPublic, target: Path, progress: Progress | None = None) -> Path:
@@ -79,7 +78,8 @@ def _fetch_from(http: httpx.Client, artifact: ArtifactPublic, part: Path, have: 
         is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
         done = have if is_rest else 0
         with part.open("ab" if is_rest else "wb") as file:
-            for chunk in response.iter_bytes(_CHUNK):
+            # In the pieces that come: gathering larger ones would lose what was gathered when the connection breaks.
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
                 told(done, artifact.size)

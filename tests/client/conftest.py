@@ -1,0 +1,168 @@
+"""A small real HTTP server whose answers a test writes: for what a well-behaved server never does."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import httpx
+import pytest
+
+from client.api import Client, connect
+from server.schemas import ArtifactPublic
+
+
+class Request(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "FakeServer"
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:
+            self.close_connection = True
+
+    def do_GET(self) -> None:
+        self.answer_by_test()
+
+    def do_PUT(self) -> None:
+        self.answer_by_test()
+
+    def do_POST(self) -> None:
+        self.answer_by_test()
+
+    def do_DELETE(self) -> None:
+        self.answer_by_test()
+
+    def answer_by_test(self) -> None:
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.seen.append((self.command, self.path, dict(self.headers), self.body))
+        self.server.answer(self)
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+    # What a test answers with
+
+    def send(self, status: int, body: bytes = b"", content_type: str = "application/json", **headers: str) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def send_json(self, value: object, status: int = 200) -> None:
+        self.send(status, json.dumps(value).encode())
+
+    def send_problem(self, status: int, code: str, detail: str, **more: object) -> None:
+        body = {"type": "about:blank", "title": "No", "status": status, "detail": detail, "instance": self.path}
+        body |= {"code": code, "request_id": "r1", "retryable": False, **more}
+        self.send(status, json.dumps(body).encode(), "application/problem+json")
+
+    def send_events(self, seqs: range, *, ends: bool) -> None:
+        """Server-sent events with these numbers, then `end` or a cut connection."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for seq in seqs:
+            self.wfile.write(f"id: {seq}\ndata: {json.dumps(event(seq))}\n\n".encode())
+        if ends:
+            self.wfile.write(b"event: end\ndata: {}\n\n")
+        self.wfile.flush()
+        self.close_connection = True
+
+    def cut(self) -> None:
+        """Close without an answer."""
+        self.close_connection = True
+        self.connection.close()
+
+
+class FakeServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Request)
+        self.answer: Callable[[Request], None] = lambda request: request.send(404)
+        self.seen: list[tuple[str, str, dict[str, str], bytes]] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+def event(seq: int) -> dict[str, object]:
+    return {
+        "seq": seq,
+        "type": "progress",
+        "level": "info",
+        "message": f"event {seq}",
+        "data": {},
+        "attempt": 1,
+        "created_at": "2026-11-22T12:00:00Z",
+    }
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    fake = FakeServer()
+    thread = threading.Thread(target=fake.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield fake
+    fake.shutdown()
+    fake.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def http(server: FakeServer) -> Iterator[httpx.Client]:
+    with connect(server.url, "the-token-of-the-test") as made:
+        yield made
+
+
+@pytest.fixture
+def client(http: httpx.Client) -> Client:
+    return Client(http)
+
+
+class Offered:
+    """An artifact, its bytes, and an answer that serves them with ranges."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.artifact = ArtifactPublic(
+            id="art_1",
+            kind="voice",
+            name="anna.pth",
+            size=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            created_at=datetime.now(UTC),
+            url="/file",
+            content_notice=None,
+        )
+
+    def serve(self, request: Request, cut_after: int | None = None) -> None:
+        """Answer with what is asked for; `cut_after` so many bytes of it the connection breaks."""
+        start = 0
+        etag = f'"{self.artifact.sha256}"'
+        asked = request.headers.get("Range")
+        if asked and request.headers.get("If-Range") == etag:
+            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        body = self.content[start:]
+        request.send_response(206 if start else 200)
+        request.send_header("ETag", etag)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body[:cut_after])
+        request.wfile.flush()
+        if cut_after is not None:
+            request.cut()
+
+
+@pytest.fixture
+def offered() -> Offered:
+    return Offered(bytes(range(256)) * 4000)
