@@ -20,8 +20,8 @@ from rvc_engine.recordings import MANIFEST
 from server.errors import NoSpace, UploadRefused, UploadTooLarge
 
 _AUDIO = (
-    "wav wave w64 flac mp3 mp2 ogg oga opus spx m4a m4b mp4 m4v mov aac ac3 webm mka mkv wma aif aiff aifc caf au snd amr "
-    "3gp ape wv tta voc"
+    "wav wave w64 flac mp3 mp2 ogg oga opus spx m4a m4b mp4 m4v mov aac ac3 webm mka mkv wma aif aiff aifc caf au snd "
+    "amr 3gp ape wv tta voc"
 )
 _ARCHIVES = "zip tar gz tgz bz2 tbz2 xz txz 7z rar zst lz4 lzma iso jar"
 AUDIO_SUFFIXES = frozenset(f".{word}" for word in _AUDIO.split())

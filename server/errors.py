@@ -34,6 +34,12 @@ class NotFound(ServerError):
     code = "not_found"
 
 
+class Gone(ServerError):
+    """It was here, and its file is not any more."""
+
+    code = "gone"
+
+
 class Conflict(ServerError):
     """Not possible in the present state; the message says which one it is."""
 

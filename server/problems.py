@@ -20,6 +20,7 @@ logger = structlog.get_logger(__name__)
 MEDIA_TYPE = "application/problem+json"
 _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.NotFound: 404,
+    errors.Gone: 410,
     errors.Conflict: 409,
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
@@ -144,9 +145,10 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     return _answer(request, 503, detail, headers={"Retry-After": "5"})
 
 
-def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for the OpenAPI document."""
-    return {
+def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for the OpenAPI document; `also` holds its further good ones."""
+    problems: dict[int | str, dict[str, Any]] = {
         status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {MEDIA_TYPE: {}}}
         for status in statuses
     }
+    return problems | dict(also or {})

@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, one log line, a limit on small bodies, and an answer even for our own mistakes."""
+"""What surrounds every request: an id, a log line, a limit on small bodies, an answer even for our own mistakes."""
 
 import re
 import time

@@ -1,0 +1,58 @@
+"""`python -m server`: serve until SIGTERM or Ctrl-C."""
+
+import sys
+from types import FrameType
+
+import uvicorn
+from pydantic import ValidationError
+
+from server.app import create_app
+from server.errors import SettingsRefused
+from server.logs import set_up_logging
+from server.services import Services
+from server.settings import ServerSettings
+
+GRACE_SECONDS = 5
+"""For requests under way when the server is asked to stop."""
+
+
+class Server(uvicorn.Server):
+    """Uvicorn, which also tells followers at the first signal: it would wait for their streams for ever."""
+
+    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+        super().__init__(config)
+        self._services = services
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to stop."""
+        self._services.stopping.set()
+        super().handle_exit(sig, frame)
+
+
+def main() -> int:
+    """Read the settings, refuse what is unsafe, serve."""
+    try:
+        settings = ServerSettings()
+        settings.check_exposure()
+    except (ValidationError, SettingsRefused) as error:
+        sys.stderr.write(f"rvc-train server: {error}\n")
+        return 2
+    set_up_logging(settings.log_level)
+    app = create_app(settings)
+    config = uvicorn.Config(
+        app,
+        host=settings.host,
+        port=settings.port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_keep_alive=30,
+    )
+    server = Server(config, app.state.services)
+    server.run()
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The HTTP service put together: the only place that knows all parts."""
+
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from fastapi import APIRouter, FastAPI
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+
+from server.auth import Auth
+from server.database import create_engine, migrate, sqlite_warning
+from server.datasets import DatasetShelf
+from server.examiner import Examiner
+from server.history import History
+from server.housekeeping import Housekeeper
+from server.jobs import JobBook
+from server.problems import documented, install
+from server.requests import RequestContext
+from server.routes import datasets, events, health, home, jobs, logs, results, system
+from server.services import Services
+from server.settings import ServerSettings
+from server.storage import Storage
+from server.streams import Streamer
+
+logger = structlog.get_logger(__name__)
+
+DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
+
+
+def create_app(settings: ServerSettings) -> FastAPI:
+    """The service for these settings. Nothing is opened or started before its lifespan begins."""
+    services = _services(settings)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        await run_in_threadpool(_open, services)
+        housekeeper = Housekeeper(services.book, settings)
+        services.examiner.start()
+        housekeeper.start()
+        logger.info("the server is ready", data_folder=str(services.storage.root))
+        try:
+            yield
+        finally:
+            services.stopping.set()
+            await run_in_threadpool(services.examiner.stop)
+            await run_in_threadpool(housekeeper.stop)
+            services.engine.dispose()
+            logger.info("the server has stopped")
+
+    app = FastAPI(
+        title="rvc-train",
+        version=version("rvc-train"),
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        middleware=[Middleware(RequestContext), Middleware(Auth, settings=settings)],
+        responses=documented(401, 403, 422, 500, 503),
+    )
+    app.state.services = services
+    install(app)
+    v1 = APIRouter(prefix="/v1")
+    for module in (datasets, jobs, events, logs, results, system):
+        v1.include_router(module.router)
+    for router in (v1, health.router, home.router):
+        app.include_router(router)
+    return app
+
+
+def _services(settings: ServerSettings) -> Services:
+    engine = create_engine(settings.url)
+    storage = Storage(settings.data_folder)
+    book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds, max_recoveries=settings.max_recoveries)
+    shelf = DatasetShelf(book, storage, settings)
+    stopping = threading.Event()
+    return Services(
+        settings=settings,
+        engine=engine,
+        book=book,
+        shelf=shelf,
+        storage=storage,
+        history=History(engine),
+        examiner=Examiner(shelf, storage, settings),
+        streamer=Streamer(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
+        stopping=stopping,
+    )
+
+
+def _open(services: Services) -> None:
+    services.storage.root.mkdir(parents=True, exist_ok=True)
+    migrate(services.engine)
+    services.shelf.sweep()
+    if (warning := sqlite_warning(services.engine)) is not None:
+        logger.warning(warning)

@@ -1,0 +1,114 @@
+"""Datasets: upload, look at, delete."""
+
+import hashlib
+from pathlib import Path
+
+import anyio
+from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
+
+from server.datasets import checked_name, no_space_told
+from server.errors import UploadTooLarge
+from server.problems import documented
+from server.schemas import DatasetPublic, DatasetReport, Page
+from server.services import After, Limit, Services, ServicesDep, link_next
+from server.views import dataset_public
+
+router = APIRouter(prefix="/datasets", tags=["datasets"])
+_WRITE_BYTES = 1 << 20
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "description": "The bytes of one zip of recordings, or of one audio file.",
+        "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+
+
+@router.put(
+    "/{name}/content",
+    status_code=201,
+    openapi_extra=_BODY,
+    responses=documented(
+        413, 422, 507, also={200: {"model": DatasetPublic, "description": "The same bytes were here under that name"}}
+    ),
+)
+async def upload(name: str, request: Request, response: Response, services: ServicesDep) -> DatasetPublic:
+    """Make a dataset of one zip or one audio file, sent as the raw body.
+
+    The recordings are examined afterwards; jobs may be submitted at once and wait for that. The same bytes under the
+    same name are kept once: then the answer is 200 with the dataset that is there.
+    """
+    checked_name(name)
+    told = request.headers.get("content-length", "")
+    _check_size(int(told) if told.isdecimal() else 0, services)
+    await run_in_threadpool(services.shelf.check_room, int(told) if told.isdecimal() else 0)
+    with services.storage.incoming_folder() as folder:
+        path = folder / "upload"
+        sha256, size = await _receive(request, path, services)
+        dataset, is_new = await run_in_threadpool(services.shelf.admit, name, path, sha256, size)
+    services.examiner.wake()
+    if not is_new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    return dataset_public(dataset)
+
+
+def _check_size(size: int, services: Services) -> None:
+    limit = services.settings.max_upload_bytes
+    if size > limit:
+        raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
+
+
+async def _receive(request: Request, path: Path, services: Services) -> tuple[str, int]:
+    """Write the body to a file, hashed on the way; (sha256, bytes). Never more than about a megabyte is in memory."""
+    digest = hashlib.sha256()
+    size = 0
+    waiting = bytearray()
+    with no_space_told():
+        async with await anyio.open_file(path, "wb") as file:
+            async for chunk in request.stream():
+                size += len(chunk)
+                _check_size(size, services)
+                waiting += chunk
+                if len(waiting) >= _WRITE_BYTES:
+                    await _take(bytes(waiting), file, digest, services)
+                    waiting.clear()
+            await _take(bytes(waiting), file, digest, services)
+    return digest.hexdigest(), size
+
+
+async def _take(piece: bytes, file: anyio.AsyncFile[bytes], digest: "hashlib._Hash", services: Services) -> None:
+    digest.update(piece)
+    await file.write(piece)
+    await run_in_threadpool(services.shelf.check_room, 0)
+
+
+@router.get("", responses=documented(422))
+def list_datasets(
+    request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
+) -> Page[DatasetPublic]:
+    """All datasets, newest first."""
+    datasets, has_more = services.shelf.list(after=after, limit=limit)
+    cursor = datasets[-1].id if has_more else None
+    link_next(request, response, cursor)
+    return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)
+
+
+@router.get("/{dataset_id}", responses=documented(404))
+def get_dataset(dataset_id: str, services: ServicesDep) -> DatasetPublic:
+    """One dataset."""
+    return dataset_public(services.shelf.get(dataset_id))
+
+
+@router.get("/{dataset_id}/report", responses=documented(404, 409))
+def get_report(dataset_id: str, services: ServicesDep) -> DatasetReport:
+    """What was found in the recordings. 409 while they are being examined."""
+    return services.shelf.report(dataset_id)
+
+
+@router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
+def delete_dataset(dataset_id: str, services: ServicesDep) -> None:
+    """Delete a dataset and the stage results made from it. 409 while a job needs it."""
+    services.shelf.delete(dataset_id)

@@ -1,0 +1,71 @@
+"""What happened to a job: a list, or a stream."""
+
+import json
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from server.history import EventsPage
+from server.problems import documented
+from server.schemas import EventList
+from server.services import Services, ServicesDep
+from server.streams import Look, News, last_event_id, message, wants_stream
+from server.views import event_public
+
+router = APIRouter(prefix="/jobs", tags=["progress"])
+STREAM_BATCH = 500
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=EventList,
+    responses=documented(
+        404,
+        422,
+        also={
+            200: {"content": {"text/event-stream": {}}, "description": "A list, or by `Accept` a stream of events"},
+            204: {"description": "A follower has seen everything: don't come back"},
+        },
+    ),
+)
+def get_events(
+    job_id: str,
+    request: Request,
+    services: ServicesDep,
+    after: Annotated[int | None, Query(ge=0, description="Only events behind this number.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most, in a list.")] = 100,
+) -> Response | EventList:
+    """What happened to a job, oldest first.
+
+    With `Accept: text/event-stream` the events come as they happen, each with its number as id, and `event: end` comes
+    when the job has ended. A lost connection goes on with `Last-Event-ID`.
+    """
+    if not wants_stream(request):
+        page = services.history.events(job_id, after or 0, limit)
+        last_sent = page.events[-1].seq if page.events else page.last_seq
+        data = [event_public(event) for event in page.events]
+        return EventList(data=data, has_more=last_sent < page.last_seq, last_seq=page.last_seq)
+    resumed = last_event_id(request)
+    start = after or 0 if resumed is None else resumed
+    first = services.history.events(job_id, start, 1)
+    if resumed is not None and first.status.is_terminal and not first.events:
+        return Response(status_code=204)
+    return services.streamer.response(_look(services, job_id, start))
+
+
+def _look(services: Services, job_id: str, start: int) -> Look:
+    seen = start
+
+    def look() -> News:
+        nonlocal seen
+        page = services.history.events(job_id, seen, STREAM_BATCH)
+        if page.events:
+            seen = page.events[-1].seq
+        messages = [message(event_public(event).model_dump_json(), event.seq) for event in page.events]
+        return News(messages, _end(page), has_more=seen < page.last_seq)
+
+    return look
+
+
+def _end(page: EventsPage) -> str | None:
+    return json.dumps({"status": page.status}) if page.is_complete else None

@@ -1,0 +1,67 @@
+"""The server itself: queue, workers, what it is and can do."""
+
+import os
+import platform
+import shutil
+import sqlite3
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+
+from rvc_engine.config import TrainingConfig
+from server.archives import AUDIO_SUFFIXES
+from server.database import sqlite_warning
+from server.jobs import utc_now
+from server.schemas import Limits, QueuePublic, SystemPublic, WorkerList
+from server.services import ServicesDep
+from server.views import queue_public, workers_public
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/queue")
+def get_queue(services: ServicesDep) -> QueuePublic:
+    """What runs and what waits."""
+    return queue_public(services.engine, utc_now(), services.settings.lease_seconds)
+
+
+@router.get("/workers")
+def list_workers(services: ServicesDep) -> WorkerList:
+    """Processes that run jobs, seen within the last day."""
+    return WorkerList(data=workers_public(services.engine, utc_now(), services.settings.lease_seconds))
+
+
+@router.get("/config-schema")
+def get_config_schema() -> dict[str, Any]:
+    """JSON Schema of a job's `config`, with the meaning and the default of each field."""
+    return TrainingConfig.model_json_schema()
+
+
+@router.get("/system")
+def get_system(services: ServicesDep) -> SystemPublic:
+    """What this server is, what it takes, and what it has to say about the machine."""
+    settings = services.settings
+    disk = shutil.disk_usage(services.storage.root)
+    is_sqlite = services.engine.dialect.name == "sqlite"
+    warning = sqlite_warning(services.engine)
+    return SystemPublic(
+        name="rvc-train",
+        version=version("rvc-train"),
+        python=platform.python_version(),
+        database=services.engine.dialect.name,
+        database_version=sqlite3.sqlite_version if is_sqlite else "",
+        limits=Limits(
+            max_upload_bytes=settings.max_upload_bytes,
+            max_files=settings.max_files,
+            max_unpacked_bytes=settings.max_unpacked_bytes,
+            max_file_bytes=settings.max_file_bytes,
+        ),
+        audio_suffixes=sorted(AUDIO_SUFFIXES),
+        disk_free_bytes=disk.free,
+        disk_total_bytes=disk.total,
+        num_cores=os.cpu_count() or 1,
+        memory_total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        needs_token=settings.token is not None,
+        warnings=[] if warning is None else [warning],
+    )

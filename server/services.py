@@ -1,0 +1,48 @@
+"""What routes work with, made once by `server.app.create_app` and handed to each by dependency."""
+
+import threading
+from dataclasses import dataclass
+from typing import Annotated
+
+import sqlalchemy as sa
+from fastapi import Depends, Query, Request, Response
+
+from server.datasets import DatasetShelf
+from server.examiner import Examiner
+from server.history import History
+from server.jobs import JobBook
+from server.settings import ServerSettings
+from server.storage import Storage
+from server.streams import Streamer
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that a route may need."""
+
+    settings: ServerSettings
+    engine: sa.Engine
+    book: JobBook
+    shelf: DatasetShelf
+    storage: Storage
+    history: History
+    examiner: Examiner
+    streamer: Streamer
+    stopping: threading.Event
+    """Set when the server begins to stop: streams end."""
+
+
+def _services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesDep = Annotated[Services, Depends(_services)]
+Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
+After = Annotated[str | None, Query(max_length=64, description="The cursor that the page before gave.")]
+
+
+def link_next(request: Request, response: Response, cursor: str | None) -> None:
+    """Say where the next page is, in a `Link` header."""
+    if cursor is not None:
+        response.headers["Link"] = f'<{request.url.include_query_params(after=cursor)}>; rel="next"'

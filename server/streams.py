@@ -1,0 +1,99 @@
+"""Server-sent events: a stream asks the database for news a few times a second, each time in a short transaction.
+
+No connection to the database is held between two looks, so hundreds of followers cost little. A stream ends with
+`event: end` when nothing can follow, and without it when the server stops: then the follower comes back with
+`Last-Event-ID`. Whether there is anything to stream (404, 204) is decided before the stream begins.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import structlog
+from fastapi.sse import format_sse_event
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import StreamingResponse
+
+from server.errors import NotFound, Refused
+
+logger = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "text/event-stream"
+RETRY_MS = 1000
+
+
+@dataclass(frozen=True)
+class News:
+    """What one look found."""
+
+    messages: list[bytes] = field(default_factory=list)
+    end: str | None = None
+    """JSON for the last message, when nothing can follow."""
+    has_more: bool = False
+    """Look again at once."""
+
+
+Look = Callable[[], News]
+"""Finds what is new since it was last called. Runs in a thread."""
+
+
+def message(data: str, an_id: int) -> bytes:
+    """One event on the wire."""
+    return format_sse_event(data_str=data, id=str(an_id))
+
+
+def wants_stream(request: Request) -> bool:
+    """Whether the caller prefers a stream of events to a plain answer."""
+    return MEDIA_TYPE in request.headers.get("accept", "")
+
+
+def last_event_id(request: Request) -> int | None:
+    """Where a follower that lost its connection wants to go on. Refused when it is no number of ours."""
+    text = request.headers.get("last-event-id")
+    if text is None or not text.strip():
+        return None
+    if not text.strip().isdecimal():
+        raise Refused("Last-Event-ID is a number that this stream gave before", "header last-event-id")
+    return int(text)
+
+
+class Streamer:
+    """Makes the streams, and ends them all when the server stops."""
+
+    def __init__(self, poll_seconds: float, keep_alive_seconds: float, stopping: threading.Event) -> None:
+        self._poll_seconds = poll_seconds
+        self._keep_alive_seconds = keep_alive_seconds
+        self._stopping = stopping
+
+    def response(self, look: Look) -> StreamingResponse:
+        """The answer that follows `look`."""
+        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        return StreamingResponse(self._messages(look), headers=headers, media_type=MEDIA_TYPE)
+
+    async def _messages(self, look: Look) -> AsyncIterator[bytes]:
+        yield f"retry: {RETRY_MS}\n\n".encode()
+        last_said = time.monotonic()
+        while not self._stopping.is_set():
+            try:
+                news = await run_in_threadpool(look)
+            except NotFound:  # deleted while we looked on
+                news = News(end='{"status":"deleted"}')
+            except SQLAlchemyError:
+                logger.exception("a stream ends early: the database did not answer")
+                return
+            if news.messages:
+                yield b"".join(news.messages)
+                last_said = time.monotonic()
+            if news.end is not None:
+                yield format_sse_event(data_str=news.end, event="end")
+                return
+            if news.has_more:
+                continue
+            await asyncio.sleep(self._poll_seconds)
+            if time.monotonic() - last_said >= self._keep_alive_seconds:
+                yield b": still here\n\n"
+                last_said = time.monotonic()
