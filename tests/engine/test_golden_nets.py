@@ -99,10 +99,9 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     config = TrainingConfig(version=version, sample_rate=rate, f0=pitch == "f0")
     sizes = Hyperparameters.of(config)
     nets = Nets.build(sizes, torch.device("cpu"), config.learning_rate)
-    load_recipe(nets.generator)
-    load_recipe(nets.discriminators)
-    nets.generator.to(dtype)
-    nets.discriminators.to(dtype)
+    # The type first: the recipe's weight_g are float64, and one rounded to float32 can turn a LeakyReLU's sign.
+    load_recipe(nets.generator.to(dtype))
+    load_recipe(nets.discriminators.to(dtype))
     batch = recipe_batch(sizes, dtype)
     starts = torch.tensor([3, 11])
     source = torch.zeros(BATCH, sizes.segment_samples, dtype=dtype) if sizes.f0 else None
