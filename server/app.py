@@ -55,6 +55,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         version=version("rvc-train"),
         description=DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,
         middleware=[Middleware(RequestContext), Middleware(Auth, settings=settings)],
         responses=documented(401, 403, 422, 500, 503),
     )

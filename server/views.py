@@ -89,6 +89,7 @@ def _job_public(job: Job, queue_position: int | None, num_artifacts: int) -> Job
         config=config,
         losses={key: value for key, value in job.losses.items() if value is not None},
         attempt=job.claims,
+        last_event_seq=job.last_seq,
         queue_position=queue_position,
         num_artifacts=num_artifacts,
         error=_job_error(job),
