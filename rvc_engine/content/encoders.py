@@ -1,0 +1,50 @@
+"""Content encoders: what is said, without who says it. Which and why: docs/decisions/0002-content-encoders.md."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rvc_engine.config import ContentEncoder as EncoderName
+from rvc_engine.config import Version
+from rvc_engine.machine import Machine
+
+if TYPE_CHECKING:
+    import torch
+
+
+class ContentEncoder(Protocol):
+    """Tells the content of clips of speech, 50 rows a second."""
+
+    name: str
+    """What a voice carries as `embedder_model`."""
+    feature_size: int
+
+    def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Features of each clip, (rows, feature_size).
+
+        Takes clips of one channel at 16 kHz, (num_samples,), of any lengths; gives `windows.num_rows(num_samples)` rows
+        for each. Row t tells of the sound around sample 320 t + 160 (HuBERT: + 200).
+        """
+        ...
+
+
+def create_encoder(
+    name: EncoderName, version: Version, machine: Machine, device: "torch.device | None" = None
+) -> ContentEncoder:
+    """The encoder of that name, on that device (None: the CPU), with rows as that version of the format takes them.
+
+    Raises MissingWeights when its weights are not on this machine, InvalidConfig when it has no rows for the version.
+    """
+    import torch
+
+    device = device or torch.device("cpu")
+    if name == "whisper-tiny":
+        from rvc_engine.content.whisper import WhisperTiny
+
+        return WhisperTiny(version, device)
+    from rvc_engine.content.hubert import HubertEncoder
+    from rvc_engine.weights import Weights
+
+    return HubertEncoder(Weights(machine.weights_folder).hubert_folder(), version, device)

@@ -1,0 +1,48 @@
+"""The encoder that the package carries: blocks 2 and 3 of Whisper tiny.en side by side, 768 wide."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+
+from rvc_engine.assets_folder import WHISPER_TINY_WEIGHTS
+from rvc_engine.config import Version
+from rvc_engine.content.names import embedder_name
+from rvc_engine.content.windows import ROW_SAMPLES, encode_in_windows, num_rows
+from rvc_engine.errors import InvalidConfig
+from rvc_engine.nets.whisper import WhisperEncoder, log_mel
+
+LAYERS = (2, 3)
+"""Counted from 1 (`hidden_states[2]` and `[3]` in `transformers`): what the second and third of four blocks put out."""
+WINDOW_ROWS = 200
+"""4 s, the length of the longest training slice. Whisper's rows depend on their position in the window and on how much
+the window holds, so a longer one at conversion would give rows of another kind than those a voice was trained on."""
+OVERLAP_ROWS = 50
+
+
+class WhisperTiny:
+    """Whisper tiny.en up to its third block. Row t is centred on sample 320 t + 160, midway in its two pitch frames."""
+
+    name = embedder_name("whisper-tiny")
+    feature_size = 768
+
+    def __init__(self, version: Version, device: torch.device, weights: Path = WHISPER_TINY_WEIGHTS) -> None:
+        """Raises InvalidConfig for v1, whose rows are 256 wide."""
+        if version != "v2":
+            raise InvalidConfig(f"content=whisper-tiny gives {self.feature_size} features a row; it is for version=v2")
+        self._device = device
+        self._net = WhisperEncoder.of_weights(load_file(weights)).to(device)
+
+    def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """See `ContentEncoder.encode`."""
+        return encode_in_windows(waves_16k, self._rows, self.feature_size, WINDOW_ROWS, OVERLAP_ROWS)
+
+    @torch.inference_mode()
+    def _rows(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
+        # The second convolution centres row t on mel frame 2 t, so half a row later puts it midway.
+        mel = log_mel(torch.from_numpy(waves).to(self._device), ROW_SAMPLES // 2, 2 * num_rows(waves.shape[1]))
+        rows: NDArray[np.float32] = torch.cat(self._net(mel, LAYERS), dim=-1).cpu().numpy()
+        return rows

@@ -1,0 +1,91 @@
+"""From clips of any length to what a net takes at once, and back: windows, batches, cross-fades.
+
+Clips are never padded to a common length: padding, even masked, changes HuBERT's group norm and is heard by Whisper.
+Only pieces of equal length share a batch. A clip longer than a window is cut into overlapping windows of one length,
+and where they overlap their rows are cross-faded, so that no seam is left.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROW_SAMPLES = 320
+"""20 ms at 16 kHz."""
+RECEPTIVE_SAMPLES = 400
+"""What HuBERT's convolutions see of the wave for one row."""
+BATCH_ROWS = 1600
+"""Rows in a batch: eight training slices of 4 s. Longer pieces go one by one."""
+
+Net = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+"""Waves (B, num_samples) to rows (B, num_rows(num_samples), size)."""
+
+
+def num_rows(num_samples: int) -> int:
+    """Rows of a clip of so many samples at 16 kHz, for every encoder: as many as HuBERT's convolutions give.
+
+    Row t tells of the samples from 320 t to 320 t + 400. A clip under 25 ms has none.
+    """
+    return max(0, (num_samples - RECEPTIVE_SAMPLES) // ROW_SAMPLES + 1)
+
+
+@dataclass(frozen=True)
+class _Window:
+    clip: int
+    start: int
+    """First row."""
+    rows: int
+    wave: NDArray[np.float32]
+
+
+def encode_in_windows(
+    waves: Sequence[NDArray[np.float32]], net: Net, size: int, window_rows: int, overlap_rows: int
+) -> list[NDArray[np.float32]]:
+    """Rows of each clip, (num_rows, size) float32. `size` is the width of a row."""
+    windows = [
+        window for clip, wave in enumerate(waves) for window in cut_windows(clip, wave, window_rows, overlap_rows)
+    ]
+    sums = [np.zeros((num_rows(len(wave)), size), np.float32) for wave in waves]
+    weights = [np.zeros((len(rows), 1), np.float32) for rows in sums]
+    for batch in _batches(windows):
+        for window, rows in zip(batch, net(np.stack([window.wave for window in batch])), strict=True):
+            part = slice(window.start, window.start + window.rows)
+            fade = _fade(window.rows, overlap_rows)
+            sums[window.clip][part] += rows * fade
+            weights[window.clip][part] += fade
+    return [total / weight for total, weight in zip(sums, weights, strict=True)]
+
+
+def cut_windows(clip: int, wave: NDArray[np.float32], window_rows: int, overlap_rows: int) -> list[_Window]:
+    """The whole clip as one window, or several of exactly `window_rows`, overlapping by at least `overlap_rows`."""
+    rows = num_rows(len(wave))
+    if rows <= window_rows:
+        return [_Window(clip, 0, rows, wave)] if rows else []
+    count = -(-(rows - overlap_rows) // (window_rows - overlap_rows))
+    samples = window_rows * ROW_SAMPLES + RECEPTIVE_SAMPLES - ROW_SAMPLES
+    return [
+        _Window(clip, int(start), window_rows, wave[int(start) * ROW_SAMPLES :][:samples])
+        for start in np.linspace(0, rows - window_rows, count).round()
+    ]
+
+
+def _batches(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
+    by_length: dict[int, list[_Window]] = defaultdict(list)
+    for window in windows:
+        by_length[len(window.wave)].append(window)
+    for equal in by_length.values():
+        count = max(1, BATCH_ROWS // equal[0].rows)
+        for start in range(0, len(equal), count):
+            yield equal[start : start + count]
+
+
+def _fade(rows: int, overlap_rows: int) -> NDArray[np.float32]:
+    """Weight of each row of a window, (rows, 1): rising over the overlap, 1 within, falling at the end.
+
+    The sum of all windows' weights divides the result, so a clip's own ends keep their full value.
+    """
+    up = np.minimum(np.arange(1, rows + 1) / (overlap_rows + 1), 1.0)
+    fade: NDArray[np.float32] = np.minimum(up, up[::-1]).astype(np.float32)[:, None]
+    return fade

@@ -1,0 +1,154 @@
+"""Stage `content`: what is said in every slice, one row of features per 20 ms."""
+
+import io
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import scipy.io.wavfile
+import torch
+from numpy.typing import NDArray
+
+from rvc_engine.assets_folder import WHISPER_TINY_WEIGHTS
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content.encoders import ContentEncoder, create_encoder
+from rvc_engine.content.names import embedder_name
+from rvc_engine.disk import disk_full_told
+from rvc_engine.errors import GpuOutOfMemory, InvalidDataset, MissingWeights
+from rvc_engine.machine import Machine
+from rvc_engine.reporting import StageReport
+from rvc_engine.weights import HUBERT, PublishedFile, Weights, sha256_of, ways_to_get
+from rvc_engine.workspace import Workspace
+
+VERSION = 1
+"""Raised when the same slices would give other features, so that old results are not taken for new ones."""
+
+BATCH_CLIPS = 8
+MUTE_SAMPLES = 3 * 16_000
+MAX_NAMED = 5
+"""Slices named in a warning."""
+
+
+def run(
+    workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device, report: StageReport
+) -> None:
+    """Write `<i>_<j>.npy`, (rows, feature_size) float32, for every slice, and the features of 3 s of silence.
+
+    Slices too short for one row, or with features that are no numbers, are left out with a warning. Raises
+    MissingWeights, IncompatibleCheckpoint, InvalidDataset when nothing is left, GpuOutOfMemory, DiskFull.
+    """
+    paths = list(workspace.slices_16k.glob("*.wav"))
+    encoder = create_encoder(config.content, config.version, machine, device)
+    left_out: list[str] = []
+    done = 0
+    try:
+        with disk_full_told(workspace.root):
+            workspace.empty(workspace.features)
+            _write_mute(workspace, encoder)
+            for batch in _batches(paths):
+                report.progress(done, len(paths))
+                left_out += _encode(batch, encoder, workspace.features)
+                done += len(batch)
+    except torch.OutOfMemoryError as error:
+        raise GpuOutOfMemory(
+            f"the device has too little free memory for the content encoder ({encoder.name}); end other programs that "
+            "use it, or run on the CPU"
+        ) from error
+    report.progress(len(paths), len(paths))
+    _tell_left_out(sorted(left_out), len(paths), report)
+
+
+def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
+    """What the features depend on beside the slices: this code, the encoder, its weights. Raises MissingWeights."""
+    if config.content == "whisper-tiny":
+        weights = sha256_of(WHISPER_TINY_WEIGHTS)
+    else:
+        weights = _sha256_of_hubert(Weights(machine.weights_folder))
+    return [f"content {VERSION}", embedder_name(config.content), config.version, weights]
+
+
+def _sha256_of_hubert(weights: Weights) -> str:
+    """Of the published file, which the copy here was verified to be."""
+    folder = weights.hubert_folder()
+    return next(
+        file.sha256 for file in weights.files_of(HUBERT) if weights.path_of(file) == folder / "pytorch_model.bin"
+    )
+
+
+def check_weights(config: TrainingConfig, machine: Machine) -> None:
+    """Raise MissingWeights, naming the ways out, when the run needs published weights that are not here and whole.
+
+    To be called before any work; both the encoder's and the base weights are looked at, so that one message tells all.
+    """
+    weights = Weights(machine.weights_folder)
+    complaints = []
+    if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
+        complaints.append(
+            f"the content encoder ContentVec cannot be used: {'; '.join(problems)}. {ways_to_get(HUBERT)}, or choose "
+            "another with content=whisper-tiny, which needs no download (a voice made with it converts rightly only "
+            "with `rvc-engine convert`)"
+        )
+    if config.pretrained == "auto" and (problems := _base_weights_problems(weights, config, machine)):
+        name = f"pretrained-{config.version}-{config.sample_rate}"
+        complaints.append(
+            f"the base weights cannot be used: {'; '.join(problems)}. {ways_to_get(name)}, or train from scratch with "
+            "pretrained=none, which needs far more recordings and time"
+        )
+    if complaints:
+        raise MissingWeights(". Also, ".join(complaints))
+
+
+def _base_weights_problems(weights: Weights, config: TrainingConfig, machine: Machine) -> list[str]:
+    problems = []
+    published = weights.pretrained_files(config.version, config.sample_rate, config.f0)
+    needed: list[PublishedFile] = []
+    for own, file in zip((machine.pretrained_g, machine.pretrained_d), published, strict=True):
+        if own is None:
+            needed.append(file)
+        elif not own.is_file():
+            problems.append(f"there is no file {own}")
+    return problems + weights.problems(needed)
+
+
+def _batches(paths: list[Path]) -> Iterator[list[Path]]:
+    """Slices of equal length together (files of equal size are), in a stable order."""
+    sized = sorted((path.stat().st_size, path.name, path) for path in paths)
+    for _, equal in groupby(sized, key=lambda entry: entry[0]):
+        group = [path for _, _, path in equal]
+        for start in range(0, len(group), BATCH_CLIPS):
+            yield group[start : start + BATCH_CLIPS]
+
+
+def _encode(batch: list[Path], encoder: ContentEncoder, folder: Path) -> list[str]:
+    """Write a batch's features; returns the names of slices without usable ones."""
+    left_out = []
+    waves = [scipy.io.wavfile.read(path)[1] for path in batch]
+    for path, features in zip(batch, encoder.encode(waves), strict=True):
+        if len(features) and np.isfinite(features).all():
+            _save(folder / f"{path.stem}.npy", features)
+        else:
+            left_out.append(path.name)
+    return left_out
+
+
+def _write_mute(workspace: Workspace, encoder: ContentEncoder) -> None:
+    [features] = encoder.encode([np.zeros(MUTE_SAMPLES, np.float32)])
+    workspace.mute_features.parent.mkdir(parents=True, exist_ok=True)
+    _save(workspace.mute_features, features)
+
+
+def _tell_left_out(names: list[str], total: int, report: StageReport) -> None:
+    if not names:
+        return
+    shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    if len(names) == total:
+        raise InvalidDataset(f"no slice gives content features ({shown}); the recordings are damaged or far too short")
+    report.warn(f"{len(names)} of {total} slices give no content features and are left out: {shown}")
+
+
+def _save(path: Path, features: NDArray[np.float32]) -> None:
+    """Write an array. Not by `np.save` on the file: on a full disk that raises an OSError without saying which."""
+    buffer = io.BytesIO()
+    np.save(buffer, features)
+    path.write_bytes(buffer.getvalue())
