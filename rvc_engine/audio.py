@@ -42,10 +42,10 @@ LOST_SECONDS = 0.5
 _SNDFILE_SIGNATURES = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff\x2e\x91\xcf\x11"),  # WAV and W64
     *(b"FORM", b".snd", b"caff"),  # AIFF, SVX, AU, CAF
-    *(b"fLaC", b"OggS", b"Creative Voice File", b"NIST_1A", b" paf", b"fap ", b"PVF1"),
+    *(b"Creative Voice File", b"NIST_1A", b" paf", b"fap ", b"PVF1"),
 )
-"""How files begin that libsndfile is asked about first. It also knows containers by mere likeness, and MP3, which
-FFmpeg reads better: it steps over damage."""
+"""How files begin that libsndfile is asked about first: containers of plain samples. It knows FLAC, Ogg and MP3 too,
+but gives up at the first damage, where FFmpeg steps over it; and others by mere likeness."""
 
 _FFMPEG_CONTAINERS = (
     "3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,asf_o,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,loas,mov,matroska,"
@@ -218,7 +218,7 @@ def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class _SndfileDecoder:
-    """libsndfile: plain samples, FLAC and Ogg."""
+    """libsndfile, for plain samples."""
 
     def __init__(self, file: FileIO) -> None:
         self.damage = 0
