@@ -43,10 +43,10 @@ class HubertEncoder:
 
     def __init__(self, folder: Path, version: Version, device: torch.device) -> None:
         """Load `config.json` and `pytorch_model.bin`. Raises IncompatibleCheckpoint when they do not fit each other."""
-        self.feature_size = 256 if version == "v1" else 768
         self._version = version
         self._device = device
         net, projection = load_hubert(folder)
+        self.feature_size = projection.out_features if version == "v1" else projection.in_features
         self._net = net.eval().requires_grad_(False).to(device)
         self._projection = projection.requires_grad_(False).to(device)
 

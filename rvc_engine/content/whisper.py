@@ -20,7 +20,8 @@ LAYERS = (2, 3)
 WINDOW_ROWS = 200
 """4 s, the length of the longest training slice. Whisper's rows depend on their position in the window and on how much
 the window holds, so a longer one at conversion would give rows of another kind than those a voice was trained on."""
-OVERLAP_ROWS = 50
+OVERLAP_ROWS = 100
+"""Half a window: every row of a long clip is then the mean of two, which brings it nearer to those of training."""
 
 
 class WhisperTiny:

@@ -1,0 +1,201 @@
+"""The encoders themselves: what they give, row for row, and what they refuse."""
+
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from transformers import HubertConfig, HubertModel
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content.encoders import create_encoder
+from rvc_engine.content.hubert import HubertEncoder
+from rvc_engine.content.names import embedder_name, encoder_of
+from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, MissingWeights
+from rvc_engine.machine import Machine
+from rvc_engine.nets.whisper import log_mel
+
+SAMPLES = Path(__file__).parents[2] / "samples"
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def whisper():
+    return create_encoder("whisper-tiny", "v2", Machine())
+
+
+@pytest.fixture(scope="module")
+def speech():
+    """138 s of the sample voice."""
+    return np.concatenate([soundfile.read(path, dtype="float32")[0] for path in sorted(SAMPLES.glob("*.flac"))])
+
+
+@pytest.fixture
+def hubert_folder(tmp_path):
+    """A small HuBERT with random weights, as published ones are laid out: float16, `final_proj` beside the net."""
+    sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2}
+    convs = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
+    config = HubertConfig(**sizes, **convs, classifier_proj_size=8)
+    torch.manual_seed(0)
+    weights = HubertModel(config).state_dict()
+    weights |= {f"final_proj.{name}": value for name, value in torch.nn.Linear(24, 8).state_dict().items()}
+    torch.save({name: value.half() for name, value in weights.items()}, tmp_path / "pytorch_model.bin")
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    return tmp_path
+
+
+def reference_rows(folder, wave, block):
+    net = HubertModel(HubertConfig(**json.loads((folder / "config.json").read_text()))).eval()
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("final_proj")})
+    with torch.no_grad():
+        rows = net(torch.from_numpy(wave)[None], output_hidden_states=True).hidden_states[block]
+    return rows[0], weights
+
+
+def change_weights(folder, change):
+    path = folder / "pytorch_model.bin"
+    weights = torch.load(path, weights_only=True)
+    torch.save(change(weights), path)
+
+
+def middle_of_change(before, after):
+    """The row around which two sequences of rows differ."""
+    change = np.square(after - before).sum(-1)
+    return float((change * np.arange(len(change))).sum() / change.sum())
+
+
+def test_whisper_gives_what_blocks_two_and_three_put_out_side_by_side(whisper, speech):
+    wave = speech[:50_000]
+    [rows] = whisper.encode([wave])
+    [second, third] = whisper._net(log_mel(torch.from_numpy(wave)[None], 160, 2 * len(rows)), (2, 3))
+    assert rows.shape == ((50_000 - 80) // 320, 768)
+    np.testing.assert_allclose(rows[:, :384], second[0], atol=1e-5)
+    np.testing.assert_allclose(rows[:, 384:], third[0], atol=1e-5)
+
+
+def test_whisper_gives_the_same_rows_in_a_batch_as_alone(whisper, speech):
+    clips = [speech[:64_000], speech[64_000:128_000], speech[:30_000]]
+    for clip, rows in zip(clips, whisper.encode(clips), strict=True):
+        np.testing.assert_allclose(rows, whisper.encode([clip])[0], atol=1e-4)
+
+
+def test_a_long_clip_has_the_rows_of_its_parts_and_no_seams(whisper, speech):
+    clip = speech[: 20 * 16_000]
+    [rows] = whisper.encode([clip])
+    [slice_rows] = whisper.encode([clip[8 * 16_000 : 12 * 16_000]])
+    part = rows[400 : 400 + len(slice_rows)]
+    cosine = (part * slice_rows).sum(-1) / (np.linalg.norm(part, axis=-1) * np.linalg.norm(slice_rows, axis=-1))
+    assert cosine.mean() > 0.95
+    whole = whisper._rows(clip[None])[0]  # one window: what seams there are in it, the voice made
+    steps, own_steps = (np.linalg.norm(np.diff(part, axis=0), axis=-1) for part in (rows, whole))
+    assert (steps < 1.5 * own_steps + own_steps.mean()).all()
+    assert steps.mean() < 1.05 * own_steps.mean()
+
+
+def test_whispers_rows_tell_of_the_sound_midway_in_their_two_pitch_frames(whisper, speech):
+    wave, sample = speech[:48_000], 24_100
+    clicked = wave.copy()
+    clicked[sample] += 0.5
+    frames = 2 * ((len(wave) - 80) // 320)
+    before, after = (
+        whisper._net(log_mel(torch.from_numpy(w)[None], 160, frames), [0])[0][0].numpy() for w in (wave, clicked)
+    )
+    assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.5
+
+
+def test_huberts_rows_tell_of_the_same_sound_within_half_a_row(hubert_folder, speech):
+    wave, sample = speech[:48_000], 24_100
+    net = HubertEncoder(hubert_folder, "v2", CPU)._net.feature_extractor
+    clicked = wave.copy()
+    clicked[sample] += 0.5
+    with torch.no_grad():
+        before, after = (net(torch.from_numpy(w)[None])[0].T.numpy() for w in (wave, clicked))
+    assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.5
+
+
+def test_whisper_is_refused_for_v1():
+    with pytest.raises(InvalidConfig, match="version=v2"):
+        create_encoder("whisper-tiny", "v1", Machine())
+
+
+def test_contentvec_for_v2_is_the_last_block_on_the_wave_as_it_is(hubert_folder, speech):
+    expected, _ = reference_rows(hubert_folder, speech[:20_000], 12)
+    [rows] = HubertEncoder(hubert_folder, "v2", CPU).encode([speech[:20_000]])
+    assert rows.dtype == np.float32
+    np.testing.assert_allclose(rows, expected, atol=1e-4)
+
+
+def test_contentvec_for_v1_is_the_ninth_block_through_the_files_own_projection(hubert_folder, speech):
+    hidden, weights = reference_rows(hubert_folder, speech[:20_000], 9)
+    expected = hidden @ weights["final_proj.weight"].float().T + weights["final_proj.bias"].float()
+    encoder = HubertEncoder(hubert_folder, "v1", CPU)
+    [rows] = encoder.encode([speech[:20_000]])
+    assert rows.shape == (62, encoder.feature_size)
+    np.testing.assert_allclose(rows, expected, atol=1e-4)
+
+
+def test_contentvec_gives_the_same_rows_in_a_batch_as_alone(hubert_folder, speech):
+    encoder = HubertEncoder(hubert_folder, "v2", CPU)
+    clips = [speech[:16_000], speech[16_000:32_000], speech[:9_000]]
+    for clip, rows in zip(clips, encoder.encode(clips), strict=True):
+        np.testing.assert_allclose(rows, encoder.encode([clip])[0], atol=1e-4)
+
+
+def test_both_spellings_of_weight_norm_load_alike(hubert_folder, speech):
+    [expected] = HubertEncoder(hubert_folder, "v2", CPU).encode([speech[:16_000]])
+    old = {"parametrizations.weight.original0": "weight_g", "parametrizations.weight.original1": "weight_v"}
+
+    def rename(weights):
+        spelled = list(weights)
+        for new_part, old_part in old.items():
+            spelled = [name.replace(new_part, old_part) for name in spelled]
+        return dict(zip(spelled, weights.values(), strict=True))
+
+    change_weights(hubert_folder, rename)
+    np.testing.assert_array_equal(HubertEncoder(hubert_folder, "v2", CPU).encode([speech[:16_000]])[0], expected)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda weights: {name: value for name, value in weights.items() if name != "final_proj.bias"},
+        lambda weights: weights | {"something.else": torch.zeros(1)},
+        lambda weights: weights | {"final_proj.weight": torch.zeros(8, 25)},
+        lambda weights: weights | {"final_proj.bias": torch.full((8,), torch.nan)},
+        list,
+    ],
+    ids=["missing", "unknown", "misshapen", "not finite", "no weights at all"],
+)
+def test_weights_that_do_not_fit_are_refused(hubert_folder, change):
+    change_weights(hubert_folder, change)
+    with pytest.raises(IncompatibleCheckpoint, match=r"pytorch_model\.bin"):
+        HubertEncoder(hubert_folder, "v2", CPU)
+
+
+def test_code_in_a_weights_file_is_never_run(hubert_folder, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "evil"), "w"))
+
+    (hubert_folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil(), protocol=2))
+    with pytest.raises(IncompatibleCheckpoint):
+        HubertEncoder(hubert_folder, "v2", CPU)
+    assert not (tmp_path / "evil").exists()
+
+
+def test_contentvec_without_its_files_is_missing_weights(tmp_path):
+    with pytest.raises(MissingWeights, match="weights fetch hubert"):
+        create_encoder("contentvec", "v2", Machine(weights_folder=tmp_path))
+
+
+def test_a_voice_names_its_encoder_and_one_that_names_none_has_contentvec():
+    for encoder in ("contentvec", "whisper-tiny"):
+        assert encoder_of(embedder_name(encoder)) == encoder
+    assert embedder_name(TrainingConfig(content="whisper-tiny").content) == "whisper-tiny.en-l2l3"
+    assert encoder_of(None) == "contentvec"
+    with pytest.raises(IncompatibleCheckpoint, match="spin"):
+        encoder_of("spin")
