@@ -1,16 +1,16 @@
 """The losses of one step, as the reference weighs them. Least squares for both sides (Mao et al., 2017)."""
 
+from collections.abc import Iterable, Sequence
+
 import torch
 from torch import Tensor
 
 from rvc_engine.nets.discriminator import Judgement
 
 
-def discriminator_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
-    """Real scores should be 1, fake ones 0; summed over discriminators. A scalar."""
-    return torch.stack(
-        [(1 - r).square().mean() + f.square().mean() for (r, _), (f, _) in zip(real, fake, strict=True)]
-    ).sum()
+def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
+    """Of each discriminator's scores for real and for fake segments: those should be 1, these 0. A scalar, summed."""
+    return torch.stack([(1 - real).square().mean() + fake.square().mean() for real, fake in scores]).sum()
 
 
 def generator_loss(fake: list[Judgement]) -> Tensor:

@@ -110,11 +110,9 @@ def training_step(nets: Nets, batch: Batch, starts: Tensor, noise: Noise) -> Ste
 def discriminator_step(nets: Nets, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
     """Teach D to tell real from fake segments (B, 1, samples). Returns the loss and the gradient's norm."""
     judgements = nets.discriminators(torch.cat([real, fake]))
-    real_half = [(score[: len(real)], []) for score, _ in judgements]
-    fake_half = [(score[len(real) :], []) for score, _ in judgements]
-    loss = losses.discriminator_loss(real_half, fake_half)
+    loss = losses.discriminator_loss([score.chunk(2) for score, _ in judgements])
     nets.discriminator_optimizer.zero_grad()
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     norm = _gradient_norm(nets.discriminators)
     nets.discriminator_optimizer.step()
     return loss.detach(), norm
@@ -150,7 +148,7 @@ def generator_step(
     try:
         gen, fm, mel, kl = generator_losses(nets, real, target_mel, posterior)
         nets.generator_optimizer.zero_grad()
-        (gen + fm + mel + kl).backward()
+        (gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
     finally:
         nets.discriminators.requires_grad_(True)
     norm = _gradient_norm(nets.generator)

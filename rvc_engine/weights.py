@@ -151,7 +151,7 @@ class Weights:
     def hubert_folder(self) -> Path:
         """The folder of ContentVec's files, verified. Raises MissingWeights."""
         files = self.files_of(HUBERT)
-        self._require(files, HUBERT)
+        self.require(files, HUBERT)
         return self.path_of(files[0]).parent
 
     def pretrained_files(self, version: Version, rate: SampleRate, f0: bool) -> list[PublishedFile]:
@@ -163,10 +163,11 @@ class Weights:
     def pretrained_pair(self, version: Version, rate: SampleRate, f0: bool) -> tuple[Path, Path]:
         """Verified base weights of generator and discriminator for a kind of voice. Raises MissingWeights."""
         generator, discriminator = self.pretrained_files(version, rate, f0)
-        self._require([generator, discriminator], generator.id)
+        self.require([generator, discriminator], generator.id)
         return self.path_of(generator), self.path_of(discriminator)
 
-    def _require(self, files: Sequence[PublishedFile], name: str) -> None:
+    def require(self, files: Sequence[PublishedFile], name: str) -> None:
+        """Raise MissingWeights, naming the ways to get `name`, unless all files are here and whole."""
         if problems := self.problems(files):
             raise MissingWeights(f"{'; '.join(problems)}. {ways_to_get(name)}")
 

@@ -92,6 +92,11 @@ class Workspace:
         return self.root / ("3_feature256" if self.version == "v1" else "3_feature768")
 
     @property
+    def mute_features(self) -> Path:
+        """Content features of 3.0 s of silence, made by the run's own encoder."""
+        return self.root / "mute" / "mute.npy"
+
+    @property
     def filelist(self) -> Path:
         """One line a clip, as RVC's trainer reads it."""
         return self.root / "filelist.txt"

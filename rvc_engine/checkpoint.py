@@ -1,0 +1,281 @@
+"""Files that hold nets: recovery checkpoints of a run, and G_/D_ pairs and base weights in the published form.
+
+Every file is read with `weights_only=True`: a `.pth` from a stranger is data, never code.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import pickle
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
+from rvc_engine.step import Nets
+from rvc_engine.workspace import Workspace, sync_folder, write_atomically
+
+KEPT_CHECKPOINTS = 2
+LATEST_STEP_NAME = 2333333
+"""What the reference writes as the step when it keeps one pair only."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is."""
+
+    step: int
+    """Optimizer steps done."""
+    epoch: int
+    """1-based: the epoch that the next batch belongs to."""
+    batch: int
+    """Batches done of that epoch."""
+    seconds: float
+    """Training time so far, over all attempts."""
+    batch_size: int
+    num_clips: int
+    learning_rate_scale: float = 1.0
+    """Lowered each time the run had to go back after diverging."""
+    num_rollbacks: int = 0
+
+
+class _HashingFile:
+    """Hashes what is written through it: a zip's writer goes back to nothing, so one pass is enough."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.hash = file, hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def save_atomically(tree: Any, path: Path) -> str:
+    """`torch.save` to a temporary name, fsync, rename; returns the sha256. Raises DiskFull when there is no room."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            hashing = _HashingFile(file)
+            torch.save(tree, hashing)  # type: ignore[arg-type]
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        # PyTorch's zip writer turns a failed write into a RuntimeError that no longer knows its errno.
+        if _is_disk_full(error, path.parent):
+            raise DiskFull(
+                f"no room on the disk for {path}; free some space and start the run again, it goes on from its last "
+                "checkpoint"
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return hashing.hash.hexdigest()
+
+
+def _is_disk_full(error: OSError | RuntimeError, folder: Path) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in {errno.ENOSPC, errno.EDQUOT}
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize < 64 * 2**20
+
+
+def load_file(path: Path, device: torch.device | str = "cpu") -> Any:
+    """A `.pth` as plain data. Raises IncompatibleCheckpoint when it is no such file or holds code."""
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise IncompatibleCheckpoint(
+            f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
+            "or holds code, which is never run. Get it again from where it came"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Entry:
+    file: str
+    step: int
+    epoch: int
+    size: int
+    sha256: str
+
+
+class RecoveryStore:
+    """The last two recovery checkpoints of a run and the manifest that tells which is newest and whole."""
+
+    def __init__(self, workspace: Workspace, identity: dict[str, Any]) -> None:
+        """`identity` is what a checkpoint must agree with: kind of voice, features, base weights, seed."""
+        self.folder = workspace.recovery
+        self.identity = identity
+        self.last_save_seconds = 0.0
+
+    @property
+    def _manifest(self) -> Path:
+        return self.folder / "manifest.json"
+
+    def _entries(self) -> list[_Entry]:
+        """Oldest first. A manifest is replaced atomically, so one that cannot be read was damaged from outside."""
+        if not self._manifest.exists():
+            return []
+        try:
+            return [_Entry(**row) for row in json.loads(self._manifest.read_text())["checkpoints"]]
+        except (ValueError, KeyError, TypeError) as error:
+            raise IncompatibleCheckpoint(
+                f"{self._manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "
+                f"restore it, or delete {self.folder} to train anew"
+            ) from error
+
+    def save(self, nets: Nets, place: Place) -> Path:
+        """Write a checkpoint, then the manifest, then let go of the oldest."""
+        started = time.monotonic()
+        entries = self._entries()
+        path = self.folder / f"step_{place.step:09d}.pt"
+        tree = {
+            "identity": self.identity,
+            "place": asdict(place),
+            "generator": nets.generator.state_dict(),
+            "discriminators": nets.discriminators.state_dict(),
+            "generator_optimizer": nets.generator_optimizer.state_dict(),
+            "discriminator_optimizer": nets.discriminator_optimizer.state_dict(),
+        }
+        digest = save_atomically(tree, path)
+        entry = _Entry(path.name, place.step, place.epoch, path.stat().st_size, digest)
+        kept = [*(old for old in entries if old.file != entry.file), entry][-KEPT_CHECKPOINTS:]
+        rows = {"checkpoints": [asdict(row) for row in kept]}
+        write_atomically(self._manifest, json.dumps(rows, indent=1).encode())
+        for file in self.folder.glob("step_*.pt"):
+            if file.name not in {row.file for row in kept}:
+                file.unlink(missing_ok=True)
+        self.last_save_seconds = time.monotonic() - started
+        return path
+
+    def load(self, nets: Nets, warn: Callable[[str], None]) -> Place | None:
+        """Bring the nets to the newest good checkpoint; None when the run has none yet.
+
+        A damaged checkpoint is passed over for the one before, and said. Raises IncompatibleCheckpoint when the
+        checkpoints are of another run, or all of them are damaged: a run never starts over silently.
+        """
+        entries = self._entries()
+        if not entries:
+            return None
+        for entry in reversed(entries):
+            path = self.folder / entry.file
+            fault = self._fault(path, entry)
+            if fault is None:
+                return self._restore(load_file(path, nets.generator.emb_g.weight.device), nets, path)
+            warn(f"the checkpoint of step {entry.step} {fault}; going on from the one before")
+        raise IncompatibleCheckpoint(
+            f"all checkpoints in {self.folder} are damaged; delete that folder to train anew, or restore a copy of it"
+        )
+
+    @staticmethod
+    def _fault(path: Path, entry: _Entry) -> str | None:
+        if not path.is_file():
+            return "is missing"
+        if path.stat().st_size != entry.size:
+            return f"has {path.stat().st_size} bytes in place of {entry.size}"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                return "does not match its checksum"
+        return None
+
+    def _restore(self, tree: Any, nets: Nets, path: Path) -> Place:
+        for key, value in self.identity.items():
+            if tree["identity"].get(key) != value:
+                raise IncompatibleCheckpoint(
+                    f"the run in {path.parent.parent} was trained with {key}={tree['identity'].get(key)} and this one "
+                    f"asks for {key}={value}; give the voice another name, or delete {path.parent} to train anew"
+                )
+        nets.generator.load_state_dict(tree["generator"])
+        nets.discriminators.load_state_dict(tree["discriminators"])
+        nets.generator_optimizer.load_state_dict(tree["generator_optimizer"])
+        nets.discriminator_optimizer.load_state_dict(tree["discriminator_optimizer"])
+        return Place(**tree["place"])
+
+
+def load_trained_generator(workspace: Workspace) -> tuple[dict[str, Tensor], Place]:
+    """The generator's weights in the newest recovery checkpoint, and where the run was."""
+    entries = RecoveryStore(workspace, {})._entries()
+    if not entries:
+        raise IncompatibleCheckpoint(f"{workspace.recovery} holds no checkpoint; train the voice first")
+    tree = load_file(workspace.recovery / entries[-1].file)
+    return tree["generator"], Place(**tree["place"])
+
+
+def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: float, only_latest: bool) -> None:
+    """`G_<step>.pth` and `D_<step>.pth` as RVC and Applio resume from.
+
+    `learning_rate` is the undecayed one. The epoch stored is the last one completed.
+    """
+    name = LATEST_STEP_NAME if only_latest else place.step
+    for letter, net, optimizer in (
+        ("G", nets.generator, nets.generator_optimizer),
+        ("D", nets.discriminators, nets.discriminator_optimizer),
+    ):
+        tree = {
+            "model": net.state_dict(),
+            "iteration": completed_epochs(place),
+            "optimizer": _published_optimizer(optimizer, learning_rate),
+            "learning_rate": learning_rate,
+        }
+        save_atomically(tree, workspace.root / f"{letter}_{name}.pth")
+
+
+def completed_epochs(place: Place) -> int:
+    """Whole epochs done; at least 1, because loaders show it."""
+    return max(1, place.epoch - 1)
+
+
+def _published_optimizer(optimizer: AdamW, learning_rate: float) -> dict[str, Any]:
+    """The optimizer's state with what the reference's scheduler needs, and without our choice of kernel."""
+    state = optimizer.state_dict()
+    groups = [{**group, "initial_lr": learning_rate, "fused": None, "foreach": None} for group in state["param_groups"]]
+    return {"state": state["state"], "param_groups": groups}
+
+
+def load_base_weights(net: nn.Module, path: Path, role: str) -> None:
+    """Start a net from published weights (`model` of a G_/D_ file, either spelling of weight norm).
+
+    `role` names the option for messages. Raises IncompatibleCheckpoint with what the file is when it does not fit.
+    """
+    tree = load_file(path)
+    weights = tree.get("model", tree) if isinstance(tree, dict) else None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise IncompatibleCheckpoint(f"{role}: {path} holds no `model` of tensors; give a G_ or D_ file")
+    weights = published_names(weights)
+    expected = net.state_dict()
+    wrong = [name for name, value in expected.items() if name not in weights or weights[name].shape != value.shape]
+    unknown = sorted(set(weights) - set(expected))
+    if wrong or unknown:
+        example = (wrong or unknown)[0]
+        found = tuple(weights[example].shape) if example in weights else "nothing"
+        wanted = tuple(expected[example].shape) if example in expected else "nothing"
+        raise IncompatibleCheckpoint(
+            f"{role}: {path} is of another kind than this run: {len(wrong) + len(unknown)} tensors differ, for example "
+            f"{example} is {found} and should be {wanted}; check version, sample rate, pitch and width"
+        )
+    net.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected})
+
+
+def published_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Newer PyTorch's spelling of weight norm turned into the published one."""
+    spelling = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
+    renamed = {}
+    for name, value in weights.items():
+        for new, published in spelling.items():
+            name = name.replace(new, published)  # noqa: PLW2901
+        renamed[name] = value
+    return renamed

@@ -1,0 +1,234 @@
+"""The clips that training reads: wave, content and pitch of each slice, trimmed to agree, and batches of them."""
+
+import random
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from rvc_engine.errors import InvalidDataset
+from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
+from rvc_engine.mel import spectrogram
+from rvc_engine.step import Batch
+from rvc_engine.workspace import Workspace, write_atomically
+
+BATCHES_PER_POOL = 8
+"""Clips are shuffled, then sorted by length within pools of so many batches: little padding, much variety."""
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """Where the parts of one clip lie."""
+
+    wave: Path
+    features: Path
+    coarse_f0: Path | None
+    f0: Path | None
+    speaker: int
+    frames: int
+    """Length after trimming, in frames of 10 ms."""
+
+    def line(self) -> str:
+        """The clip's line in `filelist.txt`."""
+        parts = [self.wave, self.features, *(p for p in (self.coarse_f0, self.f0) if p is not None), self.speaker]
+        return "|".join(str(part.absolute() if isinstance(part, Path) else part) for part in parts)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip in memory, all parts of the same `frames`."""
+
+    features: Tensor
+    """(frames, feature_size)."""
+    coarse_f0: Tensor | None
+    f0: Tensor | None
+    wave: Tensor
+    """(samples,): all of the slice, a little longer than `frames`, so that its spectrogram needs no made-up end."""
+    frames: int
+    speaker: int
+
+
+def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tuple[list[ClipFiles], int]:
+    """All clips of the workspace in a stable order, the silent ones last, and how many were too short to train on.
+
+    Raises InvalidDataset when slices have no features or no pitch, or none is long enough.
+    """
+    waves = sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural(path.stem))
+    clips, missing = [], []
+    for wave in waves:
+        features = workspace.features / f"{wave.stem}.npy"
+        coarse = workspace.coarse_f0 / f"{wave.name}.npy" if sizes.f0 else None
+        f0 = workspace.f0_hz / f"{wave.name}.npy" if sizes.f0 else None
+        if all(path is None or path.is_file() for path in (features, coarse, f0)):
+            clips.append(_measure(wave, features, coarse, f0, speaker, sizes))
+        else:
+            missing.append(wave.name)
+    if missing and not clips:
+        raise InvalidDataset(
+            f"none of the {len(missing)} slices in {workspace.slices} has "
+            f"{'features and pitch' if sizes.f0 else 'features'}; run the pitch and content stages first"
+        )
+    kept = [clip for clip in clips if clip.frames >= sizes.segment_frames]
+    if not kept:
+        raise InvalidDataset(
+            f"no slice in {workspace.slices} is as long as one training segment "
+            f"({sizes.segment_frames / 100:.2f} s); add recordings"
+        )
+    num_short = len(clips) - len(kept)
+    return kept + _mute_clips(workspace, sizes, speaker), num_short + len(missing)
+
+
+def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> list[ClipFiles]:
+    """Two silent clips teach silence, as in the reference; they are there once the content stage has run."""
+    features = workspace.mute_features
+    if not features.is_file():
+        return []
+    folder = features.parent
+    wave = folder / f"mute{sizes.rate_name}.wav"
+    if not wave.is_file():
+        soundfile.write(wave, np.zeros(3 * sizes.sample_rate, np.float32), sizes.sample_rate, subtype="FLOAT")
+    coarse = f0 = None
+    if sizes.f0:
+        coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
+        np.save(coarse, np.ones(300, np.int64))
+        np.save(f0, np.zeros(300, np.float32))
+    return [_measure(wave, features, coarse, f0, speaker, sizes)] * 2
+
+
+def _natural(stem: str) -> tuple[object, ...]:
+    """`2_10` after `2_9`."""
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in stem.split("_"))
+
+
+def _measure(
+    wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, sizes: Hyperparameters
+) -> ClipFiles:
+    info = soundfile.info(wave)
+    if info.samplerate != sizes.sample_rate:
+        raise InvalidDataset(
+            f"{wave} has {info.samplerate} Hz and the voice {sizes.sample_rate} Hz; "
+            f"slice the recordings anew for {sizes.rate_name}, or choose the other rate"
+        )
+    shape = np.load(features, mmap_mode="r").shape
+    if len(shape) != 2 or shape[1] != sizes.feature_size:
+        raise InvalidDataset(
+            f"{features} holds {shape} numbers and a {sizes.version} voice takes rows of {sizes.feature_size}; "
+            f"extract the features anew for {sizes.version}"
+        )
+    lengths = [2 * shape[0], info.frames // sizes.hop_length, MAX_FRAMES]
+    lengths += [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
+    return ClipFiles(wave, features, coarse, f0, speaker, min(lengths))
+
+
+def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) -> None:
+    """`filelist.txt` as RVC's trainer reads it: shuffled, the silent clips last."""
+    lines = [clip.line() for clip in clips]
+    voiced = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent == workspace.slices]
+    random.Random(seed).shuffle(voiced)
+    rest = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent != workspace.slices]
+    write_atomically(workspace.filelist, "\n".join(voiced + rest).encode())
+
+
+def load_clip(files: ClipFiles) -> Clip:
+    """Read one clip's files."""
+    wave, _ = soundfile.read(files.wave, dtype="float32")
+    frames = files.frames
+    rows = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
+    return Clip(
+        features=torch.from_numpy(rows.repeat(2, axis=0)[:frames]),
+        coarse_f0=_load(files.coarse_f0, frames, np.int64),
+        f0=_load(files.f0, frames, np.float32),
+        wave=torch.from_numpy(wave),
+        frames=frames,
+        speaker=files.speaker,
+    )
+
+
+def _load(path: Path | None, frames: int, dtype: type) -> Tensor | None:
+    return None if path is None else torch.from_numpy(np.load(path)[:frames].astype(dtype))
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Which clips form each batch of an epoch: every clip exactly once, the order drawn from seed and epoch alone."""
+    generator = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    batches = []
+    pool_size = batch_size * BATCHES_PER_POOL
+    for start in range(0, len(order), pool_size):
+        pool = sorted(order[start : start + pool_size], key=lambda clip: lengths[clip])
+        batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]
+    generator.shuffle(batches)
+    return batches
+
+
+class ClipLoader:
+    """Batches on the device; the next one is read while the present one trains."""
+
+    def __init__(
+        self, clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device, keep_on_device: bool
+    ) -> None:
+        self.clips, self.sizes, self.device = clips, sizes, device
+        self._kept: dict[int, Clip] | None = {} if keep_on_device else None
+
+    def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[Batch]:
+        """The batches of a plan, in its order."""
+        with ThreadPoolExecutor(1, "clip-loader") as pool:
+            coming = pool.submit(self._load, plan[0]) if plan else None
+            for position in range(len(plan)):
+                assert coming is not None
+                clips = coming.result()
+                coming = pool.submit(self._load, plan[position + 1]) if position + 1 < len(plan) else None
+                yield collate(clips, self.sizes, self.device)
+
+    def _load(self, indices: Sequence[int]) -> list[Clip]:
+        return [self._clip(index) for index in indices]
+
+    def _clip(self, index: int) -> Clip:
+        if self._kept is None:
+            return load_clip(self.clips[index])
+        if index not in self._kept:
+            clip = load_clip(self.clips[index])
+            self._kept[index] = Clip(
+                clip.features.to(self.device),
+                None if clip.coarse_f0 is None else clip.coarse_f0.to(self.device),
+                None if clip.f0 is None else clip.f0.to(self.device),
+                clip.wave.to(self.device),
+                clip.frames,
+                clip.speaker,
+            )
+        return self._kept[index]
+
+
+def collate(clips: Sequence[Clip], sizes: Hyperparameters, device: torch.device) -> Batch:
+    """Pad clips to the longest of them. Each clip's spectrogram is its own: padding comes after it, not into it."""
+    frames = max(clip.frames for clip in clips)
+
+    def padded(parts: list[Tensor], length: int) -> Tensor:
+        return torch.stack([F.pad(part, (0, length - part.shape[-1])) for part in parts])
+
+    def optional(parts: list[Tensor | None]) -> Tensor | None:
+        present = [part.to(device) for part in parts if part is not None]
+        return padded(present, frames) if present else None
+
+    waves = [clip.wave.to(device) for clip in clips]
+    specs = [
+        spectrogram(wave.unsqueeze(0), sizes.n_fft, sizes.hop_length)[0, :, : clip.frames]
+        for wave, clip in zip(waves, clips, strict=True)
+    ]
+    trimmed = [wave[: clip.frames * sizes.hop_length] for wave, clip in zip(waves, clips, strict=True)]
+    return Batch(
+        features=padded([clip.features.to(device).t() for clip in clips], frames).transpose(1, 2),
+        coarse_f0=optional([clip.coarse_f0 for clip in clips]),
+        f0=optional([clip.f0 for clip in clips]),
+        spec=padded(specs, frames),
+        wave=padded(trimmed, frames * sizes.hop_length),
+        lengths=torch.tensor([clip.frames for clip in clips], device=device),
+        speakers=torch.tensor([clip.speaker for clip in clips], device=device),
+    )

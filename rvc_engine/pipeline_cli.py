@@ -1,0 +1,181 @@
+"""The options of the RVC training pipeline script, by their old names, over the same engine.
+
+Exit codes: 0 done, 1 failed, 2 a wrong option, 3 stopped on request (run again to go on).
+"""
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rvc_engine.cli import config_from, execute, settings_from, usage_error
+from rvc_engine.config import TrainingConfig, check_voice_name
+from rvc_engine.events import EXIT_SUCCEEDED
+from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.workspace import Workspace
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class LogLevel(StrEnum):
+    """What the console shows; `train.log` holds everything."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def _switch(*names: str, text: str) -> Any:
+    return typer.Option(*names, min=0, max=1, help=text)
+
+
+@app.command()
+def pipeline(
+    exp_dir: Annotated[str, typer.Option("-e", "--exp_dir", help="Name of the voice; the run lies in logs/<name>.")],
+    sample_rate: Annotated[str, typer.Option("-sr", "--sample_rate", help="32k, 40k or 48k.")] = "40k",
+    if_f0: Annotated[int, _switch("-f0", "--if_f0", text="1: the voice follows a pitch curve. 0: it does not.")] = 1,
+    batch_size: Annotated[int, typer.Option("-bs", "--batch_size", help="Clips per step.")] = 4,
+    total_epoch: Annotated[int, typer.Option("-te", "--total_epoch", help="Passes over the dataset.")] = 300,
+    save_every_epoch: Annotated[int, typer.Option("-se", "--save_every_epoch", help="Epochs between saves.")] = 50,
+    gpus: Annotated[str, typer.Option("-g", "--gpus", help="The GPU to train on; without one the CPU trains.")] = "0",
+    version: Annotated[str, typer.Option("-v", "--version", help="v1 or v2.")] = "v2",
+    pretrain_g: Annotated[str, typer.Option("-pg", "--pretrain_g", help="Base weights of the generator.")] = "",
+    pretrain_d: Annotated[str, typer.Option("-pd", "--pretrain_d", help="Base weights of the discriminator.")] = "",
+    if_latest: Annotated[int, _switch("-l", "--if_latest", text="1: keep one G_/D_ pair, named 2333333.")] = 0,
+    if_cache_data_in_gpu: Annotated[
+        int, _switch("-c", "--if_cache_data_in_gpu", text="1: keep all clips in the device's memory.")
+    ] = 0,
+    save_every_weights: Annotated[
+        int, _switch("-sw", "--save_every_weights", text="1: also write weights/<name>_e<e>_s<s>.pth at every save.")
+    ] = 0,
+    outside_index_root: Annotated[
+        Path | None, typer.Option("-o", "--outside_index_root", help="Folder in which to link the finished index.")
+    ] = None,
+    skip_training: Annotated[bool, typer.Option("--skip-training", help="Only make the index.")] = False,
+    skip_index: Annotated[bool, typer.Option("--skip-index", help="Only train and export.")] = False,
+    continue_on_error: Annotated[
+        bool, typer.Option("--continue-on-error", help="Make the index also when training failed; the exit code tells.")
+    ] = False,
+    log_level: Annotated[
+        LogLevel, typer.Option("--log-level", case_sensitive=False, help="For the console.")
+    ] = LogLevel.INFO,
+    dataset: Annotated[
+        Path | None,
+        typer.Option("--dataset", help="Folder of recordings. Without it logs/<name> must hold slices and features."),
+    ] = None,
+    pitch: Annotated[str, typer.Option("--pitch", help="Pitch estimator: swift, dio or harvest.")] = "swift",
+    content: Annotated[
+        str, typer.Option("--content", help="Content encoder: contentvec, or whisper-tiny, which needs no download.")
+    ] = "contentvec",
+    pretrained: Annotated[
+        str, typer.Option("--pretrained", help="auto: published base weights. none: train from scratch.")
+    ] = "auto",
+    max_train_seconds: Annotated[
+        float | None, typer.Option("--max-train-seconds", help="End training after so many seconds.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A further field of the configuration, as name=value; repeatable.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option("--weights", help="Folder of published weights.")] = None,
+    logs: Annotated[Path, typer.Option("--logs", help="Folder of all runs.")] = Path("logs"),
+) -> None:
+    """Train an RVC voice and make its index; started again, it goes on where it was."""
+    if skip_training and skip_index:
+        raise usage_error("--skip-training and --skip-index together leave nothing to do; drop one of them")
+    try:
+        name = check_voice_name(exp_dir)
+    except ValueError as error:
+        raise usage_error(f"-e/--exp_dir: {error}") from error
+    fields = {
+        "version": version,
+        "sample_rate": sample_rate,
+        "f0": bool(if_f0),
+        "batch_size": batch_size,
+        "total_epochs": total_epoch,
+        "save_every_epochs": save_every_epoch,
+        "save_only_latest": bool(if_latest),
+        "cache_data_on_device": bool(if_cache_data_in_gpu),
+        "save_every_weights": bool(save_every_weights),
+        "pitch": pitch,
+        "content": content,
+        "pretrained": pretrained,
+        "max_train_seconds": max_train_seconds,
+    }
+    config = config_from({**fields, **settings_from(settings or [])})
+    machine = Machine(
+        device=_device(gpus),
+        weights_folder=weights or default_weights_folder(),
+        pretrained_g=_file(pretrain_g, "-pg/--pretrain_g"),
+        pretrained_d=_file(pretrain_d, "-pd/--pretrain_d"),
+    )
+    workspace = Workspace(logs / name, name, config.version)
+    raise typer.Exit(
+        _execute(
+            dataset,
+            workspace,
+            config,
+            machine,
+            log_level,
+            outside_index_root,
+            skip_training,
+            skip_index,
+            continue_on_error,
+        )
+    )
+
+
+def _file(text: str, option: str) -> Path | None:
+    if not text:
+        return None
+    path = Path(text)
+    if not path.is_file():
+        raise usage_error(
+            f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
+        )
+    return path
+
+
+def _device(gpus: str) -> str:
+    import torch
+
+    numbers = gpus.split("-")
+    if not all(number.isdigit() for number in numbers):
+        raise usage_error(f"-g/--gpus: {gpus!r} is no GPU number; use 0, 1 and so on")
+    if len(numbers) > 1:
+        raise usage_error(
+            f"-g/--gpus: one run trains on one GPU and {gpus} names {len(numbers)}; choose one, such as -g {numbers[0]}"
+        )
+    if not torch.cuda.is_available():
+        return "cpu"
+    return f"cuda:{numbers[0]}"
+
+
+def _execute(
+    dataset: Path | None,
+    workspace: Workspace,
+    config: TrainingConfig,
+    machine: Machine,
+    level: LogLevel,
+    outside_index_root: Path | None,
+    skip_training: bool,
+    skip_index: bool,
+    continue_on_error: bool,
+) -> int:
+    from rvc_engine.pipeline import Wanted
+    from rvc_engine.running import StopSwitch
+    from rvc_engine.stages.indexing import link_outside
+
+    switch = StopSwitch()
+    switch.on_signals()
+    wanted = Wanted(not skip_training, not skip_index, continue_on_error)
+    code = execute(dataset, workspace, config, machine, switch, wanted=wanted, level=level.value)
+    if code == EXIT_SUCCEEDED and outside_index_root is not None and not skip_index:
+        typer.echo(f"index linked as {link_outside(workspace, outside_index_root)}")
+    return code
+
+
+def main() -> None:
+    """Entry point."""
+    app(prog_name="rvc_training_pipeline.py")

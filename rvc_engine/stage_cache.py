@@ -1,0 +1,80 @@
+"""Results of slice, pitch and content, kept for other runs on the same recordings. No torch.
+
+`<cache>/<stage>/<fingerprint>/<folder name>/...`, hard-linked both ways where the file system can, so that nothing is
+held twice. Entries appear whole or not at all: they are built under a temporary name and renamed.
+"""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import filelock
+
+from rvc_engine.events import Stage
+
+MAX_BYTES = 20 * 2**30
+"""Beyond it, the entries that were used longest ago go."""
+
+
+class StageCache:
+    """One folder of results; several engines may use it at once."""
+
+    def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def restore(self, stage: Stage, fingerprint: str, folders: Sequence[Path]) -> bool:
+        """Fill the folders with a kept result; False, and nothing touched, when there is none."""
+        entry = self.folder / stage / fingerprint
+        with self._lock():
+            if not entry.is_dir():
+                return False
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+                _link_tree(entry / folder.name, folder)
+            os.utime(entry)
+        return True
+
+    def store(self, stage: Stage, fingerprint: str, folders: Sequence[Path]) -> None:
+        """Keep the folders as the stage's result for this fingerprint."""
+        entry = self.folder / stage / fingerprint
+        with self._lock():
+            if entry.is_dir():
+                return
+            temporary = entry.with_name(f".{fingerprint}.{os.getpid()}.tmp")
+            try:
+                for folder in folders:
+                    _link_tree(folder, temporary / folder.name)
+                temporary.rename(entry)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            self._make_room(entry)
+
+    def _make_room(self, newest: Path) -> None:
+        entries = [path for stage in self.folder.iterdir() if stage.is_dir() for path in stage.iterdir()]
+        sizes = {path: _size(path) for path in sorted(entries, key=lambda path: path.stat().st_mtime)}
+        total = sum(sizes.values())
+        for path, size in sizes.items():
+            if total <= self.max_bytes:
+                return
+            if path != newest:
+                shutil.rmtree(path, ignore_errors=True)
+                total -= size
+
+    def _lock(self) -> filelock.BaseFileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return filelock.FileLock(self.folder / ".lock")
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """A copy of a flat folder made of hard links, or of copies across file systems."""
+    target.mkdir(parents=True)
+    for file in source.iterdir():
+        try:
+            os.link(file, target / file.name)
+        except OSError:
+            shutil.copy2(file, target / file.name)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
