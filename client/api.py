@@ -21,6 +21,7 @@ from server import schemas
 A = TypeVar("A", bound=BaseModel)
 
 TIMEOUT = httpx.Timeout(30, connect=10)
+EXAMPLE = "give one such as http://127.0.0.1:8000"
 _CHUNK = 1 << 20
 
 
@@ -30,9 +31,12 @@ def connect(url: str, token: str | None = None) -> httpx.Client:
     if token:
         headers["Authorization"] = f"Bearer {token}"
     try:
-        return httpx.Client(base_url=url.rstrip("/"), headers=headers, timeout=TIMEOUT)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise BadInput(f"{url!r} is no server address ({error}); give one such as http://127.0.0.1:8000") from error
+        address = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise BadInput(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise BadInput(f"{url!r} is no server address; {EXAMPLE}")
+    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT)
 
 
 class Client:

@@ -38,8 +38,13 @@ class Problem:
     def sentence(self) -> str:
         """What the server says, with the fields it complains about."""
         text = self.detail or self.title or f"HTTP status {self.status}"
-        fields = "; ".join(f"{pointer.lstrip('#/').replace('/', '.')}: {detail}" for detail, pointer in self.pointers)
-        return f"{text} ({fields})" if fields and fields not in text else text
+        told = [f"{_dotted(pointer)}: {detail}" for detail, pointer in self.pointers if detail not in text]
+        return f"{text} ({'; '.join(told)})" if told else text
+
+
+def _dotted(pointer: str) -> str:
+    """`/config/batch_size` as `config.batch_size`."""
+    return pointer.lstrip("#/").replace("/", ".")
 
 
 class ServerSaysNo(ClientError):

@@ -145,7 +145,7 @@ def show(session: Session, job: JobArgument) -> None:
         f"{found.id}  {found.name}",
         f"status     {found.status}" + (f", place {found.queue_position}" if found.queue_position else ""),
         f"progress   {found.progress:.1%}" + (f", {found.stage}" if found.stage else ""),
-        f"attempt    {found.attempt} of at most {found.max_attempts} failures",
+        f"attempt    {found.attempt}",
         *(f"file       {file.name}  {size(file.size)}  sha256 {file.sha256}" for file in files),
         *([f"error      {found.error.code}: {found.error.message}"] if found.error else []),
         *([f"notice     {found.content_notice}"] if found.content_notice else []),

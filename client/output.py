@@ -26,7 +26,7 @@ class Output:
 
     def __init__(self, as_json: bool, console: Console | None = None, errors: Console | None = None) -> None:
         self.as_json = as_json
-        self.console = console or Console(soft_wrap=True, highlight=False)
+        self.console = console or Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
         self.errors = errors or Console(stderr=True, soft_wrap=True, highlight=False)
 
     def result(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], text: str | Table) -> None:
@@ -81,7 +81,7 @@ def table(*columns: str) -> Table:
     """A plain table that also reads well in a pipe."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold")
+        made.add_column(column, overflow="fold", no_wrap=column == "ID")
     return made
 
 

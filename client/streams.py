@@ -52,6 +52,8 @@ def follow(
                     trying.succeeded()
                     if message.event == "end":
                         return
+                    if message.retry is not None and not message.data:
+                        continue  # only tells how soon to come back, which is for browsers
                     if message.id:
                         last_id = message.id
                     yield message

@@ -1,0 +1,149 @@
+"""A real server and real workers, as processes, with engines that follow a script or with the real engine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from client.api import Client, connect
+from client.services import free_port
+from rvc_engine.config import TrainingConfig
+from server.schemas import DatasetPublic, DatasetStatus, JobCreate, JobPublic
+
+ROOT = Path(__file__).parents[2]
+SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
+SAMPLES = ROOT / "samples"
+SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4)
+
+
+class Station:
+    """A data folder with whatever processes a test starts on it. Leases are short, so that losses show soon."""
+
+    MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
+    samples = SAMPLES
+    small = SMALL
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.script_file = folder / "script.json"
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("RVC_TRAIN_")} | {
+            "RVC_TRAIN_DATA_FOLDER": str(folder / "data"),
+            "RVC_TRAIN_PORT": str(self.port),
+            "RVC_TRAIN_LEASE_SECONDS": "2",
+            "RVC_TRAIN_HEARTBEAT_SECONDS": "0.3",
+            "RVC_TRAIN_WISH_SECONDS": "0.1",
+            "RVC_TRAIN_REAPER_SECONDS": "0.2",
+            "RVC_TRAIN_POLL_SECONDS": "0.1",
+            "RVC_TRAIN_RECORD_SECONDS": "0.1",
+            "RVC_TRAIN_FOLLOW_POLL_SECONDS": "0.1",
+            "RVC_TRAIN_RETRY_DELAY_SECONDS": "0",
+            "RVC_TRAIN_DEVICE": "cpu",
+            "OMP_WAIT_POLICY": "PASSIVE",
+        }
+        self.processes: list[subprocess.Popen[bytes]] = []
+        self.http = connect(self.url)
+        self.client = Client(self.http)
+
+    def follow_script(self, *steps: list[object]) -> None:
+        """From now on engines do this."""
+        self.script_file.write_text(json.dumps(steps))
+        engine = [sys.executable, str(SCRIPTED_ENGINE), str(self.script_file)]
+        self.environment["RVC_TRAIN_ENGINE_COMMAND"] = json.dumps(engine)
+
+    def start(self, module: str) -> subprocess.Popen[bytes]:
+        with (self.folder / f"{module}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", module], env=self.environment, cwd=ROOT, stdout=log, stderr=log
+            )
+        self.processes.append(process)
+        return process
+
+    def start_server(self) -> subprocess.Popen[bytes]:
+        server = self.start("server")
+        self.wait_until(self.client.is_ready, "the server", 30)
+        return server
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        return self.start("worker")
+
+    def cli(self, *words: str, **how: object) -> subprocess.CompletedProcess[str]:
+        """`rvc-train WORDS` against this server."""
+        environment = self.environment | {"RVC_TRAIN_SERVER": self.url, "XDG_CONFIG_HOME": str(self.folder)}
+        command = [sys.executable, "-m", "client.cli", *words]
+        return subprocess.run(
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **how
+        )
+
+    def upload(self, *paths: Path, name: str | None = None) -> DatasetPublic:
+        """Upload and wait for the report."""
+        dataset = self.client.upload_dataset(list(paths), name)
+
+        def is_settled() -> bool:
+            return self.client.dataset(dataset.id).status is not DatasetStatus.VALIDATING
+
+        self.wait_until(is_settled, "the dataset's report", 60)
+        return self.client.dataset(dataset.id)
+
+    def submit(self, dataset: DatasetPublic, **wish: object) -> JobPublic:
+        fields = {"name": "anna", "dataset_id": dataset.id, "config": SMALL}
+        return self.client.submit(JobCreate.model_validate(fields | wish))
+
+    def steps(self, job: JobPublic) -> list[int]:
+        """Steps the scripted engines did, in order, repeats included."""
+        path = self.folder / "data" / "jobs" / job.id / "workspace" / "steps.txt"
+        return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def wait_for(self, job: JobPublic, *statuses: str, seconds: float = 30) -> JobPublic:
+        self.wait_until(lambda: self.client.job(job.id).status in statuses, f"{statuses}", seconds)
+        return self.client.job(job.id)
+
+    def wait_until(self, is_so: Callable[[], bool], what: str, seconds: float = 20) -> None:
+        deadline = time.monotonic() + seconds
+        while not is_so():
+            assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}\n{self.words()}"
+            time.sleep(0.05)
+
+    def words(self) -> str:
+        """The last words of the processes, for a test that fails."""
+        return "\n".join(f"--- {log.name}\n" + log.read_text()[-2000:] for log in self.folder.glob("*.log"))
+
+    def close(self) -> None:
+        self.http.close()
+        for process in self.processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+        for process in self.processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def station(tmp_path: Path) -> Iterator[Station]:
+    made = Station(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def lasting_station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
+    """One for all tests of a file, where they do not disturb each other."""
+    made = Station(tmp_path_factory.mktemp("station"))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def recording() -> Path:
+    """One real recording of a few seconds."""
+    return SAMPLES / "vm-review.flac"
