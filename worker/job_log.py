@@ -9,20 +9,8 @@ from typing import Self
 
 import structlog
 
-from rvc_engine.events import (
-    ArtifactReady,
-    CheckpointSaved,
-    Event,
-    Failed,
-    Level,
-    Log,
-    Metric,
-    Progress,
-    StageChanged,
-    Stopped,
-    Succeeded,
-    Warned,
-)
+from rvc_engine.event_text import describe
+from rvc_engine.events import Event, Level
 
 logger = structlog.get_logger(__name__)
 
@@ -72,28 +60,3 @@ class JobLog:
                 if not self._is_complaining:
                     logger.warning("the job's log cannot be written", path=str(self._path), reason=str(error))
                 self._is_complaining = True
-
-
-def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one answer per kind of event
-    """Level and sentence of an event, or None for one that says nothing new to a reader of the log."""
-    match event:
-        case Log():
-            return event.level, event.message
-        case Warned():
-            return "warning", event.message
-        case StageChanged():
-            seconds = "" if event.seconds is None else f" after {event.seconds:.1f} s"
-            return "info", f"stage {event.stage} {event.state}{seconds}"
-        case Metric():
-            values = " ".join(f"{name}={value:.5g}" for name, value in event.values.items())
-            return "info", f"epoch {event.epoch} step {event.step}: {values}"
-        case CheckpointSaved():
-            return "info", f"checkpoint saved at epoch {event.epoch}, step {event.step}"
-        case ArtifactReady():
-            return "info", f"{event.kind} {event.name} is ready: {event.size} bytes, sha256 {event.sha256}"
-        case Failed():
-            return "error", f"failed ({event.code}): {event.message}"
-        case Stopped() | Succeeded():
-            return "info", event.message
-        case Progress():
-            return None

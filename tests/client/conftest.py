@@ -69,6 +69,7 @@ class Request(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
+        self.wfile.write(b"retry: 1000\n\n: a comment\n\n")
         for seq in seqs:
             self.wfile.write(f"id: {seq}\ndata: {json.dumps(event(seq))}\n\n".encode())
         if ends:
