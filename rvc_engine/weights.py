@@ -7,6 +7,7 @@ and time of change, so that a start does not read gigabytes. Downloads: `rvc_eng
 import functools
 import hashlib
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from rvc_engine.assets_folder import PUBLISHED_WEIGHTS
 from rvc_engine.config import SampleRate, Version
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import InvalidConfig, MissingWeights
+from rvc_engine.machine import default_weights_folder
 from rvc_engine.workspace import sync_folder, write_atomically
 
 FileState = Literal["verified", "unverified", "damaged", "missing"]
@@ -169,7 +171,15 @@ class Weights:
     def require(self, files: Sequence[PublishedFile], name: str) -> None:
         """Raise MissingWeights, naming the ways to get `name`, unless all files are here and whole."""
         if problems := self.problems(files):
-            raise MissingWeights(f"{'; '.join(problems)}. {ways_to_get(name)}")
+            raise MissingWeights(f"{'; '.join(problems)}. {self.ways_to_get(name)}")
+
+    def ways_to_get(self, name: str) -> str:
+        """How a person gets the weights of an id into this folder."""
+        here = "" if self.folder == default_weights_folder() else f" --weights {shlex.quote(str(self.folder))}"
+        return (
+            f"Download with `rvc-engine weights fetch {name}{here}`, or take them from an RVC or Applio installation "
+            f"with `rvc-engine weights import FOLDER{here}`"
+        )
 
     def import_from(
         self, source: Path, tell: Callable[[PublishedFile, Path], None] = lambda _file, _path: None
@@ -204,14 +214,6 @@ class Weights:
                 temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
             self.remember(file, file.sha256, target.stat())
-
-
-def ways_to_get(name: str) -> str:
-    """How a person gets the weights of an id."""
-    return (
-        f"Download with `rvc-engine weights fetch {name}`, or take them from an RVC or Applio installation with "
-        "`rvc-engine weights import FOLDER`"
-    )
 
 
 def sha256_of(path: Path) -> str:

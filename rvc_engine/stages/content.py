@@ -18,7 +18,7 @@ from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import GpuOutOfMemory, InvalidDataset, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import StageReport
-from rvc_engine.weights import HUBERT, PublishedFile, Weights, sha256_of, ways_to_get
+from rvc_engine.weights import HUBERT, PublishedFile, Weights, sha256_of
 from rvc_engine.workspace import Workspace
 
 VERSION = 1
@@ -85,15 +85,15 @@ def check_weights(config: TrainingConfig, machine: Machine) -> None:
     complaints = []
     if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
         complaints.append(
-            f"the content encoder ContentVec cannot be used: {'; '.join(problems)}. {ways_to_get(HUBERT)}, or choose "
-            "another with content=whisper-tiny, which needs no download (a voice made with it converts rightly only "
-            "with `rvc-engine convert`)"
+            f"the content encoder ContentVec cannot be used: {'; '.join(problems)}. {weights.ways_to_get(HUBERT)}, or "
+            "choose another with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
+            "only with `rvc-engine convert`)"
         )
     if config.pretrained == "auto" and (problems := _base_weights_problems(weights, config, machine)):
         name = f"pretrained-{config.version}-{config.sample_rate}"
         complaints.append(
-            f"the base weights cannot be used: {'; '.join(problems)}. {ways_to_get(name)}, or train from scratch with "
-            "pretrained=none, which needs far more recordings and time"
+            f"the base weights cannot be used: {'; '.join(problems)}. {weights.ways_to_get(name)}, or "
+            "train from scratch with pretrained=none, which needs far more recordings and time"
         )
     if complaints:
         raise MissingWeights(". Also, ".join(complaints))
