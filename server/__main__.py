@@ -1,5 +1,6 @@
 """`python -m server`: serve until SIGTERM or Ctrl-C."""
 
+import signal
 import sys
 from types import FrameType
 
@@ -50,8 +51,15 @@ def main() -> int:
         timeout_keep_alive=30,
     )
     server = Server(config, app.state.services)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)  # uvicorn has its own while it serves, and hands the signal on when it has ended
     server.run()
     return 0 if server.started else 1
+
+
+def _exit(_number: int, _frame: FrameType | None) -> None:
+    """Being asked to end is no failure: exit code 0."""
+    sys.exit(0)
 
 
 if __name__ == "__main__":

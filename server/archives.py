@@ -210,6 +210,8 @@ def _check_overlap(file: IO[bytes], entries: list[zipfile.ZipInfo], directory: i
     """Refuse members that share bytes: a small file can pretend to hold many large ones that way."""
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if not 0 <= entry.header_offset < directory:
+            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not where the directory says")
         file.seek(entry.header_offset)
         magic, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         if magic != b"PK\x03\x04":

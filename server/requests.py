@@ -6,6 +6,7 @@ import time
 import structlog
 import uuid6
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.problems import problem_response
@@ -19,8 +20,11 @@ _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
-class BodyTooLarge(Exception):
-    """A request that is no upload has a body beyond the limit."""
+class BodyTooLarge(HTTPException):
+    """A request that is no upload has a body beyond the limit. An HTTPException, for FastAPI takes others for a 400."""
+
+    def __init__(self) -> None:
+        super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 class RequestContext:
@@ -53,8 +57,6 @@ class _Request:
         structlog.contextvars.bind_contextvars(request_id=self._id)
         try:
             await self._app(self._scope, self._counted_receive, self._watched_send)
-        except BodyTooLarge:
-            await self._answer(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
         except Exception:
             logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
             if self._status is not None:

@@ -75,7 +75,8 @@ class Streamer:
         return StreamingResponse(self._messages(look), headers=headers, media_type=MEDIA_TYPE)
 
     async def _messages(self, look: Look) -> AsyncIterator[bytes]:
-        yield f"retry: {RETRY_MS}\n\n".encode()
+        yield b": here\n\n"
+        prefix = f"retry: {RETRY_MS}\n".encode()  # a message of its own would be an empty one to some readers
         last_said = time.monotonic()
         while not self._stopping.is_set():
             try:
@@ -86,7 +87,8 @@ class Streamer:
                 logger.exception("a stream ends early: the database did not answer")
                 return
             if news.messages:
-                yield b"".join(news.messages)
+                yield prefix + b"".join(news.messages)
+                prefix = b""
                 last_said = time.monotonic()
             if news.end is not None:
                 yield format_sse_event(data_str=news.end, event="end")

@@ -1,0 +1,262 @@
+"""A book on real SQLite, a clock to turn by hand, and a real server on loopback with a fast stand-in for the report."""
+
+import io
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+import sqlalchemy as sa
+import structlog
+import uvicorn
+
+from rvc_engine.events import ArtifactReady
+from server.__main__ import Server
+from server.app import create_app
+from server.database import create_engine, migrate, write_session
+from server.jobs import Claim, JobBook
+from server.schemas import DatasetStatus, JobCreate
+from server.services import Services
+from server.settings import ServerSettings
+from server.storage import Storage
+from server.tables import Dataset, Job, new_id
+
+FAKE_REPORT = Path(__file__).parent / "fake_report.py"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def plain_logs() -> Iterator[None]:
+    """Log without the colours and the drawn tracebacks that structlog has for terminals: those take seconds."""
+    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+    yield
+    structlog.reset_defaults()
+
+
+@dataclass
+class Clock:
+    """Time that passes when told to."""
+
+    now: datetime = field(default_factory=lambda: datetime(2026, 11, 1, 12, 0, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file, to be copied: migrating once is enough."""
+    path = tmp_path_factory.mktemp("empty") / "rvc-train.db"
+    engine = create_engine(f"sqlite:///{path}")
+    migrate(engine)
+    engine.dispose()
+    return path
+
+
+@pytest.fixture
+def engine(tmp_path: Path, empty_database: Path) -> Iterator[sa.Engine]:
+    path = tmp_path / "rvc-train.db"
+    shutil.copy(empty_database, path)
+    engine = create_engine(f"sqlite:///{path}")
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def book(engine: sa.Engine, clock: Clock) -> JobBook:
+    return JobBook(engine, clock, retry_delay_seconds=10, max_recoveries=2)
+
+
+@dataclass
+class Bench:
+    """A book with what a test needs beside it."""
+
+    book: JobBook
+    clock: Clock
+
+    def dataset(self, status: DatasetStatus = DatasetStatus.READY) -> str:
+        with write_session(self.book.engine) as session:
+            reason = "it is silent" if status is DatasetStatus.INVALID else None
+            row = Dataset(
+                id=new_id("ds"),
+                name="anna",
+                sha256=new_id("x"),
+                size=1,
+                num_files=1,
+                status=status,
+                reason=reason,
+                created_at=self.clock(),
+            )
+            session.add(row)
+            return row.id
+
+    def job(self, status: DatasetStatus = DatasetStatus.READY, **wish: object) -> Job:
+        return self.book.submit(JobCreate(**{"name": "anna", "dataset_id": self.dataset(status), **wish}))
+
+    def worker(self) -> str:
+        return self.book.register_worker("worker", os.getpid(), "here", "cpu")
+
+    def claim(self) -> Claim:
+        claim = self.book.claim(self.worker())
+        assert claim is not None
+        return claim
+
+    def publish(self, claim: Claim) -> None:
+        self.book.publish_artifact(claim, "voice", "anna.pth", f"jobs/{claim.job_id}/artifacts/00", 3, "00")
+
+
+@pytest.fixture
+def bench(book: JobBook, clock: Clock) -> Bench:
+    return Bench(book, clock)
+
+
+@dataclass
+class Running:
+    """A server on loopback."""
+
+    url: str
+    services: Services
+    server: Server
+
+    def client(self, **headers: str) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+
+    @property
+    def bench(self) -> Bench:
+        return Bench(self.services.book, Clock(datetime.now(UTC)))
+
+
+def settings_for(folder: Path, **more: object) -> ServerSettings:
+    defaults: dict[str, object] = {
+        "data_folder": folder,
+        "report_command": [sys.executable, str(FAKE_REPORT)],
+        "follow_poll_seconds": 0.02,
+        "disk_reserve_bytes": 0,
+    }
+    return ServerSettings(**(defaults | more))
+
+
+@contextmanager
+def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
+    """Serve in a thread until the block ends. `port` 0: any free one."""
+    app = create_app(settings)
+    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    server = Server(config, app.state.services)
+    with socket.socket() as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        wait_until(lambda: server.started or not thread.is_alive())
+        try:
+            assert server.started
+            yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.services, server)
+        finally:
+            app.state.services.stopping.set()
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture(scope="module")
+def live(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator[Running]:
+    """One server for all tests of a module."""
+    folder = tmp_path_factory.mktemp("data")
+    shutil.copy(empty_database, folder / "rvc-train.db")
+    with running(settings_for(folder)) as server:
+        yield server
+
+
+@pytest.fixture
+def http(live: Running) -> Iterator[httpx.Client]:
+    with live.client() as client:
+        yield client
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+
+
+def zip_of(members: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def finished_job(live: Running, content: bytes, name: str = "anna") -> str:
+    """A job that succeeded, its voice being a file of these bytes; returns its id."""
+    bench = live.bench
+    job = bench.job(name=name, priority=100)
+    claim = bench.claim()
+    assert claim.job_id == job.id
+    publish(live.services, claim, content, f"{name}.pth")
+    bench.book.succeed(claim)
+    return job.id
+
+
+def publish(services: Services, claim: Claim, content: bytes, name: str) -> None:
+    source = services.storage.workspace(claim.job_id) / "weights" / "made"
+    source.parent.mkdir(parents=True, exist_ok=True)
+    source.write_bytes(content)
+    stored = services.storage.store_artifact(claim.job_id, source)
+    said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
+    services.book.publish_artifact(claim, said.kind, said.name, stored.path, stored.size, stored.sha256)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(tmp_path / "data")
+
+
+# Helpers that tests cannot import (test folders are no packages) come as fixtures.
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture
+def zipped() -> Callable[..., bytes]:
+    return zip_of
+
+
+@pytest.fixture
+def serve() -> Callable[..., object]:
+    """`with serve(folder, **settings) as server`: a server of one's own."""
+
+    def serving(folder: Path, port: int = 0, **more: object) -> object:
+        return running(settings_for(folder, **more), port)
+
+    return serving
+
+
+@pytest.fixture
+def finished(live: Running) -> Callable[..., str]:
+    """`finished(content, name)`: a job that succeeded, its voice being a file of these bytes."""
+
+    def finish(content: bytes, name: str = "anna") -> str:
+        return finished_job(live, content, name)
+
+    return finish

@@ -1,0 +1,223 @@
+"""Streams on a real server: no event lost, none twice, and an end that can be told from a broken line."""
+
+import json
+import threading
+import time
+
+import httpx
+import pytest
+from httpx_sse import connect_sse
+
+from rvc_engine.errors import FailureCode
+from rvc_engine.events import Warned
+
+STREAM = {"Accept": "text/event-stream"}
+
+
+@pytest.fixture
+def running_job(live):
+    """A job in a worker's hands, ended when the test is over."""
+    job = live.bench.job(priority=100)
+    claim = live.bench.claim()
+    assert claim.job_id == job.id
+    yield claim
+    live.services.book.cancel(job.id)
+    live.services.book.hand_back(claim, "the test is over")
+
+
+def messages(http, path, last_id=None, stop_after=None):
+    """(id, data) of a stream's messages until `end` (which is the last) or until so many came."""
+    headers = {} if last_id is None else {"Last-Event-ID": str(last_id)}
+    found = []
+    with connect_sse(http, "GET", path, headers=headers) as source:
+        assert source.response.status_code == 200, source.response.status_code
+        for message in source.iter_sse():
+            if message.event == "end":
+                return [*found, ("end", message.data)]
+            found.append((int(message.id), message.data))
+            if len(found) == stop_after:
+                return found
+    return found
+
+
+def test_a_follower_sees_every_event_of_a_finished_job_and_then_the_end(http, finished):
+    job_id = finished(b"voice")
+    found = messages(http, f"/v1/jobs/{job_id}/events")
+    listed = http.get(f"/v1/jobs/{job_id}/events").json()
+    assert [json.loads(data) for _, data in found[:-1]] == listed["data"]
+    assert [an_id for an_id, _ in found[:-1]] == list(range(1, listed["last_seq"] + 1))
+    assert found[-1] == ("end", '{"status": "succeeded"}')
+
+
+def test_a_reconnect_after_the_end_gets_204_and_one_before_it_gets_the_rest(http, finished):
+    path = f"/v1/jobs/{finished(b'voice')}/events"
+    last = http.get(path).json()["last_seq"]
+    assert http.get(path, headers=STREAM | {"Last-Event-ID": str(last)}).status_code == 204
+    assert [an_id for an_id, _ in messages(http, path, last - 2)] == [last - 1, last, "end"]
+
+
+@pytest.mark.parametrize("what", ["events", "logs?follow=true"])
+def test_whether_there_is_a_job_is_said_before_the_stream_begins(http, what):
+    answer = http.get(f"/v1/jobs/job_none/{what}", headers=STREAM)
+    assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
+
+
+def test_a_last_event_id_that_is_no_number_is_refused(http, finished):
+    answer = http.get(f"/v1/jobs/{finished(b'voice')}/events", headers=STREAM | {"Last-Event-ID": "x"})
+    assert answer.status_code == 422
+
+
+def test_followers_who_lose_their_line_again_and_again_miss_nothing_and_see_nothing_twice(http, live, running_job):
+    """A writer talks while a follower hangs up after every third event and comes back with the last id it saw."""
+    total = 62  # with the four events before, whole batches of three
+
+    def talk():
+        for i in range(total):
+            live.services.book.record(running_job, [Warned(message=f"{i}")])
+            time.sleep(0.005)
+
+    writer = threading.Thread(target=talk)
+    writer.start()
+    path, seen = f"/v1/jobs/{running_job.job_id}/events", []
+    while len(seen) < total + 4:
+        seen += messages(http, path, seen[-1][0] if seen else None, stop_after=3)
+    writer.join()
+    assert [an_id for an_id, _ in seen[: total + 4]] == list(range(1, total + 5))
+    assert [json.loads(data)["message"] for _, data in seen[4 : total + 4]] == [str(i) for i in range(total)]
+
+
+def test_a_silent_stream_says_that_it_is_still_there(tmp_path, serve):
+    with serve(tmp_path, keep_alive_seconds=0.05) as server, server.client() as http:
+        job = server.bench.job()
+        with http.stream("GET", f"/v1/jobs/{job.id}/events", headers=STREAM) as response:
+            lines = response.iter_lines()
+            assert ": still here" in (next(lines) for _ in range(50))
+
+
+def test_streams_end_when_the_server_stops_and_go_on_where_they_were_after_its_restart(tmp_path, serve):
+    with serve(tmp_path) as server:
+        job = server.bench.job()
+        claim = server.bench.claim()
+        seen = []
+
+        def follow():
+            with server.client() as http:
+                seen.extend(messages(http, f"/v1/jobs/{job.id}/events"))
+
+        follower = threading.Thread(target=follow)
+        follower.start()
+        while len(server.services.history.events(job.id, 0, 9).events) > len(seen) and follower.is_alive():
+            time.sleep(0.02)
+            if server.server.server_state.connections:
+                break
+        time.sleep(0.2)
+        started = time.monotonic()
+    follower.join(5)
+    assert time.monotonic() - started < 3
+    assert [an_id for an_id, _ in seen] == [1, 2, 3, 4]  # and no end
+    with serve(tmp_path) as server, server.client() as http:
+        server.services.book.fail(claim, FailureCode.DIVERGED, "NaN")
+        assert [an_id for an_id, _ in messages(http, f"/v1/jobs/{job.id}/events", 4)] == [5, "end"]
+
+
+def test_a_stream_ends_when_its_job_is_deleted(http, live, finished):
+    job = live.bench.job()
+    with connect_sse(http, "GET", f"/v1/jobs/{job.id}/events") as source:
+        stream = source.iter_sse()
+        next(stream)
+        live.services.book.cancel(job.id)
+        live.services.book.delete(job.id)
+        assert [message.event for message in stream][-1] == "end"
+
+
+def test_the_list_of_events_goes_on_behind_a_number(http, finished):
+    path = f"/v1/jobs/{finished(b'voice')}/events"
+    first = http.get(path, params={"limit": 2}).json()
+    assert ([event["seq"] for event in first["data"]], first["has_more"]) == ([1, 2], True)
+    rest = http.get(path, params={"after": 2}).json()
+    assert (rest["data"][0]["seq"], rest["has_more"], rest["data"][-1]["type"]) == (3, False, "succeeded")
+
+
+def test_many_followers_of_one_job_all_see_its_end(http, live):
+    job = live.bench.job()
+    ends = []
+
+    def follow():
+        with httpx.Client(base_url=live.url, timeout=20) as client:
+            ends.append(messages(client, f"/v1/jobs/{job.id}/events")[-1][0])
+
+    followers = [threading.Thread(target=follow) for _ in range(50)]
+    for follower in followers:
+        follower.start()
+    live.services.book.cancel(job.id)
+    for follower in followers:
+        follower.join(20)
+    assert ends == ["end"] * 50
+
+
+# Logs
+
+
+def write_log(live, job_id, text):
+    path = live.services.storage.job_log(job_id)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab") as file:
+        file.write(text.encode())
+
+
+@pytest.fixture
+def log_of(http, live, finished):
+    """`log_of(text)`: path of a finished job's log with that text."""
+
+    def made(text):
+        job_id = finished(b"voice")
+        write_log(live, job_id, text)
+        return f"/v1/jobs/{job_id}/logs"
+
+    return made
+
+
+def test_a_log_is_plain_text_whole_by_tail_by_offset_or_by_range(http, log_of):
+    text = "".join(f"line {i} ünï\n" for i in range(1, 5001))
+    path = log_of(text)
+    whole = http.get(path)
+    assert (whole.text, whole.headers["content-type"]) == (text, "text/plain; charset=utf-8")
+    assert http.get(path, params={"tail": 2}).text == "line 4999 ünï\nline 5000 ünï\n"
+    assert http.get(path, params={"tail": 0}).text == ""
+    assert http.get(path, params={"tail": 4999}).text == text.split("\n", 1)[1]
+    assert http.get(path, params={"tail": 9999}).text == text
+    assert http.get(path, params={"offset": 14}).text == text.encode()[14:].decode()
+    part = http.get(path, headers={"Range": "bytes=0-5"})
+    assert (part.status_code, part.text) == (206, "line 1")
+    assert http.get(path, params={"offset": 10**9}).status_code == 416
+    assert http.get(path, params={"offset": 1, "tail": 1}).status_code == 422
+
+
+def test_a_job_that_has_said_nothing_yet_has_an_empty_log(http, live):
+    job = live.bench.job()
+    answer = http.get(f"/v1/jobs/{job.id}/logs")
+    assert (answer.status_code, answer.text) == (200, "")
+    live.services.book.cancel(job.id)
+
+
+def test_a_followed_log_comes_line_by_line_with_a_last_line_that_has_no_end(http, log_of):
+    found = messages(http, log_of("one\n\ndrei é\nlast"), None)
+    assert [data for _, data in found[:-1]] == ["one", "", "drei é", "last"]
+    assert [an_id for an_id, _ in found[:-1]] == [4, 5, 13, 17]
+
+
+def test_a_followed_log_goes_on_at_the_last_id_and_ends_with_204(http, log_of):
+    path = log_of("one\ntwo\nthree\n")
+    assert messages(http, path + "?follow=true", 4)[0] == (8, "two")
+    assert messages(http, path + "?tail=1")[0] == (14, "three")
+    assert http.get(path, headers=STREAM | {"Last-Event-ID": "14"}).status_code == 204
+
+
+def test_half_a_line_waits_for_its_other_half(http, live, running_job):
+    write_log(live, running_job.job_id, "whole\nha")
+    with connect_sse(http, "GET", f"/v1/jobs/{running_job.job_id}/logs") as source:
+        stream = source.iter_sse()
+        assert next(stream).data == "whole"
+        time.sleep(0.1)
+        write_log(live, running_job.job_id, "lf\n")
+        assert next(stream).data == "half"

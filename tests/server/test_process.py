@@ -1,0 +1,87 @@
+"""`python -m server` as its user starts it: a process of its own."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+
+@pytest.fixture
+def started(tmp_path, eventually):
+    """`started(**environment)`: a server process that is ready, ended at the end of the test."""
+    children = []
+
+    def start(**environment):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data"), "RVC_TRAIN_PORT": str(port)} | environment
+        log = (tmp_path / "server.log").open("wb")
+        child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=log)
+        log.close()
+        children.append(child)
+        url = f"http://127.0.0.1:{port}"
+
+        def is_ready():
+            assert child.poll() is None, (tmp_path / "server.log").read_text()
+            try:
+                return httpx.get(f"{url}/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        eventually(is_ready)
+        return child, url
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.wait()
+
+
+def resident_bytes(pid):
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
+
+
+def test_an_idle_server_takes_less_than_120_mb_and_sigterm_ends_it_cleanly(started, tmp_path):
+    child, url = started()
+    for path in ("/v1/jobs", "/v1/datasets", "/v1/queue", "/v1/workers", "/v1/system", "/openapi.json"):
+        assert httpx.get(url + path).status_code == 200
+    assert resident_bytes(child.pid) < 120_000_000
+    child.send_signal(signal.SIGTERM)
+    assert child.wait(10) == 0
+    lines = [json.loads(line) for line in (tmp_path / "server.log").read_text().splitlines()]
+    assert lines[-1]["event"].startswith("Finished server process")
+    assert any(line.get("path") == "/v1/jobs" and line["request_id"] for line in lines)
+    assert not [line for line in lines if line["level"] in {"error", "critical"}]
+
+
+def test_sigterm_does_not_wait_for_followers(started, tmp_path):
+    child, url = started()
+    dataset = httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF").json()
+    job = httpx.post(f"{url}/v1/jobs", json={"name": "a", "dataset_id": dataset["id"]})
+    events = f"{url}{job.headers['location']}/events"
+    with httpx.stream("GET", events, headers={"Accept": "text/event-stream"}, timeout=10) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        child.send_signal(signal.SIGTERM)
+        for _ in lines:
+            pass
+    assert child.wait(10) == 0
+
+
+def test_a_server_beyond_loopback_without_a_token_does_not_start():
+    env = {key: value for key, value in os.environ.items() if not key.startswith("RVC_TRAIN_")}
+    env["RVC_TRAIN_HOST"] = "0.0.0.0"  # noqa: S104 - that it is refused is the point
+    command = [sys.executable, "-m", "server"]
+    said = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=60)
+    assert said.returncode == 2
+    assert "secrets.token_urlsafe" in said.stderr
+    assert "Traceback" not in said.stderr
