@@ -4,6 +4,7 @@ Every end has its last event and its exit code: succeeded, failed with a code an
 """
 
 import errno
+import os
 import signal
 import sys
 import threading
@@ -60,7 +61,8 @@ class StopSwitch:
 
         def watch() -> None:
             with suppress(OSError, ValueError):
-                while sys.stdin.buffer.read(4096):
+                # Not through sys.stdin: a thread that waits in its buffer makes the interpreter abort at its end.
+                while os.read(sys.stdin.fileno(), 4096):
                     pass
             self.turn()
 
