@@ -78,7 +78,7 @@ def test_the_idle_server_stays_under_120_megabytes(station):
 
 def test_the_real_engine_survives_kill_9_of_its_worker(station, tmp_path):
     recordings = sorted(station.samples.glob("*.flac"))[:6]
-    config = station.small.model_copy(update={"total_epochs": 12, "checkpoint_every_steps": 2})
+    config = station.small.model_copy(update={"total_epochs": 5, "checkpoint_every_steps": 2})
     station.start_server()
     worker = station.start_worker()
     job = station.submit(station.upload(*recordings, name="six"), config=config)
