@@ -75,7 +75,7 @@ class Streamer:
         return StreamingResponse(self._messages(look), headers=headers, media_type=MEDIA_TYPE)
 
     async def _messages(self, look: Look) -> AsyncIterator[bytes]:
-        yield b": here\n\n"
+        yield b": here\n"
         prefix = f"retry: {RETRY_MS}\n".encode()  # a message of its own would be an empty one to some readers
         last_said = time.monotonic()
         while not self._stopping.is_set():
@@ -97,5 +97,5 @@ class Streamer:
                 continue
             await asyncio.sleep(self._poll_seconds)
             if time.monotonic() - last_said >= self._keep_alive_seconds:
-                yield b": still here\n\n"
+                yield b": still here\n"  # no blank line: some readers take one for a message
                 last_said = time.monotonic()

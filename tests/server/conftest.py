@@ -37,7 +37,10 @@ FAKE_REPORT = Path(__file__).parent / "fake_report.py"
 @pytest.fixture(autouse=True, scope="session")
 def plain_logs() -> Iterator[None]:
     """Log without the colours and the drawn tracebacks that structlog has for terminals: those take seconds."""
-    structlog.configure(processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()])
+    structlog.configure(
+        processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
     yield
     structlog.reset_defaults()
 

@@ -86,12 +86,16 @@ def test_followers_who_lose_their_line_again_and_again_miss_nothing_and_see_noth
     assert [json.loads(data)["message"] for _, data in seen[4 : total + 4]] == [str(i) for i in range(total)]
 
 
-def test_a_silent_stream_says_that_it_is_still_there(tmp_path, serve):
+def test_a_silent_stream_says_that_it_is_still_there_and_no_reader_takes_that_for_an_event(tmp_path, serve):
     with serve(tmp_path, keep_alive_seconds=0.05) as server, server.client() as http:
         job = server.bench.job()
         with http.stream("GET", f"/v1/jobs/{job.id}/events", headers=STREAM) as response:
             lines = response.iter_lines()
             assert ": still here" in (next(lines) for _ in range(50))
+        ending = threading.Timer(0.5, server.services.book.cancel, [job.id])
+        ending.start()
+        assert [an_id for an_id, _ in messages(http, f"/v1/jobs/{job.id}/events")] == [1, 2, 3, 4, "end"]
+        ending.join()
 
 
 def test_streams_end_when_the_server_stops_and_go_on_where_they_were_after_its_restart(tmp_path, serve):
