@@ -52,8 +52,8 @@ def follow(
                     trying.succeeded()
                     if message.event == "end":
                         return
-                    if message.retry is not None and not message.data:
-                        continue  # only tells how soon to come back, which is for browsers
+                    if not message.data and message.id in {"", last_id}:
+                        continue  # a comment that keeps the stream alive, or how soon to come back: no event
                     if message.id:
                         last_id = message.id
                     yield message

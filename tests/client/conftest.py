@@ -71,7 +71,7 @@ class Request(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(b"retry: 1000\n\n: a comment\n\n")
         for seq in seqs:
-            self.wfile.write(f"id: {seq}\ndata: {json.dumps(event(seq))}\n\n".encode())
+            self.wfile.write(f"id: {seq}\ndata: {json.dumps(event(seq))}\n\n: still here\n\n".encode())
         if ends:
             self.wfile.write(b"event: end\ndata: {}\n\n")
         self.wfile.flush()

@@ -67,3 +67,18 @@ def test_every_request_carries_the_token(server, client):
     server.answer = lambda request: request.send_events(range(1, 2), ends=True)
     list(client.follow_events("job_1"))
     assert server.seen[0][2]["Authorization"] == "Bearer the-token-of-the-test"
+
+
+def test_an_empty_line_of_a_log_is_a_line_and_a_comment_is_none(server, client):
+    def answer(request):
+        request.send_response(200)
+        request.send_header("Content-Type", "text/event-stream")
+        request.end_headers()
+        request.wfile.write(
+            b"retry: 1000\n\nid: 6\ndata: first\n\n: still here\n\nid: 7\ndata:\n\nid: 12\ndata: last\n\n"
+        )
+        request.wfile.write(b"event: end\ndata: {}\n\n")
+        request.close_connection = True
+
+    server.answer = answer
+    assert list(client.follow_logs("job_1")) == ["first", "", "last"]
