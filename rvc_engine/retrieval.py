@@ -1,0 +1,48 @@
+"""Features brought nearer to a voice's own: each row blended with its nearest neighbours in the voice's index."""
+
+from pathlib import Path
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from rvc_engine.errors import IncompatibleCheckpoint
+
+NUM_NEIGHBOURS = 8
+SMALLEST_DISTANCE = 1e-9
+"""Squared distances below it count as it, so that a row that is in the index itself gives no infinite weight."""
+
+
+class Retrieval:
+    """The index of a voice."""
+
+    def __init__(self, path: Path, feature_size: int) -> None:
+        """Read an index. Raises IncompatibleCheckpoint when it is none, or not one of such features."""
+        try:
+            self._index = faiss.read_index(str(path))
+        except RuntimeError as error:
+            raise IncompatibleCheckpoint(f"{path} is no FAISS index; give the .index file of the voice") from error
+        if self._index.d != feature_size or self._index.ntotal == 0:
+            raise IncompatibleCheckpoint(
+                f"{path} holds {self._index.ntotal} rows of {self._index.d} features, and the voice takes "
+                f"{feature_size}; give the index that was made with the voice"
+            )
+
+    def blend(self, features: NDArray[np.float32], rate: float) -> NDArray[np.float32]:
+        """rate * retrieved + (1 - rate) * own, for features (rows, feature_size).
+
+        Retrieved is the mean of the 8 nearest rows with weights 1 / d^2, d being faiss's squared L2 distance. A row
+        whose probed list is empty keeps its own.
+        """
+        if rate == 0 or not len(features):
+            return features
+        distances, ids, rows = self._index.search_and_reconstruct(np.ascontiguousarray(features), NUM_NEIGHBOURS)
+        is_found = ids >= 0
+        weights = np.where(is_found, 1 / np.square(np.maximum(distances, SMALLEST_DISTANCE), dtype=np.float64), 0.0)
+        totals = weights.sum(axis=1, keepdims=True)
+        weights /= np.where(totals > 0, totals, 1.0)
+        # What stands in place of a neighbour that was not found is arbitrary, NaN included.
+        retrieved = np.einsum("tk,tkc->tc", weights, np.where(is_found[..., None], rows, 0))
+        blended = rate * retrieved + (1 - rate) * features
+        result: NDArray[np.float32] = np.where(totals > 0, blended, features).astype(np.float32)
+        return result
