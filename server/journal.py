@@ -12,6 +12,9 @@ from typing import Any
 from rvc_engine import events as said
 from server.schemas import EventType
 
+_ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
+"""Columns that each progress sets. The others belong to training, and stay as they were when later stages run."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -70,12 +73,13 @@ def _stage(result: Digest, event: said.StageChanged) -> None:
 
 def _progress(result: Digest, event: said.Progress, *, is_told: bool) -> None:
     numbers = event.model_dump(exclude={"type", "time"})
+    stage_progress = numbers.pop("stage_progress")
     for key in ("eta_seconds", "step_seconds"):
         numbers[key] = _finite(numbers[key])
-    result.columns |= {key: value for key, value in numbers.items() if key != "stage_progress"}
+    result.columns |= {key: value for key, value in numbers.items() if key in _ALWAYS or value is not None}
     if is_told:
-        message = f"{event.stage} {event.stage_progress:.0%}"
-        result.entries.append(Entry(EventType.PROGRESS, message, numbers))
+        message = f"{event.stage} {stage_progress:.0%}"
+        result.entries.append(Entry(EventType.PROGRESS, message, {**numbers, "stage_progress": stage_progress}))
 
 
 def _metric(result: Digest, event: said.Metric, *, is_told: bool) -> None:

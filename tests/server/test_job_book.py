@@ -193,6 +193,15 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
     assert series["loss/kl"].values == [None]
 
 
+def test_what_training_reached_stays_in_the_row_while_later_stages_run(bench):
+    job = bench.job()
+    claim = bench.claim()
+    bench.book.record(claim, [Progress(stage="train", stage_progress=1, progress=0.9, epoch=3, step=30, eta_seconds=5)])
+    bench.book.record(claim, [Progress(stage="index", stage_progress=0.5, progress=0.95)])
+    row = bench.book.get(job.id)
+    assert (row.stage, row.epoch, row.step, row.eta_seconds) == ("index", 3, 30, None)
+
+
 def test_a_step_done_again_after_a_resume_replaces_its_numbers(bench):
     job = bench.job()
     claim = bench.claim()
