@@ -11,6 +11,7 @@ from sqlalchemy.exc import OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import Match
 
 from server import errors
 from server.schemas import Problem, ProblemDetail
@@ -132,11 +133,21 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     detail = error.detail
+    headers = dict(error.headers or {})
     if error.status_code == 404:
         detail = f"there is nothing at {request.url.path}"
     elif error.status_code == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
-    return _answer(request, error.status_code, detail, headers=dict(error.headers or {}))
+        headers["Allow"] = ", ".join(_methods_at(request))
+    return _answer(request, error.status_code, detail, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Every method that some route takes at the request's path; the router itself tells only the first route's."""
+    tried = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    scopes = [(method, {**request.scope, "method": method}) for method in tried]
+    routes = request.app.router.routes
+    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:

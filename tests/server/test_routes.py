@@ -101,6 +101,12 @@ def test_every_error_is_problem_json_with_a_request_id(http, method, path, statu
     assert problem.detail
 
 
+def test_a_405_names_every_method_that_is_possible(http):
+    assert http.options("/v1/jobs").headers["allow"] == "GET, POST"
+    assert http.patch("/v1/datasets/ds_x").headers["allow"] == "GET, DELETE"
+    assert http.post("/v1/jobs/job_x/artifacts/a").headers["allow"] == "GET, HEAD"
+
+
 def test_a_body_that_is_no_json_or_too_large_is_refused(http):
     headers = {"Content-Type": "application/json"}
     answer = http.post("/v1/jobs", content=b'{"name": ', headers=headers)
