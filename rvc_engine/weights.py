@@ -146,9 +146,12 @@ class Weights:
             return _Memory()
 
     def problems(self, files: Iterable[PublishedFile]) -> list[str]:
-        """What keeps these files from being used, one phrase each; empty when all are here and whole."""
-        states = ((file, self.verify(file)) for file in files)
-        return [f"{self.path_of(file)} is {state}" for file, state in states if state != "verified"]
+        """What keeps these files from being used, in phrases; none when all are here and whole."""
+        names: dict[tuple[Path, FileState], list[str]] = {}
+        for file in files:
+            if (state := self.verify(file)) != "verified":
+                names.setdefault((self.path_of(file).parent, state), []).append(file.name)
+        return [f"{state} in {folder}: {', '.join(those)}" for (folder, state), those in names.items()]
 
     def hubert_folder(self) -> Path:
         """The folder of ContentVec's files, verified. Raises MissingWeights."""
@@ -173,13 +176,12 @@ class Weights:
         if problems := self.problems(files):
             raise MissingWeights(f"{'; '.join(problems)}. {self.ways_to_get(name)}")
 
-    def ways_to_get(self, name: str) -> str:
-        """How a person gets the weights of an id into this folder."""
+    def ways_to_get(self, name: str, otherwise: str | None = None) -> str:
+        """How a person gets the weights of an id into this folder, or what else to do, as a sentence without its dot."""
         here = "" if self.folder == default_weights_folder() else f" --weights {shlex.quote(str(self.folder))}"
-        return (
-            f"Download with `rvc-engine weights fetch {name}{here}`, or take them from an RVC or Applio installation "
-            f"with `rvc-engine weights import FOLDER{here}`"
-        )
+        download = f"Download with `rvc-engine weights fetch {name}{here}`"
+        take = f"take them from an RVC or Applio installation with `rvc-engine weights import FOLDER{here}`"
+        return f"{download}, {take}, or {otherwise}" if otherwise else f"{download}, or {take}"
 
     def import_from(
         self, source: Path, tell: Callable[[PublishedFile, Path], None] = lambda _file, _path: None

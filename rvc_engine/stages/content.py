@@ -28,6 +28,11 @@ BATCH_CLIPS = 8
 MUTE_SAMPLES = 3 * 16_000
 MAX_NAMED = 5
 """Slices named in a warning."""
+_OTHER_ENCODER = (
+    "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
+    "only with `rvc-engine convert`)"
+)
+_NO_BASE_WEIGHTS = "train from scratch with pretrained=none, which needs far more recordings and time"
 
 
 def run(
@@ -84,17 +89,11 @@ def check_weights(config: TrainingConfig, machine: Machine) -> None:
     weights = Weights(machine.weights_folder)
     complaints = []
     if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
-        complaints.append(
-            f"the content encoder ContentVec cannot be used: {'; '.join(problems)}. {weights.ways_to_get(HUBERT)}, or "
-            "choose another with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
-            "only with `rvc-engine convert`)"
-        )
+        ways = weights.ways_to_get(HUBERT, _OTHER_ENCODER)
+        complaints.append(f"the content encoder ContentVec cannot be used, {'; '.join(problems)}. {ways}")
     if config.pretrained == "auto" and (problems := _base_weights_problems(weights, config, machine)):
-        name = f"pretrained-{config.version}-{config.sample_rate}"
-        complaints.append(
-            f"the base weights cannot be used: {'; '.join(problems)}. {weights.ways_to_get(name)}, or "
-            "train from scratch with pretrained=none, which needs far more recordings and time"
-        )
+        ways = weights.ways_to_get(f"pretrained-{config.version}-{config.sample_rate}", _NO_BASE_WEIGHTS)
+        complaints.append(f"the base weights cannot be used, {'; '.join(problems)}. {ways}")
     if complaints:
         raise MissingWeights(". Also, ".join(complaints))
 

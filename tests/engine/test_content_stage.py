@@ -135,7 +135,7 @@ def test_base_weights_of_ones_own_need_no_published_ones(tmp_path):
     own.write_bytes(b"weights")
     config = TrainingConfig(content="whisper-tiny")
     content.check_weights(config, Machine(weights_folder=tmp_path, pretrained_g=own, pretrained_d=own))
-    with pytest.raises(MissingWeights, match=r"f0D40k\.pth is missing"):
+    with pytest.raises(MissingWeights, match=r"pretrained-v2-40k: f0D40k\.pth\."):
         content.check_weights(config, Machine(weights_folder=tmp_path, pretrained_g=own))
     with pytest.raises(MissingWeights, match="there is no file"):
         content.check_weights(

@@ -92,8 +92,7 @@ def test_missing_weights_name_what_is_missing_and_the_ways_to_get_it(tmp_path):
     with pytest.raises(MissingWeights) as caught:
         Weights(tmp_path / "my weights").pretrained_pair("v2", "40k", f0=True)
     message = str(caught.value)
-    assert "f0G40k.pth is missing" in message
-    assert "f0D40k.pth is missing" in message
+    assert f"missing in {tmp_path}/my weights/pretrained-v2-40k: f0G40k.pth, f0D40k.pth" in message
     assert f"rvc-engine weights fetch pretrained-v2-40k --weights '{tmp_path}/my weights'" in message
     assert f"rvc-engine weights import FOLDER --weights '{tmp_path}/my weights'" in message
 
