@@ -177,7 +177,7 @@ class Weights:
             raise MissingWeights(f"{'; '.join(problems)}. {self.ways_to_get(name)}")
 
     def ways_to_get(self, name: str, otherwise: str | None = None) -> str:
-        """How a person gets the weights of an id into this folder, or what else to do, as a sentence without its dot."""
+        """How a person gets the weights of an id into this folder, or else does: a sentence without its dot."""
         here = "" if self.folder == default_weights_folder() else f" --weights {shlex.quote(str(self.folder))}"
         download = f"Download with `rvc-engine weights fetch {name}{here}`"
         take = f"take them from an RVC or Applio installation with `rvc-engine weights import FOLDER{here}`"
