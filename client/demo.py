@@ -25,7 +25,7 @@ from client.output import Output, duration, size
 from client.services import Services, free_port
 from client.session import exit_code_of
 from client.watching import tell_end, watch
-from rvc_engine.config import TrainingConfig, voice_file_stem
+from rvc_engine.config import TrainingConfig
 from server.schemas import ArtifactPublic, DatasetPublic, JobCreate, JobPublic, JobStatus
 
 SAMPLES = Path(__file__).resolve().parent.parent / "samples"
@@ -171,7 +171,6 @@ class Demo:
 
     def _say_what_came(self, job: JobPublic, files: list[Path]) -> None:
         steps = f"{job.step} steps" if job.step else "a few steps"
-        stem = voice_file_stem(VOICE)
         self._output.note(f"\nThe voice is made, and nothing is left running ({duration(self._elapsed())} in all):")
         for path in files:
             self._output.note(f"  {path}")
@@ -183,7 +182,7 @@ class Demo:
             "  rvc-train up                   # in another terminal\n"
             "  rvc-train dataset upload DIR --name NAME\n"
             "  rvc-train submit NAME --name VOICE --total-epochs 200 --batch-size 8 --watch\n"
-            f"  rvc-train download last        # VOICE.pth and VOICE.index, as {stem}.pth and {stem}.index here"
+            "  rvc-train download last        # VOICE.pth and VOICE.index"
         )
 
     def _elapsed(self) -> float:

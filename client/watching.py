@@ -29,6 +29,8 @@ class View:
 
     def __init__(self, job: JobPublic) -> None:
         self.status: str = job.status
+        # Where time ends the training, the number of epochs is only a bound that nobody expects to meet.
+        self._ends_by_time = job.config.max_train_seconds is not None
         self.queue_position = job.queue_position
         self.losses: dict[str, float | None] = dict(job.losses)
         self.numbers: dict[str, Any] = job.model_dump(
@@ -64,7 +66,10 @@ class View:
         n = self.numbers
         words = []
         if n["epoch"] is not None and n["stage"] == "train":
-            words.append(f"epoch {n['epoch']}" + (f"/{n['total_epochs']}" if n["total_epochs"] else ""))
+            words.append(
+                f"epoch {n['epoch']}"
+                + (f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else "")
+            )
         if n["step"] is not None and n["stage"] == "train":
             words.append(f"step {n['step']}" + (f" ({n['step_seconds']:.2g} s)" if n["step_seconds"] else ""))
             losses = [f"{LOSSES[key]} {self.losses[key]:.2f}" for key in LOSSES if self.losses.get(key) is not None]

@@ -45,6 +45,7 @@ class Station:
             "RVC_TRAIN_RECORD_SECONDS": "0.1",
             "RVC_TRAIN_FOLLOW_POLL_SECONDS": "0.1",
             "RVC_TRAIN_RETRY_DELAY_SECONDS": "0",
+            "RVC_TRAIN_KEEP_ALIVE_SECONDS": "0.3",
             "RVC_TRAIN_DEVICE": "cpu",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
