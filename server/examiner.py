@@ -13,7 +13,6 @@ from pathlib import Path
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy.exc import SQLAlchemyError
 
 from server.datasets import DatasetShelf
 from server.schemas import DatasetReport
@@ -64,7 +63,7 @@ class Examiner:
             try:
                 while not self._stopping.is_set() and (dataset_id := self._shelf.next_unexamined()) is not None:
                     self._examine(dataset_id)
-            except (SQLAlchemyError, OSError):
+            except Exception:
                 logger.exception("datasets could not be examined; trying again in a moment")
 
     def _examine(self, dataset_id: str) -> None:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 
 import structlog
-from sqlalchemy.exc import SQLAlchemyError
 
 from server.database import checkpoint
 from server.jobs import JobBook
@@ -21,7 +20,7 @@ class Housekeeper:
     def __init__(self, book: JobBook, settings: ServerSettings) -> None:
         reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         self._tasks: list[tuple[float, Callable[[], object]]] = [
-            (settings.reaper_seconds, reaper.sweep),
+            (min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep),
             (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
@@ -48,5 +47,5 @@ class Housekeeper:
                 due[i] = now + seconds
                 try:
                     task()
-                except SQLAlchemyError:
+                except Exception:
                     logger.exception("housekeeping failed; trying again later")

@@ -7,6 +7,7 @@ import structlog
 import uuid6
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.problems import problem_response
@@ -57,6 +58,8 @@ class _Request:
         structlog.contextvars.bind_contextvars(request_id=self._id)
         try:
             await self._app(self._scope, self._counted_receive, self._watched_send)
+        except ClientDisconnect:
+            logger.info("the caller hung up", method=self._scope["method"], path=self._scope["path"])
         except Exception:
             logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
             if self._status is not None:

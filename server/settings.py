@@ -37,7 +37,12 @@ class ServerSettings(BaseSettings):
     """One frozen object, read once at start."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RVC_TRAIN_", frozen=True, extra="ignore", use_attribute_docstrings=True
+        env_prefix="RVC_TRAIN_",
+        env_ignore_empty=True,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # the token must not show
+        use_attribute_docstrings=True,
     )
 
     data_folder: Path = Path("data")

@@ -101,6 +101,15 @@ def test_a_short_token_is_refused():
         ServerSettings(token="short")
 
 
+def test_an_empty_token_in_the_environment_is_none_and_a_refused_one_is_not_shown(monkeypatch):
+    monkeypatch.setenv("RVC_TRAIN_TOKEN", "")
+    assert ServerSettings().token is None
+    monkeypatch.setenv("RVC_TRAIN_TOKEN", "hunter2")
+    with pytest.raises(ValidationError) as refused:
+        ServerSettings()
+    assert "hunter2" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     ("host", "expected"),
     [

@@ -1,6 +1,7 @@
 """Recordings over HTTP: from the raw body to a dataset that jobs may use, or a sentence that says why not."""
 
 import hashlib
+import socket
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,27 @@ def test_the_same_bytes_under_the_same_name_are_kept_once(put, live):
     assert (again.status_code, again.json()["id"]) == (200, first["id"])
     assert stored(live) == before
     assert put(b"RIFFsame", "another name").status_code == 201
+
+
+def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
+    """Both look before either has written: the database decides, and the loser's files go."""
+    first = put(b"RIFF race", "race").json()
+    before = stored(live)
+    look, looks = live.services.shelf._find_same, iter([True])
+    blind_once = lambda name, sha256: None if next(looks, False) else look(name, sha256)  # noqa: E731
+    monkeypatch.setattr(live.services.shelf, "_find_same", blind_once)
+    again = put(b"RIFF race", "race")
+    assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
+
+
+def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually):
+    before = stored(live)
+    with socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2]))) as line:
+        head = "PUT /v1/datasets/half/content HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
+        line.sendall(head.encode() + b"R" * 2_000_000)
+        eventually(lambda: list(live.services.storage.incoming.glob("*/upload")))
+    eventually(lambda: not list(live.services.storage.incoming.glob("*/upload")))
+    assert stored(live) == before
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,19 @@ def _create_jobs() -> None:
         sa.Column("queued_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("started_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column("finished_at", sa.DateTime(timezone=True), nullable=True),
+        *_job_checks(),
+        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id")),
+        sa.ForeignKeyConstraint(["worker_id"], ["workers.id"], name=op.f("fk_jobs_worker_id")),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
+        sqlite_autoincrement=True,
+    )
+    op.create_index("ix_jobs_dataset_id", "jobs", ["dataset_id"], unique=False)
+    op.create_index("ix_jobs_queue", "jobs", ["status", "priority", "number"], unique=False)
+
+
+def _job_checks() -> list[sa.CheckConstraint]:
+    return [
         sa.CheckConstraint(
             "(status = 'failed') = (error_code IS NOT NULL)", name=op.f("ck_jobs_failed_exactly_when_it_has_a_code")
         ),
@@ -151,14 +164,7 @@ def _create_jobs() -> None:
         sa.CheckConstraint(
             "token >= 0 AND claims >= 0 AND failures >= 0 AND recoveries >= 0", name=op.f("ck_jobs_counters_positive")
         ),
-        sa.ForeignKeyConstraint(["dataset_id"], ["datasets.id"], name=op.f("fk_jobs_dataset_id")),
-        sa.ForeignKeyConstraint(["worker_id"], ["workers.id"], name=op.f("fk_jobs_worker_id")),
-        sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
-        sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
-        sqlite_autoincrement=True,
-    )
-    op.create_index("ix_jobs_dataset_id", "jobs", ["dataset_id"], unique=False)
-    op.create_index("ix_jobs_queue", "jobs", ["status", "priority", "number"], unique=False)
+    ]
 
 
 def _create_artifacts() -> None:
