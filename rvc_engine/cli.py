@@ -12,9 +12,11 @@ import typer
 from pydantic import ValidationError
 
 from rvc_engine.config import TrainingConfig, check_voice_name
+from rvc_engine.conversion_cli import convert
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
+from rvc_engine.weights_cli import app as weights_app
 from rvc_engine.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -27,6 +29,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(weights_app)
+app.command()(convert)
 
 
 def usage_error(message: str) -> typer.Exit:

@@ -18,8 +18,10 @@ from rvc_engine.mel import spectrogram
 from rvc_engine.step import Batch
 from rvc_engine.workspace import Workspace, write_atomically
 
-BATCHES_PER_POOL = 8
+MAX_BATCHES_PER_POOL = 8
 """Clips are shuffled, then sorted by length within pools of so many batches: little padding, much variety."""
+MIN_POOLS = 4
+"""With fewer pools the same clips would meet in every epoch."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,8 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
     order = list(range(len(lengths)))
     generator.shuffle(order)
     batches = []
-    pool_size = batch_size * BATCHES_PER_POOL
+    num_batches = -(-len(order) // batch_size)
+    pool_size = batch_size * max(1, min(MAX_BATCHES_PER_POOL, num_batches // MIN_POOLS))
     for start in range(0, len(order), pool_size):
         pool = sorted(order[start : start + pool_size], key=lambda clip: lengths[clip])
         batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]

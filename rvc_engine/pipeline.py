@@ -12,7 +12,7 @@ from rvc_engine import recordings
 from rvc_engine.config import TrainingConfig
 from rvc_engine.device import open_device
 from rvc_engine.errors import EngineError
-from rvc_engine.events import STAGES, Log, Stage, StageChanged
+from rvc_engine.events import STAGES, Log, Stage, StageChanged, Warned
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import Report, StageReport
 from rvc_engine.stage_cache import StageCache
@@ -23,6 +23,11 @@ from rvc_engine.workspace import Workspace, fingerprint_of
 
 _ENDS: dict[Stage, float] = {"slice": 0.03, "pitch": 0.05, "content": 0.12, "train": 0.95, "index": 0.97, "export": 1.0}
 """Where each stage ends on the way from 0 to 1; for the progress of a run as a whole."""
+
+OTHER_FEATURES = (
+    "the base weights were trained on ContentVec's features and this run uses content={content}: they give the voice a "
+    "sound to start from, and it must learn anew what is said; pretrained=none may do as well"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,8 @@ def make_voice(
     if dataset is not None:
         content.check_weights(config if wanted.training else without_base_weights(config), machine)
     base = run.base_weights() if wanted.training else BaseWeights()
+    if wanted.training and config.content != "contentvec" and base.generator is not None:
+        report(Warned(message=OTHER_FEATURES.format(content=config.content)))
     if dataset is not None:
         run.prepare(dataset)
     failure: EngineError | None = None

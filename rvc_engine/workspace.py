@@ -169,9 +169,16 @@ class Workspace:
                 f"another engine is at work in {self.root}; wait for it to end, or stop it, and start again"
             ) from error
         try:
+            self._sweep()
             yield
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Half-written files of an engine that was killed: a checkpoint's can be a gigabyte."""
+        for folder in (self.root, self.recovery, self.weights):
+            for path in folder.glob(".*.tmp"):
+                path.unlink(missing_ok=True)
 
     def empty(self, folder: Path) -> None:
         """Delete a stage's folder and make it anew."""

@@ -156,14 +156,16 @@ class _Trainer:
 
     def _train_until_done(self) -> None:
         while self.place.epoch <= self.config.total_epochs and not self._time_is_up():
-            plan = epoch_batches(self.lengths, self.config.batch_size, self.config.seed, self.place.epoch)
+            epoch = self.place.epoch
+            plan = epoch_batches(self.lengths, self.config.batch_size, self.config.seed, epoch)
             self.nets.set_learning_rate(self._learning_rate())
             for batch in self.loader.batches(plan[self.place.batch :]):
                 self._one_step(batch)
                 if self._time_is_up():
                     break
-            if self.place.batch == len(plan):
-                self._end_epoch()
+            is_over = self.place.epoch > epoch
+            if is_over and epoch % self.config.save_every_epochs == 0 and epoch < self.config.total_epochs:
+                self._save()
 
     def _learning_rate(self) -> float:
         decay = self.config.lr_decay ** (self.place.epoch - 1)
@@ -175,22 +177,24 @@ class _Trainer:
         starts = draw_starts(batch.lengths, self.sizes.segment_frames, generator)
         noise = Noise.draw(self.sizes, len(batch.lengths), batch.features.shape[1], generator)
         result = training_step(self.nets, batch, starts, noise)
-        self.place = replace(
-            self.place,
-            step=self.place.step + 1,
-            batch=self.place.batch + 1,
-            seconds=time.monotonic() - self.started,
-        )
+        self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1)
         self._measure(result)
+        self.place = self._next_place()
         elapsed = time.monotonic() - started
         self.step_seconds = elapsed if self.step_seconds is None else 0.8 * self.step_seconds + 0.2 * elapsed
         self._checkpoint_if_due(result)
         self._say_progress(result)
 
+    def _next_place(self) -> Place:
+        """Where the next step is: in this epoch, or at the beginning of the next."""
+        place = replace(self.place, seconds=time.monotonic() - self.started)
+        return replace(place, epoch=place.epoch + 1, batch=0) if place.batch == self.batches_per_epoch else place
+
     def _measure(self, result: StepResult) -> None:
-        """Read the losses, seldom enough not to hold up a fast device, and look whether they are numbers."""
+        """Read the losses and look whether they are numbers; on a GPU, where reading waits, only now and then."""
         now = time.monotonic()
-        if now - self.last_metric < SECONDS_BETWEEN_METRICS and self.place.step > 1:
+        is_free = self.device.type == "cpu" or self.place.step == 1
+        if not is_free and now - self.last_metric < SECONDS_BETWEEN_METRICS:
             return
         self.last_metric = now
         values = self._finite_values(result)
@@ -253,12 +257,6 @@ class _Trainer:
         limit = self.config.max_train_seconds
         return limit is not None and self.place.seconds >= limit and self.place.step >= MIN_TIMED_STEPS
 
-    def _end_epoch(self) -> None:
-        epoch = self.place.epoch
-        self.place = replace(self.place, epoch=epoch + 1, batch=0)
-        if epoch % self.config.save_every_epochs == 0 and epoch < self.config.total_epochs:
-            self._save()
-
     def _save(self) -> None:
         """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file."""
         save_pair(self.workspace, self.nets, self.place, self.config.learning_rate, self.config.save_only_latest)
@@ -269,7 +267,8 @@ class _Trainer:
         self.report.log(f"saved epoch {completed_epochs(self.place)}, step {self.place.step}")
 
     def _finish(self) -> Place:
-        self._checkpoint()
+        if self.saved_step != self.place.step or self.place.step == 0:
+            self._checkpoint()
         self._save()
         if self.place.epoch <= self.config.total_epochs:
             self.report.log(

@@ -1,0 +1,191 @@
+"""The engine as a process: events on its output, signals, the lock, and death at any moment."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rvc_engine import events
+from rvc_engine.checkpoint import load_trained_generator
+from rvc_engine.events import Event, parse_event
+from rvc_engine.workspace import Workspace
+
+TINY = {
+    "content": "whisper-tiny",
+    "pretrained": "none",
+    "pitch": "dio",
+    "width": 24,
+    "batch_size": 2,
+    "total_epochs": 3,
+    "checkpoint_every_steps": 2,
+    "learning_rate": 1e-3,
+}
+
+
+class Engine:
+    """One engine process with small nets, and what it said so far."""
+
+    def __init__(self, root: Path, recordings: Path, cache: Path, *words: str, **changes: object) -> None:
+        config = root.parent / f"{root.name}.json"
+        config.write_text(json.dumps({**TINY, **changes}))
+        self.root = root
+        self.events: list[Event] = []
+        command = [sys.executable, "-m", "rvc_engine", "run", f"--workspace={root}", "--voice=anna"]
+        command += [f"--dataset={recordings}", f"--config={config}", f"--cache={cache}", "--threads=1", "--device=cpu"]
+        self.process = subprocess.Popen(
+            [*command, "--events", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
+        )
+
+    def follow(self) -> Iterator[Event]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            event = parse_event(line)
+            self.events.append(event)
+            yield event
+
+    def until(self, kind: type[Event], count: int = 1) -> Event:
+        """Read on until `count` events of a kind were seen."""
+        for event in self.follow():
+            if isinstance(event, kind):
+                count -= 1
+                if count == 0:
+                    return event
+        raise AssertionError(f"the engine ended before: {self.events[-3:]} {self.error_text()}")
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        for _ in self.follow():
+            pass
+        return self.process.wait(60)
+
+    def error_text(self) -> str:
+        assert self.process.stderr is not None
+        return self.process.stderr.read()
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
+            assert stream is not None
+            try:
+                stream.close()
+            except BrokenPipeError:
+                pass
+
+    def losses(self) -> dict[int, dict[str, float]]:
+        return {event.step: event.values for event in self.events if isinstance(event, events.Metric)}
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        return load_trained_generator(Workspace(self.root, "anna"))[0]
+
+
+@pytest.fixture
+def start(tmp_path: Path, recordings: Path, cache: Path) -> Iterator[object]:
+    engines: list[Engine] = []
+
+    def start_one(name: str, *words: str, **changes: object) -> Engine:
+        engines.append(Engine(tmp_path / name, recordings, cache, *words, **changes))
+        return engines[-1]
+
+    yield start_one
+    for engine in engines:
+        engine.close()
+
+
+def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_losses_and_weights(start) -> None:
+    whole = start("whole")
+    assert whole.end() == events.EXIT_SUCCEEDED, whole.error_text()
+    assert isinstance(whole.events[-1], events.Succeeded)
+
+    killed = start("killed")
+    killed.until(events.CheckpointSaved, 2)  # of step 4; step 5 or so is under way and will be lost
+    killed.until(events.Metric)
+    killed.process.kill()
+    assert killed.end() == -signal.SIGKILL
+    again = start("killed")
+    assert again.end() == events.EXIT_SUCCEEDED, again.error_text()
+
+    assert min(again.losses()) == 5
+    assert again.losses() == {step: values for step, values in whole.losses().items() if step >= 5}
+    assert same(again.weights(), whole.weights())
+
+
+def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(start, tmp_path: Path) -> None:
+    engine = start("writing", checkpoint_every_steps=1)
+    engine.until(events.CheckpointSaved, 3)
+    recovery = tmp_path / "writing" / "recovery"
+    deadline = time.monotonic() + 30
+    while not list(recovery.glob(".*.tmp")) and time.monotonic() < deadline:
+        time.sleep(0.0005)
+    engine.process.kill()
+    engine.end()
+    again = start("writing", checkpoint_every_steps=1)
+    assert again.end() == events.EXIT_SUCCEEDED, again.error_text()
+    assert min(again.losses()) >= 4
+    assert not [event for event in again.events if isinstance(event, events.Warned) and "checkpoint" in event.message]
+    assert not list(recovery.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("how", ["SIGTERM", "end of input"])
+def test_a_run_that_is_asked_to_stop_saves_and_says_so(start, how: str) -> None:
+    engine = start("stopped", checkpoint_every_steps=1000)
+    step = engine.until(events.Metric, 2)
+    if how == "SIGTERM":
+        engine.process.terminate()
+    else:
+        engine.process.stdin.close()
+    assert engine.end() == events.EXIT_STOPPED, engine.error_text()
+    assert isinstance(engine.events[-1], events.Stopped)
+    assert isinstance(engine.events[-2], events.CheckpointSaved)
+    assert engine.events[-2].step - step.step <= 2
+    again = start("stopped")
+    assert again.end() == events.EXIT_SUCCEEDED
+    assert min(again.losses()) == engine.events[-2].step + 1
+
+
+def test_a_second_engine_in_a_workspace_is_turned_away_or_waits(start) -> None:
+    first = start("shared")
+    first.until(events.StageChanged)
+    second = start("shared")
+    assert second.end() == events.EXIT_FAILED
+    assert second.events[-1].code == "workspace_busy"
+    third = start("shared", "--lock-wait=60")
+    first.until(events.Metric)
+    first.process.kill()
+    assert third.end() == events.EXIT_SUCCEEDED, third.error_text()
+
+
+def test_a_dataset_of_nothing_usable_fails_with_the_reasons(start, tmp_path: Path, cache: Path) -> None:
+    folder = tmp_path / "nonsense"
+    folder.mkdir()
+    (folder / "notes.wav").write_text("this is no sound")
+    engine = Engine(tmp_path / "bad", folder, cache)
+    try:
+        assert engine.end() == events.EXIT_FAILED
+    finally:
+        engine.close()
+    assert engine.events[-1].code == "invalid_dataset"
+    assert "notes.wav" in engine.events[-1].message
+
+
+def test_a_wrong_option_is_told_in_one_sentence_before_any_work(start, tmp_path: Path) -> None:
+    engine = start("wrong", version="v3")
+    assert engine.end() == events.EXIT_USAGE
+    assert engine.error_text() == "error: version: Input should be 'v1' or 'v2'\n"
+    assert not (tmp_path / "wrong").exists()
