@@ -15,7 +15,8 @@ from server.schemas import EventPublic, JobPublic, JobStatus
 SECONDS_BETWEEN_LINES = 10
 """How often progress is told where nothing can be drawn over."""
 LOSSES = {"loss/mel": "mel", "loss/kl": "kl", "loss/gen": "gen", "loss/fm": "fm", "loss/disc": "disc"}
-_QUIET = {"progress", "metric"}
+_QUIET = {"progress", "metric", "failed"}
+"""Events without a line of their own: numbers are in the bar, and a failure is told in full at the end."""
 
 EXIT_CODES = {
     JobStatus.SUCCEEDED: exit_codes.DONE,
@@ -44,6 +45,7 @@ class View:
             self.status = "running"
         elif event.type == "metric":
             self.losses |= event.data.get("values", {})
+            self.numbers |= {key: event.data[key] for key in ("epoch", "step") if key in event.data}
         elif event.type in {"queued", "started", "paused", "retrying"}:
             self.status = {"started": "running", "retrying": "queued"}.get(event.type, event.type)
 
