@@ -1,6 +1,7 @@
 """From recordings to a voice: the six stages, in order."""
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -168,6 +169,8 @@ class _Run:
             self.report(StageChanged(stage=stage, state="skipped"))
             return
         self.workspace.mark_undone(stage)
+        for folder in folders:  # its files may be links into the cache, and must not be written through
+            shutil.rmtree(folder, ignore_errors=True)
         with self._stage(stage) as stage_report:
             work(stage_report)
             self.workspace.mark_done(stage, fingerprint)

@@ -17,7 +17,8 @@ from rvc_engine.events import ArtifactReady, Event, Metric, Progress, StageChang
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.nets.synthesizer import Synthesizer
-from rvc_engine.pipeline import Wanted, make_voice
+from rvc_engine.pipeline import Wanted, _Run, make_voice
+from rvc_engine.reporting import StageReport
 from rvc_engine.stages import export
 from rvc_engine.workspace import Workspace
 
@@ -85,9 +86,10 @@ def test_another_run_on_the_same_recordings_takes_slices_pitch_and_features_from
     first = finished
     second, events = make("two", wanted=Wanted(training=False))
     assert stages(events)[:3] == [("slice", "skipped"), ("pitch", "skipped"), ("content", "skipped")]
-    for folder in ("0_gt_wavs", "2a_f0", "3_feature768", "mute"):
+    for folder in ("0_gt_wavs", "2a_f0", "3_feature768"):
         names = sorted(path.name for path in (first.root / folder).iterdir())
         assert names == sorted(path.name for path in (second.root / folder).iterdir())
+    assert second.mute_features.is_file()
 
 
 def test_every_clip_comes_once_an_epoch_and_silence_twice_at_the_end(finished: Workspace) -> None:
@@ -182,3 +184,23 @@ def test_a_full_size_voice_file_has_the_published_names_and_shapes(tmp_path: Pat
         1025, 32, 192, 192, 768, 2, 6, 3, 0, "1", [3, 7, 11], [[1, 3, 5]] * 3, [10, 10, 2, 2], 512, [16, 16, 4, 4],
         109, 256, 40000,
     ]  # fmt: skip
+
+
+def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
+    finished: Workspace, cache: Path
+) -> None:
+    """The workspace's files are links to the cache's; doing a stage again must not write through them."""
+    kept = {path: path.read_bytes() for path in (cache / "content").rglob("*.npy")}
+    stage_folders = [finished.features, finished.mute_features.parent]
+    config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24)
+    run = _Run(finished, config, Machine(device="cpu", cache_folder=cache), lambda _: None, lambda: False)
+
+    def other_features(_: StageReport) -> None:
+        for path in kept:
+            target = finished.root / path.relative_to(path.parents[1])
+            target.parent.mkdir(exist_ok=True)
+            target.write_bytes(b"other features")
+
+    run._do("content", "another fingerprint", stage_folders, other_features)
+    assert kept
+    assert all(path.read_bytes() == data for path, data in kept.items())

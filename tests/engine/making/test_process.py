@@ -1,5 +1,6 @@
 """The engine as a process: events on its output, signals, the lock, and death at any moment."""
 
+import contextlib
 import json
 import os
 import signal
@@ -79,10 +80,8 @@ class Engine:
         self.process.wait()
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             assert stream is not None
-            try:
+            with contextlib.suppress(BrokenPipeError):
                 stream.close()
-            except BrokenPipeError:
-                pass
 
     def losses(self) -> dict[int, dict[str, float]]:
         return {event.step: event.values for event in self.events if isinstance(event, events.Metric)}
