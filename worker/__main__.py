@@ -38,16 +38,23 @@ def main() -> int:
 
 
 def set_up_logging(level: str) -> None:
-    """Lines on standard error, readable, coloured on a terminal."""
+    """Lines on standard error, readable, coloured on a terminal.
+
+    Nobody has to read them: when the reader is gone (whoever started us was killed), lines are lost and work goes on.
+    """
+    logging.raiseExceptions = False
+    logging.basicConfig(level=level.upper(), format="%(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     structlog.configure(
         processors=[
+            structlog.stdlib.filter_by_level,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
     )
 
 

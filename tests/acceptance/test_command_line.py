@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from client.services import free_port
@@ -131,17 +132,28 @@ def test_a_token_is_asked_for_and_taken_from_the_environment(station):
     assert station.cli("jobs").returncode == 6
 
 
-def test_up_runs_server_and_worker_and_stops_both_on_sigterm(station, recording):
+@pytest.mark.parametrize("how", ["SIGTERM to it alone", "Ctrl-C in its terminal"])
+def test_up_runs_server_and_worker_and_stops_both(station, recording, how):
     station.follow_script(["train", 1000, 0.05, 100])
     del station.environment["RVC_TRAIN_PORT"]
     command = [sys.executable, "-m", "client.cli", "up", "--port", str(station.port), "--device", "cpu"]
     command += ["--data", str(station.folder / "data")]
-    up = subprocess.Popen(command, env=station.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    up = subprocess.Popen(
+        command,
+        env=station.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
     try:
         station.wait_until(station.client.is_ready, "the server", 30)
         job = station.submit(station.upload(recording))
         station.wait_until(lambda: len(station.steps(job)) >= 2, "two steps")
-        up.send_signal(signal.SIGTERM)
+        if how.startswith("SIGTERM"):
+            up.send_signal(signal.SIGTERM)
+        else:
+            os.killpg(up.pid, signal.SIGINT)
         words, _ = up.communicate(timeout=30)
     finally:
         up.kill()
@@ -152,6 +164,30 @@ def test_up_runs_server_and_worker_and_stops_both_on_sigterm(station, recording)
     assert words.splitlines()[-1] == "stopped"
     assert not station.client.is_ready()
     assert "job handed back" in words
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children of their parent's death")
+def test_up_killed_with_kill_9_leaves_nothing_running_and_loses_no_step(station, recording):
+    station.follow_script(["train", 1000, 0.05, 1000])
+    command = [sys.executable, "-m", "client.cli", "up", "--port", str(station.port)]
+    command += ["--data", str(station.folder / "data")]
+    # Its output goes nowhere once it is dead: server and worker must not stumble over that.
+    up = subprocess.Popen(command, env=station.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        station.wait_until(station.client.is_ready, "the server", 30)
+        job = station.submit(station.upload(recording))
+        station.wait_until(lambda: len(station.steps(job)) >= 3, "three steps")
+        started = psutil.Process(up.pid).children(recursive=True)
+        assert len(started) == 3, "server, worker, engine"
+    finally:
+        up.kill()
+        up.wait()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
+    checkpoint = station.folder / "data" / "jobs" / job.id / "workspace" / "checkpoint.json"
+    assert json.loads(checkpoint.read_text())["step"] == len(station.steps(job))
+    station.start_server()
+    assert station.client.job(job.id).status == "queued", "the worker handed it back"
 
 
 def test_up_says_why_it_cannot_start(station):
