@@ -178,11 +178,11 @@ class Demo:
             f"\nThis is a working file, not yet a good voice: {steps} from scratch only show that every part works.\n"
             f"{job.content_notice or ''}\n\n"
             "For a good voice, on a machine with a GPU and with ten minutes or more of your own recordings:\n"
-            "  rvc-engine weights fetch       # the published weights, once\n"
-            "  rvc-train up                   # in another terminal\n"
+            "  rvc-engine weights fetch hubert pretrained-v2-40k --weights data/weights    # once\n"
+            "  rvc-train up                                     # in another terminal\n"
             "  rvc-train dataset upload DIR --name NAME\n"
             "  rvc-train submit NAME --name VOICE --total-epochs 200 --batch-size 8 --watch\n"
-            "  rvc-train download last        # VOICE.pth and VOICE.index"
+            "  rvc-train download last                          # VOICE.pth and VOICE.index"
         )
 
     def _elapsed(self) -> float:
