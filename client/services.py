@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -81,6 +82,10 @@ class Services:
 
     def start(self) -> None:
         """Start the server, wait until it is ready, then start the worker. Raises ServiceDied when one will not run."""
+        if find_spec("uvicorn") is None or find_spec("sqlmodel") is None:
+            raise ServiceDied(
+                "this is the thin client alone; for a server install it: pip install 'rvc-train[server,engine]'"
+            )
         check_port_is_free(self.host, self.port)
         try:
             for service in self.services:
