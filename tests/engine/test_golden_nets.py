@@ -5,6 +5,7 @@ float32 to what rounding allows.
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from zlib import crc32
@@ -95,6 +96,7 @@ def recipe_batch(sizes: Hyperparameters, dtype: torch.dtype) -> Batch:
 
 
 def run_recipe(name: str, dtype: torch.dtype) -> Run:
+    torch.set_num_threads(os.cpu_count() or 1)
     version, rate, pitch = name.split("_")
     config = TrainingConfig(version=version, sample_rate=rate, f0=pitch == "f0")
     sizes = Hyperparameters.of(config)

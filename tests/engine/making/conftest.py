@@ -25,6 +25,9 @@ TINY = {
 }
 
 
+ALL = Wanted()
+
+
 def tiny_config(**changes: object) -> TrainingConfig:
     return TrainingConfig.model_validate({**TINY, **changes})
 
@@ -45,7 +48,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def machine(cache: Path) -> Machine:
-    return Machine(device="cpu", num_threads=2, cache_folder=cache)
+    return Machine(device="cpu", num_threads=1, cache_folder=cache)
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +71,7 @@ def make(tmp_path: Path, recordings: Path, machine: Machine) -> Callable[..., tu
     """Make a voice in this process; returns its workspace and all events."""
 
     def make_one(
-        name: str = "anna", dataset: Path | None = recordings, wanted: Wanted = Wanted(), **changes: object
+        name: str = "anna", dataset: Path | None = recordings, wanted: Wanted = ALL, **changes: object
     ) -> tuple[Workspace, list[Event]]:
         config = tiny_config(**changes)
         workspace = Workspace(tmp_path / name, name, config.version)
