@@ -1,0 +1,120 @@
+"""One training step, ours against a plain rendering of the reference's way, in turns, as a JSON line.
+
+The plain way drives the same nets as RVC WebUI drives its own: the discriminators judge real and fake segments in two
+passes, their weight gradients are computed in the generator's half too and thrown away, the real segments' second pass
+is recorded, every gradient's norm is read one by one, and AdamW goes tensor by tensor.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from rvc_engine import losses
+from rvc_engine.config import TrainingConfig
+from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
+from rvc_engine.mel import log_mel, spectrogram
+from rvc_engine.nets.synthesizer import Noise, cut_segments
+from rvc_engine.step import Batch, Nets, mel_distance, training_step
+
+CLIP_FRAMES = 370
+
+
+def made_up_batch(sizes: Hyperparameters, batch_size: int, device: torch.device) -> Batch:
+    """Clips of 3.7 s; what they hold does not change the cost."""
+    generator = torch.Generator().manual_seed(0)
+    wave = 0.1 * torch.randn(batch_size, CLIP_FRAMES * sizes.hop_length, generator=generator).to(device)
+    return Batch(
+        features=torch.randn(batch_size, CLIP_FRAMES, sizes.feature_size, generator=generator).to(device),
+        coarse_f0=torch.randint(1, 256, (batch_size, CLIP_FRAMES), generator=generator).to(device),
+        f0=torch.full((batch_size, CLIP_FRAMES), 200.0, device=device),
+        spec=spectrogram(wave, sizes.n_fft, sizes.hop_length),
+        wave=wave,
+        lengths=torch.full((batch_size,), CLIP_FRAMES, device=device),
+        speakers=torch.zeros(batch_size, dtype=torch.long, device=device),
+    )
+
+
+def plain_nets(sizes: Hyperparameters, device: torch.device) -> Nets:
+    """Nets whose optimizers go through the tensors one by one."""
+    nets = Nets.build(sizes, device, 1e-4)
+    options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY, "foreach": False, "fused": False}
+    nets.generator_optimizer = torch.optim.AdamW(nets.generator.parameters(), 1e-4, **options)
+    nets.discriminator_optimizer = torch.optim.AdamW(nets.discriminators.parameters(), 1e-4, **options)
+    return nets
+
+
+def plain_step(nets: Nets, batch: Batch, starts: torch.Tensor, noise: Noise) -> None:
+    """A step of the same mathematics, the plain way."""
+    sizes, judge = nets.sizes, nets.discriminators
+    out = nets.generator(
+        batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
+    )
+    real = cut_segments(batch.wave.unsqueeze(1), starts * sizes.hop_length, sizes.segment_samples)
+    judged = zip(judge(real), judge(out.wave.detach()), strict=True)
+    disc = losses.discriminator_loss([(one[0], other[0]) for one, other in judged])
+    nets.discriminator_optimizer.zero_grad()
+    disc.backward()
+    sum(float(p.grad.norm()) for p in judge.parameters() if p.grad is not None)
+    nets.discriminator_optimizer.step()
+
+    real_judgements, fake_judgements = judge(real), judge(out.wave)
+    target = log_mel(cut_segments(batch.spec, starts, sizes.segment_frames), sizes.sample_rate, sizes.n_mels)
+    kl = losses.kl_sum(out.latent_prior, out.log_std, out.prior_mean, out.prior_log_std, out.mask) / out.mask.sum()
+    loss = losses.generator_loss(fake_judgements) + losses.feature_loss(real_judgements, fake_judgements)
+    loss = loss + MEL_WEIGHT * mel_distance(sizes, out.wave, target) + kl
+    nets.generator_optimizer.zero_grad()
+    loss.backward()
+    sum(float(p.grad.norm()) for p in nets.generator.parameters() if p.grad is not None)
+    nets.generator_optimizer.step()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batch-size", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=4, help="timed steps of each, in turns")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    sizes = Hyperparameters.of(TrainingConfig())
+    batch = made_up_batch(sizes, options.batch_size, device)
+    starts = torch.full((options.batch_size,), 50, device=device)
+    noise = Noise.draw(sizes, options.batch_size, CLIP_FRAMES, torch.Generator(device).manual_seed(1))
+    ours, plain = Nets.build(sizes, device, 1e-4), plain_nets(sizes, device)
+    times: dict[str, list[float]] = {"ours": [], "reference": []}
+    for step in range(options.steps + 1):
+        for name, work in (
+            ("ours", lambda: training_step(ours, batch, starts, noise)),
+            ("reference", lambda: plain_step(plain, batch, starts, noise)),
+        ):
+            seconds = timed(work, device)
+            if step:  # the first one warms up
+                times[name].append(seconds)
+    ours_s, plain_s = (statistics.median(times[name]) for name in ("ours", "reference"))
+    line = {
+        "name": "training_step v2 40k f0",
+        "ours": round(ours_s, 3),
+        "reference": round(plain_s, 3),
+        "ratio": round(plain_s / ours_s, 2),
+        "unit": "s",
+        "device": f"{device.type}, {torch.get_num_threads()} threads",
+        "notes": f"batch {options.batch_size}, float32, median of {options.steps} steps each in turns; the reference's "
+        "way with the same nets",
+    }
+    print(json.dumps(line), flush=True)
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, to the end of what it set going."""
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
