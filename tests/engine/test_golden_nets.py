@@ -196,9 +196,9 @@ EXACT = {
 SINGLE = {"outputs": 1e-4, "infer_after_step": 5e-3, "grad_norm_G": 1e-2, "grad_norm_D": 2e-3}
 
 
-# On these two kinds what the net says after the step is looser: Adam moves a weight whose gradient is next to nothing by
-# a full learning rate one way or the other, and rounding decides a few of those. The reference's own v1 nets, run on this
-# recipe, are 1.1e-4 away from their file as well, while their gradients and ours agree to 1e-12.
+# On these two kinds what the net says after the step is looser: Adam moves a weight whose gradient is next to nothing
+# by a full learning rate one way or the other, and rounding decides a few of those. The reference's own v1 nets, run on
+# this recipe, are 1.1e-4 away from their file as well, while their gradients and ours agree to 1e-12.
 EXACT_BUT_AFTER_STEP = {**EXACT, "infer_after_step": 5e-4}
 
 
