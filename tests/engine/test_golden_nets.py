@@ -196,8 +196,8 @@ EXACT = {
 SINGLE = {"outputs": 1e-4, "infer_after_step": 5e-3, "grad_norm_G": 1e-2, "grad_norm_D": 2e-3}
 
 
-# On these two kinds some value lies so near the kink of a LeakyReLU or of an L1 loss that the order of a sum decides its
-# side, even in float64. One flipped sign shows in a small gradient, and Adam makes a full learning rate of it. The
+# On these two kinds some value lies so near the kink of a LeakyReLU or of an L1 loss that the order of a sum decides
+# its side, even in float64. One flipped sign shows in a small gradient, and Adam makes a full learning rate of it. The
 # reference's own v1 nets, run on this recipe, are 1.1e-4 away from their file's `infer_after_step` as well, while their
 # gradients and ours agree to 1e-12.
 NEAR_A_KINK = {**EXACT, "infer_after_step": 1e-3, "grad_norm_G": 1e-2, "change_norm_G": 1e-3}
