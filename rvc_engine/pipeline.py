@@ -138,6 +138,8 @@ class _Run:
 
     def train(self, base: BaseWeights) -> None:
         """The nets, up to their last checkpoint."""
+        if not any(self.workspace.recovery.glob("step_*.pt")):
+            self.workspace.mark_undone("train")  # someone took the checkpoints away, to train anew
         inputs = [self.features_identity, base.identity, self.config.model_dump(mode="json")]
         self._do(
             "train",

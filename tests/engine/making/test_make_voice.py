@@ -1,6 +1,7 @@
 """From recordings to the two files, in one process, with small nets and real sound."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,13 @@ def test_a_second_run_repeats_nothing_that_is_unchanged(make: Make, finished: Wo
     assert {event.epoch for event in metrics} == {2}
     _, events = make(total_epochs=2)
     assert ("train", "skipped") in stages(events)
+
+
+def test_a_run_whose_checkpoints_were_taken_away_is_trained_anew(make: Make, finished: Workspace) -> None:
+    shutil.rmtree(finished.recovery)
+    _, events = make(total_epochs=1)
+    assert ("train", "finished") in stages(events)
+    assert min(event.step for event in events if isinstance(event, Metric)) == 1
 
 
 def test_another_run_on_the_same_recordings_takes_slices_pitch_and_features_from_the_cache(
