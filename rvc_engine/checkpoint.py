@@ -46,6 +46,11 @@ class Place:
     """Lowered each time the run had to go back after diverging."""
     num_rollbacks: int = 0
 
+    @property
+    def last_epoch(self) -> int:
+        """The epoch of the last step done: what a person is told."""
+        return self.epoch - 1 if self.batch == 0 and self.step else self.epoch
+
 
 class _HashingFile:
     """Hashes what is written through it: a zip's writer goes back to nothing, so one pass is enough."""

@@ -28,6 +28,7 @@ class StageReport:
         self._is_stopping = is_stopping
         self._span = span
         self._last_progress = 0.0
+        self._furthest = 0.0
         self._started = time.monotonic()
 
     def event(self, event: Event) -> None:
@@ -63,7 +64,8 @@ class StageReport:
         if not is_last and now - self._last_progress < SECONDS_BETWEEN_PROGRESS:
             return
         self._last_progress = now
-        fraction = min(max(done / total, 0.0), 1.0) if total > 0 else 1.0
+        fraction = min(max(done / total, self._furthest), 1.0) if total > 0 else 1.0
+        self._furthest = fraction  # training may go back to a checkpoint; what was said stays said
         start, end = self._span
         fields: dict[str, object] = {
             "stage": self.stage,

@@ -109,6 +109,7 @@ class _Trainer:
         self.total_steps = self.batches_per_epoch * config.total_epochs
         self.step_seconds: float | None = None
         self.last_metric = 0.0
+        self.result: StepResult | None = None
 
     def prepare(self, base: BaseWeights) -> None:
         """Build the nets and bring them to where the run was, or to the base weights at its beginning."""
@@ -130,6 +131,7 @@ class _Trainer:
         else:
             place = self._continued(place)
         self.place = place
+        self.result = None
         self.started = time.monotonic() - place.seconds
         self.last_checkpoint = time.monotonic()
         self.saved_step = place.step
@@ -149,10 +151,9 @@ class _Trainer:
         while True:
             try:
                 self._train_until_done()
+                return self._finish()
             except _NotFinite as fault:
                 self._roll_back(fault)
-            else:
-                return self._finish()
 
     def _train_until_done(self) -> None:
         while self.place.epoch <= self.config.total_epochs and not self._time_is_up():
@@ -163,9 +164,6 @@ class _Trainer:
                 self._one_step(batch)
                 if self._time_is_up():
                     break
-            is_over = self.place.epoch > epoch
-            if is_over and epoch % self.config.save_every_epochs == 0 and epoch < self.config.total_epochs:
-                self._save()
 
     def _learning_rate(self) -> float:
         decay = self.config.lr_decay ** (self.place.epoch - 1)
@@ -176,14 +174,15 @@ class _Trainer:
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 2**31 + self.place.step)
         starts = draw_starts(batch.lengths, self.sizes.segment_frames, generator)
         noise = Noise.draw(self.sizes, len(batch.lengths), batch.features.shape[1], generator)
-        result = training_step(self.nets, batch, starts, noise)
+        self.result = training_step(self.nets, batch, starts, noise)
         self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1)
-        self._measure(result)
+        self._measure(self.result)
         self.place = self._next_place()
         elapsed = time.monotonic() - started
         self.step_seconds = elapsed if self.step_seconds is None else 0.8 * self.step_seconds + 0.2 * elapsed
-        self._checkpoint_if_due(result)
-        self._say_progress(result)
+        self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
+        self._checkpoint_if_due()
+        self._say_progress()
 
     def _next_place(self) -> Place:
         """Where the next step is: in this epoch, or at the beginning of the next."""
@@ -208,7 +207,12 @@ class _Trainer:
             raise _NotFinite(f"{', '.join(wrong)} at step {self.place.step}")
         return values
 
-    def _checkpoint_if_due(self, result: StepResult) -> None:
+    def _check_finite(self) -> None:
+        """Nothing is saved of nets that the last step spoiled; on a GPU not every step's losses were read."""
+        if self.result is not None:
+            self._finite_values(self.result)
+
+    def _checkpoint_if_due(self) -> None:
         every = self.config.checkpoint_every_steps
         if every is not None:
             is_due = self.place.step % every == 0
@@ -216,16 +220,16 @@ class _Trainer:
             wait = max(CHECKPOINT_SECONDS, self.store.last_save_seconds / CHECKPOINT_SHARE)
             is_due = time.monotonic() - self.last_checkpoint >= wait
         if is_due:
-            self._finite_values(result)
             self._checkpoint()
 
     def _checkpoint(self) -> None:
+        self._check_finite()
         path = self.store.save(self.nets, self.place)
         self.last_checkpoint = time.monotonic()
         self.saved_step = self.place.step
-        self.report.event(CheckpointSaved(step=self.place.step, epoch=self.place.epoch, path=str(path)))
+        self.report.event(CheckpointSaved(step=self.place.step, epoch=self.place.last_epoch, path=str(path)))
 
-    def _say_progress(self, result: StepResult) -> None:
+    def _say_progress(self) -> None:
         try:
             done, total, eta = self._done()
             self.report.progress(
@@ -240,25 +244,32 @@ class _Trainer:
             )
         except StopRequested:
             if self.saved_step != self.place.step:
-                self._finite_values(result)
                 self._checkpoint()
             raise
 
     def _done(self) -> tuple[float, float, float | None]:
         """Progress by steps or by the clock, whichever is nearer to the end."""
-        remaining = (self.total_steps - self.place.step) * (self.step_seconds or 0)
-        if self.config.max_train_seconds is None:
-            return self.place.step, self.total_steps, remaining
-        left = max(self.config.max_train_seconds - self.place.seconds, 0)
-        fraction = min(self.place.seconds / self.config.max_train_seconds, 0.999)
-        return max(fraction, self.place.step / self.total_steps), 1.0, min(left, remaining)
+        step, step_seconds, limit = self.place.step, self.step_seconds or 0.0, self.config.max_train_seconds
+        remaining = (self.total_steps - step) * step_seconds
+        if limit is None:
+            return step, self.total_steps, remaining
+        left = max(limit - self.place.seconds, (MIN_TIMED_STEPS - step) * step_seconds, 0.0)
+        fraction = min(self.place.seconds / limit, step / MIN_TIMED_STEPS, 0.999)
+        return max(fraction, step / self.total_steps), 1.0, min(left, remaining)
 
     def _time_is_up(self) -> bool:
         limit = self.config.max_train_seconds
         return limit is not None and self.place.seconds >= limit and self.place.step >= MIN_TIMED_STEPS
 
+    def _save_if_due(self) -> None:
+        epoch = completed_epochs(self.place)
+        is_over = self.place.batch == 0
+        if is_over and epoch % self.config.save_every_epochs == 0 and epoch < self.config.total_epochs:
+            self._save()
+
     def _save(self) -> None:
         """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file."""
+        self._check_finite()
         save_pair(self.workspace, self.nets, self.place, self.config.learning_rate, self.config.save_only_latest)
         if self.config.save_every_weights:
             name = f"{self.workspace.stem}_e{completed_epochs(self.place)}_s{self.place.step}.pth"
@@ -273,7 +284,7 @@ class _Trainer:
         if self.place.epoch <= self.config.total_epochs:
             self.report.log(
                 f"the {self.config.max_train_seconds:g} s of training are over: {self.place.step} steps, "
-                f"in epoch {self.place.epoch} of {self.config.total_epochs}"
+                f"in epoch {self.place.last_epoch} of {self.config.total_epochs}"
             )
         return self.place
 
