@@ -14,6 +14,12 @@ from pydantic import BaseModel, ValidationError
 from rvc_engine.errors import InvalidDataset
 
 MANIFEST = "recordings.json"
+NOT_RECORDINGS = frozenset(
+    ".md .rst .txt .json .yaml .yml .toml .xml .html .csv .tsv .db .sqlite .ini .cfg .log .lab .textgrid .srt .lrc"
+    " .pdf .doc .docx .rtf .png .jpg .jpeg .gif .webp .svg .bmp .py .sh .bat .npy .npz .pth .pt .index .sha256"
+    .split()
+)  # fmt: skip
+"""Endings of what people keep beside recordings. All else is opened: only what a file holds tells what it is."""
 
 
 @dataclass(frozen=True)
@@ -35,17 +41,21 @@ class _Manifest(BaseModel):
 
 
 def list_recordings(folder: Path) -> list[Recording]:
-    """All files of a dataset in a stable order (by name; a manifest's own order), hidden ones left out.
+    """All files of a dataset in a stable order (by name; a manifest's own order).
 
-    Raises InvalidDataset when there is no such folder, it holds no file, or its manifest is not one or names anything
-    but files inside the folder.
+    Of a folder without a manifest, hidden files and those in NOT_RECORDINGS are left out.
+
+    Raises InvalidDataset when there is no such folder, it holds no such file, or its manifest is not one or names
+    anything but files inside the folder.
     """
     if not folder.is_dir():
         raise InvalidDataset(f"there is no dataset folder {folder}; give the folder that holds the recordings")
     manifest = folder / MANIFEST
     recordings = _from_manifest(manifest) if manifest.is_file() else _from_folder(folder)
     if not recordings:
-        raise InvalidDataset(f"the dataset folder {folder} holds no files; put recordings of one voice into it")
+        raise InvalidDataset(
+            f"the dataset folder {folder} holds no files that may be recordings; put recordings of one voice into it"
+        )
     return recordings
 
 
@@ -53,7 +63,9 @@ def _from_folder(folder: Path) -> list[Recording]:
     return [
         Recording(path, _printable(path.relative_to(folder).as_posix()))
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() not in NOT_RECORDINGS
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
     ]
 
 

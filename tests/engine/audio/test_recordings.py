@@ -21,6 +21,14 @@ def test_files_are_listed_by_name_with_their_folders_and_hidden_ones_left_out(da
     assert [recording.name for recording in list_recordings(dataset)] == ["a/c.wav", "b.wav"]
 
 
+def test_what_is_plainly_no_recording_is_left_out_of_a_folder_but_not_of_a_manifest(dataset: Path) -> None:
+    for name in ("README.md", "NOTES.TXT", "cover.png", "take.wav", "take.WEBM", "no ending", "words.txt.wav"):
+        (dataset / name).touch()
+    assert [r.name for r in list_recordings(dataset)] == ["no ending", "take.WEBM", "take.wav", "words.txt.wav"]
+    manifest(dataset, "README.md")
+    assert len(list_recordings(dataset)) == 1
+
+
 def test_a_manifest_gives_order_and_names(dataset: Path) -> None:
     for name in ("1.bin", "2.bin", "unlisted"):
         (dataset / name).touch()
