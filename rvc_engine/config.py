@@ -4,6 +4,7 @@ The same object is the `config` of a job over HTTP and the options of the comman
 machine (devices, threads, folders): that is `rvc_engine.machine.Machine`. This module imports no torch.
 """
 
+import re
 import unicodedata
 from typing import Annotated, Literal, Self
 
@@ -19,7 +20,8 @@ MAX_NAME_LENGTH = 100
 NUM_SPEAKERS = 109
 """Rows of the published speaker embedding."""
 
-_PATH_SEPARATORS = frozenset("/\\")
+_PATH_SEPARATORS = frozenset("/\\|")
+"""The bar separates the paths of a clip in RVC's `filelist.txt`."""
 
 
 def check_voice_name(name: str) -> str:
@@ -49,12 +51,13 @@ VoiceName = Annotated[str, AfterValidator(check_voice_name)]
 
 
 def voice_file_stem(name: str) -> str:
-    """The stem of a voice's file names: the name itself, but for the word that hides an index from RVC.
+    """The stem of a voice's file names: the name itself, but for what hides a file from RVC or Applio.
 
-    RVC and Applio never list an index whose path contains `trained`, and rewrite the word in the path at conversion,
-    so a voice called `pretrained_x` would lose its index; its files are called `pre-train-ed_x`.
+    RVC never lists an index with `trained` in its name, in capitals or not, and both rewrite the word in the path at
+    conversion, so a voice called `pretrained_x` would lose its index; its files are called `pre-train-ed_x`. Applio
+    takes a file whose name starts with `G_` or `D_` for a checkpoint: the files of a voice `D_x` are called `D-x`.
     """
-    return name.replace("trained", "-train-ed")
+    return re.sub("^([GD])_", r"\1-", re.sub("(train)(ed)", r"-\1-\2", name, flags=re.IGNORECASE))
 
 
 class TrainingConfig(BaseModel):
