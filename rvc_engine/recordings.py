@@ -15,10 +15,13 @@ from rvc_engine.errors import InvalidDataset
 
 MANIFEST = "recordings.json"
 NOT_RECORDINGS = frozenset(
-    ".md .rst .txt .json .yaml .yml .toml .xml .html .csv .tsv .db .sqlite .ini .cfg .log .lab .textgrid .srt .lrc"
-    " .pdf .doc .docx .rtf .png .jpg .jpeg .gif .webp .svg .bmp .py .sh .bat .npy .npz .pth .pt .index .sha256"
-    .split()
-)  # fmt: skip
+    {
+        *(".md", ".rst", ".txt", ".rtf", ".doc", ".docx", ".pdf", ".html", ".lab", ".textgrid", ".srt", ".lrc"),
+        *(".json", ".yaml", ".yml", ".toml", ".xml", ".csv", ".tsv", ".db", ".sqlite", ".ini", ".cfg", ".log"),
+        *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".bmp", ".py", ".sh", ".bat", ".sha256"),
+        *(".npy", ".npz", ".pth", ".pt", ".index"),
+    }
+)
 """Endings of what people keep beside recordings. All else is opened: only what a file holds tells what it is."""
 
 

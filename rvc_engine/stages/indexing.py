@@ -57,16 +57,18 @@ def run(workspace: Workspace, seed: int, report: StageReport) -> Path:
 def _gather(files: list[Path], target: Path, report: StageReport) -> np.ndarray:
     """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size)."""
     shapes = [np.load(file, mmap_mode="r").shape for file in files]
-    total, size = sum(shape[0] for shape in shapes), shapes[0][1]
+    total, size = sum(shape[0] for shape in shapes), shapes[0][-1]
+    odd = [file.name for file, shape in zip(files, shapes, strict=True) if shape != (shape[0], size)]
+    if odd:
+        raise InvalidDataset(f"{odd[0]} is of another size than {files[0].name}; extract the features of all anew")
     temporary = target.with_name(f".{target.name}.tmp")
-    mapped = np.lib.format.open_memmap(temporary, "w+", np.float32, (total, size))
-    position = 0
-    for done, (file, shape) in enumerate(zip(files, shapes, strict=True)):
-        mapped[position : position + shape[0]] = np.load(file)
-        position += shape[0]
-        report.progress(done / len(files), 4)
-    mapped.flush()
-    del mapped
+    # Not through a memory map: on a full disk, writing into one kills the process.
+    with temporary.open("wb") as out:
+        header = {"descr": "<f4", "fortran_order": False, "shape": (total, size)}
+        np.lib.format.write_array_header_1_0(out, header)
+        for done, file in enumerate(files):
+            out.write(np.ascontiguousarray(np.load(file), np.dtype("<f4")).tobytes())
+            report.progress(done / len(files), 4)
     temporary.replace(target)
     return np.load(target, mmap_mode="r")
 
@@ -98,8 +100,10 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace) -> Path:
         old.unlink()
     added = workspace.root / added_index_name(workspace.stem, workspace.version, index.nlist)
     temporary = added.with_name(f".{added.name}.tmp")
-    faiss.write_index(index, str(temporary))
-    with temporary.open("rb") as file:
+    with temporary.open("wb") as file:
+        # Through our own file: faiss tells a full disk as any other fault, or at closing not at all.
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        file.flush()
         os.fsync(file.fileno())
     temporary.replace(added)
     workspace.weights.mkdir(parents=True, exist_ok=True)
