@@ -174,17 +174,22 @@ class RecoveryStore:
         checkpoints are of another run, or all of them are damaged: a run never starts over silently.
         """
         entries = self._entries()
-        if not entries:
-            return None
         for entry in reversed(entries):
             path = self.folder / entry.file
             fault = self._fault(path, entry)
             if fault is None:
                 return self._restore(load_file(path, nets.generator.emb_g.weight.device), nets, path)
             warn(f"the checkpoint of step {entry.step} {fault}; going on from the one before")
+        if not entries:
+            return None
         raise IncompatibleCheckpoint(
             f"all checkpoints in {self.folder} are damaged; delete that folder to train anew, or restore a copy of it"
         )
+
+    def is_newest_whole(self) -> bool:
+        """Whether the run has a checkpoint and its newest is as it was written."""
+        entries = self._entries()
+        return bool(entries) and self._fault(self.folder / entries[-1].file, entries[-1]) is None
 
     @staticmethod
     def _fault(path: Path, entry: _Entry) -> str | None:

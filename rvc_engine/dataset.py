@@ -1,5 +1,6 @@
 """The clips that training reads: wave, content and pitch of each slice, trimmed to agree, and batches of them."""
 
+import io
 import random
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,6 +63,11 @@ def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tu
     Raises InvalidDataset when slices have no features or no pitch, or none is long enough.
     """
     waves = sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural(path.stem))
+    if not waves:
+        raise InvalidDataset(
+            f"{workspace.slices} holds no slices; give the folder of recordings with --dataset, or the name of a run "
+            "that was prepared before"
+        )
     clips, missing = [], []
     for wave in waves:
         features = workspace.features / f"{wave.stem}.npy"
@@ -94,7 +100,11 @@ def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> l
     folder = features.parent
     wave = folder / f"mute{sizes.rate_name}.wav"
     if not wave.is_file():
-        soundfile.write(wave, np.zeros(3 * sizes.sample_rate, np.float32), sizes.sample_rate, subtype="FLOAT")
+        sound = io.BytesIO()
+        soundfile.write(
+            sound, np.zeros(3 * sizes.sample_rate, np.float32), sizes.sample_rate, format="WAV", subtype="FLOAT"
+        )
+        write_atomically(wave, sound.getvalue())
     coarse = f0 = None
     if sizes.f0:
         coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
@@ -111,20 +121,24 @@ def _natural(stem: str) -> tuple[object, ...]:
 def _measure(
     wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, sizes: Hyperparameters
 ) -> ClipFiles:
-    info = soundfile.info(wave)
+    try:
+        info, shape = soundfile.info(wave), np.load(features, mmap_mode="r").shape
+        lengths = [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
+    except (soundfile.LibsndfileError, ValueError, TypeError, EOFError) as error:
+        raise InvalidDataset(
+            f"the slice {wave}, its features or its pitch cannot be read ({error}); prepare the recordings anew"
+        ) from error
     if info.samplerate != sizes.sample_rate:
         raise InvalidDataset(
             f"{wave} has {info.samplerate} Hz and the voice {sizes.sample_rate} Hz; "
             f"slice the recordings anew for {sizes.rate_name}, or choose the other rate"
         )
-    shape = np.load(features, mmap_mode="r").shape
     if len(shape) != 2 or shape[1] != sizes.feature_size:
         raise InvalidDataset(
             f"{features} holds {shape} numbers and a {sizes.version} voice takes rows of {sizes.feature_size}; "
             f"extract the features anew for {sizes.version}"
         )
-    lengths = [2 * shape[0], info.frames // sizes.hop_length, MAX_FRAMES]
-    lengths += [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
+    lengths += [2 * shape[0], info.frames // sizes.hop_length, MAX_FRAMES]
     return ClipFiles(wave, features, coarse, f0, speaker, min(lengths))
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rvc_engine import recordings
+from rvc_engine.checkpoint import RecoveryStore
 from rvc_engine.config import TrainingConfig
 from rvc_engine.device import open_device
-from rvc_engine.errors import EngineError
+from rvc_engine.errors import EngineError, InvalidConfig
 from rvc_engine.events import STAGES, Log, Stage, StageChanged, Warned
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import Report, StageReport
@@ -63,6 +64,8 @@ def make_voice(
         report(Warned(message=OTHER_FEATURES.format(content=config.content)))
     if dataset is not None:
         run.prepare(dataset)
+    else:
+        run.take_as_found()
     failure: EngineError | None = None
     if wanted.training:
         try:
@@ -120,8 +123,25 @@ class _Run:
             encoded,
             [workspace.features, workspace.mute_features.parent],
             lambda r: content.run(workspace, config, self.machine, self.device, r),
+            made_with=config.content,
         )
-        self.features_identity = fingerprint_of(encoded, config.pitch if config.f0 else None)
+        self.take_as_found()
+
+    def take_as_found(self) -> None:
+        """What the workspace's features are, if a run with recordings made them: training goes on with no others.
+
+        Raises InvalidConfig when the config speaks of another encoder than they were made with: the voice would carry
+        the wrong one's name, and convert to garbage.
+        """
+        workspace, config = self.workspace, self.config
+        encoder = workspace.made_with("content")
+        if encoder and encoder != config.content:
+            raise InvalidConfig(
+                f"the features in {workspace.features} were made with content={encoder} and this run says "
+                f"content={config.content}; say content={encoder}, or give the recordings again"
+            )
+        if (encoded := workspace.fingerprint("content")) is not None:
+            self.features_identity = fingerprint_of(encoded, workspace.fingerprint("pitch") if config.f0 else None)
 
     def base_weights(self) -> BaseWeights:
         """The files that training starts from: the machine's own, or else the published. Raises MissingWeights."""
@@ -138,6 +158,8 @@ class _Run:
 
     def train(self, base: BaseWeights) -> None:
         """The nets, up to their last checkpoint."""
+        if not RecoveryStore(self.workspace, {}).is_newest_whole():
+            self.workspace.mark_undone("train")  # someone deleted or damaged what it came to
         if not any(self.workspace.recovery.glob("step_*.pt")):
             self.workspace.mark_undone("train")  # someone took the checkpoints away, to train anew
         inputs = [self.features_identity, base.identity, self.config.model_dump(mode="json")]
@@ -161,13 +183,21 @@ class _Run:
             else:
                 export.run_index_only(self.workspace, self.config, stage_report)
 
-    def _do(self, stage: Stage, fingerprint: str, folders: list[Path], work: Callable[[StageReport], Any]) -> None:
+    def _do(
+        self,
+        stage: Stage,
+        fingerprint: str,
+        folders: list[Path],
+        work: Callable[[StageReport], Any],
+        made_with: str = "",
+    ) -> None:
         """Run a stage unless its result is there, in the workspace or in the cache."""
-        is_there = self.workspace.is_done(stage, fingerprint) or (
+        is_done = self.workspace.is_done(stage, fingerprint) and all(folder.is_dir() for folder in folders)
+        is_there = is_done or (
             bool(folders) and self.cache is not None and self.cache.restore(stage, fingerprint, folders)
         )
         if is_there:
-            self.workspace.mark_done(stage, fingerprint)
+            self.workspace.mark_done(stage, fingerprint, made_with)
             self.report(StageChanged(stage=stage, state="skipped"))
             return
         self.workspace.mark_undone(stage)
@@ -175,7 +205,7 @@ class _Run:
             shutil.rmtree(folder, ignore_errors=True)
         with self._stage(stage) as stage_report:
             work(stage_report)
-            self.workspace.mark_done(stage, fingerprint)
+            self.workspace.mark_done(stage, fingerprint, made_with)
             if folders and self.cache is not None:
                 self.cache.store(stage, fingerprint, folders)
 

@@ -141,14 +141,27 @@ class Workspace:
 
     def is_done(self, stage: Stage, fingerprint: str) -> bool:
         """Whether the stage was completed with these very inputs."""
-        try:
-            return bool(json.loads(self._marker(stage).read_text())["fingerprint"] == fingerprint)
-        except (OSError, ValueError, KeyError, TypeError):
-            return False
+        return self._marked(stage, "fingerprint") == fingerprint
 
-    def mark_done(self, stage: Stage, fingerprint: str) -> None:
+    def fingerprint(self, stage: Stage) -> str | None:
+        """With which inputs the stage was completed here; None when it was not."""
+        return self._marked(stage, "fingerprint")
+
+    def made_with(self, stage: Stage) -> str | None:
+        """What the stage was done with, as `mark_done` was told."""
+        return self._marked(stage, "made_with")
+
+    def _marked(self, stage: Stage, key: str) -> str | None:
+        try:
+            value = json.loads(self._marker(stage).read_text())[key]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return value if isinstance(value, str) else None
+
+    def mark_done(self, stage: Stage, fingerprint: str, made_with: str = "") -> None:
         """Record that the stage is complete. Call after its last file is on disk."""
-        write_atomically(self._marker(stage), json.dumps({"fingerprint": fingerprint}).encode())
+        marks = {"fingerprint": fingerprint, "made_with": made_with}
+        write_atomically(self._marker(stage), json.dumps(marks).encode())
 
     def mark_undone(self, stage: Stage) -> None:
         """Forget that the stage was done. Call before touching its files."""

@@ -100,9 +100,9 @@ def test_a_spoiled_last_step_that_nobody_looked_at_is_not_saved_and_progress_doe
     real, calls = training.training_step, itertools.count(1)
     monkeypatch.setattr(training._Trainer, "_measure", lambda *_: None)
     monkeypatch.setattr(training, "training_step", lambda *given: (real(*given), NAN)[next(calls) == 3])
-    _, events = make(total_epochs=1, checkpoint_every_steps=1)
+    _, events = make(total_epochs=1, checkpoint_every_steps=2)
     [warning] = [event.message for event in events if isinstance(event, Warned)]
     assert "at step 3" in warning
-    assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [1, 2, 3]
+    assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [2, 3]
     progress = [event.progress for event in events if isinstance(event, Progress)]
     assert progress == sorted(progress)
