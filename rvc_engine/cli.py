@@ -4,8 +4,9 @@ torch is imported only by the commands that need it, so that `report` stays ligh
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,6 +21,8 @@ from rvc_engine.weights_cli import app as weights_app
 from rvc_engine.workspace import Workspace
 
 if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
     from rvc_engine.pipeline import Wanted
 
 app = typer.Typer(
@@ -40,20 +43,24 @@ def usage_error(message: str) -> typer.Exit:
     return typer.Exit(EXIT_USAGE)
 
 
-def describe_faults(error: ValidationError) -> str:
-    """Every wrong field of a config in one sentence each."""
-    return "; ".join(
-        f"{'.'.join(map(str, fault['loc'])) or 'config'}: {fault['msg'].removeprefix('Value error, ')}"
-        for fault in error.errors()
-    )
+def describe_faults(error: ValidationError, flags: Mapping[str, str]) -> str:
+    """Every wrong field of a config in one sentence each, by the flag that the person gave it with."""
+    return "; ".join(_describe_fault(fault, flags) for fault in error.errors())
 
 
-def config_from(options: dict[str, Any]) -> TrainingConfig:
-    """A config of the given fields. Exits with what is wrong."""
+def _describe_fault(fault: "ErrorDetails", flags: Mapping[str, str]) -> str:
+    name, text = ".".join(map(str, fault["loc"])), fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "extra_forbidden":
+        return f"{flags.get(name, name)}: there is no such field; choose among {', '.join(TrainingConfig.model_fields)}"
+    return f"{flags.get(name, name)}: {text}" if name else text
+
+
+def config_from(options: dict[str, Any], flags: Mapping[str, str] = MappingProxyType({})) -> TrainingConfig:
+    """A config of the given fields; `flags` tells by which flag each was given. Exits with what is wrong."""
     try:
         return TrainingConfig.model_validate(options)
     except ValidationError as error:
-        raise usage_error(describe_faults(error)) from error
+        raise usage_error(describe_faults(error, flags)) from error
 
 
 def settings_from(settings: list[str]) -> dict[str, Any]:

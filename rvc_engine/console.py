@@ -19,21 +19,38 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class LogFile:
-    """Every event as a line of `train.log`, whatever the console shows."""
+    """Every event as a line of `train.log`, whatever the console shows.
+
+    A log that cannot be written (a full disk) ends no run: it stops, and says so once on standard error.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
+        self._is_lost = False
 
     def __call__(self, event: Event) -> None:
         entry = describe(event)
         if entry is not None:
             stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(event.time))
-            self._file.write(f"{stamp} {entry[0].upper():<7} {entry[1]}\n")
+            self._write(f"{stamp} {entry[0].upper():<7} {entry[1]}\n")
+
+    def _write(self, line: str) -> None:
+        if self._is_lost:
+            return
+        try:
+            self._file.write(line)
+        except OSError as error:
+            self._is_lost = True
+            print(f"{self._file.name} is not written any further: {error}", file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
         """Let the file go."""
-        self._file.close()
+        try:
+            self._file.close()
+        except OSError as error:  # what was still to be written
+            self._is_lost = True
+            print(f"{self._file.name} may lack its end: {error}", file=sys.stderr)  # noqa: T201
 
 
 class Terminal:
@@ -85,8 +102,3 @@ def both(*reports: Report) -> Report:
             one(event)
 
     return report
-
-
-def say_usage_error(message: str) -> None:
-    """A wrong option, in one sentence, before any work."""
-    print(f"error: {message}", file=sys.stderr)  # noqa: T201

@@ -11,11 +11,25 @@ import typer
 
 from rvc_engine.cli import config_from, execute, settings_from, usage_error
 from rvc_engine.config import TrainingConfig, check_voice_name
-from rvc_engine.events import EXIT_SUCCEEDED
+from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.workspace import Workspace
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+_FLAGS = {
+    "version": "-v/--version",
+    "sample_rate": "-sr/--sample_rate",
+    "batch_size": "-bs/--batch_size",
+    "total_epochs": "-te/--total_epoch",
+    "save_every_epochs": "-se/--save_every_epoch",
+    "pitch": "--pitch",
+    "content": "--content",
+    "pretrained": "--pretrained",
+    "max_train_seconds": "--max-train-seconds",
+}
+"""By which flag a person gives a field of the configuration."""
 
 
 class LogLevel(StrEnum):
@@ -103,7 +117,13 @@ def pipeline(
         "pretrained": pretrained,
         "max_train_seconds": max_train_seconds,
     }
-    config = config_from({**fields, **settings_from(settings or [])})
+    further = settings_from(settings or [])
+    flags = {name: flag for name, flag in _FLAGS.items() if name not in further}
+    config = config_from({**fields, **further}, flags | {name: f"--set {name}" for name in further})
+    if dataset is not None and not dataset.is_dir():
+        raise usage_error(f"--dataset: there is no folder {dataset}; give the folder that holds the recordings")
+    if outside_index_root is not None:
+        _check_folder(outside_index_root, "-o/--outside_index_root")
     machine = Machine(
         device=_device(gpus),
         weights_folder=weights or default_weights_folder(),
@@ -135,6 +155,14 @@ def _file(text: str, option: str) -> Path | None:
             f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
         )
     return path
+
+
+def _check_folder(folder: Path, option: str) -> None:
+    """Before any work: hours later is late to hear that the folder cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise usage_error(f"{option}: {folder} cannot be made a folder ({error.strerror}); choose another") from error
 
 
 def _device(gpus: str) -> str:
@@ -171,8 +199,13 @@ def _execute(
     switch.on_signals()
     wanted = Wanted(not skip_training, not skip_index, continue_on_error)
     code = execute(dataset, workspace, config, machine, switch, wanted=wanted, level=level.value)
-    if code == EXIT_SUCCEEDED and outside_index_root is not None and not skip_index:
+    if code != EXIT_SUCCEEDED or outside_index_root is None or skip_index:
+        return code
+    try:
         typer.echo(f"index linked as {link_outside(workspace, outside_index_root)}")
+    except OSError as error:
+        typer.echo(f"error: the index could not be linked into {outside_index_root}: {error}", err=True)
+        return EXIT_FAILED
     return code
 
 
