@@ -57,7 +57,8 @@ def voice_file_stem(name: str) -> str:
     conversion, so a voice called `pretrained_x` would lose its index; its files are called `pre-train-ed_x`. Applio
     takes a file whose name starts with `G_` or `D_` for a checkpoint: the files of a voice `D_x` are called `D-x`.
     """
-    return re.sub("^([GD])_", r"\1-", re.sub("(train)(ed)", r"-\1-\2", name, flags=re.IGNORECASE))
+    shown = re.sub("(train)(ed)", r"-\1-\2", name, flags=re.IGNORECASE).lstrip("-")  # a dash begins an option
+    return re.sub("^([GD])_", r"\1-", shown)
 
 
 class TrainingConfig(BaseModel):

@@ -159,9 +159,7 @@ class _Run:
     def train(self, base: BaseWeights) -> None:
         """The nets, up to their last checkpoint."""
         if not RecoveryStore(self.workspace, {}).is_newest_whole():
-            self.workspace.mark_undone("train")  # someone deleted or damaged what it came to
-        if not any(self.workspace.recovery.glob("step_*.pt")):
-            self.workspace.mark_undone("train")  # someone took the checkpoints away, to train anew
+            self.workspace.mark_undone("train")  # someone took it away, to train anew, or damaged it
         inputs = [self.features_identity, base.identity, self.config.model_dump(mode="json")]
         self._do(
             "train",

@@ -11,7 +11,7 @@ from rvc_engine.config import check_voice_name, voice_file_stem
         ("anna", "anna"),
         ('anna_G_1.2 "日"', 'anna_G_1.2 "日"'),
         ("pretrained_x", "pre-train-ed_x"),
-        ("PreTrained TRAINED", "Pre-Train-ed -TRAIN-ED"),  # RVC looks at the name in lower case
+        ("TrainEd 1 TRAINED", "Train-Ed 1 -TRAIN-ED"),  # RVC looks at the name in lower case
         ("D_anna", "D-anna"),  # Applio hides G_ and D_ files
         ("G_trained", "G--train-ed"),
     ],
