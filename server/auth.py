@@ -78,8 +78,15 @@ def _check_loopback(method: str, headers: Headers) -> None:
             "RVC_TRAIN_TOKEN to reach it by other names"
         )
     origin = headers.get("origin")
-    if method not in SAFE_METHODS and origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    if method not in SAFE_METHODS and origin is not None and _netloc(origin) != host.lower():
         raise Forbidden("a page from elsewhere may not change anything here; set RVC_TRAIN_TOKEN and send it")
+
+
+def _netloc(origin: str) -> str | None:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return None
 
 
 def _hostname(host: str) -> str | None:

@@ -13,7 +13,8 @@ from starlette.responses import Response, StreamingResponse
 from server.errors import RangeNotSatisfiable
 
 _CHUNK = 1 << 18
-_RANGE = re.compile(r"^bytes=\s*(\d*)-(\d*)\s*$")
+_RANGE = re.compile(r"^bytes=\s*(\d{0,18})-(\d{0,18})\s*$")
+"""One range. Numbers of 19 digits and more name no byte of any file: such a header is passed over."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,8 @@ def file_response(
         if _matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
     if_range = request.headers.get("if-range")
-    is_same = if_range is None or if_range == etag
-    span = parse_range(request.headers.get("range"), size) if is_same else None
+    has_range = request.method == "GET" and (if_range is None or if_range == etag)  # ranges are for GET alone
+    span = parse_range(request.headers.get("range"), size) if has_range else None
     if span is None:
         return span_response(request, path, Span(0, size), headers=headers, media_type=media_type)
     headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{size}"

@@ -120,6 +120,9 @@ def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
     if place == "body":
         if error["type"] == "json_invalid":
             return ProblemDetail(detail=f"the body is no valid JSON: {error['ctx']['error']}", pointer="")
+        if error["type"] == "model_attributes_type" and not path:  # also what curl -d sends: a form by its header
+            how = "send a JSON object with the header Content-Type: application/json"
+            return ProblemDetail(detail=how, pointer="")
         return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
     prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(place), "")
     return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))

@@ -38,6 +38,8 @@ def _services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
+MAX_INTEGER = 2**63 - 1
+"""The largest that the database can be asked about."""
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(max_length=64, description="The cursor that the page before gave.")]
 

@@ -24,6 +24,8 @@ logger = structlog.get_logger(__name__)
 
 MEDIA_TYPE = "text/event-stream"
 RETRY_MS = 1000
+MAX_ID_DIGITS = 18
+"""Larger numbers are no offset and no event's number, and the database has no room for them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,8 @@ def last_event_id(request: Request) -> int | None:
     text = request.headers.get("last-event-id")
     if text is None or not text.strip():
         return None
-    if not text.strip().isdecimal():
+    text = text.strip()
+    if not (text.isdecimal() and len(text) <= MAX_ID_DIGITS):
         raise Refused("Last-Event-ID is a number that this stream gave before", "header last-event-id")
     return int(text)
 

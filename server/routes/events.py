@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from server.history import EventsPage
 from server.problems import documented
 from server.schemas import EventList
-from server.services import Services, ServicesDep
+from server.services import MAX_INTEGER, Services, ServicesDep
 from server.streams import Look, News, last_event_id, message, wants_stream
 from server.views import event_public
 
@@ -32,7 +32,7 @@ def get_events(
     job_id: str,
     request: Request,
     services: ServicesDep,
-    after: Annotated[int | None, Query(ge=0, description="Only events behind this number.")] = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events behind this number.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most, in a list.")] = 100,
 ) -> Response | EventList:
     """What happened to a job, oldest first.

@@ -8,7 +8,7 @@ from server.byte_ranges import content_disposition, file_response
 from server.errors import Gone
 from server.problems import documented
 from server.schemas import ArtifactList, MetricList
-from server.services import ServicesDep
+from server.services import MAX_INTEGER, ServicesDep
 from server.views import artifact_public
 
 router = APIRouter(prefix="/jobs", tags=["results"])
@@ -19,7 +19,7 @@ def get_metrics(
     job_id: str,
     services: ServicesDep,
     key: Annotated[list[str] | None, Query(description="Only this metric; may be repeated.")] = None,
-    since_step: Annotated[int, Query(ge=0, description="Only steps behind this one.")] = 0,
+    since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps behind this one.")] = 0,
     max_points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to about so many a series.")] = 1000,
 ) -> MetricList:
     """Numbers measured while training, by key, over the steps."""

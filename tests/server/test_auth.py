@@ -74,7 +74,7 @@ def test_without_a_token_only_names_of_this_machine_are_served(http, host, statu
 
 
 @pytest.mark.parametrize(
-    "origin", ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1.evil.example"]
+    "origin", ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1.evil.example", "http://[", ""]
 )
 def test_without_a_token_a_page_from_elsewhere_may_read_nothing_into_being(http, live, origin):
     before = len(live.services.book.list(limit=100)[0])

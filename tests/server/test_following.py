@@ -62,8 +62,10 @@ def test_whether_there_is_a_job_is_said_before_the_stream_begins(http, what):
     assert (answer.status_code, answer.headers["content-type"]) == (404, "application/problem+json")
 
 
-def test_a_last_event_id_that_is_no_number_is_refused(http, finished):
-    answer = http.get(f"/v1/jobs/{finished(b'voice')}/events", headers=STREAM | {"Last-Event-ID": "x"})
+@pytest.mark.parametrize("an_id", ["x", "-1", "9" * 19, "9" * 5000], ids=["a word", "negative", "large", "very large"])
+@pytest.mark.parametrize("what", ["events", "logs"])
+def test_a_last_event_id_that_is_no_number_of_ours_is_refused(http, finished, what, an_id):
+    answer = http.get(f"/v1/jobs/{finished(b'voice')}/{what}", headers=STREAM | {"Last-Event-ID": an_id})
     assert answer.status_code == 422
 
 

@@ -115,6 +115,18 @@ def test_a_body_that_is_no_json_or_too_large_is_refused(http):
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
+def test_a_body_that_is_sent_as_a_form_is_told_the_header_that_it_lacks(http):
+    answer = http.post(
+        "/v1/jobs", content=b'{"name": "a"}', headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert (answer.status_code, "Content-Type: application/json" in answer.json()["detail"]) == (422, True)
+
+
+@pytest.mark.parametrize("query", ["events?after", "metrics?since_step"])
+def test_a_number_that_the_database_cannot_hold_is_422(http, live, query):
+    assert http.get(f"/v1/jobs/{live.bench.job().id}/{query}={2**63}").status_code == 422
+
+
 def test_a_mistake_of_ours_is_500_without_a_traceback(http, live, monkeypatch):
     monkeypatch.setattr(type(live.services.book), "get", lambda self, job_id: 1 / 0)
     answer = http.get("/v1/jobs/job_x", headers={"X-Request-ID": "mine-1"})
