@@ -14,7 +14,9 @@ from pydantic import ValidationError
 
 from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.conversion_cli import convert
-from rvc_engine.events import EXIT_USAGE
+from rvc_engine.disk import is_disk_full
+from rvc_engine.errors import DiskFull, InvalidConfig
+from rvc_engine.events import EXIT_FAILED, EXIT_USAGE, Failed
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
 from rvc_engine.weights_cli import app as weights_app
@@ -154,7 +156,12 @@ def execute(
     terminal = Terminal(level) if report is None else None
     listener = report or terminal
     assert listener is not None
-    log = LogFile(workspace.log)
+    try:
+        log = LogFile(workspace.log)
+    except OSError as error:
+        message = f"{workspace.root} cannot be written to ({error.strerror}); free some space, or choose another folder"
+        listener(Failed(code=DiskFull.code if is_disk_full(error) else InvalidConfig.code, message=message))
+        return EXIT_FAILED
     try:
         return run_engine(
             dataset,

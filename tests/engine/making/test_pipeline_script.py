@@ -1,6 +1,7 @@
 """The options of the pipeline script: each does what it says; a wrong one is told by its own name, before any work."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,20 @@ import torch
 from typer.testing import CliRunner, Result
 
 from rvc_engine import events
+from rvc_engine.cli import app as engine_app
 from rvc_engine.console import LogFile
 from rvc_engine.pipeline_cli import app
 
 OPTIONS = ["--content", "whisper-tiny", "--pretrained", "none", "--pitch", "dio", "--set", "width=24", "-bs", "3"]
+
+
+@pytest.fixture(autouse=True)
+def signals_as_they_were() -> Iterator[None]:
+    """The commands listen to signals, and here they run in the tests' own process."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture
@@ -119,3 +130,16 @@ def test_a_log_that_cannot_be_written_ends_no_run_and_is_told_once(
     log(events.Log(message="two"))
     log.close()
     assert "not written any further" in capfd.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_to_is_told_as_an_event_and_not_by_a_traceback(
+    tmp_path: Path, recordings: Path
+) -> None:
+    (tmp_path / "file").touch()
+    words = ["run", "--voice=anna", f"--workspace={tmp_path / 'file' / 'run'}", f"--dataset={recordings}", "--events"]
+    result = CliRunner().invoke(engine_app, words, input="")
+    assert result.exit_code == events.EXIT_FAILED
+    [event] = map(events.parse_event, result.stdout.splitlines())
+    assert isinstance(event, events.Failed)
+    assert event.code == "invalid_config"
+    assert "choose another folder" in event.message
