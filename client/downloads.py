@@ -27,17 +27,25 @@ def download(http: httpx.Client, artifact: ArtifactPublic, target: Path, progres
     is gone; the part stays for the next try in the latter case.
     """
     told = progress or (lambda done, total: None)
-    if target.is_file() and target.stat().st_size == artifact.size and sha256_of(target) == artifact.sha256:
+    if _is_whole(target, artifact):
         told(artifact.size, artifact.size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
+    was_begun = part.exists()
     _fetch(http, artifact, part, told)
-    if part.stat().st_size != artifact.size or sha256_of(part) != artifact.sha256:
+    if was_begun and not _is_whole(part, artifact):  # the part was another voice's of the same name
+        part.unlink()
+        _fetch(http, artifact, part, told)
+    if not _is_whole(part, artifact):
         part.unlink()
         raise BadDownload(f"{artifact.name} came with other bytes than the server announced; download it again")
     part.replace(target)
     return target
+
+
+def _is_whole(file: Path, artifact: ArtifactPublic) -> bool:
+    return file.is_file() and file.stat().st_size == artifact.size and sha256_of(file) == artifact.sha256
 
 
 def sha256_of(path: Path) -> str:
