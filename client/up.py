@@ -30,13 +30,17 @@ def add_to(app: typer.Typer) -> None:
 def up(
     output: Output,
     host: Annotated[
-        str, typer.Option(help="Address to listen on; beyond this machine it needs a token.")
+        str,
+        typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on; beyond this machine it needs a token."),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=1, max=65_535, help="Port to listen on.")] = 8000,
-    data: Annotated[Path, typer.Option(metavar="DIR", help="Folder for recordings, voices and the book.")] = Path(
-        "data"
-    ),
-    device: Annotated[str, typer.Option(help="Where to train: auto, cpu or cuda:N.")] = "auto",
+    port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
+    data: Annotated[
+        Path,
+        typer.Option(envvar="RVC_TRAIN_DATA_FOLDER", metavar="DIR", help="Folder for recordings, voices and the book."),
+    ] = Path("data"),
+    device: Annotated[
+        str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Where to train: auto, cpu or cuda:N.")
+    ] = "auto",
     token: TokenOption = None,
 ) -> None:
     """Start a server and a worker here; Ctrl-C stops both, and what runs goes on at the next start."""

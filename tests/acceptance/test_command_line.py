@@ -192,9 +192,10 @@ def test_up_killed_with_kill_9_leaves_nothing_running_and_loses_no_step(station,
 
 def test_up_says_why_it_cannot_start(station):
     station.start_server()
-    done = station.cli("up", "--port", str(station.port), "--data", str(station.folder / "other"))
+    station.environment["RVC_TRAIN_PORT"] = str(station.port)  # as the server itself takes it
+    done = station.cli("up", "--data", str(station.folder / "other"))
     assert done.returncode == 1
-    assert "choose another with --port" in done.stderr
+    assert f"{station.port} (Address already in use); choose another with --port" in done.stderr
     everywhere = "0.0.0.0"  # noqa: S104 - it must refuse
     done = station.cli("up", "--host", everywhere, "--port", str(free_port()), "--data", str(station.folder / "other"))
     assert done.returncode == 1
