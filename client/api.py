@@ -29,6 +29,8 @@ def connect(url: str, token: str | None = None) -> httpx.Client:
     """An HTTP client for a server's address, with the token in its headers."""
     headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
     if token:
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise BadInput("the token holds a space or a letter that no token has; copy it again")
         headers["Authorization"] = f"Bearer {token}"
     try:
         address = httpx.URL(url.rstrip("/"))
@@ -36,7 +38,8 @@ def connect(url: str, token: str | None = None) -> httpx.Client:
         raise BadInput(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:
         raise BadInput(f"{url!r} is no server address; {EXAMPLE}")
-    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT)
+    is_here = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
+    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_here)
 
 
 class Client:

@@ -22,19 +22,20 @@ from rich.text import Text
 
 
 class Output:
-    """Where a command writes to."""
+    """Where a command writes to. Names are shown as they are: `[x]` and `:cat:` are no markup and no pictures."""
 
-    def __init__(self, as_json: bool, console: Console | None = None, errors: Console | None = None) -> None:
+    def __init__(self, as_json: bool) -> None:
+        plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
         self.as_json = as_json
-        self.console = console or Console(soft_wrap=True, highlight=False, width=None if sys.stdout.isatty() else 200)
-        self.errors = errors or Console(stderr=True, soft_wrap=True, highlight=False)
+        self.console = Console(**plain, width=None if sys.stdout.isatty() else 200)
+        self.errors = Console(**plain, stderr=True)
 
     def result(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], text: str | Table) -> None:
         """A command's result: the value with --json, else the text."""
         if self.as_json:
             self.json(value)
         else:
-            self.console.print(text, markup=False) if isinstance(text, str) else self.console.print(text)
+            self.console.print(text)
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
         """A value as JSON, on standard output."""
@@ -44,7 +45,7 @@ class Output:
     def note(self, text: str) -> None:
         """A word for people: not shown with --json."""
         if not self.as_json:
-            self.console.print(text, markup=False)
+            self.console.print(text)
 
     def warning(self, text: str) -> None:
         """Something to look out for, on standard error."""
@@ -58,7 +59,7 @@ class Output:
         """A bar for bytes on their way; silent with --json and where no terminal is."""
         return Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             DownloadColumn(),
             TransferSpeedColumn(),

@@ -33,7 +33,7 @@ class Session:
     output: Output
 
 
-def exit_code_of(error: ClientError) -> int:
+def exit_code_of(error: ClientError | OSError) -> int:
     """The exit code that tells a script what kind of error it was."""
     match error:
         case ConnectionFailed():
@@ -46,9 +46,11 @@ def exit_code_of(error: ClientError) -> int:
             return exit_codes.ERROR
 
 
-def fail(error: ClientError, output: Output) -> NoReturn:
-    """Tell an expected error and end."""
-    text = str(error)
+def fail(error: ClientError | OSError, output: Output) -> NoReturn:
+    """Tell an expected error and end. An OSError is a file that cannot be read or written here."""
+    if isinstance(error, BrokenPipeError):
+        raise error  # whoever read our output has enough (`| head`); the program ends without a word
+    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     if isinstance(error, NotAllowed):
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
     output.error(text)
@@ -64,7 +66,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
         output = Output(as_json=json)
         try:
             function(output, *args, **kwargs)
-        except ClientError as error:
+        except (ClientError, OSError) as error:
             fail(error, output)
 
     return _with_options(function, run, {"json": (JsonOption, False)})
@@ -79,7 +81,7 @@ def connected(function: Callable[..., Any]) -> Callable[..., Any]:
             where = resolve(server, token)
             with connect(where.server, where.token) as http:
                 function(Session(Client(http), output), *args, **kwargs)
-        except ClientError as error:
+        except (ClientError, OSError) as error:
             fail(error, output)
 
     options = {"server": (ServerOption, None), "token": (TokenOption, None), "json": (JsonOption, False)}

@@ -104,7 +104,7 @@ class Bar:
 
     def say(self, text: str) -> None:
         """A line above the bar."""
-        self._progress.console.print(text, markup=False)
+        self._progress.console.print(text)
 
 
 class Lines:
@@ -145,7 +145,7 @@ def display(output: Output, name: str) -> Iterator[Display]:
     else:
         columns = (
             SpinnerColumn(),
-            TextColumn("{task.description}  {task.fields[heading]}"),
+            TextColumn("{task.description}  {task.fields[heading]}", markup=False),
             BarColumn(bar_width=24),
             TextColumn("{task.percentage:>5.1f} %  {task.fields[details]}"),
             TimeElapsedColumn(),

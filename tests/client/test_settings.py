@@ -2,6 +2,7 @@
 
 import pytest
 
+from client.api import connect
 from client.errors import BadInput
 from client.settings import DEFAULT_SERVER, resolve
 
@@ -34,3 +35,17 @@ def test_a_config_file_with_a_mistake_is_named(tmp_path, text):
     path.write_text(text)
     with pytest.raises(BadInput, match=r"config\.toml"):
         resolve(None, None, {}, path)
+
+
+@pytest.mark.parametrize("token", ["schl\u00fcssel-von-hier", "two words", "ends-with-a-line\n"])
+def test_a_token_that_no_header_can_hold_is_told(token):
+    with pytest.raises(BadInput, match="copy it again"):
+        connect("http://127.0.0.1:1", token)
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    server.answer = lambda request: request.send_json({})
+    with connect(server.url) as http:
+        assert http.get("/readyz").status_code == 200
