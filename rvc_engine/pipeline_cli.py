@@ -45,6 +45,7 @@ def _switch(*names: str, text: str) -> Any:
     return typer.Option(*names, min=0, max=1, help=text)
 
 
+# Long because it is a list: one line or two an option, which is how Typer reads them.
 @app.command()
 def pipeline(
     exp_dir: Annotated[str, typer.Option("-e", "--exp_dir", help="Name of the voice; the run lies in logs/<name>.")],
