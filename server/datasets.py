@@ -158,7 +158,11 @@ class DatasetShelf:
         with write_session(self._engine) as session:
             statement = (
                 sa.update(Dataset)
-                .where(col(Dataset.id) == dataset_id, col(Dataset.status) == DatasetStatus.VALIDATING)
+                .where(
+                    col(Dataset.id) == dataset_id,
+                    col(Dataset.status) == DatasetStatus.VALIDATING,
+                    col(Dataset.deleted_at).is_(None),  # deleted while it was examined: nothing of it is kept
+                )
                 .values(
                     status=DatasetStatus.READY if reason is None else DatasetStatus.INVALID,
                     reason=reason,

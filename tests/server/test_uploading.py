@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from server.database import read_session, write_session
+from server.schemas import DatasetReport, DatasetStatus, RecordingReport
+from server.tables import Dataset
+
 
 @pytest.fixture
 def put(http):
@@ -178,6 +182,17 @@ def test_a_dataset_in_use_stays_and_one_that_is_not_goes_with_all_its_files(put,
     for path in (f"/v1/datasets/{dataset['id']}", f"/v1/datasets/{dataset['id']}/report"):
         assert http.get(path).status_code == 404
     assert put(b"RIFF in use", "used").status_code == 201
+
+
+def test_of_a_dataset_deleted_while_it_was_examined_nothing_is_kept(live):
+    dataset_id = live.bench.dataset()
+    with write_session(live.services.engine) as session:
+        session.get(Dataset, dataset_id).status = DatasetStatus.VALIDATING
+    live.services.shelf.delete(dataset_id)
+    found = DatasetReport(usable=True, files=[RecordingReport(name="my voice.wav")])
+    live.services.shelf.settle(dataset_id, found)
+    with read_session(live.services.engine) as session:
+        assert session.get(Dataset, dataset_id).report is None
 
 
 def test_datasets_are_listed_in_pages_newest_first(tmp_path, serve):
