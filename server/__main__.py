@@ -5,9 +5,12 @@ import sys
 from types import FrameType
 
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.app import create_app
+from server.database import migrate
 from server.errors import SettingsRefused
 from server.logs import set_up_logging
 from server.services import Services
@@ -15,6 +18,8 @@ from server.settings import ServerSettings
 
 GRACE_SECONDS = 5
 """For requests under way when the server is asked to stop."""
+LOCK_WAIT_SECONDS = 15
+"""For a server before us that is just stopping."""
 
 
 class Server(uvicorn.Server):
@@ -31,15 +36,27 @@ class Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Read the settings, refuse what is unsafe, serve."""
+    """Read the settings, refuse what is unsafe or cannot be, serve."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _exit)  # uvicorn has its own while it serves, and hands the signal on when it has ended
     try:
         settings = ServerSettings()
         settings.check_exposure()
+        set_up_logging(settings.log_level)
+        app = create_app(settings)
+        lock = app.state.services.storage.lock(LOCK_WAIT_SECONDS)
+        migrate(app.state.services.engine)
     except (ValidationError, SettingsRefused) as error:
         sys.stderr.write(f"rvc-train server: {error}\n")
         return 2
-    set_up_logging(settings.log_level)
-    app = create_app(settings)
+    except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database, its driver
+        sys.stderr.write(f"rvc-train server: cannot start: {str(error).splitlines()[0]}\n")
+        return 2
+    with lock:
+        return _serve(app, settings)
+
+
+def _serve(app: FastAPI, settings: ServerSettings) -> int:
     config = uvicorn.Config(
         app,
         host=settings.host,
@@ -51,8 +68,6 @@ def main() -> int:
         timeout_keep_alive=30,
     )
     server = Server(config, app.state.services)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)  # uvicorn has its own while it serves, and hands the signal on when it has ended
     server.run()
     return 0 if server.started else 1
 

@@ -16,6 +16,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session
 
+from server.errors import SettingsRefused
+
 BUSY_TIMEOUT_MS = 30_000
 CHECK_TIMEOUT_MS = 2_000
 SCHEMA_VERSION = "0001"
@@ -81,9 +83,18 @@ def read_session(engine: sa.Engine) -> Iterator[Session]:
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest version, in one transaction. Processes that start at once wait for each other."""
-    if present_version(engine) == SCHEMA_VERSION:
+    """Bring the schema to the newest version, in one transaction. Processes that start at once wait for each other.
+
+    Raises SettingsRefused when a newer program has already brought it further.
+    """
+    version = present_version(engine)
+    if version == SCHEMA_VERSION:
         return
+    if version is not None and version > SCHEMA_VERSION:
+        raise SettingsRefused(
+            f"the database was brought to schema {version} by a newer rvc-train, and this one knows {SCHEMA_VERSION}; "
+            "install the newer one again, or choose another data folder"
+        )
     from server.upgrade import upgrade  # Alembic costs 10 MB that a server in its daily work need not carry
 
     with engine.connect() as connection:

@@ -4,9 +4,14 @@ A process of its own sets the limits and becomes the program, because setting th
 a process with threads. This module imports next to nothing.
 """
 
+import ctypes
 import os
 import resource
+import signal
 import sys
+
+PR_SET_PDEATHSIG = 1
+"""From Linux' `prctl.h`."""
 
 
 def main(arguments: list[str]) -> None:
@@ -18,6 +23,8 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
+    if sys.platform.startswith("linux"):  # a server that is killed leaves no program behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     program = arguments[3:]
     os.execvp(program[0], program)  # noqa: S606 - no shell is the point
 

@@ -7,6 +7,7 @@
     cache/<dataset id>/                  stage results that jobs on one dataset share
     weights/                             published weights
     incoming/                            uploads on their way; emptied when the server starts
+    server.lock                          held by the one server of the folder
 
 No path holds a word that a user typed. The class is small on purpose: an object store can take its place.
 """
@@ -20,9 +21,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import filelock
 import uuid6
 
 from rvc_engine.workspace import sync_folder
+from server.errors import SettingsRefused
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
 _CHUNK = 1 << 20
@@ -49,6 +52,22 @@ class Storage:
         if not _ID.match(an_id):
             raise ValueError(f"{an_id!r} is no id of ours")
         return self.root / kind / an_id
+
+    def lock(self, wait_seconds: float) -> filelock.BaseFileLock:
+        """The lock of the folder's one server, taken; it ends with the process at the latest.
+
+        A second server would empty `incoming` and fold the write-ahead log under the first. Waits for one that is just
+        stopping. Raises SettingsRefused when it stays.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.root / "server.lock", timeout=wait_seconds)
+        try:
+            lock.acquire()
+        except filelock.Timeout as error:
+            raise SettingsRefused(
+                f"another server works in the data folder {self.root}; stop it, or choose another folder"
+            ) from error
+        return lock
 
     @property
     def incoming(self) -> Path:

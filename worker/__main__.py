@@ -8,8 +8,10 @@ from types import FrameType
 
 import structlog
 from pydantic import ValidationError
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.database import create_engine
+from server.errors import SettingsRefused
 from worker.loop import work
 from worker.settings import WorkerSettings
 
@@ -29,9 +31,16 @@ def main() -> int:
 
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
-    engine = create_engine(settings.url)
+    try:
+        engine = create_engine(settings.url)
+    except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database's address or driver
+        sys.stderr.write(f"the worker cannot start: {str(error).splitlines()[0]}\n")
+        return 2
     try:
         work(settings, engine, stop)
+    except SettingsRefused as error:
+        sys.stderr.write(f"the worker cannot start: {error}\n")
+        return 2
     finally:
         engine.dispose()
     return 0

@@ -4,12 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
 from server.database import SCHEMA_VERSION, create_engine, migrate, present_version
+from server.errors import SettingsRefused
 from server.tables import Job, metadata
 from server.upgrade import alembic_config
 
@@ -81,3 +83,10 @@ def test_the_migrations_are_part_of_the_package():
     import server.migrations.versions
 
     assert list(Path(server.migrations.versions.__path__[0]).glob("0001_*.py"))
+
+
+def test_a_database_of_a_newer_program_is_refused_in_a_sentence(engine):
+    with engine.begin() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SettingsRefused, match="install the newer one again"):
+        migrate(engine)

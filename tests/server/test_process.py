@@ -9,7 +9,11 @@ import sys
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
+
+from server.errors import SettingsRefused
+from server.storage import Storage
 
 
 @pytest.fixture
@@ -85,3 +89,45 @@ def test_a_server_beyond_loopback_without_a_token_does_not_start():
     assert said.returncode == 2
     assert "secrets.token_urlsafe" in said.stderr
     assert "Traceback" not in said.stderr
+
+
+def test_a_folder_has_one_server_and_the_next_one_may_come_when_it_has_gone(started, tmp_path):
+    child, _ = started()
+    storage = Storage(tmp_path / "data")
+    with pytest.raises(SettingsRefused, match="another server works in the data folder"):
+        storage.lock(0)
+    child.kill()  # the system lets go of what a killed process held
+    child.wait()
+    storage.lock(0).release()
+
+
+@pytest.mark.parametrize("program", ["server", "worker"])
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("RVC_TRAIN_DATA_FOLDER", __file__, "test_process.py"),
+        ("RVC_TRAIN_DATABASE_URL", "no address", "Could not parse"),
+        ("RVC_TRAIN_DATABASE_URL", "postgresql+psycopg2://a/b", "psycopg2"),
+        ("RVC_TRAIN_LOG_LEVEL", "loud", "log_level"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_without_a_traceback(tmp_path, program, name, value, said):
+    env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path), name: value}
+    done = subprocess.run(
+        [sys.executable, "-m", program], check=False, env=env, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_killed_leaves_no_report_program_behind(started, eventually):
+    command = [sys.executable, "-c", "import time; time.sleep(120)"]
+    child, url = started(RVC_TRAIN_REPORT_COMMAND=json.dumps(command))
+    assert httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF").status_code == 201
+    server = psutil.Process(child.pid)
+    eventually(lambda: [each for each in server.children() if "time.sleep(120)" in " ".join(each.cmdline())])
+    (report,) = server.children()
+    eventually(lambda: "server.limited" not in report.cmdline())
+    child.kill()
+    report.wait(10)
