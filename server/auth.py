@@ -28,6 +28,7 @@ class Auth:
         self._app = app
         token = settings.token
         self._token_hash = None if token is None else _hash(token.get_secret_value())
+        self._names = LOOPBACK_NAMES | {settings.host.lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer 401 or 403."""
@@ -53,7 +54,7 @@ class Auth:
     def _check(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
         if self._token_hash is None:
-            _check_loopback(scope["method"], headers)
+            _check_loopback(scope["method"], headers, self._names)
         elif scope["path"] not in OPEN_PATHS:
             _check_token(headers, self._token_hash)
 
@@ -70,9 +71,9 @@ def _check_token(headers: Headers, expected: bytes) -> None:
         raise Unauthorized("the token is not this server's; it is the one in RVC_TRAIN_TOKEN where the server runs")
 
 
-def _check_loopback(method: str, headers: Headers) -> None:
+def _check_loopback(method: str, headers: Headers, names: frozenset[str]) -> None:
     host = headers.get("host", "")
-    if _hostname(host) not in LOOPBACK_NAMES:
+    if _hostname(host) not in names:
         raise Forbidden(
             f"without a token this server answers to localhost, 127.0.0.1 and [::1], not to {host!r}; set "
             "RVC_TRAIN_TOKEN to reach it by other names"

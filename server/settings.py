@@ -80,8 +80,6 @@ class ServerSettings(BaseSettings):
 
     lease_seconds: float = Field(default=60, gt=0)
     """A worker whose heartbeat stands still for so long has lost its job."""
-    heartbeat_seconds: float = Field(default=10, gt=0)
-    """How often a worker says that it lives."""
     retry_delay_seconds: float = Field(default=10, ge=0)
     """Wait before the first retry of a failed attempt; doubled for each further one, to at most ten minutes."""
     max_recoveries: int = Field(default=5, ge=0)
@@ -105,8 +103,11 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_exposure(self) -> "ServerSettings":
-        if self.token is not None and len(self.token.get_secret_value()) < 16:
+        token = None if self.token is None else self.token.get_secret_value()
+        if token is not None and len(token) < 16:
             raise ValueError("RVC_TRAIN_TOKEN is shorter than 16 characters; " + HOW_TO_GET_ONE)
+        if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
+            raise ValueError("RVC_TRAIN_TOKEN holds what no HTTP header can carry; " + HOW_TO_GET_ONE)
         return self
 
     def check_exposure(self) -> None:

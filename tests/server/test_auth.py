@@ -73,6 +73,12 @@ def test_without_a_token_only_names_of_this_machine_are_served(http, host, statu
     assert http.get("/v1/jobs", headers={"Host": host}).status_code == status
 
 
+def test_the_loopback_address_that_the_server_listens_on_is_a_name_of_it(tmp_path, serve):
+    with serve(tmp_path, host="127.0.0.2") as server, server.client() as http:
+        assert http.get("/v1/jobs", headers={"Host": "127.0.0.2:8000"}).status_code == 200
+        assert http.get("/v1/jobs", headers={"Host": "127.0.0.3"}).status_code == 403
+
+
 @pytest.mark.parametrize(
     "origin", ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1.evil.example", "http://[", ""]
 )
@@ -99,6 +105,12 @@ def test_a_server_beyond_loopback_needs_a_token_and_says_how_to_make_one():
 def test_a_short_token_is_refused():
     with pytest.raises(ValidationError, match="shorter than 16"):
         ServerSettings(token="short")
+
+
+@pytest.mark.parametrize("token", ["schl\u00fcssel-zum-server", "a token of some length", "a-token-with-an-end\n"])
+def test_a_token_that_no_header_can_hold_is_refused(token):
+    with pytest.raises(ValidationError, match="no HTTP header can carry"):
+        ServerSettings(token=token)
 
 
 def test_an_empty_token_in_the_environment_is_none_and_a_refused_one_is_not_shown(monkeypatch):
