@@ -18,7 +18,7 @@ class WorkerSettings(BaseSettings):
     """One frozen object, read once at start. Folder and database are named as the server names them."""
 
     model_config = SettingsConfigDict(
-        env_prefix="RVC_TRAIN_", frozen=True, extra="ignore", use_attribute_docstrings=True
+        env_prefix="RVC_TRAIN_", env_ignore_empty=True, frozen=True, extra="ignore", use_attribute_docstrings=True
     )
 
     data_folder: Path = Path("data")
