@@ -31,7 +31,7 @@ class View:
     def __init__(self, job: JobPublic) -> None:
         self.status: str = job.status
         # Where time ends the training, the number of epochs is only a bound that nobody expects to meet.
-        self._ends_by_time = job.config.max_train_seconds is not None
+        self._ends_by_time = job.config.get("max_train_seconds") is not None
         self.queue_position = job.queue_position
         self.losses: dict[str, float | None] = dict(job.losses)
         self.numbers: dict[str, Any] = job.model_dump(

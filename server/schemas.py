@@ -149,7 +149,8 @@ class JobPublic(Answer):
     """Number of the present or last attempt; 0 before the first."""
     max_attempts: int
     max_duration_seconds: float | None
-    config: TrainingConfig
+    config: dict[str, Any]
+    """Every choice about the training, as it was made: a job of another version may lack some, or have others."""
     labels: dict[str, str]
     priority: int
     num_artifacts: int

@@ -8,7 +8,6 @@ from urllib.parse import quote
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import FailureCode
 from server.database import read_session
 from server.schemas import (
@@ -30,9 +29,10 @@ NUM_QUEUED_SHOWN = 100
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
 
-def content_notice(config: TrainingConfig) -> str | None:
+def content_notice(job: Job) -> str | None:
     """What is to be said of a voice that RVC and Applio load but do not convert with correctly."""
-    return None if config.content == "contentvec" else CONTENT_NOTICE.format(encoder=config.content)
+    encoder = job.config.get("content", "contentvec")
+    return None if encoder == "contentvec" else CONTENT_NOTICE.format(encoder=encoder)
 
 
 def dataset_public(dataset: Dataset) -> DatasetPublic:
@@ -47,7 +47,7 @@ def event_public(event: Event) -> EventPublic:
 
 def artifact_public(job: Job, artifact: Artifact) -> ArtifactPublic:
     """An artifact's row as the world sees it."""
-    notice = content_notice(TrainingConfig.model_validate(job.config)) if artifact.kind == "voice" else None
+    notice = content_notice(job) if artifact.kind == "voice" else None
     return ArtifactPublic(
         id=artifact.id,
         kind=artifact.kind,
@@ -82,18 +82,16 @@ def _queue_positions(session: Session, numbers: Sequence[int | None]) -> dict[in
 
 
 def _job_public(job: Job, queue_position: int | None, num_artifacts: int) -> JobPublic:
-    config = TrainingConfig.model_validate(job.config)
-    fields = job.model_dump(exclude={"config", "losses"})
+    fields = job.model_dump(exclude={"losses"})
     return JobPublic(
         **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
-        config=config,
         losses={key: value for key, value in job.losses.items() if value is not None},
         attempt=job.claims,
         last_event_seq=job.last_seq,
         queue_position=queue_position,
         num_artifacts=num_artifacts,
         error=_job_error(job),
-        content_notice=content_notice(config),
+        content_notice=content_notice(job),
     )
 
 

@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
 
 from rvc_engine.events import Metric
+from server.database import write_session
 from server.schemas import DatasetStatus, JobPublic, Problem
+from server.tables import Job
 
 
 def test_a_job_is_submitted_looked_at_listed_and_cancelled(http, live):
@@ -15,7 +18,7 @@ def test_a_job_is_submitted_looked_at_listed_and_cancelled(http, live):
     answer = http.post("/v1/jobs", json=wish)
     assert answer.status_code == 202
     job = JobPublic.model_validate_json(http.get(answer.headers["location"]).content)
-    assert (job.status, job.config.total_epochs, job.labels, job.attempt) == ("queued", 3, {"for": "me"}, 0)
+    assert (job.status, job.config["total_epochs"], job.labels, job.attempt) == ("queued", 3, {"for": "me"}, 0)
     assert job.queue_position is not None
     listed = http.get("/v1/jobs", params={"status": ["queued", "running"], "dataset": dataset_id}).json()
     assert [each["id"] for each in listed["data"]] == [job.id]
@@ -60,6 +63,17 @@ def test_a_combination_that_cannot_work_says_so_in_the_configs_own_words(http, l
     wish = {"name": "a", "dataset_id": "x", "config": {"content": "whisper-tiny", "version": "v1"}}
     (error,) = http.post("/v1/jobs", json=wish).json()["errors"]
     assert (error["pointer"], "use version=v2" in error["detail"]) == ("/config", True)
+
+
+def test_a_job_with_a_choice_that_this_version_does_not_know_is_still_shown(http, live):
+    job = live.bench.job()
+    with write_session(live.services.engine) as session:
+        config = job.config | {"a_newer_choice": 1, "content": "another-encoder"}
+        session.execute(sa.update(Job).where(Job.number == job.number).values(config=config))
+    shown = JobPublic.model_validate_json(http.get(f"/v1/jobs/{job.id}").content)
+    assert (shown.config["a_newer_choice"], "another-encoder" in shown.content_notice) == (1, True)
+    assert http.get("/v1/jobs").status_code == 200
+    assert http.post(f"/v1/jobs/{job.id}/cancel").status_code == 202
 
 
 def test_a_voice_that_rvc_will_not_convert_with_rightly_says_so(http, live):
