@@ -93,6 +93,25 @@ class Dataset(Table, table=True):
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class Upload(Table, table=True):
+    """A body that comes in pieces, and becomes a dataset. How much has come is the length of its file."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (sa.CheckConstraint("length > 0", name="length_positive"),)
+
+    id: str = Field(primary_key=True)
+    owner: str
+    length: int = Field(sa_type=sa.BigInteger)
+    tus_metadata: str
+    """As the client sent it."""
+    unverified_from: int | None = Field(default=None, sa_type=sa.BigInteger)
+    """Beyond so many bytes lies a piece whose checksum has not been found right."""
+    dataset_id: str | None = None
+    """What it became; its file is gone then."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
 class Job(Table, table=True):
     """One wish to make a voice. Only `server.jobs.JobBook` changes its status."""
 
