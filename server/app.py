@@ -18,12 +18,14 @@ from server.history import History
 from server.housekeeping import Housekeeper
 from server.jobs import JobBook
 from server.problems import documented, install
+from server.receptions import Receptions
 from server.requests import RequestContext
-from server.routes import datasets, events, health, home, jobs, logs, results, system
+from server.routes import datasets, events, health, home, jobs, logs, results, system, uploads
 from server.services import Services
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
+from server.uploads import UploadShelf
 
 logger = structlog.get_logger(__name__)
 
@@ -37,7 +39,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_open, services)
-        housekeeper = Housekeeper(services.book, settings)
+        housekeeper = Housekeeper(services.book, services.uploads, settings)
         services.examiner.start()
         housekeeper.start()
         logger.info("the server is ready", data_folder=str(services.storage.root))
@@ -62,7 +64,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.services = services
     install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (datasets, jobs, events, logs, results, system):
+    for module in (datasets, uploads, jobs, events, logs, results, system):
         v1.include_router(module.router)
     for router in (v1, health.router, home.router):
         app.include_router(router)
@@ -80,6 +82,8 @@ def _services(settings: ServerSettings) -> Services:
         engine=engine,
         book=book,
         shelf=shelf,
+        uploads=UploadShelf(engine, storage, settings),
+        receptions=Receptions(),
         storage=storage,
         history=History(engine),
         examiner=Examiner(shelf, storage, settings),
@@ -92,5 +96,6 @@ def _open(services: Services) -> None:
     services.storage.root.mkdir(parents=True, exist_ok=True)
     migrate(services.engine)
     services.shelf.sweep()
+    services.uploads.sweep()
     if (warning := sqlite_warning(services.engine)) is not None:
         logger.warning(warning)

@@ -1,6 +1,7 @@
 """The datasets: admitting an upload, listing, deleting, what their reports say. Statuses of jobs are the book's."""
 
 import errno
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -63,6 +64,8 @@ class DatasetShelf:
         known = self._find_same(name, sha256)
         if known is not None:
             return known, False
+        if (twin := self._find_bytes(sha256)) is not None and (made := self._copy(twin, name)) is not None:
+            return made, True
         dataset_id = new_id("ds")
         with no_space_told(), self._storage.incoming_folder() as folder:
             admitted = admit(upload, name, folder / "recordings", self._limits())
@@ -75,6 +78,46 @@ class DatasetShelf:
             if known is None:
                 raise
             return known, False
+
+    def admit_known(self, name: str, sha256: str) -> tuple[Dataset, bool]:
+        """A dataset of bytes that are here already; and whether it is new. NotFound when they are not here."""
+        name = checked_name(name)
+        known = self._find_same(name, sha256)
+        if known is not None:
+            return known, False
+        twin = self._find_bytes(sha256)
+        made = None if twin is None else self._copy(twin, name)
+        if made is None:
+            raise NotFound("these bytes are not here; upload them")
+        return made, True
+
+    def _copy(self, twin: Dataset, name: str) -> Dataset | None:
+        """A dataset with the same recordings under another name: the files are links, so no byte is stored twice.
+
+        None when the twin was deleted meanwhile, or the disk cannot link.
+        """
+        dataset_id = new_id("ds")
+        kept = ("size", "num_files", "num_usable", "seconds", "notes", "report", "reason", "status", "validated_at")
+        try:
+            with no_space_told(), self._storage.incoming_folder() as folder:
+                shutil.copytree(self._storage.dataset_folder(twin.id), folder / "recordings", copy_function=os.link)
+                self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
+        except (shutil.Error, OSError):
+            return None
+        dataset = Dataset(
+            id=dataset_id,
+            name=name,
+            sha256=twin.sha256,
+            created_at=self._clock(),
+            **{column: getattr(twin, column) for column in kept},
+        )
+        try:
+            with write_session(self._engine) as session:
+                session.add(dataset)
+        except sa.exc.IntegrityError:  # the same wish came in at the same time
+            self._storage.delete_dataset(dataset_id)
+            return self._find_same(name, twin.sha256)
+        return dataset
 
     def _add(self, dataset_id: str, name: str, sha256: str, size: int, admitted: Admitted) -> Dataset:
         with write_session(self._engine) as session:
@@ -106,6 +149,11 @@ class DatasetShelf:
                 Dataset.name == name, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None)
             )
             return session.exec(query).first()
+
+    def _find_bytes(self, sha256: str) -> Dataset | None:
+        with read_session(self._engine) as session:
+            query = select(Dataset).where(Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None))
+            return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
     def get(self, dataset_id: str) -> Dataset:
         """One dataset. NotFound."""

@@ -4,11 +4,16 @@ ServerError
 ├── SettingsRefused            the server cannot start like this
 ├── NotFound                   no such thing (or not yours)
 ├── Conflict                   not possible in the present state
+│   └── OffsetMismatch         a piece of an upload that does not begin where the last ended
 ├── Unauthorized               no token, or a wrong one
 ├── Forbidden                  a host or an origin that is not served
 ├── Refused                    the content of a request cannot be accepted
 │   ├── UploadTooLarge         more bytes than the server takes
-│   └── UploadRefused          an archive or a file that is not admitted
+│   ├── UploadRefused          an archive or a file that is not admitted
+│   └── ChecksumMismatch       a piece of an upload came damaged
+├── UnsupportedMedia           a body of another type
+├── UnsupportedTus             a version of the upload protocol that is not spoken here
+├── TooSlow                    an upload of which nothing came for too long
 ├── NoSpace                    the disk is full, or nearly
 ├── RangeNotSatisfiable        a range that the file does not have
 ├── ClaimLost                  a worker's claim was replaced, or its job was ended: write nothing more
@@ -46,6 +51,17 @@ class Conflict(ServerError):
     code = "conflict"
 
 
+class OffsetMismatch(Conflict):
+    """A piece of an upload does not begin where the last one ended."""
+
+    code = "offset_mismatch"
+
+    def __init__(self, message: str, offset: int) -> None:
+        """`offset` is where it does: bytes that are here."""
+        super().__init__(message)
+        self.offset = offset
+
+
 class Unauthorized(ServerError):
     """The request has no token, or a wrong one."""
 
@@ -79,6 +95,30 @@ class UploadRefused(Refused):
     """An archive or a file that is not admitted."""
 
     code = "upload_refused"
+
+
+class ChecksumMismatch(Refused):
+    """A piece of an upload is not what its checksum says."""
+
+    code = "checksum_mismatch"
+
+
+class UnsupportedMedia(ServerError):
+    """The body has another media type than this address takes."""
+
+    code = "unsupported_media_type"
+
+
+class UnsupportedTus(ServerError):
+    """The request does not say that it speaks the version of tus that this server speaks."""
+
+    code = "unsupported_tus_version"
+
+
+class TooSlow(ServerError):
+    """Nothing of an upload came for too long."""
+
+    code = "too_slow"
 
 
 class NoSpace(ServerError):

@@ -26,6 +26,10 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.Unauthorized: 401,
     errors.Forbidden: 403,
     errors.UploadTooLarge: 413,
+    errors.ChecksumMismatch: 460,
+    errors.UnsupportedMedia: 415,
+    errors.UnsupportedTus: 412,
+    errors.TooSlow: 408,
     errors.Refused: 422,
     errors.NoSpace: 507,
     errors.RangeNotSatisfiable: 416,
@@ -39,7 +43,11 @@ _CODE_OF = {
     500: "internal",
     503: "unavailable",
 }
-RETRYABLE_STATUSES = frozenset({429, 503, 507})
+RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
+TUS_VERSION = "1.0.0"
+"""Of the protocol for uploads in pieces."""
+CHECKSUM_MISMATCH = "Checksum Mismatch"
+"""The phrase of tus' own status 460."""
 
 
 def status_of(error: errors.ServerError) -> int:
@@ -58,13 +66,9 @@ def problem_response(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A complete error answer."""
-    try:
-        title = HTTPStatus(status).phrase
-    except ValueError:
-        title = "Error"
     problem = Problem(
         type="about:blank",
-        title=title,
+        title=_phrase(status),
         status=status,
         detail=detail,
         instance=path,
@@ -74,6 +78,13 @@ def problem_response(
         errors=list(problems),
     )
     return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return CHECKSUM_MISMATCH if status == 460 else "Error"
 
 
 def _answer(request: Request, status: int, detail: str, **more: Any) -> Response:
@@ -101,6 +112,10 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
     headers = {}
     if isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content-Range": f"bytes */{error.size}"}
+    if isinstance(error, errors.OffsetMismatch):
+        headers = {"Upload-Offset": str(error.offset), "Tus-Resumable": TUS_VERSION}
+    if isinstance(error, errors.UnsupportedTus):
+        headers = {"Tus-Version": TUS_VERSION}
     return _answer(request, status, str(error), code=error.code, problems=problems, headers=headers)
 
 
@@ -162,7 +177,6 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
     """The error answers of a route, for the OpenAPI document; `also` holds its further good ones."""
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, "model": Problem, "content": {MEDIA_TYPE: {}}}
-        for status in statuses
+        status: {"description": _phrase(status), "model": Problem, "content": {MEDIA_TYPE: {}}} for status in statuses
     }
     return problems | dict(also or {})

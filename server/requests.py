@@ -16,7 +16,7 @@ logger = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 2**20
 """Of every request but an upload."""
-UPLOAD_PATH = re.compile(r"^/v1/datasets/[^/]+/content$")
+UPLOAD_PATH = re.compile(r"^/v1/(datasets/[^/]+/content|uploads/[^/]+)$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 _SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 

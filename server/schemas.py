@@ -5,9 +5,9 @@ Requests are strict and forbid unknown fields; answers ignore fields that a newe
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
@@ -90,6 +90,23 @@ class Answer(BaseModel):
 
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[str, Field(max_length=255)]
+
+
+class DatasetCreate(Request):
+    """A dataset of an upload that has come whole, or of bytes that the server has already. Exactly one of the two."""
+
+    name: str = Field(max_length=200)
+    """What the dataset is called."""
+    upload_id: str | None = Field(default=None, max_length=64)
+    """The upload's id, the end of its `Location`."""
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """Of the zip or the recording, as it was uploaded before."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if (self.upload_id is None) == (self.sha256 is None):
+            raise ValueError("give either upload_id or sha256")
+        return self
 
 
 class JobCreate(Request):

@@ -11,9 +11,11 @@ from server.datasets import DatasetShelf
 from server.examiner import Examiner
 from server.history import History
 from server.jobs import JobBook
+from server.receptions import Receptions
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
+from server.uploads import UploadShelf
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,8 @@ class Services:
     engine: sa.Engine
     book: JobBook
     shelf: DatasetShelf
+    uploads: UploadShelf
+    receptions: Receptions
     storage: Storage
     history: History
     examiner: Examiner

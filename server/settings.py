@@ -69,6 +69,11 @@ class ServerSettings(BaseSettings):
     disk_reserve_bytes: int = Field(default=512 * MIB, ge=0)
     """Free space that no upload may eat into; below it the server says that it is not ready."""
 
+    upload_expire_hours: float = Field(default=24, gt=0, le=24 * 365)
+    """An upload in pieces that gets no further piece for so long is deleted."""
+    upload_idle_seconds: float = Field(default=60, gt=0)
+    """A body of which nothing comes for so long is given up; what came before is kept where it can be resumed."""
+
     report_command: list[str] = Field(default_factory=default_report_command)
     """Program that reports on a dataset; the folder and `--output FILE` are appended."""
     report_timeout_seconds: float = Field(default=1800, gt=0)

@@ -6,7 +6,8 @@
     jobs/<job id>/artifacts/<sha256>     published files
     cache/<dataset id>/                  stage results that jobs on one dataset share
     weights/                             published weights
-    incoming/                            uploads on their way; emptied when the server starts
+    uploads/<upload id>                  uploads in pieces, as far as they have come
+    incoming/                            other uploads on their way; emptied when the server starts
     server.lock                          held by the one server of the folder
 
 No path holds a word that a user typed. The class is small on purpose: an object store can take its place.
@@ -73,6 +74,15 @@ class Storage:
     def incoming(self) -> Path:
         """Uploads on their way."""
         return self.root / "incoming"
+
+    @property
+    def uploads(self) -> Path:
+        """Uploads in pieces."""
+        return self.root / "uploads"
+
+    def upload_file(self, upload_id: str) -> Path:
+        """What has come of an upload."""
+        return self._of("uploads", upload_id)
 
     @property
     def weights_folder(self) -> Path:
@@ -142,7 +152,7 @@ class Storage:
         """Move a finished folder to its place; every file in it, and both folders, are on disk when this returns."""
         for path in sorted(temporary.rglob("*")):
             if path.is_file():
-                _sync_file(path)
+                sync_file(path)
         for path in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             sync_folder(path)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -177,6 +187,7 @@ def _copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def _sync_file(path: Path) -> None:
+def sync_file(path: Path) -> None:
+    """Make what was written to a file survive a power cut."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

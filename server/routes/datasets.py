@@ -1,21 +1,19 @@
 """Datasets: upload, look at, delete."""
 
 import hashlib
-from pathlib import Path
 
-import anyio
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.datasets import checked_name, no_space_told
+from server.datasets import checked_name
 from server.errors import UploadTooLarge
 from server.problems import documented
-from server.schemas import DatasetPublic, DatasetReport, Page
+from server.receptions import Body
+from server.schemas import DatasetCreate, DatasetPublic, DatasetReport, Page
 from server.services import After, Limit, Services, ServicesDep, link_next
 from server.views import dataset_public
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
-_WRITE_BYTES = 1 << 20
 
 _BODY = {
     "requestBody": {
@@ -31,7 +29,11 @@ _BODY = {
     status_code=201,
     openapi_extra=_BODY,
     responses=documented(
-        413, 422, 507, also={200: {"model": DatasetPublic, "description": "The same bytes were here under that name"}}
+        408,
+        413,
+        422,
+        507,
+        also={200: {"model": DatasetPublic, "description": "The same bytes were here under that name"}},
     ),
 )
 async def upload(name: str, request: Request, response: Response, services: ServicesDep) -> DatasetPublic:
@@ -46,8 +48,10 @@ async def upload(name: str, request: Request, response: Response, services: Serv
     await run_in_threadpool(services.shelf.check_room, int(told) if told.isdecimal() else 0)
     with services.storage.incoming_folder() as folder:
         path = folder / "upload"
-        sha256, size = await _receive(request, path, services)
-        dataset, is_new = await run_in_threadpool(services.shelf.admit, name, path, sha256, size)
+        digest = hashlib.sha256()
+        body = Body(request, services.settings.upload_idle_seconds, lambda size: _check_size(size, services))
+        await body.write(path, digest)
+        dataset, is_new = await run_in_threadpool(services.shelf.admit, name, path, digest.hexdigest(), body.size)
     services.examiner.wake()
     if not is_new:
         response.status_code = 200
@@ -59,30 +63,30 @@ def _check_size(size: int, services: Services) -> None:
     limit = services.settings.max_upload_bytes
     if size > limit:
         raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
+    services.shelf.check_room(0)
 
 
-async def _receive(request: Request, path: Path, services: Services) -> tuple[str, int]:
-    """Write the body to a file, hashed on the way; (sha256, bytes). Never more than about a megabyte is in memory."""
-    digest = hashlib.sha256()
-    size = 0
-    waiting = bytearray()
-    with no_space_told():
-        async with await anyio.open_file(path, "wb") as file:
-            async for chunk in request.stream():
-                size += len(chunk)
-                _check_size(size, services)
-                waiting += chunk
-                if len(waiting) >= _WRITE_BYTES:
-                    await _take(bytes(waiting), file, digest, services)
-                    waiting.clear()
-            await _take(bytes(waiting), file, digest, services)
-    return digest.hexdigest(), size
+@router.post(
+    "",
+    status_code=202,
+    responses=documented(
+        404, 409, 410, 413, 422, 507, also={200: {"model": DatasetPublic, "description": "The same bytes were here"}}
+    ),
+)
+def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDep) -> DatasetPublic:
+    """Make a dataset of an upload that has come whole, or of bytes that are here already in another dataset.
 
-
-async def _take(piece: bytes, file: anyio.AsyncFile[bytes], digest: "hashlib._Hash", services: Services) -> None:
-    digest.update(piece)
-    await file.write(piece)
-    await run_in_threadpool(services.shelf.check_room, 0)
+    With `sha256` nothing needs to be sent: 404 says that these bytes are not here yet.
+    """
+    if wish.upload_id is not None:
+        dataset, is_new = services.uploads.make_dataset(services.shelf, wish.name, wish.upload_id)
+    else:
+        dataset, is_new = services.shelf.admit_known(wish.name, wish.sha256 or "")
+    services.examiner.wake()
+    if not is_new:
+        response.status_code = 200
+    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
+    return dataset_public(dataset)
 
 
 @router.get("", responses=documented(422))
