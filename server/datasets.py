@@ -65,7 +65,7 @@ class DatasetShelf:
         if known is not None:
             return known, False
         if (twin := self._find_bytes(sha256)) is not None and (made := self._copy(twin, name)) is not None:
-            return made, True
+            return made
         dataset_id = new_id("ds")
         with no_space_told(), self._storage.incoming_folder() as folder:
             admitted = admit(upload, name, folder / "recordings", self._limits())
@@ -89,10 +89,10 @@ class DatasetShelf:
         made = None if twin is None else self._copy(twin, name)
         if made is None:
             raise NotFound("these bytes are not here; upload them")
-        return made, True
+        return made
 
-    def _copy(self, twin: Dataset, name: str) -> Dataset | None:
-        """A dataset with the same recordings under another name: the files are links, so no byte is stored twice.
+    def _copy(self, twin: Dataset, name: str) -> tuple[Dataset, bool] | None:
+        """A dataset with the same recordings under another name, and whether it is new. Its files are links.
 
         None when the twin was deleted meanwhile, or the disk cannot link.
         """
@@ -116,8 +116,9 @@ class DatasetShelf:
                 session.add(dataset)
         except sa.exc.IntegrityError:  # the same wish came in at the same time
             self._storage.delete_dataset(dataset_id)
-            return self._find_same(name, twin.sha256)
-        return dataset
+            known = self._find_same(name, twin.sha256)
+            return None if known is None else (known, False)
+        return dataset, True
 
     def _add(self, dataset_id: str, name: str, sha256: str, size: int, admitted: Admitted) -> Dataset:
         with write_session(self._engine) as session:
