@@ -3,12 +3,12 @@
 Each method is one request and answers with the wire shape of `server.schemas`. Errors are those of `client.errors`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 import httpx
+import platformdirs
 from pydantic import BaseModel, ValidationError
 
 from client.downloads import Progress, download
@@ -16,13 +16,13 @@ from client.errors import BadInput, ClientError, ConnectionFailed
 from client.packing import packed
 from client.problems import error_of
 from client.streams import PATIENCE_SECONDS, OnWait, follow
+from client.uploads import upload
 from server import schemas
 
 A = TypeVar("A", bound=BaseModel)
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 EXAMPLE = "give one such as http://127.0.0.1:8000"
-_CHUNK = 1 << 20
 
 
 def connect(url: str, token: str | None = None) -> httpx.Client:
@@ -45,8 +45,10 @@ def connect(url: str, token: str | None = None) -> httpx.Client:
 class Client:
     """One server, as its user sees it."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
+        """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
         self._http = http
+        self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
 
     # Datasets
 
@@ -56,19 +58,11 @@ class Client:
         """Send recordings: a zip or one audio file as it is, a folder or several files packed into a zip.
 
         `name` is what the dataset is called; None takes the first path's name. `progress` is told bytes sent and all.
+        Only what the server lacks is sent; after a lost connection, or when called again, it goes on where it was.
         """
         name = name or default_dataset_name(paths)
         with packed(paths) as file:
-            size = file.stat().st_size
-            response = self._send(
-                "PUT",
-                f"/v1/datasets/{quote(name, safe='')}/content",
-                content=_chunks(file, size, progress or (lambda done, total: None)),
-                headers={"Content-Length": str(size), "Content-Type": "application/octet-stream"},
-                # Admission unpacks and hashes before it answers; that may take minutes for gigabytes.
-                timeout=httpx.Timeout(30, read=1800, write=120),
-            )
-        return _parse(schemas.DatasetPublic, response)
+            return upload(self._http, file, name, progress or (lambda done, total: None), self._memory)
 
     def datasets(self, limit: int = 100) -> Iterator[schemas.DatasetPublic]:
         """All datasets, page by page."""
@@ -272,13 +266,3 @@ def _parse(shape: type[A], response: httpx.Response) -> A:
             f"{response.request.url} answered, but not as this client expects; is it an rvc-train server of the same "
             f"version? ({error.error_count()} fields differ)"
         ) from error
-
-
-def _chunks(path: Path, size: int, progress: Callable[[int, int], None]) -> Iterator[bytes]:
-    done = 0
-    progress(0, size)
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            yield chunk
-            done += len(chunk)
-            progress(done, size)

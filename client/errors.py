@@ -5,6 +5,7 @@
     ├── ServerSaysNo        an answer that is an error, with the server's code and sentence
     │   ├── NotFound        404
     │   └── NotAllowed      401 and 403
+    ├── BadUpload           the server has other bytes than were sent
     ├── BadDownload         a file that is not what the server said it was
     └── BadInput            something that the caller named does not exist or is not usable
 
@@ -61,6 +62,10 @@ class NotFound(ServerSaysNo):
 
 class NotAllowed(ServerSaysNo):
     """The token is missing, unknown, or allows too little."""
+
+
+class BadUpload(ClientError):
+    """What the server has is not what was sent."""
 
 
 class BadDownload(ClientError):

@@ -36,6 +36,12 @@ class Request(BaseHTTPRequestHandler):
     def do_DELETE(self) -> None:
         self.answer_by_test()
 
+    def do_HEAD(self) -> None:
+        self.answer_by_test()
+
+    def do_PATCH(self) -> None:
+        self.server.answer(self)  # reads the body itself, as far as it likes
+
     def answer_by_test(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.seen.append((self.command, self.path, dict(self.headers), self.body))
