@@ -93,6 +93,17 @@ class TrainingConfig(BaseModel):
     """Keep one G_/D_ pair (named 2333333, as the reference does) in place of one per save."""
     save_every_weights: bool = False
     """Also export a small `<name>_e<epoch>_s<step>.pth` at every save."""
+    keep_saves: Literal["all", "latest", "best"] = "all"
+    """Which saves stay in the run's folder once a newer one is safely on disk: all of them, only the latest, or the
+    latest and the `num_best_saves` best by their evaluation. What an interrupted run goes on from stays in any case."""
+    num_best_saves: int = Field(default=3, ge=1, le=100)
+    """How many of the best saves keep_saves=best keeps."""
+    evaluate: Literal["auto", "always", "never"] = "auto"
+    """Whether saves are measured and rendered on clips held out from training (5 %, at most 8; none under 3 minutes of
+    speech, where training clips serve instead). auto: not where it would take over 10 % of the training time; never:
+    also hold nothing out."""
+    evaluate_every_epochs: int | None = Field(default=None, ge=1, le=20_000)
+    """Evaluate every so many epochs as well. None: only at saves."""
     cache_data_on_device: bool = False
     """Keep every clip in the device's memory. Faster on a GPU when the dataset fits (about 60 MB a minute)."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)

@@ -3,11 +3,13 @@
 from rvc_engine.events import (
     ArtifactReady,
     CheckpointSaved,
+    Evaluated,
     Event,
     Failed,
     Level,
     Log,
     Metric,
+    PreviewReady,
     Progress,
     StageChanged,
     Stopped,
@@ -31,6 +33,10 @@ def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one a
             return "info", f"epoch {event.epoch} step {event.step}: {values}"
         case CheckpointSaved():
             return "info", f"checkpoint saved at epoch {event.epoch}, step {event.step}"
+        case Evaluated():
+            return "info", evaluation_text(event)
+        case PreviewReady():
+            return "info", f"preview of epoch {event.epoch}, step {event.step}: {event.audio} ({event.seconds:.1f} s)"
         case ArtifactReady():
             return "info", f"{event.kind} {event.name} is ready: {event.size} bytes, sha256 {event.sha256}"
         case Failed():
@@ -39,3 +45,19 @@ def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one a
             return "info", event.message
         case Progress():
             return None
+
+
+_MEASURES = {
+    "eval/mel": "mel {:.2f}",
+    "eval/f0_cents": "pitch off by {:.0f} cents",
+    "eval/voicing": "voicing wrong in {:.0%}",
+    "eval/similarity": "similarity {:.3f}",
+}
+
+
+def evaluation_text(event: Evaluated) -> str:
+    """What an evaluation found, in a line."""
+    found = ", ".join(text.format(event.values[key]) for key, text in _MEASURES.items() if key in event.values)
+    clips = f"{event.num_clips} {'held-out' if event.held_out else 'training'} clips"
+    best = ", the best so far" if event.is_best else ""
+    return f"epoch {event.epoch}, step {event.step} on {clips}: {found}{best} ({event.seconds:.1f} s)"

@@ -97,11 +97,50 @@ class CheckpointSaved(_Event):
     path: str
 
 
+class Evaluated(_Event):
+    """A save was measured on fixed clips, with fixed noise: values of one run can be compared."""
+
+    type: Literal["evaluated"] = "evaluated"
+    step: int
+    epoch: int
+    values: dict[str, float]
+    """By the keys that the metrics use: `eval/mel` (the lowest is the best), `eval/mel_posterior`, `eval/f0_cents`,
+    `eval/voicing` (share of frames), `eval/similarity` (at most 1). What could not be measured is left out."""
+    held_out: bool
+    """Whether the clips are kept out of training; otherwise the dataset is too short for that and they are training
+    clips, whose values look better than the voice is."""
+    is_best: bool
+    """Whether no save of the run so far has a lower `eval/mel`."""
+    num_clips: int
+    seconds: float
+    """What it cost, with previews."""
+
+
+class PreviewReady(_Event):
+    """A clip spoken by the voice as it is at a save, to listen to and to look at."""
+
+    type: Literal["preview_ready"] = "preview_ready"
+    step: int
+    epoch: int
+    clip: int
+    """1, 2...: the same clips over the whole run."""
+    audio: str
+    """Path of the rendered clip, FLAC."""
+    picture: str
+    """Path of its log-mel beside the recording's, PNG."""
+    recording: str
+    """Path of the clip as it was recorded, FLAC."""
+    seconds: float
+    """Length of the clip."""
+    scores: dict[str, float]
+    """Of this clip alone, by the keys of `Evaluated.values`."""
+
+
 class ArtifactReady(_Event):
     """A file of the voice passed its check and lies in the workspace."""
 
     type: Literal["artifact"] = "artifact"
-    kind: Literal["voice", "index", "report"]
+    kind: Literal["voice", "index", "best", "report"]
     name: str
     """File name for the person, such as `anna.pth`."""
     path: str
@@ -131,7 +170,20 @@ class Succeeded(_Event):
     message: str
 
 
-Event = StageChanged | Progress | Metric | Log | Warned | CheckpointSaved | ArtifactReady | Failed | Stopped | Succeeded
+Event = (
+    StageChanged
+    | Progress
+    | Metric
+    | Log
+    | Warned
+    | CheckpointSaved
+    | Evaluated
+    | PreviewReady
+    | ArtifactReady
+    | Failed
+    | Stopped
+    | Succeeded
+)
 
 _adapter: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="type")])
 
