@@ -13,19 +13,21 @@ from starlette.middleware import Middleware
 from server.auth import Auth
 from server.database import create_engine, migrate, sqlite_warning
 from server.datasets import DatasetShelf
+from server.deliveries import Deliverer
 from server.examiner import Examiner
 from server.history import History
 from server.housekeeping import Housekeeper
-from server.jobs import JobBook
+from server.jobs import JobBook, utc_now
 from server.problems import documented, install
 from server.receptions import Receptions
 from server.requests import RequestContext
-from server.routes import datasets, events, health, home, jobs, logs, results, system, uploads
+from server.routes import datasets, events, health, home, jobs, logs, results, system, uploads, webhooks
 from server.services import Services
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
 from server.uploads import UploadShelf
+from server.webhooks import WebhookBook
 
 logger = structlog.get_logger(__name__)
 
@@ -39,8 +41,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_open, services)
-        housekeeper = Housekeeper(services.book, services.uploads, settings)
+        deliverer = Deliverer(services.engine, settings, utc_now)
+        housekeeper = Housekeeper(services.book, services.uploads, deliverer, settings)
         services.examiner.start()
+        deliverer.start()
         housekeeper.start()
         logger.info("the server is ready", data_folder=str(services.storage.root))
         try:
@@ -49,6 +53,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             services.stopping.set()
             await run_in_threadpool(services.examiner.stop)
             await run_in_threadpool(housekeeper.stop)
+            await run_in_threadpool(deliverer.stop)
             services.engine.dispose()
             logger.info("the server has stopped")
 
@@ -64,7 +69,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.services = services
     install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (datasets, uploads, jobs, events, logs, results, system):
+    for module in (datasets, uploads, jobs, events, logs, results, system, webhooks):
         v1.include_router(module.router)
     for router in (v1, health.router, home.router):
         app.include_router(router)
@@ -84,6 +89,7 @@ def _services(settings: ServerSettings) -> Services:
         shelf=shelf,
         uploads=UploadShelf(engine, storage, settings),
         receptions=Receptions(),
+        webhooks=WebhookBook(engine, utc_now),
         storage=storage,
         history=History(engine),
         examiner=Examiner(shelf, storage, settings),

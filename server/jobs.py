@@ -22,7 +22,8 @@ from server.journal import Entry, digest
 from server.ledger import Ledger, upsert_metrics
 from server.schemas import DatasetStatus, EventType, JobCreate, JobStatus
 from server.states import HELD_STATUSES
-from server.tables import Artifact, Attempt, Dataset, IdempotencyKey, Job, Worker, new_id
+from server.tables import LOCAL_OWNER, Artifact, Attempt, Dataset, IdempotencyKey, Job, Worker, new_id
+from server.webhooks import for_wish, note_event
 
 S = JobStatus
 LONGEST_RETRY_DELAY_SECONDS = 600.0
@@ -57,13 +58,13 @@ class JobBook:
 
     # For those who submit
 
-    def submit(self, wish: JobCreate, *, idempotency_key: str | None = None) -> Job:
+    def submit(self, wish: JobCreate, *, owner: str = LOCAL_OWNER, idempotency_key: str | None = None) -> Job:
         """Take a job in. The same key with the same wish gives the same job again for a day.
 
         Raises Refused when the dataset is unknown or unusable, or the key was used for another wish.
         """
         with write_session(self.engine) as session:
-            if idempotency_key is not None and (known := self._replayed(session, idempotency_key, wish)):
+            if idempotency_key is not None and (known := self._replayed(session, owner, idempotency_key, wish)):
                 return known
             dataset = session.get(Dataset, wish.dataset_id)
             if dataset is None or dataset.deleted_at is not None:
@@ -71,11 +72,15 @@ class JobBook:
             if dataset.status == DatasetStatus.INVALID:
                 raise Refused(f"the dataset {wish.dataset_id} is not usable: {dataset.reason}", "/dataset_id")
             now = self._clock()
-            job = Job(**wish.model_dump(mode="json"), id=new_id("job"), created_at=now, not_before=now)
+            fields = wish.model_dump(mode="json", exclude={"webhook"})
+            job = Job(**fields, id=new_id("job"), owner=owner, created_at=now, not_before=now)
             session.add(job)
             session.flush()
+            if wish.webhook is not None:
+                session.add(for_wish(owner, wish.webhook, job.id, now))
             if idempotency_key is not None:
-                row = IdempotencyKey(key=idempotency_key, fingerprint=_fingerprint(wish), job_id=job.id, created_at=now)
+                key, fingerprint = idempotency_key, _fingerprint(wish)
+                row = IdempotencyKey(owner=owner, key=key, fingerprint=fingerprint, job_id=job.id, created_at=now)
                 session.add(row)
             self._ledger.tell(session, job, Entry(EventType.CREATED, f"job for the voice {job.name!r} created"))
             if dataset.status == DatasetStatus.READY:
@@ -83,10 +88,10 @@ class JobBook:
             session.refresh(job)
             return job
 
-    def _replayed(self, session: Session, key: str, wish: JobCreate) -> Job | None:
+    def _replayed(self, session: Session, owner: str, key: str, wish: JobCreate) -> Job | None:
         oldest = self._clock() - timedelta(hours=IDEMPOTENCY_HOURS)
         session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
-        row = session.get(IdempotencyKey, key)
+        row = session.get(IdempotencyKey, (owner, key))
         if row is None:
             return None
         if row.fingerprint != _fingerprint(wish):
@@ -233,6 +238,7 @@ class JobBook:
                 self._ledger.tell(
                     session, job, Entry(EventType.STARTED, f"attempt {job.claims} started", _of(worker_id))
                 )
+                note_event(session, job, EventType.STARTED, self._clock())
                 attempt = Attempt(
                     job_number=number,
                     attempt=job.claims,

@@ -14,6 +14,7 @@ from server.journal import Entry
 from server.schemas import EventType, JobStatus
 from server.states import HELD_STATUSES, may_follow
 from server.tables import Attempt, Event, Job, Metric
+from server.webhooks import note_event
 
 S = JobStatus
 
@@ -49,6 +50,7 @@ class Ledger:
         if moved.rowcount != 1:
             raise ClaimLost(f"the job {job.id} changed under our hands")
         session.refresh(job)
+        note_event(session, job, entry.type, now)
 
     def tell(self, session: Session, job: Job, *entries: Entry) -> None:
         """Append events; their numbers come from this very transaction, so no follower skips one."""

@@ -3,11 +3,12 @@
 Requests are strict and forbid unknown fields; answers ignore fields that a newer server may add.
 """
 
+from base64 import b64decode
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
@@ -49,6 +50,14 @@ class DatasetStatus(StrEnum):
     VALIDATING = "validating"
     READY = "ready"
     INVALID = "invalid"
+
+
+class DeliveryStatus(StrEnum):
+    """Where a message to a webhook stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
 
 
 class EventType(StrEnum):
@@ -109,6 +118,84 @@ class DatasetCreate(Request):
         return self
 
 
+WebhookEvent = Literal[
+    "job.started", "job.paused", "job.retrying", "job.worker_lost", "job.succeeded", "job.failed", "job.cancelled"
+]
+LAST_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
+WebhookUrl = Annotated[str, Field(min_length=8, max_length=2000, pattern="^https?://")]
+WebhookSecret = Annotated[str, Field(pattern=r"^whsec_[A-Za-z0-9+/]{32,86}={0,2}$")]
+
+
+class WebhookCreate(Request):
+    """Someone to tell of jobs, by an HTTP POST signed as Standard Webhooks has it."""
+
+    url: WebhookUrl
+    """Where messages go; an address of the open internet, unless the server's keeper allows others."""
+    events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
+    """What is told."""
+    secret: WebhookSecret | None = None
+    """`whsec_` and 24 to 64 bytes in base64. None: the server makes one; `GET /v1/webhooks/{id}/secret` tells it."""
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: str | None) -> str | None:
+        if secret is not None:
+            try:
+                key = b64decode(secret.removeprefix("whsec_"), validate=True)
+            except ValueError as error:
+                raise ValueError(f"the secret is no base64 ({error})") from error
+            if not 24 <= len(key) <= 64:
+                raise ValueError(f"the secret has {len(key)} bytes; use 24 to 64")
+        return secret
+
+
+class WebhookPatch(Request):
+    """What to change of a webhook; what is left out stays."""
+
+    url: WebhookUrl = ""
+    events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
+    is_enabled: bool = True
+
+
+class WebhookPublic(Answer):
+    """A webhook."""
+
+    id: str
+    job_id: str | None
+    """The one job that it hears of; None: all."""
+    url: str
+    events: list[str]
+    is_enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+
+
+class WebhookSecretPublic(Answer):
+    """What a webhook's messages are signed with."""
+
+    secret: str
+
+
+class DeliveryPublic(Answer):
+    """A message to a webhook, and what became of it."""
+
+    id: str
+    """Sent as `webhook-id`; a message that comes twice has the same."""
+    webhook_id: str
+    job_id: str | None
+    event: str
+    status: DeliveryStatus
+    num_tries: int
+    next_try_at: datetime | None
+    """None unless it is pending."""
+    last_status: int | None
+    """HTTP status of the last answer."""
+    last_error: str | None
+    last_tried_at: datetime | None
+    created_at: datetime
+    body: str
+
+
 class JobCreate(Request):
     """A wish to make a voice."""
 
@@ -126,6 +213,8 @@ class JobCreate(Request):
     """How many times a run may fail, where another try can help, before the job has failed."""
     max_duration_seconds: float | None = Field(default=None, ge=1, le=90 * 86_400)
     """Seconds a single attempt may take. None: no limit."""
+    webhook: WebhookCreate | None = None
+    """Someone to tell of this job alone."""
 
 
 class JobError(Answer):

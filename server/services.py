@@ -16,6 +16,7 @@ from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
 from server.uploads import UploadShelf
+from server.webhooks import WebhookBook
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Services:
     shelf: DatasetShelf
     uploads: UploadShelf
     receptions: Receptions
+    webhooks: WebhookBook
     storage: Storage
     history: History
     examiner: Examiner

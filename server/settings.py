@@ -74,6 +74,13 @@ class ServerSettings(BaseSettings):
     upload_idle_seconds: float = Field(default=60, gt=0)
     """A body of which nothing comes for so long is given up; what came before is kept where it can be resumed."""
 
+    webhook_allow_private: bool = False
+    """Whether webhooks may go to addresses inside a network: this machine, the neighbours, the cloud's own."""
+    webhook_poll_seconds: float = Field(default=1, gt=0)
+    """How often the server looks for messages to send."""
+    webhook_log_days: float = Field(default=30, gt=0)
+    """How long messages that were sent, or given up, are kept to look at."""
+
     report_command: list[str] = Field(default_factory=default_report_command)
     """Program that reports on a dataset; the folder and `--output FILE` are appended."""
     report_timeout_seconds: float = Field(default=1800, gt=0)

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import uuid6
 from sqlmodel import Field, SQLModel
 
-from server.schemas import TERMINAL_STATUSES, DatasetStatus, JobStatus
+from server.schemas import TERMINAL_STATUSES, DatasetStatus, DeliveryStatus, JobStatus
 from server.states import HELD_STATUSES
 
 NAMING: dict[str, str] = {
@@ -49,7 +49,9 @@ class UtcDateTime(sa.types.TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def _in(column: str, values: frozenset[JobStatus] | type[JobStatus] | type[DatasetStatus]) -> str:
+def _in(
+    column: str, values: frozenset[JobStatus] | type[JobStatus] | type[DatasetStatus] | type[DeliveryStatus]
+) -> str:
     return f"{column} IN ({', '.join(sorted(repr(str(value)) for value in values))})"
 
 
@@ -59,6 +61,14 @@ class Table(SQLModel):
     metadata: ClassVar[sa.MetaData] = metadata
 
 
+LOCAL_OWNER = "local"
+"""Whose everything is on a server without tokens."""
+
+
+def _owner() -> Any:
+    return Field(default=LOCAL_OWNER, index=True, sa_column_kwargs={"server_default": LOCAL_OWNER})
+
+
 class Dataset(Table, table=True):
     """Recordings of one voice. Immutable once admitted; a deleted one leaves its row, and no file."""
 
@@ -66,9 +76,10 @@ class Dataset(Table, table=True):
     __table_args__ = (
         sa.CheckConstraint(_in("status", DatasetStatus), name="status_known"),
         sa.CheckConstraint("status <> 'invalid' OR reason IS NOT NULL", name="invalid_has_reason"),
-        # The same bytes under the same name are one dataset, as long as it lives.
+        # The same bytes of one owner under the same name are one dataset, as long as it lives.
         sa.Index(
-            "uq_datasets_name_sha256",
+            "uq_datasets_owner_name_sha256",
+            "owner",
             "name",
             "sha256",
             unique=True,
@@ -78,6 +89,7 @@ class Dataset(Table, table=True):
     )
 
     id: str = Field(primary_key=True)
+    owner: str = _owner()
     name: str
     status: str = DatasetStatus.VALIDATING
     reason: str | None = None
@@ -137,6 +149,7 @@ class Job(Table, table=True):
 
     number: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
+    owner: str = _owner()
     name: str
     dataset_id: str = Field(foreign_key="datasets.id", index=True)
     status: str = JobStatus.VALIDATING
@@ -259,11 +272,54 @@ class Worker(Table, table=True):
     stopped_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class Webhook(Table, table=True):
+    """Someone who wants to be told of jobs: of all of an owner's, or of one."""
+
+    __tablename__ = "webhooks"
+
+    id: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    job_id: str | None = Field(default=None, foreign_key="jobs.id", ondelete="CASCADE", index=True)
+    url: str
+    secret: str
+    """Messages are signed with it, so it cannot be kept as a hash."""
+    events: list[str] = Field(sa_type=sa.JSON)
+    is_enabled: bool = True
+    disabled_reason: str | None = None
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Delivery(Table, table=True):
+    """One message to a webhook, and what became of it."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        sa.CheckConstraint(_in("status", DeliveryStatus), name="status_known"),
+        sa.Index("ix_deliveries_due", "status", "next_try_at"),
+    )
+
+    id: str = Field(primary_key=True)
+    webhook_id: str = Field(foreign_key="webhooks.id", ondelete="CASCADE", index=True)
+    job_id: str | None = None
+    event: str
+    body: str
+    """What is sent and signed, byte by byte."""
+    status: str = DeliveryStatus.PENDING
+    num_tries: int = 0
+    next_try_at: datetime = Field(sa_type=UtcDateTime)
+    last_status: int | None = None
+    """HTTP status of the last answer."""
+    last_error: str | None = None
+    last_tried_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class IdempotencyKey(Table, table=True):
     """A key that a caller gave to a submission, kept for a day: the same key gives the same job."""
 
     __tablename__ = "idempotency_keys"
 
+    owner: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     fingerprint: str
     job_id: str

@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Query, Request, Response
 
 from server.problems import documented
+from server.routes.webhooks import check_address
 from server.schemas import JobCreate, JobPublic, JobStatus, Page
 from server.services import After, Limit, Services, ServicesDep, link_next
 from server.tables import Job
@@ -28,6 +29,8 @@ def submit(
     ] = None,
 ) -> JobPublic:
     """Ask for a voice. The job waits for its dataset's report, then for a worker."""
+    if wish.webhook is not None:
+        check_address(services, wish.webhook.url)
     job = services.book.submit(wish, idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return _public(services, job)
