@@ -17,6 +17,7 @@ from rvc_engine.errors import EngineError, InvalidConfig
 from rvc_engine.events import STAGES, Log, Stage, StageChanged, Warned
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import Report, StageReport
+from rvc_engine.required_weights import check_weights
 from rvc_engine.stage_cache import StageCache
 from rvc_engine.stages import content, export, indexing, pitch, slicing, training
 from rvc_engine.stages.training import BaseWeights
@@ -57,8 +58,7 @@ def make_voice(
     The caller holds the workspace's lock. Raises EngineError's kinds, and StopRequested when `is_stopping` said so.
     """
     run = _Run(workspace, config, machine, report, is_stopping)
-    if dataset is not None:
-        content.check_weights(config if wanted.training else without_base_weights(config), machine)
+    check_weights(config, machine, prepares=dataset is not None, trains=wanted.training)
     base = run.base_weights() if wanted.training else BaseWeights()
     if wanted.training and config.content != "contentvec" and base.generator is not None:
         report(Warned(message=OTHER_FEATURES.format(content=config.content)))
@@ -217,11 +217,6 @@ class _Run:
         stage_report.check_stop()
         yield stage_report
         self.report(StageChanged(stage=stage, state="finished", seconds=time.monotonic() - started))
-
-
-def without_base_weights(config: TrainingConfig) -> TrainingConfig:
-    """The same config for a run that trains nothing."""
-    return config.model_copy(update={"pretrained": "none"})
 
 
 def dataset_hash(dataset: Path) -> str:

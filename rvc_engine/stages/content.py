@@ -15,10 +15,10 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import ContentEncoder, create_encoder
 from rvc_engine.content.names import embedder_name
 from rvc_engine.disk import disk_full_told
-from rvc_engine.errors import GpuOutOfMemory, InvalidDataset, MissingWeights
+from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import StageReport
-from rvc_engine.weights import HUBERT, PublishedFile, Weights, sha256_of
+from rvc_engine.weights import HUBERT, Weights, sha256_of
 from rvc_engine.workspace import Workspace
 
 VERSION = 1
@@ -28,11 +28,6 @@ BATCH_CLIPS = 8
 MUTE_SAMPLES = 3 * 16_000
 MAX_NAMED = 5
 """Slices named in a warning."""
-_OTHER_ENCODER = (
-    "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
-    "only with `rvc-engine convert`)"
-)
-_NO_BASE_WEIGHTS = "train from scratch with pretrained=none, which needs far more recordings and time"
 
 
 def run(
@@ -79,35 +74,6 @@ def _sha256_of_hubert(weights: Weights) -> str:
     return next(
         file.sha256 for file in weights.files_of(HUBERT) if weights.path_of(file) == folder / "pytorch_model.bin"
     )
-
-
-def check_weights(config: TrainingConfig, machine: Machine) -> None:
-    """Raise MissingWeights, naming the ways out, when the run needs published weights that are not here and whole.
-
-    To be called before any work; both the encoder's and the base weights are looked at, so that one message tells all.
-    """
-    weights = Weights(machine.weights_folder)
-    complaints = []
-    if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
-        ways = weights.ways_to_get(HUBERT, _OTHER_ENCODER)
-        complaints.append(f"the content encoder ContentVec cannot be used, {'; '.join(problems)}. {ways}")
-    if config.pretrained == "auto" and (problems := _base_weights_problems(weights, config, machine)):
-        ways = weights.ways_to_get(f"pretrained-{config.version}-{config.sample_rate}", _NO_BASE_WEIGHTS)
-        complaints.append(f"the base weights cannot be used, {'; '.join(problems)}. {ways}")
-    if complaints:
-        raise MissingWeights(". Also, ".join(complaints))
-
-
-def _base_weights_problems(weights: Weights, config: TrainingConfig, machine: Machine) -> list[str]:
-    problems = []
-    published = weights.pretrained_files(config.version, config.sample_rate, config.f0)
-    needed: list[PublishedFile] = []
-    for own, file in zip((machine.pretrained_g, machine.pretrained_d), published, strict=True):
-        if own is None:
-            needed.append(file)
-        elif not own.is_file():
-            problems.append(f"there is no file {own}")
-    return problems + weights.problems(needed)
 
 
 def _batches(paths: list[Path]) -> Iterator[list[Path]]:

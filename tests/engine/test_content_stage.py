@@ -112,37 +112,6 @@ def test_it_stops_between_batches(workspace, encoder):
     assert len(list(workspace.features.iterdir())) == 2
 
 
-def test_missing_weights_are_told_before_any_work_with_the_three_ways_out(tmp_path):
-    with pytest.raises(MissingWeights) as caught:
-        content.check_weights(TrainingConfig(), Machine(weights_folder=tmp_path))
-    message = str(caught.value)
-    for way in (
-        "rvc-engine weights fetch hubert",
-        "rvc-engine weights import FOLDER",
-        "content=whisper-tiny",
-        "rvc-engine weights fetch pretrained-v2-40k",
-        "pretrained=none",
-    ):
-        assert way in message
-
-
-def test_the_carried_encoder_from_scratch_needs_no_weights(tmp_path):
-    content.check_weights(CONFIG, Machine(weights_folder=tmp_path))
-
-
-def test_base_weights_of_ones_own_need_no_published_ones(tmp_path):
-    own = tmp_path / "g.pth"
-    own.write_bytes(b"weights")
-    config = TrainingConfig(content="whisper-tiny")
-    content.check_weights(config, Machine(weights_folder=tmp_path, pretrained_g=own, pretrained_d=own))
-    with pytest.raises(MissingWeights, match=r"pretrained-v2-40k: f0D40k\.pth\."):
-        content.check_weights(config, Machine(weights_folder=tmp_path, pretrained_g=own))
-    with pytest.raises(MissingWeights, match="there is no file"):
-        content.check_weights(
-            config, Machine(weights_folder=tmp_path, pretrained_g=tmp_path / "gone", pretrained_d=own)
-        )
-
-
 def test_the_fingerprint_tells_encoders_apart_and_holds_its_weights(tmp_path):
     machine = Machine(weights_folder=tmp_path)
     parts = content.fingerprint_parts(CONFIG, machine)
