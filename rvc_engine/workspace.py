@@ -122,6 +122,11 @@ class Workspace:
         return self.weights / f"{self.stem}.pth"
 
     @property
+    def best_file(self) -> Path:
+        """The voice as it was at its best save. RVC and Applio pair no index with this name by themselves."""
+        return self.weights / f"{self.stem}_best.pth"
+
+    @property
     def index_file(self) -> Path:
         """The exported index."""
         return self.weights / f"{self.stem}.index"
