@@ -18,16 +18,18 @@ from server.examiner import Examiner
 from server.history import History
 from server.housekeeping import Housekeeper
 from server.jobs import JobBook, utc_now
+from server.measures import Measures
 from server.problems import documented, install
 from server.receptions import Receptions
 from server.requests import RequestContext
-from server.routes import datasets, events, health, home, jobs, logs, results, system, uploads, webhooks
+from server.routes import datasets, events, health, home, jobs, logs, results, system, uploads, webhooks, weights
 from server.services import Services
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
 from server.uploads import UploadShelf
 from server.webhooks import WebhookBook
+from server.weights_fetcher import WeightsFetcher
 
 logger = structlog.get_logger(__name__)
 
@@ -63,13 +65,13 @@ def create_app(settings: ServerSettings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        middleware=[Middleware(RequestContext), Middleware(Auth, settings=settings)],
+        middleware=[Middleware(RequestContext, measures=services.measures), Middleware(Auth, settings=settings)],
         responses=documented(401, 403, 422, 500, 503),
     )
     app.state.services = services
     install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (datasets, uploads, jobs, events, logs, results, system, webhooks):
+    for module in (datasets, uploads, jobs, events, logs, results, system, webhooks, weights):
         v1.include_router(module.router)
     for router in (v1, health.router, home.router):
         app.include_router(router)
@@ -90,6 +92,8 @@ def _services(settings: ServerSettings) -> Services:
         uploads=UploadShelf(engine, storage, settings),
         receptions=Receptions(),
         webhooks=WebhookBook(engine, utc_now),
+        weights=WeightsFetcher(storage.weights_folder),
+        measures=Measures(engine, storage, settings.lease_seconds),
         storage=storage,
         history=History(engine),
         examiner=Examiner(shelf, storage, settings),

@@ -10,6 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.measures import Measures
 from server.problems import problem_response
 
 logger = structlog.get_logger(__name__)
@@ -31,15 +32,28 @@ class BodyTooLarge(HTTPException):
 class RequestContext:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, measures: Measures) -> None:
         self._app = app
+        self._measures = measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        await _Request(self._app, scope, receive, send).serve()
+        request = _Request(self._app, scope, receive, send)
+        started = time.monotonic()
+        try:
+            await request.serve()
+        finally:
+            self._measures.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
+
+
+def _pattern(scope: Scope) -> str:
+    """The pattern of the path that was asked for; `none` where no route has it. Included routers tell their part."""
+    pattern = str(getattr(scope.get("route"), "path", "none"))
+    is_part = pattern != "none" and scope["path"].startswith("/v1/") and not pattern.startswith("/v1/")
+    return f"/v1{pattern}" if is_part else pattern
 
 
 class _Request:
@@ -48,7 +62,7 @@ class _Request:
         given = Headers(scope=scope).get("x-request-id", "")
         self._id = given if _REQUEST_ID.match(given) else uuid6.uuid7().hex
         scope.setdefault("state", {})["request_id"] = self._id
-        self._status: int | None = None
+        self.status: int | None = None
         self._num_bytes = 0
         self._is_upload = UPLOAD_PATH.match(scope["path"]) is not None
 
@@ -62,7 +76,7 @@ class _Request:
             logger.info("the caller hung up", method=self._scope["method"], path=self._scope["path"])
         except Exception:
             logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
-            if self._status is not None:
+            if self.status is not None:
                 raise  # half an answer is out: only closing the connection tells that it is not whole
             await self._answer(500, "something went wrong on the server; its log has the details under the request id")
         finally:
@@ -82,7 +96,7 @@ class _Request:
 
     async def _watched_send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self._status = message["status"]
+            self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._id
             for name, value in _SECURITY_HEADERS.items():
@@ -95,6 +109,6 @@ class _Request:
             "request",
             method=self._scope["method"],
             path=self._scope["path"],
-            status=self._status,
+            status=self.status,
             ms=round(seconds * 1000, 1),
         )

@@ -452,6 +452,37 @@ class SystemPublic(Answer):
     warnings: list[str]
 
 
+class WeightsFile(Answer):
+    """One published file."""
+
+    name: str
+    size: int
+    sha256: str
+    state: Literal["verified", "unverified", "damaged", "missing"]
+    """unverified: here, of the right size; the first run that needs it takes its sha256."""
+
+
+class WeightsPublic(Answer):
+    """Published weights that belong together."""
+
+    id: str
+    is_present: bool
+    size: int
+    """Bytes of all its files."""
+    size_here: int
+    """Bytes that are on this machine, those of an unfinished download too."""
+    fetch_state: Literal["waiting", "fetching", "failed", "fetched"] | None
+    """How the download that was asked for stands; None without one, or once all is here."""
+    fetch_error: str | None
+    files: list[WeightsFile]
+
+
+class WeightsList(Answer):
+    """All weights that are known."""
+
+    data: list[WeightsPublic]
+
+
 class Page(Answer, Generic[T]):
     """A piece of a list."""
 

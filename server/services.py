@@ -11,12 +11,14 @@ from server.datasets import DatasetShelf
 from server.examiner import Examiner
 from server.history import History
 from server.jobs import JobBook
+from server.measures import Measures
 from server.receptions import Receptions
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
 from server.uploads import UploadShelf
 from server.webhooks import WebhookBook
+from server.weights_fetcher import WeightsFetcher
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Services:
     uploads: UploadShelf
     receptions: Receptions
     webhooks: WebhookBook
+    weights: WeightsFetcher
+    measures: Measures
     storage: Storage
     history: History
     examiner: Examiner

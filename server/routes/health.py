@@ -4,6 +4,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.database import SCHEMA_VERSION, check_write, present_version
+from server.measures import MEDIA_TYPE
 from server.schemas import Health
 from server.services import Services, ServicesDep
 
@@ -14,6 +15,16 @@ router = APIRouter(tags=["health"])
 def live() -> Health:
     """The process answers."""
     return Health(status="ok")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}},
+)
+def get_measures(services: ServicesDep) -> Response:
+    """Numbers for Prometheus."""
+    return Response(services.measures.text(), media_type=MEDIA_TYPE)
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; `checks` says why"}})

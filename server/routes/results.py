@@ -3,13 +3,15 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from server.byte_ranges import content_disposition, file_response
-from server.errors import Gone
+from server.errors import Gone, NotFound
 from server.problems import documented
 from server.schemas import ArtifactList, MetricList
 from server.services import MAX_INTEGER, ServicesDep
 from server.views import artifact_public
+from server.zips import zip_of
 
 router = APIRouter(prefix="/jobs", tags=["results"])
 
@@ -31,6 +33,28 @@ def list_artifacts(job_id: str, services: ServicesDep) -> ArtifactList:
     """Files that the job offers, with size and sha256."""
     job = services.book.get(job_id)
     return ArtifactList(data=[artifact_public(job, each) for each in services.history.artifacts(job_id)])
+
+
+@router.get(
+    "/{job_id}/artifacts.zip",
+    response_class=Response,
+    responses=documented(
+        404, 410, also={200: {"content": {"application/zip": {}}, "description": "All files of the job in one zip"}}
+    ),
+)
+def get_zip(job_id: str, services: ServicesDep) -> Response:
+    """All files in one zip, made while it is sent. 404 while there are none."""
+    job = services.book.get(job_id)
+    artifacts = services.history.artifacts(job_id)
+    if not artifacts:
+        raise NotFound(f"the job {job_id} has no files yet")
+    files = [(services.storage.resolve(each.path), each.name) for each in artifacts]
+    for path, name in files:
+        if not path.is_file():
+            raise Gone(f"the file {name!r} is no longer stored")
+    pieces, size = zip_of(files)
+    headers = {"Content-Length": str(size), "Content-Disposition": content_disposition(f"{job.name}.zip")}
+    return StreamingResponse(pieces, headers=headers, media_type="application/zip")
 
 
 @router.head("/{job_id}/artifacts/{name}", include_in_schema=False)

@@ -1,0 +1,27 @@
+"""Published weights: which are on this machine, and fetching those that are not."""
+
+from fastapi import APIRouter
+
+from server.problems import documented
+from server.schemas import WeightsList, WeightsPublic
+from server.services import ServicesDep
+
+router = APIRouter(prefix="/weights", tags=["weights"])
+
+
+@router.get("")
+def list_weights(services: ServicesDep) -> WeightsList:
+    """Everything that is known, and whether it is here."""
+    return WeightsList(data=services.weights.all())
+
+
+@router.get("/{weights_id}", responses=documented(404))
+def get_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
+    """One id, such as `hubert` or `pretrained-v2-40k`."""
+    return services.weights.get(weights_id)
+
+
+@router.post("/{weights_id}/fetch", status_code=202, responses=documented(404))
+def fetch_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
+    """Download what is missing of an id, in the background; GET tells how far it is."""
+    return services.weights.fetch(weights_id)
