@@ -225,11 +225,12 @@ def load_trained_generator(workspace: Workspace) -> tuple[dict[str, Tensor], Pla
     return tree["generator"], Place(**tree["place"])
 
 
-def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: float, only_latest: bool) -> None:
-    """`G_<step>.pth` and `D_<step>.pth` as RVC and Applio resume from.
+def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: float, only_latest: bool) -> list[Path]:
+    """`G_<step>.pth` and `D_<step>.pth` as RVC and Applio resume from; returns where they are.
 
     `learning_rate` is the undecayed one. The epoch stored is the last one completed.
     """
+    paths = []
     name = LATEST_STEP_NAME if only_latest else place.step
     for letter, net, optimizer in (
         ("G", nets.generator, nets.generator_optimizer),
@@ -241,7 +242,9 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
             "optimizer": _published_optimizer(optimizer, learning_rate),
             "learning_rate": learning_rate,
         }
-        save_atomically(tree, workspace.root / f"{letter}_{name}.pth")
+        paths.append(workspace.root / f"{letter}_{name}.pth")
+        save_atomically(tree, paths[-1])
+    return paths
 
 
 def completed_epochs(place: Place) -> int:

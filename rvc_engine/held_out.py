@@ -33,11 +33,14 @@ class Split:
     """Whether the evaluated clips are kept out of training."""
 
 
-def split(clips: Sequence[ClipFiles], slices: Path) -> Split:
+def split(clips: Sequence[ClipFiles], slices: Path, evaluate: str = "auto") -> Split:
     """Hold out 5 % of the clips, at most 8; under 3 minutes of speech none, then two training clips are evaluated.
 
-    `slices` is the workspace's folder of slices: clips that lie elsewhere are silence.
+    `slices` is the workspace's folder of slices: clips that lie elsewhere are silence. `evaluate` is the config's;
+    `never` holds none out.
     """
+    if evaluate == "never":
+        return Split(list(clips), [], are_held_out=False)
     voiced = [clip for clip in clips if clip.wave.parent == slices]
     if sum(clip.frames for clip in voiced) < MIN_SPEECH_SECONDS * FRAMES_PER_SECOND:
         return Split(list(clips), sorted(voiced, key=_rank)[:NUM_TRAINING_CLIPS], are_held_out=False)

@@ -20,7 +20,7 @@ from rvc_engine.checkpoint import Place, completed_epochs, load_file, load_train
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_name
 from rvc_engine.dataset import Clip, list_clips, load_clip
-from rvc_engine.errors import ArtifactInvalid
+from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.events import ArtifactReady
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.mel import log_mel, spectrogram
@@ -150,10 +150,16 @@ def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageRe
 
 
 def announce(workspace: Workspace, report: StageReport) -> None:
-    """Say which files a voice consists of."""
+    """Say which files a voice consists of; the best save's voice is a file more, which no voice needs to be whole."""
     report.event(_artifact("voice", workspace.voice_file))
     if workspace.index_file.exists():
         report.event(_artifact("index", workspace.index_file))
+    if workspace.best_file.exists():
+        try:
+            read_voice(workspace.best_file)
+            report.event(_artifact("best", workspace.best_file))
+        except (ArtifactInvalid, IncompatibleCheckpoint) as error:
+            report.warn(f"the best save's voice is damaged and not offered: {error}")
     report.progress(1, 1)
 
 

@@ -12,14 +12,17 @@ from typing import Any
 
 import torch
 
+from rvc_engine.appraisal import Appraiser
 from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights, save_pair
 from rvc_engine.config import TrainingConfig
 from rvc_engine.dataset import ClipFiles, ClipLoader, epoch_batches, list_clips, write_filelist
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
 from rvc_engine.events import CheckpointSaved, Metric
+from rvc_engine.held_out import split
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.nets.synthesizer import Noise
 from rvc_engine.reporting import StageReport
+from rvc_engine.retention import KeptSaves, Save
 from rvc_engine.stages import export
 from rvc_engine.step import Batch, Nets, StepResult, draw_starts, training_step
 from rvc_engine.workspace import Workspace, write_atomically
@@ -67,10 +70,15 @@ def run(
     clips, num_short = list_clips(workspace, sizes, config.speaker_id)
     if num_short:
         report.log(f"{num_short} slices are too short to train on, or lack features, and are left out")
-    write_filelist(workspace, clips, config.seed)
+    parts = split(clips, workspace.slices, config.evaluate)
+    if parts.are_held_out:
+        report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
+    write_filelist(workspace, parts.trained, config.seed)
     write_atomically(workspace.hyperparameters, sizes.workspace_config(config).encode())
     identity = _identity(config, base, features_identity)
-    trainer = _Trainer(workspace, config, sizes, device, clips, RecoveryStore(workspace, identity), report)
+    appraiser = Appraiser(workspace, config, sizes, device, parts, report)
+    store = RecoveryStore(workspace, identity)
+    trainer = _Trainer(workspace, config, sizes, device, parts.trained, store, appraiser, report)
     trainer.prepare(base)
     try:
         return trainer.train()
@@ -99,10 +107,11 @@ class _Trainer:
         device: torch.device,
         clips: list[ClipFiles],
         store: RecoveryStore,
+        appraiser: Appraiser,
         report: StageReport,
     ) -> None:
         self.workspace, self.config, self.sizes, self.device = workspace, config, sizes, device
-        self.clips, self.store, self.report = clips, store, report
+        self.clips, self.store, self.appraiser, self.report = clips, store, appraiser, report
         self.loader = ClipLoader(clips, sizes, device, config.cache_data_on_device)
         self.lengths = [clip.frames for clip in clips]
         self.batches_per_epoch = math.ceil(len(clips) / config.batch_size)
@@ -117,6 +126,7 @@ class _Trainer:
         torch.manual_seed(self.config.seed)
         self.nets = Nets.build(self.sizes, self.device, self.config.learning_rate)
         place = self.store.load(self.nets, self.report.warn)
+        self.appraiser.begin(place)
         if place is None:
             if base.generator is not None:
                 load_base_weights(self.nets.generator, base.generator, "pretrained generator")
@@ -263,19 +273,38 @@ class _Trainer:
 
     def _save_if_due(self) -> None:
         epoch = completed_epochs(self.place)
-        is_over = self.place.batch == 0
-        if is_over and epoch % self.config.save_every_epochs == 0 and epoch < self.config.total_epochs:
+        is_over = self.place.batch == 0 and epoch < self.config.total_epochs
+        if is_over and epoch % self.config.save_every_epochs == 0:
             self._save()
+        elif is_over and self.config.evaluate_every_epochs and epoch % self.config.evaluate_every_epochs == 0:
+            self._check_finite()
+            self.appraiser.appraise(self.nets.generator, self.place)
 
     def _save(self) -> None:
-        """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file."""
+        """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file; both judged."""
         self._check_finite()
-        save_pair(self.workspace, self.nets, self.place, self.config.learning_rate, self.config.save_only_latest)
+        files = save_pair(
+            self.workspace, self.nets, self.place, self.config.learning_rate, self.config.save_only_latest
+        )
+        if self.config.save_only_latest:
+            files = []  # each takes the place of the one before
         if self.config.save_every_weights:
             name = f"{self.workspace.stem}_e{completed_epochs(self.place)}_s{self.place.step}.pth"
             details = export.VoiceDetails.of(self.workspace, self.config, self.place)
             export.write_voice(self.workspace.weights / name, self.nets.generator.state_dict(), self.sizes, details)
+            files.append(self.workspace.weights / name)
         self.report.log(f"saved epoch {completed_epochs(self.place)}, step {self.place.step}")
+        self.appraiser.appraise(self.nets.generator, self.place)
+        self._let_go_of_saves(files)
+
+    def _let_go_of_saves(self, files: list[Path]) -> None:
+        """Keep what `keep_saves` wants, now that a new save is there."""
+        names = [path.relative_to(self.workspace.root).as_posix() for path in files]
+        save = Save(step=self.place.step, epoch=completed_epochs(self.place), files=names)
+        for old in KeptSaves(self.workspace.root).add(save, self.config, self.appraiser.worth):
+            self.report.log(
+                f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self.config.keep_saves})"
+            )
 
     def _finish(self) -> Place:
         if self.saved_step != self.place.step or self.place.step == 0:
