@@ -22,7 +22,21 @@ from server.measures import Measures
 from server.problems import documented, install
 from server.receptions import Receptions
 from server.requests import RequestContext
-from server.routes import datasets, events, health, home, jobs, logs, results, system, uploads, webhooks, weights
+from server.retention import Retention
+from server.routes import (
+    datasets,
+    events,
+    health,
+    home,
+    jobs,
+    logs,
+    results,
+    retention,
+    system,
+    uploads,
+    webhooks,
+    weights,
+)
 from server.services import Services
 from server.settings import ServerSettings
 from server.storage import Storage
@@ -44,7 +58,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_open, services)
         deliverer = Deliverer(services.engine, settings, utc_now)
-        housekeeper = Housekeeper(services.book, services.uploads, deliverer, settings)
+        housekeeper = Housekeeper(services.book, services.uploads, deliverer, services.retention, settings)
         services.examiner.start()
         deliverer.start()
         housekeeper.start()
@@ -71,7 +85,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.services = services
     install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (datasets, uploads, jobs, events, logs, results, system, webhooks, weights):
+    for module in (datasets, uploads, jobs, events, logs, results, retention, system, webhooks, weights):
         v1.include_router(module.router)
     for router in (v1, health.router, home.router):
         app.include_router(router)
@@ -93,6 +107,7 @@ def _services(settings: ServerSettings) -> Services:
         receptions=Receptions(),
         webhooks=WebhookBook(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
+        retention=Retention(book, storage),
         measures=Measures(engine, storage, settings.lease_seconds),
         storage=storage,
         history=History(engine),

@@ -10,6 +10,7 @@ from server.database import checkpoint
 from server.deliveries import Deliverer
 from server.jobs import JobBook
 from server.reaper import Reaper
+from server.retention import Retention
 from server.settings import ServerSettings
 from server.uploads import UploadShelf
 
@@ -22,13 +23,16 @@ EXPIRY_SECONDS = 300.0
 class Housekeeper:
     """A thread: lost workers, jobs that waited too long, uploads left alone, the write-ahead log."""
 
-    def __init__(self, book: JobBook, uploads: UploadShelf, deliverer: Deliverer, settings: ServerSettings) -> None:
+    def __init__(
+        self, book: JobBook, uploads: UploadShelf, deliverer: Deliverer, retention: Retention, settings: ServerSettings
+    ) -> None:
         reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         self._tasks: list[tuple[float, Callable[[], object]]] = [
             (min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep),
             (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
             (EXPIRY_SECONDS, uploads.expire),
             (EXPIRY_SECONDS, deliverer.forget_old),
+            (settings.retention_seconds, retention.apply),
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
             self._tasks.append((settings.reaper_seconds, lambda: book.time_out_queued(longest)))

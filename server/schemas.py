@@ -452,6 +452,45 @@ class SystemPublic(Answer):
     warnings: list[str]
 
 
+class RetentionPolicy(Request):
+    """What is kept how long. A finished job stays while any of the two rules keeps it; with neither, for ever."""
+
+    keep_days: float | None = Field(default=None, ge=0, le=36_500)
+    """A finished job is kept for so many days."""
+    keep_last: int | None = Field(default=None, ge=0, le=1_000_000)
+    """The last so many finished jobs of each owner are kept, however old."""
+    workspace_days: float | None = Field(default=None, ge=0, le=36_500)
+    """After so many days a finished job's workspace (slices, features, checkpoints) goes; voice and log stay."""
+    min_free_bytes: int | None = Field(default=None, ge=0, le=2**60)
+    """While less is free on the disk, workspaces of finished jobs go, oldest first, then stage results; no voice."""
+
+
+class Removal(Answer):
+    """One thing that retention deletes."""
+
+    kind: Literal["job", "workspace", "cache"]
+    id: str
+    """Of the job; for a cache, of its dataset."""
+    name: str
+    size: int
+    """Bytes that become free."""
+    why: str
+
+
+class RetentionPlan(Answer):
+    """What retention deletes."""
+
+    removals: list[Removal]
+    freed_bytes: int
+
+
+class RetentionPublic(Answer):
+    """A policy, and what it would delete now."""
+
+    policy: RetentionPolicy
+    plan: RetentionPlan
+
+
 class WeightsFile(Answer):
     """One published file."""
 

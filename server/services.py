@@ -13,6 +13,7 @@ from server.history import History
 from server.jobs import JobBook
 from server.measures import Measures
 from server.receptions import Receptions
+from server.retention import Retention
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
@@ -34,6 +35,7 @@ class Services:
     webhooks: WebhookBook
     weights: WeightsFetcher
     measures: Measures
+    retention: Retention
     storage: Storage
     history: History
     examiner: Examiner

@@ -74,6 +74,9 @@ class ServerSettings(BaseSettings):
     upload_idle_seconds: float = Field(default=60, gt=0)
     """A body of which nothing comes for so long is given up; what came before is kept where it can be resumed."""
 
+    retention_seconds: float = Field(default=3600, gt=0)
+    """How often the retention policy is carried out."""
+
     webhook_allow_private: bool = False
     """Whether webhooks may go to addresses inside a network: this machine, the neighbours, the cloud's own."""
     webhook_poll_seconds: float = Field(default=1, gt=0)

@@ -163,6 +163,18 @@ class Storage:
         """Delete everything of a job: workspace, checkpoints, log, artifacts."""
         shutil.rmtree(self.job_home(job_id), ignore_errors=True)
 
+    def delete_workspace(self, job_id: str) -> None:
+        """Delete a job's workspace: slices, features, checkpoints. Log and artifacts stay."""
+        shutil.rmtree(self.workspace(job_id), ignore_errors=True)
+
+    def cache_folders(self) -> list[Path]:
+        """The stage results of all datasets that have some."""
+        return [folder for folder in (self.root / "cache").glob("*_*") if folder.is_dir()]
+
+    def delete_cache(self, dataset_id: str) -> None:
+        """Delete the stage results of a dataset; the next job makes them again."""
+        shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
+
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset's recordings and the stage results made from them."""
         shutil.rmtree(self.dataset_home(dataset_id), ignore_errors=True)

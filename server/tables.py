@@ -314,6 +314,16 @@ class Delivery(Table, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Policy(Table, table=True):
+    """What the server's keeper has decided, by name."""
+
+    __tablename__ = "policies"
+
+    name: str = Field(primary_key=True)
+    value: dict[str, Any] = Field(sa_type=sa.JSON)
+    changed_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class IdempotencyKey(Table, table=True):
     """A key that a caller gave to a submission, kept for a day: the same key gives the same job."""
 

@@ -1,0 +1,173 @@
+"""What is kept how long: a policy, the plan that follows from it, and carrying it out.
+
+A plan can be looked at before anything is deleted. Jobs that have not ended, and those with the label `keep`, are never
+touched.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import sqlalchemy as sa
+import structlog
+from sqlmodel import col, select
+
+from server.database import read_session, write_session
+from server.errors import Conflict, NotFound
+from server.jobs import JobBook, utc_now
+from server.schemas import TERMINAL_STATUSES, Removal, RetentionPlan, RetentionPolicy
+from server.storage import Storage
+from server.tables import Job, Policy
+
+logger = structlog.get_logger(__name__)
+
+KEEP_LABEL = "keep"
+_NAME = "retention"
+
+
+class Retention:
+    """The policy of one server."""
+
+    def __init__(self, book: JobBook, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
+        self._book = book
+        self._storage = storage
+        self._clock = clock
+
+    def policy(self) -> RetentionPolicy:
+        """The present policy; by default everything is kept."""
+        with read_session(self._book.engine) as session:
+            row = session.get(Policy, _NAME)
+        return RetentionPolicy() if row is None else RetentionPolicy.model_validate(row.value)
+
+    def set_policy(self, policy: RetentionPolicy) -> None:
+        """Replace the policy. It is carried out within the hour, or by `apply`."""
+        with write_session(self._book.engine) as session:
+            session.merge(Policy(name=_NAME, value=policy.model_dump(mode="json"), changed_at=self._clock()))
+
+    def plan(self, policy: RetentionPolicy | None = None) -> RetentionPlan:
+        """What the policy (None: the present one) would delete now. Deletes nothing."""
+        policy = policy or self.policy()
+        ended = self._ended_jobs()
+        jobs = [job for job in ended if not _is_kept(job, policy, ended, self._clock())]
+        removals = [self._removal("job", job, self._storage.job_home(job.id), _why_job(policy)) for job in jobs]
+        gone = {job.id for job in jobs}
+        left = [job for job in ended if job.id not in gone]
+        if policy.workspace_days is not None:
+            oldest = self._clock() - timedelta(days=policy.workspace_days)
+            why = f"ended more than {policy.workspace_days:g} days ago"
+            for job in left:
+                if _ended_at(job) < oldest and self._storage.workspace(job.id).is_dir():
+                    removals.append(self._removal("workspace", job, self._storage.workspace(job.id), why))
+        removals += self._for_the_reserve(policy, left, removals)
+        return RetentionPlan(removals=removals, freed_bytes=sum(removal.size for removal in removals))
+
+    def apply(self, plan: RetentionPlan | None = None) -> RetentionPlan:
+        """Carry a plan out (None: the present policy's). What changed in the meantime is left alone."""
+        plan = plan or self.plan()
+        for removal in plan.removals:
+            try:
+                self._remove(removal)
+            except (Conflict, NotFound) as error:
+                logger.info("retention left something alone", id=removal.id, reason=str(error))
+                continue
+            logger.info("retention deleted", kind=removal.kind, id=removal.id, why=removal.why, bytes=removal.size)
+        return plan
+
+    def _remove(self, removal: Removal) -> None:
+        match removal.kind:
+            case "job":
+                self._book.delete(removal.id)
+                self._storage.delete_job(removal.id)
+            case "workspace":
+                if self._book.get(removal.id).finished_at is None:
+                    raise Conflict("the job is not at its end")
+                self._storage.delete_workspace(removal.id)
+            case "cache":
+                self._storage.delete_cache(removal.id)
+
+    def _ended_jobs(self) -> Sequence[Job]:
+        """Oldest first, without those that someone asked to keep."""
+        with read_session(self._book.engine) as session:
+            query = select(Job).where(col(Job.status).in_(TERMINAL_STATUSES)).order_by(col(Job.number))
+            return [job for job in session.exec(query).all() if KEEP_LABEL not in job.labels]
+
+    def _for_the_reserve(
+        self, policy: RetentionPolicy, jobs: Sequence[Job], planned: Sequence[Removal]
+    ) -> Iterator[Removal]:
+        """Workspaces of ended jobs, then stage caches, oldest first, until the disk has the free space wanted."""
+        if policy.min_free_bytes is None:
+            return
+        free = self._storage.free_bytes() + sum(removal.size for removal in planned)
+        done = {removal.id for removal in planned}
+        why = f"less than {policy.min_free_bytes} bytes are free"
+        for job in jobs:
+            workspace = self._storage.workspace(job.id)
+            if free >= policy.min_free_bytes:
+                return
+            if job.id not in done and workspace.is_dir():
+                removal = self._removal("workspace", job, workspace, why)
+                free += removal.size
+                yield removal
+        busy = self._datasets_in_use()
+        for folder in sorted(self._storage.cache_folders(), key=lambda folder: folder.stat().st_mtime):
+            if free >= policy.min_free_bytes:
+                return
+            if folder.name not in busy:
+                size = size_of(folder)
+                free += size
+                yield Removal(kind="cache", id=folder.name, name="stage results", size=size, why=why)
+
+    def _datasets_in_use(self) -> set[str]:
+        with read_session(self._book.engine) as session:
+            query = sa.select(col(Job.dataset_id)).where(col(Job.status).not_in(TERMINAL_STATUSES))
+            return set(session.connection().execute(query).scalars())
+
+    @staticmethod
+    def _removal(kind: str, job: Job, folder: Path, why: str) -> Removal:
+        return Removal.model_validate(
+            {"kind": kind, "id": job.id, "name": job.name, "size": size_of(folder), "why": why}
+        )
+
+
+def _ended_at(job: Job) -> datetime:
+    assert job.finished_at is not None  # noqa: S101 - a CHECK constraint holds it
+    return job.finished_at
+
+
+def _is_kept(job: Job, policy: RetentionPolicy, ended: Sequence[Job], now: datetime) -> bool:
+    """Young enough, or among its owner's last; kept for ever where the policy says neither."""
+    if policy.keep_days is None and policy.keep_last is None:
+        return True
+    if policy.keep_days is not None and _ended_at(job) >= now - timedelta(days=policy.keep_days):
+        return True
+    if policy.keep_last is None:
+        return False
+    mine = [each.id for each in ended if each.owner == job.owner]
+    return job.id in mine[max(0, len(mine) - policy.keep_last) :]
+
+
+def _why_job(policy: RetentionPolicy) -> str:
+    reasons = []
+    if policy.keep_days is not None:
+        reasons.append(f"ended more than {policy.keep_days:g} days ago")
+    if policy.keep_last is not None:
+        reasons.append(f"not among its owner's last {policy.keep_last}")
+    return " and ".join(reasons)
+
+
+def size_of(folder: Path) -> int:
+    """Bytes that deleting a folder frees: files that are linked from elsewhere too free none."""
+    sizes: dict[tuple[int, int], tuple[int, int]] = {}
+    seen: dict[tuple[int, int], int] = defaultdict(int)
+    for parent, _folders, names in os.walk(folder):
+        for name in names:
+            try:
+                found = (Path(parent) / name).lstat()
+            except FileNotFoundError:
+                continue
+            key = (found.st_dev, found.st_ino)
+            seen[key] += 1
+            sizes[key] = (found.st_blocks * 512, found.st_nlink)
+    return sum(blocks for key, (blocks, links) in sizes.items() if seen[key] >= links)
