@@ -56,7 +56,8 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     option = name.replace("_", "-")
     help_text = " ".join((field.description or "").split())
     settings: dict[str, Any] = {"help": help_text, "show_default": _shown(field.default), "rich_help_panel": "Training"}
-    kind = _without_none(field.annotation)
+    kinds = _kinds(field.annotation)
+    kind = kinds[0] if len(kinds) == 1 else str  # a number or a word, such as `auto`
     if get_origin(kind) is Literal:
         words = tuple(str(word) for word in get_args(kind))
         annotation: Any = Annotated[Literal[words] | None, typer.Option(f"--{option}", **settings)]
@@ -67,11 +68,11 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _without_none(annotation: Any) -> Any:
-    """`float` of `float | None`."""
+def _kinds(annotation: Any) -> list[Any]:
+    """What a field may be, but for None: `[float]` of `float | None`."""
     if get_origin(annotation) in {typing.Union, types.UnionType}:
-        return next(kind for kind in get_args(annotation) if kind is not types.NoneType)
-    return annotation
+        return [kind for kind in get_args(annotation) if kind is not types.NoneType]
+    return [annotation]
 
 
 def _shown(default: Any) -> str:
@@ -82,7 +83,9 @@ def _shown(default: Any) -> str:
 
 def _value(name: str, value: Any) -> Any:
     """A word of the command line as the field's own type (the choices of `width` are numbers)."""
-    kind = _without_none(TrainingConfig.model_fields[name].annotation)
-    if get_origin(kind) is Literal:
-        return next(word for word in get_args(kind) if str(word) == value)
-    return value
+    kinds = _kinds(TrainingConfig.model_fields[name].annotation)
+    for word in (word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)):
+        if str(word) == value:
+            return word
+    is_number = len(kinds) > 1 and value.lstrip("-").isdigit()
+    return int(value) if is_number else value  # what is neither is the config's to refuse

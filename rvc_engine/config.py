@@ -8,13 +8,15 @@ import re
 import unicodedata
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Version = Literal["v1", "v2"]
 SampleRate = Literal["32k", "40k", "48k"]
-PitchEstimator = Literal["swift", "dio", "harvest"]
+PitchEstimator = Literal["swift", "rmvpe", "fcpe", "crepe", "crepe-tiny", "dio", "harvest", "pm"]
 ContentEncoder = Literal["contentvec", "whisper-tiny"]
 Width = Literal[24, 48, 96, 192]
+PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
+MAX_BATCH_SIZE = 256
 
 MAX_NAME_LENGTH = 100
 NUM_SPEAKERS = 109
@@ -61,6 +63,19 @@ def voice_file_stem(name: str) -> str:
     return re.sub("^([GD])_", r"\1-", shown)
 
 
+def _check_batch_size(value: object) -> object:
+    """One sentence for what would else be one fault for each of the two kinds."""
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_BATCH_SIZE
+    if not (is_number or value == "auto"):
+        raise ValueError(f"give a number of clips from 1 to {MAX_BATCH_SIZE}, or auto")
+    return value
+
+
+BatchSize = Annotated[
+    Annotated[int, Field(ge=1, le=MAX_BATCH_SIZE)] | Literal["auto"], BeforeValidator(_check_batch_size)
+]
+
+
 class TrainingConfig(BaseModel):
     """Every choice about a run. Defaults are the reference's where it has one."""
 
@@ -73,15 +88,21 @@ class TrainingConfig(BaseModel):
     f0: bool = True
     """Whether the voice follows a pitch curve (needed for singing, better for speech)."""
     pitch: PitchEstimator = "swift"
-    """Estimator of the pitch curve: swift (a small net, fast, robust), dio (no net, fast), harvest (no net, slow)."""
+    """Estimator of the pitch curve. swift: a small net that comes with the package, fast, robust. dio: no net, fast.
+    harvest: no net, slow. After `rvc-engine weights fetch NAME`: rmvpe, RVC's own, a large net; fcpe, a fast one;
+    crepe, very slow without a GPU; crepe-tiny. pm: Praat, for which rvc-train[pm] must be installed (GPL-3)."""
     content: ContentEncoder = "contentvec"
     """Encoder of what is said. contentvec is what RVC and Applio convert with. whisper-tiny comes with the package and
     needs no download, but a voice made with it converts rightly only with `rvc-engine convert`."""
     pretrained: Literal["auto", "none"] = "auto"
     """Published base weights to start from: auto takes the pair for version, rate and f0; none trains from scratch,
     which needs far more recordings and time for a good voice."""
-    batch_size: int = Field(default=4, ge=1, le=256)
-    """Clips per step."""
+    batch_size: BatchSize = 4
+    """Clips per GPU (or process) and micro-batch. A step learns from batch_size * accumulate_steps * GPUs clips. auto:
+    the most that fit into the GPU's memory with room to spare, at most 32 and a quarter of all clips; 4 on a CPU."""
+    accumulate_steps: int = Field(default=1, ge=1, le=256)
+    """Micro-batches whose gradients are added up for one step: a larger batch in the memory of a small one. The result
+    is that of the whole batch at once."""
     total_epochs: int = Field(default=300, ge=1, le=20_000)
     """Passes over the dataset; each clip comes once per epoch."""
     max_train_seconds: float | None = Field(default=None, gt=0, le=30 * 86_400)
@@ -104,8 +125,18 @@ class TrainingConfig(BaseModel):
     also hold nothing out."""
     evaluate_every_epochs: int | None = Field(default=None, ge=1, le=20_000)
     """Evaluate every so many epochs as well. None: only at saves."""
+    precision: PrecisionChoice = "auto"
+    """Number format of the nets' products and convolutions: fp32, bf16 or fp16 (scaled against underflow). auto: bf16
+    where the GPU has it natively, else fp16 on a GPU and fp32 on a CPU. Weights, spectra and losses are fp32 always."""
+    tf32: bool = True
+    """Let a GPU (Ampere or newer) round the inputs of float32 products and convolutions to 10 bits: several times
+    faster, and about 3 decimal digits of precision in them in place of 7, in the mel spectra of the losses too."""
+    gradient_checkpointing: bool = False
+    """Keep less of the generator's forward pass and compute it again going backward: less memory, more time (about a
+    forward pass a step), the same gradients."""
     cache_data_on_device: bool = False
-    """Keep every clip in the device's memory. Faster on a GPU when the dataset fits (about 60 MB a minute)."""
+    """Keep every clip in the device's memory when the dataset fits into half of what is free (about 30 MB a minute);
+    faster on a GPU. Where it does not fit this is said, and the clips are read from disk."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """A recovery checkpoint every so many steps. None: every 5 minutes, or less often where saving would cost more than
     3 % of the time."""
@@ -125,6 +156,8 @@ class TrainingConfig(BaseModel):
     def _check_combinations(self) -> Self:
         if self.content == "whisper-tiny" and self.version == "v1":
             raise ValueError("content=whisper-tiny gives 768 features a frame and version=v1 takes 256; use version=v2")
+        if self.keep_saves == "best" and self.evaluate == "never":
+            raise ValueError("keep_saves=best needs to know which save is the best; set evaluate=auto or always")
         if self.width != 192 and self.pretrained != "none":
             raise ValueError(f"no base weights exist for width={self.width}; set pretrained=none, or width=192")
         return self

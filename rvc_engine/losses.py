@@ -6,16 +6,19 @@ import torch
 from torch import Tensor
 
 from rvc_engine.nets.discriminator import Judgement
+from rvc_engine.precision import lengthened
 
 
 def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
     """Of each discriminator's scores for real and for fake segments: those should be 1, these 0. A scalar, summed."""
-    return torch.stack([(1 - real).square().mean() + fake.square().mean() for real, fake in scores]).sum()
+    return torch.stack(
+        [(1 - lengthened(real)).square().mean() + lengthened(fake).square().mean() for real, fake in scores]
+    ).sum()
 
 
 def generator_loss(fake: list[Judgement]) -> Tensor:
     """Fake scores should be 1; summed over discriminators. A scalar."""
-    return torch.stack([(1 - score).square().mean() for score, _ in fake]).sum()
+    return torch.stack([(1 - lengthened(score)).square().mean() for score, _ in fake]).sum()
 
 
 def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
@@ -24,7 +27,7 @@ def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
         2
         * torch.stack(
             [
-                (r.detach() - f).abs().mean()
+                (lengthened(r.detach()) - lengthened(f)).abs().mean()
                 for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)
                 for r, f in zip(real_maps, fake_maps, strict=True)
             ]

@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from rvc_engine.hyperparameters import N_HEADS, N_LAYERS, TEXT_KERNEL_SIZE
+from rvc_engine.nets.recomputing import Recomputing
 
 WINDOW = 10
 MASK_FILL = -1e4
@@ -91,7 +92,7 @@ class FeedForward(nn.Module):
         return self.conv_2(self.conv_1(x * mask).relu() * mask) * mask
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """Six layers of attention and feed-forward, each followed by a norm of its sum with its input."""
 
     def __init__(self, channels: int, filter_channels: int) -> None:
@@ -107,6 +108,6 @@ class Encoder(nn.Module):
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
-            x = norm_1(x + attention(x, pair_mask))
-            x = norm_2(x + feed_forward(x, mask))
+            x = norm_1(x + self._block(attention, x, pair_mask))
+            x = norm_2(x + self._block(feed_forward, x, mask))
         return x * mask

@@ -1,12 +1,15 @@
 """The text encoder (content and pitch to a prior) and the posterior encoder (spectrogram to a latent), after VITS."""
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from rvc_engine.nets.attention import Encoder
+from rvc_engine.nets.recomputing import Recomputing
 from rvc_engine.nets.weightnorm import WeightNormConv1d
+from rvc_engine.precision import in_full
 
 PITCH_BINS = 256
 
@@ -34,11 +37,11 @@ class TextEncoder(nn.Module):
         if coarse_f0 is not None:
             x = x + self.emb_pitch(coarse_f0)
         x = nn.functional.leaky_relu(x * math.sqrt(self.channels), 0.1).transpose(1, 2)
-        mean, log_std = (self.proj(self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
+        mean, log_std = (in_full(self.proj, self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
         return mean, log_std
 
 
-class WaveNet(nn.Module):
+class WaveNet(Recomputing):
     """Gated convolutions with residual and skip outputs, conditioned on the speaker (van den Oord et al., 2016)."""
 
     def __init__(self, channels: int, kernel_size: int, num_layers: int, gin_channels: int) -> None:
@@ -56,9 +59,8 @@ class WaveNet(nn.Module):
         """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T)."""
         conditions = self.cond_layer(speaker).chunk(len(self.in_layers), dim=1)
         output = torch.zeros_like(x)
-        for in_layer, res_skip_layer, condition in zip(self.in_layers, self.res_skip_layers, conditions, strict=True):
-            wave, gate = (in_layer(x) + condition).chunk(2, dim=1)
-            res_skip = res_skip_layer(wave.tanh() * gate.sigmoid())
+        for layer, condition in enumerate(conditions):
+            res_skip = self._block(partial(self._layer, layer), x, condition)
             if res_skip.shape[1] > self.channels:
                 residual, skip = res_skip.chunk(2, dim=1)
                 x = (x + residual) * mask
@@ -66,6 +68,11 @@ class WaveNet(nn.Module):
             else:
                 output = output + res_skip
         return output * mask
+
+    def _layer(self, layer: int, x: Tensor, condition: Tensor) -> Tensor:
+        """x (B, C, T), condition (B, 2 C, 1) -> residual and skip (B, 2 C, T), or the last layer's skip (B, C, T)."""
+        wave, gate = (self.in_layers[layer](x) + condition).chunk(2, dim=1)
+        return self.res_skip_layers[layer](wave.tanh() * gate.sigmoid())
 
 
 class PosteriorEncoder(nn.Module):
@@ -80,5 +87,5 @@ class PosteriorEncoder(nn.Module):
     def forward(self, spec: Tensor, mask: Tensor, speaker: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """spec (B, bins, T), mask (B, 1, T), speaker (B, gin, 1), noise (B, C, T) -> latent, mean, log std."""
         hidden = self.enc(self.pre(spec) * mask, mask, speaker)
-        mean, log_std = (self.proj(hidden) * mask).chunk(2, dim=1)
+        mean, log_std = (in_full(self.proj, hidden) * mask).chunk(2, dim=1)
         return (mean + noise * log_std.exp()) * mask, mean, log_std

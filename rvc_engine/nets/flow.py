@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rvc_engine.nets.encoders import WaveNet
+from rvc_engine.precision import in_full
 
 NUM_COUPLINGS = 4
 
@@ -23,7 +24,7 @@ class Coupling(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
         """x (B, C, T) -> (B, C, T); `reverse` undoes the other direction."""
         kept, shifted = x.chunk(2, dim=1)
-        shift = self.post(self.enc(self.pre(kept) * mask, mask, speaker)) * mask
+        shift = in_full(self.post, self.enc(self.pre(kept) * mask, mask, speaker)) * mask
         return torch.cat([kept, (shifted - shift) * mask if reverse else shifted * mask + shift], dim=1)
 
 

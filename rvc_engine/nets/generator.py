@@ -1,6 +1,7 @@
 """The decoder: latent and pitch to a wave. HiFi-GAN (Kong et al., 2020) with a sine source (NSF, Wang et al., 2019)."""
 
 import math
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -8,7 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
+from rvc_engine.nets.recomputing import Recomputing
 from rvc_engine.nets.weightnorm import WeightNormConv1d, WeightNormConvTranspose1d
+from rvc_engine.precision import in_full
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
@@ -41,8 +44,12 @@ class SineSource(nn.Module):
         return wave + noise * (voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE)
 
     def forward(self, f0: Tensor, noise: Tensor) -> Tensor:
-        """f0 (B, T) Hz, noise (B, T * hop) -> (B, 1, T * hop)."""
-        return torch.tanh(self.l_linear(self.sine(f0, noise).unsqueeze(2))).transpose(1, 2)
+        """f0 (B, T) Hz, noise (B, T * hop) -> (B, 1, T * hop).
+
+        A linear layer of one input and one output, written out: autocast would shorten `nn.Linear`.
+        """
+        weight, bias = self.l_linear.weight.view(()), self.l_linear.bias.view(())
+        return torch.tanh(self.sine(f0, noise).unsqueeze(1) * weight + bias)
 
 
 class ResBlock(nn.Module):
@@ -65,7 +72,7 @@ class ResBlock(nn.Module):
         return x
 
 
-class Generator(nn.Module):
+class Generator(Recomputing):
     """Latent frames to samples; with pitch, the sine source joins at every stage."""
 
     def __init__(self, sizes: Hyperparameters) -> None:
@@ -106,11 +113,15 @@ class Generator(nn.Module):
         """
         source = self.m_source(f0, noise) if f0 is not None else None
         x = self.conv_pre(latent) + self.cond(speaker)
+        for stage in range(len(self.ups)):
+            x = self._block(partial(self._stage, stage), x, source)
+        return torch.tanh(in_full(self.conv_post, F.leaky_relu(x)))
+
+    def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
+        """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate)."""
         kernels = len(RESBLOCK_KERNEL_SIZES)
-        for stage, up in enumerate(self.ups):
-            x = up(F.leaky_relu(x, SLOPE))
-            if source is not None:
-                x = x + self.noise_convs[stage](source)
-            blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]
-            x = torch.stack([block(x) for block in blocks]).mean(0)
-        return torch.tanh(self.conv_post(F.leaky_relu(x)))
+        x = self.ups[stage](F.leaky_relu(x, SLOPE))
+        if source is not None:
+            x = x + self.noise_convs[stage](source)
+        blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]
+        return torch.stack([block(x) for block in blocks]).mean(0)

@@ -100,12 +100,27 @@ class Synthesizer(nn.Module):
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         prior_mean, prior_log_std = self.enc_p(features, coarse_f0, mask)
         latent, mean, log_std = self.enc_q(spec, mask, speaker, noise.posterior)
-        frames = self.sizes.segment_frames
-        segment_f0 = cut_segments(f0, starts, frames) if f0 is not None else None
-        wave = self.dec(cut_segments(latent, starts, frames), segment_f0, speaker, noise.source)
+        wave = self._speak_segments(latent, f0, speaker, starts, noise)
         return Posterior(
             wave, mask, prior_mean, prior_log_std, mean, log_std, latent_prior=self.flow(latent, mask, speaker)
         )
+
+    @torch.no_grad()
+    def speak_again(
+        self, f0: Tensor | None, spec: Tensor, lengths: Tensor, speakers: Tensor, starts: Tensor, noise: Noise
+    ) -> Tensor:
+        """The wave (B, 1, segment samples) of a training pass alone, to be judged and not learnt from."""
+        speaker = self.emb_g(speakers).unsqueeze(2)
+        mask = frame_mask(lengths, spec.shape[2], spec.dtype)
+        latent, _, _ = self.enc_q(spec, mask, speaker, noise.posterior)
+        return self._speak_segments(latent, f0, speaker, starts, noise)
+
+    def _speak_segments(
+        self, latent: Tensor, f0: Tensor | None, speaker: Tensor, starts: Tensor, noise: Noise
+    ) -> Tensor:
+        frames = self.sizes.segment_frames
+        segment_f0 = cut_segments(f0, starts, frames) if f0 is not None else None
+        return self.dec(cut_segments(latent, starts, frames), segment_f0, speaker, noise.source)
 
     @torch.no_grad()
     def infer(

@@ -21,7 +21,7 @@ class _WeightNorm(nn.Module):
         self.weight_v = nn.Parameter(weight)
 
     def weight(self) -> Tensor:
-        """The convolution's weight, of weight_v's shape."""
+        """The convolution's weight, of weight_v's shape; float32 inside autocast too, which does not know this."""
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
 
 

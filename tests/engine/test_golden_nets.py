@@ -18,7 +18,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.mel import log_mel, spectrogram
 from rvc_engine.nets.synthesizer import Noise, cut_segments
-from rvc_engine.step import Batch, Nets, discriminator_step, generator_step
+from rvc_engine.step import Batch, Nets, training_step
 
 COPY = Path(__file__).parents[1] / "golden"
 SHARED = Path(__file__).parents[3] / "shared" / "reference" / "golden"
@@ -133,13 +133,11 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     arrays = {key: value.detach().clone() for key, value in arrays.items()}
     real = cut_segments(batch.wave.unsqueeze(1), starts * sizes.hop_length, sizes.segment_samples)
     before_g, before_d = snapshot(nets.generator), snapshot(nets.discriminators)
-    disc, _ = discriminator_step(nets, real, posterior.wave.detach())
+    result = training_step(nets, batch, starts, noise)
     grad_norm_d = norms(nets.discriminators)
     with torch.no_grad():
         for key, wave in (("d_real", real), ("d_fake", posterior.wave)):
             arrays[key] = torch.cat([score for score, _ in nets.discriminators(wave)], dim=1)
-    target = cut_segments(whole_mel, starts, sizes.segment_frames)
-    gen, fm, mel, kl, _ = generator_step(nets, real, target, posterior)
     nets.generator.eval()
     full_noise = torch.zeros(1, FRAMES * sizes.hop_length, dtype=dtype) if sizes.f0 else None
     arrays["infer_after_step"] = nets.generator.infer(
@@ -153,7 +151,7 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     )
     return Run(
         arrays,
-        {"disc": float(disc), "gen": float(gen), "fm": float(fm), "mel": float(mel), "kl": float(kl)},
+        {name: float(getattr(result, name)) for name in ("disc", "gen", "fm", "mel", "kl")},
         norms(nets.generator),
         grad_norm_d,
         changes(nets.generator, before_g),
