@@ -72,6 +72,7 @@ class EventType(StrEnum):
     METRIC = "metric"
     WARNING = "warning"
     CHECKPOINT_SAVED = "checkpoint_saved"
+    EVALUATED = "evaluated"
     PREVIEW_READY = "preview_ready"
     ARTIFACT_PUBLISHED = "artifact_published"
     PAUSE_REQUESTED = "pause_requested"

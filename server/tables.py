@@ -256,6 +256,48 @@ class Artifact(Table, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Evaluation(Table, table=True):
+    """What a save is worth. A step done again replaces its row, and later ones go with it."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    step: int = Field(primary_key=True)
+    epoch: int
+    values: dict[str, float] = Field(default_factory=dict, sa_type=sa.JSON)
+    """By the keys of the metrics."""
+    held_out: bool
+    num_clips: int
+    is_best: bool
+    """Of at most one row of a job."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Preview(Table, table=True):
+    """A clip as the voice spoke it at a save. Paths as `Artifact.path`."""
+
+    __tablename__ = "previews"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    step: int = Field(primary_key=True)
+    clip: int = Field(primary_key=True)
+    epoch: int
+    seconds: float
+    scores: dict[str, float] = Field(default_factory=dict, sa_type=sa.JSON)
+    audio_path: str
+    audio_size: int = Field(sa_type=sa.BigInteger)
+    audio_sha256: str
+    picture_path: str
+    picture_size: int = Field(sa_type=sa.BigInteger)
+    picture_sha256: str
+    recording_path: str
+    recording_size: int = Field(sa_type=sa.BigInteger)
+    recording_sha256: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class Worker(Table, table=True):
     """A process that runs jobs."""
 
