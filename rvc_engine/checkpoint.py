@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
+from rvc_engine.net_kind import mismatch, shapes_of
 from rvc_engine.step import Nets
 from rvc_engine.workspace import Workspace, sync_folder, write_atomically
 
@@ -98,10 +99,13 @@ def _is_disk_full(error: OSError | RuntimeError, folder: Path) -> bool:
     return status.f_bavail * status.f_frsize < 64 * 2**20
 
 
-def load_file(path: Path, device: torch.device | str = "cpu") -> Any:
-    """A `.pth` as plain data. Raises IncompatibleCheckpoint when it is no such file or holds code."""
+def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
+    """A `.pth` as plain data. Raises IncompatibleCheckpoint when it is no such file or holds code.
+
+    `lazily` leaves tensors in the file, to be read page by page where they are used; early formats cannot.
+    """
     try:
-        return torch.load(path, map_location=device, weights_only=True)
+        return torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise IncompatibleCheckpoint(
             f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
@@ -270,16 +274,8 @@ def load_base_weights(net: nn.Module, path: Path, role: str) -> None:
         raise IncompatibleCheckpoint(f"{role}: {path} holds no `model` of tensors; give a G_ or D_ file")
     weights = published_names(weights)
     expected = net.state_dict()
-    wrong = [name for name, value in expected.items() if name not in weights or weights[name].shape != value.shape]
-    unknown = sorted(set(weights) - set(expected))
-    if wrong or unknown:
-        example = (wrong or unknown)[0]
-        found = tuple(weights[example].shape) if example in weights else "nothing"
-        wanted = tuple(expected[example].shape) if example in expected else "nothing"
-        raise IncompatibleCheckpoint(
-            f"{role}: {path} is of another kind than this run: {len(wrong) + len(unknown)} tensors differ, for example "
-            f"{example} is {found} and should be {wanted}; check version, sample rate, pitch and width"
-        )
+    if fault := mismatch(shapes_of(weights), shapes_of(expected)):
+        raise IncompatibleCheckpoint(f"{role}: {path} does not fit: {fault}; check version, sample rate, f0 and width")
     net.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected})
 
 
