@@ -1,6 +1,8 @@
 """`rvc-train`: the program. Its commands stand in `dataset_commands`, `job_commands` and `up`."""
 
+import subprocess
 import sys
+from importlib.util import find_spec
 
 import typer
 
@@ -19,6 +21,19 @@ app = typer.Typer(
 app.add_typer(dataset_commands.app, name="dataset")
 job_commands.add_to(app)
 up.add_to(app)
+
+
+@app.command(
+    "admin",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def admin(context: typer.Context) -> None:
+    """For the server's keeper, on its machine: doctor, backup, gc, migrate, force-fail, token."""
+    if find_spec("sqlmodel") is None:
+        sys.stderr.write("error: the server is not installed here; install it with: pip install 'rvc-train[server]'\n")
+        sys.exit(exit_codes.USAGE)
+    sys.exit(subprocess.call([sys.executable, "-m", "server.admin", *context.args]))
 
 
 @app.command()

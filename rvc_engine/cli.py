@@ -194,6 +194,16 @@ def report(
         raise usage_error(str(error)) from error
 
 
+@app.command()
+def machine() -> None:
+    """Say what this machine can do for the engine, as JSON: devices, precision, libraries."""
+    import json
+
+    from rvc_engine.machine_report import machine_report
+
+    typer.echo(json.dumps(machine_report(), indent=1))
+
+
 def main() -> None:
     """Entry point."""
     app(prog_name="rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)

@@ -199,6 +199,17 @@ def _copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under another name; a copy of it, on disk, where it cannot be linked."""
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+        sync_file(target)
+
+
 def sync_file(path: Path) -> None:
     """Make what was written to a file survive a power cut."""
     with path.open("rb") as file:

@@ -1,0 +1,50 @@
+"""What this machine can do for the engine: devices, precision, libraries. For `doctor`, and for the curious."""
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+LIBRARIES = ("torch", "transformers", "faiss-cpu", "av", "soundfile", "soxr", "swift-f0", "pyworld")
+
+
+def machine_report() -> dict[str, Any]:
+    """Plain values, ready for JSON. Loads torch."""
+    import av
+    import torch
+
+    codecs = {name: ".".join(map(str, parts)) for name, parts in av.library_versions.items()}
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "cores": os.cpu_count(),
+        "libraries": {name: _version(name) for name in LIBRARIES},
+        "ffmpeg": codecs,
+        "cuda_build": torch.version.cuda,
+        "devices": [_device(index) for index in range(torch.cuda.device_count())],
+        "cpu_threads": torch.get_num_threads(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _device(index: int) -> dict[str, Any]:
+    import torch
+
+    found = torch.cuda.get_device_properties(index)
+    free, total = torch.cuda.mem_get_info(index)
+    has_bf16 = found.major >= 8
+    return {
+        "name": f"cuda:{index}",
+        "model": found.name,
+        "capability": f"{found.major}.{found.minor}",
+        "memory_bytes": total,
+        "memory_free_bytes": free,
+        "precision": "bf16" if has_bf16 else "fp16",
+        "tf32": has_bf16,
+    }

@@ -1,0 +1,152 @@
+"""`python -m server.admin`, or `rvc-train admin`: what the server's keeper does on its machine, past HTTP.
+
+The settings are those of the server: environment variables with the prefix `RVC_TRAIN_`.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import sqlalchemy as sa
+import typer
+from pydantic import ValidationError
+
+from server.backup import back_up
+from server.database import create_engine, migrate, present_version
+from server.doctor import examine
+from server.errors import ServerError
+from server.jobs import JobBook
+from server.retention import Retention
+from server.settings import ServerSettings
+from server.storage import Storage
+
+app = typer.Typer(
+    name="rvc-train admin",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="For the server's keeper, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
+
+
+@app.command("migrate")
+def migrate_command() -> None:
+    """Bring the database to this program's schema. The server does so itself when it starts."""
+    with _opened(may_migrate=True) as (_settings, engine):
+        before = present_version(engine)
+        migrate(engine)
+        typer.echo(f"schema {before or 'none'} -> {present_version(engine)}")
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Carry the retention policy out now."""
+    with _opened() as (settings, engine):
+        retention = Retention(JobBook(engine), Storage(settings.data_folder))
+        plan = retention.plan() if dry_run else retention.apply()
+        if as_json:
+            typer.echo(plan.model_dump_json(indent=1))
+            return
+        for removal in plan.removals:
+            typer.echo(f"{removal.kind}  {removal.id}  {removal.name}  {removal.size / 1e6:.1f} MB  {removal.why}")
+        verb = "would be" if dry_run else "were"
+        typer.echo(f"{len(plan.removals)} things {verb} deleted, {plan.freed_bytes / 1e6:.1f} MB")
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do: GPU, precision, ffmpeg, weights, disk, database, clock. Changes nothing."""
+    with _told():
+        findings = []
+        for finding in examine(ServerSettings()):
+            findings.append(finding)
+            if not as_json:
+                typer.echo(f"{MARKS[finding.state]}  {finding.what:<9} {finding.text}")
+        if as_json:
+            typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+        if any(finding.state == "fault" for finding in findings):
+            raise typer.Exit(1)
+
+
+@app.command("force-fail")
+def force_fail(
+    job_id: Annotated[str, typer.Argument(metavar="JOB")],
+    message: Annotated[str, typer.Option(help="Why, for whoever submitted it.")] = "ended by the server's keeper",
+) -> None:
+    """End a job that is stuck, whatever it is doing. Its worker stops at its next heartbeat."""
+    with _opened() as (_settings, engine):
+        job = JobBook(engine).force_fail(job_id, message)
+        typer.echo(f"{job.id}  {job.name}  {job.status}")
+
+
+@app.command()
+def backup(
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Made by this; must not be there yet.")],
+    as_json: AsJson = False,
+) -> None:
+    """Copy the book and all files, while the server runs. To restore: start the server on a copy of that folder."""
+    with _opened() as (settings, engine):
+        done = back_up(engine, Storage(settings.data_folder), target)
+        if as_json:
+            typer.echo(json.dumps({**vars(done), "folder": str(done.folder)}, indent=1))
+            return
+        typer.echo(f"{done.folder}: {done.num_files} files, {done.num_bytes / 1e6:.1f} MB")
+        if not done.has_database:
+            typer.echo("note: the database is not in it; dump it with its own tools")
+        if done.missing:
+            typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
+    """Errors in a sentence, and exit code 1; settings that cannot be: 2."""
+    try:
+        yield
+    except ValidationError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except (ServerError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from error
+    except sa.exc.SQLAlchemyError as error:
+        typer.echo(f"error: the database: {str(error).splitlines()[0]}", err=True)
+        raise typer.Exit(1) from error
+
+
+@contextlib.contextmanager
+def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.Engine]]:
+    """The settings and the database, which must be there. Brought to the newest schema unless the command does so."""
+    with _told():
+        settings = ServerSettings()
+        if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
+            typer.echo(
+                f"error: {settings.data_folder.resolve()} holds no rvc-train.db; name the server's data folder with "
+                "RVC_TRAIN_DATA_FOLDER",
+                err=True,
+            )
+            raise typer.Exit(1)
+        engine = create_engine(settings.url)
+        try:
+            if not may_migrate:
+                migrate(engine)
+            yield settings, engine
+        finally:
+            engine.dispose()
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Entry point."""
+    return app(args=arguments, prog_name="rvc-train admin")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

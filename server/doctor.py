@@ -1,0 +1,183 @@
+"""Looks at the machine and the data folder, and says in sentences what is well and what is not."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlmodel import col
+
+from rvc_engine.errors import EngineError
+from rvc_engine.weights import Weights
+from server.database import SCHEMA_VERSION, check_write, create_engine, present_version, read_session, sqlite_warning
+from server.jobs import utc_now
+from server.settings import GIB, ServerSettings, is_loopback
+from server.storage import Storage
+from server.tables import Event
+
+State = Literal["ok", "note", "fault"]
+ENGINE_SECONDS = 120
+NEEDED_FREE_BYTES = 8 * GIB
+"""Below this it is said: a full-size checkpoint is 1.3 GB, a run keeps two, and its saves are as large."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: State
+    text: str
+    """What was found; for all that is not well, what to do."""
+
+
+def examine(settings: ServerSettings) -> Iterator[Finding]:
+    """Every check, one after another; none of them changes anything."""
+    checks: tuple[Callable[[ServerSettings], Iterator[Finding]], ...] = (
+        _engine,
+        _weights,
+        _disk,
+        _database,
+        _clock,
+        _exposure,
+    )
+    for check in checks:
+        try:
+            yield from check(settings)
+        except (OSError, sa.exc.SQLAlchemyError, EngineError) as error:
+            yield Finding(check.__name__.strip("_"), "fault", str(error).splitlines()[0])
+
+
+def _engine(_settings: ServerSettings) -> Iterator[Finding]:
+    """Asked of a child: torch has no place in this process."""
+    command = [sys.executable, "-m", "rvc_engine", "machine"]
+    try:
+        ran = subprocess.run(command, capture_output=True, timeout=ENGINE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        yield Finding("engine", "fault", f"the engine said nothing for {ENGINE_SECONDS} s; look at the GPU's driver")
+        return
+    if ran.returncode != 0:
+        said = ran.stderr.decode(errors="replace").strip().splitlines()
+        yield Finding(
+            "engine",
+            "fault",
+            f"the engine cannot start here ({said[-1] if said else 'it said nothing'}); a worker needs the `engine` "
+            "extra: pip install 'rvc-train[engine]'. A server alone does not",
+        )
+        return
+    found: dict[str, Any] = json.loads(ran.stdout)
+    libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
+    yield Finding("engine", "ok", f"Python {found['python']}, {found['cores']} cores, {libraries}")
+    codecs = found["ffmpeg"].get("libavcodec", "?")
+    yield Finding(
+        "ffmpeg", "ok", f"its libraries come inside PyAV (libavcodec {codecs}); no program of that name is needed"
+    )
+    if not found["devices"]:
+        build = "this torch is built for the CPU alone" if found["cuda_build"] is None else "no NVIDIA GPU answers"
+        yield Finding("gpu", "note", f"{build}; training runs on the CPU, which is far slower")
+    for device in found["devices"]:
+        yield Finding(
+            "gpu",
+            "ok",
+            f"{device['name']}: {device['model']}, {device['memory_bytes'] / GIB:.0f} GiB "
+            f"({device['memory_free_bytes'] / GIB:.0f} free), trains in {device['precision']}",
+        )
+
+
+def _weights(settings: ServerSettings) -> Iterator[Finding]:
+    weights = Weights(Storage(settings.data_folder).weights_folder)
+    here = sorted({file.id for file in weights.files if weights.state(file) in {"verified", "unverified"}})
+    damaged = [file for file in weights.files if weights.state(file) == "damaged"]
+    for file in damaged:
+        yield Finding("weights", "fault", f"{weights.path_of(file)} is damaged; delete it and fetch it again")
+    if "hubert" in here:
+        yield Finding("weights", "ok", f"here: {', '.join(here)}")
+        return
+    yield Finding(
+        "weights",
+        "note",
+        "ContentVec is not here, so jobs with the default content=contentvec fail as missing_weights; "
+        f"{weights.ways_to_get('hubert', 'submit with content=whisper-tiny and pretrained=none')}",
+    )
+
+
+def _disk(settings: ServerSettings) -> Iterator[Finding]:
+    folder = settings.data_folder.resolve()
+    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(present).free
+    text = f"{free / GIB:.1f} GiB are free for {folder}"
+    if free < settings.disk_reserve_bytes:
+        yield Finding("disk", "fault", f"{text}, below the reserve; free some space, or set a retention policy")
+    elif free < NEEDED_FREE_BYTES:
+        yield Finding("disk", "note", f"{text}; a full-size run writes 1.3 GB for each checkpoint and each save")
+    else:
+        yield Finding("disk", "ok", text)
+    if not os.access(present, os.W_OK):
+        yield Finding("disk", "fault", f"{present} cannot be written to by this user; change its owner")
+
+
+def _database(settings: ServerSettings) -> Iterator[Finding]:
+    if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
+        yield Finding("database", "note", "there is none yet; the server makes it when it first starts")
+        return
+    engine = create_engine(settings.url)
+    try:
+        version = present_version(engine)
+        if version != SCHEMA_VERSION:
+            yield Finding(
+                "database", "note", f"its schema is {version} and this program's {SCHEMA_VERSION}; a start brings it on"
+            )
+        else:
+            check_write(engine)
+            yield Finding("database", "ok", f"{engine.dialect.name}, schema {version}, can be written")
+        if (warning := sqlite_warning(engine)) is not None:
+            yield Finding("sqlite", "note", warning)
+    finally:
+        engine.dispose()
+
+
+def _clock(settings: ServerSettings) -> Iterator[Finding]:
+    """The book's newest moment must not lie ahead, and the system should follow a time server."""
+    if settings.database_url is not None or (settings.data_folder / "rvc-train.db").exists():
+        engine = create_engine(settings.url)
+        try:
+            if present_version(engine) is not None:
+                with read_session(engine) as session:
+                    newest = session.connection().execute(sa.select(sa.func.max(col(Event.created_at)))).scalar()
+                if newest is not None and newest > utc_now() + timedelta(minutes=1):
+                    yield Finding(
+                        "clock", "fault", f"it is behind the book, whose newest entry is of {newest}; set it right"
+                    )
+                    return
+        finally:
+            engine.dispose()
+    yield Finding("clock", "ok", f"{utc_now():%Y-%m-%d %H:%M:%S} UTC, not behind the book")
+    if (is_synchronised := _is_synchronised()) is not None and not is_synchronised:
+        yield Finding("clock", "note", "the system follows no time server; signed webhooks need the right time")
+
+
+def _is_synchronised() -> bool | None:
+    """What systemd says; None where there is none."""
+    if shutil.which("timedatectl") is None:
+        return None
+    command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
+    try:
+        ran = subprocess.run(command, capture_output=True, timeout=5, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return {b"yes": True, b"no": False}.get(ran.stdout.strip())
+
+
+def _exposure(settings: ServerSettings) -> Iterator[Finding]:
+    if is_loopback(settings.host):
+        yield Finding("exposure", "ok", f"listens on {settings.host}: this machine alone")
+    elif settings.token is None:
+        yield Finding("exposure", "fault", f"{settings.host} is beyond this machine, and there is no RVC_TRAIN_TOKEN")
+    else:
+        yield Finding("exposure", "note", f"listens on {settings.host}; put a proxy with TLS before it")
