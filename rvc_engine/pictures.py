@@ -15,7 +15,7 @@ PIXELS_PER_BAND = 2
 RANGE = 8.0
 """Nepers between the darkest and the brightest colour: 70 dB."""
 _FRAMES_PER_SECOND = 100
-_LEFT, _RIGHT, _TOP, _BOTTOM = 56, 16, 22, 24
+_LEFT, _RIGHT, _TOP, _BOTTOM = 68, 16, 22, 24
 """Margins of a panel in pixels, for its labels."""
 _TICKS_HZ = (250, 1000, 2000, 4000, 8000, 16_000)
 _INK = (40, 40, 40)

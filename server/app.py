@@ -32,6 +32,7 @@ from server.routes import (
     logs,
     results,
     retention,
+    saves,
     system,
     uploads,
     webhooks,
@@ -85,7 +86,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.state.services = services
     install(app)
     v1 = APIRouter(prefix="/v1")
-    for module in (datasets, uploads, jobs, events, logs, results, retention, system, webhooks, weights):
+    for module in (datasets, uploads, jobs, events, logs, results, retention, saves, system, webhooks, weights):
         v1.include_router(module.router)
     for router in (v1, health.router, home.router):
         app.include_router(router)

@@ -20,6 +20,7 @@ from server.database import read_session, write_session
 from server.errors import Conflict, NotFound, NothingPublished, Refused
 from server.journal import Entry, digest
 from server.ledger import Ledger, upsert_metrics
+from server.saves import PreviewFiles, write_evaluations, write_preview
 from server.schemas import DatasetStatus, EventType, JobCreate, JobStatus
 from server.states import HELD_STATUSES
 from server.tables import LOCAL_OWNER, Artifact, Attempt, Dataset, IdempotencyKey, Job, Worker, new_id
@@ -282,6 +283,14 @@ class JobBook:
                 columns["losses"] = job.losses | summed.losses
             session.execute(sa.update(Job).where(*holding(claim)).values(**columns))
             upsert_metrics(session, claim.job_number, summed.metrics)
+            write_evaluations(session, claim.job_number, summed.evaluations, self._clock())
+
+    def publish_preview(self, claim: Claim, preview: said.PreviewReady, files: PreviewFiles) -> None:
+        """Offer the stored files of a preview. ClaimLost."""
+        with write_session(self.engine) as session:
+            job = self._held(session, claim)
+            entry = write_preview(session, claim.job_id, claim.job_number, preview, files, self._clock())
+            self._ledger.tell(session, job, entry)
 
     def engine_process(self, claim: Claim, pid: int, started_at: float) -> None:
         """Record the attempt's engine, so that a successor can end it should it outlive its worker. ClaimLost."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rvc_engine import events as said
+from rvc_engine.event_text import evaluation_text
 from server.schemas import EventType
 
 _ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
@@ -37,10 +38,11 @@ class Digest:
     metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
     """(key, step) to value; None where it was not finite."""
     num_warnings: int = 0
+    evaluations: list[said.Evaluated] = field(default_factory=list)
 
 
 def digest(events: Sequence[said.Event]) -> Digest:
-    """Sum up a batch. Artifacts and endings are not in it: the worker reports those by calls of their own."""
+    """Sum up a batch. Previews, artifacts and endings are not in it: the worker reports those by calls of their own."""
     result = Digest()
     last_progress = max((i for i, event in enumerate(events) if isinstance(event, said.Progress)), default=-1)
     last_metric = max((i for i, event in enumerate(events) if isinstance(event, said.Metric)), default=-1)
@@ -58,6 +60,8 @@ def digest(events: Sequence[said.Event]) -> Digest:
             case said.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
                 result.entries.append(Entry(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
+            case said.Evaluated():
+                _evaluation(result, event)
             case _:
                 pass
     return result
@@ -90,6 +94,15 @@ def _metric(result: Digest, event: said.Metric, *, is_told: bool) -> None:
         values = {key: finite.get(key) for key in event.values}
         data = {"step": event.step, "epoch": event.epoch, "values": values}
         result.entries.append(Entry(EventType.METRIC, f"step {event.step}", data))
+
+
+def _evaluation(result: Digest, event: said.Evaluated) -> None:
+    """Its values are metrics as well: a curve over the steps."""
+    result.evaluations.append(event)
+    result.losses |= event.values
+    result.metrics |= {(key, event.step): value for key, value in event.values.items()}
+    data = event.model_dump(exclude={"type", "time"})
+    result.entries.append(Entry(EventType.EVALUATED, evaluation_text(event), data))
 
 
 def _finite(value: float | None) -> float | None:

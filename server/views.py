@@ -47,7 +47,7 @@ def event_public(event: Event) -> EventPublic:
 
 def artifact_public(job: Job, artifact: Artifact) -> ArtifactPublic:
     """An artifact's row as the world sees it."""
-    notice = content_notice(job) if artifact.kind == "voice" else None
+    notice = content_notice(job) if artifact.kind in {"voice", "best"} else None
     return ArtifactPublic(
         id=artifact.id,
         kind=artifact.kind,

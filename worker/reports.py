@@ -8,9 +8,10 @@ from pathlib import Path
 import structlog
 
 from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
-from rvc_engine.events import ArtifactReady, Event
+from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
 from server.claims import Claim
 from server.jobs import JobBook
+from server.saves import PreviewFiles
 from server.storage import Storage
 from worker.patience import DATABASE_AWAY, first_line
 
@@ -45,8 +46,11 @@ class Reports:
         """
         try:
             while self._waiting:
-                if isinstance(self._waiting[0], ArtifactReady):
-                    self._publish(self._waiting[0])
+                if isinstance(first := self._waiting[0], ArtifactReady):
+                    self._publish(first)
+                    self._waiting.popleft()
+                elif isinstance(first, PreviewReady):
+                    self._publish_preview(first)
                     self._waiting.popleft()
                 else:
                     batch = self._next_batch()
@@ -64,7 +68,7 @@ class Reports:
     def _next_batch(self) -> list[Event]:
         batch: list[Event] = []
         for event in self._waiting:
-            if isinstance(event, ArtifactReady) or len(batch) == BATCH:
+            if isinstance(event, ArtifactReady | PreviewReady) or len(batch) == BATCH:
                 break
             batch.append(event)
         return batch
@@ -72,7 +76,7 @@ class Reports:
     def _publish(self, artifact: ArtifactReady) -> None:
         """Check a file of the workspace, copy it into the storage, and offer it for download."""
         try:
-            self._check_place(artifact)
+            self._check_place(artifact.path)
             stored = self._storage.store_artifact(self._claim.job_id, Path(artifact.path))
         except (ArtifactInvalid, OSError) as error:
             is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
@@ -88,7 +92,20 @@ class Reports:
         self._book.publish_artifact(self._claim, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
         self.published.add(artifact.kind)
 
-    def _check_place(self, artifact: ArtifactReady) -> None:
+    def _publish_preview(self, preview: PreviewReady) -> None:
+        """Copy a preview's files into the storage and tell of them. Lacking one is worth a warning."""
+        try:
+            paths = (preview.audio, preview.picture, preview.recording)
+            for path in paths:
+                self._check_place(path)
+            stored = [self._storage.store_artifact(self._claim.job_id, Path(path)) for path in paths]
+        except (ArtifactInvalid, OSError) as error:
+            warning = f"the preview of step {preview.step} cannot be published: {error}"
+            self._book.record(self._claim, [Warned(message=warning, stage="train")])
+            return
+        self._book.publish_preview(self._claim, preview, PreviewFiles(*stored))
+
+    def _check_place(self, path: str) -> None:
         workspace = self._storage.workspace(self._claim.job_id).resolve()
-        if not Path(artifact.path).resolve().is_relative_to(workspace):
+        if not Path(path).resolve().is_relative_to(workspace):
             raise ArtifactInvalid("its path lies outside the job's workspace")

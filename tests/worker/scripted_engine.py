@@ -24,10 +24,12 @@ from rvc_engine.events import (
     EXIT_SUCCEEDED,
     ArtifactReady,
     CheckpointSaved,
+    Evaluated,
     Event,
     Failed,
     Log,
     Metric,
+    PreviewReady,
     Progress,
     StageChanged,
     Stopped,
@@ -118,10 +120,33 @@ class Engine:
         self.say(CheckpointSaved(step=self.step, epoch=self.step, path=str(checkpoint)))
 
     def artifact(self, kind: str, size: int) -> None:
-        path = self.workspace.voice_file if kind == "voice" else self.workspace.index_file
+        places = {"voice": self.workspace.voice_file, "best": self.workspace.best_file}
+        path = places.get(kind, self.workspace.index_file)
         content = hashlib.sha256(kind.encode()).digest() * (size // 32)
         write_atomically(path, content)
         self.offer(kind, path, hashlib.sha256(content).hexdigest())
+
+    def evaluated(self, step: int, mel: float, is_best: bool) -> None:
+        values = {"eval/mel": mel, "eval/f0_cents": 40.0}
+        fields = {"step": step, "epoch": step, "values": values, "held_out": True, "is_best": is_best}
+        self.say(Evaluated(**fields, num_clips=3, seconds=0.1))
+
+    def preview(self, step: int, sound: str) -> None:
+        """A preview whose files hold what is given."""
+        folder = self.workspace.root / "previews"
+        name = f"e{step}_s{step}_1"
+        paths = {"audio": f"{name}.flac", "picture": f"{name}.png", "recording": "recording_1.flac"}
+        for kind, file in paths.items():
+            write_atomically(folder / file, f"{kind} {sound}".encode() if kind != "recording" else b"recording")
+        self.say_preview(step, {kind: str(folder / file) for kind, file in paths.items()})
+
+    def lost_preview(self, step: int) -> None:
+        """A preview whose files are not there."""
+        nowhere = str(self.workspace.root / "nowhere.flac")
+        self.say_preview(step, {"audio": nowhere, "picture": nowhere, "recording": nowhere})
+
+    def say_preview(self, step: int, paths: dict[str, str]) -> None:
+        self.say(PreviewReady(step=step, epoch=step, clip=1, seconds=2.5, scores={"eval/mel": 20.0}, **paths))
 
     def lying_artifact(self, kind: str) -> None:
         """A file that is not what it is said to be."""
