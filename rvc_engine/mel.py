@@ -42,6 +42,14 @@ def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
 def mel_filters(sample_rate: int, n_fft: int, n_mels: int) -> np.ndarray:
     """Triangular filters of unit area (n_mels, n_fft / 2 + 1), float64, from 0 Hz to half the rate."""
     edges = _mel_to_hz(np.linspace(0, _hz_to_mel(np.array(sample_rate / 2)), n_mels + 2))
+    return triangular_filters(edges, sample_rate, n_fft)
+
+
+def triangular_filters(edges: np.ndarray, sample_rate: int, n_fft: int) -> np.ndarray:
+    """Filters of unit area (len(edges) - 2, n_fft / 2 + 1), float64.
+
+    Each rises from one edge (Hz) to the next and falls to the one after.
+    """
     bins = np.fft.rfftfreq(n_fft, 1 / sample_rate)
     width = np.diff(edges)
     ramps = edges[:, None] - bins

@@ -5,24 +5,30 @@ from collections.abc import Iterator
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import MissingWeights
 from rvc_engine.machine import Machine
+from rvc_engine.pitch.names import PUBLISHED_WEIGHTS, check_installed
 from rvc_engine.weights import HUBERT, PublishedFile, Weights
 
 _OTHER_ENCODER = (
     "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
     "only with `rvc-engine convert`)"
 )
+_OTHER_ESTIMATOR = "choose another estimator with pitch=swift, which needs no download"
 _NO_BASE_WEIGHTS = "train from scratch with pretrained=none, which needs far more recordings and time"
 
 
 def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = True, trains: bool = True) -> None:
     """Raise MissingWeights, naming the ways out, when the run needs weights that are not here and whole.
 
-    `prepares`: the run begins with recordings, so it needs the encoder. `trains`: it needs the base weights.
+    `prepares`: the run begins with recordings, so it needs the encoder and the pitch estimator. `trains`: it needs the
+    base weights. Raises InvalidConfig for an estimator whose package is not installed.
     """
+    if prepares and config.f0:
+        check_installed(config.pitch)
     weights = Weights(machine.weights_folder)
     complaints: list[str] = []
     if prepares:
         complaints += _of_content(config, weights)
+        complaints += _of_pitch(config, weights)
     if trains:
         complaints += _of_base(config, machine, weights)
     if complaints:
@@ -33,6 +39,14 @@ def _of_content(config: TrainingConfig, weights: Weights) -> Iterator[str]:
     if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
         ways = weights.ways_to_get(HUBERT, _OTHER_ENCODER)
         yield f"the content encoder ContentVec cannot be used, {'; '.join(problems)}. {ways}"
+
+
+def _of_pitch(config: TrainingConfig, weights: Weights) -> Iterator[str]:
+    if not config.f0 or config.pitch not in PUBLISHED_WEIGHTS:
+        return
+    if problems := weights.problems(weights.files_of(config.pitch)):
+        ways = weights.ways_to_get(config.pitch, _OTHER_ESTIMATOR)
+        yield f"the pitch estimator {config.pitch} cannot be used, {'; '.join(problems)}. {ways}"
 
 
 def _of_base(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:

@@ -10,6 +10,8 @@ MIN_HZ = 50.0
 MAX_HZ = 1100.0
 NUM_BINS = 255
 """Coarse bins are 1..255; bin 1 also stands for unvoiced."""
+MAX_GLIDE_SEMITONES = 4.0
+"""Neighbouring known frames further apart than this are a jump, not a glide: nothing lies between them."""
 
 
 def num_frames(num_samples: int) -> int:
@@ -43,3 +45,20 @@ def fit_length(hz: NDArray[np.floating], length: int) -> NDArray[np.float64]:
     hz = np.asarray(hz[:length], np.float64)
     hz = np.where((hz >= MIN_HZ) & (hz <= MAX_HZ), hz, 0.0)  # NaN compares as False
     return np.pad(hz, (0, length - len(hz)))
+
+
+def resample_curve(hz: NDArray[np.float64], at: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """A curve known at the rising times `at` (seconds), told at `times`: (len(times),).
+
+    A time is voiced when the nearest known frame is. Between two voiced frames pitch moves linearly in semitones,
+    unless they are a jump apart; beside an unvoiced frame the voiced one's pitch is held.
+    """
+    after = np.searchsorted(at, times).clip(0, len(at) - 1)
+    before = (after - 1).clip(0)
+    gap = at[after] - at[before]
+    share = np.where(gap > 0, (times - at[before]) / np.where(gap > 0, gap, 1.0), 1.0).clip(0, 1)
+    nearest = np.where(share < 0.5, before, after)
+    log_hz = np.log2(hz, where=hz > 0, out=np.zeros_like(hz))
+    rise = log_hz[after] - log_hz[before]
+    is_glide = (hz[before] > 0) & (hz[after] > 0) & (np.abs(rise) * 12 <= MAX_GLIDE_SEMITONES)
+    return np.where(is_glide, np.exp2(log_hz[before] + share * rise), hz[nearest])

@@ -27,7 +27,11 @@ class PitchEstimator(Protocol):
 
 
 def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:
-    """The estimator of that name, ready to work on that machine."""
+    """The estimator of that name, ready to work on that machine.
+
+    Raises MissingWeights when its published weights are not here and whole, InvalidConfig when its package is one that
+    the engine does not bring and is not installed, or the machine's device is not there.
+    """
     return _MAKERS[name](machine)
 
 
@@ -35,6 +39,30 @@ def _swift(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.swift import SwiftEstimator
 
     return SwiftEstimator(machine.num_threads)
+
+
+def _rmvpe(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.rmvpe import RmvpeEstimator
+
+    return RmvpeEstimator(machine)
+
+
+def _fcpe(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.fcpe import FcpeEstimator
+
+    return FcpeEstimator(machine)
+
+
+def _crepe(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.crepe import CrepeEstimator
+
+    return CrepeEstimator(machine, "crepe")
+
+
+def _crepe_tiny(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.crepe import CrepeEstimator
+
+    return CrepeEstimator(machine, "crepe-tiny")
 
 
 def _dio(machine: Machine) -> PitchEstimator:
@@ -49,8 +77,19 @@ def _harvest(machine: Machine) -> PitchEstimator:
     return HarvestEstimator()
 
 
+def _pm(machine: Machine) -> PitchEstimator:
+    from rvc_engine.pitch.praat import PraatEstimator
+
+    return PraatEstimator()
+
+
 _MAKERS: dict[EstimatorName, Callable[[Machine], PitchEstimator]] = {
     "swift": _swift,
+    "rmvpe": _rmvpe,
+    "fcpe": _fcpe,
+    "crepe": _crepe,
+    "crepe-tiny": _crepe_tiny,
     "dio": _dio,
     "harvest": _harvest,
+    "pm": _pm,
 }

@@ -2,14 +2,17 @@
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import scipy.io.wavfile
+import torch
 from numpy.typing import NDArray
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.disk import disk_full_told
+from rvc_engine.errors import GpuOutOfMemory
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import create_estimator
@@ -23,12 +26,13 @@ VERSION = 1
 def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: StageReport) -> None:
     """Write `<i>_<j>.wav.npy` into `coarse_f0` (int64 bins) and `f0_hz` (float64, gaps filled) for every slice.
 
-    A slice without a voiced frame stays: 0 Hz and bin 1 throughout. Raises DiskFull.
+    A slice without a voiced frame stays: 0 Hz and bin 1 throughout. Raises DiskFull, GpuOutOfMemory, MissingWeights,
+    InvalidConfig when the estimator's package is not installed.
     """
-    paths = sorted(workspace.slices_16k.glob("*.wav"))
+    paths = list(workspace.slices_16k.glob("*.wav"))
     estimator = create_estimator(config.pitch, machine)
     num_voiced = num_frames = 0
-    with disk_full_told(workspace.root):
+    with disk_full_told(workspace.root), _out_of_memory_told(config.pitch):
         workspace.empty(workspace.coarse_f0)
         workspace.empty(workspace.f0_hz)
         for done, batch in _batches(paths, estimator.batch_size):
@@ -44,9 +48,24 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
 
 
 def _batches(paths: list[Path], size: int) -> Iterator[tuple[int, list[Path]]]:
-    """Groups of slices, each with the number of those before it."""
+    """Groups of slices, each with the number of those before it; those of equal length follow each other.
+
+    A net works on equal ones at once.
+    """
+    paths = sorted(paths, key=lambda path: (path.stat().st_size, path.name))
     for start in range(0, len(paths), size):
         yield start, paths[start : start + size]
+
+
+@contextmanager
+def _out_of_memory_told(name: str) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GpuOutOfMemory(
+            f"the device has too little free memory for the pitch estimator ({name}); end other programs that use it, "
+            "choose a smaller estimator such as pitch=swift, or run on the CPU"
+        ) from error
 
 
 def _write_curve(workspace: Workspace, name: str, hz: NDArray[np.float64]) -> None:

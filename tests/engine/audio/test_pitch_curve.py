@@ -5,8 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rvc_engine.pitch.curve import coarse_pitch, fit_length, interpolate_unvoiced
-from rvc_engine.pitch.swift import resample_curve
+from rvc_engine.pitch.curve import coarse_pitch, fit_length, interpolate_unvoiced, resample_curve
 
 curves = st.lists(st.one_of(st.just(0.0), st.floats(50, 1100)), max_size=60).map(np.array)
 

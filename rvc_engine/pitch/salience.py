@@ -1,0 +1,98 @@
+"""From nets that tell how much each of 360 bins of pitch is heard to pitch curves: batches, windows, bins to Hz."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+NUM_BINS = 360
+CENTS = 1997.3794084376191 + 20 * np.arange(NUM_BINS, dtype=np.float64)
+"""Pitch of each bin, in cents above 10 Hz, as CREPE's makers laid them and RMVPE's took them over: C1 to B6."""
+_REACH = 4
+"""Bins on either side of the strongest that share in its pitch."""
+_MARGIN_FRAMES = 256
+"""Frames at a window's edge that the neighbouring window tells better."""
+
+Net = Callable[[Tensor], Tensor]
+"""Log-mels (B, n_mels, T) to salience (B, T, NUM_BINS)."""
+
+
+def curve_of(salience: NDArray[np.float32], cents: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+    """Salience (T, NUM_BINS) to Hz (T,): the mean pitch around the strongest bin, 0 where none is above `threshold`."""
+    hz = hz_around(salience, salience.argmax(axis=1), cents)
+    return np.where(salience.max(axis=1) > threshold, hz, 0.0)
+
+
+def hz_around(
+    salience: NDArray[np.float32], bins: NDArray[np.int64], cents: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """The mean pitch of the bins around one bin of each frame (T,), weighted by their salience (T, NUM_BINS)."""
+    near = bins[:, None] + np.arange(-_REACH, _REACH + 1)
+    weights = np.take_along_axis(salience, near.clip(0, NUM_BINS - 1), axis=1).astype(np.float64)
+    weights[(near < 0) | (near >= NUM_BINS)] = 0.0
+    total = weights.sum(axis=1)
+    mean = (weights * cents[near.clip(0, NUM_BINS - 1)]).sum(axis=1) / np.where(total > 0, total, 1.0)
+    hz: NDArray[np.float64] = np.where(total > 0, 10 * np.exp2(mean / 1200), 0.0)
+    return hz
+
+
+@dataclass(frozen=True)
+class _Window:
+    clip: int
+    start: int
+    """First frame in the clip."""
+    kept: slice
+    """Its frames that count, in the window."""
+    mel: Tensor
+
+
+def salience_of_mels(
+    mels: Sequence[Tensor], net: Net, *, multiple: int, window_frames: int, batch_frames: int
+) -> list[NDArray[np.float32]]:
+    """Salience of each clip (T, NUM_BINS) from its log-mel (n_mels, T), T >= 1.
+
+    Only clips that come to the same length once they are filled up with zeros to a `multiple` of frames, as each would
+    be on its own, share a batch of about `batch_frames`: no clip hears of another. Clips longer than `window_frames`
+    (itself a multiple) are told window by window, each seeing a margin of its neighbours.
+    """
+    saliences = [np.zeros((mel.shape[1], NUM_BINS), np.float32) for mel in mels]
+    windows = [window for clip, mel in enumerate(mels) for window in _windows(clip, mel, multiple, window_frames)]
+    for batch in _batches(windows, batch_frames):
+        told = net(torch.stack([window.mel for window in batch])).float().cpu().numpy()
+        for window, rows in zip(batch, told, strict=True):
+            kept = rows[window.kept]
+            saliences[window.clip][window.start + window.kept.start :][: len(kept)] = kept
+    return saliences
+
+
+def _windows(clip: int, mel: Tensor, multiple: int, window_frames: int) -> list[_Window]:
+    frames = mel.shape[1]
+    if frames <= window_frames:
+        return [_Window(clip, 0, slice(0, frames), F.pad(mel, (0, -frames % multiple)))]
+    count = math.ceil((frames - 2 * _MARGIN_FRAMES) / (window_frames - 2 * _MARGIN_FRAMES))
+    starts = [round(start) for start in np.linspace(0, frames - window_frames, count)]
+    return [
+        _Window(
+            clip,
+            start,
+            slice(_MARGIN_FRAMES if start else 0, window_frames),  # the next window overwrites this one's last frames
+            mel[:, start : start + window_frames],
+        )
+        for start in starts
+    ]
+
+
+def _batches(windows: Sequence[_Window], batch_frames: int) -> Iterator[list[_Window]]:
+    by_length: dict[int, list[_Window]] = defaultdict(list)
+    for window in windows:
+        by_length[window.mel.shape[1]].append(window)
+    for frames, equal in by_length.items():
+        count = max(1, batch_frames // frames)
+        for start in range(0, len(equal), count):
+            yield equal[start : start + count]
