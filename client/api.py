@@ -11,13 +11,13 @@ import httpx
 import platformdirs
 from pydantic import BaseModel, ValidationError
 
-from client.downloads import Progress, download
+from client.downloads import Offered, Progress, download
 from client.errors import BadInput, ClientError, ConnectionFailed
 from client.packing import packed
 from client.problems import error_of
 from client.streams import PATIENCE_SECONDS, OnWait, follow
 from client.uploads import upload
-from server import schemas
+from server import save_schemas, schemas
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -175,9 +175,15 @@ class Client:
         """Files that the job offers."""
         return self._get(f"/v1/jobs/{job_id}/artifacts", schemas.ArtifactList).data
 
-    def download_artifact(
-        self, artifact: schemas.ArtifactPublic, folder: Path, progress: Progress | None = None
-    ) -> Path:
+    def checkpoints(self, job_id: str) -> list[save_schemas.CheckpointPublic]:
+        """Evaluated saves with their scores, by step."""
+        return self._get(f"/v1/jobs/{job_id}/checkpoints", save_schemas.CheckpointList).data
+
+    def previews(self, job_id: str) -> list[save_schemas.PreviewPublic]:
+        """Clips as the voice spoke them at its saves, by step."""
+        return self._get(f"/v1/jobs/{job_id}/previews", save_schemas.PreviewList).data
+
+    def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
         """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
         name = Path(artifact.name).name
         if name != artifact.name or name in {"", ".", ".."}:

@@ -5,12 +5,22 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import httpx
 
 from client.errors import BadDownload, ConnectionFailed
 from client.problems import error_of
-from server.schemas import ArtifactPublic
+
+
+class Offered(Protocol):
+    """A file that the server offers: an artifact, or one of a preview."""
+
+    name: str
+    url: str
+    size: int
+    sha256: str
+
 
 Progress = Callable[[int, int], None]
 """Told (bytes done, bytes in all)."""
@@ -19,7 +29,7 @@ TRIES = 5
 """Lost connections in a row, without a byte between them, before giving up."""
 
 
-def download(http: httpx.Client, artifact: ArtifactPublic, target: Path, progress: Progress | None = None) -> Path:
+def download(http: httpx.Client, artifact: Offered, target: Path, progress: Progress | None = None) -> Path:
     """Fetch an artifact to `target`, going on from an earlier, interrupted try; return `target`.
 
     Bytes gather in `<target>.part` and take the final name only once size and sha256 are right. A file that is already
@@ -44,7 +54,7 @@ def download(http: httpx.Client, artifact: ArtifactPublic, target: Path, progres
     return target
 
 
-def _is_whole(file: Path, artifact: ArtifactPublic) -> bool:
+def _is_whole(file: Path, artifact: Offered) -> bool:
     return file.is_file() and file.stat().st_size == artifact.size and sha256_of(file) == artifact.sha256
 
 
@@ -54,7 +64,7 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(http: httpx.Client, artifact: ArtifactPublic, part: Path, told: Progress) -> None:
+def _fetch(http: httpx.Client, artifact: Offered, part: Path, told: Progress) -> None:
     """Fill `part` up to the artifact's size, over as many connections as it takes."""
     failures = 0
     while (have := part.stat().st_size if part.exists() else 0) < artifact.size:
@@ -74,7 +84,7 @@ def _fetch(http: httpx.Client, artifact: ArtifactPublic, part: Path, told: Progr
                 raise BadDownload(f"{artifact.name} ended too early: {have} of {artifact.size} bytes; try again later")
 
 
-def _fetch_from(http: httpx.Client, artifact: ArtifactPublic, part: Path, have: int, told: Progress) -> None:
+def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, have: int, told: Progress) -> None:
     """One request: from byte `have` on when the server still has the same file, from the start when it has not."""
     headers = {"Accept-Encoding": "identity"}
     if have:
