@@ -31,7 +31,7 @@ def auto_batch_size(nets: Nets, clips: Sequence[ClipFiles], num_groups: int, kep
     form one effective batch; `kept_bytes` of memory are promised to the dataset.
     """
     cap = max(1, min(LARGEST_AUTO, len(clips) // (LEAST_BATCHES * num_groups)))
-    device = nets.generator.emb_g.weight.device
+    device = nets.device
     if device.type != "cuda":
         return min(CPU_AUTO, cap)
     frames = max(clip.frames for clip in clips)

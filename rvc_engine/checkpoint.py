@@ -42,10 +42,13 @@ class Place:
     seconds: float
     """Training time so far, over all attempts."""
     batch_size: int
+    """Clips a step, over all micro-batches and ranks."""
     num_clips: int
     learning_rate_scale: float = 1.0
     """Lowered each time the run had to go back after diverging."""
     num_rollbacks: int = 0
+    is_full_precision: bool = False
+    """Whether the run fell back to float32 after diverging in a shorter format."""
 
     @property
     def last_epoch(self) -> int:
@@ -159,6 +162,9 @@ class RecoveryStore:
             "discriminators": nets.discriminators.state_dict(),
             "generator_optimizer": nets.generator_optimizer.state_dict(),
             "discriminator_optimizer": nets.discriminator_optimizer.state_dict(),
+            # Empty but in float16.
+            "generator_scaler": nets.generator_scaler.state_dict(),
+            "discriminator_scaler": nets.discriminator_scaler.state_dict(),
         }
         digest = save_atomically(tree, path)
         entry = _Entry(path.name, place.step, place.epoch, path.stat().st_size, digest)
@@ -217,6 +223,10 @@ class RecoveryStore:
         nets.discriminators.load_state_dict(tree["discriminators"])
         nets.generator_optimizer.load_state_dict(tree["generator_optimizer"])
         nets.discriminator_optimizer.load_state_dict(tree["discriminator_optimizer"])
+        scalers = {"generator_scaler": nets.generator_scaler, "discriminator_scaler": nets.discriminator_scaler}
+        for name, scaler in scalers.items():
+            if scaler.is_enabled() and tree.get(name):
+                scaler.load_state_dict(tree[name])
         return Place(**tree["place"])
 
 

@@ -194,15 +194,15 @@ class ClipLoader:
         self.clips, self.sizes, self.device = clips, sizes, device
         self._kept: dict[int, Clip] | None = {} if keep_on_device else None
 
-    def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[Batch]:
-        """The batches of a plan, in its order."""
+    def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
+        """The batches of a plan, in its order; None for one without clips."""
         with ThreadPoolExecutor(1, "clip-loader") as pool:
             coming = pool.submit(self._load, plan[0]) if plan else None
             for position in range(len(plan)):
                 assert coming is not None
                 clips = coming.result()
                 coming = pool.submit(self._load, plan[position + 1]) if position + 1 < len(plan) else None
-                yield collate(clips, self.sizes, self.device)
+                yield collate(clips, self.sizes, self.device) if clips else None
 
     def _load(self, indices: Sequence[int]) -> list[Clip]:
         return [self._clip(index) for index in indices]

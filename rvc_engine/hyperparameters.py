@@ -149,8 +149,11 @@ class Hyperparameters:
             num_speakers=num_speakers,
         )
 
-    def workspace_config(self, config: TrainingConfig) -> str:
-        """The text of RVC's `config.json`, plus `version` and `f0`, which RVC leaves out and ignores."""
+    def workspace_config(self, config: TrainingConfig, batch_size: int) -> str:
+        """The text of RVC's `config.json`, plus `version` and `f0`, which RVC leaves out and ignores.
+
+        `batch_size` is a number also where the config says auto.
+        """
         tree = {
             "version": self.version,
             "f0": self.f0,
@@ -161,7 +164,7 @@ class Hyperparameters:
                 "learning_rate": config.learning_rate,
                 "betas": BETAS,
                 "eps": EPSILON,
-                "batch_size": config.batch_size,
+                "batch_size": batch_size,
                 "lr_decay": config.lr_decay,
                 "segment_size": self.segment_samples,
                 "init_lr_ratio": 1,

@@ -91,6 +91,11 @@ class Nets:
         self.generator_scaler, self.discriminator_scaler = precision.scaler(), precision.scaler()
 
     @property
+    def device(self) -> torch.device:
+        """Where the nets are."""
+        return self.generator.emb_g.weight.device
+
+    @property
     def least_scale(self) -> float | None:
         """The smaller of the float16 scales; None in other formats. Reading it waits for the device."""
         if not self.generator_scaler.is_enabled():

@@ -19,6 +19,9 @@ from rvc_engine.config import Version, voice_file_stem
 from rvc_engine.errors import WorkspaceBusy
 from rvc_engine.events import Stage
 
+SECONDS_FOR_TRAINER_TO_END = 30.0
+"""A training whose engine was killed ends itself at once; a busy machine may take a moment."""
+
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a whole file so that after a crash the old one or the new one is there, never a piece."""
@@ -178,8 +181,21 @@ class Workspace:
 
         Raises WorkspaceBusy when another engine still holds it after `wait_seconds`.
         """
+        with self._locked(".lock", wait_seconds):
+            self._sweep()
+            yield
+
+    def training_lock(self) -> contextlib.AbstractContextManager[None]:
+        """Held by the process that trains, which may be a child of the one that holds `lock`, and outlive it a moment.
+
+        Raises WorkspaceBusy when the one before does not end.
+        """
+        return self._locked(".training.lock", SECONDS_FOR_TRAINER_TO_END)
+
+    @contextlib.contextmanager
+    def _locked(self, name: str, wait_seconds: float) -> Iterator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.root / ".lock", timeout=wait_seconds)
+        lock = filelock.FileLock(self.root / name, timeout=wait_seconds)
         try:
             lock.acquire()
         except filelock.Timeout as error:
@@ -187,7 +203,6 @@ class Workspace:
                 f"another engine is at work in {self.root}; wait for it to end, or stop it, and start again"
             ) from error
         try:
-            self._sweep()
             yield
         finally:
             lock.release()

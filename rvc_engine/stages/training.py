@@ -6,6 +6,8 @@ was interrupted goes on exactly as if it had not been.
 
 import math
 import time
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,16 +17,19 @@ import torch
 from rvc_engine.appraisal import Appraiser
 from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights, save_pair
 from rvc_engine.config import TrainingConfig
-from rvc_engine.dataset import ClipFiles, ClipLoader, epoch_batches, list_clips, write_filelist
+from rvc_engine.dataset import ClipFiles, list_clips, write_filelist
+from rvc_engine.effective_batches import EffectiveBatches
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
 from rvc_engine.events import CheckpointSaved, Metric
-from rvc_engine.held_out import split
+from rvc_engine.held_out import Split, split
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.nets.synthesizer import Noise
+from rvc_engine.precision import LEAST_SCALE, Precision, use_tf32
+from rvc_engine.ranks import ALONE, Ranks
 from rvc_engine.reporting import StageReport
 from rvc_engine.retention import KeptSaves, Save
 from rvc_engine.stages import export
-from rvc_engine.step import Batch, Nets, StepResult, draw_starts, training_step
+from rvc_engine.step import Batch, Nets, StepResult, Whole, draw_starts, training_step
 from rvc_engine.workspace import Workspace, write_atomically
 
 VERSION = 1
@@ -37,7 +42,7 @@ CHECKPOINT_SHARE = 0.03
 SECONDS_BETWEEN_METRICS = 0.2
 MAX_ROLLBACKS = 3
 ROLLBACK_FACTOR = 0.5
-"""On the learning rate, each time a run goes back after diverging."""
+"""On the learning rate, each time a run that computes in float32 goes back after diverging."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,34 @@ def run(
     base: BaseWeights,
     features_identity: str,
     report: StageReport,
+    ranks: Ranks = ALONE,
 ) -> Place:
     """Train to the end, or until the time is up; the result is the newest recovery checkpoint.
 
-    Raises StopRequested after saving a checkpoint when the run was asked to stop, Diverged, GpuOutOfMemory, DiskFull,
-    IncompatibleCheckpoint, InvalidDataset.
+    Every rank calls this; the first one writes and speaks. Raises StopRequested after saving a checkpoint when the run
+    was asked to stop, Diverged, GpuOutOfMemory, DiskFull, IncompatibleCheckpoint, InvalidDataset, WorkspaceBusy.
     """
-    sizes = Hyperparameters.of(config)
+    if device.type == "cuda":
+        use_tf32(config.tf32)
+    with workspace.training_lock() if ranks.is_first else nullcontext():
+        sizes = Hyperparameters.of(config)
+        parts = ranks.from_first(lambda: _find_clips(workspace, config, sizes, report))
+        identity = _identity(config, base, features_identity)
+        appraiser = Appraiser(workspace, config, sizes, device, parts, report) if ranks.is_first else None
+        store = RecoveryStore(workspace, identity)
+        trainer = _Trainer(workspace, config, sizes, device, parts.trained, store, appraiser, report, ranks)
+        try:
+            trainer.prepare(base)
+            return trainer.train()
+        except torch.OutOfMemoryError as error:
+            raise GpuOutOfMemory(
+                "the device has no memory left for the nets themselves; free it of other programs, or use a smaller "
+                "width"
+            ) from error
+
+
+def _find_clips(workspace: Workspace, config: TrainingConfig, sizes: Hyperparameters, report: StageReport) -> Split:
+    """The clips to train on and those to evaluate with, listed for RVC's trainer too."""
     clips, num_short = list_clips(workspace, sizes, config.speaker_id)
     if num_short:
         report.log(f"{num_short} slices are too short to train on, or lack features, and are left out")
@@ -74,19 +100,7 @@ def run(
     if parts.are_held_out:
         report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
     write_filelist(workspace, parts.trained, config.seed)
-    write_atomically(workspace.hyperparameters, sizes.workspace_config(config).encode())
-    identity = _identity(config, base, features_identity)
-    appraiser = Appraiser(workspace, config, sizes, device, parts, report)
-    store = RecoveryStore(workspace, identity)
-    trainer = _Trainer(workspace, config, sizes, device, parts.trained, store, appraiser, report)
-    trainer.prepare(base)
-    try:
-        return trainer.train()
-    except torch.OutOfMemoryError as error:
-        raise GpuOutOfMemory(
-            f"the device ran out of memory at batch_size={config.batch_size}; use a smaller batch_size, or free the "
-            "device of other programs"
-        ) from error
+    return parts
 
 
 def _identity(config: TrainingConfig, base: BaseWeights, features_identity: str) -> dict[str, Any]:
@@ -94,6 +108,18 @@ def _identity(config: TrainingConfig, base: BaseWeights, features_identity: str)
     fields = ("version", "sample_rate", "f0", "width", "speaker_id", "seed")
     identity: dict[str, Any] = {name: getattr(config, name) for name in fields}
     return {**identity, "base weights": base.identity, "features": features_identity}
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What follows a step: each rank could see another clock or signal, so all do what any of them must."""
+
+    stop: bool
+    """Someone asked for it."""
+    end: bool
+    """The time is up."""
+    measure: bool
+    checkpoint: bool
 
 
 class _Trainer:
@@ -107,15 +133,16 @@ class _Trainer:
         device: torch.device,
         clips: list[ClipFiles],
         store: RecoveryStore,
-        appraiser: Appraiser,
+        appraiser: Appraiser | None,
         report: StageReport,
+        ranks: Ranks,
     ) -> None:
+        """`appraiser` is None on all ranks but the first."""
         self.workspace, self.config, self.sizes, self.device = workspace, config, sizes, device
-        self.clips, self.store, self.appraiser, self.report = clips, store, appraiser, report
-        self.loader = ClipLoader(clips, sizes, device, config.cache_data_on_device)
-        self.lengths = [clip.frames for clip in clips]
-        self.batches_per_epoch = math.ceil(len(clips) / config.batch_size)
-        self.total_steps = self.batches_per_epoch * config.total_epochs
+        self.clips, self.store, self.appraiser, self.report, self.ranks = clips, store, appraiser, report, ranks
+        self.precision = Precision.choose(config.precision, device)
+        self.batches: EffectiveBatches | None = None
+        self.total_steps = 0
         self.step_seconds: float | None = None
         self.last_metric = 0.0
         self.result: StepResult | None = None
@@ -123,38 +150,61 @@ class _Trainer:
     def prepare(self, base: BaseWeights) -> None:
         """Build the nets and bring them to where the run was, or to the base weights at its beginning."""
         self.base = base
-        torch.manual_seed(self.config.seed)
-        self.nets = Nets.build(self.sizes, self.device, self.config.learning_rate)
+        self.nets = self._fresh_nets()
         place = self.store.load(self.nets, self.report.warn)
-        self.appraiser.begin(place)
-        if place is None:
-            if base.generator is not None:
-                load_base_weights(self.nets.generator, base.generator, "pretrained generator")
-            if base.discriminators is not None:
-                load_base_weights(self.nets.discriminators, base.discriminators, "pretrained discriminator")
-            place = Place(0, 1, 0, 0.0, self.config.batch_size, len(self.clips))
-            self.report.log(
-                f"training {len(self.clips)} clips in batches of {self.config.batch_size}: "
-                f"{self.batches_per_epoch} steps an epoch, {self.config.total_epochs} epochs, on {self.device}, "
-                f"base weights: {base.identity}"
-            )
-        else:
-            place = self._continued(place)
-        self.place = place
+        if self.batches is None:
+            self.batches = self._choose_batches(place)
+        if self.appraiser is not None:
+            self.appraiser.begin(place)
+        self.place = place = self._begin(self.batches) if place is None else self._continued(place, self.batches)
+        if place.is_full_precision:
+            self.nets.compute_in(self.precision.full())
         self.result = None
         self.started = time.monotonic() - place.seconds
         self.last_checkpoint = time.monotonic()
         self.saved_step = place.step
+        self.time_is_up = self._is_time_up(place)
 
-    def _continued(self, place: Place) -> Place:
+    def _fresh_nets(self) -> Nets:
+        """The same on every call and rank."""
+        torch.manual_seed(self.config.seed)
+        config = self.config
+        return Nets.build(self.sizes, self.device, config.learning_rate, self.precision, config.gradient_checkpointing)
+
+    def _choose_batches(self, place: Place | None) -> EffectiveBatches:
+        """Once for a run, and before base weights are loaded, as trying out sizes spoils the nets."""
+        config = self.config
+        batches = EffectiveBatches.choose(self.clips, self.nets, config, place, self.ranks, self.report)
+        self.total_steps = batches.per_epoch * config.total_epochs
+        if config.batch_size == "auto" and place is None:
+            self.nets = self._fresh_nets()
+        if self.ranks.is_first:
+            text = self.sizes.workspace_config(config, batches.per_pass)
+            write_atomically(self.workspace.hyperparameters, text.encode())
+        how = f"{self.precision.name}{' with gradient checkpointing' if config.gradient_checkpointing else ''}"
+        self.report.log(
+            f"training {batches}, {config.total_epochs} epochs, on {self.device} in {how}, "
+            f"base weights: {self.base.identity}"
+        )
+        return batches
+
+    def _begin(self, batches: EffectiveBatches) -> Place:
+        """The place of a run that has no checkpoint, its nets brought to the base weights."""
+        if self.base.generator is not None:
+            load_base_weights(self.nets.generator, self.base.generator, "pretrained generator")
+        if self.base.discriminators is not None:
+            load_base_weights(self.nets.discriminators, self.base.discriminators, "pretrained discriminator")
+        return Place(0, 1, 0, 0.0, batches.size, len(self.clips))
+
+    def _continued(self, place: Place, batches: EffectiveBatches) -> Place:
         """A checkpoint's place in this dataset's epochs; the epoch's start when the batches are others now."""
         self.report.log(f"going on after step {place.step}, in epoch {place.epoch}")
-        if (place.batch_size, place.num_clips) == (self.config.batch_size, len(self.clips)):
+        if (place.batch_size, place.num_clips) == (batches.size, len(self.clips)):
             return place
         self.report.warn(
             "the batch size or the number of clips has changed since the checkpoint; its epoch starts anew"
         )
-        return replace(place, batch=0, batch_size=self.config.batch_size, num_clips=len(self.clips))
+        return replace(place, batch=0, batch_size=batches.size, num_clips=len(self.clips))
 
     def train(self) -> Place:
         """All remaining steps; goes back to the last checkpoint when losses stop being numbers."""
@@ -166,81 +216,106 @@ class _Trainer:
                 self._roll_back(fault)
 
     def _train_until_done(self) -> None:
-        while self.place.epoch <= self.config.total_epochs and not self._time_is_up():
-            epoch = self.place.epoch
-            plan = epoch_batches(self.lengths, self.config.batch_size, self.config.seed, epoch)
+        assert self.batches is not None
+        while self._goes_on():
             self.nets.set_learning_rate(self._learning_rate())
-            for batch in self.loader.batches(plan[self.place.batch :]):
-                self._one_step(batch)
-                if self._time_is_up():
+            for clips, batch in self.batches.of_epoch(self.place.epoch, self.place.batch):
+                self._one_step(self.batches, clips, batch)
+                if not self._goes_on():
                     break
+
+    def _goes_on(self) -> bool:
+        return self.place.epoch <= self.config.total_epochs and not self.time_is_up
 
     def _learning_rate(self) -> float:
         decay = self.config.lr_decay ** (self.place.epoch - 1)
         return self.config.learning_rate * self.place.learning_rate_scale * decay
 
-    def _one_step(self, batch: Batch) -> None:
+    def _one_step(self, batches: EffectiveBatches, clips: Sequence[int], batch: Batch | None) -> None:
+        """One step on an effective batch of these clips, of which `batch` is this rank's share."""
         started = time.monotonic()
-        generator = torch.Generator(self.device).manual_seed(self.config.seed * 2**31 + self.place.step)
-        starts = draw_starts(batch.lengths, self.sizes.segment_frames, generator)
-        noise = Noise.draw(self.sizes, len(batch.lengths), batch.features.shape[1], generator)
-        self.result = training_step(self.nets, batch, starts, noise)
-        self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1)
-        self._measure(self.result)
-        self.place = self._next_place()
+        self.result = self._train_on(batches, clips, batch)
+        seconds = time.monotonic() - self.started
+        self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1, seconds=seconds)
+        due = self._find_due()
+        self.time_is_up = due.end
+        if due.measure:
+            self._measure(self.result)
+        if self.place.batch == batches.per_epoch:
+            self.place = replace(self.place, epoch=self.place.epoch + 1, batch=0)
         elapsed = time.monotonic() - started
         self.step_seconds = elapsed if self.step_seconds is None else 0.8 * self.step_seconds + 0.2 * elapsed
         self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
-        self._checkpoint_if_due()
-        self._say_progress()
+        if due.checkpoint:
+            self._checkpoint()
+        self._say_progress(due)
 
-    def _next_place(self) -> Place:
-        """Where the next step is: in this epoch, or at the beginning of the next."""
-        place = replace(self.place, seconds=time.monotonic() - self.started)
-        return replace(place, epoch=place.epoch + 1, batch=0) if place.batch == self.batches_per_epoch else place
+    def _train_on(self, batches: EffectiveBatches, clips: Sequence[int], batch: Batch | None) -> StepResult:
+        """The random numbers are drawn for the effective batch and cut: they do not depend on the ranks."""
+        generator = torch.Generator(self.device).manual_seed(self.config.seed * 2**31 + self.place.step)
+        frames = [batches.lengths[clip] for clip in clips]
+        starts = draw_starts(torch.tensor(frames, device=self.device), self.sizes.segment_frames, generator)
+        noise = Noise.draw(self.sizes, len(clips), max(frames), generator)
+        whole = Whole(len(clips), sum(frames))
+        share, longest = self.ranks.share_of(clips), 0 if batch is None else batch.spec.shape[2]
+        noise = Noise(noise.posterior[share, :, :longest], None if noise.source is None else noise.source[share])
+        return training_step(self.nets, batch, starts[share], noise, whole, batches.micro_batches)
+
+    def _find_due(self) -> _Due:
+        """What the first rank's clock and anybody's wish to stop ask for after this step."""
+        is_first = self.ranks.is_first
+        flags = (self._is_time_up(self.place), self._is_measure_due(), self._is_checkpoint_due())
+        return _Due(*self.ranks.agree([self.report.is_stopping, *(is_first and flag for flag in flags)]))
+
+    def _is_measure_due(self) -> bool:
+        """On a GPU, where reading the losses waits for it, they are read only now and then."""
+        is_free = self.device.type == "cpu" or self.place.step == 1
+        return is_free or time.monotonic() - self.last_metric >= SECONDS_BETWEEN_METRICS
 
     def _measure(self, result: StepResult) -> None:
-        """Read the losses and look whether they are numbers; on a GPU, where reading waits, only now and then."""
-        now = time.monotonic()
-        is_free = self.device.type == "cpu" or self.place.step == 1
-        if not is_free and now - self.last_metric < SECONDS_BETWEEN_METRICS:
-            return
-        self.last_metric = now
+        """Read the losses, look whether they are numbers, and tell them."""
+        self.last_metric = time.monotonic()
         values = self._finite_values(result)
         values["learning_rate"] = self._learning_rate()
         self.report.event(Metric(step=self.place.step, epoch=self.place.epoch, values=values))
 
     def _finite_values(self, result: StepResult) -> dict[str, float]:
+        """The step's measures. Raises _NotFinite when they show that the nets are spoiled.
+
+        In float16 a gradient beyond its range is no fault: that step left the weights alone, and the next has a smaller
+        scale. A long row of such steps is one.
+        """
         values = dict(zip(StepResult.NAMES, result.stacked().tolist(), strict=True))
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        if wrong:
+        scale = self.nets.least_scale
+        if wrong and (scale is None or scale < LEAST_SCALE):
             raise _NotFinite(f"{', '.join(wrong)} at step {self.place.step}")
-        return values
+        return {name: value for name, value in values.items() if name not in wrong}
 
     def _check_finite(self) -> None:
         """Nothing is saved of nets that the last step spoiled; on a GPU not every step's losses were read."""
         if self.result is not None:
             self._finite_values(self.result)
 
-    def _checkpoint_if_due(self) -> None:
+    def _is_checkpoint_due(self) -> bool:
         every = self.config.checkpoint_every_steps
         if every is not None:
-            is_due = self.place.step % every == 0
-        else:
-            wait = max(CHECKPOINT_SECONDS, self.store.last_save_seconds / CHECKPOINT_SHARE)
-            is_due = time.monotonic() - self.last_checkpoint >= wait
-        if is_due:
-            self._checkpoint()
+            return self.place.step % every == 0
+        wait = max(CHECKPOINT_SECONDS, self.store.last_save_seconds / CHECKPOINT_SHARE)
+        return time.monotonic() - self.last_checkpoint >= wait
 
     def _checkpoint(self) -> None:
         self._check_finite()
-        path = self.store.save(self.nets, self.place)
+        if self.ranks.is_first:
+            path = self.store.save(self.nets, self.place)
+            self.report.event(CheckpointSaved(step=self.place.step, epoch=self.place.last_epoch, path=str(path)))
         self.last_checkpoint = time.monotonic()
         self.saved_step = self.place.step
-        self.report.event(CheckpointSaved(step=self.place.step, epoch=self.place.last_epoch, path=str(path)))
 
-    def _say_progress(self) -> None:
+    def _say_progress(self, due: _Due) -> None:
         try:
+            if due.stop:
+                raise StopRequested
             done, total, eta = self._done()
             self.report.progress(
                 done,
@@ -267,9 +342,9 @@ class _Trainer:
         fraction = min(self.place.seconds / limit, step / MIN_TIMED_STEPS, 0.999)
         return max(fraction, step / self.total_steps), 1.0, min(left, remaining)
 
-    def _time_is_up(self) -> bool:
+    def _is_time_up(self, place: Place) -> bool:
         limit = self.config.max_train_seconds
-        return limit is not None and self.place.seconds >= limit and self.place.step >= MIN_TIMED_STEPS
+        return limit is not None and place.seconds >= limit and place.step >= MIN_TIMED_STEPS
 
     def _save_if_due(self) -> None:
         epoch = completed_epochs(self.place)
@@ -278,11 +353,14 @@ class _Trainer:
             self._save()
         elif is_over and self.config.evaluate_every_epochs and epoch % self.config.evaluate_every_epochs == 0:
             self._check_finite()
-            self.appraiser.appraise(self.nets.generator, self.place)
+            if self.appraiser is not None:
+                self.appraiser.appraise(self.nets.generator, self.place)
 
     def _save(self) -> None:
         """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file; both judged."""
         self._check_finite()
+        if self.appraiser is None:
+            return
         files = save_pair(
             self.workspace, self.nets, self.place, self.config.learning_rate, self.config.save_only_latest
         )
@@ -295,13 +373,13 @@ class _Trainer:
             files.append(self.workspace.weights / name)
         self.report.log(f"saved epoch {completed_epochs(self.place)}, step {self.place.step}")
         self.appraiser.appraise(self.nets.generator, self.place)
-        self._let_go_of_saves(files)
+        self._let_go_of_saves(files, self.appraiser)
 
-    def _let_go_of_saves(self, files: list[Path]) -> None:
+    def _let_go_of_saves(self, files: list[Path], appraiser: Appraiser) -> None:
         """Keep what `keep_saves` wants, now that a new save is there."""
         names = [path.relative_to(self.workspace.root).as_posix() for path in files]
         save = Save(step=self.place.step, epoch=completed_epochs(self.place), files=names)
-        for old in KeptSaves(self.workspace.root).add(save, self.config, self.appraiser.worth):
+        for old in KeptSaves(self.workspace.root).add(save, self.config, appraiser.worth):
             self.report.log(
                 f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self.config.keep_saves})"
             )
@@ -318,17 +396,25 @@ class _Trainer:
         return self.place
 
     def _roll_back(self, fault: _NotFinite) -> None:
-        """Back to the last good checkpoint with a lower learning rate. Raises Diverged after the third time."""
+        """Back to the last good checkpoint, first in float32, then with ever lower learning rates.
+
+        Raises Diverged after the third time.
+        """
         rollbacks = self.place.num_rollbacks + 1
-        scale = self.place.learning_rate_scale * ROLLBACK_FACTOR
+        was_full = self.nets.precision.name == "fp32"
+        scale = self.place.learning_rate_scale * (ROLLBACK_FACTOR if was_full else 1.0)
         if rollbacks > MAX_ROLLBACKS:
             raise Diverged(
                 f"losses are no numbers any more ({fault}) after {MAX_ROLLBACKS} returns to a good checkpoint; use a "
                 "lower learning_rate, or look for broken recordings in the dataset"
             )
         self.prepare(self.base)
-        self.place = replace(self.place, learning_rate_scale=scale, num_rollbacks=rollbacks)
-        self.report.warn(
-            f"losses are no numbers any more ({fault}); went back to step {self.place.step} with {scale:g} times the "
-            "learning rate"
+        self.place = replace(
+            self.place,
+            learning_rate_scale=scale,
+            num_rollbacks=rollbacks,
+            is_full_precision=self.precision.name != "fp32",
         )
+        self.nets.compute_in(self.precision.full())
+        how = f"with {scale:g} times the learning rate" if was_full else f"in fp32 in place of {self.precision.name}"
+        self.report.warn(f"losses are no numbers any more ({fault}); went back to step {self.place.step} {how}")

@@ -42,7 +42,7 @@ def test_discriminators_have_the_published_names_and_shapes_in_order(version: st
 @pytest.mark.parametrize(("version", "rate"), [(v, r) for v, r, f in KINDS if f])
 def test_workspace_config_holds_the_published_numbers(version: str, rate: str) -> None:
     config = TrainingConfig(version=version, sample_rate=rate)
-    written = json.loads(Hyperparameters.of(config).workspace_config(config))
+    written = json.loads(Hyperparameters.of(config).workspace_config(config, 4))
     for part, numbers in PUBLISHED[f"{version}/{rate}"].items():
         assert written[part] == numbers
 
