@@ -3,23 +3,24 @@
 Each method is one request and answers with the wire shape of `server.schemas`. Errors are those of `client.errors`.
 """
 
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import platformdirs
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from client.calls import Calls, parse
 from client.downloads import Offered, Progress, download
-from client.errors import BadInput, ClientError, ConnectionFailed
+from client.errors import BadInput, ClientError
+from client.keeping import PublishedWeights, Retention
 from client.packing import packed
-from client.problems import error_of
 from client.streams import PATIENCE_SECONDS, OnWait, follow
 from client.uploads import upload
+from client.webhooks import Webhooks
 from server import save_schemas, schemas
-
-A = TypeVar("A", bound=BaseModel)
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 EXAMPLE = "give one such as http://127.0.0.1:8000"
@@ -48,6 +49,10 @@ class Client:
     def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
         """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
         self._http = http
+        self._calls = calls = Calls(http)
+        self.webhooks = Webhooks(calls)
+        self.weights = PublishedWeights(calls)
+        self.retention = Retention(calls)
         self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
 
     # Datasets
@@ -66,44 +71,44 @@ class Client:
 
     def datasets(self, limit: int = 100) -> Iterator[schemas.DatasetPublic]:
         """All datasets, page by page."""
-        return self._pages("/v1/datasets", schemas.DatasetPublic, {"limit": limit})
+        return self._calls.pages("/v1/datasets", schemas.DatasetPublic, {"limit": limit})
 
     def dataset(self, dataset_id: str) -> schemas.DatasetPublic:
         """One dataset."""
-        return self._get(f"/v1/datasets/{dataset_id}", schemas.DatasetPublic)
+        return self._calls.get(f"/v1/datasets/{dataset_id}", schemas.DatasetPublic)
 
     def dataset_report(self, dataset_id: str) -> schemas.DatasetReport:
         """What the server found in a dataset's recordings."""
-        return self._get(f"/v1/datasets/{dataset_id}/report", schemas.DatasetReport)
+        return self._calls.get(f"/v1/datasets/{dataset_id}/report", schemas.DatasetReport)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset and all that was derived from it; not while a job needs it."""
-        self._send("DELETE", f"/v1/datasets/{dataset_id}")
+        self._calls.send("DELETE", f"/v1/datasets/{dataset_id}")
 
     # Jobs
 
     def submit(self, job: schemas.JobCreate, idempotency_key: str | None = None) -> schemas.JobPublic:
-        """Ask for a voice. The same key gives the same job, however often it is sent."""
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        """Ask for a voice. The same key gives the same job, however often it is sent; None: a new key."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = job.model_dump(mode="json", exclude_none=True)
-        return _parse(schemas.JobPublic, self._send("POST", "/v1/jobs", json=body, headers=headers))
+        return parse(schemas.JobPublic, self._calls.send("POST", "/v1/jobs", json=body, headers=headers))
 
     def jobs(self, status: str | None = None, limit: int = 100) -> Iterator[schemas.JobPublic]:
         """All jobs, newest first, page by page."""
         params: dict[str, Any] = {"limit": limit} | ({"status": status} if status else {})
-        return self._pages("/v1/jobs", schemas.JobPublic, params)
+        return self._calls.pages("/v1/jobs", schemas.JobPublic, params)
 
     def job(self, job_id: str) -> schemas.JobPublic:
         """One job."""
-        return self._get(f"/v1/jobs/{job_id}", schemas.JobPublic)
+        return self._calls.get(f"/v1/jobs/{job_id}", schemas.JobPublic)
 
     def cancel(self, job_id: str) -> schemas.JobPublic:
         """Ask a job to end. A running one ends after its present step and a checkpoint."""
-        return _parse(schemas.JobPublic, self._send("POST", f"/v1/jobs/{job_id}/cancel"))
+        return parse(schemas.JobPublic, self._calls.send("POST", f"/v1/jobs/{job_id}/cancel"))
 
     def delete_job(self, job_id: str) -> None:
         """Delete a finished job with its checkpoints, log and voice."""
-        self._send("DELETE", f"/v1/jobs/{job_id}")
+        self._calls.send("DELETE", f"/v1/jobs/{job_id}")
 
     def find_job(self, wanted: str) -> schemas.JobPublic:
         """The job of an id, of the unique beginning of one (`job_` may be left out), or the newest for `last`."""
@@ -131,7 +136,7 @@ class Client:
     def events(self, job_id: str, after: int = 0) -> Iterator[schemas.EventPublic]:
         """The events so far that come after the one numbered `after`."""
         while True:
-            page = self._get(f"/v1/jobs/{job_id}/events", schemas.EventList, {"after": after})
+            page = self._calls.get(f"/v1/jobs/{job_id}/events", schemas.EventList, {"after": after})
             yield from page.data
             if not page.has_more or not page.data:
                 return
@@ -159,7 +164,7 @@ class Client:
     def logs(self, job_id: str, tail: int | None = None) -> str:
         """The job's log so far, or its last `tail` lines."""
         params = {} if tail is None else {"tail": str(tail)}
-        return self._send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
+        return self._calls.send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
 
     def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
         """Lines of the log as they come until the job is at its end, through restarts of the server."""
@@ -169,19 +174,19 @@ class Client:
 
     def metrics(self, job_id: str, **query: str | int) -> schemas.MetricList:
         """Numbers over the training steps: `key`, `since_step`, `max_points` narrow them."""
-        return self._get(f"/v1/jobs/{job_id}/metrics", schemas.MetricList, query)
+        return self._calls.get(f"/v1/jobs/{job_id}/metrics", schemas.MetricList, query)
 
     def artifacts(self, job_id: str) -> list[schemas.ArtifactPublic]:
         """Files that the job offers."""
-        return self._get(f"/v1/jobs/{job_id}/artifacts", schemas.ArtifactList).data
+        return self._calls.get(f"/v1/jobs/{job_id}/artifacts", schemas.ArtifactList).data
 
     def checkpoints(self, job_id: str) -> list[save_schemas.CheckpointPublic]:
         """Evaluated saves with their scores, by step."""
-        return self._get(f"/v1/jobs/{job_id}/checkpoints", save_schemas.CheckpointList).data
+        return self._calls.get(f"/v1/jobs/{job_id}/checkpoints", save_schemas.CheckpointList).data
 
     def previews(self, job_id: str) -> list[save_schemas.PreviewPublic]:
         """Clips as the voice spoke them at its saves, by step."""
-        return self._get(f"/v1/jobs/{job_id}/previews", save_schemas.PreviewList).data
+        return self._calls.get(f"/v1/jobs/{job_id}/previews", save_schemas.PreviewList).data
 
     def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
         """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
@@ -194,15 +199,15 @@ class Client:
 
     def workers(self) -> list[schemas.WorkerPublic]:
         """Processes that run jobs."""
-        return self._get("/v1/workers", schemas.WorkerList).data
+        return self._calls.get("/v1/workers", schemas.WorkerList).data
 
     def queue(self) -> schemas.QueuePublic:
         """What runs and what waits."""
-        return self._get("/v1/queue", schemas.QueuePublic)
+        return self._calls.get("/v1/queue", schemas.QueuePublic)
 
     def system(self) -> schemas.SystemPublic:
         """What the server is and can do."""
-        return self._get("/v1/system", schemas.SystemPublic)
+        return self._calls.get("/v1/system", schemas.SystemPublic)
 
     def is_ready(self) -> bool:
         """Whether the server answers and is ready to work."""
@@ -212,30 +217,6 @@ class Client:
             return False
 
     # How
-
-    def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        try:
-            response = self._http.request(method, path, **how)
-        except httpx.TransportError as error:
-            url = self._http.base_url
-            raise ConnectionFailed(
-                f"no answer from the server at {url} ({error or type(error).__name__}); start it with `rvc-train up`, "
-                "or name another with --server or RVC_TRAIN_SERVER"
-            ) from error
-        if response.is_error:
-            raise error_of(response)
-        return response
-
-    def _get(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> A:
-        return _parse(shape, self._send("GET", path, params=params))
-
-    def _pages(self, path: str, shape: type[A], params: dict[str, Any]) -> Iterator[A]:
-        while True:
-            page = _parse(schemas.Page[shape], self._send("GET", path, params=params))  # type: ignore[valid-type]
-            yield from page.data
-            if not page.has_more or page.next_cursor is None:
-                return
-            params = params | {"after": page.next_cursor}
 
     @staticmethod
     def _find(kind: str, wanted: str, ids: Iterator[str]) -> str:
@@ -262,13 +243,3 @@ def default_dataset_name(paths: Sequence[Path]) -> str:
 
 def _bare(an_id: str) -> str:
     return an_id.partition("_")[2]
-
-
-def _parse(shape: type[A], response: httpx.Response) -> A:
-    try:
-        return shape.model_validate_json(response.content)
-    except ValidationError as error:
-        raise ClientError(
-            f"{response.request.url} answered, but not as this client expects; is it an rvc-train server of the same "
-            f"version? ({error.error_count()} fields differ)"
-        ) from error

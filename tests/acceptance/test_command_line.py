@@ -52,6 +52,12 @@ def test_json_is_all_there_is_on_standard_output(running, tmp_path):
         ["dataset", "report", "samples"],
         ["download", "last", "-o", str(tmp_path)],
         ["cancel", "last"],
+        ["weights", "list"],
+        ["retention", "show"],
+        ["retention", "set", "--keep-last", "0", "--dry-run"],
+        ["retention", "run"],
+        ["webhook", "add", "https://203.0.113.9/hook"],
+        ["webhook", "list"],
     ):
         done = running.cli(*words, "--json")
         json.loads(done.stdout)
