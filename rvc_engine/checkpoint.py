@@ -125,6 +125,16 @@ class _Entry:
     sha256: str
 
 
+@dataclass(frozen=True)
+class OwnCheckpoint:
+    """The run's newest recovery checkpoint, to compare a G_/D_ pair with."""
+
+    epoch: int
+    """The last one completed, at least 1, as a pair says it."""
+    written: float
+    """When, in seconds since 1970."""
+
+
 class RecoveryStore:
     """The last two recovery checkpoints of a run and the manifest that tells which is newest and whole."""
 
@@ -147,7 +157,7 @@ class RecoveryStore:
         except (ValueError, KeyError, TypeError) as error:
             raise IncompatibleCheckpoint(
                 f"{self._manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "
-                f"restore it, or delete {self.folder} to train anew"
+                f"restore it, or delete {self.folder} to go on from the newest G_ and D_ files, if there are any"
             ) from error
 
     def save(self, nets: Nets, place: Place) -> Path:
@@ -193,13 +203,23 @@ class RecoveryStore:
         if not entries:
             return None
         raise IncompatibleCheckpoint(
-            f"all checkpoints in {self.folder} are damaged; delete that folder to train anew, or restore a copy of it"
+            f"all checkpoints in {self.folder} are damaged; restore a copy of that folder, or delete it to go on from "
+            "the newest G_ and D_ files, if there are any"
         )
 
     def is_newest_whole(self) -> bool:
         """Whether the run has a checkpoint and its newest is as it was written."""
         entries = self._entries()
         return bool(entries) and self._fault(self.folder / entries[-1].file, entries[-1]) is None
+
+    def newest(self) -> OwnCheckpoint | None:
+        """The newest checkpoint, whole or not; None when the run has none."""
+        entries = self._entries()
+        if not entries:
+            return None
+        path = self.folder / entries[-1].file
+        written = (path if path.is_file() else self._manifest).stat().st_mtime
+        return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
 
     @staticmethod
     def _fault(path: Path, entry: _Entry) -> str | None:
@@ -217,7 +237,8 @@ class RecoveryStore:
             if tree["identity"].get(key) != value:
                 raise IncompatibleCheckpoint(
                     f"the run in {path.parent.parent} was trained with {key}={tree['identity'].get(key)} and this one "
-                    f"asks for {key}={value}; give the voice another name, or delete {path.parent} to train anew"
+                    f"asks for {key}={value}; give the voice another name, or delete {path.parent} and the G_ and D_ "
+                    "files beside it to train anew"
                 )
         nets.generator.load_state_dict(tree["generator"])
         nets.discriminators.load_state_dict(tree["discriminators"])

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from rvc_engine.checkpoint import load_file, published_names
+from rvc_engine.checkpoint import OwnCheckpoint, load_file, published_names
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.net_kind import mismatch, shapes_of
+from rvc_engine.retention import KeptSaves
 from rvc_engine.step import Nets
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -50,6 +51,10 @@ class SavedPair:
         """The other half."""
         return self.generator.with_name("D_" + self.generator.name.removeprefix("G_"))
 
+    def age_key(self) -> tuple[int, float]:
+        """Sorts older before newer."""
+        return self.epoch, self.written
+
 
 @dataclass(frozen=True)
 class _Half:
@@ -63,34 +68,65 @@ class _Half:
     """Of that epoch."""
 
 
-def find_pairs(root: Path, warn: Warn) -> list[SavedPair]:
-    """The pairs in a run's folder, newest first. Says which files cannot be one."""
-    found, faults = [], []
-    for path in sorted(root.glob("G_*.pth")):
-        try:
-            pair = SavedPair(path, _epoch(_read(path), path), path.stat().st_mtime)
-            if not pair.discriminators.is_file():
-                raise _Unusable(f"has no {pair.discriminators.name} beside it")
-            found.append(pair)
-        except _Unusable as error:
-            faults.append((path.stat().st_mtime, f"{path.name} {error}; it is passed over"))
-    found.sort(key=lambda pair: (pair.epoch, pair.written), reverse=True)
+def pairs_to_resume(root: Path, own: OwnCheckpoint | None, warn: Warn) -> list[SavedPair]:
+    """The pairs in a run's folder to go on from, newest first; none where the run's own checkpoint is to be taken.
+
+    That one is exact to the step, so it wins, unless another program trained on: then a whole pair that no save of
+    this run left is both of a later epoch and younger. Raises IncompatibleCheckpoint when all files there are broken
+    and the run has nothing else: it never starts over silently.
+    """
+    if own is None:
+        return _find(root, warn)
+    ours = {name for save in KeptSaves(root).all() for name in save.files}
+    candidates = (pair for pair in _listed(root)[0] if pair.generator.name not in ours)
+    newer = (pair for pair in candidates if pair.epoch > own.epoch and pair.written > own.written)
+    return [pair for pair in sorted(newer, key=SavedPair.age_key, reverse=True) if _is_whole(pair, warn)]
+
+
+def _find(root: Path, warn: Warn) -> list[SavedPair]:
+    found, faults = _listed(root)
+    found.sort(key=SavedPair.age_key, reverse=True)
     for written, fault in faults:
         # An old broken file is nobody's loss once there is a newer whole one.
         if not found or written >= found[0].written:
             warn(fault)
     if faults and not found:
         raise IncompatibleCheckpoint(
-            f"{root} holds G_ files, and none can be gone on from; restore them, or move G_*.pth and D_*.pth out of "
-            "that folder to train anew"
+            f"{root} holds G_ files, and none can be gone on from ({faults[-1][1]}); restore them, or move G_*.pth and "
+            "D_*.pth out of that folder to train anew"
         )
     return found
+
+
+def _listed(root: Path) -> tuple[list[SavedPair], list[tuple[float, str]]]:
+    """The pairs that say what they are, and of the other G_ files when they were written and what is wrong."""
+    found, faults = [], []
+    for path in sorted(root.glob("G_*.pth")):
+        written = path.stat().st_mtime
+        try:
+            pair = SavedPair(path, _epoch(_read(path)), written)
+            if not pair.discriminators.is_file():
+                raise _Unusable(f"has no {pair.discriminators.name} beside it")
+            found.append(pair)
+        except _Unusable as error:
+            faults.append((written, f"{path.name} {error}; it is passed over"))
+    return found, faults
+
+
+def _is_whole(pair: SavedPair, warn: Warn) -> bool:
+    try:
+        _halves(pair)
+    except _Unusable as error:
+        warn(f"{error}; it is passed over")
+        return False
+    return True
 
 
 @dataclass(frozen=True)
 class Resumed:
     """Where the nets were brought to."""
 
+    pair: SavedPair
     epoch: int
     """Epochs completed."""
     learning_rate_scale: float
@@ -100,8 +136,7 @@ class Resumed:
 def resume(pairs: list[SavedPair], nets: Nets, config: TrainingConfig, warn: Warn) -> Resumed | None:
     """Bring the nets and their optimizers to the first of these pairs that is whole; None when there are none.
 
-    Raises IncompatibleCheckpoint when the newest whole one is of another kind than the run, or all are damaged: a run
-    never starts over silently.
+    Raises IncompatibleCheckpoint when the newest whole one is of another kind than the run, or all are damaged.
     """
     for pair in pairs:
         try:
@@ -116,13 +151,18 @@ def resume(pairs: list[SavedPair], nets: Nets, config: TrainingConfig, warn: War
     )
 
 
-def _load(pair: SavedPair, nets: Nets, config: TrainingConfig, warn: Warn) -> Resumed:
+def _halves(pair: SavedPair) -> tuple[_Half, _Half]:
     generator, discriminators = _read_half(pair.generator), _read_half(pair.discriminators)
     if generator.epoch != discriminators.epoch:
         raise _Unusable(
             f"{pair.generator.name} is of epoch {generator.epoch} and {pair.discriminators.name} of epoch "
             f"{discriminators.epoch}: saving them was interrupted"
         )
+    return generator, discriminators
+
+
+def _load(pair: SavedPair, nets: Nets, config: TrainingConfig, warn: Warn) -> Resumed:
+    generator, discriminators = _halves(pair)
     for path, half, net in (
         (pair.generator, generator, nets.generator),
         (pair.discriminators, discriminators, nets.discriminators),
@@ -130,7 +170,7 @@ def _load(pair: SavedPair, nets: Nets, config: TrainingConfig, warn: Warn) -> Re
         _check_fits(path, half.weights, net)
     _restore(pair.generator, generator, nets.generator, nets.generator_optimizer, warn)
     _restore(pair.discriminators, discriminators, nets.discriminators, nets.discriminator_optimizer, warn)
-    return Resumed(generator.epoch, _learning_rate_scale(generator, config, warn))
+    return Resumed(pair, generator.epoch, _learning_rate_scale(generator, config, warn))
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -143,7 +183,7 @@ def _read(path: Path) -> dict[str, Any]:
     return tree
 
 
-def _epoch(tree: dict[str, Any], path: Path) -> int:
+def _epoch(tree: dict[str, Any]) -> int:
     epoch = tree.get("iteration", 0)
     if not isinstance(epoch, int) or epoch < 0:
         raise _Unusable(f"says that it is of epoch {epoch!r}")
@@ -159,7 +199,7 @@ def _read_half(path: Path) -> _Half:
             raise _Unusable("holds values that are no numbers")
         optimizer = tree.get("optimizer")
         return _Half(
-            weights, _moments(optimizer, list(weights.items())), _epoch(tree, path), _learning_rate(tree, optimizer)
+            weights, named_moments(optimizer, list(weights.items())), _epoch(tree), _learning_rate(tree, optimizer)
         )
     except _Unusable as error:
         raise _Unusable(f"{path.name} {error}") from error
@@ -178,7 +218,7 @@ def _check_whole(path: Path) -> None:
         raise _Unusable(f"is damaged: {damaged} does not match its checksum")
 
 
-def _moments(optimizer: Any, weights: list[tuple[str, Tensor]]) -> dict[str, dict[str, Any]] | None:
+def named_moments(optimizer: Any, weights: list[tuple[str, Tensor]]) -> dict[str, dict[str, Any]] | None:
     """Adam's state by name. A file numbers its entries in the order of its own weights: Applio's is not RVC's."""
     if not isinstance(optimizer, dict) or not optimizer.get("state"):
         return None

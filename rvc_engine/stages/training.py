@@ -28,6 +28,7 @@ from rvc_engine.precision import LEAST_SCALE, Precision, use_tf32
 from rvc_engine.ranks import ALONE, Ranks
 from rvc_engine.reporting import StageReport
 from rvc_engine.retention import KeptSaves, Save
+from rvc_engine.saved_pairs import SavedPair, pairs_to_resume, resume
 from rvc_engine.stages import export
 from rvc_engine.step import Batch, Nets, StepResult, Whole, draw_starts, training_step
 from rvc_engine.workspace import Workspace, write_atomically
@@ -151,12 +152,15 @@ class _Trainer:
         """Build the nets and bring them to where the run was, or to the base weights at its beginning."""
         self.base = base
         self.nets = self._fresh_nets()
-        place = self.store.load(self.nets, self.report.warn)
+        pairs = self.ranks.from_first(
+            lambda: pairs_to_resume(self.workspace.root, self.store.newest(), self.report.warn)
+        )
+        place = None if pairs else self.store.load(self.nets, self.report.warn)
         if self.batches is None:
             self.batches = self._choose_batches(place)
         if self.appraiser is not None:
             self.appraiser.begin(place)
-        self.place = place = self._begin(self.batches) if place is None else self._continued(place, self.batches)
+        self.place = place = self._begin(self.batches, pairs) if place is None else self._continued(place, self.batches)
         if place.is_full_precision:
             self.nets.compute_in(self.precision.full())
         self.result = None
@@ -164,6 +168,8 @@ class _Trainer:
         self.last_checkpoint = time.monotonic()
         self.saved_step = place.step
         self.time_is_up = self._is_time_up(place)
+        if pairs:
+            self._checkpoint()
 
     def _fresh_nets(self) -> Nets:
         """The same on every call and rank."""
@@ -188,8 +194,13 @@ class _Trainer:
         )
         return batches
 
-    def _begin(self, batches: EffectiveBatches) -> Place:
-        """The place of a run that has no checkpoint, its nets brought to the base weights."""
+    def _begin(self, batches: EffectiveBatches, pairs: list[SavedPair]) -> Place:
+        """The place of a run that has no checkpoint: after a G_/D_ pair, or at the beginning, with the base weights."""
+        if (resumed := resume(pairs, self.nets, self.config, self.report.warn)) is not None:
+            epoch = resumed.epoch
+            self.report.log(f"going on after epoch {epoch} of {resumed.pair.generator.name} and its D_ file")
+            step = epoch * batches.per_epoch
+            return Place(step, epoch + 1, 0, 0.0, batches.size, len(self.clips), resumed.learning_rate_scale)
         if self.base.generator is not None:
             load_base_weights(self.nets.generator, self.base.generator, "pretrained generator")
         if self.base.discriminators is not None:

@@ -83,6 +83,8 @@ def test_a_second_run_repeats_nothing_that_is_unchanged(make: Make, finished: Wo
 
 def test_a_run_whose_checkpoints_were_taken_away_is_trained_anew(make: Make, finished: Workspace) -> None:
     shutil.rmtree(finished.recovery)
+    for path in finished.root.glob("[GD]_*.pth"):
+        path.unlink()
     _, events = make(total_epochs=1)
     assert ("train", "finished") in stages(events)
     assert min(event.step for event in events if isinstance(event, Metric)) == 1
