@@ -11,7 +11,7 @@ import torch
 
 from rvc_engine.checkpoint import Place, completed_epochs
 from rvc_engine.config import TrainingConfig
-from rvc_engine.errors import ArtifactInvalid
+from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.evaluation import Evaluation, Evaluator
 from rvc_engine.evaluation_history import EvaluationHistory, Row
 from rvc_engine.events import Evaluated, PreviewReady
@@ -21,7 +21,7 @@ from rvc_engine.nets.synthesizer import Synthesizer
 from rvc_engine.pitch.swift import SwiftEstimator
 from rvc_engine.previews import FOLDER, Preview, Sound, write_preview
 from rvc_engine.reporting import StageReport
-from rvc_engine.scorers import installed_scorer
+from rvc_engine.scorers import SpeakerScorer, installed_scorer
 from rvc_engine.stages import export
 from rvc_engine.workspace import Workspace
 
@@ -94,8 +94,15 @@ class Appraiser:
     def _evaluator(self) -> Evaluator:
         if self._made is None:
             estimator = SwiftEstimator(torch.get_num_threads())
-            self._made = Evaluator(self._split.evaluated, self._sizes, self._device, estimator, installed_scorer())
+            self._made = Evaluator(self._split.evaluated, self._sizes, self._device, estimator, self._scorer())
         return self._made
+
+    def _scorer(self) -> SpeakerScorer | None:
+        try:
+            return installed_scorer()
+        except IncompatibleCheckpoint as error:
+            self._report.warn(f"speaker similarity is not measured: {error}")
+            return None
 
     def _appraise(self, net: Synthesizer, place: Place, started: float) -> None:
         evaluator, epoch = self._evaluator(), completed_epochs(place)

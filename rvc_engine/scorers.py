@@ -16,6 +16,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rvc_engine.checkpoint import load_file
+from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.mel import mel_filters
 
 SAMPLE_RATE = 16_000
@@ -43,7 +45,7 @@ class SpeakerScorer(Protocol):
 
 
 def installed_scorer() -> SpeakerScorer | None:
-    """The scorer whose weights are installed, or None."""
+    """The scorer whose weights are installed, or None. Raises IncompatibleCheckpoint when they are damaged."""
     weights = _resemblyzer_weights()
     return None if weights is None else ResemblyzerScorer(weights)
 
@@ -76,10 +78,16 @@ class ResemblyzerScorer:
     name = "resemblyzer"
 
     def __init__(self, weights: Path) -> None:
-        tree = torch.load(weights, map_location="cpu", weights_only=True)["model_state"]
+        """Raises IncompatibleCheckpoint when the file is not what the package brings."""
         with torch.random.fork_rng(devices=[]):  # a net is drawn before it is read: training must not notice
             self._net = _VoiceEncoder().eval()
-        self._net.load_state_dict({name: tree[name] for name in self._net.state_dict()})
+        tree = load_file(weights)
+        try:
+            tree = tree["model_state"]
+            self._net.load_state_dict({name: tree[name] for name in self._net.state_dict()})
+        except (KeyError, TypeError, RuntimeError) as error:
+            message = f"{weights} is not the file that the package resemblyzer brings; install it again"
+            raise IncompatibleCheckpoint(message) from error
         self._filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _N_FFT, _NUM_MELS).astype(np.float32))
         self._window = torch.hann_window(_N_FFT)
 
