@@ -5,12 +5,12 @@ Exit codes: 0 done, 1 failed, 2 a wrong option, 3 stopped on request (run again 
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from rvc_engine.cli import config_from, execute, settings_from, usage_error
-from rvc_engine.config import TrainingConfig, check_voice_name
+from rvc_engine.config import PitchEstimator, TrainingConfig, check_voice_name
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.workspace import Workspace
@@ -80,7 +80,9 @@ def pipeline(
         Path | None,
         typer.Option("--dataset", help="Folder of recordings. Without it logs/<name> must hold slices and features."),
     ] = None,
-    pitch: Annotated[str, typer.Option("--pitch", help="Pitch estimator: swift, dio or harvest.")] = "swift",
+    pitch: Annotated[
+        str, typer.Option("--pitch", help=f"Pitch estimator: {', '.join(get_args(PitchEstimator))}.")
+    ] = "swift",
     content: Annotated[
         str, typer.Option("--content", help="Content encoder: contentvec, or whisper-tiny, which needs no download.")
     ] = "contentvec",

@@ -6,6 +6,7 @@ kernels are (size, 1), which `of_published` makes (size,).
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -15,7 +16,11 @@ WINDOW = 1024
 """Samples that a frame sees: those around its own."""
 HOP_LENGTH = 160
 NUM_BINS = 360
-_WIDTHS = {"crepe": (1024, 128, 128, 128, 256, 512), "crepe-tiny": (128, 16, 16, 16, 32, 64)}
+Kind = Literal["crepe", "crepe-tiny"]
+_WIDTHS: dict[Kind, tuple[int, ...]] = {
+    "crepe": (1024, 128, 128, 128, 256, 512),
+    "crepe-tiny": (128, 16, 16, 16, 32, 64),
+}
 _BATCH_NORM_EPS = 0.0010000000474974513
 """As Keras had it when the net was trained, in float32."""
 _QUIETEST = 1e-10
@@ -30,9 +35,9 @@ def normalised(windows: Tensor) -> Tensor:
 class Crepe(nn.Module):
     """How much each bin of pitch is heard in each window."""
 
-    def __init__(self, kind: str) -> None:
-        """`kind`: crepe or crepe-tiny."""
+    def __init__(self, kind: Kind) -> None:
         super().__init__()
+        self.kind = kind
         before = 1
         for n, width in enumerate(_WIDTHS[kind], start=1):
             conv = nn.Conv1d(before, width, 512, stride=4) if n == 1 else nn.Conv1d(before, width, 64)
@@ -44,7 +49,7 @@ class Crepe(nn.Module):
 
     @staticmethod
     def of_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A published file's tensors as this net takes them: without the kernels' second dimension."""
+        """A published file's tensors as this net takes them: without the second dimension of the kernels, which is 1."""
         return {name: value.squeeze(-1) if value.ndim == 4 else value for name, value in weights.items()}
 
     def forward(self, frames: Tensor) -> Tensor:

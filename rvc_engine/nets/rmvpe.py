@@ -24,8 +24,8 @@ NUM_BINS = 360
 NUM_LEVELS = 5
 FRAME_MULTIPLE = 2**NUM_LEVELS
 """The net takes this many frames, or a multiple: each level halves them."""
+PUBLISHED_WIDTH = 16
 _LEVEL_BLOCKS = 4
-_WIDTH = 16
 _GRU_WIDTH = 256
 
 
@@ -89,15 +89,15 @@ class _Level(nn.Module):
 class _Encoder(nn.Module):
     """Downwards: each level doubles the channels, then time and frequency are halved."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.bn = nn.BatchNorm2d(1)
-        widths = [1, *(_WIDTH << n for n in range(NUM_LEVELS))]
+        widths = [1, *(width << n for n in range(NUM_LEVELS))]
         self.layers = nn.ModuleList(_Level(before, after) for before, after in pairwise(widths))
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, 1, T, F) -> the lowest (B, 256, T / 32, F / 32), and what each level gave before it was halved."""
+        """(B, 1, T, F) -> the lowest (B, 16 width, T / 32, F / 32), and what each level gave before it was halved."""
         x = self.bn(x)
         levels = []
         for level in self.layers:
@@ -148,22 +148,22 @@ class _Decoder(nn.Module):
         self.layers = nn.ModuleList(_Rise(in_channels >> n, in_channels >> (n + 1)) for n in range(NUM_LEVELS))
 
     def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
-        """(B, 512, T / 32, F / 32) and the encoder's levels -> (B, 16, T, F)."""
+        """(B, in_channels, T / 32, F / 32) and the encoder's levels -> (B, in_channels / 32, T, F)."""
         for rise, beside in zip(self.layers, reversed(levels), strict=True):
             x = rise(x, beside)
         return x
 
 
 class _UNet(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        lowest = _WIDTH << NUM_LEVELS
-        self.encoder = _Encoder()
+        lowest = width << NUM_LEVELS
+        self.encoder = _Encoder(width)
         self.intermediate = _Bottom(lowest)
         self.decoder = _Decoder(lowest)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, 1, T, F) -> (B, 16, T, F)."""
+        """(B, 1, T, F) -> (B, width, T, F)."""
         x, levels = self.encoder(x)
         return self.decoder(self.intermediate(x), levels)
 
@@ -181,10 +181,11 @@ class _BiGru(nn.Module):
 class Rmvpe(nn.Module):
     """How much each bin of pitch is heard in each frame."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = PUBLISHED_WIDTH) -> None:
+        """`width`: channels of the uppermost level. Only the published one has published weights."""
         super().__init__()
-        self.unet = _UNet()
-        self.cnn = nn.Conv2d(_WIDTH, 3, 3, padding=1)
+        self.unet = _UNet(width)
+        self.cnn = nn.Conv2d(width, 3, 3, padding=1)
         self.fc = nn.Sequential(_BiGru(3 * N_MELS), nn.Linear(2 * _GRU_WIDTH, NUM_BINS))
 
     def forward(self, mel: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ Applio averages three frames to hide the noise. And the path goes through the wh
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import scipy.ndimage
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from rvc_engine.device import open_device
 from rvc_engine.machine import Machine
-from rvc_engine.nets.crepe import HOP_LENGTH, WINDOW, Crepe, normalised
+from rvc_engine.nets.crepe import HOP_LENGTH, WINDOW, Crepe, Kind, normalised
 from rvc_engine.pitch.curve import MAX_HZ, MIN_HZ, fit_length, num_frames
 from rvc_engine.pitch.published import load_published
 from rvc_engine.pitch.salience import CENTS, NUM_BINS, hz_around
@@ -29,16 +28,20 @@ THRESHOLD = 0.1
 class CrepeEstimator:
     """Frame k is centred on sample 160 k."""
 
-    def __init__(self, machine: Machine, name: Literal["crepe", "crepe-tiny"] = "crepe") -> None:
-        """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
-        self.name: str = name
-        self._device = open_device(machine)
-        net = Crepe(name)
-        load_published(net, name, machine, net.of_published)
-        self._net = net.to(self._device)
-        is_cpu = self._device.type == "cpu"
-        self.batch_size = 8 if name == "crepe-tiny" or not is_cpu else 1
+    def __init__(self, net: Crepe, device: torch.device) -> None:
+        self.name: str = net.kind
+        self._net = net.eval().requires_grad_(False).to(device)
+        self._device = device
+        is_cpu = device.type == "cpu"
+        self.batch_size = 1 if net.kind == "crepe" and is_cpu else 8
         self._batch_windows = 256 if is_cpu else 4096
+
+    @classmethod
+    def of_published(cls, kind: Kind, machine: Machine) -> "CrepeEstimator":
+        """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
+        net = Crepe(kind)
+        load_published(net, kind, machine, net.of_published)
+        return cls(net, open_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
@@ -57,18 +60,18 @@ class CrepeEstimator:
 
 def curve_of_activation(activation: NDArray[np.float32]) -> NDArray[np.float64]:
     """Activation (T, NUM_BINS) to Hz (T,), 0 where unvoiced."""
-    path = likeliest_path(_likelihood(activation))
+    path = likeliest_path(likelihood(activation))
     periodicity = np.take_along_axis(activation, path[:, None], axis=1)[:, 0]
-    steady = scipy.ndimage.median_filter(periodicity, size=3, mode="mirror" if len(periodicity) > 1 else "nearest")
+    steady = scipy.ndimage.median_filter(periodicity, size=3, mode="constant", cval=-np.inf)  # at an end: the lesser
     return np.where(steady >= THRESHOLD, hz_around(activation, path, CENTS), 0.0)
 
 
-def _likelihood(activation: NDArray[np.float32]) -> NDArray[np.float32]:
+def likelihood(activation: NDArray[np.float32]) -> NDArray[np.float32]:
     """torchcrepe's: the softmax of the activation over the bins that may be told, (T, NUM_BINS)."""
     lowest, highest = (1200 * np.log2(hz / 10) for hz in (MIN_HZ, MAX_HZ))
     may_be = (np.arange(NUM_BINS) >= np.floor((lowest - CENTS[0]) / 20)) & (
         np.arange(NUM_BINS) < np.ceil((highest - CENTS[0]) / 20)
     )
     odds = np.exp(activation) * may_be
-    likelihood: NDArray[np.float32] = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
-    return likelihood
+    shares: NDArray[np.float32] = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
+    return shares

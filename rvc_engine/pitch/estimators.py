@@ -44,25 +44,25 @@ def _swift(machine: Machine) -> PitchEstimator:
 def _rmvpe(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.rmvpe import RmvpeEstimator
 
-    return RmvpeEstimator(machine)
+    return RmvpeEstimator.of_published(machine)
 
 
 def _fcpe(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.fcpe import FcpeEstimator
 
-    return FcpeEstimator(machine)
+    return FcpeEstimator.of_published(machine)
 
 
 def _crepe(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.crepe import CrepeEstimator
 
-    return CrepeEstimator(machine, "crepe")
+    return CrepeEstimator.of_published("crepe", machine)
 
 
 def _crepe_tiny(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.crepe import CrepeEstimator
 
-    return CrepeEstimator(machine, "crepe-tiny")
+    return CrepeEstimator.of_published("crepe-tiny", machine)
 
 
 def _dio(machine: Machine) -> PitchEstimator:

@@ -21,18 +21,22 @@ BATCH_FRAMES = 12_000
 
 
 class FcpeEstimator:
-    """Frame k is centred on sample 160 k + 80, and told for sample 160 k, as in RVC and Applio."""
+    """The net sees frames that are centred on sample 160 k + 80, and was taught to tell the pitch at sample 160 k."""
 
     name = "fcpe"
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, net: Fcpe, device: torch.device) -> None:
+        self._cents = net.cent_table.numpy().astype(np.float64)
+        self._net = net.eval().requires_grad_(False).to(device)
+        self._device = device
+        self.batch_size = 4 if device.type == "cpu" else 32
+
+    @classmethod
+    def of_published(cls, machine: Machine) -> "FcpeEstimator":
         """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
-        self._device = open_device(machine)
         net = Fcpe()
         load_published(net, "fcpe", machine, lambda file: file["model"])
-        self._cents = net.cent_table.numpy().astype(np.float64)
-        self._net = net.to(self._device)
-        self.batch_size = 4 if self._device.type == "cpu" else 32
+        return cls(net, open_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

@@ -29,13 +29,17 @@ class RmvpeEstimator:
 
     name = "rmvpe"
 
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, net: Rmvpe, device: torch.device) -> None:
+        self._net = net.eval().requires_grad_(False).to(device)
+        self._device = device
+        self.batch_size = 1 if device.type == "cpu" else 16
+
+    @classmethod
+    def of_published(cls, machine: Machine) -> "RmvpeEstimator":
         """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
-        self._device = open_device(machine)
         net = Rmvpe()
-        load_published(net, "rmvpe", machine, lambda file: file)  # float16 in the file, float32 here
-        self._net = net.to(self._device)
-        self.batch_size = 1 if self._device.type == "cpu" else 16
+        load_published(net, "rmvpe", machine)  # float16 in the file, float32 here
+        return cls(net, open_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

@@ -72,16 +72,19 @@ def salience_of_mels(
 
 
 def _windows(clip: int, mel: Tensor, multiple: int, window_frames: int) -> list[_Window]:
+    """They start at multiples too, so that a net that halves its frames halves the same ones as in the whole clip."""
     frames = mel.shape[1]
-    if frames <= window_frames:
-        return [_Window(clip, 0, slice(0, frames), F.pad(mel, (0, -frames % multiple)))]
-    count = math.ceil((frames - 2 * _MARGIN_FRAMES) / (window_frames - 2 * _MARGIN_FRAMES))
-    starts = [round(start) for start in np.linspace(0, frames - window_frames, count)]
+    mel = F.pad(mel, (0, -frames % multiple))
+    last = mel.shape[1] - window_frames
+    if last <= 0:
+        return [_Window(clip, 0, slice(0, frames), mel)]
+    count = 1 + math.ceil(last / (window_frames - 2 * _MARGIN_FRAMES))
+    starts = [round(start) * multiple for start in np.linspace(0, last // multiple, count)]
     return [
         _Window(
             clip,
             start,
-            slice(_MARGIN_FRAMES if start else 0, window_frames),  # the next window overwrites this one's last frames
+            slice(_MARGIN_FRAMES if start else 0, frames - start),  # the next window overwrites this one's last frames
             mel[:, start : start + window_frames],
         )
         for start in starts

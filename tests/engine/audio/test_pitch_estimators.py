@@ -33,10 +33,6 @@ def estimator(request: pytest.FixtureRequest) -> PitchEstimator:
     return create_estimator(request.param, Machine("cpu", num_threads=1))
 
 
-def test_the_estimators_that_need_no_download_are_all_here() -> None:
-    assert {name for name in get_args(EstimatorName) if is_here(name)} >= {"swift", "dio", "harvest"}
-
-
 def sing(hz: np.ndarray) -> np.ndarray:
     """A voice whose pitch at each sample is given."""
     phase = 2 * np.pi * np.cumsum(hz) / RATE
