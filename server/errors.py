@@ -7,6 +7,9 @@ ServerError
 │   └── OffsetMismatch         a piece of an upload that does not begin where the last ended
 ├── Unauthorized               no token, or a wrong one
 ├── Forbidden                  a host or an origin that is not served
+│   └── ScopeMissing           the token allows too little
+├── TooManyRequests            asked too often
+│   └── QuotaExceeded          an owner has, or has used, as much as they may
 ├── Refused                    the content of a request cannot be accepted
 │   ├── UploadTooLarge         more bytes than the server takes
 │   ├── UploadRefused          an archive or a file that is not admitted
@@ -15,6 +18,7 @@ ServerError
 ├── UnsupportedTus             a version of the upload protocol that is not spoken here
 ├── TooSlow                    an upload of which nothing came for too long
 ├── NoSpace                    the disk is full, or nearly
+│   └── StorageQuotaExceeded   an owner has as many bytes as they may
 ├── RangeNotSatisfiable        a range that the file does not have
 ├── ClaimLost                  a worker's claim was replaced, or its job was ended: write nothing more
 └── NothingPublished           a worker called success without having published a voice
@@ -74,6 +78,29 @@ class Forbidden(ServerError):
     code = "forbidden"
 
 
+class ScopeMissing(Forbidden):
+    """The token allows too little for this."""
+
+    code = "scope_missing"
+
+
+class TooManyRequests(ServerError):
+    """The caller asked too often."""
+
+    code = "too_many_requests"
+
+    def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
+        """`retry_after_seconds`: when to ask again, where that is known."""
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class QuotaExceeded(TooManyRequests):
+    """An owner has as many jobs as they may, or has used their GPU hours."""
+
+    code = "quota_exceeded"
+
+
 class Refused(ServerError):
     """The request's content cannot be accepted."""
 
@@ -125,6 +152,12 @@ class NoSpace(ServerError):
     """The disk is full, or the upload would fill it."""
 
     code = "no_space"
+
+
+class StorageQuotaExceeded(NoSpace):
+    """An owner has as many bytes stored as they may."""
+
+    code = "quota_exceeded"
 
 
 class RangeNotSatisfiable(ServerError):

@@ -1,5 +1,6 @@
 """Errors as `application/problem+json` (RFC 9457): the one place where an exception becomes an HTTP answer."""
 
+import math
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -32,6 +33,7 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.TooSlow: 408,
     errors.Refused: 422,
     errors.NoSpace: 507,
+    errors.TooManyRequests: 429,
     errors.RangeNotSatisfiable: 416,
 }
 _CODE_OF = {
@@ -112,6 +114,8 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
     headers = {}
     if isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content-Range": f"bytes */{error.size}"}
+    if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
+        headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))}
     if isinstance(error, errors.OffsetMismatch):
         headers = {"Upload-Offset": str(error.offset), "Tus-Resumable": TUS_VERSION}
     if isinstance(error, errors.UnsupportedTus):

@@ -74,6 +74,23 @@ class ServerSettings(BaseSettings):
     upload_idle_seconds: float = Field(default=60, gt=0)
     """A body of which nothing comes for so long is given up; what came before is kept where it can be resumed."""
 
+    quota_jobs: int | None = Field(default=None, ge=0)
+    """Jobs of one owner that are not at their end. None: no limit. An owner's own quota goes before these three."""
+    quota_bytes: int | None = Field(default=None, ge=0)
+    """Bytes of one owner's uploads, datasets and artifacts."""
+    quota_gpu_hours: float | None = Field(default=None, ge=0)
+    """Hours that workers may spend on one owner's jobs in a calendar month."""
+    requests_per_minute: float | None = Field(default=1200, gt=0)
+    """Of one token, where there are tokens. None: no limit."""
+    writes_per_minute: float | None = Field(default=300, gt=0)
+    """Requests that change something, of one token."""
+    refusals_per_minute: float | None = Field(default=20, gt=0)
+    """Tokens that open nothing, of one address."""
+    session_hours: float = Field(default=24 * 7, gt=0)
+    """How long a browser stays signed in."""
+    audit_days: float = Field(default=365, gt=0)
+    """How long the audit trail is kept."""
+
     retention_seconds: float = Field(default=3600, gt=0)
     """How often the retention policy is carried out."""
 

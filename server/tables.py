@@ -356,6 +356,76 @@ class Delivery(Table, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Token(Table, table=True):
+    """A key to the server. Its secret is not here."""
+
+    __tablename__ = "tokens"
+
+    id: str = Field(primary_key=True)
+    owner: str = Field(index=True)
+    name: str
+    begins: str
+    """The secret's first letters."""
+    sha256: str = Field(unique=True)
+    scopes: list[str] = Field(sa_type=sa.JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class BrowserSession(Table, table=True):
+    """A browser that showed a token; it holds the session's id in a cookie, we its hash."""
+
+    __tablename__ = "sessions"
+
+    sha256: str = Field(primary_key=True)
+    token_id: str | None = Field(default=None, foreign_key="tokens.id", ondelete="CASCADE")
+    first_token_hash: str | None = None
+    """Of RVC_TRAIN_TOKEN, where that was shown: another one ends the session."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class QuotaRow(Table, table=True):
+    """An owner's own quota."""
+
+    __tablename__ = "quotas"
+
+    owner: str = Field(primary_key=True)
+    max_jobs: int | None = None
+    max_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    max_gpu_hours: float | None = None
+
+
+class SpentHours(Table, table=True):
+    """GPU time of jobs that are deleted, by owner and month."""
+
+    __tablename__ = "spent_hours"
+
+    owner: str = Field(primary_key=True)
+    month: str = Field(primary_key=True)
+    """As 2026-11."""
+    hours: float
+
+
+class AuditEntry(Table, table=True):
+    """Something that someone did."""
+
+    __tablename__ = "audit"
+    __table_args__ = ({"sqlite_autoincrement": True},)
+
+    number: int | None = Field(default=None, primary_key=True)
+    created_at: datetime = Field(sa_type=UtcDateTime, index=True)
+    actor: str
+    token_id: str | None = None
+    address: str
+    request_id: str
+    action: str
+    target: str
+    detail: dict[str, Any] = Field(default_factory=dict, sa_type=sa.JSON)
+
+
 class Policy(Table, table=True):
     """What the server's keeper has decided, by name."""
 
