@@ -19,13 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rvc_engine.audio import UnreadableAudio, read_mono
-from rvc_engine.config import PitchEstimator
+from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import InvalidConfig, InvalidDataset
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
-from rvc_engine.pitch.estimators import create_estimator
+from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.retrieval import Retrieval
 from rvc_engine.voice import load_voice
 
@@ -61,7 +61,7 @@ class ConversionOptions:
     """Share of what the index changes that unvoiced sounds (breath, s, t) keep; 0.5 switches the protection off."""
     rms_mix_rate: float = 0.25
     """Whose loudness: 0 the recording's, 1 the voice's own."""
-    pitch: PitchEstimator = "swift"
+    pitch: EstimatorName = "swift"
     speaker: int = 0
     """Row of the voice's speaker embedding."""
     seed: int = 0
@@ -104,6 +104,7 @@ class Converter:
         self._encoder = create_encoder(self._voice.encoder, self._voice.sizes.version, machine, device)
         self._machine = machine
         self._device = device
+        self._estimators: dict[str, PitchEstimator] = {}
 
     @property
     def sample_rate(self) -> int:
@@ -119,7 +120,8 @@ class Converter:
         """Speech (num_samples,) at 16 kHz to the voice's speech, 16-bit, at `sample_rate`.
 
         `progress` hears shares of the whole. Raises InvalidDataset when there is too little sound, InvalidConfig for a
-        speaker whom the voice does not have.
+        speaker whom the voice does not have or an estimator that is not installed, MissingWeights for one without its
+        weights.
         """
         self._check_speaker(options.speaker)
         wave = high_passed(limited(wave_16k))
@@ -149,7 +151,9 @@ class Converter:
             yield _Piece(padded[start:stop], own, end - start)
 
     def _pitch(self, padded: NDArray[np.float32], options: ConversionOptions) -> _Pitch:
-        [hz] = create_estimator(options.pitch, self._machine).estimate([padded])
+        if options.pitch not in self._estimators:
+            self._estimators[options.pitch] = create_estimator(options.pitch, self._machine)
+        [hz] = self._estimators[options.pitch].estimate([padded])
         return _Pitch(interpolate_unvoiced(hz) * 2 ** (options.key_shift / 12), hz > 0)
 
     def _features(self, piece: _Piece, options: ConversionOptions) -> NDArray[np.float32]:
