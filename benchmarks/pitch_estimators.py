@@ -5,12 +5,17 @@
 Two kinds of lines. `made_up`: a voice whose pitch is known, clean and in noise, so the share of right frames is told.
 `recordings`: real ones, whose pitch nobody knows, so each estimator is told against each other. Within 50 cents counts
 as right, or as agreement; `lag_ms` is the shift of the one curve at which it lies nearest to the other.
+
+Estimators whose weights or packages are not on this machine are left out, and that is said; `crepe` too unless it is
+named with `--only`, for it takes minutes for a minute of sound on a CPU. Where RMVPE's weights are missing, its cost is
+measured on random ones: it is the same.
 """
 
 import argparse
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -19,9 +24,13 @@ from numpy.typing import NDArray
 
 from rvc_engine.audio import UnreadableAudio, read_mono
 from rvc_engine.config import PitchEstimator as EstimatorName
-from rvc_engine.machine import Machine
+from rvc_engine.device import open_device
+from rvc_engine.errors import EngineError
+from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.nets.rmvpe import Rmvpe
 from rvc_engine.pitch.curve import HOP_LENGTH, SAMPLE_RATE
-from rvc_engine.pitch.estimators import create_estimator
+from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
+from rvc_engine.pitch.rmvpe import RmvpeEstimator
 from rvc_engine.recordings import list_recordings
 from rvc_engine.stages.slicing import high_passed, levelled
 
@@ -34,40 +43,61 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("samples"), help="folder of recordings of a voice")
     parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="sound to take from the folder")
+    parser.add_argument("--only", nargs="+", choices=get_args(EstimatorName), help="these estimators")
+    parser.add_argument("--weights", type=Path, default=default_weights_folder(), help="folder of published weights")
+    parser.add_argument("--real-only", action="store_true", help="leave the made-up voice out")
     options = parser.parse_args()
-    for noise_db in (None, -20.0, -10.0):
-        compare_with_truth(noise_db)
-    compare_with_each_other(options.folder, options.seconds)
+    machine = Machine("cpu", 1, options.weights)
+    estimators = made(options.only or [name for name in get_args(EstimatorName) if name != "crepe"], machine)
+    for noise_db in () if options.real_only else (None, -20.0, -10.0):
+        compare_with_truth(estimators, noise_db)
+    waves = read_waves(options.folder, options.seconds)
+    compare_with_each_other(estimators, options.folder.name, waves)
+    if "rmvpe" not in [estimator.name for estimator in estimators]:
+        seconds, _ = timed(RmvpeEstimator(Rmvpe(), open_device(machine)), waves)
+        print(json.dumps({"estimator": "rmvpe", "weights": "random", "seconds_per_minute": per_minute(seconds, waves)}))
 
 
-def compare_with_truth(noise_db: float | None) -> None:
+def made(names: Sequence[EstimatorName], machine: Machine) -> list[PitchEstimator]:
+    """Those of the estimators that can be made on this machine; a line for each of the others."""
+    estimators = []
+    for name in names:
+        try:
+            estimators.append(create_estimator(name, machine))
+        except EngineError as error:
+            print(json.dumps({"estimator": name, "left_out": str(error)}), flush=True)
+    return estimators
+
+
+def compare_with_truth(estimators: Sequence[PitchEstimator], noise_db: float | None) -> None:
     """One line per estimator on a made-up voice; `noise_db` is the noise's level against the voice's."""
     wave, truth = made_up_voice(noise_db)
-    for name in get_args(EstimatorName):
-        seconds, (curve,) = timed(name, [wave])
+    for estimator in estimators:
+        seconds, (curve,) = timed(estimator, [wave])
         both = (curve > 0) & (truth > 0)
         line = {
             "made_up": {"noise_db": noise_db},
-            "estimator": name,
+            "estimator": estimator.name,
             "found": share(curve[truth > 0] > 0),
             "false_alarms": share(curve[truth == 0] > 0),
             "right": share(np.abs(cents(curve[both], truth[both])) < RIGHT_CENTS),
             "lag_ms": lag_ms(curve, truth),
-            "seconds_per_minute": round(seconds / (len(wave) / SAMPLE_RATE / 60), 2),
+            "seconds_per_minute": per_minute(seconds, [wave]),
         }
         print(json.dumps(line), flush=True)
 
 
-def compare_with_each_other(folder: Path, max_seconds: float) -> None:
+def compare_with_each_other(
+    estimators: Sequence[PitchEstimator], folder: str, waves: Sequence[NDArray[np.float32]]
+) -> None:
     """One line per estimator (cost, voiced share) and one per pair (agreement, timing)."""
-    waves = read_waves(folder, max_seconds)
-    minutes = sum(map(len, waves)) / SAMPLE_RATE / 60
+    minutes = round(sum(map(len, waves)) / SAMPLE_RATE / 60, 2)
     curves = {}
-    for name in get_args(EstimatorName):
-        seconds, found = timed(name, waves)
-        curves[name] = np.concatenate(found)
-        line = {"voiced": share(curves[name] > 0), "seconds_per_minute": round(seconds / minutes, 2)}
-        print(json.dumps({"recordings": folder.name, "minutes": round(minutes, 2), "estimator": name, **line}))
+    for estimator in estimators:
+        seconds, found = timed(estimator, waves)
+        curves[estimator.name] = np.concatenate(found)
+        line = {"voiced": share(curves[estimator.name] > 0), "seconds_per_minute": per_minute(seconds, waves)}
+        print(json.dumps({"recordings": folder, "minutes": minutes, "estimator": estimator.name, **line}), flush=True)
     for one, other in itertools.combinations(curves, 2):
         both = (curves[one] > 0) & (curves[other] > 0)
         difference = np.abs(cents(curves[one][both], curves[other][both]))
@@ -77,16 +107,22 @@ def compare_with_each_other(folder: Path, max_seconds: float) -> None:
             "median_cents": round(float(np.median(difference)), 1),
             "lag_ms": lag_ms(curves[one], curves[other]),
         }
-        print(json.dumps({"recordings": folder.name, "pair": [one, other], **line}))
+        print(json.dumps({"recordings": folder, "pair": [one, other], **line}))
 
 
-def timed(name: EstimatorName, waves: list[NDArray[np.float32]]) -> tuple[float, list[NDArray[np.float64]]]:
-    """Seconds that an estimator takes, warmed up, and its curves."""
-    estimator = create_estimator(name, Machine(num_threads=1))
+def timed(estimator: PitchEstimator, waves: Sequence[NDArray[np.float32]]) -> tuple[float, list[NDArray[np.float64]]]:
+    """Seconds that an estimator takes, warmed up, and its curves; in batches, as the stage hands clips over."""
     estimator.estimate([waves[0][:SAMPLE_RATE]])
     start = time.perf_counter()
-    curves = estimator.estimate(waves)
+    curves = []
+    for first in range(0, len(waves), estimator.batch_size):
+        curves += estimator.estimate(waves[first : first + estimator.batch_size])
     return time.perf_counter() - start, curves
+
+
+def per_minute(seconds: float, waves: Sequence[NDArray[np.float32]]) -> float:
+    """Seconds that a minute of sound takes."""
+    return round(seconds / (sum(map(len, waves)) / SAMPLE_RATE / 60), 2)
 
 
 def made_up_voice(noise_db: float | None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -5,14 +5,13 @@ from collections.abc import Iterator
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import MissingWeights
 from rvc_engine.machine import Machine
-from rvc_engine.pitch.names import PUBLISHED_WEIGHTS, check_installed
+from rvc_engine.pitch.names import check_installed, complaint_about_weights
 from rvc_engine.weights import HUBERT, PublishedFile, Weights
 
 _OTHER_ENCODER = (
     "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
     "only with `rvc-engine convert`)"
 )
-_OTHER_ESTIMATOR = "choose another estimator with pitch=swift, which needs no download"
 _NO_BASE_WEIGHTS = "train from scratch with pretrained=none, which needs far more recordings and time"
 
 
@@ -28,7 +27,8 @@ def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = 
     complaints: list[str] = []
     if prepares:
         complaints += _of_content(config, weights)
-        complaints += _of_pitch(config, weights)
+        if config.f0 and (complaint := complaint_about_weights(config.pitch, weights)):
+            complaints.append(complaint)
     if trains:
         complaints += _of_base(config, machine, weights)
     if complaints:
@@ -39,14 +39,6 @@ def _of_content(config: TrainingConfig, weights: Weights) -> Iterator[str]:
     if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
         ways = weights.ways_to_get(HUBERT, _OTHER_ENCODER)
         yield f"the content encoder ContentVec cannot be used, {'; '.join(problems)}. {ways}"
-
-
-def _of_pitch(config: TrainingConfig, weights: Weights) -> Iterator[str]:
-    if not config.f0 or config.pitch not in PUBLISHED_WEIGHTS:
-        return
-    if problems := weights.problems(weights.files_of(config.pitch)):
-        ways = weights.ways_to_get(config.pitch, _OTHER_ESTIMATOR)
-        yield f"the pitch estimator {config.pitch} cannot be used, {'; '.join(problems)}. {ways}"
 
 
 def _of_base(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from rvc_engine.checkpoint import load_file
 from rvc_engine.config import PitchEstimator
-from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.errors import IncompatibleCheckpoint, MissingWeights
 from rvc_engine.machine import Machine
+from rvc_engine.pitch.names import complaint_about_weights
 from rvc_engine.weights import Weights
 
 
@@ -21,8 +22,9 @@ def load_published(
     here and whole, IncompatibleCheckpoint when it does not fit the net.
     """
     weights = Weights(machine.weights_folder)
+    if complaint := complaint_about_weights(name, weights):
+        raise MissingWeights(complaint)
     [file] = weights.files_of(name)
-    weights.require([file], name)
     path = weights.path_of(file)
     try:
         found = dict(tensors(load_file(path)))
