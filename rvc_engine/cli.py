@@ -107,7 +107,10 @@ def run(
     setting: Annotated[
         list[str] | None, typer.Option("--set", help="One field of the config, such as batch_size=8; repeatable.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, or cuda:<number>.")] = "auto",
+    device: Annotated[
+        str, typer.Option(help="auto, cpu, cuda:<number>, or several GPUs that train together: cuda:0,cuda:1.")
+    ] = "auto",
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train together, with --device cpu.")] = 1,
     weights: Annotated[Path | None, typer.Option(help="Folder of published weights.")] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps slices, pitch and features for other runs.")
@@ -129,7 +132,7 @@ def run(
     except ValueError as error:
         raise usage_error(f"--voice: {error}") from error
     training = _read_config(config, setting or [])
-    machine = Machine(device, threads, weights or default_weights_folder(), cache)
+    machine = Machine(device, threads, weights or default_weights_folder(), cache, num_processes=processes)
     switch = StopSwitch()
     switch.on_signals()
     if events:

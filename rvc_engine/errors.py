@@ -8,6 +8,7 @@
     ├── GpuOutOfMemory          gpu_out_of_memory        the smallest micro-batch does not fit
     ├── Diverged                diverged                 losses became NaN or infinite and stayed so
     ├── DiskFull                disk_full                no room for a file the run must write
+    ├── RankLost                engine_crashed           one of several training processes died without a word
     ├── WorkspaceBusy           workspace_busy           another engine holds the workspace's lock
     ├── ArtifactInvalid         artifact_invalid         an export that did not pass its own check
     └── InternalError           internal                 a mistake of ours
@@ -110,6 +111,12 @@ class DiskFull(EngineError):
     code = FailureCode.DISK_FULL
 
 
+class RankLost(EngineError):
+    """One of several processes that train together died without saying why."""
+
+    code = FailureCode.ENGINE_CRASHED
+
+
 class WorkspaceBusy(EngineError):
     """Another engine process holds the workspace's lock."""
 
@@ -126,6 +133,11 @@ class InternalError(EngineError):
     """A mistake of ours; the log holds the traceback."""
 
     code = FailureCode.INTERNAL
+
+
+def error_of(code: FailureCode, message: str) -> EngineError:
+    """The error that a child process told of by its code."""
+    return next((kind for kind in EngineError.__subclasses__() if kind.code is code), InternalError)(message)
 
 
 class StopRequested(BaseException):

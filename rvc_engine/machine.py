@@ -19,12 +19,15 @@ class Machine:
     """The means of one engine process."""
 
     device: str = "auto"
-    """`auto`, `cpu`, or `cuda:<n>`. auto takes the first GPU, or else the CPU."""
+    """`auto`, `cpu`, `cuda:<n>`, or several GPUs such as `cuda:0,cuda:1`, which train together while the first one does
+    the rest. auto takes the first GPU, or else the CPU."""
     num_threads: int | None = None
-    """CPU threads for the nets; None: all cores."""
+    """CPU threads for the nets, divided among processes; None: all cores."""
     weights_folder: Path = field(default_factory=default_weights_folder)
     cache_folder: Path | None = None
     """Results of slice, pitch and content, shared between runs on the same recordings. None: no sharing."""
     pretrained_g: Path | None = None
     """Base weights of the generator in place of the published ones."""
     pretrained_d: Path | None = None
+    num_processes: int = 1
+    """Processes that train together on the CPU; on GPUs it is one each."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rvc_engine import recordings
+from rvc_engine import rank_supervisor, recordings
 from rvc_engine.checkpoint import RecoveryStore
 from rvc_engine.config import TrainingConfig
-from rvc_engine.device import open_device
+from rvc_engine.device import open_devices
 from rvc_engine.errors import EngineError, InvalidConfig
 from rvc_engine.events import STAGES, Log, Stage, StageChanged, Warned
 from rvc_engine.machine import Machine
@@ -95,7 +95,8 @@ class _Run:
     ) -> None:
         self.workspace, self.config, self.machine = workspace, config, machine
         self.report, self.is_stopping = report, is_stopping
-        self.device = open_device(machine)
+        self.devices = open_devices(machine)
+        self.device = self.devices[0]
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None
         self.features_identity = "as found in the workspace"
 
@@ -165,8 +166,16 @@ class _Run:
             "train",
             fingerprint_of(training.VERSION, inputs),
             [],
-            lambda r: training.run(self.workspace, self.config, self.device, base, self.features_identity, r),
+            lambda r: self._train(base, r),
         )
+
+    def _train(self, base: BaseWeights, stage_report: StageReport) -> None:
+        """In this process, or in one of its own for each of several devices."""
+        workspace, config, features = self.workspace, self.config, self.features_identity
+        if len(self.devices) == 1:
+            training.run(workspace, config, self.device, base, features, stage_report)
+        else:
+            rank_supervisor.run(workspace, config, self.devices, base, features, stage_report)
 
     def index(self) -> None:
         """The retrieval index over the content features."""

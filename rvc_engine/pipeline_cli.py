@@ -51,10 +51,14 @@ def pipeline(
     exp_dir: Annotated[str, typer.Option("-e", "--exp_dir", help="Name of the voice; the run lies in logs/<name>.")],
     sample_rate: Annotated[str, typer.Option("-sr", "--sample_rate", help="32k, 40k or 48k.")] = "40k",
     if_f0: Annotated[int, _switch("-f0", "--if_f0", text="1: the voice follows a pitch curve. 0: it does not.")] = 1,
-    batch_size: Annotated[int, typer.Option("-bs", "--batch_size", help="Clips per step.")] = 4,
+    batch_size: Annotated[
+        str, typer.Option("-bs", "--batch_size", help="Clips per GPU and step, or auto: as many as fit well.")
+    ] = "4",
     total_epoch: Annotated[int, typer.Option("-te", "--total_epoch", help="Passes over the dataset.")] = 300,
     save_every_epoch: Annotated[int, typer.Option("-se", "--save_every_epoch", help="Epochs between saves.")] = 50,
-    gpus: Annotated[str, typer.Option("-g", "--gpus", help="The GPU to train on; without one the CPU trains.")] = "0",
+    gpus: Annotated[
+        str, typer.Option("-g", "--gpus", help="GPUs to train on, such as 0, or 0-1-2; without any the CPU trains.")
+    ] = "0",
     version: Annotated[str, typer.Option("-v", "--version", help="v1 or v2.")] = "v2",
     pretrain_g: Annotated[str, typer.Option("-pg", "--pretrain_g", help="Base weights of the generator.")] = "",
     pretrain_d: Annotated[str, typer.Option("-pd", "--pretrain_d", help="Base weights of the discriminator.")] = "",
@@ -109,7 +113,7 @@ def pipeline(
         "version": version,
         "sample_rate": sample_rate,
         "f0": bool(if_f0),
-        "batch_size": batch_size,
+        "batch_size": int(batch_size) if batch_size.lstrip("-").isdigit() else batch_size,
         "total_epochs": total_epoch,
         "save_every_epochs": save_every_epoch,
         "save_only_latest": bool(if_latest),
@@ -173,14 +177,18 @@ def _device(gpus: str) -> str:
 
     numbers = gpus.split("-")
     if not all(number.isdigit() for number in numbers):
-        raise usage_error(f"-g/--gpus: {gpus!r} is no GPU number; use 0, 1 and so on")
-    if len(numbers) > 1:
-        raise usage_error(
-            f"-g/--gpus: one run trains on one GPU and {gpus} names {len(numbers)}; choose one, such as -g {numbers[0]}"
-        )
+        raise usage_error(f"-g/--gpus: {gpus!r} is no list of GPU numbers; use 0, or 0-1-2")
+    if len(set(map(int, numbers))) < len(numbers):
+        raise usage_error(f"-g/--gpus: {gpus} names a GPU twice; name each once, such as 0-1")
     if not torch.cuda.is_available():
+        if len(numbers) > 1:
+            typer.echo(f"-g/--gpus: this machine shows none of the {len(numbers)} GPUs; its CPU trains", err=True)
         return "cpu"
-    return f"cuda:{numbers[0]}"
+    if missing := [number for number in numbers if int(number) >= torch.cuda.device_count()]:
+        raise usage_error(
+            f"-g/--gpus: there is no GPU {missing[0]}; this machine shows {torch.cuda.device_count()}, numbered from 0"
+        )
+    return ",".join(f"cuda:{number}" for number in numbers)
 
 
 def _execute(

@@ -43,6 +43,13 @@ class StageReport:
         """Something the person should know of, though the run goes on."""
         self._report(Warned(message=message, stage=self.stage))
 
+    def relay(self, event: Event) -> None:
+        """Send an event that another process, at work on this stage alone, said."""
+        if isinstance(event, Progress):
+            start, end = self._span
+            event = event.model_copy(update={"progress": start + (end - start) * event.stage_progress})
+        self._report(event)
+
     @property
     def is_stopping(self) -> bool:
         """Whether someone asked the run to stop."""
