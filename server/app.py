@@ -6,10 +6,12 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 
+from server.access import check_access
+from server.audit import AuditTrail
 from server.auth import Auth
 from server.database import create_engine, migrate, sqlite_warning
 from server.datasets import DatasetShelf
@@ -20,6 +22,7 @@ from server.housekeeping import Housekeeper
 from server.jobs import JobBook, utc_now
 from server.measures import Measures
 from server.problems import documented, install
+from server.quotas import Quotas
 from server.receptions import Receptions
 from server.requests import RequestContext
 from server.retention import Retention
@@ -30,10 +33,13 @@ from server.routes import (
     home,
     jobs,
     logs,
+    owners,
     results,
     retention,
     saves,
+    session,
     system,
+    tokens,
     uploads,
     webhooks,
     weights,
@@ -42,6 +48,7 @@ from server.services import Services
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
+from server.tokens import TokenBook
 from server.uploads import UploadShelf
 from server.webhooks import WebhookBook
 from server.weights_fetcher import WeightsFetcher
@@ -49,6 +56,25 @@ from server.weights_fetcher import WeightsFetcher
 logger = structlog.get_logger(__name__)
 
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
+
+
+_MODULES = (
+    datasets,
+    uploads,
+    jobs,
+    events,
+    logs,
+    results,
+    saves,
+    system,
+    weights,
+    webhooks,
+    retention,
+    owners,
+    tokens,
+    session,
+)
+"""What stands under `/v1`, in the order of the interface's document."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
@@ -80,15 +106,18 @@ def create_app(settings: ServerSettings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
-        middleware=[Middleware(RequestContext, measures=services.measures), Middleware(Auth, settings=settings)],
+        middleware=[
+            Middleware(RequestContext, measures=services.measures),
+            Middleware(Auth, settings=settings, tokens=services.tokens, audit=services.audit),
+        ],
         responses=documented(401, 403, 422, 500, 503),
     )
     app.state.services = services
     install(app)
-    v1 = APIRouter(prefix="/v1")
-    for module in (datasets, uploads, jobs, events, logs, results, retention, saves, system, webhooks, weights):
+    v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
+    for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, health.router, home.router):
+    for router in (v1, session.sign_in, health.router, home.router):
         app.include_router(router)
     return app
 
@@ -96,8 +125,15 @@ def create_app(settings: ServerSettings) -> FastAPI:
 def _services(settings: ServerSettings) -> Services:
     engine = create_engine(settings.url)
     storage = Storage(settings.data_folder)
-    book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds, max_recoveries=settings.max_recoveries)
-    shelf = DatasetShelf(book, storage, settings)
+    quotas = Quotas(engine, settings, utc_now)
+    book = JobBook(
+        engine,
+        retry_delay_seconds=settings.retry_delay_seconds,
+        max_recoveries=settings.max_recoveries,
+        quotas=quotas,
+    )
+    shelf = DatasetShelf(book, storage, settings, quotas=quotas)
+    first_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
     return Services(
         settings=settings,
@@ -109,6 +145,9 @@ def _services(settings: ServerSettings) -> Services:
         webhooks=WebhookBook(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         retention=Retention(book, storage),
+        tokens=TokenBook(engine, utc_now, first_token, settings.session_hours),
+        quotas=quotas,
+        audit=AuditTrail(engine, utc_now),
         measures=Measures(engine, storage, settings.lease_seconds),
         storage=storage,
         history=History(engine),

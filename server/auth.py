@@ -1,74 +1,146 @@
-"""Who may speak to the server: the token where there is one, and the rules of loopback where there is none.
+"""Who is asking: the holder of a token or of a browser's session, or, where there is no token, whoever sits here.
 
 Without a token any page in the user's browser could reach a server on loopback. So only requests that name this machine
 as their host are served (else a foreign name that resolves to 127.0.0.1 would do), and a write from another page's
-origin is refused.
+origin is refused. A browser's session is a cookie, which comes along with whatever a page makes the browser send: a
+write under it must come from our own origin.
 """
 
-import hashlib
-import hmac
+import math
+from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.errors import Forbidden, ServerError, Unauthorized
+from server.audit import AuditTrail
+from server.callers import EVERYTHING, LOCAL_OWNER, Caller, present_caller
+from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
 from server.problems import problem_response, status_of
+from server.rate_limits import RateLimit
 from server.settings import LOOPBACK_NAMES, ServerSettings
+from server.tokens import TokenBook
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
 """Served without a token: they tell nothing about anyone's voice."""
+OPEN_PREFIXES = ("/static/",)
+SIGN_IN = "/v1/session"
+COOKIE = "rvc_session"
 
 
 class Auth:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenBook, audit: AuditTrail) -> None:
         self._app = app
-        token = settings.token
-        self._token_hash = None if token is None else _hash(token.get_secret_value())
+        self._tokens = tokens
+        self._audit = audit
+        self._needs_token = settings.token is not None
         self._names = LOOPBACK_NAMES | {settings.host.lower()}
+        self._requests = RateLimit(settings.requests_per_minute)
+        self._writes = RateLimit(settings.writes_per_minute)
+        self._refusals = RateLimit(settings.refusals_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 401 or 403."""
+        """Let the request through, or answer 401, 403 or 429."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         try:
-            self._check(scope)
+            caller = await self._caller(scope)
         except ServerError as error:
-            headers = {"WWW-Authenticate": 'Bearer realm="rvc-train"'} if isinstance(error, Unauthorized) else {}
             answer = problem_response(
                 status_of(error),
                 str(error),
                 path=scope["path"],
                 request_id=scope["state"]["request_id"],
                 code=error.code,
-                headers=headers,
+                headers=_headers_for(error),
             )
             await answer(scope, receive, send)
             return
-        await self._app(scope, receive, send)
+        token = present_caller.set(caller)
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            present_caller.reset(token)
 
-    def _check(self, scope: Scope) -> None:
-        headers = Headers(scope=scope)
-        if self._token_hash is None:
+    async def _caller(self, scope: Scope) -> Caller | None:
+        """Who is asking; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
+        headers, path = Headers(scope=scope), scope["path"]
+        found = await self._identified(scope, headers)
+        if found is None:
+            if self._needs_token:
+                if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
+                    return None
+                raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
-        elif scope["path"] not in OPEN_PATHS:
-            _check_token(headers, self._token_hash)
+            found = Caller(LOCAL_OWNER, EVERYTHING)
+        else:
+            self._check_rate(found, scope["method"])
+        return Caller(found.owner, found.scopes, found.token_id, _address(scope), scope["state"]["request_id"])
+
+    async def _identified(self, scope: Scope, headers: Headers) -> Caller | None:
+        """Whoever shows a token or a session; None when nobody does. Raises Unauthorized for one that is no good."""
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        if scheme:
+            secret = secret.strip()
+            if scheme.lower() != "bearer" or not secret:
+                raise Unauthorized("send the token as `Authorization: Bearer <token>`")
+            return await self._known(await run_in_threadpool(self._tokens.caller_of, secret), scope)
+        session_id = _cookie(headers)
+        if session_id is None:
+            return None
+        caller = await run_in_threadpool(self._tokens.caller_of_session, session_id)
+        if caller is None:
+            return None  # an old cookie is no reason to refuse what is open to all
+        if (
+            scope["method"] not in SAFE_METHODS
+            and _netloc(headers.get("origin", "")) != headers.get("host", "").lower()
+        ):
+            raise Forbidden("a page from elsewhere may not change anything here")
+        return caller
+
+    async def _known(self, caller: Caller | None, scope: Scope) -> Caller:
+        if caller is not None:
+            return caller
+        address = _address(scope)
+        wait = self._refusals.take(address)
+        if wait:
+            raise TooManyRequests("too many tokens that open nothing came from your address; wait a while", wait)
+        await run_in_threadpool(self._audit.refused, address, scope["path"], scope["state"]["request_id"])
+        raise Unauthorized("the token is not one of this server's, or is revoked or expired")
+
+    def _check_rate(self, caller: Caller, method: str) -> None:
+        key = caller.token_id or caller.owner
+        wait = self._requests.take(key)
+        if not wait and method not in SAFE_METHODS:
+            wait = self._writes.take(key)
+        if wait:
+            raise TooManyRequests(f"too many requests; come again in {math.ceil(wait)} s", wait)
 
 
-def _hash(token: str) -> bytes:
-    return hashlib.sha256(token.encode()).digest()
+def _headers_for(error: ServerError) -> dict[str, str]:
+    if isinstance(error, Unauthorized):
+        return {"WWW-Authenticate": 'Bearer realm="rvc-train"'}
+    if isinstance(error, TooManyRequests) and error.retry_after_seconds is not None:
+        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    return {}
 
 
-def _check_token(headers: Headers, expected: bytes) -> None:
-    scheme, _, token = headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token:
-        raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
-    if not hmac.compare_digest(_hash(token.strip()), expected):
-        raise Unauthorized("the token is not this server's; it is the one in RVC_TRAIN_TOKEN where the server runs")
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return "" if client is None else str(client[0])
+
+
+def _cookie(headers: Headers) -> str | None:
+    try:
+        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return None
+    return None if morsel is None else morsel.value
 
 
 def _check_loopback(method: str, headers: Headers, names: frozenset[str]) -> None:

@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from sqlmodel import col, select
 
 from rvc_engine.config import check_voice_name
-from server.archives import Admitted, UnpackLimits, admit
+from server.archives import UnpackLimits, admit
+from server.audit import note
 from server.database import read_session, write_session
 from server.errors import Conflict, NoSpace, NotFound, Refused
 from server.jobs import JobBook, utc_now
+from server.quotas import Quotas
 from server.schemas import DatasetReport, DatasetStatus
 from server.settings import ServerSettings
 from server.states import RUNNABLE_STATUSES
@@ -43,7 +45,9 @@ class DatasetShelf:
         storage: Storage,
         settings: ServerSettings,
         clock: Callable[[], datetime] = utc_now,
+        quotas: Quotas | None = None,
     ) -> None:
+        self._quotas = quotas
         self._engine = book.engine
         self._book = book
         self._storage = storage
@@ -55,37 +59,48 @@ class DatasetShelf:
         if self._storage.free_bytes() - size < self._settings.disk_reserve_bytes:
             raise NoSpace("the server's disk has no room for this upload; free some space there and try again")
 
-    def admit(self, name: str, upload: Path, sha256: str, size: int) -> tuple[Dataset, bool]:
+    def admit(self, owner: str, name: str, upload: Path, sha256: str, size: int) -> tuple[Dataset, bool]:
         """Make a dataset of an upload; and whether it is new. The same bytes under the same name are kept once.
 
         Raises Refused (and its kinds) or NoSpace with a sentence for the person.
         """
         name = checked_name(name)
-        known = self._find_same(name, sha256)
+        known = self._find_same(owner, name, sha256)
         if known is not None:
             return known, False
-        if (twin := self._find_bytes(sha256)) is not None and (made := self._copy(twin, name)) is not None:
+        if (twin := self._find_bytes(owner, sha256)) is not None and (made := self._copy(twin, name)) is not None:
             return made
         dataset_id = new_id("ds")
         with no_space_told(), self._storage.incoming_folder() as folder:
             admitted = admit(upload, name, folder / "recordings", self._limits())
             self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
         try:
-            return self._add(dataset_id, name, sha256, size, admitted), True
+            return self._add(
+                Dataset(
+                    id=dataset_id,
+                    owner=owner,
+                    name=name,
+                    sha256=sha256,
+                    size=size,
+                    num_files=admitted.num_files,
+                    notes=admitted.notes,
+                    created_at=self._clock(),
+                )
+            ), True
         except sa.exc.IntegrityError:  # the same upload came in at the same time
             self._storage.delete_dataset(dataset_id)
-            known = self._find_same(name, sha256)
+            known = self._find_same(owner, name, sha256)
             if known is None:
                 raise
             return known, False
 
-    def admit_known(self, name: str, sha256: str) -> tuple[Dataset, bool]:
+    def admit_known(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
         """A dataset of bytes that are here already; and whether it is new. NotFound when they are not here."""
         name = checked_name(name)
-        known = self._find_same(name, sha256)
+        known = self._find_same(owner, name, sha256)
         if known is not None:
             return known, False
-        twin = self._find_bytes(sha256)
+        twin = self._find_bytes(owner, sha256)
         made = None if twin is None else self._copy(twin, name)
         if made is None:
             raise NotFound("these bytes are not here; upload them")
@@ -106,32 +121,26 @@ class DatasetShelf:
             return None
         dataset = Dataset(
             id=dataset_id,
+            owner=twin.owner,
             name=name,
             sha256=twin.sha256,
             created_at=self._clock(),
             **{column: getattr(twin, column) for column in kept},
         )
         try:
-            with write_session(self._engine) as session:
-                session.add(dataset)
+            self._add(dataset)
         except sa.exc.IntegrityError:  # the same wish came in at the same time
             self._storage.delete_dataset(dataset_id)
-            known = self._find_same(name, twin.sha256)
+            known = self._find_same(twin.owner, name, twin.sha256)
             return None if known is None else (known, False)
         return dataset, True
 
-    def _add(self, dataset_id: str, name: str, sha256: str, size: int, admitted: Admitted) -> Dataset:
+    def _add(self, dataset: Dataset) -> Dataset:
         with write_session(self._engine) as session:
-            dataset = Dataset(
-                id=dataset_id,
-                name=name,
-                sha256=sha256,
-                size=size,
-                num_files=admitted.num_files,
-                notes=admitted.notes,
-                created_at=self._clock(),
-            )
+            if self._quotas is not None:
+                self._quotas.check_bytes(session, dataset.owner, dataset.size)
             session.add(dataset)
+            note(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
             return dataset
 
     def _limits(self) -> UnpackLimits:
@@ -144,16 +153,21 @@ class DatasetShelf:
             free_bytes=self._storage.free_bytes() - settings.disk_reserve_bytes,
         )
 
-    def _find_same(self, name: str, sha256: str) -> Dataset | None:
+    def _find_same(self, owner: str, name: str, sha256: str) -> Dataset | None:
         with read_session(self._engine) as session:
             query = select(Dataset).where(
-                Dataset.name == name, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None)
+                Dataset.owner == owner,
+                Dataset.name == name,
+                Dataset.sha256 == sha256,
+                col(Dataset.deleted_at).is_(None),
             )
             return session.exec(query).first()
 
-    def _find_bytes(self, sha256: str) -> Dataset | None:
+    def _find_bytes(self, owner: str, sha256: str) -> Dataset | None:
         with read_session(self._engine) as session:
-            query = select(Dataset).where(Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None))
+            query = select(Dataset).where(
+                Dataset.owner == owner, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None)
+            )
             return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
     def get(self, dataset_id: str) -> Dataset:
@@ -164,10 +178,12 @@ class DatasetShelf:
                 raise NotFound(f"there is no dataset {dataset_id}")
             return dataset
 
-    def list(self, *, after: str | None, limit: int) -> tuple[Sequence[Dataset], bool]:
-        """Datasets, newest first, beginning behind `after`; and whether there are more."""
+    def list(self, *, owner: str | None = None, after: str | None, limit: int) -> tuple[Sequence[Dataset], bool]:
+        """Datasets of an owner (None: of all), newest first, beginning behind `after`; and whether there are more."""
         with read_session(self._engine) as session:
             query = select(Dataset).where(col(Dataset.deleted_at).is_(None))
+            if owner is not None:
+                query = query.where(Dataset.owner == owner)
             if after is not None:
                 query = query.where(col(Dataset.id) < after)  # ids sort by time
             datasets = session.exec(query.order_by(col(Dataset.id).desc()).limit(limit + 1)).all()
@@ -189,6 +205,7 @@ class DatasetShelf:
             using = select(Job.id).where(Job.dataset_id == dataset_id, col(Job.status).in_(RUNNABLE_STATUSES))
             if (job_id := session.exec(using).first()) is not None:
                 raise Conflict(f"the dataset is in use by {job_id}; cancel that job first")
+            note(session, "dataset.deleted", dataset_id, name=dataset.name)
             dataset.deleted_at = self._clock()
             dataset.report = None
         self._storage.delete_dataset(dataset_id)

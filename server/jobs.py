@@ -15,15 +15,18 @@ from sqlmodel import Session, col, select
 
 from rvc_engine import events as said
 from rvc_engine.errors import FailureCode
+from server.audit import note
+from server.callers import LOCAL_OWNER
 from server.claims import WISHES, Claim, EngineProcess, Held, Wish, attempt_of, claim_of, claiming, holding, lost
 from server.database import read_session, write_session
 from server.errors import Conflict, NotFound, NothingPublished, Refused
 from server.journal import Entry, digest
 from server.ledger import Ledger, upsert_metrics
+from server.quotas import Quotas, remember_hours
 from server.saves import PreviewFiles, write_evaluations, write_preview
 from server.schemas import DatasetStatus, EventType, JobCreate, JobStatus
 from server.states import HELD_STATUSES
-from server.tables import LOCAL_OWNER, Artifact, Attempt, Dataset, IdempotencyKey, Job, Worker, new_id
+from server.tables import Artifact, Attempt, Dataset, IdempotencyKey, Job, Worker, new_id
 from server.webhooks import for_wish, note_event
 
 S = JobStatus
@@ -49,18 +52,32 @@ class JobBook:
         *,
         retry_delay_seconds: float = 10,
         max_recoveries: int = 5,
+        quotas: Quotas | None = None,
     ) -> None:
-        """`clock` gives the present time, with its zone. The other two are as in `ServerSettings`."""
+        """`clock` gives the present time, with its zone; the two numbers are as in `ServerSettings`.
+
+        `quotas`: what owners may have, for the book that takes jobs in.
+        """
         self.engine = engine
         self._clock = clock
         self._ledger = Ledger(clock)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
+        self._quotas = quotas
 
     # For those who submit
 
-    def submit(self, wish: JobCreate, *, owner: str = LOCAL_OWNER, idempotency_key: str | None = None) -> Job:
+    def submit(
+        self,
+        wish: JobCreate,
+        *,
+        owner: str = LOCAL_OWNER,
+        sees: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Job:
         """Take a job in. The same key with the same wish gives the same job again for a day.
+
+        `sees`: whose datasets may be used; None: anyone's.
 
         Raises Refused when the dataset is unknown or unusable, or the key was used for another wish.
         """
@@ -68,10 +85,12 @@ class JobBook:
             if idempotency_key is not None and (known := self._replayed(session, owner, idempotency_key, wish)):
                 return known
             dataset = session.get(Dataset, wish.dataset_id)
-            if dataset is None or dataset.deleted_at is not None:
+            if dataset is None or dataset.deleted_at is not None or sees not in {None, dataset.owner}:
                 raise Refused(f"there is no dataset {wish.dataset_id}; upload one first", "/dataset_id")
             if dataset.status == DatasetStatus.INVALID:
                 raise Refused(f"the dataset {wish.dataset_id} is not usable: {dataset.reason}", "/dataset_id")
+            if self._quotas is not None:
+                self._quotas.check_job(session, owner)
             now = self._clock()
             fields = wish.model_dump(mode="json", exclude={"webhook"})
             job = Job(**fields, id=new_id("job"), owner=owner, created_at=now, not_before=now)
@@ -84,6 +103,7 @@ class JobBook:
                 row = IdempotencyKey(owner=owner, key=key, fingerprint=fingerprint, job_id=job.id, created_at=now)
                 session.add(row)
             self._ledger.tell(session, job, Entry(EventType.CREATED, f"job for the voice {job.name!r} created"))
+            note(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id)
             if dataset.status == DatasetStatus.READY:
                 self._enqueue_validated(session, job)
             session.refresh(job)
@@ -113,16 +133,22 @@ class JobBook:
         *,
         statuses: Sequence[JobStatus] = (),
         dataset_id: str | None = None,
+        owner: str | None = None,
         after: str | None = None,
         limit: int = 20,
     ) -> tuple[Sequence[Job], bool]:
-        """Jobs, newest first, beginning behind the job `after`; and whether there are more. NotFound for `after`."""
+        """Jobs, newest first, beginning behind the job `after`; and whether there are more. NotFound for `after`.
+
+        `owner` None: everyone's.
+        """
         with read_session(self.engine) as session:
             query = select(Job).order_by(col(Job.number).desc()).limit(limit + 1)
             if statuses:
                 query = query.where(col(Job.status).in_(statuses))
             if dataset_id is not None:
                 query = query.where(Job.dataset_id == dataset_id)
+            if owner is not None:
+                query = query.where(Job.owner == owner)
             if after is not None:
                 query = query.where(col(Job.number) < _find(session, after).number)
             jobs = session.exec(query).all()
@@ -134,6 +160,7 @@ class JobBook:
             job = _find(session, job_id, lock=True)
             if job.status in {S.CANCELLING, S.CANCELLED}:
                 return job, False
+            note(session, "job.cancelled", job.id)
             if job.status in {S.RUNNING, S.PAUSING}:
                 entry = Entry(EventType.CANCEL_REQUESTED, "cancel requested; the worker will stop")
                 self._ledger.move(session, job, S.CANCELLING, entry)
@@ -147,6 +174,7 @@ class JobBook:
             job = _find(session, job_id, lock=True)
             if job.status in {S.PAUSING, S.PAUSED}:
                 return job, False
+            note(session, "job.paused", job.id)
             if job.status == S.RUNNING:
                 entry = Entry(EventType.PAUSE_REQUESTED, "pause requested; the worker will stop after a checkpoint")
                 self._ledger.move(session, job, S.PAUSING, entry)
@@ -162,6 +190,7 @@ class JobBook:
                 return job, False
             if job.status != S.PAUSED:
                 raise Conflict(f"the job is {job.status}; only a paused job can be resumed")
+            note(session, "job.resumed", job.id)
             self._ledger.move(session, job, S.QUEUED, Entry(EventType.RESUMED, "resumed"), not_before=self._clock())
             return job, True
 
@@ -169,6 +198,7 @@ class JobBook:
         """End a job that is stuck, from any state that is not terminal. For administrators."""
         with write_session(self.engine) as session:
             job = _find(session, job_id, lock=True)
+            note(session, "job.force_failed", job.id, message=message)
             self._ledger.fail(session, job, FailureCode.INTERNAL, message)
             return job
 
@@ -178,6 +208,8 @@ class JobBook:
             job = _find(session, job_id, lock=True)
             if not JobStatus(job.status).is_terminal:
                 raise Conflict(f"the job is {job.status}; cancel it before you delete it")
+            note(session, "job.deleted", job.id, name=job.name)
+            remember_hours(session, job, self._clock())
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
     # For the dataset's report

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import col, select
 
+from server.audit import note
 from server.database import read_session, write_session
 from server.errors import Conflict, NotFound
 from server.jobs import JobBook, utc_now
@@ -44,6 +45,7 @@ class Retention:
     def set_policy(self, policy: RetentionPolicy) -> None:
         """Replace the policy. It is carried out within the hour, or by `apply`."""
         with write_session(self._book.engine) as session:
+            note(session, "retention.changed", _NAME, **policy.model_dump())
             session.merge(Policy(name=_NAME, value=policy.model_dump(mode="json"), changed_at=self._clock()))
 
     def plan(self, policy: RetentionPolicy | None = None) -> RetentionPlan:

@@ -474,7 +474,7 @@ class TokenCreate(Request):
     """Whose things it opens: small letters, digits, dots and dashes. A new name is a new owner."""
     name: str = Field(default="", max_length=100)
     """What it is for, to know it again."""
-    scopes: list[Scope] = Field(default=[Scope.SUBMIT], min_length=1, max_length=3, strict=False)
+    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(default=[Scope.SUBMIT], min_length=1, max_length=3)
     """What it allows; submit implies read, admin everything of everyone."""
     expires_in_days: float | None = Field(default=None, gt=0, le=36_500)
     """None: it is good until it is revoked."""
@@ -635,6 +635,9 @@ class WeightsList(Answer):
 
 class Page(Answer, Generic[T]):
     """A piece of a list."""
+
+    # pydantic looks for docstrings in the source around each `Page[...]`, and stumbles over it.
+    model_config = ConfigDict(use_attribute_docstrings=False)
 
     data: list[T]
     has_more: bool

@@ -7,16 +7,19 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Query, Request, Response
 
+from server.audit import AuditTrail
 from server.datasets import DatasetShelf
 from server.examiner import Examiner
 from server.history import History
 from server.jobs import JobBook
 from server.measures import Measures
+from server.quotas import Quotas
 from server.receptions import Receptions
 from server.retention import Retention
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
+from server.tokens import TokenBook
 from server.uploads import UploadShelf
 from server.webhooks import WebhookBook
 from server.weights_fetcher import WeightsFetcher
@@ -36,6 +39,9 @@ class Services:
     weights: WeightsFetcher
     measures: Measures
     retention: Retention
+    tokens: TokenBook
+    quotas: Quotas
+    audit: AuditTrail
     storage: Storage
     history: History
     examiner: Examiner

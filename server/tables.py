@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import uuid6
 from sqlmodel import Field, SQLModel
 
+from server.callers import LOCAL_OWNER
 from server.schemas import TERMINAL_STATUSES, DatasetStatus, DeliveryStatus, JobStatus
 from server.states import HELD_STATUSES
 
@@ -59,10 +60,6 @@ class Table(SQLModel):
     """Base of all rows, with names for every constraint so that migrations can speak of them."""
 
     metadata: ClassVar[sa.MetaData] = metadata
-
-
-LOCAL_OWNER = "local"
-"""Whose everything is on a server without tokens."""
 
 
 def _owner() -> Any:

@@ -111,18 +111,18 @@ class UploadShelf:
             raise Conflict(f"the upload has {offset} of its {upload.length} bytes; send the rest first")
         return upload
 
-    def make_dataset(self, shelf: DatasetShelf, name: str, upload_id: str) -> tuple[Dataset, bool]:
+    def make_dataset(self, shelf: DatasetShelf, sees: str | None, name: str, upload_id: str) -> tuple[Dataset, bool]:
         """Turn a whole upload into a dataset; and whether that is new. Asked again it gives the same one for a while.
 
         Raises Conflict while bytes are missing, and what `DatasetShelf.admit` raises.
         """
-        upload = self.whole(None, upload_id)
+        upload = self.whole(sees, upload_id)
         if upload.dataset_id is not None:
             return shelf.get(upload.dataset_id), False
         path = self.path(upload_id)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        dataset, is_new = shelf.admit(name, path, sha256, upload.length)
+        dataset, is_new = shelf.admit(upload.owner, name, path, sha256, upload.length)
         self._update(upload_id, dataset_id=dataset.id)
         path.unlink(missing_ok=True)
         return dataset, is_new

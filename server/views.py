@@ -102,8 +102,8 @@ def _job_error(job: Job) -> JobError | None:
     return JobError(code=code, message=job.error_message or "", retryable=code.retryable)
 
 
-def queue_public(engine: sa.Engine, now: datetime, lease_seconds: float) -> QueuePublic:
-    """What runs and what waits."""
+def queue_public(engine: sa.Engine, now: datetime, lease_seconds: float, sees: str | None = None) -> QueuePublic:
+    """What runs and what waits; of other owners' jobs than `sees` (None: everyone's) only the number."""
     with read_session(engine) as session:
         running = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES)).order_by(col(Job.number))).all()
         order = (col(Job.priority).desc(), col(Job.number))
@@ -113,8 +113,8 @@ def queue_public(engine: sa.Engine, now: datetime, lease_seconds: float) -> Queu
         counts = {row[0]: row[1] for row in session.connection().execute(count)}
     workers = workers_public(engine, now, lease_seconds)
     return QueuePublic(
-        running=[_queue_entry(job, None) for job in running],
-        queued=[_queue_entry(job, place) for place, job in enumerate(queued, start=1)],
+        running=[_queue_entry(job, None) for job in running if sees in {None, job.owner}],
+        queued=[_queue_entry(job, place) for place, job in enumerate(queued, start=1) if sees in {None, job.owner}],
         num_queued=counts.get(JobStatus.QUEUED, 0),
         num_validating=counts.get(JobStatus.VALIDATING, 0),
         num_workers=sum(worker.status in {"idle", "busy"} for worker in workers),
@@ -133,32 +133,36 @@ def _queue_entry(job: Job, position: int | None) -> QueueEntry:
     )
 
 
-def workers_public(engine: sa.Engine, now: datetime, lease_seconds: float) -> list[WorkerPublic]:
-    """Workers that spoke within the last day, newest first."""
+def workers_public(
+    engine: sa.Engine, now: datetime, lease_seconds: float, sees: str | None = None
+) -> list[WorkerPublic]:
+    """Workers that spoke within the last day, newest first; which jobs they have only where those are of `sees`."""
     with read_session(engine) as session:
         query = select(Worker).where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)
         workers = session.exec(query.order_by(col(Worker.id).desc())).all()
-        held = select(Job.worker_id, Job.id).where(col(Job.status).in_(HELD_STATUSES))
-        jobs = {row[0]: row[1] for row in session.exec(held).all()}
-    return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds) for worker in workers]
+        held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(HELD_STATUSES))
+        jobs = {row[0]: (row[1], row[2]) for row in session.exec(held).all()}
+    return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds, sees) for worker in workers]
 
 
-def _worker_public(worker: Worker, job_id: str | None, now: datetime, lease_seconds: float) -> WorkerPublic:
+def _worker_public(
+    worker: Worker, job: tuple[str, str] | None, now: datetime, lease_seconds: float, sees: str | None
+) -> WorkerPublic:
     return WorkerPublic(
         id=worker.id,
         name=worker.name,
         host=worker.host,
         pid=worker.pid,
         device=worker.device,
-        status=_worker_status(worker, job_id, now, lease_seconds),
-        job_id=job_id,
+        status=_worker_status(worker, job is not None, now, lease_seconds),
+        job_id=job[0] if job is not None and sees in {None, job[1]} else None,
         registered_at=worker.registered_at,
         last_seen_at=worker.last_seen_at,
     )
 
 
 def _worker_status(
-    worker: Worker, job_id: str | None, now: datetime, lease_seconds: float
+    worker: Worker, is_busy: bool, now: datetime, lease_seconds: float
 ) -> Literal["idle", "busy", "draining", "lost", "stopped"]:
     if worker.stopped_at is not None:
         return "stopped"
@@ -166,4 +170,4 @@ def _worker_status(
         return "lost"
     if worker.is_draining:
         return "draining"
-    return "idle" if job_id is None else "busy"
+    return "busy" if is_busy else "idle"

@@ -15,6 +15,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from server.audit import note
 from server.database import read_session, write_session
 from server.errors import NotFound
 from server.schemas import DeliveryStatus, EventType, WebhookCreate, WebhookPatch
@@ -96,6 +97,7 @@ class WebhookBook:
         webhook = for_wish(owner, wish, None, self._clock())
         with write_session(self._engine) as session:
             session.add(webhook)
+            note(session, "webhook.created", webhook.id, url=webhook.url)
         return webhook
 
     def get(self, owner: str | None, webhook_id: str) -> Webhook:
@@ -118,6 +120,7 @@ class WebhookBook:
         """Set what the patch names. NotFound."""
         with write_session(self._engine) as session:
             webhook = _find(session, owner, webhook_id)
+            note(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
             for name, value in patch.model_dump(exclude_unset=True).items():
                 setattr(webhook, name, value)
             if patch.is_enabled:
@@ -129,6 +132,7 @@ class WebhookBook:
         """Forget a webhook, its messages too. NotFound."""
         with write_session(self._engine) as session:
             session.delete(_find(session, owner, webhook_id))
+            note(session, "webhook.deleted", webhook_id)
 
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
         """Send a message that tells of nothing, to try the address. NotFound."""

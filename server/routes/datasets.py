@@ -5,6 +5,7 @@ import hashlib
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from server.access import present
 from server.datasets import checked_name
 from server.errors import UploadTooLarge
 from server.problems import documented
@@ -45,13 +46,17 @@ async def upload(name: str, request: Request, response: Response, services: Serv
     checked_name(name)
     told = request.headers.get("content-length", "")
     _check_size(int(told) if told.isdecimal() else 0, services)
+    owner = present().owner
     await run_in_threadpool(services.shelf.check_room, int(told) if told.isdecimal() else 0)
+    await run_in_threadpool(services.quotas.check_upload, owner, int(told) if told.isdecimal() else 0)
     with services.storage.incoming_folder() as folder:
         path = folder / "upload"
         digest = hashlib.sha256()
         body = Body(request, services.settings.upload_idle_seconds, lambda size: _check_size(size, services))
         await body.write(path, digest)
-        dataset, is_new = await run_in_threadpool(services.shelf.admit, name, path, digest.hexdigest(), body.size)
+        dataset, is_new = await run_in_threadpool(
+            services.shelf.admit, owner, name, path, digest.hexdigest(), body.size
+        )
     services.examiner.wake()
     if not is_new:
         response.status_code = 200
@@ -78,10 +83,11 @@ def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDe
 
     With `sha256` nothing needs to be sent: 404 says that these bytes are not here yet.
     """
+    caller = present()
     if wish.upload_id is not None:
-        dataset, is_new = services.uploads.make_dataset(services.shelf, wish.name, wish.upload_id)
+        dataset, is_new = services.uploads.make_dataset(services.shelf, caller.sees, wish.name, wish.upload_id)
     else:
-        dataset, is_new = services.shelf.admit_known(wish.name, wish.sha256 or "")
+        dataset, is_new = services.shelf.admit_known(caller.owner, wish.name, wish.sha256 or "")
     services.examiner.wake()
     if not is_new:
         response.status_code = 200
@@ -93,8 +99,8 @@ def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDe
 def list_datasets(
     request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
 ) -> Page[DatasetPublic]:
-    """All datasets, newest first."""
-    datasets, has_more = services.shelf.list(after=after, limit=limit)
+    """Your datasets, newest first."""
+    datasets, has_more = services.shelf.list(owner=present().sees, after=after, limit=limit)
     cursor = datasets[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 
+from server.access import present
 from server.problems import documented
 from server.routes.webhooks import check_address
 from server.schemas import JobCreate, JobPublic, JobStatus, Page
@@ -18,7 +19,7 @@ def _public(services: Services, job: Job) -> JobPublic:
     return jobs_public(services.engine, [job])[0]
 
 
-@router.post("", status_code=202, responses=documented(422))
+@router.post("", status_code=202, responses=documented(422, 429))
 def submit(
     wish: JobCreate,
     response: Response,
@@ -29,9 +30,10 @@ def submit(
     ] = None,
 ) -> JobPublic:
     """Ask for a voice. The job waits for its dataset's report, then for a worker."""
+    caller = present()
     if wish.webhook is not None:
         check_address(services, wish.webhook.url)
-    job = services.book.submit(wish, idempotency_key=idempotency_key)
+    job = services.book.submit(wish, owner=caller.owner, sees=caller.sees, idempotency_key=idempotency_key)
     response.headers["Location"] = f"/v1/jobs/{job.id}"
     return _public(services, job)
 
@@ -46,8 +48,10 @@ def list_jobs(
     after: After = None,
     limit: Limit = 20,
 ) -> Page[JobPublic]:
-    """All jobs, newest first."""
-    jobs, has_more = services.book.list(statuses=status or (), dataset_id=dataset, after=after, limit=limit)
+    """Your jobs, newest first."""
+    jobs, has_more = services.book.list(
+        statuses=status or (), dataset_id=dataset, owner=present().sees, after=after, limit=limit
+    )
     cursor = jobs[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=jobs_public(services.engine, jobs), has_more=has_more, next_cursor=cursor)

@@ -4,8 +4,9 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from server.access import requires
 from server.problems import documented
-from server.schemas import RetentionPlan, RetentionPolicy, RetentionPublic
+from server.schemas import RetentionPlan, RetentionPolicy, RetentionPublic, Scope
 from server.services import Services, ServicesDep
 
 router = APIRouter(prefix="/retention", tags=["retention"])
@@ -18,12 +19,14 @@ def _public(services: Services, policy: RetentionPolicy) -> RetentionPublic:
 
 
 @router.get("")
+@requires(Scope.ADMIN)
 def get_retention(services: ServicesDep) -> RetentionPublic:
     """The policy, and what it would delete now."""
     return _public(services, services.retention.policy())
 
 
 @router.put("", responses=documented(422))
+@requires(Scope.ADMIN)
 def set_retention(policy: RetentionPolicy, services: ServicesDep, dry_run: DryRun = False) -> RetentionPublic:
     """Replace the policy; carried out within the hour. With `dry_run` nothing changes, and the plan is told."""
     if not dry_run:
@@ -32,6 +35,7 @@ def set_retention(policy: RetentionPolicy, services: ServicesDep, dry_run: DryRu
 
 
 @router.post("/run")
+@requires(Scope.ADMIN)
 def run_retention(services: ServicesDep, dry_run: DryRun = False) -> RetentionPlan:
     """Carry the policy out now; what was deleted."""
     return services.retention.plan() if dry_run else services.retention.apply()

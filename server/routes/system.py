@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter
 
 from rvc_engine.config import TrainingConfig
+from server.access import present
 from server.archives import AUDIO_SUFFIXES
 from server.database import sqlite_warning
 from server.jobs import utc_now
@@ -22,14 +23,15 @@ router = APIRouter(tags=["server"])
 
 @router.get("/queue")
 def get_queue(services: ServicesDep) -> QueuePublic:
-    """What runs and what waits."""
-    return queue_public(services.engine, utc_now(), services.settings.lease_seconds)
+    """What runs and what waits: your jobs, and how many there are of everyone's."""
+    return queue_public(services.engine, utc_now(), services.settings.lease_seconds, present().sees)
 
 
 @router.get("/workers")
 def list_workers(services: ServicesDep) -> WorkerList:
     """Processes that run jobs, seen within the last day."""
-    return WorkerList(data=workers_public(services.engine, utc_now(), services.settings.lease_seconds))
+    workers = workers_public(services.engine, utc_now(), services.settings.lease_seconds, present().sees)
+    return WorkerList(data=workers)
 
 
 @router.get("/config-schema")

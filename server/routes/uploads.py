@@ -13,6 +13,7 @@ import anyio
 from fastapi import APIRouter, Header, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
+from server.access import present
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
 from server.problems import TUS_VERSION, documented
 from server.receptions import Body
@@ -70,7 +71,9 @@ async def create_upload(
     """Begin an upload; its address is in `Location`. Then send its bytes with PATCH, in as many pieces as you like."""
     _speak_tus(tus_resumable)
     await run_in_threadpool(services.shelf.check_room, upload_length)
-    upload = await run_in_threadpool(services.uploads.create, "local", upload_length, upload_metadata)
+    owner = present().owner
+    await run_in_threadpool(services.quotas.check_upload, owner, upload_length)
+    upload = await run_in_threadpool(services.uploads.create, owner, upload_length, upload_metadata)
     _headers(response, services, upload.expires_at)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
 

@@ -4,19 +4,21 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
+from server.access import present, requires
 from server.outward import check_url, resolve
 from server.problems import documented
 from server.schemas import (
     DeliveryPublic,
     DeliveryStatus,
     Page,
+    Scope,
     WebhookCreate,
     WebhookPatch,
     WebhookPublic,
     WebhookSecretPublic,
 )
 from server.services import After, Limit, Services, ServicesDep, link_next
-from server.tables import LOCAL_OWNER, Delivery, Webhook
+from server.tables import Delivery, Webhook
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 
@@ -43,7 +45,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDep) -> WebhookPublic:
     """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
     check_address(services, wish.url)
-    webhook = services.webhooks.create(LOCAL_OWNER, wish)
+    webhook = services.webhooks.create(present().owner, wish)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return _public(webhook)
 
@@ -53,7 +55,7 @@ def list_webhooks(
     request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
 ) -> Page[WebhookPublic]:
     """Your webhooks, those of single jobs too, newest first."""
-    webhooks, has_more = services.webhooks.list(None, after=after, limit=limit)
+    webhooks, has_more = services.webhooks.list(present().sees, after=after, limit=limit)
     cursor = webhooks[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[_public(each) for each in webhooks], has_more=has_more, next_cursor=cursor)
@@ -80,6 +82,7 @@ def delete_webhook(webhook_id: WebhookId, services: ServicesDep) -> None:
 
 
 @router.get("/{webhook_id}/secret", responses=documented(404))
+@requires(Scope.SUBMIT)
 def get_secret(webhook_id: WebhookId, services: ServicesDep) -> WebhookSecretPublic:
     """What the messages are signed with."""
     return WebhookSecretPublic(secret=services.webhooks.get(None, webhook_id).secret)

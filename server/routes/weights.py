@@ -2,8 +2,9 @@
 
 from fastapi import APIRouter
 
+from server.access import requires
 from server.problems import documented
-from server.schemas import WeightsList, WeightsPublic
+from server.schemas import Scope, WeightsList, WeightsPublic
 from server.services import ServicesDep
 
 router = APIRouter(prefix="/weights", tags=["weights"])
@@ -22,6 +23,7 @@ def get_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
 
 
 @router.post("/{weights_id}/fetch", status_code=202, responses=documented(404))
+@requires(Scope.ADMIN)
 def fetch_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
     """Download what is missing of an id, in the background; GET tells how far it is."""
     return services.weights.fetch(weights_id)

@@ -245,6 +245,16 @@ def zipped() -> Callable[..., bytes]:
     return zip_of
 
 
+@pytest.fixture(scope="module")
+def serve_for_module() -> Callable[..., object]:
+    """As `serve`, for servers that last for a module."""
+
+    def serving(folder: Path, **more: object) -> object:
+        return running(settings_for(folder, **more))
+
+    return serving
+
+
 @pytest.fixture
 def serve() -> Callable[..., object]:
     """`with serve(folder, **settings) as server`: a server of one's own."""

@@ -6,7 +6,7 @@ import httpx
 
 def numbers(http: httpx.Client) -> dict[str, float]:
     text = http.get("/metrics").text
-    found = re.findall(r"^(\w+(?:\{[^}]*\})?) (\S+)$", text, re.MULTILINE)
+    found = re.findall(r"^(\w+(?:\{.*\})?) (\S+)$", text, re.MULTILINE)
     return {name: float(value) for name, value in found}
 
 

@@ -1,0 +1,43 @@
+"""Who is asking: an owner with scopes, known to everything that the request touches."""
+
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+from server.schemas import Scope
+
+LOCAL_OWNER = "local"
+"""Whose everything is on a server without tokens; also the owner of `RVC_TRAIN_TOKEN`."""
+IMPLIED = {
+    Scope.READ: frozenset({Scope.READ}),
+    Scope.SUBMIT: frozenset({Scope.READ, Scope.SUBMIT}),
+    Scope.ADMIN: frozenset(Scope),
+}
+"""Who may submit may also read; who may administer may do all."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Someone who asks."""
+
+    owner: str
+    scopes: frozenset[Scope]
+    token_id: str | None = None
+    """None for `RVC_TRAIN_TOKEN`, and for whoever sits at the machine of a server without tokens."""
+    address: str = ""
+    """IP address that the request came from."""
+    request_id: str = ""
+
+    def may(self, scope: Scope) -> bool:
+        """Whether a scope, or one that implies it, is among the caller's."""
+        return any(scope in IMPLIED[mine] for mine in self.scopes)
+
+    @property
+    def sees(self) -> str | None:
+        """The owner whose things the caller sees; None: everyone's."""
+        return None if self.may(Scope.ADMIN) else self.owner
+
+
+EVERYTHING = frozenset({Scope.ADMIN})
+
+present_caller: ContextVar[Caller | None] = ContextVar("present_caller", default=None)
+"""Set for each request by `server.auth`; None in workers and housekeeping."""

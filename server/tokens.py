@@ -1,0 +1,145 @@
+"""Tokens: random, with a prefix, kept as SHA-256 alone; and the sessions of browsers that showed one."""
+
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from server.audit import note
+from server.callers import EVERYTHING, LOCAL_OWNER, Caller
+from server.database import read_session, write_session
+from server.errors import NotFound, Unauthorized
+from server.schemas import Scope, TokenCreate
+from server.tables import BrowserSession, Token, new_id
+
+PREFIX = "rvct_"
+SHOWN_LETTERS = 9
+"""Of a token, the prefix and a little more: enough to tell one from another."""
+USE_NOTED_EVERY = timedelta(minutes=1)
+
+
+def hash_of(secret: str) -> str:
+    """What is kept of a secret. It has 256 random bits, so a plain hash is as good as a slow one."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+class TokenBook:
+    """All tokens and sessions, on one database."""
+
+    def __init__(
+        self, engine: sa.Engine, clock: Callable[[], datetime], first_token: str | None, session_hours: float
+    ) -> None:
+        """`first_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
+        self._engine = engine
+        self._clock = clock
+        self._first_hash = None if first_token is None else hash_of(first_token)
+        self._session_hours = session_hours
+
+    # Tokens
+
+    def create(self, wish: TokenCreate) -> tuple[Token, str]:
+        """Make a token; the row, and the secret, which nobody can tell again."""
+        secret = PREFIX + secrets.token_urlsafe(32)
+        now = self._clock()
+        expires_at = None if wish.expires_in_days is None else now + timedelta(days=wish.expires_in_days)
+        token = Token(
+            id=new_id("tok"),
+            owner=wish.owner,
+            name=wish.name,
+            begins=secret[:SHOWN_LETTERS],
+            sha256=hash_of(secret),
+            scopes=[str(scope) for scope in wish.scopes],
+            created_at=now,
+            expires_at=expires_at,
+        )
+        with write_session(self._engine) as session:
+            session.add(token)
+            note(session, "token.created", token.id, owner=token.owner, scopes=token.scopes)
+        return token, secret
+
+    def list(self, *, after: str | None, limit: int) -> tuple[Sequence[Token], bool]:
+        """Tokens, newest first, revoked ones too, beginning behind `after`; and whether there are more."""
+        with read_session(self._engine) as session:
+            query = select(Token).order_by(col(Token.id).desc()).limit(limit + 1)
+            if after is not None:
+                query = query.where(col(Token.id) < after)
+            found = session.exec(query).all()
+            return found[:limit], len(found) > limit
+
+    def revoke(self, token_id: str) -> None:
+        """Let a token open nothing any more, nor the sessions made with it. NotFound."""
+        with write_session(self._engine) as session:
+            token = session.get(Token, token_id)
+            if token is None:
+                raise NotFound(f"there is no token {token_id}")
+            if token.revoked_at is None:
+                token.revoked_at = self._clock()
+                session.add(token)
+                session.execute(sa.delete(BrowserSession).where(col(BrowserSession.token_id) == token_id))
+                note(session, "token.revoked", token_id, owner=token.owner)
+
+    def caller_of(self, secret: str) -> Caller | None:
+        """Who shows this token; None when it opens nothing."""
+        digest = hash_of(secret)
+        if self._first_hash is not None and secrets.compare_digest(digest, self._first_hash):
+            return Caller(LOCAL_OWNER, EVERYTHING)
+        with read_session(self._engine) as session:
+            token = session.exec(select(Token).where(Token.sha256 == digest)).first()
+        return None if token is None or not self._is_good(token) else self._used(token)
+
+    def _is_good(self, token: Token) -> bool:
+        return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock())
+
+    def _used(self, token: Token) -> Caller:
+        now = self._clock()
+        if token.last_used_at is None or now - token.last_used_at > USE_NOTED_EVERY:
+            with write_session(self._engine) as session:
+                session.execute(sa.update(Token).where(col(Token.id) == token.id).values(last_used_at=now))
+        return Caller(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
+
+    # Sessions
+
+    def open_session(self, secret: str) -> tuple[str, datetime]:
+        """A session for a browser that shows a token: its id, for a cookie, and its end. Raises Unauthorized."""
+        caller = self.caller_of(secret)
+        if caller is None:
+            raise Unauthorized("the token is not one of this server's, or is revoked or expired")
+        session_id = secrets.token_urlsafe(32)
+        now = self._clock()
+        expires_at = now + timedelta(hours=self._session_hours)
+        row = BrowserSession(
+            sha256=hash_of(session_id),
+            token_id=caller.token_id,
+            first_token_hash=self._first_hash if caller.token_id is None else None,
+            created_at=now,
+            expires_at=expires_at,
+        )
+        with write_session(self._engine) as session:
+            session.execute(sa.delete(BrowserSession).where(col(BrowserSession.expires_at) <= now))
+            session.add(row)
+            note(session, "session.opened", caller.token_id or "RVC_TRAIN_TOKEN", owner=caller.owner)
+        return session_id, expires_at
+
+    def close_session(self, session_id: str) -> None:
+        """End a session; nothing happens when there is none."""
+        with write_session(self._engine) as session:
+            session.execute(sa.delete(BrowserSession).where(col(BrowserSession.sha256) == hash_of(session_id)))
+
+    def caller_of_session(self, session_id: str) -> Caller | None:
+        """Who holds this session; None when it has ended, or its token opens nothing any more."""
+        with read_session(self._engine) as session:
+            row = session.get(BrowserSession, hash_of(session_id))
+            if row is None or row.expires_at <= self._clock():
+                return None
+            if row.token_id is None:
+                is_same = row.first_token_hash is not None and row.first_token_hash == self._first_hash
+                return Caller(LOCAL_OWNER, EVERYTHING) if is_same else None
+            token = _token(session, row.token_id)
+        return None if token is None or not self._is_good(token) else self._used(token)
+
+
+def _token(session: Session, token_id: str) -> Token | None:
+    return session.get(Token, token_id)
