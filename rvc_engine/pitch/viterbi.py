@@ -29,7 +29,7 @@ def likeliest_path(probability: NDArray[np.float32]) -> NDArray[np.int64]:
         return np.zeros(0, np.int64)
     heard = np.maximum(np.log(probability.astype(np.float64) + np.finfo(np.float32).tiny), _TINY)
     moves = _moves(num_bins)
-    came_from = np.zeros((num_frames, num_bins), np.int64)
+    came_from = np.zeros((num_frames, num_bins), np.int16)
     value = heard[0]
     bins = np.arange(num_bins)
     for frame in range(1, num_frames):
