@@ -19,7 +19,7 @@ from rvc_engine.held_out import Split
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.nets.synthesizer import Synthesizer
 from rvc_engine.pitch.swift import SwiftEstimator
-from rvc_engine.previews import FOLDER, Preview, Sound, write_preview
+from rvc_engine.previews import Preview, Sound, write_preview
 from rvc_engine.reporting import StageReport
 from rvc_engine.scorers import SpeakerScorer, installed_scorer
 from rvc_engine.stages import export
@@ -131,7 +131,7 @@ class Appraiser:
         window, rendering = evaluator.windows[0], found.renderings[0]
         recorded = Sound(window.wave, window.mel[0].cpu().numpy())
         rendered = Sound(rendering.wave, rendering.mel)
-        folder = self._workspace.root / FOLDER
+        folder = self._workspace.previews
         return [write_preview(folder, 1, epoch, step, rendered, recorded, self._sizes.sample_rate)]
 
     def _tell_previews(self, found: Evaluation, previews: list[Preview], epoch: int, step: int) -> None:

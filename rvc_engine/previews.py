@@ -14,8 +14,6 @@ from numpy.typing import NDArray
 from rvc_engine.pictures import Panel, mel_picture
 from rvc_engine.workspace import write_atomically
 
-FOLDER = "previews"
-
 
 @dataclass(frozen=True)
 class Preview:

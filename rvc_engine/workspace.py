@@ -115,6 +115,11 @@ class Workspace:
         return self.root / "recovery"
 
     @property
+    def previews(self) -> Path:
+        """How the voice sounded at its saves: `e<epoch>_s<step>_<n>.flac` and `.png`, `recording_<n>.flac`."""
+        return self.root / "previews"
+
+    @property
     def weights(self) -> Path:
         """What a user takes away: `<voice>.pth`, `<voice>.index`."""
         return self.root / "weights"
@@ -209,7 +214,7 @@ class Workspace:
 
     def _sweep(self) -> None:
         """Half-written files of an engine that was killed: a checkpoint's can be a gigabyte."""
-        for folder in (self.root, self.recovery, self.weights):
+        for folder in (self.root, self.recovery, self.weights, self.previews):
             for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 

@@ -210,6 +210,15 @@ def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.gpu
+def test_a_gpu_measures_what_a_cpu_does(clips: Callable[[Hyperparameters], list[ClipFiles]]) -> None:
+    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+    net, cuda = Synthesizer(sizes), torch.device("cuda")
+    here = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
+    there = Evaluator(clips(sizes), sizes, cuda, SwiftEstimator(1), None).evaluate(net.to(cuda))
+    assert there.values["eval/mel"] == pytest.approx(here.values["eval/mel"], rel=0.01)
+
+
 def test_pitch_a_semitone_too_high_is_off_by_100_cents_and_voicing_is_counted_apart() -> None:
     recorded = np.array([0, 0, 200, 210, 220, 230.0])
     rendered = np.array([0, 150, *(recorded[2:5] * 2 ** (1 / 12)), 0])
