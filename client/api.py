@@ -12,6 +12,7 @@ import httpx
 import platformdirs
 from pydantic import ValidationError
 
+from client.access import Access
 from client.calls import Calls, parse
 from client.downloads import Offered, Progress, download
 from client.errors import BadInput, ClientError
@@ -53,6 +54,7 @@ class Client:
         self.webhooks = Webhooks(calls)
         self.weights = PublishedWeights(calls)
         self.retention = Retention(calls)
+        self.access = Access(calls)
         self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
 
     # Datasets

@@ -6,7 +6,7 @@ from importlib.util import find_spec
 
 import typer
 
-from client import dataset_commands, exit_codes, job_commands, keeper_commands, save_commands, up
+from client import access_commands, dataset_commands, exit_codes, job_commands, keeper_commands, save_commands, up
 from client.output import ago, table
 from client.session import Session, connected
 
@@ -22,6 +22,7 @@ app.add_typer(dataset_commands.app, name="dataset")
 job_commands.add_to(app)
 save_commands.add_to(app)
 keeper_commands.add_to(app)
+access_commands.add_to(app)
 up.add_to(app)
 
 

@@ -18,10 +18,12 @@ from server.backup import back_up
 from server.database import create_engine, migrate, present_version
 from server.doctor import examine
 from server.errors import ServerError
-from server.jobs import JobBook
+from server.jobs import JobBook, utc_now
 from server.retention import Retention
+from server.schemas import Scope, TokenCreate
 from server.settings import ServerSettings
 from server.storage import Storage
+from server.tokens import TokenBook
 
 app = typer.Typer(
     name="rvc-train admin",
@@ -86,6 +88,20 @@ def force_fail(
     with _opened() as (_settings, engine):
         job = JobBook(engine).force_fail(job_id, message)
         typer.echo(f"{job.id}  {job.name}  {job.status}")
+
+
+@app.command()
+def token(
+    owner: Annotated[str, typer.Argument(metavar="OWNER", help="Whose things it opens.")],
+    scope: Annotated[list[Scope] | None, typer.Option(help="read, submit or admin; repeatable.")] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    days: Annotated[float | None, typer.Option(help="Days until it expires; never when left out.")] = None,
+) -> None:
+    """Make a token past HTTP: the first one, or when all others are lost. Its secret is shown this once."""
+    with _opened() as (settings, engine):
+        wish = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
+        made, secret = TokenBook(engine, utc_now, None, settings.session_hours).create(wish)
+        typer.echo(f"{made.id}  {made.owner}  {', '.join(made.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
 
 
 @app.command()

@@ -96,6 +96,17 @@ def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
     assert (again.returncode, again.stderr) == (1, "error: the job is failed; it cannot become failed\n")
 
 
+def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
+    ran = admin(live.services.storage.root, "token", "anna", "--scope", "read")
+    assert ran.returncode == 0, ran.stderr
+    secret = ran.stdout.strip().rpartition("=")[2]
+    with live.client(Authorization=f"Bearer {secret}") as http:
+        me = http.get("/v1/me").json()
+    assert (me["owner"], me["scopes"]) == ("anna", ["read"])
+    wrong = admin(live.services.storage.root, "token", "Anna B")
+    assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
+
+
 def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
