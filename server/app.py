@@ -4,11 +4,13 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 
 import structlog
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.staticfiles import StaticFiles
 
 from server.access import check_access
 from server.audit import AuditTrail
@@ -106,6 +108,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
         description=DESCRIPTION,
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,  # ours loads nothing from elsewhere
+        redoc_url=None,
         middleware=[
             Middleware(RequestContext, measures=services.measures),
             Middleware(Auth, settings=settings, tokens=services.tokens, audit=services.audit),
@@ -119,6 +123,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         v1.include_router(module.router)
     for router in (v1, session.sign_in, health.router, home.router):
         app.include_router(router)
+    app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
 
 

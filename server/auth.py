@@ -23,7 +23,7 @@ from server.settings import LOOPBACK_NAMES, ServerSettings
 from server.tokens import TokenBook
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
 """Served without a token: they tell nothing about anyone's voice."""
 OPEN_PREFIXES = ("/static/",)
 SIGN_IN = "/v1/session"

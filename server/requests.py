@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.measures import Measures
 from server.problems import problem_response
+from server.security_headers import add_security_headers
 
 logger = structlog.get_logger(__name__)
 
@@ -19,7 +20,6 @@ MAX_BODY_BYTES = 2**20
 """Of every request but an upload."""
 UPLOAD_PATH = re.compile(r"^/v1/(datasets/[^/]+/content|uploads/[^/]+)$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
-_SECURITY_HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 
 
 class BodyTooLarge(HTTPException):
@@ -99,8 +99,7 @@ class _Request:
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._id
-            for name, value in _SECURITY_HEADERS.items():
-                headers[name] = value
+            add_security_headers(headers, self._scope["path"], self._scope.get("scheme", "http"))
         await self._send(message)
 
     def _log(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The page at `/`: says what this is."""
+"""Pages for people: `/` says what this is, `/docs` shows the interface. Nothing is loaded from elsewhere."""
 
 from importlib.metadata import version
 
@@ -30,3 +30,27 @@ _HEADERS = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-in
 def home() -> HTMLResponse:
     """What this is, and where to go on."""
     return HTMLResponse(_PAGE.format(version=version("rvc-train")), headers=_HEADERS)
+
+
+_DOCS = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>rvc-train: the interface</title>
+<link rel="stylesheet" href="/static/swagger-ui/swagger-ui.css">
+</head>
+<body>
+<div id="interface"></div>
+<script src="/static/swagger-ui/swagger-ui-bundle.js"></script>
+<script src="/static/docs.js"></script>
+</body>
+</html>
+"""
+_DOCS_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+}
+
+
+@router.get("/docs")
+def docs() -> HTMLResponse:
+    """The whole interface, to read and to try."""
+    return HTMLResponse(_DOCS, headers=_DOCS_HEADERS)

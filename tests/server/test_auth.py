@@ -51,7 +51,7 @@ def test_the_token_opens_every_door_by_any_host_name(with_token):
     assert with_token.get("/v1/jobs", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/openapi.json", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/livez", "/readyz", "/openapi.json", "/docs", "/static/docs.js"])
 def test_what_tells_nothing_of_anyone_is_open(with_token, path):
     assert with_token.get(path).status_code == 200
 
