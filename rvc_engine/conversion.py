@@ -21,6 +21,7 @@ from torch import Tensor
 from rvc_engine.audio import UnreadableAudio, read_mono
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.content.encoders import create_encoder
+from rvc_engine.content.windows import num_rows
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import InvalidConfig, InvalidDataset
 from rvc_engine.machine import Machine
@@ -132,7 +133,14 @@ class Converter:
             progress(done / len(pieces))
             parts.append(self._speak(piece, options, generator))
         progress(1.0)
-        return to_16_bit(mix_loudness(wave, np.concatenate(parts), self.sample_rate, options.rms_mix_rate))
+        spoken = np.concatenate(parts)
+        num_heard = len(spoken) - len(parts[-1]) + self._num_heard(pieces[-1])
+        return to_16_bit(mix_loudness(wave, spoken, self.sample_rate, options.rms_mix_rate, num_heard))
+
+    def _num_heard(self, piece: _Piece) -> int:
+        """Samples that the reference makes of the last piece: its features are a frame or two short of it."""
+        frames = min(2 * num_rows(len(piece.wave)), len(piece.wave) // FRAME) - 2 * PADDING // FRAME
+        return frames * self._voice.sizes.hop_length
 
     def _check_speaker(self, speaker: int) -> None:
         count = self._voice.sizes.num_speakers
@@ -274,15 +282,24 @@ def loudness_envelope(wave: NDArray[np.float32], sample_rate: int, length: int) 
 
 
 def mix_loudness(
-    wave_16k: NDArray[np.float32], spoken: NDArray[np.float32], sample_rate: int, rate: float
+    wave_16k: NDArray[np.float32],
+    spoken: NDArray[np.float32],
+    sample_rate: int,
+    rate: float,
+    num_heard: int | None = None,
 ) -> NDArray[np.float32]:
-    """The output with a loudness between the input's (rate 0) and its own (rate 1)."""
+    """The output with a loudness between the input's (rate 0) and its own (rate 1).
+
+    The curves are drawn through the first `num_heard` samples of the output, by default all of them, and held after
+    that: the reference loses the last few frames, and draws them through what it has.
+    """
     if rate == 1:
         return spoken
-    wanted = loudness_envelope(wave_16k, RATE_16K, len(spoken))
-    own = loudness_envelope(spoken, sample_rate, len(spoken)).clamp(min=1e-6)
+    length = max(1, len(spoken) if num_heard is None else num_heard)
+    wanted = loudness_envelope(wave_16k, RATE_16K, length)
+    own = loudness_envelope(spoken[:length], sample_rate, length).clamp(min=1e-6)
     gain: NDArray[np.float32] = (wanted ** (1 - rate) * own ** (rate - 1)).numpy()
-    return spoken * gain
+    return spoken * np.pad(gain, (0, len(spoken) - length), mode="edge")
 
 
 def to_16_bit(wave: NDArray[np.float32]) -> NDArray[np.int16]:
