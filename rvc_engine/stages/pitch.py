@@ -30,9 +30,9 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
     InvalidConfig when the estimator's package is not installed.
     """
     paths = list(workspace.slices_16k.glob("*.wav"))
-    estimator = create_estimator(config.pitch, machine)
     num_voiced = num_frames = 0
     with disk_full_told(workspace.root), _out_of_memory_told(config.pitch):
+        estimator = create_estimator(config.pitch, machine)
         workspace.empty(workspace.coarse_f0)
         workspace.empty(workspace.f0_hz)
         for done, batch in _batches(paths, estimator.batch_size):

@@ -1,16 +1,19 @@
 """Converting speech with a voice: the steps one by one, then the whole with a small voice and a telling net."""
 
 import dataclasses
+from typing import get_args
 
 import faiss
 import numpy as np
 import pytest
 import soundfile
 import torch
+import typer
 from typer.testing import CliRunner
 
 from rvc_engine import conversion
 from rvc_engine.checkpoint import load_file
+from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.config import TrainingConfig
 from rvc_engine.conversion import ConversionOptions, Converter, convert_file
 from rvc_engine.conversion_cli import convert
@@ -289,3 +292,39 @@ def test_the_command_line_converts_and_tells_errors_in_a_sentence(voice, index, 
     failed = CliRunner().invoke(app, [*words, "--protect", "0.7"])
     assert failed.exit_code == 1
     assert "protect is 0.7; it must be between 0 and 0.5" in failed.output
+
+
+@dataclasses.dataclass
+class SteadyEstimator:
+    """Tells 123 Hz of everything."""
+
+    name: str
+    batch_size: int = 1
+
+    def estimate(self, waves_16k):
+        return [np.full(len(wave) // 160, 123.0) for wave in waves_16k]
+
+
+@pytest.mark.parametrize("name", get_args(EstimatorName))
+def test_the_pitch_is_that_of_the_estimator_asked_for_which_is_loaded_once(telling, monkeypatch, name):
+    converter, net = telling
+    made = []
+    monkeypatch.setattr(
+        conversion, "create_estimator", lambda name, machine: made.append((name, machine)) or SteadyEstimator(name)
+    )
+    for _ in range(2):
+        converter.convert(glide(0.3), ConversionOptions(pitch=name))
+    assert made == [(name, converter._machine)]
+    assert all((given["f0"] == 123.0).all() for given in net.given)
+
+
+def test_an_estimator_without_its_weights_is_told_in_a_sentence(voice, tmp_path):
+    source = tmp_path / "speech.wav"
+    soundfile.write(source, glide(0.5), RATE)
+    app = typer.Typer()
+    app.command()(convert)
+    words = [str(source), str(tmp_path / "out.wav"), "--voice", str(voice), "--weights", str(tmp_path)]
+    result = CliRunner().invoke(app, [*words, "--device", "cpu", "--pitch", "rmvpe"])
+    assert result.exit_code == 1
+    assert "rvc-engine weights fetch rmvpe" in result.output
+    assert not (tmp_path / "out.wav").exists()

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.conversion import ConversionOptions
 from rvc_engine.errors import GpuOutOfMemory, IncompatibleCheckpoint, InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.nets.crepe import Crepe
@@ -243,10 +242,6 @@ def test_praat_is_asked_for_by_a_sentence_that_names_its_licence(
     for attempt in (check_weights, lambda *_: create_estimator("pm", machine)):
         with pytest.raises(InvalidConfig, match=r"pip install 'rvc-train\[pm\]'.*GPL-3"):
             attempt(config, machine)
-
-
-def test_conversion_takes_every_estimator_by_the_same_name(estimator: PitchEstimator) -> None:
-    assert ConversionOptions(pitch=estimator.name).pitch == estimator.name  # type: ignore[arg-type]
 
 
 def test_too_little_memory_on_the_device_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
