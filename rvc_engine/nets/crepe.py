@@ -49,7 +49,7 @@ class Crepe(nn.Module):
 
     @staticmethod
     def of_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A published file's tensors as this net takes them: without the second dimension of the kernels, which is 1."""
+        """A published file's tensors as this net takes them: without the kernels' second dimension, which is 1."""
         return {name: value.squeeze(-1) if value.ndim == 4 else value for name, value in weights.items()}
 
     def forward(self, frames: Tensor) -> Tensor:
