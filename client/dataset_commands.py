@@ -8,7 +8,7 @@ import typer
 from client.api import default_dataset_name
 from client.output import ago, duration, size, table
 from client.session import Session, connected
-from server.schemas import DatasetPublic
+from server.schemas import DatasetPublic, DatasetReport
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 
@@ -71,7 +71,7 @@ def show(session: Session, dataset: DatasetArgument) -> None:
 def report(session: Session, dataset: DatasetArgument) -> None:
     """What the server found in the recordings, file by file."""
     found = session.client.dataset_report(session.client.find_dataset(dataset).id)
-    rows = table("FILE", "LENGTH", "RATE", "CHANNELS", "CODEC", "FAULT")
+    rows = table("FILE", "LENGTH", "RATE", "CHANNELS", "CODEC", "OVER NOISE", "FAULT")
     for file in found.files:
         rows.add_row(
             file.name,
@@ -79,13 +79,19 @@ def report(session: Session, dataset: DatasetArgument) -> None:
             str(file.sample_rate or "-"),
             str(file.channels or "-"),
             file.codec or "-",
-            file.error or "",
+            _decibels(file.snr_db),
+            file.error or "; ".join(file.notes),
         )
     session.output.result(found, rows)
     verdict = "usable" if found.usable else f"not usable: {found.reason}"
     session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {verdict}")
-    for text in found.warnings:
-        session.output.note(f"warning: {text}")
+    for line in _measures(found):
+        session.output.note(line)
+    for finding in found.findings:
+        session.output.note(f"{finding.severity}: {finding.message}\n  -> {finding.advice}")
+    if not found.findings:  # a report from before there were findings
+        for text in found.warnings:
+            session.output.note(f"warning: {text}")
 
 
 @app.command()
@@ -95,6 +101,29 @@ def delete(session: Session, dataset: DatasetArgument) -> None:
     found = session.client.find_dataset(dataset)
     session.client.delete_dataset(found.id)
     session.output.result({"deleted": found.id}, f"deleted {found.id} ({found.name})")
+
+
+def _measures(found: DatasetReport) -> list[str]:
+    """What was measured over all files, a line each; nothing of what nobody could tell."""
+    rates = ", ".join(f"{int(rate) / 1000:g} kHz ({duration(seconds)})" for rate, seconds in found.sample_rates.items())
+    silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"
+    lines = [
+        f"speech        {duration(found.speech_seconds)}{silence}",
+        f"sample rates  {rates}" if rates else "",
+        "" if found.bandwidth_hz is None else f"bandwidth     up to {found.bandwidth_hz / 1000:.1f} kHz",
+        ""
+        if found.snr_db is None
+        else f"over noise    {_decibels(found.snr_db)}, noise at {_decibels(found.noise_db)}",
+        "" if found.clipped_share is None else f"clipped       {100 * found.clipped_share:.2f} % of the samples",
+        ""
+        if found.reverberation_seconds is None
+        else f"room          fades by 60 dB in about {found.reverberation_seconds:.1f} s",
+    ]
+    return [line for line in lines if line]
+
+
+def _decibels(level: float | None) -> str:
+    return "-" if level is None else f"{level:.0f} dB"
 
 
 def _files(number: int) -> str:
