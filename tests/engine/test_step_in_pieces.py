@@ -1,8 +1,12 @@
-"""A step in pieces is the step: micro-batches, memory that runs out, short formats, blocks computed twice."""
+"""A step in pieces is the step: micro-batches, processes, short memory, short formats, blocks computed twice."""
 
 import copy
+import multiprocessing
+import os
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
 
 import pytest
 import torch
@@ -18,7 +22,8 @@ from rvc_engine.nets.recomputing import recompute_blocks
 from rvc_engine.nets.synthesizer import Noise
 from rvc_engine.nets.weightnorm import WeightNormConv1d
 from rvc_engine.precision import LEAST_SCALE, FormatName, Precision
-from rvc_engine.step import Batch, Nets, StepResult, training_step
+from rvc_engine.ranks import Ranks
+from rvc_engine.step import Batch, Nets, StepResult, Whole, training_step
 
 CPU = torch.device("cpu")
 SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
@@ -287,3 +292,59 @@ def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
     recompute_blocks(nets.generator, recompute=True)
     assert nets.generator.dec.recompute
     assert not other.dec.recompute
+
+
+# --- several processes
+
+LENGTHS = {"equal": EQUAL, "unequal": UNEQUAL, "one clip more on one": [90, 40, 60], "no clip on one": [60]}
+
+
+def share_of(batch: Batch, share: slice) -> Batch | None:
+    """Some clips of a batch, as a rank loads them; None without any."""
+    if not len(batch.lengths[share]):
+        return None
+    return Batch(*(getattr(batch, field.name)[share] for field in fields(Batch)))
+
+
+def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
+    """A process of two that train together, with half of each batch; in the last case one runs out of memory."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo"
+    )
+    ranks = Ranks.join(CPU)
+    found = {}
+    for name in [*LENGTHS, "out of memory"]:
+        given, nets = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
+        lengths = given.batch.lengths
+        share, micro_batches = ranks.share_of(lengths.tolist()), MicroBatches(2, ranks)
+        if name == "out of memory" and rank == 1:
+            nets.discriminators.forward = out_of_memory_once(nets.discriminators.forward, call=3)  # type: ignore[method-assign]
+        training_step(
+            nets,
+            share_of(given.batch, share),
+            given.starts[share],
+            Noise(*(noise[share] for noise in given.noise)),
+            Whole(len(lengths), int(lengths.sum())),
+            micro_batches,
+        )
+        found[name] = gradients(nets)
+        found[f"limit, {name}"] = torch.tensor(micro_batches.limit)
+    ranks.leave()
+    return found
+
+
+def test_two_processes_with_half_the_batch_each_give_the_gradients_of_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        first, second = pool.map(gradients_of_one_of_two, [0, 1], [port, port])
+    for name in [*LENGTHS, "out of memory"]:
+        given, alone = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
+        training_step(alone, given.batch, given.starts, given.noise)
+        assert distance(first[name], gradients(alone)) < 1e-5, name
+        assert torch.equal(first[name], second[name]), name
+    # The one that ran out of memory did not leave the other waiting: both went on in halves.
+    assert [int(each["limit, out of memory"]) for each in (first, second)] == [1, 1]
+    assert [int(each["limit, unequal"]) for each in (first, second)] == [2, 2]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
@@ -188,3 +189,58 @@ def test_a_wrong_option_is_told_in_one_sentence_before_any_work(start, tmp_path:
     assert engine.end() == events.EXIT_USAGE
     assert engine.error_text() == "error: version: Input should be 'v1' or 'v2'\n"
     assert not (tmp_path / "wrong").exists()
+
+
+# --- several processes
+
+
+def ranks_of(engine: Engine) -> list[psutil.Process]:
+    """Everything that the engine has running."""
+    return psutil.Process(engine.process.pid).children(recursive=True)
+
+
+def pid_of_the_second(engine: Engine) -> int:
+    said = [event.message for event in engine.events if isinstance(event, events.Log)]
+    [message] = [message for message in said if message.startswith("process 2 of 2 trains on cpu as pid")]
+    return int(message.split()[-1])
+
+
+def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_until_it_is_stopped(start) -> None:
+    engine = start("two", "--processes=2", checkpoint_every_steps=1, total_epochs=1000)
+    engine.until(events.CheckpointSaved, 2)
+    running = ranks_of(engine)
+    assert len(running) >= 3  # torchrun and two ranks
+    os.kill(pid_of_the_second(engine), signal.SIGKILL)
+    killed_at = time.monotonic()
+    assert engine.end() == events.EXIT_FAILED
+    assert time.monotonic() - killed_at < 10
+    failed = engine.events[-1]
+    assert isinstance(failed, events.Failed)
+    assert (failed.code, failed.code.retryable) == ("engine_crashed", True)
+    assert "process 2 of 2" in failed.message
+    assert "SIGKILL" in failed.message
+    assert not [process for process in running if process.is_running()]
+
+    saved = [event.step for event in engine.events if isinstance(event, events.CheckpointSaved)]
+    again = start("two", "--processes=2", checkpoint_every_steps=1000, total_epochs=1000)
+    step = again.until(events.Metric, 2)
+    assert min(again.losses()) == saved[-1] + 1
+    again.process.terminate()
+    assert again.end() == events.EXIT_STOPPED, again.error_text()
+    assert isinstance(again.events[-1], events.Stopped)
+    last = [event for event in again.events if isinstance(event, events.CheckpointSaved)][-1]
+    assert last.step >= step.step
+
+
+def test_processes_end_themselves_when_their_engine_is_killed_and_one_goes_on_alone(start) -> None:
+    engine = start("two", "--processes=2", checkpoint_every_steps=1, total_epochs=2)
+    saved = engine.until(events.CheckpointSaved)
+    running = ranks_of(engine)
+    engine.process.kill()
+    engine.process.wait()
+    _, alive = psutil.wait_procs(running, timeout=15)
+    assert not alive
+    alone = start("two", batch_size=4, total_epochs=2)  # as many clips a step as the two took together
+    assert alone.end() == events.EXIT_SUCCEEDED, alone.error_text()
+    assert min(alone.losses()) > saved.step
+    assert not [event for event in alone.events if isinstance(event, events.Warned) and "anew" in event.message]
