@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import pickle
 import time
 import zipfile
 from collections.abc import Callable
@@ -109,7 +108,9 @@ def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = Fal
     """
     try:
         return torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what an unpickler meets in a stranger's bytes fails in any way, IndexError for one
         raise IncompatibleCheckpoint(
             f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
             "or holds code, which is never run. Get it again from where it came"

@@ -7,7 +7,7 @@ needs little memory. Which net some weights are is told from their shapes (`rvc_
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import faiss
 import numpy as np
@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from rvc_engine.checkpoint import load_file, published_names
+from rvc_engine.config import ContentEncoder
+from rvc_engine.content.names import embedder_name
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.net_kind import NetKind, differences, discriminators_layout, generator_layout, kind_of, shapes_of
@@ -86,6 +88,8 @@ class FileReport(BaseModel):
     search_works: bool | None = None
     faults: list[str] = Field(default_factory=list)
     """What is wrong, and what to do where something can be done."""
+    notes: list[str] = Field(default_factory=list)
+    """What is no fault, but good to know."""
 
 
 def inspect_file(path: Path) -> FileReport:
@@ -196,7 +200,15 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     faults += layout_faults + _voice_label_faults(path, tree)
     if facts["dtype"] != "float16":
         faults.append(f"its tensors are {facts['dtype']}; published voices are float16, half the size and no worse")
-    return {**facts, "faults": faults}
+    notes = [] if facts["encoder"] == CONTENTVEC else [_encoder_note(facts["encoder"])]
+    return {**facts, "faults": faults, "notes": notes}
+
+
+def _encoder_note(encoder: str) -> str:
+    """RVC and Applio do not look at the name, and feed every voice what their own encoder hears."""
+    if encoder in map(embedder_name, get_args(ContentEncoder)):
+        return f"RVC and Applio load it, but with {encoder} it converts correctly only with `rvc-engine convert`"
+    return f"it needs the content encoder {encoder}, which is not known here: convert with the program that made it"
 
 
 def _voice_layout_faults(tree: dict[str, Any], weights: dict[str, Tensor], version: Any, f0: bool) -> list[str]:
@@ -400,6 +412,7 @@ def describe(report: FileReport) -> Iterable[str]:
         ("search", report.search_works is not None and ("works" if report.search_works else "does not work")),
     ]
     yield from (f"  {name:<14}{value}" for name, value in rows if value is not None and value is not False)
+    yield from (f"  note: {note}" for note in report.notes)
     yield from (f"  fault: {fault}" for fault in report.faults)
     if not report.faults:
         yield "  no faults"
