@@ -1,7 +1,7 @@
 """A worker's right to a job: what it holds, how it is taken, and what every write under it ends with."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -14,6 +14,8 @@ from server.states import HELD_STATUSES
 from server.tables import Attempt, Job, UtcDateTime, Worker
 
 S = JobStatus
+LONGEST_RETRY_DELAY = timedelta(minutes=10)
+CLOCK_SLACK = timedelta(minutes=1)
 
 
 class Wish(StrEnum):
@@ -71,9 +73,11 @@ def claiming(worker_id: str, now: datetime) -> sa.Executable:
     may_claim = sa.exists().where(
         col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
     )
+    # Nobody ever waits for longer than the longest delay: a time further ahead is one from before the clock went back.
+    is_due = sa.or_(col(Job.not_before) <= now, col(Job.not_before) > now + LONGEST_RETRY_DELAY + CLOCK_SLACK)
     next_one = (
         sa.select(col(Job.number))
-        .where(col(Job.status) == S.QUEUED, col(Job.not_before) <= now, may_claim)
+        .where(col(Job.status) == S.QUEUED, is_due, may_claim)
         .order_by(col(Job.priority).desc(), col(Job.number))
         .limit(1)
         .with_for_update(skip_locked=True)

@@ -3,12 +3,13 @@
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 
 import structlog
 
 from server.database import checkpoint
 from server.deliveries import Deliverer
-from server.jobs import JobBook
+from server.jobs import JobBook, utc_now
 from server.reaper import Reaper
 from server.retention import Retention
 from server.settings import ServerSettings
@@ -18,6 +19,17 @@ logger = structlog.get_logger(__name__)
 
 
 EXPIRY_SECONDS = 300.0
+
+
+class SteadyClock:
+    """The wall clock as it was at the start, going on by itself: one that is set an hour on fails no waiting job."""
+
+    def __init__(self, wall: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._start, self._started, self._monotonic = wall(), monotonic(), monotonic
+
+    def __call__(self) -> datetime:
+        """The present time, with its zone."""
+        return self._start + timedelta(seconds=self._monotonic() - self._started)
 
 
 class Housekeeper:
@@ -35,7 +47,8 @@ class Housekeeper:
             (settings.retention_seconds, retention.apply),
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
-            self._tasks.append((settings.reaper_seconds, lambda: book.time_out_queued(longest)))
+            steady = JobBook(book.engine, SteadyClock())
+            self._tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._work, name="housekeeper", daemon=True)
 

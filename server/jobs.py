@@ -17,7 +17,19 @@ from rvc_engine import events as said
 from rvc_engine.errors import FailureCode
 from server.audit import note
 from server.callers import LOCAL_OWNER
-from server.claims import WISHES, Claim, EngineProcess, Held, Wish, attempt_of, claim_of, claiming, holding, lost
+from server.claims import (
+    LONGEST_RETRY_DELAY,
+    WISHES,
+    Claim,
+    EngineProcess,
+    Held,
+    Wish,
+    attempt_of,
+    claim_of,
+    claiming,
+    holding,
+    lost,
+)
 from server.database import read_session, write_session
 from server.errors import Conflict, NotFound, NothingPublished, Refused
 from server.journal import Entry, digest
@@ -30,7 +42,6 @@ from server.tables import Artifact, Attempt, Dataset, IdempotencyKey, Job, Worke
 from server.webhooks import for_wish, note_event
 
 S = JobStatus
-LONGEST_RETRY_DELAY_SECONDS = 600.0
 IDEMPOTENCY_HOURS = 24
 
 
@@ -400,7 +411,7 @@ class JobBook:
                 entry = Entry(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
                 self._ledger.move(session, job, S.PAUSED, entry, **failures)
             elif is_retried:
-                delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY_SECONDS)
+                delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY.total_seconds())
                 entry = Entry(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
                 not_before = self._clock() + timedelta(seconds=delay)
                 self._ledger.move(session, job, S.QUEUED, entry, not_before=not_before, **failures)

@@ -138,6 +138,8 @@ class Storage:
         """Copy a file into the job's artifacts, hashed on the way. Storing the same bytes twice keeps one file."""
         folder = self.artifacts_folder(job_id)
         folder.mkdir(parents=True, exist_ok=True)
+        for half in folder.glob(".*.tmp"):  # of a worker that was killed: a job has one at a time
+            half.unlink(missing_ok=True)
         temporary = folder / f".{uuid6.uuid7().hex}.tmp"
         try:
             sha256, size = _copy_and_hash(source, temporary)

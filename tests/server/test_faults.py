@@ -1,0 +1,107 @@
+"""Faults inside the server: a full disk, a clock that is set, a kill between a file's rename and its row."""
+
+import errno
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rvc_engine.errors import FailureCode
+from server.housekeeping import SteadyClock
+from server.jobs import JobBook
+
+
+class Killed(BaseException):
+    """As if the process ended here."""
+
+
+def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resumable_one_stays(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from server import receptions
+
+    written = [0]
+    write = receptions._write
+
+    def full_after_two_megabytes(file: Any, piece: bytes, digest: Any) -> None:
+        if written[0] >= 2 << 20:
+            raise OSError(errno.ENOSPC, "no space left")
+        written[0] += len(piece)
+        write(file, piece, digest)
+
+    with serve(tmp_path) as server, server.client() as http:
+        monkeypatch.setattr(receptions, "_write", full_after_two_megabytes)
+        answer = http.put("/v1/datasets/a/content", content=b"RIFF" + bytes(5 << 20))
+        assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (507, "no_space", True)
+        assert not list(server.services.storage.incoming.rglob("upload"))
+        written[0] = 0
+        tus = {"Tus-Resumable": "1.0.0"}
+        address = http.post("/v1/uploads", headers=tus | {"Upload-Length": str(5 << 20)}).headers["location"]
+        piece = tus | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+        assert http.patch(address, content=bytes(5 << 20), headers=piece).status_code == 507
+        monkeypatch.setattr(receptions, "_write", write)
+        offset = int(http.head(address, headers=tus).headers["upload-offset"])
+        assert 0 < offset <= 3 << 20
+        rest = http.patch(address, content=bytes((5 << 20) - offset), headers=piece | {"Upload-Offset": str(offset)})
+        assert rest.status_code == 204
+
+
+def test_a_server_killed_between_a_datasets_rename_and_its_row_keeps_nothing_of_it_and_takes_it_again(
+    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import hashlib
+
+    content = b"RIFF" + bytes(1000)
+    with serve(tmp_path) as server:
+        shelf = server.services.shelf
+        upload = tmp_path / "upload"
+        upload.write_bytes(content)
+
+        def killed(*_: object) -> None:
+            raise Killed
+
+        monkeypatch.setattr(shelf, "_add", killed)
+        with pytest.raises(Killed):
+            shelf.admit("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
+        assert len(list((tmp_path / "datasets").iterdir())) == 1
+    with serve(tmp_path) as server, server.client() as http:
+        assert list((tmp_path / "datasets").iterdir()) == []
+        assert http.put("/v1/datasets/a/content", content=content).status_code == 201
+
+
+def test_a_clock_that_goes_back_an_hour_holds_no_job_up(bench: Any) -> None:
+    bench.job(max_attempts=3)
+    bench.book.fail(bench.claim(), FailureCode.ENGINE_CRASHED, "x")
+    assert bench.book.claim(bench.worker()) is None  # it waits its ten seconds
+    bench.clock.advance(-3600)
+    assert bench.book.claim(bench.worker()) is not None
+
+
+def test_a_clock_that_goes_on_an_hour_fails_no_waiting_job(bench: Any) -> None:
+    monotonic = [1000.0]
+    steady = SteadyClock(bench.clock, lambda: monotonic[0])
+    housekeeping = JobBook(bench.book.engine, steady)
+    job = bench.job()
+    bench.clock.advance(3600)
+    monotonic[0] += 5
+    assert housekeeping.time_out_queued(600) == 0
+    monotonic[0] += 700
+    assert housekeeping.time_out_queued(600) == 1
+    assert bench.book.get(job.id).error_code == "queue_timeout"
+
+
+def test_a_clock_that_is_set_disturbs_no_claim_and_no_numbering(bench: Any) -> None:
+    from rvc_engine.events import Log, Progress
+
+    for hours in (1, -2, 1):
+        job = bench.job()
+        claim = bench.claim()
+        bench.clock.advance(hours * 3600)
+        bench.book.heartbeat(claim)
+        bench.book.record(claim, [Progress(stage="train", stage_progress=0, progress=0), Log(message="x")])
+        bench.publish(claim)
+        bench.book.succeed(claim)
+        found = bench.book.get(job.id)
+        assert found.status == "succeeded"
+        assert found.finished_at - found.created_at == timedelta(hours=hours)
