@@ -1,4 +1,4 @@
-"""The engine's command line: `rvc-engine run`, `report`, `weights`, `convert`, `inspect`, `extract`, `merge`, `onnx`.
+"""The engine's command line: `rvc-engine run`, `report`, `weights`, `convert` and the tools for voices and checkpoints.
 
 torch is imported only by the commands that need it, so that `report` stays light.
 """
@@ -19,7 +19,7 @@ from rvc_engine.errors import DiskFull, InvalidConfig
 from rvc_engine.events import EXIT_FAILED, EXIT_USAGE, Failed
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
-from rvc_engine.voice_tools_cli import extract, inspect, merge, onnx
+from rvc_engine.voice_tools_cli import extract, hand_over, inspect, merge, onnx
 from rvc_engine.weights_cli import app as weights_app
 from rvc_engine.workspace import Workspace
 
@@ -38,7 +38,7 @@ app = typer.Typer(
 
 app.add_typer(weights_app)
 app.command()(convert)
-for tool in (inspect, extract, merge, onnx):
+for tool in (inspect, extract, merge, hand_over, onnx):
     app.command()(tool)
 
 

@@ -1,10 +1,10 @@
-"""`rvc-engine inspect`, `extract`, `merge` and `onnx`: what one does with voices and checkpoints beside training."""
+"""`rvc-engine inspect`, `extract`, `merge`, `hand-over` and `onnx`: tools for voices and checkpoints."""
 
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,6 +12,7 @@ from rvc_engine.config import SampleRate
 from rvc_engine.errors import EngineError, InvalidConfig
 from rvc_engine.events import EXIT_FAILED, EXIT_USAGE
 
+Program = Literal["rvc", "applio"]
 Voice = Annotated[Path, typer.Argument(help="A voice, <voice>.pth.", exists=True, dir_okay=False)]
 
 
@@ -89,6 +90,19 @@ def merge(
         f"; {made.speakers_dropped} speakers that only one of them had are left out" if made.speakers_dropped else ""
     )
     typer.echo(f"{output}: {made.info}{dropped}")
+
+
+def hand_over(
+    checkpoint: Annotated[Path, typer.Argument(help="A G_ file.", exists=True, dir_okay=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The G_ file to write.")],
+    to: Annotated[Program, typer.Option(help="The program that is to go on training from it.")] = "applio",
+) -> None:
+    """Put a G_ file's optimizer entries into the order of RVC or Applio. D_ files serve both as they are."""
+    from rvc_engine.handing_over import hand_over as write_for
+
+    with _errors_told():
+        write_for(checkpoint, output, to)
+    typer.echo(f"{output}: in the order of {to}")
 
 
 def onnx(

@@ -10,13 +10,12 @@ import torch
 from rvc_engine.checkpoint import OwnCheckpoint, Place, save_pair
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.handing_over import hand_over
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.retention import KeptSaves, Save
 from rvc_engine.saved_pairs import pairs_to_resume, resume
 from rvc_engine.step import Nets
 from rvc_engine.workspace import Workspace
-
-SPELLINGS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
 
 
 def config(**changes: object) -> TrainingConfig:
@@ -192,3 +191,29 @@ def test_a_pair_of_another_kind_is_named(save: Any, tmp_path: Path, asked: dict[
     save(1, "1")
     with pytest.raises(IncompatibleCheckpoint, match=f"these are v2 40k .* of width 24; the job asks for {ours}"):
         resume(pairs_to_resume(tmp_path, None, lambda _: None), build(**asked), config(**asked), lambda _: None)
+
+
+def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(save: Any, trained: Nets, tmp_path: Path) -> None:
+    save(2, "1")
+    ours = torch.load(tmp_path / "G_1.pth", weights_only=True)
+    hand_over(tmp_path / "G_1.pth", tmp_path / "G_1.pth", "applio")
+    theirs = torch.load(tmp_path / "G_1.pth", weights_only=True)
+    order, other = list(ours["model"]), list(theirs["model"])
+    parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in other if name.startswith("dec.")))
+    theirs_order = ["m_source", "conv_pre", "ups", "noise_convs", "resblocks", "conv_post", "cond"]
+    assert parts == [f"dec.{name}" for name in theirs_order]
+    assert other[0] == "enc_p.emb_phone.weight" != order[0]
+    assert (theirs["iteration"], sorted(other)) == (2, sorted(order))
+    assert theirs["optimizer"]["param_groups"][0]["params"] == list(range(len(order)))
+    assert theirs["optimizer"]["param_groups"][0]["initial_lr"] == 1e-4
+    for number, name in enumerate(other):
+        entry, same = theirs["optimizer"]["state"][number], ours["optimizer"]["state"][order.index(name)]
+        assert all(torch.equal(entry[key], same[key]) for key in ("step", "exp_avg", "exp_avg_sq")), name
+
+    fresh = build()
+    resume(pairs_to_resume(tmp_path, None, lambda _: None), fresh, config(), lambda _: None)
+    assert_same(fresh.generator, trained.generator)
+    hand_over(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
+    assert list(torch.load(tmp_path / "G_back.pth", weights_only=True)["model"]) == order
+    with pytest.raises(IncompatibleCheckpoint, match="holds v2 discriminators of width 24; give the G_ file"):
+        hand_over(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")
