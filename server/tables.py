@@ -155,6 +155,10 @@ class Job(Table, table=True):
     labels: dict[str, str] = Field(default_factory=dict, sa_type=sa.JSON)
     max_attempts: int = 2
     max_duration_seconds: float | None = None
+    retry_of: str | None = None
+    """Id of the job that this one tries again; it may be deleted since."""
+    retry_from: str | None = None
+    """`checkpoint` or `start`, where it is a retry."""
 
     token: int = 0
     """Raised by each claim; a worker's write needs the present one."""
@@ -206,6 +210,16 @@ class Attempt(Table, table=True):
     engine_pid: int | None = None
     engine_started_at: float | None = None
     """Start time of that process, as the system tells it: a pid alone may have been given to another process."""
+    device: str | None = None
+    """Where the worker ran it, such as `cuda:1`. None, as what follows, of attempts before this was written down."""
+    device_name: str | None = None
+    """What that device is, such as `NVIDIA H100 80GB HBM3`."""
+    step_seconds: float | None = None
+    """Time of a training step, as the engine told it last."""
+    stage_seconds: dict[str, float] | None = Field(
+        default=None, sa_column=sa.Column(sa.JSON(none_as_null=True), nullable=True)
+    )
+    """How long each stage took that was done from its beginning to its end."""
 
 
 class Event(Table, table=True):
@@ -305,7 +319,12 @@ class Worker(Table, table=True):
     pid: int
     host: str
     device: str
+    device_name: str | None = None
+    version: str | None = None
+    """Of rvc-train."""
     is_draining: bool = False
+    drain_mode: str | None = None
+    """`hand_back` or `finish`, once it is draining."""
     registered_at: datetime = Field(sa_type=UtcDateTime)
     last_seen_at: datetime = Field(sa_type=UtcDateTime)
     stopped_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
@@ -442,4 +461,6 @@ class IdempotencyKey(Table, table=True):
     key: str = Field(primary_key=True)
     fingerprint: str
     job_id: str
+    answer: str | None = None
+    """What the first request was answered with, JSON."""
     created_at: datetime = Field(sa_type=UtcDateTime)
