@@ -3,7 +3,6 @@
 Every file is read with `weights_only=True`: a `.pth` from a stranger is data, never code.
 """
 
-import errno
 import hashlib
 import json
 import os
@@ -18,12 +17,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from rvc_engine.disk import check_room, is_disk_full
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
-from rvc_engine.net_kind import mismatch, shapes_of
+from rvc_engine.net_kind import Shapes, mismatch, shapes_of
 from rvc_engine.step import Nets
 from rvc_engine.workspace import Workspace, sync_folder, write_atomically
 
 KEPT_CHECKPOINTS = 2
+GOES_ON = "free some space and start the run again, it goes on from its last checkpoint"
 LATEST_STEP_NAME = 2333333
 """What the reference writes as the step when it keeps one pair only."""
 
@@ -60,19 +61,30 @@ class _HashingFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.hash = file, hashlib.sha256()
+        self.error: OSError | None = None
+        """Why a write failed: PyTorch's zip writer turns it into a RuntimeError that no longer knows."""
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self._file.flush()
 
 
 def save_atomically(tree: Any, path: Path) -> str:
-    """`torch.save` to a temporary name, fsync, rename; returns the sha256. Raises DiskFull when there is no room."""
+    """`torch.save` to a temporary name, fsync, rename; returns the sha256.
+
+    Raises DiskFull when there is no room, before it writes anything if that can be told; what lay there before stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    check_room(path.parent, tensor_bytes(tree), str(path), GOES_ON)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    hashing: _HashingFile | None = None
     try:
         with temporary.open("wb") as file:
             hashing = _HashingFile(file)
@@ -81,12 +93,9 @@ def save_atomically(tree: Any, path: Path) -> str:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:
-        # PyTorch's zip writer turns a failed write into a RuntimeError that no longer knows its errno.
-        if _is_disk_full(error, path.parent):
-            raise DiskFull(
-                f"no room on the disk for {path}; free some space and start the run again, it goes on from its last "
-                "checkpoint"
-            ) from error
+        cause = error if isinstance(error, OSError) else hashing.error if hashing is not None else None
+        if cause is not None and is_disk_full(cause):
+            raise DiskFull(f"no room on the disk for {path}; {GOES_ON}") from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -94,11 +103,12 @@ def save_atomically(tree: Any, path: Path) -> str:
     return hashing.hash.hexdigest()
 
 
-def _is_disk_full(error: OSError | RuntimeError, folder: Path) -> bool:
-    if isinstance(error, OSError):
-        return error.errno in {errno.ENOSPC, errno.EDQUOT}
-    status = os.statvfs(folder)
-    return status.f_bavail * status.f_frsize < 64 * 2**20
+def tensor_bytes(tree: Any) -> int:
+    """What the tensors in nested dicts and lists take."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return sum(map(tensor_bytes, parts))
 
 
 def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
@@ -266,21 +276,25 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
 
     `learning_rate` is the undecayed one. The epoch stored is the last one completed.
     """
-    paths = []
     name = LATEST_STEP_NAME if only_latest else place.step
-    for letter, net, optimizer in (
-        ("G", nets.generator, nets.generator_optimizer),
-        ("D", nets.discriminators, nets.discriminator_optimizer),
-    ):
-        tree = {
+    trees = {
+        workspace.root / f"{letter}_{name}.pth": {
             "model": net.state_dict(),
             "iteration": completed_epochs(place),
             "optimizer": _published_optimizer(optimizer, learning_rate),
             "learning_rate": learning_rate,
         }
-        paths.append(workspace.root / f"{letter}_{name}.pth")
-        save_atomically(tree, paths[-1])
-    return paths
+        for letter, net, optimizer in (
+            ("G", nets.generator, nets.generator_optimizer),
+            ("D", nets.discriminators, nets.discriminator_optimizer),
+        )
+    }
+    check_room(
+        workspace.root, tensor_bytes(trees), f"the pair {name} of G_ and D_", GOES_ON
+    )  # not one without the other
+    for path, tree in trees.items():
+        save_atomically(tree, path)
+    return list(trees)
 
 
 def completed_epochs(place: Place) -> int:
@@ -300,15 +314,24 @@ def load_base_weights(net: nn.Module, path: Path, role: str) -> None:
 
     `role` names the option for messages. Raises IncompatibleCheckpoint with what the file is when it does not fit.
     """
-    tree = load_file(path)
+    expected = net.state_dict()
+    weights = read_base_weights(path, role, shapes_of(expected))
+    net.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected})
+
+
+def read_base_weights(path: Path, role: str, expected: Shapes) -> dict[str, Tensor]:
+    """The weights of a G_/D_ file in the published spelling, left in the file until they are used.
+
+    Raises IncompatibleCheckpoint, with what the file is, when they are not of the expected names and shapes.
+    """
+    tree = load_file(path, lazily=True)
     weights = tree.get("model", tree) if isinstance(tree, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise IncompatibleCheckpoint(f"{role}: {path} holds no `model` of tensors; give a G_ or D_ file")
     weights = published_names(weights)
-    expected = net.state_dict()
-    if fault := mismatch(shapes_of(weights), shapes_of(expected)):
+    if fault := mismatch(shapes_of(weights), expected):
         raise IncompatibleCheckpoint(f"{role}: {path} does not fit: {fault}; check version, sample rate, f0 and width")
-    net.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected})
+    return weights
 
 
 def published_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.found_workspace import NO_SLICES, clip_paths
 from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
 from rvc_engine.mel import spectrogram
 from rvc_engine.step import Batch
@@ -62,24 +63,19 @@ def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tu
 
     Raises InvalidDataset when slices have no features or no pitch, or none is long enough.
     """
-    waves = sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural(path.stem))
-    if not waves:
-        raise InvalidDataset(
-            f"{workspace.slices} holds no slices; give the folder of recordings with --dataset, or the name of a run "
-            "that was prepared before"
-        )
-    clips, missing = [], []
-    for wave in waves:
-        features = workspace.features / f"{wave.stem}.npy"
-        coarse = workspace.coarse_f0 / f"{wave.name}.npy" if sizes.f0 else None
-        f0 = workspace.f0_hz / f"{wave.name}.npy" if sizes.f0 else None
-        if all(path is None or path.is_file() for path in (features, coarse, f0)):
-            clips.append(_measure(wave, features, coarse, f0, speaker, sizes))
+    found = clip_paths(workspace, sizes.f0)
+    if not found:
+        raise InvalidDataset(NO_SLICES.format(folder=workspace.slices))
+    clips, num_missing = [], 0
+    for paths in found:
+        if paths.missing:
+            num_missing += 1
         else:
-            missing.append(wave.name)
-    if missing and not clips:
+            of_clip = speaker if paths.speaker is None else paths.speaker
+            clips.append(_measure(paths.wave, paths.features, paths.coarse_f0, paths.f0, of_clip, sizes))
+    if not clips:
         raise InvalidDataset(
-            f"none of the {len(missing)} slices in {workspace.slices} has "
+            f"none of the {num_missing} slices in {workspace.slices} has "
             f"{'features and pitch' if sizes.f0 else 'features'}; run the pitch and content stages first"
         )
     kept = [clip for clip in clips if clip.frames >= sizes.segment_frames]
@@ -89,7 +85,7 @@ def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tu
             f"({sizes.segment_frames / 100:.2f} s); add recordings"
         )
     num_short = len(clips) - len(kept)
-    return kept + _mute_clips(workspace, sizes, speaker), num_short + len(missing)
+    return kept + _mute_clips(workspace, sizes, speaker), num_short + num_missing
 
 
 def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> list[ClipFiles]:
@@ -111,11 +107,6 @@ def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> l
         np.save(coarse, np.ones(300, np.int64))
         np.save(f0, np.zeros(300, np.float32))
     return [_measure(wave, features, coarse, f0, speaker, sizes)] * 2
-
-
-def _natural(stem: str) -> tuple[object, ...]:
-    """`2_10` after `2_9`."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in stem.split("_"))
 
 
 def _measure(

@@ -1,7 +1,8 @@
-"""A full disk, told as such. No torch."""
+"""Room on a disk, looked at before it is needed; and a full disk, told as such. No torch."""
 
 import contextlib
 import errno
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,3 +25,29 @@ def disk_full_told(folder: Path) -> Iterator[None]:
         if not is_disk_full(error):
             raise
         raise DiskFull(f"no room is left on the disk of {folder}; free some space and start again") from error
+
+
+def free_bytes(folder: Path) -> int:
+    """What the file system of a folder, which may be still to be made, has left for us."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(existing).free
+
+
+def check_room(folder: Path, needed: int, what: str, advice: str = "free some space and start again") -> None:
+    """Raise DiskFull, with both numbers, when `folder`'s disk has less than `needed` bytes left.
+
+    A quota may still say no: whoever writes must be ready for that.
+    """
+    free = free_bytes(folder)
+    if free < needed:
+        raise DiskFull(f"{what} needs {in_words(needed)}, and the disk of {folder} has {in_words(free)} left; {advice}")
+
+
+def in_words(num_bytes: int) -> str:
+    """`1.3 GB`."""
+    amount, unit = float(num_bytes), "bytes"
+    for bigger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, bigger
+    return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 100 else f"{amount:.1f} {unit}"

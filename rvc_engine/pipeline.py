@@ -9,19 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rvc_engine import rank_supervisor, recordings
+from rvc_engine import before_work, rank_supervisor, recordings
 from rvc_engine.checkpoint import RecoveryStore
 from rvc_engine.config import TrainingConfig
 from rvc_engine.device import open_devices
-from rvc_engine.errors import EngineError, InvalidConfig
+from rvc_engine.errors import EngineError, MissingWeights
 from rvc_engine.events import STAGES, Log, Stage, StageChanged, Warned
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import Report, StageReport
-from rvc_engine.required_weights import check_weights
+from rvc_engine.space_needed import check_space
 from rvc_engine.stage_cache import StageCache
 from rvc_engine.stages import content, export, indexing, pitch, slicing, training
 from rvc_engine.stages.training import BaseWeights
-from rvc_engine.weights import Weights, sha256_of
+from rvc_engine.weights import sha256_of
 from rvc_engine.workspace import Workspace, fingerprint_of
 
 _ENDS: dict[Stage, float] = {"slice": 0.03, "pitch": 0.05, "content": 0.12, "train": 0.95, "index": 0.97, "export": 1.0}
@@ -58,28 +58,41 @@ def make_voice(
     The caller holds the workspace's lock. Raises EngineError's kinds, and StopRequested when `is_stopping` said so.
     """
     run = _Run(workspace, config, machine, report, is_stopping)
-    check_weights(config, machine, prepares=dataset is not None, trains=wanted.training)
-    base = run.base_weights() if wanted.training else BaseWeights()
-    if wanted.training and config.content != "contentvec" and base.generator is not None:
-        report(Warned(message=OTHER_FEATURES.format(content=config.content)))
-    if dataset is not None:
-        run.prepare(dataset)
-    else:
-        run.take_as_found()
-    failure: EngineError | None = None
-    if wanted.training:
+    goes_on = wanted.continue_on_error and wanted.index
+    failure = before_work.check(
+        dataset, workspace, config, machine, report, trains=wanted.training, is_index_wanted_anyway=goes_on
+    )
+    preparations = run.preparations(dataset) if dataset is not None else []
+    run.check_space(dataset, preparations, wanted)
+    for preparation in preparations:
+        run.do(preparation)
+    if wanted.training and failure is None:
         try:
-            run.train(base)
+            run.train(is_prepared_here=dataset is not None)
         except EngineError as error:
-            if not (wanted.continue_on_error and wanted.index):
-                raise
-            report(Log(level="error", message=f"training failed ({error.code}): {error}; going on to the index"))
             failure = error
+    if failure is not None:
+        if not goes_on:
+            raise failure
+        report(Log(level="error", message=f"training failed ({failure.code}): {failure}; going on to the index"))
     if wanted.index:
         run.index()
     if failure is not None:
         raise failure
     run.export(has_voice=wanted.training)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One stage whose result is kept for as long as its inputs stay the same."""
+
+    stage: Stage
+    fingerprint: str
+    """Of the inputs."""
+    folders: list[Path]
+    """What it fills, to be kept for other runs; empty for training."""
+    run: Callable[[StageReport], Any]
+    made_with: str = ""
 
 
 class _Run:
@@ -98,80 +111,83 @@ class _Run:
         self.devices = open_devices(machine)
         self.device = self.devices[0]
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None
-        self.features_identity = "as found in the workspace"
 
-    def prepare(self, dataset: Path) -> None:
-        """Slices, pitch curves and content features of the recordings."""
+    def preparations(self, dataset: Path) -> list[_Work]:
+        """What slices, pitch curves and content features of the recordings take. Raises InvalidDataset."""
         workspace, config = self.workspace, self.config
         sliced = fingerprint_of(slicing.VERSION, dataset_hash(dataset), config.sample_rate)
-        self._do(
+        pitched = fingerprint_of(pitch.VERSION, sliced, config.pitch)
+        encoded = fingerprint_of(sliced, *content.fingerprint_parts(config, self.machine))
+        slices = _Work(
             "slice",
             sliced,
             [workspace.slices, workspace.slices_16k],
             lambda r: slicing.run(dataset, workspace, config, r),
         )
-        if config.f0:
-            pitched = fingerprint_of(pitch.VERSION, sliced, config.pitch)
-            self._do(
-                "pitch",
-                pitched,
-                [workspace.coarse_f0, workspace.f0_hz],
-                lambda r: pitch.run(workspace, config, self.machine, r),
-            )
-        encoded = fingerprint_of(sliced, *content.fingerprint_parts(config, self.machine))
-        self._do(
+        curves = _Work(
+            "pitch",
+            pitched,
+            [workspace.coarse_f0, workspace.f0_hz],
+            lambda r: pitch.run(workspace, config, self.machine, r),
+        )
+        features = _Work(
             "content",
             encoded,
             [workspace.features, workspace.mute_features.parent],
             lambda r: content.run(workspace, config, self.machine, self.device, r),
             made_with=config.content,
         )
-        self.take_as_found()
+        return [slices, curves, features] if config.f0 else [slices, features]
 
-    def take_as_found(self) -> None:
-        """What the workspace's features are, if a run with recordings made them: training goes on with no others.
-
-        Raises InvalidConfig when the config speaks of another encoder than they were made with: the voice would carry
-        the wrong one's name, and convert to garbage.
-        """
-        workspace, config = self.workspace, self.config
-        encoder = workspace.made_with("content")
-        if encoder and encoder != config.content:
-            raise InvalidConfig(
-                f"the features in {workspace.features} were made with content={encoder} and this run says "
-                f"content={config.content}; say content={encoder}, or give the recordings again"
-            )
-        if (encoded := workspace.fingerprint("content")) is not None:
-            self.features_identity = fingerprint_of(encoded, workspace.fingerprint("pitch") if config.f0 else None)
+    def check_space(self, dataset: Path | None, preparations: list[_Work], wanted: Wanted) -> None:
+        """Raise DiskFull when the run does not fit on the workspace's disk."""
+        at_hand = [each for each in preparations if self._is_done(each) or self._is_cached(each)]
+        folders = {folder for each in at_hand for folder in each.folders}
+        check_space(dataset, self.workspace, self.config, folders, trains=wanted.training, indexes=wanted.index)
 
     def base_weights(self) -> BaseWeights:
-        """The files that training starts from: the machine's own, or else the published. Raises MissingWeights."""
-        config, weights = self.config, Weights(self.machine.weights_folder)
-        paths: list[Path | None] = [self.machine.pretrained_g, self.machine.pretrained_d]
-        if config.pretrained == "auto":
-            published = weights.pretrained_files(config.version, config.sample_rate, config.f0)
-            for n, file in enumerate(published):
-                if paths[n] is None:
-                    weights.require([file], file.id)
-                    paths[n] = weights.path_of(file)
+        """The files that training starts from, which are there and fit."""
+        paths = before_work.base_weight_paths(self.config, self.machine)
         identity = " ".join(f"{path.name} {sha256_of(path)[:12]}" for path in paths if path is not None)
         return BaseWeights(paths[0], paths[1], identity or "none")
 
-    def train(self, base: BaseWeights) -> None:
+    def train(self, *, is_prepared_here: bool) -> None:
         """The nets, up to their last checkpoint."""
+        base = self.base_weights()
+        if self.config.content != "contentvec" and base.generator is not None:
+            self.report(Warned(message=OTHER_FEATURES.format(content=self.config.content)))
+        if not is_prepared_here:
+            self._make_mute()
         if not RecoveryStore(self.workspace, {}).is_newest_whole():
             self.workspace.mark_undone("train")  # someone took it away, to train anew, or damaged it
-        inputs = [self.features_identity, base.identity, self.config.model_dump(mode="json")]
-        self._do(
-            "train",
-            fingerprint_of(training.VERSION, inputs),
-            [],
-            lambda r: self._train(base, r),
-        )
+        features = self._features_identity()
+        inputs = [features, base.identity, self.config.model_dump(mode="json")]
+        self.do(_Work("train", fingerprint_of(training.VERSION, inputs), [], lambda r: self._train(base, features, r)))
 
-    def _train(self, base: BaseWeights, stage_report: StageReport) -> None:
+    def _features_identity(self) -> str:
+        """What the workspace's features are, if a run with recordings made them: training goes on with no others."""
+        encoded = self.workspace.fingerprint("content")
+        if encoded is None:
+            return "as found in the workspace"
+        return fingerprint_of(encoded, self.workspace.fingerprint("pitch") if self.config.f0 else None)
+
+    def _make_mute(self) -> None:
+        """The silent clips' features, which other programs keep elsewhere; without the encoder, none."""
+        if self.workspace.mute_features.is_file():
+            return
+        try:
+            content.write_mute(self.workspace, self.config, self.machine, self.device)
+        except MissingWeights as error:
+            self.report(
+                Warned(
+                    message="training goes without the two silent clips that teach silence, because their features "
+                    f"cannot be made: {error}"
+                )
+            )
+
+    def _train(self, base: BaseWeights, features: str, stage_report: StageReport) -> None:
         """In this process, or in one of its own for each of several devices."""
-        workspace, config, features = self.workspace, self.config, self.features_identity
+        workspace, config = self.workspace, self.config
         if len(self.devices) == 1:
             training.run(workspace, config, self.device, base, features, stage_report)
         else:
@@ -190,29 +206,29 @@ class _Run:
             else:
                 export.run_index_only(self.workspace, self.config, stage_report)
 
-    def _do(
-        self,
-        stage: Stage,
-        fingerprint: str,
-        folders: list[Path],
-        work: Callable[[StageReport], Any],
-        made_with: str = "",
-    ) -> None:
+    def _is_done(self, work: _Work) -> bool:
+        is_marked = self.workspace.is_done(work.stage, work.fingerprint)
+        return is_marked and all(folder.is_dir() for folder in work.folders)
+
+    def _is_cached(self, work: _Work) -> bool:
+        return bool(work.folders) and self.cache is not None and self.cache.holds(work.stage, work.fingerprint)
+
+    def do(self, work: _Work) -> None:
         """Run a stage unless its result is there, in the workspace or in the cache."""
-        is_done = self.workspace.is_done(stage, fingerprint) and all(folder.is_dir() for folder in folders)
-        is_there = is_done or (
+        stage, fingerprint, folders = work.stage, work.fingerprint, work.folders
+        is_there = self._is_done(work) or (
             bool(folders) and self.cache is not None and self.cache.restore(stage, fingerprint, folders)
         )
         if is_there:
-            self.workspace.mark_done(stage, fingerprint, made_with)
+            self.workspace.mark_done(stage, fingerprint, work.made_with)
             self.report(StageChanged(stage=stage, state="skipped"))
             return
         self.workspace.mark_undone(stage)
         for folder in folders:  # its files may be links into the cache, and must not be written through
             shutil.rmtree(folder, ignore_errors=True)
         with self._stage(stage) as stage_report:
-            work(stage_report)
-            self.workspace.mark_done(stage, fingerprint, made_with)
+            work.run(stage_report)
+            self.workspace.mark_done(stage, fingerprint, work.made_with)
             if folders and self.cache is not None:
                 self.cache.store(stage, fingerprint, folders)
 

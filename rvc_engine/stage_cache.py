@@ -23,6 +23,10 @@ class StageCache:
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self.folder, self.max_bytes = folder, max_bytes
 
+    def holds(self, stage: Stage, fingerprint: str) -> bool:
+        """Whether a result is kept for this fingerprint, now."""
+        return (self.folder / stage / fingerprint).is_dir()
+
     def restore(self, stage: Stage, fingerprint: str, folders: Sequence[Path]) -> bool:
         """Fill the folders with a kept result; False, and nothing touched, when there is none."""
         entry = self.folder / stage / fingerprint

@@ -69,30 +69,35 @@ class Workspace:
         """Stem of the voice's file names."""
         return voice_file_stem(self.voice)
 
+    def _found(self, name: str, applio_name: str) -> Path:
+        """A folder by RVC's name, or by Applio's where the workspace has only that."""
+        ours, theirs = self.root / name, self.root / applio_name
+        return theirs if theirs.is_dir() and not ours.is_dir() else ours
+
     @property
     def slices(self) -> Path:
         """`<i>_<j>.wav`, mono float32 at the voice's rate."""
-        return self.root / "0_gt_wavs"
+        return self._found("0_gt_wavs", "sliced_audios")
 
     @property
     def slices_16k(self) -> Path:
         """The same slices at 16 kHz, mono float32."""
-        return self.root / "1_16k_wavs"
+        return self._found("1_16k_wavs", "sliced_audios_16k")
 
     @property
     def coarse_f0(self) -> Path:
         """`<i>_<j>.wav.npy`: pitch bins 1..255, one per 10 ms."""
-        return self.root / "2a_f0"
+        return self._found("2a_f0", "f0")
 
     @property
     def f0_hz(self) -> Path:
         """`<i>_<j>.wav.npy`: pitch in Hz, one per 10 ms, gaps interpolated."""
-        return self.root / "2b-f0nsf"
+        return self._found("2b-f0nsf", "f0_voiced")
 
     @property
     def features(self) -> Path:
         """`<i>_<j>.npy`: content features, float32, one row per 20 ms."""
-        return self.root / ("3_feature256" if self.version == "v1" else "3_feature768")
+        return self._found("3_feature256" if self.version == "v1" else "3_feature768", "extracted")
 
     @property
     def mute_features(self) -> Path:

@@ -59,6 +59,15 @@ def run(
     _tell_left_out(sorted(left_out), len(paths), report)
 
 
+def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device) -> None:
+    """Write the features of 3 s of silence for a workspace whose features another program made.
+
+    Raises MissingWeights when the encoder is not here, DiskFull.
+    """
+    with disk_full_told(workspace.root):
+        _write_mute(workspace, create_encoder(config.content, config.version, machine, device))
+
+
 def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
     """What the features depend on beside the slices: this code, the encoder, its weights. Raises MissingWeights."""
     if config.content == "whisper-tiny":

@@ -18,7 +18,7 @@ from rvc_engine.events import ArtifactReady, Event, Metric, Progress, StageChang
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.nets.synthesizer import Synthesizer
-from rvc_engine.pipeline import Wanted, _Run, make_voice
+from rvc_engine.pipeline import Wanted, _Run, _Work, make_voice
 from rvc_engine.reporting import StageReport
 from rvc_engine.stages import export
 from rvc_engine.workspace import Workspace
@@ -211,6 +211,6 @@ def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(b"other features")
 
-    run._do("content", "another fingerprint", stage_folders, other_features)
+    run.do(_Work("content", "another fingerprint", stage_folders, other_features))
     assert kept
     assert all(path.read_bytes() == data for path, data in kept.items())
