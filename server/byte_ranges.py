@@ -10,6 +10,7 @@ import anyio
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from server.conditions import matches_weakly
 from server.errors import RangeNotSatisfiable
 
 _CHUNK = 1 << 18
@@ -64,7 +65,7 @@ def file_response(
     headers = {"Accept-Ranges": "bytes", **(headers or {})}
     if etag is not None:
         headers["ETag"] = etag
-        if _matches(request.headers.get("if-none-match"), etag):
+        if matches_weakly(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
     if_range = request.headers.get("if-range")
     has_range = request.method == "GET" and (if_range is None or if_range == etag)  # ranges are for GET alone
@@ -73,13 +74,6 @@ def file_response(
         return span_response(request, path, Span(0, size), headers=headers, media_type=media_type)
     headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{size}"
     return span_response(request, path, span, headers=headers, media_type=media_type, status=206)
-
-
-def _matches(header: str | None, etag: str) -> bool:
-    if header is None:
-        return False
-    tags = {tag.strip().removeprefix("W/") for tag in header.split(",")}
-    return "*" in tags or etag in tags
 
 
 def span_response(

@@ -27,6 +27,24 @@ class Wish(StrEnum):
     """Stop the engine and hand the job back: it will be cancelled."""
     PAUSE = "pause"
     """Stop the engine after a checkpoint and hand the job back: it will be paused."""
+    DRAIN = "drain"
+    """Stop the engine after a checkpoint and hand the job back: another worker goes on with it."""
+
+
+class Drain(StrEnum):
+    """How a worker is asked to go."""
+
+    HAND_BACK = "hand_back"
+    """Stop the present job after a checkpoint, for another worker to go on with."""
+    FINISH = "finish"
+    """Bring the present job to its end first."""
+
+    @classmethod
+    def of(cls, is_draining: bool, mode: str | None) -> "Drain | None":
+        """From a worker's row."""
+        if not is_draining:
+            return None
+        return cls.HAND_BACK if mode is None else cls(mode)
 
 
 WISHES = {S.RUNNING: Wish.NONE, S.CANCELLING: Wish.CANCEL, S.PAUSING: Wish.PAUSE}
@@ -47,6 +65,8 @@ class Claim:
     dataset_id: str
     config: TrainingConfig
     max_duration_seconds: float | None
+    step_seconds: float | None = None
+    """Time of a training step in earlier attempts, as far as it is known."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +146,7 @@ def claim_of(job: Job, worker_id: str) -> Claim:
         dataset_id=job.dataset_id,
         config=TrainingConfig.model_validate(job.config),
         max_duration_seconds=job.max_duration_seconds,
+        step_seconds=job.step_seconds,
     )
 
 

@@ -4,7 +4,9 @@ ServerError
 ├── SettingsRefused            the server cannot start like this
 ├── NotFound                   no such thing (or not yours)
 ├── Conflict                   not possible in the present state
-│   └── OffsetMismatch         a piece of an upload that does not begin where the last ended
+│   ├── OffsetMismatch         a piece of an upload that does not begin where the last ended
+│   └── StillRunning           the same request is being served at this moment
+├── PreconditionFailed         it is no longer as the caller last saw it
 ├── Unauthorized               no token, or a wrong one
 ├── Forbidden                  a host or an origin that is not served
 │   └── ScopeMissing           the token allows too little
@@ -64,6 +66,18 @@ class OffsetMismatch(Conflict):
         """`offset` is where it does: bytes that are here."""
         super().__init__(message)
         self.offset = offset
+
+
+class StillRunning(Conflict):
+    """A request with the same idempotency key is being served at this moment."""
+
+    code = "still_running"
+
+
+class PreconditionFailed(ServerError):
+    """The thing is no longer as the caller last saw it (`If-Match`)."""
+
+    code = "precondition_failed"
 
 
 class Unauthorized(ServerError):

@@ -37,6 +37,8 @@ class Digest:
     losses: dict[str, float] = field(default_factory=dict)
     metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
     """(key, step) to value; None where it was not finite."""
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    """How long stages took that have ended."""
     num_warnings: int = 0
     evaluations: list[said.Evaluated] = field(default_factory=list)
 
@@ -68,9 +70,12 @@ def digest(events: Sequence[said.Event]) -> Digest:
 
 
 def _stage(result: Digest, event: said.StageChanged) -> None:
-    data = {"stage": event.stage, "state": event.state, "seconds": _finite(event.seconds)}
+    seconds = _finite(event.seconds)
+    data = {"stage": event.stage, "state": event.state, "seconds": seconds}
     took = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
     result.entries.append(Entry(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
+    if event.state == "finished" and seconds is not None:
+        result.stage_seconds[event.stage] = seconds
     if event.state != "skipped":
         result.columns["stage"] = event.stage
 

@@ -109,6 +109,7 @@ class Answer(BaseModel):
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
 
+MAX_LABELS = 32
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[str, Field(max_length=255)]
 
@@ -135,7 +136,9 @@ WebhookEvent = Literal[
 ]
 LAST_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
 WebhookUrl = Annotated[str, Field(min_length=8, max_length=2000, pattern="^https?://")]
-WebhookSecret = Annotated[str, Field(pattern=r"^whsec_[A-Za-z0-9+/]{32,86}={0,2}$")]
+_FOUR = "[A-Za-z0-9+/]{4}"
+_SECRET_PATTERN = f"^whsec_({_FOUR}){{8,20}}({_FOUR}|[A-Za-z0-9+/]{{3}}=|({_FOUR})?[A-Za-z0-9+/]{{2}}==)?$"
+WebhookSecret = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _SECRET_PATTERN})]
 
 
 class WebhookCreate(Request):
@@ -152,6 +155,8 @@ class WebhookCreate(Request):
     @classmethod
     def _check_secret(cls, secret: str | None) -> str | None:
         if secret is not None:
+            if not secret.startswith("whsec_"):
+                raise ValueError("the secret does not begin with whsec_")
             try:
                 key = b64decode(secret.removeprefix("whsec_"), validate=True)
             except ValueError as error:
@@ -219,7 +224,7 @@ class JobCreate(Request):
     """Every choice about the training; all of them have defaults."""
     priority: int = Field(default=0, ge=-100, le=100)
     """Higher goes first; jobs of equal priority go in the order of their submission."""
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=32)
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
     """Free words for finding the job again."""
     max_attempts: int = Field(default=2, ge=1, le=10)
     """How many times a run may fail, where another try can help, before the job has failed."""
@@ -227,6 +232,34 @@ class JobCreate(Request):
     """Seconds a single attempt may take. None: no limit."""
     webhook: WebhookCreate | None = None
     """Someone to tell of this job alone."""
+
+
+class JobPatch(Request):
+    """What to change of a job; what is left out stays."""
+
+    labels: dict[LabelKey, LabelValue | None] | None = Field(default=None, max_length=2 * MAX_LABELS)
+    """Labels to set; null takes one away. Possible at any time."""
+    priority: int | None = Field(default=None, ge=-100, le=100)
+    """Possible only while the job is queued."""
+
+
+RetryFrom = Literal["checkpoint", "start"]
+
+
+class JobRetry(Request):
+    """A job once more: a new one, with the same wishes but for what is given here."""
+
+    start_from: RetryFrom = Field(default="checkpoint", alias="from")
+    """checkpoint: go on from the last one of the job. start: train anew; prepared recordings are not prepared again."""
+    config: dict[str, Any] = Field(default_factory=dict, max_length=100)
+    """Training options to change. From a checkpoint, those that the nets' shape or the clips depend on must stay."""
+
+
+class Range(Answer):
+    """Between what and what a number will be, as far as can be told."""
+
+    low: float
+    high: float
 
 
 class JobError(Answer):
@@ -258,6 +291,10 @@ class JobPublic(Answer):
     """The newest value of each metric, by its key."""
     queue_position: int | None
     """1 is next; None unless queued."""
+    starts_in: Range | None = None
+    """Seconds until a worker takes it; None unless queued, and while no worker lives."""
+    eta: Range | None = None
+    """Seconds until its end, waiting included; None at its end, and while nothing can be told."""
     error: JobError | None
     created_at: datetime
     started_at: datetime | None
@@ -271,6 +308,9 @@ class JobPublic(Answer):
     """Every choice about the training, as it was made: a job of another version may lack some, or have others."""
     labels: dict[str, str]
     priority: int
+    retry_of: str | None = None
+    """The job that this one tries again; it may be deleted since."""
+    retry_from: RetryFrom | None = None
     num_artifacts: int
     num_warnings: int
     last_event_seq: int
@@ -437,6 +477,13 @@ class WorkerPublic(Answer):
     host: str
     pid: int
     device: str
+    """Where its engines run, such as `cuda:1`."""
+    device_name: str | None = None
+    """What that is, such as `NVIDIA H100 80GB HBM3`."""
+    version: str | None = None
+    """Of rvc-train, as the worker has it."""
+    drain_mode: Literal["hand_back", "finish"] | None = None
+    """What becomes of its job while it is draining."""
     status: Literal["idle", "busy", "draining", "lost", "stopped"]
     job_id: str | None
     registered_at: datetime
@@ -459,6 +506,9 @@ class QueueEntry(Answer):
     queue_position: int | None
     progress: float
     eta_seconds: float | None
+    starts_in: Range | None = None
+    eta: Range | None = None
+    """As of the job itself."""
 
 
 class QueuePublic(Answer):
@@ -471,6 +521,37 @@ class QueuePublic(Answer):
     num_validating: int
     num_workers: int
     """Workers that are alive."""
+
+
+class EstimateRequest(JobCreate):
+    """A job as it would be submitted; the name may be left out."""
+
+    name: VoiceName = "voice"
+
+
+class JobEstimate(Answer):
+    """What a job would take. A range says between what; None: it cannot be told yet."""
+
+    dataset_status: DatasetStatus
+    speech_seconds: float | None
+    """Of sound to learn from; None while the dataset's report is not there."""
+    num_clips: Range | None
+    steps: Range | None
+    """Over all epochs, or until max_train_seconds are over."""
+    seconds: Range | None
+    """From its start to its end, without waiting."""
+    starts_in: Range | None
+    """Seconds that it would wait in the queue; None while no worker lives."""
+    disk_bytes: Range | None
+    """In the data folder, at the most full moment."""
+    gpu_memory_bytes: Range
+    """Always a rule of thumb; on a CPU it is main memory."""
+    basis: Literal["measured", "scaled", "guess"]
+    """What the time of a step comes from: attempts with this very setting on this kind of device; attempts with another
+    setting; or a rule of thumb, as nothing was measured yet."""
+    basis_detail: str
+    """In a sentence."""
+    warnings: list[str]
 
 
 class Limits(Answer):

@@ -300,7 +300,7 @@ def test_the_same_key_gives_the_same_job_for_a_day_and_another_wish_is_refused(b
     wish = JobCreate(name="anna", dataset_id=bench.dataset())
     first = bench.book.submit(wish, idempotency_key="k")
     assert bench.book.submit(wish, idempotency_key="k").id == first.id
-    with pytest.raises(Refused, match="used for another job"):
+    with pytest.raises(Refused, match="used for another request"):
         bench.book.submit(wish.model_copy(update={"name": "bob"}), idempotency_key="k")
     bench.clock.advance(24 * 3600 + 1)
     assert bench.book.submit(wish, idempotency_key="k").id != first.id
