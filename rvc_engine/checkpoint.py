@@ -77,29 +77,45 @@ class _HashingFile:
 
 
 def save_atomically(tree: Any, path: Path) -> str:
-    """`torch.save` to a temporary name, fsync, rename; returns the sha256.
+    """`torch.save` to a temporary name, fsync, rename; returns the sha256. Raises DiskFull when there is no room."""
+    return save_together({path: tree})[0]
 
-    Raises DiskFull when there is no room, before it writes anything if that can be told; what lay there before stays.
+
+def save_together(trees: dict[Path, Any]) -> list[str]:
+    """Write files of one folder that belong together: all are whole on disk before the first gets its name.
+
+    Returns their sha256. Raises DiskFull when there is no room, before it writes anything if that can be told; what lay
+    there before stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    check_room(path.parent, tensor_bytes(tree), str(path), GOES_ON)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    hashing: _HashingFile | None = None
+    folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder, tensor_bytes(trees), names, GOES_ON)
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in trees}
     try:
-        with temporary.open("wb") as file:
-            hashing = _HashingFile(file)
-            torch.save(tree, hashing)  # type: ignore[arg-type]
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        cause = error if isinstance(error, OSError) else hashing.error if hashing is not None else None
-        if cause is not None and is_disk_full(cause):
-            raise DiskFull(f"no room on the disk for {path}; {GOES_ON}") from error
+        hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no room on the disk of {folder} for {names}; {GOES_ON}") from error
         raise
     finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    sync_folder(folder)
+    return hashes
+
+
+def _write(tree: Any, path: Path) -> str:
+    """Returns the sha256. Raises OSError."""
+    with path.open("wb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(tree, hashing)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise hashing.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
     return hashing.hash.hexdigest()
 
 
@@ -289,11 +305,7 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
             ("D", nets.discriminators, nets.discriminator_optimizer),
         )
     }
-    check_room(
-        workspace.root, tensor_bytes(trees), f"the pair {name} of G_ and D_", GOES_ON
-    )  # not one without the other
-    for path, tree in trees.items():
-        save_atomically(tree, path)
+    save_together(trees)  # not one without the other
     return list(trees)
 
 

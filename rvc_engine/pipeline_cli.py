@@ -3,14 +3,17 @@
 Exit codes: 0 done, 1 failed, 2 a wrong option, 3 stopped on request (run again to go on).
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
 
+from rvc_engine import found_workspace
 from rvc_engine.cli import config_from, execute, settings_from, usage_error
 from rvc_engine.config import PitchEstimator, TrainingConfig, check_voice_name
+from rvc_engine.errors import InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.workspace import Workspace
@@ -127,17 +130,19 @@ def pipeline(
     further = settings_from(settings or [])
     flags = {name: flag for name, flag in _FLAGS.items() if name not in further}
     config = config_from({**fields, **further}, flags | {name: f"--set {name}" for name in further})
-    if dataset is not None and not dataset.is_dir():
-        raise usage_error(f"--dataset: there is no folder {dataset}; give the folder that holds the recordings")
-    if outside_index_root is not None:
-        _check_folder(outside_index_root, "-o/--outside_index_root")
+    workspace = Workspace(logs / name, name, config.version)
+    base = {"-pg/--pretrain_g": _path(pretrain_g), "-pd/--pretrain_d": _path(pretrain_d)}
+    faults = [*_faults_of_files(base), *_faults_of_folders(dataset, outside_index_root)]
+    if faults:
+        if dataset is None:  # all that is wrong at once, and not one thing after another
+            faults += found_workspace.examine(workspace, config, trains=not skip_training).faults
+        raise usage_error("; ".join(faults))
     machine = Machine(
         device=_device(gpus),
         weights_folder=weights or default_weights_folder(),
-        pretrained_g=_file(pretrain_g, "-pg/--pretrain_g"),
-        pretrained_d=_file(pretrain_d, "-pd/--pretrain_d"),
+        pretrained_g=base["-pg/--pretrain_g"],
+        pretrained_d=base["-pd/--pretrain_d"],
     )
-    workspace = Workspace(logs / name, name, config.version)
     raise typer.Exit(
         _execute(
             dataset,
@@ -153,23 +158,33 @@ def pipeline(
     )
 
 
-def _file(text: str, option: str) -> Path | None:
-    if not text:
-        return None
-    path = Path(text)
-    if not path.is_file():
-        raise usage_error(
-            f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
-        )
-    return path
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
 
 
-def _check_folder(folder: Path, option: str) -> None:
-    """Before any work: hours later is late to hear that the folder cannot be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise usage_error(f"{option}: {folder} cannot be made a folder ({error.strerror}); choose another") from error
+def _faults_of_files(files: Mapping[str, Path | None]) -> list[str]:
+    """Of those given by these options."""
+    return [
+        f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
+        for option, path in files.items()
+        if path is not None and not path.is_file()
+    ]
+
+
+def _faults_of_folders(dataset: Path | None, outside_index_root: Path | None) -> list[str]:
+    """Before any work: hours later is late to hear that a folder cannot be."""
+    faults = []
+    if dataset is not None and not dataset.is_dir():
+        faults.append(f"--dataset: there is no folder {dataset}; give the folder that holds the recordings")
+    if outside_index_root is not None:
+        try:
+            outside_index_root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            faults.append(
+                f"-o/--outside_index_root: {outside_index_root} cannot be made a folder ({error.strerror}); choose "
+                "another"
+            )
+    return faults
 
 
 def _device(gpus: str) -> str:
@@ -210,10 +225,13 @@ def _execute(
     switch.on_signals()
     wanted = Wanted(not skip_training, not skip_index, continue_on_error)
     code = execute(dataset, workspace, config, machine, switch, wanted=wanted, level=level.value)
-    if code != EXIT_SUCCEEDED or outside_index_root is None or skip_index:
+    is_index_made = code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)
+    if outside_index_root is None or skip_index or not is_index_made:
         return code
     try:
         typer.echo(f"index linked as {link_outside(workspace, outside_index_root)}")
+    except InvalidDataset:  # it failed before there was an index, and that was said
+        return code
     except OSError as error:
         typer.echo(f"error: the index could not be linked into {outside_index_root}: {error}", err=True)
         return EXIT_FAILED

@@ -96,8 +96,6 @@ def build_index(rows: np.ndarray, seed: int, report: StageReport) -> faiss.Index
 
 def _write(index: faiss.IndexIVFFlat, workspace: Workspace) -> Path:
     """Both names of the index: the one that loaders pair by, and the one that a user takes away."""
-    for old in workspace.root.glob("added_IVF*.index"):
-        old.unlink()
     added = workspace.root / added_index_name(workspace.stem, workspace.version, index.nlist)
     temporary = added.with_name(f".{added.name}.tmp")
     with temporary.open("wb") as file:
@@ -106,6 +104,9 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace) -> Path:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(added)
+    for old in workspace.root.glob("added_IVF*.index"):
+        if old != added:
+            old.unlink()
     workspace.weights.mkdir(parents=True, exist_ok=True)
     workspace.index_file.unlink(missing_ok=True)
     try:
