@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup demo test test-long lint check bench clean
+.PHONY: setup demo test test-engine test-service test-long lint check bench clean
 
 setup: .venv/.installed
 
@@ -16,8 +16,15 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/python -m client.demo
 
+# Both halves at once, a thread each: small nets gain nothing from a second one.
 test: setup
-	$(BIN)/python -m pytest
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-engine test-service
+
+test-engine: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine
+
+test-service: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
 
 test-long: setup
 	$(BIN)/python -m pytest -m "long or not long"
