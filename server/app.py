@@ -3,6 +3,7 @@
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from server.history import History
 from server.housekeeping import Housekeeper
 from server.jobs import JobBook, utc_now
 from server.measures import Measures
-from server.problems import documented, install
+from server.openapi import document
+from server.problems import install
 from server.quotas import Quotas
 from server.receptions import Receptions
 from server.requests import RequestContext
@@ -114,10 +116,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
             Middleware(RequestContext, measures=services.measures),
             Middleware(Auth, settings=settings, tokens=services.tokens, audit=services.audit),
         ],
-        responses=documented(401, 403, 422, 500, 503),
     )
     app.state.services = services
     install(app)
+    app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's own way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.audit import AuditTrail
 from server.callers import EVERYTHING, LOCAL_OWNER, Caller, present_caller
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
-from server.problems import problem_response, status_of
+from server.problems import headers_of, problem_response, status_of
 from server.rate_limits import RateLimit
 from server.settings import LOOPBACK_NAMES, ServerSettings
 from server.tokens import TokenBook
@@ -57,7 +57,7 @@ class Auth:
                 path=scope["path"],
                 request_id=scope["state"]["request_id"],
                 code=error.code,
-                headers=_headers_for(error),
+                headers=headers_of(error),
             )
             await answer(scope, receive, send)
             return
@@ -120,14 +120,6 @@ class Auth:
             wait = self._writes.take(key)
         if wait:
             raise TooManyRequests(f"too many requests; come again in {math.ceil(wait)} s", wait)
-
-
-def _headers_for(error: ServerError) -> dict[str, str]:
-    if isinstance(error, Unauthorized):
-        return {"WWW-Authenticate": 'Bearer realm="rvc-train"'}
-    if isinstance(error, TooManyRequests) and error.retry_after_seconds is not None:
-        return {"Retry-After": str(math.ceil(error.retry_after_seconds))}
-    return {}
 
 
 def _address(scope: Scope) -> str:

@@ -111,7 +111,14 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
     problems = []
     if isinstance(error, errors.Refused) and error.pointer:
         problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
+    return _answer(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
+
+
+def headers_of(error: errors.ServerError) -> dict[str, str]:
+    """What one of our errors says in headers."""
     headers = {}
+    if isinstance(error, errors.Unauthorized):
+        headers = {"WWW-Authenticate": 'Bearer realm="rvc-train"'}
     if isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
@@ -120,7 +127,7 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
         headers = {"Upload-Offset": str(error.offset), "Tus-Resumable": TUS_VERSION}
     if isinstance(error, errors.UnsupportedTus):
         headers = {"Tus-Version": TUS_VERSION}
-    return _answer(request, status, str(error), code=error.code, problems=problems, headers=headers)
+    return headers
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -154,14 +161,16 @@ def _escaped(part: str) -> str:
 async def _on_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
-    detail = error.detail
+    status, detail = error.status_code, error.detail
     headers = dict(error.headers or {})
-    if error.status_code == 404:
+    if status == 400:  # FastAPI's word for bytes that are no UTF-8, and for JSON nested too deeply
+        status, detail = 422, "the body is no valid JSON in UTF-8"
+    elif status == 404:
         detail = f"there is nothing at {request.url.path}"
-    elif error.status_code == 405:
+    elif status == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
         headers["Allow"] = ", ".join(_methods_at(request))
-    return _answer(request, error.status_code, detail, headers=headers)
+    return _answer(request, status, detail, headers=headers)
 
 
 def _methods_at(request: Request) -> list[str]:
@@ -179,8 +188,9 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for the OpenAPI document; `also` holds its further good ones."""
-    problems: dict[int | str, dict[str, Any]] = {
-        status: {"description": _phrase(status), "model": Problem, "content": {MEDIA_TYPE: {}}} for status in statuses
-    }
+    """The error answers of a route, for the OpenAPI document; `also` holds its further good ones.
+
+    `server.openapi` adds the body that all of them have.
+    """
+    problems: dict[int | str, dict[str, Any]] = {status: {"description": _phrase(status)} for status in statuses}
     return problems | dict(also or {})

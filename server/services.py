@@ -56,8 +56,8 @@ def _services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-MAX_INTEGER = 2**63 - 1
-"""The largest that the database can be asked about."""
+MAX_INTEGER = 2**62
+"""The largest that may be asked about: less than the database's 2**63 - 1, and exact as a float, as OpenAPI has it."""
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
 After = Annotated[str | None, Query(max_length=64, description="The cursor that the page before gave.")]
 

@@ -27,7 +27,10 @@ PIECE_TYPE = "application/offset+octet-stream"
 _DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 
 UploadId = Annotated[str, Path(pattern="^upl_[0-9a-f]{32}$")]
-TusResumable = Annotated[str | None, Header(description=f"The version of the protocol: {TUS_VERSION}.")]
+TusResumable = Annotated[
+    str | None,
+    Header(description="The version of the protocol; 412 for others.", json_schema_extra={"const": TUS_VERSION}),
+]
 
 _BODY = {
     "requestBody": {

@@ -1,0 +1,130 @@
+"""The interface's own document: what FastAPI cannot know of it is added here, in one place.
+
+Each route names the answers that are its own (`server.problems.documented`); those that every guarded route, every path
+with an id in it, or every JSON body can have are added by rule, as are the form of errors, headers and the two ways to
+say who one is.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from server.auth import COOKIE, OPEN_PATHS, SIGN_IN
+from server.problems import MEDIA_TYPE, documented
+from server.schemas import Problem
+
+_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+_NUMBER = {"type": "string", "pattern": "^[0-9]+$"}
+_HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Accept-Ranges": ("`bytes`", {"const": "bytes"}),
+    "Allow": ("The methods that are possible here.", {"type": "string"}),
+    "Content-Disposition": ("The file's name.", {"type": "string"}),
+    "Content-Range": ("Which bytes these are, or how many there are.", {"type": "string", "pattern": "^bytes "}),
+    "ETag": ("The file's sha256.", {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}),
+    "Link": ("The next page.", {"type": "string"}),
+    "Location": ("Where the new thing is.", {"type": "string", "pattern": "^/v1/"}),
+    "Retry-After": ("Seconds after which to try again.", _NUMBER),
+    "Set-Cookie": ("The browser's session.", {"type": "string"}),
+    "Tus-Checksum-Algorithm": ("Known to `Upload-Checksum`.", {"type": "string"}),
+    "Tus-Extension": ("What is spoken of tus.", {"type": "string"}),
+    "Tus-Max-Size": ("Bytes of an upload at most.", _NUMBER),
+    "Tus-Resumable": ("The version of tus.", {"const": "1.0.0"}),
+    "Tus-Version": ("The versions of tus that are spoken.", {"const": "1.0.0"}),
+    "Upload-Expires": ("Until when the upload is kept.", {"type": "string"}),
+    "Upload-Length": ("Bytes of the whole upload.", _NUMBER),
+    "Upload-Metadata": ("As it was given.", {"type": "string"}),
+    "Upload-Offset": ("Bytes that are here.", _NUMBER),
+    "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
+    "X-Request-ID": ("Names the request in the server's log.", {"type": "string"}),
+}
+_REQUIRED = frozenset({"Allow", "Content-Range", "Location", "Tus-Resumable", "WWW-Authenticate", "X-Request-ID"})
+"""Always there where they are told of; others may be missing."""
+_ERROR_HEADERS = {401: ("WWW-Authenticate",), 405: ("Allow",), 416: ("Content-Range",), 429: ("Retry-After",)}
+_METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
+
+
+def header_docs(*names: str) -> dict[str, Any]:
+    """Headers of an answer, for `responses` of a route."""
+    told = {name: _HEADERS[name] for name in names}
+    return {
+        name: {"description": text, "schema": schema, "required": name in _REQUIRED}
+        for name, (text, schema) in told.items()
+    }
+
+
+def with_headers(*names: str) -> dict[str, Any]:
+    """A route's usual answer, told to have these headers."""
+    return {"headers": header_docs(*names)}
+
+
+def document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document, made once."""
+    if app.openapi_schema is None:
+        made = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = made.setdefault("components", {})
+        components.setdefault("schemas", {})["Problem"] = _problem_schema(components["schemas"])
+        components["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "description": "A token of this server."},
+            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "A browser's sign-in."},
+        }
+        made["security"] = [{"token": []}, {"session": []}]
+        for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own form, which nobody gets to see
+            components["schemas"].pop(name, None)
+        for path, method, operation in _operations(made):
+            _complete(path, method, operation)
+        app.openapi_schema = _with_whole_limits(made)
+    return app.openapi_schema
+
+
+def _operations(made: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in made["paths"].items():
+        for method in _METHODS & item.keys():
+            yield path, method, item[method]
+
+
+def _problem_schema(schemas: dict[str, Any]) -> dict[str, Any]:
+    made = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    schemas.update(made.pop("$defs", {}))
+    return made
+
+
+def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
+    answers: dict[str, Any] = operation["responses"]
+    for status, answer in documented(*_usual_errors(path, method, operation)).items():
+        answers.setdefault(str(status), answer)
+    if "application/json" in operation.get("requestBody", {}).get("content", {}):
+        answers.setdefault("413", documented(413)[413])
+    if path in OPEN_PATHS or (path, method) == (SIGN_IN, "post"):
+        operation["security"] = []
+    if "HTTPValidationError" in str(answers.get("422")):
+        answers["422"] = documented(422)[422]
+    for parameter in operation.get("parameters", []):
+        parameter["required"] |= parameter["name"] == "tus-resumable"  # 412 without it, so FastAPI does not know
+    for status, answer in answers.items():
+        answer.setdefault("headers", {}).update(header_docs("X-Request-ID", *_ERROR_HEADERS.get(int(status), ())))
+        if int(status) >= 400 and "content" not in answer and method != "head":
+            answer["content"] = {MEDIA_TYPE: {"schema": _PROBLEM}}
+    operation["responses"] = dict(sorted(answers.items()))
+
+
+def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int]:
+    errors = [500]
+    if operation.get("parameters") or "requestBody" in operation:
+        errors.append(422)
+    if "{" in path:
+        errors.append(404)
+    if path not in OPEN_PATHS:
+        errors += [503]  # the database may be away
+        errors += [403, 429] if (path, method) == (SIGN_IN, "post") else [401, 403, 429]
+    return errors
+
+
+def _with_whole_limits(node: Any) -> Any:
+    """Whole numbers where FastAPI writes `maximum: 100.0`: large ones are not the same as a float's decimals."""
+    if isinstance(node, dict):
+        return {key: _with_whole_limits(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_with_whole_limits(each) for each in node]
+    return int(node) if isinstance(node, float) and node.is_integer() else node
