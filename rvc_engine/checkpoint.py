@@ -4,7 +4,6 @@ Every file is read with `weights_only=True`: a `.pth` from a stranger is data, n
 """
 
 import hashlib
-import json
 import os
 import time
 import zipfile
@@ -20,10 +19,16 @@ from torch.optim import AdamW
 from rvc_engine.disk import check_room, is_disk_full
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
 from rvc_engine.net_kind import Shapes, mismatch, shapes_of
+from rvc_engine.recovery_manifest import (
+    KEPT_CHECKPOINTS,
+    CheckpointEntry,
+    manifest_in,
+    read_entries,
+    write_entries,
+)
 from rvc_engine.step import Nets
-from rvc_engine.workspace import Workspace, sync_folder, write_atomically
+from rvc_engine.workspace import Workspace, sync_folder
 
-KEPT_CHECKPOINTS = 2
 GOES_ON = "free some space and start the run again, it goes on from its last checkpoint"
 LATEST_STEP_NAME = 2333333
 """What the reference writes as the step when it keeps one pair only."""
@@ -144,15 +149,6 @@ def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = Fal
 
 
 @dataclass(frozen=True)
-class _Entry:
-    file: str
-    step: int
-    epoch: int
-    size: int
-    sha256: str
-
-
-@dataclass(frozen=True)
 class OwnCheckpoint:
     """The run's newest recovery checkpoint, to compare a G_/D_ pair with."""
 
@@ -171,21 +167,8 @@ class RecoveryStore:
         self.identity = identity
         self.last_save_seconds = 0.0
 
-    @property
-    def _manifest(self) -> Path:
-        return self.folder / "manifest.json"
-
-    def _entries(self) -> list[_Entry]:
-        """Oldest first. A manifest is replaced atomically, so one that cannot be read was damaged from outside."""
-        if not self._manifest.exists():
-            return []
-        try:
-            return [_Entry(**row) for row in json.loads(self._manifest.read_text())["checkpoints"]]
-        except (ValueError, KeyError, TypeError) as error:
-            raise IncompatibleCheckpoint(
-                f"{self._manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "
-                f"restore it, or delete {self.folder} to go on from the newest G_ and D_ files, if there are any"
-            ) from error
+    def _entries(self) -> list[CheckpointEntry]:
+        return read_entries(self.folder)
 
     def save(self, nets: Nets, place: Place) -> Path:
         """Write a checkpoint, then the manifest, then let go of the oldest."""
@@ -204,13 +187,9 @@ class RecoveryStore:
             "discriminator_scaler": nets.discriminator_scaler.state_dict(),
         }
         digest = save_atomically(tree, path)
-        entry = _Entry(path.name, place.step, place.epoch, path.stat().st_size, digest)
+        entry = CheckpointEntry(path.name, place.step, place.epoch, path.stat().st_size, digest)
         kept = [*(old for old in entries if old.file != entry.file), entry][-KEPT_CHECKPOINTS:]
-        rows = {"checkpoints": [asdict(row) for row in kept]}
-        write_atomically(self._manifest, json.dumps(rows, indent=1).encode())
-        for file in self.folder.glob("step_*.pt"):
-            if file.name not in {row.file for row in kept}:
-                file.unlink(missing_ok=True)
+        write_entries(self.folder, kept)
         self.last_save_seconds = time.monotonic() - started
         return path
 
@@ -223,7 +202,7 @@ class RecoveryStore:
         entries = self._entries()
         for entry in reversed(entries):
             path = self.folder / entry.file
-            fault = self._fault(path, entry)
+            fault = entry.fault(self.folder)
             if fault is None:
                 return self._restore(load_file(path, nets.generator.emb_g.weight.device), nets, path)
             warn(f"the checkpoint of step {entry.step} {fault}; going on from the one before")
@@ -237,7 +216,7 @@ class RecoveryStore:
     def is_newest_whole(self) -> bool:
         """Whether the run has a checkpoint and its newest is as it was written."""
         entries = self._entries()
-        return bool(entries) and self._fault(self.folder / entries[-1].file, entries[-1]) is None
+        return bool(entries) and entries[-1].fault(self.folder) is None
 
     def newest(self) -> OwnCheckpoint | None:
         """The newest checkpoint, whole or not; None when the run has none."""
@@ -245,19 +224,8 @@ class RecoveryStore:
         if not entries:
             return None
         path = self.folder / entries[-1].file
-        written = (path if path.is_file() else self._manifest).stat().st_mtime
+        written = (path if path.is_file() else manifest_in(self.folder)).stat().st_mtime
         return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
-
-    @staticmethod
-    def _fault(path: Path, entry: _Entry) -> str | None:
-        if not path.is_file():
-            return "is missing"
-        if path.stat().st_size != entry.size:
-            return f"has {path.stat().st_size} bytes in place of {entry.size}"
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                return "does not match its checksum"
-        return None
 
     def _restore(self, tree: Any, nets: Nets, path: Path) -> Place:
         for key, value in self.identity.items():

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rvc_engine.audio import UnreadableAudio, probe
-from rvc_engine.checkpoint import KEPT_CHECKPOINTS
 from rvc_engine.config import TrainingConfig
 from rvc_engine.disk import check_room, in_words
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.net_kind import NetKind, discriminators_layout, generator_layout
 from rvc_engine.recordings import Recording, list_recordings
+from rvc_engine.recovery_manifest import KEPT_CHECKPOINTS
 from rvc_engine.stages.indexing import MAX_ROWS
 from rvc_engine.workspace import Workspace
 

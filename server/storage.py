@@ -4,6 +4,7 @@
     jobs/<job id>/workspace/             the engine's
     jobs/<job id>/job.log                the job's whole log, appended by the worker
     jobs/<job id>/artifacts/<sha256>     published files
+    jobs/<job id>/checkpoints/           copies of recovery checkpoints, for other workers and for retries
     cache/<dataset id>/                  stage results that jobs on one dataset share
     weights/                             published weights
     uploads/<upload id>                  uploads in pieces, as far as they have come
@@ -109,6 +110,10 @@ class Storage:
         """The engine's workspace."""
         return self.job_home(job_id) / "workspace"
 
+    def checkpoints(self, job_id: str) -> Path:
+        """Copies of recovery checkpoints; see `server.checkpoints`."""
+        return self.job_home(job_id) / "checkpoints"
+
     def job_log(self, job_id: str) -> Path:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""
         return self.job_home(job_id) / "job.log"
@@ -166,8 +171,9 @@ class Storage:
         shutil.rmtree(self.job_home(job_id), ignore_errors=True)
 
     def delete_workspace(self, job_id: str) -> None:
-        """Delete a job's workspace: slices, features, checkpoints. Log and artifacts stay."""
+        """Delete a job's workspace: slices, features, checkpoints here and there. Log and artifacts stay."""
         shutil.rmtree(self.workspace(job_id), ignore_errors=True)
+        shutil.rmtree(self.checkpoints(job_id), ignore_errors=True)
 
     def cache_folders(self) -> list[Path]:
         """The stage results of all datasets that have some."""
