@@ -19,25 +19,32 @@ from server.auth import Auth
 from server.database import create_engine, migrate, sqlite_warning
 from server.datasets import DatasetShelf
 from server.deliveries import Deliverer
+from server.estimates import Estimator
 from server.examiner import Examiner
+from server.forecasts import Forecaster
 from server.history import History
 from server.housekeeping import Housekeeper
+from server.idempotency import UnderWay
 from server.jobs import JobBook, utc_now
 from server.measures import Measures
 from server.openapi import document
+from server.outlook import Outlook
 from server.problems import install
 from server.quotas import Quotas
 from server.receptions import Receptions
 from server.requests import RequestContext
 from server.retention import Retention
+from server.retries import Retries
 from server.routes import (
     datasets,
+    estimates,
     events,
     health,
     home,
     jobs,
     logs,
     owners,
+    queue,
     results,
     retention,
     saves,
@@ -47,6 +54,7 @@ from server.routes import (
     uploads,
     webhooks,
     weights,
+    workers,
 )
 from server.services import Services
 from server.settings import ServerSettings
@@ -65,11 +73,14 @@ DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download th
 _MODULES = (
     datasets,
     uploads,
+    estimates,
     jobs,
     events,
     logs,
     results,
     saves,
+    queue,
+    workers,
     system,
     weights,
     webhooks,
@@ -140,12 +151,17 @@ def _services(settings: ServerSettings) -> Services:
         quotas=quotas,
     )
     shelf = DatasetShelf(book, storage, settings, quotas=quotas)
+    outlook = Outlook(Estimator(settings.lease_seconds))
     first_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
     return Services(
         settings=settings,
         engine=engine,
         book=book,
+        retries=Retries(book, storage),
+        under_way=UnderWay(),
+        outlook=outlook,
+        forecaster=Forecaster(engine, outlook, storage, quotas, utc_now),
         shelf=shelf,
         uploads=UploadShelf(engine, storage, settings),
         receptions=Receptions(),

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
 from server.database import read_session
+from server.job_views import workers_public
 from server.jobs import utc_now
 from server.schemas import DatasetStatus, DeliveryStatus, JobStatus
 from server.storage import Storage
 from server.tables import Attempt, Dataset, Delivery, Job
-from server.views import workers_public
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -72,7 +72,8 @@ class _Book(Collector):
             "webhook_messages", "Messages of webhooks by status.", "status", list(DeliveryStatus), col(Delivery.status)
         )
         workers = GaugeMetricFamily("rvc_train_workers", "Workers seen within a day, by state.", labels=["state"])
-        seen = workers_public(self._engine, utc_now(), self._lease_seconds)
+        with read_session(self._engine) as session:
+            seen = workers_public(session, utc_now(), self._lease_seconds)
         for state in ("idle", "busy", "draining", "lost", "stopped"):
             workers.add_metric([state], sum(worker.status == state for worker in seen))
         yield workers

@@ -30,6 +30,7 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.ChecksumMismatch: 460,
     errors.UnsupportedMedia: 415,
     errors.UnsupportedTus: 412,
+    errors.PreconditionFailed: 412,
     errors.TooSlow: 408,
     errors.Refused: 422,
     errors.NoSpace: 507,
@@ -46,6 +47,7 @@ _CODE_OF = {
     503: "unavailable",
 }
 RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
+RETRYABLE_CODES = frozenset({errors.StillRunning.code})
 TUS_VERSION = "1.0.0"
 """Of the protocol for uploads in pieces."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
@@ -76,7 +78,7 @@ def problem_response(
         instance=path,
         code=code or _CODE_OF.get(status, "error"),
         request_id=request_id,
-        retryable=status in RETRYABLE_STATUSES,
+        retryable=status in RETRYABLE_STATUSES or code in RETRYABLE_CODES,
         errors=list(problems),
     )
     return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
@@ -123,6 +125,8 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
         headers = {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
         headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    if isinstance(error, errors.StillRunning):
+        headers = {"Retry-After": "1"}
     if isinstance(error, errors.OffsetMismatch):
         headers = {"Upload-Offset": str(error.offset), "Tus-Resumable": TUS_VERSION}
     if isinstance(error, errors.UnsupportedTus):

@@ -10,12 +10,16 @@ from fastapi import Depends, Query, Request, Response
 from server.audit import AuditTrail
 from server.datasets import DatasetShelf
 from server.examiner import Examiner
+from server.forecasts import Forecaster
 from server.history import History
+from server.idempotency import UnderWay
 from server.jobs import JobBook
 from server.measures import Measures
+from server.outlook import Outlook
 from server.quotas import Quotas
 from server.receptions import Receptions
 from server.retention import Retention
+from server.retries import Retries
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.streams import Streamer
@@ -32,6 +36,10 @@ class Services:
     settings: ServerSettings
     engine: sa.Engine
     book: JobBook
+    retries: Retries
+    under_way: UnderWay
+    outlook: Outlook
+    forecaster: Forecaster
     shelf: DatasetShelf
     uploads: UploadShelf
     receptions: Receptions

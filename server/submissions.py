@@ -71,7 +71,7 @@ class Submissions(Book):
         with write_session(self.engine) as session:
             if once is not None and (known := self._replayed(session, once)) is not None:
                 return known
-            dataset = self._usable_dataset(session, wish.dataset_id, sees)
+            dataset = usable_dataset(session, wish.dataset_id, sees)
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             now = self._clock()
@@ -110,15 +110,6 @@ class Submissions(Book):
             session.flush()
         return job
 
-    @staticmethod
-    def _usable_dataset(session: Session, dataset_id: str, sees: str | None) -> Dataset:
-        dataset = session.get(Dataset, dataset_id)
-        if dataset is None or dataset.deleted_at is not None or sees not in {None, dataset.owner}:
-            raise Refused(f"there is no dataset {dataset_id}; upload one first", "/dataset_id")
-        if dataset.status == DatasetStatus.INVALID:
-            raise Refused(f"the dataset {dataset_id} is not usable: {dataset.reason}", "/dataset_id")
-        return dataset
-
     # For the dataset's report
 
     def settle_dataset(self, session: Session, dataset_id: str, reason: str | None) -> None:
@@ -133,6 +124,16 @@ class Submissions(Book):
     def _enqueue_validated(self, session: Session, job: Job) -> None:
         self._ledger.tell(session, job, Entry(EventType.VALIDATED, "the dataset is usable"))
         self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, "waiting for a worker"))
+
+
+def usable_dataset(session: Session, dataset_id: str, sees: str | None) -> Dataset:
+    """The dataset of a wish. Refused when it is unknown or unusable; `sees` as in `Submissions.submit`."""
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None or dataset.deleted_at is not None or sees not in {None, dataset.owner}:
+        raise Refused(f"there is no dataset {dataset_id}; upload one first", "/dataset_id")
+    if dataset.status == DatasetStatus.INVALID:
+        raise Refused(f"the dataset {dataset_id} is not usable: {dataset.reason}", "/dataset_id")
+    return dataset
 
 
 def wish_fingerprint(wish: JobCreate) -> str:

@@ -1,4 +1,4 @@
-"""The server itself: queue, workers, what it is and can do."""
+"""The server itself: what it is and can do."""
 
 import os
 import platform
@@ -10,28 +10,12 @@ from typing import Any
 from fastapi import APIRouter
 
 from rvc_engine.config import TrainingConfig
-from server.access import present
 from server.archives import AUDIO_SUFFIXES
 from server.database import sqlite_warning
-from server.jobs import utc_now
-from server.schemas import Limits, QueuePublic, SystemPublic, WorkerList
+from server.schemas import Limits, SystemPublic
 from server.services import ServicesDep
-from server.views import queue_public, workers_public
 
 router = APIRouter(tags=["server"])
-
-
-@router.get("/queue")
-def get_queue(services: ServicesDep) -> QueuePublic:
-    """What runs and what waits: your jobs, and how many there are of everyone's."""
-    return queue_public(services.engine, utc_now(), services.settings.lease_seconds, present().sees)
-
-
-@router.get("/workers")
-def list_workers(services: ServicesDep) -> WorkerList:
-    """Processes that run jobs, seen within the last day."""
-    workers = workers_public(services.engine, utc_now(), services.settings.lease_seconds, present().sees)
-    return WorkerList(data=workers)
 
 
 @router.get("/config-schema")

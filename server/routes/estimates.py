@@ -1,0 +1,22 @@
+"""A dry run of a job."""
+
+from fastapi import APIRouter
+
+from server.access import present, requires
+from server.problems import documented
+from server.schemas import EstimateRequest, JobEstimate, Scope
+from server.services import ServicesDep
+
+router = APIRouter(tags=["jobs"])
+
+
+@router.post("/jobs:estimate", responses=documented(422))
+@requires(Scope.READ)
+def estimate(wish: EstimateRequest, services: ServicesDep) -> JobEstimate:
+    """What a job would take: clips, steps, seconds, disk, memory, as ranges; and what should be known before.
+
+    Takes what `POST /v1/jobs` takes, and changes nothing. Times come from earlier attempts with this setting on this
+    kind of device, or else from others, or else from a rule of thumb; `basis` says from which.
+    """
+    caller = present()
+    return services.forecaster.estimate(wish, owner=caller.owner, sees=caller.sees)

@@ -1,0 +1,52 @@
+"""Processes that run jobs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from server.access import present, requires
+from server.book import utc_now
+from server.claims import Drain
+from server.database import read_session
+from server.errors import NotFound
+from server.job_views import workers_public
+from server.problems import documented
+from server.schemas import Scope, WorkerList, WorkerPublic
+from server.services import ServicesDep
+
+router = APIRouter(prefix="/workers", tags=["server"])
+
+
+@router.get("")
+def list_workers(services: ServicesDep) -> WorkerList:
+    """Processes that run jobs, seen within the last day."""
+    with read_session(services.engine) as session:
+        return WorkerList(data=workers_public(session, utc_now(), services.settings.lease_seconds, present().sees))
+
+
+@router.post(
+    "/{worker_id}/drain",
+    status_code=202,
+    responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It was asked to before"}}),
+)
+@requires(Scope.ADMIN)
+def drain(
+    worker_id: str,
+    response: Response,
+    services: ServicesDep,
+    mode: Annotated[
+        Drain,
+        Query(
+            description="hand_back: its job stops after a checkpoint, and another worker goes on with it; no failure "
+            "is counted. finish: it brings its job to the end first."
+        ),
+    ] = Drain.HAND_BACK,
+) -> WorkerPublic:
+    """Have a worker take no new job, let go of the one it has, and end."""
+    if not services.book.drain_worker(worker_id, mode):
+        response.status_code = 200
+    with read_session(services.engine) as session:
+        found = workers_public(session, utc_now(), services.settings.lease_seconds, present().sees, only=worker_id)
+    if not found:
+        raise NotFound(f"there is no worker {worker_id}")
+    return found[0]
