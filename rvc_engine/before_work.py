@@ -6,13 +6,16 @@ from pathlib import Path
 from rvc_engine import found_workspace
 from rvc_engine.checkpoint import read_base_weights
 from rvc_engine.config import TrainingConfig
+from rvc_engine.content.names import embedder_of_features, is_local
 from rvc_engine.errors import EngineError, InvalidConfig, InvalidDataset, MissingWeights
 from rvc_engine.events import Warned
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.net_kind import NetKind, discriminators_layout, generator_layout
+from rvc_engine.recordings import list_recordings
 from rvc_engine.reporting import Report
 from rvc_engine.required_weights import check_weights
+from rvc_engine.speakers import Speakers, recording_folders
 from rvc_engine.weights import Weights
 from rvc_engine.workspace import Workspace
 
@@ -54,12 +57,34 @@ def _faults_of_preparation(
         check_weights(config, machine, prepares=dataset is not None, trains=False)
     except EngineError as error:
         yield error
+    try:
+        _check_speakers(dataset, workspace, config)
+    except EngineError as error:
+        yield error
     encoder = workspace.made_with("content")
-    if dataset is None and encoder and encoder != config.content:
+    if dataset is not None:
+        return
+    made_with = "local" if encoder and is_local(encoder) else encoder
+    if made_with and made_with != config.content:
         yield InvalidConfig(
-            f"the features in {workspace.features} were made with content={encoder} and this run says "
-            f"content={config.content}; say content={encoder}, or give the recordings again"
+            f"the features in {workspace.features} were made with content={made_with} and this run says "
+            f"content={config.content}; say content={made_with}, or give the recordings again"
         )
+        return
+    try:
+        embedder_of_features(config.content, encoder)
+    except EngineError as error:
+        yield error
+
+
+def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:
+    """Raise InvalidDataset when the folders do not tell who speaks, or not whom the config names."""
+    if dataset is not None:
+        Speakers.of_folders(config, recording_folders(list_recordings(dataset)))
+        return
+    speakers = Speakers.of(workspace, config)
+    for clip in found_workspace.clip_paths(workspace, config.f0):
+        speakers.of_slice(clip.wave.stem, clip.speaker)
 
 
 def _faults_of_base_weights(config: TrainingConfig, machine: Machine) -> Iterator[EngineError]:

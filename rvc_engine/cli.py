@@ -112,6 +112,9 @@ def run(
     ] = "auto",
     processes: Annotated[int, typer.Option(min=1, help="Processes that train together, with --device cpu.")] = 1,
     weights: Annotated[Path | None, typer.Option(help="Folder of published weights.")] = None,
+    content_folder: Annotated[
+        Path | None, typer.Option(help="Folder of a HuBERT of your own, for content=local.")
+    ] = None,
     cache: Annotated[
         Path | None, typer.Option(help="Folder that keeps slices, pitch and features for other runs.")
     ] = None,
@@ -132,7 +135,8 @@ def run(
     except ValueError as error:
         raise usage_error(f"--voice: {error}") from error
     training = _read_config(config, setting or [])
-    machine = Machine(device, threads, weights or default_weights_folder(), cache, num_processes=processes)
+    folder = weights or default_weights_folder()
+    machine = Machine(device, threads, folder, cache, content_folder=content_folder, num_processes=processes)
     switch = StopSwitch()
     switch.on_signals()
     if events:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 Version = Literal["v1", "v2"]
 SampleRate = Literal["32k", "40k", "48k"]
 PitchEstimator = Literal["swift", "rmvpe", "fcpe", "crepe", "crepe-tiny", "dio", "harvest", "pm"]
-ContentEncoder = Literal["contentvec", "whisper-tiny"]
+ContentEncoder = Literal["contentvec", "spin", "spin-v2", "whisper-tiny", "local"]
 Width = Literal[24, 48, 96, 192]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_BATCH_SIZE = 256
@@ -76,6 +76,31 @@ BatchSize = Annotated[
 ]
 
 
+def _read_speakers(value: object) -> object:
+    """`anna=0,bob=1` as a mapping, and one sentence for what would else be a fault for each of the kinds."""
+    if isinstance(value, str) and "=" in value:
+        pairs = [pair.rpartition("=") for pair in value.split(",")]
+        value = {name.strip(): int(number) if number.strip().isdigit() else number for name, _, number in pairs}
+        if len(value) < len(pairs):
+            raise ValueError("names a folder twice; name each once, such as anna=0,bob=1")
+    if value in ("one", "folders"):
+        return value
+    if isinstance(value, dict) and value and all(_is_speaker(name, number) for name, number in value.items()):
+        return value
+    raise ValueError(
+        'say one, or folders, or the number of each folder\'s speaker, such as anna=0,bob=1 (in JSON {"anna": 0}); '
+        f"numbers go from 0 to {NUM_SPEAKERS - 1}"
+    )
+
+
+def _is_speaker(name: object, number: object) -> bool:
+    is_number = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < NUM_SPEAKERS
+    return is_number and isinstance(name, str) and bool(name) and "/" not in name
+
+
+SpeakerChoice = Annotated[Literal["one", "folders"] | dict[str, int], BeforeValidator(_read_speakers)]
+
+
 class TrainingConfig(BaseModel):
     """Every choice about a run. Defaults are the reference's where it has one."""
 
@@ -92,8 +117,10 @@ class TrainingConfig(BaseModel):
     harvest: no net, slow. After `rvc-engine weights fetch NAME`: rmvpe, RVC's own, a large net; fcpe, a fast one;
     crepe, very slow without a GPU; crepe-tiny. pm: Praat, for which rvc-train[pm] must be installed (GPL-3)."""
     content: ContentEncoder = "contentvec"
-    """Encoder of what is said. contentvec is what RVC and Applio convert with. whisper-tiny comes with the package and
-    needs no download, but a voice made with it converts rightly only with `rvc-engine convert`."""
+    """Encoder of what is said. contentvec is what RVC and Applio convert with. spin, spin-v2: Applio has them too (it
+    must be told), RVC does not. whisper-tiny comes with the package and needs no download, but a voice made with it
+    converts rightly only with `rvc-engine convert`. local: a HuBERT of your own, in the folder that whoever runs the
+    machine names (--content-folder, RVC_TRAIN_CONTENT_FOLDER)."""
     pretrained: Literal["auto", "none"] = "auto"
     """Published base weights to start from: auto takes the pair for version, rate and f0; none trains from scratch,
     which needs far more recordings and time for a good voice."""
@@ -147,15 +174,23 @@ class TrainingConfig(BaseModel):
     seed: int = Field(default=1234, ge=0, le=2**32 - 1)
     """Seed of initial weights, clip order, segments and noise."""
     speaker_id: int = Field(default=0, ge=0, lt=NUM_SPEAKERS)
-    """Row of the speaker embedding that this voice trains."""
+    """Row of the speaker embedding that this voice trains, where it has one speaker."""
+    speakers: SpeakerChoice = "one"
+    """Whose voices the recordings are. one: all are one speaker's, speaker_id. folders: each top-level folder of the
+    dataset is a speaker; a folder whose name is a number is that speaker, the others are numbered by their names. Or
+    the number of each folder's speaker: anna=0,bob=1. An index for each speaker is made too."""
     width: Width = 192
     """Channels of the generator's hidden layers; the rest of both nets scales with it. 192 is the published size and
     the only one that base weights fit. Smaller ones train fast and sound rough: for trying things out."""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> Self:
-        if self.content == "whisper-tiny" and self.version == "v1":
-            raise ValueError("content=whisper-tiny gives 768 features a frame and version=v1 takes 256; use version=v2")
+        if self.version == "v1" and self.content not in {"contentvec", "local"}:
+            raise ValueError(
+                f"content={self.content} gives 768 features a frame and version=v1 takes 256; use version=v2"
+            )
+        if self.speakers != "one" and self.speaker_id != 0:
+            raise ValueError("speaker_id is for speakers=one; with several, name them: speakers=anna=0,bob=1")
         if self.keep_saves == "best" and self.evaluate == "never":
             raise ValueError("keep_saves=best needs to know which save is the best; set evaluate=auto or always")
         if self.width != 192 and self.pretrained != "none":

@@ -102,7 +102,9 @@ class Converter:
         """Raises IncompatibleCheckpoint for files that are no voice or no index of it, MissingWeights."""
         self._voice = load_voice(voice, device)
         self._retrieval = Retrieval(index, self._voice.sizes.feature_size) if index is not None else None
-        self._encoder = create_encoder(self._voice.encoder, self._voice.sizes.version, machine, device)
+        self._encoder = create_encoder(
+            self._voice.encoder, self._voice.sizes.version, machine, device, self._voice.embedder
+        )
         self._machine = machine
         self._device = device
         self._estimators: dict[str, PitchEstimator] = {}
@@ -141,6 +143,17 @@ class Converter:
         """Samples that the reference makes of the last piece: its features are a frame or two short of it."""
         frames = min(2 * num_rows(len(piece.wave)), len(piece.wave) // FRAME) - 2 * PADDING // FRAME
         return frames * self._voice.sizes.hop_length
+
+    def speaker_of(self, name: str) -> int:
+        """The speaker of that name, or number; of no name, the voice's first. Raises InvalidConfig for a stranger."""
+        named = self._voice.speakers
+        if not name:
+            return min(named, default=0)
+        known = {shown: number for number, shown in named.items()}
+        if name in known or (name.isascii() and name.isdigit()):
+            return known[name] if name in known else int(name)
+        shown = ", ".join(f"{number} {each}" for number, each in named.items()) or "no names, only numbers"
+        raise InvalidConfig(f"the voice has no speaker {name!r}; it has {shown}")
 
     def _check_speaker(self, speaker: int) -> None:
         count = self._voice.sizes.num_speakers

@@ -23,20 +23,24 @@ def convert(
     protect: Annotated[float, typer.Option(help="Protection of breath and consonants: 0 most, 0.5 none.")] = 0.33,
     rms_mix_rate: Annotated[float, typer.Option(help="Loudness: 0 the recording's, 1 the voice's own.")] = 0.25,
     pitch: Annotated[PitchEstimator, typer.Option(help="Estimator of the pitch curve.")] = "swift",
-    speaker: Annotated[int, typer.Option(help="Speaker, for a voice of several.")] = 0,
+    speaker: Annotated[str, typer.Option(help="Number or name of the speaker, for a voice of several.")] = "",
     seed: Annotated[int, typer.Option(help="Seed of the noise that the nets speak from.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, or cuda:<number>.")] = "auto",
     weights: Annotated[Path | None, typer.Option(help="Folder of published weights.")] = None,
+    content_folder: Annotated[
+        Path | None, typer.Option(help="The HuBERT that the voice was trained with, where it is one of your own.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads; all cores when left out.")] = None,
 ) -> None:
     """Say what a recording says in a voice of RVC, Applio or this engine, with the encoder that the voice names."""
     from rvc_engine.conversion import ConversionOptions, Converter, convert_file
     from rvc_engine.device import open_device
 
-    machine = Machine(device, threads, weights or default_weights_folder())
+    machine = Machine(device, threads, weights or default_weights_folder(), content_folder=content_folder)
     try:
-        options = ConversionOptions(key, index_rate, protect, rms_mix_rate, pitch, speaker, seed)
         converter = Converter(voice, index, machine, open_device(machine))
+        number = converter.speaker_of(speaker)
+        options = ConversionOptions(key, index_rate, protect, rms_mix_rate, pitch, number, seed)
         with Progress(console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task("converting", total=1.0)
             seconds = convert_file(source, output, converter, options, lambda share: bars.update(task, completed=share))

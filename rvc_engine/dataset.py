@@ -13,10 +13,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.found_workspace import NO_SLICES, clip_paths
 from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
 from rvc_engine.mel import spectrogram
+from rvc_engine.speakers import ONE_SPEAKER, Speakers
 from rvc_engine.step import Batch
 from rvc_engine.workspace import Workspace, write_atomically
 
@@ -58,10 +60,12 @@ class Clip:
     speaker: int
 
 
-def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tuple[list[ClipFiles], int]:
+def list_clips(
+    workspace: Workspace, sizes: Hyperparameters, speakers: Speakers = ONE_SPEAKER
+) -> tuple[list[ClipFiles], int]:
     """All clips of the workspace in a stable order, the silent ones last, and how many were too short to train on.
 
-    Raises InvalidDataset when slices have no features or no pitch, or none is long enough.
+    Raises InvalidDataset when slices have no features or no pitch, or none is long enough, or nobody knows who speaks.
     """
     found = clip_paths(workspace, sizes.f0)
     if not found:
@@ -71,8 +75,8 @@ def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tu
         if paths.missing:
             num_missing += 1
         else:
-            of_clip = speaker if paths.speaker is None else paths.speaker
-            clips.append(_measure(paths.wave, paths.features, paths.coarse_f0, paths.f0, of_clip, sizes))
+            speaker = speakers.of_slice(paths.wave.stem, paths.speaker)
+            clips.append(_measure(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, sizes))
     if not clips:
         raise InvalidDataset(
             f"none of the {num_missing} slices in {workspace.slices} has "
@@ -85,11 +89,19 @@ def list_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> tu
             f"({sizes.segment_frames / 100:.2f} s); add recordings"
         )
     num_short = len(clips) - len(kept)
-    return kept + _mute_clips(workspace, sizes, speaker), num_short + num_missing
+    ids = sorted({clip.speaker for clip in kept})
+    return kept + _mute_clips(workspace, sizes, ids), num_short + num_missing
 
 
-def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> list[ClipFiles]:
-    """Two silent clips teach silence, as in the reference; they are there once the content stage has run."""
+def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
+    """The speakers of the workspace's clips: names by id. Raises InvalidDataset when nobody knows who speaks."""
+    speakers = Speakers.of(workspace, config)
+    clips = (paths for paths in clip_paths(workspace, config.f0) if not paths.missing)
+    return speakers.table({speakers.of_slice(paths.wave.stem, paths.speaker) for paths in clips} or {config.speaker_id})
+
+
+def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
+    """Two silent clips of each speaker teach silence, as in the reference; the content stage makes their features."""
     features = workspace.mute_features
     if not features.is_file():
         return []
@@ -106,7 +118,7 @@ def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speaker: int) -> l
         coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
         np.save(coarse, np.ones(300, np.int64))
         np.save(f0, np.zeros(300, np.float32))
-    return [_measure(wave, features, coarse, f0, speaker, sizes)] * 2
+    return [_measure(wave, features, coarse, f0, speaker, sizes) for speaker in speakers for _ in range(2)]
 
 
 def _measure(

@@ -136,11 +136,15 @@ class PreviewReady(_Event):
     """Of this clip alone, by the keys of `Evaluated.values`."""
 
 
+ArtifactKind = Literal["voice", "index", "speaker_index", "best", "report"]
+"""speaker_index: of one speaker of a voice that has several; index is the one over all of them."""
+
+
 class ArtifactReady(_Event):
     """A file of the voice passed its check and lies in the workspace."""
 
     type: Literal["artifact"] = "artifact"
-    kind: Literal["voice", "index", "best", "report"]
+    kind: ArtifactKind
     name: str
     """File name for the person, such as `anna.pth`."""
     path: str

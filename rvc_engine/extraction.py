@@ -102,7 +102,8 @@ def _sizes(source: Path, kind: NetKind, sample_rate: SampleRate | None) -> Hyper
 
 def _embedder(encoder: str) -> str:
     """What a voice carries for an encoder of ours; another program's name stays as it is."""
-    return embedder_name(cast(ContentEncoder, encoder)) if encoder in get_args(ContentEncoder) else encoder
+    is_ours = encoder in get_args(ContentEncoder) and encoder != "local"
+    return embedder_name(cast(ContentEncoder, encoder)) if is_ours else encoder
 
 
 def _encoder_beside(source: Path) -> str | None:

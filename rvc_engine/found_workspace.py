@@ -71,12 +71,12 @@ def _own_clip(workspace: Workspace, wave: Path, f0: bool) -> ClipPaths:
         workspace.features / f"{wave.stem}.npy",
         workspace.coarse_f0 / f"{wave.name}.npy" if f0 else None,
         workspace.f0_hz / f"{wave.name}.npy" if f0 else None,
-        _speaker_in(wave.stem),
+        speaker_in(wave.stem),
     )
 
 
-def _speaker_in(stem: str) -> int | None:
-    """Of Applio's `<speaker>_<i>_<j>`."""
+def speaker_in(stem: str) -> int | None:
+    """Who speaks in a slice that Applio named, `<speaker>_<i>_<j>`; None for another name."""
     parts = stem.split("_")
     is_applios = len(parts) == 3 and all(part.isascii() and part.isdigit() for part in parts)
     return int(parts[0]) if is_applios and int(parts[0]) < NUM_SPEAKERS else None

@@ -7,7 +7,7 @@ needs little memory. Which net some weights are is told from their shapes (`rvc_
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import faiss
 import numpy as np
@@ -16,8 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from rvc_engine.checkpoint import load_file, published_names
-from rvc_engine.config import ContentEncoder
-from rvc_engine.content.names import embedder_name
+from rvc_engine.content.names import encoder_of, programs_note
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.net_kind import NetKind, differences, discriminators_layout, generator_layout, kind_of, shapes_of
@@ -205,10 +204,12 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _encoder_note(encoder: str) -> str:
-    """RVC and Applio do not look at the name, and feed every voice what their own encoder hears."""
-    if encoder in map(embedder_name, get_args(ContentEncoder)):
-        return f"RVC and Applio load it, but with {encoder} it converts correctly only with `rvc-engine convert`"
-    return f"it needs the content encoder {encoder}, which is not known here: convert with the program that made it"
+    """Which programs convert correctly with a voice of this encoder, which is not ContentVec."""
+    try:
+        encoder_of(encoder)
+    except IncompatibleCheckpoint:
+        return f"it needs the content encoder {encoder}, which is not known here: convert with the program that made it"
+    return f"its content encoder is {encoder}. {programs_note(encoder)}"
 
 
 def _voice_layout_faults(tree: dict[str, Any], weights: dict[str, Tensor], version: Any, f0: bool) -> list[str]:

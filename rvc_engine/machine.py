@@ -26,6 +26,8 @@ class Machine:
     weights_folder: Path = field(default_factory=default_weights_folder)
     cache_folder: Path | None = None
     """Results of slice, pitch and content, shared between runs on the same recordings. None: no sharing."""
+    content_folder: Path | None = None
+    """A HuBERT of one's own, for content=local."""
     pretrained_g: Path | None = None
     """Base weights of the generator in place of the published ones."""
     pretrained_d: Path | None = None

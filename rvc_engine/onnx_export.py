@@ -30,7 +30,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from rvc_engine.content.names import embedder_name
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
@@ -176,7 +175,7 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
         "f0": str(int(graph.sizes.f0)),
         "hop_length": str(graph.sizes.hop_length),
         "speakers": str(graph.sizes.num_speakers),
-        "embedder_model": embedder_name(voice.encoder),
+        "embedder_model": voice.embedder,
     }
     onnx.helper.set_model_props(proto, facts)
     onnx.checker.check_model(proto)

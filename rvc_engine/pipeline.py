@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rvc_engine import before_work, rank_supervisor, recordings
+from rvc_engine import before_work, rank_supervisor, recordings, speakers
 from rvc_engine.checkpoint import RecoveryStore
 from rvc_engine.config import TrainingConfig
 from rvc_engine.device import open_devices
@@ -115,6 +115,7 @@ class _Run:
     def preparations(self, dataset: Path) -> list[_Work]:
         """What slices, pitch curves and content features of the recordings take. Raises InvalidDataset."""
         workspace, config = self.workspace, self.config
+        self._note_folders(dataset)
         sliced = fingerprint_of(slicing.VERSION, dataset_hash(dataset), config.sample_rate)
         pitched = fingerprint_of(pitch.VERSION, sliced, config.pitch)
         encoded = fingerprint_of(sliced, *content.fingerprint_parts(config, self.machine))
@@ -135,9 +136,16 @@ class _Run:
             encoded,
             [workspace.features, workspace.mute_features.parent],
             lambda r: content.run(workspace, config, self.machine, self.device, r),
-            made_with=config.content,
+            made_with=content.made_with(config, self.machine),
         )
         return [slices, curves, features] if config.f0 else [slices, features]
+
+    def _note_folders(self, dataset: Path) -> None:
+        """Keep in which folder each recording lies: by it the speakers are told apart."""
+        folders = speakers.recording_folders(recordings.list_recordings(dataset))
+        speakers.write_folders(self.workspace, folders)
+        if note := speakers.several_folders_note(self.config.speakers, folders):
+            self.report(Log(message=note))
 
     def check_space(self, dataset: Path | None, preparations: list[_Work], wanted: Wanted) -> None:
         """Raise DiskFull when the run does not fit on the workspace's disk."""
@@ -169,7 +177,9 @@ class _Run:
         encoded = self.workspace.fingerprint("content")
         if encoded is None:
             return "as found in the workspace"
-        return fingerprint_of(encoded, self.workspace.fingerprint("pitch") if self.config.f0 else None)
+        whose = speakers.Speakers.of(self.workspace, self.config).by_recording
+        pitch_curves = self.workspace.fingerprint("pitch") if self.config.f0 else None
+        return fingerprint_of(encoded, pitch_curves, *([whose] if whose else []))
 
     def _make_mute(self) -> None:
         """The silent clips' features, which other programs keep elsewhere; without the encoder, none."""
@@ -196,7 +206,7 @@ class _Run:
     def index(self) -> None:
         """The retrieval index over the content features."""
         with self._stage("index") as stage_report:
-            indexing.run(self.workspace, self.config.seed, stage_report)
+            indexing.run(self.workspace, self.config, stage_report)
 
     def export(self, has_voice: bool) -> None:
         """The files to take away, checked."""

@@ -12,7 +12,7 @@ import typer
 
 from rvc_engine import found_workspace
 from rvc_engine.cli import config_from, execute, settings_from, usage_error
-from rvc_engine.config import PitchEstimator, TrainingConfig, check_voice_name
+from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig, check_voice_name
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED
 from rvc_engine.machine import Machine, default_weights_folder
@@ -29,6 +29,7 @@ _FLAGS = {
     "save_every_epochs": "-se/--save_every_epoch",
     "pitch": "--pitch",
     "content": "--content",
+    "speakers": "--speakers",
     "pretrained": "--pretrained",
     "max_train_seconds": "--max-train-seconds",
 }
@@ -91,8 +92,17 @@ def pipeline(
         str, typer.Option("--pitch", help=f"Pitch estimator: {', '.join(get_args(PitchEstimator))}.")
     ] = "swift",
     content: Annotated[
-        str, typer.Option("--content", help="Content encoder: contentvec, or whisper-tiny, which needs no download.")
+        str,
+        typer.Option(
+            "--content", help=f"Content encoder: {', '.join(get_args(ContentEncoder))}; whisper-tiny needs no download."
+        ),
     ] = "contentvec",
+    content_folder: Annotated[
+        Path | None, typer.Option("--content-folder", help="Folder of a HuBERT of your own, for --content local.")
+    ] = None,
+    speakers: Annotated[
+        str, typer.Option("--speakers", help="one; folders: each folder of the dataset is a speaker; or anna=0,bob=1.")
+    ] = "one",
     pretrained: Annotated[
         str, typer.Option("--pretrained", help="auto: published base weights. none: train from scratch.")
     ] = "auto",
@@ -124,6 +134,7 @@ def pipeline(
         "save_every_weights": bool(save_every_weights),
         "pitch": pitch,
         "content": content,
+        "speakers": speakers,
         "pretrained": pretrained,
         "max_train_seconds": max_train_seconds,
     }
@@ -140,6 +151,7 @@ def pipeline(
     machine = Machine(
         device=_device(gpus),
         weights_folder=weights or default_weights_folder(),
+        content_folder=content_folder,
         pretrained_g=base["-pg/--pretrain_g"],
         pretrained_d=base["-pd/--pretrain_d"],
     )

@@ -3,10 +3,11 @@
 from collections.abc import Iterator
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.content.local_folder import problem_of
 from rvc_engine.errors import MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.names import check_installed, complaint_about_weights
-from rvc_engine.weights import HUBERT, PublishedFile, Weights
+from rvc_engine.weights import ENCODER_IDS, PublishedFile, Weights
 
 _OTHER_ENCODER = (
     "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
@@ -26,7 +27,7 @@ def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = 
     weights = Weights(machine.weights_folder)
     complaints: list[str] = []
     if prepares:
-        complaints += _of_content(config, weights)
+        complaints += _of_content(config, machine, weights)
         if config.f0 and (complaint := complaint_about_weights(config.pitch, weights)):
             complaints.append(complaint)
     if trains:
@@ -35,10 +36,14 @@ def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = 
         raise MissingWeights(". Also, ".join(complaints))
 
 
-def _of_content(config: TrainingConfig, weights: Weights) -> Iterator[str]:
-    if config.content == "contentvec" and (problems := weights.problems(weights.files_of(HUBERT))):
-        ways = weights.ways_to_get(HUBERT, _OTHER_ENCODER)
-        yield f"the content encoder ContentVec cannot be used, {'; '.join(problems)}. {ways}"
+def _of_content(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
+    if config.content == "local":
+        if problem := problem_of(machine):
+            yield problem
+    elif (name := ENCODER_IDS.get(config.content)) and (problems := weights.problems(weights.files_of(name))):
+        ways = weights.ways_to_get(name, _OTHER_ENCODER)
+        shown = "ContentVec" if config.content == "contentvec" else config.content
+        yield f"the content encoder {shown} cannot be used, {'; '.join(problems)}. {ways}"
 
 
 def _of_base(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Reading a voice file for use, whoever made it: RVC, Applio or this engine. No code in it is run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -13,6 +13,9 @@ from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.nets.synthesizer import Synthesizer
 
+SPEAKER_NAMES = "speaker_names"
+"""Key of a voice file: {id: name}, where a voice has several speakers. RVC and Applio ignore it."""
+
 
 @dataclass(frozen=True)
 class Voice:
@@ -22,6 +25,10 @@ class Voice:
     """Without the posterior encoder, float32, on the device."""
     encoder: ContentEncoder
     """The only encoder whose features it understands."""
+    embedder: str = "contentvec"
+    """The encoder as the file names it, which tells local ones apart."""
+    speakers: dict[int, str] = field(default_factory=dict)
+    """The names of its speakers, by id, where the file tells them."""
 
     @property
     def sizes(self) -> Hyperparameters:
@@ -48,4 +55,14 @@ def load_voice(path: Path, device: torch.device) -> Voice:
             f"{path} is not a voice file of a kind that is known here ({type(error).__name__}: {error}); give a "
             "<voice>.pth as RVC, Applio or this engine exports it, not a G_ or D_ checkpoint"
         ) from error
-    return Voice(net.eval().requires_grad_(False).to(device), encoder_of(embedder))
+    encoder = encoder_of(embedder)
+    return Voice(
+        net.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", _names(tree.get(SPEAKER_NAMES))
+    )
+
+
+def _names(table: object) -> dict[int, str]:
+    """Speakers' names by id; whatever else another program keeps under that key is no concern of ours."""
+    if not isinstance(table, dict):
+        return {}
+    return {number: name for number, name in table.items() if isinstance(number, int) and isinstance(name, str)}

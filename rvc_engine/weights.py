@@ -9,9 +9,10 @@ import hashlib
 import os
 import shlex
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -27,6 +28,10 @@ FileState = Literal["verified", "unverified", "damaged", "missing"]
 """verified: here, and its sha256 is right. unverified: here, of the right size, sha256 not yet taken."""
 
 HUBERT = "hubert"
+ENCODER_IDS: Mapping[str, str] = MappingProxyType(
+    {"contentvec": HUBERT, "spin": "embedder-spin", "spin-v2": "embedder-spin-v2"}
+)
+"""Which published files a content encoder is, by its name in the configuration."""
 _MEMORY = ".verified.json"
 
 
@@ -166,10 +171,10 @@ class Weights:
                 names.setdefault((self.path_of(file).parent, state), []).append(file.name)
         return [f"{state} in {folder}: {', '.join(those)}" for (folder, state), those in names.items()]
 
-    def hubert_folder(self) -> Path:
-        """The folder of ContentVec's files, verified. Raises MissingWeights."""
-        files = self.files_of(HUBERT)
-        self.require(files, HUBERT)
+    def folder_of(self, name: str) -> Path:
+        """The folder of an id's files, verified. Raises MissingWeights."""
+        files = self.files_of(name)
+        self.require(files, name)
         return self.path_of(files[0]).parent
 
     def pretrained_files(self, version: Version, rate: SampleRate, f0: bool) -> list[PublishedFile]:

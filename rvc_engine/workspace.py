@@ -85,6 +85,11 @@ class Workspace:
         return self._found("1_16k_wavs", "sliced_audios_16k")
 
     @property
+    def speakers(self) -> Path:
+        """`speakers.json`: the folder of each recording, by which its speaker is known."""
+        return self.root / "speakers.json"
+
+    @property
     def coarse_f0(self) -> Path:
         """`<i>_<j>.wav.npy`: pitch bins 1..255, one per 10 ms."""
         return self._found("2a_f0", "f0")
@@ -143,6 +148,10 @@ class Workspace:
     def index_file(self) -> Path:
         """The exported index."""
         return self.weights / f"{self.stem}.index"
+
+    def speaker_index_files(self) -> list[Path]:
+        """The exported indexes of single speakers, where the voice has several: `<voice>-<speaker>.index`."""
+        return sorted(path for path in self.weights.glob("*.index") if path.name.startswith(f"{self.stem}-"))
 
     @property
     def total_features(self) -> Path:

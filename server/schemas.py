@@ -16,8 +16,8 @@ from rvc_engine.errors import FailureCode
 T = TypeVar("T")
 
 CONTENT_NOTICE = (
-    "This voice is trained with the content encoder {encoder}. RVC and Applio load it, but it converts correctly only "
-    "with `rvc-engine convert`. Use content=contentvec for a voice that converts in RVC and Applio."
+    "This voice is trained with the content encoder {encoder}. {note}. Use content=contentvec for a voice that "
+    "converts in RVC and Applio."
 )
 
 

@@ -94,6 +94,8 @@ class JobRun:
             "--threads": self._settings.num_threads,
             "--lock-wait": self._settings.lock_wait_seconds,
         }
+        if self._settings.content_folder is not None:
+            options["--content-folder"] = self._settings.content_folder
         # One word each, so that a value which begins with a dash is still a value.
         words = [f"{option}={value}" for option, value in options.items()]
         return [*self._settings.engine_command, *words, "--events"]

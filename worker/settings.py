@@ -38,6 +38,9 @@ class WorkerSettings(BaseSettings):
     weights_folder: Path | None = None
     """Where published weights lie; None: `weights` in the data folder."""
 
+    content_folder: Path | None = None
+    """A HuBERT of one's own, for jobs with content=local: a folder with `config.json` and its weights."""
+
     poll_seconds: float = Field(default=1, gt=0)
     """How often an idle worker looks for a job."""
     heartbeat_seconds: float = Field(default=10, gt=0)

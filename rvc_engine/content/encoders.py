@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 
 from rvc_engine.config import ContentEncoder as EncoderName
 from rvc_engine.config import Version
+from rvc_engine.content.local_folder import check_fits, embedder_of_folder, local_folder
+from rvc_engine.content.names import embedder_name
+from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.machine import Machine
 
 if TYPE_CHECKING:
@@ -31,11 +34,17 @@ class ContentEncoder(Protocol):
 
 
 def create_encoder(
-    name: EncoderName, version: Version, machine: Machine, device: "torch.device | None" = None
+    name: EncoderName,
+    version: Version,
+    machine: Machine,
+    device: "torch.device | None" = None,
+    embedder: str | None = None,
 ) -> ContentEncoder:
     """The encoder of that name, on that device (None: the CPU), with rows as that version of the format takes them.
 
-    Raises MissingWeights when its weights are not on this machine, InvalidConfig when it has no rows for the version.
+    `embedder` is what the voice that is to be spoken names; a local encoder must be that very one.
+    Raises MissingWeights when its weights are not on this machine, InvalidConfig when it has no rows for the version,
+    IncompatibleCheckpoint when its weights do not fit it or are others than the voice was trained with.
     """
     import torch
 
@@ -45,6 +54,17 @@ def create_encoder(
 
         return WhisperTiny(version, device)
     from rvc_engine.content.hubert import HubertEncoder
-    from rvc_engine.weights import Weights
+    from rvc_engine.weights import ENCODER_IDS, Weights
 
-    return HubertEncoder(Weights(machine.weights_folder).hubert_folder(), version, device)
+    if name != "local":
+        folder = Weights(machine.weights_folder).folder_of(ENCODER_IDS[name])
+        return HubertEncoder(folder, version, device, embedder_name(name))
+    folder = local_folder(machine)
+    check_fits(folder, version)
+    found = embedder_of_folder(folder)
+    if embedder not in {None, found}:
+        raise IncompatibleCheckpoint(
+            f"this voice was trained with the content encoder {embedder}, and {folder} holds {found} (the sha256 of "
+            "the weights); another encoder would give garbage: name the folder that the voice was trained with"
+        )
+    return HubertEncoder(folder, version, device, found)

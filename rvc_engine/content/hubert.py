@@ -1,8 +1,8 @@
-"""ContentVec, or any net of HuBERT's form, from a folder in `transformers`' layout.
+"""ContentVec, SPIN, or any net of HuBERT's form, from a folder in `transformers`' layout.
 
 The published preprocessor asks for no normalisation (`do_normalize: false`), and RVC and Applio give the wave as it is,
-in training and at conversion alike; so does this. v2 takes the last block's output, 768 wide; v1 the ninth's through
-the file's own `final_proj`, 256 wide, as RVC does.
+in training and at conversion alike, whichever encoder it is; so does this. v2 takes the last block's output, 768 wide;
+v1 the ninth's through the file's own `final_proj`, 256 wide, as RVC does. Other HuBERTs may have no `final_proj`.
 """
 
 import json
@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import safetensors
+import safetensors.torch
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -17,9 +19,10 @@ from transformers import HubertConfig, HubertModel
 
 from rvc_engine.checkpoint import load_file
 from rvc_engine.config import Version
+from rvc_engine.content.local_folder import WEIGHTS_FILES, weights_file
 from rvc_engine.content.names import embedder_name
 from rvc_engine.content.windows import encode_in_windows
-from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 
 V1_BLOCK = 9
 WINDOW_ROWS = 3000
@@ -34,21 +37,37 @@ _WEIGHT_NORM_NAMES = {
 }
 _NOT_NEEDED = frozenset({"net.masked_spec_embed"})
 """Used in HuBERT's own training only."""
+_PREFIX = "hubert."
+"""Stands before the names in the file of a net with a head for transcribing,"""
+_HEAD = "lm_head."
+"""which is no part of the encoder."""
 
 
 class HubertEncoder:
     """Row t is centred on sample 320 t + 200."""
 
-    name = embedder_name("contentvec")
+    def __init__(
+        self, folder: Path, version: Version, device: torch.device, name: str = embedder_name("contentvec")
+    ) -> None:
+        """Load `config.json` and the weights; `name` is what a voice carries.
 
-    def __init__(self, folder: Path, version: Version, device: torch.device) -> None:
-        """Load `config.json` and `pytorch_model.bin`. Raises IncompatibleCheckpoint when they do not fit each other."""
-        self._version = version
+        Raises IncompatibleCheckpoint when they do not fit each other, InvalidConfig when the net has no rows for v1.
+        """
+        self.name = name
         self._device = device
-        net, projection = load_hubert(folder)
-        self.feature_size = projection.out_features if version == "v1" else projection.in_features
+        config, net, projection = load_hubert(folder)
+        self._projection = None
+        self.feature_size: int = config.hidden_size
+        if version == "v1":
+            if projection is None or config.num_hidden_layers < V1_BLOCK:
+                raise InvalidConfig(
+                    f"a v1 voice takes the block {V1_BLOCK} of HuBERT through its final_proj, and the net in {folder} "
+                    f"has {config.num_hidden_layers} blocks and {'no' if projection is None else 'a'} final_proj; "
+                    "use version=v2"
+                )
+            self.feature_size = projection.out_features
+            self._projection = projection.requires_grad_(False).to(device)
         self._net = net.eval().requires_grad_(False).to(device)
-        self._projection = projection.requires_grad_(False).to(device)
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `ContentEncoder.encode`."""
@@ -56,34 +75,48 @@ class HubertEncoder:
 
     @torch.inference_mode()
     def _rows(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
-        is_v1 = self._version == "v1"
-        output = self._net(torch.from_numpy(waves).to(self._device), output_hidden_states=is_v1)
-        hidden = self._projection(output.hidden_states[V1_BLOCK]) if is_v1 else output.last_hidden_state
+        projection = self._projection
+        output = self._net(torch.from_numpy(waves).to(self._device), output_hidden_states=projection is not None)
+        hidden = output.last_hidden_state if projection is None else projection(output.hidden_states[V1_BLOCK])
         rows: NDArray[np.float32] = hidden.cpu().numpy()
         return rows
 
 
-def load_hubert(folder: Path) -> tuple[nn.Module, nn.Linear]:
-    """The net of a folder and its `final_proj`, float32. Every weight must be there, fit and be finite; no code is run.
+def load_hubert(folder: Path) -> tuple[HubertConfig, nn.Module, nn.Linear | None]:
+    """The sizes, the net and the `final_proj`, where there is one, of a folder; float32.
 
-    Raises IncompatibleCheckpoint.
+    Every weight must be there, fit and be finite; no code is run. Raises IncompatibleCheckpoint.
     """
-    config_file, weights_file = folder / "config.json", folder / "pytorch_model.bin"
+    config_file, path = folder / "config.json", weights_file(folder)
+    if path is None:
+        raise IncompatibleCheckpoint(f"{folder} holds no weights: {' or '.join(WEIGHTS_FILES)} should be there")
+    weights = _read_weights(path)
     try:
         config = HubertConfig(**json.loads(config_file.read_text()))
-        net = HubertModel(config)
-        projection = nn.Linear(config.hidden_size, config.classifier_proj_size)
+        net: nn.Module = HubertModel(config)
+        has_projection = any(name.startswith("final_proj.") for name in weights)
+        projection = nn.Linear(config.hidden_size, config.classifier_proj_size) if has_projection else None
     except (OSError, ValueError, TypeError) as error:
         raise IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {error}") from error
-    _load_strictly(nn.ModuleDict({"net": net, "final_proj": projection}), load_file(weights_file), weights_file)
-    return net, projection
+    parts = {"net": net, "final_proj": projection}
+    _load_strictly(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), weights, path)
+    return config, net, projection
 
 
-def _load_strictly(nets: nn.ModuleDict, weights: object, path: Path) -> None:
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        weights = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else load_file(path)
+    except safetensors.SafetensorError as error:
+        raise IncompatibleCheckpoint(f"{path} is damaged ({error}); get it again from where it came") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise IncompatibleCheckpoint(f"{path} does not hold a net's weights; get it again from where it came")
+    names = {str(name).removeprefix(_PREFIX): value for name, value in weights.items()}
+    return {name: value for name, value in names.items() if not name.startswith(_HEAD)}
+
+
+def _load_strictly(nets: nn.ModuleDict, weights: dict[str, Tensor], path: Path) -> None:
     expected = nets.state_dict()
-    found = {_our_name(str(name)): value.float() for name, value in weights.items()}
+    found = {_our_name(name): value.float() for name, value in weights.items()}
     for name in _NOT_NEEDED & expected.keys():
         found.setdefault(name, expected[name])
     wrong = sorted(expected.keys() ^ found.keys())

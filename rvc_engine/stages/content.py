@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from rvc_engine.assets_folder import WHISPER_TINY_WEIGHTS
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import ContentEncoder, create_encoder
+from rvc_engine.content.local_folder import check_fits, embedder_of_folder, local_folder
 from rvc_engine.content.names import embedder_name
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import StageReport
-from rvc_engine.weights import HUBERT, Weights, sha256_of
+from rvc_engine.weights import ENCODER_IDS, Weights, sha256_of
 from rvc_engine.workspace import Workspace
 
 VERSION = 1
@@ -69,20 +70,30 @@ def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, d
 
 
 def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
-    """What the features depend on beside the slices: this code, the encoder, its weights. Raises MissingWeights."""
+    """What the features depend on beside the slices: this code, the encoder, its weights.
+
+    Raises MissingWeights, IncompatibleCheckpoint when a local encoder is not one for the version.
+    """
+    if config.content == "local":
+        folder = local_folder(machine)
+        check_fits(folder, config.version)
+        return [f"content {VERSION}", embedder_of_folder(folder), config.version]
     if config.content == "whisper-tiny":
         weights = sha256_of(WHISPER_TINY_WEIGHTS)
     else:
-        weights = _sha256_of_hubert(Weights(machine.weights_folder))
+        weights = _sha256_of_hubert(Weights(machine.weights_folder), ENCODER_IDS[config.content])
     return [f"content {VERSION}", embedder_name(config.content), config.version, weights]
 
 
-def _sha256_of_hubert(weights: Weights) -> str:
+def made_with(config: TrainingConfig, machine: Machine) -> str:
+    """The encoder as the workspace keeps it in mind: its name in the configuration, or which local one it is."""
+    return embedder_of_folder(local_folder(machine)) if config.content == "local" else config.content
+
+
+def _sha256_of_hubert(weights: Weights, name: str) -> str:
     """Of the published file, which the copy here was verified to be."""
-    folder = weights.hubert_folder()
-    return next(
-        file.sha256 for file in weights.files_of(HUBERT) if weights.path_of(file) == folder / "pytorch_model.bin"
-    )
+    folder = weights.folder_of(name)
+    return next(file.sha256 for file in weights.files_of(name) if weights.path_of(file) == folder / "pytorch_model.bin")
 
 
 def _batches(paths: list[Path]) -> Iterator[list[Path]]:

@@ -5,7 +5,8 @@ silent garbage. Nothing is published here before it was read back strictly, rend
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -18,14 +19,16 @@ from torch import Tensor
 
 from rvc_engine.checkpoint import Place, completed_epochs, load_file, load_trained_generator, save_atomically
 from rvc_engine.config import TrainingConfig
-from rvc_engine.content.names import embedder_name
-from rvc_engine.dataset import Clip, list_clips, load_clip
+from rvc_engine.content.names import embedder_of_features
+from rvc_engine.dataset import Clip, list_clips, load_clip, speakers_present
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
-from rvc_engine.events import ArtifactReady
+from rvc_engine.events import ArtifactKind, ArtifactReady
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.mel import log_mel, spectrogram
 from rvc_engine.nets.synthesizer import Synthesizer
 from rvc_engine.reporting import StageReport
+from rvc_engine.speakers import Speakers
+from rvc_engine.voice import SPEAKER_NAMES
 from rvc_engine.workspace import Workspace
 
 VERSION = 1
@@ -47,12 +50,16 @@ class VoiceDetails:
     embedder: str
     seconds: float
     """Length of the recordings behind it, silence left out."""
+    speakers: Mapping[int, str] = field(default_factory=lambda: {0: "0"})
+    """Names of those it was trained on, by id."""
 
     @classmethod
     def of(cls, workspace: Workspace, config: TrainingConfig, place: Place) -> Self:
-        """The details of a run at this place."""
+        """The details of a run at this place. Raises InvalidDataset when nothing tells who speaks in a slice."""
         seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
-        return cls(workspace.voice, completed_epochs(place), place.step, embedder_name(config.content), seconds)
+        embedder = embedder_of_features(config.content, workspace.made_with("content"))
+        speakers = speakers_present(workspace, config)
+        return cls(workspace.voice, completed_epochs(place), place.step, embedder, seconds, speakers)
 
 
 def voice_tree(weights: dict[str, Tensor], sizes: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
@@ -63,6 +70,8 @@ def voice_tree(weights: dict[str, Tensor], sizes: Hyperparameters, details: Voic
     kept = {name: value.detach().cpu().half() for name, value in weights.items() if not name.startswith("enc_q.")}
     minutes, seconds = divmod(round(details.seconds), 60)
     hours, minutes = divmod(minutes, 60)
+    is_usual = set(details.speakers) == {0}
+    names = {} if is_usual else {SPEAKER_NAMES: dict(details.speakers)}
     return {
         "weight": kept,
         "config": sizes.voice_config(),
@@ -79,8 +88,9 @@ def voice_tree(weights: dict[str, Tensor], sizes: Hyperparameters, details: Voic
         "model_name": details.name,
         "author": "",
         "embedder_model": details.embedder,
-        "speakers_id": 1,
+        "speakers_id": max(details.speakers) + 1,  # Applio offers the ids below it
         "vocoder": "HiFi-GAN",
+        **names,
     }
 
 
@@ -131,29 +141,29 @@ def run(workspace: Workspace, config: TrainingConfig, device: torch.device, repo
     weights, place = load_trained_generator(workspace)
     write_voice(workspace.voice_file, weights, sizes, VoiceDetails.of(workspace, config, place))
     report.progress(1, 4)
-    clips, _ = list_clips(workspace, sizes, config.speaker_id)
+    clips, _ = list_clips(workspace, sizes, Speakers.of(workspace, config))
     longest = max(clips, key=lambda clip: clip.frames)
     check_voice(workspace.voice_file, weights, sizes, load_clip(longest), device)
     report.progress(2, 4)
-    if workspace.index_file.exists():
-        check_index(workspace.index_file, sizes.feature_size)
+    for path in _indexes(workspace):
+        check_index(path, sizes.feature_size)
     report.progress(3, 4)
     announce(workspace, report)
 
 
 def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
     """Check and announce the index of a run that trained nothing. Raises ArtifactInvalid."""
-    if workspace.index_file.exists():
-        check_index(workspace.index_file, config.feature_size)
-        report.event(_artifact("index", workspace.index_file))
+    for path, kind in _indexes(workspace).items():
+        check_index(path, config.feature_size)
+        report.event(_artifact(kind, path))
     report.progress(1, 1)
 
 
 def announce(workspace: Workspace, report: StageReport) -> None:
     """Say which files a voice consists of; the best save's voice is a file more, which no voice needs to be whole."""
     report.event(_artifact("voice", workspace.voice_file))
-    if workspace.index_file.exists():
-        report.event(_artifact("index", workspace.index_file))
+    for path, kind in _indexes(workspace).items():
+        report.event(_artifact(kind, path))
     if workspace.best_file.exists():
         try:
             read_voice(workspace.best_file)
@@ -163,7 +173,14 @@ def announce(workspace: Workspace, report: StageReport) -> None:
     report.progress(1, 1)
 
 
-def _artifact(kind: Any, path: Path) -> ArtifactReady:
+def _indexes(workspace: Workspace) -> dict[Path, ArtifactKind]:
+    """The indexes that are there, the common one last: RVC takes the newest that fits, also of downloaded ones."""
+    common: dict[Path, ArtifactKind] = {workspace.index_file: "index"} if workspace.index_file.exists() else {}
+    speakers: dict[Path, ArtifactKind] = dict.fromkeys(workspace.speaker_index_files(), "speaker_index")
+    return speakers | common
+
+
+def _artifact(kind: ArtifactKind, path: Path) -> ArtifactReady:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=digest)

@@ -1,21 +1,28 @@
 """The index stage: all content features of a voice in a FAISS index that RVC and Applio search at conversion.
 
-`IVF<n>,Flat` with L2 distances and nprobe 1. Rows go through a file (`total_fea.npy`), so that memory holds the index
-and a sample for its training, not everything twice.
+`IVF<n>,Flat` with L2 distances and nprobe 1. Rows go through a file (`total_fea.npy`, a speaker's together), so that
+memory holds one index at a time and nothing twice; between two batches of rows the stage hears that it should stop.
 """
 
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import faiss
 import numpy as np
 
+from rvc_engine.clustering import Tick, centres_of
+from rvc_engine.config import TrainingConfig
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.found_workspace import speaker_in
 from rvc_engine.reporting import StageReport
+from rvc_engine.speakers import Speakers, index_stem
 from rvc_engine.workspace import Workspace, sync_folder
 
-VERSION = 1
+VERSION = 2
 
 ROWS_PER_LIST = 39
 """FAISS wants at least so many training rows for each list."""
@@ -23,6 +30,10 @@ MAX_ROWS = 200_000
 """Above it, rows are first reduced to so few centres, as the reference does:"""
 NUM_CENTRES = 10_000
 ROWS_PER_ADD = 8192
+REDUCING_PASSES = 2
+"""Over all rows, for the centres that stand for them,"""
+TRAINING_PASSES = 5
+"""and for those of the lists: as many as make the search as good as FAISS's own training of them does."""
 
 
 def num_lists(num_rows: int) -> int:
@@ -35,27 +46,80 @@ def added_index_name(stem: str, version: str, lists: int) -> str:
     return f"added_IVF{lists}_Flat_nprobe_1_{stem}_{version}.index"
 
 
-def run(workspace: Workspace, seed: int, report: StageReport) -> Path:
+def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Path:
     """Build the index from the workspace's features; returns the path of `added_IVF...index`.
 
-    Raises InvalidDataset when there are no features, DiskFull when there is no room.
+    Of several speakers each gets an index of its own beside it. Raises InvalidDataset when there are no features,
+    DiskFull when there is no room.
     """
+    parts = _parts(workspace, config)
+    with disk_full_told(workspace.root):
+        rows, ends = _gather([part.files for part in parts], workspace.total_features, report)
+        spans = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends]), strict=True))
+        # The common one last: of two that fit a voice, RVC takes the newest.
+        wanted = {**(spans if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
+        written = {}
+        for number, (stem, (start, end)) in enumerate(wanted.items()):
+            tell = _Share(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
+            written[stem] = _write(_index_of(rows[start:end], config.seed, tell, report), workspace, stem)
+        _sweep(workspace, written)
+        report.progress(1, 1)
+        return written[workspace.stem]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The features of one speaker."""
+
+    speaker: int
+    name: str
+    files: list[Path]
+
+    def stem(self, workspace: Workspace) -> str:
+        """Of the file names of an index of this speaker alone."""
+        return index_stem(workspace.stem, self.speaker, self.name)
+
+
+def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
+    """The workspace's features by speaker, in the order of the ids, and of their names."""
     files = sorted(workspace.features.glob("*.npy"))
     if not files:
         raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
-    with disk_full_told(workspace.root):
-        rows = _gather(files, workspace.total_features, report)
-        report.progress(1, 4)
-        if len(rows) > MAX_ROWS:
-            report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
-            rows = _centres(rows, seed)
-        report.progress(2, 4)
-        index = build_index(rows, seed, report)
-        return _write(index, workspace)
+    speakers = Speakers.of(workspace, config)
+    by_speaker: dict[int, list[Path]] = {}
+    for file in files:
+        by_speaker.setdefault(speakers.of_slice(file.stem, speaker_in(file.stem)), []).append(file)
+    names = speakers.table(by_speaker)
+    return [_Part(number, name, by_speaker[number]) for number, name in names.items()]
 
 
-def _gather(files: list[Path], target: Path, report: StageReport) -> np.ndarray:
-    """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size)."""
+@dataclass(frozen=True)
+class _Share:
+    """Tells how far a part of the stage is, and hears there that it should stop."""
+
+    report: StageReport
+    start: float
+    end: float
+
+    def __call__(self, share: float) -> None:
+        self.report.progress(self.start + share * (self.end - self.start), 1)
+
+
+def _index_of(rows: np.ndarray, seed: int, tell: Tick, report: StageReport) -> faiss.IndexIVFFlat:
+    """The index of rows; so many that searching them would take long are reduced first."""
+    if len(rows) <= MAX_ROWS:
+        return build_index(rows, seed, tell)
+    report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
+    centres = centres_of(rows, NUM_CENTRES, REDUCING_PASSES, seed, lambda share: tell(0.9 * share))
+    return build_index(centres, seed, lambda share: tell(0.9 + 0.1 * share))
+
+
+def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
+    """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size).
+
+    And where each part's rows end in it.
+    """
+    files = [file for part in parts for file in part]
     shapes = [np.load(file, mmap_mode="r").shape for file in files]
     total, size = sum(shape[0] for shape in shapes), shapes[0][-1]
     odd = [file.name for file, shape in zip(files, shapes, strict=True) if shape != (shape[0], size)]
@@ -68,35 +132,29 @@ def _gather(files: list[Path], target: Path, report: StageReport) -> np.ndarray:
         np.lib.format.write_array_header_1_0(out, header)
         for done, file in enumerate(files):
             out.write(np.ascontiguousarray(np.load(file), np.dtype("<f4")).tobytes())
-            report.progress(done / len(files), 4)
+            report.progress(0.2 * done / len(files), 1)
     temporary.replace(target)
-    return np.load(target, mmap_mode="r")
+    counts = iter(shape[0] for shape in shapes)
+    lengths = [sum(next(counts) for _ in part) for part in parts]
+    return np.load(target, mmap_mode="r"), list(accumulate(lengths))
 
 
-def _centres(rows: np.ndarray, seed: int) -> np.ndarray:
-    kmeans = faiss.Kmeans(rows.shape[1], NUM_CENTRES, niter=20, seed=seed, max_points_per_centroid=64)
-    kmeans.train(rows)
-    return np.asarray(kmeans.centroids)
-
-
-def build_index(rows: np.ndarray, seed: int, report: StageReport) -> faiss.IndexIVFFlat:
+def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
     """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order. Deterministic for a seed."""
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
-    index.cp.seed = seed
-    index.cp.min_points_per_centroid = 1  # a small voice is no reason to warn
     index.nprobe = 1
-    index.train(rows)
-    report.progress(3, 4)
+    index.quantizer.add(centres_of(rows, index.nlist, TRAINING_PASSES, seed, lambda share: tick(0.8 * share)))
+    index.is_trained = True
     for start in range(0, count, ROWS_PER_ADD):
+        tick(0.8 + 0.2 * start / count)
         index.add(np.ascontiguousarray(rows[start : start + ROWS_PER_ADD]))
-        report.progress(3 + start / count, 4)
     return index
 
 
-def _write(index: faiss.IndexIVFFlat, workspace: Workspace) -> Path:
-    """Both names of the index: the one that loaders pair by, and the one that a user takes away."""
-    added = workspace.root / added_index_name(workspace.stem, workspace.version, index.nlist)
+def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
+    """Both names of an index: the one that loaders pair by, and the one that a user takes away. Returns the first."""
+    added = workspace.root / added_index_name(stem, workspace.version, index.nlist)
     temporary = added.with_name(f".{added.name}.tmp")
     with temporary.open("wb") as file:
         # Through our own file: faiss tells a full disk as any other fault, or at closing not at all.
@@ -104,18 +162,24 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace) -> Path:
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(added)
-    for old in workspace.root.glob("added_IVF*.index"):
-        if old != added:
-            old.unlink()
     workspace.weights.mkdir(parents=True, exist_ok=True)
-    workspace.index_file.unlink(missing_ok=True)
+    taken_away = workspace.weights / f"{stem}.index"
+    taken_away.unlink(missing_ok=True)
     try:
-        os.link(added, workspace.index_file)
+        os.link(added, taken_away)
     except OSError:  # a file system without hard links
-        workspace.index_file.write_bytes(added.read_bytes())
+        taken_away.write_bytes(added.read_bytes())
     sync_folder(workspace.root)
     sync_folder(workspace.weights)
     return added
+
+
+def _sweep(workspace: Workspace, written: Mapping[str, Path]) -> None:
+    """Delete the indexes of an earlier run: other speakers', or with another number of lists."""
+    kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
+    for old in (*workspace.root.glob("added_IVF*.index"), *workspace.speaker_index_files()):
+        if old not in kept:
+            old.unlink()
 
 
 def link_outside(workspace: Workspace, folder: Path) -> Path:
@@ -123,7 +187,8 @@ def link_outside(workspace: Workspace, folder: Path) -> Path:
 
     Raises InvalidDataset when the workspace has no index.
     """
-    added = next(iter(workspace.root.glob("added_IVF*.index")), None)
+    ending = f"_nprobe_1_{workspace.stem}_{workspace.version}.index"  # the common one's, and no speaker's
+    added = next((path for path in workspace.root.glob("added_IVF*.index") if path.name.endswith(ending)), None)
     if added is None:
         raise InvalidDataset(f"{workspace.root} holds no index to link; run without --skip-index")
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,6 +29,7 @@ from rvc_engine.ranks import ALONE, Ranks
 from rvc_engine.reporting import StageReport
 from rvc_engine.retention import KeptSaves, Save
 from rvc_engine.saved_pairs import SavedPair, pairs_to_resume, resume
+from rvc_engine.speakers import Speakers
 from rvc_engine.stages import export
 from rvc_engine.step import Batch, Nets, StepResult, Whole, draw_starts, training_step
 from rvc_engine.workspace import Workspace, write_atomically
@@ -94,7 +95,9 @@ def run(
 
 def _find_clips(workspace: Workspace, config: TrainingConfig, sizes: Hyperparameters, report: StageReport) -> Split:
     """The clips to train on and those to evaluate with, listed for RVC's trainer too."""
-    clips, num_short = list_clips(workspace, sizes, config.speaker_id)
+    speakers = Speakers.of(workspace, config)
+    clips, num_short = list_clips(workspace, sizes, speakers)
+    _tell_speakers(speakers, clips, report)
     if num_short:
         report.log(f"{num_short} slices are too short to train on, or lack features, and are left out")
     parts = split(clips, workspace.slices, config.evaluate)
@@ -104,10 +107,20 @@ def _find_clips(workspace: Workspace, config: TrainingConfig, sizes: Hyperparame
     return parts
 
 
+def _tell_speakers(speakers: Speakers, clips: Sequence[ClipFiles], report: StageReport) -> None:
+    present = speakers.table(clip.speaker for clip in clips)
+    if len(present) > 1:
+        report.log(f"{len(present)} speakers: {', '.join(f'{name} is {number}' for number, name in present.items())}")
+    if silent := [name for number, name in speakers.names.items() if number not in present]:
+        report.warn(f"no slice of {', '.join(silent)} can be trained on: the voice will not know that speaker")
+
+
 def _identity(config: TrainingConfig, base: BaseWeights, features_identity: str) -> dict[str, Any]:
     """What a checkpoint must agree with to be gone on from; epochs, batch size and learning rate may change."""
     fields = ("version", "sample_rate", "f0", "width", "speaker_id", "seed")
     identity: dict[str, Any] = {name: getattr(config, name) for name in fields}
+    if config.speakers != "one":
+        identity["speakers"] = config.speakers
     return {**identity, "base weights": base.identity, "features": features_identity}
 
 

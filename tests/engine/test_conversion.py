@@ -253,8 +253,8 @@ def test_what_cannot_be_converted_is_told(converter, tmp_path):
 
 
 def test_a_voice_of_an_unknown_encoder_is_refused_and_one_of_either_spelling_is_not(voice, tmp_path):
-    with pytest.raises(IncompatibleCheckpoint, match="spin"):
-        load_voice(make_voice(tmp_path / "spin.pth", embedder="spin"), CPU)
+    with pytest.raises(IncompatibleCheckpoint, match="chinese-hubert"):
+        load_voice(make_voice(tmp_path / "chinese-hubert.pth", embedder="chinese-hubert"), CPU)
     tree = load_file(voice)
     original = load_voice(voice, CPU).net.state_dict()
     spellings = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}

@@ -190,7 +190,7 @@ def test_a_run_is_also_evaluated_between_saves_and_with_a_scorer_that_is_install
 
 @pytest.fixture
 def clips(finished: Workspace) -> Callable[[Hyperparameters], list[ClipFiles]]:
-    return lambda sizes: list_clips(finished, sizes, 0)[0][:2]
+    return lambda sizes: list_clips(finished, sizes)[0][:2]
 
 
 @pytest.mark.parametrize("variant", [{}, {"f0": False}])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rvc_engine.checkpoint import RecoveryStore
+from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, InvalidConfig, InvalidDataset
 from rvc_engine.events import Event, Metric, StageChanged
 from rvc_engine.pipeline import Wanted
@@ -100,13 +101,13 @@ def test_a_disk_that_fills_up_under_the_index_is_told_as_such(
 ) -> None:
     no_room_for(ending)
     with pytest.raises(DiskFull, match="free some space"):
-        indexing.run(finished, 1234, StageReport("index", lambda _: None))
+        indexing.run(finished, TrainingConfig(), StageReport("index", lambda _: None))
 
 
 def test_all_features_are_gathered_in_the_order_of_their_names(finished: Workspace) -> None:
     files = sorted(finished.features.glob("*.npy"))
     expected = np.concatenate([np.load(path) for path in files])
-    indexing.run(finished, 1234, StageReport("index", lambda _: None))
+    indexing.run(finished, TrainingConfig(), StageReport("index", lambda _: None))
     gathered = np.load(finished.total_features, mmap_mode="r")
     assert gathered.dtype == np.float32
     assert np.array_equal(gathered, expected)

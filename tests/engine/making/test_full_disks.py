@@ -168,7 +168,7 @@ def test_an_index_without_room_leaves_the_one_before(finished: Workspace, full_d
     before = added.read_bytes()
     full_disk.at(call, added.name)
     with pytest.raises(DiskFull, match="free some space"):
-        indexing.run(finished, 99, StageReport("index", lambda _: None))
+        indexing.run(finished, TrainingConfig(seed=99), StageReport("index", lambda _: None))
     assert added.read_bytes() == before
     assert finished.index_file.read_bytes() == before
 

@@ -150,7 +150,7 @@ def test_an_export_that_sounds_otherwise_is_not_published(finished: Workspace) -
     config = TrainingConfig(content="whisper-tiny", pretrained="none", pitch="dio", width=24)
     sizes = Hyperparameters.of(config)
     weights, _ = load_trained_generator(workspace)
-    clip = load_clip(list_clips(workspace, sizes, 0)[0][0])
+    clip = load_clip(list_clips(workspace, sizes)[0][0])
     export.check_voice(workspace.voice_file, weights, sizes, clip, torch.device("cpu"))
     for name in weights:
         if name.startswith("dec.ups.2"):

@@ -48,7 +48,7 @@ def clips_of_the_sample(tmp_path_factory: pytest.TempPathFactory) -> list[ClipFi
     workspace = Workspace(tmp_path_factory.mktemp("sample"), "sample")
     samples = Path(__file__).parents[3] / "samples"
     make_voice(samples, workspace, config, Machine(device="cpu"), lambda _: None, wanted=Wanted(training=False))
-    return list_clips(workspace, Hyperparameters.of(config), 0)[0]
+    return list_clips(workspace, Hyperparameters.of(config))[0]
 
 
 def held_out_mel(nets: Nets, batch: Batch) -> float:
@@ -126,7 +126,7 @@ def test_training_by_the_clock_takes_whole_steps_and_at_least_eight(make: Make) 
 def test_a_batchs_spectrogram_is_each_clips_own(finished: Workspace) -> None:
     workspace = finished
     sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
-    clips = sorted(list_clips(workspace, sizes, 0)[0], key=lambda clip: clip.frames)
+    clips = sorted(list_clips(workspace, sizes)[0], key=lambda clip: clip.frames)
     short, long = load_clip(clips[0]), load_clip(clips[-1])
     alone = collate([short], sizes, CPU).spec[0]
     together = collate([short, long], sizes, CPU).spec[0]
