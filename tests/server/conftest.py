@@ -4,6 +4,7 @@ import io
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -274,3 +275,36 @@ def finished(live: Running) -> Callable[..., str]:
         return finished_job(live, content, name)
 
     return finish
+
+
+@pytest.fixture
+def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], str]]]:
+    """`started(**environment)`: a server process that is ready, ended at the end of the test."""
+    children: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> tuple[subprocess.Popen[bytes], str]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data"), "RVC_TRAIN_PORT": str(port)} | environment
+        log = (tmp_path / "server.log").open("wb")
+        child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=log)
+        log.close()
+        children.append(child)
+        url = f"http://127.0.0.1:{port}"
+
+        def is_ready() -> bool:
+            assert child.poll() is None, (tmp_path / "server.log").read_text()
+            try:
+                return httpx.get(f"{url}/readyz").status_code == 200
+            except httpx.TransportError:
+                return False
+
+        wait_until(is_ready)
+        return child, url
+
+    yield start
+    for child in children:
+        if child.poll() is None:
+            child.kill()
+        child.wait()

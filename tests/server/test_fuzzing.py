@@ -130,4 +130,4 @@ def test_no_question_brings_a_server_error_or_an_answer_that_is_not_documented(t
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_thousands_of_questions_bring_neither(target: Target, tmp_path: Path) -> None:
-    fuzz(target, tmp_path, "--max-examples", "150")
+    fuzz(target, tmp_path, "--max-examples", "100")

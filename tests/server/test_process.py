@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,39 +13,6 @@ import pytest
 
 from server.errors import SettingsRefused
 from server.storage import Storage
-
-
-@pytest.fixture
-def started(tmp_path, eventually):
-    """`started(**environment)`: a server process that is ready, ended at the end of the test."""
-    children = []
-
-    def start(**environment):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data"), "RVC_TRAIN_PORT": str(port)} | environment
-        log = (tmp_path / "server.log").open("wb")
-        child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=log)
-        log.close()
-        children.append(child)
-        url = f"http://127.0.0.1:{port}"
-
-        def is_ready():
-            assert child.poll() is None, (tmp_path / "server.log").read_text()
-            try:
-                return httpx.get(f"{url}/readyz").status_code == 200
-            except httpx.TransportError:
-                return False
-
-        eventually(is_ready)
-        return child, url
-
-    yield start
-    for child in children:
-        if child.poll() is None:
-            child.kill()
-        child.wait()
 
 
 def resident_bytes(pid):
