@@ -18,7 +18,7 @@ from typing import IO
 
 import psutil
 
-from rvc_engine.events import CheckpointSaved, Event, Failed, Progress, Stopped, Succeeded, parse_event
+from rvc_engine.events import CheckpointSaved, Event, Failed, Log, Progress, Stopped, Succeeded, parse_event
 from worker.job_log import JobLog
 
 LAST_LINES = 20
@@ -42,13 +42,18 @@ class Ended:
 class EngineProcess:
     """A running engine. Use `take_events` until `ended` gives an answer."""
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str], log: JobLog) -> None:
-        """Start the child. Raises OSError when the command cannot be run."""
+    def __init__(
+        self, command: Sequence[str], environment: Mapping[str, str], log: JobLog, step_seconds: float | None = None
+    ) -> None:
+        """Start the child. Raises OSError when the command cannot be run.
+
+        `step_seconds`: what a step took before, until the child says what it takes now.
+        """
         self._log = log
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._last_event: Succeeded | Failed | Stopped | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._pace = Pace()
+        self._pace = Pace(step_seconds)
         self._exited_at: float | None = None
         self._child = subprocess.Popen(
             list(command),
@@ -85,7 +90,7 @@ class EngineProcess:
         return self._pace.patience(least_seconds, steps)
 
     def take_events(self, timeout: float) -> list[Event]:
-        """The events since the last call, waiting up to `timeout` seconds for a first one."""
+        """The events but log lines since the last call, waiting up to `timeout` seconds for a first one."""
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
             events.append(self._events.get(timeout=timeout))
@@ -140,7 +145,8 @@ class EngineProcess:
         self._log.event(event)
         if isinstance(event, Succeeded | Failed | Stopped):
             self._last_event = event
-        self._events.put(event)
+        if not isinstance(event, Log):  # the job's log has it, and the book does not want it
+            self._events.put(event)
 
     def _on_noise(self, line: str) -> None:
         self._last_lines.append(line)
@@ -150,9 +156,9 @@ class EngineProcess:
 class Pace:
     """How fast a child goes, judged by its events: what silence is long for one is a single step for another."""
 
-    def __init__(self) -> None:
+    def __init__(self, step_seconds: float | None = None) -> None:
         self._last_event_at = time.monotonic()
-        self._step_seconds = 0.0
+        self._step_seconds = step_seconds or 0.0
         self._save_seconds = 0.0
 
     def note(self, event: Event) -> None:

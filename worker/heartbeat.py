@@ -5,7 +5,7 @@ import time
 
 import structlog
 
-from server.claims import Claim, Wish
+from server.claims import Claim, Drain, Wish
 from server.errors import ClaimLost, NotFound
 from server.jobs import JobBook
 from worker.patience import DATABASE_AWAY, first_line
@@ -32,8 +32,8 @@ class Heartbeat:
         """What the book wishes for the present job."""
         self.is_lost = False
         """Whether the present job was taken away."""
-        self.is_draining = False
-        """Whether an administrator asked this worker to take nothing new and end."""
+        self.drain: Drain | None = None
+        """How an administrator asked this worker to take nothing new and end."""
         self._thread = threading.Thread(target=self._beat_on, name="heartbeat", daemon=True)
 
     def start(self) -> None:
@@ -71,10 +71,10 @@ class Heartbeat:
 
     def _beat_for_worker(self) -> None:
         try:
-            self.is_draining = self._book.worker_heartbeat(self._worker_id)
+            self.drain = self._book.worker_heartbeat(self._worker_id)
         except NotFound:
             logger.warning("the book no longer knows this worker; it ends", worker_id=self._worker_id)
-            self.is_draining = True
+            self.drain = Drain.FINISH
         except DATABASE_AWAY as error:
             logger.warning("no heartbeat: the database is away", reason=first_line(error))
 

@@ -1,8 +1,9 @@
 """One claimed job, from the start of its engine to what became of it.
 
-end the old engine -> start ours -> listen, record, obey -> say how it ended
+end the old engine -> bring what it left -> start ours -> listen, record, obey -> say how it ended
 """
 
+import errno
 import json
 import os
 import socket
@@ -11,12 +12,16 @@ from collections.abc import Callable
 
 import structlog
 
-from rvc_engine.errors import FailureCode
+from rvc_engine.errors import EngineError, FailureCode
+from rvc_engine.events import CheckpointSaved, Event, Warned
 from rvc_engine.workspace import write_atomically
+from server.checkpoints import StoredCheckpoints
 from server.claims import Claim, Wish
 from server.errors import ClaimLost
 from server.jobs import JobBook
 from server.storage import Storage
+from worker.checkpoint_sync import CheckpointSync
+from worker.devices import binding, engine_device
 from worker.engine_process import Ended, EngineProcess, end_old_engine
 from worker.heartbeat import Heartbeat
 from worker.job_log import JobLog
@@ -24,8 +29,13 @@ from worker.patience import insist
 from worker.reports import Reports
 from worker.settings import WorkerSettings
 from worker.verdict import Failure, HandBack, Reason, Success, judge
+from worker.workspaces import Workspaces
 
 logger = structlog.get_logger(__name__)
+
+SECONDS_FOR_LAST_COPY = 120
+"""For the last checkpoint on its way out of the workspace, before the job is handed on."""
+_REASONS = {Wish.CANCEL: Reason.CANCEL, Wish.PAUSE: Reason.PAUSE, Wish.DRAIN: Reason.DRAIN}
 
 
 class JobRun:
@@ -36,6 +46,7 @@ class JobRun:
         settings: WorkerSettings,
         book: JobBook,
         storage: Storage,
+        workspaces: Workspaces,
         claim: Claim,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
@@ -46,7 +57,11 @@ class JobRun:
         self._claim = claim
         self._heartbeat = heartbeat
         self._is_draining = is_draining
-        self._reports = Reports(book, storage, claim)
+        self._workspaces = workspaces
+        self._workspace = workspaces.of(claim)
+        spool = workspaces.home(claim.job_id) / f"events.{claim.token}.spool"
+        self._reports = Reports(book, storage, claim, self._workspace.root, spool)
+        self._sync: CheckpointSync | None = None
         self._reason: Reason | None = None
 
     def run(self) -> None:
@@ -55,10 +70,12 @@ class JobRun:
             log.line("info", f"attempt {self._claim.attempt} of the job {self._claim.job_id} on {socket.gethostname()}")
             try:
                 self._end_old_engine(log)
-                ended = self._run_engine(log)
+                ended = self._prepare(log) or self._run_engine(log)
                 self._finish(ended, log)
             except ClaimLost:
                 logger.warning("the job was taken away; nothing more is written", job_id=self._claim.job_id)
+            finally:
+                self._reports.close()
 
     def _end_old_engine(self, log: JobLog) -> None:
         """Whatever an earlier attempt left running on this machine must not write beside us."""
@@ -68,27 +85,45 @@ class JobRun:
         if end_old_engine(old.pid, old.started_at, self._settings.stop_seconds):
             log.line("warning", f"the engine of an earlier attempt still ran (process {old.pid}); ended it")
 
+    def _prepare(self, log: JobLog) -> Failure | None:
+        """Bring the last checkpoint of an attempt that was made elsewhere; the failure where that cannot be."""
+        try:
+            brought = self._workspaces.prepare(self._claim, self._settings.lock_wait_seconds)
+        except EngineError as error:
+            return Failure(error.code, str(error))
+        except OSError as error:
+            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+            code = FailureCode.DISK_FULL if is_full else FailureCode.INTERNAL
+            return Failure(code, f"the job's last checkpoint cannot be brought into the workspace: {error}")
+        if brought is not None:
+            log.line("info", f"brought the checkpoint of step {brought.step} from the storage")
+        return None
+
     def _run_engine(self, log: JobLog) -> Ended | Failure:
         try:
-            engine = EngineProcess(self._command(), self._environment(), log)
+            engine = EngineProcess(self._command(), self._environment(), log, self._claim.step_seconds)
         except OSError as error:
             return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); mend the installation")
+        stored = StoredCheckpoints(self._storage.checkpoints(self._claim.job_id))
+        self._sync = sync = CheckpointSync(stored, self._workspace, self._claim.token)
         try:
             self._introduce(engine)
             return self._supervise(engine)
         finally:
             engine.close()
+            if not sync.finish(SECONDS_FOR_LAST_COPY):
+                logger.warning("the last checkpoint is still being copied", job_id=self._claim.job_id)
 
     def _command(self) -> list[str]:
         claim, storage = self._claim, self._storage
         config = storage.job_home(claim.job_id) / "config.json"
         write_atomically(config, json.dumps(claim.config.model_dump(mode="json"), indent=2).encode())
         options = {
-            "--workspace": storage.workspace(claim.job_id),
+            "--workspace": self._workspace.root,
             "--dataset": storage.dataset_folder(claim.dataset_id),
             "--voice": claim.voice,
             "--config": config,
-            "--device": self._settings.device,
+            "--device": engine_device(self._settings.device),
             "--weights": self._settings.weights_folder or storage.weights_folder,
             "--cache": storage.cache_folder(claim.dataset_id),
             "--threads": self._settings.num_threads,
@@ -101,10 +136,10 @@ class JobRun:
         return [*self._settings.engine_command, *words, "--events"]
 
     def _environment(self) -> dict[str, str]:
-        """Ours, with threads that sleep while they wait, and without the server's token."""
+        """Ours, with the worker's GPU alone and threads that sleep while they wait, and without the server's token."""
         inherited = {name: value for name, value in os.environ.items() if name != "RVC_TRAIN_TOKEN"}
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(self._settings.num_threads)}
-        return inherited | threads | {"PYTHONUNBUFFERED": "1"}
+        return inherited | threads | binding(self._settings.device, os.environ) | {"PYTHONUNBUFFERED": "1"}
 
     def _introduce(self, engine: EngineProcess) -> None:
         """Write down which process it is, before it can do harm; the engine's own lock guards what comes between."""
@@ -116,7 +151,7 @@ class JobRun:
         started = time.monotonic()
         stop_asked_at: float | None = None
         while (ended := engine.ended()) is None:
-            self._reports.add(engine.take_events(timeout=self._settings.record_seconds))
+            self._take(engine.take_events(timeout=self._settings.record_seconds))
             self._deliver()
             self._reason = self._reason or self._why_stop(engine, started)
             if self._reason is not None and stop_asked_at is None:
@@ -126,8 +161,17 @@ class JobRun:
             if stop_asked_at is not None and self._is_patience_over(engine, stop_asked_at):
                 logger.warning("the engine did not stop; killing it", job_id=self._claim.job_id)
                 engine.kill()
-        self._reports.add(engine.take_events(timeout=0))
+        self._take(engine.take_events(timeout=0))
         return ended
+
+    def _take(self, events: list[Event]) -> None:
+        self._reports.add(events)
+        assert self._sync is not None  # noqa: S101 - made before the engine is listened to
+        if any(isinstance(event, CheckpointSaved) for event in events):
+            self._sync.notice()
+        if (complaint := self._sync.take_complaint()) is not None:
+            message = f"a checkpoint was not copied out of the workspace, so only this worker could go on: {complaint}"
+            self._reports.add([Warned(message=message, stage="train")])
 
     def _deliver(self) -> None:
         """Write down what the engine said, at about the pace of `record_seconds`."""
@@ -145,8 +189,8 @@ class JobRun:
         limit = self._claim.max_duration_seconds
         if self._heartbeat.is_lost:
             return Reason.LOST
-        if self._heartbeat.wish is not Wish.NONE:
-            return Reason.CANCEL if self._heartbeat.wish is Wish.CANCEL else Reason.PAUSE
+        if (wish := self._heartbeat.wish) is not Wish.NONE:
+            return _REASONS[wish]
         if self._is_draining():
             return Reason.DRAIN
         if limit is not None and time.monotonic() - started > limit:

@@ -1,7 +1,6 @@
 """The way of an engine's events into the book: kept in order, handed over in batches, none lost while it is away."""
 
 import errno
-from collections import deque
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from server.jobs import JobBook
 from server.saves import PreviewFiles
 from server.storage import Storage
 from worker.patience import DATABASE_AWAY, first_line
+from worker.spool import Spool
 
 logger = structlog.get_logger(__name__)
 
@@ -24,11 +24,13 @@ BATCH = 500
 class Reports:
     """Events that the book does not know yet."""
 
-    def __init__(self, book: JobBook, storage: Storage, claim: Claim) -> None:
+    def __init__(self, book: JobBook, storage: Storage, claim: Claim, workspace: Path, spool: Path) -> None:
+        """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
         self._book = book
         self._storage = storage
         self._claim = claim
-        self._waiting: deque[Event] = deque()
+        self._workspace = workspace
+        self._waiting = Spool(spool)
         self._is_away = False
         self.published: set[str] = set()
         """Kinds of the artifacts that are published."""
@@ -37,7 +39,12 @@ class Reports:
 
     def add(self, events: Iterable[Event]) -> None:
         """Take events, in their order."""
-        self._waiting.extend(events)
+        for event in events:
+            self._waiting.add(event)
+
+    def close(self) -> None:
+        """Drop what still waits."""
+        self._waiting.close()
 
     def deliver(self) -> bool:
         """Hand over all that waits; False when the database is away and something had to stay.
@@ -45,18 +52,18 @@ class Reports:
         Raises ClaimLost when the job is no longer ours.
         """
         try:
-            while self._waiting:
-                if isinstance(first := self._waiting[0], ArtifactReady):
+            while waiting := self._waiting.front():
+                if isinstance(first := waiting[0], ArtifactReady):
                     self._publish(first)
-                    self._waiting.popleft()
+                    waiting.popleft()
                 elif isinstance(first, PreviewReady):
                     self._publish_preview(first)
-                    self._waiting.popleft()
+                    waiting.popleft()
                 else:
-                    batch = self._next_batch()
+                    batch = _next_batch(waiting)
                     self._book.record(self._claim, batch)
                     for _ in batch:
-                        self._waiting.popleft()
+                        waiting.popleft()
         except DATABASE_AWAY as error:
             if not self._is_away:
                 logger.warning("the database is away; the engine goes on", reason=first_line(error))
@@ -64,14 +71,6 @@ class Reports:
             return False
         self._is_away = False
         return True
-
-    def _next_batch(self) -> list[Event]:
-        batch: list[Event] = []
-        for event in self._waiting:
-            if isinstance(event, ArtifactReady | PreviewReady) or len(batch) == BATCH:
-                break
-            batch.append(event)
-        return batch
 
     def _publish(self, artifact: ArtifactReady) -> None:
         """Check a file of the workspace, copy it into the storage, and offer it for download."""
@@ -106,6 +105,14 @@ class Reports:
         self._book.publish_preview(self._claim, preview, PreviewFiles(*stored))
 
     def _check_place(self, path: str) -> None:
-        workspace = self._storage.workspace(self._claim.job_id).resolve()
-        if not Path(path).resolve().is_relative_to(workspace):
+        if not Path(path).resolve().is_relative_to(self._workspace.resolve()):
             raise ArtifactInvalid("its path lies outside the job's workspace")
+
+
+def _next_batch(waiting: Iterable[Event]) -> list[Event]:
+    batch: list[Event] = []
+    for event in waiting:
+        if isinstance(event, ArtifactReady | PreviewReady) or len(batch) == BATCH:
+            break
+        batch.append(event)
+    return batch

@@ -1,0 +1,72 @@
+"""Which device a worker's engines get, and what that device is called."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+CUDA = "cuda"
+AUTO = "auto"
+_SMI_SECONDS = 10
+
+
+def engine_device(device: str) -> str:
+    """The word for the engine, which sees the worker's GPUs alone and counts them from 0."""
+    if not device.startswith(CUDA):
+        return device
+    return ",".join(f"cuda:{index}" for index in range(len(_numbers(device))))
+
+
+def binding(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """Variables that show the engine no other GPU than the worker's. None where it may choose itself (`auto`).
+
+    A machine that shows us only some of its GPUs (CUDA_VISIBLE_DEVICES) is heeded: `cuda:1` is the second of those.
+    """
+    if device == AUTO:
+        return {}
+    if device == "cpu":
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    visible = [word.strip() for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
+    words = [visible[n] if n < len(visible) else str(n) for n in _numbers(device)]
+    # By place on the bus, as nvidia-smi counts: CUDA's own order is by speed, and no two tools would agree.
+    return {"CUDA_VISIBLE_DEVICES": ",".join(words), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def device_name(device: str, environment: Mapping[str, str]) -> str:
+    """What the device is, such as `NVIDIA H100 80GB HBM3`, for people and for estimates."""
+    if device != "cpu":
+        first = binding("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")[0]
+        name = _gpu_name(first)
+        if name is not None:
+            count = len(_numbers(device)) if device.startswith(CUDA) else 1
+            return name if count == 1 else f"{count} x {name}"
+        if device != AUTO:
+            return device
+    return f"{_cpu_name()} ({os.cpu_count()} cores)"
+
+
+def _numbers(device: str) -> list[int]:
+    """Of `cuda`, `cuda:1`, or `cuda:0+cuda:1`."""
+    return [int(word.partition(":")[2] or 0) for word in device.split("+")]
+
+
+def _gpu_name(which: str) -> str | None:
+    """As the driver says; None where there is none to ask."""
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={which}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    lines = done.stdout.strip().splitlines()
+    return lines[0].strip() if done.returncode == 0 and lines else None
+
+
+def _cpu_name() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass  # no Linux: what Python knows will do
+    return platform.processor() or platform.machine()

@@ -1,0 +1,102 @@
+"""Where a worker's engines work, and how a workspace gets what an earlier attempt elsewhere left.
+
+By default that is the job's folder in the data folder, which all workers of a machine share. A worker with a scratch
+folder of its own (a faster disk, another machine) begins with what is in the storage.
+"""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+
+from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.recovery_manifest import CheckpointEntry, read_entries
+from rvc_engine.workspace import Workspace, write_atomically
+from server.checkpoints import StoredCheckpoints, StoredRun
+from server.claims import Claim
+from server.storage import Storage
+
+logger = structlog.get_logger(__name__)
+
+_MARK = ".attempt"
+"""Holds the token of the last attempt that worked in a workspace."""
+_LOCKS = frozenset({".lock", ".training.lock"})
+
+
+class Workspaces:
+    """All workspaces of a worker."""
+
+    def __init__(self, storage: Storage, scratch: Path | None) -> None:
+        """`scratch` None: in the storage."""
+        self._storage = storage
+        self._scratch = None if scratch is None else scratch.resolve()
+
+    def home(self, job_id: str) -> Path:
+        """The worker's own folder for a job."""
+        return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
+
+    def of(self, claim: Claim) -> Workspace:
+        """The workspace of a claimed job."""
+        folder = self.home(claim.job_id) / "workspace"
+        return Workspace(folder, claim.voice, claim.config.version)
+
+    def prepare(self, claim: Claim, lock_wait_seconds: float) -> CheckpointEntry | None:
+        """Bring the last checkpoint from the storage, unless the workspace has it or a later one; which it was.
+
+        Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine works there,
+        OSError.
+        """
+        workspace = self.of(claim)
+        run = StoredCheckpoints(self._storage.checkpoints(claim.job_id)).latest()
+        brought = None
+        if run is not None and not _is_up_to_date(workspace, run):
+            with workspace.lock(lock_wait_seconds):
+                brought = self._restore(run, workspace)
+        write_atomically(workspace.root / _MARK, str(claim.token).encode())
+        return brought
+
+    @staticmethod
+    def _restore(run: StoredRun, workspace: Workspace) -> CheckpointEntry:
+        """In place of whatever an older attempt left; slices and features come out of the cache again."""
+        for path in workspace.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in _LOCKS:
+                path.unlink()
+        good = StoredCheckpoints(run.folder.parent).bring_to(run, workspace)
+        if not good:
+            raise IncompatibleCheckpoint(
+                f"all copies of the job's checkpoints in {run.folder} are damaged; try the job again from the start"
+            )
+        return good[-1]
+
+    def let_go(self, job_id: str) -> None:
+        """The job needs no workspace any more: what lies in the scratch folder goes. In the storage it stays."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch / job_id, ignore_errors=True)
+
+    def sweep(self, is_over: Callable[[str], bool]) -> None:
+        """Let go of all jobs in the scratch folder that have ended, here or elsewhere, or are deleted."""
+        if self._scratch is None or not self._scratch.is_dir():
+            return
+        for folder in self._scratch.glob("job_*"):
+            if is_over(folder.name):
+                self.let_go(folder.name)
+                logger.info("workspace deleted", job_id=folder.name)
+
+
+def _is_up_to_date(workspace: Workspace, run: StoredRun) -> bool:
+    """Whether the workspace has the stored checkpoint, or the last attempt that stored one, or a later, worked here."""
+    try:
+        entries = read_entries(workspace.recovery)
+    except IncompatibleCheckpoint:
+        return False
+    return bool(entries) and (run.newest in entries or _last_token(workspace) >= run.token)
+
+
+def _last_token(workspace: Workspace) -> int:
+    try:
+        return int((workspace.root / _MARK).read_text())
+    except (OSError, ValueError):
+        return -1
