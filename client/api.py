@@ -4,7 +4,8 @@ Each method is one request and answers with the wire shape of `server.schemas`. 
 """
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -95,9 +96,25 @@ class Client:
         body = job.model_dump(mode="json", exclude_none=True)
         return parse(schemas.JobPublic, self._calls.send("POST", "/v1/jobs", json=body, headers=headers))
 
-    def jobs(self, status: str | None = None, limit: int = 100) -> Iterator[schemas.JobPublic]:
-        """All jobs, newest first, page by page."""
-        params: dict[str, Any] = {"limit": limit} | ({"status": status} if status else {})
+    def estimate(self, job: schemas.EstimateRequest) -> schemas.JobEstimate:
+        """What a job would take, as ranges; and what should be known before it is submitted."""
+        body = job.model_dump(mode="json", exclude_none=True)
+        return self._calls.call("POST", "/v1/jobs:estimate", schemas.JobEstimate, json=body)
+
+    def jobs(
+        self,
+        status: str | Sequence[str] | None = None,
+        limit: int = 100,
+        *,
+        name: str | None = None,
+        dataset_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        id_prefix: str | None = None,
+    ) -> Iterator[schemas.JobPublic]:
+        """Jobs, newest first, page by page (of `limit` each); those alone that all the words given fit."""
+        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
+        params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
+        params |= {f"label.{key}": value for key, value in (labels or {}).items()}
         return self._calls.pages("/v1/jobs", schemas.JobPublic, params)
 
     def job(self, job_id: str) -> schemas.JobPublic:
@@ -107,6 +124,49 @@ class Client:
     def cancel(self, job_id: str) -> schemas.JobPublic:
         """Ask a job to end. A running one ends after its present step and a checkpoint."""
         return parse(schemas.JobPublic, self._calls.send("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    def pause(self, job_id: str) -> schemas.JobPublic:
+        """Ask a job to stop and wait. A running one stops after its present step and a checkpoint."""
+        return self._calls.call("POST", f"/v1/jobs/{job_id}/pause", schemas.JobPublic)
+
+    def resume(self, job_id: str) -> schemas.JobPublic:
+        """Put a paused job back into the queue."""
+        return self._calls.call("POST", f"/v1/jobs/{job_id}/resume", schemas.JobPublic)
+
+    def retry(
+        self,
+        job_id: str,
+        start_from: schemas.RetryFrom = "checkpoint",
+        config: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> schemas.JobPublic:
+        """Try a job that has ended again, as a new one; `config` holds training options to change."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        body = {"from": start_from, "config": dict(config or {})}
+        return self._calls.call("POST", f"/v1/jobs/{job_id}/retry", schemas.JobPublic, json=body, headers=headers)
+
+    def edit(
+        self,
+        job_id: str,
+        labels: Mapping[str, str | None] | None = None,
+        priority: int | None = None,
+        if_match: str | None = None,
+    ) -> schemas.JobPublic:
+        """Set labels (None takes one away) or, while it is queued, the priority.
+
+        `if_match`: only while labels and priority are as in the job that `job_if_changed` gave with this tag.
+        """
+        words = {"labels": None if labels is None else dict(labels), "priority": priority}
+        body = {key: value for key, value in words.items() if value is not None}
+        headers = {} if if_match is None else {"If-Match": if_match}
+        return self._calls.call("PATCH", f"/v1/jobs/{job_id}", schemas.JobPublic, json=body, headers=headers)
+
+    def job_if_changed(self, job_id: str, etag: str | None = None) -> tuple[schemas.JobPublic | None, str]:
+        """One job and its tag; None in its place while it is as it was when it had the tag given."""
+        headers = {} if etag is None else {"If-None-Match": etag}
+        response = self._calls.send("GET", f"/v1/jobs/{job_id}", headers=headers)
+        is_as_it_was = response.status_code == httpx.codes.NOT_MODIFIED
+        return (None if is_as_it_was else parse(schemas.JobPublic, response)), response.headers.get("ETag", "")
 
     def delete_job(self, job_id: str) -> None:
         """Delete a finished job with its checkpoints, log and voice."""
@@ -119,7 +179,8 @@ class Client:
             if newest is None:
                 raise BadInput("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
             return newest
-        found = self._find("job", wanted, (job.id for job in self.jobs()))
+        matching = islice(self.jobs(limit=2, id_prefix=wanted), 2) if wanted else ()
+        found = self._find("job", wanted, (job.id for job in matching))
         return self.job(found)
 
     def find_dataset(self, wanted: str) -> schemas.DatasetPublic:
@@ -203,6 +264,20 @@ class Client:
         """Processes that run jobs."""
         return self._calls.get("/v1/workers", schemas.WorkerList).data
 
+    def drain_worker(self, worker_id: str, mode: str = "hand_back") -> schemas.WorkerPublic:
+        """Have a worker end: `hand_back` lets another go on with its job, `finish` brings it to its end first."""
+        path = f"/v1/workers/{worker_id}/drain"
+        return self._calls.call("POST", path, schemas.WorkerPublic, params={"mode": mode})
+
+    def find_worker(self, wanted: str) -> schemas.WorkerPublic:
+        """The worker of an id, of the unique beginning of one, or of a name that one alone has."""
+        workers = self.workers()
+        named = [worker for worker in workers if worker.name == wanted and worker.status != "stopped"]
+        if len(named) == 1:
+            return named[0]
+        found = self._find("worker", wanted, (worker.id for worker in workers))
+        return next(worker for worker in workers if worker.id == found)
+
     def queue(self) -> schemas.QueuePublic:
         """What runs and what waits."""
         return self._calls.get("/v1/queue", schemas.QueuePublic)
@@ -226,11 +301,11 @@ class Client:
         if len(matching) == 1 or wanted in matching:
             return wanted if wanted in matching else matching[0]
         if matching:
-            raise BadInput(f"{wanted} is the beginning of {len(matching)} {kind} ids; give more of it")
+            raise BadInput(f"{wanted} is the beginning of several {kind} ids; give more of it")
         raise BadInput(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
 
 
-_LISTS = {"job": "jobs", "dataset": "dataset list"}
+_LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
 
 
 def default_dataset_name(paths: Sequence[Path]) -> str:

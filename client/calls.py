@@ -66,7 +66,8 @@ class Calls:
 
     def _once(self, method: str, path: str, **how: Any) -> httpx.Response:
         response = self.http.request(method, path, **how)
-        if response.status_code in BUSY:
+        is_still_running = response.status_code == httpx.codes.CONFLICT and "Retry-After" in response.headers
+        if response.status_code in BUSY or is_still_running:
             raise _Busy(response)
         return response
 

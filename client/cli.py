@@ -6,9 +6,16 @@ from importlib.util import find_spec
 
 import typer
 
-from client import access_commands, dataset_commands, exit_codes, job_commands, keeper_commands, save_commands, up
-from client.output import ago, table
-from client.session import Session, connected
+from client import (
+    access_commands,
+    dataset_commands,
+    exit_codes,
+    job_commands,
+    keeper_commands,
+    save_commands,
+    steering_commands,
+    up,
+)
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -20,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(dataset_commands.app, name="dataset")
 job_commands.add_to(app)
+steering_commands.add_to(app)
 save_commands.add_to(app)
 keeper_commands.add_to(app)
 access_commands.add_to(app)
@@ -37,18 +45,6 @@ def admin(context: typer.Context) -> None:
         sys.stderr.write("error: the server is not installed here; install it with: pip install 'rvc-train[server]'\n")
         sys.exit(exit_codes.USAGE)
     sys.exit(subprocess.call([sys.executable, "-m", "server.admin", *context.args]))
-
-
-@app.command()
-@connected
-def workers(session: Session) -> None:
-    """Workers that the server knows."""
-    found = session.client.workers()
-    rows = table("ID", "NAME", "HOST", "DEVICE", "STATUS", "JOB", "SEEN")
-    for worker in found:
-        seen = ago(worker.last_seen_at)
-        rows.add_row(worker.id, worker.name, worker.host, worker.device, worker.status, worker.job_id or "-", seen)
-    session.output.result(found, rows if found else "no workers; start one with: python -m worker")
 
 
 def main() -> None:

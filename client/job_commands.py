@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 
 from client import exit_codes
 from client.errors import BadInput
-from client.output import ago, duration, size, table
+from client.output import ago, size, span, table
 from client.session import Session, connected
 from client.training_options import training_config, with_training_options
 from client.watching import tell_end, watch
@@ -56,7 +56,7 @@ def submit(
         "dataset_id": found.id,
         "config": settings,
         "priority": priority,
-        "labels": _labels(label or []),
+        "labels": labels_of(label or []),
         "max_attempts": max_attempts,
         "max_duration_seconds": max_duration_seconds,
     }
@@ -116,10 +116,13 @@ def logs(
 def jobs(
     session: Session,
     status: Annotated[str | None, typer.Option(help="Only jobs of this status, such as running.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs for a voice of this name.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
 ) -> None:
     """Jobs, newest first."""
-    found = [job for _, job in zip(range(limit), session.client.jobs(status, min(limit, 100)), strict=False)]
+    listed = session.client.jobs(status, min(limit, 100), name=name, labels=labels_of(label or []))
+    found = [job for _, job in zip(range(limit), listed, strict=False)]
     rows = table("ID", "VOICE", "STATUS", "STAGE", "DONE", "EPOCH", "MEL", "ETA", "SUBMITTED")
     for job in found:
         mel = job.losses.get("loss/mel")
@@ -131,7 +134,7 @@ def jobs(
             f"{job.progress:.0%}",
             "-" if job.epoch is None else f"{job.epoch}/{job.total_epochs}",
             "-" if mel is None else f"{mel:.1f}",
-            "-" if job.status.is_terminal else duration(job.eta_seconds),
+            "-" if job.status.is_terminal else span(job.eta),
             ago(job.created_at),
         )
     session.output.result(found, rows if found else "no jobs; ask for one with: rvc-train submit DATASET --name VOICE")
@@ -146,6 +149,10 @@ def show(session: Session, job: JobArgument) -> None:
         f"status     {found.status}" + (f", place {found.queue_position}" if found.queue_position else ""),
         f"progress   {found.progress:.1%}" + (f", {found.stage}" if found.stage else ""),
         f"attempt    {found.attempt}",
+        *([f"ends in    {span(found.eta)}"] if found.eta else []),
+        *([f"starts in  {span(found.starts_in)}"] if found.starts_in else []),
+        *([f"retry of   {found.retry_of}, from the {found.retry_from}"] if found.retry_of else []),
+        *([f"labels     {', '.join(f'{k}={v}' for k, v in found.labels.items())}"] if found.labels else []),
         *(f"file       {file.name}  {size(file.size)}  sha256 {file.sha256}" for file in files),
         *([f"error      {found.error.code}: {found.error.message}"] if found.error else []),
         *([f"notice     {found.content_notice}"] if found.content_notice else []),
@@ -196,7 +203,8 @@ def delete(session: Session, job: JobArgument) -> None:
     session.output.result({"deleted": found.id}, f"deleted {found.id} ({found.name})")
 
 
-def _labels(words: list[str]) -> dict[str, str]:
+def labels_of(words: list[str]) -> dict[str, str]:
+    """Labels from the line. BadInput for a word that is none."""
     labels = {}
     for word in words:
         key, equals, value = word.partition("=")

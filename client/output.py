@@ -1,6 +1,7 @@
 """How results and errors are shown: for people on a terminal, or as JSON on standard output and nothing else."""
 
 import json
+import math
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -19,6 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 from rich.text import Text
+
+from server.schemas import Range
 
 
 class Output:
@@ -96,6 +99,15 @@ def duration(seconds: float | None) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def span(seconds: Range | None) -> str:
+    """1 to 4 min: rounded as coarsely as such a range deserves."""
+    if seconds is None:
+        return "-"
+    unit, length = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if seconds.high >= 2 * n or n == 1)
+    low, high = round(seconds.low / length), math.ceil(seconds.high / length)
+    return f"{high} {unit}" if low == high else f"{low} to {high} {unit}"
 
 
 def size(num_bytes: int) -> str:

@@ -1,4 +1,4 @@
-"""A server and a worker as child processes: started, relayed, started again when one dies, stopped together.
+"""A server and workers as child processes: started, relayed, started again when one dies, stopped together.
 
 `rvc-train up` and the demo use this. Neither program is imported: they are run as `python -m server` and
 `python -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them.
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
@@ -47,25 +47,35 @@ class Service:
     command: list[str]
     process: subprocess.Popen[str] | None = None
     started_at: float = 0.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Beside what all services have."""
+    may_end: bool = False
+    """Whether an end with exit code 0 is one that somebody wanted: of a drained worker."""
+    is_over: bool = False
 
 
 @dataclass
 class Services:
-    """A server and one worker on one data folder. A context manager: leaving it stops both."""
+    """A server and its workers on one data folder. A context manager: leaving it stops all."""
 
     data_folder: Path
     host: str = "127.0.0.1"
     port: int = 8000
-    device: str = "auto"
+    devices: Sequence[str] = ("auto",)
+    """A worker for each: `auto`, `cpu`, `cuda:0`, or `cuda:0+cuda:1` for two that train one job together."""
     token: str | None = None
     relay: Relay = lambda name, line: None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
-    services: list[Service] = field(
-        default_factory=lambda: [
-            Service("server", [sys.executable, "-m", "server"]),
-            Service("worker", [sys.executable, "-m", "worker"]),
-        ]
-    )
+    services: list[Service] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Name the programs; none is started."""
+        shared = {"RVC_TRAIN_ENGINES_PER_MACHINE": str(len(self.devices))} if len(self.devices) > 1 else {}
+        self.services = [Service("server", [sys.executable, "-m", "server"])]
+        for device in self.devices:
+            name = "worker" if len(self.devices) == 1 else f"worker {device}"
+            words = {"RVC_TRAIN_DEVICE": device, **shared}
+            self.services.append(Service(name, [sys.executable, "-m", "worker"], environment=words, may_end=True))
 
     @property
     def url(self) -> str:
@@ -81,7 +91,7 @@ class Services:
         self.stop()
 
     def start(self) -> None:
-        """Start the server, wait until it is ready, then start the worker. Raises ServiceDied when one will not run."""
+        """Start the server and, once it is ready, the workers. Raises ServiceDied when one will not run."""
         if find_spec("uvicorn") is None or find_spec("sqlmodel") is None:
             raise ServiceDied(
                 "this is the thin client alone; for a server install it: pip install 'rvc-train[server,engine]'"
@@ -97,11 +107,15 @@ class Services:
             raise
 
     def watch_once(self) -> None:
-        """Start again whichever service has died. Raises ServiceDied for one that died right after its start."""
+        """Start again whichever service has died, but for drained workers. ServiceDied for one that dies at once."""
         for service in self.services:
-            if service.process is None or service.process.poll() is None:
+            if service.process is None or service.is_over or service.process.poll() is None:
                 continue
             code = service.process.returncode
+            if code == 0 and service.may_end:
+                service.is_over = True
+                self.relay(service.name, "ended, as it was asked to; it comes back with the next `rvc-train up`")
+                continue
             lived = time.monotonic() - service.started_at
             if lived < SECONDS_TO_COUNT_AS_STARTED:
                 raise ServiceDied(
@@ -111,7 +125,7 @@ class Services:
             self._start(service)
 
     def stop(self) -> None:
-        """Ask both to end, the worker after a checkpoint; kill what does not."""
+        """Ask all to end, workers after a checkpoint; kill what does not."""
         running = [s.process for s in self.services if s.process is not None and s.process.poll() is None]
         try:
             for process in running:
@@ -129,7 +143,7 @@ class Services:
         service.process = subprocess.Popen(
             service.command,
             preexec_fn=_end_with_parent(),  # noqa: PLW1509 - one system call, looked up before the fork
-            env=self._environment(),
+            env=self._environment() | dict(service.environment),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -150,7 +164,6 @@ class Services:
             "RVC_TRAIN_DATA_FOLDER": str(self.data_folder),
             "RVC_TRAIN_HOST": self.host,
             "RVC_TRAIN_PORT": str(self.port),
-            "RVC_TRAIN_DEVICE": self.device,
             "PYTHONUNBUFFERED": "1",
         }
         if self.token:

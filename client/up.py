@@ -1,6 +1,7 @@
-"""`rvc-train up`: a server and a worker on this machine, until Ctrl-C."""
+"""`rvc-train up`: a server and workers on this machine, until Ctrl-C."""
 
 import contextlib
+import re
 import signal
 import threading
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from client.errors import BadInput
 from client.output import Output
 from client.services import Services
 from client.session import TokenOption, told
 from client.settings import resolve
 
+DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
 COLOURS = {"server": "cyan", "worker": "magenta"}
 
 
@@ -41,15 +44,23 @@ def up(
     device: Annotated[
         str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Where to train: auto, cpu or cuda:N.")
     ] = "auto",
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            envvar="RVC_TRAIN_DEVICES",
+            metavar="DEVICE,...",
+            help="A worker for each, such as cuda:0,cuda:1; with cuda:0+cuda:1 two train one job together.",
+        ),
+    ] = None,
     token: TokenOption = None,
 ) -> None:
-    """Start a server and a worker here; Ctrl-C stops both, and what runs goes on at the next start."""
+    """Start a server and workers here; Ctrl-C stops all, and what runs goes on at the next start."""
     signal.signal(signal.SIGTERM, _raise_stopped)
     services = Services(
         data_folder=data.resolve(),
         host=host,
         port=port,
-        device=device,
+        devices=_devices(device if devices is None else devices),
         token=resolve(None, token).token,
         relay=lambda name, line: relay(output, name, line),
     )
@@ -63,9 +74,18 @@ def up(
     output.note("stopped")
 
 
+def _devices(words: str) -> list[str]:
+    """One for each worker. BadInput for a word that names none."""
+    devices = [word.strip() for word in words.split(",") if word.strip()]
+    wrong = [word for word in devices if not DEVICE.match(word)]
+    if wrong or not devices:
+        raise BadInput(f"{wrong[0] if wrong else words!r} is no device; name auto, cpu or cuda:N, with commas between")
+    return devices
+
+
 def relay(output: Output, name: str, line: str) -> None:
     """A line of a service, on standard error, with its name before it."""
-    output.errors.print(Text.assemble((f"{name:<6} │ ", COLOURS.get(name, "")), Text.from_ansi(line)))
+    output.errors.print(Text.assemble((f"{name:<6} │ ", COLOURS.get(name.partition(" ")[0], "")), Text.from_ansi(line)))
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
