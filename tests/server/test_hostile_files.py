@@ -207,7 +207,7 @@ def check_taken(place: Place, dataset: dict[str, Any]) -> None:
     assert len(rows) == dataset["num_files"] <= 20
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None, derandomize=True)
 @given(made=hostile_zips())
 def test_a_hostile_zip_is_refused_or_read_and_touches_nothing_else(place: Place, made: HostileZip) -> None:
     send_and_check(place, made)
