@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from client.calls import Calls
-from server import schemas
+from server import access_schemas
 
 
 class Access:
@@ -12,40 +12,40 @@ class Access:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
 
-    def me(self) -> schemas.Me:
+    def me(self) -> access_schemas.Me:
         """Who the caller is: owner, scopes, quota, use."""
-        return self._calls.get("/v1/me", schemas.Me)
+        return self._calls.get("/v1/me", access_schemas.Me)
 
-    def create_token(self, wish: schemas.TokenCreate) -> schemas.TokenMade:
+    def create_token(self, wish: access_schemas.TokenCreate) -> access_schemas.TokenMade:
         """Make a token; its secret is told this once."""
         body = wish.model_dump(mode="json", exclude_none=True)
-        return self._calls.call("POST", "/v1/tokens", schemas.TokenMade, json=body)
+        return self._calls.call("POST", "/v1/tokens", access_schemas.TokenMade, json=body)
 
-    def tokens(self) -> Iterator[schemas.TokenPublic]:
+    def tokens(self) -> Iterator[access_schemas.TokenPublic]:
         """Everyone's tokens, newest first, revoked ones too."""
-        return self._calls.pages("/v1/tokens", schemas.TokenPublic, {"limit": 100})
+        return self._calls.pages("/v1/tokens", access_schemas.TokenPublic, {"limit": 100})
 
     def revoke_token(self, token_id: str) -> None:
         """Let a token open nothing any more."""
         self._calls.send("DELETE", f"/v1/tokens/{token_id}")
 
-    def owners(self) -> list[schemas.OwnerPublic]:
+    def owners(self) -> list[access_schemas.OwnerPublic]:
         """Every owner with quota and use."""
-        return self._calls.get("/v1/owners", schemas.OwnerList).data
+        return self._calls.get("/v1/owners", access_schemas.OwnerList).data
 
-    def set_quota(self, owner: str, quota: schemas.Quota) -> schemas.OwnerPublic:
+    def set_quota(self, owner: str, quota: access_schemas.Quota) -> access_schemas.OwnerPublic:
         """Give an owner a quota of their own."""
         path = f"/v1/owners/{owner}/quota"
-        return self._calls.call("PUT", path, schemas.OwnerPublic, json=quota.model_dump(mode="json"))
+        return self._calls.call("PUT", path, access_schemas.OwnerPublic, json=quota.model_dump(mode="json"))
 
-    def delete_quota(self, owner: str) -> schemas.OwnerPublic:
+    def delete_quota(self, owner: str) -> access_schemas.OwnerPublic:
         """Let the server's quota hold for an owner again."""
-        return self._calls.call("DELETE", f"/v1/owners/{owner}/quota", schemas.OwnerPublic)
+        return self._calls.call("DELETE", f"/v1/owners/{owner}/quota", access_schemas.OwnerPublic)
 
     def audit(
         self, *, actor: str | None = None, action: str | None = None, target: str | None = None
-    ) -> Iterator[schemas.AuditPublic]:
+    ) -> Iterator[access_schemas.AuditPublic]:
         """Who did what, newest first."""
         wanted = {"actor": actor, "action": action, "target": target}
         params = {name: value for name, value in wanted.items() if value is not None}
-        return self._calls.pages("/v1/audit", schemas.AuditPublic, {"limit": 100} | params)
+        return self._calls.pages("/v1/audit", access_schemas.AuditPublic, {"limit": 100} | params)

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from client.errors import BadInput
 from client.output import ago, size, table
 from client.session import Session, connected
-from server.schemas import OwnerPublic, Quota, Scope, TokenCreate
+from server.access_schemas import OwnerPublic, Quota, Scope, TokenCreate
 
 tokens = typer.Typer(no_args_is_help=True, help="Keys to the server; for administrators.")
 owners = typer.Typer(no_args_is_help=True, help="Who has what, and how much they may have; for administrators.")

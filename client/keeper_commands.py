@@ -9,7 +9,8 @@ from pydantic import ValidationError
 from client.errors import BadInput, ClientError
 from client.output import ago, size, table
 from client.session import Session, connected
-from server.schemas import LAST_EVENTS, RetentionPlan, RetentionPolicy, RetentionPublic, WebhookCreate, WeightsPublic
+from server.keeping_schemas import RetentionPlan, RetentionPolicy, RetentionPublic, WeightsPublic
+from server.webhook_schemas import LAST_EVENTS, WebhookCreate
 
 webhooks = typer.Typer(no_args_is_help=True, help="Have an address told of what becomes of jobs.")
 weights = typer.Typer(no_args_is_help=True, help="Published weights on the server's machine.")

@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 from fastapi import Request
 from sqlmodel import Session, select
 
+from server.access_schemas import Scope
 from server.callers import Caller, present_caller
 from server.database import read_session
 from server.errors import NotFound, ScopeMissing, Unauthorized
-from server.schemas import Scope
 from server.services import ServicesDep
 from server.tables import Dataset, Job, Upload, Webhook
 

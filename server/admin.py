@@ -14,13 +14,13 @@ import sqlalchemy as sa
 import typer
 from pydantic import ValidationError
 
+from server.access_schemas import Scope, TokenCreate
 from server.backup import back_up
 from server.database import create_engine, migrate, present_version
 from server.doctor import examine
 from server.errors import ServerError
 from server.jobs import JobBook, utc_now
 from server.retention import Retention
-from server.schemas import Scope, TokenCreate
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.tokens import TokenBook

@@ -3,7 +3,7 @@
 from contextvars import ContextVar
 from dataclasses import dataclass
 
-from server.schemas import Scope
+from server.access_schemas import Scope
 
 LOCAL_OWNER = "local"
 """Whose everything is on a server without tokens; also the owner of `RVC_TRAIN_TOKEN`."""

@@ -15,9 +15,9 @@ from sqlmodel import col, select
 from server.database import read_session, write_session
 from server.errors import Refused
 from server.outward import check_url, resolve
-from server.schemas import DeliveryStatus
 from server.settings import ServerSettings
 from server.tables import Delivery, Webhook
+from server.webhook_schemas import DeliveryStatus
 from server.webhooks import signature
 
 logger = structlog.get_logger(__name__)

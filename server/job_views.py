@@ -11,14 +11,7 @@ from sqlmodel import Session, col, select
 from rvc_engine.errors import FailureCode
 from server.edits import edit_tag
 from server.outlook import Outlook, Prospect
-from server.schemas import (
-    JobError,
-    JobPublic,
-    JobStatus,
-    QueueEntry,
-    QueuePublic,
-    WorkerPublic,
-)
+from server.schemas import JobError, JobPublic, JobStatus, QueueEntry, QueuePublic, WorkerPublic
 from server.states import HELD_STATUSES
 from server.tables import Artifact, Job, Worker
 from server.views import content_notice

@@ -14,9 +14,10 @@ from sqlmodel import col
 from server.database import read_session
 from server.job_views import workers_public
 from server.jobs import utc_now
-from server.schemas import DatasetStatus, DeliveryStatus, JobStatus
+from server.schemas import DatasetStatus, JobStatus
 from server.storage import Storage
 from server.tables import Attempt, Dataset, Delivery, Job
+from server.webhook_schemas import DeliveryStatus
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"

@@ -6,10 +6,11 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
+from server.access_schemas import OwnerPublic, Quota, Usage
 from server.audit import note
 from server.database import read_session, write_session
 from server.errors import QuotaExceeded, StorageQuotaExceeded
-from server.schemas import TERMINAL_STATUSES, OwnerPublic, Quota, Usage
+from server.schemas import TERMINAL_STATUSES
 from server.settings import ServerSettings
 from server.tables import Artifact, Attempt, Dataset, Job, QuotaRow, SpentHours, Token, Upload
 

@@ -18,7 +18,8 @@ from server.audit import note
 from server.database import read_session, write_session
 from server.errors import Conflict, NotFound
 from server.jobs import JobBook, utc_now
-from server.schemas import TERMINAL_STATUSES, Removal, RetentionPlan, RetentionPolicy
+from server.keeping_schemas import Removal, RetentionPlan, RetentionPolicy
+from server.schemas import TERMINAL_STATUSES
 from server.storage import Storage
 from server.tables import Job, Policy
 

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from server.schemas import Answer
+from server.wire import Answer
 
 
 class PreviewFile(Answer):

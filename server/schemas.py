@@ -3,15 +3,16 @@
 Requests are strict and forbid unknown fields; answers ignore fields that a newer server may add.
 """
 
-from base64 import b64decode
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
+from server.webhook_schemas import WebhookCreate
+from server.wire import Answer, Request
 
 T = TypeVar("T")
 
@@ -52,25 +53,6 @@ class DatasetStatus(StrEnum):
     INVALID = "invalid"
 
 
-class Scope(StrEnum):
-    """What a token allows."""
-
-    READ = "read"
-    """Look at one's own things."""
-    SUBMIT = "submit"
-    """Upload, submit, cancel, delete; and read."""
-    ADMIN = "admin"
-    """Everything, of everyone."""
-
-
-class DeliveryStatus(StrEnum):
-    """Where a message to a webhook stands."""
-
-    PENDING = "pending"
-    DELIVERED = "delivered"
-    FAILED = "failed"
-
-
 class EventType(StrEnum):
     """Everything that can be told about a job."""
 
@@ -97,18 +79,6 @@ class EventType(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Request(BaseModel):
-    """Base of everything a caller sends."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class Answer(BaseModel):
-    """Base of everything the server sends."""
-
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
-
-
 MAX_LABELS = 32
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 LabelValue = Annotated[str, Field(max_length=255)]
@@ -129,88 +99,6 @@ class DatasetCreate(Request):
         if (self.upload_id is None) == (self.sha256 is None):
             raise ValueError("give either upload_id or sha256")
         return self
-
-
-WebhookEvent = Literal[
-    "job.started", "job.paused", "job.retrying", "job.worker_lost", "job.succeeded", "job.failed", "job.cancelled"
-]
-LAST_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
-WebhookUrl = Annotated[str, Field(min_length=8, max_length=2000, pattern="^https?://")]
-_FOUR = "[A-Za-z0-9+/]{4}"
-_SECRET_PATTERN = f"^whsec_({_FOUR}){{8,20}}({_FOUR}|[A-Za-z0-9+/]{{3}}=|({_FOUR})?[A-Za-z0-9+/]{{2}}==)?$"
-WebhookSecret = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _SECRET_PATTERN})]
-
-
-class WebhookCreate(Request):
-    """Someone to tell of jobs, by an HTTP POST signed as Standard Webhooks has it."""
-
-    url: WebhookUrl
-    """Where messages go; an address of the open internet, unless the server's keeper allows others."""
-    events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
-    """What is told."""
-    secret: WebhookSecret | None = None
-    """`whsec_` and 24 to 64 bytes in base64. None: the server makes one; `GET /v1/webhooks/{id}/secret` tells it."""
-
-    @field_validator("secret")
-    @classmethod
-    def _check_secret(cls, secret: str | None) -> str | None:
-        if secret is not None:
-            if not secret.startswith("whsec_"):
-                raise ValueError("the secret does not begin with whsec_")
-            try:
-                key = b64decode(secret.removeprefix("whsec_"), validate=True)
-            except ValueError as error:
-                raise ValueError(f"the secret is no base64 ({error})") from error
-            if not 24 <= len(key) <= 64:
-                raise ValueError(f"the secret has {len(key)} bytes; use 24 to 64")
-        return secret
-
-
-class WebhookPatch(Request):
-    """What to change of a webhook; what is left out stays."""
-
-    url: WebhookUrl = ""
-    events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
-    is_enabled: bool = True
-
-
-class WebhookPublic(Answer):
-    """A webhook."""
-
-    id: str
-    job_id: str | None
-    """The one job that it hears of; None: all."""
-    url: str
-    events: list[str]
-    is_enabled: bool
-    disabled_reason: str | None
-    created_at: datetime
-
-
-class WebhookSecretPublic(Answer):
-    """What a webhook's messages are signed with."""
-
-    secret: str
-
-
-class DeliveryPublic(Answer):
-    """A message to a webhook, and what became of it."""
-
-    id: str
-    """Sent as `webhook-id`; a message that comes twice has the same."""
-    webhook_id: str
-    job_id: str | None
-    event: str
-    status: DeliveryStatus
-    num_tries: int
-    next_try_at: datetime | None
-    """None unless it is pending."""
-    last_status: int | None
-    """HTTP status of the last answer."""
-    last_error: str | None
-    last_tried_at: datetime | None
-    created_at: datetime
-    body: str
 
 
 class JobCreate(Request):
@@ -579,175 +467,6 @@ class SystemPublic(Answer):
     memory_total_bytes: int
     needs_token: bool
     warnings: list[str]
-
-
-OwnerName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
-
-
-class TokenCreate(Request):
-    """A token to be made."""
-
-    owner: OwnerName
-    """Whose things it opens: small letters, digits, dots and dashes. A new name is a new owner."""
-    name: str = Field(default="", max_length=100)
-    """What it is for, to know it again."""
-    scopes: list[Annotated[Scope, Field(strict=False)]] = Field(default=[Scope.SUBMIT], min_length=1, max_length=3)
-    """What it allows; submit implies read, admin everything of everyone."""
-    expires_in_days: float | None = Field(default=None, gt=0, le=36_500)
-    """None: it is good until it is revoked."""
-
-
-class TokenPublic(Answer):
-    """A token, without its secret."""
-
-    id: str
-    owner: str
-    name: str
-    begins: str
-    """Its first letters."""
-    scopes: list[Scope]
-    created_at: datetime
-    expires_at: datetime | None
-    last_used_at: datetime | None
-    """To the minute."""
-    revoked_at: datetime | None
-
-
-class TokenMade(TokenPublic):
-    """A new token. Its secret is told this once."""
-
-    secret: str
-
-
-class Quota(Request):
-    """How much an owner may have. None: no limit."""
-
-    max_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
-    """Jobs that are not at their end."""
-    max_bytes: int | None = Field(default=None, ge=0, le=2**60)
-    """Of uploads, datasets and artifacts."""
-    max_gpu_hours: float | None = Field(default=None, ge=0, le=1_000_000)
-    """Time of workers on the owner's jobs in a calendar month (UTC)."""
-
-
-class Usage(Answer):
-    """How much an owner has."""
-
-    jobs: int
-    bytes: int
-    gpu_hours_this_month: float
-
-
-class OwnerPublic(Answer):
-    """An owner's quota and use."""
-
-    owner: str
-    quota: Quota
-    usage: Usage
-
-
-class OwnerList(Answer):
-    """All owners."""
-
-    data: list[OwnerPublic]
-
-
-class Me(OwnerPublic):
-    """Who the caller is to this server."""
-
-    scopes: list[Scope]
-    token_id: str | None
-
-
-class SessionCreate(Request):
-    """A browser's sign-in."""
-
-    token: str = Field(min_length=1, max_length=500)
-
-
-class AuditPublic(Answer):
-    """Something that someone did."""
-
-    number: int
-    created_at: datetime
-    actor: str
-    """The owner who did it; empty for someone with a token that opens nothing."""
-    token_id: str | None
-    address: str
-    request_id: str
-    action: str
-    target: str
-    detail: dict[str, Any]
-
-
-class RetentionPolicy(Request):
-    """What is kept how long. A finished job stays while any of the two rules keeps it; with neither, for ever."""
-
-    keep_days: float | None = Field(default=None, ge=0, le=36_500)
-    """A finished job is kept for so many days."""
-    keep_last: int | None = Field(default=None, ge=0, le=1_000_000)
-    """The last so many finished jobs of each owner are kept, however old."""
-    workspace_days: float | None = Field(default=None, ge=0, le=36_500)
-    """After so many days a finished job's workspace (slices, features, checkpoints) goes; voice and log stay."""
-    min_free_bytes: int | None = Field(default=None, ge=0, le=2**60)
-    """While less is free on the disk, workspaces of finished jobs go, oldest first, then stage results; no voice."""
-
-
-class Removal(Answer):
-    """One thing that retention deletes."""
-
-    kind: Literal["job", "workspace", "cache"]
-    id: str
-    """Of the job; for a cache, of its dataset."""
-    name: str
-    size: int
-    """Bytes that become free."""
-    why: str
-
-
-class RetentionPlan(Answer):
-    """What retention deletes."""
-
-    removals: list[Removal]
-    freed_bytes: int
-
-
-class RetentionPublic(Answer):
-    """A policy, and what it would delete now."""
-
-    policy: RetentionPolicy
-    plan: RetentionPlan
-
-
-class WeightsFile(Answer):
-    """One published file."""
-
-    name: str
-    size: int
-    sha256: str
-    state: Literal["verified", "unverified", "damaged", "missing"]
-    """unverified: here, of the right size; the first run that needs it takes its sha256."""
-
-
-class WeightsPublic(Answer):
-    """Published weights that belong together."""
-
-    id: str
-    is_present: bool
-    size: int
-    """Bytes of all its files."""
-    size_here: int
-    """Bytes that are on this machine, those of an unfinished download too."""
-    fetch_state: Literal["waiting", "fetching", "failed", "fetched"] | None
-    """How the download that was asked for stands; None without one, or once all is here."""
-    fetch_error: str | None
-    files: list[WeightsFile]
-
-
-class WeightsList(Answer):
-    """All weights that are known."""
-
-    data: list[WeightsPublic]
 
 
 class Page(Answer, Generic[T]):

@@ -12,8 +12,9 @@ import uuid6
 from sqlmodel import Field, SQLModel
 
 from server.callers import LOCAL_OWNER
-from server.schemas import TERMINAL_STATUSES, DatasetStatus, DeliveryStatus, JobStatus
+from server.schemas import TERMINAL_STATUSES, DatasetStatus, JobStatus
 from server.states import HELD_STATUSES
+from server.webhook_schemas import DeliveryStatus
 
 NAMING: dict[str, str] = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",

@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from server.access_schemas import Scope, TokenCreate
 from server.audit import note
 from server.callers import EVERYTHING, LOCAL_OWNER, Caller
 from server.database import read_session, write_session
 from server.errors import NotFound, Unauthorized
-from server.schemas import Scope, TokenCreate
 from server.tables import BrowserSession, Token, new_id
 
 PREFIX = "rvct_"

@@ -3,12 +3,7 @@
 from urllib.parse import quote
 
 from rvc_engine.content.names import programs_note
-from server.schemas import (
-    CONTENT_NOTICE,
-    ArtifactPublic,
-    DatasetPublic,
-    EventPublic,
-)
+from server.schemas import CONTENT_NOTICE, ArtifactPublic, DatasetPublic, EventPublic
 from server.tables import Artifact, Dataset, Event, Job
 
 

@@ -18,8 +18,9 @@ from sqlmodel import Session, col, select
 from server.audit import note
 from server.database import read_session, write_session
 from server.errors import NotFound
-from server.schemas import DeliveryStatus, EventType, WebhookCreate, WebhookPatch
+from server.schemas import EventType
 from server.tables import Delivery, Job, Webhook, new_id
+from server.webhook_schemas import DeliveryStatus, WebhookCreate, WebhookPatch
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - what comes before a secret
 PING = "ping"

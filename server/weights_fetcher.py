@@ -10,7 +10,7 @@ import structlog
 from rvc_engine.errors import EngineError, InvalidConfig
 from rvc_engine.weights import PublishedFile, Weights
 from server.errors import NotFound
-from server.schemas import WeightsFile, WeightsPublic
+from server.keeping_schemas import WeightsFile, WeightsPublic
 
 logger = structlog.get_logger(__name__)
 

@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from server.access import present, requires
+from server.access_schemas import Scope
 from server.problems import documented
-from server.schemas import EstimateRequest, JobEstimate, Scope
+from server.schemas import EstimateRequest, JobEstimate
 from server.services import ServicesDep
 
 router = APIRouter(tags=["jobs"])

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from server.errors import Refused
 from server.history import EventsPage
 from server.problems import documented
 from server.schemas import EventList
@@ -50,6 +51,8 @@ def get_events(
     first = services.history.events(job_id, start, 1)
     if resumed is not None and first.status.is_terminal and not first.events:
         return Response(status_code=204)
+    if start > first.last_seq:  # a follower of another job, or of a book that was restored: it would wait in silence
+        raise Refused(f"the job has {first.last_seq} events; none has the number {start}, so none can follow it")
     return services.streamer.response(_look(services, job_id, start))
 
 

@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 
 from server.access import present, requires
+from server.access_schemas import AuditPublic, Me, OwnerList, OwnerName, OwnerPublic, Quota, Scope
 from server.problems import documented
-from server.schemas import AuditPublic, Me, OwnerList, OwnerName, OwnerPublic, Page, Quota, Scope
+from server.schemas import Page
 from server.services import MAX_INTEGER, Limit, ServicesDep, link_next
 
 router = APIRouter(tags=["access"])

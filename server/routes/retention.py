@@ -5,8 +5,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from server.access import requires
+from server.access_schemas import Scope
+from server.keeping_schemas import RetentionPlan, RetentionPolicy, RetentionPublic
 from server.problems import documented
-from server.schemas import RetentionPlan, RetentionPolicy, RetentionPublic, Scope
 from server.services import Services, ServicesDep
 
 router = APIRouter(prefix="/retention", tags=["retention"])

@@ -3,9 +3,9 @@
 from fastapi import APIRouter, Request, Response
 
 from server.access import requires
+from server.access_schemas import Scope, SessionCreate
 from server.auth import COOKIE
 from server.problems import documented
-from server.schemas import Scope, SessionCreate
 from server.services import ServicesDep
 
 router = APIRouter(prefix="/session", tags=["access"])

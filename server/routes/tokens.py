@@ -3,8 +3,9 @@
 from fastapi import APIRouter, Request, Response
 
 from server.access import requires
+from server.access_schemas import Scope, TokenCreate, TokenMade, TokenPublic
 from server.problems import documented
-from server.schemas import Page, Scope, TokenCreate, TokenMade, TokenPublic
+from server.schemas import Page
 from server.services import After, Limit, ServicesDep, link_next
 
 router = APIRouter(prefix="/tokens", tags=["access"])

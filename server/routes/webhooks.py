@@ -5,20 +5,20 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request, Response
 
 from server.access import present, requires
+from server.access_schemas import Scope
 from server.outward import check_url, resolve
 from server.problems import documented
-from server.schemas import (
+from server.schemas import Page
+from server.services import After, Limit, Services, ServicesDep, link_next
+from server.tables import Delivery, Webhook
+from server.webhook_schemas import (
     DeliveryPublic,
     DeliveryStatus,
-    Page,
-    Scope,
     WebhookCreate,
     WebhookPatch,
     WebhookPublic,
     WebhookSecretPublic,
 )
-from server.services import After, Limit, Services, ServicesDep, link_next
-from server.tables import Delivery, Webhook
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 

@@ -3,8 +3,9 @@
 from fastapi import APIRouter
 
 from server.access import requires
+from server.access_schemas import Scope
+from server.keeping_schemas import WeightsList, WeightsPublic
 from server.problems import documented
-from server.schemas import Scope, WeightsList, WeightsPublic
 from server.services import ServicesDep
 
 router = APIRouter(prefix="/weights", tags=["weights"])

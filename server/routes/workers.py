@@ -5,13 +5,14 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Response
 
 from server.access import present, requires
+from server.access_schemas import Scope
 from server.book import utc_now
 from server.claims import Drain
 from server.database import read_session
 from server.errors import NotFound
 from server.job_views import workers_public
 from server.problems import documented
-from server.schemas import Scope, WorkerList, WorkerPublic
+from server.schemas import WorkerList, WorkerPublic
 from server.services import ServicesDep
 
 router = APIRouter(prefix="/workers", tags=["server"])

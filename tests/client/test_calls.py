@@ -5,7 +5,8 @@ import pytest
 from client import calls
 from client.errors import ConnectionFailed, NotFound, ServerSaysNo
 from client.webhooks import Webhooks
-from server.schemas import RetentionPolicy, WebhookCreate
+from server.keeping_schemas import RetentionPolicy
+from server.webhook_schemas import WebhookCreate
 
 RETENTION = {"policy": {}, "plan": {"removals": [], "freed_bytes": 0}}
 

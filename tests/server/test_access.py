@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
+from server.access_schemas import Scope
 from server.rate_limits import RateLimit
-from server.schemas import Scope
 
 FIRST = "the-first-token-of-all"
 READ, SUBMIT, ADMIN = "read", "submit", "admin"

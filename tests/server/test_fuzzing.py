@@ -17,9 +17,10 @@ import httpx
 import pytest
 
 from rvc_engine.events import Evaluated, PreviewReady
+from server.access_schemas import TokenCreate
 from server.retention import KEEP_LABEL
 from server.saves import PreviewFiles
-from server.schemas import TokenCreate, WebhookCreate
+from server.webhook_schemas import WebhookCreate
 
 TOKEN = "a-token-that-may-do-everything"
 CONFIG = Path(__file__).parent / "schemathesis.toml"

@@ -4,8 +4,8 @@ from typing import Any
 import httpx
 import pytest
 
+from server.keeping_schemas import RetentionPolicy
 from server.retention import Retention, size_of
-from server.schemas import RetentionPolicy
 from server.storage import Storage
 
 DAY = 86_400
