@@ -3,13 +3,15 @@
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import filelock
 import httpx
 
-from client.errors import BadDownload, ConnectionFailed
+from client.errors import BadDownload, BadInput, ConnectionFailed
 from client.problems import error_of
 
 
@@ -42,6 +44,31 @@ def download(http: httpx.Client, artifact: Offered, target: Path, progress: Prog
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
+    with _alone(part):
+        return _download(http, artifact, target, part, told)
+
+
+@contextmanager
+def _alone(part: Path) -> Iterator[None]:
+    """Be the only one to fill a part. BadInput while another download does."""
+    lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise BadInput(
+            f"another download is at work on {part}; wait for it, or choose another folder with --output"
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, told: Progress) -> Path:
+    if _is_whole(target, artifact):  # another download has just brought it
+        told(artifact.size, artifact.size)
+        return target
     was_begun = part.exists()
     _fetch(http, artifact, part, told)
     if was_begun and not _is_whole(part, artifact):  # the part was another voice's of the same name

@@ -22,9 +22,6 @@ from server.submissions import usable_dataset
 from server.tables import Dataset
 from server.views import notice_of
 
-SCANT_SECONDS = 600
-"""Below ten minutes of speech, a voice tells that it heard little."""
-
 
 class Forecaster:
     """Estimates of one server."""
@@ -71,8 +68,6 @@ class Forecaster:
     ) -> Iterator[str]:
         if sound is None:
             yield "the dataset's report is not there yet; ask again in a moment"
-        elif sound.speech_seconds < SCANT_SECONDS:
-            yield f"there are {sound.speech_seconds / 60:.1f} minutes of speech; ten or more make a better voice"
         yield from (dataset.report or {}).get("warnings", [])
         if made.disk_bytes is not None and made.disk_bytes.high > (free := self._storage.free_bytes()):
             yield f"the disk has {free / 1e9:.1f} GB free, and the job may take {made.disk_bytes.high / 1e9:.1f} GB"

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 import structlog
@@ -19,6 +19,8 @@ logger = structlog.get_logger(__name__)
 
 
 EXPIRY_SECONDS = 300.0
+_Task = tuple[float, Callable[[], object]]
+"""How often in seconds, and what."""
 
 
 class SteadyClock:
@@ -33,14 +35,17 @@ class SteadyClock:
 
 
 class Housekeeper:
-    """A thread: lost workers, jobs that waited too long, uploads left alone, the write-ahead log."""
+    """Two threads: lost workers have one to themselves, so that nothing long-winded keeps their jobs from going on.
+
+    The other one: jobs that waited too long, uploads left alone, retention, the write-ahead log.
+    """
 
     def __init__(
         self, book: JobBook, uploads: UploadShelf, deliverer: Deliverer, retention: Retention, settings: ServerSettings
     ) -> None:
         reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
-        self._tasks: list[tuple[float, Callable[[], object]]] = [
-            (min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep),
+        reaping: list[_Task] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
+        tasks: list[_Task] = [
             (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
             (EXPIRY_SECONDS, uploads.expire),
             (EXPIRY_SECONDS, deliverer.forget_old),
@@ -48,24 +53,29 @@ class Housekeeper:
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
             steady = JobBook(book.engine, SteadyClock())
-            self._tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
+            tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="housekeeper", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._work, args=(mine,), name=name, daemon=True)
+            for name, mine in (("reaper", reaping), ("housekeeper", tasks))
+        ]
 
     def start(self) -> None:
         """Begin."""
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread."""
+        """End the threads."""
         self._stopping.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def _work(self) -> None:
-        due = [time.monotonic() + seconds for seconds, _ in self._tasks]
+    def _work(self, tasks: Sequence[_Task]) -> None:
+        due = [time.monotonic() + seconds for seconds, _ in tasks]
         while not self._stopping.wait(max(0.0, min(due) - time.monotonic())):
             now = time.monotonic()
-            for i, (seconds, task) in enumerate(self._tasks):
+            for i, (seconds, task) in enumerate(tasks):
                 if due[i] > now:
                     continue
                 due[i] = now + seconds
