@@ -35,10 +35,15 @@ def packed(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _members(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with its name in the archive, every name once; hidden files are left out."""
+    """Each file with its name in the archive, every name once; hidden files are left out.
+
+    Of several folders the names stay in it: each may be a speaker.
+    """
     taken: set[str] = set()
     for path in paths:
         files = [(path, path.name)] if path.is_file() else _files_below(path)
+        if len(paths) > 1 and path.is_dir():
+            files = [(file, f"{path.resolve().name}/{name}") for file, name in files]
         for file, name in files:
             free = _free_name(name, taken)
             taken.add(free)

@@ -288,7 +288,8 @@ def _speakers(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Fi
             f"({100 * (1 - groups.share):.0f} % near {groups.larger_hz:.0f} Hz, {100 * groups.share:.0f} % near "
             f"{groups.smaller_hz:.0f} Hz, such as {quoted(names)})",
             "listen to both; one person through two microphones, or speaking and singing, gives the same picture. "
-            "Make a voice of one speaker's recordings alone",
+            "Make a voice of one speaker's recordings alone, or put each speaker's into a folder and train with "
+            "speakers=folders",
             names[:MAX_LISTED],
             {
                 "smaller_share": round(groups.share, 3),

@@ -33,6 +33,8 @@ def chosen(*words: str) -> dict[str, Any]:
         (["--accumulate-steps", "2"], "accumulate_steps", 2),
         (["--precision", "bf16"], "precision", "bf16"),
         (["--no-tf32"], "tf32", False),
+        (["--speakers", "folders"], "speakers", "folders"),
+        (["--speakers", "anna=0,bob=1"], "speakers", {"anna": 0, "bob": 1}),
         (["--gradient-checkpointing"], "gradient_checkpointing", True),
         (["--width", "48", "--pretrained", "none"], "width", 48),
     ],

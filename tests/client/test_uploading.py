@@ -116,6 +116,14 @@ def test_files_of_the_same_name_from_two_folders_both_arrive(shelf, client, tmp_
     assert names_in(shelf.bytes) == ["a.wav", "a (2).wav"]
 
 
+def test_several_folders_keep_their_names_because_each_may_be_a_speaker(shelf, client, tmp_path):
+    for folder in ("anna", "bob"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").write_bytes(folder.encode())
+    client.upload_dataset([tmp_path / "anna", tmp_path / "bob"], name="both")
+    assert names_in(shelf.bytes) == ["anna/a.wav", "bob/a.wav"]
+
+
 @pytest.mark.parametrize(("file", "name"), [("anna.zip", "anna"), ("anna.flac", "anna.flac")])
 def test_a_single_file_goes_as_it_is(shelf, client, tmp_path, file, name):
     (tmp_path / file).write_bytes(b"bytes as they are")

@@ -1,5 +1,6 @@
 """The encoders themselves: what they give, row for row, and what they refuse."""
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -8,15 +9,18 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from pydantic import ValidationError
+from safetensors.torch import save_file
 from transformers import HubertConfig, HubertModel
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.content.hubert import HubertEncoder
-from rvc_engine.content.names import embedder_name, encoder_of
+from rvc_engine.content.names import embedder_name, encoder_of, programs_note
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.nets.whisper import log_mel
+from rvc_engine.weights import Weights
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 CPU = torch.device("cpu")
@@ -187,9 +191,91 @@ def test_code_in_a_weights_file_is_never_run(hubert_folder, tmp_path):
     assert not (tmp_path / "evil").exists()
 
 
+@pytest.fixture
+def own_hubert(tmp_path):
+    """A HuBERT of the published width, with random weights and without a `final_proj`."""
+    sizes = {"hidden_size": 768, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    convs = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 16}
+    torch.manual_seed(0)
+    net = HubertModel(HubertConfig(**sizes, **convs))
+    folder = tmp_path / "own"
+    folder.mkdir()
+    torch.save(net.state_dict(), folder / "pytorch_model.bin")
+    (folder / "config.json").write_text(json.dumps(net.config.to_dict()))
+    return folder
+
+
+def test_a_hubert_of_ones_own_is_the_last_block_too_and_is_named_by_its_weights(own_hubert, speech):
+    encoder = create_encoder("local", "v2", Machine(content_folder=own_hubert))
+    expected, _ = reference_rows(own_hubert, speech[:20_000], -1)
+    np.testing.assert_allclose(encoder.encode([speech[:20_000]])[0], expected, atol=1e-4)
+    digest = hashlib.sha256((own_hubert / "pytorch_model.bin").read_bytes()).hexdigest()
+    assert encoder.name == f"local-{digest}"
+    assert encoder_of(encoder.name) == "local"
+
+
+def test_safetensors_and_the_names_of_a_transcribing_net_load_alike(own_hubert, speech):
+    [expected] = create_encoder("local", "v2", Machine(content_folder=own_hubert)).encode([speech[:16_000]])
+    weights = torch.load(own_hubert / "pytorch_model.bin", weights_only=True)
+    weights = {f"hubert.{name}": value for name, value in weights.items()} | {"lm_head.bias": torch.zeros(3)}
+    save_file(weights, own_hubert / "model.safetensors")
+    (own_hubert / "pytorch_model.bin").unlink()
+    encoder = create_encoder("local", "v2", Machine(content_folder=own_hubert))
+    np.testing.assert_array_equal(encoder.encode([speech[:16_000]])[0], expected)
+    (own_hubert / "model.safetensors").write_bytes(b"\xff" * 100)
+    with pytest.raises(IncompatibleCheckpoint, match=r"model\.safetensors is damaged"):
+        create_encoder("local", "v2", Machine(content_folder=own_hubert))
+
+
+def test_a_voice_of_another_local_encoder_is_refused_with_both_names(own_hubert):
+    other = embedder_name("local", "0" * 64)
+    with pytest.raises(IncompatibleCheckpoint, match=rf"{other}.* holds local-(?!0)"):
+        create_encoder("local", "v2", Machine(content_folder=own_hubert), embedder=other)
+
+
+def test_a_local_encoder_without_a_folder_or_without_its_files_is_missing_weights(tmp_path):
+    with pytest.raises(MissingWeights, match="RVC_TRAIN_CONTENT_FOLDER"):
+        create_encoder("local", "v2", Machine())
+    with pytest.raises(MissingWeights, match=r"lacks config\.json or the weights"):
+        create_encoder("local", "v2", Machine(content_folder=tmp_path))
+
+
+def test_a_local_encoder_that_has_no_rows_for_the_version_is_refused(own_hubert):
+    machine = Machine(content_folder=own_hubert)
+    with pytest.raises(InvalidConfig, match="1 blocks and no final_proj; use version=v2"):
+        create_encoder("local", "v1", machine)
+    sizes = json.loads((own_hubert / "config.json").read_text())
+    (own_hubert / "config.json").write_text(json.dumps(sizes | {"hidden_size": 1024}))
+    with pytest.raises(IncompatibleCheckpoint, match="1024 features a row, and a v2 voice takes 768"):
+        create_encoder("local", "v2", machine)
+
+
+@pytest.mark.parametrize("name", ["spin", "spin-v2"])
+def test_spin_is_the_last_block_of_applios_file(monkeypatch, hubert_folder, speech, name):
+    monkeypatch.setattr(Weights, "folder_of", lambda self, wanted: {f"embedder-{name}": hubert_folder}[wanted])
+    encoder = create_encoder(name, "v2", Machine())
+    expected, _ = reference_rows(hubert_folder, speech[:20_000], 12)
+    np.testing.assert_allclose(encoder.encode([speech[:20_000]])[0], expected, atol=1e-4)
+    assert encoder.name == name
+
+
+def test_what_converts_correctly_is_said_of_every_encoder_but_contentvec():
+    assert programs_note("contentvec") is None
+    assert "Applio does where spin-v2 is chosen" in programs_note("spin-v2")
+    assert "only with `rvc-engine convert`" in programs_note("whisper-tiny")
+    assert "--content-folder" in programs_note("local") == programs_note("local-" + "0" * 64)
+
+
+@pytest.mark.parametrize("name", ["spin", "spin-v2", "whisper-tiny"])
+def test_encoders_that_nobody_has_256_wide_are_refused_for_v1(name):
+    with pytest.raises(ValidationError, match=rf"content={name} gives 768 .* use version=v2"):
+        TrainingConfig(content=name, version="v1", pretrained="none")
+
+
 def test_contentvec_without_its_files_is_missing_weights(tmp_path):
-    with pytest.raises(MissingWeights, match="weights fetch hubert"):
-        create_encoder("contentvec", "v2", Machine(weights_folder=tmp_path))
+    for name, files in (("contentvec", "hubert"), ("spin", "embedder-spin"), ("spin-v2", "embedder-spin-v2")):
+        with pytest.raises(MissingWeights, match=f"weights fetch {files} "):
+            create_encoder(name, "v2", Machine(weights_folder=tmp_path))
 
 
 def test_a_voice_names_its_encoder_and_one_that_names_none_has_contentvec():

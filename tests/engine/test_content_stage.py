@@ -1,5 +1,7 @@
 """The stage `content` in a workspace."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import scipy.io.wavfile
@@ -110,6 +112,17 @@ def test_it_stops_between_batches(workspace, encoder):
     with pytest.raises(StopRequested):
         run(workspace, is_stopping=lambda: len(encoder.batches) > 2)
     assert len(list(workspace.features.iterdir())) == 2
+
+
+def test_the_fingerprint_of_a_local_encoder_is_that_of_its_weights(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    config, machine = TrainingConfig(content="local"), Machine(content_folder=tmp_path)
+    seen = []
+    for weights in (b"one", b"other"):
+        (tmp_path / "pytorch_model.bin").write_bytes(weights)
+        seen.append(content.fingerprint_parts(config, machine))
+        assert content.made_with(config, machine) == seen[-1][1] == f"local-{hashlib.sha256(weights).hexdigest()}"
+    assert seen[0] != seen[1]
 
 
 def test_the_fingerprint_tells_encoders_apart_and_holds_its_weights(tmp_path):

@@ -252,6 +252,14 @@ def test_what_cannot_be_converted_is_told(converter, tmp_path):
         ConversionOptions(protect=0.6)
 
 
+def test_a_voice_of_a_local_encoder_takes_no_other(tmp_path):
+    voice = make_voice(tmp_path / "own.pth", embedder="local-" + "0" * 64)
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"another encoder's weights")
+    with pytest.raises(IncompatibleCheckpoint, match="was trained with the content encoder local-000"):
+        Converter(voice, None, Machine(content_folder=tmp_path), CPU)
+
+
 def test_a_voice_of_an_unknown_encoder_is_refused_and_one_of_either_spelling_is_not(voice, tmp_path):
     with pytest.raises(IncompatibleCheckpoint, match="chinese-hubert"):
         load_voice(make_voice(tmp_path / "chinese-hubert.pth", embedder="chinese-hubert"), CPU)

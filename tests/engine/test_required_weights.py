@@ -26,6 +26,15 @@ def test_the_carried_encoder_from_scratch_needs_no_weights(tmp_path):
     check_weights(TrainingConfig(content="whisper-tiny", pretrained="none"), Machine(weights_folder=tmp_path))
 
 
+def test_the_encoder_that_is_missing_is_the_one_that_was_chosen(tmp_path):
+    machine = Machine(weights_folder=tmp_path)
+    for name in ("spin", "spin-v2"):
+        with pytest.raises(MissingWeights, match=f"the content encoder {name} cannot .* fetch embedder-{name} "):
+            check_weights(TrainingConfig(content=name, pretrained="none"), machine)
+    with pytest.raises(MissingWeights, match="names no folder of one; name a folder"):
+        check_weights(TrainingConfig(content="local", pretrained="none"), machine)
+
+
 def test_base_weights_of_ones_own_need_no_published_ones(tmp_path):
     own = tmp_path / "g.pth"
     own.write_bytes(b"weights")

@@ -81,6 +81,17 @@ def test_a_voice_that_rvc_will_not_convert_with_rightly_says_so(http, live):
     assert http.post("/v1/jobs", json=wish).json()["content_notice"] is None
     embedded = http.post("/v1/jobs", json=wish | {"config": {"content": "whisper-tiny"}}).json()
     assert "only with `rvc-engine convert`" in embedded["content_notice"]
+    spin = http.post("/v1/jobs", json=wish | {"config": {"content": "spin"}}).json()
+    assert "Applio does where spin is chosen as its embedder model" in spin["content_notice"]
+
+
+def test_speakers_are_given_as_json_and_as_text_alike(http, live):
+    wish = {"name": "a", "dataset_id": live.bench.dataset()}
+    for said in ({"anna": 0, "bob": 1}, "anna=0,bob=1"):
+        job = http.post("/v1/jobs", json=wish | {"config": {"speakers": said}}).json()
+        assert job["config"]["speakers"] == {"anna": 0, "bob": 1}
+    (error,) = http.post("/v1/jobs", json=wish | {"config": {"speakers": {"anna": 109}}}).json()["errors"]
+    assert (error["pointer"], "from 0 to 108" in error["detail"]) == ("/config/speakers", True)
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,7 @@ from rvc_engine.events import (
     Warned,
     format_event,
 )
+from rvc_engine.recovery_manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.workspace import Workspace, write_atomically
 
 
@@ -86,8 +87,9 @@ class Engine:
     def train(self, total_steps: int, step_seconds: float, save_every: int) -> None:
         """Go on from the last checkpoint; each step leaves a line in steps.txt, so repeats can be counted."""
         checkpoint = self.workspace.root / "checkpoint.json"
-        if checkpoint.is_file():
-            self.step = json.loads(checkpoint.read_text())["step"]
+        if entries := read_entries(self.workspace.recovery):
+            assert entries[-1].fault(self.workspace.recovery) is None
+            self.step = entries[-1].step
             self.log(f"going on from step {self.step}")
         self.say(StageChanged(stage="train", state="started"))
         while self.step < total_steps:
@@ -116,7 +118,13 @@ class Engine:
         self.say(StageChanged(stage="train", state="finished", seconds=total_steps * step_seconds))
 
     def save(self, checkpoint: Path) -> None:
-        write_atomically(checkpoint, json.dumps({"step": self.step}).encode())
+        content = json.dumps({"step": self.step}).encode()
+        write_atomically(checkpoint, content)
+        file, digest = f"step_{self.step:09d}.pt", hashlib.sha256(content).hexdigest()
+        write_atomically(self.workspace.recovery / file, content)
+        entry = CheckpointEntry(file, self.step, self.step, len(content), digest)
+        before = [each for each in read_entries(self.workspace.recovery) if each.file != file]
+        write_entries(self.workspace.recovery, [*before, entry][-KEPT_CHECKPOINTS:])
         self.say(CheckpointSaved(step=self.step, epoch=self.step, path=str(checkpoint)))
 
     def artifact(self, kind: str, size: int) -> None:
@@ -185,7 +193,7 @@ class Engine:
 
     def tell_environment(self) -> None:
         config = TrainingConfig.model_validate_json(Path(self.options.config).read_text())
-        names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "RVC_TRAIN_TOKEN")
+        names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "RVC_TRAIN_TOKEN", "CUDA_VISIBLE_DEVICES")
         self.log(
             "told: "
             + json.dumps(
@@ -219,6 +227,7 @@ def main() -> None:
         parser.add_argument(f"--{option}", required=True)
     parser.add_argument("--threads", type=int, required=True)
     parser.add_argument("--lock-wait", type=float, required=True)
+    parser.add_argument("--content-folder")
     parser.add_argument("--events", action="store_true", required=True)
     options = parser.parse_args()
     engine = Engine(options)

@@ -26,7 +26,7 @@ def test_a_run_that_goes_well_ends_as_succeeded_with_both_files_published(shop):
 def test_the_engine_gets_its_options_and_quiet_threads_and_no_token(shop, monkeypatch):
     monkeypatch.setenv("RVC_TRAIN_TOKEN", "a secret of the server")
     job_id = shop.submit([["tell_environment"], *shop.MAKE_VOICE], name="Анна d'or, trained")
-    with shop.worker(device="cpu", engines_per_machine=1):
+    with shop.worker(device="cpu", engines_per_machine=1, content_folder=Path("/hubert")):
         shop.wait_for(job_id, "succeeded", "failed")
     told = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
     assert told["voice"] == "Анна d'or, trained"
@@ -37,6 +37,7 @@ def test_the_engine_gets_its_options_and_quiet_threads_and_no_token(shop, monkey
     assert told["config"]["width"] == 24
     assert told["dataset"] == str(shop.storage.dataset_folder(shop.dataset_id))
     assert told["device"] == "cpu"
+    assert told["content_folder"] == "/hubert"
 
 
 def test_success_without_an_index_is_a_failure(shop):

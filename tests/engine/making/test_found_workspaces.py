@@ -34,6 +34,14 @@ def test_features_of_one_encoder_are_not_taken_for_anothers(make: Make, finished
         make(dataset=None, content="contentvec")
 
 
+def test_features_of_which_nobody_knows_the_local_encoder_make_no_voice(make: Make, finished: Workspace) -> None:
+    with pytest.raises(InvalidConfig, match="content=whisper-tiny and this run says content=local"):
+        make(dataset=None, content="local")
+    finished.mark_done("content", "x", made_with="")
+    with pytest.raises(InvalidConfig, match="nothing says which local encoder"):
+        make(dataset=None, content="local")
+
+
 def test_a_workspace_without_slices_is_said_to_be_empty(make: Make) -> None:
     with pytest.raises(InvalidDataset, match=r"holds no slices.*--dataset"):
         make(dataset=None)

@@ -1,0 +1,116 @@
+"""The index stage on features that nobody had to extract."""
+
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import StopRequested
+from rvc_engine.events import Log, Progress
+from rvc_engine.reporting import StageReport
+from rvc_engine.stages import indexing
+from rvc_engine.workspace import Workspace
+
+CONFIG = TrainingConfig()
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "run", "anna")
+
+
+def fill(workspace: Workspace, num_files: int, rows_each: int) -> None:
+    rng = np.random.default_rng(0)
+    workspace.features.mkdir(parents=True)
+    for number in range(num_files):
+        rows = rng.standard_normal((rows_each, 768), dtype=np.float32)
+        np.save(workspace.features / f"{number}_0.npy", rows)
+
+
+def run(workspace: Workspace, is_stopping: Callable[[], bool] = lambda: False) -> list[object]:
+    events: list[object] = []
+    indexing.run(workspace, CONFIG, StageReport("index", events.append, is_stopping))
+    return events
+
+
+def test_fewer_rows_than_a_list_wants_still_answer_a_search(workspace: Workspace) -> None:
+    fill(workspace, 1, 3)
+    run(workspace)
+    index = faiss.read_index(str(workspace.index_file))
+    assert (index.ntotal, index.nlist) == (3, 1)
+    row = index.reconstruct_n(2, 1)
+    assert index.search(row, 8)[1][0].tolist()[0] == 2
+
+
+def test_many_rows_are_reduced_to_centres_that_stand_for_them(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexing, "MAX_ROWS", 999)
+    monkeypatch.setattr(indexing, "NUM_CENTRES", 100)
+    fill(workspace, 10, 100)
+    events = run(workspace)
+    index = faiss.read_index(str(workspace.index_file))
+    assert (index.ntotal, index.nlist) == (100, indexing.num_lists(100))
+    assert len(np.load(workspace.total_features, mmap_mode="r")) == 1000
+    assert any(isinstance(event, Log) and "reducing 1000 rows to 100 centres" in event.message for event in events)
+    assert [event.stage_progress for event in events if isinstance(event, Progress)][-1] == 1
+
+
+def test_the_same_features_and_seed_give_the_same_bytes(workspace: Workspace, tmp_path: Path) -> None:
+    fill(workspace, 4, 100)
+    run(workspace)
+    first = workspace.index_file.read_bytes()
+    run(workspace)
+    assert workspace.index_file.read_bytes() == first
+
+
+def test_a_stop_is_heard_while_centres_are_sought_and_while_rows_are_added(workspace: Workspace) -> None:
+    rows = np.random.default_rng(0).standard_normal((2 * indexing.ROWS_PER_ADD, 8), dtype=np.float32)
+    shares: list[float] = []
+    indexing.build_index(rows, 1, shares.append)
+    assert len([share for share in shares if share < 0.8]) == indexing.TRAINING_PASSES * 4
+    assert shares[-2:] == [0.8, pytest.approx(0.9)]
+    fill(workspace, 2, 100)
+    asked = 0
+
+    def is_stopping() -> bool:
+        nonlocal asked
+        asked += 1
+        return asked > 4
+
+    with pytest.raises(StopRequested):
+        run(workspace, is_stopping)
+    assert not workspace.index_file.exists()
+
+
+def test_all_features_go_through_a_file_and_never_lie_in_memory_together(workspace: Workspace) -> None:
+    fill(workspace, 40, 400)
+    run(workspace)  # what is loaded once does not count
+    tracemalloc.start()
+    indexing._gather([sorted(workspace.features.glob("*.npy"))], workspace.total_features, StageReport("index", print))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    size = workspace.total_features.stat().st_size
+    assert size == 40 * 400 * 768 * 4 + 128
+    assert peak < size / 8
+
+
+def test_its_search_is_as_good_as_that_of_an_index_which_faiss_trained() -> None:
+    rng = np.random.default_rng(0)
+    rows = (rng.standard_normal((40, 64))[rng.integers(40, size=8000)] + rng.standard_normal((8000, 64))).astype("f4")
+    theirs = faiss.IndexIVFFlat(faiss.IndexFlatL2(64), 64, indexing.num_lists(8000))
+    theirs.train(rows)
+    theirs.add(rows)
+    ours = indexing.build_index(rows, 1, lambda _: None)
+    wanted = rows[:300] + 0.5 * rng.standard_normal((300, 64)).astype("f4")
+    true = faiss.knn(wanted, rows, 8)[1]
+
+    def recall(index: faiss.IndexIVFFlat) -> float:
+        found = index.search(wanted, 8)[1]
+        return float(np.mean([len(set(one) & set(other)) / 8 for one, other in zip(found, true, strict=True)]))
+
+    assert recall(ours) > 0.95 * recall(theirs)
