@@ -136,7 +136,7 @@ class Evaluator:
         ]
         waves = [_at_16k(window.wave, sizes) for window in self.windows]
         self._curves = self._estimator.estimate(waves)
-        self._speaker = None if scorer is None else np.mean([scorer.embed(wave) for wave in waves], axis=0)
+        self._speakers = None if scorer is None else _mean_by_speaker(scorer, self.windows, waves)
 
     @property
     def num_frames(self) -> int:
@@ -174,9 +174,19 @@ class Evaluator:
             MEL_POSTERIOR: MEL_WEIGHT * _posterior_distance(net, window, sizes),
             **_pitch_scores([count]),
         }
-        if self._scorer is not None and self._speaker is not None:
-            scores[SIMILARITY] = _cosine(self._scorer.embed(rendered_16k), self._speaker)
+        if self._scorer is not None and self._speakers is not None:
+            scores[SIMILARITY] = _cosine(self._scorer.embed(rendered_16k), self._speakers[int(window.speaker)])
         return Rendering(window.name, rendered, mel[0].float().cpu().numpy(), scores), count
+
+
+def _mean_by_speaker(
+    scorer: SpeakerScorer, windows: Sequence[Window], waves: Sequence[NDArray[np.float32]]
+) -> dict[int, NDArray[np.float32]]:
+    """What the scorer makes of each speaker's clips, in the mean."""
+    embedded: dict[int, list[NDArray[np.float32]]] = {}
+    for window, wave in zip(windows, waves, strict=True):
+        embedded.setdefault(int(window.speaker), []).append(scorer.embed(wave))
+    return {number: np.mean(each, axis=0) for number, each in embedded.items()}
 
 
 class _at_rest:  # noqa: N801 - reads as a word: with the net at rest

@@ -21,6 +21,7 @@ from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.net_kind import NetKind, differences, discriminators_layout, generator_layout, kind_of, shapes_of
 from rvc_engine.saved_pairs import named_moments
+from rvc_engine.voice import speaker_names
 from rvc_engine.weights import sha256_of
 
 Contents = Literal[
@@ -72,6 +73,8 @@ class FileReport(BaseModel):
     """Content encoder that a voice understands. A voice that names none was made by RVC, with ContentVec."""
     speakers: int | None = None
     """Rows of the speaker embedding."""
+    speaker_names: dict[int, str] | None = None
+    """By id, where the voice has several and says so."""
     name: str | None = None
     author: str | None = None
     created: str | None = None
@@ -188,6 +191,7 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
         "epoch": _epoch_said(tree),
         "step": _whole_number(tree.get("step")),
         "encoder": _text(tree.get("embedder_model")) or CONTENTVEC,
+        "speaker_names": speaker_names(tree) or None,
         "name": _text(tree.get("model_name")),
         "author": _text(tree.get("author")),
         "created": _text(tree.get("creation_date")),
@@ -402,6 +406,7 @@ def describe(report: FileReport) -> Iterable[str]:
         ("optimizer", report.optimizer),
         ("encoder", report.encoder),
         ("speakers", report.speakers),
+        ("named", ", ".join(f"{number} {name}" for number, name in (report.speaker_names or {}).items()) or None),
         ("name", report.name),
         ("author", report.author),
         ("created", report.created),

@@ -12,6 +12,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.inspection import CONTENTVEC
 from rvc_engine.net_kind import differences, generator_layout, shapes_of
 from rvc_engine.stages.export import VoiceDetails, read_voice, voice_tree
+from rvc_engine.voice import speaker_names
 
 SPEAKER_EMBEDDING = "emb_g.weight"
 
@@ -62,7 +63,8 @@ def merge(first: Path, second: Path, ratio: float, target: Path, name: str) -> M
     info = f"{ratio:g} of {first.name} and {1 - ratio:g} of {second.name}"
     epoch = max(_number(parent, "epoch") for parent in (one, other))
     step = max(_number(parent, "step") for parent in (one, other))
-    tree = voice_tree(weights, sizes, VoiceDetails(name, epoch, step, one.encoder, seconds=0.0))
+    speakers = {number: each for number, each in _speakers(one, other).items() if number < rows}
+    tree = voice_tree(weights, sizes, VoiceDetails(name, epoch, step, one.encoder, 0.0, speakers or {0: "0"}))
     save_atomically({**tree, "info": info}, target)
     try:
         read_voice(target)
@@ -70,6 +72,14 @@ def merge(first: Path, second: Path, ratio: float, target: Path, name: str) -> M
         target.unlink(missing_ok=True)
         raise
     return Merged(info, rows, dropped)
+
+
+def _speakers(one: _Parent, other: _Parent) -> dict[int, str]:
+    """Names by id; where the parents call one differently, by both names."""
+    names = speaker_names(other.tree)
+    for number, name in speaker_names(one.tree).items():
+        names[number] = name if names.get(number, name) == name else f"{name}+{names[number]}"
+    return dict(sorted(names.items()))
 
 
 def _number(parent: _Parent, key: str) -> int:

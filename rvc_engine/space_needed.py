@@ -97,7 +97,8 @@ def estimate(
     sizes = Hyperparameters.of(config)
     prepared, features = _prepared(dataset, workspace, sizes, is_there)
     # total_fea.npy holds all rows, and so does the index, up to the number above which it holds centres.
-    rows_in_index = min(features, MAX_ROWS * FLOAT * sizes.feature_size)
+    # Of several speakers each has an index of its own rows beside it.
+    rows_in_index = min(features, MAX_ROWS * FLOAT * sizes.feature_size) * (1 if config.speakers == "one" else 2)
     index = features + rows_in_index - _size(workspace.total_features) if indexes else 0
     if not trains:
         return SpaceNeeded(prepared, 0, 0, max(0, index), 0)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,13 +57,12 @@ def load_voice(path: Path, device: torch.device) -> Voice:
             "<voice>.pth as RVC, Applio or this engine exports it, not a G_ or D_ checkpoint"
         ) from error
     encoder = encoder_of(embedder)
-    return Voice(
-        net.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", _names(tree.get(SPEAKER_NAMES))
-    )
+    return Voice(net.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", speaker_names(tree))
 
 
-def _names(table: object) -> dict[int, str]:
-    """Speakers' names by id; whatever else another program keeps under that key is no concern of ours."""
+def speaker_names(tree: dict[str, Any]) -> dict[int, str]:
+    """Of a voice file: by id; whatever else another program keeps under that key is no concern of ours."""
+    table = tree.get(SPEAKER_NAMES)
     if not isinstance(table, dict):
         return {}
     return {number: name for number, name in table.items() if isinstance(number, int) and isinstance(name, str)}

@@ -8,16 +8,22 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from rvc_engine.checkpoint import load_file
 from rvc_engine.config import TrainingConfig
 from rvc_engine.conversion import ConversionOptions, Converter
 from rvc_engine.dataset import epoch_batches, list_clips
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig, InvalidDataset
+from rvc_engine.evaluation import Evaluator
 from rvc_engine.events import ArtifactReady, Event, Log, StageChanged
 from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.inspection import describe, inspect_file
 from rvc_engine.machine import Machine
+from rvc_engine.merging import merge
 from rvc_engine.pipeline import Wanted, make_voice
+from rvc_engine.pipeline_cli import app
+from rvc_engine.pitch.estimators import create_estimator
 from rvc_engine.reporting import StageReport
 from rvc_engine.speakers import Speakers
 from rvc_engine.stages import export
@@ -145,6 +151,35 @@ def test_conversion_takes_a_speaker_by_name_or_number_and_they_sound_different(d
     assert np.abs(one - other).mean() > 0.01 * np.abs(one).mean()
 
 
+def test_inspecting_and_merging_keep_the_names(duo: Workspace, tmp_path: Path) -> None:
+    report = inspect_file(duo.voice_file)
+    assert report.speaker_names == {2: "anna", 5: "bob"}
+    assert any("2 anna, 5 bob" in line for line in describe(report))
+    other = load_file(duo.voice_file)
+    torch.save({**other, "speaker_names": {2: "anna", 5: "rob", 7: "eve"}}, tmp_path / "other.pth")
+    merge(duo.voice_file, tmp_path / "other.pth", 0.5, tmp_path / "merged.pth", "merged")
+    merged = load_file(tmp_path / "merged.pth")
+    assert (merged["speaker_names"], merged["speakers_id"]) == ({2: "anna", 5: "bob+rob", 7: "eve"}, 8)
+
+
+def test_a_render_is_compared_with_recordings_of_its_own_speaker(duo: Workspace) -> None:
+    class Scorer:
+        """Tells how long it has listened: each clip embeds as another vector."""
+
+        heard = 0
+
+        def embed(self, wave_16k: np.ndarray) -> np.ndarray:
+            self.heard += 1
+            return np.eye(9, dtype=np.float32)[self.heard - 1]
+
+    sizes = Hyperparameters.of(CONFIG)
+    clips = [clip for clip in list_clips(duo, sizes, Speakers.of(duo, CONFIG))[0] if "mute" not in clip.wave.name]
+    chosen = [next(clip for clip in clips if clip.speaker == number) for number in (2, 5)]
+    evaluator = Evaluator(chosen, sizes, CPU, create_estimator("dio", Machine(num_threads=1)), Scorer())
+    assert evaluator._speakers is not None
+    assert {number: len(np.flatnonzero(mean)) for number, mean in evaluator._speakers.items()} == {2: 1, 5: 1}
+
+
 def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_away(
     make: Make, folders: Path, duo: Workspace
 ) -> None:
@@ -161,6 +196,12 @@ def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_aw
 def test_a_run_is_gone_on_with_by_what_its_folder_remembers(make: Make, duo: Workspace) -> None:
     _, events = make("duo", None, Wanted(training=False), **CHOICES)
     assert set(artifacts(events)) == {"duo-anna.index", "duo-bob.index", "duo.index"}
+
+
+def test_a_wrong_choice_of_speakers_is_told_by_its_flag() -> None:
+    result = CliRunner().invoke(app, ["-e", "duo", "--pretrained", "none", "--speakers", "anna=109"])
+    assert result.exit_code == 2
+    assert "--speakers: say one, or folders, or the number of each folder's speaker" in result.stderr
 
 
 def test_folders_that_do_not_fit_are_told_before_any_work(make: Make, folders: Path) -> None:
