@@ -1,7 +1,8 @@
 """What a caller may do: the scope that a route wants, and whether the thing it names is theirs.
 
-Every route of the interface passes here. Reading wants `read`, changing `submit`; a route that wants something else
-says so with `requires`. Another owner's thing is not found, as if it were not there.
+Every route under `/v1` passes here, and says with `requires` which scope it wants; one that does not say is refused to
+everyone. So is one whose path has a part that is neither something of an owner's nor known to be nobody's. Another
+owner's thing is not found, as if it were not there.
 """
 
 from collections.abc import Callable
@@ -13,25 +14,26 @@ from sqlmodel import Session, select
 from server.access_schemas import Scope
 from server.callers import Caller, present_caller
 from server.database import read_session
-from server.errors import NotFound, ScopeMissing, Unauthorized
+from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
 from server.services import ServicesDep
 from server.tables import Dataset, Job, Upload, Webhook
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _SCOPE = "_rvc_train_scope"
-_OWNED: dict[str, tuple[str, Any, Any]] = {
+OWNED: dict[str, tuple[str, Any, Any]] = {
     "job_id": ("job", Job.id, Job.owner),
     "dataset_id": ("dataset", Dataset.id, Dataset.owner),
     "upload_id": ("upload", Upload.id, Upload.owner),
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
 """Parts of a path that name something with an owner."""
+NOBODYS = frozenset({"name", "weights_id", "worker_id", "token_id", "delivery_id", "owner"})
+"""Parts of a path that name nothing with an owner, or something inside such a thing, or what is for admins alone."""
 
 
 def requires(scope: Scope) -> Callable[[F], F]:
-    """Say which scope a route wants, where it is not the usual one. Stands below the route's own decorator."""
+    """Say which scope a route wants. Stands right above the function, below the route's own decorators."""
 
     def mark(function: F) -> F:
         setattr(function, _SCOPE, scope)
@@ -40,10 +42,9 @@ def requires(scope: Scope) -> Callable[[F], F]:
     return mark
 
 
-def wanted_scope(endpoint: Callable[..., Any], method: str) -> Scope:
-    """The scope that a route wants."""
-    usual = Scope.READ if method in SAFE_METHODS else Scope.SUBMIT
-    scope: Scope = getattr(endpoint, _SCOPE, usual)
+def wanted_scope(endpoint: Callable[..., Any]) -> Scope | None:
+    """The scope that a route wants; None when it does not say."""
+    scope: Scope | None = getattr(endpoint, _SCOPE, None)
     return scope
 
 
@@ -56,9 +57,11 @@ def present() -> Caller:
 
 
 def check_access(request: Request, services: ServicesDep) -> None:
-    """Raise ScopeMissing or NotFound. A dependency of all routes under `/v1`."""
+    """Raise ScopeMissing, Forbidden or NotFound. A dependency of all routes under `/v1`."""
     caller = present()
-    scope = wanted_scope(request.scope["endpoint"], request.method)
+    scope = wanted_scope(request.scope["endpoint"])
+    if scope is None:
+        raise Forbidden("nobody may do this: the route does not say which scope it wants")
     if not caller.may(scope):
         mine = ", ".join(sorted(caller.scopes)) or "none"
         raise ScopeMissing(f"this needs the scope {scope}, and your token has {mine}; ask the server's keeper for one")
@@ -66,12 +69,14 @@ def check_access(request: Request, services: ServicesDep) -> None:
         return
     with read_session(services.engine) as session:
         for name, value in request.path_params.items():
-            if name in _OWNED:
+            if name in OWNED:
                 _check_owner(session, name, str(value), caller.sees)
+            elif name not in NOBODYS:
+                raise Forbidden(f"nobody may do this: whose `{name}` is, the server does not know")
 
 
 def _check_owner(session: Session, name: str, an_id: str, owner: str) -> None:
-    kind, id_column, owner_column = _OWNED[name]
+    kind, id_column, owner_column = OWNED[name]
     found = session.exec(select(owner_column).where(id_column == an_id)).first()
     if found is not None and found != owner:
         raise NotFound(f"there is no {kind} {an_id}")

@@ -5,7 +5,8 @@ import hashlib
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.access import present
+from server.access import present, requires
+from server.access_schemas import Scope
 from server.datasets import checked_name
 from server.errors import UploadTooLarge
 from server.problems import documented
@@ -37,6 +38,7 @@ _BODY = {
         also={200: {"model": DatasetPublic, "description": "The same bytes were here under that name"}},
     ),
 )
+@requires(Scope.SUBMIT)
 async def upload(name: str, request: Request, response: Response, services: ServicesDep) -> DatasetPublic:
     """Make a dataset of one zip or one audio file, sent as the raw body.
 
@@ -78,6 +80,7 @@ def _check_size(size: int, services: Services) -> None:
         404, 409, 410, 413, 422, 507, also={200: {"model": DatasetPublic, "description": "The same bytes were here"}}
     ),
 )
+@requires(Scope.SUBMIT)
 def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDep) -> DatasetPublic:
     """Make a dataset of an upload that has come whole, or of bytes that are here already in another dataset.
 
@@ -96,6 +99,7 @@ def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDe
 
 
 @router.get("", responses=documented(422))
+@requires(Scope.READ)
 def list_datasets(
     request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
 ) -> Page[DatasetPublic]:
@@ -107,18 +111,21 @@ def list_datasets(
 
 
 @router.get("/{dataset_id}", responses=documented(404))
+@requires(Scope.READ)
 def get_dataset(dataset_id: str, services: ServicesDep) -> DatasetPublic:
     """One dataset."""
     return dataset_public(services.shelf.get(dataset_id))
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
+@requires(Scope.READ)
 def get_report(dataset_id: str, services: ServicesDep) -> DatasetReport:
     """What was found in the recordings. 409 while they are being examined."""
     return services.shelf.report(dataset_id)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
+@requires(Scope.SUBMIT)
 def delete_dataset(dataset_id: str, services: ServicesDep) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""
     services.shelf.delete(dataset_id)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from server.access import requires
+from server.access_schemas import Scope
 from server.errors import Refused
 from server.history import EventsPage
 from server.problems import documented
@@ -29,6 +31,7 @@ STREAM_BATCH = 500
         },
     ),
 )
+@requires(Scope.READ)
 def get_events(
     job_id: str,
     request: Request,

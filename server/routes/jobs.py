@@ -7,7 +7,8 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from sqlmodel import Session
 
-from server.access import present
+from server.access import present, requires
+from server.access_schemas import Scope
 from server.book import utc_now
 from server.conditions import matches_weakly
 from server.database import read_session
@@ -89,6 +90,7 @@ _MAKES_JOB = {
 
 
 @router.post("", status_code=202, responses=documented(409, 422, 429, also=_MAKES_JOB))
+@requires(Scope.SUBMIT)
 def submit(wish: JobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None) -> Response:
     """Ask for a voice. The job waits for its dataset's report, then for a worker."""
     caller = present()
@@ -103,6 +105,7 @@ def submit(wish: JobCreate, services: ServicesDep, idempotency_key: IdempotencyK
 
 
 @router.get("", responses=documented(404, 422))
+@requires(Scope.READ)
 def list_jobs(
     request: Request,
     response: Response,
@@ -149,6 +152,7 @@ def _labels(request: Request) -> dict[str, str]:
     responses=documented(404, also={200: _ETAG, 304: {"description": "Still as `If-None-Match` names it", **_ETAG}}),
     response_model=JobPublic,
 )
+@requires(Scope.READ)
 def get_job(
     job_id: str,
     response: Response,
@@ -164,6 +168,7 @@ def get_job(
 
 
 @router.patch("/{job_id}", responses=documented(404, 409, 412, 422, also={200: _ETAG}))
+@requires(Scope.SUBMIT)
 def edit(
     job_id: str,
     patch: JobPatch,
@@ -178,18 +183,21 @@ def edit(
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=documented(404, 409, also=_ALREADY_SO))
+@requires(Scope.SUBMIT)
 def cancel(job_id: str, response: Response, services: ServicesDep) -> JobPublic:
     """Cancel a job: at once while it waits; a running one ends after its present step and a checkpoint."""
     return _steered(services, services.book.cancel(job_id), response)
 
 
 @router.post("/{job_id}/pause", status_code=202, responses=documented(404, 409, also=_ALREADY_SO))
+@requires(Scope.SUBMIT)
 def pause(job_id: str, response: Response, services: ServicesDep) -> JobPublic:
     """Pause a job: at once while it waits; a running one stops after its present step and a checkpoint."""
     return _steered(services, services.book.pause(job_id), response)
 
 
 @router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409, also=_ALREADY_SO))
+@requires(Scope.SUBMIT)
 def resume(job_id: str, response: Response, services: ServicesDep) -> JobPublic:
     """Put a paused job back into the queue, at the place that its age and priority give it."""
     return _steered(services, services.book.resume(job_id), response)
@@ -203,6 +211,7 @@ def _steered(services: Services, result: tuple[Job, bool], response: Response) -
 
 
 @router.post("/{job_id}/retry", status_code=202, responses=documented(404, 409, 422, 429, also=_MAKES_JOB))
+@requires(Scope.SUBMIT)
 def retry(
     job_id: str,
     services: ServicesDep,
@@ -227,6 +236,7 @@ def retry(
 
 
 @router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
+@requires(Scope.SUBMIT)
 def delete_job(job_id: str, services: ServicesDep) -> None:
     """Delete a job that has ended, with its checkpoints, log and voice."""
     services.book.delete(job_id)

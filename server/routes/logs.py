@@ -6,6 +6,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
+from server.access import requires
+from server.access_schemas import Scope
 from server.byte_ranges import Span, file_response, span_response
 from server.errors import RangeNotSatisfiable, Refused
 from server.job_logs import read_lines, size_of, tail_offset
@@ -31,6 +33,7 @@ TEXT = "text/plain; charset=utf-8"
         },
     ),
 )
+@requires(Scope.READ)
 def get_logs(
     job_id: str,
     request: Request,

@@ -16,6 +16,7 @@ Owner = Annotated[OwnerName, Path()]
 
 
 @router.get("/me")
+@requires(Scope.READ)
 def get_me(services: ServicesDep) -> Me:
     """Who you are to this server: owner, scopes, quota and what you use of it."""
     caller = present()

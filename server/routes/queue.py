@@ -2,7 +2,8 @@
 
 from fastapi import APIRouter
 
-from server.access import present
+from server.access import present, requires
+from server.access_schemas import Scope
 from server.book import utc_now
 from server.database import read_session
 from server.job_views import queue_public
@@ -13,6 +14,7 @@ router = APIRouter(tags=["server"])
 
 
 @router.get("/queue")
+@requires(Scope.READ)
 def get_queue(services: ServicesDep) -> QueuePublic:
     """What runs and what waits: your jobs, with their places and when they may start; and how many there are of all."""
     with read_session(services.engine) as session:

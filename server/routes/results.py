@@ -5,6 +5,8 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from server.access import requires
+from server.access_schemas import Scope
 from server.byte_ranges import content_disposition, file_response
 from server.errors import Gone, NotFound
 from server.problems import documented
@@ -17,6 +19,7 @@ router = APIRouter(prefix="/jobs", tags=["results"])
 
 
 @router.get("/{job_id}/metrics", responses=documented(404, 422))
+@requires(Scope.READ)
 def get_metrics(
     job_id: str,
     services: ServicesDep,
@@ -29,6 +32,7 @@ def get_metrics(
 
 
 @router.get("/{job_id}/artifacts", responses=documented(404))
+@requires(Scope.READ)
 def list_artifacts(job_id: str, services: ServicesDep) -> ArtifactList:
     """Files that the job offers, with size and sha256."""
     job = services.book.get(job_id)
@@ -42,6 +46,7 @@ def list_artifacts(job_id: str, services: ServicesDep) -> ArtifactList:
         404, 410, also={200: {"content": {"application/zip": {}}, "description": "All files of the job in one zip"}}
     ),
 )
+@requires(Scope.READ)
 def get_zip(job_id: str, services: ServicesDep) -> Response:
     """All files in one zip, made while it is sent. 404 while there are none."""
     job = services.book.get(job_id)
@@ -72,6 +77,7 @@ def get_zip(job_id: str, services: ServicesDep) -> Response:
         },
     ),
 )
+@requires(Scope.READ)
 def get_artifact(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
     """One file. Its ETag is its sha256; ranges and conditional requests are understood."""
     artifact = services.history.artifact(job_id, name)

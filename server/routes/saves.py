@@ -2,6 +2,8 @@
 
 from fastapi import APIRouter, Request, Response
 
+from server.access import requires
+from server.access_schemas import Scope
 from server.byte_ranges import file_response
 from server.errors import Gone
 from server.problems import documented
@@ -13,12 +15,14 @@ router = APIRouter(prefix="/jobs", tags=["results"])
 
 
 @router.get("/{job_id}/checkpoints", responses=documented(404))
+@requires(Scope.READ)
 def list_checkpoints(job_id: str, services: ServicesDep) -> CheckpointList:
     """Saves that were evaluated, by step, with their scores, and which is the best so far."""
     return CheckpointList(data=Saves(services.engine).checkpoints(services.book.get(job_id)))
 
 
 @router.get("/{job_id}/previews", responses=documented(404))
+@requires(Scope.READ)
 def list_previews(job_id: str, services: ServicesDep) -> PreviewList:
     """Clips as the voice spoke them at its saves, with scores, and where to fetch their sound and picture."""
     return PreviewList(data=Saves(services.engine).previews(services.book.get(job_id)))
@@ -39,6 +43,7 @@ def list_previews(job_id: str, services: ServicesDep) -> PreviewList:
         },
     ),
 )
+@requires(Scope.READ)
 def get_preview(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
     """One file of a preview. Its ETag is its sha256; ranges and conditional requests are understood."""
     stored = Saves(services.engine).preview_file(services.book.get(job_id), name)

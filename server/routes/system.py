@@ -10,6 +10,8 @@ from typing import Any
 from fastapi import APIRouter
 
 from rvc_engine.config import TrainingConfig
+from server.access import requires
+from server.access_schemas import Scope
 from server.archives import AUDIO_SUFFIXES
 from server.database import sqlite_warning
 from server.schemas import Limits, SystemPublic
@@ -19,12 +21,14 @@ router = APIRouter(tags=["server"])
 
 
 @router.get("/config-schema")
+@requires(Scope.READ)
 def get_config_schema() -> dict[str, Any]:
     """JSON Schema of a job's `config`, with the meaning and the default of each field."""
     return TrainingConfig.model_json_schema()
 
 
 @router.get("/system")
+@requires(Scope.READ)
 def get_system(services: ServicesDep) -> SystemPublic:
     """What this server is, what it takes, and what it has to say about the machine."""
     settings = services.settings

@@ -13,7 +13,8 @@ import anyio
 from fastapi import APIRouter, Header, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.access import present
+from server.access import present, requires
+from server.access_schemas import Scope
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
 from server.problems import TUS_VERSION, documented
 from server.receptions import Body
@@ -54,6 +55,7 @@ def _headers(response: Response, services: Services, expires_at: datetime | None
 
 
 @router.options("", status_code=204)
+@requires(Scope.READ)
 def tus_options(response: Response, services: ServicesDep) -> None:
     """What this server can do, as tus clients ask for it."""
     _headers(response, services)
@@ -64,6 +66,7 @@ def tus_options(response: Response, services: ServicesDep) -> None:
 
 
 @router.post("", status_code=201, responses=documented(412, 413, 422, 507))
+@requires(Scope.SUBMIT)
 async def create_upload(
     response: Response,
     services: ServicesDep,
@@ -82,6 +85,7 @@ async def create_upload(
 
 
 @router.head("/{upload_id}", responses=documented(404, 410, 412))
+@requires(Scope.READ)
 async def get_offset(
     upload_id: UploadId, response: Response, services: ServicesDep, tus_resumable: TusResumable = None
 ) -> None:
@@ -103,6 +107,7 @@ async def get_offset(
     openapi_extra=_BODY,
     responses=documented(404, 408, 409, 410, 412, 413, 415, 422, 460, 507),
 )
+@requires(Scope.SUBMIT)
 async def receive_piece(
     upload_id: UploadId,
     request: Request,
@@ -142,6 +147,7 @@ async def receive_piece(
 
 
 @router.delete("/{upload_id}", status_code=204, responses=documented(404, 410, 412))
+@requires(Scope.SUBMIT)
 async def delete_upload(
     upload_id: UploadId, response: Response, services: ServicesDep, tus_resumable: TusResumable = None
 ) -> None:

@@ -42,6 +42,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 
 
 @router.post("", status_code=201, responses=documented(422))
+@requires(Scope.SUBMIT)
 def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDep) -> WebhookPublic:
     """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
     check_address(services, wish.url)
@@ -51,6 +52,7 @@ def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDe
 
 
 @router.get("", responses=documented(422))
+@requires(Scope.READ)
 def list_webhooks(
     request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
 ) -> Page[WebhookPublic]:
@@ -62,12 +64,14 @@ def list_webhooks(
 
 
 @router.get("/{webhook_id}", responses=documented(404))
+@requires(Scope.READ)
 def get_webhook(webhook_id: WebhookId, services: ServicesDep) -> WebhookPublic:
     """One webhook."""
     return _public(services.webhooks.get(None, webhook_id))
 
 
 @router.patch("/{webhook_id}", responses=documented(404))
+@requires(Scope.SUBMIT)
 def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: ServicesDep) -> WebhookPublic:
     """Change where messages go or what they tell; stop them, or let them go on."""
     if "url" in patch.model_fields_set:
@@ -76,6 +80,7 @@ def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: Service
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented(404))
+@requires(Scope.SUBMIT)
 def delete_webhook(webhook_id: WebhookId, services: ServicesDep) -> None:
     """Delete a webhook and the log of its messages."""
     services.webhooks.delete(None, webhook_id)
@@ -89,12 +94,14 @@ def get_secret(webhook_id: WebhookId, services: ServicesDep) -> WebhookSecretPub
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(404))
+@requires(Scope.SUBMIT)
 def test_webhook(webhook_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
     """Send a message of the type `ping`; the log of messages tells what became of it."""
     return _delivery_public(services.webhooks.ping(None, webhook_id))
 
 
 @router.get("/{webhook_id}/deliveries", responses=documented(404, 422))
+@requires(Scope.READ)
 def list_deliveries(
     webhook_id: WebhookId,
     request: Request,
@@ -111,6 +118,7 @@ def list_deliveries(
 
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(404))
+@requires(Scope.SUBMIT)
 def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
     """Send a message again."""
     return _delivery_public(services.webhooks.redeliver(None, webhook_id, delivery_id))

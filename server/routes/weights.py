@@ -12,12 +12,14 @@ router = APIRouter(prefix="/weights", tags=["weights"])
 
 
 @router.get("")
+@requires(Scope.READ)
 def list_weights(services: ServicesDep) -> WeightsList:
     """Everything that is known, and whether it is here."""
     return WeightsList(data=services.weights.all())
 
 
 @router.get("/{weights_id}", responses=documented(404))
+@requires(Scope.READ)
 def get_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
     """One id, such as `hubert` or `pretrained-v2-40k`."""
     return services.weights.get(weights_id)

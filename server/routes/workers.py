@@ -19,6 +19,7 @@ router = APIRouter(prefix="/workers", tags=["server"])
 
 
 @router.get("")
+@requires(Scope.READ)
 def list_workers(services: ServicesDep) -> WorkerList:
     """Processes that run jobs, seen within the last day."""
     with read_session(services.engine) as session:

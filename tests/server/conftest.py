@@ -32,6 +32,7 @@ from server.settings import ServerSettings
 from server.storage import Storage
 from server.tables import Dataset, Job, new_id
 
+FIRST_TOKEN = "the-first-token-of-all"
 FAKE_REPORT = Path(__file__).parent / "fake_report.py"
 
 
@@ -308,3 +309,42 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[byt
         if child.poll() is None:
             child.kill()
         child.wait()
+
+
+# A server with tokens
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    tmp_path_factory: pytest.TempPathFactory,
+    empty_database: Path,
+) -> Iterator[Running]:
+    """A server with a first token."""
+    folder = tmp_path_factory.mktemp("guarded")
+    shutil.copy(empty_database, folder / "rvc-train.db")
+    limits = dict.fromkeys(("writes_per_minute", "requests_per_minute", "refusals_per_minute"))
+    with running(settings_for(folder, token=FIRST_TOKEN, **limits)) as server:
+        yield server
+
+
+@pytest.fixture
+def keeper(guarded: Running) -> Iterator[httpx.Client]:
+    with guarded.client(Authorization=f"Bearer {FIRST_TOKEN}") as http:
+        yield http
+
+
+@pytest.fixture
+def holder(guarded: Running, keeper: httpx.Client) -> Iterator[Callable[..., httpx.Client]]:
+    """`holder("anna", "read")`: a client with a token of that owner."""
+    clients = []
+
+    def hold(owner: str, *scopes: str) -> httpx.Client:
+        made = keeper.post("/v1/tokens", json={"owner": owner, "scopes": list(scopes)})
+        assert made.status_code == 201, made.text
+        client = guarded.client(Authorization=f"Bearer {made.json()['secret']}")
+        clients.append(client)
+        return client
+
+    yield hold
+    for client in clients:
+        client.close()
