@@ -61,6 +61,7 @@ def digest(events: Sequence[said.Event]) -> Digest:
                 result.entries.append(Entry(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
             case said.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
+                result.columns["step"] = event.step  # of the last one before a stop, no progress is told
                 result.entries.append(Entry(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
             case said.Evaluated():
                 _evaluation(result, event)

@@ -16,7 +16,9 @@ from server.history import History
 from server.jobs import EngineProcess, JobBook, Wish
 from server.reaper import Reaper
 from server.schemas import DatasetStatus, JobCreate, JobStatus
+from server.settings import ServerSettings
 from server.tables import Artifact, Attempt, Event, Job, Metric
+from worker.settings import WorkerSettings
 
 
 def types_of(book, job_id):
@@ -343,3 +345,29 @@ def test_the_book_stays_whole_when_another_process_holds_the_lock_for_a_moment(b
         transaction.commit()
         thread.join(5)
     assert bench.book.get(job.id).status == JobStatus.CANCELLED
+
+
+def test_with_the_default_settings_a_lost_workers_job_is_free_again_within_75_seconds(bench):
+    """Wherever between two sweeps its last heartbeat fell; the next worker looks once a second."""
+    settings = ServerSettings()
+    sweep_seconds = min(settings.reaper_seconds, settings.lease_seconds / 4)
+    for beat_after_sweep in (0.0, 0.1, sweep_seconds / 2, sweep_seconds - 0.01):
+        job = bench.job()
+        claim = bench.claim()
+        clock = Ticker()
+        reaper = Reaper(bench.book, settings.lease_seconds, clock)
+        reaper.sweep()
+        died_at = clock.now + beat_after_sweep
+        bench.book.heartbeat(claim)
+        while bench.book.get(job.id).status == JobStatus.RUNNING:
+            clock.now += sweep_seconds + 0.02  # a thread that wakes up a little late each time
+            reaper.sweep()
+        assert settings.lease_seconds - sweep_seconds <= clock.now - died_at <= 75 - WorkerSettings().poll_seconds - 2
+        bench.book.cancel(job.id)
+
+
+class Ticker:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
