@@ -1,5 +1,6 @@
 """The hand that writes in the job book: an event with its number, a status with all that goes with it."""
 
+import functools
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -91,10 +92,16 @@ def upsert_metrics(session: Session, number: int, metrics: dict[tuple[str, int],
     """Write numbers by (key, step); a step done again replaces its own."""
     if not metrics:
         return
-    insert = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
     rows = [{"job_number": number, "key": key, "step": step, "value": value} for (key, step), value in metrics.items()]
+    session.connection().execute(_upsert_of_metrics(session.get_bind().dialect.name), rows)
+
+
+@functools.cache
+def _upsert_of_metrics(dialect: str) -> sa.Executable:
+    """Made once: a worker writes metrics twice a second, and making the statement takes longer than running it."""
+    insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     statement: Any = insert(Metric)
-    upsert = statement.on_conflict_do_update(
+    upsert: sa.Executable = statement.on_conflict_do_update(
         index_elements=["job_number", "key", "step"], set_={"value": statement.excluded.value}
     )
-    session.connection().execute(upsert, rows)
+    return upsert

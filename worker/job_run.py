@@ -33,6 +33,8 @@ from worker.workspaces import Workspaces
 
 logger = structlog.get_logger(__name__)
 
+SECONDS_WITHOUT_A_LOOK = 0.2
+"""At most so long the worker sleeps without looking whether it is to stop its engine."""
 SECONDS_FOR_LAST_COPY = 120
 """For the last checkpoint on its way out of the workspace, before the job is handed on."""
 _REASONS = {Wish.CANCEL: Reason.CANCEL, Wish.PAUSE: Reason.PAUSE, Wish.DRAIN: Reason.DRAIN}
@@ -63,6 +65,7 @@ class JobRun:
         self._reports = Reports(book, storage, claim, self._workspace.root, spool)
         self._sync: CheckpointSync | None = None
         self._reason: Reason | None = None
+        self._next_delivery_at = 0.0
 
     def run(self) -> None:
         """Run the job and write down how it ended. A job that was taken away is dropped without a word."""
@@ -174,16 +177,17 @@ class JobRun:
             self._reports.add([Warned(message=message, stage="train")])
 
     def _deliver(self) -> None:
-        """Write down what the engine said, at about the pace of `record_seconds`."""
+        """Write down what the engine said, every `record_seconds` at most: what came in between goes in one."""
         if self._heartbeat.is_lost:
             return
-        before = time.monotonic()
+        if (early := self._next_delivery_at - time.monotonic()) > 0:
+            time.sleep(min(early, SECONDS_WITHOUT_A_LOOK))
+            return
+        self._next_delivery_at = time.monotonic() + self._settings.record_seconds
         try:
             self._reports.deliver()
         except ClaimLost:
             self._reason = Reason.LOST
-        # An engine that speaks all the time must not make us write all the time.
-        time.sleep(max(0.0, min(self._settings.record_seconds - (time.monotonic() - before), 0.2)))
 
     def _why_stop(self, engine: EngineProcess, started: float) -> Reason | None:
         limit = self._claim.max_duration_seconds

@@ -1,0 +1,404 @@
+"""The service under load: answers with a full book, many followers, large files, and what a worker costs. JSON lines.
+
+The server and the worker are processes of their own, as their users start them; this one asks, and writes in the book
+as a worker does.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import sqlalchemy as sa
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.events import Metric as SaidMetric
+from server.claims import Claim
+from server.database import create_engine, migrate, write_session
+from server.jobs import JobBook
+from server.schemas import DatasetStatus, JobCreate, JobStatus
+from server.storage import Storage
+from server.tables import Artifact, Attempt, Dataset, Event, Job, Metric, Worker, new_id
+
+MIB = 2**20
+EVENTS_OF_A_JOB = 60
+STEPS_OF_A_JOB = 100
+LAST_WORDS = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+
+
+def tell(name: str, value: float, unit: str, notes: str, **more: float) -> None:
+    """One JSON line."""
+    print(
+        json.dumps({"name": f"service {name}", "value": round(value, 4), "unit": unit, **more, "notes": notes}),
+        flush=True,
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """A data folder with a book."""
+
+    folder: Path
+    book: JobBook
+    storage: Storage
+    dataset_id: str
+
+    @classmethod
+    def make(cls, folder: Path) -> "Place":
+        """With one dataset that is ready, whose recordings nobody will read."""
+        engine = create_engine(f"sqlite:///{folder / 'rvc-train.db'}")
+        migrate(engine)
+        now = datetime.now(UTC)
+        fields = {"name": "anna", "sha256": "0" * 64, "size": 1, "num_files": 1, "created_at": now, "validated_at": now}
+        dataset = Dataset(id=new_id("ds"), status=DatasetStatus.READY, **fields)
+        with write_session(engine) as session:
+            session.add(dataset)
+        storage = Storage(folder)
+        storage.dataset_folder(dataset.id).mkdir(parents=True)
+        return cls(folder, JobBook(engine), storage, dataset.id)
+
+    def submit(self) -> Job:
+        """A job that waits."""
+        return self.book.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
+
+    def claim(self) -> Claim:
+        """The next job, in our hands."""
+        claim = self.book.claim(self.book.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
+        assert claim is not None
+        return claim
+
+    def fill(self, num_jobs: int) -> list[str]:
+        """Write jobs that have ended, with events, metrics, an attempt and two files each; their ids."""
+        config = TrainingConfig().model_dump(mode="json")
+        start = datetime.now(UTC) - timedelta(days=300)
+        worker = Worker(
+            id=new_id("wrk"), name="old", pid=1, host="old", device="cpu", registered_at=start, last_seen_at=start
+        )
+        with write_session(self.book.engine) as session:
+            session.add(worker)
+        ids = []
+        for first in range(0, num_jobs, 500):
+            numbers = range(first + 1, min(first + 500, num_jobs) + 1)
+            ids += self._fill(numbers, config, start, worker.id)
+        with self.book.engine.connect() as connection:
+            connection.exec_driver_sql("ANALYZE")
+        return ids
+
+    def _fill(self, numbers: range, config: dict[str, Any], start: datetime, worker_id: str) -> list[str]:
+        jobs, events, metrics, attempts, artifacts = [], [], [], [], []
+        for number in numbers:
+            at = start + timedelta(minutes=number)
+            status = (JobStatus.SUCCEEDED, JobStatus.SUCCEEDED, JobStatus.SUCCEEDED, JobStatus.CANCELLED)[number % 4]
+            job = Job(
+                number=number,
+                id=new_id("job"),
+                name=f"voice {number}",
+                dataset_id=self.dataset_id,
+                status=status,
+                config=config,
+                labels={"team": str(number % 20)},
+                not_before=at,
+                claims=1,
+                token=1,
+                progress=1.0,
+                last_seq=EVENTS_OF_A_JOB,
+                created_at=at,
+                queued_at=at,
+                started_at=at,
+                finished_at=at,
+            )
+            jobs.append(job.model_dump())
+            of_it = {"job_number": number, "created_at": at}
+            data = {"stage": "train", "progress": 0.5, "eta_seconds": 100.0, "step": 10, "step_seconds": 0.5}
+            event = {"type": "progress", "level": "info", "message": "train 50%", "data": data, "attempt": 1}
+            events += [{**of_it, **event, "seq": seq} for seq in range(1, EVENTS_OF_A_JOB + 1)]
+            metrics += [
+                {"job_number": number, "key": key, "step": step, "value": 1.0}
+                for key in ("loss/mel", "loss/kl")
+                for step in range(1, STEPS_OF_A_JOB + 1)
+            ]
+            attempts.append(
+                {**of_it, "attempt": 1, "token": 1, "worker_id": worker_id, "started_at": at, "ended_at": at}
+            )
+            artifacts += [
+                {
+                    **of_it,
+                    "id": new_id("art"),
+                    "kind": kind,
+                    "name": kind,
+                    "path": "none",
+                    "size": 1,
+                    "sha256": "0" * 64,
+                }
+                for kind in ("voice", "index")
+            ]
+        for attempt in attempts:
+            attempt.pop("created_at")
+            attempt["outcome"] = "succeeded"
+        with write_session(self.book.engine) as session:
+            connection = session.connection()
+            for table, rows in (
+                (Job, jobs),
+                (Event, events),
+                (Metric, metrics),
+                (Attempt, attempts),
+                (Artifact, artifacts),
+            ):
+                connection.execute(sa.insert(table), rows)
+        return [job["id"] for job in jobs]
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server process."""
+
+    url: str
+    process: psutil.Process
+
+    @property
+    def peak_bytes(self) -> int:
+        """The most it has had in memory."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+    @property
+    def cpu_seconds(self) -> float:
+        """CPU time of the server itself."""
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[Running]:
+    """`python -m server` on a free port."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    # Followers and large files want no limit; the report would read two gigabytes of nothing.
+    settings = {"DATA_FOLDER": str(folder), "PORT": str(port), "REPORT_COMMAND": '["true"]', "LOG_LEVEL": "warning"}
+    env = os.environ | {f"RVC_TRAIN_{name}": value for name, value in (settings | environment).items()}
+    child = subprocess.Popen([sys.executable, "-m", "server"], env=env, **LAST_WORDS)  # type: ignore[call-overload]
+    url = f"http://127.0.0.1:{port}"
+    try:
+        while True:
+            assert child.poll() is None, "the server does not start"
+            with contextlib.suppress(httpx.TransportError):
+                if httpx.get(f"{url}/readyz").status_code == 200:
+                    break
+            time.sleep(0.1)
+        yield Running(url, psutil.Process(child.pid))
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def percentiles(times: list[float]) -> dict[str, float]:
+    """The figures of a list of seconds, in milliseconds."""
+    cuts = statistics.quantiles(times, n=100)
+    return {"p50": round(cuts[49] * 1000, 2), "p99": round(cuts[98] * 1000, 2)}
+
+
+def measure_answers(place: Place, num_jobs: int, rounds: int) -> None:
+    """Submit, lists and reads, one after another, with so many finished jobs in the book."""
+    ids = place.fill(num_jobs)
+    wish = {"name": "anna", "dataset_id": place.dataset_id}
+    middle = ids[len(ids) // 2]
+    reads: dict[str, str] = {
+        "list, first page": "/v1/jobs",
+        "list, 100 from the middle": f"/v1/jobs?limit=100&after={middle}",
+        "list by status": "/v1/jobs?status=failed",
+        "list by dataset": f"/v1/jobs?dataset={place.dataset_id}",
+        "list by label": "/v1/jobs?label.team=7",
+        "list by a label that none has": "/v1/jobs?label.team=none",
+        "one job": f"/v1/jobs/{middle}",
+        "events, a page": f"/v1/jobs/{middle}/events?limit=100",
+        "metrics": f"/v1/jobs/{middle}/metrics",
+        "queue": "/v1/queue",
+        "who am I (quota and use)": "/v1/me",
+        "metrics for Prometheus": "/metrics",
+    }
+    with serving(place.folder) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        notes = f"{num_jobs} finished jobs in the book, one caller"
+        timed(lambda: client.post("/v1/jobs", json=wish).raise_for_status(), rounds, "submit", notes)
+        for name, path in reads.items():
+            timed(lambda path=path: client.get(path).raise_for_status(), rounds, name, notes)
+        tell("memory", server.peak_bytes / MIB, "MiB", f"the server's peak over all of these; {notes}")
+
+
+def timed(work: Callable[[], object], rounds: int, name: str, notes: str) -> None:
+    """Times of a call, told."""
+    for _ in range(5):
+        work()
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    found = percentiles(times)
+    tell(name, found["p50"], "ms", f"p50 of {rounds}; {notes}", **found)
+
+
+def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
+    """Many followers of one job, whose worker writes twice a second; how late each hears of each event."""
+    job = place.submit()
+    claim = place.claim()
+    with serving(place.folder, FOLLOW_POLL_SECONDS="0.4") as server:
+        cpu = server.cpu_seconds
+        delays = asyncio.run(_follow(server.url, job.id, place, claim, num_followers, seconds))
+        used = (server.cpu_seconds - cpu) / seconds
+        found = percentiles(delays)
+        notes = f"p50 over {len(delays)} messages to {num_followers} followers of one job; {used:.2f} of a core"
+        tell("event to follower", found["p50"], "ms", notes, **found)
+        tell(
+            "memory with followers", server.peak_bytes / MIB, "MiB", f"the server's peak with {num_followers} followers"
+        )
+    place.book.hand_back(claim, "measured")
+
+
+async def _follow(url: str, job_id: str, place: Place, claim: Claim, num_followers: int, seconds: float) -> list[float]:
+    delays: list[float] = []
+    written: dict[int, float] = {}
+    ready = asyncio.Semaphore(0)
+
+    async def follow(client: httpx.AsyncClient) -> None:
+        headers = {"Accept": "text/event-stream"}
+        async with client.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as answer:
+            ready.release()
+            async for line in answer.aiter_lines():
+                if line.startswith("data: ") and (step := json.loads(line[6:]).get("data", {}).get("step")) in written:
+                    delays.append(time.monotonic() - written[step])
+
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:  # noqa: S113 - streams
+        followers = [asyncio.create_task(follow(client)) for _ in range(num_followers)]
+        for _ in followers:
+            await ready.acquire()
+        for step in range(1, int(seconds * 2) + 1):
+            said = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
+            written[step] = time.monotonic()
+            await asyncio.to_thread(place.book.record, claim, [said])
+            await asyncio.sleep(0.5)
+        for follower in followers:
+            follower.cancel()
+        await asyncio.gather(*followers, return_exceptions=True)
+    return delays
+
+
+def measure_large_files(place: Place, size: int) -> None:
+    """One file up, by the raw PUT, and one down."""
+    piece = os.urandom(MIB)
+
+    def body() -> Iterator[bytes]:
+        yield b"RIFF"
+        for _ in range(size // MIB):
+            yield piece
+
+    limits = {"MAX_UPLOAD_BYTES": str(size + MIB), "MAX_FILE_BYTES": str(size + MIB)}
+    with serving(place.folder, **limits) as server, httpx.Client(base_url=server.url, timeout=600) as client:
+        begin = time.perf_counter()
+        answer = client.put("/v1/datasets/large/content", content=body()).raise_for_status()
+        seconds = time.perf_counter() - begin
+        assert answer.json()["size"] == size + 4
+        tell("upload", size / MIB / seconds, "MiB/s", f"{size / 2**30:g} GiB in one PUT, hashed and safe on disk")
+
+        job_id, digest = _large_artifact(place, place.storage.dataset_folder(answer.json()["id"]) / "000001.wav")
+        begin, got = time.perf_counter(), hashlib.sha256()
+        with client.stream("GET", f"/v1/jobs/{job_id}/artifacts/anna.pth") as found:
+            for chunk in found.iter_bytes():
+                got.update(chunk)
+        seconds = time.perf_counter() - begin
+        assert got.hexdigest() == digest
+        tell("download", size / MIB / seconds, "MiB/s", f"{size / 2**30:g} GiB in one GET, hashed by its reader")
+        tell("memory with large files", server.peak_bytes / MIB, "MiB", "the server's peak; it should stay under 200")
+
+
+def _large_artifact(place: Place, source: Path) -> tuple[str, str]:
+    job, claim = place.submit(), place.claim()
+    while claim.job_id != job.id:  # what other measurements left behind
+        claim = place.claim()
+    stored = place.storage.store_artifact(job.id, source)
+    place.book.publish_artifact(claim, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
+    place.book.succeed(claim)
+    return job.id, stored.sha256
+
+
+def measure_worker(place: Place, seconds: float, locked_seconds: float) -> None:
+    """What a worker costs while its engine speaks, and whether the engine ever waits, also while the book is locked."""
+    command = json.dumps([sys.executable, "-m", "benchmarks.steady_engine"])
+    env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(place.folder), "RVC_TRAIN_ENGINE_COMMAND": command}
+    job = place.submit()
+    writes = place.storage.workspace(job.id) / "writes.json"
+    child = subprocess.Popen([sys.executable, "-m", "worker"], env=env, **LAST_WORDS)  # type: ignore[call-overload]
+    try:
+        while not writes.is_file():
+            assert child.poll() is None, "the worker does not start"
+            time.sleep(0.1)
+        time.sleep(2)
+        worker = psutil.Process(child.pid)
+        before, begin, began = worker.cpu_times(), time.monotonic(), time.time()
+        time.sleep(seconds)
+        after, wall = worker.cpu_times(), time.monotonic() - begin
+        used = (after.user + after.system) - (before.user + before.system)
+        notes = f"of one core, over {wall:.0f} s of an engine that speaks twice a second; it should stay under 1"
+        tell("worker's share of CPU", 100 * used / wall, "%", notes)
+        _tell_writes(writes, began, "the book being free")
+        began = time.time()
+        with place.book.engine.connect() as connection, connection.begin():  # a writer that does not let go
+            time.sleep(locked_seconds)
+        time.sleep(1)
+        _tell_writes(writes, began, f"the book being locked for {locked_seconds:.0f} s")
+    finally:
+        child.terminate()
+        child.wait()
+
+
+def _tell_writes(writes: Path, since: float, notes: str) -> None:
+    took = [seconds for at, seconds in json.loads(writes.read_text()) if at >= since]
+    tell(
+        "engine's longest write to its pipe",
+        max(took) * 1000,
+        "ms",
+        f"of {len(took)}; a pipe that nobody empties would hold it for as long; {notes}",
+        over_50_ms=sum(seconds > 0.05 for seconds in took),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=10_000, help="finished jobs in the book")
+    parser.add_argument("--rounds", type=int, default=200, help="of each request")
+    parser.add_argument("--followers", type=int, default=200)
+    parser.add_argument("--seconds", type=float, default=30, help="of following, and of watching the worker")
+    parser.add_argument("--locked-seconds", type=float, default=45)
+    parser.add_argument("--gib", type=float, default=2, help="of the large file")
+    parser.add_argument("--only", choices=["answers", "followers", "files", "worker"])
+    options = parser.parse_args()
+    measures: dict[str, Callable[[Place], None]] = {
+        "answers": lambda place: measure_answers(place, options.jobs, options.rounds),
+        "followers": lambda place: measure_followers(place, options.followers, options.seconds),
+        "files": lambda place: measure_large_files(place, int(options.gib * 1024) * MIB),
+        "worker": lambda place: measure_worker(place, options.seconds, options.locked_seconds),
+    }
+    for name, measure in measures.items():
+        if options.only in {None, name}:
+            with tempfile.TemporaryDirectory() as folder:
+                measure(Place.make(Path(folder)))
+
+
+if __name__ == "__main__":
+    main()

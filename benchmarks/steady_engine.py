@@ -1,0 +1,56 @@
+"""An engine that trains nothing and speaks as a busy real one does: a program for `benchmarks.service_load`.
+
+It takes the real one's options, and says progress and metrics at every step, up to twice a second, as
+`rvc_engine.reporting` does, and a log line now and then. `writes.json` in its workspace tells when it wrote to its pipe
+(seconds since the epoch) and how long each write took.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from rvc_engine.events import EXIT_STOPPED, Event, Log, Metric, Progress, StageChanged, Stopped, format_event
+from rvc_engine.workspace import write_atomically
+
+STEP_SECONDS = 0.5
+KEYS = ("loss/mel", "loss/kl", "loss/gen", "loss/fm", "loss/disc", "lr", "grad/generator", "grad/discriminator")
+
+
+def main() -> None:
+    """Speak until SIGTERM."""
+    workspace = Path(next(word for word in sys.argv if word.startswith("--workspace=")).partition("=")[2])
+    workspace.mkdir(parents=True, exist_ok=True)
+    is_over = False
+    writes: list[tuple[float, float]] = []
+
+    def stop(*_: object) -> None:
+        nonlocal is_over
+        is_over = True
+
+    def say(event: Event) -> None:
+        line = (format_event(event) + "\n").encode()
+        begin = time.perf_counter()
+        os.write(1, line)
+        writes.append((time.time(), time.perf_counter() - begin))
+
+    signal.signal(signal.SIGTERM, stop)
+    say(StageChanged(stage="train", state="started"))
+    step = 0
+    while not is_over:
+        step += 1
+        say(Metric(step=step, epoch=1, values=dict.fromkeys(KEYS, 1.0 + step / 1000)))
+        numbers = {"stage_progress": 0.5, "progress": 0.5, "eta_seconds": 100.0, "step_seconds": STEP_SECONDS}
+        say(Progress(stage="train", epoch=1, total_epochs=10, step=step, total_steps=10_000, **numbers))
+        if step % 20 == 0:
+            say(Log(message=f"step {step}"))
+        write_atomically(workspace / "writes.json", json.dumps(writes).encode())
+        time.sleep(STEP_SECONDS)
+    say(Stopped(message="asked to"))
+    sys.exit(EXIT_STOPPED)
+
+
+if __name__ == "__main__":
+    main()
