@@ -77,7 +77,7 @@ class _Worker:
         self._settings, self._book, self._worker_id = settings, book, worker_id
         self._heartbeat, self._stop = heartbeat, stop
         self._storage = Storage(settings.data_folder)
-        self._workspaces = Workspaces(self._storage, settings.train_scratch_folder)
+        self._workspaces = Workspaces(self._storage, settings.scratch_folder)
         self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
 
     def run_jobs(self) -> None:

@@ -35,7 +35,7 @@ class WorkerSettings(BaseSettings):
     """How many workers share this machine: each engine gets so large a part of the cores."""
     engine_command: list[str] = Field(default_factory=default_engine_command)
     """Program of the engine; the options of the run are appended."""
-    train_scratch_folder: Path | None = None
+    scratch_folder: Path | None = None
     """Where engines work: a fast disk of this machine. None: in the data folder. Checkpoints are copied out of it."""
     weights_folder: Path | None = None
     """Where published weights lie; None: `weights` in the data folder."""

@@ -3,7 +3,7 @@
 import pytest
 
 from client import downloads
-from client.errors import BadDownload, ClientError, ConnectionFailed
+from client.errors import BadDownload, BadInput, ClientError, ConnectionFailed
 
 
 def test_a_whole_file_arrives_under_its_name(server, client, offered, tmp_path):
@@ -68,3 +68,15 @@ def test_a_name_that_leads_elsewhere_is_refused(client, offered, tmp_path, name)
     offered.artifact.name = name
     with pytest.raises(ClientError, match="no file name"):
         client.download_artifact(offered.artifact, tmp_path)
+
+
+def test_of_two_downloads_into_one_folder_the_second_is_told_so_and_spoils_nothing(server, client, offered, tmp_path):
+    def answer(request):
+        with pytest.raises(BadInput, match="another download is at work"):
+            client.download_artifact(offered.artifact, tmp_path)
+        offered.serve(request)
+
+    server.answer = answer
+    path = client.download_artifact(offered.artifact, tmp_path)
+    assert path.read_bytes() == offered.content
+    assert [file.name for file in tmp_path.iterdir()] == ["anna.pth"]

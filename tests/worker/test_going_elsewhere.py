@@ -33,11 +33,11 @@ def stored_step(shop: Any, job_id: str) -> int:
 def test_a_worker_with_another_scratch_folder_goes_on_where_the_first_one_was(shop, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
     job_id = shop.submit([["train", 14, 0.05, 4], *shop.MAKE_VOICE])
-    with shop.worker(train_scratch_folder=here):
+    with shop.worker(scratch_folder=here):
         shop.wait_until(lambda: len(steps_in(here, job_id)) >= 5, "five steps")
     done = steps_in(here, job_id)
     assert stored_step(shop, job_id) == done[-1]
-    with shop.worker(train_scratch_folder=there):
+    with shop.worker(scratch_folder=there):
         shop.wait_until(lambda: len(steps_in(there, job_id)) >= 2, "steps elsewhere")
         assert steps_in(there, job_id)[0] == done[-1] + 1
         shop.wait_for(job_id, "succeeded")
@@ -51,10 +51,10 @@ def test_a_workspace_that_is_older_than_the_storage_gives_way_to_it(shop, tmp_pa
     here, there = tmp_path / "here", tmp_path / "there"
     job_id = shop.submit([["train", 20, 0.05, 2], *shop.MAKE_VOICE])
     for folder, count in ((here, 3), (there, 3)):
-        with shop.worker(train_scratch_folder=folder):
+        with shop.worker(scratch_folder=folder):
             shop.wait_until(lambda f=folder, n=count: len(steps_in(f, job_id)) >= n, "three steps")
     last = steps_in(there, job_id)[-1]
-    with shop.worker(train_scratch_folder=here):
+    with shop.worker(scratch_folder=here):
         shop.wait_until(lambda: last + 1 in steps_in(here, job_id), "a step behind the other worker's last")
         assert steps_in(here, job_id)[0] == last + 1  # the old workspace was cleared
         shop.wait_for(job_id, "succeeded")
@@ -77,13 +77,13 @@ def test_checkpoints_in_the_storage_are_links_of_the_last_two_and_survive_the_wo
 
 def test_a_damaged_copy_is_passed_over_and_with_none_left_the_job_fails_and_does_not_begin_anew(shop, tmp_path):
     job_id = shop.submit([["train", 20, 0.03, 2], *shop.MAKE_VOICE])
-    with shop.worker(train_scratch_folder=tmp_path / "here"):
+    with shop.worker(scratch_folder=tmp_path / "here"):
         shop.wait_until(lambda: stored_step(shop, job_id) >= 4, "copies")
     shutil.rmtree(tmp_path / "here")
     run = StoredCheckpoints(shop.storage.checkpoints(job_id)).latest()
     for entry in run.entries:
         (run.folder / entry.file).write_bytes(b"half")
-    with shop.worker(train_scratch_folder=tmp_path / "there"):
+    with shop.worker(scratch_folder=tmp_path / "there"):
         job = shop.wait_for(job_id, "failed", "succeeded")
     assert (job.status, job.error_code) == ("failed", "incompatible_checkpoint")
     assert "from the start" in job.error_message
@@ -147,7 +147,7 @@ def test_scratch_folders_of_deleted_jobs_go(shop, tmp_path):
     paused = shop.submit([["train", 50, 0.05, 1000]])
     gone = scratch / ("job_" + "0" * 32)
     gone.mkdir(parents=True)
-    with shop.worker(train_scratch_folder=scratch):
+    with shop.worker(scratch_folder=scratch):
         shop.wait_until(lambda: len(steps_in(scratch, paused)) >= 1, "a step")
         shop.book.pause(paused)
         shop.wait_for(paused, "paused")
