@@ -42,21 +42,48 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
 _REQUIRED = frozenset({"Allow", "Content-Range", "Location", "Tus-Resumable", "WWW-Authenticate", "X-Request-ID"})
 """Always there where they are told of; others may be missing."""
 _ERROR_HEADERS = {401: ("WWW-Authenticate",), 405: ("Allow",), 416: ("Content-Range",), 429: ("Retry-After",)}
+_TUS = ("Tus-Resumable", "Upload-Expires")
+_GOOD_HEADERS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("post", "/v1/jobs"): ("Location",),
+    ("post", "/v1/jobs/{job_id}/retry"): ("Location",),
+    ("post", "/v1/datasets"): ("Location",),
+    ("put", "/v1/datasets/{name}/content"): ("Location",),
+    ("post", "/v1/webhooks"): ("Location",),
+    ("post", "/v1/session"): ("Set-Cookie",),
+    ("options", "/v1/uploads"): (
+        *("Tus-Resumable", "Tus-Version", "Tus-Extension", "Tus-Max-Size", "Tus-Checksum-Algorithm"),
+    ),
+    ("post", "/v1/uploads"): ("Location", *_TUS),
+    ("head", "/v1/uploads/{upload_id}"): ("Upload-Offset", "Upload-Length", "Upload-Metadata", *_TUS),
+    ("patch", "/v1/uploads/{upload_id}"): ("Upload-Offset", *_TUS),
+    ("delete", "/v1/uploads/{upload_id}"): ("Tus-Resumable",),
+    ("get", "/v1/jobs/{job_id}/artifacts/{name}"): ("ETag", "Accept-Ranges", "Content-Disposition"),
+    ("get", "/v1/jobs/{job_id}/artifacts.zip"): ("Content-Disposition",),
+    ("get", "/v1/jobs/{job_id}/previews/{name}"): ("ETag", "Accept-Ranges"),
+}
+"""Of answers below 300. A list that is told page by page has `Link`, a part of a file `Content-Range`."""
+_ASKED_BY_HEADER = {
+    "Range": "`bytes=0-99`: only a part.",
+    "If-Range": "The ETag of the file that the range is of: another file comes whole.",
+    "If-None-Match": "ETags that are here already: 304 for one of them.",
+    "Last-Event-ID": "Of a stream that broke off: go on behind it.",
+}
+_TAKEN_HEADERS = {
+    "/v1/jobs/{job_id}/artifacts/{name}": ("Range", "If-Range", "If-None-Match"),
+    "/v1/jobs/{job_id}/previews/{name}": ("Range", "If-Range", "If-None-Match"),
+    "/v1/jobs/{job_id}/logs": ("Range", "Last-Event-ID"),
+    "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
+}
+"""What GET reads of the request itself, so that FastAPI does not know of it."""
 _METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
 
 
-def header_docs(*names: str) -> dict[str, Any]:
-    """Headers of an answer, for `responses` of a route."""
+def _header_docs(*names: str) -> dict[str, Any]:
     told = {name: _HEADERS[name] for name in names}
     return {
         name: {"description": text, "schema": schema, "required": name in _REQUIRED}
         for name, (text, schema) in told.items()
     }
-
-
-def with_headers(*names: str) -> dict[str, Any]:
-    """A route's usual answer, told to have these headers."""
-    return {"headers": header_docs(*names)}
 
 
 def document(app: FastAPI) -> dict[str, Any]:
@@ -91,19 +118,32 @@ def _problem_schema(schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    answers: dict[str, Any] = operation["responses"]
-    for status, answer in documented(*_usual_errors(path, method, operation)).items():
-        answers.setdefault(str(status), answer)
-    if "application/json" in operation.get("requestBody", {}).get("content", {}):
-        answers.setdefault("413", documented(413)[413])
     if path in OPEN_PATHS or (path, method) == (SIGN_IN, "post"):
         operation["security"] = []
-    if "HTTPValidationError" in str(answers.get("422")):
-        answers["422"] = documented(422)[422]
     for parameter in operation.get("parameters", []):
         parameter["required"] |= parameter["name"] == "tus-resumable"  # 412 without it, so FastAPI does not know
+    if method == "get" and path in _TAKEN_HEADERS:
+        operation.setdefault("parameters", []).extend(
+            {"name": name, "in": "header", "description": _ASKED_BY_HEADER[name], "schema": {"type": "string"}}
+            for name in _TAKEN_HEADERS[path]
+        )
+    _complete_answers(path, method, operation)
+
+
+def _complete_answers(path: str, method: str, operation: dict[str, Any]) -> None:
+    answers: dict[str, Any] = operation["responses"]
+    if "HTTPValidationError" in str(answers.get("422")):
+        del answers["422"]
+    for status, answer in documented(*_usual_errors(path, method, operation)).items():
+        answers.setdefault(str(status), answer)
+    good = list(_GOOD_HEADERS.get((method, path), ()))
+    names = {parameter["name"] for parameter in operation.get("parameters", [])}
+    if {"after", "limit"} <= names and not path.endswith("/events"):
+        good.append("Link")
     for status, answer in answers.items():
-        answer.setdefault("headers", {}).update(header_docs("X-Request-ID", *_ERROR_HEADERS.get(int(status), ())))
+        told = good if int(status) < 300 else _ERROR_HEADERS.get(int(status), ())
+        partial = ("Content-Range",) if status == "206" else ()
+        answer.setdefault("headers", {}).update(_header_docs("X-Request-ID", *told, *partial))
         if int(status) >= 400 and "content" not in answer and method != "head":
             answer["content"] = {MEDIA_TYPE: {"schema": _PROBLEM}}
     operation["responses"] = dict(sorted(answers.items()))
@@ -113,6 +153,8 @@ def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int
     errors = [500]
     if operation.get("parameters") or "requestBody" in operation:
         errors.append(422)
+    if "application/json" in operation.get("requestBody", {}).get("content", {}):
+        errors.append(413)
     if "{" in path:
         errors.append(404)
     if path not in OPEN_PATHS:

@@ -91,7 +91,9 @@ def with_known(document: dict[str, Any], known: dict[str, list[str]]) -> dict[st
                     exists = {"type": "string", "enum": known[parameter["name"]]}
                     parameter["schema"] = {"anyOf": [exists, parameter["schema"]]}
     schemas = document["components"]["schemas"]
-    schemas["JobCreate"]["properties"]["dataset_id"]["enum"] = known["dataset_id"]
+    for schema in schemas.values():
+        if schema.get("title") in {"JobCreate", "EstimateRequest"}:
+            schema["properties"]["dataset_id"]["enum"] = known["dataset_id"]
     for name in ("WebhookCreate", "WebhookPatch"):
         schemas[name]["properties"]["url"] = {"enum": ["http://127.0.0.1:9/", "https://127.0.0.1:9/a?b=c"]}
     return document
