@@ -64,7 +64,7 @@ class Quota(Request):
     max_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
     """Jobs that are not at their end."""
     max_bytes: int | None = Field(default=None, ge=0, le=2**60)
-    """Of uploads, datasets and artifacts."""
+    """Of uploads, datasets, artifacts and workspaces."""
     max_gpu_hours: float | None = Field(default=None, ge=0, le=1_000_000)
     """Time of workers on the owner's jobs in a calendar month (UTC)."""
 

@@ -1,7 +1,7 @@
 """The HTTP service put together: the only place that knows all parts."""
 
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -23,7 +23,7 @@ from server.estimates import Estimator
 from server.examiner import Examiner
 from server.forecasts import Forecaster
 from server.history import History
-from server.housekeeping import Housekeeper
+from server.housekeeping import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
 from server.idempotency import UnderWay
 from server.jobs import JobBook, utc_now
 from server.measures import Measures
@@ -32,6 +32,7 @@ from server.outlook import Outlook
 from server.problems import install
 from server.quotas import Quotas
 from server.receptions import Receptions
+from server.refusals import Refusals
 from server.requests import RequestContext
 from server.retention import Retention
 from server.retries import Retries
@@ -58,6 +59,7 @@ from server.routes import (
 )
 from server.services import Services
 from server.settings import ServerSettings
+from server.sizes import JobSizes
 from server.storage import Storage
 from server.streams import Streamer
 from server.tokens import TokenBook
@@ -100,7 +102,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         await run_in_threadpool(_open, services)
         deliverer = Deliverer(services.engine, settings, utc_now)
-        housekeeper = Housekeeper(services.book, services.uploads, deliverer, services.retention, settings)
+        housekeeper = Housekeeper(
+            services.book, services.uploads, deliverer, services.retention, settings, *_chores(services)
+        )
         services.examiner.start()
         deliverer.start()
         housekeeper.start()
@@ -112,6 +116,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             await run_in_threadpool(services.examiner.stop)
             await run_in_threadpool(housekeeper.stop)
             await run_in_threadpool(deliverer.stop)
+            await run_in_threadpool(services.tokens.tidy)
             services.engine.dispose()
             logger.info("the server has stopped")
 
@@ -125,7 +130,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestContext, measures=services.measures),
-            Middleware(Auth, settings=settings, tokens=services.tokens, audit=services.audit),
+            Middleware(Auth, settings=settings, tokens=services.tokens, refusals=services.refusals),
         ],
     )
     app.state.services = services
@@ -144,6 +149,7 @@ def _services(settings: ServerSettings) -> Services:
     engine = create_engine(settings.url)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
+    audit = AuditTrail(engine, utc_now)
     book = JobBook(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
@@ -163,14 +169,15 @@ def _services(settings: ServerSettings) -> Services:
         outlook=outlook,
         forecaster=Forecaster(engine, outlook, storage, quotas, utc_now),
         shelf=shelf,
-        uploads=UploadShelf(engine, storage, settings),
+        uploads=UploadShelf(engine, storage, settings, quotas=quotas),
         receptions=Receptions(),
         webhooks=WebhookBook(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         retention=Retention(book, storage),
         tokens=TokenBook(engine, utc_now, first_token, settings.session_hours),
         quotas=quotas,
-        audit=AuditTrail(engine, utc_now),
+        audit=audit,
+        refusals=Refusals(settings.refusals_per_minute, audit),
         measures=Measures(engine, storage, settings.lease_seconds),
         storage=storage,
         history=History(engine),
@@ -178,6 +185,14 @@ def _services(settings: ServerSettings) -> Services:
         streamer=Streamer(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,
     )
+
+
+def _chores(services: Services) -> Iterator[Chore]:
+    """What the housekeeper does for who may do what."""
+    sizes = JobSizes(services.engine, services.storage, utc_now)
+    yield CHORE_SECONDS, services.tokens.tidy
+    yield CHORE_SECONDS, sizes.measure
+    yield EXPIRY_SECONDS, partial(services.audit.forget_old, services.settings.audit_days)
 
 
 def _open(services: Services) -> None:

@@ -11,16 +11,20 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from server.callers import present_caller
+from server.callers import Caller, present_caller
 from server.database import read_session, write_session
 from server.tables import AuditEntry
 
 
 def note(session: Session, action: str, target: str, **detail: Any) -> None:
-    """Write a line in the caller's transaction, when someone is asking. `action`: `job.submitted` and the like."""
+    """Write a line in the transaction of the deed, when someone is asking. `action`: `job.submitted` and the like."""
     caller = present_caller.get()
-    if caller is None:
-        return
+    if caller is not None:
+        note_of(caller, session, action, target, **detail)
+
+
+def note_of(caller: Caller, session: Session, action: str, target: str, **detail: Any) -> None:
+    """As `note`, of someone in particular."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),
         actor=caller.owner,

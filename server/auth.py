@@ -10,15 +10,16 @@ import math
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
+from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.audit import AuditTrail
 from server.callers import EVERYTHING, LOCAL_OWNER, Caller, present_caller
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
-from server.problems import headers_of, problem_response, status_of
+from server.problems import database_away, headers_of, problem_response, status_of
 from server.rate_limits import RateLimit
+from server.refusals import Refusals
 from server.settings import LOOPBACK_NAMES, ServerSettings
 from server.tokens import TokenBook
 
@@ -33,33 +34,32 @@ COOKIE = "rvc_session"
 class Auth:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenBook, audit: AuditTrail) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenBook, refusals: Refusals) -> None:
         self._app = app
         self._tokens = tokens
-        self._audit = audit
+        self._refusals = refusals
         self._needs_token = settings.token is not None
         self._names = LOOPBACK_NAMES | {settings.host.lower()}
         self._requests = RateLimit(settings.requests_per_minute)
         self._writes = RateLimit(settings.writes_per_minute)
-        self._refusals = RateLimit(settings.refusals_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 401, 403 or 429."""
+        """Let the request through, or answer 401, 403, 429 or 503."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        path, request_id = scope["path"], scope["state"]["request_id"]
         try:
             caller = await self._caller(scope)
         except ServerError as error:
+            status, headers = status_of(error), headers_of(error)
             answer = problem_response(
-                status_of(error),
-                str(error),
-                path=scope["path"],
-                request_id=scope["state"]["request_id"],
-                code=error.code,
-                headers=headers_of(error),
+                status, str(error), path=path, request_id=request_id, code=error.code, headers=headers
             )
             await answer(scope, receive, send)
+            return
+        except OperationalError as error:
+            await database_away(error, path=path, request_id=request_id)(scope, receive, send)
             return
         token = present_caller.set(caller)
         try:
@@ -73,14 +73,15 @@ class Auth:
         found = await self._identified(scope, headers)
         if found is None:
             if self._needs_token:
+                self._check_rate(f"address {address_of(scope)}", scope["method"])
                 if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
                     return None
                 raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
             found = Caller(LOCAL_OWNER, EVERYTHING)
         else:
-            self._check_rate(found, scope["method"])
-        return Caller(found.owner, found.scopes, found.token_id, _address(scope), scope["state"]["request_id"])
+            self._check_rate(found.token_id or found.owner, scope["method"])
+        return Caller(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
     async def _identified(self, scope: Scope, headers: Headers) -> Caller | None:
         """Whoever shows a token or a session; None when nobody does. Raises Unauthorized for one that is no good."""
@@ -106,15 +107,10 @@ class Auth:
     async def _known(self, caller: Caller | None, scope: Scope) -> Caller:
         if caller is not None:
             return caller
-        address = _address(scope)
-        wait = self._refusals.take(address)
-        if wait:
-            raise TooManyRequests("too many tokens that open nothing came from your address; wait a while", wait)
-        await run_in_threadpool(self._audit.refused, address, scope["path"], scope["state"]["request_id"])
-        raise Unauthorized("the token is not one of this server's, or is revoked or expired")
+        raise await self._refusals.refuse(address_of(scope), scope["path"], scope["state"]["request_id"])
 
-    def _check_rate(self, caller: Caller, method: str) -> None:
-        key = caller.token_id or caller.owner
+    def _check_rate(self, key: str, method: str) -> None:
+        """`key`: whose bucket it is, a token's or, where nobody showed one, an address's."""
         wait = self._requests.take(key)
         if not wait and method not in SAFE_METHODS:
             wait = self._writes.take(key)
@@ -122,7 +118,8 @@ class Auth:
             raise TooManyRequests(f"too many requests; come again in {math.ceil(wait)} s", wait)
 
 
-def _address(scope: Scope) -> str:
+def address_of(scope: Scope) -> str:
+    """The address that a request came from; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
     client = scope.get("client")
     return "" if client is None else str(client[0])
 

@@ -15,14 +15,15 @@ from rvc_engine.config import check_voice_name
 from server.archives import UnpackLimits, admit
 from server.audit import note
 from server.database import read_session, write_session
-from server.errors import Conflict, NoSpace, NotFound, Refused
+from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExceeded
 from server.jobs import JobBook, utc_now
 from server.quotas import Quotas
 from server.schemas import DatasetReport, DatasetStatus
 from server.settings import ServerSettings
+from server.sizes import share_of
 from server.states import RUNNABLE_STATUSES
 from server.storage import Storage
-from server.tables import Dataset, Job, new_id
+from server.tables import Dataset, Job, Upload, new_id
 
 
 @contextmanager
@@ -59,20 +60,26 @@ class DatasetShelf:
         if self._storage.free_bytes() - size < self._settings.disk_reserve_bytes:
             raise NoSpace("the server's disk has no room for this upload; free some space there and try again")
 
-    def admit(self, owner: str, name: str, upload: Path, sha256: str, size: int) -> tuple[Dataset, bool]:
+    def admit(
+        self, owner: str, name: str, upload: Path, sha256: str, size: int, *, upload_id: str | None = None
+    ) -> tuple[Dataset, bool]:
         """Make a dataset of an upload; and whether it is new. The same bytes under the same name are kept once.
 
+        `upload_id`: of an upload in pieces, which stops counting against the owner's quota as the dataset begins to.
         Raises Refused (and its kinds) or NoSpace with a sentence for the person.
         """
         name = checked_name(name)
         known = self._find_same(owner, name, sha256)
         if known is not None:
             return known, False
-        if (twin := self._find_bytes(owner, sha256)) is not None and (made := self._copy(twin, name)) is not None:
+        if (twin := self._find_bytes(owner, sha256)) is not None and (
+            made := self._copy(twin, name, upload_id)
+        ) is not None:
             return made
         dataset_id = new_id("ds")
         with no_space_told(), self._storage.incoming_folder() as folder:
             admitted = admit(upload, name, folder / "recordings", self._limits())
+            stored_bytes = share_of(folder / "recordings")
             self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
         try:
             return self._add(
@@ -82,11 +89,16 @@ class DatasetShelf:
                     name=name,
                     sha256=sha256,
                     size=size,
+                    stored_bytes=stored_bytes,
                     num_files=admitted.num_files,
                     notes=admitted.notes,
                     created_at=self._clock(),
-                )
+                ),
+                upload_id,
             ), True
+        except StorageQuotaExceeded:
+            self._storage.delete_dataset(dataset_id)
+            raise
         except sa.exc.IntegrityError:  # the same upload came in at the same time
             self._storage.delete_dataset(dataset_id)
             known = self._find_same(owner, name, sha256)
@@ -106,13 +118,24 @@ class DatasetShelf:
             raise NotFound("these bytes are not here; upload them")
         return made
 
-    def _copy(self, twin: Dataset, name: str) -> tuple[Dataset, bool] | None:
+    def _copy(self, twin: Dataset, name: str, upload_id: str | None = None) -> tuple[Dataset, bool] | None:
         """A dataset with the same recordings under another name, and whether it is new. Its files are links.
 
         None when the twin was deleted meanwhile, or the disk cannot link.
         """
         dataset_id = new_id("ds")
-        kept = ("size", "num_files", "num_usable", "seconds", "notes", "report", "reason", "status", "validated_at")
+        kept = (
+            "size",
+            "stored_bytes",
+            "num_files",
+            "num_usable",
+            "seconds",
+            "notes",
+            "report",
+            "reason",
+            "status",
+            "validated_at",
+        )
         try:
             with no_space_told(), self._storage.incoming_folder() as folder:
                 shutil.copytree(self._storage.dataset_folder(twin.id), folder / "recordings", copy_function=os.link)
@@ -128,17 +151,24 @@ class DatasetShelf:
             **{column: getattr(twin, column) for column in kept},
         )
         try:
-            self._add(dataset)
+            self._add(dataset, upload_id)
+        except StorageQuotaExceeded:
+            self._storage.delete_dataset(dataset_id)
+            raise
         except sa.exc.IntegrityError:  # the same wish came in at the same time
             self._storage.delete_dataset(dataset_id)
             known = self._find_same(twin.owner, name, twin.sha256)
             return None if known is None else (known, False)
         return dataset, True
 
-    def _add(self, dataset: Dataset) -> Dataset:
+    def _add(self, dataset: Dataset, upload_id: str | None) -> Dataset:
         with write_session(self._engine) as session:
+            if upload_id is not None:
+                became = sa.update(Upload).where(col(Upload.id) == upload_id).values(dataset_id=dataset.id)
+                session.execute(became)
             if self._quotas is not None:
-                self._quotas.check_bytes(session, dataset.owner, dataset.size)
+                stored = dataset.size if dataset.stored_bytes is None else dataset.stored_bytes
+                self._quotas.check_bytes(session, dataset.owner, stored)
             session.add(dataset)
             note(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
             return dataset

@@ -10,7 +10,7 @@ from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.required_weights import check_weights
 from server.database import read_session
-from server.errors import QuotaExceeded
+from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.estimates import Sound, sounds
 from server.footprints import disk_bytes, memory_bytes
 from server.outlook import Outlook
@@ -85,6 +85,6 @@ class Forecaster:
     def _quota_warning(self, session: Session, owner: str) -> list[str]:
         try:
             self._quotas.check_job(session, owner)
-        except QuotaExceeded as error:
+        except (QuotaExceeded, StorageQuotaExceeded) as error:
             return [str(error)]
         return []

@@ -19,7 +19,8 @@ logger = structlog.get_logger(__name__)
 
 
 EXPIRY_SECONDS = 300.0
-_Task = tuple[float, Callable[[], object]]
+CHORE_SECONDS = 60.0
+Chore = tuple[float, Callable[[], object]]
 """How often in seconds, and what."""
 
 
@@ -41,15 +42,23 @@ class Housekeeper:
     """
 
     def __init__(
-        self, book: JobBook, uploads: UploadShelf, deliverer: Deliverer, retention: Retention, settings: ServerSettings
+        self,
+        book: JobBook,
+        uploads: UploadShelf,
+        deliverer: Deliverer,
+        retention: Retention,
+        settings: ServerSettings,
+        *chores: Chore,
     ) -> None:
+        """`chores`: what else is to be done now and then."""
         reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
-        reaping: list[_Task] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
-        tasks: list[_Task] = [
+        reaping: list[Chore] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
+        tasks: list[Chore] = [
             (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
             (EXPIRY_SECONDS, uploads.expire),
             (EXPIRY_SECONDS, deliverer.forget_old),
             (settings.retention_seconds, retention.apply),
+            *chores,
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
             steady = JobBook(book.engine, SteadyClock())
@@ -71,7 +80,7 @@ class Housekeeper:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, tasks: Sequence[_Task]) -> None:
+    def _work(self, tasks: Sequence[Chore]) -> None:
         due = [time.monotonic() + seconds for seconds, _ in tasks]
         while not self._stopping.wait(max(0.0, min(due) - time.monotonic())):
             now = time.monotonic()

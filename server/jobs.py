@@ -18,7 +18,7 @@ from server.book import find_job, utc_now
 from server.claims import Claim, Drain, EngineProcess, Held, Wish
 from server.database import read_session, write_session
 from server.edits import apply_edits, edit_tag
-from server.errors import Conflict, PreconditionFailed
+from server.errors import Conflict, NotFound, PreconditionFailed
 from server.journal import Entry
 from server.quotas import remember_hours
 from server.schemas import EventType, JobPatch, JobStatus
@@ -72,7 +72,10 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             for key, value in (labels or {}).items():
                 query = query.where(col(Job.labels)[key].as_string() == value)
             if after is not None:
-                query = query.where(col(Job.number) < find_job(session, after).number)
+                last = find_job(session, after)
+                if owner not in {None, last.owner}:
+                    raise NotFound(f"there is no job {after}")
+                query = query.where(col(Job.number) < last.number)
             jobs = session.exec(query).all()
             return jobs[:limit], len(jobs) > limit
 

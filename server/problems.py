@@ -186,9 +186,15 @@ def _methods_at(request: Request) -> list[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return database_away(error, path=request.url.path, request_id=request_id)
+
+
+def database_away(error: Exception, *, path: str, request_id: str) -> Response:
+    """The answer when the database did not give one."""
     logger.error("the database did not answer", exc_info=error)
     detail = "the server's database does not answer at the moment; try again"
-    return _answer(request, 503, detail, headers={"Retry-After": "5"})
+    return problem_response(503, detail, path=path, request_id=request_id, headers={"Retry-After": "5"})
 
 
 def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""How much each owner may have: jobs that are not at their end, bytes stored, GPU hours a month."""
+"""How much each owner may have: jobs that are not at their end, bytes stored, GPU hours a month.
+
+Whatever would be more is refused in the transaction that would have taken it in.
+"""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -12,7 +15,7 @@ from server.database import read_session, write_session
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.schemas import TERMINAL_STATUSES
 from server.settings import ServerSettings
-from server.tables import Artifact, Attempt, Dataset, Job, QuotaRow, SpentHours, Token, Upload
+from server.tables import Artifact, Attempt, Dataset, Job, JobSize, QuotaRow, SpentHours, Token, Upload
 
 
 class Quotas:
@@ -51,7 +54,7 @@ class Quotas:
             return self._owner(session, owner)
 
     def check_job(self, session: Session, owner: str) -> None:
-        """In the transaction that takes a job in: raise QuotaExceeded when the owner may have no more."""
+        """In the transaction that takes a job in: raise QuotaExceeded or StorageQuotaExceeded when there is no room."""
         quota = self._quota(session, owner)
         if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
             raise QuotaExceeded(
@@ -65,6 +68,8 @@ class Quotas:
                     f"{owner} has used {hours:.1f} of {quota.max_gpu_hours:g} GPU hours this month; wait for the next "
                     "month, or ask the server's keeper for more"
                 )
+        if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
+            raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
 
     def check_bytes(self, session: Session, owner: str, coming: int) -> None:
         """In the transaction that takes bytes in: raise StorageQuotaExceeded when they are too many."""
@@ -73,10 +78,7 @@ class Quotas:
             return
         used = _bytes(session, owner)
         if used + coming > quota.max_bytes:
-            raise StorageQuotaExceeded(
-                f"{owner} has {used} bytes stored and may have {quota.max_bytes}; {coming} more do not fit. Delete "
-                "datasets or finished jobs, or ask the server's keeper for more"
-            )
+            raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(coming)} more would be too much")
 
     def check_upload(self, owner: str, coming: int) -> None:
         """`check_bytes` in a transaction of its own: before the bytes come."""
@@ -96,18 +98,36 @@ class Quotas:
         return OwnerPublic(owner=owner, quota=self._quota(session, owner), usage=usage)
 
 
+def _too_many_bytes(owner: str, used: int, most: int, why: str) -> StorageQuotaExceeded:
+    return StorageQuotaExceeded(
+        f"{owner} has {_size(used)} stored, and may have {_size(most)}; {why}: delete jobs or datasets, or ask the "
+        "server's keeper for more"
+    )
+
+
+def _size(number: int) -> str:
+    return f"{number} bytes" if number < 100_000 else f"{number / 1e6:,.1f} MB"
+
+
 def _open_jobs(session: Session, owner: str) -> int:
     query = sa.select(sa.func.count()).where(col(Job.owner) == owner, col(Job.status).not_in(TERMINAL_STATUSES))
     return int(session.execute(query).scalar_one())
 
 
 def _bytes(session: Session, owner: str) -> int:
-    """Of uploads, datasets and artifacts. Bytes under two names count twice; workspaces do not count."""
+    """Of uploads, datasets, artifacts, and what jobs' folders took when they were measured last.
+
+    The same recordings under two names count twice.
+    """
+    stored = sa.func.coalesce(col(Dataset.stored_bytes), col(Dataset.size))
     sums = (
         sa.select(sa.func.sum(col(Upload.length))).where(col(Upload.owner) == owner, col(Upload.dataset_id).is_(None)),
-        sa.select(sa.func.sum(col(Dataset.size))).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),
+        sa.select(sa.func.sum(stored)).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),
         sa.select(sa.func.sum(col(Artifact.size)))
         .join(Job, col(Job.number) == col(Artifact.job_number))
+        .where(col(Job.owner) == owner),
+        sa.select(sa.func.sum(col(JobSize.bytes)))
+        .join(Job, col(Job.number) == col(JobSize.job_number))
         .where(col(Job.owner) == owner),
     )
     return sum(int(session.execute(query).scalar() or 0) for query in sums)

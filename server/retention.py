@@ -4,8 +4,6 @@ A plan can be looked at before anything is deleted. Jobs that have not ended, an
 touched.
 """
 
-import os
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +18,7 @@ from server.errors import Conflict, NotFound
 from server.jobs import JobBook, utc_now
 from server.keeping_schemas import Removal, RetentionPlan, RetentionPolicy
 from server.schemas import TERMINAL_STATUSES
+from server.sizes import JobSizes, size_of
 from server.storage import Storage
 from server.tables import Job, Policy
 
@@ -36,6 +35,7 @@ class Retention:
         self._book = book
         self._storage = storage
         self._clock = clock
+        self._sizes = JobSizes(book.engine, storage, clock)
 
     def policy(self) -> RetentionPolicy:
         """The present policy; by default everything is kept."""
@@ -54,15 +54,15 @@ class Retention:
         policy = policy or self.policy()
         ended = self._ended_jobs()
         jobs = [job for job in ended if not _is_kept(job, policy, ended, self._clock())]
-        removals = [self._removal("job", job, self._storage.job_home(job.id), _why_job(policy)) for job in jobs]
+        removals = [self._removal("job", job, [self._storage.job_home(job.id)], _why_job(policy)) for job in jobs]
         gone = {job.id for job in jobs}
         left = [job for job in ended if job.id not in gone]
         if policy.workspace_days is not None:
             oldest = self._clock() - timedelta(days=policy.workspace_days)
             why = f"ended more than {policy.workspace_days:g} days ago"
             for job in left:
-                if _ended_at(job) < oldest and self._storage.workspace(job.id).is_dir():
-                    removals.append(self._removal("workspace", job, self._storage.workspace(job.id), why))
+                if _ended_at(job) < oldest and (folders := self._work_folders(job)):
+                    removals.append(self._removal("workspace", job, folders, why))
         removals += self._for_the_reserve(policy, left, removals)
         return RetentionPlan(removals=removals, freed_bytes=sum(removal.size for removal in removals))
 
@@ -87,6 +87,7 @@ class Retention:
                 if self._book.get(removal.id).finished_at is None:
                     raise Conflict("the job is not at its end")
                 self._storage.delete_workspace(removal.id)
+                self._sizes.forget(removal.id)
             case "cache":
                 self._storage.delete_cache(removal.id)
 
@@ -106,11 +107,10 @@ class Retention:
         done = {removal.id for removal in planned}
         why = f"less than {policy.min_free_bytes} bytes are free"
         for job in jobs:
-            workspace = self._storage.workspace(job.id)
             if free >= policy.min_free_bytes:
                 return
-            if job.id not in done and workspace.is_dir():
-                removal = self._removal("workspace", job, workspace, why)
+            if job.id not in done and (folders := self._work_folders(job)):
+                removal = self._removal("workspace", job, folders, why)
                 free += removal.size
                 yield removal
         busy = self._datasets_in_use()
@@ -127,10 +127,15 @@ class Retention:
             query = sa.select(col(Job.dataset_id)).where(col(Job.status).not_in(TERMINAL_STATUSES))
             return set(session.connection().execute(query).scalars())
 
+    def _work_folders(self, job: Job) -> list[Path]:
+        """What `Storage.delete_workspace` deletes, as far as it is there."""
+        folders = (self._storage.workspace(job.id), self._storage.checkpoints(job.id))
+        return [folder for folder in folders if folder.is_dir()]
+
     @staticmethod
-    def _removal(kind: str, job: Job, folder: Path, why: str) -> Removal:
+    def _removal(kind: str, job: Job, folders: Sequence[Path], why: str) -> Removal:
         return Removal.model_validate(
-            {"kind": kind, "id": job.id, "name": job.name, "size": size_of(folder), "why": why}
+            {"kind": kind, "id": job.id, "name": job.name, "size": size_of(*folders), "why": why}
         )
 
 
@@ -158,19 +163,3 @@ def _why_job(policy: RetentionPolicy) -> str:
     if policy.keep_last is not None:
         reasons.append(f"not among its owner's last {policy.keep_last}")
     return " and ".join(reasons)
-
-
-def size_of(folder: Path) -> int:
-    """Bytes that deleting a folder frees: files that are linked from elsewhere too free none."""
-    sizes: dict[tuple[int, int], tuple[int, int]] = {}
-    seen: dict[tuple[int, int], int] = defaultdict(int)
-    for parent, _folders, names in os.walk(folder):
-        for name in names:
-            try:
-                found = (Path(parent) / name).lstat()
-            except FileNotFoundError:
-                continue
-            key = (found.st_dev, found.st_ino)
-            seen[key] += 1
-            sizes[key] = (found.st_blocks * 512, found.st_nlink)
-    return sum(blocks for key, (blocks, links) in sizes.items() if seen[key] >= links)

@@ -18,6 +18,7 @@ from server.measures import Measures
 from server.outlook import Outlook
 from server.quotas import Quotas
 from server.receptions import Receptions
+from server.refusals import Refusals
 from server.retention import Retention
 from server.retries import Retries
 from server.settings import ServerSettings
@@ -50,6 +51,7 @@ class Services:
     tokens: TokenBook
     quotas: Quotas
     audit: AuditTrail
+    refusals: Refusals
     storage: Storage
     history: History
     examiner: Examiner

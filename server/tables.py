@@ -93,6 +93,9 @@ class Dataset(Table, table=True):
     reason: str | None = None
     sha256: str
     size: int = Field(sa_type=sa.BigInteger)
+    """Of the upload."""
+    stored_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    """What its recordings take, unpacked. None, and then `size` stands for it, where that was not written down yet."""
     num_files: int
     num_usable: int | None = None
     seconds: float | None = None
@@ -221,6 +224,16 @@ class Attempt(Table, table=True):
         default=None, sa_column=sa.Column(sa.JSON(none_as_null=True), nullable=True)
     )
     """How long each stage took that was done from its beginning to its end."""
+
+
+class JobSize(Table, table=True):
+    """What a job's files take, its artifacts left out, as it was measured last."""
+
+    __tablename__ = "job_sizes"
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    bytes: int = Field(sa_type=sa.BigInteger)
+    measured_at: datetime = Field(sa_type=UtcDateTime)
 
 
 class Event(Table, table=True):

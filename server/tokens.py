@@ -3,22 +3,23 @@
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from server.access_schemas import Scope, TokenCreate
-from server.audit import note
+from server.audit import note, note_of
 from server.callers import EVERYTHING, LOCAL_OWNER, Caller
 from server.database import read_session, write_session
-from server.errors import NotFound, Unauthorized
+from server.errors import NotFound
 from server.tables import BrowserSession, Token, new_id
 
 PREFIX = "rvct_"
+_FIRST = "RVC_TRAIN_TOKEN"
 SHOWN_LETTERS = 9
 """Of a token, the prefix and a little more: enough to tell one from another."""
-USE_NOTED_EVERY = timedelta(minutes=1)
 
 
 def hash_of(secret: str) -> str:
@@ -37,6 +38,8 @@ class TokenBook:
         self._clock = clock
         self._first_hash = None if first_token is None else hash_of(first_token)
         self._session_hours = session_hours
+        self._uses: dict[str, datetime] = {}
+        """When tokens were used, as far as no row says so yet: no request waits for a write because of it."""
 
     # Tokens
 
@@ -67,7 +70,9 @@ class TokenBook:
             if after is not None:
                 query = query.where(col(Token.id) < after)
             found = session.exec(query).all()
-            return found[:limit], len(found) > limit
+        for token in found:
+            token.last_used_at = self._uses.get(token.id, token.last_used_at)
+        return found[:limit], len(found) > limit
 
     def revoke(self, token_id: str) -> None:
         """Let a token open nothing any more, nor the sessions made with it. NotFound."""
@@ -94,19 +99,29 @@ class TokenBook:
         return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock())
 
     def _used(self, token: Token) -> Caller:
-        now = self._clock()
-        if token.last_used_at is None or now - token.last_used_at > USE_NOTED_EVERY:
-            with write_session(self._engine) as session:
-                session.execute(sa.update(Token).where(col(Token.id) == token.id).values(last_used_at=now))
+        self._uses[token.id] = self._clock()
         return Caller(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
+
+    def tidy(self) -> None:
+        """Write down when tokens were used, and forget sessions that have ended. Once a minute, by housekeeping."""
+        uses, self._uses = self._uses, {}
+        now = self._clock()
+        with read_session(self._engine) as session:
+            ended = sa.select(sa.func.count()).where(col(BrowserSession.expires_at) <= now)
+            if not uses and not session.execute(ended).scalar():
+                return
+        with write_session(self._engine) as session:
+            for token_id, used_at in list(uses.items()):  # a request may still hold this one
+                session.execute(sa.update(Token).where(col(Token.id) == token_id).values(last_used_at=used_at))
+            session.execute(sa.delete(BrowserSession).where(col(BrowserSession.expires_at) <= now))
 
     # Sessions
 
-    def open_session(self, secret: str) -> tuple[str, datetime]:
-        """A session for a browser that shows a token: its id, for a cookie, and its end. Raises Unauthorized."""
+    def open_session(self, secret: str, *, address: str = "", request_id: str = "") -> tuple[str, datetime] | None:
+        """A session for a browser that shows a token: its id, for a cookie, and its end; None for a useless token."""
         caller = self.caller_of(secret)
         if caller is None:
-            raise Unauthorized("the token is not one of this server's, or is revoked or expired")
+            return None
         session_id = secrets.token_urlsafe(32)
         now = self._clock()
         expires_at = now + timedelta(hours=self._session_hours)
@@ -118,9 +133,9 @@ class TokenBook:
             expires_at=expires_at,
         )
         with write_session(self._engine) as session:
-            session.execute(sa.delete(BrowserSession).where(col(BrowserSession.expires_at) <= now))
             session.add(row)
-            note(session, "session.opened", caller.token_id or "RVC_TRAIN_TOKEN", owner=caller.owner)
+            who = replace(caller, address=address, request_id=request_id)
+            note_of(who, session, "session.opened", caller.token_id or _FIRST)
         return session_id, expires_at
 
     def close_session(self, session_id: str) -> None:

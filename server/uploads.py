@@ -20,6 +20,7 @@ from server.database import read_session, write_session
 from server.datasets import DatasetShelf
 from server.errors import Conflict, Gone, NotFound, UploadTooLarge
 from server.jobs import utc_now
+from server.quotas import Quotas
 from server.settings import ServerSettings
 from server.storage import Storage
 from server.tables import Dataset, Upload, new_id
@@ -31,15 +32,21 @@ class UploadShelf:
     """All uploads that are not yet datasets."""
 
     def __init__(
-        self, engine: sa.Engine, storage: Storage, settings: ServerSettings, clock: Callable[[], datetime] = utc_now
+        self,
+        engine: sa.Engine,
+        storage: Storage,
+        settings: ServerSettings,
+        clock: Callable[[], datetime] = utc_now,
+        quotas: Quotas | None = None,
     ) -> None:
+        self._quotas = quotas
         self._engine = engine
         self._storage = storage
         self._settings = settings
         self._clock = clock
 
     def create(self, owner: str, length: int, tus_metadata: str) -> Upload:
-        """Begin an upload of `length` bytes. Raises UploadTooLarge."""
+        """Begin an upload of `length` bytes. Raises UploadTooLarge, StorageQuotaExceeded."""
         limit = self._settings.max_upload_bytes
         if length > limit:
             raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
@@ -54,8 +61,10 @@ class UploadShelf:
         )
         path = self.path(upload.id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
         with write_session(self._engine) as session:
+            if self._quotas is not None:
+                self._quotas.check_bytes(session, owner, length)
+            path.touch()
             session.add(upload)
         return upload
 
@@ -122,7 +131,7 @@ class UploadShelf:
         path = self.path(upload_id)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        dataset, is_new = shelf.admit(upload.owner, name, path, sha256, upload.length)
+        dataset, is_new = shelf.admit(upload.owner, name, path, sha256, upload.length, upload_id=upload_id)
         self._update(upload_id, dataset_id=dataset.id)
         path.unlink(missing_ok=True)
         return dataset, is_new

@@ -1,10 +1,11 @@
 """A browser's sign-in: a token for a cookie that scripts cannot read and other sites cannot use."""
 
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from server.access import requires
 from server.access_schemas import Scope, SessionCreate
-from server.auth import COOKIE
+from server.auth import COOKIE, SIGN_IN, address_of
 from server.problems import documented
 from server.services import ServicesDep
 
@@ -14,9 +15,13 @@ sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 
 
 @sign_in.post("", status_code=204, responses=documented(401, 422))
-def create_session(wish: SessionCreate, request: Request, response: Response, services: ServicesDep) -> None:
+async def create_session(wish: SessionCreate, request: Request, response: Response, services: ServicesDep) -> None:
     """Show a token, get a cookie."""
-    session_id, expires_at = services.tokens.open_session(wish.token)
+    address, request_id = address_of(request.scope), request.state.request_id
+    opened = await run_in_threadpool(services.tokens.open_session, wish.token, address=address, request_id=request_id)
+    if opened is None:
+        raise await services.refusals.refuse(address, SIGN_IN, request_id)
+    session_id, expires_at = opened
     response.set_cookie(
         COOKIE,
         session_id,

@@ -77,9 +77,7 @@ async def create_upload(
     """Begin an upload; its address is in `Location`. Then send its bytes with PATCH, in as many pieces as you like."""
     _speak_tus(tus_resumable)
     await run_in_threadpool(services.shelf.check_room, upload_length)
-    owner = present().owner
-    await run_in_threadpool(services.quotas.check_upload, owner, upload_length)
-    upload = await run_in_threadpool(services.uploads.create, owner, upload_length, upload_metadata)
+    upload = await run_in_threadpool(services.uploads.create, present().owner, upload_length, upload_metadata)
     _headers(response, services, upload.expires_at)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
 

@@ -5,7 +5,8 @@ import httpx
 import pytest
 
 from server.keeping_schemas import RetentionPolicy
-from server.retention import Retention, size_of
+from server.retention import Retention
+from server.sizes import size_of
 from server.storage import Storage
 
 DAY = 86_400
@@ -130,3 +131,19 @@ def test_the_policy_is_set_and_tried_over_http(http: httpx.Client, live: Any) ->
     assert http.post("/v1/retention/run").json()["removals"]
     assert http.get(f"/v1/jobs/{job.id}").status_code == 404
     http.put("/v1/retention", json={})
+
+
+def test_checkpoints_in_the_storage_go_with_the_workspace_and_links_between_them_count_as_freed(
+    retention: Retention, ended: Any, clock: Any, storage: Storage
+) -> None:
+    old = ended()
+    copies = storage.checkpoints(old) / "000001"
+    copies.mkdir(parents=True)
+    (copies / "checkpoint").hardlink_to(storage.workspace(old) / "checkpoint")
+    clock.advance(10 * DAY)
+    plan = retention.plan(RetentionPolicy(workspace_days=5))
+    assert ids(plan) == [("workspace", old)]
+    assert 100_000 <= plan.freed_bytes < 200_000
+    retention.apply(plan)
+    assert not copies.exists()
+    assert not storage.workspace(old).exists()
