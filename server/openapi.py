@@ -101,7 +101,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             components["schemas"].pop(name, None)
         for path, method, operation in _operations(made):
             _complete(path, method, operation)
-        app.openapi_schema = _with_whole_limits(made)
+        app.openapi_schema = _exact(made)
     return app.openapi_schema
 
 
@@ -163,10 +163,15 @@ def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int
     return errors
 
 
-def _with_whole_limits(node: Any) -> Any:
-    """Whole numbers where FastAPI writes `maximum: 100.0`: large ones are not the same as a float's decimals."""
+def _exact(node: Any) -> Any:
+    """The document as strictly as the shapes are meant.
+
+    FastAPI writes `maximum: 100.0`, and large whole numbers are not the same as a float's decimals. Pydantic tells of
+    the pattern that keys match, but not that others are refused.
+    """
     if isinstance(node, dict):
-        return {key: _with_whole_limits(value) for key, value in node.items()}
+        closed = {"additionalProperties": False} if "patternProperties" in node else {}
+        return closed | {key: _exact(value) for key, value in node.items()}
     if isinstance(node, list):
-        return [_with_whole_limits(each) for each in node]
+        return [_exact(each) for each in node]
     return int(node) if isinstance(node, float) and node.is_integer() else node
