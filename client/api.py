@@ -72,9 +72,10 @@ class Client:
         with packed(paths) as file:
             return upload(self._http, file, name, progress or (lambda done, total: None), self._memory)
 
-    def datasets(self, limit: int = 100) -> Iterator[schemas.DatasetPublic]:
-        """All datasets, page by page."""
-        return self._calls.pages("/v1/datasets", schemas.DatasetPublic, {"limit": limit})
+    def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[schemas.DatasetPublic]:
+        """All datasets, page by page; for an administrator everyone's, or those of `owner`."""
+        params = {"limit": limit} | ({} if owner is None else {"owner": owner})
+        return self._calls.pages("/v1/datasets", schemas.DatasetPublic, params)
 
     def dataset(self, dataset_id: str) -> schemas.DatasetPublic:
         """One dataset."""
@@ -110,9 +111,10 @@ class Client:
         dataset_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         id_prefix: str | None = None,
+        owner: str | None = None,
     ) -> Iterator[schemas.JobPublic]:
         """Jobs, newest first, page by page (of `limit` each); those alone that all the words given fit."""
-        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
+        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix, "owner": owner}
         params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
         params |= {f"label.{key}": value for key, value in (labels or {}).items()}
         return self._calls.pages("/v1/jobs", schemas.JobPublic, params)

@@ -38,9 +38,12 @@ def upload(
 
 @app.command("list")
 @connected
-def list_datasets(session: Session) -> None:
+def list_datasets(
+    session: Session,
+    owner: Annotated[str | None, typer.Option(help="Only of this owner; for administrators.")] = None,
+) -> None:
     """All datasets, newest first."""
-    datasets = list(session.client.datasets())
+    datasets = list(session.client.datasets(owner=owner))
     rows = table("ID", "NAME", "STATUS", "FILES", "SPEECH", "SIZE", "UPLOADED")
     for dataset in datasets:
         usable = dataset.num_files if dataset.num_usable is None else dataset.num_usable

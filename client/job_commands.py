@@ -119,9 +119,10 @@ def jobs(
     name: Annotated[str | None, typer.Option(help="Only jobs for a voice of this name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
+    owner: Annotated[str | None, typer.Option(help="Only of this owner; for administrators.")] = None,
 ) -> None:
     """Jobs, newest first."""
-    listed = session.client.jobs(status, min(limit, 100), name=name, labels=labels_of(label or []))
+    listed = session.client.jobs(status, min(limit, 100), name=name, labels=labels_of(label or []), owner=owner)
     found = [job for _, job in zip(range(limit), listed, strict=False)]
     rows = table("ID", "VOICE", "STATUS", "STAGE", "DONE", "EPOCH", "MEL", "ETA", "SUBMITTED")
     for job in found:

@@ -6,9 +6,9 @@ owner's thing is not found, as if it were not there.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import Request
+from fastapi import Depends, Query, Request
 from sqlmodel import Session, select
 
 from server.access_schemas import Scope
@@ -54,6 +54,19 @@ def present() -> Caller:
     if caller is None:
         raise Unauthorized("nobody is known to ask")
     return caller
+
+
+def _whose(
+    owner: Annotated[str | None, Query(max_length=64, description="Only of this owner; for administrators.")] = None,
+) -> str | None:
+    caller = present()
+    if owner is not None and owner != caller.owner and not caller.may(Scope.ADMIN):
+        raise ScopeMissing("what others have is for administrators to see; leave `owner` out")
+    return caller.sees if owner is None else owner
+
+
+Whose = Annotated[str | None, Depends(_whose)]
+"""Of whose things a list tells: the caller's own; for administrators everyone's (None), or one owner's."""
 
 
 def check_access(request: Request, services: ServicesDep) -> None:

@@ -14,8 +14,9 @@ import sqlalchemy as sa
 import typer
 from pydantic import ValidationError
 
-from server.access_schemas import Scope, TokenCreate
+from server.access_schemas import Scope, TokenCreate, TokenPublic
 from server.backup import back_up
+from server.callers import AT_THE_MACHINE, present_caller
 from server.database import create_engine, migrate, present_version
 from server.doctor import examine
 from server.errors import ServerError
@@ -32,6 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="For the server's keeper, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
 )
+
+tokens = typer.Typer(no_args_is_help=True, help="Tokens, past HTTP: for a keeper who has none.")
+app.add_typer(tokens, name="token")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
@@ -90,8 +94,8 @@ def force_fail(
         typer.echo(f"{job.id}  {job.name}  {job.status}")
 
 
-@app.command()
-def token(
+@tokens.command()
+def create(
     owner: Annotated[str, typer.Argument(metavar="OWNER", help="Whose things it opens.")],
     scope: Annotated[list[Scope] | None, typer.Option(help="read, submit or admin; repeatable.")] = None,
     name: Annotated[str, typer.Option(help="What it is for.")] = "",
@@ -102,6 +106,30 @@ def token(
         wish = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
         made, secret = TokenBook(engine, utc_now, None, settings.session_hours).create(wish)
         typer.echo(f"{made.id}  {made.owner}  {', '.join(made.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
+
+
+@tokens.command("list")
+def list_tokens(as_json: AsJson = False) -> None:
+    """All tokens, without their secrets, newest first."""
+    with _opened() as (settings, engine):
+        public = list(_all(TokenBook(engine, utc_now, None, settings.session_hours)))
+        if as_json:
+            typer.echo(json.dumps([each.model_dump(mode="json") for each in public], indent=1))
+            return
+        for each in public:
+            expires = "" if each.expires_at is None else f"  until {each.expires_at:%Y-%m-%d}"
+            state = "  revoked" if each.revoked_at else expires
+            typer.echo(
+                f"{each.id}  {each.begins}...  {each.owner}  {', '.join(each.scopes)}  {each.name}{state}".rstrip()
+            )
+
+
+@tokens.command()
+def revoke(token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id.")]) -> None:
+    """Let a token open nothing any more, at once, and end the sessions that were opened with it."""
+    with _opened() as (settings, engine):
+        TokenBook(engine, utc_now, None, settings.session_hours).revoke(token_id)
+        typer.echo(f"{token_id} opens nothing any more")
 
 
 @app.command()
@@ -120,6 +148,15 @@ def backup(
             typer.echo("note: the database is not in it; dump it with its own tools")
         if done.missing:
             typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
+
+
+def _all(book: TokenBook) -> Iterator[TokenPublic]:
+    after, has_more = None, True
+    while has_more:
+        page, has_more = book.list(after=after, limit=100)
+        for token in page:
+            after = token.id
+            yield TokenPublic.model_validate(token, from_attributes=True)
 
 
 @contextlib.contextmanager
@@ -151,11 +188,13 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
             )
             raise typer.Exit(1)
         engine = create_engine(settings.url)
+        before = present_caller.set(AT_THE_MACHINE)
         try:
             if not may_migrate:
                 migrate(engine)
             yield settings, engine
         finally:
+            present_caller.reset(before)
             engine.dispose()
 
 

@@ -39,5 +39,8 @@ class Caller:
 
 EVERYTHING = frozenset({Scope.ADMIN})
 
+AT_THE_MACHINE = Caller(LOCAL_OWNER, EVERYTHING, address="rvc-train admin")
+"""Whoever works on the server's machine past HTTP, with `rvc-train admin`."""
+
 present_caller: ContextVar[Caller | None] = ContextVar("present_caller", default=None)
 """Set for each request by `server.auth`; None in workers and housekeeping."""

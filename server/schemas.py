@@ -162,6 +162,7 @@ class JobPublic(Answer):
     """A job as everyone sees it."""
 
     id: str
+    owner: str
     name: str
     dataset_id: str
     status: JobStatus
@@ -211,6 +212,7 @@ class DatasetPublic(Answer):
     """A dataset as everyone sees it."""
 
     id: str
+    owner: str
     name: str
     status: DatasetStatus
     reason: str | None

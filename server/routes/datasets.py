@@ -5,7 +5,7 @@ import hashlib
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from server.access import present, requires
+from server.access import Whose, present, requires
 from server.access_schemas import Scope
 from server.datasets import checked_name
 from server.errors import UploadTooLarge
@@ -101,10 +101,15 @@ def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDe
 @router.get("", responses=documented(422))
 @requires(Scope.READ)
 def list_datasets(
-    request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    whose: Whose,
+    after: After = None,
+    limit: Limit = 20,
 ) -> Page[DatasetPublic]:
     """Your datasets, newest first."""
-    datasets, has_more = services.shelf.list(owner=present().sees, after=after, limit=limit)
+    datasets, has_more = services.shelf.list(owner=whose, after=after, limit=limit)
     cursor = datasets[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from sqlmodel import Session
 
-from server.access import present, requires
+from server.access import Whose, present, requires
 from server.access_schemas import Scope
 from server.book import utc_now
 from server.conditions import matches_weakly
@@ -110,6 +110,7 @@ def list_jobs(
     request: Request,
     response: Response,
     services: ServicesDep,
+    whose: Whose,
     status: Annotated[list[JobStatus] | None, Query(description="Only jobs that stand so; may be repeated.")] = None,
     dataset: Annotated[str | None, Query(max_length=64, description="Only jobs on this dataset.")] = None,
     name: Annotated[str | None, Query(max_length=200, description="Only jobs for a voice of this name.")] = None,
@@ -126,7 +127,7 @@ def list_jobs(
         name=name,
         id_prefix=id_prefix,
         labels=_labels(request),
-        owner=present().sees,
+        owner=whose,
         after=after,
         limit=limit,
     )

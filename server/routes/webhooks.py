@@ -4,7 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
 
-from server.access import present, requires
+from server.access import Whose, present, requires
 from server.access_schemas import Scope
 from server.outward import check_url, resolve
 from server.problems import documented
@@ -54,10 +54,15 @@ def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDe
 @router.get("", responses=documented(422))
 @requires(Scope.READ)
 def list_webhooks(
-    request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    whose: Whose,
+    after: After = None,
+    limit: Limit = 20,
 ) -> Page[WebhookPublic]:
     """Your webhooks, those of single jobs too, newest first."""
-    webhooks, has_more = services.webhooks.list(present().sees, after=after, limit=limit)
+    webhooks, has_more = services.webhooks.list(whose, after=after, limit=limit)
     cursor = webhooks[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[_public(each) for each in webhooks], has_more=has_more, next_cursor=cursor)

@@ -18,6 +18,7 @@ DATASET = {
     "reason": None,
     "sha256": "0" * 64,
     "size": 1,
+    "owner": "local",
     "num_files": 1,
     "num_usable": None,
     "seconds": None,

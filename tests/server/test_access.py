@@ -1,14 +1,26 @@
 """Tokens, sessions, quotas, the trail, rate limits; and owners who do not see each other."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
+import sqlalchemy as sa
+from starlette.testclient import TestClient
 
 from server.access_schemas import Scope
+from server.app import _chores, create_app
+from server.audit import AuditTrail
+from server.database import read_session
+from server.errors import TooManyRequests
 from server.rate_limits import RateLimit
+from server.refusals import LINES_PER_MINUTE, Refusals
+from server.settings import ServerSettings
+from server.tables import BrowserSession, Token
+from server.tokens import TokenBook
 
 FIRST = "the-first-token-of-all"
 READ, SUBMIT, ADMIN = "read", "submit", "admin"
@@ -97,66 +109,6 @@ def test_a_revoked_or_expired_token_opens_nothing(keeper: httpx.Client, guarded:
     with guarded.client(Authorization=f"Bearer {short['secret']}") as http:
         assert http.get("/v1/me").status_code == 401
     assert keeper.delete("/v1/tokens/tok_none").status_code == 404
-
-
-def test_a_quota_of_jobs_is_held_and_says_so(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
-    client = holder("greta", SUBMIT)
-    dataset = upload(client, b"three")
-    assert keeper.put("/v1/owners/greta/quota", json={"max_jobs": 1}).json()["quota"]["max_jobs"] == 1
-    first = submit(client, dataset)
-    assert first.status_code == 202
-    second = submit(client, dataset)
-    assert (second.status_code, second.json()["code"]) == (429, "quota_exceeded")
-    assert "may have 1" in second.json()["detail"]
-    assert client.get("/v1/me").json()["usage"]["jobs"] == 1
-    client.post(f"/v1/jobs/{first.json()['id']}/cancel")
-    assert submit(client, dataset).status_code == 202
-    keeper.delete("/v1/owners/greta/quota")
-    assert submit(client, dataset).status_code == 202
-
-
-def test_a_quota_of_bytes_is_held_for_every_way_in(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
-    client = holder("hans", SUBMIT)
-    keeper.put("/v1/owners/hans/quota", json={"max_bytes": 1000})
-    upload(client, b"x" * 700)
-    put = client.put("/v1/datasets/more/content", content=b"RIFF" + b"y" * 700)
-    assert (put.status_code, put.json()["code"]) == (507, "quota_exceeded")
-    begun = client.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "700"})
-    assert begun.status_code == 507
-    stored = client.get("/v1/me").json()["usage"]["bytes"]
-    assert 704 <= stored < 900  # with the list of its recordings
-    assert len(client.get("/v1/datasets").json()["data"]) == 1
-
-
-def test_gpu_hours_count_after_the_job_is_deleted(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client, guarded: Any
-) -> None:
-    from datetime import UTC, datetime, timedelta
-
-    import sqlalchemy as sa
-    from sqlmodel import col
-
-    from server.database import write_session
-    from server.tables import Attempt, Job
-
-    client = holder("ida", SUBMIT)
-    dataset = upload(client, b"four")
-    job_id = submit(client, dataset).json()["id"]
-    now = datetime.now(UTC)
-    worker_id = guarded.bench.worker()
-    start = max(now - timedelta(hours=2), now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
-    with write_session(guarded.services.engine) as session:
-        number = session.execute(sa.select(col(Job.number)).where(col(Job.id) == job_id)).scalar_one()
-        row = {"job_number": number, "attempt": 1, "token": 1, "worker_id": worker_id}
-        session.execute(sa.insert(Attempt), [row | {"started_at": start, "ended_at": now}])
-    hours = (now - start).total_seconds() / 3600
-    assert client.get("/v1/me").json()["usage"]["gpu_hours_this_month"] == pytest.approx(hours, abs=0.01)
-    client.post(f"/v1/jobs/{job_id}/cancel")
-    assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
-    assert client.get("/v1/me").json()["usage"]["gpu_hours_this_month"] == pytest.approx(hours, abs=0.01)
-    keeper.put("/v1/owners/ida/quota", json={"max_gpu_hours": hours / 2})
-    refused = submit(client, dataset)
-    assert (refused.status_code, "GPU hours" in refused.json()["detail"]) == (429, hours > 0)
 
 
 def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
@@ -267,3 +219,181 @@ def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, wish: dict[str,
 
 def test_scopes_are_few() -> None:
     assert {str(scope) for scope in Scope} == {READ, SUBMIT, ADMIN}
+
+
+def test_an_administrator_sees_everyones_things_or_one_owners(
+    holder: Callable[..., httpx.Client], keeper: httpx.Client
+) -> None:
+    olga, pia = holder("olga", SUBMIT), holder("pia", SUBMIT)
+    for client in (olga, pia):
+        submit(client, upload(client, b"ten"))
+        client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"})
+    for path in ("/v1/jobs", "/v1/datasets"):
+        owners = {each["owner"] for each in keeper.get(path, params={"limit": 100}).json()["data"]}
+        assert owners >= {"olga", "pia"}
+        assert {each["owner"] for each in keeper.get(path, params={"owner": "pia"}).json()["data"]} == {"pia"}
+        assert len(olga.get(path, params={"owner": "olga"}).json()["data"]) == 1
+    assert len(keeper.get("/v1/webhooks", params={"owner": "pia"}).json()["data"]) == 1
+    for path in ("/v1/jobs", "/v1/datasets", "/v1/webhooks"):
+        refused = [olga.get(path, params={"owner": owner}) for owner in ("pia", "nobody")]
+        assert [answer.status_code for answer in refused] == [403, 403]
+        assert refused[0].json()["detail"] == refused[1].json()["detail"]
+    theirs = pia.get("/v1/jobs").json()["data"][0]["id"]
+    assert olga.get("/v1/jobs", params={"after": theirs}).status_code == 404
+
+
+def test_guessing_at_the_sign_in_is_limited_and_told_like_guessing_anywhere(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    with serve(tmp_path, token=FIRST, refusals_per_minute=4) as server, server.client() as http:
+        guesses = [http.post("/v1/session", json={"token": f"guess {i}"}) for i in range(3)]
+        assert [answer.json()["code"] for answer in guesses] == ["unauthorized"] * 3
+        assert http.get("/v1/me", headers={"Authorization": "Bearer guess"}).status_code == 401
+        refused = http.post("/v1/session", json={"token": "guess"})
+        assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+        assert http.post("/v1/session", json={"token": FIRST}).status_code == 204  # the right one is let in
+        trail = http.get("/v1/audit").json()["data"]
+        assert [each["action"] for each in trail] == ["session.opened"] + ["token.refused"] * 4
+        assert [each["target"] for each in trail[1:]] == ["/v1/me"] + ["/v1/session"] * 3
+        assert {each["address"] for each in trail} == {"127.0.0.1"}
+        assert "guess" not in str(trail)
+
+
+def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) -> None:
+    refusals = Refusals(None, AuditTrail(engine, lambda: datetime.now(UTC)))
+
+    async def guess() -> None:
+        for i in range(LINES_PER_MINUTE + 10):
+            await refusals.refuse(f"10.0.{i}.1", "/v1/me", "r")
+
+    anyio.run(guess)
+    lines, _ = AuditTrail(engine, lambda: datetime.now(UTC)).list(
+        actor=None, action=None, target=None, after=None, limit=1000
+    )
+    assert LINES_PER_MINUTE <= len(lines) <= LINES_PER_MINUTE + 2
+
+
+def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine) -> None:
+    refusals = Refusals(2, AuditTrail(engine, lambda: datetime.now(UTC)))
+
+    async def guess() -> None:
+        for i in range(2):
+            await refusals.refuse(f"2001:db8:1:2::{i}", "/v1/me", "r")
+        await refusals.refuse("2001:db8:1:3::1", "/v1/me", "r")
+        with pytest.raises(TooManyRequests):
+            await refusals.refuse("2001:db8:1:2::9", "/v1/me", "r")
+
+    anyio.run(guess)
+
+
+def test_whoever_shows_no_token_is_limited_by_address(serve: Callable[..., Any], tmp_path: Path) -> None:
+    with serve(tmp_path, token=FIRST, requests_per_minute=5) as server, server.client() as http:
+        assert [http.get("/livez").status_code for _ in range(7)] == [200] * 5 + [429] * 2
+        assert http.get("/v1/me", headers={"Authorization": f"Bearer {FIRST}"}).status_code == 200
+
+
+def test_writes_are_limited_more_strictly_than_looks(serve: Callable[..., Any], tmp_path: Path) -> None:
+    limits = {"requests_per_minute": 100, "writes_per_minute": 2}
+    with serve(tmp_path, token=FIRST, **limits) as server, server.client(Authorization=f"Bearer {FIRST}") as http:
+        assert [http.put("/v1/retention", json={}).status_code for _ in range(4)] == [200, 200, 429, 429]
+        assert http.get("/v1/retention").status_code == 200
+
+
+def test_without_tokens_nobody_is_limited(serve: Callable[..., Any], tmp_path: Path) -> None:
+    with serve(tmp_path, requests_per_minute=2, writes_per_minute=1) as server, server.client() as http:
+        assert {http.put("/v1/retention", json={}).status_code for _ in range(5)} == {200}
+
+
+def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> None:
+    with live.client() as http:
+        made = http.post("/v1/tokens", json={"owner": "rosa"}).json()
+        with live.client(Authorization=f"Bearer {made['secret']}") as rosa:
+            rosa.get("/v1/me")
+        told = next(each for each in http.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
+        assert told["last_used_at"] is not None
+        with read_session(live.services.engine) as session:
+            assert session.get_one(Token, made["id"]).last_used_at is None
+        live.services.tokens.tidy()
+        with read_session(live.services.engine) as session:
+            assert session.get_one(Token, made["id"]).last_used_at is not None
+
+
+def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: Any) -> None:
+    book = TokenBook(engine, clock, FIRST, session_hours=2)
+    opened = book.open_session(FIRST)
+    assert opened is not None
+    assert book.caller_of_session(opened[0]) is not None
+    clock.advance(2 * 3600)
+    assert book.caller_of_session(opened[0]) is None
+    book.tidy()
+    with read_session(engine) as session:
+        assert session.execute(sa.select(sa.func.count()).select_from(BrowserSession)).scalar() == 0
+
+
+def test_another_first_token_ends_the_sessions_of_the_one_before(engine: sa.Engine, clock: Any) -> None:
+    opened = TokenBook(engine, clock, FIRST, session_hours=2).open_session(FIRST)
+    assert opened is not None
+    assert TokenBook(engine, clock, FIRST, session_hours=2).caller_of_session(opened[0]) is not None
+    assert TokenBook(engine, clock, "another-first-token", session_hours=2).caller_of_session(opened[0]) is None
+
+
+def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_path: Path) -> None:
+    app = create_app(ServerSettings(data_folder=tmp_path, database_url=str(engine.url), token=FIRST))
+    for scheme in ("http", "https"):
+        answer = TestClient(app, f"{scheme}://voices.example").post("/v1/session", json={"token": FIRST})
+        assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
+        assert ("strict-transport-security" in answer.headers) == (scheme == "https")
+    app.state.services.engine.dispose()
+
+
+def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> None:
+    trail = AuditTrail(engine, clock)
+    for day in range(3):
+        trail.refused("", f"/{day}", "")
+        clock.advance(86_400)
+    trail.forget_old(2.5)
+    lines, _ = trail.list(actor=None, action=None, target=None, after=None, limit=10)
+    assert [line.target for line in lines] == ["/2", "/1"]
+
+
+def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
+    app = create_app(ServerSettings(data_folder=tmp_path))
+    names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _chores(app.state.services)}
+    assert {"TokenBook.tidy", "JobSizes.measure"} < names
+    assert app.state.services.audit.forget_old in names
+    app.state.services.engine.dispose()
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_token(engine: sa.Engine, tmp_path: Path) -> None:
+    app = create_app(ServerSettings(data_folder=tmp_path, database_url=str(engine.url), token=FIRST))
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE sessions")
+        connection.exec_driver_sql("DROP TABLE tokens")
+    answer = TestClient(app).get("/v1/me", headers={"Authorization": "Bearer rvct_of-someone"})
+    assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "unavailable", True)
+    assert answer.headers["retry-after"]
+    app.state.services.engine.dispose()
+
+
+def test_everything_that_is_done_to_a_job_is_in_the_trail(
+    holder: Callable[..., httpx.Client], keeper: httpx.Client, eventually: Callable[..., None]
+) -> None:
+    client = holder("sara", SUBMIT)
+    job_id = submit(client, upload(client, b"eleven")).json()["id"]
+    eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued")
+    for step in ("pause", "resume", "cancel", "retry"):
+        answer = client.post(f"/v1/jobs/{job_id}/{step}", json={"from": "start"} if step == "retry" else None)
+        assert answer.status_code == 202, answer.text
+    client.patch(f"/v1/jobs/{job_id}", json={"labels": {"a": "b"}})
+    keeper.put("/v1/retention", json={})
+    keeper.put("/v1/owners/sara/quota", json={"max_jobs": 7})
+    trail = keeper.get("/v1/audit", params={"actor": "sara", "limit": 100}).json()["data"]
+    done = ["edited", "submitted", "cancelled", "resumed", "paused", "submitted"]
+    assert [each["action"] for each in trail][:6] == [f"job.{word}" for word in done]
+    assert trail[1]["detail"]["retry_of"] == job_id
+    by_keeper = keeper.get("/v1/audit", params={"actor": "local", "limit": 2}).json()["data"]
+    assert [(each["action"], each["target"]) for each in by_keeper] == [
+        ("quota.changed", "sara"),
+        ("retention.changed", "retention"),
+    ]
+    assert by_keeper[0]["detail"]["max_jobs"] == 7

@@ -97,14 +97,32 @@ def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
 
 
 def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
-    ran = admin(live.services.storage.root, "token", "anna", "--scope", "read")
+    root = live.services.storage.root
+    ran = admin(root, "token", "create", "anna", "--scope", "read")
     assert ran.returncode == 0, ran.stderr
     secret = ran.stdout.strip().rpartition("=")[2]
     with live.client(Authorization=f"Bearer {secret}") as http:
         me = http.get("/v1/me").json()
     assert (me["owner"], me["scopes"]) == ("anna", ["read"])
-    wrong = admin(live.services.storage.root, "token", "Anna B")
+    wrong = admin(root, "token", "create", "Anna B")
     assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
+    (listed,) = json.loads(admin(root, "token", "list", "--json").stdout)
+    assert secret not in str(listed)
+    assert secret.startswith(listed["begins"])
+    assert admin(root, "token", "revoke", listed["id"]).returncode == 0
+    with live.client(Authorization=f"Bearer {secret}") as http:
+        assert http.get("/v1/me").status_code == 401
+    trail = http_of_keeper(live, "/v1/audit?target=" + listed["id"])
+    assert [(each["action"], each["address"]) for each in trail] == [
+        ("token.revoked", "rvc-train admin"),
+        ("token.created", "rvc-train admin"),
+    ]
+    assert "revoked" in admin(root, "token", "list").stdout
+
+
+def http_of_keeper(live: Any, path: str) -> list[dict[str, Any]]:
+    with live.client() as http:
+        return list(http.get(path).json()["data"])
 
 
 def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
