@@ -67,7 +67,10 @@ class Calls:
     def _once(self, method: str, path: str, **how: Any) -> httpx.Response:
         response = self.http.request(method, path, **how)
         is_still_running = response.status_code == httpx.codes.CONFLICT and "Retry-After" in response.headers
-        if response.status_code in BUSY or is_still_running:
+        is_busy = response.status_code in BUSY
+        if response.status_code == httpx.codes.TOO_MANY_REQUESTS and "Retry-After" not in response.headers:
+            is_busy = False  # a quota: it does not go by in seconds
+        if is_busy or is_still_running:
             raise _Busy(response)
         return response
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn
 
+import httpx
 import typer
 
 from client import exit_codes
@@ -51,7 +52,7 @@ def fail(error: ClientError | OSError, output: Output) -> NoReturn:
     if isinstance(error, BrokenPipeError):
         raise error  # whoever read our output has enough (`| head`); the program ends without a word
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    if isinstance(error, NotAllowed):
+    if isinstance(error, NotAllowed) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
     output.error(text)
     if output.as_json:

@@ -48,6 +48,8 @@ _CODE_OF = {
 }
 RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
 RETRYABLE_CODES = frozenset({errors.StillRunning.code})
+NOT_RETRYABLE_CODES = frozenset({errors.QuotaExceeded.code})
+"""Someone has to do something first."""
 TUS_VERSION = "1.0.0"
 """Of the protocol for uploads in pieces."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
@@ -78,7 +80,7 @@ def problem_response(
         instance=path,
         code=code or _CODE_OF.get(status, "error"),
         request_id=request_id,
-        retryable=status in RETRYABLE_STATUSES or code in RETRYABLE_CODES,
+        retryable=(status in RETRYABLE_STATUSES and code not in NOT_RETRYABLE_CODES) or code in RETRYABLE_CODES,
         errors=list(problems),
     )
     return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)

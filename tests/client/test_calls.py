@@ -54,10 +54,17 @@ def test_a_busy_server_is_asked_again_when_it_says(server, client, impatient):
 
 
 def test_a_server_that_stays_busy_is_told_in_its_words(server, client):
-    server.answer = lambda request: request.send_problem(429, "too_many", "too many requests")
-    with pytest.raises(ServerSaysNo, match="too many requests"):
+    server.answer = lambda request: request.send_problem(503, "unavailable", "the database is away")
+    with pytest.raises(ServerSaysNo, match="the database is away"):
         client.queue()
     assert len(server.seen) == calls.TRIES
+
+
+def test_a_quota_is_told_at_once_and_not_asked_again(server, client):
+    server.answer = lambda request: request.send_problem(429, "quota_exceeded", "anna may have 1 job")
+    with pytest.raises(ServerSaysNo, match="anna may have 1 job"):
+        client.queue()
+    assert len(server.seen) == 1
 
 
 def test_what_could_be_done_twice_is_sent_once(server, client):

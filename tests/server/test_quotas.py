@@ -44,6 +44,8 @@ def test_a_quota_of_jobs_is_held_and_says_so(holder: Callable[..., httpx.Client]
     second = submit(client, dataset)
     assert (second.status_code, second.json()["code"]) == (429, "quota_exceeded")
     assert "may have 1" in second.json()["detail"]
+    assert not second.json()["retryable"]
+    assert "retry-after" not in second.headers  # so that no client asks again by itself
     assert client.get("/v1/me").json()["usage"]["jobs"] == 1
     client.post(f"/v1/jobs/{first.json()['id']}/cancel")
     assert submit(client, dataset).status_code == 202
