@@ -58,8 +58,8 @@ class Quotas:
         quota = self._quota(session, owner)
         if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
             raise QuotaExceeded(
-                f"{owner} may have {quota.max_jobs} jobs that are not at their end, and has {jobs}; wait for one to end, "
-                "or cancel one"
+                f"{owner} may have {quota.max_jobs} jobs that are not at their end, and has {jobs}; wait for one to "
+                "end, or cancel one"
             )
         if quota.max_gpu_hours is not None:
             hours = _hours(session, owner, self._clock())
