@@ -2,9 +2,7 @@
 
 import itertools
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,14 +87,12 @@ def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
     return before, held_out_mel(nets, batch)
 
 
-def test_a_small_net_learns_to_speak_clips_it_never_saw(clips_of_the_sample: list[ClipFiles]) -> None:
-    seeds = [1, 2, 3]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(seeds), context) as pool:
-        results = pool.map(learn, [clips_of_the_sample] * 3, seeds)
-        for seed, (before, after) in zip(seeds, results, strict=True):
-            print(f"seed {seed}: mel {before:.1f} -> {after:.1f}")
-            assert after < 0.6 * before
+@pytest.mark.timeout(1200)  # 100 steps: minutes, where other tests take the other core
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
+def test_a_small_net_learns_to_speak_clips_it_never_saw(clips_of_the_sample: list[ClipFiles], seed: int) -> None:
+    before, after = learn(clips_of_the_sample, seed)
+    print(f"seed {seed}: mel {before:.1f} -> {after:.1f}")
+    assert after < 0.6 * before
 
 
 # --- order and time
@@ -206,7 +202,7 @@ def test_base_weights_of_another_kind_are_refused_with_what_differs(tmp_path: Pa
     other = Synthesizer(Hyperparameters.of(TrainingConfig(width=24, version="v1", pretrained="none")))
     ours = Synthesizer(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")))
     torch.save({"model": other.state_dict()}, tmp_path / "G.pth")
-    with pytest.raises(IncompatibleCheckpoint, match=r"emb_phone.*version"):
+    with pytest.raises(IncompatibleCheckpoint, match=r"these are v1 .* weights.*version"):
         load_base_weights(ours, tmp_path / "G.pth", "-pg")
 
 
