@@ -80,7 +80,7 @@ def _read_speakers(value: object) -> object:
     """`anna=0,bob=1` as a mapping, and one sentence for what would else be a fault for each of the kinds."""
     if isinstance(value, str) and "=" in value:
         pairs = [pair.rpartition("=") for pair in value.split(",")]
-        value = {name.strip(): int(number) if number.strip().isdigit() else number for name, _, number in pairs}
+        value = {name.strip(): int(number) if number.strip().isdecimal() else number for name, _, number in pairs}
         if len(value) < len(pairs):
             raise ValueError("names a folder twice; name each once, such as anna=0,bob=1")
     if value in ("one", "folders"):

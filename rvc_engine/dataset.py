@@ -127,7 +127,7 @@ def _measure(
     try:
         info, shape = soundfile.info(wave), np.load(features, mmap_mode="r").shape
         lengths = [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
-    except (soundfile.LibsndfileError, ValueError, TypeError, EOFError) as error:
+    except (soundfile.LibsndfileError, OSError, ValueError, TypeError, EOFError) as error:
         raise InvalidDataset(
             f"the slice {wave}, its features or its pitch cannot be read ({error}); prepare the recordings anew"
         ) from error

@@ -4,6 +4,7 @@ RVC's names are `0_gt_wavs/<i>_<j>.wav` and so on, Applio's `sliced_audios/<spea
 folder fresh from their preprocessing has neither `filelist.txt` nor `config.json`.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +19,8 @@ NO_SLICES = (
     "{folder} holds no slices; give the folder of recordings with --dataset, or the name of a run that was prepared "
     "before"
 )
+COARSE_BINS = 256
+"""Rows of the nets' embedding of the coarse pitch."""
 MAX_NAMED = 3
 """Files named in one sentence."""
 
@@ -62,7 +65,7 @@ def _waves(workspace: Workspace) -> list[Path]:
 
 def _natural(stem: str) -> tuple[object, ...]:
     """`2_10` after `2_9`."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in stem.split("_"))
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in stem.split("_"))
 
 
 def _own_clip(workspace: Workspace, wave: Path, f0: bool) -> ClipPaths:
@@ -100,7 +103,7 @@ def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
 def _listed_clip(line: str, f0: bool) -> ClipPaths | None:
     """Of `wave|features|coarse|hz|speaker`, or `wave|features|speaker`; None when the line is of another kind."""
     parts = line.strip().split("|")
-    if len(parts) != (5 if f0 else 3) or not parts[-1].isdigit() or "" in parts:
+    if len(parts) != (5 if f0 else 3) or not parts[-1].isdecimal() or "" in parts:
         return None
     paths = [Path(part) for part in parts[:-1]]
     speaker = int(parts[-1]) if int(parts[-1]) < NUM_SPEAKERS else None
@@ -168,18 +171,44 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
 
 
+def _rate_of(wave: Path) -> int:
+    """In Hz. Raises ValueError for a slice of several channels."""
+    info = soundfile.info(wave)
+    if info.channels != 1:
+        raise ValueError(f"{info.channels} channels, and slices are mono")
+    return int(info.samplerate)
+
+
+def _shape_of_features(path: Path) -> tuple[int, ...]:
+    """Raises ValueError for values that training would only find hours later, and an index never."""
+    features = np.load(path, mmap_mode="r")
+    if not np.isfinite(features).all():
+        raise ValueError(f"{path.name} holds values that are no numbers")
+    shape: tuple[int, ...] = features.shape
+    return shape
+
+
+def _check_curve(path: Path, highest: float) -> None:
+    """Raise ValueError for a pitch curve that is none."""
+    curve = np.load(path)
+    if curve.ndim != 1:
+        raise ValueError(f"{path.parent.name}/{path.name} has {curve.ndim} dimensions, and a pitch curve has one")
+    if not (np.isfinite(curve) & (curve >= 0) & (curve <= highest)).all():
+        range_text = "0 and above" if math.isinf(highest) else f"0 to {highest:g}"
+        raise ValueError(f"{path.parent.name}/{path.name} holds values beyond {range_text}")
+
+
 def _examine_contents(workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: Examination) -> None:
     rates: dict[int, list[str]] = {}
     shapes: dict[tuple[int, ...], list[str]] = {}
     for clip in clips:
         try:
-            rates.setdefault(soundfile.info(clip.wave).samplerate, []).append(clip.wave.name)
+            rates.setdefault(_rate_of(clip.wave), []).append(clip.wave.name)
             if "features" not in clip.missing:
-                shape = np.load(clip.features, mmap_mode="r").shape
-                shapes.setdefault(shape[1:], []).append(clip.features.name)
-            for path in (clip.coarse_f0, clip.f0):
+                shapes.setdefault(_shape_of_features(clip.features)[1:], []).append(clip.features.name)
+            for path, highest in ((clip.coarse_f0, COARSE_BINS - 1), (clip.f0, math.inf)):
                 if path is not None and path.is_file():
-                    len(np.load(path, mmap_mode="r"))
+                    _check_curve(path, highest)
         except (soundfile.LibsndfileError, OSError, ValueError, TypeError, EOFError) as error:
             found.faults.append(
                 f"the slice {clip.wave}, its features or its pitch cannot be read ({error}); prepare the "

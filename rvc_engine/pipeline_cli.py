@@ -3,6 +3,7 @@
 Exit codes: 0 done, 1 failed, 2 a wrong option, 3 stopped on request (run again to go on).
 """
 
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
@@ -126,7 +127,7 @@ def pipeline(
         "version": version,
         "sample_rate": sample_rate,
         "f0": bool(if_f0),
-        "batch_size": int(batch_size) if batch_size.lstrip("-").isdigit() else batch_size,
+        "batch_size": int(batch_size) if re.fullmatch("-?[0-9]+", batch_size) else batch_size,
         "total_epochs": total_epoch,
         "save_every_epochs": save_every_epoch,
         "save_only_latest": bool(if_latest),
@@ -203,7 +204,7 @@ def _device(gpus: str) -> str:
     import torch
 
     numbers = gpus.split("-")
-    if not all(number.isdigit() for number in numbers):
+    if not all(number.isascii() and number.isdigit() for number in numbers):
         raise usage_error(f"-g/--gpus: {gpus!r} is no list of GPU numbers; use 0, or 0-1-2")
     if len(set(map(int, numbers))) < len(numbers):
         raise usage_error(f"-g/--gpus: {gpus} names a GPU twice; name each once, such as 0-1")

@@ -104,6 +104,33 @@ def test_a_voice_without_pitch_needs_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("part", "values", "fault"),
+    [
+        ("2a_f0/0_0.wav.npy", np.full(100, 256), "2a_f0/0_0.wav.npy holds values beyond 0 to 255"),
+        ("2a_f0/0_0.wav.npy", np.full(100, -1), "2a_f0/0_0.wav.npy holds values beyond 0 to 255"),
+        ("2b-f0nsf/0_0.wav.npy", np.full(100, np.nan), "2b-f0nsf/0_0.wav.npy holds values beyond 0 and above"),
+        ("2b-f0nsf/0_0.wav.npy", np.ones((100, 1)), "has 2 dimensions"),
+        ("3_feature768/0_0.npy", np.full((50, 768), np.inf, np.float32), "0_0.npy holds values that are no numbers"),
+        ("0_gt_wavs/0_0.wav", np.zeros((40_000, 2), np.float32), "2 channels, and slices are mono"),
+    ],
+)
+def test_what_training_could_not_read_is_a_fault_before_it(
+    tmp_path: Path, part: str, values: np.ndarray, fault: str
+) -> None:
+    workspace = Workspace(tmp_path / "anna", "anna")
+    add_clip(workspace.root, "²_0")  # a name that only looks like a number
+    add_clip(workspace.root, "0_0")
+    assert examine(workspace, CONFIG).faults == []
+    if part.endswith(".npy"):
+        np.save(workspace.root / part, values)
+    else:
+        soundfile.write(workspace.root / part, values, 40_000, subtype="FLOAT")
+    [found] = examine(workspace, CONFIG).faults
+    assert fault in found
+    assert "0_0.wav" in found
+
+
+@pytest.mark.parametrize(
     ("part", "fault"),
     [("0_gt_wavs/0_0.wav", r"cannot be read"), ("3_feature768/0_0.npy", "cannot be read")],
 )
