@@ -50,10 +50,10 @@ class Appraiser:
         """Seconds of an evaluation, as far as is known."""
         self._appraised_step: int | None = None
 
-    def begin(self, place: Place | None) -> None:
-        """Training starts at this place (None: from the beginning): what was measured beyond it is done anew."""
+    def begin(self, place: Place) -> None:
+        """Training starts at this place: what was measured beyond it is done anew."""
         self._appraised_step = None
-        if place is None:
+        if place.step == 0:
             self._history.forget_all()
             self._workspace.best_file.unlink(missing_ok=True)
             return

@@ -26,6 +26,7 @@ from rvc_engine.recovery_manifest import (
     read_entries,
     write_entries,
 )
+from rvc_engine.retention import KeptSaves
 from rvc_engine.step import Nets
 from rvc_engine.workspace import Workspace, sync_folder
 
@@ -86,11 +87,11 @@ def save_atomically(tree: Any, path: Path) -> str:
     return save_together({path: tree})[0]
 
 
-def save_together(trees: dict[Path, Any]) -> list[str]:
+def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = lambda _: None) -> list[str]:
     """Write files of one folder that belong together: all are whole on disk before the first gets its name.
 
-    Returns their sha256. Raises DiskFull when there is no room, before it writes anything if that can be told; what lay
-    there before stays.
+    Returns their sha256, of which `claim` hears before the files get their names. Raises DiskFull when there is no
+    room, before it writes anything if that can be told; what lay there before stays.
     """
     folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,6 +99,7 @@ def save_together(trees: dict[Path, Any]) -> list[str]:
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in trees}
     try:
         hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]
+        claim(hashes)
         for path, temporary in temporaries.items():
             temporary.replace(path)
     except OSError as error:
@@ -273,7 +275,7 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
             ("D", nets.discriminators, nets.discriminator_optimizer),
         )
     }
-    save_together(trees)  # not one without the other
+    save_together(trees, lambda hashes: KeptSaves(workspace.root).claim(hashes[0]))  # not one without the other
     return list(trees)
 
 

@@ -77,10 +77,10 @@ def pairs_to_resume(root: Path, own: OwnCheckpoint | None, warn: Warn) -> list[S
     """
     if own is None:
         return _find(root, warn)
-    ours = {name for save in KeptSaves(root).all() for name in save.files}
-    candidates = (pair for pair in _listed(root)[0] if pair.generator.name not in ours)
-    newer = (pair for pair in candidates if pair.epoch > own.epoch and pair.written > own.written)
-    return [pair for pair in sorted(newer, key=SavedPair.age_key, reverse=True) if _is_whole(pair, warn)]
+    newer = (pair for pair in _listed(root)[0] if pair.epoch > own.epoch and pair.written > own.written)
+    saves = KeptSaves(root)
+    candidates = (pair for pair in newer if not saves.is_own(pair.generator))
+    return [pair for pair in sorted(candidates, key=SavedPair.age_key, reverse=True) if _is_whole(pair, warn)]
 
 
 def _find(root: Path, warn: Warn) -> list[SavedPair]:

@@ -171,9 +171,9 @@ class _Trainer:
         place = None if pairs else self.store.load(self.nets, self.report.warn)
         if self.batches is None:
             self.batches = self._choose_batches(place)
+        self.place = place = self._begin(self.batches, pairs) if place is None else self._continued(place, self.batches)
         if self.appraiser is not None:
             self.appraiser.begin(place)
-        self.place = place = self._begin(self.batches, pairs) if place is None else self._continued(place, self.batches)
         if place.is_full_precision:
             self.nets.compute_in(self.precision.full())
         self.result = None

@@ -44,14 +44,13 @@ def trained() -> Nets:
 
 @pytest.fixture
 def save(trained: Nets, tmp_path: Path) -> Any:
-    """Save a pair of an epoch under a name, with changes to each half's tree."""
+    """Save a pair of an epoch under a name, as another program does, with changes to each half's tree."""
 
     def save_one(epoch: int, name: str, **changes: Any) -> None:
         save_pair(Workspace(tmp_path, "anna"), trained, Place(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False)
         for letter in "GD":
             path = tmp_path / f"{letter}_999.pth"
-            if changes:
-                torch.save({**torch.load(path, weights_only=True), **changes}, path)
+            torch.save({**torch.load(path, weights_only=True), "scaler": {}, **changes}, path)
             path.rename(tmp_path / f"{letter}_{name}.pth")
 
     return save_one
@@ -149,6 +148,20 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
     (tmp_path / "D_60.pth").write_bytes(b"")
     [warning] = names(tmp_path, OwnCheckpoint(4, written - 60))
     assert "D_60.pth is damaged" in warning
+
+
+def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained: Nets, tmp_path: Path) -> None:
+    def save_latest(epoch: int) -> None:
+        save_pair(Workspace(tmp_path, "anna"), trained, Place(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True)
+
+    save_latest(5)
+    assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []  # killed before it was listed, or with -l 1
+    KeptSaves(tmp_path).claim("0" * 64)  # of a save that a kill kept from getting its name
+    assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []
+    for letter in "GD":  # another program goes on from it
+        path = tmp_path / f"{letter}_2333333.pth"
+        torch.save({**torch.load(path, weights_only=True), "iteration": 6}, path)
+    assert names(tmp_path, OwnCheckpoint(4, 0.0)) == ["G_2333333.pth"]
 
 
 def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(save: Any, trained: Nets, tmp_path: Path) -> None:

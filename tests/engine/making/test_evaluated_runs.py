@@ -17,7 +17,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.dataset import ClipFiles, list_clips
 from rvc_engine.errors import StopRequested
 from rvc_engine.evaluation import Evaluator, _compare_pitch, _pitch_scores
-from rvc_engine.events import ArtifactReady, Evaluated, Event, Log, PreviewReady
+from rvc_engine.events import ArtifactReady, Evaluated, Event, Log, Metric, PreviewReady
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.nets.synthesizer import Synthesizer
@@ -229,3 +229,30 @@ def test_pitch_a_semitone_too_high_is_off_by_100_cents_and_voicing_is_counted_ap
 
 def test_clips_without_a_voiced_frame_tell_nothing_of_pitch() -> None:
     assert _pitch_scores([_compare_pitch(np.zeros(5), np.zeros(5))]) == {"eval/voicing": 0.0}
+
+
+# --- a run that dies
+
+
+@pytest.mark.parametrize(("checkpoints", "first_step"), [(4, 5), (None, 7)])
+def test_a_run_of_one_pair_that_dies_after_a_save_keeps_its_checkpoint_its_evaluations_and_its_best(
+    tmp_path: Path, recordings: Path, machine: Machine, checkpoints: int | None, first_step: int
+) -> None:
+    """From its own checkpoint where it has one, though the pair is newer; from the pair where it has none."""
+    fields = {"content": "whisper-tiny", "pretrained": "none", "pitch": "dio", "width": 24, "batch_size": 2, **ALWAYS}
+    fields |= {"total_epochs": 3, "save_only_latest": True, "checkpoint_every_steps": checkpoints}
+    config, workspace = TrainingConfig.model_validate(fields), Workspace(tmp_path / "anna", "anna")
+    events: list[Event] = []
+
+    def die_at_step_6(event: Event) -> None:
+        if isinstance(event, PreviewReady) and event.step == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_voice(recordings, workspace, config, machine, die_at_step_6)
+    make_voice(recordings, workspace, config, machine, events.append)
+
+    assert next(event.step for event in events if isinstance(event, Metric)) == first_step
+    rows = json.loads((workspace.root / "evaluation.json").read_text())["evaluations"]
+    assert [row["step"] for row in rows] == [3, 6, 9]
+    assert workspace.best_file.is_file()
