@@ -45,7 +45,9 @@ def main() -> None:
         _say(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
         report = _RankReport("train", _say if ranks.is_first else _stay_silent, stop.is_set)
         _train(request, device, report, ranks)
-        ranks.any(False)  # until the first one has saved, too
+        with suppress(PeerLost):  # this one's work is whole; who died tells it by an exit code
+            ranks.any(False)  # until the first one has saved, too
+        _end(0)
     except PeerLost as error:
         print(f"lost the other processes: {error}", file=sys.stderr)  # noqa: T201 - the engine's debug log
         _end(EXIT_PEER_LOST)
@@ -56,7 +58,6 @@ def main() -> None:
         traceback.print_exception(error)
         _say(Failed(code=FailureCode.INTERNAL, message=f"{name} failed unforeseen ({type(error).__name__}: {error})"))
         _end(EXIT_FAILED)
-    ranks.leave()
 
 
 def _train(request: RankRequest, device: torch.device, report: StageReport, ranks: Ranks) -> None:
@@ -95,7 +96,8 @@ def _stay_silent(_event: Event) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Without the library's farewells, which may wait for ranks that are gone."""
+    """Without the library's farewells: they may wait for ranks that are gone, and gloo's abort the process at times
+    ("terminate called without an active exception"), which would make a crash of a training that is complete."""
     sys.stderr.flush()
     os._exit(code)
 

@@ -232,6 +232,19 @@ def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_un
     assert last.step >= step.step
 
 
+def test_processes_train_to_the_end_and_what_a_library_does_at_its_exit_makes_no_crash_of_it(
+    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gloo's threads abort a process at times while it ends."""
+    farewell = "import atexit, os\natexit.register(lambda: os.environ.get('LOCAL_RANK') and os.abort())\n"
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(farewell)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    engine = start("two", "--processes=2", total_epochs=1)
+    assert engine.end() == events.EXIT_SUCCEEDED, engine.error_text()
+    assert max(engine.losses()) == 2  # 6 clips, 4 a step
+
+
 def test_processes_end_themselves_when_their_engine_is_killed_and_one_goes_on_alone(start) -> None:
     engine = start("two", "--processes=2", checkpoint_every_steps=1, total_epochs=2)
     saved = engine.until(events.CheckpointSaved)
