@@ -140,7 +140,7 @@ def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = Fal
     `lazily` leaves tensors in the file, to be read page by page where they are used; early formats cannot.
     """
     try:
-        return torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
+        tree = torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # what an unpickler meets in a stranger's bytes fails in any way, IndexError for one
@@ -148,6 +148,17 @@ def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = Fal
             f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
             "or holds code, which is never run. Get it again from where it came"
         ) from error
+    if not _holds_plain_tensors(tree):
+        raise IncompatibleCheckpoint(f"{path} holds tensors without values, sparse or quantised ones; no net here does")
+    return tree
+
+
+def _holds_plain_tensors(tree: Any, depth: int = 6) -> bool:
+    """Whether the tensors in nested dicts and lists can be computed with. A stranger's tree may hold itself."""
+    if isinstance(tree, Tensor):
+        return tree.layout == torch.strided and not tree.is_meta and not tree.is_quantized
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return depth == 0 or all(_holds_plain_tensors(part, depth - 1) for part in parts)
 
 
 @dataclass(frozen=True)
@@ -320,8 +331,9 @@ def published_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Newer PyTorch's spelling of weight norm turned into the published one."""
     spelling = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
     renamed = {}
-    for name, value in weights.items():
+    for key, value in weights.items():
+        name = str(key)  # a stranger's file may have numbers
         for new, published in spelling.items():
-            name = name.replace(new, published)  # noqa: PLW2901
+            name = name.replace(new, published)
         renamed[name] = value
     return renamed

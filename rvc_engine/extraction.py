@@ -68,9 +68,10 @@ def _read(source: Path) -> _Source:
         raise IncompatibleCheckpoint(f"{source} is a small voice already; there is nothing to extract")
     if isinstance(tree, dict) and "generator" in tree and isinstance(tree.get("place"), dict):
         place = tree["place"]
-        return _Source(_tensors(source, tree["generator"]), max(1, int(place["epoch"]) - 1), int(place["step"]))
+        epoch, step = _count(place.get("epoch")), _count(place.get("step"))
+        return _Source(_tensors(source, tree["generator"]), max(1, epoch - 1), step)
     weights = _tensors(source, tree.get("model", tree) if isinstance(tree, dict) else None)
-    return _Source(weights, int(tree.get("iteration", 0)), _steps_done(tree.get("optimizer")))
+    return _Source(weights, _count(tree.get("iteration")), _steps_done(tree.get("optimizer")))
 
 
 def _tensors(source: Path, weights: Any) -> dict[str, Tensor]:
@@ -81,8 +82,17 @@ def _tensors(source: Path, weights: Any) -> dict[str, Tensor]:
 
 def _steps_done(optimizer: Any) -> int:
     """As Adam counted them; 0 where nothing did."""
-    states = optimizer.get("state", {}).values() if isinstance(optimizer, dict) else ()
-    return max((int(state["step"]) for state in states if "step" in state), default=0)
+    states = optimizer.get("state") if isinstance(optimizer, dict) else None
+    entries = states.values() if isinstance(states, dict) else ()
+    return max((_count(entry.get("step")) for entry in entries if isinstance(entry, dict)), default=0)
+
+
+def _count(value: Any) -> int:
+    """0 for what is no number: a voice says nothing wrong of itself then."""
+    try:
+        return int(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return 0
 
 
 def _sizes(source: Path, kind: NetKind, sample_rate: SampleRate | None) -> Hyperparameters:

@@ -178,12 +178,12 @@ def _kind_facts(kind: NetKind) -> dict[str, Any]:
 
 
 def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
-    raw: dict[str, Tensor] = tree["weight"]
+    raw: dict[str, Tensor] = {str(name): value for name, value in tree["weight"].items()}
     weights = published_names(raw)
     kind = kind_of(shapes_of(weights))
     facts, faults = _weights_facts(raw)
     # Early v1 files name neither version nor pitch; RVC takes them so.
-    said_version, said_f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
+    said_version, said_f0 = str(tree.get("version", "v1")), bool(tree.get("f0", 1))
     facts |= {**(_kind_facts(kind) if kind else {}), "version": said_version, "f0": said_f0}
     facts |= {
         "contents": "voice",
@@ -277,7 +277,7 @@ def _tensors(value: Any) -> dict[str, Tensor]:
 
 
 def _checkpoint_facts(tree: dict[str, Any]) -> dict[str, Any]:
-    raw: dict[str, Tensor] = tree["model"]
+    raw: dict[str, Tensor] = {str(name): value for name, value in tree["model"].items()}
     weights = published_names(raw)
     kind = kind_of(shapes_of(weights))
     facts, faults = _weights_facts(raw)

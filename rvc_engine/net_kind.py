@@ -74,7 +74,7 @@ def kind_of(shapes: Shapes) -> NetKind | None:
             return _generator_kind(shapes)
         if "discriminators.0.convs.0.weight_v" in shapes:
             return _discriminators_kind(shapes)
-    except (KeyError, IndexError):  # a piece of a net, or one that only begins like it
+    except (KeyError, IndexError, ValueError):  # a piece of a net, or one that only begins like it
         return None
     return None
 

@@ -219,7 +219,17 @@ def _check_whole(path: Path) -> None:
 
 
 def named_moments(optimizer: Any, weights: list[tuple[str, Tensor]]) -> dict[str, dict[str, Any]] | None:
-    """Adam's state by name. A file numbers its entries in the order of its own weights: Applio's is not RVC's."""
+    """Adam's state by name; None where it is missing or does not fit.
+
+    A file numbers its entries in the order of its own weights: Applio's is not RVC's.
+    """
+    try:
+        return _named_moments(optimizer, weights)
+    except (KeyError, TypeError, AttributeError):  # of another form than PyTorch gives it
+        return None
+
+
+def _named_moments(optimizer: Any, weights: list[tuple[str, Tensor]]) -> dict[str, dict[str, Any]] | None:
     if not isinstance(optimizer, dict) or not optimizer.get("state"):
         return None
     state = optimizer["state"]
@@ -242,10 +252,11 @@ def named_moments(optimizer: Any, weights: list[tuple[str, Tensor]]) -> dict[str
 
 def _learning_rate(tree: dict[str, Any], optimizer: Any) -> float | None:
     """The one that the file's last epoch was trained with, decay included; else the undecayed one."""
-    groups = optimizer.get("param_groups") if isinstance(optimizer, dict) else None
-    rate = groups[0].get("lr") if groups else None
-    rate = float(rate) if isinstance(rate, int | float | Tensor) else None
-    return rate if rate is not None and math.isfinite(rate) and rate > 0 else None
+    try:
+        rate = float(optimizer["param_groups"][0]["lr"])
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
+        return None
+    return rate if math.isfinite(rate) and rate > 0 else None
 
 
 def _check_fits(path: Path, weights: dict[str, Tensor], net: nn.Module) -> None:

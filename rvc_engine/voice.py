@@ -49,6 +49,8 @@ def load_voice(path: Path, device: torch.device) -> Voice:
         version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
         sizes = Hyperparameters.of_voice(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
         embedder = tree.get("embedder_model")
+        if not isinstance(embedder, str | None):
+            raise TypeError(f"its embedder_model is a {type(embedder).__name__}")
         net = Synthesizer(sizes, with_posterior=False)
         net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("enc_q.")})
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:

@@ -1,5 +1,6 @@
 """Inspecting, extracting and merging voices, as functions and from the command line."""
 
+import contextlib
 import json
 import math
 import os
@@ -19,12 +20,15 @@ from rvc_engine.cli import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 from rvc_engine.extraction import extract
+from rvc_engine.handing_over import hand_over
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.inspection import describe, inspect_file
 from rvc_engine.merging import merge
 from rvc_engine.nets.synthesizer import Synthesizer
+from rvc_engine.saved_pairs import pairs_to_resume, resume
 from rvc_engine.stages.export import VoiceDetails, read_voice, write_voice
 from rvc_engine.step import Nets
+from rvc_engine.voice import load_voice
 from rvc_engine.workspace import Workspace
 
 SPELLINGS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
@@ -266,6 +270,56 @@ def test_what_makes_no_voice_is_refused(folder: Path, tmp_path: Path, changed: A
         with pytest.raises(IncompatibleCheckpoint, match=reason):
             extract(source, tmp_path / "out.pth", "x")
     assert not (tmp_path / "out.pth").exists()
+
+
+def _with_optimizer(tree: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {**tree, "optimizer": {**tree["optimizer"], **changes}}
+
+
+def _with_weight(tree: dict[str, Any], name: Any, value: torch.Tensor) -> dict[str, Any]:
+    return {**tree, "model": {**tree["model"], name: value}}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tree: _with_optimizer(tree, param_groups=[{}]),
+        lambda tree: _with_optimizer(tree, param_groups=5),
+        lambda tree: {**tree, "optimizer": {"state": tree["optimizer"]["state"]}},
+        lambda tree: _with_optimizer(tree, state=[1]),
+        lambda tree: _with_optimizer(tree, state=dict.fromkeys(tree["optimizer"]["state"], 3)),
+        lambda tree: {**tree, "iteration": "x"},
+        lambda tree: {**tree, "model": dict(enumerate(tree["model"].values()))},
+        lambda tree: _with_weight(tree, "enc_p.emb_phone.weight", torch.zeros(2, 2, 2)),
+        lambda tree: _with_weight(tree, "emb_g.weight", torch.zeros(109, 32).to_sparse()),
+        lambda tree: _with_weight(tree, "emb_g.weight", torch.zeros(109, 32, device="meta")),
+    ],
+)
+def test_files_of_any_odd_form_are_told_and_crash_no_tool(folder: Path, tmp_path: Path, change: Any) -> None:
+    """Each tool either makes of it what can be made, or says why not; nothing else is raised."""
+    odd = tmp_path / "G_1.pth"
+    torch.save(change(torch.load(folder / "G_1.pth", weights_only=True)), odd)
+    shutil.copy(odd, tmp_path / "D_1.pth")
+    nets = Nets.build(sizes_of(), torch.device("cpu"), 1e-4)
+    config = TrainingConfig.model_validate({"pretrained": "none", "width": 24})
+
+    assert inspect_file(odd).contents != "voice"
+    for use in (
+        lambda: extract(odd, tmp_path / "out.pth", "x"),
+        lambda: hand_over(odd, tmp_path / "out.pth", "applio"),
+        lambda: resume(pairs_to_resume(tmp_path, None, str), nets, config, str),
+    ):
+        with contextlib.suppress(IncompatibleCheckpoint):
+            use()
+
+
+def test_a_voice_that_says_odd_things_of_itself_is_told(tmp_path: Path) -> None:
+    voice = make_voice(tmp_path / "a.pth")
+    tree = torch.load(voice, weights_only=True)
+    torch.save({**tree, "version": 2, "embedder_model": ["contentvec"]}, voice)
+    assert "names the version '2'" in faults(voice)
+    with pytest.raises(IncompatibleCheckpoint, match="not a voice file"):
+        load_voice(voice, torch.device("cpu"))
 
 
 def test_two_voices_are_mixed_by_the_ratio_in_float32(tmp_path: Path) -> None:
