@@ -17,6 +17,7 @@ from rvc_engine.evaluation_history import EvaluationHistory, Row
 from rvc_engine.events import Evaluated, PreviewReady
 from rvc_engine.held_out import Split
 from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.micro_batches import is_out_of_memory
 from rvc_engine.nets.synthesizer import Synthesizer
 from rvc_engine.pitch.swift import SwiftEstimator
 from rvc_engine.previews import Preview, Sound, write_preview
@@ -75,7 +76,9 @@ class Appraiser:
         try:
             if self._is_affordable(net, place):
                 self._appraise(net, place, started)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self._report.warn(f"step {place.step} was not evaluated: the device has no memory left for it")
 
     def _is_affordable(self, net: Synthesizer, place: Place) -> bool:

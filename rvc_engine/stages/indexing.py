@@ -175,9 +175,9 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
 
 
 def _sweep(workspace: Workspace, written: Mapping[str, Path]) -> None:
-    """Delete the indexes of an earlier run: other speakers', or with another number of lists."""
+    """Delete the indexes of an earlier run of this version: other speakers', or with another number of lists."""
     kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
-    for old in (*workspace.root.glob("added_IVF*.index"), *workspace.speaker_index_files()):
+    for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):
         if old not in kept:
             old.unlink()
 

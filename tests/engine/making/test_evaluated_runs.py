@@ -17,7 +17,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.dataset import ClipFiles, list_clips
 from rvc_engine.errors import StopRequested
 from rvc_engine.evaluation import Evaluator, _compare_pitch, _pitch_scores
-from rvc_engine.events import ArtifactReady, Evaluated, Event, Log, Metric, PreviewReady
+from rvc_engine.events import ArtifactReady, Evaluated, Event, Log, Metric, PreviewReady, Warned
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.nets.synthesizer import Synthesizer
@@ -229,6 +229,19 @@ def test_pitch_a_semitone_too_high_is_off_by_100_cents_and_voicing_is_counted_ap
 
 def test_clips_without_a_voiced_frame_tell_nothing_of_pitch() -> None:
     assert _pitch_scores([_compare_pitch(np.zeros(5), np.zeros(5))]) == {"eval/voicing": 0.0}
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), RuntimeError("cuDNN: CUDNN_STATUS_ALLOC_FAILED")])
+def test_an_evaluation_without_memory_is_left_out_and_said(
+    make: Make, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Evaluator, "evaluate", fail)
+    _, events = make(**{**ALWAYS, "total_epochs": 1})
+    [warning] = [event.message for event in events if isinstance(event, Warned)]
+    assert warning == "step 3 was not evaluated: the device has no memory left for it"
 
 
 # --- a run that dies

@@ -119,3 +119,13 @@ def test_all_features_are_gathered_in_the_order_of_their_names(finished: Workspa
     gathered = np.load(finished.total_features, mmap_mode="r")
     assert gathered.dtype == np.float32
     assert np.array_equal(gathered, expected)
+
+
+def test_a_new_index_takes_the_place_of_older_ones_of_its_version_and_leaves_the_other_versions(
+    finished: Workspace,
+) -> None:
+    old, other = (finished.root / f"added_IVF7_Flat_nprobe_1_anna_{version}.index" for version in ("v2", "v1"))
+    old.write_bytes(b"of fewer recordings")
+    other.write_bytes(b"of the v1 voice of that name")
+    made = indexing.run(finished, TrainingConfig(), StageReport("index", lambda _: None))
+    assert set(finished.root.glob("added_*.index")) == {made, other}
