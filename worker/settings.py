@@ -29,8 +29,8 @@ class WorkerSettings(BaseSettings):
 
     worker_name: str = Field(default_factory=lambda: f"{socket.gethostname()}-{os.getpid()}")
     """What the worker is called in lists."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?(,cuda:\d+)*)$")
-    """Where engines run: `auto`, `cpu`, `cuda:<n>`, or several GPUs that train one voice together: `cuda:0,cuda:1`."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
+    """Where engines run: `auto`, `cpu`, `cuda:<n>`, or several GPUs that train one voice together: `cuda:0+cuda:1`."""
     engines_per_machine: int = Field(default=1, ge=1)
     """How many workers share this machine: each engine gets so large a part of the cores."""
     engine_command: list[str] = Field(default_factory=default_engine_command)

@@ -5,6 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from worker.devices import binding, device_name, engine_device
 from worker.settings import WorkerSettings
 
 
@@ -26,3 +29,12 @@ def test_a_file_that_is_no_database_is_told_of_in_a_sentence(tmp_path):
     assert "file is not a database" in done.stderr
     assert "RVC_TRAIN_DATABASE_URL" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "cuda:0+cuda:1"])
+def test_every_device_that_a_worker_may_be_given_is_one_that_it_can_bind_its_engines_to(monkeypatch, device):
+    monkeypatch.setenv("RVC_TRAIN_DEVICE", device)
+    chosen = WorkerSettings().device
+    assert device_name(chosen, {"CUDA_VISIBLE_DEVICES": "", "PATH": ""})
+    assert engine_device(chosen)
+    assert binding(chosen, {}) or chosen == "auto"
