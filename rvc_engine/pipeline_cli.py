@@ -238,12 +238,14 @@ def _execute(
     switch.on_signals()
     wanted = Wanted(not skip_training, not skip_index, continue_on_error)
     code = execute(dataset, workspace, config, machine, switch, wanted=wanted, level=level.value)
-    is_index_made = code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)
-    if outside_index_root is None or skip_index or not is_index_made:
+    has_index = code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)
+    if outside_index_root is None or not has_index:
         return code
     try:
         typer.echo(f"index linked as {link_outside(workspace, outside_index_root)}")
-    except InvalidDataset:  # it failed before there was an index, and that was said
+    except InvalidDataset:  # it failed before there was an index, and that was said, or none was ever made
+        if skip_index:
+            typer.echo(f"warning: there is no index yet to link into {outside_index_root}: drop --skip-index", err=True)
         return code
     except OSError as error:
         typer.echo(f"error: the index could not be linked into {outside_index_root}: {error}", err=True)
