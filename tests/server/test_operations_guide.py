@@ -1,0 +1,66 @@
+"""What the guide for a server's keeper says of settings, failure codes and metrics is what the programs have."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic.fields import FieldInfo
+
+from rvc_engine.errors import FailureCode
+from server.database import create_engine, migrate
+from server.measures import Measures
+from server.settings import GIB, MIB, ServerSettings
+from server.storage import Storage
+from worker.settings import WorkerSettings
+
+DOCS = Path(__file__).parents[2] / "docs"
+GUIDE = (DOCS / "operations.md").read_text()
+
+
+def table(heading: str) -> list[list[str]]:
+    """The cells of the rows below a table's first words."""
+    rows = GUIDE.split(f"\n| {heading} |")[1].split("\n\n")[0].splitlines()[2:]
+    return [[cell.strip() for cell in row.replace(r"\|", "\0").strip("|").split("|")] for row in rows]
+
+
+def shown(field: FieldInfo) -> str | None:
+    """A default as the guide writes it; None for those that are made when the program starts."""
+    value: Any = field.default
+    if field.default_factory is not None:
+        return None
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return f"`{str(value).lower()}`"
+    if isinstance(value, int) and value >= MIB:
+        return f"{value // GIB} GiB" if value % GIB == 0 else f"{value // MIB} MiB"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
+
+
+@pytest.mark.parametrize(("heading", "kind"), [("server", ServerSettings), ("worker", WorkerSettings)])
+def test_the_guide_has_every_setting_with_its_default(
+    heading: str, kind: type[ServerSettings | WorkerSettings]
+) -> None:
+    told = {name.strip("`"): default for name, default, _ in table(heading)}
+    fields = {f"RVC_TRAIN_{name.upper()}": field for name, field in kind.model_fields.items()}
+    assert list(told) == list(fields)
+    for name, field in fields.items():
+        assert told[name] == (shown(field) or told[name]), name
+
+
+def test_the_guide_has_every_failure_code_and_says_whether_it_is_retried() -> None:
+    told = {code.strip("`"): retried for code, retried, _, _ in table("code")}
+    assert told == {code.value: "yes" if code.retryable else "no" for code in FailureCode}
+
+
+def test_the_guide_alerts_on_numbers_that_the_server_tells_of(tmp_path: Path) -> None:
+    engine = create_engine(f"sqlite:///{tmp_path / 'book.db'}")
+    migrate(engine)
+    measures = Measures(engine, Storage(tmp_path), lease_seconds=60)
+    measures.request("GET", "/livez", 200, 0.01)
+    text = measures.text().decode()
+    engine.dispose()
+    told = set(re.findall(r"\brvc_train_[a-z_]+", GUIDE)) - {"rvc_train"}
+    assert told
+    assert {name for name in told if name not in text} == set()
