@@ -3,7 +3,8 @@
 A worker's call presents its claim and is turned away with ClaimLost when the token was replaced or the job has ended.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +29,7 @@ from server.claims import (
     lost,
 )
 from server.database import read_session, write_session
-from server.errors import NothingPublished
+from server.errors import ClaimLost, NothingPublished
 from server.journal import Digest, Entry, digest
 from server.ledger import upsert_metrics
 from server.saves import PreviewFiles, write_evaluations, write_preview
@@ -73,7 +74,7 @@ class Attempts(Book):
 
     def heartbeat(self, claim: Claim) -> Wish:
         """Say that the job is being worked on, and hear what is wished. ClaimLost."""
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             statement = (
                 sa.update(Job)
                 .where(*holding(claim))
@@ -97,7 +98,7 @@ class Attempts(Book):
     def record(self, claim: Claim, events: Sequence[said.Event]) -> None:
         """Write down what the engine said. ClaimLost."""
         summed = digest(events)
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             job = self._held(session, claim)
             self._ledger.tell(session, job, *summed.entries)
             columns = summed.columns | {"num_warnings": job.num_warnings + summed.num_warnings}
@@ -122,14 +123,14 @@ class Attempts(Book):
 
     def publish_preview(self, claim: Claim, preview: said.PreviewReady, files: PreviewFiles) -> None:
         """Offer the stored files of a preview. ClaimLost."""
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             job = self._held(session, claim)
             entry = write_preview(session, claim.job_id, claim.job_number, preview, files, self._clock())
             self._ledger.tell(session, job, entry)
 
     def engine_process(self, claim: Claim, pid: int, started_at: float) -> None:
         """Record the attempt's engine, so that a successor can end it should it outlive its worker. ClaimLost."""
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             self._held(session, claim)
             statement = sa.update(Attempt).where(*attempt_of(claim))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
@@ -156,7 +157,7 @@ class Attempts(Book):
 
     def publish_artifact(self, claim: Claim, kind: str, name: str, path: str, size: int, sha256: str) -> None:
         """Offer a stored file for download; a file of the same name is replaced. `path` as `StoredFile`. ClaimLost."""
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             job = self._held(session, claim)
             named = (col(Artifact.job_number) == claim.job_number, col(Artifact.name) == name)
             session.execute(sa.delete(Artifact).where(*named))
@@ -176,7 +177,7 @@ class Attempts(Book):
 
     def succeed(self, claim: Claim) -> None:
         """The voice is made and published. Wins over a cancel that came before. ClaimLost, NothingPublished."""
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             job = self._held(session, claim)
             has_voice = sa.select(
                 sa.exists().where(col(Artifact.job_number) == job.number, col(Artifact.kind) == "voice")
@@ -192,7 +193,7 @@ class Attempts(Book):
 
         Returns what became of the job.
         """
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             job = self._held(session, claim)
             failures: dict[str, Any] = {"failures": job.failures + 1}
             data = {"code": str(code)}
@@ -213,7 +214,7 @@ class Attempts(Book):
 
     def hand_back(self, claim: Claim, reason: str) -> JobStatus:
         """The engine stopped because it was asked to; no failure is counted. ClaimLost. Returns the new status."""
-        with write_session(self.engine) as session:
+        with self._under(claim) as session:
             job = self._held(session, claim)
             if job.status == S.CANCELLING:
                 self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
@@ -222,6 +223,18 @@ class Attempts(Book):
             else:
                 self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, f"back in the queue: {reason}"))
             return JobStatus(job.status)
+
+    @contextmanager
+    def _under(self, claim: Claim) -> Iterator[Session]:
+        """A transaction under a claim; where that no longer holds, nothing is written but that it was turned away."""
+        try:
+            with write_session(self.engine) as session:
+                yield session
+        except ClaimLost:
+            with write_session(self.engine) as session:
+                one_more = sa.update(Attempt).where(*attempt_of(claim)).values(stale_writes=Attempt.stale_writes + 1)
+                session.execute(one_more.execution_options(synchronize_session=False))
+            raise
 
     def _held(self, session: Session, claim: Claim) -> Job:
         job = session.exec(select(Job).where(*holding(claim)).with_for_update()).first()

@@ -20,7 +20,7 @@ from server.errors import SettingsRefused
 
 BUSY_TIMEOUT_MS = 30_000
 CHECK_TIMEOUT_MS = 2_000
-SCHEMA_VERSION = "0008"
+SCHEMA_VERSION = "0009"
 """Newest revision in `server/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"

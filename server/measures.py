@@ -69,6 +69,7 @@ class _Book(Collector):
         )
         yield self._counted("job_failures", "Failed jobs by code.", "code", [], col(Job.error_code))
         yield self._counted("attempts", "Attempts by how they ended.", "outcome", [], col(Attempt.outcome))
+        yield self._stale_writes()
         yield self._counted(
             "webhook_messages", "Messages of webhooks by status.", "status", list(DeliveryStatus), col(Delivery.status)
         )
@@ -98,6 +99,15 @@ class _Book(Collector):
         family = GaugeMetricFamily(f"rvc_train_{name}", text, labels=[label])
         for value in dict.fromkeys([*map(str, always), *sorted(counts)]):
             family.add_metric([value], counts.get(value, 0))
+        return family
+
+    def _stale_writes(self) -> GaugeMetricFamily:
+        with read_session(self._engine) as session:
+            query = sa.select(sa.func.coalesce(sa.func.sum(col(Attempt.stale_writes)), 0))
+            turned_away = session.connection().execute(query).scalar_one()
+        text = "Writes of workers that had lost their job, turned away."
+        family = GaugeMetricFamily("rvc_train_stale_writes", text)
+        family.add_metric([], turned_away)
         return family
 
     def _queue_age(self) -> GaugeMetricFamily:

@@ -224,6 +224,8 @@ class Attempt(Table, table=True):
         default=None, sa_column=sa.Column(sa.JSON(none_as_null=True), nullable=True)
     )
     """How long each stage took that was done from its beginning to its end."""
+    stale_writes: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Writes that came after the token was replaced or the job had ended, and were turned away."""
 
 
 class JobSize(Table, table=True):

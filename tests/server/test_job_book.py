@@ -98,6 +98,9 @@ def test_every_write_under_a_replaced_token_is_turned_away_and_changes_nothing(b
     with pytest.raises(ClaimLost):
         write(bench.book, stale)
     assert bench.book.get(job.id).model_dump() == before
+    with bench.book.engine.connect() as connection:
+        query = "SELECT attempt, stale_writes FROM attempts ORDER BY attempt"
+        assert connection.execute(sa.text(query)).all() == [(1, 1), (2, 0)], "turned away, and counted"
 
 
 def test_a_finished_job_refuses_changes_even_past_the_book(bench):

@@ -204,6 +204,11 @@ class JobBookMachine(RuleBasedStateMachine):
                 query = select(Event.seq).where(Event.job_number == job.number).order_by(col(Event.seq))
                 assert list(session.exec(query).all()) == list(range(1, job.last_seq + 1))
 
+    @invariant()
+    def every_write_that_was_turned_away_is_counted(self) -> None:
+        with read_session(self.engine) as session:
+            assert sum(session.exec(select(Attempt.stale_writes)).all()) == self.num_stale
+
     # How
 
     def attempt(self, claim: Claim, act: Any) -> bool:
