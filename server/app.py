@@ -21,6 +21,7 @@ from server.datasets import DatasetShelf
 from server.deliveries import Deliverer
 from server.estimates import Estimator
 from server.examiner import Examiner
+from server.feeds import Feeds
 from server.forecasts import Forecaster
 from server.history import History
 from server.housekeeping import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
@@ -150,6 +151,7 @@ def _services(settings: ServerSettings) -> Services:
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
+    history = History(engine)
     book = JobBook(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
@@ -180,7 +182,8 @@ def _services(settings: ServerSettings) -> Services:
         refusals=Refusals(settings.refusals_per_minute, audit),
         measures=Measures(engine, storage, settings.lease_seconds),
         storage=storage,
-        history=History(engine),
+        history=history,
+        feeds=Feeds(history.events, settings.follow_poll_seconds),
         examiner=Examiner(shelf, storage, settings),
         streamer=Streamer(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,

@@ -10,6 +10,7 @@ from fastapi import Depends, Query, Request, Response
 from server.audit import AuditTrail
 from server.datasets import DatasetShelf
 from server.examiner import Examiner
+from server.feeds import Feeds
 from server.forecasts import Forecaster
 from server.history import History
 from server.idempotency import UnderWay
@@ -55,6 +56,7 @@ class Services:
     storage: Storage
     history: History
     examiner: Examiner
+    feeds: Feeds
     streamer: Streamer
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""

@@ -1,15 +1,16 @@
-"""Server-sent events: a stream asks the database for news a few times a second, each time in a short transaction.
+"""Server-sent events: a stream asks for news a few times a second, each time in a short transaction.
 
-No connection to the database is held between two looks, so hundreds of followers cost little. A stream ends with
-`event: end` when nothing can follow, and without it when the server stops: then the follower comes back with
-`Last-Event-ID`. Whether there is anything to stream (404, 204) is decided before the stream begins.
+No connection to the database is held between two looks, and `server.feeds` looks once for all who follow one job. A
+stream ends with `event: end` when nothing can follow, and without it when the server stops: then the follower comes
+back with `Last-Event-ID`. Whether there is anything to stream (404, 204) is decided before the stream begins.
 """
 
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 from fastapi.sse import format_sse_event
@@ -39,8 +40,13 @@ class News:
     """Look again at once."""
 
 
-Look = Callable[[], News]
-"""Finds what is new since it was last called. Runs in a thread."""
+Look = Callable[[], Awaitable[News]]
+"""Finds what is new since it was last called. Runs on the event loop and must not hold it up."""
+
+
+def in_a_thread(look: Callable[[], News]) -> Look:
+    """A look that reads files or the database."""
+    return partial(run_in_threadpool, look)
 
 
 def message(data: str, an_id: int) -> bytes:
@@ -83,7 +89,7 @@ class Streamer:
         last_said = time.monotonic()
         while not self._stopping.is_set():
             try:
-                news = await run_in_threadpool(look)
+                news = await look()
             except NotFound:  # deleted while we looked on
                 news = News(end='{"status":"deleted"}')
             except SQLAlchemyError:

@@ -1,6 +1,5 @@
 """What happened to a job: a list, or a stream."""
 
-import json
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
@@ -8,15 +7,13 @@ from fastapi import APIRouter, Query, Request, Response
 from server.access import requires
 from server.access_schemas import Scope
 from server.errors import Refused
-from server.history import EventsPage
 from server.problems import documented
 from server.schemas import EventList
-from server.services import MAX_INTEGER, Services, ServicesDep
-from server.streams import Look, News, last_event_id, message, wants_stream
+from server.services import MAX_INTEGER, ServicesDep
+from server.streams import last_event_id, wants_stream
 from server.views import event_public
 
 router = APIRouter(prefix="/jobs", tags=["progress"])
-STREAM_BATCH = 500
 
 
 @router.get(
@@ -56,22 +53,4 @@ def get_events(
         return Response(status_code=204)
     if start > first.last_seq:  # a follower of another job, or of a book that was restored: it would wait in silence
         raise Refused(f"the job has {first.last_seq} events; none has the number {start}, so none can follow it")
-    return services.streamer.response(_look(services, job_id, start))
-
-
-def _look(services: Services, job_id: str, start: int) -> Look:
-    seen = start
-
-    def look() -> News:
-        nonlocal seen
-        page = services.history.events(job_id, seen, STREAM_BATCH)
-        if page.events:
-            seen = page.events[-1].seq
-        messages = [message(event_public(event).model_dump_json(), event.seq) for event in page.events]
-        return News(messages, _end(page), has_more=seen < page.last_seq)
-
-    return look
-
-
-def _end(page: EventsPage) -> str | None:
-    return json.dumps({"status": page.status}) if page.is_complete else None
+    return services.streamer.response(services.feeds.follow(job_id, start, first.last_seq))

@@ -13,7 +13,7 @@ from server.errors import RangeNotSatisfiable, Refused
 from server.job_logs import read_lines, size_of, tail_offset
 from server.problems import documented
 from server.services import Services, ServicesDep
-from server.streams import Look, News, last_event_id, message, wants_stream
+from server.streams import Look, News, in_a_thread, last_event_id, message, wants_stream
 
 router = APIRouter(prefix="/jobs", tags=["progress"])
 TEXT = "text/plain; charset=utf-8"
@@ -86,4 +86,4 @@ def _look(services: Services, job_id: str, path: Path, start: int) -> Look:
         was_finished = status.is_terminal
         return News([], end)
 
-    return look
+    return in_a_thread(look)
