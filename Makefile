@@ -38,8 +38,9 @@ lint: setup
 
 check: lint test
 
+# REFERENCE=PATH: a checkout of RVC WebUI, timed beside ours; REFERENCE_PYTHON: the Python that it runs in.
 bench: setup
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

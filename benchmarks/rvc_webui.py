@@ -1,0 +1,69 @@
+"""A checkout of RVC WebUI that the user has, and its own commands, timed from start to end as a user waits for them.
+
+Each command runs in a scratch folder of links to the checkout, which stays as it was, under the Python that is given:
+best the one that RVC WebUI runs in. What only draws (matplotlib, tensorboard), and librosa's mel filters, get
+stand-ins where that Python lacks them (`stand_ins/sitecustomize.py`); nothing of the mathematics is touched.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+STAND_INS = Path(__file__).parent / "stand_ins"
+CAN_STAND_IN = ("librosa", "matplotlib", "tensorboard")
+
+
+def add_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """`--reference` and `--reference-python`, alike in all benchmarks."""
+    parser.add_argument("--reference", type=Path, required=required, help="a checkout of RVC WebUI")
+    parser.add_argument(
+        "--reference-python", type=Path, default=Path(sys.executable), help="the Python that RVC WebUI runs in"
+    )
+
+
+@dataclass(frozen=True)
+class Reference:
+    """RVC WebUI's own code, ready to be run in a folder of its own."""
+
+    python: Path
+    folder: Path
+    """Where its commands run: links to the checkout, and `logs/` and `assets/weights/` to write in."""
+
+    @classmethod
+    def place(cls, checkout: Path, python: Path, folder: Path) -> "Reference":
+        """Link the checkout into an empty folder. Raises FileNotFoundError for a folder that is no checkout."""
+        if not (checkout / "train" / "train.py").is_file():
+            raise FileNotFoundError(f"{checkout} is no checkout of RVC WebUI: it has no train/train.py")
+        for own in ("logs", "assets/weights", "assets/indices"):
+            (folder / own).mkdir(parents=True)
+        for base in (checkout, checkout / "assets"):
+            for entry in base.iterdir():
+                link = folder / entry.relative_to(checkout)
+                if not link.exists():
+                    link.symlink_to(entry.absolute())
+        return cls(python, folder)
+
+    def run(self, module: str, arguments: Sequence[object]) -> float:
+        """Seconds of `python -m <module> <arguments>`, in the folder. Raises CalledProcessError with its last words."""
+        env = os.environ | {"PYTHONPATH": str(STAND_INS), "PYTHONDONTWRITEBYTECODE": "1"}
+        command = [str(self.python), "-m", module, *map(str, arguments)]
+        start = time.perf_counter()
+        done = subprocess.run(
+            command, cwd=self.folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        )
+        seconds = time.perf_counter() - start
+        if done.returncode:
+            sys.stderr.write(done.stdout[-3000:])
+            raise subprocess.CalledProcessError(done.returncode, command)
+        return seconds
+
+    def stand_ins(self) -> str:
+        """What this Python lacks and stand-ins replace, for a line's notes."""
+        look = f"import importlib.util as u; print(*[n for n in {CAN_STAND_IN} if u.find_spec(n) is None], sep=', ')"
+        found = subprocess.run([self.python, "-c", look], stdout=subprocess.PIPE, text=True, check=True)
+        return found.stdout.strip() or "none"
