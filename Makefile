@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup demo test test-engine test-service test-long lint check bench clean
+.PHONY: setup demo test test-making test-engine test-service test-long lint check bench clean
 
 setup: .venv/.installed
 
@@ -16,12 +16,15 @@ setup: .venv/.installed
 demo: setup
 	$(BIN)/python -m client.demo
 
-# Both halves at once, a thread each: small nets gain nothing from a second one.
+# Two at once, a thread each (small nets gain nothing from a second one); the longest first, so that both cores end together.
 test: setup
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-engine test-service
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-making test-service test-engine
+
+test-making: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/making
 
 test-engine: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine --ignore=tests/engine/making
 
 test-service: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
