@@ -82,6 +82,12 @@ def read_session(engine: sa.Engine) -> Iterator[Session]:
         yield session
 
 
+def one_at_a_time(session: Session, key: str) -> None:
+    """Let no other transaction with this key past here before this one ends. SQLite has one writer at a time anyway."""
+    if session.get_bind().dialect.name == "postgresql":
+        session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(key, 0))))
+
+
 def migrate(engine: sa.Engine) -> None:
     """Bring the schema to the newest version, in one transaction. Processes that start at once wait for each other.
 

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DataError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -104,6 +104,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(DataError, _on_data_error)
 
 
 async def _on_server_error(request: Request, error: Exception) -> Response:
@@ -134,6 +135,13 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
     if isinstance(error, errors.UnsupportedTus):
         headers = {"Tus-Version": TUS_VERSION}
     return headers
+
+
+async def _on_data_error(request: Request, _error: Exception) -> Response:
+    """PostgreSQL keeps no NUL in its texts, so that nothing by such a name can be there either; SQLite does."""
+    if "\0" in request.url.path:
+        return _answer(request, 404, f"there is nothing at {request.url.path!r}")
+    return _answer(request, 422, "a text holds a NUL character; send it without")
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:

@@ -11,7 +11,7 @@ from sqlmodel import Session, col
 
 from server.access_schemas import OwnerPublic, Quota, Usage
 from server.audit import note
-from server.database import read_session, write_session
+from server.database import one_at_a_time, read_session, write_session
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.schemas import TERMINAL_STATUSES
 from server.settings import ServerSettings
@@ -55,6 +55,7 @@ class Quotas:
 
     def check_job(self, session: Session, owner: str) -> None:
         """In the transaction that takes a job in: raise QuotaExceeded or StorageQuotaExceeded when there is no room."""
+        one_at_a_time(session, f"quota of {owner}")  # or two would both take the last place
         quota = self._quota(session, owner)
         if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
             raise QuotaExceeded(
@@ -76,6 +77,7 @@ class Quotas:
         quota = self._quota(session, owner)
         if quota.max_bytes is None:
             return
+        one_at_a_time(session, f"quota of {owner}")
         used = _bytes(session, owner)
         if used + coming > quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(coming)} more would be too much")

@@ -1,5 +1,9 @@
-"""A book on real SQLite, a clock to turn by hand, and a real server on loopback with a fast stand-in for the report."""
+"""A book on real SQLite, a clock to turn by hand, and a real server on loopback with a fast stand-in for the report.
 
+With `RVC_TRAIN_TEST_POSTGRES` the book lies on PostgreSQL.
+"""
+
+import hashlib
 import io
 import os
 import shutil
@@ -70,11 +74,34 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+POSTGRES = os.environ.get("RVC_TRAIN_TEST_POSTGRES")
+"""URL of a PostgreSQL server on which to test in place of SQLite, such as `postgresql+psycopg://me@127.0.0.1/postgres`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if POSTGRES is not None and item.get_closest_marker("sqlite"):
+            item.add_marker(pytest.mark.skip(reason="is of SQLite's own ways"))
+
+
+def postgres_url(folder: Path) -> str | None:
+    """The URL of a database of the folder's own, made when it is first asked for. None: SQLite in the folder."""
+    if POSTGRES is None:
+        return None
+    name = "rvc_" + hashlib.sha256(str(folder).encode()).hexdigest()[:20]
+    server = sa.create_engine(POSTGRES, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with server.connect() as connection:
+        if not connection.scalar(sa.text("SELECT 1 FROM pg_database WHERE datname = :name"), {"name": name}):
+            connection.execute(sa.text(f"CREATE DATABASE {name}"))
+    return sa.make_url(POSTGRES).set(database=name).render_as_string(hide_password=False)
+
+
 @pytest.fixture
 def engine(tmp_path: Path, empty_database: Path) -> Iterator[sa.Engine]:
     path = tmp_path / "rvc-train.db"
     shutil.copy(empty_database, path)
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(postgres_url(tmp_path) or f"sqlite:///{path}")
+    migrate(engine)
     yield engine
     engine.dispose()
 
@@ -151,6 +178,7 @@ class Running:
 def settings_for(folder: Path, **more: object) -> ServerSettings:
     defaults: dict[str, object] = {
         "data_folder": folder,
+        "database_url": postgres_url(folder),
         "report_command": [sys.executable, str(FAKE_REPORT)],
         "follow_poll_seconds": 0.02,
         "disk_reserve_bytes": 0,

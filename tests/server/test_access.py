@@ -364,6 +364,7 @@ def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) 
     app.state.services.engine.dispose()
 
 
+@pytest.mark.sqlite
 def test_a_database_that_is_away_is_no_fault_of_the_token(engine: sa.Engine, tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path, database_url=str(engine.url), token=FIRST))
     with engine.begin() as connection:

@@ -23,6 +23,7 @@ def admin(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedPro
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
+@pytest.mark.sqlite
 def test_a_backup_made_while_the_server_works_starts_as_a_server_of_its_own(
     live: Any, http: httpx.Client, finished: Callable[..., str], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_backup_overwrites_nothing_and_leaves_no_half(live: Any, tmp_path: Pat
     assert not list(tmp_path.glob(".of*"))
 
 
+@pytest.mark.sqlite
 def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
     job = live.bench.job(name="stuck", priority=100)
     live.bench.claim()
@@ -96,6 +98,7 @@ def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
     assert (again.returncode, again.stderr) == (1, "error: the job is failed; it cannot become failed\n")
 
 
+@pytest.mark.sqlite
 def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
     root = live.services.storage.root
     ran = admin(root, "token", "create", "anna", "--scope", "read")
@@ -125,6 +128,7 @@ def http_of_keeper(live: Any, path: str) -> list[dict[str, Any]]:
         return list(http.get(path).json()["data"])
 
 
+@pytest.mark.sqlite
 def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")

@@ -21,6 +21,7 @@ def test_the_migrated_schema_is_the_one_of_the_tables(engine):
         assert compare_metadata(MigrationContext.configure(connection), metadata) == []
 
 
+@pytest.mark.sqlite
 def test_the_checks_of_the_migrated_schema_are_those_of_the_tables(engine):
     inspector = sa.inspect(engine)
     for table in metadata.sorted_tables:
@@ -35,6 +36,7 @@ def test_the_checks_of_the_migrated_schema_are_those_of_the_tables(engine):
         assert migrated == wanted
 
 
+@pytest.mark.sqlite
 def test_the_trigger_guards_every_column_of_a_job_but_the_labels(engine):
     with engine.connect() as connection:
         text = connection.execute(sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).scalar_one()
@@ -64,6 +66,7 @@ def test_processes_that_start_at_once_migrate_once(tmp_path):
         assert child.returncode == 0, said.decode()
 
 
+@pytest.mark.sqlite
 def test_connections_are_opened_as_the_design_says(engine):
     with engine.connect() as connection:
         settings = {

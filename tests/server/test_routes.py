@@ -212,6 +212,7 @@ def test_the_server_tells_what_it_is_and_that_it_is_ready(http):
     assert "rvc-train" in http.get("/").text
 
 
+@pytest.mark.sqlite
 def test_readiness_fails_when_the_database_cannot_be_written(http, live, monkeypatch):
     monkeypatch.setattr("server.database.CHECK_TIMEOUT_MS", 50)
     with live.services.engine.connect() as connection, connection.begin():

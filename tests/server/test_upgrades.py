@@ -17,6 +17,7 @@ from server.schemas import JobCreate
 from server.tables import metadata
 from server.upgrade import alembic_config
 
+pytestmark = pytest.mark.sqlite
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 REVISIONS = [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()][::-1]
 
