@@ -7,6 +7,8 @@ ENV PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \
     PIP_DISABLE_PIP_VERSION_CHECK=1 \
     OMP_WAIT_POLICY=PASSIVE \
+    XDG_CACHE_HOME=/tmp/cache \
+    HF_HOME=/tmp/cache/huggingface \
     RVC_TRAIN_DATA_FOLDER=/data
 COPY pyproject.toml constraints.txt README.md LICENSE NOTICE rvc_training_pipeline.py ./
 COPY rvc_engine rvc_engine
