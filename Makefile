@@ -1,20 +1,34 @@
-# demo: a voice from the sample recordings. test: all tests. check: format, lint, types, import contracts, tests.
+# demo: a voice from the sample recordings. test: all tests. screenshots: pictures of the page. check: format, lint, types, import contracts, tests.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup demo test test-making test-engine test-service test-long lint check bench clean
+.PHONY: setup browser demo screenshots test test-making test-engine test-service test-long lint check bench clean
 
-setup: .venv/.installed
+setup: .venv/.installed browser
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,engine,dev]'
 	touch $@
 
-demo: setup
+# For the tests of the page: CHROMIUM, or the first of these that is there; else Debian's.
+BROWSERS = $(CHROMIUM) chromium chromium-browser google-chrome google-chrome-stable
+NO_BROWSER = "The tests of the page need a browser: install Chromium (on Debian: apt-get install chromium), or set CHROMIUM to the path of one."
+
+browser:
+	@for name in $(BROWSERS); do if command -v "$$name" > /dev/null; then exit 0; fi; done; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo $(NO_BROWSER) >&2; exit 1; fi; \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
+	fonts-dejavu-core; } || { echo $(NO_BROWSER) >&2; exit 1; }
+
+demo: .venv/.installed
 	$(BIN)/python -m client.demo
+
+# Every screen, light and dark, on a desktop and on a phone.
+screenshots: setup
+	RVC_TRAIN_SCREENSHOTS=$(CURDIR)/build/screenshots $(BIN)/python -m pytest tests/pages/test_screens.py
 
 # Two at once, a thread each (small nets gain nothing from a second one); the longest first, so that both cores end together.
 test: setup
@@ -32,7 +46,7 @@ test-service: setup
 test-long: setup
 	$(BIN)/python -m pytest -m "long or not long"
 
-lint: setup
+lint: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -42,7 +56,7 @@ lint: setup
 check: lint test
 
 # REFERENCE=PATH: a checkout of RVC WebUI, timed beside ours; REFERENCE_PYTHON: the Python that it runs in.
-bench: setup
+bench: .venv/.installed
 	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %)
 
 clean:
