@@ -16,7 +16,7 @@ from client.services import free_port
 from rvc_engine.config import TrainingConfig
 from server.schemas import DatasetPublic, DatasetStatus, JobCreate, JobPublic
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
 SAMPLES = ROOT / "samples"
 SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4)
@@ -29,7 +29,7 @@ class Station:
     samples = SAMPLES
     small = SMALL
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, token: str | None = None) -> None:
         self.folder = folder
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -49,8 +49,10 @@ class Station:
             "RVC_TRAIN_DEVICE": "cpu",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
+        if token is not None:
+            self.environment["RVC_TRAIN_TOKEN"] = token
         self.processes: list[subprocess.Popen[bytes]] = []
-        self.http = connect(self.url)
+        self.http = connect(self.url, token)
         self.client = Client(self.http)
 
     def follow_script(self, *steps: list[object]) -> None:
@@ -142,6 +144,12 @@ def lasting_station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Statio
     made = Station(tmp_path_factory.mktemp("station"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def open_station() -> Callable[..., Station]:
+    """`open_station(folder, token=...)`: one of one's own, to be closed by who opened it."""
+    return Station
 
 
 @pytest.fixture
