@@ -21,6 +21,7 @@ from rvc_engine.checkpoint import load_file
 from rvc_engine.config import Version
 from rvc_engine.content.local_folder import WEIGHTS_FILES, weights_file
 from rvc_engine.content.names import embedder_name
+from rvc_engine.content.packed_hubert import PackedHubert, is_packable
 from rvc_engine.content.windows import encode_in_windows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 
@@ -47,9 +48,16 @@ class HubertEncoder:
     """Row t is centred on sample 320 t + 200."""
 
     def __init__(
-        self, folder: Path, version: Version, device: torch.device, name: str = embedder_name("contentvec")
+        self,
+        folder: Path,
+        version: Version,
+        device: torch.device,
+        name: str = embedder_name("contentvec"),
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         """Load `config.json` and the weights; `name` is what a voice carries.
+
+        `dtype` is that of the products, where the net is of the published form; features are float32 always.
 
         Raises IncompatibleCheckpoint when they do not fit each other, InvalidConfig when the net has no rows for v1.
         """
@@ -68,18 +76,24 @@ class HubertEncoder:
             self.feature_size = projection.out_features
             self._projection = projection.requires_grad_(False).to(device)
         self._net = net.eval().requires_grad_(False).to(device)
+        self._packed = PackedHubert(self._net, dtype) if is_packable(config) else None
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `ContentEncoder.encode`."""
         return encode_in_windows(waves_16k, self._rows, self.feature_size, WINDOW_ROWS, OVERLAP_ROWS)
 
     @torch.inference_mode()
-    def _rows(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
-        projection = self._projection
-        output = self._net(torch.from_numpy(waves).to(self._device), output_hidden_states=projection is not None)
-        hidden = output.last_hidden_state if projection is None else projection(output.hidden_states[V1_BLOCK])
-        rows: NDArray[np.float32] = hidden.cpu().numpy()
-        return rows
+    def _rows(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        clips = [torch.from_numpy(wave).to(self._device) for wave in waves]
+        block = None if self._projection is None else V1_BLOCK
+        hidden = [self._alone(clip, block) for clip in clips] if self._packed is None else self._packed(clips, block)
+        return [(rows if self._projection is None else self._projection(rows)).cpu().numpy() for rows in hidden]
+
+    def _alone(self, clip: Tensor, block: int | None) -> Tensor:
+        """The rows of one clip (num_samples,), by `transformers`: for nets of other forms than the published one."""
+        output = self._net(clip[None], output_hidden_states=block is not None)
+        rows: Tensor = output.last_hidden_state if block is None else output.hidden_states[block]
+        return rows[0]
 
 
 def load_hubert(folder: Path) -> tuple[HubertConfig, nn.Module, nn.Linear | None]:

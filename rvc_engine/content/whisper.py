@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
+from torch.nn.utils.rnn import pad_sequence
 
 from rvc_engine.assets_folder import WHISPER_TINY_WEIGHTS
 from rvc_engine.config import Version
@@ -42,8 +43,12 @@ class WhisperTiny:
         return encode_in_windows(waves_16k, self._rows, self.feature_size, WINDOW_ROWS, OVERLAP_ROWS)
 
     @torch.inference_mode()
-    def _rows(self, waves: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _rows(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        counts = [num_rows(len(wave)) for wave in waves]
         # The second convolution centres row t on mel frame 2 t, so half a row later puts it midway.
-        mel = log_mel(torch.from_numpy(waves).to(self._device), ROW_SAMPLES // 2, 2 * num_rows(waves.shape[1]))
-        rows: NDArray[np.float32] = torch.cat(self._net(mel, LAYERS), dim=-1).cpu().numpy()
-        return rows
+        mels = [
+            log_mel(torch.from_numpy(wave).to(self._device)[None], ROW_SAMPLES // 2, 2 * count)[0].T
+            for wave, count in zip(waves, counts, strict=True)
+        ]
+        rows = torch.cat(self._net(pad_sequence(mels, batch_first=True).mT, LAYERS, counts), dim=-1).cpu().numpy()
+        return [clip[:count] for clip, count in zip(rows, counts, strict=True)]

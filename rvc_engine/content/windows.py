@@ -1,11 +1,10 @@
 """From clips of any length to what a net takes at once, and back: windows, batches, cross-fades.
 
-Clips are never padded to a common length: padding, even masked, changes HuBERT's group norm and is heard by Whisper.
-Only pieces of equal length share a batch. A clip longer than a window is cut into overlapping windows of one length,
-and where they overlap their rows are cross-faded, so that no seam is left.
+Pieces of like length share a batch; the nets see to it that each gets the rows that it would have alone. A clip longer
+than a window is cut into overlapping windows of one length, and where they overlap their rows are cross-faded, so that
+no seam is left.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +15,12 @@ ROW_SAMPLES = 320
 """20 ms at 16 kHz."""
 RECEPTIVE_SAMPLES = 400
 """What HuBERT's convolutions see of the wave for one row."""
-BATCH_ROWS = 1600
-"""Rows in a batch: eight training slices of 4 s. Longer pieces go one by one."""
+BATCH_ROWS = 800
+"""Rows in a batch, as if all pieces were as long as the longest: four training slices of 4 s. Longer pieces go one by
+one. More at once are no faster on a CPU."""
 
-Net = Callable[[NDArray[np.float32]], NDArray[np.float32]]
-"""Waves (B, num_samples) to rows (B, num_rows(num_samples), size)."""
+Net = Callable[[Sequence[NDArray[np.float32]]], Sequence[NDArray[np.float32]]]
+"""Waves (num_samples,) of like lengths, each of a row at least, to the rows of each, (num_rows(num_samples), size)."""
 
 
 def num_rows(num_samples: int) -> int:
@@ -50,7 +50,7 @@ def encode_in_windows(
     sums = [np.zeros((num_rows(len(wave)), size), np.float32) for wave in waves]
     weights = [np.zeros((len(rows), 1), np.float32) for rows in sums]
     for batch in _batches(windows):
-        for window, rows in zip(batch, net(np.stack([window.wave for window in batch])), strict=True):
+        for window, rows in zip(batch, net([window.wave for window in batch]), strict=True):
             part = slice(window.start, window.start + window.rows)
             fade = _fade(window.rows, overlap_rows)
             sums[window.clip][part] += rows * fade
@@ -72,13 +72,14 @@ def cut_windows(clip: int, wave: NDArray[np.float32], window_rows: int, overlap_
 
 
 def _batches(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
-    by_length: dict[int, list[_Window]] = defaultdict(list)
-    for window in windows:
-        by_length[len(window.wave)].append(window)
-    for equal in by_length.values():
-        count = max(1, BATCH_ROWS // equal[0].rows)
-        for start in range(0, len(equal), count):
-            yield equal[start : start + count]
+    batch: list[_Window] = []
+    for window in sorted(windows, key=lambda window: len(window.wave)):
+        if batch and (len(batch) + 1) * window.rows > BATCH_ROWS:
+            yield batch
+            batch = []
+        batch.append(window)
+    if batch:
+        yield batch
 
 
 def _fade(rows: int, overlap_rows: int) -> NDArray[np.float32]:

@@ -60,10 +60,10 @@ class _SelfAttention(nn.Module):
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """(B, T, width) -> (B, T, width); `keys` (B, 1, 1, T) are the rows to attend to."""
         q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
-        mixed = F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -81,9 +81,9 @@ class _Block(nn.Module):
         self.fc2 = nn.Linear(ffn_width, width)
         self.final_layer_norm = nn.LayerNorm(width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, width) -> (B, T, width)."""
-        x = x + self.self_attn(self.self_attn_layer_norm(x))
+    def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
+        """(B, T, width) -> (B, T, width); `keys` (B, 1, 1, T) are the rows to attend to."""
+        x = x + self.self_attn(self.self_attn_layer_norm(x), keys)
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
 
 
@@ -107,15 +107,20 @@ class WhisperEncoder(nn.Module):
         net.load_state_dict({name: value.float() for name, value in weights.items()})
         return net.eval().requires_grad_(False)
 
-    def forward(self, mel: Tensor, layers: Sequence[int]) -> list[Tensor]:
+    def forward(self, mel: Tensor, layers: Sequence[int], rows: Sequence[int] | None = None) -> list[Tensor]:
         """What the blocks of those numbers put out, each (B, ceil(frames / 2), width); mel (B, N_MELS, frames).
 
-        Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied.
+        Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied. `rows` are those
+        of each clip, where their mels, of twice as many frames, are followed by zeros: none hears of what follows it,
+        since the convolutions pad with zeros too, and the second sees nothing beyond a clip's last frame.
         """
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
         assert x.shape[1] <= MAX_POSITIONS, f"{x.shape[1]} rows; Whisper takes at most {MAX_POSITIONS}"
         x = x + self.embed_positions.weight[: x.shape[1]]
+        keys = None
+        if rows is not None and min(rows) < x.shape[1]:
+            keys = (torch.arange(x.shape[1]) < torch.tensor(rows)[:, None])[:, None, None, :].to(x.device)
         outputs = [x]
         for block in self.layers[: max(layers)]:
-            outputs.append(block(outputs[-1]))
+            outputs.append(block(outputs[-1], keys))
         return [outputs[layer] for layer in layers]

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Iterator
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +14,11 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import ContentEncoder, create_encoder
 from rvc_engine.content.local_folder import check_fits, embedder_of_folder, local_folder
 from rvc_engine.content.names import embedder_name
+from rvc_engine.content.windows import BATCH_ROWS, ROW_SAMPLES
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
 from rvc_engine.machine import Machine
+from rvc_engine.precision import Precision
 from rvc_engine.reporting import StageReport
 from rvc_engine.weights import ENCODER_IDS, Weights, sha256_of
 from rvc_engine.workspace import Workspace
@@ -25,7 +26,8 @@ from rvc_engine.workspace import Workspace
 VERSION = 1
 """Raised when the same slices would give other features, so that old results are not taken for new ones."""
 
-BATCH_CLIPS = 8
+BATCH_BYTES = 4 * BATCH_ROWS * ROW_SAMPLES
+"""Of the slices' files in a batch, as if all were as long as the longest. Between batches the stage hears a stop."""
 MUTE_SAMPLES = 3 * 16_000
 MAX_NAMED = 5
 """Slices named in a warning."""
@@ -40,7 +42,7 @@ def run(
     MissingWeights, IncompatibleCheckpoint, InvalidDataset when nothing is left, GpuOutOfMemory, DiskFull.
     """
     paths = list(workspace.slices_16k.glob("*.wav"))
-    encoder = create_encoder(config.content, config.version, machine, device)
+    encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
     left_out: list[str] = []
     done = 0
     try:
@@ -66,7 +68,17 @@ def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, d
     Raises MissingWeights when the encoder is not here, DiskFull.
     """
     with disk_full_told(workspace.root):
-        _write_mute(workspace, create_encoder(config.content, config.version, machine, device))
+        encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
+        _write_mute(workspace, encoder)
+
+
+def _dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Of the encoder's products: bfloat16 where the device has it natively, unless the config asks for float32.
+
+    No part of the fingerprint: the features differ by far less than a voice hears, and a run goes on with those that it
+    has on a machine of another kind.
+    """
+    return torch.bfloat16 if Precision.choose(config.precision, device).name == "bf16" else torch.float32
 
 
 def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
@@ -97,12 +109,15 @@ def _sha256_of_hubert(weights: Weights, name: str) -> str:
 
 
 def _batches(paths: list[Path]) -> Iterator[list[Path]]:
-    """Slices of equal length together (files of equal size are), in a stable order."""
-    sized = sorted((path.stat().st_size, path.name, path) for path in paths)
-    for _, equal in groupby(sized, key=lambda entry: entry[0]):
-        group = [path for _, _, path in equal]
-        for start in range(0, len(group), BATCH_CLIPS):
-            yield group[start : start + BATCH_CLIPS]
+    """Slices of like length together (files of like size are), the shortest first, in a stable order."""
+    batch: list[Path] = []
+    for size, _, path in sorted((path.stat().st_size, path.name, path) for path in paths):
+        if batch and (len(batch) + 1) * size > BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(path)
+    if batch:
+        yield batch
 
 
 def _encode(batch: list[Path], encoder: ContentEncoder, folder: Path) -> list[str]:

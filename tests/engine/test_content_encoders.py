@@ -56,14 +56,20 @@ def reference_rows(folder, wave, block):
     weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
     net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("final_proj")})
     with torch.no_grad():
-        rows = net(torch.from_numpy(wave)[None], output_hidden_states=True).hidden_states[block]
-    return rows[0], weights
+        output = net(torch.from_numpy(wave)[None], output_hidden_states=True)
+    return (output.last_hidden_state if block is None else output.hidden_states[block])[0], weights
 
 
 def change_weights(folder, change):
     path = folder / "pytorch_model.bin"
     weights = torch.load(path, weights_only=True)
     torch.save(change(weights), path)
+
+
+def rows_alone(whisper, clip):
+    """What the second and third block put out for one clip of at most a window, without any batch."""
+    mel = log_mel(torch.from_numpy(clip)[None], 160, 2 * ((len(clip) - 80) // 320))
+    return torch.cat(whisper._net(mel, (2, 3)), dim=-1)[0].numpy()
 
 
 def middle_of_change(before, after):
@@ -82,9 +88,10 @@ def test_whisper_gives_what_blocks_two_and_three_put_out_side_by_side(whisper, s
 
 
 def test_whisper_gives_the_same_rows_in_a_batch_as_alone(whisper, speech):
-    clips = [speech[:64_000], speech[64_000:128_000], speech[:30_000]]
+    clips = [speech[:52_000], speech[64_000:128_000], speech[:60_111]]
     for clip, rows in zip(clips, whisper.encode(clips), strict=True):
         np.testing.assert_allclose(rows, whisper.encode([clip])[0], atol=1e-4)
+        np.testing.assert_allclose(rows, rows_alone(whisper, clip), atol=1e-4)
 
 
 def test_a_long_clip_has_the_rows_of_its_parts_and_no_seams(whisper, speech):
@@ -94,7 +101,7 @@ def test_a_long_clip_has_the_rows_of_its_parts_and_no_seams(whisper, speech):
     part = rows[400 : 400 + len(slice_rows)]
     cosine = (part * slice_rows).sum(-1) / (np.linalg.norm(part, axis=-1) * np.linalg.norm(slice_rows, axis=-1))
     assert cosine.mean() > 0.95
-    whole = whisper._rows(clip[None])[0]  # one window: what seams there are in it, the voice made
+    whole = whisper._rows([clip])[0]  # one window: what seams there are in it, the voice made
     steps, own_steps = (np.linalg.norm(np.diff(part, axis=0), axis=-1) for part in (rows, whole))
     assert (steps < 1.5 * own_steps + own_steps.mean()).all()
     assert steps.mean() < 1.05 * own_steps.mean()
@@ -143,10 +150,40 @@ def test_contentvec_for_v1_is_the_ninth_block_through_the_files_own_projection(h
 
 
 def test_contentvec_gives_the_same_rows_in_a_batch_as_alone(hubert_folder, speech):
+    """Clips of any lengths, silence among them; `transformers` gets each alone."""
     encoder = HubertEncoder(hubert_folder, "v2", CPU)
-    clips = [speech[:16_000], speech[16_000:32_000], speech[:9_000]]
+    clips = [speech[:16_000], speech[16_000:31_837], speech[:9_000], np.zeros(12_345, np.float32), speech[:400]]
     for clip, rows in zip(clips, encoder.encode(clips), strict=True):
-        np.testing.assert_allclose(rows, encoder.encode([clip])[0], atol=1e-4)
+        np.testing.assert_allclose(rows, reference_rows(hubert_folder, clip, 12)[0], atol=1e-4)
+
+
+def test_a_damaged_clip_spoils_no_other_of_its_batch(hubert_folder, speech):
+    encoder = HubertEncoder(hubert_folder, "v2", CPU)
+    damaged = np.full(16_000, np.nan, np.float32)
+    for rows, is_whole in zip(
+        encoder.encode([speech[:16_100], damaged, speech[:15_000]]), (True, False, True), strict=True
+    ):
+        assert np.isfinite(rows).all() == is_whole
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_bf16_products_leave_huberts_features_within_a_thousandth(hubert_folder, speech, version):
+    clips = [speech[16_000 * n :][: 14_000 + 500 * n] for n in range(6)]
+    short = HubertEncoder(hubert_folder, version, CPU, dtype=torch.bfloat16).encode(clips)
+    full = HubertEncoder(hubert_folder, version, CPU).encode(clips)
+    for one, other in zip(short, full, strict=True):
+        assert one.dtype == np.float32
+        cosine = (one * other).sum(-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
+        assert cosine.min() > 0.999
+
+
+def test_a_hubert_of_another_form_goes_by_transformers(hubert_folder, speech):
+    sizes = json.loads((hubert_folder / "config.json").read_text()) | {"do_stable_layer_norm": True}
+    (hubert_folder / "config.json").write_text(json.dumps(sizes))
+    clips = [speech[:16_000], speech[:9_000]]
+    expected = [reference_rows(hubert_folder, clip, None)[0] for clip in clips]
+    for rows, own in zip(HubertEncoder(hubert_folder, "v2", CPU).encode(clips), expected, strict=True):
+        np.testing.assert_allclose(rows, own, atol=1e-5)
 
 
 def test_both_spellings_of_weight_norm_load_alike(hubert_folder, speech):

@@ -40,7 +40,7 @@ class TenfoldEncoder:
 @pytest.fixture
 def encoder(monkeypatch):
     fake = TenfoldEncoder()
-    monkeypatch.setattr(content, "create_encoder", lambda *_: fake)
+    monkeypatch.setattr(content, "create_encoder", lambda *_, **__: fake)
     return fake
 
 
@@ -72,12 +72,13 @@ def test_every_slice_gets_its_features_and_silence_too(workspace):
     assert [event.stage_progress for event in events if isinstance(event, Progress)][-1] == 1
 
 
-def test_slices_of_one_length_are_encoded_together(workspace, encoder):
+def test_slices_of_like_length_are_encoded_together_and_the_batch_is_bounded(workspace, encoder, monkeypatch):
+    monkeypatch.setattr(content, "BATCH_BYTES", 4 * 3100 * 8)
     for n in range(10):
         add_slice(workspace, f"0_{n}", np.full(3000, n / 10))
     add_slice(workspace, "1_0", np.zeros(2000))
     run(workspace)
-    assert encoder.batches[1:] == [[2000], [3000] * 8, [3000] * 2]
+    assert encoder.batches[1:] == [[2000] + [3000] * 7, [3000] * 3]
     for n in (0, 3, 9):
         np.testing.assert_allclose(np.load(workspace.features / f"0_{n}.npy"), n, atol=1e-6)
 
@@ -106,7 +107,8 @@ def test_no_usable_features_at_all_is_an_invalid_dataset(workspace, encoder):
         run(workspace)
 
 
-def test_it_stops_between_batches(workspace, encoder):
+def test_it_stops_between_batches(workspace, encoder, monkeypatch):
+    monkeypatch.setattr(content, "BATCH_BYTES", 0)
     for n in range(5):
         add_slice(workspace, f"0_{n}", np.zeros(2000 + 320 * n))
     with pytest.raises(StopRequested):
