@@ -359,6 +359,16 @@ class ArtifactList(Answer):
     data: list[ArtifactPublic]
 
 
+class GpuPublic(Answer):
+    """What a GPU is doing, with whatever else runs on it."""
+
+    name: str
+    use: float | None = None
+    """0..1: share of the last moment in which it computed; None where its driver cannot tell."""
+    memory_used_bytes: int
+    memory_total_bytes: int
+
+
 class WorkerPublic(Answer):
     """A process that runs jobs."""
 
@@ -378,6 +388,8 @@ class WorkerPublic(Answer):
     job_id: str | None
     registered_at: datetime
     last_seen_at: datetime
+    gpus: list[GpuPublic] = []
+    """Its GPUs as they were a moment ago; none on a CPU, and where the worker is gone."""
 
 
 class WorkerList(Answer):

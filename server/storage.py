@@ -7,6 +7,7 @@
     jobs/<job id>/checkpoints/           copies of recovery checkpoints, for other workers and for retries
     cache/<dataset id>/                  stage results that jobs on one dataset share
     weights/                             published weights
+    readings/<worker id>                 what a worker's GPUs are doing
     uploads/<upload id>                  uploads in pieces, as far as they have come
     incoming/                            other uploads on their way; emptied when the server starts
     server.lock                          held by the one server of the folder
@@ -89,6 +90,14 @@ class Storage:
     def weights_folder(self) -> Path:
         """Published weights."""
         return self.root / "weights"
+
+    def reading_file(self, worker_id: str) -> Path:
+        """What a worker's GPUs are doing; see `server.readings`."""
+        return self._of("readings", worker_id)
+
+    def reading_files(self) -> list[Path]:
+        """Those of all workers."""
+        return list((self.root / "readings").glob("wrk_*"))
 
     def cache_folder(self, dataset_id: str) -> Path:
         """Results of slice, pitch and content for one dataset: they go when the dataset goes."""

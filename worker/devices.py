@@ -33,11 +33,15 @@ def binding(device: str, environment: Mapping[str, str]) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": ",".join(words), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
+def visible_gpus(device: str, environment: Mapping[str, str]) -> list[str]:
+    """The worker's GPUs by index or UUID; of one that may choose (`auto`), the first that there is."""
+    return binding("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")
+
+
 def device_name(device: str, environment: Mapping[str, str]) -> str:
     """What the device is, such as `NVIDIA H100 80GB HBM3`, for people and for estimates."""
     if device != "cpu":
-        first = binding("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")[0]
-        name = _gpu_name(first)
+        name = _gpu_name(visible_gpus(device, environment)[0])
         if name is not None:
             count = len(_numbers(device)) if device.startswith(CUDA) else 1
             return name if count == 1 else f"{count} x {name}"

@@ -16,7 +16,8 @@ from server.errors import ClaimLost, NotFound, SettingsRefused
 from server.jobs import JobBook
 from server.schemas import JobStatus
 from server.storage import Storage
-from worker.devices import device_name
+from worker.devices import device_name, visible_gpus
+from worker.gpus import GpuWatch
 from worker.heartbeat import Heartbeat
 from worker.job_run import JobRun
 from worker.patience import DATABASE_AWAY, first_line, insist
@@ -39,9 +40,12 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
     heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds)
     heartbeat.start()
+    watch = _gpu_watch(settings, worker_id)
+    watch.start()
     try:
         _Worker(settings, book, worker_id, heartbeat, stop).run_jobs()
     finally:
+        watch.stop()
         heartbeat.stop()
         insist(lambda: book.worker_stopped(worker_id), give_up=lambda: True)
         logger.info("worker stopped", worker_id=worker_id, drained=heartbeat.drain is not None)
@@ -68,6 +72,11 @@ def _register(settings: WorkerSettings, book: JobBook) -> str:
         device_name=device_name(settings.device, os.environ),
         version=version("rvc-train"),
     )
+
+
+def _gpu_watch(settings: WorkerSettings, worker_id: str) -> GpuWatch:
+    gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
+    return GpuWatch(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
 
 
 class _Worker:

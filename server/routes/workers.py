@@ -12,6 +12,7 @@ from server.database import read_session
 from server.errors import NotFound
 from server.job_views import workers_public
 from server.problems import documented
+from server.readings import with_gpus
 from server.schemas import WorkerList, WorkerPublic
 from server.services import ServicesDep
 
@@ -22,8 +23,10 @@ router = APIRouter(prefix="/workers", tags=["server"])
 @requires(Scope.READ)
 def list_workers(services: ServicesDep) -> WorkerList:
     """Processes that run jobs, seen within the last day."""
+    now, lease_seconds = utc_now(), services.settings.lease_seconds
     with read_session(services.engine) as session:
-        return WorkerList(data=workers_public(session, utc_now(), services.settings.lease_seconds, present().sees))
+        workers = workers_public(session, now, lease_seconds, present().sees)
+    return WorkerList(data=with_gpus(workers, services.storage, now, lease_seconds))
 
 
 @router.post(
@@ -47,8 +50,9 @@ def drain(
     """Have a worker take no new job, let go of the one it has, and end."""
     if not services.book.drain_worker(worker_id, mode):
         response.status_code = 200
+    now, lease_seconds = utc_now(), services.settings.lease_seconds
     with read_session(services.engine) as session:
-        found = workers_public(session, utc_now(), services.settings.lease_seconds, present().sees, only=worker_id)
+        found = workers_public(session, now, lease_seconds, present().sees, only=worker_id)
     if not found:
         raise NotFound(f"there is no worker {worker_id}")
-    return found[0]
+    return with_gpus(found, services.storage, now, lease_seconds)[0]
