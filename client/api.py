@@ -111,10 +111,12 @@ class Client:
         dataset_id: str | None = None,
         labels: Mapping[str, str] | None = None,
         id_prefix: str | None = None,
+        search: str | None = None,
         owner: str | None = None,
     ) -> Iterator[schemas.JobPublic]:
         """Jobs, newest first, page by page (of `limit` each); those alone that all the words given fit."""
-        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix, "owner": owner}
+        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
+        words |= {"search": search, "owner": owner}
         params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
         params |= {f"label.{key}": value for key, value in (labels or {}).items()}
         return self._calls.pages("/v1/jobs", schemas.JobPublic, params)
@@ -198,10 +200,11 @@ class Client:
 
     # What a job says and makes
 
-    def events(self, job_id: str, after: int = 0) -> Iterator[schemas.EventPublic]:
-        """The events so far that come after the one numbered `after`."""
+    def events(self, job_id: str, after: int = 0, types: Sequence[str] = ()) -> Iterator[schemas.EventPublic]:
+        """The events so far that come after the one numbered `after`; of these types alone, if any are named."""
         while True:
-            page = self._calls.get(f"/v1/jobs/{job_id}/events", schemas.EventList, {"after": after})
+            params = {"after": after, "type": types} if types else {"after": after}
+            page = self._calls.get(f"/v1/jobs/{job_id}/events", schemas.EventList, params)
             yield from page.data
             if not page.has_more or not page.data:
                 return

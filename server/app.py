@@ -30,6 +30,8 @@ from server.jobs import JobBook, utc_now
 from server.measures import Measures
 from server.openapi import document
 from server.outlook import Outlook
+from server.pages import shells
+from server.pages.assets import Assets
 from server.problems import install
 from server.quotas import Quotas
 from server.receptions import Receptions
@@ -42,10 +44,10 @@ from server.routes import (
     estimates,
     events,
     health,
-    home,
     jobs,
     logs,
     owners,
+    pages,
     queue,
     results,
     retention,
@@ -140,8 +142,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, session.sign_in, health.router, home.router):
+    for router in (v1, session.sign_in, health.router, pages.router):
         app.include_router(router)
+    app.mount(shells.ADDRESS, Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
 
@@ -183,6 +186,7 @@ def _services(settings: ServerSettings) -> Services:
         measures=Measures(engine, storage, settings.lease_seconds),
         storage=storage,
         history=history,
+        pages=shells.Pages(),
         feeds=Feeds(history.events, settings.follow_poll_seconds),
         examiner=Examiner(shelf, storage, settings),
         streamer=Streamer(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),

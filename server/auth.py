@@ -24,9 +24,9 @@ from server.settings import LOOPBACK_NAMES, ServerSettings
 from server.tokens import TokenBook
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/", "/livez", "/readyz", "/openapi.json", "/docs"})
-"""Served without a token: they tell nothing about anyone's voice."""
-OPEN_PREFIXES = ("/static/",)
+OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/livez", "/readyz", "/openapi.json", "/docs"})
+"""Served without a token, telling nothing of anyone: pages are shells, and ask `/v1` for what they show."""
+OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"
 

@@ -33,13 +33,15 @@ class History:
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
 
-    def events(self, job_id: str, after: int, limit: int) -> EventsPage:
-        """Events behind number `after`, oldest first. NotFound."""
+    def events(self, job_id: str, after: int, limit: int, types: Sequence[str] = ()) -> EventsPage:
+        """Events behind number `after`, oldest first; of these types alone, if any are named. NotFound."""
         with read_session(self._engine) as session:
             number, status, last_seq = _job(session, job_id)
             events: Sequence[Event] = []
             if last_seq > after:  # the cheap look first: followers ask several times a second
                 query = select(Event).where(Event.job_number == number, Event.seq > after)
+                if types:
+                    query = query.where(col(Event.type).in_(types))
                 events = session.exec(query.order_by(col(Event.seq)).limit(limit)).all()
             return EventsPage(events, status, last_seq)
 

@@ -49,6 +49,7 @@ class JobBook(Submissions, WorkerRoll, Attempts):
         dataset_id: str | None = None,
         name: str | None = None,
         id_prefix: str | None = None,
+        search: str | None = None,
         labels: Mapping[str, str] | None = None,
         owner: str | None = None,
         after: str | None = None,
@@ -56,7 +57,8 @@ class JobBook(Submissions, WorkerRoll, Attempts):
     ) -> tuple[Sequence[Job], bool]:
         """Jobs, newest first, beginning behind the job `after`; and whether there are more. NotFound for `after`.
 
-        `owner` None: everyone's. `id_prefix`: with `job_` or without. `labels`: jobs that have all of them.
+        `owner` None: everyone's. `id_prefix`: with `job_` or without. `search`: a part of the voice's name. `labels`:
+        jobs that have all of them.
         """
         with read_session(self.engine) as session:
             query = select(Job).order_by(col(Job.number).desc()).limit(limit + 1)
@@ -69,6 +71,8 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             if id_prefix is not None:
                 beginning = id_prefix if id_prefix.startswith("job_") else f"job_{id_prefix}"
                 query = query.where(col(Job.id).startswith(beginning, autoescape=True))
+            if search is not None:
+                query = query.where(col(Job.name).icontains(search, autoescape=True))
             for key, value in (labels or {}).items():
                 query = query.where(col(Job.labels)[key].as_string() == value)
             if after is not None:

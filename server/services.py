@@ -17,6 +17,7 @@ from server.idempotency import UnderWay
 from server.jobs import JobBook
 from server.measures import Measures
 from server.outlook import Outlook
+from server.pages.shells import Pages
 from server.quotas import Quotas
 from server.receptions import Receptions
 from server.refusals import Refusals
@@ -56,6 +57,7 @@ class Services:
     storage: Storage
     history: History
     examiner: Examiner
+    pages: Pages
     feeds: Feeds
     streamer: Streamer
     stopping: threading.Event

@@ -8,7 +8,7 @@ from server.access import requires
 from server.access_schemas import Scope
 from server.errors import Refused
 from server.problems import documented
-from server.schemas import EventList
+from server.schemas import EventList, EventType
 from server.services import MAX_INTEGER, ServicesDep
 from server.streams import last_event_id, wants_stream
 from server.views import event_public
@@ -35,6 +35,9 @@ def get_events(
     services: ServicesDep,
     after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events behind this number.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most, in a list.")] = 100,
+    types: Annotated[
+        list[EventType] | None, Query(alias="type", description="Only events of this type, in a list; may be repeated.")
+    ] = None,
 ) -> Response | EventList:
     """What happened to a job, oldest first.
 
@@ -42,10 +45,12 @@ def get_events(
     when the job has ended. A lost connection goes on with `Last-Event-ID`.
     """
     if not wants_stream(request):
-        page = services.history.events(job_id, after or 0, limit)
-        last_sent = page.events[-1].seq if page.events else page.last_seq
-        data = [event_public(event) for event in page.events]
-        return EventList(data=data, has_more=last_sent < page.last_seq, last_seq=page.last_seq)
+        page = services.history.events(job_id, after or 0, limit + 1 if types else limit, types or ())
+        has_more = len(page.events) > limit if types else bool(page.events) and page.events[-1].seq < page.last_seq
+        data = [event_public(event) for event in page.events[:limit]]
+        return EventList(data=data, has_more=has_more, last_seq=page.last_seq)
+    if types:
+        raise Refused("a stream tells events of every type; leave this out, or ask for a list", "?type")
     resumed = last_event_id(request)
     start = after or 0 if resumed is None else resumed
     first = services.history.events(job_id, start, 1)

@@ -117,6 +117,7 @@ def list_jobs(
     id_prefix: Annotated[
         str | None, Query(max_length=64, description="Only jobs whose id begins so; `job_` may be left out.")
     ] = None,
+    search: Annotated[str | None, Query(max_length=200, description="Only jobs whose voice's name holds this.")] = None,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[JobPublic]:
@@ -126,6 +127,7 @@ def list_jobs(
         dataset_id=dataset,
         name=name,
         id_prefix=id_prefix,
+        search=search,
         labels=_labels(request),
         owner=whose,
         after=after,

@@ -49,6 +49,17 @@ def test_a_follower_sees_every_event_of_a_finished_job_and_then_the_end(http, fi
     assert found[-1] == ("end", '{"status": "succeeded"}')
 
 
+def test_a_list_of_events_can_be_of_some_types_alone(http, finished):
+    path = f"/v1/jobs/{finished(b'voice')}/events"
+    params = {"type": ["created", "succeeded"], "limit": 1}
+    first = http.get(path, params=params).json()
+    assert ([event["type"] for event in first["data"]], first["has_more"]) == (["created"], True)
+    rest = http.get(path, params=params | {"after": first["data"][0]["seq"]}).json()
+    assert ([event["type"] for event in rest["data"]], rest["has_more"]) == (["succeeded"], False)
+    assert http.get(path, params={"type": "nothing"}).status_code == 422
+    assert http.get(path, params={"type": "created"}, headers=STREAM).status_code == 422
+
+
 def test_a_reconnect_after_the_end_gets_204_and_one_before_it_gets_the_rest(http, finished):
     path = f"/v1/jobs/{finished(b'voice')}/events"
     last = http.get(path).json()["last_seq"]

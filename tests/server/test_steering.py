@@ -115,6 +115,8 @@ def test_jobs_are_found_by_label_name_and_the_beginning_of_an_id(http, live):
     assert found(id_prefix=a.id) == found(id_prefix=a.id.removeprefix("job_")) == [a.id]
     assert found(id_prefix="job_%") == []
     assert set(found(id_prefix=a.id[:8], name="zoe")) == {a.id, b.id}
+    assert found(search="OE", id_prefix=a.id) == [a.id]
+    assert found(search="o%") == []
     assert http.get("/v1/jobs", params={"label.-no": "x"}).status_code == 422
 
 

@@ -1,0 +1,70 @@
+// What can be done with a job, by where it stands.
+
+import { post, remove } from "./api.js";
+import { h } from "./dom.js";
+import { attempt, confirm, may, say } from "./shell.js";
+import { t } from "./words.js";
+
+export const OVER = ["succeeded", "failed", "cancelled"];
+export const isOver = (job) => OVER.includes(job.status);
+
+const path = (job, step = "") => `/v1/jobs/${job.id}${step}`;
+
+const DEEDS = {
+  pause: { fits: (job) => ["queued", "running"].includes(job.status), run: pause },
+  resume: { fits: (job) => job.status === "paused", run: (job) => post(path(job, "/resume")) },
+  cancel: { fits: (job) => !isOver(job) && job.status !== "cancelling", run: cancel, danger: true },
+  retry: { fits: (job) => ["failed", "cancelled"].includes(job.status), run: retry },
+  more: { fits: (job) => job.status === "succeeded", run: (job) => location.assign(`/new?retry=${job.id}`) },
+  clone: { fits: isOver, run: (job) => location.assign(`/new?clone=${job.id}`) },
+  delete: { fits: isOver, run: erase, danger: true },
+};
+
+async function pause(job) {
+  await post(path(job, "/pause"));
+  say(t("said.paused", { name: job.name }), {
+    action: { label: t("action.resume"), run: () => attempt(() => post(path(job, "/resume"))) },
+  });
+}
+
+async function cancel(job) {
+  const question = { title: t("ask.cancel.title", { name: job.name }), text: t("ask.cancel.text"), button: t("ask.cancel.button") };
+  if (await confirm(question)) await post(path(job, "/cancel"));
+}
+
+async function retry(job) {
+  const made = await post(path(job, "/retry"), {});
+  say(t("said.retried", { name: job.name }), {
+    action: { label: t("action.open"), run: () => location.assign(`/jobs/${made.id}`) },
+  });
+}
+
+async function erase(job) {
+  const question = { title: t("ask.delete.title", { name: job.name }), text: t("ask.delete.text"), button: t("action.delete") };
+  if (!(await confirm(question))) return false;
+  await remove(path(job));
+  say(t("said.deleted", { name: job.name }));
+  if (location.pathname.startsWith("/jobs/")) location.assign("/");
+  return true;
+}
+
+/** Put buttons for all that fits into `place`; `after` runs when something was done. Nothing for those who only read. */
+export async function showActions(place, job, after) {
+  const names = (await may("submit")) ? Object.keys(DEEDS).filter((name) => DEEDS[name].fits(job)) : [];
+  if (place.dataset.names === names.join()) {
+    place.job = job;
+    return;
+  }
+  place.dataset.names = names.join();
+  place.job = job;
+  place.replaceChildren(...names.map((name) => {
+    const button = h("button", { type: "button", class: DEEDS[name].danger ? "danger" : null }, t(`action.${name}`));
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      await attempt(() => DEEDS[name].run(place.job));
+      button.disabled = false;
+      after();
+    });
+    return button;
+  }));
+}

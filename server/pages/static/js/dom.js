@@ -1,0 +1,40 @@
+// Elements made in code: never from strings of HTML, so that no name of a voice or file can become markup.
+
+/** `h("a", { href, class, onclick }, ...children)`; null children are left out, texts become text nodes. */
+export function h(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value == null || value === false) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "dataset") Object.assign(element.dataset, value);
+    else element.setAttribute(name, value === true ? "" : value);
+  }
+  element.append(...children.flat().filter((child) => child != null && child !== false));
+  return element;
+}
+
+export const byId = (id) => document.getElementById(id);
+
+/** Set a text only where it differs: what a reader has selected, or a screen reader speaks, stays. */
+export function setText(element, text) {
+  if (element.textContent !== text) element.textContent = text;
+}
+
+/** Make a list's children those of `items`, in their order, keeping the elements of those that were there. */
+export function keyed(list, items, keyOf, make, update) {
+  const present = new Map([...list.children].map((child) => [child.dataset.key, child]));
+  let place = list.firstElementChild;
+  for (const item of items) {
+    const key = String(keyOf(item));
+    let child = present.get(key);
+    if (!child) {
+      child = make(item);
+      child.dataset.key = key;
+    }
+    present.delete(key);
+    update(child, item);
+    if (child === place) place = place.nextElementSibling;
+    else list.insertBefore(child, place);
+  }
+  for (const left of present.values()) left.remove();
+}

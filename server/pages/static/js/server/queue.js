@@ -1,0 +1,44 @@
+// What runs and what waits.
+
+import { get, repeat } from "../api.js";
+import { byId, h, keyed, setText } from "../dom.js";
+import { duration, number, percent, span, t } from "../words.js";
+import { refresh } from "./parts.js";
+
+export function startQueue() {
+  repeat(async () => show(await get("/v1/queue")), () => 3);
+}
+
+function show(queue) {
+  const entries = [...queue.running, ...queue.queued];
+  const words = { running: queue.running.length, waiting: queue.num_queued, checked: queue.num_validating, workers: queue.num_workers };
+  const facts = Object.entries(words).map(([name, n]) => t(`server.queue.${name}`, { n: number(n) }));
+  setText(byId("queue-summary"), entries.length || queue.num_validating ? facts.join(" · ") : t("server.queue.empty"));
+  keyed(byId("queue-list"), entries, (entry) => entry.id, make, update);
+}
+
+function make(entry) {
+  return h("li", {},
+    h("h3", {}, h("a", { href: `/jobs/${entry.id}` }, entry.name), h("span", {})),
+    h("div", { class: "facts-line" }),
+    h("progress", { max: 1, value: 0, "aria-label": t("job.progress") }));
+}
+
+function update(item, entry) {
+  const pill = item.querySelector("h3 span");
+  pill.className = `pill ${entry.status}`;
+  setText(pill, t(`status.${entry.status}`));
+  const facts = describe(entry);
+  refresh(item.querySelector(".facts-line"), facts, () => facts.map((fact) => h("span", {}, fact)));
+  const bar = item.querySelector("progress");
+  bar.hidden = entry.queue_position != null;
+  bar.value = entry.progress;
+}
+
+function describe(entry) {
+  const facts = entry.queue_position == null ? [percent(entry.progress)] : [t("server.queue.place", { n: entry.queue_position })];
+  if (entry.starts_in) facts.push(t("server.queue.starts", { time: span(entry.starts_in) }));
+  if (entry.eta_seconds != null && entry.status === "running") facts.push(t("server.queue.left", { time: duration(entry.eta_seconds) }));
+  if (entry.priority !== 0) facts.push(t("server.queue.priority", { n: entry.priority }));
+  return facts;
+}

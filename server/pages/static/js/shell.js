@@ -1,0 +1,93 @@
+// What every page has: theme, language, who is signed in, what is said in passing, and questions before what can't be undone.
+
+import { get, remove } from "./api.js";
+import { byId, h } from "./dom.js";
+import { t } from "./words.js";
+
+/** Who the caller is: `{owner, scopes, ...}`. */
+export const me = document.body.dataset.page === "sign_in" ? Promise.resolve(null) : get("/v1/me");
+
+/** Whether the caller may: "read", "submit" or "admin"; each holds those before it. */
+export async function may(scope) {
+  const order = ["read", "submit", "admin"];
+  const { scopes } = await me;
+  return Math.max(...scopes.map((one) => order.indexOf(one))) >= order.indexOf(scope);
+}
+
+/** A sentence at the page's corner; `action` `{label, run}` puts a button beside it. */
+export function say(text, { bad = false, action = null, seconds = 6 } = {}) {
+  const line = h("div", { class: bad ? "toast bad" : "toast" }, h("span", {}, text));
+  if (action) {
+    line.append(h("button", { type: "button", onclick: () => { line.remove(); action.run(); } }, action.label));
+  }
+  byId("toasts").append(line);
+  setTimeout(() => line.remove(), 1000 * seconds);
+}
+
+/** Run something a press began, and say what went wrong. */
+export async function attempt(work) {
+  try {
+    return await work();
+  } catch (fault) {
+    say(fault.message, { bad: true, seconds: 12 });
+    return undefined;
+  }
+}
+
+/** Ask before something that can't be undone. */
+export function confirm({ title, text, button, danger = true }) {
+  return new Promise((resolve) => {
+    const dialog = h("dialog", { "aria-labelledby": "question" },
+      h("form", { method: "dialog" },
+        h("h2", { id: "question" }, title),
+        h("p", {}, text),
+        h("div", { class: "actions" },
+          h("button", { value: "no", autofocus: true }, t("page.cancel")),
+          h("button", { value: "yes", class: danger ? "button danger" : "button primary" }, button))));
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue === "yes");
+    });
+    document.body.append(dialog);
+    dialog.showModal();
+  });
+}
+
+function startTheme() {
+  const root = document.documentElement;
+  const system = matchMedia("(prefers-color-scheme: dark)");
+  byId("theme").addEventListener("click", () => {
+    const present = root.dataset.theme ?? (system.matches ? "dark" : "light");
+    root.dataset.theme = present === "dark" ? "light" : "dark";
+    localStorage.setItem("theme", root.dataset.theme);
+    document.dispatchEvent(new Event("themechange"));
+  });
+  system.addEventListener("change", () => document.dispatchEvent(new Event("themechange")));
+}
+
+function startLanguage() {
+  byId("language").addEventListener("change", (event) => {
+    document.cookie = `rvc_language=${event.target.value}; path=/; max-age=31536000; samesite=lax`;
+    location.reload();
+  });
+}
+
+async function startSession() {
+  const who = await me;
+  if (!who) return;
+  if (who.token_id !== null || who.owner !== "local") byId("who").textContent = who.owner;
+  byId("who").hidden = byId("who").textContent === "";
+  const system = await get("/v1/system");
+  byId("sign-out").hidden = !system.needs_token;
+  byId("sign-out").addEventListener("click", () => attempt(async () => {
+    await remove("/v1/session");
+    location.assign("/sign-in");
+  }));
+  for (const element of document.querySelectorAll("[data-needs]")) {
+    element.hidden = !(await may(element.dataset.needs));
+  }
+}
+
+startTheme();
+startLanguage();
+startSession().catch(() => {}); // the page's own requests say what is wrong

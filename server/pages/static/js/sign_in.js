@@ -1,0 +1,28 @@
+// A token for a cookie that scripts cannot read.
+
+import { post } from "./api.js";
+import { byId } from "./dom.js";
+import "./shell.js";
+
+const form = byId("sign-in");
+
+/** Where to go on: a page of ours, and nothing else. */
+function next() {
+  const wish = new URLSearchParams(location.search).get("next") ?? "/";
+  const address = new URL(wish, location.origin);
+  return address.origin === location.origin ? address.pathname + address.search : "/";
+}
+
+form.addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const fault = byId("fault");
+  fault.hidden = true;
+  try {
+    await post("/v1/session", { token: form.elements.token.value.trim() });
+    location.assign(next());
+  } catch (error) {
+    fault.textContent = error.message;
+    fault.hidden = false;
+    form.elements.token.select();
+  }
+});

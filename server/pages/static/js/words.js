@@ -1,0 +1,73 @@
+// The page's language: its texts, and numbers, sizes, times and lengths as people write them.
+
+const words = JSON.parse(document.getElementById("words").textContent);
+export const language = document.documentElement.lang;
+const plural = new Intl.PluralRules(language);
+const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
+const clock = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+
+/** The text of a key, with `{names}` filled in. A key that is missing shows itself: a test holds that none is. */
+export function t(key, values = {}) {
+  const text = words[key] ?? key;
+  return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
+}
+
+/** Whether there is a text: for words that come from the server, such as codes of a newer version. */
+export const has = (key) => key in words;
+
+/** The text for a count: `key.one` or `key.other`. */
+export function count(key, n) {
+  const form = `${key}.${plural.select(n)}`;
+  return t(has(form) ? form : `${key}.other`, { n: number(n) });
+}
+
+export const number = (value, digits = 0) =>
+  new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
+
+/** A number of four figures that mean something. */
+export const figure = (value) =>
+  value == null ? "–" : new Intl.NumberFormat(language, { maximumSignificantDigits: 4 }).format(value);
+
+export const percent = (share) =>
+  new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(share);
+
+/** Bytes, in units of 1000. */
+export function size(bytes) {
+  const units = ["byte", "kilobyte", "megabyte", "gigabyte", "terabyte"];
+  const place = bytes > 0 ? Math.min(Math.floor(Math.log10(bytes) / 3), 4) : 0;
+  const options = { style: "unit", unit: units[place], unitDisplay: "short", maximumFractionDigits: place > 1 ? 1 : 0 };
+  return new Intl.NumberFormat(language, options).format(bytes / 1000 ** place);
+}
+
+/** Seconds as the two largest units: "1 h 20 min". */
+export function duration(seconds) {
+  const units = [[86400, "day"], [3600, "hour"], [60, "minute"], [1, "second"]];
+  const whole = Math.max(0, Math.round(seconds));
+  const first = units.findIndex(([length]) => whole >= length);
+  if (first < 0) return unit(0, "second");
+  const [length, name] = units[first];
+  const next = units[first + 1];
+  const rest = next ? Math.floor((whole % length) / next[0]) : 0;
+  return unit(Math.floor(whole / length), name) + (rest ? ` ${unit(rest, next[1])}` : "");
+}
+
+function unit(value, name) {
+  return new Intl.NumberFormat(language, { style: "unit", unit: name, unitDisplay: "short" }).format(value);
+}
+
+/** A range of seconds: "3 min – 5 min". */
+export function span(range) {
+  const [low, high] = [duration(range.low), duration(range.high)];
+  return low === high ? low : `${low} – ${high}`;
+}
+
+export const when = (iso) => clock.format(new Date(iso));
+
+/** How long ago, in one unit. */
+export function ago(iso) {
+  const seconds = (Date.now() - new Date(iso)) / 1000;
+  for (const [length, name] of [[86400, "day"], [3600, "hour"], [60, "minute"]]) {
+    if (seconds >= length) return relative.format(-Math.floor(seconds / length), name);
+  }
+  return relative.format(-Math.max(0, Math.floor(seconds)), "second");
+}
