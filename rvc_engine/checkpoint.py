@@ -185,20 +185,27 @@ class RecoveryStore:
 
     def save(self, nets: Nets, place: Place) -> Path:
         """Write a checkpoint, then the manifest, then let go of the oldest."""
-        started = time.monotonic()
-        entries = self._entries()
-        path = self.folder / f"step_{place.step:09d}.pt"
-        tree = {
+        return self.write(self.tree(nets, place))
+
+    def tree(self, nets: Nets, place: Place) -> dict[str, Any]:
+        """What a checkpoint holds; the nets' own tensors, not copies of them."""
+        return {
             "identity": self.identity,
             "place": asdict(place),
             "generator": nets.generator.state_dict(),
             "discriminators": nets.discriminators.state_dict(),
-            "generator_optimizer": nets.generator_optimizer.state_dict(),
-            "discriminator_optimizer": nets.discriminator_optimizer.state_dict(),
+            "generator_optimizer": _portable(nets.generator_optimizer),
+            "discriminator_optimizer": _portable(nets.discriminator_optimizer),
             # Empty but in float16.
             "generator_scaler": nets.generator_scaler.state_dict(),
             "discriminator_scaler": nets.discriminator_scaler.state_dict(),
         }
+
+    def write(self, tree: dict[str, Any]) -> Path:
+        """Write what `tree` gave, then the manifest, then let go of the oldest. Any thread may, one at a time."""
+        started = time.monotonic()
+        place, entries = Place(**tree["place"]), self._entries()
+        path = self.folder / f"step_{place.step:09d}.pt"
         digest = save_atomically(tree, path)
         entry = CheckpointEntry(path.name, place.step, place.epoch, path.stat().st_size, digest)
         kept = [*(old for old in entries if old.file != entry.file), entry][-KEPT_CHECKPOINTS:]
@@ -250,8 +257,11 @@ class RecoveryStore:
                 )
         nets.generator.load_state_dict(tree["generator"])
         nets.discriminators.load_state_dict(tree["discriminators"])
-        nets.generator_optimizer.load_state_dict(tree["generator_optimizer"])
-        nets.discriminator_optimizer.load_state_dict(tree["discriminator_optimizer"])
+        for name in ("generator_optimizer", "discriminator_optimizer"):
+            optimizer: AdamW = getattr(nets, name)
+            # The groups are our own: another device takes another kernel, and the learning rate is set by the epoch.
+            own = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": tree[name]["state"], "param_groups": own})
         scalers = {"generator_scaler": nets.generator_scaler, "discriminator_scaler": nets.discriminator_scaler}
         for name, scaler in scalers.items():
             if scaler.is_enabled() and tree.get(name):
@@ -273,9 +283,14 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
 
     `learning_rate` is the undecayed one. The epoch stored is the last one completed.
     """
+    return write_pair(workspace.root, pair_trees(nets, place, learning_rate, only_latest))
+
+
+def pair_trees(nets: Nets, place: Place, learning_rate: float, only_latest: bool) -> dict[str, dict[str, Any]]:
+    """What `save_pair` writes, by file name, the generator's first; the nets' own tensors, not copies of them."""
     name = LATEST_STEP_NAME if only_latest else place.step
-    trees = {
-        workspace.root / f"{letter}_{name}.pth": {
+    return {
+        f"{letter}_{name}.pth": {
             "model": net.state_dict(),
             "iteration": completed_epochs(place),
             "optimizer": _published_optimizer(optimizer, learning_rate),
@@ -286,8 +301,13 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
             ("D", nets.discriminators, nets.discriminator_optimizer),
         )
     }
-    save_together(trees, lambda hashes: KeptSaves(workspace.root).claim(hashes[0]))  # not one without the other
-    return list(trees)
+
+
+def write_pair(folder: Path, trees: dict[str, dict[str, Any]]) -> list[Path]:
+    """Write what `pair_trees` gave, not one file without the other; returns where they are."""
+    paths = {folder / name: tree for name, tree in trees.items()}
+    save_together(paths, lambda hashes: KeptSaves(folder).claim(hashes[0]))
+    return list(paths)
 
 
 def completed_epochs(place: Place) -> int:
@@ -296,9 +316,16 @@ def completed_epochs(place: Place) -> int:
 
 
 def _published_optimizer(optimizer: AdamW, learning_rate: float) -> dict[str, Any]:
-    """The optimizer's state with what the reference's scheduler needs, and without our choice of kernel."""
-    state = optimizer.state_dict()
+    """The optimizer's state with what the reference's scheduler needs."""
+    state = _portable(optimizer)
     groups = [{**group, "initial_lr": learning_rate, "fused": None, "foreach": None} for group in state["param_groups"]]
+    return {"state": state["state"], "param_groups": groups}
+
+
+def _portable(optimizer: AdamW) -> dict[str, Any]:
+    """The optimizer's state without what CUDA graphs ask of it: a learning rate that lies on the device."""
+    state = optimizer.state_dict()
+    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
     return {"state": state["state"], "param_groups": groups}
 
 

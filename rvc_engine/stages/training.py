@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from rvc_engine.appraisal import Appraiser
-from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights, save_pair
+from rvc_engine.background_saving import BackgroundSaver
+from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights, pair_trees, write_pair
 from rvc_engine.config import TrainingConfig
 from rvc_engine.dataset import ClipFiles, list_clips, write_filelist
 from rvc_engine.effective_batches import EffectiveBatches
@@ -82,10 +83,13 @@ def run(
         identity = _identity(config, base, features_identity)
         appraiser = Appraiser(workspace, config, sizes, device, parts, report) if ranks.is_first else None
         store = RecoveryStore(workspace, identity)
-        trainer = _Trainer(workspace, config, sizes, device, parts.trained, store, appraiser, report, ranks)
         try:
-            trainer.prepare(base)
-            return trainer.train()
+            with BackgroundSaver() as saver:
+                trainer = _Trainer(
+                    workspace, config, sizes, device, parts.trained, store, saver, appraiser, report, ranks
+                )
+                trainer.prepare(base)
+                return trainer.train()
         except torch.OutOfMemoryError as error:
             raise GpuOutOfMemory(
                 "the device has no memory left for the nets themselves; free it of other programs, or use a smaller "
@@ -147,11 +151,13 @@ class _Trainer:
         device: torch.device,
         clips: list[ClipFiles],
         store: RecoveryStore,
+        saver: BackgroundSaver,
         appraiser: Appraiser | None,
         report: StageReport,
         ranks: Ranks,
     ) -> None:
         """`appraiser` is None on all ranks but the first."""
+        self.saver = saver
         self.workspace, self.config, self.sizes, self.device = workspace, config, sizes, device
         self.clips, self.store, self.appraiser, self.report, self.ranks = clips, store, appraiser, report, ranks
         self.precision = Precision.choose(config.precision, device)
@@ -183,6 +189,7 @@ class _Trainer:
         self.time_is_up = self._is_time_up(place)
         if pairs:
             self._checkpoint()
+            self.saver.wait()
 
     def _fresh_nets(self) -> Nets:
         """The same on every call and rank."""
@@ -269,6 +276,7 @@ class _Trainer:
             self.place = replace(self.place, epoch=self.place.epoch + 1, batch=0)
         elapsed = time.monotonic() - started
         self.step_seconds = elapsed if self.step_seconds is None else 0.8 * self.step_seconds + 0.2 * elapsed
+        self.saver.look()
         self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
         if due.checkpoint:
             self._checkpoint()
@@ -329,10 +337,15 @@ class _Trainer:
         return time.monotonic() - self.last_checkpoint >= wait
 
     def _checkpoint(self) -> None:
+        """Begin to save the state as it is; it is told once it is whole."""
         self._check_finite()
         if self.ranks.is_first:
-            path = self.store.save(self.nets, self.place)
-            self.report.event(CheckpointSaved(step=self.place.step, epoch=self.place.last_epoch, path=str(path)))
+            place = self.place
+
+            def tell(path: Path) -> None:
+                self.report.event(CheckpointSaved(step=place.step, epoch=place.last_epoch, path=str(path)))
+
+            self.saver.begin(self.store.tree(self.nets, place), self.store.write, tell)
         self.last_checkpoint = time.monotonic()
         self.saved_step = self.place.step
 
@@ -354,6 +367,7 @@ class _Trainer:
         except StopRequested:
             if self.saved_step != self.place.step:
                 self._checkpoint()
+            self.saver.wait()
             raise
 
     def _done(self) -> tuple[float, float, float | None]:
@@ -385,24 +399,33 @@ class _Trainer:
         self._check_finite()
         if self.appraiser is None:
             return
-        files = save_pair(
-            self.workspace, self.nets, self.place, self.config.learning_rate, self.config.save_only_latest
+        trees = pair_trees(self.nets, self.place, self.config.learning_rate, self.config.save_only_latest)
+        place, appraiser = self.place, self.appraiser
+        self.saver.begin(
+            trees,
+            lambda trees: self._write_save(trees, place),
+            lambda files: self._let_go_of_saves(files, place, appraiser),
         )
+        appraiser.appraise(self.nets.generator, place)
+
+    def _write_save(self, trees: dict[str, dict[str, Any]], place: Place) -> list[Path]:
+        """Returns the files that are this save's alone."""
+        files = write_pair(self.workspace.root, trees)
         if self.config.save_only_latest:
             files = []  # each takes the place of the one before
         if self.config.save_every_weights:
-            name = f"{self.workspace.stem}_e{completed_epochs(self.place)}_s{self.place.step}.pth"
-            details = export.VoiceDetails.of(self.workspace, self.config, self.place)
-            export.write_voice(self.workspace.weights / name, self.nets.generator.state_dict(), self.sizes, details)
-            files.append(self.workspace.weights / name)
-        self.report.log(f"saved epoch {completed_epochs(self.place)}, step {self.place.step}")
-        self.appraiser.appraise(self.nets.generator, self.place)
-        self._let_go_of_saves(files, self.appraiser)
+            path = self.workspace.weights / f"{self.workspace.stem}_e{completed_epochs(place)}_s{place.step}.pth"
+            details = export.VoiceDetails.of(self.workspace, self.config, place)
+            weights = next(iter(trees.values()))["model"]
+            export.write_voice(path, weights, self.sizes, details)
+            files.append(path)
+        return files
 
-    def _let_go_of_saves(self, files: list[Path], appraiser: Appraiser) -> None:
-        """Keep what `keep_saves` wants, now that a new save is there."""
+    def _let_go_of_saves(self, files: list[Path], place: Place, appraiser: Appraiser) -> None:
+        """Tell of a new save; keep what `keep_saves` wants, now that it is there."""
+        self.report.log(f"saved epoch {completed_epochs(place)}, step {place.step}")
         names = [path.relative_to(self.workspace.root).as_posix() for path in files]
-        save = Save(step=self.place.step, epoch=completed_epochs(self.place), files=names)
+        save = Save(step=place.step, epoch=completed_epochs(place), files=names)
         for old in KeptSaves(self.workspace.root).add(save, self.config, appraiser.worth):
             self.report.log(
                 f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self.config.keep_saves})"
@@ -412,6 +435,7 @@ class _Trainer:
         if self.saved_step != self.place.step or self.place.step == 0:
             self._checkpoint()
         self._save()
+        self.saver.wait()
         if self.place.epoch <= self.config.total_epochs:
             self.report.log(
                 f"the {self.config.max_train_seconds:g} s of training are over: {self.place.step} steps, "
@@ -432,6 +456,7 @@ class _Trainer:
                 f"losses are no numbers any more ({fault}) after {MAX_ROLLBACKS} returns to a good checkpoint; use a "
                 "lower learning_rate, or look for broken recordings in the dataset"
             )
+        self.saver.wait()
         self.prepare(self.base)
         self.place = replace(
             self.place,
