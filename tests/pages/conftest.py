@@ -153,6 +153,12 @@ def visit(browser: Browser) -> Iterator[Callable[..., Visitor]]:
         visitor.check()
 
 
+@pytest.fixture(scope="session")
+def token() -> str:
+    """The first token of stations here."""
+    return TOKEN
+
+
 @pytest.fixture(scope="module")
 def open_house(open_station: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A station that asks for a token, with its server and one worker whose engines follow a script, for a file."""

@@ -84,6 +84,11 @@ class Engine:
         for i in range(lines):
             self.log(f"line {i} " + "x" * 200)
 
+    def stage(self, name: str, seconds: float) -> None:
+        """A stage without work."""
+        self.say(StageChanged(stage=name, state="started"))
+        self.say(StageChanged(stage=name, state="finished", seconds=seconds))
+
     def train(self, total_steps: int, step_seconds: float, save_every: int) -> None:
         """Go on from the last checkpoint; each step leaves a line in steps.txt, so repeats can be counted."""
         checkpoint = self.workspace.root / "checkpoint.json"

@@ -1,0 +1,205 @@
+"""Every screen, in the light and in the dark, on a desktop and on a phone: quick to come, open to everyone, and whole.
+
+With RVC_TRAIN_SCREENSHOTS (a folder) pictures of all of them lie there; else beside the test's other files.
+"""
+
+import math
+import os
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from playwright.sync_api import Page, expect
+
+from server.database import create_engine, write_session
+from server.readings import write_reading
+from server.schemas import GpuPublic
+from server.storage import Storage
+from server.tables import Job, Metric
+
+GIB = 2**30
+SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
+FIRST_PAINT_SECONDS = 1.0
+FAULT = "the GPU's memory was full even with the smallest batch; close other programs on it, or use precision=bf16"
+
+
+def _preview_files(folder: Path, samples: Path) -> dict[str, str]:
+    """A recording as itself and as the voice that was learnt from it, and the picture of both."""
+    import numpy as np
+    import soundfile
+
+    from rvc_engine.mel import mel_filters
+    from rvc_engine.pictures import Panel, mel_picture
+
+    source = samples / "vm-review.flac"
+    sound, rate = soundfile.read(source, dtype="float32")
+    window, hop, rows = 1024, rate // 100, []
+    for start in range(0, len(sound) - window, hop):
+        rows.append(np.abs(np.fft.rfft(sound[start : start + window] * np.hanning(window))))
+    filters = mel_filters(rate, window, 125).astype(np.float32)
+    mel = np.log(np.maximum(filters @ np.stack(rows, 1).astype(np.float32), 1e-4))
+    made = mel + np.random.default_rng(1).normal(0, 0.4, mel.shape).astype(np.float32)
+    picture = folder / "picture.png"
+    picture.write_bytes(mel_picture([Panel("recording", mel), Panel("voice", made)], rate))
+    return {"audio": str(source), "picture": str(picture), "recording": str(source)}
+
+
+def _curves(number: int, steps: int) -> Iterator[dict[str, Any]]:
+    """Curves as a training gives them."""
+    dice = random.Random(number)
+    shapes = {"loss/mel": (60, 18, 2), "loss/kl": (9, 1.2, 0.3), "loss/fm": (2, 9, 1), "loss/gen": (2, 3.4, 0.4)}
+    shapes |= {"loss/disc": (5, 3.8, 0.3), "grad_norm/g": (400, 90, 30), "grad_norm/d": (60, 20, 6)}
+    for key, (begin, end, noise) in shapes.items():
+        for step in range(1, steps + 1):
+            value = end + (begin - end) * math.exp(-5 * step / steps) + dice.gauss(0, noise)
+            yield {"job_number": number, "key": key, "step": step, "value": max(value, 0.01)}
+    for step in range(1, steps + 1):
+        yield {"job_number": number, "key": "learning_rate", "step": step, "value": 1e-4 * 0.9999**step}
+
+
+def _write_curves(station: Any, job_id: str, steps: int) -> None:
+    engine = create_engine(f"sqlite:///{station.folder / 'data' / 'rvc-train.db'}")
+    with write_session(engine) as session:
+        number = session.scalar(sa.select(Job.number).where(Job.id == job_id))
+        session.execute(sa.delete(Metric).where(Metric.job_number == number))
+        session.execute(sa.insert(Metric), list(_curves(number, steps)))
+    engine.dispose()
+
+
+@pytest.fixture(scope="module")
+def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A server with a voice that is ready, and others that failed, run, wait, and were cancelled."""
+    folder = tmp_path_factory.mktemp("house")
+    station = open_station(folder, token)
+    station.environment |= {"RVC_TRAIN_LEASE_SECONDS": "60", "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true"}
+    files = _preview_files(folder, station.samples)
+    stages = [["stage", name, seconds] for name, seconds in (("slice", 3), ("pitch", 12), ("content", 21))]
+    saves = [[["evaluated", n, 30 - n, True], ["say_preview", n, files]] for n in (4, 8)]
+    station.follow_script(
+        *stages,
+        ["warn", "2 of 21 recordings are quieter than the others by 15 dB; they are evened out"],
+        ["train", 8, 0.01, 4],
+        *saves[0],
+        *saves[1],
+        *station.MAKE_VOICE,
+    )
+    station.start_server()
+    station.start_worker()
+    dataset = station.upload(*sorted(station.samples.glob("vm-*.flac")), name="anna")
+    ready = station.wait_for(station.submit(dataset, labels={"for": "audiobook"}), "succeeded", "failed")
+    assert ready.status == "succeeded", ready.error
+    station.follow_script(*stages, ["train", 2, 0.01, 5], ["fail", "gpu_out_of_memory", FAULT])
+    failed = station.wait_for(station.submit(dataset, name="bella", max_attempts=1), "failed")
+    station.follow_script(*stages, ["train", 400, 0.5, 50])
+    running = station.submit(dataset, name="dora")
+    station.wait_until(lambda: (station.client.job(running.id).step or 0) > 0, "a step")
+    waiting = [station.submit(dataset, name=name) for name in ("emma", "fritz", "gerda")]
+    station.client.cancel(waiting[1].id)
+    station.client.pause(waiting[2].id)
+    for job in (ready, running):
+        _write_curves(station, job.id, 300)
+    _furnish(station)
+    yield SimpleNamespace(station=station, ready=ready, failed=failed, running=running, waiting=waiting[0])
+    station.close()
+
+
+def _furnish(station: Any) -> None:
+    """What only the server's page shows."""
+    post = station.http.post
+    made = [
+        post("/v1/tokens", json={"owner": owner, "name": name, "scopes": [scope], "expires_in_days": days})
+        for owner, name, scope, days in (("anna", "her laptop", "submit", None), ("press", "readers", "read", 30))
+    ]
+    assert [answer.status_code for answer in made] == [201, 201], made[0].text
+    station.http.put("/v1/owners/anna/quota", json={"max_jobs": 3, "max_bytes": 20 * 10**9, "max_gpu_hours": 40})
+    hook = post("/v1/webhooks", json={"url": f"{station.url}/livez"})
+    assert hook.status_code == 201, hook.text
+    post(f"/v1/webhooks/{hook.json()['id']}/test")
+    worker = next(worker for worker in station.client.workers() if worker.status == "busy")
+    gpu = GpuPublic(name="NVIDIA H100 80GB HBM3", use=0.93, memory_used_bytes=31 * GIB, memory_total_bytes=80 * GIB)
+    write_reading(Storage(station.folder / "data"), worker.id, [gpu], datetime.now(UTC))
+
+
+@dataclass(frozen=True)
+class Screen:
+    """A place, and what to wait for and do there before it is looked at."""
+
+    name: str
+    path: Callable[[Any], str]
+    prepare: Callable[[Page], object]
+    signed_in: bool = True
+
+
+def _server(page: Page) -> None:
+    expect(page.locator("#audit-list tr").first).to_be_visible()
+    expect(page.locator("#workers-list li")).not_to_have_count(0)
+    expect(page.locator("#weights-list li")).not_to_have_count(0)
+    page.locator("#webhooks-list summary").first.click()
+
+
+def _asked(page: Page) -> None:
+    page.get_by_role("button", name="Cancel").first.click()
+    expect(page.get_by_role("dialog")).to_be_visible()
+
+
+def _job(page: Page) -> None:
+    expect(page.locator("#curves canvas").first).to_be_visible()
+    expect(page.locator("#log")).to_contain_text("")
+
+
+def _failure(page: Page) -> None:
+    expect(page.locator("#failure")).to_be_visible()
+
+
+SCREENS = [
+    Screen("sign-in", lambda house: "/sign-in", lambda page: None, signed_in=False),
+    Screen("voices", lambda house: "/", lambda page: expect(page.locator(".voice")).to_have_count(6)),
+    Screen("voices-question", lambda house: "/", _asked),
+    Screen("job-ready", lambda house: f"/jobs/{house.ready.id}", _job),
+    Screen("job-running", lambda house: f"/jobs/{house.running.id}", _job),
+    Screen(
+        "job-failed",
+        lambda house: f"/jobs/{house.failed.id}",
+        lambda page: expect(page.locator("#failure")).to_be_visible(),
+    ),
+    Screen("new", lambda house: "/new", lambda page: None),
+    Screen("server", lambda house: "/server", _server),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pictures go."""
+    found = Path(os.environ.get("RVC_TRAIN_SCREENSHOTS") or tmp_path_factory.mktemp("screenshots"))
+    found.mkdir(parents=True, exist_ok=True)
+    return found
+
+
+def _first_paint_seconds(page: Page) -> float:
+    script = (
+        "() => performance.getEntriesByType('paint').find((one) => one.name === 'first-contentful-paint')?.startTime"
+    )
+    page.wait_for_function(script)
+    return float(page.evaluate(script)) / 1000
+
+
+@pytest.mark.parametrize("screen", SCREENS, ids=lambda screen: screen.name)
+def test_a_screen_comes_at_once_keeps_nobody_out_and_fits(house: Any, visit: Any, folder: Path, screen: Screen) -> None:
+    for size, viewport in SIZES.items():
+        visitor = visit(house.station, signed_in=screen.signed_in, viewport=viewport)
+        visitor.open(screen.path(house))
+        screen.prepare(visitor.page)
+        assert _first_paint_seconds(visitor.page) < FIRST_PAINT_SECONDS
+        width = visitor.page.evaluate("() => document.documentElement.scrollWidth")
+        assert width <= viewport["width"], f"{screen.name} is {width} px wide on a {size}"
+        for scheme in ("light", "dark"):
+            visitor.page.emulate_media(color_scheme=scheme)
+            faults = visitor.faults()
+            visitor.page.screenshot(path=folder / f"{screen.name}-{size}-{scheme}.png", full_page=True)
+            assert not faults, f"{screen.name} on a {size}, {scheme}:\n" + "\n".join(faults)
