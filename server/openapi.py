@@ -36,6 +36,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Upload-Length": ("Bytes of the whole upload.", _NUMBER),
     "Upload-Metadata": ("As it was given.", {"type": "string"}),
     "Upload-Offset": ("Bytes that are here.", _NUMBER),
+    "X-Log-End": ("With `tail` or `offset`: the offset behind what was sent.", _NUMBER),
     "WWW-Authenticate": ("How to say who you are.", {"type": "string"}),
     "X-Request-ID": ("Names the request in the server's log.", {"type": "string"}),
 }
@@ -57,6 +58,7 @@ _GOOD_HEADERS: dict[tuple[str, str], tuple[str, ...]] = {
     ("head", "/v1/uploads/{upload_id}"): ("Upload-Offset", "Upload-Length", "Upload-Metadata", *_TUS),
     ("patch", "/v1/uploads/{upload_id}"): ("Upload-Offset", *_TUS),
     ("delete", "/v1/uploads/{upload_id}"): ("Tus-Resumable",),
+    ("get", "/v1/jobs/{job_id}/logs"): ("X-Log-End",),
     ("get", "/v1/jobs/{job_id}/artifacts/{name}"): ("ETag", "Accept-Ranges", "Content-Disposition"),
     ("get", "/v1/jobs/{job_id}/artifacts.zip"): ("Content-Disposition",),
     ("get", "/v1/jobs/{job_id}/previews/{name}"): ("ETag", "Accept-Ranges"),

@@ -44,6 +44,8 @@ def get_logs(
 ) -> Response:
     """The job's whole log over all attempts, as plain text.
 
+    With `tail` or `offset`, `X-Log-End` tells the offset behind what was sent: follow from there.
+
     With `follow=true` or `Accept: text/event-stream` its lines come as they are written, one a message, with the offset
     behind the line as id; `event: end` comes when the job has ended.
     """
@@ -63,7 +65,8 @@ def get_logs(
     start = _start(path, tail, offset)
     if start > size:
         raise RangeNotSatisfiable(f"the log has {size} bytes; there is nothing behind {start}", size)
-    return span_response(request, path, Span(start, size), headers={"Accept-Ranges": "bytes"}, media_type=TEXT)
+    headers = {"Accept-Ranges": "bytes", "X-Log-End": str(size)}
+    return span_response(request, path, Span(start, size), headers=headers, media_type=TEXT)
 
 
 def _start(path: Path, tail: int | None, offset: int | None) -> int:

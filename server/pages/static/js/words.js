@@ -4,7 +4,7 @@ const words = JSON.parse(document.getElementById("words").textContent);
 export const language = document.documentElement.lang;
 const plural = new Intl.PluralRules(language);
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
-const clock = new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
 
 /** The text of a key, with `{names}` filled in. A key that is missing shows itself: a test holds that none is. */
 export function t(key, values = {}) {

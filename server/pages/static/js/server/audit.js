@@ -31,11 +31,12 @@ async function load(isNew) {
 
 function row(entry) {
   const detail = Object.entries(entry.detail).filter(([, value]) => value != null).map(([name, value]) => `${name}: ${typeof value === "object" ? JSON.stringify(value) : value}`);
-  const target = entry.target.startsWith("job_") ? h("a", { href: `/jobs/${entry.target}` }, entry.target) : entry.target;
+  const isJob = entry.target.startsWith("job_");
+  const target = h(isJob ? "a" : "span", { class: "sha mono", title: entry.target, href: isJob ? `/jobs/${entry.target}` : null }, entry.target);
   return h("tr", {},
-    h("td", {}, h("time", { datetime: entry.created_at }, when(entry.created_at))),
+    h("td", { class: "keep" }, h("time", { datetime: entry.created_at }, when(entry.created_at))),
     h("td", {}, entry.actor || "–", h("br"), h("small", { class: "muted" }, entry.address)),
-    h("td", {}, h("code", {}, entry.action)),
-    h("td", { class: "detail" }, target),
+    h("td", { class: "keep" }, h("code", {}, entry.action)),
+    h("td", {}, target),
     h("td", { class: "detail" }, detail.join(", ")));
 }

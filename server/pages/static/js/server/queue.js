@@ -12,6 +12,7 @@ export function startQueue() {
 function show(queue) {
   const entries = [...queue.running, ...queue.queued];
   const words = { running: queue.running.length, waiting: queue.num_queued, checked: queue.num_validating, workers: queue.num_workers };
+  if (!words.checked) delete words.checked;
   const facts = Object.entries(words).map(([name, n]) => t(`server.queue.${name}`, { n: number(n) }));
   setText(byId("queue-summary"), entries.length || queue.num_validating ? facts.join(" · ") : t("server.queue.empty"));
   keyed(byId("queue-list"), entries, (entry) => entry.id, make, update);

@@ -1,0 +1,219 @@
+// Curves over the training steps, drawn by uPlot: zoomed together, smoothed if wanted, beside those of other jobs.
+
+import uPlot from "../vendor/uplot/uPlot.esm.js";
+import { get, repeat, withQuery } from "./api.js";
+import { byId, h } from "./dom.js";
+import { figure, has, t } from "./words.js";
+
+const ORDER = [
+  "loss/mel", "loss/kl", "loss/fm", "loss/gen", "loss/disc", "learning_rate", "grad_norm/g", "grad_norm/d",
+  "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "samples_per_second", "machine_share",
+];
+const MOST_POINTS = 1200;
+/** How many other jobs may stand beside this one: as many as there are colours. */
+const MOST_OTHERS = 4;
+
+export class Curves {
+  constructor(jobId, place, zoomOut) {
+    this.jobs = [{ id: jobId, name: "" }];
+    this.place = place;
+    this.zoomOut = zoomOut;
+    this.charts = new Map();
+    this.series = new Map();
+    this.range = null;
+    this.smoothing = 0;
+    this.isDue = false;
+    zoomOut.addEventListener("click", () => this.zoom(null));
+    document.addEventListener("themechange", () => this.redraw());
+    new ResizeObserver(() => this.resize()).observe(place);
+  }
+
+  async start(smoothing, menu, list) {
+    this.smoothing = Number(smoothing.value);
+    smoothing.addEventListener("input", () => {
+      this.smoothing = Number(smoothing.value);
+      this.draw();
+    });
+    menu.addEventListener("toggle", () => menu.open && this.offer(list));
+    repeat(() => (this.isDue ? this.load() : null), () => 3);
+    await this.load();
+  }
+
+  /** New numbers are there; they are asked for at most every few seconds. */
+  mayLoad() {
+    this.isDue = true;
+  }
+
+  async load() {
+    this.isDue = false;
+    const words = { max_points: MOST_POINTS, since_step: this.range ? Math.max(0, Math.floor(this.range[0]) - 1) : null };
+    const found = await Promise.all(this.jobs.map((job) => get(withQuery(`/v1/jobs/${job.id}/metrics`, words))));
+    this.series = new Map();
+    found.forEach(({ data }, place) => {
+      for (const one of data) {
+        if (!this.series.has(one.key)) this.series.set(one.key, []);
+        this.series.get(one.key)[place] = one;
+      }
+    });
+    this.draw();
+  }
+
+  draw() {
+    const rank = (key) => (ORDER.indexOf(key) + ORDER.length + 1) % (ORDER.length + 1);
+    const keys = [...this.series.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+    byId("no-curves").hidden = keys.length > 0;
+    for (const [key, chart] of this.charts) {
+      if (!this.series.has(key) || chart.count !== this.jobs.length) {
+        chart.plot.destroy();
+        chart.element.remove();
+        this.charts.delete(key);
+      }
+    }
+    for (const key of keys) {
+      if (!this.charts.has(key)) this.charts.set(key, this.make(key));
+      const chart = this.charts.get(key);
+      this.place.append(chart.element);
+      const data = aligned(this.jobs.map((_, place) => this.smoothed(key, this.series.get(key)[place])));
+      chart.plot.setData(data, false);
+      this.scale(chart.plot, data);
+      const newest = this.series.get(key)[0]?.values.findLast((value) => value != null);
+      chart.newest.textContent = figure(newest);
+    }
+  }
+
+  /** x as zoomed, or all of it; y as what is seen of it. */
+  scale(plot, [steps, ...rows]) {
+    const [min, max] = this.range ?? [steps[0] ?? 0, steps.at(-1) ?? 1];
+    plot.batch(() => {
+      plot.setScale("x", { min, max: max > min ? max : min + 1 });
+      let [low, high] = [Infinity, -Infinity];
+      for (const row of rows) {
+        row.forEach((value, n) => {
+          if (value == null || steps[n] < min || steps[n] > max) return;
+          low = Math.min(low, value);
+          high = Math.max(high, value);
+        });
+      }
+      if (low > high) [low, high] = [0, 1];
+      const room = (high - low || Math.abs(high) || 1) * 0.06;
+      plot.setScale("y", { min: low - room, max: high + room });
+    });
+  }
+
+  /** An exponential mean, as in other programs; what is measured seldom is shown as it is. */
+  smoothed(key, one) {
+    if (!one) return { steps: [], values: [] };
+    if (!this.smoothing || !/^(loss|grad_norm)\//.test(key)) return one;
+    let mean = null;
+    const values = one.values.map((value) => {
+      if (value == null) return null;
+      mean = mean === null ? value : this.smoothing * mean + (1 - this.smoothing) * value;
+      return mean;
+    });
+    return { steps: one.steps, values };
+  }
+
+  make(key) {
+    const name = has(`metric.${key}`) ? t(`metric.${key}`) : key;
+    const newest = h("output");
+    const frame = h("div");
+    const element = h("div", { class: "curve", role: "img", "aria-label": name }, h("h3", {}, h("span", {}, name), newest), frame);
+    this.place.append(element);
+    const style = getComputedStyle(document.documentElement);
+    const colour = (variable) => style.getPropertyValue(variable).trim();
+    const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
+    const colours = [colour("--accent"), "#2f7fc1", "#2f9e5b", "#a855b5", "#b58900"];
+    const lines = this.jobs.map((job, place) => ({ label: job.name, stroke: colours[place], width: 1.8, spanGaps: true, points: { show: key.startsWith("eval/") } }));
+    const plot = new uPlot({
+      width: frame.clientWidth || 330,
+      height: 170,
+      cursor: { sync: { key: "steps" }, drag: { x: true, y: false, setScale: false }, points: { size: 7 } },
+      legend: { show: false },
+      scales: { x: { time: false, auto: false }, y: { auto: false } },
+      axes: [
+        { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => figure(tick)) },
+        { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => figure(tick)) },
+      ],
+      series: [{}, ...lines],
+      hooks: {
+        setSelect: [(self) => this.selected(self)],
+        setCursor: [(self) => {
+          const place = self.cursor.idx;
+          const value = place == null ? null : self.data[1]?.[place];
+          if (value != null) newest.textContent = `${figure(self.data[0][place])}: ${figure(value)}`;
+        }],
+      },
+    }, [[], ...lines.map(() => [])], frame);
+    plot.over.addEventListener("dblclick", () => this.zoom(null));
+    return { element, plot, newest, count: this.jobs.length };
+  }
+
+  selected(plot) {
+    if (plot.select.width < 4) return;
+    const ends = [plot.posToVal(plot.select.left, "x"), plot.posToVal(plot.select.left + plot.select.width, "x")];
+    plot.setSelect({ left: 0, width: 0, top: 0, height: 0 }, false);
+    this.zoom(ends);
+  }
+
+  /** Show these steps of all curves, at once with the points that are there, and then with finer ones. */
+  zoom(range) {
+    this.range = range;
+    this.zoomOut.hidden = range === null;
+    for (const { plot } of this.charts.values()) this.scale(plot, plot.data);
+    this.load();
+  }
+
+  resize() {
+    for (const { plot, element } of this.charts.values()) {
+      const width = element.clientWidth;
+      if (width && Math.abs(width - plot.width) > 1) plot.setSize({ width, height: 170 });
+    }
+  }
+
+  redraw() {
+    for (const { plot, element } of this.charts.values()) {
+      plot.destroy();
+      element.remove();
+    }
+    this.charts.clear();
+    this.draw();
+  }
+
+  /** The jobs that may stand beside this one. */
+  async offer(list) {
+    const [own] = this.jobs;
+    const page = await get(withQuery("/v1/jobs", { limit: 50 }));
+    const others = page.data.filter((job) => job.id !== own.id && job.step);
+    own.name = page.data.find((job) => job.id === own.id)?.name ?? "";
+    const boxes = others.map((job) => {
+      const box = h("input", { type: "checkbox", checked: this.jobs.some((one) => one.id === job.id) });
+      box.addEventListener("change", () => {
+        this.jobs = box.checked ? [...this.jobs, { id: job.id, name: job.name }] : this.jobs.filter((one) => one.id !== job.id);
+        showKeys();
+        this.load();
+      });
+      return { job, box, key: h("span") };
+    });
+    const showKeys = () => {
+      for (const { job, box, key } of boxes) {
+        const place = this.jobs.findIndex((one) => one.id === job.id);
+        key.className = place < 0 ? "" : `key key-${place}`;
+        box.disabled = place < 0 && this.jobs.length > MOST_OTHERS;
+      }
+    };
+    showKeys();
+    list.replaceChildren(...(boxes.length ? boxes.map(({ job, box, key }) => h("label", {}, box, key, job.name)) : [h("p", { class: "muted" }, t("job.compare_none"))]));
+  }
+}
+
+/** Several series on the steps that any of them has, as uPlot wants them. */
+function aligned(series) {
+  if (series.length === 1) return [series[0].steps, series[0].values];
+  const steps = [...new Set(series.flatMap((one) => one.steps))].sort((a, b) => a - b);
+  const place = new Map(steps.map((step, n) => [step, n]));
+  return [steps, ...series.map((one) => {
+    const row = new Array(steps.length).fill(undefined);
+    one.steps.forEach((step, n) => { row[place.get(step)] = one.values[n]; });
+    return row;
+  })];
+}

@@ -1,0 +1,136 @@
+// A log of any length: only the lines in view are in the page. Followed as it is written, searched where it is.
+
+import { follow } from "./live.js";
+import { setAway } from "./api.js";
+import { h } from "./dom.js";
+import { count, t } from "./words.js";
+
+const LINE = 20;
+const MARGIN = 20;
+/** Older lines than so many are left to the file. */
+const MOST_LINES = 50000;
+
+export class Log {
+  constructor(base, { frame, state, search, next, previous, follow: box }) {
+    Object.assign(this, { base, frame, state, search, box });
+    this.lines = [];
+    this.hits = [];
+    this.hit = -1;
+    this.drawn = "";
+    this.tall = h("div", { class: "tall" });
+    frame.append(this.tall);
+    frame.addEventListener("scroll", () => this.onScroll(), { passive: true });
+    new ResizeObserver(() => this.draw()).observe(frame);
+    search.addEventListener("input", () => this.find());
+    search.addEventListener("keydown", (event) => event.key === "Enter" && this.go(event.shiftKey ? -1 : 1));
+    next.addEventListener("click", () => this.go(1));
+    previous.addEventListener("click", () => this.go(-1));
+    box.addEventListener("change", () => this.toEnd());
+  }
+
+  /** All there is (of a long log, its end), and then what follows. */
+  async start() {
+    let text = "";
+    let end = 0;
+    try {
+      const answer = await fetch(`${this.base}/logs?tail=${MOST_LINES}`);
+      if (!answer.ok) return;
+      const whole = await answer.arrayBuffer();
+      const range = /bytes \d+-(\d+)\//.exec(answer.headers.get("Content-Range") ?? "");
+      end = range ? Number(range[1]) + 1 : Number(answer.headers.get("X-Log-End") ?? whole.byteLength);
+      text = new TextDecoder().decode(whole);
+    } catch {
+      setAway(true);
+      setTimeout(() => this.start(), 3000);
+      return;
+    }
+    // A last line without its end comes again, whole, from the stream.
+    const cut = text.lastIndexOf("\n") + 1;
+    end -= new TextEncoder().encode(text.slice(cut)).length;
+    this.add(text.slice(0, cut).split("\n").slice(0, -1));
+    follow((after) => `${this.base}/logs?follow=true&offset=${after}`, end, {
+      onMessage: (line) => this.add([line]),
+      onState: (state) => { this.state.dataset.live = state; this.tell(); },
+    });
+  }
+
+  add(lines) {
+    if (!lines.length) return;
+    for (const line of lines) this.lines.push(line);
+    if (this.lines.length > MOST_LINES) this.lines.splice(0, this.lines.length - MOST_LINES);
+    if (!this.isDue) {
+      this.isDue = true;
+      requestAnimationFrame(() => {
+        this.isDue = false;
+        this.tall.style.height = `${this.lines.length * LINE}px`;
+        if (this.search.value) this.find(false);
+        this.drawn = "";
+        this.toEnd();
+        this.draw();
+        this.tell();
+      });
+    }
+  }
+
+  toEnd() {
+    if (this.box.checked) this.frame.scrollTop = this.frame.scrollHeight;
+  }
+
+  onScroll() {
+    const isAtEnd = this.frame.scrollTop + this.frame.clientHeight >= this.frame.scrollHeight - 2 * LINE;
+    if (!isAtEnd && document.activeElement === this.frame) this.box.checked = false;
+    this.draw();
+  }
+
+  draw() {
+    const first = Math.max(0, Math.floor(this.frame.scrollTop / LINE) - MARGIN);
+    const last = Math.min(this.lines.length, Math.ceil((this.frame.scrollTop + this.frame.clientHeight) / LINE) + MARGIN);
+    const present = `${first}-${last}-${this.hit}-${this.search.value}`;
+    if (present === this.drawn) return;
+    this.drawn = present;
+    const wanted = this.search.value.toLowerCase();
+    const rows = [];
+    for (let n = first; n < last; n += 1) {
+      const text = this.lines[n];
+      const row = h("div", { class: `line ${levelOf(text)}` }, text);
+      row.style.top = `${n * LINE}px`;
+      if (wanted && text.toLowerCase().includes(wanted)) row.classList.add("hit");
+      if (this.hits[this.hit] === n) row.classList.add("present");
+      rows.push(row);
+    }
+    this.tall.replaceChildren(...rows);
+  }
+
+  find(isNew = true) {
+    const wanted = this.search.value.toLowerCase();
+    this.hits = [];
+    if (wanted) this.lines.forEach((line, n) => line.toLowerCase().includes(wanted) && this.hits.push(n));
+    if (isNew) {
+      this.hit = -1;
+      if (this.hits.length) this.go(1);
+    }
+    this.drawn = "";
+    this.draw();
+    this.tell();
+  }
+
+  go(direction) {
+    if (!this.hits.length) return;
+    this.hit = (this.hit + direction + this.hits.length) % this.hits.length;
+    this.box.checked = false;
+    this.frame.scrollTop = this.hits[this.hit] * LINE - this.frame.clientHeight / 2;
+    this.draw();
+    this.tell();
+  }
+
+  tell() {
+    const found = this.hits.length ? t("job.log_hits", { n: this.hit + 1, total: this.hits.length }) : t("job.log_none");
+    const words = this.search.value ? found : count("job.log_lines", this.lines.length);
+    this.state.textContent = this.state.dataset.live === "reconnecting" ? `${words} · ${t("live.reconnecting")}` : words;
+  }
+}
+
+/** The level stands after the time: `2026-11-22T22:31:37.839Z warning ...`. */
+function levelOf(line) {
+  return /^\S+ (warning|error)\b/.exec(line)?.[1] ?? "";
+}
