@@ -2,7 +2,7 @@
 
 import { get, repeat } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
-import { duration, number, percent, span, t } from "../words.js";
+import { count, duration, number, percent, span, t } from "../words.js";
 import { refresh } from "./parts.js";
 
 export function startQueue() {
@@ -11,9 +11,9 @@ export function startQueue() {
 
 function show(queue) {
   const entries = [...queue.running, ...queue.queued];
-  const words = { running: queue.running.length, waiting: queue.num_queued, checked: queue.num_validating, workers: queue.num_workers };
-  if (!words.checked) delete words.checked;
-  const facts = Object.entries(words).map(([name, n]) => t(`server.queue.${name}`, { n: number(n) }));
+  const facts = [t("server.queue.running", { n: number(queue.running.length) }), t("server.queue.waiting", { n: number(queue.num_queued) })];
+  if (queue.num_validating) facts.push(t("server.queue.checked", { n: number(queue.num_validating) }));
+  facts.push(count("server.queue.workers", queue.num_workers));
   setText(byId("queue-summary"), entries.length || queue.num_validating ? facts.join(" · ") : t("server.queue.empty"));
   keyed(byId("queue-list"), entries, (entry) => entry.id, make, update);
 }
