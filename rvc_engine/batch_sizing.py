@@ -75,8 +75,8 @@ def _try_step(nets: Nets, size: int, frames: int, device: torch.device) -> None:
 
 
 def clips_bytes(clips: Sequence[ClipFiles], sizes: Hyperparameters) -> int:
-    """Memory of all clips as `dataset.Clip` holds them: features, wave, and pitch in both forms."""
-    per_frame = 4 * sizes.feature_size + 4 * sizes.hop_length + (12 if sizes.f0 else 0)
+    """Memory of all clips as `ClipsInMemory` holds them: features, wave, and pitch in both forms."""
+    per_frame = 2 * sizes.feature_size + 4 * sizes.hop_length + (12 if sizes.f0 else 0)
     return per_frame * sum(clip.frames for clip in clips)
 
 

@@ -162,8 +162,9 @@ class TrainingConfig(BaseModel):
     """Keep less of the generator's forward pass and compute it again going backward: less memory, more time (about a
     forward pass a step), the same gradients."""
     cache_data_on_device: bool = False
-    """Keep every clip in the device's memory when the dataset fits into half of what is free (about 30 MB a minute);
-    faster on a GPU. Where it does not fit this is said, and the clips are read from disk."""
+    """Keep every clip in the device's memory when the dataset fits into half of what is free (about 20 MB a minute). On
+    a GPU this is tried in any case. Where it is asked for and does not fit, that is said; the clips are then brought
+    one batch ahead."""
     checkpoint_every_steps: int | None = Field(default=None, ge=1)
     """A recovery checkpoint every so many steps. None: every 5 minutes, or less often where saving would cost more than
     3 % of the time."""

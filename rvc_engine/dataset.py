@@ -1,25 +1,21 @@
-"""The clips that training reads: wave, content and pitch of each slice, trimmed to agree, and batches of them."""
+"""The clips that training reads: wave, content and pitch of each slice, trimmed to agree, and their order."""
 
 import io
 import random
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import soundfile
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.found_workspace import NO_SLICES, clip_paths
 from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
-from rvc_engine.mel import spectrogram
 from rvc_engine.speakers import ONE_SPEAKER, Speakers
-from rvc_engine.step import Batch
 from rvc_engine.workspace import Workspace, write_atomically
 
 MAX_BATCHES_PER_POOL = 8
@@ -186,69 +182,3 @@ def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int
         batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]
     generator.shuffle(batches)
     return batches
-
-
-class ClipLoader:
-    """Batches on the device; the next one is read while the present one trains."""
-
-    def __init__(
-        self, clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device, keep_on_device: bool
-    ) -> None:
-        self.clips, self.sizes, self.device = clips, sizes, device
-        self._kept: dict[int, Clip] | None = {} if keep_on_device else None
-
-    def batches(self, plan: Sequence[Sequence[int]]) -> Iterator[Batch | None]:
-        """The batches of a plan, in its order; None for one without clips."""
-        with ThreadPoolExecutor(1, "clip-loader") as pool:
-            coming = pool.submit(self._load, plan[0]) if plan else None
-            for position in range(len(plan)):
-                assert coming is not None
-                clips = coming.result()
-                coming = pool.submit(self._load, plan[position + 1]) if position + 1 < len(plan) else None
-                yield collate(clips, self.sizes, self.device) if clips else None
-
-    def _load(self, indices: Sequence[int]) -> list[Clip]:
-        return [self._clip(index) for index in indices]
-
-    def _clip(self, index: int) -> Clip:
-        if self._kept is None:
-            return load_clip(self.clips[index])
-        if index not in self._kept:
-            clip = load_clip(self.clips[index])
-            self._kept[index] = Clip(
-                clip.features.to(self.device),
-                None if clip.coarse_f0 is None else clip.coarse_f0.to(self.device),
-                None if clip.f0 is None else clip.f0.to(self.device),
-                clip.wave.to(self.device),
-                clip.frames,
-                clip.speaker,
-            )
-        return self._kept[index]
-
-
-def collate(clips: Sequence[Clip], sizes: Hyperparameters, device: torch.device) -> Batch:
-    """Pad clips to the longest of them. Each clip's spectrogram is its own: padding comes after it, not into it."""
-    frames = max(clip.frames for clip in clips)
-
-    def padded(parts: list[Tensor], length: int) -> Tensor:
-        return torch.stack([F.pad(part, (0, length - part.shape[-1])) for part in parts])
-
-    def optional(parts: list[Tensor | None]) -> Tensor | None:
-        present = [part.to(device) for part in parts if part is not None]
-        return padded(present, frames) if present else None
-
-    waves = [clip.wave.to(device) for clip in clips]
-    specs = [
-        spectrogram(wave.unsqueeze(0), sizes.n_fft, sizes.hop_length)[0, :, : clip.frames]
-        for wave, clip in zip(waves, clips, strict=True)
-    ]
-    trimmed = [wave[: clip.frames * sizes.hop_length] for wave, clip in zip(waves, clips, strict=True)]
-    return Batch(
-        features=padded([clip.features.to(device).t() for clip in clips], frames).transpose(1, 2),
-        coarse_f0=optional([clip.coarse_f0 for clip in clips]),
-        f0=optional([clip.f0 for clip in clips]),
-        spec=padded(specs, frames),
-        wave=padded(trimmed, frames * sizes.hop_length),
-        lengths=torch.tensor([clip.frames for clip in clips], device=device),
-        speakers=torch.tensor([clip.speaker for clip in clips], device=device),
-    )

@@ -2,18 +2,45 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from rvc_engine.batch_sizing import auto_batch_size, clips_bytes, clips_fit
 from rvc_engine.checkpoint import Place
+from rvc_engine.clip_batches import (
+    ClipLoader,
+    ClipsInMemory,
+    ClipsOnDisk,
+    ClipSource,
+    Planned,
+    numbers_on,
+    padded_lengths,
+)
 from rvc_engine.config import TrainingConfig
-from rvc_engine.dataset import ClipFiles, ClipLoader, epoch_batches
+from rvc_engine.dataset import ClipFiles, epoch_batches
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.micro_batches import MicroBatches
 from rvc_engine.ranks import Ranks
 from rvc_engine.reporting import StageReport
 from rvc_engine.step import Batch, Nets
+
+
+@dataclass(frozen=True)
+class EffectiveBatch:
+    """What one step learns from, over all ranks."""
+
+    clips: Sequence[int]
+    """Their numbers."""
+    num_frames: int
+    """Of all clips, without padding."""
+    frames: int
+    """What the longest of them is padded to: random numbers are drawn for so many."""
+    lengths: Tensor
+    """(clips,), frames, on the device."""
+    batch: Batch | None
+    """This rank's share; None where it has none, as may be in an epoch's last batch."""
 
 
 class EffectiveBatches:
@@ -25,19 +52,21 @@ class EffectiveBatches:
         sizes: Hyperparameters,
         config: TrainingConfig,
         per_pass: int,
-        keeps_clips: bool,
+        source: ClipSource,
         device: torch.device,
         ranks: Ranks,
         report: StageReport,
     ) -> None:
-        """`per_pass` clips go through the nets at once, on each rank; `keeps_clips`: all stay on the device."""
+        """`per_pass` clips go through the nets at once, on each rank."""
         self.per_pass, self.lengths, self._seed, self._ranks = per_pass, [c.frames for c in clips], config.seed, ranks
+        self._device = device
+        self._padded_lengths = padded_lengths(self.lengths) if pads_to_few_lengths(device) else None
         self.size = per_pass * config.accumulate_steps * ranks.size
         """Clips a step."""
         self.per_epoch = math.ceil(len(clips) / self.size)
         """Steps an epoch."""
         self.micro_batches = MicroBatches(per_pass, ranks, report.warn)
-        self._loader = ClipLoader(clips, sizes, device, keeps_clips)
+        self._loader = ClipLoader(source, sizes, device)
         parts = [f"{ranks.size} processes"] if ranks.size > 1 else []
         parts += [f"{config.accumulate_steps} micro-batches"] if config.accumulate_steps > 1 else []
         self._parts = f" ({' of '.join([*parts, str(per_pass)])} each)" if parts else ""
@@ -54,10 +83,11 @@ class EffectiveBatches:
     ) -> "EffectiveBatches":
         """As the config says. batch_size=auto takes what the run began with, or tries it out, which spoils the nets."""
         sizes, device = nets.sizes, nets.device
-        keeps_clips = config.cache_data_on_device
+        keeps_clips = config.cache_data_on_device or device.type == "cuda"
         if keeps_clips and ranks.any(not clips_fit(clips, sizes, device)):
             keeps_clips = False
-            report.warn(
+            tell = report.warn if config.cache_data_on_device else report.log
+            tell(
                 f"the dataset ({clips_bytes(clips, sizes) / 1e6:.0f} MB) does not fit into the device's memory beside "
                 "the training; going on without cache_data_on_device"
             )
@@ -70,16 +100,37 @@ class EffectiveBatches:
             kept_bytes = clips_bytes(clips, sizes) if keeps_clips else 0
             per_pass = ranks.least(auto_batch_size(nets, clips, num_groups, kept_bytes))
             report.log(f"batch_size=auto: {per_pass} clips at a time")
-        return cls(clips, sizes, config, per_pass, keeps_clips, device, ranks, report)
+        source = _source(clips, sizes, device, keeps_clips)
+        return cls(clips, sizes, config, per_pass, source, device, ranks, report)
 
     def __str__(self) -> str:
         return f"{len(self.lengths)} clips in batches of {self.size}{self._parts}: {self.per_epoch} steps an epoch"
 
-    def of_epoch(self, epoch: int, first: int) -> Iterator[tuple[list[int], Batch | None]]:
-        """From the `first` batch on: the numbers of its clips, and of those that are this rank's the clips themselves.
-
-        None where it has none, as may be in an epoch's last batch.
-        """
+    def of_epoch(self, epoch: int, first: int) -> Iterator[EffectiveBatch]:
+        """From the `first` batch on."""
         plan = epoch_batches(self.lengths, self.size, self._seed, epoch)[first:]
         shares = [clips[self._ranks.share_of(clips)] for clips in plan]
-        yield from zip(plan, self._loader.batches(shares), strict=True)
+        batches = self._loader.batches([Planned(share, self._padded(share)) for share in shares])
+        lengths = numbers_on(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
+        for clips, of_clips, batch in zip(plan, lengths, batches, strict=True):
+            yield EffectiveBatch(clips, sum(self.lengths[clip] for clip in clips), self._padded(clips), of_clips, batch)
+
+    def _padded(self, clips: Sequence[int]) -> int:
+        """What these clips are padded to, in frames: the longest of them, or a little more where lengths are few."""
+        longest = max((self.lengths[clip] for clip in clips), default=0)
+        return longest if self._padded_lengths is None else next(n for n in self._padded_lengths if n >= longest)
+
+
+def pads_to_few_lengths(device: torch.device) -> bool:
+    """On a GPU, where each length takes a graph of its own; elsewhere padding costs time and gives nothing."""
+    return device.type == "cuda"
+
+
+def _source(clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device, keeps_clips: bool) -> ClipSource:
+    """Kept on the device; or for a GPU in the machine's memory, if they fit there; or left on the disk."""
+    cpu = torch.device("cpu")
+    if keeps_clips:
+        return ClipsInMemory(clips, sizes, device)
+    if device.type == "cuda" and clips_fit(clips, sizes, cpu):
+        return ClipsInMemory(clips, sizes, cpu)
+    return ClipsOnDisk(clips, sizes)

@@ -24,7 +24,11 @@ def _window(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 def spectrogram(wave: Tensor, n_fft: int, hop_length: int) -> Tensor:
     """wave (B, T) -> magnitudes (B, n_fft / 2 + 1, T / hop). Frames are not centred; the ends are reflected."""
     padding = (n_fft - hop_length) // 2
-    wave = F.pad(wave.unsqueeze(1), (padding, padding), "reflect").squeeze(1)
+    return magnitudes(F.pad(wave.unsqueeze(1), (padding, padding), "reflect").squeeze(1), n_fft, hop_length)
+
+
+def magnitudes(wave: Tensor, n_fft: int, hop_length: int) -> Tensor:
+    """As `spectrogram`, of waves (B, T + n_fft - hop_length) that have what stands before and behind them already."""
     window = _window(n_fft, wave.device, wave.dtype)
     spectrum = torch.stft(wave, n_fft, hop_length, n_fft, window, center=False, return_complex=True)
     return (spectrum.real.square() + spectrum.imag.square() + MAGNITUDE_FLOOR).sqrt()

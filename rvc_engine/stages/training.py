@@ -19,7 +19,7 @@ from rvc_engine.background_saving import BackgroundSaver
 from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights, pair_trees, write_pair
 from rvc_engine.config import TrainingConfig
 from rvc_engine.dataset import ClipFiles, list_clips, write_filelist
-from rvc_engine.effective_batches import EffectiveBatches
+from rvc_engine.effective_batches import EffectiveBatch, EffectiveBatches
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
 from rvc_engine.events import CheckpointSaved, Metric
 from rvc_engine.held_out import Split, split
@@ -32,7 +32,7 @@ from rvc_engine.retention import KeptSaves, Save
 from rvc_engine.saved_pairs import SavedPair, pairs_to_resume, resume
 from rvc_engine.speakers import Speakers
 from rvc_engine.stages import export
-from rvc_engine.step import Batch, Nets, StepResult, Whole, draw_starts, training_step
+from rvc_engine.step import Nets, StepResult, Whole, draw_starts, training_step
 from rvc_engine.workspace import Workspace, write_atomically
 
 VERSION = 1
@@ -250,8 +250,8 @@ class _Trainer:
         assert self.batches is not None
         while self._goes_on():
             self.nets.set_learning_rate(self._learning_rate())
-            for clips, batch in self.batches.of_epoch(self.place.epoch, self.place.batch):
-                self._one_step(self.batches, clips, batch)
+            for given in self.batches.of_epoch(self.place.epoch, self.place.batch):
+                self._one_step(self.batches, given)
                 if not self._goes_on():
                     break
 
@@ -262,10 +262,10 @@ class _Trainer:
         decay = self.config.lr_decay ** (self.place.epoch - 1)
         return self.config.learning_rate * self.place.learning_rate_scale * decay
 
-    def _one_step(self, batches: EffectiveBatches, clips: Sequence[int], batch: Batch | None) -> None:
-        """One step on an effective batch of these clips, of which `batch` is this rank's share."""
+    def _one_step(self, batches: EffectiveBatches, given: EffectiveBatch) -> None:
+        """One step on an effective batch."""
         started = time.monotonic()
-        self.result = self._train_on(batches, clips, batch)
+        self.result = self._train_on(batches, given)
         seconds = time.monotonic() - self.started
         self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1, seconds=seconds)
         due = self._find_due()
@@ -282,16 +282,15 @@ class _Trainer:
             self._checkpoint()
         self._say_progress(due)
 
-    def _train_on(self, batches: EffectiveBatches, clips: Sequence[int], batch: Batch | None) -> StepResult:
+    def _train_on(self, batches: EffectiveBatches, given: EffectiveBatch) -> StepResult:
         """The random numbers are drawn for the effective batch and cut: they do not depend on the ranks."""
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 2**31 + self.place.step)
-        frames = [batches.lengths[clip] for clip in clips]
-        starts = draw_starts(torch.tensor(frames, device=self.device), self.sizes.segment_frames, generator)
-        noise = Noise.draw(self.sizes, len(clips), max(frames), generator)
-        whole = Whole(len(clips), sum(frames))
-        share, longest = self.ranks.share_of(clips), 0 if batch is None else batch.spec.shape[2]
+        starts = draw_starts(given.lengths, self.sizes.segment_frames, generator)
+        noise = Noise.draw(self.sizes, len(given.clips), given.frames, generator)
+        whole = Whole(len(given.clips), given.num_frames)
+        share, longest = self.ranks.share_of(given.clips), 0 if given.batch is None else given.batch.spec.shape[2]
         noise = Noise(noise.posterior[share, :, :longest], None if noise.source is None else noise.source[share])
-        return training_step(self.nets, batch, starts[share], noise, whole, batches.micro_batches)
+        return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
 
     def _find_due(self) -> _Due:
         """What the first rank's clock and anybody's wish to stop ask for after this step."""

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rvc_engine.checkpoint import RecoveryStore, load_base_weights, load_file, load_trained_generator
+from rvc_engine.clip_batches import ClipLoader, ClipsInMemory, Planned, collate
 from rvc_engine.config import TrainingConfig
-from rvc_engine.dataset import ClipFiles, ClipLoader, collate, epoch_batches, list_clips, load_clip
+from rvc_engine.dataset import ClipFiles, epoch_batches, list_clips, load_clip
 from rvc_engine.errors import DiskFull, Diverged, IncompatibleCheckpoint
 from rvc_engine.events import CheckpointSaved, Event, Metric, Warned
 from rvc_engine.hyperparameters import Hyperparameters
@@ -72,11 +73,12 @@ def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
     torch.manual_seed(seed)
     nets = Nets.build(sizes, CPU, learning_rate=1e-3)
     batch = collate([load_clip(clip) for clip in held_out], sizes, CPU)
-    loader = ClipLoader(trained, sizes, CPU, keep_on_device=True)
+    loader = ClipLoader(ClipsInMemory(trained, sizes, CPU), sizes, CPU)
 
-    def endless() -> Iterator[list[int]]:
+    def endless() -> Iterator[Planned]:
         for epoch in itertools.count(1):
-            yield from epoch_batches([clip.frames for clip in trained], 2, seed, epoch)
+            for pair in epoch_batches([clip.frames for clip in trained], 2, seed, epoch):
+                yield Planned(pair, max(trained[clip].frames for clip in pair))
 
     before = held_out_mel(nets, batch)
     for step, batch_of_clips in enumerate(loader.batches(list(itertools.islice(endless(), 100)))):
