@@ -5,12 +5,15 @@ sampling, the sine source, the last layers and weight norm stay in float32: thei
 from.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 
 from rvc_engine.config import PrecisionChoice
@@ -18,6 +21,7 @@ from rvc_engine.config import PrecisionChoice
 FormatName = Literal["fp32", "bf16", "fp16"]
 NATIVE_BF16 = (8, 0)
 """The compute capability (Ampere) from which a GPU multiplies bfloat16 in hardware."""
+_NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 LEAST_SCALE = 1.0
 """A float16 scale below this has been halved at least 17 times in a row: the losses are lost, not the step."""
 
@@ -33,25 +37,52 @@ class Precision:
 
     @classmethod
     def choose(cls, choice: PrecisionChoice, device: torch.device) -> "Precision":
-        """What a config's word comes to on a device: auto is bf16 where it is native, else fp16, and fp32 on a CPU."""
+        """What a config's word comes to on a device: auto is bf16 where it is native, else fp16; fp32 on other CPUs."""
         if choice != "auto":
             return cls(choice, device.type)
         if device.type != "cuda":
-            return cls("fp32", device.type)
+            return cls("bf16" if cpu_multiplies_bf16() else "fp32", device.type)
         return cls("bf16" if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else "fp16", device.type)
 
     def full(self) -> "Precision":
         """The safest format on the same device."""
         return Precision("fp32", self.device_type)
 
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """The short format; None for float32."""
+        return _DTYPES.get(self.name)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for a net's pass; its outputs may be of the short format."""
-        dtype = _DTYPES.get(self.name)
-        return nullcontext() if dtype is None else torch.autocast(self.device_type, dtype)
+        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
 
     def scaler(self) -> GradScaler:
         """A gradient scaler: at work for float16, whose small gradients vanish otherwise, and idle for the others."""
         return GradScaler(self.device_type, enabled=self.name == "fp16")
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16, and PyTorch's library for convolutions uses them.
+
+    AVX-512 or AMX on x86, BF16 on Arm. Others would only emulate it, slower than float32.
+    """
+    if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    return bool(_NATIVE_BF16_FLAGS & _cpu_flags())
+
+
+@cache
+def _cpu_flags() -> frozenset[str]:
+    """What the system says of the CPU, or where it says nothing, what PyTorch found out."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset({"avx512_bf16"} if torch.cpu._is_avx512_bf16_supported() else ())
+    named = (line.partition(":") for line in lines)
+    return frozenset(
+        word for name, _, words in named if name.strip() in {"flags", "Features"} for word in words.split()
+    )
 
 
 def use_tf32(allowed: bool) -> None:
@@ -61,12 +92,12 @@ def use_tf32(allowed: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 
 
-def in_full(layer: nn.Module, x: Tensor) -> Tensor:
-    """A layer's output in float32, inside autocast too: for last layers, whose rounding the losses would see."""
+def in_full(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """A layer's output in float32, inside autocast too: for layers whose rounding the losses would see."""
     if not torch.is_autocast_enabled(x.device.type):
-        return layer(x)  # type: ignore[no-any-return]
+        return layer(x, *others)
     with torch.autocast(x.device.type, enabled=False):
-        return layer(lengthened(x))  # type: ignore[no-any-return]
+        return layer(lengthened(x), *others)
 
 
 def lengthened(x: Tensor) -> Tensor:

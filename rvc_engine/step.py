@@ -20,6 +20,7 @@ from rvc_engine.micro_batches import MicroBatches
 from rvc_engine.nets.discriminator import Discriminators
 from rvc_engine.nets.recomputing import recompute_blocks
 from rvc_engine.nets.synthesizer import Noise, Posterior, Synthesizer, cut_segments
+from rvc_engine.nets.weightnorm import weights_kept
 from rvc_engine.precision import Precision
 from rvc_engine.ranks import Ranks
 
@@ -110,11 +111,20 @@ class Nets:
         """For both optimizers."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
 
 
 def _adamw(net: nn.Module, learning_rate: float) -> AdamW:
-    return AdamW(net.parameters(), learning_rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)
+    """On CUDA its learning rate lies on the device, where a graph of the step reads it."""
+    parameters = list(net.parameters())
+    is_cuda = parameters[0].is_cuda
+    rate = torch.tensor(learning_rate, device=parameters[0].device) if is_cuda else learning_rate
+    return AdamW(
+        parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True, capturable=is_cuda
+    )
 
 
 @dataclass(frozen=True)
@@ -166,11 +176,13 @@ class _Part:
         return len(self.starts)
 
     def cut(self, limit: int) -> "list[_Part]":
-        """Into pieces of nearly equal size, of at most `limit` clips, each padded to its own longest clip only."""
+        """Into pieces of nearly equal size, of at most `limit` clips, each padded to its own longest clip."""
         num_pieces = math.ceil(self.num_clips / limit)
         if num_pieces <= 1:
             return [self]
-        frames = self.batch.lengths.tolist()
+        # On a GPU to the whole batch's padding: reading the lengths would wait for it.
+        lengths, padded = self.batch.lengths, self.batch.spec.shape[2]
+        frames = [padded] * self.num_clips if lengths.is_cuda else lengths.tolist()
         edges = [self.num_clips * n // num_pieces for n in range(num_pieces + 1)]
         return [self._clips(slice(*edge), max(frames[slice(*edge)])) for edge in pairwise(edges)]
 
@@ -292,13 +304,14 @@ class _Step:
         values = nets.zeros(4)
         nets.discriminators.requires_grad_(False)
         try:
-            for piece in pieces:
-                posterior = kept if kept is not None and len(pieces) == 1 else piece.speak(nets)
-                part_losses = self._generator_losses(piece, posterior)
-                gen, fm, mel, kl = part_losses
-                nets.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
-                values += torch.stack(part_losses).detach()
-                del posterior, part_losses, gen, fm, mel, kl
+            with weights_kept(nets.discriminators, nets.precision.dtype):
+                for piece in pieces:
+                    posterior = kept if kept is not None and len(pieces) == 1 else piece.speak(nets)
+                    part_losses = self._generator_losses(piece, posterior)
+                    gen, fm, mel, kl = part_losses
+                    nets.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
+                    values += torch.stack(part_losses).detach()
+                    del posterior, part_losses, gen, fm, mel, kl
         finally:
             nets.discriminators.requires_grad_(True)
         return values, self.ranks.gather(nets.generator, values)

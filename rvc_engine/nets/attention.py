@@ -4,6 +4,7 @@ Post-norm layers, channels first. Positions farther apart than WINDOW have no re
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from rvc_engine.hyperparameters import N_HEADS, N_LAYERS, TEXT_KERNEL_SIZE
 from rvc_engine.nets.recomputing import Recomputing
+from rvc_engine.precision import in_full
 
 WINDOW = 10
 MASK_FILL = -1e4
@@ -93,7 +95,10 @@ class FeedForward(nn.Module):
 
 
 class Encoder(Recomputing):
-    """Six layers of attention and feed-forward, each followed by a norm of its sum with its input."""
+    """Six layers of attention and feed-forward, each followed by a norm of its sum with its input.
+
+    Attention is computed in float32 always: rounded scores alone would turn the net's gradient by 3 degrees.
+    """
 
     def __init__(self, channels: int, filter_channels: int) -> None:
         super().__init__()
@@ -108,6 +113,6 @@ class Encoder(Recomputing):
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
-            x = norm_1(x + self._block(attention, x, pair_mask))
+            x = norm_1(x + self._block(partial(in_full, attention), x, pair_mask))
             x = norm_2(x + self._block(feed_forward, x, mask))
         return x * mask

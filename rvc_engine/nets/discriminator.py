@@ -56,7 +56,7 @@ class PeriodDiscriminator(nn.Module):
 def _judge(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> Judgement:
     maps = []
     for conv in convs:
-        x = F.leaky_relu(conv(x), SLOPE)
+        x = conv(x, SLOPE)
         maps.append(x)
     x = last(x)
     maps.append(x)

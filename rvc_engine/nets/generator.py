@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
 from rvc_engine.nets.recomputing import Recomputing
 from rvc_engine.nets.weightnorm import WeightNormConv1d, WeightNormConvTranspose1d
-from rvc_engine.precision import in_full
+from rvc_engine.precision import in_full, lengthened
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
@@ -121,7 +121,11 @@ class Generator(Recomputing):
         """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate)."""
         kernels = len(RESBLOCK_KERNEL_SIZES)
         x = self.ups[stage](F.leaky_relu(x, SLOPE))
+        if (
+            stage == len(self.ups) - 1
+        ):  # what is added up here is heard: rounding it would turn the gradient by 5 degrees
+            x = lengthened(x)
         if source is not None:
-            x = x + self.noise_convs[stage](source)
+            x = x + in_full(self.noise_convs[stage], source).to(x.dtype)
         blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]
         return torch.stack([block(x) for block in blocks]).mean(0)

@@ -4,13 +4,20 @@ weight = weight_g * weight_v / |weight_v|, the norm taken over all dimensions bu
 PyTorch's own helpers are either deprecated or name their parameters otherwise; a published file must never hold those.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from rvc_engine.nets.convolution import convolve_1d, convolve_periods, is_short_on_cpu
+
 
 class _WeightNorm(nn.Module):
     """Takes bias and initial weight from a plain convolution, so that PyTorch's default initialisation holds."""
+
+    _kept: Tensor | None = None
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> None:
         super().__init__()
@@ -22,7 +29,7 @@ class _WeightNorm(nn.Module):
 
     def weight(self) -> Tensor:
         """The convolution's weight, of weight_v's shape; float32 inside autocast too, which does not know this."""
-        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return torch._weight_norm(self.weight_v, self.weight_g, 0) if self._kept is None else self._kept
 
 
 class WeightNormConv1d(_WeightNorm):
@@ -41,9 +48,13 @@ class WeightNormConv1d(_WeightNorm):
         super().__init__(nn.Conv1d(in_channels, out_channels, kernel_size, groups=groups))
         self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, T) -> (B, out_channels, T')."""
-        return F.conv1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        """(B, in_channels, T) -> (B, out_channels, T'), through a LeakyReLU of this slope if any."""
+        if self.groups == 1 and is_short_on_cpu(x):
+            x = convolve_1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation)
+        else:
+            x = F.conv1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+        return x if slope is None else F.leaky_relu(x, slope)
 
 
 class WeightNormConv2d(_WeightNorm):
@@ -53,11 +64,14 @@ class WeightNormConv2d(_WeightNorm):
         self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1, padding: int = 0
     ) -> None:
         super().__init__(nn.Conv2d(in_channels, out_channels, (kernel_size, 1)))
-        self.stride, self.padding = (stride, 1), (padding, 0)
+        self.stride, self.padding = stride, padding
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, in_channels, T, period) -> (B, out_channels, T', period)."""
-        return F.conv2d(x, self.weight(), self.bias, self.stride, self.padding)
+    def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
+        """(B, in_channels, T, period) -> (B, out_channels, T', period), through a LeakyReLU of this slope if any."""
+        if is_short_on_cpu(x):
+            return convolve_periods(x, self.weight(), self.bias, self.stride, self.padding, slope)
+        x = F.conv2d(x, self.weight(), self.bias, (self.stride, 1), (self.padding, 0))
+        return x if slope is None else F.leaky_relu(x, slope, inplace=True)
 
 
 class WeightNormConvTranspose1d(_WeightNorm):
@@ -70,3 +84,20 @@ class WeightNormConvTranspose1d(_WeightNorm):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T * stride) for kernel - stride = 2 * padding."""
         return F.conv_transpose1d(x, self.weight(), self.bias, self.stride, self.padding)
+
+
+@contextmanager
+def weights_kept(net: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute the weights of a net's convolutions once, in a short format or (None) their own, for several passes.
+
+    Nothing is learnt meanwhile: the passes give gradients of their inputs alone.
+    """
+    layers = [module for module in net.modules() if isinstance(module, _WeightNorm)]
+    try:
+        with torch.no_grad():
+            for layer in layers:
+                layer._kept = layer.weight().to(dtype or layer.weight_v.dtype)
+        yield
+    finally:
+        for layer in layers:
+            layer._kept = None
