@@ -10,7 +10,8 @@ const GIGABYTE = 1e9;
 const form = byId("retention-form");
 
 export function startRetention() {
-  attempt(load);
+  form.inert = true; // until the present policy stands in it
+  attempt(load).then(() => (form.inert = false));
   onSubmit(form, async (fields, submitter) => {
     const policy = {
       keep_days: numberOf(fields.keep_days),

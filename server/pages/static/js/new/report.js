@@ -1,0 +1,70 @@
+// What was found in the recordings, in words.
+
+import { get } from "../api.js";
+import { byId, h } from "../dom.js";
+import { duration, has, number, percent, t } from "../words.js";
+
+/** Show a dataset's report. */
+export async function showReport(dataset) {
+  byId("report").hidden = false;
+  const state = byId("report-state");
+  state.className = `pill ${dataset.status}`;
+  state.textContent = t(`dataset.${dataset.status}`);
+  if (dataset.status === "validating") return;
+  const report = await get(`/v1/datasets/${dataset.id}/report`);
+  const measures = [
+    ["speech", report.speech_seconds != null ? duration(report.speech_seconds) : null],
+    ["files", `${number(report.num_usable)} / ${number(report.num_files)}`],
+    ["rates", Object.keys(report.sample_rates).map((rate) => `${number(rate / 1000, 1)} kHz`).join(", ")],
+    ["snr", report.snr_db != null ? `${number(report.snr_db)} dB` : null],
+    ["clipped", report.clipped_share != null ? percent(report.clipped_share) : null],
+    ["silence", report.silence_share != null ? percent(report.silence_share) : null],
+    ["echo", report.reverberation_seconds != null ? `${number(report.reverberation_seconds, 2)} s` : null],
+  ];
+  byId("measures").replaceChildren(...measures.filter(([, value]) => value).map(([key, value]) =>
+    h("div", {}, h("dt", {}, t(`new.measure.${key}`)), h("dd", {}, value))));
+  const findings = report.findings.map(found);
+  if (!report.usable) findings.unshift(h("li", { class: "bad" }, dataset.reason ?? report.reason ?? ""));
+  if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
+  findings.push(...dataset.notes.map((note) => h("li", {}, note)));
+  byId("findings").replaceChildren(...findings);
+  byId("files").hidden = report.files.length === 0;
+  byId("files-list").replaceChildren(...report.files.map((file) => h("tr", {},
+    h("td", {}, file.name),
+    h("td", { class: "num" }, file.seconds == null ? "–" : duration(file.seconds)),
+    h("td", { class: "num" }, file.sample_rate == null ? "–" : `${number(file.sample_rate / 1000, 1)} kHz`),
+    h("td", {}, [file.error, ...file.notes].filter(Boolean).join("; ")))));
+  drawOverview(report.overview);
+}
+
+/** A finding in the reader's language where there are words for its code, else as the server puts it. */
+function found(finding) {
+  const key = `finding.${finding.code}`;
+  const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
+    [name, name.endsWith("share") ? percent(value) : number(value, 1)]));
+  const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`)] : [finding.message, finding.advice];
+  const files = has(key) && finding.files.length ? finding.files.slice(0, 5).join(", ") + (finding.files.length > 5 ? ", …" : "") : null;
+  return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files));
+}
+
+/** The loudness of all recordings, one after the other, as far as the report has it. */
+function drawOverview(overview) {
+  const place = byId("overview");
+  place.hidden = !overview?.peaks?.length;
+  if (place.hidden) return;
+  const canvas = h("canvas", { role: "img", "aria-label": t("new.overview") });
+  place.replaceChildren(canvas);
+  const scale = window.devicePixelRatio || 1;
+  const [width, height] = [canvas.clientWidth * scale, canvas.clientHeight * scale];
+  Object.assign(canvas, { width, height });
+  const pen = canvas.getContext("2d");
+  const style = getComputedStyle(document.documentElement);
+  const bar = width / overview.peaks.length;
+  pen.fillStyle = style.getPropertyValue("--accent");
+  overview.peaks.forEach((peak, n) => {
+    const tall = Math.max(scale, peak * height * 0.92);
+    pen.fillRect(n * bar, (height - tall) / 2, Math.max(bar * 0.7, 0.6), tall);
+  });
+  pen.fillStyle = style.getPropertyValue("--line");
+  for (const start of overview.starts.slice(1)) pen.fillRect(start * width, 0, scale, height);
+}

@@ -1,0 +1,154 @@
+// Every option of the training, from the configuration's own schema: nothing is listed here a second time but its group.
+
+import { get } from "../api.js";
+import { byId, h } from "../dom.js";
+import { has, number, t } from "../words.js";
+
+const GROUPS = {
+  voice: ["version", "sample_rate", "f0", "pitch", "content", "pretrained", "speakers", "speaker_id"],
+  length: ["total_epochs", "max_train_seconds", "batch_size", "accumulate_steps", "learning_rate", "lr_decay", "seed"],
+  saves: ["save_every_epochs", "save_only_latest", "save_every_weights", "keep_saves", "num_best_saves", "evaluate", "evaluate_every_epochs", "checkpoint_every_steps"],
+  machine: ["precision", "tf32", "gradient_checkpointing", "cache_data_on_device", "width"],
+};
+
+export class Settings {
+  constructor(onChange) {
+    this.onChange = onChange;
+    this.own = {}; // what was set by hand
+    this.wished = {}; // what the plain choices above come to
+  }
+
+  async start() {
+    const schema = await get("/v1/config-schema");
+    this.properties = schema.properties;
+    const grouped = new Set(Object.values(GROUPS).flat());
+    const rest = Object.keys(this.properties).filter((name) => !grouped.has(name));
+    const children = [];
+    for (const [group, names] of Object.entries({ ...GROUPS, other: rest })) {
+      const fields = names.filter((name) => name in this.properties);
+      if (fields.length) children.push(h("h3", {}, t(`new.group.${group}`)), ...fields.map((name) => this.field(name)));
+    }
+    byId("settings").replaceChildren(...children);
+    byId("settings-search").addEventListener("input", (event) => this.search(event.target.value));
+    this.show();
+  }
+
+  /** The plain choices; an option set by hand goes before them. */
+  wish(wished) {
+    this.wished = wished;
+    this.show();
+  }
+
+  /** All options as if set by hand: those of another job. */
+  take(config) {
+    for (const [name, value] of Object.entries(config)) {
+      const present = JSON.stringify(this.wished[name] ?? this.usual(name));
+      if (name in this.properties && JSON.stringify(value) !== present) this.own[name] = value;
+    }
+    this.show();
+  }
+
+  /** What to submit: only what differs from the defaults. */
+  get config() {
+    const all = { ...this.wished, ...this.own };
+    return Object.fromEntries(Object.entries(all).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(this.usual(name))));
+  }
+
+  usual(name) {
+    return this.properties[name].default ?? null;
+  }
+
+  field(name) {
+    const property = this.properties[name];
+    const input = control(name, property);
+    input.addEventListener("change", () => {
+      const value = read(input, property);
+      if (JSON.stringify(value) === JSON.stringify(this.wished[name] ?? this.usual(name))) delete this.own[name];
+      else this.own[name] = value;
+      this.show();
+      this.onChange();
+    });
+    const label = has(`config.${name}`) ? `${t(`config.${name}`)} ` : null;
+    return h("label", { class: "field", dataset: { name } },
+      h("span", {}, label, h("code", {}, name)), input,
+      h("p", { class: "fault", role: "alert", hidden: true }),
+      h("small", {}, has(`config.${name}.help`) ? t(`config.${name}.help`) : property.description ?? ""));
+  }
+
+  show() {
+    if (!this.properties) return;
+    for (const field of byId("settings").querySelectorAll("[data-name]")) {
+      const { name } = field.dataset;
+      const value = name in this.own ? this.own[name] : this.wished[name] ?? this.usual(name);
+      write(field.querySelector("input, select"), value);
+      field.classList.toggle("own", JSON.stringify(value) !== JSON.stringify(this.usual(name)));
+    }
+    const n = Object.keys(this.own).length;
+    byId("changed").textContent = n ? t("new.changed", { n: number(n) }) : "";
+  }
+
+  search(text) {
+    const wanted = text.toLowerCase();
+    for (const field of byId("settings").querySelectorAll("[data-name]")) {
+      field.hidden = !field.textContent.toLowerCase().includes(wanted);
+    }
+    for (const heading of byId("settings").querySelectorAll("h3")) heading.hidden = wanted !== "";
+  }
+
+  /** Put the server's words beside the fields they are about; returns those that are about none. */
+  blame(errors) {
+    for (const fault of byId("settings").querySelectorAll(".fault")) fault.hidden = true;
+    const rest = [];
+    for (const error of errors) {
+      const name = /^\/config\/([^/]+)/.exec(error.pointer)?.[1];
+      const field = name && byId("settings").querySelector(`[data-name="${CSS.escape(name)}"]`);
+      if (!field) {
+        rest.push(error);
+        continue;
+      }
+      const fault = field.querySelector(".fault");
+      fault.textContent = error.detail;
+      fault.hidden = false;
+      byId("all-settings").open = true;
+    }
+    return rest;
+  }
+}
+
+/** The kinds that a property may be of; null: it may be left empty. */
+const kinds = (property) => property.anyOf ?? [property];
+
+function control(name, property) {
+  const [first] = kinds(property).filter((kind) => kind.enum);
+  if (kinds(property).some((kind) => kind.type === "boolean")) return h("input", { type: "checkbox" });
+  if (first && kinds(property).length === 1) {
+    return h("select", {}, first.enum.map((value) => h("option", { value: String(value) }, String(value))));
+  }
+  const [numeric] = kinds(property).filter((kind) => kind.type === "integer" || kind.type === "number");
+  if (numeric && !kinds(property).some((kind) => kind.const || kind.type === "object")) {
+    return h("input", { type: "number", min: numeric.minimum, max: numeric.maximum, step: numeric.type === "integer" ? 1 : "any", inputmode: "decimal" });
+  }
+  const choices = kinds(property).flatMap((kind) => kind.enum ?? (kind.const ? [kind.const] : []));
+  return h("input", { type: "text", spellcheck: "false", placeholder: choices.join(", ") });
+}
+
+function read(input, property) {
+  if (input.type === "checkbox") return input.checked;
+  const text = input.value.trim();
+  if (text === "") return null;
+  const isNumber = kinds(property).some((kind) => ["integer", "number"].includes(kind.type) || typeof kind.enum?.[0] === "number");
+  if (isNumber && !Number.isNaN(Number(text))) return Number(text);
+  if (text.startsWith("{")) {
+    try {
+      return JSON.parse(text);
+    } catch {
+      return text; // the server says what is wrong with it
+    }
+  }
+  return text;
+}
+
+function write(input, value) {
+  if (input.type === "checkbox") input.checked = Boolean(value);
+  else if (document.activeElement !== input) input.value = value === null ? "" : typeof value === "object" ? JSON.stringify(value) : String(value);
+}
