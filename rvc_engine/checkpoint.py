@@ -323,9 +323,9 @@ def _published_optimizer(optimizer: AdamW, learning_rate: float) -> dict[str, An
 
 
 def _portable(optimizer: AdamW) -> dict[str, Any]:
-    """The optimizer's state without what CUDA graphs ask of it: a learning rate that lies on the device."""
+    """The optimizer's state, with the learning rate as a number where the device holds it."""
     state = optimizer.state_dict()
-    groups = [{**group, "lr": float(group["lr"]), "capturable": False} for group in state["param_groups"]]
+    groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]
     return {"state": state["state"], "param_groups": groups}
 
 

@@ -115,6 +115,11 @@ class EffectiveBatches:
         for clips, of_clips, batch in zip(plan, lengths, batches, strict=True):
             yield EffectiveBatch(clips, sum(self.lengths[clip] for clip in clips), self._padded(clips), of_clips, batch)
 
+    @property
+    def most_frames(self) -> int:
+        """What the longest clip is padded to."""
+        return max(self.lengths) if self._padded_lengths is None else self._padded_lengths[-1]
+
     def _padded(self, clips: Sequence[int]) -> int:
         """What these clips are padded to, in frames: the longest of them, or a little more where lengths are few."""
         longest = max((self.lengths[clip] for clip in clips), default=0)

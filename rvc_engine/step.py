@@ -120,11 +120,9 @@ class Nets:
 def _adamw(net: nn.Module, learning_rate: float) -> AdamW:
     """On CUDA its learning rate lies on the device, where a graph of the step reads it."""
     parameters = list(net.parameters())
-    is_cuda = parameters[0].is_cuda
-    rate = torch.tensor(learning_rate, device=parameters[0].device) if is_cuda else learning_rate
-    return AdamW(
-        parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True, capturable=is_cuda
-    )
+    device = parameters[0].device
+    rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate
+    return AdamW(parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 @dataclass(frozen=True)

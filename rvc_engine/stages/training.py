@@ -22,11 +22,13 @@ from rvc_engine.dataset import ClipFiles, list_clips, write_filelist
 from rvc_engine.effective_batches import EffectiveBatch, EffectiveBatches
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
 from rvc_engine.events import CheckpointSaved, Metric
+from rvc_engine.graphs import CudaRecorder, GraphedSteps, StepInputs
 from rvc_engine.held_out import Split, split
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.nets.synthesizer import Noise
 from rvc_engine.precision import LEAST_SCALE, Precision, use_tf32
 from rvc_engine.ranks import ALONE, Ranks
+from rvc_engine.readings import Readings
 from rvc_engine.reporting import StageReport
 from rvc_engine.retention import KeptSaves, Save
 from rvc_engine.saved_pairs import SavedPair, pairs_to_resume, resume
@@ -166,10 +168,14 @@ class _Trainer:
         self.step_seconds: float | None = None
         self.last_metric = 0.0
         self.result: StepResult | None = None
+        self.readings = Readings(device, waits=ranks.size > 1)
+        self.graphs: GraphedSteps | None = None
 
     def prepare(self, base: BaseWeights) -> None:
         """Build the nets and bring them to where the run was, or to the base weights at its beginning."""
         self.base = base
+        self.graphs = None  # of other nets; their memory first
+        self.readings.forget()
         self.nets = self._fresh_nets()
         pairs = self.ranks.from_first(
             lambda: pairs_to_resume(self.workspace.root, self.store.newest(), self.report.warn)
@@ -182,6 +188,7 @@ class _Trainer:
             self.appraiser.begin(place)
         if place.is_full_precision:
             self.nets.compute_in(self.precision.full())
+        self.graphs = self._graphed_steps()
         self.result = None
         self.started = time.monotonic() - place.seconds
         self.last_checkpoint = time.monotonic()
@@ -190,6 +197,15 @@ class _Trainer:
         if pairs:
             self._checkpoint()
             self.saver.wait()
+
+    def _graphed_steps(self) -> GraphedSteps | None:
+        if self.device.type != "cuda":
+            return None
+        if self.ranks.size > 1:
+            self.report.log("steps of several processes are taken without CUDA graphs, one kernel after another")
+            return None
+        assert self.batches is not None
+        return GraphedSteps(self.nets, CudaRecorder(self.device), self.batches.most_frames, self.report.log)
 
     def _fresh_nets(self) -> Nets:
         """The same on every call and rank."""
@@ -266,6 +282,7 @@ class _Trainer:
         """One step on an effective batch."""
         started = time.monotonic()
         self.result = self._train_on(batches, given)
+        self.readings.end_step()
         seconds = time.monotonic() - self.started
         self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1, seconds=seconds)
         due = self._find_due()
@@ -276,6 +293,7 @@ class _Trainer:
             self.place = replace(self.place, epoch=self.place.epoch + 1, batch=0)
         elapsed = time.monotonic() - started
         self.step_seconds = elapsed if self.step_seconds is None else 0.8 * self.step_seconds + 0.2 * elapsed
+        self.readings.look()
         self.saver.look()
         self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
         if due.checkpoint:
@@ -290,7 +308,13 @@ class _Trainer:
         whole = Whole(len(given.clips), given.num_frames)
         share, longest = self.ranks.share_of(given.clips), 0 if given.batch is None else given.batch.spec.shape[2]
         noise = Noise(noise.posterior[share, :, :longest], None if noise.source is None else noise.source[share])
-        return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
+
+        def eager() -> StepResult:
+            return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
+
+        if self.graphs is None or given.batch is None:
+            return eager()
+        return self.graphs.take(StepInputs(given.batch, starts[share], noise), batches.micro_batches, eager)
 
     def _find_due(self) -> _Due:
         """What the first rank's clock and anybody's wish to stop ask for after this step."""
@@ -304,29 +328,35 @@ class _Trainer:
         return is_free or time.monotonic() - self.last_metric >= SECONDS_BETWEEN_METRICS
 
     def _measure(self, result: StepResult) -> None:
-        """Read the losses, look whether they are numbers, and tell them."""
+        """Begin to read the losses; where they come, look whether they are numbers, and tell them."""
         self.last_metric = time.monotonic()
-        values = self._finite_values(result)
-        values["learning_rate"] = self._learning_rate()
-        self.report.event(Metric(step=self.place.step, epoch=self.place.epoch, values=values))
+        place, learning_rate = self.place, self._learning_rate()
 
-    def _finite_values(self, result: StepResult) -> dict[str, float]:
+        def tell(read: list[float]) -> None:
+            values = self._finite_values(read, place.step)
+            values["learning_rate"] = learning_rate
+            self.report.event(Metric(step=place.step, epoch=place.epoch, values=values))
+
+        self.readings.begin(result.stacked(), tell)
+
+    def _finite_values(self, read: list[float], step: int) -> dict[str, float]:
         """The step's measures. Raises _NotFinite when they show that the nets are spoiled.
 
         In float16 a gradient beyond its range is no fault: that step left the weights alone, and the next has a smaller
         scale. A long row of such steps is one.
         """
-        values = dict(zip(StepResult.NAMES, result.stacked().tolist(), strict=True))
+        values = dict(zip(StepResult.NAMES, read, strict=True))
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
-        scale = self.nets.least_scale
+        scale = self.nets.least_scale if wrong else None
         if wrong and (scale is None or scale < LEAST_SCALE):
-            raise _NotFinite(f"{', '.join(wrong)} at step {self.place.step}")
+            raise _NotFinite(f"{', '.join(wrong)} at step {step}")
         return {name: value for name, value in values.items() if name not in wrong}
 
     def _check_finite(self) -> None:
         """Nothing is saved of nets that the last step spoiled; on a GPU not every step's losses were read."""
+        self.readings.wait()
         if self.result is not None:
-            self._finite_values(self.result)
+            self._finite_values(self.result.stacked().tolist(), self.place.step)
 
     def _is_checkpoint_due(self) -> bool:
         every = self.config.checkpoint_every_steps
@@ -464,5 +494,6 @@ class _Trainer:
             is_full_precision=self.precision.name != "fp32",
         )
         self.nets.compute_in(self.precision.full())
+        self.graphs = self._graphed_steps()
         how = f"with {scale:g} times the learning rate" if was_full else f"in fp32 in place of {self.precision.name}"
         self.report.warn(f"losses are no numbers any more ({fault}); went back to step {self.place.step} {how}")
