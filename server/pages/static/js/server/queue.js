@@ -6,7 +6,7 @@ import { count, duration, number, percent, span, t } from "../words.js";
 import { refresh } from "./parts.js";
 
 export function startQueue() {
-  repeat(async () => show(await get("/v1/queue")), () => 3);
+  repeat(async () => show(await get("/v1/queue")), () => 2);
 }
 
 function show(queue) {

@@ -10,8 +10,7 @@ const GIGABYTE = 1e9;
 const form = byId("retention-form");
 
 export function startRetention() {
-  form.inert = true; // until the present policy stands in it
-  attempt(load).then(() => (form.inert = false));
+  attempt(load);
   onSubmit(form, async (fields, submitter) => {
     const policy = {
       keep_days: numberOf(fields.keep_days),
@@ -38,6 +37,7 @@ async function load() {
   fields.keep_last.value = policy.keep_last ?? "";
   fields.workspace_days.value = policy.workspace_days ?? "";
   fields.min_free_gb.value = policy.min_free_bytes == null ? "" : policy.min_free_bytes / GIGABYTE;
+  for (const field of fields) field.disabled = false; // before the present policy stands in them, nobody types
   showPlan(plan);
 }
 

@@ -12,7 +12,7 @@ let mayDrain = false;
 
 export async function startWorkers() {
   mayDrain = await may("admin");
-  ticking = repeat(async () => show((await get("/v1/workers")).data), () => 3);
+  ticking = repeat(async () => show((await get("/v1/workers")).data), () => 2);
 }
 
 function show(workers) {
