@@ -22,7 +22,7 @@ from client.packing import packed
 from client.streams import PATIENCE_SECONDS, OnWait, follow
 from client.uploads import upload
 from client.webhooks import Webhooks
-from server import save_schemas, schemas
+from server import report_schemas, save_schemas, schemas
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 EXAMPLE = "give one such as http://127.0.0.1:8000"
@@ -81,9 +81,9 @@ class Client:
         """One dataset."""
         return self._calls.get(f"/v1/datasets/{dataset_id}", schemas.DatasetPublic)
 
-    def dataset_report(self, dataset_id: str) -> schemas.DatasetReport:
+    def dataset_report(self, dataset_id: str) -> report_schemas.DatasetReport:
         """What the server found in a dataset's recordings."""
-        return self._calls.get(f"/v1/datasets/{dataset_id}/report", schemas.DatasetReport)
+        return self._calls.get(f"/v1/datasets/{dataset_id}/report", report_schemas.DatasetReport)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset and all that was derived from it; not while a job needs it."""

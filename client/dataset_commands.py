@@ -8,7 +8,8 @@ import typer
 from client.api import default_dataset_name
 from client.output import ago, duration, size, table
 from client.session import Session, connected
-from server.schemas import DatasetPublic, DatasetReport
+from server.report_schemas import DatasetReport
+from server.schemas import DatasetPublic
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 

@@ -20,6 +20,7 @@ from rvc_engine.audio import AudioStream, Block, UnreadableAudio, open_audio
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.findings import DatasetMeasures, FileReport, Finding, find, quoted, told
+from rvc_engine.overview import Envelope, Overview, draw
 from rvc_engine.recordings import Recording, list_recordings
 from rvc_engine.silence import Levels
 from rvc_engine.suspected_speakers import find_two_groups
@@ -67,6 +68,8 @@ class DatasetReport:
     """About the time in which sound fades by 60 dB; dry speech gives 0.35 and less."""
     bandwidth_hz: float | None = None
     """Up to where the recordings hold anything."""
+    overview: Overview = field(default_factory=Overview)
+    """The loudness of all of it."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class _Examined:
     acoustics: Acoustics | None = None
     digest: str | None = None
     """Of the decoded samples."""
+    envelope: NDArray[np.float32] | None = None
 
 
 def write_report(dataset: Path, output: Path) -> DatasetReport:
@@ -112,7 +116,7 @@ def _examine(recording: Recording) -> _Examined:
 def _measure(name: str, stream: AudioStream) -> _Examined:
     levels: dict[int, Levels] = {}  # by rate: a stream may change it on the way
     digest = hashlib.blake2b(digest_size=16)
-    meter, clipping = AcousticMeter(), _Clipping()
+    meter, clipping, envelope = AcousticMeter(), _Clipping(), Envelope()
     for block in stream.blocks():
         digest.update(block.samples.tobytes())
         clipping.add(block)
@@ -120,6 +124,7 @@ def _measure(name: str, stream: AudioStream) -> _Examined:
         mono = mono - mono.mean()  # a constant offset is no sound
         levels.setdefault(block.sample_rate, Levels(block.sample_rate)).add(mono)
         meter.add(mono, block.sample_rate)
+        envelope.add(mono, block.sample_rate)
     digest.update(f"{stream.info.sample_rate} {stream.info.channels}".encode())
     acoustics = meter.result()
     report = FileReport(
@@ -138,7 +143,7 @@ def _measure(name: str, stream: AudioStream) -> _Examined:
         bandwidth_hz=_rounded(acoustics.bandwidth_hz),
         notes=stream.notes,
     )
-    return _Examined(report, acoustics, digest.hexdigest())
+    return _Examined(report, acoustics, digest.hexdigest(), envelope.result())
 
 
 class _Clipping:
@@ -187,6 +192,7 @@ def _summary(examined: Sequence[_Examined], error: str | None) -> DatasetReport:
         snr_db=measures.snr_db,
         reverberation_seconds=measures.reverberation_seconds,
         bandwidth_hz=measures.bandwidth_hz,
+        overview=draw([each.envelope for each in examined if each.envelope is not None]),
     )
 
 

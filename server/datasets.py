@@ -18,7 +18,8 @@ from server.database import read_session, write_session
 from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExceeded
 from server.jobs import JobBook, utc_now
 from server.quotas import Quotas
-from server.schemas import DatasetReport, DatasetStatus
+from server.report_schemas import DatasetReport
+from server.schemas import DatasetStatus
 from server.settings import ServerSettings
 from server.sizes import share_of
 from server.states import RUNNABLE_STATUSES

@@ -15,7 +15,7 @@ import structlog
 from pydantic import ValidationError
 
 from server.datasets import DatasetShelf
-from server.schemas import DatasetReport
+from server.report_schemas import DatasetReport
 from server.settings import ServerSettings
 from server.storage import Storage
 

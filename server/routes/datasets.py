@@ -11,7 +11,8 @@ from server.datasets import checked_name
 from server.errors import UploadTooLarge
 from server.problems import documented
 from server.receptions import Body
-from server.schemas import DatasetCreate, DatasetPublic, DatasetReport, Page
+from server.report_schemas import DatasetReport
+from server.schemas import DatasetCreate, DatasetPublic, Page
 from server.services import After, Limit, Services, ServicesDep, link_next
 from server.views import dataset_public
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.database import read_session, write_session
-from server.schemas import DatasetReport, DatasetStatus, RecordingReport
+from server.report_schemas import DatasetReport, RecordingReport
+from server.schemas import DatasetStatus
 from server.tables import Dataset
 
 

@@ -55,7 +55,8 @@ function showFailure() {
     setText(byId("failure-advice"), has(advice) ? t(advice) : job.error.code);
   }
   byId("notice").hidden = !job.content_notice;
-  setText(byId("notice"), job.content_notice ?? "");
+  const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // of SPIN the server says more
+  setText(byId("notice"), isOwn ? t("job.content_notice", { encoder: job.config.content }) : job.content_notice ?? "");
 }
 
 function showProgress() {
