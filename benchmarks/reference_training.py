@@ -1,0 +1,106 @@
+"""The whole training command, ours and RVC WebUI's own, on the same prepared folder, from start to saved voice.
+
+Both train v2 40k with pitch, batch 4, without base weights, for the same epochs, and save at the end, in turns. The
+reference fills its last batches up by repeating clips; how many steps each took stands in the notes.
+"""
+
+import argparse
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks import rvc_webui
+from benchmarks.lines import cpu_name, tell
+from benchmarks.made_up_clips import write_clips
+from rvc_engine.config import TrainingConfig
+from rvc_engine.dataset import list_clips, write_filelist
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.workspace import Workspace
+
+BATCH_SIZE = 4
+OURS, THEIRS = "ours", "reference"
+SCRIPT = Path(__file__).parents[1] / "rvc_training_pipeline.py"
+PREPARED = ("0_gt_wavs", "1_16k_wavs", "2a_f0", "2b-f0nsf", "3_feature768")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rvc_webui.add_options(parser)
+    parser.add_argument("--prepared", type=Path, help="a prepared v2 40k folder; none: made-up clips")
+    parser.add_argument("--clips", type=int, default=16, help="how many to make up, of 3.7 s")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="rvc-bench-") as name:
+        reference = rvc_webui.Reference.place(options.reference, options.reference_python, Path(name) / "rvc")
+        prepared = options.prepared or Path(name) / "prepared"
+        if options.prepared is None:
+            write_clips(prepared, Hyperparameters.of(TrainingConfig()), options.clips, 3.7)
+        seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
+        for _ in range(options.rounds):
+            seconds[OURS].append(train_ours(reference.folder, prepared, options.epochs))
+            seconds[THEIRS].append(train_theirs(reference, prepared, options.epochs))
+        notes = (
+            f"v2 40k f0, batch {BATCH_SIZE}, {options.epochs} epochs of {count_clips(prepared)} clips, whole commands "
+            f"in turns, median of {options.rounds}; steps: ours {steps(reference.folder, OURS)}, "
+            f"RVC WebUI {steps(reference.folder, THEIRS)}; stand-ins for: {reference.stand_ins()}"
+        )
+        tell("training command", *(statistics.median(seconds[who]) for who in (OURS, THEIRS)), "s", notes, _device())
+
+
+def train_ours(folder: Path, prepared: Path, epochs: int) -> float:
+    """Seconds of our script in the place of the reference's."""
+    _place(folder, prepared, OURS)
+    command = [sys.executable, SCRIPT, "-e", OURS, "-sr", "40k", "-f0", "1", "-v", "v2", "-bs", BATCH_SIZE]
+    command += ["-te", epochs, "-se", epochs, "--skip-index", "--pretrained", "none"]
+    start = time.perf_counter()
+    subprocess.run([str(word) for word in command], cwd=folder, check=True, stdout=sys.stderr)
+    return time.perf_counter() - start
+
+
+def train_theirs(reference: rvc_webui.Reference, prepared: Path, epochs: int) -> float:
+    """Seconds of its `train.train`, which tells of no failure by its exit code: the last pair must be there."""
+    _place(reference.folder, prepared, THEIRS)
+    arguments = ["-e", THEIRS, "-sr", "40k", "-f0", 1, "-v", "v2", "-bs", BATCH_SIZE, "-te", epochs, "-se", epochs]
+    seconds = reference.run("train.train", [*arguments, "-g", "0", "-l", 0, "-c", 0, "-sw", 0])
+    assert steps(reference.folder, THEIRS), "RVC WebUI saved nothing; look at its train.log"
+    return seconds
+
+
+def _place(folder: Path, prepared: Path, name: str) -> None:
+    """A fresh copy of the prepared folder under `logs/`, with the file list and configuration that both read."""
+    root = folder / "logs" / name
+    shutil.rmtree(root, ignore_errors=True)
+    for part in PREPARED:
+        shutil.copytree(prepared / part, root / part)
+    config = TrainingConfig(total_epochs=1, pretrained="none")
+    sizes, workspace = Hyperparameters.of(config), Workspace(root, name)
+    clips, _ = list_clips(workspace, sizes)
+    write_filelist(workspace, clips, config.seed)
+    (root / "config.json").write_text(sizes.workspace_config(config, BATCH_SIZE))
+
+
+def steps(folder: Path, name: str) -> int | None:
+    """Steps that a run saved itself after."""
+    saved = [int(path.stem.removeprefix("G_")) for path in (folder / "logs" / name).glob("G_*.pth")]
+    return max(saved, default=None)
+
+
+def count_clips(prepared: Path) -> int:
+    """Slices in a prepared folder."""
+    return len(list((prepared / "0_gt_wavs").glob("*.wav")))
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"{cpu_name()}, load {os.getloadavg()[0]:.1f}"
+
+
+if __name__ == "__main__":
+    main()
