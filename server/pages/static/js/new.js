@@ -2,7 +2,7 @@
 
 import { all, get, post, Refusal, remove } from "./api.js";
 import { byId, h, keyed } from "./dom.js";
-import { admit, chosen, collected, isBegun, Parcel, Sending } from "./new/sending.js";
+import { admit, chosen, collected, isBegun, numBegun, Parcel, Sending } from "./new/sending.js";
 import { showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, say } from "./shell.js";
@@ -13,6 +13,7 @@ const settings = new Settings(() => estimateSoon());
 const query = new URLSearchParams(location.search);
 let dataset = null;
 let sending = null;
+/** The job whose last checkpoint is gone on from. */
 let retryOf = null;
 let present = new Set();
 /** One for each wish: a second press, or a second try after a lost answer, makes no second job. */
@@ -25,6 +26,7 @@ async function send(files) {
   const parcel = new Parcel(files);
   const name = nameOf(files);
   byId("drop").hidden = true;
+  byId("unfinished").hidden = true;
   byId("sending").hidden = false;
   byId("sending-name").textContent = `${name} · ${size(parcel.size)}`;
   if (isBegun(parcel)) say(t("new.resumed"));
@@ -225,7 +227,7 @@ form.addEventListener("submit", async (event) => {
   byId("submit").disabled = true;
   try {
     const made = retryOf
-      ? await post(`/v1/jobs/${retryOf}/retry`, { config: settings.config })
+      ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config) })
       : await post("/v1/jobs", { name: form.elements.name.value.trim(), ...wish() }, { "Idempotency-Key": idempotencyKey });
     location.assign(`/jobs/${made.id}`);
   } catch (fault) {
@@ -251,7 +253,7 @@ async function takeOver() {
   byId("all-settings").open = true;
   byId("about").hidden = false;
   if (query.get("retry")) {
-    retryOf = job.id;
+    retryOf = job;
     form.elements.name.disabled = true;
     byId("drop").hidden = true;
     byId("known").hidden = true;
@@ -267,6 +269,8 @@ async function start() {
     return;
   }
   startSending();
+  byId("unfinished").hidden = numBegun() === 0;
+  byId("unfinished").textContent = t("new.unfinished");
   await settings.start();
   const weights = await get("/v1/weights");
   present = new Set(weights.data.filter((one) => one.is_present).map((one) => one.id));

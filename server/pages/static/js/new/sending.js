@@ -64,6 +64,9 @@ function remember(mark, address) {
 /** Whether part of these files is at the server already. */
 export const isBegun = (parcel) => parcel.mark in remembered();
 
+/** How many uploads broke off, as far as this browser knows. */
+export const numBegun = () => Object.keys(remembered()).length;
+
 /** Sends a parcel. `onProgress(bytes)`, `onWait(isWaiting)`. `pause`, `go`, and `stop`, which gives up what was sent. */
 export class Sending {
   constructor(parcel, { onProgress, onWait }) {

@@ -41,7 +41,7 @@ export class Settings {
 
   /** All options as if set by hand: those of another job. */
   take(config) {
-    for (const [name, value] of Object.entries(config)) {
+    for (const [name, value] of Object.entries(config)) { // a job has all of them, whatever the plain choices say
       const present = JSON.stringify(this.wished[name] ?? this.usual(name));
       if (name in this.properties && JSON.stringify(value) !== present) this.own[name] = value;
     }
@@ -52,6 +52,14 @@ export class Settings {
   get config() {
     const all = { ...this.wished, ...this.own };
     return Object.fromEntries(Object.entries(all).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(this.usual(name))));
+  }
+
+  /** What differs from another job's options, those set back to their defaults with them. */
+  changedFrom(config) {
+    const all = { ...this.wished, ...this.own };
+    const now = (name) => (name in all ? all[name] : this.usual(name));
+    const names = Object.keys(this.properties).filter((name) => JSON.stringify(now(name)) !== JSON.stringify(config[name] ?? this.usual(name)));
+    return Object.fromEntries(names.map((name) => [name, now(name)]));
   }
 
   usual(name) {
