@@ -199,10 +199,17 @@ function showEstimate(found) {
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
   byId("estimate-basis").textContent = t(`new.basis.${found.basis}`);
   byId("estimate-basis").title = found.basis_detail;
-  byId("warnings").replaceChildren(...found.warnings.map((text) => h("li", { class: "warning" }, text)));
+  byId("warnings").replaceChildren(...found.warnings.map(warning));
   if (found.warnings.some((text) => text.includes("weights fetch"))) {
     byId("warnings").append(h("li", {}, h("a", { href: "/server#weights" }, t("new.fetch_weights"))));
   }
+}
+
+/** A warning; of a long one the beginning, and the rest for those who open it. */
+function warning(text) {
+  if (text.length < 200) return h("li", { class: "warning" }, text);
+  const end = text.indexOf(",", 40);
+  return h("li", { class: "warning" }, h("details", {}, h("summary", {}, `${text.slice(0, end > 0 ? end : 120)} …`), text));
 }
 
 function blame(fault) {
