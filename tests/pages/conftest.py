@@ -164,7 +164,7 @@ def open_house(open_station: Callable[..., Any], tmp_path_factory: pytest.TempPa
     """A station that asks for a token, with its server and one worker whose engines follow a script, for a file."""
     station = open_station(tmp_path_factory.mktemp("station"), TOKEN)
     station.follow_script(["train", 10, 0.05, 5], *station.MAKE_VOICE)
-    station.start_server()
+    station.server = station.start_server()
     station.start_worker()
     yield station
     station.close()

@@ -1,6 +1,6 @@
 // What can be done with a job, by where it stands.
 
-import { post, remove } from "./api.js";
+import { get, post, remove, withQuery } from "./api.js";
 import { h } from "./dom.js";
 import { attempt, confirm, may, say } from "./shell.js";
 import { t } from "./words.js";
@@ -32,8 +32,11 @@ async function cancel(job) {
   if (await confirm(question)) await post(path(job, "/cancel"));
 }
 
+/** Once more, from its last checkpoint; one that never came so far has to begin anew. */
 async function retry(job) {
-  const made = await post(path(job, "/retry"), {});
+  const saved = await get(withQuery(path(job, "/events"), { type: "checkpoint_saved", limit: 1 }));
+  const from = saved.data.length || job.retry_from === "checkpoint" ? "checkpoint" : "start";
+  const made = await post(path(job, "/retry"), { from });
   say(t("said.retried", { name: job.name }), {
     action: { label: t("action.open"), run: () => location.assign(`/jobs/${made.id}`) },
   });

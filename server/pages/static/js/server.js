@@ -11,14 +11,14 @@ import { startWebhooks } from "./server/webhooks.js";
 import { startWeights } from "./server/weights.js";
 import { startWorkers } from "./server/workers.js";
 
-startQueue();
-startWorkers();
-startMachine();
-startWeights();
-startWebhooks();
-if (await may("admin")) {
+async function start() {
+  const isKeeper = await may("admin");
+  for (const part of [startQueue, startWorkers, startMachine, startWeights, startWebhooks]) part();
+  if (!isKeeper) return;
   startOwners();
   startTokens(startOwners);
   startRetention();
   startAudit();
 }
+
+start().catch(() => {}); // who may not even look is on the way to signing in

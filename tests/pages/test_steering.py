@@ -1,0 +1,127 @@
+"""Voices steered from the page while they are made: nothing needs a reload, and a restarting server is waited for."""
+
+import re
+from typing import Any
+
+from playwright.sync_api import expect
+
+
+def line(visitor: Any, name: str) -> Any:
+    """A voice's line in the list."""
+    return visitor.page.locator(".voice").filter(has=visitor.page.get_by_role("link", name=name, exact=True))
+
+
+def test_a_wrong_token_is_refused_and_the_right_one_leads_to_where_one_was_going(
+    open_house: Any, visit: Any, token: str
+) -> None:
+    visitor = visit(open_house, signed_in=False)
+    visitor.forgive("401")
+    page = visitor.page
+    visitor.open("/server")
+    expect(page).to_have_url(re.compile(r"/sign-in\?next=%2Fserver"))
+    field = page.get_by_label("Token")
+    field.fill("no-token-of-this-server")
+    field.press("Enter")
+    expect(page.get_by_role("alert")).to_be_visible()
+    field.fill(token)
+    field.press("Enter")
+    expect(page).to_have_url(f"{open_house.url}/server")
+    assert visitor.context.cookies()[0]["httpOnly"]
+    assert visitor.context.cookies()[0]["sameSite"] == "Strict"
+    page.get_by_role("button", name="Sign out").click()
+    expect(page).to_have_url(re.compile("/sign-in"))
+    visitor.open("/")
+    expect(page).to_have_url(re.compile("/sign-in"))
+
+
+def test_a_running_job_is_paused_resumed_and_cancelled(open_house: Any, visit: Any, recording: Any) -> None:
+    open_house.follow_script(["train", 2000, 0.05, 20], *open_house.MAKE_VOICE)
+    job = open_house.submit(open_house.upload(recording), name="anna")
+    visitor = visit(open_house)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.locator("#status")).to_have_text("Running")
+    expect(page.locator("#curves canvas").first).to_be_visible()
+    page.get_by_role("button", name="Pause", exact=True).click()
+    expect(page.locator("#status")).to_have_text("Paused")
+    page.locator("#actions").get_by_role("button", name="Resume").click()
+    expect(page.locator("#status")).to_have_text(re.compile("Queued|Running"))
+    expect(page.locator("#status")).to_have_text("Running")
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Back").click()
+    assert open_house.client.job(job.id).status == "running"
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+    expect(page.locator("#status")).to_have_text("Cancelled")
+    expect(page.locator("#events")).to_contain_text("resume")
+    assert open_house.client.job(job.id).status == "cancelled"
+
+
+def test_a_failed_job_says_first_why_and_what_to_do_and_is_tried_again(
+    open_house: Any, visit: Any, recording: Any
+) -> None:
+    open_house.follow_script(["train", 3, 0.01, 5], ["fail", "diverged", "the losses are no numbers any more"])
+    job = open_house.submit(open_house.upload(recording), name="bella", max_attempts=1)
+    visitor = visit(open_house)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    failure = page.locator("#failure")
+    expect(failure).to_contain_text("the losses are no numbers any more")
+    expect(failure).to_contain_text("Try a lower learning rate")
+    above = page.evaluate("() => document.querySelector('#failure').getBoundingClientRect().top < innerHeight / 2")
+    assert above
+    visitor.open("/")
+    expect(line(visitor, "bella")).to_contain_text("the losses are no numbers any more")
+    open_house.follow_script(["train", 3, 0.01, 5], *open_house.MAKE_VOICE)
+    line(visitor, "bella").get_by_role("button", name="Try again").click()
+    expect(visitor.page.locator(".voice").filter(has_text="bella")).to_have_count(2)
+    expect(visitor.page.locator(".voice").filter(has_text="bella").first).to_contain_text("Ready")
+
+
+def test_two_browsers_see_each_others_deeds_and_each_owner_only_their_own(
+    open_house: Any, visit: Any, recording: Any
+) -> None:
+    open_house.follow_script(["train", 2000, 0.05, 100])
+    job = open_house.submit(open_house.upload(recording), name="carla")
+    one, other = visit(open_house), visit(open_house)
+    one.open("/")
+    other.open(f"/jobs/{job.id}")
+    expect(line(one, "carla")).to_contain_text("Running")
+    line(one, "carla").get_by_role("button", name="Pause").click()
+    expect(other.page.locator("#status")).to_have_text("Paused")
+    other.page.get_by_role("button", name="Cancel", exact=True).click()
+    other.page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
+    expect(line(one, "carla")).to_contain_text("Cancelled")
+    secret = open_house.http.post("/v1/tokens", json={"owner": "stranger"}).json()["secret"]
+    stranger = visit(open_house, signed_in=False)
+    stranger.sign_in(secret)
+    stranger.open("/")
+    expect(stranger.page.locator("#empty")).to_be_visible()
+    stranger.forgive("404")
+    stranger.open(f"/jobs/{job.id}")
+    expect(stranger.page.locator("main")).not_to_contain_text("carla")
+
+
+def test_a_page_outlives_a_restart_of_the_server_and_misses_nothing(
+    open_house: Any, visit: Any, recording: Any
+) -> None:
+    open_house.follow_script(["train", 70, 0.1, 20], ["log", "the last words"], *open_house.MAKE_VOICE)
+    job = open_house.submit(open_house.upload(recording), name="dora")
+    visitor = visit(open_house)
+    visitor.forgive("ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|ERR_NETWORK")
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    expect(page.locator("#status")).to_have_text("Running")
+    server = open_house.server
+    server.kill()
+    server.wait()
+    expect(page.locator("#connection")).to_be_visible()
+    open_house.server = open_house.start_server()
+    expect(page.locator("#connection")).to_be_hidden()
+    expect(page.locator("#status")).to_have_text("Ready", timeout=40_000)
+    expect(page.locator("#log")).to_contain_text("the last words")
+    expect(page.locator("#files tr")).to_have_count(2)
+    told = [event.seq for event in open_house.client.events(job.id) if event.type not in {"progress", "metric"}]
+    shown = page.locator("#events li").evaluate_all("(items) => items.map((item) => item.value).reverse()")
+    assert shown == told
+    assert page.evaluate("() => performance.getEntriesByType('navigation')[0].type") == "navigate"
