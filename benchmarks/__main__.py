@@ -6,7 +6,7 @@ import sys
 
 from benchmarks import rvc_webui
 
-ALONE = ("pitch_estimators", "training_step", "service_load")
+ALONE = ("pitch_estimators", "training_step", "gradients", "service_load")
 """Ours, against plain renderings of the reference's way where there is one."""
 AGAINST_RVC_WEBUI = ("reference_training",)
 """Ours and RVC WebUI's own commands in turns; each takes `rvc_webui.add_options`."""

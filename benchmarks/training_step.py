@@ -1,23 +1,22 @@
-"""One training step, ours against a plain rendering of the reference's way, in turns, as a JSON line.
+"""One training step in the best precision and in float32, each against a plain rendering of the reference's way.
 
 The plain way drives the same nets as RVC WebUI drives its own: the discriminators judge real and fake segments in two
 passes, their weight gradients are computed in the generator's half too and thrown away, the real segments' second pass
-is recorded, every gradient's norm is read one by one, and AdamW goes tensor by tensor.
+is recorded, every gradient's norm is read one by one, and AdamW goes tensor by tensor; in float32, as on any CPU.
 """
 
 import argparse
-import json
-import statistics
-import time
-from collections.abc import Callable
+import os
 
 import torch
 
+from benchmarks.lines import cpu_name, in_turns, tell
 from rvc_engine import losses
 from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
 from rvc_engine.mel import log_mel, spectrogram
 from rvc_engine.nets.synthesizer import Noise, cut_segments
+from rvc_engine.precision import Precision
 from rvc_engine.step import Batch, Nets, mel_distance, training_step
 
 CLIP_FRAMES = 370
@@ -83,37 +82,32 @@ def main() -> None:
     batch = made_up_batch(sizes, options.batch_size, device)
     starts = torch.full((options.batch_size,), 50, device=device)
     noise = Noise.draw(sizes, options.batch_size, CLIP_FRAMES, torch.Generator(device).manual_seed(1))
-    ours, plain = Nets.build(sizes, device, 1e-4), plain_nets(sizes, device)
-    times: dict[str, list[float]] = {"ours": [], "reference": []}
-    for step in range(options.steps + 1):
-        for name, work in (
-            ("ours", lambda: training_step(ours, batch, starts, noise)),
-            ("reference", lambda: plain_step(plain, batch, starts, noise)),
-        ):
-            seconds = timed(work, device)
-            if step:  # the first one warms up
-                times[name].append(seconds)
-    ours_s, plain_s = (statistics.median(times[name]) for name in ("ours", "reference"))
-    line = {
-        "name": "training_step v2 40k f0",
-        "ours": round(ours_s, 3),
-        "reference": round(plain_s, 3),
-        "ratio": round(plain_s / ours_s, 2),
-        "unit": "s",
-        "device": f"{device.type}, {torch.get_num_threads()} threads",
-        "notes": f"batch {options.batch_size}, float32, median of {options.steps} steps each in turns; the reference's "
-        "way with the same nets",
+    plain = plain_nets(sizes, device)
+
+    def work(nets: Nets | None) -> None:
+        if nets is None:
+            plain_step(plain, batch, starts, noise)
+        else:
+            training_step(nets, batch, starts, noise)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    best = Precision.choose("auto", device).name
+    ours = {
+        name: Nets.build(sizes, device, 1e-4, Precision(name, device.type)) for name in dict.fromkeys((best, "fp32"))
     }
-    print(json.dumps(line), flush=True)
-
-
-def timed(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, to the end of what it set going."""
-    start = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
+    works = {name: (lambda nets=nets: work(nets)) for name, nets in {**ours, "plain": None}.items()}
+    seconds = in_turns(works, options.steps)
+    for name in ours:
+        tell(
+            f"training step v2 40k f0 in {name}",
+            seconds[name],
+            seconds["plain"],
+            "s",
+            f"batch {options.batch_size}, median of {options.steps} steps each in turns; the reference is its way with "
+            f"the same nets in float32; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}",
+            torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,107 @@
+"""How near gradients in the short format are to those of float32: cosines over all of G and all of D, as JSON lines.
+
+Full-size nets from scratch, at the start and as training in the short format goes on; made-up clips, or with
+`--prepared` those of a prepared v2 40k folder.
+"""
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from benchmarks.lines import tell
+from benchmarks.made_up_clips import write_clips
+from rvc_engine.clip_batches import collate
+from rvc_engine.config import TrainingConfig
+from rvc_engine.dataset import ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.nets.synthesizer import Noise
+from rvc_engine.precision import Precision
+from rvc_engine.step import Batch, Nets, draw_starts, training_step
+from rvc_engine.workspace import Workspace
+
+BATCH_SIZE = 4
+CPU = torch.device("cpu")
+
+
+class Steps:
+    """The inputs of a training's steps, without an end."""
+
+    def __init__(self, clips: Sequence[ClipFiles], sizes: Hyperparameters) -> None:
+        self.clips, self.sizes = clips, sizes
+
+    def inputs(self, step: int) -> tuple[Batch, Tensor, Noise]:
+        """Clips, segments and noise of one."""
+        lengths = [clip.frames for clip in self.clips]
+        per_epoch = -(-len(lengths) // BATCH_SIZE)
+        chosen = epoch_batches(lengths, BATCH_SIZE, 0, step // per_epoch)[step % per_epoch]
+        batch = collate([load_clip(self.clips[clip]) for clip in chosen], self.sizes, CPU)
+        generator = torch.Generator().manual_seed(step)
+        starts = draw_starts(batch.lengths, self.sizes.segment_frames, generator)
+        return batch, starts, Noise.draw(self.sizes, len(chosen), batch.spec.shape[2], generator)
+
+
+class Probe:
+    """Nets that take steps of length 0, to see their gradients."""
+
+    def __init__(self, sizes: Hyperparameters) -> None:
+        self.nets = Nets.build(sizes, CPU, 0.0)
+
+    def cosines(self, nets: Nets, inputs: tuple[Batch, Tensor, Noise]) -> tuple[float, float]:
+        """Of G's and of D's gradients in the nets' precision to those in float32."""
+        self.nets.generator.load_state_dict(nets.generator.state_dict())
+        self.nets.discriminators.load_state_dict(nets.discriminators.state_dict())
+        found = [self._gradients(precision, inputs) for precision in (nets.precision, nets.precision.full())]
+        g, d = (cosine(short, full) for short, full in zip(*found, strict=True))
+        return g, d
+
+    def _gradients(self, precision: Precision, inputs: tuple[Batch, Tensor, Noise]) -> tuple[Tensor, Tensor]:
+        self.nets.compute_in(precision)
+        training_step(self.nets, *inputs)
+        return flat_gradient(self.nets.generator), flat_gradient(self.nets.discriminators)
+
+
+def flat_gradient(net: torch.nn.Module) -> Tensor:
+    """All of a net's gradients in one row."""
+    return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+
+
+def cosine(ours: Tensor, theirs: Tensor) -> float:
+    """Of the angle between two gradients, in float64: float32 sums of so many are not exact enough."""
+    ours, theirs = ours.double(), theirs.double()
+    return float(ours @ theirs / (ours.norm() * theirs.norm()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prepared", type=Path, help="a prepared v2 40k folder; none: made-up clips")
+    parser.add_argument("--after", type=int, nargs="*", default=[24], help="look again after so many steps")
+    parser.add_argument("--precision", choices=["auto", "bf16"], default="auto")
+    options = parser.parse_args()
+    precision = Precision.choose(options.precision, CPU)
+    if precision.name == "fp32":
+        return  # nothing to compare
+    sizes = Hyperparameters.of(TrainingConfig())
+    with tempfile.TemporaryDirectory() as name:
+        prepared = options.prepared or Path(name)
+        if options.prepared is None:
+            write_clips(prepared, sizes, 16, 3.7)
+        clips, _ = list_clips(Workspace(prepared, "bench"), sizes)
+        steps = Steps(clips, sizes)
+        torch.manual_seed(0)
+        nets, probe = Nets.build(sizes, CPU, 1e-4, precision), Probe(sizes)
+        what = f"{len(clips)} {'real' if options.prepared else 'made-up'} clips, batch {BATCH_SIZE}, no base weights"
+        for step in range(max(options.after, default=0) + 1):
+            inputs = steps.inputs(step)
+            if step in {0, *options.after}:
+                for net, value in zip("GD", probe.cosines(nets, inputs), strict=True):
+                    notes = f"cosine to float32's over all of {net}, v2 40k f0, {what}; should be above 0.999"
+                    tell(f"gradient of {net} in {precision.name}, step {step}", value, 1.0, "cosine", notes)
+            training_step(nets, *inputs)
+
+
+if __name__ == "__main__":
+    main()
