@@ -3,7 +3,7 @@
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { get, repeat, withQuery } from "./api.js";
 import { byId, h } from "./dom.js";
-import { figure, has, t } from "./words.js";
+import { figure, has, mark, t } from "./words.js";
 
 const ORDER = [
   "loss/mel", "loss/kl", "loss/fm", "loss/gen", "loss/disc", "learning_rate", "grad_norm/g", "grad_norm/d",
@@ -132,7 +132,7 @@ export class Curves {
       scales: { x: { time: false, auto: false }, y: { auto: false } },
       axes: [
         { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => figure(tick)) },
-        { ...axis, size: 52, values: (_, ticks) => ticks.map((tick) => figure(tick)) },
+        { ...axis, size: 60, values: (_, ticks) => ticks.map(mark) },
       ],
       series: [{}, ...lines],
       hooks: {

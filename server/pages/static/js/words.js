@@ -28,6 +28,9 @@ export const number = (value, digits = 0) =>
 export const figure = (value) =>
   value == null ? "–" : new Intl.NumberFormat(language, { maximumSignificantDigits: 4 }).format(value);
 
+/** The same beside an axis, where room is short. */
+export const mark = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(3).replace("e-", "e−") : figure(value));
+
 export const percent = (share) =>
   new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(share);
 
