@@ -12,7 +12,8 @@ SECONDS_TO_TRAIN = 150
 DECODE = """async (address) => {
   const bytes = await (await fetch(address)).arrayBuffer();
   const sound = await new OfflineAudioContext(1, 1, 44100).decodeAudioData(bytes);
-  return { seconds: sound.duration, loudest: sound.getChannelData(0).reduce((most, one) => Math.max(most, Math.abs(one)), 0) };
+  const loudest = sound.getChannelData(0).reduce((most, one) => Math.max(most, Math.abs(one)), 0);
+  return { seconds: sound.duration, loudest };
 }"""
 
 

@@ -105,7 +105,9 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
     for job in (ready, running):
         _write_curves(station, job.id, 300)
     _furnish(station)
-    yield SimpleNamespace(station=station, ready=ready, failed=failed, running=running, waiting=waiting[0])
+    yield SimpleNamespace(
+        station=station, dataset=dataset, ready=ready, failed=failed, running=running, waiting=waiting[0]
+    )
     station.close()
 
 
@@ -133,7 +135,8 @@ class Screen:
     name: str
     path: Callable[[Any], str]
     prepare: Callable[[Page], object]
-    signed_in: bool = True
+    owner: str | None = "local"
+    """Who is signed in; None: nobody."""
 
 
 def _server(page: Page) -> None:
@@ -150,7 +153,12 @@ def _asked(page: Page) -> None:
 
 def _job(page: Page) -> None:
     expect(page.locator("#curves canvas").first).to_be_visible()
-    expect(page.locator("#log")).to_contain_text("")
+
+
+def _settings(page: Page) -> None:
+    expect(page.locator("#findings")).not_to_be_empty()
+    expect(page.locator("#estimate")).not_to_be_empty()
+    page.locator("#all-settings > summary").click()
 
 
 def _failure(page: Page) -> None:
@@ -158,8 +166,9 @@ def _failure(page: Page) -> None:
 
 
 SCREENS = [
-    Screen("sign-in", lambda house: "/sign-in", lambda page: None, signed_in=False),
+    Screen("sign-in", lambda house: "/sign-in", lambda page: None, owner=None),
     Screen("voices", lambda house: "/", lambda page: expect(page.locator(".voice")).to_have_count(6)),
+    Screen("voices-none", lambda house: "/", lambda page: expect(page.locator("#empty")).to_be_visible(), owner="nora"),
     Screen("voices-question", lambda house: "/", _asked),
     Screen("job-ready", lambda house: f"/jobs/{house.ready.id}", _job),
     Screen("job-running", lambda house: f"/jobs/{house.running.id}", _job),
@@ -168,7 +177,8 @@ SCREENS = [
         lambda house: f"/jobs/{house.failed.id}",
         lambda page: expect(page.locator("#failure")).to_be_visible(),
     ),
-    Screen("new", lambda house: "/new", lambda page: None),
+    Screen("new", lambda house: "/new", lambda page: expect(page.locator("#settings label").first).to_be_attached()),
+    Screen("new-settings", lambda house: f"/new?dataset={house.dataset.id}", _settings),
     Screen("server", lambda house: "/server", _server),
 ]
 
@@ -192,7 +202,9 @@ def _first_paint_seconds(page: Page) -> float:
 @pytest.mark.parametrize("screen", SCREENS, ids=lambda screen: screen.name)
 def test_a_screen_comes_at_once_keeps_nobody_out_and_fits(house: Any, visit: Any, folder: Path, screen: Screen) -> None:
     for size, viewport in SIZES.items():
-        visitor = visit(house.station, signed_in=screen.signed_in, viewport=viewport)
+        visitor = visit(house.station, signed_in=screen.owner == "local", viewport=viewport)
+        if screen.owner not in {None, "local"}:
+            visitor.sign_in(house.station.http.post("/v1/tokens", json={"owner": screen.owner}).json()["secret"])
         visitor.open(screen.path(house))
         screen.prepare(visitor.page)
         assert _first_paint_seconds(visitor.page) < FIRST_PAINT_SECONDS

@@ -141,8 +141,8 @@ function fileRow(file) {
   return h("tr", {},
     h("td", {}, file.name),
     h("td", { class: "num" }, size(file.size)),
-    h("td", {}, h("button", { type: "button", class: "quiet mono", onclick: copy, "aria-label": t("job.copy", { name: file.name }), title: file.sha256 },
-      h("span", { class: "sha" }, file.sha256))),
+    h("td", {}, h("button", { type: "button", class: "quiet mono", onclick: copy, title: file.sha256 },
+      h("span", { class: "hidden" }, t("job.copy", { name: file.name })), h("span", { class: "sha" }, file.sha256))),
     h("td", { class: "num" }, h("a", { class: "button", href: file.url, download: file.name }, t("job.download"))));
 }
 
