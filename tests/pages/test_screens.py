@@ -6,6 +6,7 @@ With RVC_TRAIN_SCREENSHOTS (a folder) pictures of all of them lie there; else be
 import math
 import os
 import random
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
 from server.database import create_engine, write_session
+from server.pages import catalogues
 from server.readings import write_reading
 from server.schemas import GpuPublic
 from server.storage import Storage
@@ -29,8 +31,8 @@ FIRST_PAINT_SECONDS = 1.0
 FAULT = "the GPU's memory was full even with the smallest batch; close other programs on it, or use precision=bf16"
 
 
-def _preview_files(folder: Path, samples: Path) -> dict[str, str]:
-    """A recording as itself and as the voice that was learnt from it, and the picture of both."""
+def _preview_files(folder: Path, samples: Path) -> tuple[str, str, str]:
+    """A clip as a voice spoke it, the picture of both, and the recording."""
     import numpy as np
     import soundfile
 
@@ -47,7 +49,7 @@ def _preview_files(folder: Path, samples: Path) -> dict[str, str]:
     made = mel + np.random.default_rng(1).normal(0, 0.4, mel.shape).astype(np.float32)
     picture = folder / "picture.png"
     picture.write_bytes(mel_picture([Panel("recording", mel), Panel("voice", made)], rate))
-    return {"audio": str(source), "picture": str(picture), "recording": str(source)}
+    return str(source), str(picture), str(source)
 
 
 def _curves(number: int, steps: int) -> Iterator[dict[str, Any]]:
@@ -80,13 +82,15 @@ def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest
     station.environment |= {"RVC_TRAIN_LEASE_SECONDS": "60", "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true"}
     files = _preview_files(folder, station.samples)
     stages = [["stage", name, seconds] for name, seconds in (("slice", 3), ("pitch", 12), ("content", 21))]
-    saves = [[["evaluated", n, 30 - n, True], ["say_preview", n, files]] for n in (4, 8)]
+    saves = [[["evaluated", n, 30 - n, True], ["true_preview", n, *files]] for n in (4, 8)]
     station.follow_script(
         *stages,
         ["warn", "2 of 21 recordings are quieter than the others by 15 dB; they are evened out"],
         ["train", 8, 0.01, 4],
         *saves[0],
         *saves[1],
+        ["stage", "index", 0.4],
+        ["stage", "export", 2.1],
         *station.MAKE_VOICE,
     )
     station.start_server()
@@ -147,12 +151,19 @@ def _server(page: Page) -> None:
 
 
 def _asked(page: Page) -> None:
-    page.get_by_role("button", name="Cancel").first.click()
+    page.locator(".voice").first.locator("button.danger").click()
     expect(page.get_by_role("dialog")).to_be_visible()
 
 
 def _job(page: Page) -> None:
     expect(page.locator("#curves canvas").first).to_be_visible()
+
+
+def _heard(page: Page) -> None:
+    _job(page)
+    expect(page.locator(".preview").first).to_have_attribute("data-recording", "ready")
+    page.locator(".preview img").first.scroll_into_view_if_needed()
+    page.wait_for_function("() => document.querySelector('.preview img').complete")
 
 
 def _settings(page: Page) -> None:
@@ -170,7 +181,7 @@ SCREENS = [
     Screen("voices", lambda house: "/", lambda page: expect(page.locator(".voice")).to_have_count(6)),
     Screen("voices-none", lambda house: "/", lambda page: expect(page.locator("#empty")).to_be_visible(), owner="nora"),
     Screen("voices-question", lambda house: "/", _asked),
-    Screen("job-ready", lambda house: f"/jobs/{house.ready.id}", _job),
+    Screen("job-ready", lambda house: f"/jobs/{house.ready.id}", _heard),
     Screen("job-running", lambda house: f"/jobs/{house.running.id}", _job),
     Screen(
         "job-failed",
@@ -199,14 +210,19 @@ def _first_paint_seconds(page: Page) -> float:
     return float(page.evaluate(script)) / 1000
 
 
+def _arrive(visitor: Any, house: Any, screen: Screen) -> None:
+    if screen.owner not in {None, "local"}:
+        visitor.sign_in(house.station.http.post("/v1/tokens", json={"owner": screen.owner}).json()["secret"])
+    visitor.open(screen.path(house))
+    screen.prepare(visitor.page)
+    visitor.page.evaluate("() => scrollTo(0, 0)")
+
+
 @pytest.mark.parametrize("screen", SCREENS, ids=lambda screen: screen.name)
 def test_a_screen_comes_at_once_keeps_nobody_out_and_fits(house: Any, visit: Any, folder: Path, screen: Screen) -> None:
     for size, viewport in SIZES.items():
         visitor = visit(house.station, signed_in=screen.owner == "local", viewport=viewport)
-        if screen.owner not in {None, "local"}:
-            visitor.sign_in(house.station.http.post("/v1/tokens", json={"owner": screen.owner}).json()["secret"])
-        visitor.open(screen.path(house))
-        screen.prepare(visitor.page)
+        _arrive(visitor, house, screen)
         assert _first_paint_seconds(visitor.page) < FIRST_PAINT_SECONDS
         width = visitor.page.evaluate("() => document.documentElement.scrollWidth")
         assert width <= viewport["width"], f"{screen.name} is {width} px wide on a {size}"
@@ -215,3 +231,17 @@ def test_a_screen_comes_at_once_keeps_nobody_out_and_fits(house: Any, visit: Any
             faults = visitor.faults()
             visitor.page.screenshot(path=folder / f"{screen.name}-{size}-{scheme}.png", full_page=True)
             assert not faults, f"{screen.name} on a {size}, {scheme}:\n" + "\n".join(faults)
+
+
+@pytest.mark.parametrize("screen", SCREENS, ids=lambda screen: screen.name)
+def test_a_screen_speaks_chinese_to_who_wants_it_and_shows_no_key(
+    house: Any, visit: Any, folder: Path, screen: Screen
+) -> None:
+    visitor = visit(house.station, signed_in=screen.owner == "local", viewport=SIZES["desktop"], locale="zh-CN")
+    _arrive(visitor, house, screen)
+    assert visitor.page.locator("html").get_attribute("lang") == "zh"
+    visitor.page.screenshot(path=folder / f"{screen.name}-chinese.png", full_page=True)
+    heads = {key.split(".")[0] for key in catalogues.words("zh")}
+    shown = visitor.page.locator("body").inner_text()
+    keys = [word for word in re.findall(r"[a-z_]+(?:\.[a-z_]+)+", shown) if word.split(".")[0] in heads - {"job"}]
+    assert not keys

@@ -153,6 +153,15 @@ class Engine:
             write_atomically(folder / file, f"{kind} {sound}".encode() if kind != "recording" else b"recording")
         self.say_preview(step, {kind: str(folder / file) for kind, file in paths.items()})
 
+    def true_preview(self, step: int, audio: str, picture: str, recording: str) -> None:
+        """A preview that can be heard and seen: copies of these files."""
+        folder = self.workspace.root / "previews"
+        paths = {}
+        for kind, source in (("audio", audio), ("picture", picture), ("recording", recording)):
+            paths[kind] = str(folder / f"{kind}_s{step}{Path(source).suffix}")
+            write_atomically(Path(paths[kind]), Path(source).read_bytes())
+        self.say_preview(step, paths)
+
     def lost_preview(self, step: int) -> None:
         """A preview whose files are not there."""
         nowhere = str(self.workspace.root / "nowhere.flac")
