@@ -37,6 +37,7 @@ class View:
         self.numbers: dict[str, Any] = job.model_dump(
             include={"stage", "progress", "epoch", "total_epochs", "step", "total_steps", "eta_seconds", "step_seconds"}
         )
+        self.numbers |= {"clips_per_second": None, "machine_share": None}
 
     def take(self, event: EventPublic) -> None:
         """Learn from an event."""
@@ -63,6 +64,14 @@ class View:
             )
         return str(stage)
 
+    def _pace(self) -> str:
+        """Time of a step, clips a second, and the share that this is of what the machine can compute."""
+        n = self.numbers
+        facts = [f"{n['step_seconds']:.2g} s"] if n["step_seconds"] else []
+        facts += [f"{n['clips_per_second']:.3g} clips/s"] if n["clips_per_second"] else []
+        facts += [f"{n['machine_share']:.0%} of the machine"] if n["machine_share"] else []
+        return f" ({', '.join(facts)})" if facts else ""
+
     def details(self) -> str:
         """Epoch, step, losses, time to go: what is known of them."""
         n = self.numbers
@@ -73,7 +82,7 @@ class View:
                 + (f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else "")
             )
         if n["step"] is not None and n["stage"] == "train":
-            words.append(f"step {n['step']}" + (f" ({n['step_seconds']:.2g} s)" if n["step_seconds"] else ""))
+            words.append(f"step {n['step']}{self._pace()}")
             losses = [f"{LOSSES[key]} {self.losses[key]:.2f}" for key in LOSSES if self.losses.get(key) is not None]
             words.append(" ".join(losses))
         if n["eta_seconds"] is not None:

@@ -61,3 +61,11 @@ def evaluation_text(event: Evaluated) -> str:
     clips = f"{event.num_clips} {'held-out' if event.held_out else 'training'} clips"
     best = ", the best so far" if event.is_best else ""
     return f"epoch {event.epoch}, step {event.step} on {clips}: {found}{best} ({event.seconds:.1f} s)"
+
+
+def pace_text(clips_per_second: float | None, machine_share: float | None) -> str:
+    """How fast training goes, to be put behind its step; empty where that is not known."""
+    if clips_per_second is None:
+        return ""
+    share = "" if machine_share is None else f", {machine_share:.0%} of the machine"
+    return f" ({clips_per_second:.3g} clips/s{share})"

@@ -60,11 +60,17 @@ class Progress(_Event):
     total_steps: int | None = None
     step_seconds: float | None = None
     """Time of a recent step."""
+    clips_per_second: float | None = None
+    """Training clips that recent steps learnt from a second."""
+    machine_share: float | None = None
+    """Operations a second of recent steps, as a share of those that the device reaches in matrix products of the same
+    number format. None before training has gone on for some seconds, or where it cannot be measured."""
 
 
 class Metric(_Event):
     """Numbers measured at a training step: `loss/gen`, `loss/disc`, `loss/mel`, `loss/kl`, `loss/fm`, `grad_norm/g`,
-    `grad_norm/d`, `learning_rate`."""
+    `grad_norm/d`, `learning_rate`, and once training has gone on for some seconds `speed/clips_per_second` and
+    `speed/machine_share`."""
 
     type: Literal["metric"] = "metric"
     step: int

@@ -84,12 +84,13 @@ def _stage(result: Digest, event: said.StageChanged) -> None:
 def _progress(result: Digest, event: said.Progress, *, is_told: bool) -> None:
     numbers = event.model_dump(exclude={"type", "time"})
     stage_progress = numbers.pop("stage_progress")
+    pace = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
     for key in ("eta_seconds", "step_seconds"):
         numbers[key] = _finite(numbers[key])
     result.columns |= {key: value for key, value in numbers.items() if key in _ALWAYS or value is not None}
     if is_told:
         message = f"{event.stage} {stage_progress:.0%}"
-        result.entries.append(Entry(EventType.PROGRESS, message, {**numbers, "stage_progress": stage_progress}))
+        result.entries.append(Entry(EventType.PROGRESS, message, {**numbers, **pace, "stage_progress": stage_progress}))
 
 
 def _metric(result: Digest, event: said.Metric, *, is_told: bool) -> None:

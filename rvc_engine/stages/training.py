@@ -16,7 +16,7 @@ import torch
 
 from rvc_engine.appraisal import Appraiser
 from rvc_engine.background_saving import BackgroundSaver
-from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights, pair_trees, write_pair
+from rvc_engine.checkpoint import Place, RecoveryStore, completed_epochs, load_base_weights
 from rvc_engine.config import TrainingConfig
 from rvc_engine.dataset import ClipFiles, list_clips, write_filelist
 from rvc_engine.effective_batches import EffectiveBatch, EffectiveBatches
@@ -26,14 +26,14 @@ from rvc_engine.graphs import CudaRecorder, GraphedSteps, StepInputs
 from rvc_engine.held_out import Split, split
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.nets.synthesizer import Noise
+from rvc_engine.pace import Pace
 from rvc_engine.precision import LEAST_SCALE, Precision, use_tf32
 from rvc_engine.ranks import ALONE, Ranks
 from rvc_engine.readings import Readings
 from rvc_engine.reporting import StageReport
-from rvc_engine.retention import KeptSaves, Save
+from rvc_engine.run_saves import RunSaves
 from rvc_engine.saved_pairs import SavedPair, pairs_to_resume, resume
 from rvc_engine.speakers import Speakers
-from rvc_engine.stages import export
 from rvc_engine.step import Nets, StepResult, Whole, draw_starts, training_step
 from rvc_engine.workspace import Workspace, write_atomically
 
@@ -165,9 +165,10 @@ class _Trainer:
         self.precision = Precision.choose(config.precision, device)
         self.batches: EffectiveBatches | None = None
         self.total_steps = 0
-        self.step_seconds: float | None = None
+        self.pace = Pace(device, self.precision, ranks.size)
         self.last_metric = 0.0
         self.result: StepResult | None = None
+        self.saves = RunSaves(workspace, config, sizes, saver, appraiser, report) if appraiser is not None else None
         self.readings = Readings(device, waits=ranks.size > 1)
         self.graphs: GraphedSteps | None = None
 
@@ -291,8 +292,7 @@ class _Trainer:
             self._measure(self.result)
         if self.place.batch == batches.per_epoch:
             self.place = replace(self.place, epoch=self.place.epoch + 1, batch=0)
-        elapsed = time.monotonic() - started
-        self.step_seconds = elapsed if self.step_seconds is None else 0.8 * self.step_seconds + 0.2 * elapsed
+        self.pace.add(len(given.clips), time.monotonic() - started)
         self.readings.look()
         self.saver.look()
         self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
@@ -310,7 +310,8 @@ class _Trainer:
         noise = Noise(noise.posterior[share, :, :longest], None if noise.source is None else noise.source[share])
 
         def eager() -> StepResult:
-            return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
+            with self.pace.counting(len(starts[share])):
+                return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
 
         if self.graphs is None or given.batch is None:
             return eager()
@@ -335,6 +336,7 @@ class _Trainer:
         def tell(read: list[float]) -> None:
             values = self._finite_values(read, place.step)
             values["learning_rate"] = learning_rate
+            values |= self.pace.values
             self.report.event(Metric(step=place.step, epoch=place.epoch, values=values))
 
         self.readings.begin(result.stacked(), tell)
@@ -391,7 +393,9 @@ class _Trainer:
                 total_epochs=self.config.total_epochs,
                 step=self.place.step,
                 total_steps=self.total_steps,
-                step_seconds=self.step_seconds,
+                step_seconds=self.pace.step_seconds,
+                clips_per_second=self.pace.clips_per_second,
+                machine_share=self.pace.machine_share,
             )
         except StopRequested:
             if self.saved_step != self.place.step:
@@ -401,7 +405,7 @@ class _Trainer:
 
     def _done(self) -> tuple[float, float, float | None]:
         """Progress by steps or by the clock, whichever is nearer to the end."""
-        step, step_seconds, limit = self.place.step, self.step_seconds or 0.0, self.config.max_train_seconds
+        step, step_seconds, limit = self.place.step, self.pace.step_seconds or 0.0, self.config.max_train_seconds
         remaining = (self.total_steps - step) * step_seconds
         if limit is None:
             return step, self.total_steps, remaining
@@ -426,39 +430,8 @@ class _Trainer:
     def _save(self) -> None:
         """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file; both judged."""
         self._check_finite()
-        if self.appraiser is None:
-            return
-        trees = pair_trees(self.nets, self.place, self.config.learning_rate, self.config.save_only_latest)
-        place, appraiser = self.place, self.appraiser
-        self.saver.begin(
-            trees,
-            lambda trees: self._write_save(trees, place),
-            lambda files: self._let_go_of_saves(files, place, appraiser),
-        )
-        appraiser.appraise(self.nets.generator, place)
-
-    def _write_save(self, trees: dict[str, dict[str, Any]], place: Place) -> list[Path]:
-        """Returns the files that are this save's alone."""
-        files = write_pair(self.workspace.root, trees)
-        if self.config.save_only_latest:
-            files = []  # each takes the place of the one before
-        if self.config.save_every_weights:
-            path = self.workspace.weights / f"{self.workspace.stem}_e{completed_epochs(place)}_s{place.step}.pth"
-            details = export.VoiceDetails.of(self.workspace, self.config, place)
-            weights = next(iter(trees.values()))["model"]
-            export.write_voice(path, weights, self.sizes, details)
-            files.append(path)
-        return files
-
-    def _let_go_of_saves(self, files: list[Path], place: Place, appraiser: Appraiser) -> None:
-        """Tell of a new save; keep what `keep_saves` wants, now that it is there."""
-        self.report.log(f"saved epoch {completed_epochs(place)}, step {place.step}")
-        names = [path.relative_to(self.workspace.root).as_posix() for path in files]
-        save = Save(step=place.step, epoch=completed_epochs(place), files=names)
-        for old in KeptSaves(self.workspace.root).add(save, self.config, appraiser.worth):
-            self.report.log(
-                f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self.config.keep_saves})"
-            )
+        if self.saves is not None:
+            self.saves.save(self.nets, self.place)
 
     def _finish(self) -> Place:
         if self.saved_step != self.place.step or self.place.step == 0:
