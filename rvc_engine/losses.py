@@ -1,6 +1,7 @@
 """The losses of one step, as the reference weighs them. Least squares for both sides (Mao et al., 2017)."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,12 +28,34 @@ def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
         2
         * torch.stack(
             [
-                (lengthened(r.detach()) - lengthened(f)).abs().mean()
+                _MeanDistance.apply(f, r.detach())
                 for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)
                 for r, f in zip(real_maps, fake_maps, strict=True)
             ]
         ).sum()
     )
+
+
+class _MeanDistance(torch.autograd.Function):
+    """Mean absolute difference of two maps, in float32; the second is no variable.
+
+    Short maps are subtracted as they are, which gets every difference's sign right and the mean to six digits: half the
+    memory traffic of doing it in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
+        """Two maps of one shape. A scalar."""
+        difference = fake - real
+        mean = difference.abs().mean(dtype=None if difference.dtype == torch.float64 else torch.float32)
+        ctx.save_for_backward(difference.sign_())
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The sign of each difference, over their number."""
+        (sign,) = ctx.saved_tensors
+        return sign * (gradients[0] / sign.numel()).to(sign.dtype), None
 
 
 def kl_sum(latent_prior: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor, mask: Tensor) -> Tensor:

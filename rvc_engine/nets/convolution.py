@@ -52,7 +52,7 @@ class PeriodConvolution(torch.autograd.Function):
     ) -> Tensor:
         """See `convolve_periods`."""
         x = x.to(dtype).transpose(2, 3).contiguous(memory_format=torch.channels_last)
-        short = weight.to(dtype).transpose(2, 3)
+        short = weight.transpose(2, 3).to(dtype, memory_format=torch.channels_last)
         ctx.options = ((1, stride), (0, padding), (1, 1), False, (0, 0), 1)
         y = _convolution(x, short, bias.to(dtype), *ctx.options)
         if slope is not None:
@@ -75,7 +75,7 @@ class PeriodConvolution(torch.autograd.Function):
         if needs_weight:
             (_, stride), (_, padding) = ctx.options[:2]
             of_weight = weight_gradient(x, gradient, weight.shape[3], stride, padding)
-            of_weight = of_weight.transpose(2, 3).to(ctx.parameters_dtype)
+            of_weight = of_weight.transpose(2, 3).to(ctx.parameters_dtype, memory_format=torch.contiguous_format)
         if needs_bias:
             of_bias = gradient.sum((0, 2, 3), dtype=ctx.parameters_dtype)
         return of_x, of_weight, of_bias, None, None, None, None

@@ -96,7 +96,10 @@ def weights_kept(net: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     try:
         with torch.no_grad():
             for layer in layers:
-                layer._kept = layer.weight().to(dtype or layer.weight_v.dtype)
+                weight = layer.weight()
+                is_wanted_last = dtype == torch.bfloat16 and weight.ndim == 4 and weight.device.type == "cpu"
+                layout = torch.channels_last if is_wanted_last else torch.preserve_format
+                layer._kept = weight.to(dtype or weight.dtype, memory_format=layout)
         yield
     finally:
         for layer in layers:
