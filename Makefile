@@ -4,7 +4,7 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo screenshots test test-making test-engine test-service test-long lint check bench clean
+.PHONY: setup browser demo screenshots test test-making test-engine test-service test-long lint check bench bench-gpu clean
 
 setup: .venv/.installed browser
 
@@ -58,6 +58,10 @@ check: lint test
 # REFERENCE=PATH: a checkout of RVC WebUI, timed beside ours; REFERENCE_PYTHON: the Python that it runs in.
 bench: .venv/.installed
 	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %)
+
+# Training on the first CUDA device, beside a plain rendering of the reference's way. RECORDINGS: a folder, in place of the samples.
+bench-gpu: .venv/.installed
+	$(BIN)/python -m benchmarks.gpu $(RECORDINGS:%=--recordings %)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,238 @@
+"""`make bench-gpu`: training on a GPU beside a plain rendering of the reference's way, as JSON lines.
+
+Steps at batch 4 and 16 in turns, with and without CUDA graphs; the most memory that each takes, in a process of its
+own; losses after 500 steps, three seeds of each; and a whole run of 10 minutes of speech. It needs a checkout and its
+wheels: the recordings are the samples, said again until they last 10 minutes, unless others are given; nets begin
+without base weights, content is what the package comes with.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import soundfile
+import torch
+
+from benchmarks.lines import cpu_name, tell
+from benchmarks.two_trainings import LOSSES, WAYS, PlainTraining, Setting
+from rvc_engine.batch_sizing import clips_bytes
+from rvc_engine.config import TrainingConfig
+from rvc_engine.events import Event, StageChanged
+from rvc_engine.machine import Machine
+from rvc_engine.pipeline import Wanted, make_voice
+from rvc_engine.workspace import Workspace
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+SPEECH_SECONDS = 600.0
+AIM_SECONDS = 240.0
+"""For a whole run on an H200."""
+LOSS_TOLERANCE = 0.03
+NO_CUDA = "make bench-gpu measures a CUDA device, and this machine shows PyTorch none."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is measured."""
+
+    device: torch.device
+    recordings: Path
+    speech_seconds: float = SPEECH_SECONDS
+    width: int = 192
+    batch_sizes: tuple[int, ...] = (4, 16)
+    turns: int = 5
+    steps_a_turn: int = 20
+    warm_up_steps: int = 40
+    """Before timing, so that each padded length has its graph."""
+    loss_steps: int = 500
+    loss_window: int = 100
+    """The last so many of them are averaged."""
+    seeds: int = 3
+    epochs: int = 200
+    num_loaders: int = 4
+    is_tiny: bool = False
+
+    @classmethod
+    def tiny(cls, device: torch.device, recordings: Path) -> "Plan":
+        """Small nets and a few steps: whether it runs, in seconds."""
+        amounts = {"turns": 1, "steps_a_turn": 1, "warm_up_steps": 1, "loss_steps": 1, "loss_window": 1}
+        amounts |= {"seeds": 1, "epochs": 1, "num_loaders": 0}
+        return cls(device, recordings, 10.0, 24, (2,), is_tiny=True, **amounts)
+
+    def config(self, **changes: object) -> TrainingConfig:
+        """Of a voice v2 40k with pitch."""
+        usual = {"content": "whisper-tiny", "pretrained": "none", "width": self.width, "evaluate": "never"}
+        return TrainingConfig.model_validate({**usual, **changes})
+
+    def setting(self, workspace: Workspace, **changes: object) -> Setting:
+        """For both ways."""
+        return Setting(workspace, self.config(**changes), self.device, self.num_loaders)
+
+    @property
+    def device_name(self) -> str:
+        """For the lines."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
+
+
+def speech(plan: Plan, folder: Path) -> Path:
+    """A folder of recordings that last as long as planned, said again where there are too few."""
+    folder.mkdir()
+    paths = sorted(path for path in plan.recordings.iterdir() if path.suffix in {".flac", ".wav"})
+    written, number = 0.0, 0
+    while written < plan.speech_seconds:
+        path = paths[number % len(paths)]
+        (folder / f"{number:04}{path.suffix}").symlink_to(path.absolute())
+        written += soundfile.info(path).duration
+        number += 1
+    return folder
+
+
+def prepare(plan: Plan, folder: Path) -> Workspace:
+    """Slices, pitch and features of the speech."""
+    workspace = Workspace(folder / "prepared", "bench")
+    machine = Machine(device=str(plan.device))
+    make_voice(folder / "speech", workspace, plan.config(), machine, lambda _: None, wanted=Wanted(training=False))
+    return workspace
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def time_steps(plan: Plan, workspace: Workspace, batch_size: int) -> None:
+    """Seconds of a step of each way, in turns of some steps."""
+    setting = plan.setting(workspace, batch_size=batch_size)
+    trainings = {name: begin(setting) for name, begin in WAYS.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in trainings}
+    for training in trainings.values():
+        for _ in range(plan.warm_up_steps):
+            training.step()
+    for _ in range(plan.turns):
+        for name, training in trainings.items():
+            _synchronize(plan.device)
+            start = time.perf_counter()
+            for _ in range(plan.steps_a_turn):
+                training.step()
+            _synchronize(plan.device)
+            seconds[name].append((time.perf_counter() - start) / plan.steps_a_turn)
+    for training in trainings.values():
+        training.close()
+    medians = {name: statistics.median(times) for name, times in seconds.items()}
+    notes = f"batch {batch_size}, median of {plan.turns} turns of {plan.steps_a_turn} steps each, loading included"
+    for name in ("ours", "ours without graphs"):
+        title = f"training step on a GPU{name.removeprefix('ours')}"
+        tell(title, medians[name], medians["reference"], "s", notes, plan.device_name)
+
+
+def most_memory(plan: Plan, workspace: Workspace, way: str, batch_size: int) -> int:
+    """Bytes that a few steps take at most, clips kept on the device apart; of this process, which does nothing else."""
+    setting = plan.setting(workspace, batch_size=batch_size)
+    training = WAYS[way](setting)
+    for _ in range(plan.warm_up_steps):
+        training.step()
+    training.close()
+    _synchronize(plan.device)
+    if plan.device.type != "cuda":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    kept = 0 if isinstance(training, PlainTraining) else clips_bytes(setting.clips(), setting.sizes)
+    return torch.cuda.max_memory_reserved(plan.device) - kept
+
+
+def compare_memory(plan: Plan, workspace: Workspace, batch_size: int) -> None:
+    """Each way in a process of its own."""
+    found = {}
+    for way in ("ours", "reference"):
+        command = [sys.executable, "-m", "benchmarks.gpu", "--memory-of", way, "--workspace", str(workspace.root)]
+        command += [
+            "--batch-size",
+            str(batch_size),
+            "--device",
+            str(plan.device),
+            *(["--tiny"] if plan.is_tiny else []),
+        ]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        found[way] = int(done.stdout.split()[-1]) / 1e9
+    notes = f"batch {batch_size}; what PyTorch reserves at most, without the clips kept on the device"
+    tell("most memory in training", found["ours"], found["reference"], "GB", notes, plan.device_name)
+
+
+def compare_losses(plan: Plan, workspace: Workspace) -> None:
+    """Means over the last steps, of several seeds each: as near as the reference's own seeds are to each other."""
+    means: dict[str, list[list[float]]] = {"ours": [], "reference": []}
+    for seed in range(1, plan.seeds + 1):
+        for way, found in means.items():
+            training = WAYS[way](plan.setting(workspace, seed=seed, batch_size=plan.batch_sizes[0]))
+            read = [training.step() for _ in range(plan.loss_steps)][-plan.loss_window :]
+            found.append(torch.stack(read).mean(0).tolist())
+            training.close()
+    for position, name in enumerate(LOSSES):
+        ours, theirs = ([each[position] for each in means[way]] for way in ("ours", "reference"))
+        mean = statistics.mean(theirs)
+        allowed = max(max(theirs) - min(theirs), LOSS_TOLERANCE * abs(mean))
+        is_near = abs(statistics.mean(ours) - mean) <= allowed
+        notes = (
+            f"mean of steps {plan.loss_steps - plan.loss_window} to {plan.loss_steps}, seeds: ours "
+            f"{', '.join(f'{each:.4g}' for each in ours)}; reference {', '.join(f'{each:.4g}' for each in theirs)}; "
+            f"{'within' if is_near else 'NOT within'} {allowed:.4g} of each other"
+        )
+        tell(name, statistics.mean(ours), mean, "loss", notes, plan.device_name)
+
+
+def time_a_run(plan: Plan, folder: Path) -> None:
+    """Recordings to a checked voice."""
+    seconds: dict[str, float] = {}
+
+    def hear(event: Event) -> None:
+        if isinstance(event, StageChanged) and event.seconds is not None:
+            seconds[event.stage] = event.seconds
+
+    config = plan.config(batch_size=plan.batch_sizes[-1], total_epochs=plan.epochs)
+    start = time.perf_counter()
+    workspace = Workspace(folder / "run", "bench")
+    make_voice(folder / "speech", workspace, config, Machine(device=str(plan.device)), hear)
+    total = time.perf_counter() - start
+    stages = ", ".join(f"{stage} {each:.1f}" for stage, each in seconds.items())
+    notes = (
+        f"{plan.speech_seconds / 60:.3g} min of speech, {plan.epochs} epochs, batch {plan.batch_sizes[-1]}; seconds by "
+        f"stage: {stages}; in the reference's place stands the aim on an H200"
+    )
+    tell("recordings to voice", total, AIM_SECONDS, "s", notes, plan.device_name)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--recordings", type=Path, default=SAMPLES, help="a folder of FLAC or WAV files")
+    parser.add_argument("--tiny", action="store_true", help="see whether it runs, with small nets, on any device")
+    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--workspace", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print(NO_CUDA, file=sys.stderr)
+        return 2
+    plan = Plan.tiny(device, options.recordings) if options.tiny else Plan(device, options.recordings)
+    if options.memory_of:
+        print(most_memory(plan, Workspace(options.workspace, "bench"), options.memory_of, options.batch_size))
+        return 0
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        speech(plan, folder / "speech")
+        workspace = prepare(plan, folder)
+        for batch_size in plan.batch_sizes:
+            time_steps(plan, workspace, batch_size)
+            compare_memory(plan, workspace, batch_size)
+        compare_losses(plan, workspace)
+        time_a_run(plan, folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,240 @@
+"""Training on a prepared folder, step by step: ours, and a plain rendering of the reference's way with the same nets.
+
+The plain way is RVC WebUI's on a GPU: clips and stored spectrograms read from files by a loader's processes and copied
+to the device; float16 autocast with one gradient scaler (float32 on a CPU); real and fake segments judged in two
+passes, the real ones' second pass recorded; weight gradients of the discriminators computed in the generator's half
+too; the norms of gradients read tensor by tensor; AdamW as PyTorch comes with it.
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.utils.data import DataLoader, Dataset
+
+from rvc_engine import losses
+from rvc_engine.clip_batches import pad
+from rvc_engine.config import TrainingConfig
+from rvc_engine.dataset import Clip, ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.effective_batches import EffectiveBatch, EffectiveBatches
+from rvc_engine.graphs import CudaRecorder, GraphedSteps, StepInputs
+from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
+from rvc_engine.mel import log_mel, spectrogram
+from rvc_engine.nets.synthesizer import Noise, cut_segments
+from rvc_engine.precision import Precision, use_tf32
+from rvc_engine.ranks import ALONE
+from rvc_engine.readings import Readings
+from rvc_engine.reporting import StageReport
+from rvc_engine.step import Batch, Nets, StepResult, Whole, draw_starts, mel_distance, training_step
+from rvc_engine.workspace import Workspace
+
+LOSSES = StepResult.NAMES[:5]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both trainings are told."""
+
+    workspace: Workspace
+    """Prepared: sliced, with pitch and content."""
+    config: TrainingConfig
+    device: torch.device
+    num_loaders: int = 4
+    """Processes that read for the plain way, as in RVC WebUI."""
+
+    @property
+    def sizes(self) -> Hyperparameters:
+        """Of the nets."""
+        return Hyperparameters.of(self.config)
+
+    def clips(self) -> list[ClipFiles]:
+        """All of them."""
+        return list_clips(self.workspace, self.sizes)[0]
+
+
+class OurTraining:
+    """The steps of the train stage."""
+
+    def __init__(self, setting: Setting, with_graphs: bool = True) -> None:
+        self.setting, self.sizes = setting, setting.sizes
+        config, device = setting.config, setting.device
+        torch.manual_seed(config.seed)
+        if device.type == "cuda":
+            use_tf32(config.tf32)
+        self.nets = Nets.build(self.sizes, device, config.learning_rate, Precision.choose(config.precision, device))
+        self.said: list[str] = []
+        report = StageReport("train", lambda event: self.said.append(str(event)))
+        self.batches = EffectiveBatches.choose(setting.clips(), self.nets, config, None, ALONE, report)
+        self.graphs: GraphedSteps | None = None
+        if with_graphs and device.type == "cuda":
+            self.graphs = GraphedSteps(self.nets, CudaRecorder(device), self.batches.most_frames, self.said.append)
+        self.readings = Readings(device)
+        self._given, self._number = self._endless(), 0
+
+    def _endless(self) -> Generator[EffectiveBatch, None, None]:
+        epoch = 0
+        while True:
+            epoch += 1
+            yield from self.batches.of_epoch(epoch, 0)
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        self._given.close()
+
+    def step(self) -> Tensor:
+        """The five losses, on the device."""
+        given = next(self._given)
+        assert given.batch is not None
+        batch: Batch = given.batch
+        seed = self.setting.config.seed * 2**31 + self._number
+        generator = torch.Generator(self.setting.device).manual_seed(seed)
+        starts = draw_starts(given.lengths, self.sizes.segment_frames, generator)
+        noise = Noise.draw(self.sizes, len(given.clips), given.frames, generator)
+        whole = Whole(len(given.clips), given.num_frames)
+
+        def eager() -> StepResult:
+            return training_step(self.nets, batch, starts, noise, whole, self.batches.micro_batches)
+
+        inputs = StepInputs(batch, starts, noise)
+        result = self.graphs.take(inputs, self.batches.micro_batches, eager) if self.graphs else eager()
+        self._number += 1
+        self.readings.end_step()
+        return result.stacked()[: len(LOSSES)]
+
+
+class _StoredClips(Dataset[tuple[Clip, Tensor]]):
+    """Clips with their spectrograms, each read from its files whenever it is asked for."""
+
+    def __init__(self, clips: list[ClipFiles], sizes: Hyperparameters, folder: Path) -> None:
+        self._clips, self._folder = clips, folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for number, files in enumerate(clips):
+            if not self._path(number).is_file():
+                wave = load_clip(files).wave.unsqueeze(0)
+                torch.save(spectrogram(wave, sizes.n_fft, sizes.hop_length)[0], self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number}.spec.pt"
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, number: int) -> tuple[Clip, Tensor]:
+        spec = torch.load(self._path(number), weights_only=True)
+        return load_clip(self._clips[number]), spec[:, : self._clips[number].frames]
+
+
+@dataclass(frozen=True)
+class _Collate:
+    """Clips padded to the longest of them, with the spectrograms that were stored."""
+
+    sizes: Hyperparameters
+
+    def __call__(self, parts: list[tuple[Clip, Tensor]]) -> Batch:
+        clips = [clip for clip, _ in parts]
+        frames, hop = max(clip.frames for clip in clips), self.sizes.hop_length
+        padded, first = pad(clips, frames, self.sizes), (self.sizes.n_fft - hop) // 2
+        return Batch(
+            features=padded.rows.repeat_interleave(2, dim=1)[:, :frames],
+            coarse_f0=padded.coarse_f0,
+            f0=padded.f0,
+            spec=torch.stack([nn.functional.pad(spec, (0, frames - spec.shape[1])) for _, spec in parts]),
+            wave=padded.wave[:, first : first + frames * hop],
+            lengths=padded.lengths,
+            speakers=padded.speakers,
+        )
+
+
+class PlainTraining:
+    """The reference's way."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting, self.sizes = setting, setting.sizes
+        config, device = setting.config, setting.device
+        torch.manual_seed(config.seed)
+        self.precision = Precision("fp16" if device.type == "cuda" else "fp32", device.type)
+        self.nets = Nets.build(self.sizes, device, config.learning_rate, self.precision)
+        options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY}
+        rate = config.learning_rate
+        self.generator_optimizer = torch.optim.AdamW(self.nets.generator.parameters(), rate, **options)  # type: ignore[arg-type]
+        self.discriminator_optimizer = torch.optim.AdamW(self.nets.discriminators.parameters(), rate, **options)  # type: ignore[arg-type]
+        self.scaler = GradScaler(device.type, enabled=self.precision.name == "fp16")
+        self.clips = setting.clips()
+        self.stored = _StoredClips(self.clips, self.sizes, setting.workspace.root / "specs")
+        self._given = self._endless()
+
+    def _endless(self) -> Generator[Batch, None, None]:
+        lengths, config = [clip.frames for clip in self.clips], self.setting.config
+        assert isinstance(config.batch_size, int)
+        epoch = 0
+        while True:
+            epoch += 1
+            plan = epoch_batches(lengths, config.batch_size, config.seed, epoch)
+            yield from DataLoader(
+                self.stored, batch_sampler=plan, num_workers=self.setting.num_loaders, collate_fn=_Collate(self.sizes)
+            )
+
+    def close(self) -> None:
+        """Let the loader's processes go."""
+        self._given.close()
+
+    def step(self) -> Tensor:
+        """The five losses, on the device."""
+        loaded = next(self._given)
+        batch = Batch(*(None if part is None else part.to(self.setting.device) for part in vars(loaded).values()))  # type: ignore[arg-type]
+        starts = draw_starts(batch.lengths, self.sizes.segment_frames, self._random())
+        noise = Noise.draw(self.sizes, len(batch.lengths), batch.spec.shape[2], self._random())
+        with self.precision.autocast():
+            out = self.nets.generator(
+                batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
+            )
+        real = cut_segments(batch.wave.unsqueeze(1), starts * self.sizes.hop_length, self.sizes.segment_samples)
+        disc = self._teach_discriminators(real, out.wave.detach())
+        target = log_mel(
+            cut_segments(batch.spec, starts, self.sizes.segment_frames), self.sizes.sample_rate, self.sizes.n_mels
+        )
+        kl = losses.kl_sum(out.latent_prior, out.log_std, out.prior_mean, out.prior_log_std, out.mask) / out.mask.sum()
+        mel = MEL_WEIGHT * mel_distance(self.sizes, out.wave, target)
+        gen, fm = self._judge(real, out.wave)
+        self.generator_optimizer.zero_grad()
+        self.scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.generator_optimizer)
+        _read_norms(self.nets.generator)
+        self.scaler.step(self.generator_optimizer)
+        self.scaler.update()
+        return torch.stack([each.detach().float() for each in (disc, gen, fm, mel, kl)])
+
+    def _random(self) -> torch.Generator:
+        return torch.Generator(self.setting.device).manual_seed(int(torch.randint(2**31, ())))
+
+    def _teach_discriminators(self, real: Tensor, fake: Tensor) -> Tensor:
+        judge = self.nets.discriminators
+        with self.precision.autocast():
+            judged = list(zip(judge(real), judge(fake), strict=True))
+        disc = losses.discriminator_loss([(one[0], other[0]) for one, other in judged])
+        self.discriminator_optimizer.zero_grad()
+        self.scaler.scale(disc).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.discriminator_optimizer)
+        _read_norms(judge)
+        self.scaler.step(self.discriminator_optimizer)
+        return disc
+
+    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        with self.precision.autocast():
+            of_real, of_fake = self.nets.discriminators(real), self.nets.discriminators(fake)
+        return losses.generator_loss(of_fake), losses.feature_loss(of_real, of_fake)
+
+
+def _read_norms(net: nn.Module) -> float:
+    return sum(float(p.grad.norm()) ** 2 for p in net.parameters() if p.grad is not None) ** 0.5
+
+
+Training = OurTraining | PlainTraining
+WAYS: dict[str, Callable[[Setting], Training]] = {
+    "ours": OurTraining,
+    "ours without graphs": lambda setting: OurTraining(setting, with_graphs=False),
+    "reference": PlainTraining,
+}

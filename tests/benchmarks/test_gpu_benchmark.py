@@ -1,0 +1,40 @@
+"""The GPU's benchmark runs to its end where nobody has a GPU, with small nets, and says when there is none."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def bench(*options: str) -> subprocess.CompletedProcess[str]:
+    env = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+    command = [sys.executable, "-m", "benchmarks.gpu", *options]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_each_thing_that_is_measured_on_a_gpu_is_measured_on_a_cpu_in_small() -> None:
+    done = bench("--tiny", "--device", "cpu")
+    assert done.returncode == 0, done.stderr
+    lines = {line["name"]: line for line in map(json.loads, done.stdout.splitlines())}
+    assert list(lines) == [
+        "training step on a GPU",
+        "training step on a GPU without graphs",
+        "most memory in training",
+        *(f"loss/{name}" for name in ("disc", "gen", "fm", "mel", "kl")),
+        "recordings to voice",
+    ]
+    assert all(
+        line.keys() == {"name", "ours", "reference", "ratio", "unit", "device", "notes"} for line in lines.values()
+    )
+    # The first step of nets from one seed: the discriminators' losses hardly know which segments they see.
+    assert 0.98 < lines["loss/disc"]["ratio"] < 1.02
+    assert "train" in lines["recordings to voice"]["notes"]
+
+
+def test_a_machine_without_a_gpu_is_told_so_in_a_sentence() -> None:
+    done = bench()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "make bench-gpu measures a CUDA device, and this machine shows PyTorch none.\n"
