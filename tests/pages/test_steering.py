@@ -105,7 +105,7 @@ def test_two_browsers_see_each_others_deeds_and_each_owner_only_their_own(
 def test_a_page_outlives_a_restart_of_the_server_and_misses_nothing(
     open_house: Any, visit: Any, recording: Any
 ) -> None:
-    open_house.follow_script(["train", 70, 0.1, 20], ["log", "the last words"], *open_house.MAKE_VOICE)
+    open_house.follow_script(["train", 50, 0.1, 20], ["log", "the last words"], *open_house.MAKE_VOICE)
     job = open_house.submit(open_house.upload(recording), name="dora")
     visitor = visit(open_house)
     visitor.forgive("ERR_CONNECTION_REFUSED|ERR_INCOMPLETE_CHUNKED|ERR_CONNECTION_RESET|ERR_EMPTY_RESPONSE|ERR_NETWORK")

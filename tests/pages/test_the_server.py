@@ -39,7 +39,11 @@ def house(
 ) -> Iterator[Any]:
     """A server that may call this machine's webhooks, with a worker; its hub of weights has none."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
-    station.environment |= {"RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true", "HF_ENDPOINT": hub}
+    station.environment |= {
+        "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true",
+        "HF_ENDPOINT": hub,
+        "RVC_TRAIN_WEBHOOK_POLL_SECONDS": "0.1",
+    }
     station.follow_script(["train", 400, 0.1, 50], *station.MAKE_VOICE)
     station.start_server()
     station.start_worker()

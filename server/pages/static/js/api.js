@@ -40,8 +40,12 @@ export async function request(method, path, { body, headers = {}, signal } = {})
     location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
   }
   if (answer.status === 304) return known.get(path).value;
-  const value = answer.status === 204 ? null : await answer.json().catch(() => ({}));
+  const value = answer.status === 204 ? null : await answer.json().catch(() => undefined);
   if (!answer.ok) throw new Refusal(answer.status, value ?? {});
+  if (value === undefined) { // it went away in the middle of its answer
+    setAway(true);
+    throw new Away();
+  }
   const etag = answer.headers.get("ETag");
   if (method === "GET" && etag) known.set(path, { etag, value });
   return value;
@@ -80,6 +84,18 @@ export async function all(path, most = 1000) {
     after = page.has_more ? page.next_cursor : null;
   } while (after && found.length < most);
   return found;
+}
+
+/** Do `work`, and again while nobody answers. */
+export async function insist(work) {
+  for (;;) {
+    try {
+      return await work();
+    } catch (fault) {
+      if (!(fault instanceof Away)) throw fault;
+      await new Promise((resolve) => { setTimeout(resolve, 2000); });
+    }
+  }
 }
 
 /** Say, or take back, that the server does not answer. */

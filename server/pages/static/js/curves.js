@@ -3,6 +3,7 @@
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { get, repeat, withQuery } from "./api.js";
 import { byId, h } from "./dom.js";
+import { attempt } from "./shell.js";
 import { figure, has, mark, t } from "./words.js";
 
 const ORDER = [
@@ -28,15 +29,15 @@ export class Curves {
     new ResizeObserver(() => this.resize()).observe(place);
   }
 
-  async start(smoothing, menu, list) {
+  start(smoothing, menu, list) {
     this.smoothing = Number(smoothing.value);
     smoothing.addEventListener("input", () => {
       this.smoothing = Number(smoothing.value);
       this.draw();
     });
-    menu.addEventListener("toggle", () => menu.open && this.offer(list));
-    repeat(() => (this.isDue ? this.load() : null), () => 3);
-    await this.load();
+    menu.addEventListener("toggle", () => menu.open && attempt(() => this.offer(list)));
+    this.isDue = true;
+    this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
   }
 
   /** New numbers are there; they are asked for at most every few seconds. */
@@ -44,8 +45,18 @@ export class Curves {
     this.isDue = true;
   }
 
+  /** Ask for the numbers; where nobody answers they are still due. */
   async load() {
     this.isDue = false;
+    try {
+      await this.ask();
+    } catch (fault) {
+      this.isDue = true;
+      throw fault;
+    }
+  }
+
+  async ask() {
     const words = { max_points: MOST_POINTS, since_step: this.range ? Math.max(0, Math.floor(this.range[0]) - 1) : null };
     const found = await Promise.all(this.jobs.map((job) => get(withQuery(`/v1/jobs/${job.id}/metrics`, words))));
     this.series = new Map();
@@ -160,7 +171,8 @@ export class Curves {
     this.range = range;
     this.zoomOut.hidden = range === null;
     for (const { plot } of this.charts.values()) this.scale(plot, plot.data);
-    this.load();
+    this.isDue = true;
+    this.ticking.again();
   }
 
   resize() {
@@ -190,7 +202,8 @@ export class Curves {
       box.addEventListener("change", () => {
         this.jobs = box.checked ? [...this.jobs, { id: job.id, name: job.name }] : this.jobs.filter((one) => one.id !== job.id);
         showKeys();
-        this.load();
+        this.isDue = true;
+        this.ticking.again();
       });
       return { job, box, key: h("span") };
     });

@@ -1,6 +1,6 @@
 // One voice being made: how far it is, how it learns, how it sounds, what was said.
 
-import { get, repeat, withQuery, Refusal } from "./api.js";
+import { get, insist, repeat, withQuery, Refusal } from "./api.js";
 import { isOver, showActions } from "./actions.js";
 import { Curves } from "./curves.js";
 import { byId, h, keyed, setText } from "./dom.js";
@@ -105,7 +105,7 @@ function showConfig() {
   link.download = `${job.name}.json`;
   byId("config").replaceChildren(...Object.entries(job.config).map(([key, value]) =>
     h("div", {}, h("dt", {}, key), h("dd", {}, worded(value)))));
-  markOwn();
+  attempt(() => insist(markOwn));
 }
 
 /** Mark what differs from the defaults. */
@@ -216,7 +216,10 @@ async function start() {
   follow((after) => withQuery(`${base}/events`, { after }), last, {
     onMessage: onEvent,
     onState: (state) => {
-      if (state === "ended") Promise.all([load(), loadFiles(), saves.load(), curves.load()]).then(showStages);
+      if (state === "ended") attempt(() => insist(async () => {
+        await Promise.all([load(), loadFiles(), saves.load(), curves.load()]);
+        showStages();
+      }));
     },
   });
 }
@@ -227,7 +230,7 @@ new Log(base, {
 }).start();
 byId("log-file").href = `${base}/logs`;
 byId("log-file").download = `${id}.log`;
-attempt(start);
-attempt(loadFiles);
-attempt(() => saves.load());
-attempt(() => curves.start(byId("smoothing"), byId("compare"), byId("compare-list")));
+attempt(() => insist(start));
+attempt(() => insist(loadFiles));
+attempt(() => insist(() => saves.load()));
+curves.start(byId("smoothing"), byId("compare"), byId("compare-list"));

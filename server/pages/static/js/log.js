@@ -21,7 +21,7 @@ export class Log {
     frame.append(this.tall);
     frame.addEventListener("scroll", () => this.onScroll(), { passive: true });
     new ResizeObserver(() => this.draw()).observe(frame);
-    search.addEventListener("input", () => this.find());
+    search.addEventListener("input", () => this.findSoon());
     search.addEventListener("keydown", (event) => event.key === "Enter" && this.go(event.shiftKey ? -1 : 1));
     next.addEventListener("click", () => this.go(1));
     previous.addEventListener("click", () => this.go(-1));
@@ -99,6 +99,12 @@ export class Log {
       rows.push(row);
     }
     this.tall.replaceChildren(...rows);
+  }
+
+  /** In a pause of the typing: going through all lines takes longer than a key may. */
+  findSoon() {
+    clearTimeout(this.seeking);
+    this.seeking = setTimeout(() => this.find(), 120);
   }
 
   find(isNew = true) {

@@ -1,11 +1,11 @@
 // What every page has: theme, language, who is signed in, what is said in passing, and questions before what can't be undone.
 
-import { get, remove } from "./api.js";
+import { get, insist, remove } from "./api.js";
 import { byId, h } from "./dom.js";
 import { t } from "./words.js";
 
 /** Who the caller is: `{owner, scopes, ...}`. */
-export const me = document.body.dataset.page === "sign_in" ? Promise.resolve(null) : get("/v1/me");
+export const me = document.body.dataset.page === "sign_in" ? Promise.resolve(null) : insist(() => get("/v1/me"));
 
 /** Whether the caller may: "read", "submit" or "admin"; each holds those before it. */
 export async function may(scope) {
@@ -77,7 +77,7 @@ async function startSession() {
   if (!who) return;
   if (who.token_id !== null || who.owner !== "local") byId("who").textContent = who.owner;
   byId("who").hidden = byId("who").textContent === "";
-  const system = await get("/v1/system");
+  const system = await insist(() => get("/v1/system"));
   byId("sign-out").hidden = !system.needs_token;
   byId("sign-out").addEventListener("click", () => attempt(async () => {
     await remove("/v1/session");

@@ -1,6 +1,6 @@
 // Every owner: what they use, and how much they may.
 
-import { get, put, remove } from "../api.js";
+import { get, insist, put, remove } from "../api.js";
 import { byId, h, keyed } from "../dom.js";
 import { attempt, say } from "../shell.js";
 import { t } from "../words.js";
@@ -10,7 +10,7 @@ import { button, numberOf, onSubmit, refresh } from "./parts.js";
 const GIGABYTE = 1e9;
 
 export function startOwners() {
-  attempt(async () => show((await get("/v1/owners")).data));
+  attempt(() => insist(async () => show((await get("/v1/owners")).data)));
 }
 
 function show(owners) {

@@ -1,6 +1,6 @@
 // What is kept how long: tried before it is saved, and asked about before anything goes.
 
-import { get, post, put } from "../api.js";
+import { get, insist, post, put } from "../api.js";
 import { byId, h, setText } from "../dom.js";
 import { attempt, confirm, say } from "../shell.js";
 import { count, size, t } from "../words.js";
@@ -10,7 +10,7 @@ const GIGABYTE = 1e9;
 const form = byId("retention-form");
 
 export function startRetention() {
-  attempt(load);
+  attempt(() => insist(load));
   onSubmit(form, async (fields, submitter) => {
     const policy = {
       keep_days: numberOf(fields.keep_days),

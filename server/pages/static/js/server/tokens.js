@@ -1,6 +1,6 @@
 // Keys to this server: made (and told once), listed, revoked.
 
-import { get, post, remove, withQuery } from "../api.js";
+import { get, insist, post, remove, withQuery } from "../api.js";
 import { byId, h } from "../dom.js";
 import { attempt, confirm } from "../shell.js";
 import { ago, t, when } from "../words.js";
@@ -11,7 +11,7 @@ let cursor = null;
 
 /** `onMade`: runs when a token was made, which may have made an owner. */
 export function startTokens(onMade) {
-  attempt(reload);
+  attempt(() => insist(reload));
   byId("more-tokens").addEventListener("click", () => attempt(more));
   onSubmit(byId("token-form"), async (fields) => {
     const days = fields.days.value.trim();
