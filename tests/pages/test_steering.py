@@ -125,3 +125,45 @@ def test_a_page_outlives_a_restart_of_the_server_and_misses_nothing(
     shown = page.locator("#events li").evaluate_all("(items) => items.map((item) => item.value).reverse()")
     assert shown == told
     assert page.evaluate("() => performance.getEntriesByType('navigation')[0].type") == "navigate"
+
+
+def test_the_page_is_walked_by_keyboard_alone(open_house: Any, visit: Any, recording: Any) -> None:
+    open_house.follow_script(["train", 2000, 0.05, 100])
+    job = open_house.submit(open_house.upload(recording), name="emma")
+    visitor = visit(open_house)
+    page = visitor.page
+    visitor.open(f"/jobs/{job.id}")
+    cancel = page.get_by_role("button", name="Cancel", exact=True)
+    expect(cancel).to_be_visible()
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(8):
+        page.keyboard.press("Tab")
+        if cancel.evaluate("(button) => button === document.activeElement"):
+            break
+    expect(cancel).to_be_focused()
+    page.keyboard.press("Enter")
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Back")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    assert open_house.client.job(job.id).status == "running"
+    cancel.focus()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#status")).to_have_text("Cancelled")
+
+
+def test_a_theme_and_a_language_that_were_chosen_stay(open_house: Any, visit: Any) -> None:
+    visitor = visit(open_house)
+    page = visitor.page
+    visitor.open("/")
+    page.get_by_role("button", name="Light or dark").click()
+    page.get_by_label("Language").select_option("zh")
+    expect(page.locator("html")).to_have_attribute("lang", "zh")
+    visitor.open("/server")
+    expect(page.locator("html")).to_have_attribute("lang", "zh")
+    expect(page.locator("html")).to_have_attribute("data-theme", "dark")
+    assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 25)"
