@@ -1,5 +1,7 @@
 """Pages for people: voices, one job, a new voice, the server, signing in; and `/docs`, which shows the interface."""
 
+from collections.abc import Callable
+
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
@@ -8,35 +10,24 @@ from server.services import ServicesDep
 
 router = APIRouter(include_in_schema=False)
 
-
-@router.get("/")
-def voices(request: Request, services: ServicesDep) -> HTMLResponse:
-    """Every voice that is made, waits or is ready."""
-    return services.pages.render(shells.VOICES, request)
-
-
-@router.get("/jobs/{job_id}")
-def job(request: Request, services: ServicesDep) -> HTMLResponse:
-    """One voice being made. The address says which: the browser asks for it."""
-    return services.pages.render(shells.JOB, request)
+_PAGES = {
+    "/": shells.VOICES,
+    "/jobs/{job_id}": shells.JOB,  # which one, the browser reads in the address
+    "/new": shells.NEW,
+    "/server": shells.SERVER,
+    "/sign-in": shells.SIGN_IN,
+}
 
 
-@router.get("/new")
-def new(request: Request, services: ServicesDep) -> HTMLResponse:
-    """From recordings to a submitted job."""
-    return services.pages.render(shells.NEW, request)
+def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
+    def page(request: Request, services: ServicesDep) -> HTMLResponse:
+        return services.pages.render(shell, request)
+
+    return page
 
 
-@router.get("/server")
-def server(request: Request, services: ServicesDep) -> HTMLResponse:
-    """Queue, workers, disk, weights, tokens, webhooks, retention."""
-    return services.pages.render(shells.SERVER, request)
-
-
-@router.get("/sign-in")
-def sign_in(request: Request, services: ServicesDep) -> HTMLResponse:
-    """A token for a cookie."""
-    return services.pages.render(shells.SIGN_IN, request)
+for _path, _shell in _PAGES.items():
+    router.add_api_route(_path, _showing(_shell), methods=["GET"])
 
 
 _DOCS = """<!doctype html>
