@@ -54,7 +54,7 @@ function showFailure() {
     const advice = `advice.${job.error.code}`;
     setText(byId("failure-advice"), has(advice) ? t(advice) : job.error.code);
   }
-  byId("notice").hidden = !job.content_notice;
+  byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
   const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // of SPIN the server says more
   setText(byId("notice"), isOwn ? t("job.content_notice", { encoder: job.config.content }) : job.content_notice ?? "");
 }

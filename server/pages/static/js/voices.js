@@ -78,10 +78,13 @@ function update(item, job) {
   why.hidden = !job.error;
   setText(why, job.error?.message ?? "");
   const bar = item.querySelector("progress");
-  bar.hidden = isOver(job) || job.status === "queued" || job.status === "validating";
+  bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || job.status === "validating";
   bar.value = job.progress;
   showActions(item.querySelector(".actions"), job, () => ticking.again());
 }
+
+/** Whether it was paused before it began. */
+const isWaiting = (job) => job.status === "paused" && !job.stage;
 
 /** What a line says of a job: what matters where it stands. */
 function describe(job) {
@@ -96,7 +99,7 @@ function describe(job) {
     if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
     return facts;
   }
-  const facts = [job.stage ? `${t(`stage.${job.stage}`)} ${percent(job.progress)}` : t("voices.preparing")];
+  const facts = [job.stage ? `${t(`stage.${job.stage}`)} ${percent(job.progress)}` : t(isWaiting(job) ? "voices.submitted" : "voices.preparing", { time: ago(job.created_at) })];
   if (job.stage === "train" && job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
   if (job.eta_seconds != null && job.status === "running") facts.push(t("voices.left", { time: duration(job.eta_seconds) }));
   if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
