@@ -70,7 +70,8 @@ class OurTraining:
         self.batches = EffectiveBatches.choose(setting.clips(), self.nets, config, None, ALONE, report)
         self.graphs: GraphedSteps | None = None
         if with_graphs and device.type == "cuda":
-            self.graphs = GraphedSteps(self.nets, CudaRecorder(device), self.batches.most_frames, self.said.append)
+            batches, recorder = self.batches, CudaRecorder(device)
+            self.graphs = GraphedSteps(self.nets, recorder, batches.most_frames, batches.sizes, self.said.append)
         self.readings = Readings(device)
         self._given, self._number = self._endless(), 0
 

@@ -70,17 +70,25 @@ def _host_copy(tree: Any) -> Callable[[], Any] | None:
     """
     if tensor_bytes(tree) > SHARE_FOR_COPIES * psutil.virtual_memory().available:
         return None
-    copied = _copied(tree)
-    if not torch.cuda.is_available():
+    copied, device = _copied(tree), _cuda_device(tree)
+    if device is None:
         return lambda: copied
     copies_are_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copies_are_there.record(torch.cuda.current_stream())
+    copies_are_there.record(torch.cuda.current_stream(device))
 
     def when_there() -> Any:
         copies_are_there.synchronize()
         return copied
 
     return when_there
+
+
+def _cuda_device(tree: Any) -> torch.device | None:
+    """Where the tree's tensors are, if on CUDA: all on one device."""
+    if isinstance(tree, Tensor):
+        return tree.device if tree.is_cuda else None
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return next(filter(None, map(_cuda_device, parts)), None)
 
 
 def _copied(tree: Any) -> Any:

@@ -116,6 +116,11 @@ class EffectiveBatches:
             yield EffectiveBatch(clips, sum(self.lengths[clip] for clip in clips), self._padded(clips), of_clips, batch)
 
     @property
+    def sizes(self) -> set[int]:
+        """In clips, of all batches of an epoch."""
+        return {min(self.size, len(self.lengths)), len(self.lengths) % self.size or self.size}
+
+    @property
     def most_frames(self) -> int:
         """What the longest clip is padded to."""
         return max(self.lengths) if self._padded_lengths is None else self._padded_lengths[-1]

@@ -4,14 +4,14 @@ A graph is of one shape: so many clips, padded to so many frames, so many of the
 they lay when it was recorded, so each shape has buffers of its own. All graphs share their memory: they run one after
 another, and none needs what another left behind.
 
-Recording computes nothing. A shape is recorded when it comes for the second time, after some steps taken one launch
-after another, which let libraries set themselves up; and the longest before others, which then fit into its memory.
-What cannot be recorded goes on one launch after another.
+Recording computes nothing, and memory that an eager step takes is not the graphs'. So steps are taken eagerly, one
+kernel after another, until libraries have set themselves up and each size of batch has come by, and from then on
+recorded, the longest shape first: the others fit into its memory. What cannot be recorded goes on eagerly.
 """
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple, Protocol, TypeVar
@@ -26,6 +26,8 @@ from rvc_engine.step import Batch, Nets, StepResult, Whole, training_step
 T = TypeVar("T")
 
 WARM_UP_STEPS = 3
+MOST_WARM_UP_STEPS = 100
+"""An epoch's smaller last batch is not waited for any longer."""
 
 
 class Shape(NamedTuple):
@@ -124,11 +126,23 @@ class _Recorded:
 class GraphedSteps:
     """Takes training steps of one pair of nets, from graphs where it can."""
 
-    def __init__(self, nets: Nets, recorder: Recorder, most_frames: int, say: Callable[[str], None]) -> None:
-        """`most_frames`: what the longest clip is padded to; `say` hears, once, that graphs cannot be used."""
-        self._nets, self._recorder, self._most_frames, self._say = nets, recorder, most_frames, say
+    def __init__(
+        self,
+        nets: Nets,
+        recorder: Recorder,
+        most_frames: int,
+        batch_sizes: Collection[int],
+        say: Callable[[str], None],
+    ) -> None:
+        """`most_frames`: what the longest clip is padded to; `batch_sizes`: of all batches to come, in clips.
+
+        `say` hears, once, that graphs cannot be used.
+        """
+        self._nets, self._recorder, self._say = nets, recorder, say
+        self._most_frames, self._batch_sizes = most_frames, frozenset(batch_sizes)
         self._graphs: dict[Shape, _Recorded] = {}
-        self._met: Counter[Shape] = Counter()
+        self._eager: Counter[tuple[int, int]] = Counter()
+        """Eager steps by clips, and clips at once: other lengths need no other setting up."""
         self._works = True
 
     @property
@@ -137,7 +151,7 @@ class GraphedSteps:
         return len(self._graphs)
 
     def take(self, given: StepInputs, micro_batches: MicroBatches, eager: Step) -> StepResult:
-        """A step of both nets; `eager` takes it one launch after another.
+        """A step of both nets; `eager` takes it one kernel after another.
 
         The result lies where the next step's will lie.
         """
@@ -145,20 +159,24 @@ class GraphedSteps:
         shape = Shape(clips, frames, min(clips, micro_batches.limit))
         if shape not in self._graphs and self._is_due(shape):
             self._try_to_record(shape, given)
-        self._met[shape] += 1
         recorded = self._graphs.get(shape)
         if recorded is not None:
             recorded.inputs.take(given)
             return recorded.replay()
+        self._eager[clips, shape.at_once] += 1
         if not self._works:
             return eager()
         with self._recorder.warming_up():
             return eager()
 
     def _is_due(self, shape: Shape) -> bool:
-        is_warm = self._met[shape] > 0 and self._met.total() >= WARM_UP_STEPS
-        has_its_turn = bool(self._graphs) or shape.frames == self._most_frames
-        return self._works and is_warm and has_its_turn
+        if not self._works or not self._eager[shape.clips, shape.at_once]:
+            return False
+        if self._graphs:
+            return True
+        num_steps, sizes_met = self._eager.total(), {clips for clips, _ in self._eager}
+        is_warm = num_steps >= WARM_UP_STEPS and (self._batch_sizes <= sizes_met or num_steps >= MOST_WARM_UP_STEPS)
+        return is_warm and shape.frames == self._most_frames
 
     def _try_to_record(self, shape: Shape, given: StepInputs) -> None:
         scales = [scaler.state_dict() for scaler in self._scalers]

@@ -206,7 +206,8 @@ class _Trainer:
             self.report.log("steps of several processes are taken without CUDA graphs, one kernel after another")
             return None
         assert self.batches is not None
-        return GraphedSteps(self.nets, CudaRecorder(self.device), self.batches.most_frames, self.report.log)
+        batches, recorder = self.batches, CudaRecorder(self.device)
+        return GraphedSteps(self.nets, recorder, batches.most_frames, batches.sizes, self.report.log)
 
     def _fresh_nets(self) -> Nets:
         """The same on every call and rank."""

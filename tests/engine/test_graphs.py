@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from rvc_engine import graphs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.graphs import WARM_UP_STEPS, CudaRecorder, GraphedSteps, Recorder, Step, StepInputs
 from rvc_engine.hyperparameters import Hyperparameters
@@ -77,9 +78,15 @@ class FakeRecorder:
 class Run:
     """Steps of one pair of nets, from graphs where they can be."""
 
-    def __init__(self, recorder: Recorder | None, limit: int = 8, precision: Precision | None = None) -> None:
+    def __init__(
+        self,
+        recorder: Recorder | None,
+        limit: int = 8,
+        precision: Precision | None = None,
+        sizes: frozenset[int] = frozenset(),
+    ) -> None:
         self.nets, self.pieces, self.said = fresh_nets(precision), MicroBatches(limit), list[str]()
-        self.steps = None if recorder is None else GraphedSteps(self.nets, recorder, LONG, self.said.append)
+        self.steps = None if recorder is None else GraphedSteps(self.nets, recorder, LONG, sizes, self.said.append)
 
     def take(self, given: StepInputs) -> list[float]:
         def eager() -> StepResult:
@@ -99,23 +106,22 @@ def gradients(nets: Nets) -> Tensor:
     return torch.cat([part.grad.flatten() for part in nets.generator.parameters() if part.grad is not None])
 
 
-SHAPES = [(2, LONG), (2, LONG), (2, SHORT), (2, SHORT), (1, LONG), (2, LONG), (2, SHORT), (1, LONG)]
+SHAPES = [(2, LONG), (2, SHORT), (2, LONG), (1, SHORT), (2, SHORT), (2, LONG), (1, LONG), (2, SHORT), (2, LONG)]
 """Clips and frames of the steps of a run: two padded lengths and an epoch's smaller last batch."""
 
 
 @pytest.mark.parametrize("limit", [8, 1])
 def test_recorded_steps_give_the_very_losses_and_weights_of_steps_taken_one_by_one(limit: int) -> None:
     recorder = FakeRecorder()
-    graphed, plain = Run(recorder, limit), Run(None, limit)
+    graphed, plain = Run(recorder, limit, sizes=frozenset({1, 2})), Run(None, limit)
     for number, (clips, frames) in enumerate(SHAPES):
         for run in (graphed, plain):
             run.nets.set_learning_rate(1e-3 * 0.9**number)
         given = inputs(number, clips, frames)
         assert graphed.take(given) == plain.take(given)
     assert torch.equal(graphed.weights, plain.weights)
-    # The first steps warm up; the third shape comes for the second time at the end only.
-    assert recorder.num_warm_ups == WARM_UP_STEPS + 2
-    assert (recorder.num_recorded, recorder.num_replayed) == (3, 3)
+    # Eager until both sizes of batch have come by and then the longest shape; from there on all from graphs.
+    assert (recorder.num_warm_ups, recorder.num_recorded, recorder.num_replayed) == (5, 3, 4)
     assert graphed.said == []
 
 
@@ -151,12 +157,22 @@ def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_a
 def test_the_longest_shape_is_recorded_before_others() -> None:
     recorder = FakeRecorder()
     run = Run(recorder)
-    for number, frames in enumerate([SHORT] * (WARM_UP_STEPS + 1) + [LONG]):
-        run.take(inputs(number, 1, frames))
+    for number in range(WARM_UP_STEPS + 1):
+        run.take(inputs(number, 1, SHORT))
     assert recorder.num_recorded == 0
-    run.take(inputs(9, 1, LONG))
+    run.take(inputs(8, 1, LONG))
     run.take(inputs(9, 1, SHORT))
-    assert recorder.num_recorded == 2
+    assert (recorder.num_recorded, recorder.num_replayed) == (2, 2)
+
+
+def test_a_size_of_batch_that_never_comes_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "MOST_WARM_UP_STEPS", WARM_UP_STEPS + 1)
+    recorder = FakeRecorder()
+    run = Run(recorder, sizes=frozenset({1, 7}))
+    for number in range(WARM_UP_STEPS + 2):
+        run.take(inputs(number, 1, SHORT if number else LONG))
+        run.take(inputs(number, 1, LONG)) if number > WARM_UP_STEPS else None
+    assert recorder.num_replayed == 1
 
 
 FAULTS = {
@@ -204,7 +220,7 @@ class _StopsHalfway(FakeRecorder):
 def test_a_recording_that_stops_halfway_leaves_scales_and_optimizers_ready_for_the_next_step() -> None:
     run = Run(None, precision=Precision("fp16", "cpu"))
     run.take(inputs(0, clips=1))
-    run.steps = GraphedSteps(run.nets, _StopsHalfway(lambda: run.nets), LONG, run.said.append)
+    run.steps = GraphedSteps(run.nets, _StopsHalfway(lambda: run.nets), LONG, (1,), run.said.append)
     run.nets.generator_scaler.update(1024.0)
     for number in range(WARM_UP_STEPS + 2):
         run.take(inputs(number, clips=1))
@@ -326,7 +342,7 @@ def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_w
     found = []
     for is_graphed in (False, True):
         nets, said = fresh_nets(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
-        steps = GraphedSteps(nets, CudaRecorder(device), LONG, said.append) if is_graphed else None
+        steps = GraphedSteps(nets, CudaRecorder(device), LONG, (1, 2), said.append) if is_graphed else None
         pieces, values = MicroBatches(8), []
         for number, (clips, frames) in enumerate(SHAPES):
             given = inputs(number, clips, frames, device)

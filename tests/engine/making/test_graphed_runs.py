@@ -56,7 +56,8 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> _Recorder:
 
     def graphed_steps(trainer: training._Trainer) -> GraphedSteps:
         assert trainer.batches is not None
-        return GraphedSteps(trainer.nets, recorder, trainer.batches.most_frames, trainer.report.log)
+        batches = trainer.batches
+        return GraphedSteps(trainer.nets, recorder, batches.most_frames, batches.sizes, trainer.report.log)
 
     monkeypatch.setattr(effective_batches, "pads_to_few_lengths", lambda _: True)
     monkeypatch.setattr(training._Trainer, "_graphed_steps", graphed_steps)
