@@ -174,6 +174,7 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
     job = bench.job()
     claim = bench.claim()
     training = {"epoch": 2, "total_epochs": 3, "step": 20, "total_steps": 30, "step_seconds": 0.5}
+    training |= {"clips_per_second": 8.0, "machine_share": 0.4}
     bench.book.record(
         claim,
         [
@@ -193,6 +194,9 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
     assert row.losses == {"loss/mel": 29.0}
     new = ["stage_changed", "stage_changed", "warning", "progress", "metric", "checkpoint_saved"]
     assert types_of(bench.book, job.id) == ["created", "validated", "queued", "started", *new]
+    told = History(bench.book.engine).events(job.id, 0, 100).events
+    [progress] = [event for event in told if event.type == "progress"]
+    assert (progress.data["clips_per_second"], progress.data["machine_share"]) == (8.0, 0.4)
     series = {each.key: each for each in History(bench.book.engine).metrics(job.id, (), 0, 100)}
     assert (series["loss/mel"].steps, series["loss/mel"].values) == ([19, 20], [30.0, 29.0])
     assert series["loss/kl"].values == [None]
