@@ -105,3 +105,18 @@ def test_without_memory_for_a_copy_it_is_written_at_once(
     saver.begin({"a": torch.zeros(1)}, disk.write, told.append)
     assert told == [1]
     assert disk.threads == [threading.get_ident()]
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_what_changes_after_the_copy_was_asked_for_is_not_in_the_file(
+    saver: BackgroundSaver, disk: Disk
+) -> None:
+    weight = torch.ones(2**24, device="cuda")
+    for _ in range(100):
+        weight *= 1.0  # work that the copy has to wait for
+    saver.begin({"weight": weight}, disk.write, ignore)
+    weight += 1
+    disk.may_write.set()
+    saver.wait()
+    assert disk.written[0]["weight"].is_cpu
+    assert bool((disk.written[0]["weight"] == 1).all())

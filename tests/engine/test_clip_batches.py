@@ -106,3 +106,23 @@ def test_few_lengths_cover_all_clips() -> None:
     assert lengths == (96, 192, 280, 376)
     assert padded_lengths([32]) == (8, 16, 24, 32)
     assert padded_lengths([900])[-1] >= 900
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("where", [*SOURCES, "on the device"])
+def test_on_a_gpu_batches_come_without_waiting_for_it_and_are_the_same(clips: list[ClipFiles], where: str) -> None:
+    device = torch.device("cuda")
+    make = SOURCES.get(where, lambda clips: ClipsInMemory(clips, SIZES, device))
+    loader, plan = ClipLoader(make(clips), SIZES, device), [Planned([2, 0], 96), Planned([3, 1], 96)]
+    list(loader.batches(plan))  # the window is made once
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        batches = list(loader.batches(plan))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for each, batch in zip(plan, batches, strict=True):
+        assert batch is not None
+        expected = ClipsOnDisk(clips, SIZES).padded(each.clips, each.frames).batch(SIZES)
+        for part in fields(Batch):
+            torch.testing.assert_close(getattr(batch, part.name).cpu(), getattr(expected, part.name))
