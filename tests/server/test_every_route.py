@@ -22,6 +22,10 @@ OPEN = "open"
 
 WANTED = {
     "GET /": OPEN,
+    "GET /jobs/{job_id}": OPEN,
+    "GET /new": OPEN,
+    "GET /server": OPEN,
+    "GET /sign-in": OPEN,
     "GET /docs": OPEN,
     "GET /openapi.json": OPEN,
     "HEAD /openapi.json": OPEN,
@@ -150,7 +154,12 @@ BODIES = {
 TUS = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
 
 
-@pytest.mark.parametrize("route", [route for route in WANTED if any(f"{{{part}}}" in route for part in OWNED)])
+OWNED_ROUTES = [
+    route for route, wanted in WANTED.items() if wanted != OPEN and any(f"{{{part}}}" in route for part in OWNED)
+]
+
+
+@pytest.mark.parametrize("route", OWNED_ROUTES)
 def test_another_owners_thing_is_not_there_whatever_is_asked_of_it(
     route: str, annas_things: dict[str, str], holder: Callable[..., httpx.Client]
 ) -> None:
@@ -168,6 +177,12 @@ def test_another_owners_thing_is_not_there_whatever_is_asked_of_it(
             text = text.replace(an_id, part)
         answers.append(text)
     assert answers[0] == answers[1]
+
+
+def test_the_page_of_a_job_is_one_shell_for_every_id(guarded: Any, annas_things: dict[str, str]) -> None:
+    with guarded.client() as anyone:
+        pages = [anyone.get(f"/jobs/{an_id}").text for an_id in (annas_things["job_id"], "nothing")]
+    assert len({re.sub(r'name="style-nonce" content="[^"]+"', "", page) for page in pages}) == 1
 
 
 @pytest.fixture(scope="module")
