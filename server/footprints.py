@@ -57,7 +57,7 @@ def memory_bytes(config: TrainingConfig, clips_at_once: tuple[int, int], sound_s
     fixed = 4 * FLOAT * both + _LIBRARIES_BYTES
     less = 0.55 if config.gradient_checkpointing else 0.8  # bf16, or fp16, keeps some in half the room
     kept = 0.0
-    if config.cache_data_on_device and sound_seconds is not None:
-        kept = sound_seconds * FLOAT * (100 * config.feature_size + config.sample_rate_hz)
+    if sound_seconds is not None:  # a GPU keeps the clips, where they fit
+        kept = sound_seconds * FLOAT * (50 * config.feature_size + config.sample_rate_hz)
     low, high = (per_clip * share * number for per_clip, number in zip(_CLIP_BYTES, clips_at_once, strict=True))
     return Range(low=0.9 * fixed + less * low + kept, high=1.2 * fixed + high + kept)

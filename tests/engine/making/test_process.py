@@ -85,7 +85,12 @@ class Engine:
                 stream.close()
 
     def losses(self) -> dict[int, dict[str, float]]:
-        return {event.step: event.values for event in self.events if isinstance(event, events.Metric)}
+        """All measures but how fast it went."""
+        told = (event for event in self.events if isinstance(event, events.Metric))
+        return {
+            event.step: {key: value for key, value in event.values.items() if not key.startswith("speed/")}
+            for event in told
+        }
 
     def weights(self) -> dict[str, torch.Tensor]:
         return load_trained_generator(Workspace(self.root, "anna"))[0]
@@ -114,15 +119,15 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_losses_and_we
     assert isinstance(whole.events[-1], events.Succeeded)
 
     killed = start("killed")
-    killed.until(events.CheckpointSaved, 2)  # of step 4; step 5 or so is under way and will be lost
-    killed.until(events.Metric)
+    killed.until(events.CheckpointSaved, 2)  # of step 4, told at step 5 or so: what followed will be lost
     killed.process.kill()
     assert killed.end() == -signal.SIGKILL
     again = start("killed")
     assert again.end() == events.EXIT_SUCCEEDED, again.error_text()
 
-    assert min(again.losses()) == 5
-    assert again.losses() == {step: values for step, values in whole.losses().items() if step >= 5}
+    first = min(again.losses())
+    assert first in {5, 7}
+    assert again.losses() == {step: values for step, values in whole.losses().items() if step >= first}
     assert same(again.weights(), whole.weights())
 
 
