@@ -229,7 +229,7 @@ def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_un
     saved = [event.step for event in engine.events if isinstance(event, events.CheckpointSaved)]
     again = start("two", "--processes=2", checkpoint_every_steps=1000, total_epochs=1000)
     step = again.until(events.Metric, 2)
-    assert min(again.losses()) == saved[-1] + 1
+    assert min(again.losses()) - saved[-1] in {1, 2}  # one more may have been whole and not yet told
     again.process.terminate()
     assert again.end() == events.EXIT_STOPPED, again.error_text()
     assert isinstance(again.events[-1], events.Stopped)

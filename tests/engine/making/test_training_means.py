@@ -26,7 +26,8 @@ NAN = StepResult(*[torch.tensor(float("nan"))] * 7)
 
 
 def losses(events: list[Event]) -> list[dict[str, float]]:
-    return [event.values for event in events if isinstance(event, Metric)]
+    told = [event.values for event in events if isinstance(event, Metric)]
+    return [{key: value for key, value in values.items() if not key.startswith("speed/")} for values in told]
 
 
 def said(events: list[Event]) -> str:
