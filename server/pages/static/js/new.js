@@ -1,8 +1,8 @@
 // From recordings to a submitted job.
 
-import { all, get, post, Refusal, remove } from "./api.js";
+import { all, get, insist, post, Refusal, remove } from "./api.js";
 import { byId, h, keyed } from "./dom.js";
-import { admit, chosen, collected, isBegun, numBegun, Parcel, Sending } from "./new/sending.js";
+import { admit, chosen, collected, forgetBegun, isBegun, numBegun, Parcel, same, Sending } from "./new/sending.js";
 import { showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, say } from "./shell.js";
@@ -17,7 +17,12 @@ let sending = null;
 let retryOf = null;
 let present = new Set();
 /** One for each wish: a second press, or a second try after a lost answer, makes no second job. */
-let idempotencyKey = crypto.randomUUID();
+let idempotencyKey = freshKey();
+
+/** A key that nobody else has. (`crypto.randomUUID` is not there over plain http beyond loopback.) */
+function freshKey() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
 
 // --- recordings
 
@@ -29,24 +34,50 @@ async function send(files) {
   byId("unfinished").hidden = true;
   byId("sending").hidden = false;
   byId("sending-name").textContent = `${name} · ${size(parcel.size)}`;
-  if (isBegun(parcel)) say(t("new.resumed"));
+  byId("sending-pause").textContent = t("new.pause");
   sending = new Sending(parcel, { onProgress, onWait });
   sending.size = parcel.size;
   onProgress(0);
   try {
-    const uploadId = await sending.run();
+    const known = await alreadyThere(parcel);
+    if (known) attempt(() => use(known));
+    else if (isBegun(parcel)) say(t("new.resumed"));
+    const uploadId = known || sending.isStopped ? null : await sending.run();
     if (uploadId) {
       byId("sending-state").textContent = t("new.admitting");
-      use(await admit(name, uploadId));
+      const made = await admit(name, uploadId);
       sending.done();
+      attempt(() => use(made));
     }
   } catch (fault) {
     if (fault.name !== "AbortError") say(fault.message, { bad: true, seconds: 20 });
-    if (fault instanceof Refusal) sending.done();
+    // What may be otherwise later (signed out, too fast, no room) is gone on with then.
+    if (fault instanceof Refusal && ![401, 403, 429, 507].includes(fault.status)) sending.done();
   }
   sending = null;
   byId("sending").hidden = true;
   byId("drop").hidden = false;
+}
+
+/** The dataset of these very bytes, if one is there: nothing is to be sent then. */
+async function alreadyThere(parcel) {
+  byId("sending-pause").hidden = true;
+  const looked = (bytes) => { byId("sending-state").textContent = `${t("new.looking")} ${percent(bytes / parcel.size)}`; };
+  try {
+    const found = await same(parcel, looked, () => !sending.isStopped);
+    if (found) say(t("new.already_there", { name: found.name }));
+    return found;
+  } finally {
+    byId("sending-pause").hidden = false;
+    onProgress(0);
+  }
+}
+
+async function showUnfinished() {
+  const n = await numBegun();
+  const discard = h("button", { type: "button", onclick: () => attempt(async () => { await forgetBegun(); await showUnfinished(); }) }, t("new.discard"));
+  byId("unfinished").hidden = n === 0 || sending !== null || retryOf !== null;
+  byId("unfinished").replaceChildren(h("span", {}, t("new.unfinished")), " ", discard);
 }
 
 function nameOf(files) {
@@ -76,7 +107,7 @@ function startSending() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (!sending) attempt(async () => send(await collected(event.dataTransfer)));
+    if (!sending && !retryOf) attempt(async () => send(await collected(event.dataTransfer)));
   });
   for (const name of ["choose-files", "choose-folder"]) {
     byId(name).addEventListener("change", (event) => {
@@ -100,13 +131,13 @@ async function use(found) {
   if (!form.elements.name.value) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
   const { id } = found;
   for (;;) {
-    await showReport(dataset);
+    await insist(() => showReport(dataset));
     ready();
     if (dataset.id !== id || dataset.status !== "validating") break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
-    const newer = await attempt(() => get(`/v1/datasets/${id}`));
+    const newer = await insist(() => get(`/v1/datasets/${id}`));
     if (dataset.id !== id) return;
-    if (newer) dataset = newer;
+    dataset = newer;
   }
   estimateSoon();
 }
@@ -167,7 +198,7 @@ let timer = null;
 let asked = 0;
 
 function estimateSoon() {
-  idempotencyKey = crypto.randomUUID();
+  idempotencyKey = freshKey();
   clearTimeout(timer);
   timer = setTimeout(() => attempt(estimate), 350);
 }
@@ -234,7 +265,7 @@ form.addEventListener("submit", async (event) => {
   byId("submit").disabled = true;
   try {
     const made = retryOf
-      ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config) })
+      ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config) }, { "Idempotency-Key": idempotencyKey })
       : await post("/v1/jobs", { name: form.elements.name.value.trim(), ...wish() }, { "Idempotency-Key": idempotencyKey });
     location.assign(`/jobs/${made.id}`);
   } catch (fault) {
@@ -261,9 +292,10 @@ async function takeOver() {
   byId("about").hidden = false;
   if (query.get("retry")) {
     retryOf = job;
-    form.elements.name.disabled = true;
+    for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
     byId("drop").hidden = true;
     byId("known").hidden = true;
+    byId("unfinished").hidden = true;
     byId("submit").textContent = t("new.train_on");
   }
   byId("about").textContent = t(retryOf ? "new.about_retry" : "new.about_clone", { name: job.name });
@@ -276,15 +308,18 @@ async function start() {
     return;
   }
   startSending();
-  byId("unfinished").hidden = numBegun() === 0;
-  byId("unfinished").textContent = t("new.unfinished");
+  attempt(showUnfinished);
   await settings.start();
   const weights = await get("/v1/weights");
   present = new Set(weights.data.filter((one) => one.is_present).map((one) => one.id));
   for (const name of ["effort", "kind", "where", "people"]) {
     for (const radio of form.elements[name]) radio.addEventListener("change", choose);
   }
-  form.elements.name.addEventListener("input", () => { blame(null); ready(); });
+  form.elements.name.addEventListener("input", () => {
+    idempotencyKey = freshKey(); // another name is another wish
+    blame(null);
+    ready();
+  });
   for (const name of ["priority", "labels"]) form.elements[name].addEventListener("change", estimateSoon);
   byId("known").addEventListener("toggle", () => byId("known").open && attempt(showKnown));
   byId("known-search").addEventListener("input", () => attempt(showKnown));

@@ -17,7 +17,7 @@ export async function showReport(dataset) {
     ["files", `${number(report.num_usable)} / ${number(report.num_files)}`],
     ["rates", Object.keys(report.sample_rates).map((rate) => `${number(rate / 1000, 1)} kHz`).join(", ")],
     ["snr", report.snr_db != null ? `${number(report.snr_db)} dB` : null],
-    ["clipped", report.clipped_share != null ? percent(report.clipped_share) : null],
+    ["clipped", report.clipped_share != null ? `${number(100 * report.clipped_share, 2)} %` : null],
     ["silence", report.silence_share != null ? percent(report.silence_share) : null],
     ["echo", report.reverberation_seconds != null ? `${number(report.reverberation_seconds, 2)} s` : null],
   ];
@@ -41,8 +41,8 @@ export async function showReport(dataset) {
 function found(finding) {
   const key = `finding.${finding.code}`;
   const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
-    [name, name.endsWith("share") ? percent(value) : number(value, 1)]));
-  const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`)] : [finding.message, finding.advice];
+    [name, name.endsWith("share") ? `${number(100 * value, 1)} %` : number(value, 1)]));
+  const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`, values)] : [finding.message, finding.advice];
   const files = has(key) && finding.files.length ? finding.files.slice(0, 5).join(", ") + (finding.files.length > 5 ? ", …" : "") : null;
   return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files));
 }

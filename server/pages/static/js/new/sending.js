@@ -1,7 +1,8 @@
 // Recordings to the server by tus 1.0.0: in pieces, to be gone on with after a lost line, a reload or a restart.
 
 import { makeZip, predictLength } from "../../vendor/client-zip/index.js";
-import { request } from "../api.js";
+import { all, Away, insist, Refusal, request } from "../api.js";
+import { Sha256 } from "./sha256.js";
 
 const PIECE = 4 << 20;
 const MEMORY = "rvc-uploads";
@@ -48,14 +49,20 @@ export class Parcel {
   }
 }
 
-const remembered = () => JSON.parse(localStorage.getItem(MEMORY) ?? "{}");
+function remembered() {
+  try {
+    return JSON.parse(localStorage.getItem(MEMORY)) ?? {};
+  } catch {
+    return {}; // forbidden, or not ours: an upload then begins anew
+  }
+}
 
 function remember(mark, address) {
-  const all = remembered();
-  if (address) all[mark] = address;
-  else delete all[mark];
+  const known = remembered();
+  if (address) known[mark] = address;
+  else delete known[mark];
   try {
-    localStorage.setItem(MEMORY, JSON.stringify(all));
+    localStorage.setItem(MEMORY, JSON.stringify(known));
   } catch {
     // No room to remember: the upload itself goes on.
   }
@@ -64,8 +71,52 @@ function remember(mark, address) {
 /** Whether part of these files is at the server already. */
 export const isBegun = (parcel) => parcel.mark in remembered();
 
-/** How many uploads broke off, as far as this browser knows. */
-export const numBegun = () => Object.keys(remembered()).length;
+/** How many uploads broke off and can be gone on with; those that the server has given up are forgotten. */
+export async function numBegun() {
+  for (const [mark, address] of Object.entries(remembered())) {
+    if (await offsetOf(address) === null) remember(mark, null);
+  }
+  return Object.keys(remembered()).length;
+}
+
+/** Give up all uploads that broke off, here and at the server. */
+export async function forgetBegun() {
+  for (const [mark, address] of Object.entries(remembered())) {
+    await fetch(address, { method: "DELETE", headers: TUS }).catch(() => {});
+    remember(mark, null);
+  }
+}
+
+/** Bytes that are there; null when the upload is gone, "away" when nobody answers. */
+async function offsetOf(address) {
+  try {
+    const answer = await fetch(address, { method: "HEAD", headers: TUS });
+    if (answer.status === 404 || answer.status === 410) return null;
+    if (answer.status === 401 || answer.status === 403) throw new Refusal(answer.status, {});
+    return answer.ok ? Number(answer.headers.get("Upload-Offset")) : "away";
+  } catch (fault) {
+    if (fault instanceof Refusal) throw fault;
+    return "away";
+  }
+}
+
+/** A dataset of the very same bytes, or null. Only where one has the same size are the bytes looked through. */
+export async function same(parcel, onProgress, isWanted) {
+  const known = await all("/v1/datasets").catch((fault) => {
+    if (fault instanceof Away) return []; // sending knows how to wait
+    throw fault;
+  });
+  const alike = known.filter((one) => one.size === parcel.size);
+  if (!alike.length) return null;
+  const sha256 = new Sha256();
+  for await (const piece of parcel.pieces(0)) {
+    sha256.add(new Uint8Array(await piece.arrayBuffer()));
+    onProgress(sha256.length);
+    if (!isWanted()) return null;
+  }
+  const digest = sha256.digest();
+  return alike.find((one) => one.sha256 === digest) ?? null;
+}
 
 /** Sends a parcel. `onProgress(bytes)`, `onWait(isWaiting)`. `pause`, `go`, and `stop`, which gives up what was sent. */
 export class Sending {
@@ -80,7 +131,8 @@ export class Sending {
   /** The upload's id once all is there; null when it was stopped. Throws Refusal. */
   async run() {
     let address = remembered()[this.parcel.mark] ?? null;
-    let offset = address ? await this.offset(address) : null;
+    let offset = address ? await this.whenBack(address) : null;
+    if (this.isStopped) return this.giveUp(address);
     if (offset === null) {
       address = await this.begin();
       offset = 0;
@@ -103,7 +155,7 @@ export class Sending {
       if (offset < this.parcel.size && !this.isStopped) {
         this.onWait(failures > 0);
         if (failures) await sleep(Math.min(1000 * 2 ** failures, 15000) * (0.7 + 0.6 * Math.random()));
-        const there = await this.offset(address);
+        const there = await offsetOf(address);
         if (there === null) {
           address = await this.begin();
           offset = 0;
@@ -114,12 +166,24 @@ export class Sending {
         this.onProgress(offset);
       }
     }
-    if (this.isStopped) {
-      await fetch(address, { method: "DELETE", headers: TUS }).catch(() => {});
-      remember(this.parcel.mark, null);
-      return null;
+    return this.isStopped ? this.giveUp(address) : address.split("/").at(-1);
+  }
+
+  /** Where to go on, once somebody answers; null when the upload is gone. */
+  async whenBack(address) {
+    let offset = await offsetOf(address);
+    while (offset === "away" && !this.isStopped) {
+      this.onWait(true);
+      await sleep(2000);
+      offset = await offsetOf(address);
     }
-    return address.split("/").at(-1);
+    return offset;
+  }
+
+  async giveUp(address) {
+    await fetch(address, { method: "DELETE", headers: TUS }).catch(() => {});
+    remember(this.parcel.mark, null);
+    return null;
   }
 
   /** The dataset is made: nothing is to be gone on with. */
@@ -138,17 +202,6 @@ export class Sending {
     return address;
   }
 
-  /** Bytes that are there; null when the upload is gone, "away" when nobody answers. */
-  async offset(address) {
-    try {
-      const answer = await fetch(address, { method: "HEAD", headers: TUS });
-      if (answer.status === 404 || answer.status === 410) return null;
-      return answer.ok ? Number(answer.headers.get("Upload-Offset")) : "away";
-    } catch {
-      return "away";
-    }
-  }
-
   /** The new offset; null when it did not arrive whole. */
   async send(address, offset, piece) {
     const headers = { ...TUS, "Upload-Offset": String(offset), "Content-Type": "application/offset+octet-stream" };
@@ -159,7 +212,8 @@ export class Sending {
       return null;
     }
     if (answer.ok) return Number(answer.headers.get("Upload-Offset"));
-    if (answer.status === 409 || answer.status >= 500 || answer.status === 429) return null;
+    const mayPass = answer.status === 409 || answer.status === 404 || answer.status === 410 || answer.status === 429;
+    if (mayPass || (answer.status >= 500 && answer.status !== 507)) return null; // 507: no room, and the server says so
     return refuse(answer);
   }
 
@@ -197,14 +251,13 @@ export class Sending {
 
 const sleep = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 
-/** The server's no, in its words: through the one place that knows how. */
+/** The server's no, in its words. */
 async function refuse(answer) {
-  const { Refusal } = await import("../api.js");
   throw new Refusal(answer.status, await answer.json().catch(() => ({})));
 }
 
-/** Make a dataset of an upload. */
-export const admit = (name, uploadId) => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } });
+/** Make a dataset of an upload; asked again, the server answers the same. */
+export const admit = (name, uploadId) => insist(() => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } }));
 
 /** Files of a drop or a choice, with their paths; folders are gone through. Hidden files are left out. */
 export async function collected(transfer) {

@@ -1,0 +1,125 @@
+"""Recordings brought to the page "New voice", and what it says of them and of wrong choices."""
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from playwright.sync_api import Page, expect
+
+FORGIVEN = r"422|net::ERR_(FAILED|CONNECTION|EMPTY|NETWORK|SOCKET|INCOMPLETE)"
+"""What the tests bring about: an option that is wrong, and a server that goes away."""
+SLOW = 60_000
+
+
+@pytest.fixture
+def new_voice(open_house: Any, visit: Any) -> Page:
+    visitor = visit(open_house)
+    visitor.forgive(FORGIVEN)
+    page: Page = visitor.page
+    _open(page, open_house.url)
+    return page
+
+
+def _open(page: Page, url: str) -> None:
+    page.goto(f"{url}/new")
+    expect(page.locator("#settings [data-name=width]")).to_be_attached()
+
+
+def _folder(path: Path) -> Path:
+    """Two takes and a file that is none, one take in a folder of its own. Noise, so that no zip makes it smaller."""
+    rng = np.random.default_rng(7)
+    for name in ("one.wav", "deeper/two.wav"):
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        # Bursts and pauses, 20 s at 48 kHz in 24 bit: both together are more than one piece of an upload.
+        swell = np.repeat(rng.uniform(0.02, 0.5, 40), 24_000)
+        soundfile.write(path / name, swell * rng.uniform(-1, 1, len(swell)), 48_000, subtype="PCM_24")
+    (path / "broken.flac").write_bytes(b"fLaC and then nothing that anybody could play" * 20)
+    return path
+
+
+def test_a_folder_with_a_bad_file_in_it_becomes_a_submitted_voice(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page = new_voice
+    page.locator("#choose-folder").set_input_files(_folder(tmp_path / "choir"))
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    expect(page.locator("#measures")).to_contain_text("2 / 3")
+    expect(page.locator("#findings")).to_contain_text("Files that can't be read: 1.")
+    expect(page.locator("#findings")).to_contain_text("broken.flac")
+    expect(page.locator("#files-list tr", has_text="deeper/two.wav")).to_have_count(1)
+    expect(page.locator("[name=name]")).to_have_value("choir")
+
+    page.locator("#all-settings > summary").click()
+    epochs = page.locator("#settings [data-name=total_epochs]")
+    epochs.locator("input").fill("0")
+    epochs.locator("input").blur()
+    expect(epochs.locator(".fault")).to_contain_text("1")
+    epochs.locator("input").fill("3")
+    epochs.locator("input").blur()
+    expect(epochs.locator(".fault")).to_be_hidden()
+    expect(page.locator("#estimate")).to_contain_text("min")
+    page.locator("input[name=effort][value=best]").check()
+    page.locator("#submit").click()
+    page.wait_for_url("**/jobs/job_*")
+    job = open_house.client.job(page.url.rsplit("/", 1)[1])
+    assert (job.name, job.config["total_epochs"], job.config["keep_saves"]) == ("choir", 3, "best"), (
+        "by hand goes first"
+    )
+
+
+def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, folder = new_voice, _folder(tmp_path / "duo")
+    page.route(
+        "**/v1/uploads/*",
+        lambda route: (
+            route.continue_() if route.request.method != "PATCH" or _offset(route.request) == 0 else route.abort()
+        ),
+    )
+    page.locator("#choose-folder").set_input_files(folder)
+    page.wait_for_function("() => document.getElementById('sending-bar').value > 0.5")
+
+    open_house.server.kill()
+    open_house.server.wait()
+    page.on("dialog", lambda dialog: dialog.accept())
+    open_house.server = open_house.start_server()
+    _open(page, open_house.url)
+    page.unroute_all(behavior="ignoreErrors")
+    sent: list[int] = []
+    page.on("request", lambda request: sent.append(_offset(request)) if request.method == "PATCH" else None)
+    expect(page.locator("#unfinished")).to_contain_text("broke off")
+    page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    assert page.evaluate("() => Object.keys(JSON.parse(localStorage['rvc-uploads'])).length") == 0
+    assert sent
+    assert min(sent) >= 4 << 20, "the first piece came before"
+
+    sent.clear()
+    _open(page, open_house.url)
+    page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#report-state")).to_have_text("Usable")
+    assert sent == [], "the very same bytes are there"
+
+
+def _offset(request: Any) -> int:
+    """Where a piece belongs."""
+    return int(request.headers["upload-offset"])
+
+
+def test_a_zip_is_taken_and_what_is_no_recording_is_refused_in_words(new_voice: Page, tmp_path: Path) -> None:
+    page = new_voice
+    text = tmp_path / "words.wav"
+    text.write_text("these are words, and no sound " * 50)
+    page.locator("#choose-files").set_input_files(text)
+    expect(page.locator("#report-state")).to_have_text("Not usable", timeout=SLOW)
+    expect(page.locator("#findings .bad")).not_to_be_empty()
+    expect(page.locator("#submit")).to_be_disabled()
+    with zipfile.ZipFile(tmp_path / "take.zip", "w") as packed:
+        packed.write(_folder(tmp_path / "takes") / "one.wav", "one.wav")
+    page.locator("#choose-files").set_input_files(tmp_path / "take.zip")
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    expect(page.locator("#submit")).to_be_enabled()
