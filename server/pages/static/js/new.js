@@ -12,6 +12,7 @@ const form = byId("wish");
 const settings = new Settings(() => estimateSoon());
 const query = new URLSearchParams(location.search);
 let dataset = null;
+let report = null;
 let sending = null;
 /** The job whose last checkpoint is gone on from. */
 let retryOf = null;
@@ -131,7 +132,7 @@ async function use(found) {
   if (!form.elements.name.value) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
   const { id } = found;
   for (;;) {
-    await insist(() => showReport(dataset));
+    report = await insist(() => showReport(dataset));
     ready();
     if (dataset.id !== id || dataset.status !== "validating") break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
@@ -230,7 +231,8 @@ function showEstimate(found) {
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
   byId("estimate-basis").textContent = t(`new.basis.${found.basis}`);
   byId("estimate-basis").title = found.basis_detail;
-  byId("warnings").replaceChildren(...found.warnings.map(warning));
+  const shown = new Set(report?.warnings); // beside it, as findings
+  byId("warnings").replaceChildren(...found.warnings.filter((text) => !shown.has(text)).map(warning));
   if (found.warnings.some((text) => text.includes("weights fetch"))) {
     byId("warnings").append(h("li", {}, h("a", { href: "/server#weights" }, t("new.fetch_weights"))));
   }

@@ -4,13 +4,13 @@ import { get } from "../api.js";
 import { byId, h } from "../dom.js";
 import { duration, has, number, percent, t } from "../words.js";
 
-/** Show a dataset's report. */
+/** Show a dataset's report, and return it; null while there is none. */
 export async function showReport(dataset) {
   byId("report").hidden = false;
   const state = byId("report-state");
   state.className = `pill ${dataset.status}`;
   state.textContent = t(`dataset.${dataset.status}`);
-  if (dataset.status === "validating") return;
+  if (dataset.status === "validating") return null;
   const report = await get(`/v1/datasets/${dataset.id}/report`);
   const measures = [
     ["speech", report.speech_seconds != null ? duration(report.speech_seconds) : null],
@@ -35,6 +35,7 @@ export async function showReport(dataset) {
     h("td", { class: "num" }, file.sample_rate == null ? "–" : `${number(file.sample_rate / 1000, 1)} kHz`),
     h("td", {}, [file.error, ...file.notes].filter(Boolean).join("; ")))));
   drawOverview(report.overview);
+  return report;
 }
 
 /** A finding in the reader's language where there are words for its code, else as the server puts it. */
