@@ -185,7 +185,7 @@ def test_a_loss_that_is_no_number_goes_back_to_the_checkpoint_with_a_lower_rate(
         return StepResult(*[torch.tensor(float("nan"))] * 7) if len(calls) == 4 else result
 
     monkeypatch.setattr(training, "training_step", step)
-    _, events = make(total_epochs=2, checkpoint_every_steps=2)
+    _, events = make(total_epochs=2, checkpoint_every_steps=2, precision="fp32")
     [warning] = [event.message for event in events if isinstance(event, Warned)]
     assert "went back to step 2" in warning
     rates = [event.values["learning_rate"] for event in events if isinstance(event, Metric)]
