@@ -86,16 +86,17 @@ def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     page.locator("#choose-folder").set_input_files(folder)
     page.wait_for_function("() => document.getElementById('sending-bar').value > 0.5")
 
-    open_house.server.kill()
-    open_house.server.wait()
     page.on("dialog", lambda dialog: dialog.accept())
-    open_house.server = open_house.start_server()
     _open(page, open_house.url)
     page.unroute_all(behavior="ignoreErrors")
     sent: list[int] = []
     page.on("request", lambda request: sent.append(_offset(request)) if request.method == "PATCH" else None)
     expect(page.locator("#unfinished")).to_contain_text("broke off")
+    open_house.server.kill()
+    open_house.server.wait()
     page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#sending-state")).to_have_text("The server does not answer. Trying again…")
+    open_house.server = open_house.start_server()
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
     assert page.evaluate("() => Object.keys(JSON.parse(localStorage['rvc-uploads'])).length") == 0
     assert sent

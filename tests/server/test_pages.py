@@ -28,6 +28,13 @@ def test_pages_load_nothing_from_elsewhere(http: httpx.Client, path: str) -> Non
     assert "<script>" not in page.text
 
 
+def test_no_script_needs_what_browsers_keep_from_plain_http() -> None:
+    for path in SOURCES:
+        if path.suffix == ".js":
+            code = re.sub(r"//.*|/\*.*?\*/", "", path.read_text())
+            assert not re.search(r"crypto\.(randomUUID|subtle)|serviceWorker", code), path
+
+
 @pytest.mark.parametrize("path", SHELLS)
 def test_no_page_allows_scripts_or_styles_inside_itself(http: httpx.Client, path: str) -> None:
     page = http.get(path)
