@@ -8,7 +8,7 @@ import { figure, has, mark, t } from "./words.js";
 
 const ORDER = [
   "loss/mel", "loss/kl", "loss/fm", "loss/gen", "loss/disc", "learning_rate", "grad_norm/g", "grad_norm/d",
-  "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "samples_per_second", "machine_share",
+  "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "speed/clips_per_second", "speed/machine_share",
 ];
 const MOST_POINTS = 1200;
 /** How many other jobs may stand beside this one: as many as there are colours. */

@@ -7,7 +7,7 @@ import { byId, h, keyed, setText } from "./dom.js";
 import { follow } from "./live.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
-import { attempt, say } from "./shell.js";
+import { attempt, copy, say } from "./shell.js";
 import { ago, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
@@ -85,8 +85,8 @@ function describe() {
     ["epoch", job.epoch && of(job.epoch, job.total_epochs)],
     ["step", job.step && (job.total_steps ? of(job.step, job.total_steps) : number(job.step))],
     ["speed", job.step_seconds && t("job.fact.step_seconds", { time: `${figure(job.step_seconds)} s` })],
-    ["samples", isRunning && job.losses.samples_per_second ? figure(job.losses.samples_per_second) : null],
-    ["share", isRunning && job.losses.machine_share ? percent(job.losses.machine_share) : null],
+    ["samples", isRunning && job.losses["speed/clips_per_second"] ? figure(job.losses["speed/clips_per_second"]) : null],
+    ["share", isRunning && job.losses["speed/machine_share"] ? percent(job.losses["speed/machine_share"]) : null],
     ["attempt", job.attempt > 1 ? of(job.attempt, job.max_attempts) : null],
     ["took", job.finished_at && job.started_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null],
     ["submitted", ago(job.created_at)],
@@ -134,14 +134,14 @@ async function loadFiles() {
 }
 
 function fileRow(file) {
-  const copy = () => attempt(async () => {
-    await navigator.clipboard.writeText(file.sha256);
+  const take = () => attempt(async () => {
+    await copy(file.sha256);
     say(t("job.copied"));
   });
   return h("tr", {},
     h("td", {}, file.name),
     h("td", { class: "num" }, size(file.size)),
-    h("td", {}, h("button", { type: "button", class: "quiet mono", onclick: copy, title: file.sha256 },
+    h("td", {}, h("button", { type: "button", class: "quiet mono", onclick: take, title: file.sha256 },
       h("span", { class: "hidden" }, t("job.copy", { name: file.name })), h("span", { class: "sha" }, file.sha256))),
     h("td", { class: "num" }, h("a", { class: "button", href: file.url, download: file.name }, t("job.download"))));
 }

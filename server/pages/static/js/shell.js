@@ -34,6 +34,20 @@ export async function attempt(work) {
   }
 }
 
+/** Put a text where the reader's next paste takes it from. Browsers have their own way for pages over TLS alone. */
+export async function copy(text) {
+  if (navigator.clipboard) {
+    await navigator.clipboard.writeText(text);
+    return;
+  }
+  const field = h("textarea", { class: "hidden", readonly: true });
+  field.value = text;
+  document.body.append(field);
+  field.select();
+  document.execCommand("copy");
+  field.remove();
+}
+
 /** Ask before something that can't be undone. */
 export function confirm({ title, text, button, danger = true }) {
   return new Promise((resolve) => {

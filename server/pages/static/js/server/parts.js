@@ -1,7 +1,7 @@
 // What several parts of this page are made of.
 
 import { byId, h, setText } from "../dom.js";
-import { attempt, say } from "../shell.js";
+import { attempt, copy, say } from "../shell.js";
 import { t } from "../words.js";
 
 /** A bar with its name and its figures. Beyond `high` (0..1) it warns. */
@@ -54,7 +54,7 @@ export function showSecret(title, text, secret) {
   setText(byId("secret-text"), text);
   setText(byId("secret-value"), secret);
   byId("secret-copy").onclick = () => attempt(async () => {
-    await navigator.clipboard.writeText(secret);
+    await copy(secret);
     say(t("server.copied"));
   });
   dialog.querySelector("[data-close]").onclick = () => dialog.close();
