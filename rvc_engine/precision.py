@@ -67,9 +67,11 @@ def cpu_multiplies_bf16() -> bool:
 
     AVX-512 or AMX on x86, BF16 on Arm. Others would only emulate it, slower than float32.
     """
-    if not (torch._C._has_mkldnn and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
-        return False
-    return bool(_NATIVE_BF16_FLAGS & _cpu_flags())
+    return _library_knows_bf16() and bool(_NATIVE_BF16_FLAGS & _cpu_flags())
+
+
+def _library_knows_bf16() -> bool:
+    return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @cache
@@ -98,6 +100,11 @@ def in_full(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
         return layer(x, *others)
     with torch.autocast(x.device.type, enabled=False):
         return layer(lengthened(x), *others)
+
+
+def in_full_on_cpu(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """`in_full` on a CPU, where float32 costs twice as much; on a GPU, where it costs far more, the layer as it is."""
+    return in_full(layer, x, *others) if x.device.type == "cpu" else layer(x, *others)
 
 
 def lengthened(x: Tensor) -> Tensor:

@@ -88,7 +88,7 @@ def weight_gradient(x: Tensor, gradient: Tensor, kernel_size: int, stride: int, 
     """
     batch, channels, height, _ = x.shape
     frames = gradient.shape[3]
-    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding))
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, padding, padding)).contiguous()
     by_clip, by_row, by_frame, _ = padded.stride()
     windows = padded.as_strided(
         (batch, height, frames, kernel_size * channels), (by_clip, by_row, stride * by_frame, 1)

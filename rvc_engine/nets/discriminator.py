@@ -1,13 +1,18 @@
 """The discriminators: one on the wave itself, the others on the wave folded at prime periods (HiFi-GAN)."""
 
+from functools import partial
+
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from rvc_engine.config import Version
 from rvc_engine.nets.weightnorm import WeightNormConv1d, WeightNormConv2d
+from rvc_engine.precision import in_full_on_cpu
 
 PERIODS: dict[Version, tuple[int, ...]] = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}
 SLOPE = 0.1
+FULL_LAYERS = 2
+"""Layers of each discriminator, the first ones, that are computed in float32 on a CPU: 2 % of the work."""
 
 Judgement = tuple[Tensor, list[Tensor]]
 """Scores (B, N) and the feature maps behind them, the scores' own among them."""
@@ -25,6 +30,7 @@ class ScaleDiscriminator(nn.Module):
             WeightNormConv1d(widths[n], widths[n + 1], kernels[n], strides[n], kernels[n] // 2, groups=groups[n])
             for n in range(6)
         )
+        _begin_in_full(self.convs)
         self.conv_post = WeightNormConv1d(widths[-1], 1, 3, padding=1)
 
     def forward(self, wave: Tensor) -> Judgement:
@@ -43,6 +49,7 @@ class PeriodDiscriminator(nn.Module):
         self.convs = nn.ModuleList(
             WeightNormConv2d(widths[n], widths[n + 1], 5, strides[n], padding=2) for n in range(5)
         )
+        _begin_in_full(self.convs)
         self.conv_post = WeightNormConv2d(widths[-1], 1, 3, padding=1)
 
     def forward(self, wave: Tensor) -> Judgement:
@@ -53,10 +60,18 @@ class PeriodDiscriminator(nn.Module):
         return _judge(wave.unflatten(2, (-1, self.period)), self.convs, self.conv_post)
 
 
+def _begin_in_full(convs: nn.ModuleList) -> None:
+    """A quiet wave is small beside the first layers' biases: rounding would swallow it."""
+    for conv in convs[:FULL_LAYERS]:
+        assert isinstance(conv, WeightNormConv1d | WeightNormConv2d)
+        conv.is_full = True
+
+
 def _judge(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> Judgement:
     maps = []
     for conv in convs:
-        x = conv(x, SLOPE)
+        work = partial(conv, slope=SLOPE)
+        x = in_full_on_cpu(work, x) if conv.is_full else work(x)
         maps.append(x)
     x = last(x)
     maps.append(x)

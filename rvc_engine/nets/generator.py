@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
 from rvc_engine.nets.recomputing import Recomputing
 from rvc_engine.nets.weightnorm import WeightNormConv1d, WeightNormConvTranspose1d
-from rvc_engine.precision import in_full, lengthened
+from rvc_engine.precision import in_full, in_full_on_cpu, lengthened
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
 VOICED_NOISE = 0.003
 UNVOICED_NOISE = SINE_AMPLITUDE / 3
+FULL_STAGES = 1
+"""Upsampling stages, the last ones, that are computed in float32 on a CPU."""
 
 
 class SineSource(nn.Module):
@@ -118,12 +120,18 @@ class Generator(Recomputing):
         return torch.tanh(in_full(self.conv_post, F.leaky_relu(x)))
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
-        """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate)."""
+        """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate).
+
+        On a CPU the last stages are computed in float32: rounding is heard in the wave, and turns both nets' gradients.
+        """
+        work = partial(self._upsample, stage)
+        inputs = (x,) if source is None else (x, source)
+        return in_full_on_cpu(work, *inputs) if stage >= len(self.ups) - FULL_STAGES else work(*inputs)
+
+    def _upsample(self, stage: int, x: Tensor, source: Tensor | None = None) -> Tensor:
         kernels = len(RESBLOCK_KERNEL_SIZES)
         x = self.ups[stage](F.leaky_relu(x, SLOPE))
-        if (
-            stage == len(self.ups) - 1
-        ):  # what is added up here is heard: rounding it would turn the gradient by 5 degrees
+        if x.device.type == "cpu" or stage == len(self.ups) - 1:  # what residuals are added to
             x = lengthened(x)
         if source is not None:
             x = x + in_full(self.noise_convs[stage], source).to(x.dtype)

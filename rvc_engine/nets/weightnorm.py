@@ -17,6 +17,8 @@ from rvc_engine.nets.convolution import convolve_1d, convolve_periods, is_short_
 class _WeightNorm(nn.Module):
     """Takes bias and initial weight from a plain convolution, so that PyTorch's default initialisation holds."""
 
+    is_full = False
+    """Whether on a CPU it is called outside autocast, in float32, always."""
     _kept: Tensor | None = None
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> None:
@@ -90,16 +92,18 @@ class WeightNormConvTranspose1d(_WeightNorm):
 def weights_kept(net: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
     """Compute the weights of a net's convolutions once, in a short format or (None) their own, for several passes.
 
-    Nothing is learnt meanwhile: the passes give gradients of their inputs alone.
+    Layers that are full keep their own always. Nothing is learnt meanwhile: the passes give gradients of their inputs.
     """
     layers = [module for module in net.modules() if isinstance(module, _WeightNorm)]
     try:
         with torch.no_grad():
             for layer in layers:
                 weight = layer.weight()
-                is_wanted_last = dtype == torch.bfloat16 and weight.ndim == 4 and weight.device.type == "cpu"
-                layout = torch.channels_last if is_wanted_last else torch.preserve_format
-                layer._kept = weight.to(dtype or weight.dtype, memory_format=layout)
+                is_on_cpu = weight.device.type == "cpu"
+                wanted = None if layer.is_full and is_on_cpu else dtype
+                is_last = wanted == torch.bfloat16 and weight.ndim == 4 and is_on_cpu
+                layout = torch.channels_last if is_last else torch.preserve_format
+                layer._kept = weight.to(wanted or weight.dtype, memory_format=layout)
         yield
     finally:
         for layer in layers:

@@ -222,7 +222,7 @@ def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format(
     seen: dict[str, torch.dtype] = {}
     net = nets.generator
     net.dec.m_source.register_forward_hook(lambda *a: seen.update(source=a[2].dtype))
-    net.dec.resblocks[0].register_forward_hook(lambda *a: seen.update(block=a[2].dtype))
+    net.dec.resblocks[0].convs1[0].register_forward_hook(lambda *a: seen.update(block=a[2].dtype))
     with nets.precision.autocast():
         out = net(
             given.batch.features,
