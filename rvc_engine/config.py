@@ -154,7 +154,7 @@ class TrainingConfig(BaseModel):
     """Evaluate every so many epochs as well. None: only at saves."""
     precision: PrecisionChoice = "auto"
     """Number format of the nets' products and convolutions: fp32, bf16 or fp16 (scaled against underflow). auto: bf16
-    where the GPU has it natively, else fp16 on a GPU and fp32 on a CPU. Weights, spectra and losses are fp32 always."""
+    where the device has it natively, else fp16 on a GPU and fp32 on a CPU. Weights, spectra and losses are fp32."""
     tf32: bool = True
     """Let a GPU (Ampere or newer) round the inputs of float32 products and convolutions to 10 bits: several times
     faster, and about 3 decimal digits of precision in them in place of 7, in the mel spectra of the losses too."""
