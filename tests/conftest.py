@@ -19,6 +19,8 @@ from server.schemas import DatasetPublic, DatasetStatus, JobCreate, JobPublic
 ROOT = Path(__file__).parents[1]
 SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
 SAMPLES = ROOT / "samples"
+EMPTY_DATABASE = os.environ.get("RVC_TRAIN_TEST_DATABASE_URL")
+"""For one test at a time on another database than SQLite, such as the kill test on PostgreSQL."""
 SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4)
 
 
@@ -49,6 +51,8 @@ class Station:
             "RVC_TRAIN_DEVICE": "cpu",
             "OMP_WAIT_POLICY": "PASSIVE",
         }
+        if EMPTY_DATABASE is not None:
+            self.environment["RVC_TRAIN_DATABASE_URL"] = EMPTY_DATABASE
         if token is not None:
             self.environment["RVC_TRAIN_TOKEN"] = token
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -129,6 +133,12 @@ class Station:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def interrupts_are_heard() -> None:
+    """A script's background commands ignore Ctrl-C, and so would every child that a test interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
