@@ -13,7 +13,7 @@ other files, no network, no video decoder ever runs on what a stranger sent.
 import contextlib
 import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
@@ -327,6 +327,10 @@ class _FfmpegDecoder:
         )
 
     def blocks(self) -> Iterator[Block]:
+        return _joined(self._frame_blocks())
+
+    def _frame_blocks(self) -> Iterator[Block]:
+        """The sound as FFmpeg hands it over: by frames of some hundred samples, or of any size."""
         for frame in self._frames():
             samples = _scaled(frame.to_ndarray(), frame.format.is_planar, len(frame.layout.channels))
             step = max(1, BLOCK_SAMPLES // samples.shape[1])
@@ -351,6 +355,22 @@ class _FfmpegDecoder:
     def close(self) -> None:
         self._container.close()
         self._raw.close()
+
+
+def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
+    """Small blocks of one form as larger ones, of at most BLOCK_SAMPLES: what follows has its price for every block."""
+    sample_rate, channels, size = 0, 0, 0
+    parts: list[NDArray[np.float32]] = []
+    for block in blocks:
+        is_like = (block.sample_rate, block.samples.shape[1]) == (sample_rate, channels)
+        if parts and (not is_like or size + block.samples.size > BLOCK_SAMPLES):
+            yield Block(np.concatenate(parts), sample_rate)
+            parts, size = [], 0
+        sample_rate, channels = block.sample_rate, block.samples.shape[1]
+        parts.append(block.samples)
+        size += block.samples.size
+    if parts:
+        yield Block(np.concatenate(parts), sample_rate)
 
 
 @functools.cache

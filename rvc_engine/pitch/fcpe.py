@@ -29,6 +29,7 @@ class FcpeEstimator:
         self._cents = net.cent_table.numpy().astype(np.float64)
         self._net = net.eval().requires_grad_(False).to(device)
         self._device = device
+        self.threads_per_call = 1 if device.type == "cpu" else None
         self.batch_size = 4 if device.type == "cpu" else 32
 
     @classmethod

@@ -30,6 +30,7 @@ class PraatEstimator:
 
     name = "pm"
     batch_size = 8
+    threads_per_call: int | None = 1
 
     def __init__(self) -> None:
         """Raises InvalidConfig when praat-parselmouth is not installed."""

@@ -32,6 +32,7 @@ class RmvpeEstimator:
     def __init__(self, net: Rmvpe, device: torch.device) -> None:
         self._net = net.eval().requires_grad_(False).to(device)
         self._device = device
+        self.threads_per_call = 1 if device.type == "cpu" else None
         self.batch_size = 1 if device.type == "cpu" else 16
 
     @classmethod

@@ -38,6 +38,7 @@ class DioEstimator:
 
     name = "dio"
     batch_size = 8
+    threads_per_call: int | None = 1
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
@@ -58,6 +59,7 @@ class HarvestEstimator:
 
     name = "harvest"
     batch_size = 1
+    threads_per_call: int | None = 1
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""

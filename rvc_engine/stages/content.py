@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
 from rvc_engine.machine import Machine
 from rvc_engine.precision import Precision
 from rvc_engine.reporting import StageReport
+from rvc_engine.side_by_side import in_order
 from rvc_engine.weights import ENCODER_IDS, Weights, sha256_of
 from rvc_engine.workspace import Workspace
 
@@ -44,15 +46,17 @@ def run(
     paths = list(workspace.slices_16k.glob("*.wav"))
     encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
     left_out: list[str] = []
-    done = 0
     try:
         with disk_full_told(workspace.root):
             workspace.empty(workspace.features)
             _write_mute(workspace, encoder)
-            for batch in _batches(paths):
-                report.progress(done, len(paths))
-                left_out += _encode(batch, encoder, workspace.features)
-                done += len(batch)
+            batches = list(_batches(paths))
+            work = partial(_encode, encoder, workspace.features)
+            threads_per_call = 1 if device.type == "cpu" else None
+            report.progress(0, len(paths))
+            for done, without in enumerate(in_order(work, batches, threads_per_call, report.check_stop)):
+                left_out += without
+                report.progress(done, len(batches))
     except torch.OutOfMemoryError as error:
         raise GpuOutOfMemory(
             f"the device has too little free memory for the content encoder ({encoder.name}); end other programs that "
@@ -120,7 +124,7 @@ def _batches(paths: list[Path]) -> Iterator[list[Path]]:
         yield batch
 
 
-def _encode(batch: list[Path], encoder: ContentEncoder, folder: Path) -> list[str]:
+def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[str]:
     """Write a batch's features; returns the names of slices without usable ones."""
     left_out = []
     waves = [scipy.io.wavfile.read(path)[1] for path in batch]

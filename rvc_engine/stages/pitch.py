@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,9 @@ from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import GpuOutOfMemory
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
-from rvc_engine.pitch.estimators import create_estimator
+from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.reporting import StageReport
+from rvc_engine.side_by_side import in_order
 from rvc_engine.workspace import Workspace
 
 VERSION = 1
@@ -35,26 +37,31 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
         estimator = create_estimator(config.pitch, machine)
         workspace.empty(workspace.coarse_f0)
         workspace.empty(workspace.f0_hz)
-        for done, batch in _batches(paths, estimator.batch_size):
-            report.progress(done, len(paths))
-            curves = estimator.estimate([scipy.io.wavfile.read(path)[1] for path in batch])
-            for path, hz in zip(batch, curves, strict=True):
-                _write_curve(workspace, path.name, interpolate_unvoiced(hz))
-                num_voiced, num_frames = num_voiced + int(np.count_nonzero(hz)), num_frames + len(hz)
+        batches = _batches(paths, estimator.batch_size)
+        work = partial(_estimate, estimator, workspace)
+        report.progress(0, len(paths))
+        for done, curves in enumerate(in_order(work, batches, estimator.threads_per_call, report.check_stop)):
+            num_voiced += sum(int(np.count_nonzero(hz)) for hz in curves)
+            num_frames += sum(len(hz) for hz in curves)
+            report.progress(done, len(batches))
     report.progress(len(paths), len(paths))
     report.log(f"{100 * num_voiced / max(num_frames, 1):.0f} % of {num_frames / 6000:.1f} minutes are voiced")
     if paths and not num_voiced:
         report.warn("no pitch was found in any slice: these recordings may hold no voice")
 
 
-def _batches(paths: list[Path], size: int) -> Iterator[tuple[int, list[Path]]]:
-    """Groups of slices, each with the number of those before it; those of equal length follow each other.
-
-    A net works on equal ones at once.
-    """
+def _batches(paths: list[Path], size: int) -> list[list[Path]]:
+    """Groups of slices; those of equal length follow each other, because a net works on equal ones at once."""
     paths = sorted(paths, key=lambda path: (path.stat().st_size, path.name))
-    for start in range(0, len(paths), size):
-        yield start, paths[start : start + size]
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
+
+
+def _estimate(estimator: PitchEstimator, workspace: Workspace, batch: list[Path]) -> list[NDArray[np.float64]]:
+    """Write the curves of a batch; returns them as estimated, with their gaps."""
+    curves = estimator.estimate([scipy.io.wavfile.read(path)[1] for path in batch])
+    for path, hz in zip(batch, curves, strict=True):
+        _write_curve(workspace, path.name, interpolate_unvoiced(hz))
+    return curves
 
 
 @contextmanager

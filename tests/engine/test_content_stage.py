@@ -12,6 +12,7 @@ from rvc_engine.errors import InvalidDataset, MissingWeights, StopRequested
 from rvc_engine.events import Progress, Warned
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import StageReport
+from rvc_engine.side_by_side import LOOK_AHEAD
 from rvc_engine.stages import content
 from rvc_engine.workspace import Workspace
 
@@ -109,11 +110,12 @@ def test_no_usable_features_at_all_is_an_invalid_dataset(workspace, encoder):
 
 def test_it_stops_between_batches(workspace, encoder, monkeypatch):
     monkeypatch.setattr(content, "BATCH_BYTES", 0)
-    for n in range(5):
+    for n in range(50):
         add_slice(workspace, f"0_{n}", np.zeros(2000 + 320 * n))
     with pytest.raises(StopRequested):
         run(workspace, is_stopping=lambda: len(encoder.batches) > 2)
-    assert len(list(workspace.features.iterdir())) == 2
+    begun = LOOK_AHEAD * torch.get_num_threads()
+    assert 2 <= len(list(workspace.features.iterdir())) <= 2 + 2 * begun
 
 
 def test_the_fingerprint_of_a_local_encoder_is_that_of_its_weights(tmp_path):

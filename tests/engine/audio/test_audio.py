@@ -121,6 +121,14 @@ def test_blocks_stay_small(tmp_path: Path, voice: Voice) -> None:
     assert max(sizes) < 200_000
 
 
+def test_the_decoders_small_frames_come_as_few_blocks(tmp_path: Path, voice: Voice) -> None:
+    sound = voice(20.0, 44_100)
+    soundfile.write(tmp_path / "a.flac", sound, 44_100)
+    blocks = list(decode_mono(tmp_path / "a.flac", 44_100))
+    assert len(blocks) == -(-len(sound) // 2**18)
+    np.testing.assert_allclose(np.concatenate(blocks), sound, atol=1e-4)
+
+
 def test_a_rate_that_changes_on_the_way_is_followed(tmp_path: Path, voice: Voice, encode: Encode) -> None:
     first = encode(tmp_path / "1.mp3", voice(1.0, 44_100), 44_100, "mp3", "libmp3lame").read_bytes()
     second = encode(tmp_path / "2.mp3", voice(1.0, 22_050), 22_050, "mp3", "libmp3lame").read_bytes()

@@ -250,7 +250,7 @@ def test_too_little_memory_on_the_device_is_told_as_such(tmp_path: Path, monkeyp
     from rvc_engine.workspace import Workspace
 
     class Full:
-        name, batch_size = "rmvpe", 1
+        name, batch_size, threads_per_call = "rmvpe", 1, None
 
         def estimate(self, waves: list[np.ndarray]) -> list[np.ndarray]:
             raise torch.OutOfMemoryError("CUDA out of memory")

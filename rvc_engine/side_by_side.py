@@ -1,0 +1,55 @@
+"""Independent pieces of work on the CPU's threads, several pieces at once.
+
+WORLD's and Praat's code, onnxruntime and PyTorch's operators let other Python threads run meanwhile. Nets gain by it
+too: what does not divide well among threads within one batch does among batches.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import TypeVar
+
+import torch
+
+MAX_CALLS = 16
+"""At once; each has its own activations in memory. What threads are left are divided among them."""
+LOOK_AHEAD = 2
+"""Pieces begun or waiting for each call, so that none idles while the one who asks is slow to take a result."""
+SECONDS_BETWEEN_LOOKS = 0.25
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
+
+
+def in_order(
+    work: Callable[[Piece], Result],
+    pieces: Iterable[Piece],
+    threads_per_call: int | None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Iterator[Result]:
+    """The results of all pieces, in their order. Raises what a piece raises, when its turn comes.
+
+    As many pieces are at work as PyTorch's thread count has room for, or one when `threads_per_call` is None: it takes
+    a device whole. `meanwhile` is called in the caller's thread while a result is awaited, and may raise, to stop:
+    then, as whenever the caller takes no more, no further piece begins, and those begun are waited for.
+    """
+    threads = torch.get_num_threads()
+    calls = max(1, min(MAX_CALLS, threads // threads_per_call)) if threads_per_call else 1
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(calls, "piece", torch.set_num_threads, (threads // calls,)) as pool:
+        try:
+            for piece in pieces:
+                waiting.append(pool.submit(work, piece))
+                if len(waiting) >= LOOK_AHEAD * calls:
+                    yield _awaited(waiting.popleft(), meanwhile)
+            while waiting:
+                yield _awaited(waiting.popleft(), meanwhile)
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # setting it in a thread also sets what later threads begin with
+
+
+def _awaited(future: Future[Result], meanwhile: Callable[[], None]) -> Result:
+    while not wait([future], SECONDS_BETWEEN_LOOKS).done:
+        meanwhile()
+    return future.result()
