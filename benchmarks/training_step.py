@@ -2,11 +2,13 @@
 
 The plain way drives the same nets as RVC WebUI drives its own: the discriminators judge real and fake segments in two
 passes, their weight gradients are computed in the generator's half too and thrown away, the real segments' second pass
-is recorded, every gradient's norm is read one by one, and AdamW goes tensor by tensor; in float32, as on any CPU.
+is recorded, every gradient's norm is read one by one, and AdamW goes tensor by tensor; in float32, as on any CPU, with
+every convolution in the layout that PyTorch gives it.
 """
 
 import argparse
 import os
+from unittest.mock import patch
 
 import torch
 
@@ -15,6 +17,7 @@ from rvc_engine import losses
 from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
 from rvc_engine.mel import log_mel, spectrogram
+from rvc_engine.nets import weightnorm
 from rvc_engine.nets.synthesizer import Noise, cut_segments
 from rvc_engine.precision import Precision
 from rvc_engine.step import Batch, Nets, mel_distance, training_step
@@ -86,7 +89,8 @@ def main() -> None:
 
     def work(nets: Nets | None) -> None:
         if nets is None:
-            plain_step(plain, batch, starts, noise)
+            with patch.object(weightnorm, "is_faster_last", lambda *_: False):
+                plain_step(plain, batch, starts, noise)
         else:
             training_step(nets, batch, starts, noise)
         if device.type == "cuda":

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.nets.convolution import convolve_1d, convolve_periods, is_short_on_cpu
+from rvc_engine.nets.convolution import convolve_1d, convolve_periods, is_faster_last, is_short_on_cpu
 
 
 class _WeightNorm(nn.Module):
@@ -52,10 +52,12 @@ class WeightNormConv1d(_WeightNorm):
 
     def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T'), through a LeakyReLU of this slope if any."""
-        if self.groups == 1 and is_short_on_cpu(x):
-            x = convolve_1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation)
+        weight, is_short = self.weight(), is_short_on_cpu(x)
+        if self.groups == 1 and (is_short or is_faster_last(x, weight, self.dilation)):
+            dtype = torch.bfloat16 if is_short else x.dtype
+            x = convolve_1d(x, weight, self.bias, self.stride, self.padding, self.dilation, dtype)
         else:
-            x = F.conv1d(x, self.weight(), self.bias, self.stride, self.padding, self.dilation, self.groups)
+            x = F.conv1d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return x if slope is None else F.leaky_relu(x, slope)
 
 

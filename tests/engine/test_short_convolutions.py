@@ -11,10 +11,11 @@ from rvc_engine import losses, precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.mel import spectrogram
-from rvc_engine.nets.convolution import PeriodConvolution, convolve_1d, weight_gradient
+from rvc_engine.nets import weightnorm
+from rvc_engine.nets.convolution import PeriodConvolution, convolve_1d, is_faster_last, weight_gradient
 from rvc_engine.nets.discriminator import Discriminators
 from rvc_engine.nets.synthesizer import Noise
-from rvc_engine.nets.weightnorm import WeightNormConv2d, weights_kept
+from rvc_engine.nets.weightnorm import WeightNormConv1d, WeightNormConv2d, weights_kept
 from rvc_engine.precision import Precision
 from rvc_engine.step import Batch, Nets, training_step
 
@@ -92,10 +93,52 @@ def test_short_layers_differ_from_full_ones_by_rounding_alone() -> None:
 def test_channels_last_computes_the_dilated_convolution(dilation: int) -> None:
     x, weight, bias = (drawn(*shape, dtype=torch.float32) for shape in ((2, 8, 50), (8, 8, 3), (8,)))
     with SHORT.autocast():
-        ours = convolve_1d(x, weight, bias, 1, dilation, dilation)
+        ours = convolve_1d(x, weight, bias, 1, dilation, dilation, torch.bfloat16)
         theirs = F.conv1d(x, weight, bias, 1, dilation, dilation)
     assert ours.stride(1) == 1
     assert torch.allclose(ours.float(), theirs.float(), atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize(("channels", "dilation"), [((32, 128), 5), ((64, 64), 1), ((64, 64), 3)])
+def test_a_narrow_convolution_in_float32_gives_the_same_in_its_faster_layout(
+    channels: tuple[int, int], dilation: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    layer = WeightNormConv1d(*channels, 7, padding=3 * dilation, dilation=dilation)
+    x = torch.randn(2, channels[0], 200).requires_grad_()
+    ours = layer(x, 0.1)
+    monkeypatch.setattr(weightnorm, "is_faster_last", lambda *_: False)
+    theirs = layer(x, 0.1)
+    assert (ours.stride(1), theirs.stride(2)) == (1, 1)
+    pull = torch.randn_like(theirs)
+    gradients = [torch.autograd.grad(out, (x, *layer.parameters()), pull) for out in (ours, theirs)]
+    for one, other in zip((ours, *gradients[0]), (theirs, *gradients[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("channels", "dtype", "dilation", "capability", "is_last"),
+    [
+        ((64, 64), torch.float32, 1, "AVX512", True),
+        ((64, 64), torch.float32, 1, "AVX2", False),
+        ((64, 64), torch.float32, 3, "AVX2", True),
+        ((256, 256), torch.float32, 3, "AVX512", False),
+        ((1, 32), torch.float32, 1, "AVX512", False),
+        ((64, 64), torch.float64, 3, "AVX512", False),
+    ],
+)
+def test_the_faster_layout_is_taken_where_it_was_found_faster(
+    channels: tuple[int, int],
+    dtype: torch.dtype,
+    dilation: int,
+    capability: str,
+    is_last: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    x, weight = torch.zeros(1, channels[0], 8, dtype=dtype), torch.zeros(channels[1], channels[0], 3, dtype=dtype)
+    assert is_faster_last(x, weight, dilation) is is_last
+    assert is_faster_last(x.to("meta"), weight, dilation) is False
 
 
 # --- weights that stand still
