@@ -9,20 +9,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import BinaryIO
 
 import faiss
 import numpy as np
 
-from rvc_engine.clustering import Tick, centres_of
+from rvc_engine.clustering import Tick, centres_of, let_go, many_centres_of
 from rvc_engine.config import TrainingConfig
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.found_workspace import speaker_in
+from rvc_engine.nearest import Nearest
 from rvc_engine.reporting import StageReport
 from rvc_engine.speakers import Speakers, index_stem
 from rvc_engine.workspace import Workspace, sync_folder
 
-VERSION = 2
+VERSION = 3
 
 ROWS_PER_LIST = 39
 """FAISS wants at least so many training rows for each list."""
@@ -30,10 +32,8 @@ MAX_ROWS = 200_000
 """Above it, rows are first reduced to so few centres, as the reference does:"""
 NUM_CENTRES = 10_000
 ROWS_PER_ADD = 8192
-REDUCING_PASSES = 2
-"""Over all rows, for the centres that stand for them,"""
 TRAINING_PASSES = 5
-"""and for those of the lists: as many as make the search as good as FAISS's own training of them does."""
+"""Over all rows, for the centres of the lists: as many as make the search as good as FAISS's own training of them."""
 
 
 def num_lists(num_rows: int) -> int:
@@ -60,6 +60,8 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
         wanted = {**(spans if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
         written = {}
         for number, (stem, (start, end)) in enumerate(wanted.items()):
+            if start == end:  # a speaker all of whose rows were left out
+                continue
             tell = _Share(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
             written[stem] = _write(_index_of(rows[start:end], config.seed, tell, report), workspace, stem)
         _sweep(workspace, written)
@@ -110,14 +112,15 @@ def _index_of(rows: np.ndarray, seed: int, tell: Tick, report: StageReport) -> f
     if len(rows) <= MAX_ROWS:
         return build_index(rows, seed, tell)
     report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
-    centres = centres_of(rows, NUM_CENTRES, REDUCING_PASSES, seed, lambda share: tell(0.9 * share))
+    centres = many_centres_of(rows, NUM_CENTRES, seed, lambda share: tell(0.9 * share))
     return build_index(centres, seed, lambda share: tell(0.9 + 0.1 * share))
 
 
 def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
     """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size).
 
-    And where each part's rows end in it.
+    And where each part's rows end in it. Rows with numbers that are none, as other programs may leave them, are left
+    out: they lie nowhere.
     """
     files = [file for part in parts for file in part]
     shapes = [np.load(file, mmap_mode="r").shape for file in files]
@@ -126,17 +129,36 @@ def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple
     if odd:
         raise InvalidDataset(f"{odd[0]} is of another size than {files[0].name}; extract the features of all anew")
     temporary = target.with_name(f".{target.name}.tmp")
+    counts = []
     # Not through a memory map: on a full disk, writing into one kills the process.
     with temporary.open("wb") as out:
-        header = {"descr": "<f4", "fortran_order": False, "shape": (total, size)}
-        np.lib.format.write_array_header_1_0(out, header)
+        _write_header(out, total, size)
         for done, file in enumerate(files):
-            out.write(np.ascontiguousarray(np.load(file), np.dtype("<f4")).tobytes())
+            rows = np.load(file).astype("<f4", order="C", copy=False)
+            rows = rows[np.isfinite(rows).all(axis=1)]
+            counts.append(len(rows))
+            out.write(rows.tobytes())
             report.progress(0.2 * done / len(files), 1)
+        out.seek(0)
+        _write_header(out, sum(counts), size)
+    if sum(counts) < total:
+        _tell_left_out(total - sum(counts), total, report)
     temporary.replace(target)
-    counts = iter(shape[0] for shape in shapes)
-    lengths = [sum(next(counts) for _ in part) for part in parts]
+    of_files = iter(counts)
+    lengths = [sum(next(of_files) for _ in part) for part in parts]
     return np.load(target, mmap_mode="r"), list(accumulate(lengths))
+
+
+def _write_header(out: BinaryIO, count: int, size: int) -> None:
+    """Of as many bytes for any count: NumPy leaves room for it to grow."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count, size)}
+    np.lib.format.write_array_header_1_0(out, header)
+
+
+def _tell_left_out(count: int, total: int, report: StageReport) -> None:
+    if count == total:
+        raise InvalidDataset("no row of features is of finite numbers; extract the features of all anew")
+    report.warn(f"{count} of {total} rows of features hold numbers that are not finite, and are left out of the index")
 
 
 def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
@@ -144,12 +166,40 @@ def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
     index.nprobe = 1
-    index.quantizer.add(centres_of(rows, index.nlist, TRAINING_PASSES, seed, lambda share: tick(0.8 * share)))
+    centres = centres_of(rows, index.nlist, TRAINING_PASSES, seed, lambda share: tick(0.8 * share))
+    index.quantizer.add(centres)
     index.is_trained = True
+    near = Nearest(centres)
+    lists = np.empty(count, np.int64)
     for start in range(0, count, ROWS_PER_ADD):
-        tick(0.8 + 0.2 * start / count)
-        index.add(np.ascontiguousarray(rows[start : start + ROWS_PER_ADD]))
+        tick(0.8 + 0.1 * start / count)
+        lists[start : start + ROWS_PER_ADD] = near(np.array(rows[start : start + ROWS_PER_ADD]))
+    let_go(rows)
+    _fill(index, rows, lists, lambda share: tick(0.9 + 0.1 * share))
     return index
+
+
+def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, tick: Tick) -> None:
+    """Put each row into its list. FAISS's own `add` lets the lists grow, to up to twice the memory they need."""
+    inverted = index.invlists
+    assert inverted is not None
+    for number, length in enumerate(np.bincount(lists, minlength=index.nlist).tolist()):
+        inverted.resize(number, length)
+    filled = np.zeros(index.nlist, np.int64)
+    for start in range(0, len(rows), ROWS_PER_ADD):
+        tick(start / len(rows))
+        block = lists[start : start + ROWS_PER_ADD]
+        order = np.argsort(block, kind="stable")
+        ids, codes = order + start, np.ascontiguousarray(rows[start + order])
+        numbers, firsts, lengths = np.unique(block[order], return_index=True, return_counts=True)
+        for number, first, length in zip(numbers.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
+            at = slice(first, first + length)
+            inverted.update_entries(
+                number, int(filled[number]), length, faiss.swig_ptr(ids[at]), faiss.swig_ptr(codes[at].view(np.uint8))
+            )
+        filled[numbers] += lengths
+        let_go(rows)
+    index.ntotal = len(rows)
 
 
 def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
