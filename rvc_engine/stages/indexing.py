@@ -32,13 +32,20 @@ MAX_ROWS = 200_000
 """Above it, rows are first reduced to so few centres, as the reference does:"""
 NUM_CENTRES = 10_000
 ROWS_PER_ADD = 8192
-TRAINING_PASSES = 5
-"""Over all rows, for the centres of the lists: as many as make the search as good as FAISS's own training of them."""
+MIN_PASSES, MAX_PASSES = 2, 8
+PASSING_ROWS = 160_000
+"""Centres of lists are trained by so many rows, in passes over all: as many as make the search as good as FAISS's own
+training of them does."""
 
 
 def num_lists(num_rows: int) -> int:
     """How many inverted lists an index of so many rows has: min(16 sqrt(N), N / 39), at least 1."""
     return max(1, min(int(16 * num_rows**0.5), num_rows // ROWS_PER_LIST))
+
+
+def num_passes(num_rows: int) -> int:
+    """How often the centres of the lists are trained by all of so many rows."""
+    return max(MIN_PASSES, min(MAX_PASSES, PASSING_ROWS // num_rows))
 
 
 def added_index_name(stem: str, version: str, lists: int) -> str:
@@ -166,7 +173,7 @@ def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
     index.nprobe = 1
-    centres = centres_of(rows, index.nlist, TRAINING_PASSES, seed, lambda share: tick(0.8 * share))
+    centres = centres_of(rows, index.nlist, num_passes(count), seed, lambda share: tick(0.8 * share))
     index.quantizer.add(centres)
     index.is_trained = True
     near = Nearest(centres)

@@ -72,7 +72,7 @@ def test_a_stop_is_heard_while_centres_are_sought_and_while_rows_are_added(works
     rows = np.random.default_rng(0).standard_normal((2 * indexing.ROWS_PER_ADD, 8), dtype=np.float32)
     shares: list[float] = []
     indexing.build_index(rows, 1, shares.append)
-    assert len([share for share in shares if share < 0.8]) == indexing.TRAINING_PASSES * 4
+    assert len([share for share in shares if share < 0.8]) == indexing.num_passes(len(rows)) * 4
     assert shares[-4:] == [0.8, pytest.approx(0.85), 0.9, pytest.approx(0.95)]
     fill(workspace, 2, 100)
     asked = 0

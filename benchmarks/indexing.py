@@ -1,0 +1,240 @@
+"""The index stage, ours and the reference's way, on the same features: seconds, peak memory, and how good the index is.
+
+The plain way does as RVC WebUI's `train_index` does: all features in memory, shuffled, above 200,000 rows reduced to
+10,000 centres by scikit-learn's MiniBatchKMeans, FAISS's own training of the lists. Each is a command of its own,
+timed from start to end; with `--reference` RVC WebUI's own takes its turn. Recall is that of the nearest of all vectors
+in an index, for rows that it never saw; distances are those of the rows that it was made from.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks import rvc_webui
+from benchmarks.lines import cpu_name, tell
+
+MAX_ROWS = 200_000
+NUM_CENTRES = 10_000
+ROWS_PER_ADD = 8192
+SIZE = 768
+HELD_OUT_ROWS = 8000
+MEASURED_ROWS = 20_000
+ROWS_IN_FILE = 185
+"""Of features made up: 3.7 s."""
+OURS, PLAIN, THEIRS = "ours", "plain", "RVC WebUI"
+
+Rows = NDArray[np.float32]
+
+
+@dataclass
+class Turns:
+    """What one of the ways took, and its last index."""
+
+    seconds: list[float] = field(default_factory=list)
+    peaks: list[float] = field(default_factory=list)
+    """Bytes; none of a command that does not tell."""
+    index: Path | None = None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    rvc_webui.add_options(parser, required=False)
+    parser.add_argument("--features", type=Path, help="a folder of .npy files of v2 features; none: made up")
+    parser.add_argument("--rows", type=int, nargs="+", default=[75_000, 301_000])
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--way", choices=(OURS, PLAIN), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.way:
+        _do(options.way, options.folder)
+        return
+    if not importlib.util.find_spec("sklearn"):
+        print("scikit-learn is not here: the plain way is left out", file=sys.stderr)
+    for num_rows in options.rows:
+        with tempfile.TemporaryDirectory(prefix="rvc-bench-") as name:
+            _compare(options, num_rows, Path(name))
+
+
+def _compare(options: argparse.Namespace, num_rows: int, scratch: Path) -> None:
+    """All ways in turns over so many rows."""
+    held_out, sample = _place_features(options.features, num_rows, scratch / "bench" / "3_feature768")
+    ways: dict[str, Callable[[int], tuple[float, float | None, Path]]] = {OURS: lambda _: _own(OURS, scratch / "bench")}
+    if importlib.util.find_spec("sklearn"):
+        ways[PLAIN] = lambda _: _own(PLAIN, scratch / "bench")
+    if options.reference:
+        reference = rvc_webui.Reference.place(options.reference, options.reference_python, scratch / "rvc")
+        ways[THEIRS] = lambda turn: _theirs(reference, scratch / "bench", turn)
+    turns = {way: Turns() for way in ways}
+    for turn in range(options.rounds):
+        for way, run in ways.items():
+            seconds, peak, turns[way].index = run(turn)
+            turns[way].seconds.append(seconds)
+            turns[way].peaks += [peak] if peak else []
+    source = f"features of {options.features.name}" if options.features else "made-up features"
+    notes = f"{num_rows} rows of {SIZE}, {source}, whole commands in turns, median of {options.rounds}"
+    _tell_all(turns, num_rows, held_out, sample, notes)
+
+
+def _tell_all(turns: Mapping[str, Turns], num_rows: int, held_out: Rows, sample: Rows, notes: str) -> None:
+    quality = {way: _quality(done.index, held_out, sample) for way, done in turns.items() if done.index}
+    ours, bytes_of_rows = turns[OURS], num_rows * SIZE * 4
+    for way in (PLAIN, THEIRS):
+        if way not in turns:
+            continue
+        theirs, against = turns[way], f"against {way}; {notes}"
+        tell("index", statistics.median(ours.seconds), statistics.median(theirs.seconds), "s", against, _device())
+        if theirs.peaks:
+            our_peak, their_peak = (done.peaks[-1] / bytes_of_rows for done in (ours, theirs))
+            told = f"Python and libraries too; {against}"
+            tell("index, peak memory", our_peak, their_peak, "times the features' size", told)
+        tell("index, recall@1", quality[OURS][0], quality[way][0], "share", f"nprobe 1, held-out rows; {against}")
+        if num_rows > MAX_ROWS:
+            tell("index, distance to the nearest vector", quality[OURS][1], quality[way][1], "L2 norm", against)
+    if len(turns) == 1:
+        print(f"ours alone: {statistics.median(ours.seconds):.1f} s, recall@1 {quality[OURS][0]:.4f}", file=sys.stderr)
+
+
+def _place_features(folder: Path | None, num_rows: int, target: Path) -> tuple[Rows, Rows]:
+    """Write `num_rows` rows in files into the target; returns held-out rows, and a sample of those written."""
+    target.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    clips = _made_up() if folder is None else _shuffled(folder, random)
+    sample, missing = [], num_rows
+    while missing:
+        clip = next(clips, None)
+        if clip is None:
+            sys.exit(f"{folder} holds {num_rows - missing} rows, and {num_rows} are asked for")
+        clip = clip[:missing]
+        np.save(target / f"{num_rows - missing:07d}_0.npy", clip)
+        missing -= len(clip)
+        sample.append(clip[random.random(len(clip)) < MEASURED_ROWS / num_rows])
+    held_out: list[Rows] = []
+    while sum(map(len, held_out)) < HELD_OUT_ROWS and (clip := next(clips, None)) is not None:
+        held_out.append(clip)
+    if not held_out:
+        sys.exit(f"{folder} holds no rows beyond the {num_rows} asked for, to search with")
+    return np.concatenate(held_out)[:HELD_OUT_ROWS], np.concatenate(sample)
+
+
+def _shuffled(folder: Path, random: np.random.Generator) -> Iterator[Rows]:
+    files = sorted(folder.rglob("*.npy"))
+    for place in random.permutation(len(files)):
+        yield np.load(files[place]).astype(np.float32)
+
+
+def _made_up() -> Iterator[Rows]:
+    """Clips that glide, with noise, from one to the next of 2,000 sounds, which lie in 48 dimensions of 768."""
+    random = np.random.default_rng(1)
+    sounds = random.standard_normal((2000, 48)) @ random.standard_normal((48, SIZE)) / 7
+    while True:
+        stops = sounds[random.integers(len(sounds), size=ROWS_IN_FILE // 8 + 2)]
+        at = np.arange(ROWS_IN_FILE) / 8
+        share = (at % 1)[:, None]
+        path = stops[at.astype(int)] * (1 - share) + stops[at.astype(int) + 1] * share
+        yield (path + 0.25 * random.standard_normal(path.shape)).astype(np.float32)
+
+
+def _own(way: str, folder: Path) -> tuple[float, float, Path]:
+    """Seconds, peak memory in bytes and index of one of the ways in this file."""
+    command = [sys.executable, "-m", "benchmarks.indexing", "--way", way, "--folder", str(folder)]
+    start = time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    seconds = time.perf_counter() - start
+    told = json.loads(done.stdout.splitlines()[-1])
+    return seconds, told["peak"], Path(told["index"])
+
+
+def _theirs(reference: rvc_webui.Reference, folder: Path, turn: int) -> tuple[float, None, Path]:
+    """Of RVC WebUI's command, which would leave an index as it is: a new voice each time."""
+    root = reference.folder / "logs" / f"turn{turn}"
+    root.mkdir()
+    (root / "3_feature768").symlink_to(folder / "3_feature768")
+    arguments = [root.name, "v2", reference.folder / "outside", len(os.sched_getaffinity(0))]
+    seconds = reference.run("train.train_index", arguments)
+    return seconds, None, next(root.glob("added_*.index"))
+
+
+def _do(way: str, folder: Path) -> None:
+    """In a process of its own: make the index, and tell where it is and what memory it took."""
+    index = _ours(folder) if way == OURS else _plain(folder)
+    print(json.dumps({"peak": _peak_bytes(), "index": str(index)}))
+
+
+def _ours(folder: Path) -> Path:
+    from rvc_engine.config import TrainingConfig
+    from rvc_engine.reporting import StageReport
+    from rvc_engine.stages import indexing
+    from rvc_engine.workspace import Workspace
+
+    return indexing.run(Workspace(folder, "bench"), TrainingConfig(), StageReport("index", lambda _: None))
+
+
+def _plain(folder: Path) -> Path:
+    import faiss
+
+    cluster = importlib.import_module("sklearn.cluster")
+
+    rows = np.concatenate([np.load(path) for path in sorted((folder / "3_feature768").glob("*.npy"))])
+    rows = rows[np.random.default_rng(0).permutation(len(rows))]
+    if len(rows) > MAX_ROWS:
+        batch = 256 * len(os.sched_getaffinity(0))
+        means = cluster.MiniBatchKMeans(
+            NUM_CENTRES, batch_size=batch, compute_labels=False, init="random", random_state=0
+        )
+        rows = means.fit(rows).cluster_centers_
+    lists = max(1, min(int(16 * np.sqrt(len(rows))), len(rows) // 39))
+    index = faiss.index_factory(rows.shape[1], f"IVF{lists},Flat")
+    index.train(rows)
+    for start in range(0, len(rows), ROWS_PER_ADD):
+        index.add(rows[start : start + ROWS_PER_ADD])
+    target = folder / "plain.index"
+    faiss.write_index(index, str(target))
+    return target
+
+
+def _peak_bytes() -> int:
+    """The most memory that this process held, pages of mapped files among it."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except OSError:
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _quality(path: Path, held_out: Rows, sample: Rows) -> tuple[float, float]:
+    """Recall@1 with nprobe 1 of the held-out rows, and the sample's mean distance to the nearest vector."""
+    import faiss
+
+    index: Any = faiss.read_index(str(path))
+    index.nprobe = 1
+    index.make_direct_map()
+    vectors = index.reconstruct_n(0, index.ntotal)
+    truth = faiss.knn(held_out, vectors, 1)[1]
+    recall = float((index.search(held_out, 1)[1] == truth).mean())
+    if len(vectors) > NUM_CENTRES:  # the sample lies in it
+        return recall, 0.0
+    squares = faiss.knn(sample, vectors, 1)[0]
+    return recall, float(np.sqrt(np.maximum(squares, 0)).mean())
+
+
+def _device() -> str:
+    return f"{cpu_name()}, load {os.getloadavg()[0]:.1f}"
+
+
+if __name__ == "__main__":
+    main()
