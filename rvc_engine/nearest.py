@@ -46,7 +46,7 @@ class Nearest:
         for column in range(self._size, self._size + BIAS_COLUMNS):
             self._centres[:, column] = rest
             rest -= self._centres[:, column]
-        self._rows_at_once = min(MAX_ROWS_AT_ONCE, _rounded_up(SCORES_AT_ONCE // padded, ROWS_STEP))
+        self._rows_at_once = min(MAX_ROWS_AT_ONCE, _rounded_up(max(1, SCORES_AT_ONCE // padded), ROWS_STEP))
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, rows: Rows) -> Numbers:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.errors import StopRequested
-from rvc_engine.events import Log, Progress
+from rvc_engine.errors import InvalidDataset, StopRequested
+from rvc_engine.events import Log, Progress, Warned
 from rvc_engine.reporting import StageReport
 from rvc_engine.stages import indexing
 from rvc_engine.workspace import Workspace
@@ -58,6 +58,42 @@ def test_many_rows_are_reduced_to_centres_that_stand_for_them(
     assert len(np.load(workspace.total_features, mmap_mode="r")) == 1000
     assert any(isinstance(event, Log) and "reducing 1000 rows to 100 centres" in event.message for event in events)
     assert [event.stage_progress for event in events if isinstance(event, Progress)][-1] == 1
+
+
+def test_rows_that_are_not_finite_are_left_out_with_a_warning(workspace: Workspace) -> None:
+    fill(workspace, 2, 50)
+    rows = np.load(workspace.features / "1_0.npy")
+    rows[3, 5], rows[7, 0] = np.nan, np.inf
+    np.save(workspace.features / "1_0.npy", rows)
+    events = run(workspace)
+    assert faiss.read_index(str(workspace.index_file)).ntotal == 98
+    kept = np.delete(rows, [3, 7], axis=0)
+    np.testing.assert_array_equal(np.load(workspace.total_features, mmap_mode="r")[50:], kept)
+    assert any(isinstance(event, Warned) and event.message.startswith("2 of 100 rows") for event in events)
+
+
+def test_features_without_one_finite_row_are_refused_in_a_sentence(workspace: Workspace) -> None:
+    fill(workspace, 1, 10)
+    np.save(workspace.features / "0_0.npy", np.full((10, 768), np.nan, np.float32))
+    with pytest.raises(InvalidDataset, match="no row of features is of finite numbers"):
+        run(workspace)
+
+
+def test_every_row_lies_once_in_the_list_of_its_nearest_centre_under_its_number() -> None:
+    rows = np.random.default_rng(0).standard_normal((2 * indexing.ROWS_PER_ADD + 5, 16), dtype=np.float32)
+    index = indexing.build_index(rows, 1, lambda _: None)
+    index.make_direct_map()
+    np.testing.assert_array_equal(index.reconstruct_n(0, len(rows)), rows)
+    found = index.search(rows[::50], 1)[1][:, 0]
+    assert (found == np.arange(0, len(rows), 50)).mean() > 0.98
+
+
+def test_equal_rows_give_an_index_that_finds_one_of_them(workspace: Workspace) -> None:
+    workspace.features.mkdir(parents=True)
+    np.save(workspace.features / "0_0.npy", np.ones((200, 768), np.float32))
+    run(workspace)
+    distances, _ = faiss.read_index(str(workspace.index_file)).search(np.ones((1, 768), np.float32), 1)
+    assert distances.tolist() == [[0]]
 
 
 def test_the_same_features_and_seed_give_the_same_bytes(workspace: Workspace, tmp_path: Path) -> None:
