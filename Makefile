@@ -56,8 +56,10 @@ lint: .venv/.installed
 check: lint test
 
 # REFERENCE=PATH: a checkout of RVC WebUI, timed beside ours; REFERENCE_PYTHON: the Python that it runs in.
+# RECORDINGS, FEATURES: folders for preparation and indexing, in place of the samples and of made-up features.
 bench: .venv/.installed
-	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %)
+	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %) \
+	  $(RECORDINGS:%=--recordings %) $(FEATURES:%=--features %)
 
 # Training on the first CUDA device, beside a plain rendering of the reference's way. RECORDINGS: a folder, in place of the samples.
 bench-gpu: .venv/.installed

@@ -58,12 +58,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="rvc-bench-") as name:
         if options.once is not None:
             print(json.dumps(prepare(options.recordings, options.once, "pm", options.hubert)))
-        elif options.reference is not None:
-            against_rvc_webui(options, Path(name))
-        elif shutil.which("ffmpeg") is None:
+            return
+        if shutil.which("ffmpeg") is None:
             print("preparation: left out, because the plain way needs the program ffmpeg", file=sys.stderr)
-        else:
-            against_plain(options.recordings, options.hubert or _made_up_hubert(Path(name) / "hubert"), Path(name))
+            return
+        against_plain(options.recordings, options.hubert or _made_up_hubert(Path(name) / "hubert"), Path(name))
+        if options.reference is not None:
+            against_rvc_webui(options, Path(name) / "commands")
 
 
 def against_plain(recordings: Path, hubert: Path, folder: Path) -> None:
@@ -197,7 +198,7 @@ def against_rvc_webui(options: argparse.Namespace, folder: Path) -> None:
     hubert = options.reference / "assets" / "hubert_base"
     if not (hubert / "config.json").is_file() or importlib.util.find_spec("parselmouth") is None:
         wants = "assets/hubert_base in the checkout, and praat-parselmouth for ours (pip install rvc-train[pm])"
-        print(f"preparation: left out, because the comparison needs {wants}", file=sys.stderr)
+        print(f"preparation: RVC WebUI's commands left out; the comparison needs {wants}", file=sys.stderr)
         return
     command = [sys.executable, "-m", "benchmarks.preparation", "--recordings", options.recordings, "--hubert", hubert]
     start = time.perf_counter()
