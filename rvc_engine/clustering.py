@@ -23,10 +23,10 @@ CENTRE_ITERATIONS = 5
 """Within a cell."""
 MAX_PART_ROWS = 16_384
 """A larger cell is taken in parts, each with its share of the centres: a voice may hold much of the same."""
-REFINING_PASSES = 2
+REFINING_PASSES = 3
 NEAR_CELLS = 8
-"""Of the cells nearest to a row's own, the centres that it is compared with. A seventh of all rows have a nearer one
-elsewhere with 4, a twentieth with 8."""
+"""With the centres of so many cells, those nearest to its own, a row is compared. With 16, centres lie 0.3 % nearer on
+301,000 rows of speech, and a pass takes two thirds longer."""
 
 Tick = Callable[[float], None]
 """Hears which share is done; may raise, to stop."""
