@@ -1,6 +1,6 @@
 """Independent pieces of work on the CPU's threads, several pieces at once.
 
-WORLD's and Praat's code, onnxruntime and PyTorch's operators let other Python threads run meanwhile. Nets gain by it
+WORLD's code, onnxruntime and PyTorch's operators let other Python threads run meanwhile. Nets gain by it
 too: what does not divide well among threads within one batch does among batches.
 """
 
@@ -29,8 +29,8 @@ def in_order(
 ) -> Iterator[Result]:
     """The results of all pieces, in their order. Raises what a piece raises, when its turn comes.
 
-    As many pieces are at work as PyTorch's thread count has room for, or one when `threads_per_call` is None: it takes
-    a device whole. `meanwhile` is called in the caller's thread while a result is awaited, and may raise, to stop:
+    As many pieces are at work as PyTorch's thread count has room for, or one when `threads_per_call` is None, as for a
+    GPU. `meanwhile` is called in the caller's thread while a result is awaited, and may raise, to stop:
     then, as whenever the caller takes no more, no further piece begins, and those begun are waited for.
     """
     threads = torch.get_num_threads()

@@ -17,12 +17,15 @@ from torch import Tensor, nn
 from transformers import HubertConfig
 
 from rvc_engine.content.windows import ROW_SAMPLES, num_rows
+from rvc_engine.precision import cpu_multiplies_bf16
 
 FIRST_KERNEL, FIRST_STRIDE = 10, 5
 KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)
 STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
 FRAMES_PER_ROW = ROW_SAMPLES // FIRST_STRIDE
 """Frames of the first layer under each row."""
+PACKED_ROWS = 4 * 185
+"""Which oneDNN lays weights out for: a batch of training slices. Others are multiplied as well."""
 PIECE_FRAMES = 2048
 """Of the first layer at once: 4 MB of a core's cache."""
 
@@ -54,7 +57,8 @@ class PackedHubert:
         self._projection_norm = net.feature_projection.layer_norm
         self._projection = _Linear([net.feature_projection.projection], dtype)
         position = net.encoder.pos_conv_embed.conv
-        self._position = (position.weight.detach().to(dtype), position.bias.to(dtype), position.groups)
+        weight = position.weight.detach().to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        self._position = (weight, position.bias.to(dtype), position.groups)
         self._norm = net.encoder.layer_norm
         self._blocks = [_Block(block, net.config.num_attention_heads, dtype) for block in net.encoder.layers]
 
@@ -117,19 +121,30 @@ class PackedHubert:
     def _positions(self, x: Tensor) -> Tensor:
         """The positional convolution, (clips, rows, hidden_size) to the same; an even kernel gives one row too many."""
         weight, bias, groups = self._position
-        y = F.conv1d(x.transpose(1, 2).to(self._dtype), weight, bias, padding=weight.shape[-1] // 2, groups=groups)
+        # Channels last, as they lie.
+        x_last = x.to(self._dtype).transpose(1, 2).unsqueeze(2)
+        y = F.conv2d(x_last, weight, bias, padding=(0, weight.shape[-1] // 2), groups=groups).squeeze(2)
         return F.gelu(y[..., : x.shape[1]]).transpose(1, 2).float()
 
 
 class _Linear:
-    """One or several layers on the same input, as one product."""
+    """One or several layers on the same input, as one product, and a GELU if one follows."""
 
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype) -> None:
+    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype, *, is_gelu_next: bool = False) -> None:
         weights, biases = [layer.weight.to(dtype) for layer in layers], [layer.bias.to(dtype) for layer in layers]
         self._weight, self._bias = (each[0] if len(each) == 1 else torch.cat(each) for each in (weights, biases))
+        self._is_gelu_next = is_gelu_next
+        self._is_packed = _packs(self._weight)
+        if self._is_packed:
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, PACKED_ROWS)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return F.linear(x.to(self._weight.dtype), self._weight, self._bias)
+        x = x.to(self._bias.dtype)
+        if self._is_packed:
+            then, how = ("gelu", "none") if self._is_gelu_next else ("none", "")
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, then, [], how)  # type: ignore[no-any-return]
+        y = F.linear(x, self._weight, self._bias)
+        return F.gelu(y) if self._is_gelu_next else y
 
 
 class _Block:
@@ -141,7 +156,7 @@ class _Block:
         self._qkv = _Linear([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
         self._out = _Linear([attention.out_proj], dtype)
         self._norm = block.layer_norm
-        self._wide = _Linear([feed_forward.intermediate_dense], dtype)
+        self._wide = _Linear([feed_forward.intermediate_dense], dtype, is_gelu_next=True)
         self._narrow = _Linear([feed_forward.output_dense], dtype)
         self._final_norm = block.final_layer_norm
 
@@ -150,7 +165,13 @@ class _Block:
         qkv = self._qkv(x).view(*x.shape[:2], 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=keys)
         x = _normed(x + self._out(mixed.transpose(1, 2).flatten(2)), self._norm)
-        return _normed(x + self._narrow(F.gelu(self._wide(x))), self._final_norm)
+        return _normed(x + self._narrow(self._wide(x)), self._final_norm)
+
+
+def _packs(weight: Tensor) -> bool:
+    """Whether oneDNN keeps this weight in the layout that it multiplies fastest, as PyTorch's compiler has it do."""
+    is_short_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+    return is_short_on_cpu and hasattr(torch.ops.mkldnn, "_linear_pointwise") and cpu_multiplies_bf16()
 
 
 def _taps(weight: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -17,7 +17,7 @@ class PitchEstimator(Protocol):
     batch_size: int
     """Clips of a few seconds to hand over at once: what suits the device, and takes no more than about a second."""
     threads_per_call: int | None
-    """CPU threads that a call keeps busy, where several may go on at once; None: a call takes the device whole."""
+    """CPU threads that a call keeps busy, where several may go on at once; None: one call at a time."""
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """Pitch of each clip in Hz, 0 where unvoiced.

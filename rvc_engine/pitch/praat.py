@@ -30,7 +30,8 @@ class PraatEstimator:
 
     name = "pm"
     batch_size = 8
-    threads_per_call: int | None = 1
+    threads_per_call: int | None = None
+    """Praat lets no other Python thread run meanwhile."""
 
     def __init__(self) -> None:
         """Raises InvalidConfig when praat-parselmouth is not installed."""

@@ -24,8 +24,6 @@ from rvc_engine.reporting import StageReport
 from rvc_engine.speakers import Speakers, index_stem
 from rvc_engine.workspace import Workspace, sync_folder
 
-VERSION = 3
-
 ROWS_PER_LIST = 39
 """FAISS wants at least so many training rows for each list."""
 MAX_ROWS = 200_000
