@@ -32,7 +32,6 @@ from benchmarks import rvc_webui
 from benchmarks.lines import cpu_name, tell
 from rvc_engine.audio import probe
 from rvc_engine.config import TrainingConfig
-from rvc_engine.content.hubert import load_hubert
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import create_estimator
@@ -162,8 +161,7 @@ def _estimate_plainly(workspace: Workspace, slices: list[Path]) -> None:
 
 @torch.inference_mode()
 def _encode_plainly(workspace: Workspace, hubert: Path) -> None:
-    _, net, _ = load_hubert(hubert)
-    net.eval()
+    net = transformers.HubertModel.from_pretrained(hubert).eval()
     for path in sorted(workspace.slices_16k.iterdir()):
         wave = torch.from_numpy(scipy.io.wavfile.read(path)[1])
         np.save(workspace.features / f"{path.stem}.npy", net(wave[None]).last_hidden_state[0].numpy())

@@ -6,22 +6,24 @@ v1 the ninth's through the file's own `final_proj`, 256 wide, as RVC does. Other
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.torch
 import torch
+import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import HubertConfig, HubertModel
+from transformers import HubertConfig
 
 from rvc_engine.checkpoint import load_file
 from rvc_engine.config import Version
 from rvc_engine.content.local_folder import WEIGHTS_FILES, weights_file
 from rvc_engine.content.names import embedder_name
-from rvc_engine.content.packed_hubert import PackedHubert, is_packable
+from rvc_engine.content.packed_hubert import PackedHubert, is_packable, weight_shapes
 from rvc_engine.content.windows import encode_in_windows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 
@@ -36,12 +38,17 @@ _WEIGHT_NORM_NAMES = {
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
 }
-_NOT_NEEDED = frozenset({"net.masked_spec_embed"})
+_NOT_NEEDED = "masked_spec_embed"
 """Used in HuBERT's own training only."""
+_PROJECTION, _PROJECTION_BIAS = "final_proj.weight", "final_proj.bias"
 _PREFIX = "hubert."
 """Stands before the names in the file of a net with a head for transcribing,"""
 _HEAD = "lm_head."
 """which is no part of the encoder."""
+
+
+_Hidden = Callable[[Sequence[Tensor], int | None], list[Tensor]]
+"""Clips (num_samples,) to what the blocks up to a number, or all, put out: (rows, hidden_size) each."""
 
 
 class HubertEncoder:
@@ -63,20 +70,23 @@ class HubertEncoder:
         """
         self.name = name
         self._device = device
-        config, net, projection = load_hubert(folder)
+        config, weights = load_hubert(folder)
+        weights = {name: value.to(device) for name, value in weights.items()}
         self._projection = None
         self.feature_size: int = config.hidden_size
         if version == "v1":
-            if projection is None or config.num_hidden_layers < V1_BLOCK:
+            if _PROJECTION not in weights or config.num_hidden_layers < V1_BLOCK:
                 raise InvalidConfig(
                     f"a v1 voice takes the block {V1_BLOCK} of HuBERT through its final_proj, and the net in {folder} "
-                    f"has {config.num_hidden_layers} blocks and {'no' if projection is None else 'a'} final_proj; "
+                    f"has {config.num_hidden_layers} blocks and {'a' if _PROJECTION in weights else 'no'} final_proj; "
                     "use version=v2"
                 )
-            self.feature_size = projection.out_features
-            self._projection = projection.requires_grad_(False).to(device)
-        self._net = net.eval().requires_grad_(False).to(device)
-        self._packed = PackedHubert(self._net, dtype) if is_packable(config) else None
+            self._projection = weights[_PROJECTION], weights[_PROJECTION_BIAS]
+            self.feature_size = config.classifier_proj_size
+        if is_packable(config):
+            self._hidden: _Hidden = PackedHubert(config, weights, dtype)
+        else:
+            self._hidden = partial(_one_by_one, _transformers_net(config, weights))
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `ContentEncoder.encode`."""
@@ -85,19 +95,13 @@ class HubertEncoder:
     @torch.inference_mode()
     def _rows(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         clips = [torch.from_numpy(wave).to(self._device) for wave in waves]
-        block = None if self._projection is None else V1_BLOCK
-        hidden = [self._alone(clip, block) for clip in clips] if self._packed is None else self._packed(clips, block)
-        return [(rows if self._projection is None else self._projection(rows)).cpu().numpy() for rows in hidden]
-
-    def _alone(self, clip: Tensor, block: int | None) -> Tensor:
-        """The rows of one clip (num_samples,), by `transformers`: for nets of other forms than the published one."""
-        output = self._net(clip[None], output_hidden_states=block is not None)
-        rows: Tensor = output.last_hidden_state if block is None else output.hidden_states[block]
-        return rows[0]
+        hidden = self._hidden(clips, None if self._projection is None else V1_BLOCK)
+        projected = hidden if self._projection is None else [F.linear(rows, *self._projection) for rows in hidden]
+        return [rows.cpu().numpy() for rows in projected]
 
 
-def load_hubert(folder: Path) -> tuple[HubertConfig, nn.Module, nn.Linear | None]:
-    """The sizes, the net and the `final_proj`, where there is one, of a folder; float32.
+def load_hubert(folder: Path) -> tuple[HubertConfig, dict[str, Tensor]]:
+    """The sizes and the weights of a folder, float32, by `transformers`' names, and `final_proj` where there is one.
 
     Every weight must be there, fit and be finite; no code is run. Raises IncompatibleCheckpoint.
     """
@@ -107,14 +111,21 @@ def load_hubert(folder: Path) -> tuple[HubertConfig, nn.Module, nn.Linear | None
     weights = _read_weights(path)
     try:
         config = HubertConfig(**json.loads(config_file.read_text()))
-        net: nn.Module = HubertModel(config)
-        has_projection = any(name.startswith("final_proj.") for name in weights)
-        projection = nn.Linear(config.hidden_size, config.classifier_proj_size) if has_projection else None
-    except (OSError, ValueError, TypeError) as error:
+        shapes = weight_shapes(config) if is_packable(config) else _shapes_by_transformers(config)
+    except (OSError, ValueError, TypeError, ArithmeticError) as error:
         raise IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {error}") from error
-    parts = {"net": net, "final_proj": projection}
-    _load_strictly(nn.ModuleDict({name: part for name, part in parts.items() if part is not None}), weights, path)
-    return config, net, projection
+    if any(name in weights for name in (_PROJECTION, _PROJECTION_BIAS)):
+        size = config.classifier_proj_size
+        shapes |= {_PROJECTION: (size, config.hidden_size), _PROJECTION_BIAS: (size,)}
+    wrong = sorted(shapes.keys() ^ weights.keys())
+    wrong += [name for name in shapes.keys() & weights.keys() if shapes[name] != weights[name].shape]
+    wrong += [name for name, value in weights.items() if not bool(value.isfinite().all())]
+    if wrong:
+        raise IncompatibleCheckpoint(
+            f"{path} does not fit its config.json: {len(wrong)} weights are missing, unknown, misshapen or not finite, "
+            f"first {wrong[0]}"
+        )
+    return config, weights
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -124,26 +135,37 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise IncompatibleCheckpoint(f"{path} is damaged ({error}); get it again from where it came") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise IncompatibleCheckpoint(f"{path} does not hold a net's weights; get it again from where it came")
-    names = {str(name).removeprefix(_PREFIX): value for name, value in weights.items()}
-    return {name: value for name, value in names.items() if not name.startswith(_HEAD)}
-
-
-def _load_strictly(nets: nn.ModuleDict, weights: dict[str, Tensor], path: Path) -> None:
-    expected = nets.state_dict()
-    found = {_our_name(name): value.float() for name, value in weights.items()}
-    for name in _NOT_NEEDED & expected.keys():
-        found.setdefault(name, expected[name])
-    wrong = sorted(expected.keys() ^ found.keys())
-    wrong += [name for name in expected.keys() & found.keys() if expected[name].shape != found[name].shape]
-    wrong += [name for name, value in found.items() if not bool(value.isfinite().all())]
-    if wrong:
-        raise IncompatibleCheckpoint(
-            f"{path} does not fit its config.json: {len(wrong)} weights are missing, unknown, misshapen or not finite, "
-            f"first {wrong[0].removeprefix('net.')}"
-        )
-    nets.load_state_dict(found)
+    named = {_our_name(str(name).removeprefix(_PREFIX)): value.float() for name, value in weights.items()}
+    return {name: value for name, value in named.items() if not name.startswith(_HEAD) and name != _NOT_NEEDED}
 
 
 def _our_name(name: str) -> str:
-    name = _WEIGHT_NORM_NAMES.get(name, name)
-    return name if name.startswith("final_proj.") else f"net.{name}"
+    return _WEIGHT_NORM_NAMES.get(name, name)
+
+
+def _shapes_by_transformers(config: HubertConfig) -> dict[str, tuple[int, ...]]:
+    weights = _without_weights(config).state_dict()
+    return {name: tuple(value.shape) for name, value in weights.items() if name != _NOT_NEEDED}
+
+
+def _transformers_net(config: HubertConfig, weights: Mapping[str, Tensor]) -> nn.Module:
+    net = _without_weights(config)
+    own = {name: weights.get(name, torch.zeros(value.shape)) for name, value in net.state_dict().items()}
+    net.load_state_dict(own, assign=True)
+    return net.eval().requires_grad_(False)
+
+
+def _without_weights(config: HubertConfig) -> nn.Module:
+    """The net as `transformers` builds it, for forms other than the published one; its shapes only."""
+    from transformers import HubertModel  # two seconds, and rarely needed
+
+    with torch.device("meta"):
+        net: nn.Module = HubertModel(config)
+    return net
+
+
+def _one_by_one(net: nn.Module, clips: Sequence[Tensor], num_blocks: int | None) -> list[Tensor]:
+    """What `PackedHubert` gives, by `transformers`."""
+    outputs = (net(clip[None], output_hidden_states=num_blocks is not None) for clip in clips)
+    hidden = (out.last_hidden_state if num_blocks is None else out.hidden_states[num_blocks] for out in outputs)
+    return [rows[0] for rows in hidden]

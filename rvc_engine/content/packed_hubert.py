@@ -1,33 +1,48 @@
 """HuBERT's forward pass over clips of unequal lengths at once, each with the rows that it would have alone.
 
-`transformers` pads clips to one length, which changes the statistics of the first layer's norm. Here the clips lie side
-by side in one long row of frames: each starts at a multiple of the net's whole stride, so its frames stand where they
-would alone, and what straddles two clips is not read. Each keeps its own statistics for the first norm, zeros at its
-ends for the positional convolution, and its own keys for attention. All else goes row by row, as products of large
-matrices: a strided convolution of kernel 2 or 3 over rows (frames, channels) is one or two products of the very same
-memory, seen as pairs of frames.
+`transformers` pads clips to one length, which changes the statistics of the first layer's norm. Here the convolutions
+take clip by clip, and what is padded comes after them: the positional convolution finds zeros behind a clip's end, and
+attention no keys. All else goes row by row. Weights are named as `transformers` names them, whose modelling code, two
+seconds to import, is not needed for nets of the published form.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import HubertConfig
 
-from rvc_engine.content.windows import ROW_SAMPLES, num_rows
+from rvc_engine.content.windows import num_rows
 from rvc_engine.precision import cpu_multiplies_bf16
 
 FIRST_KERNEL, FIRST_STRIDE = 10, 5
 KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)
 STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
-FRAMES_PER_ROW = ROW_SAMPLES // FIRST_STRIDE
-"""Frames of the first layer under each row."""
 PACKED_ROWS = 4 * 185
 """Which oneDNN lays weights out for: a batch of training slices. Others are multiplied as well."""
 PIECE_FRAMES = 2048
 """Of the first layer at once: 4 MB of a core's cache."""
+GROUP_NORM_EPS = 1e-5
+
+NamedWeights = Mapping[str, Tensor]
+
+_CONV = "feature_extractor.conv_layers.{}.conv.weight"
+_FIRST_NORM = "feature_extractor.conv_layers.0.layer_norm"
+_PROJECTION = "feature_projection.projection"
+_PROJECTION_NORM = "feature_projection.layer_norm"
+_POSITION = "encoder.pos_conv_embed.conv"
+_POSITION_GAIN = f"{_POSITION}.parametrizations.weight.original0"
+_POSITION_DIRECTION = f"{_POSITION}.parametrizations.weight.original1"
+_NORM = "encoder.layer_norm"
+_BLOCK = "encoder.layers.{}"
+_ATTENTION = ("attention.q_proj", "attention.k_proj", "attention.v_proj")
+_ATTENTION_OUT = "attention.out_proj"
+_ATTENTION_NORM = "layer_norm"
+_WIDE = "feed_forward.intermediate_dense"
+_NARROW = "feed_forward.output_dense"
+_BLOCK_NORM = "final_layer_norm"
 
 
 def is_packable(config: HubertConfig) -> bool:
@@ -41,65 +56,96 @@ def is_packable(config: HubertConfig) -> bool:
         and config.feat_proj_layer_norm
         and not getattr(config, "conv_pos_batch_norm", False)
         and config.hidden_act == config.feat_extract_activation == "gelu"
+        and config.hidden_size % config.num_attention_heads == 0
+        and config.hidden_size % config.num_conv_pos_embedding_groups == 0
     )
 
 
-class PackedHubert:
-    """The weights of a `HubertModel`, laid out for the pass; they stay where it has them, on its device."""
+def weight_shapes(config: HubertConfig) -> dict[str, tuple[int, ...]]:
+    """Of every weight that a packable net has, by name."""
+    channels, hidden, inner = config.conv_dim, config.hidden_size, config.intermediate_size
+    position = config.num_conv_pos_embeddings
+    shapes: dict[str, tuple[int, ...]] = {
+        _CONV.format(n): (channels[n], channels[n - 1] if n else 1, kernel) for n, kernel in enumerate(KERNELS)
+    }
+    shapes |= _with_bias(_FIRST_NORM, channels[0])
+    shapes |= _with_bias(_PROJECTION_NORM, channels[-1]) | _with_bias(_PROJECTION, hidden, channels[-1])
+    shapes |= {
+        _POSITION_GAIN: (1, 1, position),
+        _POSITION_DIRECTION: (hidden, hidden // config.num_conv_pos_embedding_groups, position),
+        f"{_POSITION}.bias": (hidden,),
+    }
+    shapes |= _with_bias(_NORM, hidden)
+    for number in range(config.num_hidden_layers):
+        for name in (*_ATTENTION, _ATTENTION_OUT):
+            shapes |= _with_bias(f"{_BLOCK.format(number)}.{name}", hidden, hidden)
+        shapes |= _with_bias(f"{_BLOCK.format(number)}.{_WIDE}", inner, hidden)
+        shapes |= _with_bias(f"{_BLOCK.format(number)}.{_NARROW}", hidden, inner)
+        for name in (_ATTENTION_NORM, _BLOCK_NORM):
+            shapes |= _with_bias(f"{_BLOCK.format(number)}.{name}", hidden)
+    return shapes
 
-    def __init__(self, net: Any, dtype: torch.dtype) -> None:
-        """`dtype` is that of products: bfloat16 or float32. Norms, sums and what leaves a block stay float32."""
-        layers = net.feature_extractor.conv_layers
+
+def _with_bias(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
+    return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+
+
+class PackedHubert:
+    """A net of the published form, its weights laid out for the pass, on the device that they come on."""
+
+    def __init__(self, config: HubertConfig, weights: NamedWeights, dtype: torch.dtype) -> None:
+        """`weights` are float32, with `weight_shapes`.
+
+        `dtype` is that of products: bfloat16 or float32. Norms, sums and what leaves a block stay float32.
+        """
+        eps = config.layer_norm_eps
         self._dtype = dtype
-        self._first = layers[0].conv.weight.squeeze(1).T.contiguous()
-        self._first_norm = layers[0].layer_norm
-        self._convs = [_taps(layer.conv.weight.to(dtype)) for layer in layers[1:]]
-        self._projection_norm = net.feature_projection.layer_norm
-        self._projection = _Linear([net.feature_projection.projection], dtype)
-        position = net.encoder.pos_conv_embed.conv
-        weight = position.weight.detach().to(dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        self._position = (weight, position.bias.to(dtype), position.groups)
-        self._norm = net.encoder.layer_norm
-        self._blocks = [_Block(block, net.config.num_attention_heads, dtype) for block in net.encoder.layers]
+        self._first = weights[_CONV.format(0)].squeeze(1).T.contiguous()
+        self._first_norm = _Norm.of(weights, _FIRST_NORM, GROUP_NORM_EPS)
+        self._convs = [_channels_last(weights[_CONV.format(n)].to(dtype)) for n in range(1, len(KERNELS))]
+        self._projection_norm = _Norm.of(weights, _PROJECTION_NORM, eps)
+        self._projection = _Linear(weights, [_PROJECTION], dtype)
+        position = torch._weight_norm(weights[_POSITION_DIRECTION], weights[_POSITION_GAIN], dim=2)
+        self._position = _channels_last(position.to(dtype))
+        self._position_bias = weights[f"{_POSITION}.bias"].to(dtype)
+        self._position_groups = config.num_conv_pos_embedding_groups
+        self._norm = _Norm.of(weights, _NORM, eps)
+        self._blocks = [_Block(config, weights, _BLOCK.format(n), dtype) for n in range(config.num_hidden_layers)]
 
     def __call__(self, waves: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
         """Clips (num_samples,) of at least one row to what the blocks up to a number put out: (rows, hidden_size)."""
         rows = torch.tensor([num_rows(len(wave)) for wave in waves])
-        is_own = (torch.arange(int(rows.max()) + 1) < rows[:, None]).to(waves[0].device)
+        is_own = (torch.arange(int(rows.max())) < rows[:, None]).to(waves[0].device)
         x = self._extracted(waves, is_own.shape[1])
-        x = self._projection(_normed(x, self._projection_norm)).float().view(*is_own.shape, -1)
+        x = self._projection(self._projection_norm(x)).float()
         x = torch.where(is_own.unsqueeze(-1), x, 0.0)  # what the positional convolution finds behind each clip's end
-        x = _normed(x + self._positions(x), self._norm)
+        x = self._norm(x + self._positions(x))
         keys = is_own[:, None, None, :]
         for block in self._blocks[:num_blocks]:
             x = block(x, keys)
         return [clip[:count] for clip, count in zip(x, rows.tolist(), strict=True)]
 
     def _extracted(self, waves: Sequence[Tensor], rows: int) -> Tensor:
-        """The convolutions' output, `rows` rows a clip, the last of them nobody's: (clips * rows, channels).
+        """The convolutions' output, zeros behind a clip's own rows: (clips, rows, channels).
 
         A clip at a time, and the widest layer in pieces: memory that fits the caches, and that is used again at once,
         spares a third of the time.
         """
-        x = waves[0].new_empty((len(waves), rows, self._first.shape[1]), dtype=self._dtype)
+        x = waves[0].new_zeros((len(waves), rows, self._convs[-1].shape[0]), dtype=self._dtype)
         for clip, wave in zip(x, waves, strict=True):
-            y = self._first_frames(wave, rows * FRAMES_PER_ROW)
-            for first_two, third in self._convs:
-                pairs = y.view(len(y) // 2, -1)
-                y = pairs @ first_two
-                if third is not None:
-                    y[:-1].addmm_(pairs[1:, : first_two.shape[0] // 2], third)
-                y = F.gelu(y)
-            clip.copy_(y)
-        return x.flatten(0, 1)
+            y = _as_image(self._first_frames(wave))
+            for weight in self._convs:
+                y = F.gelu(F.conv2d(y, weight, stride=(1, 2)))
+            own = y[0, :, 0].T
+            clip[: len(own)] = own
+        return x
 
-    def _first_frames(self, wave: Tensor, frames: int) -> Tensor:
+    def _first_frames(self, wave: Tensor) -> Tensor:
         """What the first layer, its norm and its GELU make of a clip (num_samples,): (frames, channels)."""
         weight, bias = self._first_of(wave)
-        needed = FIRST_STRIDE * (frames - 1) + FIRST_KERNEL
-        seen = F.pad(wave[:needed], (0, max(0, needed - len(wave)))).unfold(0, FIRST_KERNEL, FIRST_STRIDE)
-        x = wave.new_empty((frames, weight.shape[1]), dtype=self._dtype)
-        for start in range(0, frames, PIECE_FRAMES):
+        seen = wave.unfold(0, FIRST_KERNEL, FIRST_STRIDE)
+        x = wave.new_empty((len(seen), weight.shape[1]), dtype=self._dtype)
+        for start in range(0, len(seen), PIECE_FRAMES):
             piece = slice(start, start + PIECE_FRAMES)
             x[piece] = F.gelu(torch.addmm(bias, seen[piece], weight))
         return x
@@ -120,19 +166,35 @@ class PackedHubert:
 
     def _positions(self, x: Tensor) -> Tensor:
         """The positional convolution, (clips, rows, hidden_size) to the same; an even kernel gives one row too many."""
-        weight, bias, groups = self._position
-        # Channels last, as they lie.
-        x_last = x.to(self._dtype).transpose(1, 2).unsqueeze(2)
-        y = F.conv2d(x_last, weight, bias, padding=(0, weight.shape[-1] // 2), groups=groups).squeeze(2)
-        return F.gelu(y[..., : x.shape[1]]).transpose(1, 2).float()
+        padding = (0, self._position.shape[-1] // 2)
+        image = x.to(self._dtype).transpose(1, 2).unsqueeze(2)
+        y = F.conv2d(image, self._position, self._position_bias, padding=padding, groups=self._position_groups)
+        return F.gelu(y.squeeze(2)[..., : x.shape[1]]).transpose(1, 2).float()
+
+
+class _Norm(NamedTuple):
+    """A norm over the last dimension, in float32."""
+
+    weight: Tensor
+    bias: Tensor
+    eps: float
+
+    @classmethod
+    def of(cls, weights: NamedWeights, name: str, eps: float) -> "_Norm":
+        return cls(weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x.float(), self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class _Linear:
     """One or several layers on the same input, as one product, and a GELU if one follows."""
 
-    def __init__(self, layers: Sequence[nn.Linear], dtype: torch.dtype, *, is_gelu_next: bool = False) -> None:
-        weights, biases = [layer.weight.to(dtype) for layer in layers], [layer.bias.to(dtype) for layer in layers]
-        self._weight, self._bias = (each[0] if len(each) == 1 else torch.cat(each) for each in (weights, biases))
+    def __init__(
+        self, weights: NamedWeights, names: Sequence[str], dtype: torch.dtype, *, is_gelu_next: bool = False
+    ) -> None:
+        self._weight = torch.cat([weights[f"{name}.weight"].to(dtype) for name in names])
+        self._bias = torch.cat([weights[f"{name}.bias"].to(dtype) for name in names])
         self._is_gelu_next = is_gelu_next
         self._is_packed = _packs(self._weight)
         if self._is_packed:
@@ -148,24 +210,23 @@ class _Linear:
 
 
 class _Block:
-    """A post-norm transformer block."""
+    """A transformer block: attention, then two layers, each with its sum and norm."""
 
-    def __init__(self, block: Any, num_heads: int, dtype: torch.dtype) -> None:
-        attention, feed_forward = block.attention, block.feed_forward
-        self._num_heads = num_heads
-        self._qkv = _Linear([attention.q_proj, attention.k_proj, attention.v_proj], dtype)
-        self._out = _Linear([attention.out_proj], dtype)
-        self._norm = block.layer_norm
-        self._wide = _Linear([feed_forward.intermediate_dense], dtype, is_gelu_next=True)
-        self._narrow = _Linear([feed_forward.output_dense], dtype)
-        self._final_norm = block.final_layer_norm
+    def __init__(self, config: HubertConfig, weights: NamedWeights, name: str, dtype: torch.dtype) -> None:
+        self._num_heads = config.num_attention_heads
+        self._qkv = _Linear(weights, [f"{name}.{each}" for each in _ATTENTION], dtype)
+        self._out = _Linear(weights, [f"{name}.{_ATTENTION_OUT}"], dtype)
+        self._norm = _Norm.of(weights, f"{name}.{_ATTENTION_NORM}", config.layer_norm_eps)
+        self._wide = _Linear(weights, [f"{name}.{_WIDE}"], dtype, is_gelu_next=True)
+        self._narrow = _Linear(weights, [f"{name}.{_NARROW}"], dtype)
+        self._final_norm = _Norm.of(weights, f"{name}.{_BLOCK_NORM}", config.layer_norm_eps)
 
     def __call__(self, x: Tensor, keys: Tensor) -> Tensor:
-        """(clips, rows, hidden_size) float32 to the same; `keys` (clips, 1, 1, rows) are the rows to attend to."""
+        """x (clips, rows, hidden_size), keys (clips, 1, 1, rows)."""
         qkv = self._qkv(x).view(*x.shape[:2], 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=keys)
-        x = _normed(x + self._out(mixed.transpose(1, 2).flatten(2)), self._norm)
-        return _normed(x + self._narrow(self._wide(x)), self._final_norm)
+        x = self._norm(x + self._out(mixed.transpose(1, 2).flatten(2)))
+        return self._final_norm(x + self._narrow(self._wide(x)))
 
 
 def _packs(weight: Tensor) -> bool:
@@ -174,12 +235,11 @@ def _packs(weight: Tensor) -> bool:
     return is_short_on_cpu and hasattr(torch.ops.mkldnn, "_linear_pointwise") and cpu_multiplies_bf16()
 
 
-def _taps(weight: Tensor) -> tuple[Tensor, Tensor | None]:
-    """A convolution's weight (out, in, 2 or 3) as products: (2 in, out), and (in, out) for a third tap."""
-    first_two = weight[..., :2].permute(2, 1, 0).flatten(0, 1).contiguous()
-    return first_two, weight[..., 2].T.contiguous() if weight.shape[-1] == 3 else None
+def _channels_last(weight: Tensor) -> Tensor:
+    """A convolution's weight (out, in, kernel) as that of one over images of height 1, as the frames lie."""
+    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
 
 
-def _normed(x: Tensor, norm: nn.LayerNorm) -> Tensor:
-    normed: Tensor = norm(x.float())
-    return normed
+def _as_image(frames: Tensor) -> Tensor:
+    """Frames (frames, channels) as an image (1, channels, 1, frames) of the same memory."""
+    return frames.T[None, :, None]

@@ -17,6 +17,8 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.content.hubert import HubertEncoder
 from rvc_engine.content.names import embedder_name, encoder_of, programs_note
+from rvc_engine.content.packed_hubert import is_packable, weight_shapes
+from rvc_engine.content.windows import num_rows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.nets.whisper import log_mel
@@ -120,11 +122,10 @@ def test_whispers_rows_tell_of_the_sound_midway_in_their_two_pitch_frames(whispe
 
 def test_huberts_rows_tell_of_the_same_sound_within_half_a_row(hubert_folder, speech):
     wave, sample = speech[:48_000], 24_100
-    net = HubertEncoder(hubert_folder, "v2", CPU)._net.feature_extractor
+    extracted = HubertEncoder(hubert_folder, "v2", CPU)._hidden._extracted
     clicked = wave.copy()
     clicked[sample] += 0.5
-    with torch.no_grad():
-        before, after = (net(torch.from_numpy(w)[None])[0].T.numpy() for w in (wave, clicked))
+    before, after = (extracted([torch.from_numpy(w)], num_rows(len(w)))[0].numpy() for w in (wave, clicked))
     assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.5
 
 
@@ -184,6 +185,14 @@ def test_a_hubert_of_another_form_goes_by_transformers(hubert_folder, speech):
     expected = [reference_rows(hubert_folder, clip, None)[0] for clip in clips]
     for rows, own in zip(HubertEncoder(hubert_folder, "v2", CPU).encode(clips), expected, strict=True):
         np.testing.assert_allclose(rows, own, atol=1e-5)
+
+
+def test_a_packable_nets_weights_are_those_of_transformers():
+    config = HubertConfig(num_hidden_layers=2, classifier_proj_size=8)
+    assert is_packable(config)
+    with torch.device("meta"):
+        expected = {name: value.shape for name, value in HubertModel(config).state_dict().items()}
+    assert weight_shapes(config) == {name: shape for name, shape in expected.items() if name != "masked_spec_embed"}
 
 
 def test_both_spellings_of_weight_norm_load_alike(hubert_folder, speech):
