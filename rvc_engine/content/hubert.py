@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -17,13 +18,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import HubertConfig
 
 from rvc_engine.checkpoint import load_file
 from rvc_engine.config import Version
 from rvc_engine.content.local_folder import WEIGHTS_FILES, weights_file
 from rvc_engine.content.names import embedder_name
-from rvc_engine.content.packed_hubert import PackedHubert, is_packable, weight_shapes
+from rvc_engine.content.packed_hubert import HubertSizes, PackedHubert, weight_shapes
 from rvc_engine.content.windows import encode_in_windows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 
@@ -70,23 +70,23 @@ class HubertEncoder:
         """
         self.name = name
         self._device = device
-        config, weights = load_hubert(folder)
-        weights = {name: value.to(device) for name, value in weights.items()}
+        described, sizes = _read_config(folder)
+        weights = {name: value.to(device) for name, value in _load_weights(folder, described, sizes).items()}
         self._projection = None
-        self.feature_size: int = config.hidden_size
+        self.feature_size: int = sizes.hidden_size
         if version == "v1":
-            if _PROJECTION not in weights or config.num_hidden_layers < V1_BLOCK:
+            if _PROJECTION not in weights or sizes.num_hidden_layers < V1_BLOCK:
                 raise InvalidConfig(
                     f"a v1 voice takes the block {V1_BLOCK} of HuBERT through its final_proj, and the net in {folder} "
-                    f"has {config.num_hidden_layers} blocks and {'a' if _PROJECTION in weights else 'no'} final_proj; "
+                    f"has {sizes.num_hidden_layers} blocks and {'a' if _PROJECTION in weights else 'no'} final_proj; "
                     "use version=v2"
                 )
             self._projection = weights[_PROJECTION], weights[_PROJECTION_BIAS]
-            self.feature_size = config.classifier_proj_size
-        if is_packable(config):
-            self._hidden: _Hidden = PackedHubert(config, weights, dtype)
+            self.feature_size = sizes.classifier_proj_size
+        if sizes.is_packable:
+            self._hidden: _Hidden = PackedHubert(sizes, weights, dtype)
         else:
-            self._hidden = partial(_one_by_one, _transformers_net(config, weights))
+            self._hidden = partial(_one_by_one, _transformers_net(described, weights))
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `ContentEncoder.encode`."""
@@ -100,23 +100,36 @@ class HubertEncoder:
         return [rows.cpu().numpy() for rows in projected]
 
 
-def load_hubert(folder: Path) -> tuple[HubertConfig, dict[str, Tensor]]:
-    """The sizes and the weights of a folder, float32, by `transformers`' names, and `final_proj` where there is one.
+def _read_config(folder: Path) -> tuple[dict[str, Any], HubertSizes]:
+    """`config.json` as it is, and the sizes in it."""
+    path = folder / "config.json"
+    try:
+        described = json.loads(path.read_text())
+        return described, HubertSizes.model_validate(described)
+    except (OSError, ValueError) as error:
+        raise _not_a_hubert(path, error) from error
+
+
+def _not_a_hubert(config_file: Path, error: Exception) -> IncompatibleCheckpoint:
+    return IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {error}")
+
+
+def _load_weights(folder: Path, described: dict[str, Any], sizes: HubertSizes) -> dict[str, Tensor]:
+    """A folder's weights, float32, by `transformers`' names, and `final_proj` where there is one.
 
     Every weight must be there, fit and be finite; no code is run. Raises IncompatibleCheckpoint.
     """
-    config_file, path = folder / "config.json", weights_file(folder)
+    path = weights_file(folder)
     if path is None:
         raise IncompatibleCheckpoint(f"{folder} holds no weights: {' or '.join(WEIGHTS_FILES)} should be there")
     weights = _read_weights(path)
     try:
-        config = HubertConfig(**json.loads(config_file.read_text()))
-        shapes = weight_shapes(config) if is_packable(config) else _shapes_by_transformers(config)
-    except (OSError, ValueError, TypeError, ArithmeticError) as error:
-        raise IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {error}") from error
-    if any(name in weights for name in (_PROJECTION, _PROJECTION_BIAS)):
-        size = config.classifier_proj_size
-        shapes |= {_PROJECTION: (size, config.hidden_size), _PROJECTION_BIAS: (size,)}
+        shapes = weight_shapes(sizes) if sizes.is_packable else _shapes_by_transformers(described)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise _not_a_hubert(folder / "config.json", error) from error
+    if _PROJECTION in weights or _PROJECTION_BIAS in weights:
+        shapes[_PROJECTION] = (sizes.classifier_proj_size, sizes.hidden_size)
+        shapes[_PROJECTION_BIAS] = (sizes.classifier_proj_size,)
     wrong = sorted(shapes.keys() ^ weights.keys())
     wrong += [name for name in shapes.keys() & weights.keys() if shapes[name] != weights[name].shape]
     wrong += [name for name, value in weights.items() if not bool(value.isfinite().all())]
@@ -125,7 +138,7 @@ def load_hubert(folder: Path) -> tuple[HubertConfig, dict[str, Tensor]]:
             f"{path} does not fit its config.json: {len(wrong)} weights are missing, unknown, misshapen or not finite, "
             f"first {wrong[0]}"
         )
-    return config, weights
+    return weights
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:
@@ -143,24 +156,24 @@ def _our_name(name: str) -> str:
     return _WEIGHT_NORM_NAMES.get(name, name)
 
 
-def _shapes_by_transformers(config: HubertConfig) -> dict[str, tuple[int, ...]]:
-    weights = _without_weights(config).state_dict()
+def _shapes_by_transformers(described: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+    weights = _without_weights(described).state_dict()
     return {name: tuple(value.shape) for name, value in weights.items() if name != _NOT_NEEDED}
 
 
-def _transformers_net(config: HubertConfig, weights: Mapping[str, Tensor]) -> nn.Module:
-    net = _without_weights(config)
+def _transformers_net(described: dict[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    net = _without_weights(described)
     own = {name: weights.get(name, torch.zeros(value.shape)) for name, value in net.state_dict().items()}
     net.load_state_dict(own, assign=True)
     return net.eval().requires_grad_(False)
 
 
-def _without_weights(config: HubertConfig) -> nn.Module:
+def _without_weights(described: dict[str, Any]) -> nn.Module:
     """The net as `transformers` builds it, for forms other than the published one; its shapes only."""
-    from transformers import HubertModel  # two seconds, and rarely needed
+    from transformers import HubertConfig, HubertModel  # three seconds, and rarely needed
 
     with torch.device("meta"):
-        net: nn.Module = HubertModel(config)
+        net: nn.Module = HubertModel(HubertConfig(**described))
     return net
 
 

@@ -2,8 +2,8 @@
 
 `transformers` pads clips to one length, which changes the statistics of the first layer's norm. Here the convolutions
 take clip by clip, and what is padded comes after them: the positional convolution finds zeros behind a clip's end, and
-attention no keys. All else goes row by row. Weights are named as `transformers` names them, whose modelling code, two
-seconds to import, is not needed for nets of the published form.
+attention no keys. All else goes row by row. Sizes and weights are named as `transformers` names them, which takes
+three seconds to import and is not needed for nets of the published form.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from pydantic import BaseModel, PositiveFloat, PositiveInt
 from torch import Tensor
-from transformers import HubertConfig
 
 from rvc_engine.content.windows import num_rows
 from rvc_engine.precision import cpu_multiplies_bf16
@@ -22,9 +22,16 @@ KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)
 STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
 PACKED_ROWS = 4 * 185
 """Which oneDNN lays weights out for: a batch of training slices. Others are multiplied as well."""
+PACKED_FRAMES = 5920
+"""The same for convolutions."""
 PIECE_FRAMES = 2048
 """Of the first layer at once: 4 MB of a core's cache."""
 GROUP_NORM_EPS = 1e-5
+
+_Then = tuple[str, list[float], str]
+_GELU: _Then = ("gelu", [], "none")
+"""What oneDNN does to a product before it is written."""
+_NOTHING: _Then = ("none", [], "")
 
 NamedWeights = Mapping[str, Tensor]
 
@@ -45,26 +52,47 @@ _NARROW = "feed_forward.output_dense"
 _BLOCK_NORM = "final_layer_norm"
 
 
-def is_packable(config: HubertConfig) -> bool:
-    """Whether a net is of the published form: HuBERT base's, ContentVec's and SPIN's, of any width and depth."""
-    return (
-        tuple(config.conv_kernel) == KERNELS
-        and tuple(config.conv_stride) == STRIDES
-        and config.feat_extract_norm == "group"
-        and not config.conv_bias
-        and not config.do_stable_layer_norm
-        and config.feat_proj_layer_norm
-        and not getattr(config, "conv_pos_batch_norm", False)
-        and config.hidden_act == config.feat_extract_activation == "gelu"
-        and config.hidden_size % config.num_attention_heads == 0
-        and config.hidden_size % config.num_conv_pos_embedding_groups == 0
-    )
+class HubertSizes(BaseModel):
+    """What a `config.json` says of a net; HuBERT base where it says nothing, as `transformers` takes it too."""
+
+    hidden_size: PositiveInt = 768
+    num_hidden_layers: PositiveInt = 12
+    num_attention_heads: PositiveInt = 12
+    intermediate_size: PositiveInt = 3072
+    hidden_act: str = "gelu"
+    layer_norm_eps: PositiveFloat = 1e-5
+    do_stable_layer_norm: bool = False
+    classifier_proj_size: PositiveInt = 256
+
+    conv_dim: tuple[PositiveInt, ...] = (512,) * len(KERNELS)
+    conv_kernel: tuple[PositiveInt, ...] = KERNELS
+    conv_stride: tuple[PositiveInt, ...] = STRIDES
+    conv_bias: bool = False
+    feat_extract_norm: str = "group"
+    feat_extract_activation: str = "gelu"
+    feat_proj_layer_norm: bool = True
+    num_conv_pos_embeddings: PositiveInt = 128
+    num_conv_pos_embedding_groups: PositiveInt = 16
+    conv_pos_batch_norm: bool = False
+
+    @property
+    def is_packable(self) -> bool:
+        """Whether the net is of the published form: HuBERT base's, ContentVec's and SPIN's, of any width and depth."""
+        return (
+            (self.conv_kernel, self.conv_stride, len(self.conv_dim)) == (KERNELS, STRIDES, len(KERNELS))
+            and self.feat_extract_norm == "group"
+            and self.feat_proj_layer_norm
+            and not (self.conv_bias or self.do_stable_layer_norm or self.conv_pos_batch_norm)
+            and self.hidden_act == self.feat_extract_activation == "gelu"
+            and self.hidden_size % self.num_attention_heads == 0
+            and self.hidden_size % self.num_conv_pos_embedding_groups == 0
+        )
 
 
-def weight_shapes(config: HubertConfig) -> dict[str, tuple[int, ...]]:
+def weight_shapes(sizes: HubertSizes) -> dict[str, tuple[int, ...]]:
     """Of every weight that a packable net has, by name."""
-    channels, hidden, inner = config.conv_dim, config.hidden_size, config.intermediate_size
-    position = config.num_conv_pos_embeddings
+    channels, hidden, inner = sizes.conv_dim, sizes.hidden_size, sizes.intermediate_size
+    position = sizes.num_conv_pos_embeddings
     shapes: dict[str, tuple[int, ...]] = {
         _CONV.format(n): (channels[n], channels[n - 1] if n else 1, kernel) for n, kernel in enumerate(KERNELS)
     }
@@ -72,11 +100,11 @@ def weight_shapes(config: HubertConfig) -> dict[str, tuple[int, ...]]:
     shapes |= _with_bias(_PROJECTION_NORM, channels[-1]) | _with_bias(_PROJECTION, hidden, channels[-1])
     shapes |= {
         _POSITION_GAIN: (1, 1, position),
-        _POSITION_DIRECTION: (hidden, hidden // config.num_conv_pos_embedding_groups, position),
+        _POSITION_DIRECTION: (hidden, hidden // sizes.num_conv_pos_embedding_groups, position),
         f"{_POSITION}.bias": (hidden,),
     }
     shapes |= _with_bias(_NORM, hidden)
-    for number in range(config.num_hidden_layers):
+    for number in range(sizes.num_hidden_layers):
         for name in (*_ATTENTION, _ATTENTION_OUT):
             shapes |= _with_bias(f"{_BLOCK.format(number)}.{name}", hidden, hidden)
         shapes |= _with_bias(f"{_BLOCK.format(number)}.{_WIDE}", inner, hidden)
@@ -93,24 +121,30 @@ def _with_bias(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
 class PackedHubert:
     """A net of the published form, its weights laid out for the pass, on the device that they come on."""
 
-    def __init__(self, config: HubertConfig, weights: NamedWeights, dtype: torch.dtype) -> None:
+    def __init__(self, sizes: HubertSizes, weights: NamedWeights, dtype: torch.dtype) -> None:
         """`weights` are float32, with `weight_shapes`.
 
         `dtype` is that of products: bfloat16 or float32. Norms, sums and what leaves a block stay float32.
         """
-        eps = config.layer_norm_eps
+        eps = sizes.layer_norm_eps
         self._dtype = dtype
+        self._channels: int = sizes.conv_dim[-1]
         self._first = weights[_CONV.format(0)].squeeze(1).T.contiguous()
         self._first_norm = _Norm.of(weights, _FIRST_NORM, GROUP_NORM_EPS)
-        self._convs = [_channels_last(weights[_CONV.format(n)].to(dtype)) for n in range(1, len(KERNELS))]
+        self._convs = [
+            _Conv(weights[_CONV.format(n)].to(dtype), None, stride=stride) for n, stride in enumerate(STRIDES[1:], 1)
+        ]
         self._projection_norm = _Norm.of(weights, _PROJECTION_NORM, eps)
         self._projection = _Linear(weights, [_PROJECTION], dtype)
         position = torch._weight_norm(weights[_POSITION_DIRECTION], weights[_POSITION_GAIN], dim=2)
-        self._position = _channels_last(position.to(dtype))
-        self._position_bias = weights[f"{_POSITION}.bias"].to(dtype)
-        self._position_groups = config.num_conv_pos_embedding_groups
+        self._position = _Conv(
+            position.to(dtype),
+            weights[f"{_POSITION}.bias"].to(dtype),
+            padding=position.shape[-1] // 2,
+            groups=sizes.num_conv_pos_embedding_groups,
+        )
         self._norm = _Norm.of(weights, _NORM, eps)
-        self._blocks = [_Block(config, weights, _BLOCK.format(n), dtype) for n in range(config.num_hidden_layers)]
+        self._blocks = [_Block(sizes, weights, _BLOCK.format(n), dtype) for n in range(sizes.num_hidden_layers)]
 
     def __call__(self, waves: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
         """Clips (num_samples,) of at least one row to what the blocks up to a number put out: (rows, hidden_size)."""
@@ -131,13 +165,12 @@ class PackedHubert:
         A clip at a time, and the widest layer in pieces: memory that fits the caches, and that is used again at once,
         spares a third of the time.
         """
-        x = waves[0].new_zeros((len(waves), rows, self._convs[-1].shape[0]), dtype=self._dtype)
+        x = waves[0].new_zeros((len(waves), rows, self._channels), dtype=self._dtype)
         for clip, wave in zip(x, waves, strict=True):
-            y = _as_image(self._first_frames(wave))
-            for weight in self._convs:
-                y = F.gelu(F.conv2d(y, weight, stride=(1, 2)))
-            own = y[0, :, 0].T
-            clip[: len(own)] = own
+            y = self._first_frames(wave)[None]
+            for conv in self._convs:
+                y = conv(y)
+            clip[: y.shape[1]] = y[0]
         return x
 
     def _first_frames(self, wave: Tensor) -> Tensor:
@@ -166,10 +199,7 @@ class PackedHubert:
 
     def _positions(self, x: Tensor) -> Tensor:
         """The positional convolution, (clips, rows, hidden_size) to the same; an even kernel gives one row too many."""
-        padding = (0, self._position.shape[-1] // 2)
-        image = x.to(self._dtype).transpose(1, 2).unsqueeze(2)
-        y = F.conv2d(image, self._position, self._position_bias, padding=padding, groups=self._position_groups)
-        return F.gelu(y.squeeze(2)[..., : x.shape[1]]).transpose(1, 2).float()
+        return self._position(x.to(self._dtype))[:, : x.shape[1]].float()
 
 
 class _Norm(NamedTuple):
@@ -203,23 +233,49 @@ class _Linear:
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self._bias.dtype)
         if self._is_packed:
-            then, how = ("gelu", "none") if self._is_gelu_next else ("none", "")
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, then, [], how)  # type: ignore[no-any-return]
+            then = _GELU if self._is_gelu_next else _NOTHING
+            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *then)  # type: ignore[no-any-return]
         y = F.linear(x, self._weight, self._bias)
         return F.gelu(y) if self._is_gelu_next else y
+
+
+class _Conv:
+    """A convolution over frames (clips, frames, channels), and a GELU."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, groups: int = 1) -> None:
+        """`weight` is (out, in / groups, kernel)."""
+        # Over images of height 1, channels last: the frames as they lie.
+        self._weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+        self._bias = bias
+        self._how = (0, padding), (1, stride), (1, 1), groups
+        # In groups oneDNN wants another layout for some lengths, and takes a third of a second to change it.
+        self._is_packed = groups == 1 and _packs(weight)
+        if self._is_packed:
+            shape = (1, weight.shape[1], 1, PACKED_FRAMES)
+            self._weight = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *self._how, shape)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        image = x.transpose(1, 2).unsqueeze(2)
+        if self._is_packed:
+            y = torch.ops.mkldnn._convolution_pointwise(image, self._weight, self._bias, *self._how, *_GELU)
+        else:
+            padding, stride, dilation, groups = self._how
+            y = F.gelu(F.conv2d(image, self._weight, self._bias, stride, padding, dilation, groups))
+        frames: Tensor = y.squeeze(2).transpose(1, 2)
+        return frames
 
 
 class _Block:
     """A transformer block: attention, then two layers, each with its sum and norm."""
 
-    def __init__(self, config: HubertConfig, weights: NamedWeights, name: str, dtype: torch.dtype) -> None:
-        self._num_heads = config.num_attention_heads
+    def __init__(self, sizes: HubertSizes, weights: NamedWeights, name: str, dtype: torch.dtype) -> None:
+        self._num_heads = sizes.num_attention_heads
         self._qkv = _Linear(weights, [f"{name}.{each}" for each in _ATTENTION], dtype)
         self._out = _Linear(weights, [f"{name}.{_ATTENTION_OUT}"], dtype)
-        self._norm = _Norm.of(weights, f"{name}.{_ATTENTION_NORM}", config.layer_norm_eps)
+        self._norm = _Norm.of(weights, f"{name}.{_ATTENTION_NORM}", sizes.layer_norm_eps)
         self._wide = _Linear(weights, [f"{name}.{_WIDE}"], dtype, is_gelu_next=True)
         self._narrow = _Linear(weights, [f"{name}.{_NARROW}"], dtype)
-        self._final_norm = _Norm.of(weights, f"{name}.{_BLOCK_NORM}", config.layer_norm_eps)
+        self._final_norm = _Norm.of(weights, f"{name}.{_BLOCK_NORM}", sizes.layer_norm_eps)
 
     def __call__(self, x: Tensor, keys: Tensor) -> Tensor:
         """x (clips, rows, hidden_size), keys (clips, 1, 1, rows)."""
@@ -233,13 +289,3 @@ def _packs(weight: Tensor) -> bool:
     """Whether oneDNN keeps this weight in the layout that it multiplies fastest, as PyTorch's compiler has it do."""
     is_short_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
     return is_short_on_cpu and hasattr(torch.ops.mkldnn, "_linear_pointwise") and cpu_multiplies_bf16()
-
-
-def _channels_last(weight: Tensor) -> Tensor:
-    """A convolution's weight (out, in, kernel) as that of one over images of height 1, as the frames lie."""
-    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-
-
-def _as_image(frames: Tensor) -> Tensor:
-    """Frames (frames, channels) as an image (1, channels, 1, frames) of the same memory."""
-    return frames.T[None, :, None]

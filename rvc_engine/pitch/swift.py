@@ -26,7 +26,7 @@ class SwiftEstimator:
 
     name = "swift"
     batch_size = 8
-    threads_per_call: int | None = _NUM_THREADS
+    threads_per_call: int | None = 1
 
     def __init__(self, num_threads: int | None = None) -> None:
         # Sleeping threads: a pool that spins between clips takes the cores of whoever shares the machine.

@@ -17,7 +17,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.content.hubert import HubertEncoder
 from rvc_engine.content.names import embedder_name, encoder_of, programs_note
-from rvc_engine.content.packed_hubert import is_packable, weight_shapes
+from rvc_engine.content.packed_hubert import HubertSizes, weight_shapes
 from rvc_engine.content.windows import num_rows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
@@ -189,10 +189,11 @@ def test_a_hubert_of_another_form_goes_by_transformers(hubert_folder, speech):
 
 def test_a_packable_nets_weights_are_those_of_transformers():
     config = HubertConfig(num_hidden_layers=2, classifier_proj_size=8)
-    assert is_packable(config)
+    sizes = HubertSizes.model_validate(config.to_dict())
+    assert sizes.is_packable
     with torch.device("meta"):
         expected = {name: value.shape for name, value in HubertModel(config).state_dict().items()}
-    assert weight_shapes(config) == {name: shape for name, shape in expected.items() if name != "masked_spec_embed"}
+    assert weight_shapes(sizes) == {name: shape for name, shape in expected.items() if name != "masked_spec_embed"}
 
 
 def test_both_spellings_of_weight_norm_load_alike(hubert_folder, speech):
