@@ -90,7 +90,7 @@ def _compare(options: argparse.Namespace, num_rows: int, scratch: Path) -> None:
 
 def _tell_all(turns: Mapping[str, Turns], num_rows: int, held_out: Rows, sample: Rows, notes: str) -> None:
     quality = {way: _quality(done.index, held_out, sample) for way, done in turns.items() if done.index}
-    ours, bytes_of_rows = turns[OURS], num_rows * SIZE * 4
+    ours, bytes_of_rows, good = turns[OURS], num_rows * SIZE * 4, quality[OURS]
     for way in (PLAIN, THEIRS):
         if way not in turns:
             continue
@@ -100,11 +100,19 @@ def _tell_all(turns: Mapping[str, Turns], num_rows: int, held_out: Rows, sample:
             our_peak, their_peak = (done.peaks[-1] / bytes_of_rows for done in (ours, theirs))
             told = f"Python and libraries too; {against}"
             tell("index, peak memory", our_peak, their_peak, "times the features' size", told)
-        tell("index, recall@1", quality[OURS][0], quality[way][0], "share", f"nprobe 1, held-out rows; {against}")
+        recall = f"nprobe 1, held-out rows, the nearest of an index's own vectors; {against}"
+        tell("index, recall@1", good.recall, quality[way].recall, "share", recall)
+        tell("index, vectors compared in a search", good.compared, quality[way].compared, "vectors", against)
         if num_rows > MAX_ROWS:
-            tell("index, distance to the nearest vector", quality[OURS][1], quality[way][1], "L2 norm", against)
+            tell(
+                "index, distance to the nearest vector",
+                good.distance,
+                quality[way].distance,
+                "L2 norm",
+                against,
+            )
     if len(turns) == 1:
-        print(f"ours alone: {statistics.median(ours.seconds):.1f} s, recall@1 {quality[OURS][0]:.4f}", file=sys.stderr)
+        print(f"ours alone: {statistics.median(ours.seconds):.1f} s, recall@1 {good.recall:.4f}", file=sys.stderr)
 
 
 def _place_features(folder: Path | None, num_rows: int, target: Path) -> tuple[Rows, Rows]:
@@ -216,8 +224,19 @@ def _peak_bytes() -> int:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def _quality(path: Path, held_out: Rows, sample: Rows) -> tuple[float, float]:
-    """Recall@1 with nprobe 1 of the held-out rows, and the sample's mean distance to the nearest vector."""
+@dataclass(frozen=True)
+class Quality:
+    """How good an index is."""
+
+    recall: float
+    """Of the held-out rows: for which share nprobe 1 finds the nearest of the index's vectors."""
+    compared: float
+    """Vectors that such a search looks at; more find more, and take longer."""
+    distance: float
+    """Mean, of the rows that it was made from to the nearest vector; 0 where they lie in it themselves."""
+
+
+def _quality(path: Path, held_out: Rows, sample: Rows) -> Quality:
     import faiss
 
     index: Any = faiss.read_index(str(path))
@@ -225,11 +244,13 @@ def _quality(path: Path, held_out: Rows, sample: Rows) -> tuple[float, float]:
     index.make_direct_map()
     vectors = index.reconstruct_n(0, index.ntotal)
     truth = faiss.knn(held_out, vectors, 1)[1]
+    lengths = np.array([index.invlists.list_size(number) for number in range(index.nlist)])
+    compared = float(lengths[index.quantizer.search(held_out, 1)[1]].mean())
     recall = float((index.search(held_out, 1)[1] == truth).mean())
     if len(vectors) > NUM_CENTRES:  # the sample lies in it
-        return recall, 0.0
+        return Quality(recall, compared, 0.0)
     squares = faiss.knn(sample, vectors, 1)[0]
-    return recall, float(np.sqrt(np.maximum(squares, 0)).mean())
+    return Quality(recall, compared, float(np.sqrt(np.maximum(squares, 0)).mean()))
 
 
 def _device() -> str:

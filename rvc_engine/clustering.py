@@ -33,7 +33,7 @@ Tick = Callable[[float], None]
 
 
 def centres_of(rows: Rows, count: int, passes: int, seed: int, tick: Tick) -> Rows:
-    """`count` centres, (count, size), of rows (N, size), by mini-batch k-means, as the reference reduces large voices.
+    """`count` centres, (count, size), of rows (N, size), by mini-batch k-means. Pages of a mapped file stay meanwhile.
 
     Every pass goes through all rows in a new order. A centre is the mean of the rows that it was nearest to, so far in
     the pass; before the first it is a row (Sculley, "Web-scale k-means clustering", 2010).
@@ -60,8 +60,9 @@ def centres_of(rows: Rows, count: int, passes: int, seed: int, tick: Tick) -> Ro
 def many_centres_of(rows: Rows, count: int, seed: int, tick: Tick) -> Rows:
     """`count` centres, (count, size), of rows (N, size), N >= count, where there are so many that all with all is long.
 
-    Rows lie in cells, about as many as a cell has centres. Centres are found in each cell by k-means over its rows
-    alone, and refined by passes over all rows, each compared with the centres of the cells nearest to its own.
+    Rows are sorted into cells: sqrt(count) of them, so that each has about as many centres. Centres are found in each
+    cell by k-means over its rows alone, and refined by passes over all rows, each compared with the centres of the
+    cells nearest to its own.
     """
     generator = np.random.default_rng(seed)
     num_cells = round(count**0.5)
@@ -161,7 +162,8 @@ def _refined(rows: Rows, centres: Rows, cells: Rows, members: list[Numbers], tic
     done = 0
     for cell, near_cells, numbers in zip(cells, _near_cells(cells), members, strict=True):
         candidates = np.concatenate([centres_in[near] for near in near_cells])
-        if not len(candidates):  # none of these cells has rows
+        if not len(candidates):  # no centre lies in these cells: their rows change none
+            done += len(numbers)
             continue
         near = Nearest(centres[candidates], cell)
         for start in range(0, len(numbers), BATCH_ROWS):

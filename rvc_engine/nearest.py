@@ -62,7 +62,7 @@ class Nearest:
         return numbers.numpy()
 
     def _make_buffers(self, num_rows: int) -> tuple[Tensor, Tensor]:
-        """Of rows and scores, made at most twice: fresh memory costs a page fault every 4 KiB."""
+        """Of rows and scores. Full ones are kept: fresh memory costs a page fault every 4 KiB."""
         width, dtype = self._centres.shape[1], self._centres.dtype
         buffers = torch.zeros(num_rows, width, dtype=dtype), torch.empty(num_rows, len(self._centres), dtype=dtype)
         buffers[0][:, self._size :] = 1

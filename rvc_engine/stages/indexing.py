@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import faiss
 import numpy as np
+import torch
 
 from rvc_engine.clustering import Tick, centres_of, let_go, many_centres_of
 from rvc_engine.config import TrainingConfig
@@ -30,6 +31,8 @@ MAX_ROWS = 200_000
 """Above it, rows are first reduced to so few centres, as the reference does:"""
 NUM_CENTRES = 10_000
 ROWS_PER_ADD = 8192
+MAX_SQUARE = 1e12
+"""Of a row's length. Those of encoders are below 1e6."""
 MIN_PASSES, MAX_PASSES = 2, 8
 PASSING_ROWS = 160_000
 """Centres of lists are trained by so many rows, in passes over all: as many as make the search as good as FAISS's own
@@ -65,7 +68,8 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
         wanted = {**(spans if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
         written = {}
         for number, (stem, (start, end)) in enumerate(wanted.items()):
-            if start == end:  # a speaker all of whose rows were left out
+            if start == end:
+                report.warn(f"no row of features is left for an index {stem}.index")
                 continue
             tell = _Share(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
             written[stem] = _write(_index_of(rows[start:end], config.seed, tell, report), workspace, stem)
@@ -124,8 +128,8 @@ def _index_of(rows: np.ndarray, seed: int, tell: Tick, report: StageReport) -> f
 def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
     """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size).
 
-    And where each part's rows end in it. Rows with numbers that are none, as other programs may leave them, are left
-    out: they lie nowhere.
+    And where each part's rows end in it. Rows of numbers that are none or beyond all bounds, as other programs may
+    leave them, are left out: they lie nowhere.
     """
     files = [file for part in parts for file in part]
     shapes = [np.load(file, mmap_mode="r").shape for file in files]
@@ -140,14 +144,17 @@ def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple
         _write_header(out, total, size)
         for done, file in enumerate(files):
             rows = np.load(file).astype("<f4", order="C", copy=False)
-            rows = rows[np.isfinite(rows).all(axis=1)]
+            with np.errstate(over="ignore", invalid="ignore"):
+                rows = rows[np.einsum("rc,rc->r", rows, rows) < MAX_SQUARE]  # NaN is not
             counts.append(len(rows))
             out.write(rows.tobytes())
             report.progress(0.2 * done / len(files), 1)
         out.seek(0)
         _write_header(out, sum(counts), size)
+    if not sum(counts):
+        raise InvalidDataset("the features hold no row of finite numbers; extract the features of all anew")
     if sum(counts) < total:
-        _tell_left_out(total - sum(counts), total, report)
+        report.warn(f"{total - sum(counts)} of {total} rows of features are left out of the index: not finite numbers")
     temporary.replace(target)
     of_files = iter(counts)
     lengths = [sum(next(of_files) for _ in part) for part in parts]
@@ -160,21 +167,18 @@ def _write_header(out: BinaryIO, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def _tell_left_out(count: int, total: int, report: StageReport) -> None:
-    if count == total:
-        raise InvalidDataset("no row of features is of finite numbers; extract the features of all anew")
-    report.warn(f"{count} of {total} rows of features hold numbers that are not finite, and are left out of the index")
-
-
 def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
-    """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order. Deterministic for a seed."""
+    """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order.
+
+    The same for a seed on machines of one kind. Each row lies in the list in which FAISS looks for it first.
+    """
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
     index.nprobe = 1
     centres = centres_of(rows, index.nlist, num_passes(count), seed, lambda share: tick(0.8 * share))
     index.quantizer.add(centres)
     index.is_trained = True
-    near = Nearest(centres)
+    near = Nearest(centres, dtype=torch.float32)
     lists = np.empty(count, np.int64)
     for start in range(0, count, ROWS_PER_ADD):
         tick(0.8 + 0.1 * start / count)

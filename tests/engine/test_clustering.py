@@ -1,5 +1,6 @@
 """k-means over rows of a file."""
 
+import mmap
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
@@ -76,6 +77,28 @@ def test_memory_holds_a_batch_and_the_centres_and_never_all_rows(tmp_path: Path)
         _, peak = tracemalloc.get_traced_memory()
         assert peak < rows.nbytes / 2
     tracemalloc.stop()
+
+
+class Watched:
+    """A map of a file that remembers how many rows were given back."""
+
+    def __init__(self, mapped: mmap.mmap) -> None:
+        self.mapped, self.times = mapped, 0
+
+    def madvise(self, advice: int) -> None:
+        assert advice == mmap.MADV_DONTNEED
+        self.times += 1
+        self.mapped.madvise(advice)
+
+
+def test_pages_of_the_file_are_given_back_after_every_few_rows(tmp_path: Path, sounds: NDArray[np.float32]) -> None:
+    np.save(tmp_path / "rows.npy", sounds)
+    rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
+    watched = rows._mmap = Watched(rows._mmap)
+    centres = many(rows, 400)
+    np.testing.assert_array_equal(centres, many(sounds, 400))
+    # All rows are taken once for their cells' centres, and once in each pass.
+    assert watched.times > (1 + clustering.REFINING_PASSES) * len(rows) / clustering.ROWS_READ
 
 
 @pytest.mark.parametrize("find", [lambda rows: centres_of(rows, 9, 2, 1, quiet), lambda rows: many(rows, 9)])
