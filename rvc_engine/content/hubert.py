@@ -17,6 +17,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from rvc_engine.checkpoint import load_file
@@ -86,7 +87,7 @@ class HubertEncoder:
         if sizes.is_packable:
             self._hidden: _Hidden = PackedHubert(sizes, weights, dtype)
         else:
-            self._hidden = partial(_one_by_one, _transformers_net(described, weights))
+            self._hidden = partial(_one_by_one, _transformers_net(described, weights).to(device))
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `ContentEncoder.encode`."""
@@ -106,12 +107,16 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], HubertSizes]:
     try:
         described = json.loads(path.read_text())
         return described, HubertSizes.model_validate(described)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise _not_a_hubert(path, f"{where}: {first['msg']}" if where else first["msg"]) from error
     except (OSError, ValueError) as error:
         raise _not_a_hubert(path, error) from error
 
 
-def _not_a_hubert(config_file: Path, error: Exception) -> IncompatibleCheckpoint:
-    return IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {error}")
+def _not_a_hubert(config_file: Path, why: object) -> IncompatibleCheckpoint:
+    return IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {why}")
 
 
 def _load_weights(folder: Path, described: dict[str, Any], sizes: HubertSizes) -> dict[str, Tensor]:
@@ -148,7 +153,7 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
         raise IncompatibleCheckpoint(f"{path} is damaged ({error}); get it again from where it came") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise IncompatibleCheckpoint(f"{path} does not hold a net's weights; get it again from where it came")
-    named = {_our_name(str(name).removeprefix(_PREFIX)): value.float() for name, value in weights.items()}
+    named = {_our_name(str(name).removeprefix(_PREFIX)): value.detach().float() for name, value in weights.items()}
     return {name: value for name, value in named.items() if not name.startswith(_HEAD) and name != _NOT_NEEDED}
 
 

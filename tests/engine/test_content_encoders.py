@@ -227,6 +227,28 @@ def test_weights_that_do_not_fit_are_refused(hubert_folder, change):
         HubertEncoder(hubert_folder, "v2", CPU)
 
 
+def test_weights_saved_as_parameters_load_alike(hubert_folder, speech):
+    [expected] = HubertEncoder(hubert_folder, "v2", CPU, dtype=torch.bfloat16).encode([speech[:16_000]])
+    change_weights(
+        hubert_folder, lambda weights: {name: torch.nn.Parameter(value.float()) for name, value in weights.items()}
+    )
+    for version in ("v1", "v2"):
+        [rows] = HubertEncoder(hubert_folder, version, CPU, dtype=torch.bfloat16).encode([speech[:16_000]])
+    np.testing.assert_array_equal(rows, expected)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [({"hidden_size": "wide"}, "hidden_size: Input should be a valid integer"), ({"num_attention_heads": 0}, "heads")],
+)
+def test_a_config_that_describes_no_net_is_refused_in_a_sentence(hubert_folder, changed, said):
+    sizes = json.loads((hubert_folder / "config.json").read_text())
+    (hubert_folder / "config.json").write_text(json.dumps(sizes | changed))
+    with pytest.raises(IncompatibleCheckpoint, match=rf"config\.json does not describe a HuBERT net: .*{said}") as told:
+        HubertEncoder(hubert_folder, "v2", CPU)
+    assert "\n" not in str(told.value)
+
+
 def test_code_in_a_weights_file_is_never_run(hubert_folder, tmp_path):
     class Evil:
         def __reduce__(self):
