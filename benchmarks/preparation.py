@@ -32,6 +32,7 @@ from benchmarks import rvc_webui
 from benchmarks.lines import cpu_name, tell
 from rvc_engine.audio import probe
 from rvc_engine.config import TrainingConfig
+from rvc_engine.content.windows import num_rows
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import create_estimator
@@ -164,6 +165,8 @@ def _encode_plainly(workspace: Workspace, hubert: Path) -> None:
     net = transformers.HubertModel.from_pretrained(hubert).eval()
     for path in sorted(workspace.slices_16k.iterdir()):
         wave = torch.from_numpy(scipy.io.wavfile.read(path)[1])
+        if not num_rows(len(wave)):
+            continue
         np.save(workspace.features / f"{path.stem}.npy", net(wave[None]).last_hidden_state[0].numpy())
 
 

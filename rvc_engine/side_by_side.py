@@ -5,7 +5,7 @@ too: what does not divide well among threads within one batch does among batches
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 def in_order(
     work: Callable[[Piece], Result],
-    pieces: Iterable[Piece],
+    pieces: Sequence[Piece],
     threads_per_call: int | None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
@@ -34,7 +34,7 @@ def in_order(
     then, as whenever the caller takes no more, no further piece begins, and those begun are waited for.
     """
     threads = torch.get_num_threads()
-    calls = max(1, min(MAX_CALLS, threads // threads_per_call)) if threads_per_call else 1
+    calls = _num_calls(threads, threads_per_call, len(pieces))
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(calls, "piece", torch.set_num_threads, (threads // calls,)) as pool:
         try:
@@ -45,8 +45,20 @@ def in_order(
             while waiting:
                 yield _awaited(waiting.popleft(), meanwhile)
         finally:
-            pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(threads)  # setting it in a thread also sets what later threads begin with
+            try:
+                pool.shutdown(cancel_futures=True)
+            finally:
+                torch.set_num_threads(threads)  # setting it in a thread also sets what later threads begin with
+
+
+def _num_calls(threads: int, threads_per_call: int | None, num_pieces: int) -> int:
+    """As many pieces at once as there is room for; or somewhat fewer, where fewer threads are idle so."""
+    if threads_per_call is None:
+        return 1
+    most = max(1, min(MAX_CALLS, threads // threads_per_call, num_pieces))
+    fewer = threads // -(-threads // most)
+    is_idle = most * (threads // most) < fewer * (threads // fewer)
+    return fewer if is_idle and most < num_pieces else most
 
 
 def _awaited(future: Future[Result], meanwhile: Callable[[], None]) -> Result:

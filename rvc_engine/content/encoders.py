@@ -45,7 +45,7 @@ def create_encoder(
     """The encoder of that name, on that device (None: the CPU), with rows as that version of the format takes them.
 
     `embedder` is what the voice that is to be spoken names; a local encoder must be that very one. `dtype` is that of a
-    HuBERT's products, float32 unless said: with bfloat16 its features keep a cosine above 0.999 to those.
+    HuBERT's products, float32 unless said: with bfloat16 features of random weights keep a cosine above 0.999 to those.
     Raises MissingWeights when its weights are not on this machine, InvalidConfig when it has no rows for the version,
     IncompatibleCheckpoint when its weights do not fit it or are others than the voice was trained with.
     """

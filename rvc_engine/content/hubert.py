@@ -111,7 +111,7 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], HubertSizes]:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise _not_a_hubert(path, f"{where}: {first['msg']}" if where else first["msg"]) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _not_a_hubert(path, error) from error
 
 
@@ -130,7 +130,7 @@ def _load_weights(folder: Path, described: dict[str, Any], sizes: HubertSizes) -
     weights = _read_weights(path)
     try:
         shapes = weight_shapes(sizes) if sizes.is_packable else _shapes_by_transformers(described)
-    except (ValueError, TypeError, ArithmeticError) as error:
+    except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise _not_a_hubert(folder / "config.json", error) from error
     if _PROJECTION in weights or _PROJECTION_BIAS in weights:
         shapes[_PROJECTION] = (sizes.classifier_proj_size, sizes.hidden_size)

@@ -7,11 +7,12 @@ three seconds to import and is not needed for nets of the published form.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from pydantic import BaseModel, PositiveFloat, PositiveInt
+from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from rvc_engine.content.windows import num_rows
@@ -28,10 +29,13 @@ PIECE_FRAMES = 2048
 """Of the first layer at once: 4 MB of a core's cache."""
 GROUP_NORM_EPS = 1e-5
 
-_Then = tuple[str, list[float], str]
-_GELU: _Then = ("gelu", [], "none")
+_Afterwards = tuple[str, list[float], str]
 """What oneDNN does to a product before it is written."""
-_NOTHING: _Then = ("none", [], "")
+_GELU: _Afterwards = ("gelu", [], "none")
+_NOTHING: _Afterwards = ("none", [], "")
+
+_How = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+"""Padding, stride, dilation and groups of a convolution over images."""
 
 NamedWeights = Mapping[str, Tensor]
 
@@ -52,11 +56,11 @@ _NARROW = "feed_forward.output_dense"
 _BLOCK_NORM = "final_layer_norm"
 
 
-class HubertSizes(BaseModel):
+class HubertSizes(BaseModel, frozen=True):
     """What a `config.json` says of a net; HuBERT base where it says nothing, as `transformers` takes it too."""
 
     hidden_size: PositiveInt = 768
-    num_hidden_layers: PositiveInt = 12
+    num_hidden_layers: PositiveInt = Field(12, le=1000)
     num_attention_heads: PositiveInt = 12
     intermediate_size: PositiveInt = 3072
     hidden_act: str = "gelu"
@@ -228,13 +232,12 @@ class _Linear:
         self._is_gelu_next = is_gelu_next
         self._is_packed = _packs(self._weight)
         if self._is_packed:
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(self._weight, PACKED_ROWS)
+            self._weight = _packed(self._weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self._bias.dtype)
         if self._is_packed:
-            then = _GELU if self._is_gelu_next else _NOTHING
-            return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, *then)  # type: ignore[no-any-return]
+            return _product(x, self._weight, self._bias, _GELU if self._is_gelu_next else _NOTHING)
         y = F.linear(x, self._weight, self._bias)
         return F.gelu(y) if self._is_gelu_next else y
 
@@ -247,17 +250,16 @@ class _Conv:
         # Over images of height 1, channels last: the frames as they lie.
         self._weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         self._bias = bias
-        self._how = (0, padding), (1, stride), (1, 1), groups
+        self._how: _How = (0, padding), (1, stride), (1, 1), groups
         # In groups oneDNN wants another layout for some lengths, and takes a third of a second to change it.
         self._is_packed = groups == 1 and _packs(weight)
         if self._is_packed:
-            shape = (1, weight.shape[1], 1, PACKED_FRAMES)
-            self._weight = torch.ops.mkldnn._reorder_convolution_weight(self._weight, *self._how, shape)
+            self._weight = _packed_kernel(self._weight, self._how)
 
     def __call__(self, x: Tensor) -> Tensor:
         image = x.transpose(1, 2).unsqueeze(2)
         if self._is_packed:
-            y = torch.ops.mkldnn._convolution_pointwise(image, self._weight, self._bias, *self._how, *_GELU)
+            y = _convolved(image, self._weight, self._bias, self._how)
         else:
             padding, stride, dilation, groups = self._how
             y = F.gelu(F.conv2d(image, self._weight, self._bias, stride, padding, dilation, groups))
@@ -287,5 +289,41 @@ class _Block:
 
 def _packs(weight: Tensor) -> bool:
     """Whether oneDNN keeps this weight in the layout that it multiplies fastest, as PyTorch's compiler has it do."""
-    is_short_on_cpu = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
-    return is_short_on_cpu and hasattr(torch.ops.mkldnn, "_linear_pointwise") and cpu_multiplies_bf16()
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _can_pack()
+
+
+@cache
+def _can_pack() -> bool:
+    """Whether this PyTorch has the operators, which are its own business, as they are called here; seen by trying."""
+    if not cpu_multiplies_bf16():
+        return False
+    weight, kernel = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((32, 32), (32, 32, 1, 3)))
+    how: _How = (0, 0), (1, 2), (1, 1), 1
+    try:
+        _product(weight, _packed(weight), weight[0], _GELU)
+        _convolved(weight.T[None, :, None], _packed_kernel(kernel, how), None, how)
+    except (AttributeError, TypeError, RuntimeError):
+        return False
+    return True
+
+
+def _packed(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
+    return packed
+
+
+def _product(x: Tensor, packed: Tensor, bias: Tensor, afterwards: _Afterwards) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, *afterwards)
+    return y
+
+
+def _packed_kernel(weight: Tensor, how: _How) -> Tensor:
+    shape = (1, weight.shape[1], 1, PACKED_FRAMES)
+    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, shape)
+    return packed
+
+
+def _convolved(image: Tensor, packed: Tensor, bias: Tensor | None, how: _How) -> Tensor:
+    """With a GELU."""
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(image, packed, bias, *how, *_GELU)
+    return y

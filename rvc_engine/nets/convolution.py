@@ -27,14 +27,17 @@ def is_short_on_cpu(x: Tensor) -> bool:
 
 
 def is_faster_last(x: Tensor, weight: Tensor, dilation: int) -> bool:
-    """Whether a 1-D convolution in float32 is faster with channels last: narrow ones are on a CPU.
+    """Whether a 1-D convolution in float32 is faster with channels last: narrow ones are with oneDNN and AVX.
 
     Undilated ones only with AVX-512: without it oneDNN has a faster algorithm for them that takes the other layout.
+    An exported graph, which others run, has PyTorch's own call.
     """
-    if x.device.type != "cpu" or not (x.dtype == weight.dtype == torch.float32):
+    if x.device.type != "cpu" or not (x.dtype == weight.dtype == torch.float32) or torch.compiler.is_exporting():
         return False
     is_narrow = weight.shape[0] in NARROW_CHANNELS and weight.shape[1] in NARROW_CHANNELS
-    return is_narrow and (dilation > 1 or torch.backends.cpu.get_cpu_capability() == "AVX512")
+    if not is_narrow or not torch.backends.mkldnn.is_available():
+        return False
+    return torch.backends.cpu.get_cpu_capability() in (("AVX2", "AVX512") if dilation > 1 else ("AVX512",))
 
 
 def convolve_1d(

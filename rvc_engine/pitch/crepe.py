@@ -33,7 +33,8 @@ class CrepeEstimator:
         self._net = net.eval().requires_grad_(False).to(device)
         self._device = device
         is_cpu = device.type == "cpu"
-        self.threads_per_call = 1 if is_cpu else None
+        # The full net takes half a gigabyte for its windows.
+        self.threads_per_call = (4 if net.kind == "crepe" else 1) if is_cpu else None
         self.batch_size = 1 if net.kind == "crepe" and is_cpu else 8
         self._batch_windows = 256 if is_cpu else 4096
 

@@ -15,9 +15,9 @@ class PitchEstimator(Protocol):
 
     name: str
     batch_size: int
-    """Clips of a few seconds to hand over at once: what suits the device, and takes no more than about a second."""
+    """Clips of a few seconds to hand over at once: what suits the device. A stop is heard between two calls."""
     threads_per_call: int | None
-    """CPU threads that a call keeps busy, where several may go on at once; None: one call at a time."""
+    """CPU threads that a call needs at least, where several may go on at once; None: one call at a time."""
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """Pitch of each clip in Hz, 0 where unvoiced.

@@ -40,6 +40,10 @@ class DioEstimator:
     batch_size = 8
     threads_per_call: int | None = 1
 
+    def __init__(self) -> None:
+        """Raises ModuleNotFoundError when pyworld is not installed."""
+        self._world = _world()  # here and once: two threads must not load it at the same time
+
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
         return [self._one(wave) for wave in waves_16k]
@@ -48,10 +52,10 @@ class DioEstimator:
         if len(wave) < _SHORTEST_SAMPLES:
             return np.zeros(num_frames(len(wave)))
         samples = wave.astype(np.float64)
-        hz, times = _world().dio(
+        hz, times = self._world.dio(
             samples, SAMPLE_RATE, f0_floor=MIN_HZ, f0_ceil=MAX_HZ, frame_period=_FRAME_MILLISECONDS
         )
-        return fit_length(_world().stonemask(samples, hz, times, SAMPLE_RATE), num_frames(len(wave)))
+        return fit_length(self._world.stonemask(samples, hz, times, SAMPLE_RATE), num_frames(len(wave)))
 
 
 class HarvestEstimator:
@@ -61,6 +65,10 @@ class HarvestEstimator:
     batch_size = 1
     threads_per_call: int | None = 1
 
+    def __init__(self) -> None:
+        """Raises ModuleNotFoundError when pyworld is not installed."""
+        self._world = _world()  # here and once: two threads must not load it at the same time
+
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
         return [self._one(wave) for wave in waves_16k]
@@ -68,7 +76,7 @@ class HarvestEstimator:
     def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         if len(wave) < _SHORTEST_SAMPLES:
             return np.zeros(num_frames(len(wave)))
-        hz, _ = _world().harvest(
+        hz, _ = self._world.harvest(
             wave.astype(np.float64), SAMPLE_RATE, f0_floor=MIN_HZ, f0_ceil=MAX_HZ, frame_period=_FRAME_MILLISECONDS
         )
         return fit_length(hz, num_frames(len(wave)))

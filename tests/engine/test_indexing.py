@@ -80,7 +80,7 @@ def test_features_without_one_finite_row_are_refused_and_the_index_stays(
     fill(workspace, 1, 10)
     run(workspace)
     np.save(workspace.features / "0_0.npy", rows)
-    with pytest.raises(InvalidDataset, match="the features hold no row of finite numbers"):
+    with pytest.raises(InvalidDataset, match="the features hold no row of usable numbers"):
         run(workspace)
     assert workspace.index_file.is_file()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from rvc_engine.errors import StopRequested
-from rvc_engine.side_by_side import LOOK_AHEAD, in_order
+from rvc_engine.side_by_side import LOOK_AHEAD, _num_calls, in_order
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +45,23 @@ def test_as_many_pieces_are_at_work_as_there_are_threads_for(threads_per_call: i
 
     assert set(in_order(work, range(4 * calls), threads_per_call)) == {4 // calls}
     assert most == calls
+
+
+@pytest.mark.parametrize(
+    ("threads", "threads_per_call", "pieces", "calls"),
+    [
+        (2, 1, 9, 2),
+        (16, 1, 99, 16),
+        (24, 1, 99, 12),
+        (31, 1, 99, 15),
+        (16, 1, 3, 3),
+        (16, 4, 99, 4),
+        (2, 4, 9, 1),
+        (4, 1, 0, 1),
+    ],
+)
+def test_few_threads_are_left_idle(threads: int, threads_per_call: int, pieces: int, calls: int) -> None:
+    assert _num_calls(threads, threads_per_call, pieces) == calls
 
 
 def test_threads_of_later_work_are_as_before() -> None:

@@ -1,12 +1,13 @@
 """The pitch stage: a curve in Hz and one in bins for every slice."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.io.wavfile
+import torch
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, StopRequested
@@ -50,6 +51,33 @@ def test_every_slice_gets_both_curves(slices: Workspace, listener: Any, estimato
     assert 160 < hz[60] < 190  # in the pause, on the way from the one note to the other
     assert np.load(slices.f0_hz / names[2]).shape == (20,)
     assert listener.progress[-1] == 1.0
+
+
+@pytest.fixture
+def four_threads() -> Iterator[None]:
+    """PyTorch with four threads: so many slices at once."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("four_threads")
+@pytest.mark.parametrize("estimator", ["swift", "dio", "harvest"])
+def test_slices_at_once_get_the_curves_that_they_get_one_by_one(
+    workspace: Workspace, voice: Callable[..., np.ndarray], listener: Any, estimator: str
+) -> None:
+    workspace.slices_16k.mkdir()
+    for n in range(40):
+        scipy.io.wavfile.write(workspace.slices_16k / f"0_{n}.wav", 16_000, voice(0.3, 16_000, 100 + 5 * n))
+    config = TrainingConfig.model_validate({"pitch": estimator})
+    pitch.run(workspace, config, Machine(), listener.report("pitch"))
+    at_once = {path.name: np.load(path) for path in workspace.f0_hz.iterdir()}
+    torch.set_num_threads(1)
+    pitch.run(workspace, config, Machine(num_threads=1), listener.report("pitch"))
+    assert len(at_once) == 40
+    for path in workspace.f0_hz.iterdir():
+        np.testing.assert_allclose(at_once[path.name], np.load(path), rtol=1e-5)
 
 
 def test_a_slice_without_voice_stays_at_0_hz_and_bin_1(slices: Workspace, listener: Any) -> None:
