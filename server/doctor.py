@@ -68,7 +68,7 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
             "engine",
             "fault",
             f"the engine cannot start here ({said[-1] if said else 'it said nothing'}); a worker needs the `engine` "
-            "extra: pip install 'rvc-train[engine]'. A server alone does not",
+            f"extra: {install_command('engine')}. A server alone does not",
         )
         return
     found: dict[str, Any] = json.loads(ran.stdout)
