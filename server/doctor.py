@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from rvc_engine.errors import EngineError
+from rvc_engine.installation import install_command
 from rvc_engine.weights import Weights
 from server.database import SCHEMA_VERSION, check_write, create_engine, present_version, read_session, sqlite_warning
 from server.jobs import utc_now
