@@ -122,7 +122,8 @@ class Demo:
                 with services, connect(services.url) as http:
                     job, files = self._make_voice(Client(http), recordings)
             except ClientError:
-                self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
+                if log.last:
+                    self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
                 raise
         if job.status is not JobStatus.SUCCEEDED:
             self._output.note(f"what it left is in {data}; server's and worker's words are in {file.name}")

@@ -4,6 +4,8 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -20,6 +22,21 @@ def install_command(extra: str) -> str:
     file name of a release's wheel.
     """
     return f"pip install {_requirement(extra)}"
+
+
+@contextmanager
+def missing_package_reported(extra: str) -> Iterator[None]:
+    """End the program with one sentence, exit code 2, where a package of `extra` is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] in {"client", "rvc_engine", "server", "worker"}:
+            raise  # a fault of ours, not a part left out
+        sys.stderr.write(
+            f"error: this program needs the package {error.name}, which is not installed here; install all that it "
+            f"needs: {install_command(extra)}\n"
+        )
+        sys.exit(2)
 
 
 def _requirement(extra: str) -> str:
