@@ -15,7 +15,7 @@ DISTRIBUTION = "rvc-train"
 
 
 def install_command(extra: str) -> str:
-    """A `pip install` command for `rvc-train[extra]` from where the running installation came.
+    """A `pip install` command that adds `extra` from where the running installation came.
 
     The package is not on any index, and whoever registers its name there could run code here: so the command names a
     folder, a file or an address, never the bare name. An installation without a recorded origin (PEP 610) gets the

@@ -31,8 +31,12 @@ class Station:
     samples = SAMPLES
     small = SMALL
 
-    def __init__(self, folder: Path, token: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, token: str | None = None, python: Path = Path(sys.executable), cwd: Path = ROOT
+    ) -> None:
         self.folder = folder
+        self.python = python
+        self.cwd = cwd
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.script_file = folder / "script.json"
@@ -68,7 +72,7 @@ class Station:
     def start(self, module: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module], env=self.environment, cwd=ROOT, stdout=log, stderr=log
+                [self.python, "-m", module], env=self.environment, cwd=self.cwd, stdout=log, stderr=log
             )
         self.processes.append(process)
         return process
