@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 
 MAX_REPORT_BYTES = 64 * 2**20
 TRIES = 2
+NUM_THREADS = 1
 _POLL_SECONDS = 0.1
 
 
