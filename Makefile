@@ -24,7 +24,7 @@ browser:
 	fonts-dejavu-core; } || { echo $(NO_BROWSER) >&2; exit 1; }
 
 demo: .venv/.installed
-	$(BIN)/python -m client.demo
+	$(BIN)/rvc-train demo
 
 # Every screen, light and dark, on a desktop and on a phone.
 screenshots: setup
@@ -51,6 +51,10 @@ lint: .venv/.installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/deptry client --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev --ignore DEP002
+	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,dev --ignore DEP002
+	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,server,postgres,dev --ignore DEP002
+	$(BIN)/deptry client rvc_engine server worker --optional-dependencies-dev-groups dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 check: lint test

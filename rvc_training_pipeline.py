@@ -3,7 +3,16 @@
 Takes the options of the script it replaces, works in `logs/<name>/` as RVC does, and needs no server.
 """
 
-from rvc_engine.pipeline_cli import main
+from rvc_engine.installation import missing_package_reported
+
+
+def main() -> None:
+    """Entry point."""
+    with missing_package_reported("engine"):
+        from rvc_engine.pipeline_cli import main as run_pipeline
+
+        run_pipeline()
+
 
 if __name__ == "__main__":
     main()

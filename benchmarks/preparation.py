@@ -3,7 +3,7 @@
 "Plain" does what the reference does with the same estimator and the same encoder: an FFmpeg process decodes every
 recording and, for its pitch, every slice anew; a process for each core; HuBERT in float32, one slice after the other.
 Its results are compared with ours. With `--reference` its own three commands run on the same folder, as whole commands
-beside a whole run of ours; its pitch is Praat's (`pip install rvc-train[pm]`), its HuBERT the one in its assets.
+beside a whole run of ours; its pitch is Praat's (the extra `pm`), its HuBERT the one in its assets.
 """
 
 import argparse
@@ -198,7 +198,7 @@ def against_rvc_webui(options: argparse.Namespace, folder: Path) -> None:
     """One line: our whole run, from the start of a process, and its three commands."""
     hubert = options.reference / "assets" / "hubert_base"
     if not (hubert / "config.json").is_file() or importlib.util.find_spec("parselmouth") is None:
-        wants = "assets/hubert_base in the checkout, and praat-parselmouth for ours (pip install rvc-train[pm])"
+        wants = "assets/hubert_base in the checkout, and praat-parselmouth for ours (the extra `pm`)"
         print(f"preparation: RVC WebUI's commands left out; the comparison needs {wants}", file=sys.stderr)
         return
     command = [sys.executable, "-m", "benchmarks.preparation", "--recordings", options.recordings, "--hubert", hubert]

@@ -9,6 +9,7 @@ import typer
 from client import (
     access_commands,
     dataset_commands,
+    demo,
     exit_codes,
     job_commands,
     keeper_commands,
@@ -16,6 +17,7 @@ from client import (
     steering_commands,
     up,
 )
+from rvc_engine.installation import install_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -32,6 +34,7 @@ save_commands.add_to(app)
 keeper_commands.add_to(app)
 access_commands.add_to(app)
 up.add_to(app)
+demo.add_to(app)
 
 
 @app.command(
@@ -42,7 +45,7 @@ up.add_to(app)
 def admin(context: typer.Context) -> None:
     """For the server's keeper, on its machine: doctor, backup, gc, migrate, force-fail, token."""
     if find_spec("sqlmodel") is None:
-        sys.stderr.write("error: the server is not installed here; install it with: pip install 'rvc-train[server]'\n")
+        sys.stderr.write(f"error: the server is not installed here; install it with: {install_command('server')}\n")
         sys.exit(exit_codes.USAGE)
     sys.exit(subprocess.call([sys.executable, "-m", "server.admin", *context.args]))
 

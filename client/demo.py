@@ -1,85 +1,92 @@
-"""`make demo`: the whole way from recordings to a voice, on this machine, in a few minutes, with nothing left running.
+"""`rvc-train demo`: the whole way from recordings to a voice, on this machine, in minutes, with nothing left running.
 
 Starts a server and a worker on a free port and a folder of their own, uploads the sample recordings, submits a job that
 ends by time, shows it live, downloads and verifies the voice, and stops what it started.
 """
 
-import argparse
-import os
 import shutil
 import signal
 import subprocess
-import sys
+import tempfile
 import time
 from collections import deque
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import Annotated, Literal, TextIO
+
+import typer
 
 from client import exit_codes
 from client.api import Client, connect
 from client.errors import BadInput, ClientError
 from client.output import Output, duration, size
 from client.services import Services, free_port
-from client.session import exit_code_of
+from client.session import told
+from client.training_options import training_config
 from client.watching import tell_end, watch
 from rvc_engine.config import TrainingConfig
 from server.schemas import ArtifactPublic, DatasetPublic, JobCreate, JobPublic, JobStatus
 
-SAMPLES = Path(__file__).resolve().parent.parent / "samples"
+SAMPLES = tuple(Path(__file__).resolve().parent / folder for folder in ("samples", "../samples"))
+"""Where the sample recordings are: of an installed wheel, and of a checkout."""
 VOICE = "sample"
 SECONDS_ON_CPU = 300.0
 SECONDS_ON_GPU = 1500.0
-SECONDS_VARIABLE = "RVC_TRAIN_DEMO_SECONDS"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the demo; an exit code of `client.exit_codes`."""
-    options = parse(arguments)
-    output = Output(as_json=False)
+def add_to(app: typer.Typer) -> None:
+    """Give the command to the program."""
+    app.command("demo")(told(demo))
+
+
+def demo(
+    output: Output,
+    max_train_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="RVC_TRAIN_DEMO_SECONDS",
+            help=f"Seconds to train; else {SECONDS_ON_CPU:.0f}, with an NVIDIA GPU {SECONDS_ON_GPU:.0f}.",
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the voice.")] = Path(
+        "demo_output"
+    ),
+    width: Annotated[
+        Literal["24", "48", "96", "192"], typer.Option(help="Size of the net; 192 is the published one.")
+    ] = "192",
+) -> None:
+    """Make a voice from the sample recordings that come with this program, start to end; stop all at its end."""
+    config = training(max_train_seconds, int(width))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        return Demo(options.output.resolve(), training(options), output).run()
-    except ClientError as error:
-        output.error(str(error))
-        return exit_code_of(error)
+        code = Demo(folder.resolve(), config, output).run()
     except KeyboardInterrupt:
         output.error("interrupted; everything that was started is stopped")
-        return exit_codes.INTERRUPTED
+        code = exit_codes.INTERRUPTED
+    raise typer.Exit(code)
 
 
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m client.demo", description="Make a voice from samples/, start to end."
-    )
-    parser.add_argument(
-        "--max-train-seconds",
-        type=float,
-        default=os.environ.get(SECONDS_VARIABLE),
-        help=f"seconds to train (or {SECONDS_VARIABLE}); default {SECONDS_ON_CPU:.0f}, with a GPU {SECONDS_ON_GPU:.0f}",
-    )
-    parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder for the voice (demo_output)")
-    parser.add_argument(
-        "--width", type=int, choices=(24, 48, 96, 192), default=192, help="size of the net; 192 is the published one"
-    )
-    return parser.parse_args(arguments)
+def training(max_train_seconds: float | None, width: int) -> TrainingConfig:
+    """The demo's choices: nothing to download, and an end by time. Raises BadInput."""
+    choices = {
+        "content": "whisper-tiny",
+        "pretrained": "none",
+        "max_train_seconds": max_train_seconds or (SECONDS_ON_GPU if has_gpu() else SECONDS_ON_CPU),
+        "total_epochs": 20_000,
+        "save_every_epochs": 20_000,
+        "save_only_latest": True,
+        "width": width,
+    }
+    return training_config(None, choices)
 
 
-def training(options: argparse.Namespace) -> TrainingConfig:
-    """The demo's choices: nothing to download, and an end by time."""
-    seconds = options.max_train_seconds or (SECONDS_ON_GPU if has_gpu() else SECONDS_ON_CPU)
-    return TrainingConfig(
-        content="whisper-tiny",
-        pretrained="none",
-        max_train_seconds=seconds,
-        total_epochs=20_000,
-        save_every_epochs=20_000,
-        save_only_latest=True,
-        width=options.width,
-    )
+def sample_recordings() -> list[Path]:
+    """The recordings that come with the package. Raises BadInput where they were left out of it."""
+    recordings = sorted(path for folder in SAMPLES for path in folder.glob("*.flac"))
+    if not recordings:
+        raise BadInput(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
+    return recordings
 
 
 def has_gpu() -> bool:
@@ -104,33 +111,32 @@ class Demo:
 
     def run(self) -> int:
         """Make the voice; an exit code."""
-        if not any(SAMPLES.glob("*.flac")):
-            raise BadInput(
-                f"there are no sample recordings in {SAMPLES}; run the demo from a checkout of the repository"
-            )
-        data = self._folder / "data"
-        shutil.rmtree(data, ignore_errors=True)
+        recordings = sample_recordings()
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._say_what_comes()
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=self._folder))  # a folder `data` there may be a server's
+        self._say_what_comes(recordings[0].parent.resolve())
         with (self._folder / "services.log").open("w", encoding="utf-8") as file:
             log = ServiceLog(file)
             services = Services(data_folder=data, port=free_port(), token=None, relay=log.line)
             try:
                 with services, connect(services.url) as http:
-                    job, files = self._make_voice(Client(http))
+                    job, files = self._make_voice(Client(http), recordings)
             except ClientError:
-                self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
+                if log.last:
+                    self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
                 raise
         if job.status is not JobStatus.SUCCEEDED:
             self._output.note(f"what it left is in {data}; server's and worker's words are in {file.name}")
             return tell_end(job, self._output)
         shutil.rmtree(data, ignore_errors=True)
         self._say_what_came(job, files)
+        if self._output.as_json:
+            self._output.json({"files": [str(path) for path in files]}, indent=None)
         return exit_codes.DONE
 
-    def _make_voice(self, client: Client) -> tuple[JobPublic, list[Path]]:
+    def _make_voice(self, client: Client, recordings: list[Path]) -> tuple[JobPublic, list[Path]]:
         self._step("server and worker are running")
-        dataset = self._upload(client)
+        dataset = self._upload(client, recordings)
         wish = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
         job = client.submit(wish)
         self._step(f"submitted the job {job.id}")
@@ -140,10 +146,9 @@ class Demo:
         artifacts = [artifact for artifact in client.artifacts(job.id) if artifact.kind in {"voice", "index"}]
         return job, [self._download(client, artifact) for artifact in artifacts]
 
-    def _upload(self, client: Client) -> DatasetPublic:
+    def _upload(self, client: Client, recordings: list[Path]) -> DatasetPublic:
         with self._output.transfer_bar() as bar:
             task = bar.add_task("uploading samples", total=None)
-            recordings = sorted(SAMPLES.glob("*.flac"))
             dataset = client.upload_dataset(
                 recordings, "samples", lambda done, total: bar.update(task, completed=done, total=total)
             )
@@ -162,10 +167,10 @@ class Demo:
     def _step(self, text: str) -> None:
         self._output.note(f"[{duration(time.monotonic() - self._started):>12}]  {text}")
 
-    def _say_what_comes(self) -> None:
+    def _say_what_comes(self, samples: Path) -> None:
         seconds = duration(self._config.max_train_seconds)
         self._output.note(
-            f"This makes a voice from {SAMPLES}: about {seconds} of training, and a minute or two around it.\n"
+            f"This makes a voice from {samples}: about {seconds} of training, and a minute or two around it.\n"
             "It downloads nothing: content=whisper-tiny comes with the package, pretrained=none starts from scratch."
         )
 
@@ -207,7 +212,3 @@ class ServiceLog:
 def _interrupt(number: int, frame: FrameType | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    sys.exit(main())

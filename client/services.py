@@ -23,6 +23,7 @@ from typing import Self
 from client.api import Client, connect
 from client.errors import ClientError
 from rvc_engine.child_processes import inherited_environment, python_command
+from rvc_engine.installation import install_command
 
 Relay = Callable[[str, str], None]
 """Takes (name of the service, line of its output)."""
@@ -95,7 +96,7 @@ class Services:
         """Start the server and, once it is ready, the workers. Raises ServiceDied when one will not run."""
         if find_spec("uvicorn") is None or find_spec("sqlmodel") is None:
             raise ServiceDied(
-                "this is the thin client alone; for a server install it: pip install 'rvc-train[server,engine]'"
+                f"this is the client alone; for a server and a worker install the rest: {install_command('all')}"
             )
         check_port_is_free(self.host, self.port)
         try:

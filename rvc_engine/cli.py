@@ -17,6 +17,7 @@ from rvc_engine.conversion_cli import convert
 from rvc_engine.disk import is_disk_full
 from rvc_engine.errors import DiskFull, InvalidConfig
 from rvc_engine.events import EXIT_FAILED, EXIT_USAGE, Failed
+from rvc_engine.installation import missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
 from rvc_engine.voice_tools_cli import extract, hand_over, inspect, merge, onnx
@@ -216,4 +217,5 @@ def machine() -> None:
 
 def main() -> None:
     """Entry point."""
-    app(prog_name="rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)
+    with missing_package_reported("engine"):
+        app(prog_name="rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)

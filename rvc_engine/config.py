@@ -115,7 +115,7 @@ class TrainingConfig(BaseModel):
     pitch: PitchEstimator = "swift"
     """Estimator of the pitch curve. swift: a small net that comes with the package, fast, robust. dio: no net, fast.
     harvest: no net, slow. After `rvc-engine weights fetch NAME`: rmvpe, RVC's own, a large net; fcpe, a fast one;
-    crepe, very slow without a GPU; crepe-tiny. pm: Praat, for which rvc-train[pm] must be installed (GPL-3)."""
+    crepe, very slow without a GPU; crepe-tiny. pm: Praat, for which the extra `pm` must be installed (GPL-3)."""
     content: ContentEncoder = "contentvec"
     """Encoder of what is said. contentvec is what RVC and Applio convert with. spin, spin-v2: Applio has them too (it
     must be told), RVC does not. whisper-tiny comes with the package and needs no download, but a voice made with it

@@ -5,7 +5,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-LIBRARIES = ("torch", "transformers", "faiss-cpu", "av", "soundfile", "soxr", "swift-f0", "pyworld")
+LIBRARIES = ("torch", "transformers", "faiss-cpu", "av", "soundfile", "soxr", "swift-f0", "pyworld-prebuilt")
 
 
 def machine_report() -> dict[str, Any]:

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from rvc_engine.disk import disk_full_told
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.installation import install_command
 from rvc_engine.pitch.curve import coarse_pitch
 from rvc_engine.stages.export import PRIOR_NOISE_SCALE
 from rvc_engine.voice import Voice, load_voice
@@ -125,7 +126,7 @@ def _require_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InvalidConfig(
-            f"ONNX export needs packages that are not here ({error.name}); pip install 'rvc-train[onnx]'"
+            f"ONNX export needs packages that are not here ({error.name}); {install_command('onnx')}"
         ) from error
 
 

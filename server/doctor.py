@@ -14,6 +14,7 @@ from sqlmodel import col
 
 from rvc_engine.child_processes import engine_environment, python_command, variable_names
 from rvc_engine.errors import EngineError
+from rvc_engine.installation import install_command
 from rvc_engine.weights import Weights
 from server.database import SCHEMA_VERSION, check_write, create_engine, present_version, read_session, sqlite_warning
 from server.jobs import utc_now
@@ -69,7 +70,7 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
             "engine",
             "fault",
             f"the engine cannot start here ({said[-1] if said else 'it said nothing'}); a worker needs the `engine` "
-            "extra: pip install 'rvc-train[engine]'. A server alone does not",
+            f"extra: {install_command('engine')}. A server alone does not",
         )
         return
     found: dict[str, Any] = json.loads(ran.stdout)

@@ -4,6 +4,7 @@ import importlib.util
 
 from rvc_engine.config import PitchEstimator
 from rvc_engine.errors import InvalidConfig
+from rvc_engine.installation import install_command
 from rvc_engine.weights import Weights
 
 PUBLISHED_WEIGHTS: frozenset[PitchEstimator] = frozenset({"rmvpe", "fcpe", "crepe", "crepe-tiny"})
@@ -15,7 +16,7 @@ def check_installed(name: PitchEstimator) -> None:
     """Raise InvalidConfig when the estimator's package is one that the engine does not bring, and is not here."""
     if name == "pm" and importlib.util.find_spec("parselmouth") is None:
         raise InvalidConfig(
-            "pitch=pm is Praat's, and its package is not installed: install it with `pip install 'rvc-train[pm]'` if "
+            f"pitch=pm is Praat's, and its package is not installed: install it with `{install_command('pm')}` if "
             "its licence, the GPL-3, suits you, or choose another estimator, such as pitch=swift"
         )
 

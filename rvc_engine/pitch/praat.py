@@ -1,6 +1,6 @@
 """Praat's autocorrelation (Boersma, 1993), through praat-parselmouth. No net.
 
-That package is under the GPL-3, so the engine does without it unless someone asks for it: `pip install rvc-train[pm]`.
+That package is under the GPL-3, so the engine does without it unless someone asks for it: the extra `pm`.
 """
 
 from collections.abc import Sequence

@@ -237,7 +237,8 @@ def test_the_demo_makes_verifies_and_explains_a_voice_and_leaves_nothing_running
     command = [
         sys.executable,
         "-m",
-        "client.demo",
+        "client.cli",
+        "demo",
         "--output",
         str(output),
         "--max-train-seconds",
@@ -260,7 +261,7 @@ def test_the_demo_makes_verifies_and_explains_a_voice_and_leaves_nothing_running
 def test_an_interrupted_demo_stops_what_it_started(station):
     station.follow_script(["train", 1000, 0.05, 5])
     output = station.folder / "demo"
-    command = [sys.executable, "-m", "client.demo", "--output", str(output), "--width", "24"]
+    command = [sys.executable, "-m", "client.cli", "demo", "--output", str(output), "--width", "24"]
     demo = subprocess.Popen(
         command, env=station.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
