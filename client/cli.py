@@ -1,8 +1,6 @@
 """`rvc-train`: the program. Its commands stand in `dataset_commands`, `job_commands`, `save_commands` and `up`."""
 
-import subprocess
 import sys
-from importlib.util import find_spec
 
 import typer
 
@@ -14,10 +12,10 @@ from client import (
     job_commands,
     keeper_commands,
     save_commands,
+    service_commands,
     steering_commands,
     up,
 )
-from rvc_engine.installation import install_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,19 +33,7 @@ keeper_commands.add_to(app)
 access_commands.add_to(app)
 up.add_to(app)
 demo.add_to(app)
-
-
-@app.command(
-    "admin",
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def admin(context: typer.Context) -> None:
-    """For the server's keeper, on its machine: doctor, backup, gc, migrate, force-fail, token."""
-    if find_spec("sqlmodel") is None:
-        sys.stderr.write(f"error: the server is not installed here; install it with: {install_command('server')}\n")
-        sys.exit(exit_codes.USAGE)
-    sys.exit(subprocess.call([sys.executable, "-m", "server.admin", *context.args]))
+service_commands.add_to(app)
 
 
 def main() -> None:

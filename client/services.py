@@ -1,7 +1,7 @@
 """A server and workers as child processes: started, relayed, started again when one dies, stopped together.
 
-`rvc-train up` and the demo use this. Neither program is imported: they are run as `python -m server` and
-`python -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them.
+`rvc-train up` and the demo use this. Neither program is imported: they are run as `python -P -m server` and
+`python -P -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them.
 """
 
 import ctypes
@@ -22,6 +22,7 @@ from typing import Self
 
 from client.api import Client, connect
 from client.errors import ClientError
+from rvc_engine.child_processes import inherited_environment, python_command
 from rvc_engine.installation import install_command
 
 Relay = Callable[[str, str], None]
@@ -72,11 +73,11 @@ class Services:
     def __post_init__(self) -> None:
         """Name the programs; none is started."""
         shared = {"RVC_TRAIN_ENGINES_PER_MACHINE": str(len(self.devices))} if len(self.devices) > 1 else {}
-        self.services = [Service("server", [sys.executable, "-m", "server"])]
+        self.services = [Service("server", python_command("server"))]
         for device in self.devices:
             name = "worker" if len(self.devices) == 1 else f"worker {device}"
             words = {"RVC_TRAIN_DEVICE": device, **shared}
-            self.services.append(Service(name, [sys.executable, "-m", "worker"], environment=words, may_end=True))
+            self.services.append(Service(name, python_command("worker"), environment=words, may_end=True))
 
     @property
     def url(self) -> str:
@@ -169,7 +170,7 @@ class Services:
         }
         if self.token:
             ours["RVC_TRAIN_TOKEN"] = self.token
-        return dict(self.environment) | ours
+        return inherited_environment(self.environment) | ours
 
     def _wait_until_ready(self, service: Service) -> None:
         deadline = time.monotonic() + SECONDS_TO_START

@@ -145,7 +145,7 @@ def workers(session: Session) -> None:
         device = worker.device if worker.device_name is None else f"{worker.device}: {worker.device_name}"
         seen = ago(worker.last_seen_at)
         rows.add_row(worker.id, worker.name, worker.host, device, worker.status, worker.job_id or "-", seen)
-    session.output.result(found, rows if found else "no workers; start one with: python -m worker")
+    session.output.result(found, rows if found else "no workers; start one with: rvc-train worker")
 
 
 def drain(

@@ -19,6 +19,7 @@ from typing import IO
 
 import torch
 
+from rvc_engine.child_processes import inherited_environment, python_command
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import EngineError, RankLost, StopRequested, error_of
 from rvc_engine.events import Failed, Stopped, Succeeded, parse_event
@@ -82,9 +83,10 @@ class _RankGroup:
         self._stopped = self._succeeded = self._was_asked = False
         # fmt: off
         command = [
-            sys.executable, "-m", "torch.distributed.run", "--standalone", "--nnodes", "1",
+            *python_command("torch.distributed.run"), "--standalone", "--nnodes", "1",
             "--nproc-per-node", str(len(request.devices)), "--max-restarts", "0", "--local-addr", "127.0.0.1",
-            "--shutdown-timeout", str(SECONDS_TO_END), "-m", "rvc_engine.rank_process", str(path.absolute()),
+            "--shutdown-timeout", str(SECONDS_TO_END),
+            "--no-python", *python_command("rvc_engine.rank_process", str(path.absolute())),
         ]
         # fmt: on
         self._process = subprocess.Popen(
@@ -181,7 +183,11 @@ class _RankGroup:
 
 def _environment(num_threads: int) -> dict[str, str]:
     """Threads that sleep while they wait, and traffic that stays on this machine."""
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ, "OMP_NUM_THREADS": str(num_threads)}
+    environment = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **inherited_environment(os.environ),
+        "OMP_NUM_THREADS": str(num_threads),
+    }
     if sys.platform == "linux":
         environment = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **environment}
     return environment

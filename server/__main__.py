@@ -1,9 +1,11 @@
 """`python -m server`: serve until SIGTERM or Ctrl-C."""
 
+import os
 import signal
 import sys
 from types import FrameType
 
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
@@ -13,8 +15,11 @@ from server.app import create_app
 from server.database import migrate
 from server.errors import SettingsRefused
 from server.logs import set_up_logging
+from server.permissions import UMASK, close_data_folder
 from server.services import Services
 from server.settings import ServerSettings
+
+logger = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 5
 """For requests under way when the server is asked to stop."""
@@ -37,6 +42,7 @@ class Server(uvicorn.Server):
 
 def main() -> int:
     """Read the settings, refuse what is unsafe or cannot be, serve."""
+    os.umask(UMASK)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # uvicorn has its own while it serves, and hands the signal on when it has ended
     try:
@@ -46,6 +52,8 @@ def main() -> int:
         app = create_app(settings)
         lock = app.state.services.storage.lock(LOCK_WAIT_SECONDS)
         migrate(app.state.services.engine)
+        for sentence in close_data_folder(app.state.services.storage.root):
+            logger.warning(sentence)
     except (ValidationError, SettingsRefused) as error:
         sys.stderr.write(f"rvc-train server: {error}\n")
         return 2

@@ -5,6 +5,7 @@ The settings are those of the server: environment variables with the prefix `RVC
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from server.database import create_engine, migrate, present_version
 from server.doctor import examine
 from server.errors import ServerError
 from server.jobs import JobBook, utc_now
+from server.permissions import UMASK
 from server.retention import Retention
 from server.settings import ServerSettings
 from server.storage import Storage
@@ -199,7 +201,8 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point."""
+    """Entry point. What it writes, such as a backup, is for its user alone."""
+    os.umask(UMASK)
     return app(args=arguments, prog_name="rvc-train admin")
 
 

@@ -8,11 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import structlog
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
+from server import deliveries, examiner, housekeeping
 from server.access import check_access
 from server.audit import AuditTrail
 from server.auth import Auth
@@ -72,6 +74,10 @@ from server.weights_fetcher import WeightsFetcher
 
 logger = structlog.get_logger(__name__)
 
+NUM_REQUEST_THREADS = 40
+"""Threads that serve requests. Each asks for one connection to the database at a time."""
+NUM_CONNECTIONS = NUM_REQUEST_THREADS + examiner.NUM_THREADS + deliveries.NUM_THREADS + housekeeping.NUM_THREADS
+"""One for each thread that may ask, so that no thread waits for a connection that another one holds."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
 
@@ -103,6 +109,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
         await run_in_threadpool(_open, services)
         deliverer = Deliverer(services.engine, settings, utc_now)
         housekeeper = Housekeeper(
@@ -150,7 +157,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 
 
 def _services(settings: ServerSettings) -> Services:
-    engine = create_engine(settings.url)
+    engine = create_engine(settings.url, NUM_CONNECTIONS)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)

@@ -24,8 +24,10 @@ from server.settings import LOOPBACK_NAMES, ServerSettings
 from server.tokens import TokenBook
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/livez", "/readyz", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/readyz", "/openapi.json", "/docs"})
 """Served without a token, telling nothing of anyone: pages are shells, and ask `/v1` for what they show."""
+LIVENESS_PATH = "/livez"
+"""Answered whatever comes along: a probe with an old token, or of a busy address, asks whether the process lives."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"
@@ -45,7 +47,7 @@ class Auth:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let the request through, or answer 401, 403, 429 or 503."""
-        if scope["type"] != "http":
+        if scope["type"] != "http" or scope["path"] == LIVENESS_PATH:
             await self._app(scope, receive, send)
             return
         path, request_id = scope["path"], scope["state"]["request_id"]

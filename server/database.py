@@ -19,6 +19,10 @@ from sqlmodel import Session
 from server.errors import SettingsRefused
 
 BUSY_TIMEOUT_MS = 30_000
+NUM_CONNECTIONS = 15
+"""At most, of a process that does not say how many threads it has."""
+NUM_IDLE_CONNECTIONS = 5
+"""Kept open; the others are closed when they are not needed any more."""
 CHECK_TIMEOUT_MS = 2_000
 SCHEMA_VERSION = "0009"
 """Newest revision in `server/migrations`."""
@@ -27,14 +31,19 @@ _BEGIN = "sqlite_begin"
 _MIGRATION_LOCK = 0x5256_4354  # any number, the same for all of us
 
 
-def create_engine(url: str) -> sa.Engine:
-    """An engine on `url`; for SQLite with the pragmas of the module's first lines, its folder made if need be."""
+def create_engine(url: str, num_connections: int = NUM_CONNECTIONS) -> sa.Engine:
+    """An engine on `url`; for SQLite with the pragmas of the module's first lines, its folder made if need be.
+
+    `num_connections`: as many as threads that may ask for one, so that none waits for what another holds.
+    """
     parsed = sa.make_url(url)
+    pool = {"pool_size": NUM_IDLE_CONNECTIONS, "max_overflow": num_connections - NUM_IDLE_CONNECTIONS}
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True)
+        return sa.create_engine(parsed, pool_pre_ping=True, **pool)
     if parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = sa.create_engine(parsed, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False})
+    waiting = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
+    engine = sa.create_engine(parsed, connect_args=waiting, **pool)
     sa.event.listen(engine, "connect", _set_pragmas)
     sa.event.listen(engine, "begin", _begin)
     return engine

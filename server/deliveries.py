@@ -26,6 +26,7 @@ RETRY_SECONDS = (5, 30, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Waits between tries, about three days in all; the last failure is final."""
 TIMEOUT_SECONDS = 15.0
 NUM_SENDERS = 4
+NUM_THREADS = 1 + NUM_SENDERS
 _BATCH = 20
 _GONE = 410
 _SAY_WHEN = frozenset({429, 503})

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlmodel import col
 
+from rvc_engine.child_processes import engine_environment, python_command, variable_names
 from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights import Weights
@@ -51,15 +51,16 @@ def examine(settings: ServerSettings) -> Iterator[Finding]:
     for check in checks:
         try:
             yield from check(settings)
-        except (OSError, sa.exc.SQLAlchemyError, EngineError) as error:
+        except (OSError, ValueError, sa.exc.SQLAlchemyError, EngineError) as error:
             yield Finding(check.__name__.strip("_"), "fault", str(error).splitlines()[0])
 
 
 def _engine(_settings: ServerSettings) -> Iterator[Finding]:
-    """Asked of a child: torch has no place in this process."""
-    command = [sys.executable, "-m", "rvc_engine", "machine"]
+    """Asked of a child, which gets what a worker's engine gets: torch has no place in this process."""
+    command = python_command("rvc_engine", "machine")
+    environment = engine_environment(os.environ, variable_names(os.environ.get("RVC_TRAIN_ENGINE_ENVIRONMENT", "")))
     try:
-        ran = subprocess.run(command, capture_output=True, timeout=ENGINE_SECONDS, check=False)
+        ran = subprocess.run(command, env=environment, capture_output=True, timeout=ENGINE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         yield Finding("engine", "fault", f"the engine said nothing for {ENGINE_SECONDS} s; look at the GPU's driver")
         return

@@ -1,6 +1,5 @@
 """What a job would take: clips, steps, seconds, disk, memory. From what was measured, or said to be a guess."""
 
-import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -114,16 +113,22 @@ class Estimator:
     def __init__(self, lease_seconds: float) -> None:
         """A worker silent for `lease_seconds` is none to count on."""
         self._lease = timedelta(seconds=lease_seconds)
-        self._lock = threading.Lock()
-        self._paces = Paces()
-        self._looked_at: float | None = None
+        self._remembered: tuple[float, Paces] | None = None
 
     def situation(self, session: Session, now: datetime) -> Situation:
         """Paces so far, and the devices of the workers that live."""
-        with self._lock:
-            if self._looked_at is None or time.monotonic() - self._looked_at > SECONDS_REMEMBERED:
-                self._paces, self._looked_at = Paces.load(session), time.monotonic()
-            return Situation(self._paces, self._devices(session, now))
+        return Situation(self._recent_paces(session), self._devices(session, now))
+
+    def _recent_paces(self, session: Session) -> Paces:
+        """As remembered, or loaded anew; by several threads at once rather than under a lock.
+
+        Whoever held a lock here would wait for a connection from the pool while others, who have theirs, wait for the
+        lock: with enough of them nobody would ever go on.
+        """
+        remembered = self._remembered
+        if remembered is None or time.monotonic() - remembered[0] > SECONDS_REMEMBERED:
+            remembered = self._remembered = (time.monotonic(), Paces.load(session))
+        return remembered[1]
 
     def workers(self, session: Session, now: datetime) -> list[Worker]:
         """Those that live and take jobs."""

@@ -6,7 +6,6 @@ What it did not finish when the server stopped it begins again at the next start
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import structlog
 from pydantic import ValidationError
 
+from rvc_engine.child_processes import program_environment, python_command
 from server.datasets import DatasetShelf
 from server.report_schemas import DatasetReport
 from server.settings import ServerSettings
@@ -23,6 +23,7 @@ logger = structlog.get_logger(__name__)
 
 MAX_REPORT_BYTES = 64 * 2**20
 TRIES = 2
+NUM_THREADS = 1
 _POLL_SECONDS = 0.1
 
 
@@ -99,7 +100,7 @@ class Examiner:
     def _run(self, dataset: Path, output: Path, said: int) -> int:
         settings = self._settings
         limits = [settings.report_cpu_seconds, settings.report_memory_bytes, MAX_REPORT_BYTES]
-        command = [sys.executable, "-m", "server.limited", *map(str, limits), *settings.report_command]
+        command = [*python_command("server.limited", *map(str, limits)), *settings.report_command]
         child = subprocess.Popen(
             [*command, str(dataset), "--output", str(output)],
             stdin=subprocess.DEVNULL,
@@ -129,7 +130,6 @@ class Examiner:
 
 
 def _child_environment() -> dict[str, str]:
-    """The server's environment without its secrets, and with one thread per library."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RVC_TRAIN_")}
+    """What the report program needs to start, and one thread per library."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    return kept | threads | {"MALLOC_ARENA_MAX": "2"}
+    return program_environment(os.environ) | threads | {"MALLOC_ARENA_MAX": "2"}

@@ -20,6 +20,7 @@ logger = structlog.get_logger(__name__)
 
 EXPIRY_SECONDS = 300.0
 CHORE_SECONDS = 60.0
+NUM_THREADS = 2
 Chore = tuple[float, Callable[[], object]]
 """How often in seconds, and what."""
 

@@ -1,12 +1,12 @@
 """What the person who runs the server may choose, by environment variables with the prefix `RVC_TRAIN_`."""
 
 import ipaddress
-import sys
 from pathlib import Path
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from rvc_engine.child_processes import python_command
 from server.errors import SettingsRefused
 
 MIB = 2**20
@@ -30,7 +30,7 @@ def is_loopback(host: str) -> bool:
 
 def default_report_command() -> list[str]:
     """The program that looks at a dataset's recordings; the folder and `--output FILE` are appended."""
-    return [sys.executable, "-m", "rvc_engine", "report"]
+    return python_command("rvc_engine", "report")
 
 
 class ServerSettings(BaseSettings):

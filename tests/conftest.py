@@ -167,6 +167,23 @@ def open_station() -> Callable[..., Station]:
 
 
 @pytest.fixture
+def hostile() -> Callable[..., Path]:
+    """`hostile(folder, "server", "random")`: modules and packages there that must not run; a file tells which did."""
+
+    def make(folder: Path, *names: str) -> Path:
+        told = folder / "executed.txt"
+        for name in names:
+            code = f"open({str(told)!r}, 'a').write({name!r} + ' '); raise SystemExit('this is not ours')\n"
+            package = folder / name
+            package.mkdir(parents=True)
+            (package / "__init__.py").write_text(code)
+            (package / "__main__.py").write_text(code)
+        return told
+
+    return make
+
+
+@pytest.fixture
 def recording() -> Path:
     """One real recording of a few seconds."""
     return SAMPLES / "vm-review.flac"

@@ -1,6 +1,7 @@
 """`python -m worker`: settings from the environment, signals into a stop, and the loop."""
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -12,18 +13,23 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from server.database import create_engine
 from server.errors import SettingsRefused
+from server.permissions import UMASK, close
 from worker.loop import work
 from worker.settings import WorkerSettings
 
 
 def main() -> int:
     """Run a worker until SIGTERM or SIGINT; 0 after a clean end, 2 for settings that are wrong."""
+    os.umask(UMASK)
     try:
         settings = WorkerSettings()
     except ValidationError as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return 2
     set_up_logging(settings.log_level)
+    if settings.scratch_folder is not None:
+        for sentence in close(settings.scratch_folder.glob("job_*")):
+            structlog.get_logger(__name__).warning(sentence)
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:

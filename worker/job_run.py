@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import structlog
 
+from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import CheckpointSaved, Event, Warned
 from rvc_engine.workspace import write_atomically
@@ -139,10 +140,10 @@ class JobRun:
         return [*self._settings.engine_command, *words, "--events"]
 
     def _environment(self) -> dict[str, str]:
-        """Ours, with the worker's GPU alone and threads that sleep while they wait, and without the server's token."""
-        inherited = {name: value for name, value in os.environ.items() if name != "RVC_TRAIN_TOKEN"}
+        """What an engine may see of ours, with the worker's GPU alone and threads that sleep while they wait."""
+        allowed = engine_environment(os.environ, variable_names(self._settings.engine_environment or ""))
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(self._settings.num_threads)}
-        return inherited | threads | binding(self._settings.device, os.environ) | {"PYTHONUNBUFFERED": "1"}
+        return allowed | threads | binding(self._settings.device, os.environ) | {"PYTHONUNBUFFERED": "1"}
 
     def _introduce(self, engine: EngineProcess) -> None:
         """Write down which process it is, before it can do harm; the engine's own lock guards what comes between."""

@@ -2,16 +2,17 @@
 
 import os
 import socket
-import sys
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from rvc_engine.child_processes import python_command, variable_names
 
 
 def default_engine_command() -> list[str]:
     """The engine's program; the options of the run are appended."""
-    return [sys.executable, "-m", "rvc_engine", "run"]
+    return python_command("rvc_engine", "run")
 
 
 class WorkerSettings(BaseSettings):
@@ -35,6 +36,8 @@ class WorkerSettings(BaseSettings):
     """How many workers share this machine: each engine gets so large a part of the cores."""
     engine_command: list[str] = Field(default_factory=default_engine_command)
     """Program of the engine; the options of the run are appended."""
+    engine_environment: str | None = None
+    """Further environment variables that the engine gets: names with commas between, `AWS_*` for all that begin so."""
     scratch_folder: Path | None = None
     """Where engines work: a fast disk of this machine. None: in the data folder. Checkpoints are copied out of it."""
     weights_folder: Path | None = None
@@ -59,6 +62,12 @@ class WorkerSettings(BaseSettings):
     """Wait before the first retry of a failed attempt; doubled for each further one, to at most ten minutes."""
     lock_wait_seconds: float = Field(default=120, ge=0)
     """How long a new engine waits for an old one to let go of the workspace."""
+
+    @field_validator("engine_environment")
+    @classmethod
+    def _check_names(cls, text: str | None) -> str | None:
+        variable_names(text or "")
+        return text
 
     @property
     def url(self) -> str:

@@ -12,7 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -186,10 +188,30 @@ def settings_for(folder: Path, **more: object) -> ServerSettings:
     return ServerSettings(**(defaults | more))
 
 
+class ConnectionsByThread:
+    """How many connections each thread has from the pool: with a second one, pollers could wait for each other."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.held: Counter[int] = Counter()
+        self.greedy: list[str] = []
+        sa.event.listen(engine, "checkout", self._take)
+        sa.event.listen(engine, "checkin", self._give)
+
+    def _take(self, *_: object) -> None:
+        thread = threading.get_ident()
+        self.held[thread] += 1
+        if self.held[thread] > 1:
+            self.greedy.append("".join(traceback.format_stack(limit=20)))
+
+    def _give(self, *_: object) -> None:
+        self.held[threading.get_ident()] -= 1
+
+
 @contextmanager
 def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
     """Serve in a thread until the block ends. `port` 0: any free one."""
     app = create_app(settings)
+    connections = ConnectionsByThread(app.state.services.engine)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     server = Server(config, app.state.services)
     # With its protocol named, or asyncio leaves Nagle's algorithm on, and each answer takes 40 ms.
@@ -206,6 +228,7 @@ def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
             app.state.services.stopping.set()
             server.should_exit = True
             thread.join()
+    assert not connections.greedy, connections.greedy[0]
 
 
 @pytest.fixture(scope="module")

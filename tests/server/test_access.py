@@ -288,7 +288,8 @@ def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine)
 
 def test_whoever_shows_no_token_is_limited_by_address(serve: Callable[..., Any], tmp_path: Path) -> None:
     with serve(tmp_path, token=FIRST, requests_per_minute=5) as server, server.client() as http:
-        assert [http.get("/livez").status_code for _ in range(7)] == [200] * 5 + [429] * 2
+        assert [http.get("/readyz").status_code for _ in range(7)] == [200] * 5 + [429] * 2
+        assert http.get("/livez").status_code == 200  # asks whether the process lives
         assert http.get("/v1/me", headers={"Authorization": f"Bearer {FIRST}"}).status_code == 200
 
 

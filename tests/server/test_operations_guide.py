@@ -8,6 +8,8 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from rvc_engine.errors import FailureCode
+from server.app import NUM_CONNECTIONS
+from server.database import NUM_CONNECTIONS as NUM_WORKER_CONNECTIONS
 from server.database import create_engine, migrate
 from server.measures import Measures
 from server.settings import GIB, MIB, ServerSettings
@@ -64,3 +66,9 @@ def test_the_guide_alerts_on_numbers_that_the_server_tells_of(tmp_path: Path) ->
     told = set(re.findall(r"\brvc_train_[a-z_]+", GUIDE)) - {"rvc_train"}
     assert told
     assert {name for name in told if name not in text} == set()
+
+
+def test_the_guide_says_how_many_connections_a_database_must_allow() -> None:
+    text = " ".join(GUIDE.split())
+    assert f"allow {NUM_CONNECTIONS} connections for the server" in text
+    assert f"and {NUM_WORKER_CONNECTIONS} for each worker" in text

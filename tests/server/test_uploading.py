@@ -123,6 +123,7 @@ def test_the_report_runs_with_little_memory_and_without_the_servers_secrets(
 ):
     token = "x" * 20
     monkeypatch.setenv("RVC_TRAIN_TOKEN", token)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret of the server's")
     with serve(tmp_path, report_memory_bytes=2**30) as server, server.client(Authorization=f"Bearer {token}") as http:
         dataset_id = http.put("/v1/datasets/a/content", content=content).json()["id"]
         eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] != "validating")

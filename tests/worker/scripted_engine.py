@@ -207,12 +207,11 @@ class Engine:
 
     def tell_environment(self) -> None:
         config = TrainingConfig.model_validate_json(Path(self.options.config).read_text())
-        names = ("OMP_WAIT_POLICY", "OMP_NUM_THREADS", "RVC_TRAIN_TOKEN", "CUDA_VISIBLE_DEVICES")
         self.log(
             "told: "
             + json.dumps(
                 {
-                    **{name: os.environ.get(name) for name in names},
+                    "environment": dict(os.environ),
                     "group_is_own": os.getpgrp() == os.getpid(),
                     "config": config.model_dump(),
                     **{key: value for key, value in vars(self.options).items() if key not in {"config", "script"}},

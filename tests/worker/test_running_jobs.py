@@ -23,16 +23,25 @@ def test_a_run_that_goes_well_ends_as_succeeded_with_both_files_published(shop):
         assert shop.storage.resolve(artifact.path).stat().st_size == artifact.size
 
 
-def test_the_engine_gets_its_options_and_quiet_threads_and_no_token(shop, monkeypatch):
-    monkeypatch.setenv("RVC_TRAIN_TOKEN", "a secret of the server")
+def test_the_engine_gets_its_options_and_quiet_threads_and_no_secrets(shop, monkeypatch):
+    secrets = ("RVC_TRAIN_TOKEN", "RVC_TRAIN_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "HF_TOKEN")
+    for name in secrets:
+        monkeypatch.setenv(name, "sqlite:////a secret of the server")
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv("LD_PRELOAD", "")
+    monkeypatch.setenv("https_proxy", "http://me:secret@proxy:3128")
     job_id = shop.submit([["tell_environment"], *shop.MAKE_VOICE], name="Анна d'or, trained")
-    with shop.worker(device="cpu", engines_per_machine=1, content_folder=Path("/hubert")):
+    with shop.worker(device="cpu", engines_per_machine=1, content_folder=Path("/hubert"), engine_environment="LD_PRE*"):
         shop.wait_for(job_id, "succeeded", "failed")
     told = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
     assert told["voice"] == "Анна d'or, trained"
-    assert told["RVC_TRAIN_TOKEN"] is None
-    assert told["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert told["OMP_NUM_THREADS"] == str(os.cpu_count()) == str(told["threads"])
+    environment = told["environment"]
+    assert not [name for name in environment if name in secrets]
+    assert not [value for value in environment.values() if "secret" in value]
+    assert (environment["NCCL_DEBUG"], environment["LD_PRELOAD"]) == ("INFO", "")
+    assert environment["https_proxy"] == "http://proxy:3128"
+    assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert environment["OMP_NUM_THREADS"] == str(os.cpu_count()) == str(told["threads"])
     assert told["group_is_own"]
     assert told["config"]["width"] == 24
     assert told["dataset"] == str(shop.storage.dataset_folder(shop.dataset_id))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from worker.devices import binding, device_name, engine_device
 from worker.settings import WorkerSettings
@@ -38,3 +39,11 @@ def test_every_device_that_a_worker_may_be_given_is_one_that_it_can_bind_its_eng
     assert device_name(chosen, {"CUDA_VISIBLE_DEVICES": "", "PATH": ""})
     assert engine_device(chosen)
     assert binding(chosen, {}) or chosen == "auto"
+
+
+def test_variables_for_the_engine_that_cannot_be_are_told_with_what_is_wrong(monkeypatch):
+    monkeypatch.setenv("RVC_TRAIN_ENGINE_ENVIRONMENT", "LD_PRELOAD, AWS_*")
+    assert WorkerSettings().engine_environment == "LD_PRELOAD, AWS_*"
+    monkeypatch.setenv("RVC_TRAIN_ENGINE_ENVIRONMENT", "RVC_TRAIN_TOKEN")
+    with pytest.raises(ValidationError, match="the engine gets none of those"):
+        WorkerSettings()

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import torch
 
+import rvc_engine
 from rvc_engine import events
 from rvc_engine.checkpoint import load_trained_generator
 from rvc_engine.events import Event, parse_event
@@ -39,7 +40,7 @@ class Engine:
         config.write_text(json.dumps({**TINY, **changes}))
         self.root = root
         self.events: list[Event] = []
-        command = [sys.executable, "-m", "rvc_engine", "run", f"--workspace={root}", "--voice=anna"]
+        command = [sys.executable, "-P", "-m", "rvc_engine", "run", f"--workspace={root}", "--voice=anna"]
         command += [f"--dataset={recordings}", f"--config={config}", f"--cache={cache}", "--threads=1", "--device=cpu"]
         self.process = subprocess.Popen(
             [*command, "--events", *words],
@@ -238,16 +239,29 @@ def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_un
 
 
 def test_processes_train_to_the_end_and_what_a_library_does_at_its_exit_makes_no_crash_of_it(
-    start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start, hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gloo's threads abort a process at times while it ends."""
-    farewell = "import atexit, os\natexit.register(lambda: os.environ.get('LOCAL_RANK') and os.abort())\n"
+    """gloo's threads abort a process at times while it ends.
+
+    The engine and its processes lie in a folder of `PYTHONPATH`, and the current folder has others of their name.
+    """
+    farewell = (
+        "import atexit, os, pathlib\n"
+        "if 'LOCAL_RANK' in os.environ:\n"
+        f"    pathlib.Path({str(tmp_path)!r}, 'rank ' + os.environ['LOCAL_RANK']).touch()\n"
+        "    atexit.register(os.abort)\n"
+    )
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(farewell)
+    (tmp_path / "site" / "rvc_engine").symlink_to(Path(rvc_engine.__file__).parent)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
+    executed = hostile(tmp_path / "current", "rvc_engine", "torch", "numpy", "random", "yaml")
+    monkeypatch.chdir(tmp_path / "current")
     engine = start("two", "--processes=2", total_epochs=1)
     assert engine.end() == events.EXIT_SUCCEEDED, engine.error_text()
     assert max(engine.losses()) == 2  # 6 clips, 4 a step
+    assert not executed.exists()
+    assert {path.name for path in tmp_path.glob("rank *")} == {"rank 0", "rank 1"}
 
 
 def test_processes_end_themselves_when_their_engine_is_killed_and_one_goes_on_alone(start) -> None:

@@ -1,0 +1,76 @@
+"""Many who ask at once are all answered, and whoever watches over the process sees that it lives."""
+
+import asyncio
+import time
+from collections import Counter
+
+import httpx
+import pytest
+
+from server.app import NUM_CONNECTIONS, NUM_REQUEST_THREADS
+from server.database import create_engine
+
+NUM_POLLERS = 48
+ROUNDS = 2
+
+
+async def poll(url: str, job_id: str) -> tuple[Counter[int | str], list[float]]:
+    """What pollers of the list and of the running job were answered; the seconds that `/livez` took meanwhile."""
+    answers: Counter[int | str] = Counter()
+    waits: list[float] = []
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=NUM_POLLERS)
+    async with httpx.AsyncClient(base_url=url, timeout=10, limits=limits) as http:
+
+        async def poller(path: str) -> None:
+            for _ in range(ROUNDS):
+                try:
+                    answers[(await http.get(path)).status_code] += 1
+                except httpx.HTTPError as error:
+                    answers[type(error).__name__] += 1
+                    return
+
+        async def probe() -> None:
+            async with httpx.AsyncClient(base_url=url, timeout=10) as own:
+                while True:
+                    started = time.monotonic()
+                    try:
+                        (await own.get("/livez")).raise_for_status()
+                    finally:
+                        waits.append(time.monotonic() - started)
+                    await asyncio.sleep(0.05)
+
+        probing = asyncio.create_task(probe())
+        await asyncio.gather(
+            *(poller(path) for _ in range(NUM_POLLERS // 2) for path in ("/v1/jobs", f"/v1/jobs/{job_id}"))
+        )
+        probing.cancel()
+    return answers, waits
+
+
+def test_pollers_of_the_list_and_of_a_running_job_are_all_answered_and_the_process_counts_as_alive(
+    started, engine, bench
+):
+    dataset = bench.dataset()
+    for _ in range(3):
+        bench.job(dataset_id=dataset)
+    running = bench.claim()
+    _, url = started(RVC_TRAIN_DATABASE_URL=engine.url.render_as_string(hide_password=False))
+    answers, waits = asyncio.run(poll(url, running.job_id))
+    assert answers == {200: NUM_POLLERS * ROUNDS}
+    assert len(waits) > 2
+    assert max(waits) < 1
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{folder}/book.db", "postgresql+psycopg://rvc@127.0.0.1:9/rvc"])
+def test_there_are_as_many_connections_as_threads_that_may_ask(tmp_path, url):
+    if url.startswith("postgresql"):
+        pytest.importorskip("psycopg", exc_type=ImportError)
+    engine = create_engine(url.format(folder=tmp_path), NUM_CONNECTIONS)
+    assert NUM_CONNECTIONS > NUM_REQUEST_THREADS
+    assert engine.pool.size() + engine.pool._max_overflow == NUM_CONNECTIONS
+
+
+def test_a_probe_of_the_process_is_answered_whatever_token_comes_along_and_whoever_asked_too_often(serve, tmp_path):
+    with serve(tmp_path, token="the-first-token-of-all", requests_per_minute=2) as server, server.client() as http:
+        assert [http.get("/readyz").status_code for _ in range(3)] == [200, 200, 429]
+        assert http.get("/livez", headers={"Authorization": "Bearer revoked"}).json() == {"status": "ok", "checks": {}}
