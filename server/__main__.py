@@ -10,8 +10,8 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.app import create_app
-from server.database import migrate
 from server.errors import SettingsRefused
+from server.instances import check, open_instance
 from server.logs import set_up_logging
 from server.services import Services
 from server.settings import ServerSettings
@@ -43,9 +43,10 @@ def main() -> int:
         settings = ServerSettings()
         settings.check_exposure()
         set_up_logging(settings.log_level)
+        check(settings.data_folder, settings.url)  # before anything is made, the lock's file included
         app = create_app(settings)
         lock = app.state.services.storage.lock(LOCK_WAIT_SECONDS)
-        migrate(app.state.services.engine)
+        open_instance(app.state.services.engine, app.state.services.storage)
     except (ValidationError, SettingsRefused) as error:
         sys.stderr.write(f"rvc-train server: {error}\n")
         return 2
