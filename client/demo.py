@@ -108,7 +108,7 @@ class Demo:
             raise BadInput(
                 f"there are no sample recordings in {SAMPLES}; run the demo from a checkout of the repository"
             )
-        data = self._folder / "data"
+        data = self._folder / "demo_data"  # it is deleted: no name that a server's own data folder may have
         shutil.rmtree(data, ignore_errors=True)
         self._folder.mkdir(parents=True, exist_ok=True)
         self._say_what_comes()

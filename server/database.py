@@ -182,7 +182,8 @@ def database_name(url: str) -> str:
     if parsed.get_backend_name() == "sqlite":
         return str(parsed.database or ":memory:")
     query = {name: value for name, value in parsed.query.items() if name in {"host", "port", "dbname"}}
-    return parsed.set(password=None, query=query).render_as_string()
+    place = sa.URL.create(parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, query)
+    return place.render_as_string()
 
 
 def sqlite_warning(engine: sa.Engine) -> str | None:
