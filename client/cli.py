@@ -40,7 +40,7 @@ up.add_to(app)
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
 def admin(context: typer.Context) -> None:
-    """For the server's keeper, on its machine: doctor, backup, gc, migrate, force-fail, token."""
+    """For the server's keeper, on its machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
     if find_spec("sqlmodel") is None:
         sys.stderr.write("error: the server is not installed here; install it with: pip install 'rvc-train[server]'\n")
         sys.exit(exit_codes.USAGE)
