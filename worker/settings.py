@@ -40,6 +40,8 @@ class WorkerSettings(BaseSettings):
     """Further environment variables that the engine gets: names with commas between, `AWS_*` for all that begin so."""
     scratch_folder: Path | None = None
     """Where engines work: a fast disk of this machine. None: in the data folder. Checkpoints are copied out of it."""
+    trash_days: float = Field(default=7, gt=0, le=3650)
+    """How long what belongs to no job is kept in the scratch folder's trash before it is deleted."""
     weights_folder: Path | None = None
     """Where published weights lie; None: `weights` in the data folder."""
 

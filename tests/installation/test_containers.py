@@ -75,7 +75,7 @@ class Deployment:
     def _shim(self, folder: Path) -> Path:
         """A `docker` before the real one, whose `compose` adds what only tests want: see `tests.yml`.
 
-        Builds share the machine's network, since package indexes may be reachable only from there, and leases are short.
+        Builds share the machine's network: package indexes may be reachable from there alone. Leases are short.
         """
         short = {"RVC_TRAIN_LEASE_SECONDS": "10", "RVC_TRAIN_HEARTBEAT_SECONDS": "2"}
         service = {"build": {"network": "host"}, "environment": short}
@@ -268,7 +268,8 @@ class TestCompose:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 2
         (line,) = done.stderr.strip().splitlines()
-        assert "cuda:0" in line and "finds no" in line
+        assert "cuda:0" in line
+        assert "finds no" in line
 
     def test_the_gpu_workers_packages_resolve(self, deployment) -> None:
         """As far as can be had without gigabytes: `pip install --dry-run` in the image's own base."""
