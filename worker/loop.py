@@ -44,7 +44,7 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     if worker_id is None:
         return
     logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
-    heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds)
+    heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file)
     heartbeat.start()
     watch = _gpu_watch(settings, worker_id)
     watch.start()

@@ -52,6 +52,8 @@ class WorkerSettings(BaseSettings):
     """How often an idle worker looks for a job."""
     heartbeat_seconds: float = Field(default=10, gt=0)
     """How often the worker says that it lives; the server's lease must be several times as long."""
+    heartbeat_file: Path | None = None
+    """A file that is touched at each heartbeat that the database took: for the health check of a container."""
     wish_seconds: float = Field(default=2, gt=0)
     """How often the worker of a running job asks whether it is to be cancelled or paused."""
     record_seconds: float = Field(default=1, gt=0)

@@ -269,7 +269,7 @@ class TestCompose:
         assert done.returncode == 2
         (line,) = done.stderr.strip().splitlines()
         assert "cuda:0" in line
-        assert "finds no" in line
+        assert "PyTorch finds 0 of them" in line
 
     def test_the_gpu_workers_packages_resolve(self, deployment) -> None:
         """As far as can be had without gigabytes: `pip install --dry-run` in the image's own base."""
