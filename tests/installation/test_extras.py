@@ -13,6 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from rvc_engine.config import TrainingConfig
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.nets.synthesizer import Synthesizer
+from rvc_engine.stages.export import VoiceDetails, write_voice
+
 pytestmark = [pytest.mark.install, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 EXTRAS = ("all", "postgres", "onnx", "pm")
@@ -42,6 +47,28 @@ def make_tiny_voice(environment) -> Path:
     voice = environment.folder / "logs" / "tiny" / "weights" / "tiny.pth"
     assert voice.with_suffix(".index").stat().st_size > 0
     return voice
+
+
+@pytest.fixture
+def untrained_voice(tmp_path: Path) -> Path:
+    """A voice's file with random weights, of a small net."""
+    sizes = Hyperparameters.of(TrainingConfig(pretrained="none", width=24))
+    voice = tmp_path / "tiny.pth"
+    write_voice(voice, Synthesizer(sizes).state_dict(), sizes, VoiceDetails("tiny", 1, 1, "contentvec", 60.0))
+    return voice
+
+
+class TestClient:
+    """No extra: the client. `test_wheel.py` has more of it, on one Python."""
+
+    extras = ""
+    pythons = slice(None)
+
+    def test_it_sends_recordings_to_a_server(self, environment, station) -> None:
+        station.start_server()
+        done = environment.run("rvc-train", "dataset", "upload", station.samples, RVC_TRAIN_SERVER=station.url)
+        assert done.returncode == 0, done.stderr
+        assert "25 files" in done.stdout
 
 
 class TestServer:
@@ -97,8 +124,8 @@ class TestOnnx:
     extras = "[onnx]"
     pythons = slice(1)
 
-    def test_it_exports_a_voice_and_compares_it(self, environment) -> None:
-        done = environment.run("rvc-engine", "onnx", make_tiny_voice(environment), "-o", "tiny.onnx", seconds=300)
+    def test_it_exports_a_voice_and_compares_it(self, environment, untrained_voice) -> None:
+        done = environment.run("rvc-engine", "onnx", untrained_voice, "-o", "tiny.onnx", seconds=300)
         assert done.returncode == 0, done.stderr
         assert (environment.folder / "tiny.onnx").stat().st_size > 0
 
