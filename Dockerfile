@@ -12,18 +12,18 @@ ENV PIP_NO_CACHE_DIR=1 \
     PIP_CONSTRAINT=/build/constraints.txt
 WORKDIR /build
 RUN python -m venv --without-pip /opt/rvc-train
-COPY pyproject.toml constraints.txt README.md LICENSE NOTICE ./
+COPY pyproject.toml constraints.txt ./
 
 # The dependencies without our code, so that a change of ours alone makes a small layer.
 FROM build AS server-packages
-RUN mkdir samples && touch rvc_training_pipeline.py \
+RUN mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py \
     && pip --python /opt/rvc-train/bin/python install '.[server,postgres]' \
     && pip --python /opt/rvc-train/bin/python uninstall --yes rvc-train \
     && python -P -m compileall -q /opt/rvc-train/lib
 
 # Our code, installed for the environment above but into a folder of its own.
 FROM build AS code
-COPY rvc_training_pipeline.py ./
+COPY README.md LICENSE NOTICE rvc_training_pipeline.py ./
 COPY samples samples
 COPY rvc_engine rvc_engine
 COPY server server
@@ -62,7 +62,7 @@ CMD ["python", "-P", "-m", "server"]
 # size of the default one.
 FROM build AS worker-packages
 ARG TORCH_INDEX=https://pypi.org/simple
-RUN mkdir samples && touch rvc_training_pipeline.py \
+RUN mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py \
     && pip --python /opt/rvc-train/bin/python install --extra-index-url "$TORCH_INDEX" '.[all,postgres]' \
     && pip --python /opt/rvc-train/bin/python uninstall --yes rvc-train \
     # Parts of torch that only a compiler or torch's own tests use.
