@@ -239,6 +239,12 @@ class TestCompose:
         assert all(digest.hexdigest() in said for digest in files.values())
         return {name: digest.hexdigest() for name, digest in files.items()}
 
+    def test_the_guides_commands_work_in_the_containers(self, deployment) -> None:
+        doctor = deployment.shell("docker compose exec -T worker rvc-train admin doctor")
+        assert "database" in doctor
+        weights = deployment.shell("docker compose run --rm -T worker rvc-engine weights list --weights /data/weights")
+        assert "pretrained-v2-40k" in weights
+
     def test_nothing_runs_as_root_or_writes_beside_the_volume(self, deployment) -> None:
         for service in ("server", "worker"):
             container = deployment.container(service)
