@@ -282,7 +282,8 @@ class TestCompose:
         docker(
             "build", "--network", "host", "--target", "build", "--tag", "rvc-train-build:test", str(deployment.folder)
         )
-        words = "mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py && pip install --quiet --dry-run '.[all,postgres]'"
+        stubs = "mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py"
+        words = f"{stubs} && pip install --quiet --dry-run '.[all,postgres]'"
         docker("run", "--rm", "--network", "host", "rvc-train-build:test", "sh", "-c", words, seconds=300)
 
 
