@@ -1,30 +1,41 @@
-# demo: a voice from the sample recordings. test: all tests. screenshots: pictures of the page. check: format, lint, types, import contracts, tests.
+# demo: a voice from the sample recordings. test: all tests. test-install, test-containers: the tests that need a network or
+# Docker. screenshots: pictures of the page. check: format, lint, types, dependencies, import contracts, tests.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo screenshots test test-making test-engine test-service test-long lint check bench bench-gpu clean
+.PHONY: setup browser demo dist screenshots test test-making test-engine test-service test-long test-install test-containers \
+  lint check bench bench-gpu clean
 
-setup: .venv/.installed browser
+setup: browser .venv/.developer
 
+# What running needs; and, beside it, what developing needs.
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,engine,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	touch $@
+
+.venv/.developer: .venv/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@
 
 # For the tests of the page: CHROMIUM, or the first of these that is there; else Debian's.
 BROWSERS = $(CHROMIUM) chromium chromium-browser google-chrome google-chrome-stable
-NO_BROWSER = "The tests of the page need a browser: install Chromium (on Debian: apt-get install chromium), or set CHROMIUM to the path of one."
+GET_BROWSER = apt-get install --no-install-recommends chromium fonts-dejavu-core
+NO_BROWSER = "The tests of the page need Chromium, which an administrator installs, on Debian with: sudo $(GET_BROWSER)   (or set CHROMIUM to the path of one)"
 
 browser:
 	@for name in $(BROWSERS); do if command -v "$$name" > /dev/null; then exit 0; fi; done; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo $(NO_BROWSER) >&2; exit 1; fi; \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium \
-	fonts-dejavu-core; } || { echo $(NO_BROWSER) >&2; exit 1; }
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(GET_BROWSER) --yes -qq; } || { echo $(NO_BROWSER) >&2; exit 1; }
 
 demo: .venv/.installed
 	$(BIN)/rvc-train demo
+
+# Wheel and sdist, in dist/.
+dist: .venv/.developer
+	$(BIN)/python -m build
 
 # Every screen, light and dark, on a desktop and on a phone.
 screenshots: setup
@@ -44,9 +55,18 @@ test-service: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
 
 test-long: setup
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest -m "not containers"
 
-lint: .venv/.installed
+# The wheel installed into fresh environments with each extra alone. PYTHONS: which; the first is the one with torch.
+PYTHONS ?= $(shell for name in python3.11 python3.12 python3.13; do command -v $$name; done)
+test-install: .venv/.developer
+	RVC_TRAIN_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m "install and not long" tests/installation
+
+# The images built, and the compose file run for real, with a Docker engine.
+test-containers: .venv/.developer
+	$(BIN)/python -m pytest -m containers -s tests/installation
+
+lint: .venv/.developer
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -61,12 +81,12 @@ check: lint test
 
 # REFERENCE=PATH: a checkout of RVC WebUI, timed beside ours; REFERENCE_PYTHON: the Python that it runs in.
 # RECORDINGS, FEATURES: folders for preparation and indexing, in place of the samples and of made-up features.
-bench: .venv/.installed
+bench: .venv/.developer
 	$(BIN)/python -m benchmarks $(REFERENCE:%=--reference %) $(REFERENCE_PYTHON:%=--reference-python %) \
 	  $(RECORDINGS:%=--recordings %) $(FEATURES:%=--features %)
 
 # Training on the first CUDA device, beside a plain rendering of the reference's way. RECORDINGS: a folder, in place of the samples.
-bench-gpu: .venv/.installed
+bench-gpu: .venv/.developer
 	$(BIN)/python -m benchmarks.gpu $(RECORDINGS:%=--recordings %)
 
 clean:

@@ -29,7 +29,8 @@ import sqlalchemy as sa
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Metric as SaidMetric
 from server.claims import Claim
-from server.database import create_engine, migrate, write_session
+from server.database import create_engine, write_session
+from server.instances import open_instance
 from server.jobs import JobBook
 from server.schemas import DatasetStatus, JobCreate, JobStatus
 from server.storage import Storage
@@ -62,13 +63,13 @@ class Place:
     def make(cls, folder: Path) -> "Place":
         """With one dataset that is ready, whose recordings nobody will read."""
         engine = create_engine(f"sqlite:///{folder / 'rvc-train.db'}")
-        migrate(engine)
+        storage = Storage(folder)
+        open_instance(engine, storage)
         now = datetime.now(UTC)
         fields = {"name": "anna", "sha256": "0" * 64, "size": 1, "num_files": 1, "created_at": now, "validated_at": now}
         dataset = Dataset(id=new_id("ds"), status=DatasetStatus.READY, **fields)
         with write_session(engine) as session:
             session.add(dataset)
-        storage = Storage(folder)
         storage.dataset_folder(dataset.id).mkdir(parents=True)
         return cls(folder, JobBook(engine), storage, dataset.id)
 

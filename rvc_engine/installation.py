@@ -6,16 +6,18 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, distribution
+from importlib.metadata import distribution
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 DISTRIBUTION = "rvc-train"
+FOLDER = Path(__file__).resolve().parent.parent
+"""Where this package lies: a checkout, or a folder of installed packages."""
 
 
 def install_command(extra: str) -> str:
-    """A `pip install` command for `rvc-train[extra]` from where the running installation came.
+    """A `pip install` command that adds `extra` from where the running installation came.
 
     The package is not on any index, and whoever registers its name there could run code here: so the command names a
     folder, a file or an address, never the bare name. An installation without a recorded origin (PEP 610) gets the
@@ -40,10 +42,9 @@ def missing_package_reported(extra: str) -> Iterator[None]:
 
 
 def _requirement(extra: str) -> str:
-    try:
-        ours = distribution(DISTRIBUTION)
-    except PackageNotFoundError:  # run from a checkout without being installed
-        return _quoted(f"{Path(__file__).resolve().parent.parent}[{extra}]")
+    if (FOLDER / "pyproject.toml").is_file():  # a checkout, installed as editable or not at all
+        return f"-e {_quoted(f'{FOLDER}[{extra}]')}"
+    ours = distribution(DISTRIBUTION)
     origin = json.loads(ours.read_text("direct_url.json") or "{}")
     address = origin.get("url", "")
     if not address:
@@ -52,8 +53,7 @@ def _requirement(extra: str) -> str:
         return _quoted(f"{DISTRIBUTION}[{extra}] @ {origin['vcs_info']['vcs']}+{address}")
     if urlsplit(address).scheme != "file":
         return _quoted(f"{DISTRIBUTION}[{extra}] @ {address}")
-    path = f"{url2pathname(urlsplit(address).path)}[{extra}]"
-    return f"-e {_quoted(path)}" if origin.get("dir_info", {}).get("editable") else _quoted(path)
+    return _quoted(f"{url2pathname(urlsplit(address).path)}[{extra}]")
 
 
 def _quoted(argument: str) -> str:

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.app import create_app
-from server.database import migrate
 from server.errors import SettingsRefused
+from server.instances import check, open_instance
 from server.logs import set_up_logging
 from server.permissions import UMASK, close_data_folder
 from server.services import Services
@@ -49,9 +49,10 @@ def main() -> int:
         settings = ServerSettings()
         settings.check_exposure()
         set_up_logging(settings.log_level)
+        check(settings.data_folder, settings.url)  # before anything is made, the lock's file included
         app = create_app(settings)
         lock = app.state.services.storage.lock(LOCK_WAIT_SECONDS)
-        migrate(app.state.services.engine)
+        open_instance(app.state.services.engine, app.state.services.storage)
         for sentence in close_data_folder(app.state.services.storage.root):
             logger.warning(sentence)
     except (ValidationError, SettingsRefused) as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import sqlalchemy as sa
+import structlog
 import typer
 from pydantic import ValidationError
 
@@ -21,7 +22,9 @@ from server.callers import AT_THE_MACHINE, present_caller
 from server.database import create_engine, migrate, present_version
 from server.doctor import examine
 from server.errors import ServerError
+from server.instances import Pairing, adopt, check, look
 from server.jobs import JobBook, utc_now
+from server.orphans import Orphans
 from server.permissions import UMASK
 from server.retention import Retention
 from server.settings import ServerSettings
@@ -57,17 +60,79 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Carry the retention policy out now."""
+    """Carry the retention policy out now, move what belongs to nobody to the trash, and empty that of what is old."""
     with _opened() as (settings, engine):
-        retention = Retention(JobBook(engine), Storage(settings.data_folder))
+        storage = Storage(settings.data_folder)
+        retention = Retention(JobBook(engine), storage)
+        orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
+        told = plan.model_dump(mode="json") | {
+            "orphans": [
+                {"name": f"{each.kind}/{each.path.name}", "size": each.size, "is_due": each.is_due}
+                for each in orphans.find()
+            ],
+            "overdue_trash": [str(each.path.relative_to(storage.root)) for each in orphans.overdue()],
+        }
+        if not dry_run:
+            orphans.collect()
         if as_json:
-            typer.echo(plan.model_dump_json(indent=1))
+            typer.echo(json.dumps(told, indent=1))
+        else:
+            _tell_gc(told, "would be" if dry_run else "were")
+
+
+def _tell_gc(told: dict[str, Any], verb: str) -> None:
+    for each in told["removals"]:
+        typer.echo(f"{each['kind']}  {each['id']}  {each['name']}  {each['size'] / 1e6:.1f} MB  {each['why']}")
+    for each in told["orphans"]:
+        fate = f"{verb} moved to the trash" if each["is_due"] else "left alone: it changed within the last hour"
+        typer.echo(f"orphan  {each['name']}  {each['size'] / 1e6:.1f} MB  belongs to nobody; {fate}")
+    for name in told["overdue_trash"]:
+        typer.echo(f"trash  {name}  {verb} deleted for good")
+    typer.echo(f"{len(told['removals'])} things {verb} deleted, {told['freed_bytes'] / 1e6:.1f} MB")
+
+
+@app.command("adopt")
+def adopt_command(
+    is_sure: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+) -> None:
+    """Join the data folder and the database after a restore: give both the same instance id. Deletes nothing."""
+    with _told():
+        settings = ServerSettings()
+        found = look(settings.data_folder, settings.url)
+        if found.is_joined:
+            typer.echo(f"{found.folder} and {found.database} belong together already: {found.folder_id}")
             return
-        for removal in plan.removals:
-            typer.echo(f"{removal.kind}  {removal.id}  {removal.name}  {removal.size / 1e6:.1f} MB  {removal.why}")
-        verb = "would be" if dry_run else "were"
-        typer.echo(f"{len(plan.removals)} things {verb} deleted, {plan.freed_bytes / 1e6:.1f} MB")
+        found.check_adoptable()
+        _show(found, settings.trash_days)
+        if not is_sure:
+            typer.confirm("Join the two?", abort=True, err=True)
+        storage = Storage(settings.data_folder)
+        engine = create_engine(settings.url)
+        before = present_caller.set(AT_THE_MACHINE)
+        try:
+            with storage.lock(0):
+                typer.echo(f"joined: {adopt(engine, storage, found)}")
+        finally:
+            present_caller.reset(before)
+            engine.dispose()
+
+
+def _show(found: Pairing, trash_days: float) -> None:
+    """What there is in the folder and in the database."""
+    typer.echo(f"data folder  {found.folder}  {found.folder_id or 'of no instance yet'}")
+    typer.echo(f"database     {found.database}  {found.database_id or 'of no instance yet'}")
+    for kind, each in found.kinds.items():
+        num_missing = len(each.expected) - each.num_found
+        typer.echo(
+            f"{kind + ':':<12} {each.num_found} of the database have their files, {num_missing} have none, "
+            f"{each.num_orphans} in the folder belong to nobody"
+        )
+    if any(each.num_orphans for each in found.kinds.values()):
+        typer.echo(
+            "What belongs to nobody goes to the folder's trash once a server runs and nobody has changed it for an "
+            f"hour, and is deleted {trash_days:g} days later."
+        )
 
 
 @app.command()
@@ -179,7 +244,10 @@ def _told() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.Engine]]:
-    """The settings and the database, which must be there. Brought to the newest schema unless the command does so."""
+    """The settings and the database, which must be there and belong to the data folder.
+
+    Brought to the newest schema unless the command does so.
+    """
     with _told():
         settings = ServerSettings()
         if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
@@ -189,6 +257,7 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
                 err=True,
             )
             raise typer.Exit(1)
+        check(settings.data_folder, settings.url)
         engine = create_engine(settings.url)
         before = present_caller.set(AT_THE_MACHINE)
         try:
@@ -203,6 +272,7 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
 def main(arguments: list[str] | None = None) -> Any:
     """Entry point. What it writes, such as a backup, is for its user alone."""
     os.umask(UMASK)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for the answer
     return app(args=arguments, prog_name="rvc-train admin")
 
 

@@ -18,7 +18,7 @@ from server import deliveries, examiner, housekeeping
 from server.access import check_access
 from server.audit import AuditTrail
 from server.auth import Auth
-from server.database import create_engine, migrate, sqlite_warning
+from server.database import create_engine, sqlite_warning
 from server.datasets import DatasetShelf
 from server.deliveries import Deliverer
 from server.estimates import Estimator
@@ -28,9 +28,11 @@ from server.forecasts import Forecaster
 from server.history import History
 from server.housekeeping import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
 from server.idempotency import UnderWay
+from server.instances import open_instance
 from server.jobs import JobBook, utc_now
 from server.measures import Measures
 from server.openapi import document
+from server.orphans import SECONDS_BETWEEN_LOOKS, Orphans
 from server.outlook import Outlook
 from server.pages import shells
 from server.pages.assets import Assets
@@ -202,17 +204,17 @@ def _services(settings: ServerSettings) -> Services:
 
 
 def _chores(services: Services) -> Iterator[Chore]:
-    """What the housekeeper does for who may do what."""
+    """What the housekeeper does for who may do what, and for the disk."""
+    settings = services.settings
+    orphans = Orphans(services.engine, services.storage, settings.trash_days, settings.report_timeout_seconds)
     sizes = JobSizes(services.engine, services.storage, utc_now)
     yield CHORE_SECONDS, services.tokens.tidy
     yield CHORE_SECONDS, sizes.measure
-    yield EXPIRY_SECONDS, partial(services.audit.forget_old, services.settings.audit_days)
+    yield EXPIRY_SECONDS, partial(services.audit.forget_old, settings.audit_days)
+    yield SECONDS_BETWEEN_LOOKS, orphans.collect
 
 
 def _open(services: Services) -> None:
-    services.storage.root.mkdir(parents=True, exist_ok=True)
-    migrate(services.engine)
-    services.shelf.sweep()
-    services.uploads.sweep()
+    open_instance(services.engine, services.storage)
     if (warning := sqlite_warning(services.engine)) is not None:
         logger.warning(warning)

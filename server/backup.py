@@ -20,6 +20,7 @@ import uuid6
 from rvc_engine.workspace import sync_folder, write_atomically
 from server.database import present_version
 from server.errors import Refused
+from server.instances import MARK
 from server.storage import Storage, link_or_copy, sync_file
 
 DATABASE = "rvc-train.db"
@@ -86,7 +87,9 @@ def _copy_database(source: Path, target: Path) -> None:
 
 
 def _files(storage: Storage) -> Iterator[Path]:
-    """Everything worth keeping, relative to the root: recordings, logs, artifacts, synced checkpoints, uploads."""
+    """Everything worth keeping, relative to the root: the instance's id, recordings, logs, artifacts, synced
+    checkpoints, uploads."""
+    yield from _below(storage.root, storage.root / MARK)
     for folder in ("datasets", "uploads"):
         yield from _below(storage.root, storage.root / folder)
     for job in sorted((storage.root / "jobs").glob("*_*")):

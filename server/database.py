@@ -24,7 +24,7 @@ NUM_CONNECTIONS = 15
 NUM_IDLE_CONNECTIONS = 5
 """Kept open; the others are closed when they are not needed any more."""
 CHECK_TIMEOUT_MS = 2_000
-SCHEMA_VERSION = "0009"
+SCHEMA_VERSION = "0010"
 """Newest revision in `server/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"
@@ -32,7 +32,7 @@ _MIGRATION_LOCK = 0x5256_4354  # any number, the same for all of us
 
 
 def create_engine(url: str, num_connections: int = NUM_CONNECTIONS) -> sa.Engine:
-    """An engine on `url`; for SQLite with the pragmas of the module's first lines, its folder made if need be.
+    """An engine on `url`; for SQLite with the pragmas of the module's first lines, its folder made when it connects.
 
     `num_connections`: as many as threads that may ask for one, so that none waits for what another holds.
     """
@@ -40,13 +40,16 @@ def create_engine(url: str, num_connections: int = NUM_CONNECTIONS) -> sa.Engine
     pool = {"pool_size": NUM_IDLE_CONNECTIONS, "max_overflow": num_connections - NUM_IDLE_CONNECTIONS}
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True, **pool)
-    if parsed.database and parsed.database != ":memory:":
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
     waiting = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
     engine = sa.create_engine(parsed, connect_args=waiting, **pool)
+    sa.event.listen(engine, "do_connect", _make_folder)
     sa.event.listen(engine, "connect", _set_pragmas)
     sa.event.listen(engine, "begin", _begin)
     return engine
+
+
+def _make_folder(_dialect: object, _record: object, arguments: list[str], _options: object) -> None:
+    Path(arguments[0]).parent.mkdir(parents=True, exist_ok=True)
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
@@ -158,6 +161,38 @@ def checkpoint(engine: sa.Engine) -> None:
     with engine.connect() as connection:
         dbapi: Any = connection.connection.dbapi_connection
         dbapi.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+@contextmanager
+def reading_connection(url: str) -> Iterator[sa.Connection | None]:
+    """A connection that creates and changes nothing; None where SQLite's file is not there yet."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() != "sqlite":
+        engine = sa.create_engine(parsed, poolclass=sa.NullPool)
+    elif (path := Path(parsed.database or ":memory:")).exists():
+        address = f"{path.resolve().as_uri()}?mode=rw"  # a reader in mode=ro would leave -wal and -shm behind
+        timeout = BUSY_TIMEOUT_MS / 1000
+        engine = sa.create_engine(
+            "sqlite://", creator=lambda: sqlite3.connect(address, timeout, uri=True), poolclass=sa.NullPool
+        )
+    else:
+        yield None
+        return
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def database_name(url: str) -> str:
+    """A database's address for messages: without its password, wherever in the address that stands."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return str(parsed.database or ":memory:")
+    query = {name: value for name, value in parsed.query.items() if name in {"host", "port", "dbname"}}
+    place = sa.URL.create(parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, query)
+    return place.render_as_string()
 
 
 def sqlite_warning(engine: sa.Engine) -> str | None:

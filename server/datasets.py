@@ -272,17 +272,6 @@ class DatasetShelf:
             session.execute(statement)
             self._book.settle_dataset(session, dataset_id, reason)
 
-    def sweep(self) -> None:
-        """Delete folders that belong to no row: what a crash left between a file's arrival and its row."""
-        with read_session(self._engine) as session:
-            datasets = set(session.exec(select(Dataset.id).where(col(Dataset.deleted_at).is_(None))).all())
-            jobs = set(session.exec(select(Job.id)).all())
-        for kind, known in (("datasets", datasets), ("cache", datasets), ("jobs", jobs)):
-            for folder in (self._storage.root / kind).glob("*_*"):
-                if folder.name not in known:
-                    shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(self._storage.incoming, ignore_errors=True)
-
 
 def checked_name(name: str) -> str:
     """A dataset's name: as a voice's. Raises Refused."""

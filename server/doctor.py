@@ -1,5 +1,6 @@
 """Looks at the machine and the data folder, and says in sentences what is well and what is not."""
 
+import itertools
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -17,10 +19,16 @@ from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights import Weights
 from server.database import SCHEMA_VERSION, check_write, create_engine, present_version, read_session, sqlite_warning
+from server.errors import SettingsRefused
+from server.instances import look
 from server.jobs import utc_now
+from server.orphans import Orphans
 from server.settings import GIB, ServerSettings, is_loopback
+from server.sizes import size_of
 from server.storage import Storage
 from server.tables import Event
+from server.trash import NAME as TRASH
+from server.trash import Trash
 
 State = Literal["ok", "note", "fault"]
 ENGINE_SECONDS = 120
@@ -45,13 +53,14 @@ def examine(settings: ServerSettings) -> Iterator[Finding]:
         _weights,
         _disk,
         _database,
+        _instance,
         _clock,
         _exposure,
     )
     for check in checks:
         try:
             yield from check(settings)
-        except (OSError, ValueError, sa.exc.SQLAlchemyError, EngineError) as error:
+        except (OSError, ValueError, sa.exc.SQLAlchemyError, EngineError, SettingsRefused) as error:
             yield Finding(check.__name__.strip("_"), "fault", str(error).splitlines()[0])
 
 
@@ -125,7 +134,7 @@ def _disk(settings: ServerSettings) -> Iterator[Finding]:
 
 
 def _database(settings: ServerSettings) -> Iterator[Finding]:
-    if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
+    if not _has_database(settings):
         yield Finding("database", "note", "there is none yet; the server makes it when it first starts")
         return
     engine = create_engine(settings.url)
@@ -144,9 +153,54 @@ def _database(settings: ServerSettings) -> Iterator[Finding]:
         engine.dispose()
 
 
+def _has_database(settings: ServerSettings) -> bool:
+    """False where SQLite's file is not there yet: to look at it would make it."""
+    url = sa.make_url(settings.url)
+    return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
+
+
+def _instance(settings: ServerSettings) -> Iterator[Finding]:
+    """Data folder and database must belong together; then: what belongs to nobody, and what lies in the trash."""
+    found = look(settings.data_folder, settings.url)
+    if (refusal := found.refusal) is not None:
+        yield Finding("instance", "fault", refusal)
+        return
+    if not found.is_joined:
+        yield Finding("instance", "note", "data folder and database have no id yet; a start of the server gives it")
+        return
+    yield Finding("instance", "ok", f"data folder and database are of {found.folder_id}")
+    engine = create_engine(settings.url)
+    try:
+        if present_version(engine) == SCHEMA_VERSION:
+            yield from _orphans(settings, engine)
+    finally:
+        engine.dispose()
+
+
+def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
+    storage = Storage(settings.data_folder)
+    orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
+    for kind, group in itertools.groupby(orphans.find(), key=lambda orphan: orphan.kind):
+        found = list(group)
+        yield Finding(
+            "orphans",
+            "note",
+            f"{len(found)} in {kind}/ belong to nobody ({sum(each.size for each in found) / 1e6:.1f} MB): "
+            f"{', '.join(each.path.name for each in found)}; the server moves them to the trash when nobody has "
+            "changed them for an hour",
+        )
+    if trashed := Trash(storage.root).entries():
+        yield Finding(
+            "trash",
+            "note",
+            f"{len(trashed)} things lie in {storage.root / TRASH} ({size_of(storage.root / TRASH) / 1e6:.1f} MB), each "
+            f"is deleted {settings.trash_days:g} days after it came; move back what is missed",
+        )
+
+
 def _clock(settings: ServerSettings) -> Iterator[Finding]:
     """The book's newest moment must not lie ahead, and the system should follow a time server."""
-    if settings.database_url is not None or (settings.data_folder / "rvc-train.db").exists():
+    if _has_database(settings):
         engine = create_engine(settings.url)
         try:
             if present_version(engine) is not None:

@@ -94,6 +94,9 @@ class ServerSettings(BaseSettings):
     retention_seconds: float = Field(default=3600, gt=0)
     """How often the retention policy is carried out."""
 
+    trash_days: float = Field(default=7, gt=0, le=3650)
+    """How long files that belong to nobody are kept in the data folder's trash before they are deleted."""
+
     webhook_allow_private: bool = False
     """Whether webhooks may go to addresses inside a network: this machine, the neighbours, the cloud's own."""
     webhook_poll_seconds: float = Field(default=1, gt=0)

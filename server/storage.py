@@ -9,7 +9,9 @@
     weights/                             published weights
     readings/<worker id>                 what a worker's GPUs are doing
     uploads/<upload id>                  uploads in pieces, as far as they have come
-    incoming/                            other uploads on their way; emptied when the server starts
+    incoming/                            other uploads on their way
+    trash/<time>/<kind>/<name>           what belonged to nobody, for some days; see `server.trash`
+    instance.json                        the installation that the folder belongs to; see `server.instances`
     server.lock                          held by the one server of the folder
 
 No path holds a word that a user typed. The class is small on purpose: an object store can take its place.
@@ -31,6 +33,8 @@ from rvc_engine.workspace import sync_folder
 from server.errors import SettingsRefused
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
+_NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "uploads": "upl_", "incoming": ""}
+"""Beginnings of the names in each folder; the rest is 32 hexadecimal digits."""
 _CHUNK = 1 << 20
 
 
@@ -59,8 +63,8 @@ class Storage:
     def lock(self, wait_seconds: float) -> filelock.BaseFileLock:
         """The lock of the folder's one server, taken; it ends with the process at the latest.
 
-        A second server would empty `incoming` and fold the write-ahead log under the first. Waits for one that is just
-        stopping. Raises SettingsRefused when it stays.
+        A second server would fold the write-ahead log under the first. Waits for one that is just stopping. Raises
+        SettingsRefused when it stays.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / "server.lock", timeout=wait_seconds)
@@ -77,14 +81,17 @@ class Storage:
         """Uploads on their way."""
         return self.root / "incoming"
 
-    @property
-    def uploads(self) -> Path:
-        """Uploads in pieces."""
-        return self.root / "uploads"
-
     def upload_file(self, upload_id: str) -> Path:
         """What has come of an upload."""
         return self._of("uploads", upload_id)
+
+    def entries(self, kind: str) -> list[Path]:
+        """What lies in the folder `kind` under a name of ours; nothing where there is no such folder."""
+        pattern = re.compile(rf"{_NAMES[kind]}[0-9a-f]{{32}}")
+        try:
+            return sorted(path for path in (self.root / kind).iterdir() if pattern.fullmatch(path.name))
+        except FileNotFoundError:
+            return []
 
     @property
     def weights_folder(self) -> Path:

@@ -468,6 +468,17 @@ class Policy(Table, table=True):
     changed_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class Instance(Table, table=True):
+    """The installation that the database belongs to: one row, and the same id in the data folder's `instance.json`."""
+
+    __tablename__ = "instance"
+    __table_args__ = (sa.CheckConstraint("number = 1", name="single_row"),)
+
+    number: int = Field(default=1, primary_key=True)
+    id: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class IdempotencyKey(Table, table=True):
     """A key that a caller gave to a submission, kept for a day: the same key gives the same job."""
 

@@ -8,7 +8,6 @@ lies beyond is cut off.
 import hashlib
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -150,15 +149,6 @@ class UploadShelf:
         if expired:
             logger.info("uploads expired", number=len(expired))
         return len(expired)
-
-    def sweep(self) -> None:
-        """Delete files that belong to no row: what a crash left."""
-        with read_session(self._engine) as session:
-            known = set(session.exec(select(Upload.id)).all())
-        with suppress(FileNotFoundError):
-            for path in self._storage.uploads.iterdir():
-                if path.name not in known:
-                    path.unlink(missing_ok=True)
 
     def _forget(self, upload_ids: list[str]) -> None:
         for upload_id in upload_ids:

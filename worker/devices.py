@@ -1,10 +1,14 @@
 """Which device a worker's engines get, and what that device is called."""
 
+import json
 import os
 import platform
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+
+from rvc_engine.child_processes import python_command
+from server.errors import SettingsRefused
 
 CUDA = "cuda"
 AUTO = "auto"
@@ -31,6 +35,25 @@ def binding(device: str, environment: Mapping[str, str]) -> dict[str, str]:
     words = [visible[n] if n < len(visible) else str(n) for n in _numbers(device)]
     # By place on the bus, as nvidia-smi counts: CUDA's own order is by speed, and no two tools would agree.
     return {"CUDA_VISIBLE_DEVICES": ",".join(words), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
+
+def check_gpus(device: str, environment: Mapping[str, str]) -> None:
+    """Raise SettingsRefused where `device` names GPUs that torch, in an engine's `environment`, does not find here."""
+    if not device.startswith(CUDA):
+        return
+    command = python_command("rvc_engine", "machine")
+    seen = dict(environment) | binding(device, environment)
+    done = subprocess.run(command, env=seen, capture_output=True, check=False)
+    if done.returncode != 0:
+        reason = done.stderr.decode(errors="replace").strip().splitlines()
+        raise SettingsRefused(f"the engine does not start here: {reason[-1] if reason else 'it printed nothing'}")
+    found = len(json.loads(done.stdout)["devices"])
+    if found < len(_numbers(device)):
+        raise SettingsRefused(
+            f"RVC_TRAIN_DEVICE={device} asks for {len(_numbers(device))} GPU(s), and PyTorch finds {found} of them; "
+            "look at the driver with nvidia-smi (in a container: at the NVIDIA Container Toolkit), or set "
+            "RVC_TRAIN_DEVICE=cpu"
+        )
 
 
 def visible_gpus(device: str, environment: Mapping[str, str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from pathlib import Path
 
 import structlog
 
@@ -20,8 +21,17 @@ class Heartbeat:
     token, and the next beat tells.
     """
 
-    def __init__(self, book: JobBook, worker_id: str, heartbeat_seconds: float, wish_seconds: float) -> None:
+    def __init__(
+        self,
+        book: JobBook,
+        worker_id: str,
+        heartbeat_seconds: float,
+        wish_seconds: float,
+        accepted_file: Path | None = None,
+    ) -> None:
+        """`accepted_file`: touched at each heartbeat of the worker that the database took."""
         self._book = book
+        self._accepted_file = accepted_file
         self._worker_id = worker_id
         self._heartbeat_seconds = heartbeat_seconds
         self._wish_seconds = min(wish_seconds, heartbeat_seconds)
@@ -72,6 +82,10 @@ class Heartbeat:
     def _beat_for_worker(self) -> None:
         try:
             self.drain = self._book.worker_heartbeat(self._worker_id)
+            if self._accepted_file is not None:
+                self._accepted_file.touch()
+        except OSError as error:
+            logger.warning("the heartbeat file cannot be touched", file=str(self._accepted_file), reason=str(error))
         except NotFound:
             logger.warning("the book no longer knows this worker; it ends", worker_id=self._worker_id)
             self.drain = Drain.FINISH

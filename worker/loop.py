@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from functools import partial
 from importlib.metadata import version
 
 import sqlalchemy as sa
@@ -11,8 +12,9 @@ import structlog
 
 from rvc_engine.errors import FailureCode
 from server.claims import Claim
-from server.database import migrate
+from server.database import database_name, migrate
 from server.errors import ClaimLost, NotFound, SettingsRefused
+from server.instances import Pairing, is_joined, look
 from server.jobs import JobBook
 from server.schemas import JobStatus
 from server.storage import Storage
@@ -32,18 +34,22 @@ SECONDS_BETWEEN_SWEEPS = 600
 
 def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
     """Run jobs one after the other until `stop` is set; then hand back the present one and return."""
-    _migrate(engine, stop)
+    instance_id = _open(settings, engine, stop)
+    if instance_id is None:
+        return
     book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds)
+    workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
+    insist(lambda: workspaces.claim_scratch(instance_id, partial(_status, book)), give_up=stop.is_set)
     worker_id = insist(lambda: _register(settings, book), give_up=stop.is_set)
     if worker_id is None:
         return
     logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
-    heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds)
+    heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file)
     heartbeat.start()
     watch = _gpu_watch(settings, worker_id)
     watch.start()
     try:
-        _Worker(settings, book, worker_id, heartbeat, stop).run_jobs()
+        _Worker(settings, book, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
     finally:
         watch.stop()
         heartbeat.stop()
@@ -51,16 +57,45 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
         logger.info("worker stopped", worker_id=worker_id, drained=heartbeat.drain is not None)
 
 
-def _migrate(engine: sa.Engine, stop: threading.Event) -> None:
-    """Bring the schema up to date. SettingsRefused for what is no database of ours."""
+def _open(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> str | None:
+    """Wait until data folder and database have one instance id, and bring the schema up to date; that id.
+
+    A worker gives no id: on a machine where the data folder's disk is not mounted it would give it to an empty folder.
+    None when `stop` is set meanwhile. SettingsRefused when the two do not belong together, or for what is no database
+    of ours.
+    """
     try:
+        is_told = False
+        while (found := insist(lambda: _look(settings), give_up=stop.is_set)) is not None and not found.is_joined:
+            if not is_told:
+                logger.info("waiting for the server, whose first start gives data folder and database their id")
+                is_told = True
+            if stop.wait(settings.poll_seconds):
+                return None
         insist(lambda: migrate(engine), give_up=stop.is_set)
     except sa.exc.DatabaseError as error:
-        where = engine.url.render_as_string(hide_password=True)
         raise SettingsRefused(
-            f"{where} cannot be used as the book: {first_line(error)}; set RVC_TRAIN_DATA_FOLDER or "
-            "RVC_TRAIN_DATABASE_URL to the server's"
+            f"{database_name(settings.url)} cannot be used as the book: {first_line(error)}; set "
+            "RVC_TRAIN_DATA_FOLDER or RVC_TRAIN_DATABASE_URL to the server's"
         ) from error
+    return None if found is None else found.folder_id
+
+
+def _look(settings: WorkerSettings) -> Pairing:
+    """The data folder and the database. SettingsRefused when they do not belong together."""
+    for _ in range(2):  # a server that writes the id between our looks at the two is done with it at the second time
+        found = look(settings.data_folder, settings.url)
+        if found.refusal is None:
+            return found
+    raise SettingsRefused(found.refusal)
+
+
+def _status(book: JobBook, job_id: str) -> JobStatus | None:
+    """A job's status; None for one that the database does not have."""
+    try:
+        return JobStatus(book.get(job_id).status)
+    except NotFound:
+        return None
 
 
 def _register(settings: WorkerSettings, book: JobBook) -> str:
@@ -81,13 +116,20 @@ def _gpu_watch(settings: WorkerSettings, worker_id: str) -> GpuWatch:
 
 class _Worker:
     def __init__(
-        self, settings: WorkerSettings, book: JobBook, worker_id: str, heartbeat: Heartbeat, stop: threading.Event
+        self,
+        settings: WorkerSettings,
+        book: JobBook,
+        worker_id: str,
+        heartbeat: Heartbeat,
+        stop: threading.Event,
+        workspaces: Workspaces,
+        instance_id: str,
     ) -> None:
         self._settings, self._book, self._worker_id = settings, book, worker_id
         self._heartbeat, self._stop = heartbeat, stop
         self._storage = Storage(settings.data_folder)
-        self._workspaces = Workspaces(self._storage, settings.scratch_folder)
-        self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
+        self._workspaces, self._instance_id = workspaces, instance_id
+        self._swept_at = time.monotonic()  # nothing is deleted by starting
 
     def run_jobs(self) -> None:
         while not (self._stop.is_set() or self._heartbeat.drain is not None):
@@ -136,12 +178,7 @@ class _Worker:
             return
         self._swept_at = time.monotonic()
         try:
-            self._workspaces.sweep(self._is_over)
-        except DATABASE_AWAY as error:
-            logger.warning("scratch folders are looked at later: the database is away", reason=first_line(error))
-
-    def _is_over(self, job_id: str) -> bool:
-        try:
-            return JobStatus(self._book.get(job_id).status).is_terminal
-        except NotFound:
-            return True
+            if is_joined(self._book.engine, self._storage):
+                self._workspaces.sweep(self._instance_id, partial(_status, self._book), self._settings.trash_days)
+        except (*DATABASE_AWAY, SettingsRefused) as error:  # the latter of a disk that cannot be read
+            logger.warning("scratch folders are looked at later", reason=first_line(error))

@@ -40,6 +40,8 @@ class WorkerSettings(BaseSettings):
     """Further environment variables that the engine gets: names with commas between, `AWS_*` for all that begin so."""
     scratch_folder: Path | None = None
     """Where engines work: a fast disk of this machine. None: in the data folder. Checkpoints are copied out of it."""
+    trash_days: float = Field(default=7, gt=0, le=3650)
+    """How long what belongs to no job is kept in the scratch folder's trash before it is deleted."""
     weights_folder: Path | None = None
     """Where published weights lie; None: `weights` in the data folder."""
 
@@ -50,6 +52,8 @@ class WorkerSettings(BaseSettings):
     """How often an idle worker looks for a job."""
     heartbeat_seconds: float = Field(default=10, gt=0)
     """How often the worker says that it lives; the server's lease must be several times as long."""
+    heartbeat_file: Path | None = None
+    """A file that is touched at each heartbeat that the database took: for the health check of a container."""
     wish_seconds: float = Field(default=2, gt=0)
     """How often the worker of a running job asks whether it is to be cancelled or paused."""
     record_seconds: float = Field(default=1, gt=0)

@@ -1,11 +1,17 @@
 """Where a worker's engines work, and how a workspace gets what an earlier attempt elsewhere left.
 
 By default that is the job's folder in the data folder, which all workers of a machine share. A worker with a scratch
-folder of its own (a faster disk, another machine) begins with what is in the storage.
+folder of its own (a faster disk, another machine) begins with what is in the storage. Several workers may share one
+scratch folder. It holds the id of their installation, as the data folder does; workers of others refuse to use it.
+
+    <scratch>/<job id>/          a job's workspace
+    <scratch>/trash/             workspaces of jobs that the database does not have; see `server.trash`
+    <scratch>/instance.json      see `server.instances`
 """
 
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -13,9 +19,14 @@ import structlog
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.recovery_manifest import CheckpointEntry, read_entries
 from rvc_engine.workspace import Workspace, write_atomically
+from server.book import utc_now
 from server.checkpoints import StoredCheckpoints, StoredRun
 from server.claims import Claim
+from server.errors import SettingsRefused
+from server.instances import MARK, read_mark, write_mark
+from server.schemas import JobStatus
 from server.storage import Storage
+from server.trash import Trash, is_untouched
 
 logger = structlog.get_logger(__name__)
 
@@ -27,9 +38,9 @@ _LOCKS = frozenset({".lock", ".training.lock"})
 class Workspaces:
     """All workspaces of a worker."""
 
-    def __init__(self, storage: Storage, scratch: Path | None) -> None:
+    def __init__(self, storage: Storage, scratch: Path | None, clock: Callable[[], datetime] = utc_now) -> None:
         """`scratch` None: in the storage."""
-        self._storage = storage
+        self._storage, self._clock = storage, clock
         self._scratch = None if scratch is None else scratch.resolve()
 
     def home(self, job_id: str) -> Path:
@@ -76,14 +87,48 @@ class Workspaces:
         if self._scratch is not None:
             shutil.rmtree(self._scratch / job_id, ignore_errors=True)
 
-    def sweep(self, is_over: Callable[[str], bool]) -> None:
-        """Let go of all jobs in the scratch folder that have ended, here or elsewhere, or are deleted."""
-        if self._scratch is None or not self._scratch.is_dir():
+    def claim_scratch(self, instance_id: str, status: Callable[[str], JobStatus | None]) -> None:
+        """Make the scratch folder this installation's. SettingsRefused where it is, or seems to be, another's.
+
+        `status` gives that of a job, None for one that the database does not have.
+        """
+        if self._scratch is None:
             return
-        for folder in self._scratch.glob("job_*"):
-            if is_over(folder.name):
+        if self._scratch.is_relative_to(self._storage.root / "jobs"):
+            raise SettingsRefused(
+                f"the scratch folder {self._scratch} lies among the jobs of the data folder, where voices are kept; "
+                "name another with RVC_TRAIN_SCRATCH_FOLDER, or none"
+            )
+        mark = read_mark(self._scratch / MARK)
+        jobs = self._scratch_jobs()
+        if mark not in {None, instance_id} or (mark is None and jobs and not any(status(job.name) for job in jobs)):
+            owner = "another installation, since this one has none of its jobs" if mark is None else f"instance {mark}"
+            raise SettingsRefused(
+                f"the scratch folder {self._scratch} belongs to {owner}, and the data folder {self._storage.root} to "
+                f"{instance_id}; name another with RVC_TRAIN_SCRATCH_FOLDER, or empty it if its jobs are not missed"
+            )
+        if mark is None:
+            write_mark(self._scratch / MARK, instance_id)
+
+    def sweep(self, instance_id: str, status: Callable[[str], JobStatus | None], trash_days: float) -> None:
+        """Let go of the jobs in the scratch folder that have ended, here or elsewhere; empty its trash of what is old.
+
+        Jobs that the database does not have go to the trash, once nobody has changed their files for an hour.
+        """
+        if self._scratch is None or read_mark(self._scratch / MARK) != instance_id:
+            return
+        trash = Trash(self._scratch, self._clock)
+        for folder in self._scratch_jobs():
+            found = status(folder.name)
+            if found is None and is_untouched(folder, self._clock()):
+                trash.take(folder, "jobs")
+            elif found is not None and found.is_terminal:
                 self.let_go(folder.name)
                 logger.info("workspace deleted", job_id=folder.name)
+        trash.empty(trash_days)
+
+    def _scratch_jobs(self) -> list[Path]:
+        return [] if self._scratch is None else sorted(self._scratch.glob("job_*"))
 
 
 def _is_up_to_date(workspace: Workspace, run: StoredRun) -> bool:

@@ -9,7 +9,8 @@ import pytest
 
 from rvc_engine.errors import FailureCode
 from server.housekeeping import SteadyClock
-from server.jobs import JobBook
+from server.jobs import JobBook, utc_now
+from server.orphans import Orphans
 
 
 class Killed(BaseException):
@@ -47,7 +48,7 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resuma
         assert rest.status_code == 204
 
 
-def test_a_server_killed_between_a_datasets_rename_and_its_row_keeps_nothing_of_it_and_takes_it_again(
+def test_a_server_killed_between_a_datasets_rename_and_its_row_takes_it_again_and_the_rest_goes_to_the_trash(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import hashlib
@@ -64,10 +65,15 @@ def test_a_server_killed_between_a_datasets_rename_and_its_row_keeps_nothing_of_
         monkeypatch.setattr(shelf, "_add", killed)
         with pytest.raises(Killed):
             shelf.admit("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
-        assert len(list((tmp_path / "datasets").iterdir())) == 1
+        (left,) = (tmp_path / "datasets").iterdir()
     with serve(tmp_path) as server, server.client() as http:
-        assert list((tmp_path / "datasets").iterdir()) == []
-        assert http.put("/v1/datasets/a/content", content=content).status_code == 201
+        assert left.is_dir()
+        dataset = http.put("/v1/datasets/a/content", content=content)
+        assert dataset.status_code == 201
+        later = utc_now() + timedelta(hours=2)
+        Orphans(server.services.engine, server.services.storage, 7, 1800, lambda: later).collect()
+        assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset.json()["id"]]
+        assert [path.name for path in tmp_path.glob("trash/*/datasets/*")] == [left.name]
 
 
 def test_a_clock_that_goes_back_an_hour_holds_no_job_up(bench: Any) -> None:

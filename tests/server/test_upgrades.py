@@ -79,6 +79,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         | {"created_at": NOW}
     ],
     "quotas": [{"owner": "local", "max_jobs": 3}],
+    "instance": [{"number": 1, "id": "ins_1", "created_at": NOW}],
     "job_sizes": [{"job_number": 1, "bytes": 99, "measured_at": NOW}],
     "spent_hours": [{"owner": "local", "month": "2026-01", "hours": 1.5}],
     "audit": [

@@ -147,16 +147,6 @@ def test_an_examination_cut_off_by_a_restart_begins_again(tmp_path, serve, event
         eventually(lambda: http.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued")
 
 
-def test_folders_without_a_row_are_swept_at_the_start(tmp_path, serve):
-    for kind, an_id in (("datasets", "ds_" + "0" * 32), ("jobs", "job_" + "0" * 32), ("incoming", "half")):
-        (tmp_path / kind / an_id).mkdir(parents=True)
-    with serve(tmp_path) as server, server.client() as http:
-        dataset = http.put("/v1/datasets/kept/content", content=b"RIFF").json()
-    with serve(tmp_path):
-        assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset["id"]]
-        assert not list((tmp_path / "jobs").iterdir())
-
-
 def test_an_upload_beyond_the_limit_is_413_whether_it_says_its_length_or_not(tmp_path, serve):
     with serve(tmp_path, max_upload_bytes=1000) as server, server.client() as http:
         assert http.put("/v1/datasets/big/content", content=b"R" * 1001).status_code == 413

@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from sqlmodel import select
 
 from rvc_engine.config import TrainingConfig
-from server.database import create_engine, migrate, read_session, write_session
+from server.database import create_engine, read_session, write_session
+from server.instances import open_instance
 from server.jobs import JobBook
 from server.schemas import DatasetStatus, JobCreate
 from server.storage import Storage
@@ -35,9 +36,9 @@ class Shop:
         self.folder = folder
         self.url = f"sqlite:///{folder / 'rvc-train.db'}"
         self.engine = create_engine(self.url)
-        migrate(self.engine)
-        self.book = JobBook(self.engine)
         self.storage = Storage(folder)
+        open_instance(self.engine, self.storage)
+        self.book = JobBook(self.engine)
         self.dataset_id = self._make_dataset()
         self.script = folder / "script.json"
 

@@ -1,6 +1,9 @@
 """Each worker's engines see the worker's own GPU, and no other."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,3 +53,13 @@ def test_two_workers_run_two_jobs_each_on_its_own_gpu_and_the_attempts_say_which
         words = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
         told[shop.attempts(job_id)[0].device] = (words["device"], words["environment"]["CUDA_VISIBLE_DEVICES"])
     assert told == {"cuda:0": ("cuda:0", "0"), "cuda:1": ("cuda:0", "1")}
+
+
+def test_a_worker_whose_gpu_is_not_there_says_so_in_one_sentence_and_ends(tmp_path: Path) -> None:
+    environment = dict(os.environ) | {"RVC_TRAIN_DEVICE": "cuda:99", "RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data")}
+    command = [sys.executable, "-P", "-m", "worker"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    (line,) = done.stderr.strip().splitlines()
+    assert "RVC_TRAIN_DEVICE=cuda:99 asks for 1 GPU(s), and PyTorch finds 0 of them" in line
+    assert not (tmp_path / "data").exists()

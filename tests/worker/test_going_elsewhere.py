@@ -140,16 +140,3 @@ def test_pace_and_stages_of_an_attempt_are_written_down(shop):
     attempt = shop.attempts(job_id)[0]
     assert (attempt.step_seconds, attempt.stage_seconds) == (0.01, {"train": pytest.approx(0.03)})
     assert attempt.device_name
-
-
-def test_scratch_folders_of_deleted_jobs_go(shop, tmp_path):
-    scratch = tmp_path / "scratch"
-    paused = shop.submit([["train", 50, 0.05, 1000]])
-    gone = scratch / ("job_" + "0" * 32)
-    gone.mkdir(parents=True)
-    with shop.worker(scratch_folder=scratch):
-        shop.wait_until(lambda: len(steps_in(scratch, paused)) >= 1, "a step")
-        shop.book.pause(paused)
-        shop.wait_for(paused, "paused")
-        shop.wait_until(lambda: not gone.exists(), "the sweep")
-        assert (scratch / paused).is_dir()

@@ -240,7 +240,7 @@ def test_praat_is_asked_for_by_a_sentence_that_names_its_licence(
     config = TrainingConfig(pitch="pm", content="whisper-tiny", pretrained="none")
     machine = Machine("cpu", weights_folder=tmp_path)
     for attempt in (check_weights, lambda *_: create_estimator("pm", machine)):
-        with pytest.raises(InvalidConfig, match=r"pip install 'rvc-train\[pm\]'.*GPL-3"):
+        with pytest.raises(InvalidConfig, match=r"pip install .*\[pm\]'.*GPL-3"):
             attempt(config, machine)
 
 

@@ -1,0 +1,79 @@
+"""How to install what was left out fits how this installation was made, and never names the package alone."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rvc_engine import installation
+from rvc_engine.installation import install_command
+
+ROOT = Path(__file__).parents[2]
+BARE_NAME = re.compile(r"pip install(?:\s+-\S+)*\s+['\"]?rvc[-_]train(?![-_\w]*\.whl|\S* @)|rvc-train\[(?![^\]]*\] @)")
+"""A name that anyone may register on an index: `pip install rvc-train`, `rvc-train[server]`."""
+
+
+class Distribution:
+    """What the metadata of an installation says."""
+
+    version = "1.2.3"
+
+    def __init__(self, origin: dict[str, Any] | None) -> None:
+        self._origin = origin
+
+    def read_text(self, name: str) -> str | None:
+        assert name == "direct_url.json"
+        return None if self._origin is None else json.dumps(self._origin)
+
+
+@pytest.mark.parametrize(
+    ("origin", "command"),
+    [
+        ({"url": "file:///home/a%20b/rvc", "dir_info": {}}, "pip install '/home/a b/rvc[server]'"),
+        (
+            {"url": "file:///tmp/rvc_train-1.2.3-py3-none-any.whl", "archive_info": {}},
+            "pip install '/tmp/rvc_train-1.2.3-py3-none-any.whl[server]'",
+        ),
+        (
+            {"url": "https://example.org/rvc_train-1.2.3-py3-none-any.whl", "archive_info": {}},
+            "pip install 'rvc-train[server] @ https://example.org/rvc_train-1.2.3-py3-none-any.whl'",
+        ),
+        (
+            {"url": "https://example.org/rvc.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}},
+            "pip install 'rvc-train[server] @ git+https://example.org/rvc.git'",
+        ),
+        (None, "pip install './rvc_train-1.2.3-py3-none-any.whl[server]'"),
+    ],
+)
+def test_the_command_names_where_the_installation_came_from(
+    origin: dict[str, Any] | None, command: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(installation, "FOLDER", tmp_path)
+    monkeypatch.setattr(installation, "distribution", lambda _name: Distribution(origin))
+    assert install_command("server") == command
+    assert len(shlex.split(command)) == 3
+    assert not BARE_NAME.search(command)
+
+
+def test_this_checkout_names_itself() -> None:
+    assert shlex.split(install_command("onnx")) == ["pip", "install", "-e", f"{ROOT}[onnx]"]
+
+
+@pytest.mark.parametrize(
+    "text", ["pip install rvc-train", "pip install -U 'rvc-train[all]'", "the extra rvc-train[pm]"]
+)
+def test_a_bare_name_is_found(text: str) -> None:
+    assert BARE_NAME.search(text)
+
+
+def test_no_document_and_no_message_says_to_install_by_the_bare_name() -> None:
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*")]
+    programs = [ROOT / "Dockerfile", ROOT / "docker-compose.yml", ROOT / "Makefile", ROOT / "constraints.txt"]
+    ours = [path for name in ("client", "rvc_engine", "server", "worker") for path in (ROOT / name).rglob("*")]
+    texts = [*pages, *programs, *(path for path in ours if path.suffix in {".py", ".json", ".html", ".js", ".md"})]
+    assert len(texts) > 200
+    found = [str(path) for path in texts if path.is_file() and BARE_NAME.search(path.read_text(errors="replace"))]
+    assert found == []
