@@ -16,6 +16,7 @@ from server.database import database_name, migrate
 from server.errors import ClaimLost, NotFound, SettingsRefused
 from server.instances import Pairing, is_joined, look
 from server.jobs import JobBook
+from server.permissions import close
 from server.schemas import JobStatus
 from server.storage import Storage
 from worker.devices import device_name, visible_gpus
@@ -42,6 +43,9 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds)
     workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
     insist(lambda: workspaces.claim_scratch(instance_id, partial(_status, book)), give_up=stop.is_set)
+    if settings.scratch_folder is not None:
+        for sentence in close(settings.scratch_folder.glob("job_*")):
+            logger.warning(sentence)
     worker_id = insist(lambda: _register(settings, book), give_up=stop.is_set)
     if worker_id is None:
         return
