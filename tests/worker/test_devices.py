@@ -51,7 +51,7 @@ def test_two_workers_run_two_jobs_each_on_its_own_gpu_and_the_attempts_say_which
     told = {}
     for job_id in jobs:
         words = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
-        told[shop.attempts(job_id)[0].device] = (words["device"], words["CUDA_VISIBLE_DEVICES"])
+        told[shop.attempts(job_id)[0].device] = (words["device"], words["environment"]["CUDA_VISIBLE_DEVICES"])
     assert told == {"cuda:0": ("cuda:0", "0"), "cuda:1": ("cuda:0", "1")}
 
 
