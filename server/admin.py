@@ -66,7 +66,7 @@ def gc(
         retention = Retention(JobBook(engine), storage)
         orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
-        told = plan.model_dump(mode="json") | {
+        answer = plan.model_dump(mode="json") | {
             "orphans": [
                 {"name": f"{each.kind}/{each.path.name}", "size": each.size, "is_due": each.is_due}
                 for each in orphans.find()
@@ -76,20 +76,20 @@ def gc(
         if not dry_run:
             orphans.collect()
         if as_json:
-            typer.echo(json.dumps(told, indent=1))
+            typer.echo(json.dumps(answer, indent=1))
         else:
-            _tell_gc(told, "would be" if dry_run else "were")
+            _print_gc(answer, "would be" if dry_run else "were")
 
 
-def _tell_gc(told: dict[str, Any], verb: str) -> None:
-    for each in told["removals"]:
+def _print_gc(answer: dict[str, Any], verb: str) -> None:
+    for each in answer["removals"]:
         typer.echo(f"{each['kind']}  {each['id']}  {each['name']}  {each['size'] / 1e6:.1f} MB  {each['why']}")
-    for each in told["orphans"]:
+    for each in answer["orphans"]:
         fate = f"{verb} moved to the trash" if each["is_due"] else "left alone: it changed within the last hour"
         typer.echo(f"orphan  {each['name']}  {each['size'] / 1e6:.1f} MB  belongs to nobody; {fate}")
-    for name in told["overdue_trash"]:
+    for name in answer["overdue_trash"]:
         typer.echo(f"trash  {name}  {verb} deleted for good")
-    typer.echo(f"{len(told['removals'])} things {verb} deleted, {told['freed_bytes'] / 1e6:.1f} MB")
+    typer.echo(f"{len(answer['removals'])} things {verb} deleted, {answer['freed_bytes'] / 1e6:.1f} MB")
 
 
 @app.command("adopt")
@@ -104,7 +104,7 @@ def adopt_command(
             typer.echo(f"{found.folder} and {found.database} belong together already: {found.folder_id}")
             return
         found.check_adoptable()
-        _show(found, settings.trash_days)
+        _print_pairing(found, settings.trash_days)
         if not is_sure:
             typer.confirm("Join the two?", abort=True, err=True)
         storage = Storage(settings.data_folder)
@@ -118,7 +118,7 @@ def adopt_command(
             engine.dispose()
 
 
-def _show(found: Pairing, trash_days: float) -> None:
+def _print_pairing(found: Pairing, trash_days: float) -> None:
     """What there is in the folder and in the database."""
     typer.echo(f"data folder  {found.folder}  {found.folder_id or 'of no instance yet'}")
     typer.echo(f"database     {found.database}  {found.database_id or 'of no instance yet'}")

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from rvc_engine.child_processes import engine_environment, variable_names
 from server.database import create_engine
 from server.errors import SettingsRefused
-from server.permissions import UMASK, close
+from server.permissions import UMASK
 from worker.devices import check_gpus
 from worker.loop import work
 from worker.settings import WorkerSettings, default_engine_command
@@ -29,9 +29,6 @@ def main() -> int:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return 2
     set_up_logging(settings.log_level)
-    if settings.scratch_folder is not None:
-        for sentence in close(settings.scratch_folder.glob("job_*")):
-            structlog.get_logger(__name__).warning(sentence)
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:

@@ -16,6 +16,7 @@ from server.database import database_name, migrate
 from server.errors import ClaimLost, NotFound, SettingsRefused
 from server.instances import Pairing, is_joined, look
 from server.jobs import JobBook
+from server.permissions import close
 from server.schemas import JobStatus
 from server.storage import Storage
 from worker.devices import device_name, visible_gpus
@@ -30,6 +31,8 @@ logger = structlog.get_logger(__name__)
 
 
 SECONDS_BETWEEN_SWEEPS = 600
+LOOKS_AT_A_NETWORK_FOLDER = 90
+"""NFS may show a new file a minute late."""
 
 
 def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
@@ -40,6 +43,9 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds)
     workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
     insist(lambda: workspaces.claim_scratch(instance_id, partial(_status, book)), give_up=stop.is_set)
+    if settings.scratch_folder is not None:
+        for sentence in close(settings.scratch_folder.glob("job_*")):
+            logger.warning(sentence)
     worker_id = insist(lambda: _register(settings, book), give_up=stop.is_set)
     if worker_id is None:
         return
@@ -65,29 +71,34 @@ def _open(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) ->
     of ours.
     """
     try:
-        is_told = False
-        while (found := insist(lambda: _look(settings), give_up=stop.is_set)) is not None and not found.is_joined:
-            if not is_told:
-                logger.info("waiting for the server, whose first start gives data folder and database their id")
-                is_told = True
-            if stop.wait(settings.poll_seconds):
-                return None
+        found = _wait_until_joined(settings, stop)
+        if found is None:
+            return None
         insist(lambda: migrate(engine), give_up=stop.is_set)
     except sa.exc.DatabaseError as error:
         raise SettingsRefused(
             f"{database_name(settings.url)} cannot be used as the book: {first_line(error)}; set "
             "RVC_TRAIN_DATA_FOLDER or RVC_TRAIN_DATABASE_URL to the server's"
         ) from error
-    return None if found is None else found.folder_id
+    return found.folder_id
 
 
-def _look(settings: WorkerSettings) -> Pairing:
-    """The data folder and the database. SettingsRefused when they do not belong together."""
-    for _ in range(2):  # a server that writes the id between our looks at the two is done with it at the second time
-        found = look(settings.data_folder, settings.url)
-        if found.refusal is None:
+def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairing | None:
+    """Data folder and database, with one id; None when `stop` is set first. SettingsRefused when they do not match."""
+    num_waits = num_refusals = 0
+    while (found := insist(lambda: look(settings.data_folder, settings.url), give_up=stop.is_set)) is not None:
+        if found.is_joined:
             return found
-    raise SettingsRefused(found.refusal)
+        # The server may have written the id between our looks at the two; and a network folder may show it later.
+        num_refusals = 0 if found.refusal is None else num_refusals + 1
+        if found.refusal is not None and num_refusals > (LOOKS_AT_A_NETWORK_FOLDER if num_waits else 1):
+            raise SettingsRefused(found.refusal)
+        if found.refusal is None and num_waits == 0:
+            logger.info("waiting for the server, whose first start gives data folder and database their id")
+        num_waits += found.refusal is None
+        if stop.wait(settings.poll_seconds):
+            break
+    return None
 
 
 def _status(book: JobBook, job_id: str) -> JobStatus | None:
