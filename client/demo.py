@@ -53,7 +53,8 @@ def demo(
         "demo_output"
     ),
     width: Annotated[
-        Literal["24", "48", "96", "192"], typer.Option(help="Size of the net; 192 is the published one.")
+        Literal["24", "48", "96", "192"],
+        typer.Option(envvar="RVC_TRAIN_DEMO_WIDTH", help="Size of the net; 192 is the published one."),
     ] = "192",
 ) -> None:
     """Make a voice from the sample recordings that come with this program, start to end; stop all at its end."""

@@ -172,7 +172,7 @@ class TestCompose:
         deployment.shell(make_token)
         deployment.shell(up)
         deployment.wait_until_healthy()
-        assert "nothing" in deployment.shell(list_jobs) or "ID" in deployment.shell(list_jobs)
+        assert "no jobs" in deployment.shell(list_jobs)
         token = (deployment.folder / ".env").read_text()
         deployment.shell(make_token)
         assert (deployment.folder / ".env").read_text() == token
@@ -235,7 +235,7 @@ class TestCompose:
         """sha256 of each file, computed here, after the client's own check."""
         said = self.rvc_train(deployment, f"download last -o {folder}")
         files = {path.name: hashlib.sha256(path.read_bytes()) for path in (deployment.folder / folder).iterdir()}
-        assert set(files) == {"anna.pth", "anna.index"}
+        assert {"anna.pth", "anna.index"} <= set(files)
         assert all(digest.hexdigest() in said for digest in files.values())
         return {name: digest.hexdigest() for name, digest in files.items()}
 
@@ -248,10 +248,11 @@ class TestCompose:
     def test_nothing_runs_as_root_or_writes_beside_the_volume(self, deployment) -> None:
         for service in ("server", "worker"):
             container = deployment.container(service)
-            users = docker("top", container, "-eo", "uid,args").splitlines()[1:]
+            users = docker("top", container, "-eo", "uid,pid,args").splitlines()[1:]
             assert users
             assert all(line.split()[0] == "1000" for line in users)
-            assert docker("diff", container) == ""
+            changed = set(docker("diff", container).splitlines())
+            assert changed <= {"C /usr", "C /usr/sbin", "A /usr/sbin/docker-init"}, changed  # of Docker's own `init`
             written = docker("exec", container, "find", "/data", "!", "-uid", "1000", "-o", "-perm", "/077")
             assert written == ""
 
@@ -299,11 +300,11 @@ class TestBareMachine:
         mount = f"{deployment.folder}:/checkout:ro"
         script = (
             f"({self.PREPARE}) && su anna -c 'cd && cp -r /checkout project && cd project && git init -q && "
-            "RVC_TRAIN_DEMO_SECONDS=5 make demo && ls demo_output && make test'"
+            "RVC_TRAIN_DEMO_SECONDS=3 RVC_TRAIN_DEMO_WIDTH=24 make demo && ls demo_output && make test'"
         )
         command = ["docker", "run", "--rm", "--network", "host", "--volume", mount, BASE, "bash", "-c", script]
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
-        assert "sample.pth" in done.stdout.split("nothing is left running")[1], done.stdout + done.stderr
+        assert "sample.pth" in done.stdout.partition("nothing is left running")[2], done.stdout + done.stderr
         assert done.returncode == 2
         assert "sudo apt-get install --no-install-recommends chromium fonts-dejavu-core" in done.stderr
         assert "passed" not in done.stdout
