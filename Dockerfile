@@ -19,7 +19,7 @@ FROM build AS server-packages
 RUN mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py \
     && pip --python /opt/rvc-train/bin/python install '.[server,postgres]' \
     && pip --python /opt/rvc-train/bin/python uninstall --yes rvc-train \
-    && python -P -m compileall -q /opt/rvc-train/lib
+    && python -P -m compileall -q -j 0 /opt/rvc-train/lib
 
 # Our code, installed for the environment above but into a folder of its own.
 FROM build AS code
@@ -67,7 +67,7 @@ RUN mkdir samples && touch README.md LICENSE NOTICE rvc_training_pipeline.py \
     && pip --python /opt/rvc-train/bin/python uninstall --yes rvc-train \
     # Parts of torch that only a compiler or torch's own tests use.
     && for part in test include 'bin/test_*'; do rm -rf /opt/rvc-train/lib/python3*/site-packages/torch/$part; done \
-    && python -P -m compileall -q -x 'transformers/models|torch/(_inductor|_dynamo|testing)|sympy' /opt/rvc-train/lib
+    && python -P -m compileall -q -j 0 -x 'transformers/models|torch/(_inductor|_dynamo|testing)|sympy' /opt/rvc-train/lib
 
 # The worker with the engine.
 FROM runtime AS worker
