@@ -14,7 +14,8 @@ UMASK = 0o077
 _OTHERS = 0o007
 _ENTRIES = (
     *("datasets", "jobs", "cache", "uploads", "incoming", "trash", "readings"),
-    *("rvc-train.db", "rvc-train.db-wal", "rvc-train.db-shm", "server.lock", "instance.json", "backup.json"),
+    *("rvc-train.db", "rvc-train.db-wal", "rvc-train.db-shm", "server.lock", "backup.json"),
+    *("instance.json", "instance.json.new"),
 )
 """What the server and workers make in the data folder and nobody else needs to read. Weights are published anyway."""
 _WEIGHTS = "weights"

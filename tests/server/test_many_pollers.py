@@ -50,11 +50,11 @@ async def poll(url: str, job_id: str) -> tuple[Counter[int | str], list[float]]:
 def test_pollers_of_the_list_and_of_a_running_job_are_all_answered_and_the_process_counts_as_alive(
     started, engine, bench
 ):
+    _, url = started(RVC_TRAIN_DATABASE_URL=engine.url.render_as_string(hide_password=False))
     dataset = bench.dataset()
     for _ in range(3):
         bench.job(dataset_id=dataset)
     running = bench.claim()
-    _, url = started(RVC_TRAIN_DATABASE_URL=engine.url.render_as_string(hide_password=False))
     answers, waits = asyncio.run(poll(url, running.job_id))
     assert answers == {200: NUM_POLLERS * ROUNDS}
     assert len(waits) > 2
