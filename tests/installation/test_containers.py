@@ -41,13 +41,20 @@ def answers(*command: str) -> bool:
         return False
 
 
+def has_compose() -> bool:
+    return answers("docker", "compose", "version") or shutil.which("docker-compose") is not None
+
+
 @pytest.fixture(scope="module", autouse=True)
 def engine() -> None:
-    """A Docker engine that answers."""
-    if not answers("docker", "info") and ENGINE_SCRIPT.is_file():
-        subprocess.run(["bash", ENGINE_SCRIPT, BASE], check=True, stdout=subprocess.DEVNULL, timeout=600)
-    if not answers("docker", "info"):
-        pytest.exit("the tests of containers need a Docker engine, and none answers here: start one", returncode=2)
+    """A Docker engine that answers, with compose and the base image."""
+    is_complete = answers("docker", "info") and has_compose() and answers("docker", "image", "inspect", BASE)
+    if not is_complete and ENGINE_SCRIPT.is_file():
+        subprocess.run(["bash", ENGINE_SCRIPT, BASE], check=True, stdout=subprocess.DEVNULL, timeout=900)
+    if not (answers("docker", "info") and has_compose()):
+        pytest.exit("the tests of containers need a Docker engine with compose, and none answers here", returncode=2)
+    if not answers("docker", "image", "inspect", BASE):
+        docker("pull", BASE, seconds=600)
 
 
 class Deployment:
@@ -69,8 +76,8 @@ class Deployment:
         }
         if "PIP_FIND_LINKS" in docker("image", "inspect", BASE, "--format", "{{.Config.Env}}"):
             self.environment["RVC_TRAIN_TORCH_INDEX"] = "https://pypi.org/simple"  # the base brings its build of torch
-        for name in [name for name in self.environment if name == "RVC_TRAIN_TOKEN"]:
-            del self.environment[name]
+        self.environment.pop("RVC_TRAIN_TOKEN", None)
+        self.close()  # what a run that was cut off left
 
     def _shim(self, folder: Path) -> Path:
         """A `docker` before the real one, whose `compose` adds what only tests want: see `tests.yml`.
