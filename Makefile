@@ -20,13 +20,13 @@ setup: browser .venv/.developer
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
 	touch $@
 
-# For the tests of the page: CHROMIUM, or the first of these that is there; else Debian's.
+# For the tests of the page: CHROMIUM, or the first of these that is there; else Debian's. The API guide is tested with curl.
 BROWSERS = $(CHROMIUM) chromium chromium-browser google-chrome google-chrome-stable
-GET_BROWSER = apt-get install --no-install-recommends chromium fonts-dejavu-core
-NO_BROWSER = "The tests of the page need Chromium, which an administrator installs, on Debian with: sudo $(GET_BROWSER)   (or set CHROMIUM to the path of one)"
+GET_BROWSER = apt-get install --no-install-recommends chromium fonts-dejavu-core curl
+NO_BROWSER = "The tests need Chromium and curl, which an administrator installs, on Debian with: sudo $(GET_BROWSER)   (or set CHROMIUM to the path of one)"
 
 browser:
-	@for name in $(BROWSERS); do if command -v "$$name" > /dev/null; then exit 0; fi; done; \
+	@for name in $(BROWSERS); do if command -v "$$name" > /dev/null && command -v curl > /dev/null; then exit 0; fi; done; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo $(NO_BROWSER) >&2; exit 1; fi; \
 	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(GET_BROWSER) --yes -qq; } || { echo $(NO_BROWSER) >&2; exit 1; }
 

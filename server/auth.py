@@ -24,10 +24,10 @@ from server.settings import LOOPBACK_NAMES, ServerSettings
 from server.tokens import TokenBook
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/readyz", "/openapi.json", "/docs"})
-"""Served without a token, telling nothing of anyone: pages are shells, and ask `/v1` for what they show."""
 LIVENESS_PATH = "/livez"
 """Answered whatever comes along: a probe with an old token, or of a busy address, asks whether the process lives."""
+OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", LIVENESS_PATH, "/readyz", "/openapi.json", "/docs"})
+"""Served without a token, telling nothing of anyone: pages are shells, and ask `/v1` for what they show."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"

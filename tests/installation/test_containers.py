@@ -313,5 +313,5 @@ class TestBareMachine:
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
         assert "sample.pth" in done.stdout.partition("nothing is left running")[2], done.stdout + done.stderr
         assert done.returncode == 2
-        assert "sudo apt-get install --no-install-recommends chromium fonts-dejavu-core" in done.stderr
+        assert "sudo apt-get install --no-install-recommends chromium fonts-dejavu-core curl" in done.stderr
         assert "passed" not in done.stdout
