@@ -95,7 +95,7 @@ class TestPostgres:
     def test_its_server_becomes_ready_on_postgresql(self, fresh_station, postgres) -> None:
         fresh_station.environment["RVC_TRAIN_DATABASE_URL"] = postgres.new_database()
         fresh_station.start_server()
-        assert fresh_station.client.jobs().data == []
+        assert list(fresh_station.client.jobs()) == []
 
 
 class TestEngine:
