@@ -48,7 +48,7 @@ def admin(context: typer.Context) -> None:
 
 
 def _become(module: str, *arguments: str, extra: str) -> NoReturn:
-    """Run a program in place of this one; where it is not installed, say how to install it."""
+    """Run a program in place of this one, or end with the command that installs it."""
     if find_spec("sqlmodel") is None:
         name = module.partition(".")[0]
         sys.stderr.write(f"error: the {name} is not installed here; install it with: {install_command(extra)}\n")

@@ -57,5 +57,5 @@ def _requirement(extra: str) -> str:
 
 
 def _quoted(argument: str) -> str:
-    """An argument as the platform's shell wants it; the brackets of an extra are a pattern to a POSIX shell."""
+    """An argument quoted for the platform's shell; the brackets of an extra are a pattern to a POSIX shell."""
     return subprocess.list2cmdline([argument]) if sys.platform == "win32" else shlex.quote(argument)

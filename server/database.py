@@ -20,7 +20,7 @@ from server.errors import SettingsRefused
 
 BUSY_TIMEOUT_MS = 30_000
 NUM_CONNECTIONS = 15
-"""At most, of a process that does not say how many threads it has."""
+"""At most, for a process that names no number of its own."""
 NUM_IDLE_CONNECTIONS = 5
 """Kept open; the others are closed when they are not needed any more."""
 CHECK_TIMEOUT_MS = 2_000

@@ -82,7 +82,7 @@ class Pairing:
 
     @property
     def has_rows(self) -> bool:
-        """Whether the database speaks of anything that has files."""
+        """Whether the database has a dataset, a job or an upload."""
         return any(each.rows for each in self.kinds.values())
 
     @property

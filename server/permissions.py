@@ -66,7 +66,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def _has_access_list(folder: Path) -> bool:
-    """Whether POSIX access control lists name further users or groups. Linux alone tells."""
+    """Whether POSIX access control lists name further users or groups. Always False beyond Linux."""
     try:
         return any(name.startswith("system.posix_acl") for name in os.listxattr(folder))
     except (AttributeError, OSError):

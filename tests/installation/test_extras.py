@@ -34,14 +34,14 @@ def fresh_station(environment, open_station, tmp_path):
     made.close()
 
 
-def make_tiny_voice(environment) -> Path:
-    """A voice of six recordings by the pipeline script; two seconds of training."""
+def make_tiny_voice(environment, *options: str) -> Path:
+    """A voice of six recordings by the pipeline script, of one epoch."""
     recordings = environment.folder / "recordings"
     recordings.mkdir()
     for path in sorted((ROOT / "samples").glob("*.flac"))[:6]:
         (recordings / path.name).write_bytes(path.read_bytes())
     tiny = ("--content", "whisper-tiny", "--pretrained", "none", "--set", "width=24", "-te", "1", "-bs", "4")
-    command = ("python", "-m", "rvc_training_pipeline", "-e", "tiny", "--dataset", recordings, *tiny)
+    command = ("python", "-m", "rvc_training_pipeline", "-e", "tiny", "--dataset", recordings, *tiny, *options)
     done = environment.run(*command, seconds=300)
     assert done.returncode == 0, done.stdout + done.stderr
     voice = environment.folder / "logs" / "tiny" / "weights" / "tiny.pth"
@@ -116,6 +116,17 @@ class TestEngineOnAnotherPython(TestEngine):
 
     pythons = slice(1, 2)
     pytestmark = pytest.mark.long
+
+
+class TestPraat:
+    """`[pm]`: the engine with Praat's pitch."""
+
+    extras = "[pm]"
+    pythons = slice(1)
+    pytestmark = pytest.mark.long
+
+    def test_it_makes_a_voice_with_praats_pitch(self, environment) -> None:
+        assert make_tiny_voice(environment, "--pitch", "pm").stat().st_size > 0
 
 
 class TestOnnx:
