@@ -43,7 +43,7 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """All of `environment`, for children that are trusted as this process is; `PYTHONPATH` as in the module's docstring."""
+    """All of `environment`, for children trusted as this process is; `PYTHONPATH` as in the module's docstring."""
     return _with_search_path({name: value for name, value in environment.items() if name != "PYTHONPATH"})
 
 
