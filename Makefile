@@ -46,10 +46,10 @@ test: setup
 	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-making test-service test-engine
 
 test-making: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/making
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/pipeline
 
 test-engine: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine --ignore=tests/engine/making
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine --ignore=tests/engine/pipeline
 
 test-service: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine

@@ -9,7 +9,7 @@ from rvc_engine.installation import missing_package_reported
 def main() -> None:
     """Entry point."""
     with missing_package_reported("engine"):
-        from rvc_engine.pipeline_cli import main as run_pipeline
+        from rvc_engine.cli.pipeline_script import main as run_pipeline
 
         run_pipeline()
 

@@ -21,12 +21,12 @@ import torch
 
 from benchmarks.lines import cpu_name, tell
 from benchmarks.two_trainings import LOSSES, WAYS, PlainTraining, Setting
-from rvc_engine.batch_sizing import clips_bytes
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Event, StageChanged
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline import Wanted, make_voice
-from rvc_engine.workspace import Workspace
+from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.training.auto_batch import clips_bytes
+from rvc_engine.workspace.layout import Workspace
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 SPEECH_SECONDS = 600.0

@@ -14,14 +14,16 @@ from torch import Tensor
 
 from benchmarks.lines import tell
 from benchmarks.made_up_clips import write_clips
-from rvc_engine.clip_batches import collate
+from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
-from rvc_engine.dataset import ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.data.batch import Batch
+from rvc_engine.data.clips import ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.data.loader import collate
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.nets.synthesizer import Noise
-from rvc_engine.precision import Precision
-from rvc_engine.step import Batch, Nets, draw_starts, training_step
-from rvc_engine.workspace import Workspace
+from rvc_engine.models.synthesizer import Noise
+from rvc_engine.training.step import draw_starts, training_step
+from rvc_engine.workspace.layout import Workspace
 
 BATCH_SIZE = 4
 CPU = torch.device("cpu")

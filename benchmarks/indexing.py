@@ -183,11 +183,11 @@ def _do(way: str, folder: Path) -> None:
 
 def _ours(folder: Path) -> Path:
     from rvc_engine.config import TrainingConfig
+    from rvc_engine.index import build
     from rvc_engine.reporting import StageReport
-    from rvc_engine.stages import indexing
-    from rvc_engine.workspace import Workspace
+    from rvc_engine.workspace.layout import Workspace
 
-    return indexing.run(Workspace(folder, "bench"), TrainingConfig(), StageReport("index", lambda _: None))
+    return build.run(Workspace(folder, "bench"), TrainingConfig(), StageReport("index", lambda _: None))
 
 
 def _plain(folder: Path) -> Path:

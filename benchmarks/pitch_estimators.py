@@ -22,17 +22,17 @@ from typing import get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from rvc_engine.audio import UnreadableAudio, read_mono
+from rvc_engine.audio.reading import UnreadableAudio, read_mono
+from rvc_engine.audio.recordings import list_recordings
+from rvc_engine.audio.slicing import high_passed, levelled
+from rvc_engine.compute.device import open_device
 from rvc_engine.config import PitchEstimator as EstimatorName
-from rvc_engine.device import open_device
 from rvc_engine.errors import EngineError
 from rvc_engine.machine import Machine, default_weights_folder
-from rvc_engine.nets.rmvpe import Rmvpe
 from rvc_engine.pitch.curve import HOP_LENGTH, SAMPLE_RATE
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
-from rvc_engine.pitch.rmvpe import RmvpeEstimator
-from rvc_engine.recordings import list_recordings
-from rvc_engine.stages.slicing import high_passed, levelled
+from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
+from rvc_engine.pitch.neural.rmvpe_model import Rmvpe
 
 RIGHT_CENTS = 50
 MAX_SECONDS = 60.0

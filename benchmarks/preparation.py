@@ -30,17 +30,19 @@ from numpy.typing import NDArray
 
 from benchmarks import rvc_webui
 from benchmarks.lines import cpu_name, tell
-from rvc_engine.audio import probe
+from rvc_engine.audio import slicing
+from rvc_engine.audio.reading import probe
+from rvc_engine.audio.recordings import list_recordings
+from rvc_engine.audio.silence import Levels, loud_spans
 from rvc_engine.config import TrainingConfig
+from rvc_engine.content import stage as content_stage
 from rvc_engine.content.windows import num_rows
 from rvc_engine.machine import Machine
+from rvc_engine.pitch import stage as pitch_stage
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import create_estimator
-from rvc_engine.recordings import list_recordings
 from rvc_engine.reporting import StageReport
-from rvc_engine.silence import Levels, loud_spans
-from rvc_engine.stages import content, pitch, slicing
-from rvc_engine.workspace import Workspace
+from rvc_engine.workspace.layout import Workspace
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 RATE = 40_000
@@ -89,8 +91,8 @@ def prepare(recordings: Path, workspace_folder: Path, estimator: str, hubert: Pa
     report = partial(StageReport, report=lambda _event: None)
     return _timed(
         slice=lambda: slicing.run(recordings, workspace, config, report("slice")),
-        pitch=lambda: pitch.run(workspace, config, machine, report("pitch")),
-        content=lambda: content.run(workspace, config, machine, cpu, report("content")),
+        pitch=lambda: pitch_stage.run(workspace, config, machine, report("pitch")),
+        content=lambda: content_stage.run(workspace, config, machine, cpu, report("content")),
     )
 
 

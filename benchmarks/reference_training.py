@@ -18,9 +18,9 @@ from benchmarks import rvc_webui
 from benchmarks.lines import cpu_name, tell
 from benchmarks.made_up_clips import write_clips
 from rvc_engine.config import TrainingConfig
-from rvc_engine.dataset import list_clips, write_filelist
+from rvc_engine.data.clips import list_clips, write_filelist
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.workspace import Workspace
+from rvc_engine.workspace.layout import Workspace
 
 BATCH_SIZE = 4
 OURS, THEIRS = "ours", "reference"

@@ -28,13 +28,14 @@ import sqlalchemy as sa
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Metric as SaidMetric
-from server.claims import Claim
-from server.database import create_engine, write_session
-from server.instances import open_instance
-from server.jobs import JobBook
-from server.schemas import DatasetStatus, JobCreate, JobStatus
-from server.storage import Storage
-from server.tables import Artifact, Attempt, Dataset, Event, Job, Metric, Worker, new_id
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import JobCreate, JobStatus
+from server.database.engine import create_engine, write_session
+from server.database.tables import Artifact, Attempt, Dataset, Event, Job, Metric, Worker, new_id
+from server.job_store.leases import Claim
+from server.jobs.service import JobBook
+from server.storage.instances import open_instance
+from server.storage.local import Storage
 
 MIB = 2**20
 EVENTS_OF_A_JOB = 60

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from rvc_engine.events import EXIT_STOPPED, Event, Log, Metric, Progress, StageChanged, Stopped, format_event
-from rvc_engine.workspace import write_atomically
+from rvc_engine.workspace.atomic_files import write_atomically
 
 STEP_SECONDS = 0.5
 KEYS = ("loss/mel", "loss/kl", "loss/gen", "loss/fm", "loss/disc", "lr", "grad/generator", "grad/discriminator")

@@ -13,14 +13,16 @@ from unittest.mock import patch
 import torch
 
 from benchmarks.lines import cpu_name, in_turns, tell
-from rvc_engine import losses
+from rvc_engine.audio.mel import log_mel, spectrogram
+from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
+from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
-from rvc_engine.mel import log_mel, spectrogram
-from rvc_engine.nets import weightnorm
-from rvc_engine.nets.synthesizer import Noise, cut_segments
-from rvc_engine.precision import Precision
-from rvc_engine.step import Batch, Nets, mel_distance, training_step
+from rvc_engine.models import losses, weight_norm
+from rvc_engine.models.losses import mel_distance
+from rvc_engine.models.synthesizer import Noise, cut_segments
+from rvc_engine.training.step import training_step
 
 CLIP_FRAMES = 370
 
@@ -89,7 +91,7 @@ def main() -> None:
 
     def work(nets: Nets | None) -> None:
         if nets is None:
-            with patch.object(weightnorm, "is_faster_last", lambda *_: False):
+            with patch.object(weight_norm, "is_faster_last", lambda *_: False):
                 plain_step(plain, batch, starts, noise)
         else:
             training_step(nets, batch, starts, noise)

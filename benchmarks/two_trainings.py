@@ -15,21 +15,24 @@ from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader, Dataset
 
-from rvc_engine import losses
-from rvc_engine.clip_batches import pad
+from rvc_engine.audio.mel import log_mel, spectrogram
+from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.compute.precision import Precision, use_tf32
+from rvc_engine.compute.process_group import ALONE
 from rvc_engine.config import TrainingConfig
-from rvc_engine.dataset import Clip, ClipFiles, epoch_batches, list_clips, load_clip
-from rvc_engine.effective_batches import EffectiveBatch, EffectiveBatches
-from rvc_engine.graphs import CudaRecorder, GraphedSteps, StepInputs
+from rvc_engine.data.batch import Batch
+from rvc_engine.data.clips import Clip, ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.data.loader import pad
 from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
-from rvc_engine.mel import log_mel, spectrogram
-from rvc_engine.nets.synthesizer import Noise, cut_segments
-from rvc_engine.precision import Precision, use_tf32
-from rvc_engine.ranks import ALONE
-from rvc_engine.readings import Readings
+from rvc_engine.models import losses
+from rvc_engine.models.losses import mel_distance
+from rvc_engine.models.synthesizer import Noise, cut_segments
 from rvc_engine.reporting import StageReport
-from rvc_engine.step import Batch, Nets, StepResult, Whole, draw_starts, mel_distance, training_step
-from rvc_engine.workspace import Workspace
+from rvc_engine.training.batch_sampler import EffectiveBatch, EffectiveBatches
+from rvc_engine.training.cuda_graphs import CudaRecorder, GraphedSteps, StepInputs
+from rvc_engine.training.metrics import Readings
+from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+from rvc_engine.workspace.layout import Workspace
 
 LOSSES = StepResult.NAMES[:5]
 

@@ -1,6 +1,6 @@
-"""`python -m rvc_engine`: see `rvc_engine.cli`."""
+"""`python -m rvc_engine`: see `rvc_engine.cli.main`."""
 
-from rvc_engine.cli import main
+from rvc_engine.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -32,7 +32,7 @@ def missing_package_reported(extra: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] in {"client", "rvc_engine", "server", "worker"}:
+        if error.name is None or error.name.partition(".")[0] in {"rvc_train", "rvc_engine", "server", "worker"}:
             raise  # a fault of ours, not a part left out
         sys.stderr.write(
             f"error: this program needs the package {error.name}, which is not installed here; install all that it "

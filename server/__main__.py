@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.app import create_app
+from server.context import Services
 from server.errors import SettingsRefused
-from server.instances import check, open_instance
-from server.logs import set_up_logging
-from server.permissions import UMASK, close_data_folder
-from server.services import Services
+from server.logging import set_up_logging
 from server.settings import ServerSettings
+from server.storage.instances import check, open_instance
+from server.storage.permissions import UMASK, close_data_folder
 
 logger = structlog.get_logger(__name__)
 

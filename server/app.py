@@ -14,71 +14,56 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
-from server import deliveries, examiner, housekeeping
-from server.access import check_access
-from server.audit import AuditTrail
-from server.auth import Auth
-from server.database import create_engine, sqlite_warning
-from server.datasets import DatasetShelf
-from server.deliveries import Deliverer
-from server.estimates import Estimator
-from server.examiner import Examiner
-from server.feeds import Feeds
-from server.forecasts import Forecaster
-from server.history import History
-from server.housekeeping import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
-from server.idempotency import UnderWay
-from server.instances import open_instance
-from server.jobs import JobBook, utc_now
-from server.measures import Measures
+from server.admin import scheduler
+from server.admin.retention import Retention
+from server.admin.scheduler import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
+from server.admin.weights import WeightsFetcher
+from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
+from server.api.access import owners, session, tokens
+from server.api.authorization import check_access
+from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
+from server.auth.audit import AuditTrail
+from server.auth.authentication import Auth
+from server.auth.quotas import Quotas
+from server.auth.throttle import Refusals
+from server.auth.tokens import TokenBook
+from server.context import Services
+from server.database.clock import utc_now
+from server.database.engine import create_engine, sqlite_warning
+from server.datasets import validator
+from server.datasets.service import DatasetShelf
+from server.datasets.validator import Examiner
+from server.estimates.estimator import Estimator
+from server.estimates.queue_forecast import Outlook
+from server.estimates.service import Forecaster
+from server.http.problem_details import install
+from server.http.sse import Streamer
+from server.job_store.idempotency import UnderWay
+from server.job_store.queries import History
+from server.jobs.event_stream import Feeds
+from server.jobs.retry import Retries
+from server.jobs.service import JobBook
+from server.metrics import Measures
+from server.middleware import RequestContext
 from server.openapi import document
-from server.orphans import SECONDS_BETWEEN_LOOKS, Orphans
-from server.outlook import Outlook
 from server.pages import shells
 from server.pages.assets import Assets
-from server.problems import install
-from server.quotas import Quotas
-from server.receptions import Receptions
-from server.refusals import Refusals
-from server.requests import RequestContext
-from server.retention import Retention
-from server.retries import Retries
-from server.routes import (
-    datasets,
-    estimates,
-    events,
-    health,
-    jobs,
-    logs,
-    owners,
-    pages,
-    queue,
-    results,
-    retention,
-    saves,
-    session,
-    system,
-    tokens,
-    uploads,
-    webhooks,
-    weights,
-    workers,
-)
-from server.services import Services
 from server.settings import ServerSettings
-from server.sizes import JobSizes
-from server.storage import Storage
-from server.streams import Streamer
-from server.tokens import TokenBook
-from server.uploads import UploadShelf
-from server.webhooks import WebhookBook
-from server.weights_fetcher import WeightsFetcher
+from server.storage.instances import open_instance
+from server.storage.local import Storage
+from server.storage.orphans import SECONDS_BETWEEN_LOOKS, Orphans
+from server.storage.sizes import JobSizes
+from server.uploads.receive import Receptions
+from server.uploads.service import UploadShelf
+from server.webhooks import delivery
+from server.webhooks.delivery import Deliverer
+from server.webhooks.service import WebhookBook
 
 logger = structlog.get_logger(__name__)
 
 NUM_REQUEST_THREADS = 40
 """Threads that serve requests. Each asks for one connection to the database at a time."""
-NUM_CONNECTIONS = NUM_REQUEST_THREADS + examiner.NUM_THREADS + deliveries.NUM_THREADS + housekeeping.NUM_THREADS
+NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.NUM_THREADS
 """One for each thread that may ask, so that no thread waits for a connection that another one holds."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
@@ -91,7 +76,7 @@ _MODULES = (
     events,
     logs,
     results,
-    saves,
+    evaluations,
     queue,
     workers,
     system,

@@ -1,4 +1,4 @@
-"""Everything the server's own code raises on purpose, as one tree. Pure: the HTTP form is made in `server.problems`.
+"""Errors of the server, as one tree. Their HTTP form is made in `server.http.problem_details`.
 
 ServerError
 ├── SettingsRefused            the server cannot start like this

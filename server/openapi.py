@@ -1,8 +1,8 @@
 """The interface's own document: what FastAPI cannot know of it is added here, in one place.
 
-Each route names the answers that are its own (`server.problems.documented`); those that every guarded route, every path
-with an id in it, or every JSON body can have are added by rule, as are the form of errors, headers and the two ways to
-say who one is.
+Each route names its own answers (`server.http.problem_details.documented`); those that every guarded route, every path
+with an id, or every JSON body can have are added by rule, as are the form of errors, headers and the two ways to
+authenticate.
 """
 
 from collections.abc import Iterator
@@ -11,9 +11,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from server.auth import COOKIE, OPEN_PATHS, SIGN_IN
-from server.problems import MEDIA_TYPE, documented
-from server.schemas import Problem
+from rvc_train.schemas.system import Problem
+from server.auth.authentication import COOKIE, OPEN_PATHS, SIGN_IN
+from server.http.problem_details import MEDIA_TYPE, documented
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _NUMBER = {"type": "string", "pattern": "^[0-9]+$"}

@@ -16,10 +16,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from client.api import Client, connect
-from client.services import free_port
 from rvc_engine.config import TrainingConfig
-from server.schemas import DatasetPublic, DatasetStatus, JobCreate, JobPublic
+from rvc_train.cli.services import free_port
+from rvc_train.client import Client, connect
+from rvc_train.schemas.datasets import DatasetPublic, DatasetStatus
+from rvc_train.schemas.jobs import JobCreate, JobPublic
 
 ROOT = Path(__file__).parents[1]
 SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
@@ -93,7 +94,7 @@ class Station:
     def cli(self, *words: str, **how: object) -> subprocess.CompletedProcess[str]:
         """`rvc-train WORDS` against this server."""
         environment = self.environment | {"RVC_TRAIN_SERVER": self.url, "XDG_CONFIG_HOME": str(self.folder)}
-        command = [sys.executable, "-m", "client.cli", *words]
+        command = [sys.executable, "-m", "rvc_train.cli.main", *words]
         return subprocess.run(
             command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **how
         )

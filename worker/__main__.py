@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_engine.child_processes import engine_environment, variable_names
-from server.database import create_engine
+from server.database.engine import create_engine
 from server.errors import SettingsRefused
-from server.permissions import UMASK
-from worker.devices import check_gpus
+from server.storage.permissions import UMASK
+from worker.hardware.devices import check_gpus
 from worker.loop import work
 from worker.settings import WorkerSettings, default_engine_command
 

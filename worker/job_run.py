@@ -15,22 +15,22 @@ import structlog
 from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import CheckpointSaved, Event, Warned
-from rvc_engine.workspace import write_atomically
-from server.checkpoints import StoredCheckpoints
-from server.claims import Claim, Wish
+from rvc_engine.workspace.atomic_files import write_atomically
 from server.errors import ClaimLost
-from server.jobs import JobBook
-from server.storage import Storage
-from worker.checkpoint_sync import CheckpointSync
-from worker.devices import binding, engine_device
-from worker.engine_process import Ended, EngineProcess, end_old_engine
-from worker.heartbeat import Heartbeat
-from worker.job_log import JobLog
-from worker.patience import insist
-from worker.reports import Reports
+from server.job_store.leases import Claim, Wish
+from server.jobs.service import JobBook
+from server.results.checkpoints import StoredCheckpoints
+from server.storage.local import Storage
+from worker.engine.checkpoint_sync import CheckpointSync
+from worker.engine.job_log import JobLog
+from worker.engine.outcome import Failure, HandBack, Reason, Success, judge
+from worker.engine.process import Ended, EngineProcess, end_old_engine
+from worker.engine.workspaces import Workspaces
+from worker.hardware.devices import binding, engine_device
+from worker.reporting.event_reporter import Reports
+from worker.reporting.heartbeat import Heartbeat
+from worker.reporting.retry import insist
 from worker.settings import WorkerSettings
-from worker.verdict import Failure, HandBack, Reason, Success, judge
-from worker.workspaces import Workspaces
 
 logger = structlog.get_logger(__name__)
 

@@ -11,21 +11,21 @@ import sqlalchemy as sa
 import structlog
 
 from rvc_engine.errors import FailureCode
-from server.claims import Claim
-from server.database import database_name, migrate
+from rvc_train.schemas.jobs import JobStatus
+from server.database.engine import database_name, migrate
 from server.errors import ClaimLost, NotFound, SettingsRefused
-from server.instances import Pairing, is_joined, look
-from server.jobs import JobBook
-from server.permissions import close
-from server.schemas import JobStatus
-from server.storage import Storage
-from worker.devices import device_name, visible_gpus
-from worker.gpus import GpuWatch
-from worker.heartbeat import Heartbeat
+from server.job_store.leases import Claim
+from server.jobs.service import JobBook
+from server.storage.instances import Pairing, is_joined, look
+from server.storage.local import Storage
+from server.storage.permissions import close
+from worker.engine.workspaces import Workspaces
+from worker.hardware.devices import device_name, visible_gpus
+from worker.hardware.gpus import GpuWatch
 from worker.job_run import JobRun
-from worker.patience import DATABASE_AWAY, first_line, insist
+from worker.reporting.heartbeat import Heartbeat
+from worker.reporting.retry import DATABASE_AWAY, first_line, insist
 from worker.settings import WorkerSettings
-from worker.workspaces import Workspaces
 
 logger = structlog.get_logger(__name__)
 

@@ -36,7 +36,7 @@ def _mel(*, sr: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | N
     """librosa's default filters (Slaney's scale and areas, 0 Hz to half the rate), by the project's own code."""
     import numpy as np
 
-    from rvc_engine.mel import mel_filters
+    from rvc_engine.audio.mel import mel_filters
 
     assert fmin == 0.0
     assert fmax in {None, sr / 2}

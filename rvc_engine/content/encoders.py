@@ -57,7 +57,7 @@ def create_encoder(
 
         return WhisperTiny(version, device)
     from rvc_engine.content.hubert import HubertEncoder
-    from rvc_engine.weights import ENCODER_IDS, Weights
+    from rvc_engine.weights.catalogue import ENCODER_IDS, Weights
 
     if name != "local":
         folder = Weights(machine.weights_folder).folder_of(ENCODER_IDS[name])

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from rvc_engine.checkpoint import load_file
+from rvc_engine.checkpoints.io import load_file
 from rvc_engine.config import Version
 from rvc_engine.content.local_folder import WEIGHTS_FILES, weights_file
 from rvc_engine.content.names import embedder_name

@@ -15,8 +15,8 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from rvc_engine.compute.precision import cpu_multiplies_bf16
 from rvc_engine.content.windows import num_rows
-from rvc_engine.precision import cpu_multiplies_bf16
 
 FIRST_KERNEL, FIRST_STRIDE = 10, 5
 KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)

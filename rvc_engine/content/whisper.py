@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch.nn.utils.rnn import pad_sequence
 
-from rvc_engine.assets_folder import WHISPER_TINY_WEIGHTS
 from rvc_engine.config import Version
 from rvc_engine.content.names import embedder_name
+from rvc_engine.content.whisper_model import WhisperEncoder, log_mel
 from rvc_engine.content.windows import ROW_SAMPLES, encode_in_windows, num_rows
 from rvc_engine.errors import InvalidConfig
-from rvc_engine.nets.whisper import WhisperEncoder, log_mel
+from rvc_engine.weights.assets import WHISPER_TINY_WEIGHTS
 
 LAYERS = (2, 3)
 """Counted from 1 (`hidden_states[2]` and `[3]` in `transformers`): what the second and third of four blocks put out."""

@@ -44,25 +44,25 @@ def _swift(machine: Machine) -> PitchEstimator:
 
 
 def _rmvpe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.rmvpe import RmvpeEstimator
+    from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 
     return RmvpeEstimator.of_published(machine)
 
 
 def _fcpe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.fcpe import FcpeEstimator
+    from rvc_engine.pitch.neural.fcpe import FcpeEstimator
 
     return FcpeEstimator.of_published(machine)
 
 
 def _crepe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.crepe import CrepeEstimator
+    from rvc_engine.pitch.neural.crepe import CrepeEstimator
 
     return CrepeEstimator.of_published("crepe", machine)
 
 
 def _crepe_tiny(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.crepe import CrepeEstimator
+    from rvc_engine.pitch.neural.crepe import CrepeEstimator
 
     return CrepeEstimator.of_published("crepe-tiny", machine)
 

@@ -5,7 +5,7 @@ import importlib.util
 from rvc_engine.config import PitchEstimator
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.installation import install_command
-from rvc_engine.weights import Weights
+from rvc_engine.weights.catalogue import Weights
 
 PUBLISHED_WEIGHTS: frozenset[PitchEstimator] = frozenset({"rmvpe", "fcpe", "crepe", "crepe-tiny"})
 """Nets whose weights are to be fetched or imported, under an id that is the estimator's name. The others bring theirs

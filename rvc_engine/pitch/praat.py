@@ -8,15 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rvc_engine.pitch.curve import (
-    HOP_LENGTH,
-    MAX_HZ,
-    MIN_HZ,
-    SAMPLE_RATE,
-    fit_length,
-    num_frames,
-    resample_curve,
-)
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, SAMPLE_RATE, fit_length, num_frames, resample_curve
 from rvc_engine.pitch.names import check_installed
 
 VOICING_THRESHOLD = 0.6

@@ -6,15 +6,7 @@ import numpy as np
 import swift_f0
 from numpy.typing import NDArray
 
-from rvc_engine.pitch.curve import (
-    HOP_LENGTH,
-    MAX_HZ,
-    MIN_HZ,
-    SAMPLE_RATE,
-    fit_length,
-    num_frames,
-    resample_curve,
-)
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, SAMPLE_RATE, fit_length, num_frames, resample_curve
 
 VOICED_CONFIDENCE = 0.5
 """The net's confidence is calibrated so that a frame is voiced from here on."""

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from client.services import free_port
-from server import errors, problems
+from rvc_train.cli.services import free_port
+from server import errors
+from server.http import problem_details
 
 GUIDE = Path(__file__).parents[2] / "docs" / "api-guide.md"
 BLOCK = re.compile(r"^```(\w+)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -138,10 +139,10 @@ def test_the_guide_knows_every_code_of_an_error_and_whether_it_is_worth_another_
     rows = re.findall(r"^\| (\d{3}) \| (.*?) \| (.*?) \|", GUIDE.read_text(), re.MULTILINE)
     told = {(int(status), code) for status, codes, _ in rows for code in re.findall(r"`(\w+)`", codes)}
     kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.ServerError)]
-    ours = {(problems.status_of(each("", *[0] * _num_more(each))), each.code) for each in kinds}
-    assert told == {each for each in ours if each[0] != 500} | set(problems._CODE_OF.items())
+    ours = {(problem_details.status_of(each("", *[0] * _num_more(each))), each.code) for each in kinds}
+    assert told == {each for each in ours if each[0] != 500} | set(problem_details._CODE_OF.items())
     for status, codes, retryable in rows:
-        is_worth_it = int(status) in problems.RETRYABLE_STATUSES
+        is_worth_it = int(status) in problem_details.RETRYABLE_STATUSES
         assert retryable == ("yes" if is_worth_it else "`still_running`" if "still_running" in codes else "no")
 
 

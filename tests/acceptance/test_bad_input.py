@@ -9,7 +9,7 @@ from pathlib import Path
 import av
 import pytest
 
-from client.errors import ServerSaysNo
+from rvc_train.errors import ServerSaysNo
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import time
 import psutil
 import pytest
 
-from client.services import free_port
+from rvc_train.cli.services import free_port
 
 SMALL = ("--width", "24", "--content", "whisper-tiny", "--pretrained", "none")
 
@@ -148,7 +148,7 @@ def test_a_token_is_asked_for_and_taken_from_the_environment(station):
 def test_up_runs_server_and_worker_and_stops_both(station, recording, how):
     station.follow_script(["train", 1000, 0.05, 100])
     del station.environment["RVC_TRAIN_PORT"]
-    command = [sys.executable, "-m", "client.cli", "up", "--port", str(station.port), "--device", "cpu"]
+    command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--port", str(station.port), "--device", "cpu"]
     command += ["--data", str(station.folder / "data")]
     up = subprocess.Popen(
         command,
@@ -181,7 +181,7 @@ def test_up_runs_server_and_worker_and_stops_both(station, recording, how):
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children of their parent's death")
 def test_up_killed_with_kill_9_leaves_nothing_running_and_loses_no_step(station, recording):
     station.follow_script(["train", 1000, 0.05, 1000])
-    command = [sys.executable, "-m", "client.cli", "up", "--port", str(station.port)]
+    command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--port", str(station.port)]
     command += ["--data", str(station.folder / "data")]
     # Its output goes nowhere once it is dead: server and worker must not stumble over that.
     up = subprocess.Popen(command, env=station.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -215,9 +215,9 @@ def test_up_says_why_it_cannot_start(station):
 
 
 def test_up_starts_a_worker_again_that_died(station):
-    command = [sys.executable, "-m", "client.cli", "up", "--port", str(station.port)]
+    command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--port", str(station.port)]
     command += ["--data", str(station.folder / "data")]
-    patched = "import client.services as s, client.cli as c; s.SECONDS_TO_COUNT_AS_STARTED = 0; c.main()"
+    patched = "import rvc_train.cli.services as s, rvc_train.cli.main as c; s.SECONDS_TO_COUNT_AS_STARTED = 0; c.main()"
     command[1:3] = ["-c", patched]
     with (station.folder / "up.log").open("wb") as log:
         up = subprocess.Popen(command, env=station.environment, stdout=log, stderr=log)
@@ -237,7 +237,7 @@ def test_the_demo_makes_verifies_and_explains_a_voice_and_leaves_nothing_running
     command = [
         sys.executable,
         "-m",
-        "client.cli",
+        "rvc_train.cli.main",
         "demo",
         "--output",
         str(output),
@@ -261,7 +261,7 @@ def test_the_demo_makes_verifies_and_explains_a_voice_and_leaves_nothing_running
 def test_an_interrupted_demo_stops_what_it_started(station):
     station.follow_script(["train", 1000, 0.05, 5])
     output = station.folder / "demo"
-    command = [sys.executable, "-m", "client.cli", "demo", "--output", str(output), "--width", "24"]
+    command = [sys.executable, "-m", "rvc_train.cli.main", "demo", "--output", str(output), "--width", "24"]
     demo = subprocess.Popen(
         command, env=station.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -109,7 +109,7 @@ def test_a_server_killed_in_the_middle_of_an_upload_loses_neither_the_upload_nor
         file.truncate(200_000_000)
     server = station.start_server()
     client = subprocess.Popen(
-        [sys.executable, "-m", "client.cli", "dataset", "upload", str(recording), "--json"],
+        [sys.executable, "-m", "rvc_train.cli.main", "dataset", "upload", str(recording), "--json"],
         env=station.environment | {"RVC_TRAIN_SERVER": station.url, "XDG_CACHE_HOME": str(tmp_path)},
         cwd=Path(__file__).parents[2],
         stdout=subprocess.PIPE,
@@ -134,7 +134,7 @@ def test_a_client_killed_in_the_middle_of_an_upload_goes_on_when_it_is_run_again
     recording = tmp_path / "long.wav"
     recording.write_bytes(b"RIFF" + os.urandom(120_000_000))
     environment = station.environment | {"RVC_TRAIN_SERVER": station.url, "XDG_CACHE_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "client.cli", "dataset", "upload", str(recording), "--json"]
+    command = [sys.executable, "-m", "rvc_train.cli.main", "dataset", "upload", str(recording), "--json"]
     first = subprocess.Popen(
         command, env=environment, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

@@ -12,7 +12,7 @@ HEAVY = ("torch", "numpy", "scipy", "faiss", "transformers", "av", "soundfile", 
     "modules",
     [
         "worker.__main__, worker.loop, worker.job_run",
-        "client.cli, client.api, client.demo, client.services",
+        "rvc_train.cli.main, rvc_train.client, rvc_train.cli.commands.demo, rvc_train.cli.services",
     ],
 )
 def test_importing_worker_and_client_leaves_torch_and_numpy_out(modules):
@@ -22,6 +22,7 @@ def test_importing_worker_and_client_leaves_torch_and_numpy_out(modules):
 
 
 def test_importing_the_client_leaves_database_and_server_libraries_out():
-    code = "import sys; import client.cli; print(*sorted(sys.modules.keys() & {'sqlalchemy', 'sqlmodel', 'fastapi'}))"
+    libraries = {"sqlalchemy", "sqlmodel", "fastapi"}
+    code = f"import sys; import rvc_train.cli.main; print(*sorted(sys.modules.keys() & {libraries}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""

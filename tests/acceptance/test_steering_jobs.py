@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from rvc_engine.recovery_manifest import read_entries
-from server.schemas import EstimateRequest
+from rvc_engine.checkpoints.manifest import read_entries
+from rvc_train.schemas.queue import EstimateRequest
 
 SECONDS_TO_END = 15
 
@@ -126,7 +126,7 @@ def test_the_client_asks_again_only_for_what_has_changed(lasting_jobs, recording
 
 
 def test_up_starts_a_worker_for_each_device_and_does_not_bring_a_drained_one_back(tmp_path: Path):
-    from client.services import Services, free_port
+    from rvc_train.cli.services import Services, free_port
 
     said: list[tuple[str, str]] = []
     services = Services(
@@ -137,7 +137,7 @@ def test_up_starts_a_worker_for_each_device_and_does_not_bring_a_drained_one_bac
         relay=lambda name, line: said.append((name, line)),
     )
     with services:
-        from client.api import Client, connect
+        from rvc_train.client import Client, connect
 
         with connect(services.url) as http:
             client = Client(http)

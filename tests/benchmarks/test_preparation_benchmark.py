@@ -9,8 +9,8 @@ import torch
 import transformers
 
 from benchmarks import preparation
-from rvc_engine.audio import read_mono
-from rvc_engine.workspace import Workspace
+from rvc_engine.audio.reading import read_mono
+from rvc_engine.workspace.layout import Workspace
 
 
 @pytest.fixture

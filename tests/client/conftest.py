@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from client.api import Client, connect
-from server.schemas import ArtifactPublic
+from rvc_train.client import Client, connect
+from rvc_train.schemas.results import ArtifactPublic
 
 
 class Request(BaseHTTPRequestHandler):

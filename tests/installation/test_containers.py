@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from client.services import free_port
+from rvc_train.cli.services import free_port
 
 pytestmark = [pytest.mark.containers, pytest.mark.timeout(1200)]
 ROOT = Path(__file__).parents[2]

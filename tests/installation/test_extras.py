@@ -15,8 +15,8 @@ import pytest
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.nets.synthesizer import Synthesizer
-from rvc_engine.stages.export import VoiceDetails, write_voice
+from rvc_engine.models.synthesizer import Synthesizer
+from rvc_engine.voices.export import VoiceDetails, write_voice
 
 pytestmark = [pytest.mark.install, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]

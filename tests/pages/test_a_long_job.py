@@ -11,8 +11,8 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
-from server.database import create_engine, write_session
-from server.tables import Job, Metric
+from server.database.engine import create_engine, write_session
+from server.database.tables import Job, Metric
 
 KEYS = ("loss/mel", "loss/kl", "loss/fm", "loss/gen", "loss/disc", "grad_norm/g", "grad_norm/d", "learning_rate")
 STEPS = 12_500

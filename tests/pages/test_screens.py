@@ -18,12 +18,12 @@ import pytest
 import sqlalchemy as sa
 from playwright.sync_api import Page, expect
 
-from server.database import create_engine, write_session
+from rvc_train.schemas.workers import GpuPublic
+from server.database.engine import create_engine, write_session
+from server.database.tables import Job, Metric
 from server.pages import catalogues
-from server.readings import write_reading
-from server.schemas import GpuPublic
-from server.storage import Storage
-from server.tables import Job, Metric
+from server.storage.local import Storage
+from server.workers.gpu_telemetry import write_reading
 
 GIB = 2**30
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}

@@ -28,15 +28,17 @@ import structlog
 import uvicorn
 
 from rvc_engine.events import ArtifactReady
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import JobCreate
 from server.__main__ import Server
 from server.app import create_app
-from server.database import create_engine, migrate, write_session
-from server.jobs import Claim, JobBook
-from server.schemas import DatasetStatus, JobCreate
-from server.services import Services
+from server.context import Services
+from server.database.engine import create_engine, migrate, write_session
+from server.database.tables import Dataset, Job, new_id
+from server.job_store.leases import Claim
+from server.jobs.service import JobBook
 from server.settings import ServerSettings
-from server.storage import Storage
-from server.tables import Dataset, Job, new_id
+from server.storage.local import Storage
 
 FIRST_TOKEN = "the-first-token-of-all"
 FAKE_REPORT = Path(__file__).parent / "fake_report.py"

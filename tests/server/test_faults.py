@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from rvc_engine.errors import FailureCode
-from server.housekeeping import SteadyClock
-from server.jobs import JobBook, utc_now
-from server.orphans import Orphans
+from server.admin.scheduler import SteadyClock
+from server.database.clock import utc_now
+from server.jobs.service import JobBook
+from server.storage.orphans import Orphans
 
 
 class Killed(BaseException):
@@ -20,10 +21,10 @@ class Killed(BaseException):
 def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resumable_one_stays(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from server import receptions
+    from server.uploads import receive
 
     written = [0]
-    write = receptions._write
+    write = receive._write
 
     def full_after_two_megabytes(file: Any, piece: bytes, digest: Any) -> None:
         if written[0] >= 2 << 20:
@@ -32,7 +33,7 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resuma
         write(file, piece, digest)
 
     with serve(tmp_path) as server, server.client() as http:
-        monkeypatch.setattr(receptions, "_write", full_after_two_megabytes)
+        monkeypatch.setattr(receive, "_write", full_after_two_megabytes)
         answer = http.put("/v1/datasets/a/content", content=b"RIFF" + bytes(5 << 20))
         assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (507, "no_space", True)
         assert not list(server.services.storage.incoming.rglob("upload"))
@@ -41,7 +42,7 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resuma
         address = http.post("/v1/uploads", headers=tus | {"Upload-Length": str(5 << 20)}).headers["location"]
         piece = tus | {"Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
         assert http.patch(address, content=bytes(5 << 20), headers=piece).status_code == 507
-        monkeypatch.setattr(receptions, "_write", write)
+        monkeypatch.setattr(receive, "_write", write)
         offset = int(http.head(address, headers=tus).headers["upload-offset"])
         assert 0 < offset <= 3 << 20
         rest = http.patch(address, content=bytes((5 << 20) - offset), headers=piece | {"Upload-Offset": str(offset)})

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from server.app import NUM_CONNECTIONS, NUM_REQUEST_THREADS
-from server.database import create_engine
+from server.database.engine import create_engine
 
 NUM_POLLERS = 48
 ROUNDS = 2

@@ -9,11 +9,11 @@ from pydantic.fields import FieldInfo
 
 from rvc_engine.errors import FailureCode
 from server.app import NUM_CONNECTIONS
-from server.database import NUM_CONNECTIONS as NUM_WORKER_CONNECTIONS
-from server.database import create_engine, migrate
-from server.measures import Measures
+from server.database.engine import NUM_CONNECTIONS as NUM_WORKER_CONNECTIONS
+from server.database.engine import create_engine, migrate
+from server.metrics import Measures
 from server.settings import GIB, MIB, ServerSettings
-from server.storage import Storage
+from server.storage.local import Storage
 from worker.settings import WorkerSettings
 
 DOCS = Path(__file__).parents[2] / "docs"

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from server.errors import SettingsRefused
-from server.storage import Storage
+from server.storage.local import Storage
 
 
 def resident_bytes(pid):
@@ -94,6 +94,6 @@ def test_a_server_that_is_killed_leaves_no_report_program_behind(started, eventu
     server = psutil.Process(child.pid)
     eventually(lambda: [each for each in server.children() if "time.sleep(120)" in " ".join(each.cmdline())])
     (report,) = server.children()
-    eventually(lambda: "server.limited" not in report.cmdline())
+    eventually(lambda: "server.datasets.sandbox" not in report.cmdline())
     child.kill()
     report.wait(10)

@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from sqlmodel import select
 
 from rvc_engine.config import TrainingConfig
-from server.database import create_engine, read_session, write_session
-from server.instances import open_instance
-from server.jobs import JobBook
-from server.schemas import DatasetStatus, JobCreate
-from server.storage import Storage
-from server.tables import Artifact, Attempt, Dataset, Event, Job, new_id
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import JobCreate
+from server.database.engine import create_engine, read_session, write_session
+from server.database.tables import Artifact, Attempt, Dataset, Event, Job, new_id
+from server.jobs.service import JobBook
+from server.storage.instances import open_instance
+from server.storage.local import Storage
 from worker.loop import work
 from worker.settings import WorkerSettings
 

@@ -16,6 +16,7 @@ import threading
 import time
 from pathlib import Path
 
+from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import FailureCode, WorkspaceBusy
 from rvc_engine.events import (
@@ -37,8 +38,8 @@ from rvc_engine.events import (
     Warned,
     format_event,
 )
-from rvc_engine.recovery_manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
-from rvc_engine.workspace import Workspace, write_atomically
+from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.layout import Workspace
 
 
 class Engine:

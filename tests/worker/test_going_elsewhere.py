@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from sqlmodel import select
 
-from server.checkpoints import StoredCheckpoints
-from server.claims import Drain
-from server.database import read_session
-from server.retries import Retries
-from server.schemas import JobRetry
-from server.tables import Worker
+from rvc_train.schemas.jobs import JobRetry
+from server.database.engine import read_session
+from server.database.tables import Worker
+from server.job_store.leases import Drain
+from server.jobs.retry import Retries
+from server.results.checkpoints import StoredCheckpoints
 
 
 def busy_worker(shop: Any, job_id: str) -> str:

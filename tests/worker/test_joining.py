@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from server.database import create_engine, present_version
+from rvc_train.schemas.jobs import JobStatus
+from server.database.engine import create_engine, present_version
 from server.errors import SettingsRefused
-from server.instances import MARK, open_instance
-from server.schemas import JobStatus
-from server.storage import Storage
+from server.storage.instances import MARK, open_instance
+from server.storage.local import Storage
 from worker.loop import work
 
 

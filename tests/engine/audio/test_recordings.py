@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from rvc_engine.audio.recordings import MANIFEST, list_recordings
 from rvc_engine.errors import InvalidDataset
-from rvc_engine.recordings import MANIFEST, list_recordings
 
 
 def manifest(folder: Path, *paths: object) -> None:

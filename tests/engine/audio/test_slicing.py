@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import soundfile
 
+from rvc_engine.audio import slicing
+from rvc_engine.audio.slicing import SlicingSummary
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, InvalidDataset, StopRequested
-from rvc_engine.stages import slicing
-from rvc_engine.stages.slicing import SlicingSummary
-from rvc_engine.workspace import Workspace
+from rvc_engine.workspace.layout import Workspace
 
 Voice = Callable[..., np.ndarray]
 Save = Callable[..., Path]
@@ -227,8 +227,8 @@ LONG_PROGRAM = """if True:
     from pathlib import Path
     from rvc_engine.config import TrainingConfig
     from rvc_engine.reporting import StageReport
-    from rvc_engine.stages import slicing
-    from rvc_engine.workspace import Workspace
+    from rvc_engine import slicing
+    from rvc_engine.workspace.layout import Workspace
     summary = slicing.run(Path(sys.argv[1]), Workspace(Path(sys.argv[2]), "anna"), TrainingConfig(),
                           StageReport("slice", lambda event: None))
     # getrusage would count what the parent held.

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rvc_engine.audio.silence import Levels, loud_spans
+from rvc_engine.audio.slicing import high_passed, levelled, pieces
 from rvc_engine.pitch.curve import coarse_pitch
-from rvc_engine.silence import Levels, loud_spans
-from rvc_engine.stages.slicing import high_passed, levelled, pieces
 
 TOLERANCE = 1e-6
 

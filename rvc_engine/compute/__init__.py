@@ -1,0 +1,1 @@
+"""What the numbers are computed on: devices, precision, memory, processes and threads."""

@@ -1,0 +1,158 @@
+"""Stage `content`: what is said in every slice, one row of features per 20 ms."""
+
+import io
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import scipy.io.wavfile
+import torch
+from numpy.typing import NDArray
+
+from rvc_engine.compute.parallel import in_order
+from rvc_engine.compute.precision import Precision
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content.encoders import ContentEncoder, create_encoder
+from rvc_engine.content.local_folder import check_fits, embedder_of_folder, local_folder
+from rvc_engine.content.names import embedder_name
+from rvc_engine.content.windows import BATCH_ROWS, ROW_SAMPLES
+from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
+from rvc_engine.machine import Machine
+from rvc_engine.reporting import StageReport
+from rvc_engine.weights.assets import WHISPER_TINY_WEIGHTS
+from rvc_engine.weights.catalogue import ENCODER_IDS, Weights, sha256_of
+from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.layout import Workspace
+
+VERSION = 1
+"""Raised when the same slices would give other features, so that old results are not taken for new ones."""
+
+BATCH_BYTES = 4 * BATCH_ROWS * ROW_SAMPLES
+"""Of the slices' files in a batch, as if all were as long as the longest. Between batches the stage hears a stop."""
+MUTE_SAMPLES = 3 * 16_000
+MAX_NAMED = 5
+"""Slices named in a warning."""
+
+
+def run(
+    workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device, report: StageReport
+) -> None:
+    """Write `<i>_<j>.npy`, (rows, feature_size) float32, for every slice, and the features of 3 s of silence.
+
+    Slices too short for one row, or with features that are no numbers, are left out with a warning. Raises
+    MissingWeights, IncompatibleCheckpoint, InvalidDataset when nothing is left, GpuOutOfMemory, DiskFull.
+    """
+    paths = list(workspace.slices_16k.glob("*.wav"))
+    encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
+    left_out: list[str] = []
+    try:
+        with disk_full_told(workspace.root):
+            workspace.empty(workspace.features)
+            _write_mute(workspace, encoder)
+            batches = list(_batches(paths))
+            work = partial(_encode, encoder, workspace.features)
+            threads_per_call = 1 if device.type == "cpu" else None
+            report.progress(0, len(paths))
+            for done, without in enumerate(in_order(work, batches, threads_per_call, report.check_stop)):
+                left_out += without
+                report.progress(done, len(batches))
+    except torch.OutOfMemoryError as error:
+        raise GpuOutOfMemory(
+            f"the device has too little free memory for the content encoder ({encoder.name}); end other programs that "
+            "use it, or run on the CPU"
+        ) from error
+    report.progress(len(paths), len(paths))
+    _tell_left_out(sorted(left_out), len(paths), report)
+
+
+def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device) -> None:
+    """Write the features of 3 s of silence for a workspace whose features another program made.
+
+    Raises MissingWeights when the encoder is not here, DiskFull.
+    """
+    with disk_full_told(workspace.root):
+        encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
+        _write_mute(workspace, encoder)
+
+
+def _dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
+    """Of the encoder's products: bfloat16 where the device has it natively, unless the config asks for float32.
+
+    No part of the fingerprint: the features differ by far less than a voice hears, and a run goes on with those that it
+    has on a machine of another kind.
+    """
+    return torch.bfloat16 if Precision.choose(config.precision, device).name == "bf16" else torch.float32
+
+
+def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
+    """What the features depend on beside the slices: this code, the encoder, its weights.
+
+    Raises MissingWeights, IncompatibleCheckpoint when a local encoder is not one for the version.
+    """
+    if config.content == "local":
+        folder = local_folder(machine)
+        check_fits(folder, config.version)
+        return [f"content {VERSION}", embedder_of_folder(folder), config.version]
+    if config.content == "whisper-tiny":
+        weights = sha256_of(WHISPER_TINY_WEIGHTS)
+    else:
+        weights = _sha256_of_hubert(Weights(machine.weights_folder), ENCODER_IDS[config.content])
+    return [f"content {VERSION}", embedder_name(config.content), config.version, weights]
+
+
+def made_with(config: TrainingConfig, machine: Machine) -> str:
+    """The encoder as the workspace keeps it in mind: its name in the configuration, or which local one it is."""
+    return embedder_of_folder(local_folder(machine)) if config.content == "local" else config.content
+
+
+def _sha256_of_hubert(weights: Weights, name: str) -> str:
+    """Of the published file, which the copy here was verified to be."""
+    folder = weights.folder_of(name)
+    return next(file.sha256 for file in weights.files_of(name) if weights.path_of(file) == folder / "pytorch_model.bin")
+
+
+def _batches(paths: list[Path]) -> Iterator[list[Path]]:
+    """Slices of like length together (files of like size are), the shortest first, in a stable order."""
+    batch: list[Path] = []
+    for size, _, path in sorted((path.stat().st_size, path.name, path) for path in paths):
+        if batch and (len(batch) + 1) * size > BATCH_BYTES:
+            yield batch
+            batch = []
+        batch.append(path)
+    if batch:
+        yield batch
+
+
+def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[str]:
+    """Write a batch's features; returns the names of slices without usable ones."""
+    left_out = []
+    waves = [scipy.io.wavfile.read(path)[1] for path in batch]
+    for path, features in zip(batch, encoder.encode(waves), strict=True):
+        if len(features) and np.isfinite(features).all():
+            _save(folder / f"{path.stem}.npy", features)
+        else:
+            left_out.append(path.name)
+    return left_out
+
+
+def _write_mute(workspace: Workspace, encoder: ContentEncoder) -> None:
+    [features] = encoder.encode([np.zeros(MUTE_SAMPLES, np.float32)])
+    workspace.mute_features.parent.mkdir(parents=True, exist_ok=True)
+    _save(workspace.mute_features, features)
+
+
+def _tell_left_out(names: list[str], total: int, report: StageReport) -> None:
+    if not names:
+        return
+    shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    if len(names) == total:
+        raise InvalidDataset(f"no slice gives content features ({shown}); the recordings are damaged or far too short")
+    report.warn(f"{len(names)} of {total} slices give no content features and are left out: {shown}")
+
+
+def _save(path: Path, features: NDArray[np.float32]) -> None:
+    """Write an array. Not by `np.save` on the file: on a full disk that raises an OSError without saying which."""
+    buffer = io.BytesIO()
+    np.save(buffer, features)
+    path.write_bytes(buffer.getvalue())

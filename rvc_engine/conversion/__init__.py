@@ -1,0 +1,1 @@
+"""Voice conversion: a recording in, the same words in the voice's sound out."""

@@ -1,0 +1,323 @@
+"""Speech in, the same words in another voice out: what a voice is for.
+
+The way is the reference's (FORMATS, "Conversion"), with its numbers for float32. Two faults are not kept: `protect`
+looks at the pitch before gaps are filled, as it was meant to, and no time is lost where long input was cut.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import scipy.signal
+import soundfile
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rvc_engine.audio.reading import UnreadableAudio, read_mono
+from rvc_engine.config import PitchEstimator as EstimatorName
+from rvc_engine.content.encoders import create_encoder
+from rvc_engine.content.windows import num_rows
+from rvc_engine.errors import InvalidConfig, InvalidDataset
+from rvc_engine.index.retrieval import Retrieval
+from rvc_engine.machine import Machine
+from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
+from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
+from rvc_engine.voices.voice import load_voice
+from rvc_engine.workspace.disk import disk_full_told
+
+RATE_16K = 16_000
+FRAME = 160
+"""Samples at 16 kHz per frame of pitch: 10 ms."""
+MAX_INPUT_PEAK = 0.95
+MAX_OUTPUT_PEAK = 0.99
+HIGH_PASS_HZ = 48
+HIGH_PASS_ORDER = 5
+PADDING = 1 * RATE_16K
+"""Reflected sound before and after each piece, so that the nets do not see its ends."""
+LONGEST_WHOLE = 41 * RATE_16K
+"""Longer input is cut,"""
+CUT_EVERY = 38 * RATE_16K
+"""about so often,"""
+CUT_WITHIN = 6 * RATE_16K
+"""at the quietest point at most so far from there."""
+SHORTEST = 400
+PRIOR_NOISE_SCALE = 0.66666
+FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How to convert. Defaults are RVC's for a single file."""
+
+    key_shift: float = 0.0
+    """Semitones to raise the pitch by."""
+    index_rate: float = 0.75
+    """Share of the voice's own features, where an index is given: 0 none, 1 all."""
+    protect: float = 0.33
+    """Share of what the index changes that unvoiced sounds (breath, s, t) keep; 0.5 switches the protection off."""
+    rms_mix_rate: float = 0.25
+    """Whose loudness: 0 the recording's, 1 the voice's own."""
+    pitch: EstimatorName = "swift"
+    speaker: int = 0
+    """Row of the voice's speaker embedding."""
+    seed: int = 0
+    """Of the noise that the nets speak from."""
+
+    def __post_init__(self) -> None:
+        for name, highest in (("index_rate", 1.0), ("protect", 0.5), ("rms_mix_rate", 1.0)):
+            if not 0 <= getattr(self, name) <= highest:
+                raise InvalidConfig(f"{name} is {getattr(self, name)}; it must be between 0 and {highest}")
+        if not -48 <= self.key_shift <= 48:
+            raise InvalidConfig(f"key_shift is {self.key_shift}; it must be between -48 and 48 semitones")
+
+
+@dataclass(frozen=True)
+class _Pitch:
+    """Pitch of the whole padded input, one value per 10 ms."""
+
+    hz: NDArray[np.float64]
+    """Gaps filled, key shifted."""
+    is_voiced: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A part of the input, with PADDING of sound on both sides."""
+
+    wave: NDArray[np.float32]
+    pitch: _Pitch | None
+    num_samples: int
+    """Without the padding, at 16 kHz."""
+
+
+class Converter:
+    """A voice, its index and what they need, loaded once."""
+
+    def __init__(self, voice: Path, index: Path | None, machine: Machine, device: torch.device) -> None:
+        """Raises IncompatibleCheckpoint for files that are no voice or no index of it, MissingWeights."""
+        self._voice = load_voice(voice, device)
+        self._retrieval = Retrieval(index, self._voice.sizes.feature_size) if index is not None else None
+        self._encoder = create_encoder(
+            self._voice.encoder, self._voice.sizes.version, machine, device, self._voice.embedder
+        )
+        self._machine = machine
+        self._device = device
+        self._estimators: dict[str, PitchEstimator] = {}
+
+    @property
+    def sample_rate(self) -> int:
+        """Of what comes out, in Hz."""
+        return self._voice.sizes.sample_rate
+
+    def convert(
+        self,
+        wave_16k: NDArray[np.float32],
+        options: ConversionOptions,
+        progress: Callable[[float], None] = lambda _share: None,
+    ) -> NDArray[np.int16]:
+        """Speech (num_samples,) at 16 kHz to the voice's speech, 16-bit, at `sample_rate`.
+
+        `progress` hears shares of the whole. Raises InvalidDataset when there is too little sound, InvalidConfig for a
+        speaker whom the voice does not have or an estimator that is not installed, MissingWeights for one without its
+        weights.
+        """
+        self._check_speaker(options.speaker)
+        wave = high_passed(limited(wave_16k))
+        pieces = list(self._pieces(wave, options))
+        generator = torch.Generator().manual_seed(options.seed)
+        parts = []
+        for done, piece in enumerate(pieces):
+            progress(done / len(pieces))
+            parts.append(self._speak(piece, options, generator))
+        progress(1.0)
+        spoken = np.concatenate(parts)
+        num_heard = len(spoken) - len(parts[-1]) + self._num_heard(pieces[-1])
+        return to_16_bit(mix_loudness(wave, spoken, self.sample_rate, options.rms_mix_rate, num_heard))
+
+    def _num_heard(self, piece: _Piece) -> int:
+        """Samples that the reference makes of the last piece: its features are a frame or two short of it."""
+        frames = min(2 * num_rows(len(piece.wave)), len(piece.wave) // FRAME) - 2 * PADDING // FRAME
+        return frames * self._voice.sizes.hop_length
+
+    def speaker_of(self, name: str) -> int:
+        """The speaker of that name, or number; of no name, the voice's first. Raises InvalidConfig for a stranger."""
+        named = self._voice.speakers
+        if not name:
+            return min(named, default=0)
+        known = {shown: number for number, shown in named.items()}
+        if name in known or (name.isascii() and name.isdigit()):
+            return known[name] if name in known else int(name)
+        shown = ", ".join(f"{number} {each}" for number, each in named.items()) or "no names, only numbers"
+        raise InvalidConfig(f"the voice has no speaker {name!r}; it has {shown}")
+
+    def _check_speaker(self, speaker: int) -> None:
+        count = self._voice.sizes.num_speakers
+        if not 0 <= speaker < count:
+            raise InvalidConfig(f"the voice has speakers 0 to {count - 1}, and {speaker} was asked for")
+
+    def _pieces(self, wave: NDArray[np.float32], options: ConversionOptions) -> Iterator[_Piece]:
+        padded = np.pad(wave, PADDING, mode="reflect")
+        pitch = self._pitch(padded, options) if self._voice.sizes.f0 else None
+        edges = [0, *cut_points(wave), len(wave)]
+        for start, end in pairwise(edges):
+            is_last = end == len(wave)
+            stop = len(padded) if is_last else end + 2 * PADDING + FRAME
+            frames = slice(start // FRAME, None if is_last else (end + 2 * PADDING) // FRAME)
+            own = _Pitch(pitch.hz[frames], pitch.is_voiced[frames]) if pitch is not None else None
+            yield _Piece(padded[start:stop], own, end - start)
+
+    def _pitch(self, padded: NDArray[np.float32], options: ConversionOptions) -> _Pitch:
+        if options.pitch not in self._estimators:
+            self._estimators[options.pitch] = create_estimator(options.pitch, self._machine)
+        [hz] = self._estimators[options.pitch].estimate([padded])
+        return _Pitch(interpolate_unvoiced(hz) * 2 ** (options.key_shift / 12), hz > 0)
+
+    def _features(self, piece: _Piece, options: ConversionOptions) -> NDArray[np.float32]:
+        """One row per 10 ms, (frames, feature_size)."""
+        [own] = self._encoder.encode([piece.wave])
+        blended = self._retrieval.blend(own, options.index_rate) if self._retrieval is not None else own
+        own, blended = own.repeat(2, axis=0), blended.repeat(2, axis=0)
+        if piece.pitch is None or options.protect >= 0.5:
+            return blended
+        return protected(own, blended, piece.pitch.is_voiced, options.protect)
+
+    def _speak(self, piece: _Piece, options: ConversionOptions, generator: torch.Generator) -> NDArray[np.float32]:
+        """The piece in the voice, without its padding."""
+        sizes = self._voice.sizes
+        features = self._features(piece, options)
+        lengths = [len(features), len(piece.wave) // FRAME, *([len(piece.pitch.hz)] if piece.pitch else [])]
+        frames = min(lengths)
+        prior = torch.randn(1, sizes.hidden_channels, frames, generator=generator) * PRIOR_NOISE_SCALE
+        source = torch.randn(1, frames * sizes.hop_length, generator=generator) if sizes.f0 else None
+        hz = piece.pitch.hz[:frames] if piece.pitch is not None else None
+        wave = self._voice.net.infer(
+            self._tensor(features[:frames]),
+            None if hz is None else self._tensor(coarse_pitch(hz)),
+            None if hz is None else self._tensor(hz.astype(np.float32)),
+            torch.tensor([frames], device=self._device),
+            torch.tensor([options.speaker], device=self._device),
+            prior.to(self._device),
+            None if source is None else source.to(self._device),
+        )
+        # From the start, not to the end: the features may be a frame or two short, and there is padding to take from.
+        start = PADDING * sizes.sample_rate // RATE_16K
+        spoken: NDArray[np.float32] = wave[0, 0].float().cpu().numpy()
+        return spoken[start:][: piece.num_samples * sizes.sample_rate // RATE_16K]
+
+    def _tensor(self, values: NDArray[np.generic]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values))[None].to(self._device)
+
+
+def convert_file(
+    source: Path,
+    target: Path,
+    converter: Converter,
+    options: ConversionOptions,
+    progress: Callable[[float], None] = lambda _share: None,
+) -> float:
+    """Convert an audio file to a .wav or .flac of the voice; returns its seconds.
+
+    Raises InvalidConfig for another ending, InvalidDataset when the source cannot be read, DiskFull, as `convert` else.
+    """
+    kind = FORMATS.get(target.suffix.lower())
+    if kind is None:
+        raise InvalidConfig(f"{target.name}: what comes out is written as .wav or .flac; give such a name")
+    try:
+        wave = read_mono(source, RATE_16K)
+    except UnreadableAudio as error:
+        raise InvalidDataset(f"{source.name} cannot be read: {error}") from error
+    spoken = converter.convert(wave, options, progress)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    with disk_full_told(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            soundfile.write(temporary, spoken, converter.sample_rate, subtype="PCM_16", format=kind)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return len(spoken) / converter.sample_rate
+
+
+def limited(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The input, scaled down where its peak is too high. Raises InvalidDataset when it is too short to be speech."""
+    if len(wave) < SHORTEST:
+        raise InvalidDataset(f"the recording is only {len(wave) / RATE_16K:.3f} s long; give a longer one")
+    excess = np.abs(wave).max() / MAX_INPUT_PEAK
+    return wave / excess if excess > 1 else wave
+
+
+def high_passed(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Without what lies below 48 Hz, nothing shifted in time."""
+    b, a = scipy.signal.butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, "high", fs=RATE_16K)
+    filtered: NDArray[np.float32] = scipy.signal.filtfilt(b, a, wave).astype(np.float32)
+    return filtered
+
+
+def cut_points(wave: NDArray[np.float32]) -> list[int]:
+    """Where to cut long input: samples, whole frames, each the quietest near a multiple of CUT_EVERY."""
+    if len(wave) + FRAME <= LONGEST_WHOLE:
+        return []
+    padded = np.abs(np.pad(wave, FRAME // 2, mode="reflect")).astype(np.float64)
+    sums = np.concatenate([[0.0], padded.cumsum()])
+    loudness = sums[FRAME:-1] - sums[: -FRAME - 1]  # over the frame around each sample, (len(wave),)
+    points = []
+    for middle in range(CUT_EVERY, len(wave), CUT_EVERY):
+        start = middle - CUT_WITHIN
+        quietest = start + int(loudness[start : middle + CUT_WITHIN].argmin())
+        points.append(quietest // FRAME * FRAME)
+    return points
+
+
+def protected(
+    own: NDArray[np.float32], blended: NDArray[np.float32], is_voiced: NDArray[np.bool_], protect: float
+) -> NDArray[np.float32]:
+    """Features (frames, size) with unvoiced frames mostly as they were: protect * blended + (1 - protect) * own."""
+    frames = min(len(blended), len(is_voiced))
+    share = np.where(is_voiced[:frames], np.float32(1), np.float32(protect))[:, None]
+    mixed: NDArray[np.float32] = share * blended[:frames] + (np.float32(1) - share) * own[:frames]
+    return mixed
+
+
+def loudness_envelope(wave: NDArray[np.float32], sample_rate: int, length: int) -> Tensor:
+    """RMS over 1 s frames, every 0.5 s, drawn as a line through `length` points."""
+    hop = sample_rate // 2
+    padded = np.pad(wave.astype(np.float64), hop)
+    sums = np.concatenate([[0.0], np.square(padded).cumsum()])
+    starts = np.arange(1 + len(wave) // hop) * hop
+    rms = np.sqrt(np.maximum(sums[starts + 2 * hop] - sums[starts], 0) / (2 * hop))
+    line = F.interpolate(torch.from_numpy(rms.astype(np.float32))[None, None], size=length, mode="linear")
+    return line[0, 0]
+
+
+def mix_loudness(
+    wave_16k: NDArray[np.float32],
+    spoken: NDArray[np.float32],
+    sample_rate: int,
+    rate: float,
+    num_heard: int | None = None,
+) -> NDArray[np.float32]:
+    """The output with a loudness between the input's (rate 0) and its own (rate 1).
+
+    The curves are drawn through the first `num_heard` samples of the output, by default all of them, and held after
+    that: the reference loses the last few frames, and draws them through what it has.
+    """
+    if rate == 1:
+        return spoken
+    length = max(1, len(spoken) if num_heard is None else num_heard)
+    wanted = loudness_envelope(wave_16k, RATE_16K, length)
+    own = loudness_envelope(spoken[:length], sample_rate, length).clamp(min=1e-6)
+    gain: NDArray[np.float32] = (wanted ** (1 - rate) * own ** (rate - 1)).numpy()
+    return spoken * np.pad(gain, (0, len(spoken) - length), mode="edge")
+
+
+def to_16_bit(wave: NDArray[np.float32]) -> NDArray[np.int16]:
+    """Samples as 16-bit integers, scaled down where the peak is too high."""
+    peak = np.abs(wave).max(initial=0.0) / MAX_OUTPUT_PEAK
+    scale = 32768 / max(peak, 1.0)
+    samples: NDArray[np.int16] = (wave * scale).astype(np.int16)
+    return samples

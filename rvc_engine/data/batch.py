@@ -1,0 +1,25 @@
+"""A padded batch of clips."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Clips padded to the longest of them, on the device."""
+
+    features: Tensor
+    """(B, T, feature_size), content at 100 rows a second."""
+    coarse_f0: Tensor | None
+    """(B, T), pitch bins; None without pitch."""
+    f0: Tensor | None
+    """(B, T), Hz; None without pitch."""
+    spec: Tensor
+    """(B, bins, T), linear magnitudes."""
+    wave: Tensor
+    """(B, T * hop)."""
+    lengths: Tensor
+    """(B,), frames."""
+    speakers: Tensor
+    """(B,)."""

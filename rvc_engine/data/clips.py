@@ -1,0 +1,185 @@
+"""The clips that training reads: wave, content and pitch of each slice, trimmed to agree, and their order."""
+
+import io
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.data.speakers import ONE_SPEAKER, Speakers
+from rvc_engine.errors import InvalidDataset
+from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
+from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.external import NO_SLICES, clip_paths
+from rvc_engine.workspace.layout import Workspace
+
+MAX_BATCHES_PER_POOL = 8
+"""Clips are shuffled, then sorted by length within pools of so many batches: little padding, much variety."""
+MIN_POOLS = 4
+"""With fewer pools the same clips would meet in every epoch."""
+
+
+@dataclass(frozen=True)
+class ClipFiles:
+    """Where the parts of one clip lie."""
+
+    wave: Path
+    features: Path
+    coarse_f0: Path | None
+    f0: Path | None
+    speaker: int
+    frames: int
+    """Length after trimming, in frames of 10 ms."""
+
+    def line(self) -> str:
+        """The clip's line in `filelist.txt`."""
+        parts = [self.wave, self.features, *(p for p in (self.coarse_f0, self.f0) if p is not None), self.speaker]
+        return "|".join(str(part.absolute() if isinstance(part, Path) else part) for part in parts)
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip in memory, all parts of the same `frames`."""
+
+    features: Tensor
+    """(frames, feature_size)."""
+    coarse_f0: Tensor | None
+    f0: Tensor | None
+    wave: Tensor
+    """(samples,): all of the slice, a little longer than `frames`, so that its spectrogram needs no made-up end."""
+    frames: int
+    speaker: int
+
+
+def list_clips(
+    workspace: Workspace, sizes: Hyperparameters, speakers: Speakers = ONE_SPEAKER
+) -> tuple[list[ClipFiles], int]:
+    """All clips of the workspace in a stable order, the silent ones last, and how many were too short to train on.
+
+    Raises InvalidDataset when slices have no features or no pitch, or none is long enough, or nobody knows who speaks.
+    """
+    found = clip_paths(workspace, sizes.f0)
+    if not found:
+        raise InvalidDataset(NO_SLICES.format(folder=workspace.slices))
+    clips, num_missing = [], 0
+    for paths in found:
+        if paths.missing:
+            num_missing += 1
+        else:
+            speaker = speakers.of_slice(paths.wave.stem, paths.speaker)
+            clips.append(_measure(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, sizes))
+    if not clips:
+        raise InvalidDataset(
+            f"none of the {num_missing} slices in {workspace.slices} has "
+            f"{'features and pitch' if sizes.f0 else 'features'}; run the pitch and content stages first"
+        )
+    kept = [clip for clip in clips if clip.frames >= sizes.segment_frames]
+    if not kept:
+        raise InvalidDataset(
+            f"no slice in {workspace.slices} is as long as one training segment "
+            f"({sizes.segment_frames / 100:.2f} s); add recordings"
+        )
+    num_short = len(clips) - len(kept)
+    ids = sorted({clip.speaker for clip in kept})
+    return kept + _mute_clips(workspace, sizes, ids), num_short + num_missing
+
+
+def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
+    """The speakers of the workspace's clips: names by id. Raises InvalidDataset when nobody knows who speaks."""
+    speakers = Speakers.of(workspace, config)
+    clips = (paths for paths in clip_paths(workspace, config.f0) if not paths.missing)
+    return speakers.table({speakers.of_slice(paths.wave.stem, paths.speaker) for paths in clips} or {config.speaker_id})
+
+
+def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
+    """Two silent clips of each speaker teach silence, as in the reference; the content stage makes their features."""
+    features = workspace.mute_features
+    if not features.is_file():
+        return []
+    folder = features.parent
+    wave = folder / f"mute{sizes.rate_name}.wav"
+    if not wave.is_file():
+        sound = io.BytesIO()
+        soundfile.write(
+            sound, np.zeros(3 * sizes.sample_rate, np.float32), sizes.sample_rate, format="WAV", subtype="FLOAT"
+        )
+        write_atomically(wave, sound.getvalue())
+    coarse = f0 = None
+    if sizes.f0:
+        coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
+        np.save(coarse, np.ones(300, np.int64))
+        np.save(f0, np.zeros(300, np.float32))
+    return [_measure(wave, features, coarse, f0, speaker, sizes) for speaker in speakers for _ in range(2)]
+
+
+def _measure(
+    wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, sizes: Hyperparameters
+) -> ClipFiles:
+    try:
+        info, shape = soundfile.info(wave), np.load(features, mmap_mode="r").shape
+        lengths = [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
+    except (soundfile.LibsndfileError, OSError, ValueError, TypeError, EOFError) as error:
+        raise InvalidDataset(
+            f"the slice {wave}, its features or its pitch cannot be read ({error}); prepare the recordings anew"
+        ) from error
+    if info.samplerate != sizes.sample_rate:
+        raise InvalidDataset(
+            f"{wave} has {info.samplerate} Hz and the voice {sizes.sample_rate} Hz; "
+            f"slice the recordings anew for {sizes.rate_name}, or choose the other rate"
+        )
+    if len(shape) != 2 or shape[1] != sizes.feature_size:
+        raise InvalidDataset(
+            f"{features} holds {shape} numbers and a {sizes.version} voice takes rows of {sizes.feature_size}; "
+            f"extract the features anew for {sizes.version}"
+        )
+    lengths += [2 * shape[0], info.frames // sizes.hop_length, MAX_FRAMES]
+    return ClipFiles(wave, features, coarse, f0, speaker, min(lengths))
+
+
+def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) -> None:
+    """`filelist.txt` as RVC's trainer reads it: shuffled, the silent clips last."""
+    lines = [clip.line() for clip in clips]
+    voiced = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent == workspace.slices]
+    random.Random(seed).shuffle(voiced)
+    rest = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent != workspace.slices]
+    write_atomically(workspace.filelist, "\n".join(voiced + rest).encode())
+
+
+def load_clip(files: ClipFiles) -> Clip:
+    """Read one clip's files."""
+    wave, _ = soundfile.read(files.wave, dtype="float32")
+    frames = files.frames
+    rows = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
+    return Clip(
+        features=torch.from_numpy(rows.repeat(2, axis=0)[:frames]),
+        coarse_f0=_load(files.coarse_f0, frames, np.int64),
+        f0=_load(files.f0, frames, np.float32),
+        wave=torch.from_numpy(wave),
+        frames=frames,
+        speaker=files.speaker,
+    )
+
+
+def _load(path: Path | None, frames: int, dtype: type) -> Tensor | None:
+    return None if path is None else torch.from_numpy(np.load(path)[:frames].astype(dtype))
+
+
+def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
+    """Which clips form each batch of an epoch: every clip exactly once, the order drawn from seed and epoch alone."""
+    generator = random.Random(f"{seed}/{epoch}")
+    order = list(range(len(lengths)))
+    generator.shuffle(order)
+    batches = []
+    num_batches = -(-len(order) // batch_size)
+    pool_size = batch_size * max(1, min(MAX_BATCHES_PER_POOL, num_batches // MIN_POOLS))
+    for start in range(0, len(order), pool_size):
+        pool = sorted(order[start : start + pool_size], key=lambda clip: lengths[clip])
+        batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]
+    generator.shuffle(batches)
+    return batches

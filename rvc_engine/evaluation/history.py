@@ -1,0 +1,124 @@
+"""`evaluation.json`: what every save of a run was worth, which was the best, and what all of it has cost. No torch.
+
+It follows the training: a run that starts again at a step forgets what was measured beyond it, for that is trained and
+measured anew. The best alone stays, because its voice file does.
+"""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from rvc_engine.workspace.atomic_files import write_atomically
+
+DECIDING = "eval/mel"
+
+
+class Row(BaseModel):
+    """One evaluation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: int
+    epoch: int
+    values: dict[str, float]
+    files: list[str] = []
+    """Its previews, relative to the run's folder."""
+
+    @property
+    def worth(self) -> float:
+        """Lower is better."""
+        value = self.values.get(DECIDING, math.inf)
+        return value if math.isfinite(value) else math.inf
+
+
+class _Contents(BaseModel):
+    clips: list[str] = []
+    held_out: bool = False
+    spent_seconds: float = 0.0
+    best: Row | None = None
+    evaluations: list[Row] = []
+
+
+@dataclass
+class EvaluationHistory:
+    """The file, as it is and as it is to be."""
+
+    root: Path
+    """The run's folder."""
+    clips: Sequence[str]
+    """Names of the clips measured. Values of other clips cannot be compared, and are forgotten."""
+    held_out: bool
+    rows: list[Row] = field(default_factory=list)
+    """By step."""
+    best: Row | None = None
+    spent_seconds: float = 0.0
+
+    @classmethod
+    def load(cls, root: Path, clips: Sequence[str], held_out: bool, warn: Callable[[str], None]) -> Self:
+        """What is remembered of a run. A file that cannot be read is told of, and begun anew: no training needs it."""
+        history = cls(root, clips, held_out)
+        try:
+            contents = _Contents.model_validate_json(history.path.read_bytes())
+        except FileNotFoundError:
+            return history
+        except (OSError, ValidationError) as error:
+            warn(f"{history.path} cannot be read ({type(error).__name__}); evaluations are counted anew")
+            return history
+        if contents.clips == list(clips):
+            history.rows, history.best = contents.evaluations, contents.best
+            history.spent_seconds = contents.spent_seconds
+        return history
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+        return self.root / "evaluation.json"
+
+    def is_best(self, row: Row) -> bool:
+        """Whether nothing measured so far is better."""
+        return math.isfinite(row.worth) and (self.best is None or row.worth <= self.best.worth)
+
+    def add(self, row: Row, seconds: float, *, is_best: bool) -> None:
+        """Take in a row that cost so many seconds, in place of one of the same step, and write the file."""
+        self.spent_seconds += seconds
+        if is_best:
+            self.best = row
+        self.rows = sorted([*(old for old in self.rows if old.step != row.step), row], key=lambda each: each.step)
+        self._write()
+
+    def go_back_to(self, step: int) -> None:
+        """Forget what was measured beyond a step, with its previews. The best stays while its files do."""
+        beyond = [row for row in self.rows if row.step > step]
+        if not beyond:
+            return
+        self.rows = [row for row in self.rows if row.step <= step]
+        self._write()
+        self._delete_files(beyond)
+
+    def forget_all(self) -> None:
+        """The run begins anew: nothing of it was measured."""
+        forgotten = [*self.rows, *([self.best] if self.best is not None else [])]
+        self.rows, self.best, self.spent_seconds = [], None, 0.0
+        self.path.unlink(missing_ok=True)
+        self._delete_files(forgotten)
+
+    def _delete_files(self, rows: Sequence[Row]) -> None:
+        for name in {name for row in rows for name in row.files}:
+            (self.root / name).unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        contents = _Contents(
+            clips=list(self.clips),
+            held_out=self.held_out,
+            spent_seconds=self.spent_seconds,
+            best=self.best,
+            evaluations=self.rows,
+        )
+        # NaN has no place in JSON
+        text = json.dumps(contents.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        write_atomically(self.path, text.encode())

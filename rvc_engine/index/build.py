@@ -1,0 +1,261 @@
+"""The index stage: all content features of a voice in a FAISS index that RVC and Applio search at conversion.
+
+`IVF<n>,Flat` with L2 distances and nprobe 1. Rows go through a file (`total_fea.npy`, a speaker's together), so that
+memory holds one index at a time and nothing twice; between two batches of rows the stage hears that it should stop.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import BinaryIO
+
+import faiss
+import numpy as np
+import torch
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.data.speakers import Speakers, index_stem
+from rvc_engine.errors import InvalidDataset
+from rvc_engine.index.kmeans import Tick, centres_of, let_go, many_centres_of
+from rvc_engine.index.nearest import Nearest
+from rvc_engine.reporting import StageReport
+from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.external import speaker_in
+from rvc_engine.workspace.layout import Workspace
+
+ROWS_PER_LIST = 39
+"""FAISS wants at least so many training rows for each list."""
+MAX_ROWS = 200_000
+"""Above it, rows are first reduced to so few centres, as the reference does:"""
+NUM_CENTRES = 10_000
+ROWS_PER_ADD = 8192
+MAX_SQUARE = 1e12
+"""Of a row's length. Those of encoders are below 1e6."""
+MIN_PASSES, MAX_PASSES = 2, 8
+PASSING_ROWS = 160_000
+"""Centres of lists are trained by so many rows, in passes over all: as many as make the search as good as FAISS's own
+training of them does. Its lists are more alike in length, so that a search compares fewer rows."""
+
+
+def num_lists(num_rows: int) -> int:
+    """How many inverted lists an index of so many rows has: min(16 sqrt(N), N / 39), at least 1."""
+    return max(1, min(int(16 * num_rows**0.5), num_rows // ROWS_PER_LIST))
+
+
+def num_passes(num_rows: int) -> int:
+    """How often the centres of the lists are trained by all of so many rows."""
+    return max(MIN_PASSES, min(MAX_PASSES, PASSING_ROWS // num_rows))
+
+
+def added_index_name(stem: str, version: str, lists: int) -> str:
+    """The file name by which RVC and Applio pair an index with a voice."""
+    return f"added_IVF{lists}_Flat_nprobe_1_{stem}_{version}.index"
+
+
+def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Path:
+    """Build the index from the workspace's features; returns the path of `added_IVF...index`.
+
+    Of several speakers each gets an index of its own beside it. Raises InvalidDataset when there are no features,
+    DiskFull when there is no room.
+    """
+    parts = _parts(workspace, config)
+    with disk_full_told(workspace.root):
+        rows, ends = _gather([part.files for part in parts], workspace.total_features, report)
+        spans = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends]), strict=True))
+        # The common one last: of two that fit a voice, RVC takes the newest.
+        wanted = {**(spans if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
+        written = {}
+        for number, (stem, (start, end)) in enumerate(wanted.items()):
+            if start == end:
+                report.warn(f"no row of features is left for an index {stem}.index")
+                continue
+            tell = _Share(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
+            written[stem] = _write(_index_of(rows[start:end], config.seed, tell, report), workspace, stem)
+        _sweep(workspace, written)
+        report.progress(1, 1)
+        return written[workspace.stem]
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The features of one speaker."""
+
+    speaker: int
+    name: str
+    files: list[Path]
+
+    def stem(self, workspace: Workspace) -> str:
+        """Of the file names of an index of this speaker alone."""
+        return index_stem(workspace.stem, self.speaker, self.name)
+
+
+def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
+    """The workspace's features by speaker, in the order of the ids, and of their names."""
+    files = sorted(workspace.features.glob("*.npy"))
+    if not files:
+        raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
+    speakers = Speakers.of(workspace, config)
+    by_speaker: dict[int, list[Path]] = {}
+    for file in files:
+        by_speaker.setdefault(speakers.of_slice(file.stem, speaker_in(file.stem)), []).append(file)
+    names = speakers.table(by_speaker)
+    return [_Part(number, name, by_speaker[number]) for number, name in names.items()]
+
+
+@dataclass(frozen=True)
+class _Share:
+    """Tells how far a part of the stage is, and hears there that it should stop."""
+
+    report: StageReport
+    start: float
+    end: float
+
+    def __call__(self, share: float) -> None:
+        self.report.progress(self.start + share * (self.end - self.start), 1)
+
+
+def _index_of(rows: np.ndarray, seed: int, tell: Tick, report: StageReport) -> faiss.IndexIVFFlat:
+    """The index of rows; so many that searching them would take long are reduced first."""
+    if len(rows) <= MAX_ROWS:
+        return build_index(rows, seed, tell)
+    report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
+    centres = many_centres_of(rows, NUM_CENTRES, seed, lambda share: tell(0.9 * share))
+    return build_index(centres, seed, lambda share: tell(0.9 + 0.1 * share))
+
+
+def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
+    """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size).
+
+    And where each part's rows end in it. Rows of numbers that are none or beyond all bounds, as other programs may
+    leave them, are left out: they lie nowhere.
+    """
+    files = [file for part in parts for file in part]
+    shapes = [np.load(file, mmap_mode="r").shape for file in files]
+    total, size = sum(shape[0] for shape in shapes), shapes[0][-1]
+    odd = [file.name for file, shape in zip(files, shapes, strict=True) if shape != (shape[0], size)]
+    if odd:
+        raise InvalidDataset(f"{odd[0]} is of another size than {files[0].name}; extract the features of all anew")
+    temporary = target.with_name(f".{target.name}.tmp")
+    counts = []
+    # Not through a memory map: on a full disk, writing into one kills the process.
+    with temporary.open("wb") as out:
+        _write_header(out, total, size)
+        for done, file in enumerate(files):
+            rows = np.load(file).astype("<f4", order="C", copy=False)
+            with np.errstate(over="ignore", invalid="ignore"):
+                rows = rows[np.einsum("rc,rc->r", rows, rows) < MAX_SQUARE]  # NaN is not
+            counts.append(len(rows))
+            out.write(rows.tobytes())
+            report.progress(0.2 * done / len(files), 1)
+        out.seek(0)
+        _write_header(out, sum(counts), size)
+    if not sum(counts):
+        raise InvalidDataset("the features hold no row of usable numbers; extract the features of all anew")
+    if sum(counts) < total:
+        report.warn(
+            f"{total - sum(counts)} of {total} rows of features are left out of the index: their numbers are not "
+            "finite, or beyond all bounds"
+        )
+    temporary.replace(target)
+    of_files = iter(counts)
+    lengths = [sum(next(of_files) for _ in part) for part in parts]
+    return np.load(target, mmap_mode="r"), list(accumulate(lengths))
+
+
+def _write_header(out: BinaryIO, count: int, size: int) -> None:
+    """Of as many bytes for any count: NumPy leaves room for it to grow."""
+    header = {"descr": "<f4", "fortran_order": False, "shape": (count, size)}
+    np.lib.format.write_array_header_1_0(out, header)
+
+
+def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
+    """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order.
+
+    The same for a seed on machines of one kind. Each row lies in the list in which FAISS looks for it first.
+    """
+    count, size = rows.shape
+    index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
+    index.nprobe = 1
+    centres = centres_of(rows, index.nlist, num_passes(count), seed, lambda share: tick(0.8 * share))
+    index.quantizer.add(centres)
+    index.is_trained = True
+    near = Nearest(centres, dtype=torch.float32)
+    lists = np.empty(count, np.int64)
+    for start in range(0, count, ROWS_PER_ADD):
+        tick(0.8 + 0.1 * start / count)
+        lists[start : start + ROWS_PER_ADD] = near(np.array(rows[start : start + ROWS_PER_ADD]))
+    let_go(rows)
+    _fill(index, rows, lists, lambda share: tick(0.9 + 0.1 * share))
+    return index
+
+
+def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, tick: Tick) -> None:
+    """Put each row into its list. FAISS's own `add` lets the lists grow, to up to twice the memory they need."""
+    inverted = index.invlists
+    assert inverted is not None
+    for number, length in enumerate(np.bincount(lists, minlength=index.nlist).tolist()):
+        inverted.resize(number, length)
+    filled = np.zeros(index.nlist, np.int64)
+    for start in range(0, len(rows), ROWS_PER_ADD):
+        tick(start / len(rows))
+        block = lists[start : start + ROWS_PER_ADD]
+        order = np.argsort(block, kind="stable")
+        ids, codes = order + start, np.ascontiguousarray(rows[start + order])
+        numbers, firsts, lengths = np.unique(block[order], return_index=True, return_counts=True)
+        for number, first, length in zip(numbers.tolist(), firsts.tolist(), lengths.tolist(), strict=True):
+            at = slice(first, first + length)
+            inverted.update_entries(
+                number, int(filled[number]), length, faiss.swig_ptr(ids[at]), faiss.swig_ptr(codes[at].view(np.uint8))
+            )
+        filled[numbers] += lengths
+        let_go(rows)
+    index.ntotal = len(rows)
+
+
+def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
+    """Both names of an index: the one that loaders pair by, and the one that a user takes away. Returns the first."""
+    added = workspace.root / added_index_name(stem, workspace.version, index.nlist)
+    temporary = added.with_name(f".{added.name}.tmp")
+    with temporary.open("wb") as file:
+        # Through our own file: faiss tells a full disk as any other fault, or at closing not at all.
+        faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(added)
+    workspace.weights.mkdir(parents=True, exist_ok=True)
+    taken_away = workspace.weights / f"{stem}.index"
+    taken_away.unlink(missing_ok=True)
+    try:
+        os.link(added, taken_away)
+    except OSError:  # a file system without hard links
+        taken_away.write_bytes(added.read_bytes())
+    sync_folder(workspace.root)
+    sync_folder(workspace.weights)
+    return added
+
+
+def _sweep(workspace: Workspace, written: Mapping[str, Path]) -> None:
+    """Delete the indexes of an earlier run of this version: other speakers', or with another number of lists."""
+    kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
+    for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):
+        if old not in kept:
+            old.unlink()
+
+
+def link_outside(workspace: Workspace, folder: Path) -> Path:
+    """A link `<voice>_<added index>` to the finished index, where RVC's page looks for indexes; an old one is replaced.
+
+    Raises InvalidDataset when the workspace has no index.
+    """
+    ending = f"_nprobe_1_{workspace.stem}_{workspace.version}.index"  # the common one's, and no speaker's
+    added = next((path for path in workspace.root.glob("added_IVF*.index") if path.name.endswith(ending)), None)
+    if added is None:
+        raise InvalidDataset(f"{workspace.root} holds no index to link; run without --skip-index")
+    folder.mkdir(parents=True, exist_ok=True)
+    link = folder / f"{workspace.stem}_{added.name}"
+    link.unlink(missing_ok=True)
+    link.symlink_to(added.absolute())
+    return link

@@ -1,0 +1,92 @@
+"""The discriminators: one on the wave itself, the others on the wave folded at prime periods (HiFi-GAN)."""
+
+from functools import partial
+
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from rvc_engine.compute.precision import in_full_on_cpu
+from rvc_engine.config import Version
+from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d
+
+PERIODS: dict[Version, tuple[int, ...]] = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}
+SLOPE = 0.1
+FULL_LAYERS = 3
+"""Layers of each discriminator, the first ones, that are computed in float32 on a CPU: 10 % of the work."""
+
+Judgement = tuple[Tensor, list[Tensor]]
+"""Scores (B, N) and the feature maps behind them, the scores' own among them."""
+
+
+class ScaleDiscriminator(nn.Module):
+    """Strided grouped convolutions on the wave."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        widths = [1, *(max(1, int(width * scale)) for width in (16, 64, 256, 1024, 1024, 1024))]
+        kernels, strides = (15, 41, 41, 41, 41, 5), (1, 4, 4, 4, 4, 1)
+        groups = [1, *(max(1, int(group * scale)) for group in (4, 16, 64, 256)), 1]
+        self.convs = nn.ModuleList(
+            WeightNormConv1d(widths[n], widths[n + 1], kernels[n], strides[n], kernels[n] // 2, groups=groups[n])
+            for n in range(6)
+        )
+        _begin_in_full(self.convs)
+        self.conv_post = WeightNormConv1d(widths[-1], 1, 3, padding=1)
+
+    def forward(self, wave: Tensor) -> Judgement:
+        """wave (B, 1, T)."""
+        return _judge(wave, self.convs, self.conv_post)
+
+
+class PeriodDiscriminator(nn.Module):
+    """Convolutions along time on the wave folded to (T / period, period)."""
+
+    def __init__(self, period: int, scale: float) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, *(max(1, int(width * scale)) for width in (32, 128, 512, 1024, 1024))]
+        strides = (3, 3, 3, 3, 1)
+        self.convs = nn.ModuleList(
+            WeightNormConv2d(widths[n], widths[n + 1], 5, strides[n], padding=2) for n in range(5)
+        )
+        _begin_in_full(self.convs)
+        self.conv_post = WeightNormConv2d(widths[-1], 1, 3, padding=1)
+
+    def forward(self, wave: Tensor) -> Judgement:
+        """wave (B, 1, T)."""
+        missing = -wave.shape[2] % self.period
+        if missing:
+            wave = F.pad(wave, (0, missing), "reflect")
+        return _judge(wave.unflatten(2, (-1, self.period)), self.convs, self.conv_post)
+
+
+def _begin_in_full(convs: nn.ModuleList) -> None:
+    """A quiet wave is small beside the first layers' biases: rounding would swallow it."""
+    for conv in convs[:FULL_LAYERS]:
+        assert isinstance(conv, WeightNormConv1d | WeightNormConv2d)
+        conv.is_full = True
+
+
+def _judge(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> Judgement:
+    maps = []
+    for conv in convs:
+        work = partial(conv, slope=SLOPE)
+        x = in_full_on_cpu(work, x) if conv.is_full else work(x)
+        maps.append(x)
+    x = last(x)
+    maps.append(x)
+    return x.flatten(1), maps
+
+
+class Discriminators(nn.Module):
+    """All of them, the scale one first."""
+
+    def __init__(self, version: Version, scale: float = 1.0) -> None:
+        """`scale` multiplies all channels; 1 is the published size."""
+        super().__init__()
+        self.discriminators = nn.ModuleList([ScaleDiscriminator(scale)])
+        self.discriminators.extend(PeriodDiscriminator(period, scale) for period in PERIODS[version])
+
+    def forward(self, wave: Tensor) -> list[Judgement]:
+        """wave (B, 1, T) -> one judgement per discriminator."""
+        return [discriminator(wave) for discriminator in self.discriminators]

@@ -1,0 +1,53 @@
+"""The normalising flow between posterior and prior: four mean-only couplings, each followed by a channel flip."""
+
+import torch
+from torch import Tensor, nn
+
+from rvc_engine.compute.precision import in_full
+from rvc_engine.models.encoders import WaveNet
+
+NUM_COUPLINGS = 4
+
+
+class Coupling(nn.Module):
+    """Shifts one half of the channels by a function of the other half; its determinant is one."""
+
+    def __init__(self, channels: int, gin_channels: int) -> None:
+        super().__init__()
+        half = channels // 2
+        self.pre = nn.Conv1d(half, channels, 1)
+        self.enc = WaveNet(channels, 5, 3, gin_channels)
+        self.post = nn.Conv1d(channels, half, 1)
+        nn.init.zeros_(self.post.weight)
+        nn.init.zeros_(self.post.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
+        """x (B, C, T) -> (B, C, T); `reverse` undoes the other direction."""
+        kept, shifted = x.chunk(2, dim=1)
+        shift = in_full(self.post, self.enc(self.pre(kept) * mask, mask, speaker)) * mask
+        return torch.cat([kept, (shifted - shift) * mask if reverse else shifted * mask + shift], dim=1)
+
+
+class Flip(nn.Module):
+    """Turns the order of the channels around. Holds no parameters, but a place in the published numbering."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T)."""
+        return x.flip(1)
+
+
+class Flow(nn.Module):
+    """Posterior latent to prior latent, and back with `reverse`."""
+
+    def __init__(self, channels: int, gin_channels: int) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList()
+        for _ in range(NUM_COUPLINGS):
+            self.flows.append(Coupling(channels, gin_channels))
+            self.flows.append(Flip())
+
+    def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool = False) -> Tensor:
+        """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T)."""
+        for layer in reversed(self.flows) if reverse else self.flows:
+            x = layer(x, mask, speaker, reverse) if isinstance(layer, Coupling) else layer(x)
+        return x

@@ -1,0 +1,164 @@
+"""Which net a set of tensors is, told from names and shapes alone: generator or discriminators, version, rate, pitch.
+
+Nothing in a G_ or D_ file says it in words, so this is what explains a file that does not fit. Two kinds look alike
+only where the posterior encoder is left out and pitch is off: v1 at 32k and at 48k.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from rvc_engine.config import SampleRate, TrainingConfig, Version, Width
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.discriminators import PERIODS, Discriminators
+from rvc_engine.models.synthesizer import Synthesizer
+
+PUBLISHED_WIDTH = 192
+
+Shapes = Mapping[str, tuple[int, ...]]
+Half = Literal["generator", "discriminators"]
+
+_RATES: tuple[SampleRate, ...] = get_args(SampleRate)
+_WIDTHS: tuple[Width, ...] = get_args(Width)
+
+
+@dataclass(frozen=True)
+class NetKind:
+    """What kind of net some weights are."""
+
+    half: Half
+    version: Version
+    width: int
+    """Hidden channels; 192 is the published size."""
+    rates: tuple[SampleRate, ...] = ()
+    """Sample rates that the shapes allow: one, or more where they cannot tell. None for discriminators, which are the
+    same for every rate, and for a generator of no published layout."""
+    f0: bool | None = None
+    """Whether the generator follows pitch; None for discriminators."""
+    num_speakers: int = 0
+    has_posterior: bool = False
+    """Whether the part that only training needs is there."""
+
+    @property
+    def rate(self) -> SampleRate | None:
+        """The rate, where the shapes tell it."""
+        return self.rates[0] if len(self.rates) == 1 else None
+
+    def __str__(self) -> str:
+        size = "" if self.width == PUBLISHED_WIDTH else f" of width {self.width}"
+        if self.half == "discriminators":
+            return f"{self.version} discriminators{size}"
+        rates = " or ".join(self.rates) if self.rates else "of no published rate"
+        return f"{self.version} {rates} weights with{'' if self.f0 else 'out'} pitch{size}"
+
+    def sizes(self, rate: SampleRate | None = None) -> Hyperparameters | None:
+        """The numbers of this kind of generator, or None where the layout or the rate is not known."""
+        rate = rate or self.rate
+        if self.half != "generator" or rate is None or self.width not in _WIDTHS:
+            return None
+        return replace(_sizes(self.version, rate, bool(self.f0), self.width), num_speakers=self.num_speakers)
+
+
+def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of tensors."""
+    return {name: tuple(value.shape) for name, value in weights.items()}
+
+
+def kind_of(shapes: Shapes) -> NetKind | None:
+    """The kind of net behind names and shapes in the published spelling; None when they are no net of RVC's."""
+    try:
+        if "enc_p.emb_phone.weight" in shapes:
+            return _generator_kind(shapes)
+        if "discriminators.0.convs.0.weight_v" in shapes:
+            return _discriminators_kind(shapes)
+    except (KeyError, IndexError, ValueError):  # a piece of a net, or one that only begins like it
+        return None
+    return None
+
+
+def _generator_kind(shapes: Shapes) -> NetKind | None:
+    width, feature_size = shapes["enc_p.emb_phone.weight"]
+    version: Version | None = {256: "v1", 768: "v2"}.get(feature_size)  # type: ignore[assignment]
+    if version is None:
+        return None
+    f0 = "enc_p.emb_pitch.weight" in shapes
+    return NetKind(
+        "generator",
+        version,
+        width,
+        tuple(rate for rate in _RATES if _fits(shapes, _sizes(version, rate, f0, PUBLISHED_WIDTH))),
+        f0,
+        shapes["emb_g.weight"][0],
+        "enc_q.pre.weight" in shapes,
+    )
+
+
+def _sizes(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperparameters:
+    assert width in _WIDTHS
+    config = TrainingConfig(
+        version=version, sample_rate=rate, f0=f0, width=width, content="contentvec", pretrained="none"
+    )
+    return Hyperparameters.of(config)
+
+
+def _fits(shapes: Shapes, sizes: Hyperparameters) -> bool:
+    """Whether what depends on the sample rate, and not on the width, is as it is at this rate."""
+    kernels: list[int] = []
+    while (name := f"dec.ups.{len(kernels)}.weight_v") in shapes:
+        kernels.append(shapes[name][2])
+    if tuple(kernels) != sizes.upsample_kernel_sizes:
+        return False
+    if sizes.f0 and shapes["dec.noise_convs.0.weight"][2] != 2 * sizes.hop_length // sizes.upsample_rates[0]:
+        return False
+    return "enc_q.pre.weight" not in shapes or shapes["enc_q.pre.weight"][1] == sizes.spec_channels
+
+
+def _discriminators_kind(shapes: Shapes) -> NetKind | None:
+    count = len({name.split(".")[1] for name in shapes if name.startswith("discriminators.")})
+    widest = shapes["discriminators.0.convs.0.weight_v"][0]  # 16 at the published width
+    for version, periods in PERIODS.items():
+        if count == len(periods) + 1:
+            return NetKind("discriminators", version, widest * PUBLISHED_WIDTH // 16)
+    return None
+
+
+def generator_layout(sizes: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a generator, in the published order. Builds nothing in memory."""
+    with torch.device("meta"):
+        return shapes_of(Synthesizer(sizes, with_posterior).state_dict())
+
+
+def discriminators_layout(kind: NetKind) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the discriminators, in the published order. Builds nothing in memory."""
+    with torch.device("meta"):
+        return shapes_of(Discriminators(kind.version, kind.width / PUBLISHED_WIDTH).state_dict())
+
+
+def differences(found: Shapes, expected: Shapes) -> list[str]:
+    """How a layout differs from the one that it should be, a few words for each tensor."""
+    faults = [f"{name} is missing" for name in expected if name not in found]
+    faults += [f"{name} is unknown" for name in found if name not in expected]
+    for name, shape in expected.items():
+        if name in found and found[name] != shape:
+            faults.append(f"{name} is {_text(found[name])} and should be {_text(shape)}")
+    return faults
+
+
+def mismatch(found: Shapes, expected: Shapes) -> str | None:
+    """Why weights do not fit a net: by the kinds of both where they tell, else by a tensor. None when they fit."""
+    faults = differences(found, expected)
+    if not faults:
+        return None
+    theirs, ours = kind_of(found), kind_of(expected)
+    if theirs is None:
+        return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {ours}"
+    if ours is not None and str(theirs) != str(ours):
+        return f"these are {theirs}; the job asks for {ours}"
+    return f"these are {theirs} of another layout: {len(faults)} tensors differ, for example {faults[0]}"
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a single number"

@@ -1,0 +1,75 @@
+"""The losses of one step, as the reference weighs them. Least squares for both sides (Mao et al., 2017)."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rvc_engine.audio.mel import log_mel, spectrogram
+from rvc_engine.compute.precision import lengthened
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.discriminators import Judgement
+
+
+def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
+    """Of each discriminator's scores for real and for fake segments: those should be 1, these 0. A scalar, summed."""
+    return torch.stack(
+        [(1 - lengthened(real)).square().mean() + lengthened(fake).square().mean() for real, fake in scores]
+    ).sum()
+
+
+def generator_loss(fake: list[Judgement]) -> Tensor:
+    """Fake scores should be 1; summed over discriminators. A scalar."""
+    return torch.stack([(1 - lengthened(score)).square().mean() for score, _ in fake]).sum()
+
+
+def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+    """Twice the mean distance of each feature map of the fake to the real one's, summed over all maps. A scalar."""
+    return (
+        2
+        * torch.stack(
+            [
+                _MeanDistance.apply(f, r.detach())
+                for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)
+                for r, f in zip(real_maps, fake_maps, strict=True)
+            ]
+        ).sum()
+    )
+
+
+class _MeanDistance(torch.autograd.Function):
+    """Mean absolute difference of two maps, in float32; the second is no variable.
+
+    Short maps are subtracted as they are, which gets every difference's sign right and the mean to six digits: half the
+    memory traffic of doing it in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
+        """Two maps of one shape. A scalar."""
+        difference = fake - real
+        mean = difference.abs().mean(dtype=None if difference.dtype == torch.float64 else torch.float32)
+        ctx.save_for_backward(difference.sign_())
+        return mean
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """The sign of each difference, over their number."""
+        (sign,) = ctx.saved_tensors
+        return sign * (gradients[0] / sign.numel()).to(sign.dtype), None
+
+
+def kl_sum(latent_prior: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor, mask: Tensor) -> Tensor:
+    """KL divergence of posterior from prior, summed over channels and unmasked frames. All (B, C, T). A scalar.
+
+    Divide it by the number of unmasked frames of the whole effective batch.
+    """
+    kl = prior_log_std - log_std - 0.5 + 0.5 * (latent_prior - prior_mean).square() * (-2 * prior_log_std).exp()
+    return (kl * mask).sum()
+
+
+def mel_distance(sizes: Hyperparameters, wave: Tensor, target_mel: Tensor) -> Tensor:
+    """Mean absolute log-mel difference of a wave (B, 1, samples) and a target (B, n_mels, frames). A scalar."""
+    spec = spectrogram(wave.squeeze(1), sizes.n_fft, sizes.hop_length)
+    return (log_mel(spec, sizes.sample_rate, sizes.n_mels) - target_mel).abs().mean()

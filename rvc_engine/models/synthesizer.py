@@ -1,0 +1,144 @@
+"""The whole generator net of RVC: text encoder, posterior encoder, flow and decoder, with the published names.
+
+Randomness comes in from outside, as a `Noise` of ready tensors, so that a step can be repeated exactly.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.decoder import Generator
+from rvc_engine.models.encoders import PosteriorEncoder, TextEncoder, frame_mask
+from rvc_engine.models.flow import Flow
+
+
+class Noise(NamedTuple):
+    """The random numbers of one training step."""
+
+    posterior: Tensor
+    """(B, hidden, T), normal."""
+    source: Tensor | None
+    """(B, segment samples), normal; None without pitch."""
+
+    @classmethod
+    def draw(cls, sizes: Hyperparameters, batch: int, frames: int, generator: torch.Generator) -> "Noise":
+        """Fresh noise for one step."""
+        device = generator.device
+        posterior = torch.randn(batch, sizes.hidden_channels, frames, generator=generator, device=device)
+        source = None
+        if sizes.f0:
+            source = torch.randn(batch, sizes.segment_samples, generator=generator, device=device)
+        return cls(posterior, source)
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What a training step needs of the generator's pass. All but `wave` are (B, C, T)."""
+
+    wave: Tensor
+    """(B, 1, segment samples)."""
+    mask: Tensor
+    """(B, 1, T)."""
+    prior_mean: Tensor
+    prior_log_std: Tensor
+    mean: Tensor
+    log_std: Tensor
+    latent_prior: Tensor
+    """The posterior's latent seen through the flow."""
+
+
+def cut_segments(x: Tensor, starts: Tensor, length: int) -> Tensor:
+    """x (B, ..., T), starts (B,) -> (B, ..., length): one stretch of each clip along the last axis."""
+    index = starts[:, None] + torch.arange(length, device=x.device)
+    index = index.view(len(x), *[1] * (x.ndim - 2), length).expand(*x.shape[:-1], length)
+    return x.gather(-1, index)
+
+
+class Synthesizer(nn.Module):
+    """G. State dict names and shapes are those of published RVC weights."""
+
+    def __init__(self, sizes: Hyperparameters, with_posterior: bool = True) -> None:
+        """`with_posterior=False` leaves out the part that only training needs, as a voice file does."""
+        super().__init__()
+        self.sizes = sizes
+        channels, gin = sizes.hidden_channels, sizes.gin_channels
+
+        def text_encoder() -> TextEncoder:
+            return TextEncoder(sizes.feature_size, channels, sizes.filter_channels, sizes.f0)
+
+        # The published files number optimizer entries by the order of parameters; v1 and v2 differ in it.
+        if sizes.version == "v1":
+            self.enc_p = text_encoder()
+        self.dec = Generator(sizes)
+        if with_posterior:
+            self.enc_q = PosteriorEncoder(sizes.spec_channels, channels, gin)
+        self.flow = Flow(channels, gin)
+        self.emb_g = nn.Embedding(sizes.num_speakers, gin)
+        if sizes.version == "v2":
+            self.enc_p = text_encoder()
+
+    def forward(
+        self,
+        features: Tensor,
+        coarse_f0: Tensor | None,
+        f0: Tensor | None,
+        spec: Tensor,
+        lengths: Tensor,
+        speakers: Tensor,
+        starts: Tensor,
+        noise: Noise,
+    ) -> Posterior:
+        """One training pass: the latent of a real spectrogram, a segment of it spoken again.
+
+        features (B, T, feature_size); coarse_f0 (B, T) bins and f0 (B, T) Hz, or None; spec (B, bins, T); lengths,
+        speakers and starts (B,), in frames.
+        """
+        speaker = self.emb_g(speakers).unsqueeze(2)
+        mask = frame_mask(lengths, spec.shape[2], spec.dtype)
+        prior_mean, prior_log_std = self.enc_p(features, coarse_f0, mask)
+        latent, mean, log_std = self.enc_q(spec, mask, speaker, noise.posterior)
+        wave = self._speak_segments(latent, f0, speaker, starts, noise)
+        return Posterior(
+            wave, mask, prior_mean, prior_log_std, mean, log_std, latent_prior=self.flow(latent, mask, speaker)
+        )
+
+    @torch.no_grad()
+    def speak_again(
+        self, f0: Tensor | None, spec: Tensor, lengths: Tensor, speakers: Tensor, starts: Tensor, noise: Noise
+    ) -> Tensor:
+        """The wave (B, 1, segment samples) of a training pass alone, to be judged and not learnt from."""
+        speaker = self.emb_g(speakers).unsqueeze(2)
+        mask = frame_mask(lengths, spec.shape[2], spec.dtype)
+        latent, _, _ = self.enc_q(spec, mask, speaker, noise.posterior)
+        return self._speak_segments(latent, f0, speaker, starts, noise)
+
+    def _speak_segments(
+        self, latent: Tensor, f0: Tensor | None, speaker: Tensor, starts: Tensor, noise: Noise
+    ) -> Tensor:
+        frames = self.sizes.segment_frames
+        segment_f0 = cut_segments(f0, starts, frames) if f0 is not None else None
+        return self.dec(cut_segments(latent, starts, frames), segment_f0, speaker, noise.source)
+
+    @torch.no_grad()
+    def infer(
+        self,
+        features: Tensor,
+        coarse_f0: Tensor | None,
+        f0: Tensor | None,
+        lengths: Tensor,
+        speakers: Tensor,
+        prior_noise: Tensor,
+        source_noise: Tensor | None,
+    ) -> Tensor:
+        """Content and pitch to a wave (B, 1, T * hop).
+
+        prior_noise (B, hidden, T), already scaled (the reference uses 0.66666); source_noise (B, T * hop).
+        """
+        speaker = self.emb_g(speakers).unsqueeze(2)
+        mask = frame_mask(lengths, features.shape[1], features.dtype)
+        mean, log_std = self.enc_p(features, coarse_f0, mask)
+        latent = self.flow((mean + log_std.exp() * prior_noise) * mask, mask, speaker, reverse=True)
+        return self.dec(latent * mask, f0, speaker, source_noise)

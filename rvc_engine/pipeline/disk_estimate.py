@@ -1,0 +1,178 @@
+"""How much room a run will take on disk, estimated before any work, so that hours are not spent on a disk too small.
+
+What the workspace holds already counts as taken; stage results that come out of a cache are links, and cost nothing.
+"""
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from rvc_engine.audio.reading import UnreadableAudio, probe
+from rvc_engine.audio.recordings import Recording, list_recordings
+from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS
+from rvc_engine.config import TrainingConfig
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.index.build import MAX_ROWS
+from rvc_engine.models.identity import NetKind, discriminators_layout, generator_layout
+from rvc_engine.workspace.disk import check_room, in_words
+from rvc_engine.workspace.layout import Workspace
+
+RESERVE_BYTES = 256 * 2**20
+"""Left alone beside the estimate, for logs, previews and whatever else the machine writes."""
+MAX_PROBED = 200
+"""Recordings whose length is looked up; of more, these tell the bytes of a second."""
+BYTES_PER_SECOND = 8000
+"""Of a recording whose header does not tell its length: a compressed one, to be on the safe side."""
+SLICE_OVERLAP = 4.0 / 3.7
+FLOAT = 4
+MIN_SECONDS_PER_SAVE = 60
+"""Where time ends the training, no save is counted on in less than this: how many epochs there will be is not known."""
+
+
+@dataclass(frozen=True)
+class SpaceNeeded:
+    """Bytes still to be written, by what they are for."""
+
+    prepared: int
+    """Slices, pitch and features."""
+    checkpoints: int
+    """Recovery checkpoints, with the one being written beside those that are kept."""
+    saves: int
+    """G_/D_ pairs and small voices at saves, as far as they are kept."""
+    index: int
+    export: int
+
+    @property
+    def total(self) -> int:
+        """All of it, without the reserve."""
+        return self.prepared + self.checkpoints + self.saves + self.index + self.export
+
+    def __str__(self) -> str:
+        parts = {
+            "slices and features": self.prepared,
+            "recovery checkpoints": self.checkpoints,
+            "saves": self.saves,
+            "the index": self.index,
+            "the voice": self.export,
+        }
+        return ", ".join(f"{name} {in_words(size)}" for name, size in parts.items() if size)
+
+
+def check_space(
+    dataset: Path | None,
+    workspace: Workspace,
+    config: TrainingConfig,
+    is_there: Collection[Path] = (),
+    *,
+    trains: bool = True,
+    indexes: bool = True,
+) -> None:
+    """Raise DiskFull, with both numbers and what to do, when the run does not fit on the workspace's disk.
+
+    `is_there`: the workspace's folders that need no room, because their content is in a cache.
+    """
+    needed = estimate(dataset, workspace, config, is_there, trains=trains, indexes=indexes)
+    ways = "free some space"
+    if needed.saves > needed.total / 4:
+        ways += ", or let it save less: larger save_every_epochs, save_only_latest, keep_saves=latest"
+    check_room(
+        workspace.root,
+        needed.total + RESERVE_BYTES if needed.total else 0,
+        f"the run ({needed}, and {in_words(RESERVE_BYTES)} in reserve)",
+        f"{ways}, or choose another disk",
+    )
+
+
+def estimate(
+    dataset: Path | None,
+    workspace: Workspace,
+    config: TrainingConfig,
+    is_there: Collection[Path] = (),
+    *,
+    trains: bool = True,
+    indexes: bool = True,
+) -> SpaceNeeded:
+    """What the run will write."""
+    sizes = Hyperparameters.of(config)
+    prepared, features = _prepared(dataset, workspace, sizes, is_there)
+    # total_fea.npy holds all rows, and so does the index, up to the number above which it holds centres.
+    # Of several speakers each has an index of its own rows beside it.
+    rows_in_index = min(features, MAX_ROWS * FLOAT * sizes.feature_size) * (1 if config.speakers == "one" else 2)
+    index = features + rows_in_index - _size(workspace.total_features) if indexes else 0
+    if not trains:
+        return SpaceNeeded(prepared, 0, 0, max(0, index), 0)
+    generator, pair = _net_bytes(sizes)
+    voice = generator // 2
+    checkpoints = (KEPT_CHECKPOINTS + 1) * 3 * pair - _size(workspace.recovery)
+    num_saves, is_replaced = _kept_saves(config)
+    saved = sum(_size(path) for letter in "GD" for path in workspace.root.glob(f"{letter}_*.pth"))
+    num_voices = (num_saves if config.save_every_weights else 0) + (config.evaluate != "never")
+    saves = num_saves * 3 * pair + (3 * generator if is_replaced else 0) + num_voices * voice - saved
+    return SpaceNeeded(prepared, max(0, checkpoints), max(0, saves), max(0, index), 2 * voice)
+
+
+def _prepared(
+    dataset: Path | None, workspace: Workspace, sizes: Hyperparameters, is_there: Collection[Path]
+) -> tuple[int, int]:
+    """Bytes still to be written by the stages before training; and of all features."""
+    if dataset is None:
+        return 0, _size(workspace.features)
+    seconds = _seconds_of_sound(list_recordings(dataset)) * SLICE_OVERLAP
+    per_second = {
+        workspace.slices: FLOAT * sizes.sample_rate,
+        workspace.slices_16k: FLOAT * 16_000,
+        workspace.features: FLOAT * 50 * sizes.feature_size,
+    }
+    if sizes.f0:
+        per_second |= {workspace.coarse_f0: 8 * 100, workspace.f0_hz: FLOAT * 100}
+    whole = {folder: round(seconds * rate) for folder, rate in per_second.items()}
+    missing = sum(max(0, size - _size(folder)) for folder, size in whole.items() if folder not in is_there)
+    return missing, whole[workspace.features]
+
+
+def _kept_saves(config: TrainingConfig) -> tuple[int, bool]:
+    """How many pairs will lie on disk at once, and whether each new one is written beside one that it replaces."""
+    if config.save_only_latest:
+        return 1, True
+    number = -(-config.total_epochs // config.save_every_epochs)
+    if config.max_train_seconds is not None:
+        number = min(number, 1 + int(config.max_train_seconds / MIN_SECONDS_PER_SAVE))
+    if config.keep_saves == "latest":
+        number = min(number, 2)
+    if config.keep_saves == "best":
+        number = min(number, config.num_best_saves + 2)
+    return number, False
+
+
+def _net_bytes(sizes: Hyperparameters) -> tuple[int, int]:
+    """Of the generator's weights in float32, and of both nets'; an optimizer holds twice as much again."""
+    generator = generator_layout(sizes, with_posterior=True)
+    discriminators = discriminators_layout(NetKind("discriminators", sizes.version, sizes.hidden_channels))
+    of_generator, of_discriminators = (
+        FLOAT * sum(math.prod(shape) for shape in layout.values()) for layout in (generator, discriminators)
+    )
+    return of_generator, of_generator + of_discriminators
+
+
+def _seconds_of_sound(recordings: list[Recording]) -> float:
+    """As far as headers tell."""
+    step = -(-len(recordings) // MAX_PROBED) or 1
+    probed = recordings[::step]
+    seconds = sum(_header_seconds(recording.path) for recording in probed)
+    size = sum(_size(recording.path) for recording in probed)
+    return seconds * sum(_size(recording.path) for recording in recordings) / size if size else 0.0
+
+
+def _header_seconds(path: Path) -> float:
+    try:
+        seconds = probe(path).seconds
+    except UnreadableAudio:
+        return 0.0
+    return seconds if seconds is not None else _size(path) / BYTES_PER_SECOND
+
+
+def _size(path: Path) -> int:
+    """Of a file, or of all files in a folder; 0 for nothing."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())

@@ -1,0 +1,129 @@
+"""What can be known to go wrong before a run does anything, all of it at once: weights, found slices, room on disk."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from rvc_engine.audio.recordings import list_recordings
+from rvc_engine.checkpoints.base_weights import read_base_weights
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content.names import embedder_of_features, is_local
+from rvc_engine.data.speakers import Speakers, recording_folders
+from rvc_engine.errors import EngineError, InvalidConfig, InvalidDataset, MissingWeights
+from rvc_engine.events import Warned
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.machine import Machine
+from rvc_engine.models.identity import NetKind, discriminators_layout, generator_layout
+from rvc_engine.pipeline.required_weights import check_weights
+from rvc_engine.reporting import Report
+from rvc_engine.weights.catalogue import Weights
+from rvc_engine.workspace import external
+from rvc_engine.workspace.layout import Workspace
+
+
+def check(
+    dataset: Path | None,
+    workspace: Workspace,
+    config: TrainingConfig,
+    machine: Machine,
+    report: Report,
+    *,
+    trains: bool,
+    is_index_wanted_anyway: bool,
+) -> EngineError | None:
+    """Raise one error that lists everything that keeps the run from starting; what is merely left out is reported.
+
+    With `is_index_wanted_anyway`, what keeps only the training from starting is returned, not raised.
+    """
+    for_all = list(_faults_of_preparation(dataset, workspace, config, machine))
+    for_training: list[EngineError] = []
+    if dataset is None:
+        found = external.examine(workspace, config, trains=trains)
+        faults = [InvalidDataset(text) for text in found.faults]
+        can_index = is_index_wanted_anyway and not external.examine(workspace, config, trains=False).faults
+        (for_training if can_index else for_all).extend(faults)
+        for remark in found.remarks:
+            report(Warned(message=remark))
+    if trains:
+        for_training += _faults_of_base_weights(config, machine)
+    if for_all or (for_training and not is_index_wanted_anyway):
+        raise _joined([*for_all, *for_training])
+    return _joined(for_training) if for_training else None
+
+
+def _faults_of_preparation(
+    dataset: Path | None, workspace: Workspace, config: TrainingConfig, machine: Machine
+) -> Iterator[EngineError]:
+    try:
+        check_weights(config, machine, prepares=dataset is not None, trains=False)
+    except EngineError as error:
+        yield error
+    try:
+        _check_speakers(dataset, workspace, config)
+    except EngineError as error:
+        yield error
+    encoder = workspace.made_with("content")
+    if dataset is not None:
+        return
+    made_with = "local" if encoder and is_local(encoder) else encoder
+    if made_with and made_with != config.content:
+        yield InvalidConfig(
+            f"the features in {workspace.features} were made with content={made_with} and this run says "
+            f"content={config.content}; say content={made_with}, or give the recordings again"
+        )
+        return
+    try:
+        embedder_of_features(config.content, encoder)
+    except EngineError as error:
+        yield error
+
+
+def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:
+    """Raise InvalidDataset when the folders do not tell who speaks, or not whom the config names."""
+    if dataset is not None:
+        Speakers.of_folders(config, recording_folders(list_recordings(dataset)))
+        return
+    speakers = Speakers.of(workspace, config)
+    for clip in external.clip_paths(workspace, config.f0):
+        speakers.of_slice(clip.wave.stem, clip.speaker)
+
+
+def _faults_of_base_weights(config: TrainingConfig, machine: Machine) -> Iterator[EngineError]:
+    """Missing ones, and those of another kind of voice."""
+    try:
+        check_weights(config, machine, prepares=False, trains=True)
+    except EngineError as error:
+        yield error
+        return
+    sizes = Hyperparameters.of(config)
+    layouts = (
+        generator_layout(sizes, with_posterior=True),
+        discriminators_layout(NetKind("discriminators", sizes.version, sizes.hidden_channels)),
+    )
+    roles = ("pretrained generator", "pretrained discriminator")
+    for path, layout, role in zip(base_weight_paths(config, machine), layouts, roles, strict=True):
+        try:
+            if path is not None:
+                read_base_weights(path, role, layout)
+        except EngineError as error:
+            yield error
+
+
+def base_weight_paths(config: TrainingConfig, machine: Machine) -> tuple[Path | None, Path | None]:
+    """The files that training starts from, generator first: the machine's own, or else the published."""
+    own = (machine.pretrained_g, machine.pretrained_d)
+    if config.pretrained != "auto":
+        return own
+    weights = Weights(machine.weights_folder)
+    published = weights.pretrained_files(config.version, config.sample_rate, config.f0)
+    generator, discriminators = (
+        weights.path_of(file) if path is None else path for path, file in zip(own, published, strict=True)
+    )
+    return generator, discriminators
+
+
+def _joined(errors: Sequence[EngineError]) -> EngineError:
+    """One error with the sentences of all; of the kind of the first that misses weights, or else of the first."""
+    if len(errors) == 1:
+        return errors[0]
+    gravest = next((error for error in errors if isinstance(error, MissingWeights)), errors[0])
+    return type(gravest)(". Also, ".join(str(error).rstrip(".") for error in errors))

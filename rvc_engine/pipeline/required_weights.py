@@ -1,0 +1,64 @@
+"""Which weights a run needs, looked at before any work, so that one message tells all that are missing. No torch."""
+
+from collections.abc import Iterator
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content.local_folder import problem_of
+from rvc_engine.errors import MissingWeights
+from rvc_engine.machine import Machine
+from rvc_engine.pitch.names import check_installed, complaint_about_weights
+from rvc_engine.weights.catalogue import ENCODER_IDS, PublishedFile, Weights
+
+_OTHER_ENCODER = (
+    "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
+    "only with `rvc-engine convert`)"
+)
+_NO_BASE_WEIGHTS = "train from scratch with pretrained=none, which needs far more recordings and time"
+
+
+def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = True, trains: bool = True) -> None:
+    """Raise MissingWeights, naming the ways out, when the run needs weights that are not here and whole.
+
+    `prepares`: the run begins with recordings, so it needs the encoder and the pitch estimator. `trains`: it needs the
+    base weights. Raises InvalidConfig for an estimator whose package is not installed.
+    """
+    if prepares and config.f0:
+        check_installed(config.pitch)
+    weights = Weights(machine.weights_folder)
+    complaints: list[str] = []
+    if prepares:
+        complaints += _of_content(config, machine, weights)
+        if config.f0 and (complaint := complaint_about_weights(config.pitch, weights)):
+            complaints.append(complaint)
+    if trains:
+        complaints += _of_base(config, machine, weights)
+    if complaints:
+        raise MissingWeights(". Also, ".join(complaints))
+
+
+def _of_content(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
+    if config.content == "local":
+        if problem := problem_of(machine):
+            yield problem
+    elif (name := ENCODER_IDS.get(config.content)) and (problems := weights.problems(weights.files_of(name))):
+        ways = weights.ways_to_get(name, _OTHER_ENCODER)
+        shown = "ContentVec" if config.content == "contentvec" else config.content
+        yield f"the content encoder {shown} cannot be used, {'; '.join(problems)}. {ways}"
+
+
+def _of_base(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
+    if config.pretrained == "auto" and (problems := _base_problems(config, machine, weights)):
+        ways = weights.ways_to_get(f"pretrained-{config.version}-{config.sample_rate}", _NO_BASE_WEIGHTS)
+        yield f"the base weights cannot be used, {'; '.join(problems)}. {ways}"
+
+
+def _base_problems(config: TrainingConfig, machine: Machine, weights: Weights) -> list[str]:
+    problems = []
+    published = weights.pretrained_files(config.version, config.sample_rate, config.f0)
+    needed: list[PublishedFile] = []
+    for own, file in zip((machine.pretrained_g, machine.pretrained_d), published, strict=True):
+        if own is None:
+            needed.append(file)
+        elif not own.is_file():
+            problems.append(f"there is no file {own}")
+    return problems + weights.problems(needed)

@@ -1,0 +1,60 @@
+"""RMVPE, the reference's usual estimator: a large net, made for voices above music."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rvc_engine.compute.device import open_device
+from rvc_engine.machine import Machine
+from rvc_engine.pitch.curve import HOP_LENGTH, fit_length, num_frames
+from rvc_engine.pitch.neural.published import load_published
+from rvc_engine.pitch.neural.rmvpe_model import FRAME_MULTIPLE, N_FFT, Rmvpe, log_mel
+from rvc_engine.pitch.neural.salience import CENTS, curve_of, salience_of_mels
+
+THRESHOLD = 0.03
+"""Salience from which a frame is voiced, as in RVC and Applio."""
+WINDOW_FRAMES = 6144
+"""A minute: longer clips would take gigabytes for the net's upper levels."""
+BATCH_FRAMES = 6144
+_SHORTEST_SAMPLES = N_FFT // 2 + 1
+"""Less cannot be reflected by half a frame."""
+
+
+class RmvpeEstimator:
+    """Frame k is centred on sample 160 k."""
+
+    name = "rmvpe"
+
+    def __init__(self, net: Rmvpe, device: torch.device) -> None:
+        self._net = net.eval().requires_grad_(False).to(device)
+        self._device = device
+        self.threads_per_call = 1 if device.type == "cpu" else None
+        self.batch_size = 1 if device.type == "cpu" else 16
+
+    @classmethod
+    def of_published(cls, machine: Machine) -> "RmvpeEstimator":
+        """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
+        net = Rmvpe()
+        load_published(net, "rmvpe", machine)  # float16 in the file, float32 here
+        return cls(net, open_device(machine))
+
+    @torch.inference_mode()
+    def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
+        """See `PitchEstimator.estimate`."""
+        mels = [self._mel(torch.from_numpy(wave).to(self._device)) for wave in waves_16k]
+        saliences = salience_of_mels(
+            mels, self._net, multiple=FRAME_MULTIPLE, window_frames=WINDOW_FRAMES, batch_frames=BATCH_FRAMES
+        )
+        return [
+            fit_length(curve_of(salience, CENTS, THRESHOLD), num_frames(len(wave)))
+            for wave, salience in zip(waves_16k, saliences, strict=True)
+        ]
+
+    def _mel(self, wave: Tensor) -> Tensor:
+        """(num_samples,) -> (N_MELS, 1 + num_samples // 160); a very short clip is followed by silence."""
+        padded = F.pad(wave, (0, max(0, _SHORTEST_SAMPLES - len(wave))))
+        return log_mel(padded[None])[0, :, : 1 + len(wave) // HOP_LENGTH]

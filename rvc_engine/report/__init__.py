@@ -1,0 +1,1 @@
+"""A dataset's report: every recording is measured once, and the measurements become issues. Imports no torch."""

@@ -1,0 +1,342 @@
+"""What a report has to say about a dataset: each finding in words that a person can act on, and in numbers. No torch.
+
+Codes are stable, for programs; the words are for people, and say no more than the measures can bear.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from rvc_engine.report.speaker_clusters import TwoGroups
+
+Severity = Literal["warning", "info"]
+"""warning: it may spoil the voice. info: good to know."""
+
+FEW_MINUTES_OF_SPEECH = 3.0
+"""Below this a voice can be made, but hardly a good one."""
+SHORT_SECONDS = 0.4
+"""A training clip must be as long as one segment, 0.24 to 0.4 s by the kind of voice."""
+MUCH_CLIPPING = 0.001
+MUCH_SILENCE = 0.7
+NOISY_DB = 15.0
+"""Speech over noise below which the voice will learn the noise."""
+SOME_NOISE_DB = 22.0
+REVERBERANT_SECONDS = 0.5
+LOW_SAMPLE_RATE = 32_000
+"""Below it the recordings hold less than the lowest rate of a voice can tell."""
+LOW_BANDWIDTH = 14_500.0
+"""Hz; a 32k voice holds up to 16 kHz."""
+UNEVEN_DB = 12.0
+"""Between the quieter and the louder tenth of the files."""
+MAX_NAMES = 5
+"""Files named in a sentence."""
+MAX_LISTED = 200
+"""Files listed with a finding; `values` tells how many there are."""
+
+
+@dataclass(frozen=True)
+class FileReport:
+    """What one file holds."""
+
+    name: str
+    seconds: float = 0.0
+    sample_rate: int | None = None
+    channels: int | None = None
+    container: str | None = None
+    codec: str | None = None
+    peak: float = 0.0
+    """Largest sample of any channel; full scale is 1."""
+    clipped_share: float = 0.0
+    """0..1: samples at full scale, or in the flat tops of peaks that were cut off before."""
+    speech_seconds: float = 0.0
+    """Time in which it is louder than -42 dB."""
+    speech_db: float | None = None
+    """Level of speech, dB of full scale; this and what follows is None where there is too little to tell."""
+    noise_db: float | None = None
+    """Level of the noise beneath. In a file without a pause it is the quietest of the voice."""
+    snr_db: float | None = None
+    bandwidth_hz: float | None = None
+    """Up to where the file holds anything."""
+    notes: list[str] = field(default_factory=list)
+    """What was wrong with it though it could be read."""
+    error: str | None = None
+    """Why it could not be read."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know about a dataset."""
+
+    code: str
+    severity: Severity
+    message: str
+    """What was found."""
+    advice: str
+    """What to do about it."""
+    files: list[str] = field(default_factory=list)
+    """Which files it is about, at most MAX_LISTED; none: all of them."""
+    values: dict[str, float] = field(default_factory=dict)
+    """The numbers in the message."""
+
+
+@dataclass(frozen=True)
+class DatasetMeasures:
+    """What the files say together; None where there is too little to tell."""
+
+    seconds: float
+    speech_seconds: float
+    speech_db: float | None
+    noise_db: float | None
+    snr_db: float | None
+    bandwidth_hz: float | None
+    reverberation_seconds: float | None
+    same_samples: list[list[str]]
+    """Groups of names."""
+    same_takes: list[tuple[str, str]]
+    groups: TwoGroups | None
+    in_smaller_group: list[str]
+
+
+def find(files: Sequence[FileReport], measures: DatasetMeasures) -> list[Finding]:
+    """All findings about a usable dataset, warnings first."""
+    found = [finding for rule in _RULES for finding in rule(files, measures)]
+    return sorted(found, key=lambda finding: finding.severity != "warning")
+
+
+def told(finding: Finding) -> str:
+    """A finding as one sentence."""
+    return f"{finding.message}; {finding.advice}"
+
+
+def quoted(texts: Sequence[str], separator: str = ", ") -> str:
+    """The first few, and how many more there are."""
+    more = f"{separator}and {len(texts) - MAX_NAMES} more" if len(texts) > MAX_NAMES else ""
+    return separator.join(texts[:MAX_NAMES]) + more
+
+
+def _of_files(
+    code: str, severity: Severity, what: str, advice: str, found: Sequence[tuple[str, str]], **values: float
+) -> Iterator[Finding]:
+    """A finding about these (name, name with a remark), if there are any."""
+    if not found:
+        return
+    are = "file is" if len(found) == 1 else "files are"
+    shown = quoted([remark for _, remark in found])
+    names = [name for name, _ in found]
+    yield Finding(
+        code,
+        severity,
+        f"{len(found)} {are} {what}: {shown}",
+        advice,
+        names[:MAX_LISTED],
+        {"num_files": len(found), **values},
+    )
+
+
+def _little_speech(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    minutes = measures.speech_seconds / 60
+    if minutes < FEW_MINUTES_OF_SPEECH:
+        yield Finding(
+            "little_speech",
+            "warning",
+            f"only {minutes:.1f} minutes of speech",
+            "10 minutes or more make a good voice",
+            values={"speech_minutes": round(minutes, 2)},
+        )
+
+
+def _unreadable(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+    found = [(file.name, f"{file.name} ({file.error})") for file in files if file.error]
+    yield from _of_files("unreadable", "warning", "unreadable", "they are left out; record or export them anew", found)
+
+
+def _damaged(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+    found = [(file.name, f"{file.name} ({'; '.join(file.notes)})") for file in files if file.notes]
+    advice = "what could be read is used; export them anew where a part is missing"
+    yield from _of_files("damaged", "warning", "damaged", advice, found)
+
+
+def _silent(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+    found = [(file.name, file.name) for file in files if not file.error and not file.speech_seconds]
+    advice = "nothing in them is louder than -42 dB, and they are left out; raise their level if they hold speech"
+    yield from _of_files("silent", "warning", "silent", advice, found)
+
+
+def _too_short(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+    found = [(file.name, f"{file.name} ({file.seconds:.2f} s)") for file in files if 0 < file.seconds < SHORT_SECONDS]
+    advice = f"what is shorter than {SHORT_SECONDS} s may be left out of training; nothing needs to be done"
+    yield from _of_files("too_short", "info", "very short", advice, found)
+
+
+def _clipped(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+    worst_first = sorted(files, key=lambda file: -file.clipped_share)
+    found = [
+        (f.name, f"{f.name} ({100 * f.clipped_share:.1f} %)") for f in worst_first if f.clipped_share > MUCH_CLIPPING
+    ]
+    share = worst_first[0].clipped_share if worst_first else 0.0
+    advice = "record them with less gain, or leave them out"
+    yield from _of_files(
+        "clipped", "warning", "clipped, so the voice may sound harsh", advice, found, worst_share=round(share, 4)
+    )
+
+
+def _noisy(files: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    snr, noise = measures.snr_db, measures.noise_db
+    if snr is None or noise is None:
+        return
+    values = {"snr_db": snr, "noise_db": noise}
+    if snr < SOME_NOISE_DB:
+        is_bad = snr < NOISY_DB
+        yield Finding(
+            "noisy",
+            "warning" if is_bad else "info",
+            f"the noise is only about {snr:.0f} dB below the voice ({noise:.0f} dB of full scale)",
+            "the voice will learn it; record in a quieter place, closer to the microphone, or take the noise out"
+            if is_bad
+            else "a voice learns steady noise too; 30 dB and more are heard as clean",
+            values=values,
+        )
+        return
+    found = [
+        (file.name, f"{file.name} ({file.snr_db:.0f} dB)")
+        for file in files
+        if file.snr_db is not None and file.snr_db < NOISY_DB and file.seconds >= 3
+    ]
+    advice = f"others have about {snr:.0f} dB between voice and noise; listen to these, and leave out what is bad"
+    yield from _of_files("noisy_files", "info", "noisier than the others, or without a pause", advice, found, **values)
+
+
+def _reverberant(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    seconds = measures.reverberation_seconds
+    if seconds is not None and seconds >= REVERBERANT_SECONDS:
+        yield Finding(
+            "reverberant",
+            "warning",
+            f"the room is heard: sound fades by 60 dB in about {seconds:.1f} s",
+            "the voice will carry the echo; record in a room with soft things in it, closer to the microphone",
+            values={"reverberation_seconds": seconds},
+        )
+
+
+def _low_rate(files: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    low = [file for file in files if file.sample_rate is not None and file.sample_rate < LOW_SAMPLE_RATE]
+    if sum(file.seconds for file in low) > 0.5 * measures.seconds:
+        rates = sorted({f"{(file.sample_rate or 0) / 1000:g}" for file in low}, key=float)
+        yield Finding(
+            "low_sample_rate",
+            "warning",
+            f"recorded at {', '.join(rates)} kHz, so the voice will lack brightness",
+            "40 kHz or more is best; with these recordings sample_rate=32k loses nothing",
+            values={"highest_rate": max(float(rate) for rate in rates) * 1000},
+        )
+    elif measures.bandwidth_hz is not None and measures.bandwidth_hz < LOW_BANDWIDTH:
+        yield Finding(
+            "low_bandwidth",
+            "warning",
+            f"the files hold nothing above {measures.bandwidth_hz / 1000:.1f} kHz, whatever their sample rate: they "
+            f"were recorded or coded at about {_old_rate(measures.bandwidth_hz)} kHz",
+            "sample_rate=32k loses nothing; for a brighter voice find the recordings from before that",
+            values={"bandwidth_hz": measures.bandwidth_hz},
+        )
+
+
+def _old_rate(bandwidth_hz: float) -> str:
+    """The common sample rate, in kHz, whose half fits a bandwidth best."""
+    rates = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000)
+    return f"{min(rates, key=lambda rate: abs(rate / 2 - bandwidth_hz)) / 1000:g}"
+
+
+def _same_samples(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    groups = measures.same_samples
+    if groups:
+        num_more = sum(len(group) - 1 for group in groups)
+        are = "recording is" if num_more == 1 else "recordings are"
+        yield Finding(
+            "duplicates",
+            "warning",
+            f"{num_more} {are} there twice, sample by sample: {quoted([' = '.join(group[:3]) for group in groups])}",
+            "leave out all but one: what is there twice is learnt twice",
+            [name for group in groups for name in group][:MAX_LISTED],
+            {"num_files": num_more},
+        )
+
+
+def _same_takes(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    pairs = measures.same_takes
+    if pairs:
+        yield Finding(
+            "near_duplicates",
+            "info",
+            f"{len(pairs)} pairs of files sound like the same take, coded or scaled differently: "
+            f"{quoted([' ~ '.join(pair) for pair in pairs])}",
+            "listen, and keep the better of each",
+            list(dict.fromkeys(name for pair in pairs for name in pair))[:MAX_LISTED],
+            {"num_pairs": len(pairs)},
+        )
+
+
+def _speakers(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    groups = measures.groups
+    if groups is not None:
+        names = measures.in_smaller_group
+        yield Finding(
+            "several_speakers",
+            "warning",
+            f"several speakers suspected: the voice falls into two groups that differ clearly in pitch or colour "
+            f"({100 * (1 - groups.share):.0f} % near {groups.larger_hz:.0f} Hz, {100 * groups.share:.0f} % near "
+            f"{groups.smaller_hz:.0f} Hz, such as {quoted(names)})",
+            "listen to both; one person through two microphones, or speaking and singing, gives the same picture. "
+            "Make a voice of one speaker's recordings alone, or put each speaker's into a folder and train with "
+            "speakers=folders",
+            names[:MAX_LISTED],
+            {
+                "smaller_share": round(groups.share, 3),
+                "larger_hz": round(groups.larger_hz, 1),
+                "smaller_hz": round(groups.smaller_hz, 1),
+            },
+        )
+
+
+def _uneven(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+    levels = [file.speech_db for file in files if file.speech_db is not None]
+    if len(levels) >= 5 and (spread := float(np.percentile(levels, 90) - np.percentile(levels, 10))) > UNEVEN_DB:
+        yield Finding(
+            "uneven_loudness",
+            "info",
+            f"the loudness of speech differs by {spread:.0f} dB between files",
+            "slices are brought to a similar level before training, but quiet files bring their noise along; "
+            "bring the files to one loudness if they are meant to be alike",
+            values={"spread_db": round(spread, 1)},
+        )
+
+
+def _much_silence(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+    share = 1 - measures.speech_seconds / measures.seconds if measures.seconds else 0.0
+    if share > MUCH_SILENCE:
+        yield Finding(
+            "much_silence",
+            "info",
+            f"{100 * share:.0f} % of the time is silence (below -42 dB)",
+            "silence is cut out; if there is speech in it, raise the level of the recordings",
+            values={"silence_share": round(share, 3)},
+        )
+
+
+_RULES: tuple[Callable[[Sequence[FileReport], DatasetMeasures], Iterator[Finding]], ...] = (
+    _little_speech,
+    _unreadable,
+    _damaged,
+    _silent,
+    _clipped,
+    _noisy,
+    _reverberant,
+    _speakers,
+    _low_rate,
+    _same_samples,
+    _same_takes,
+    _uneven,
+    _much_silence,
+    _too_short,
+)

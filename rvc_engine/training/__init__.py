@@ -1,0 +1,1 @@
+"""GAN training: the trainer draws batches, takes steps, measures and saves, until the last epoch."""

@@ -1,0 +1,194 @@
+"""The train stage in several processes, seen from the engine: start them, hear them, stop them, and say how they ended.
+
+torchrun starts one process a rank and ends the others as soon as one fails. It tells of that on standard error only, so
+what a rank said before its end counts first; a rank that ended without a word is named from torchrun's table.
+"""
+
+import os
+import queue
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from rvc_engine.child_processes import inherited_environment, python_command
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import EngineError, RankLost, StopRequested, error_of
+from rvc_engine.events import Failed, Stopped, Succeeded, parse_event
+from rvc_engine.reporting import StageReport
+from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_LOST, STOP, RankRequest
+from rvc_engine.training.trainer import BaseWeights
+from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.layout import Workspace
+
+SECONDS_TO_END = 10
+"""From the first sign of an end until what is left is killed."""
+_TABLE_ROW = re.compile(r"rank\s*:\s*(\d+) .*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
+"""A failed rank in torchrun's last words."""
+
+
+def run(
+    workspace: Workspace,
+    config: TrainingConfig,
+    devices: Sequence[torch.device],
+    base: BaseWeights,
+    features_identity: str,
+    report: StageReport,
+) -> None:
+    """`training.run` in one process for each of `devices`, with its end as the result.
+
+    Raises what the ranks raised, StopRequested after a checkpoint, and RankLost when one died without a word.
+    """
+    request = RankRequest(
+        root=workspace.root.absolute(),
+        voice=workspace.voice,
+        version=workspace.version,
+        config=config,
+        devices=[str(device) for device in devices],
+        num_threads=max(1, torch.get_num_threads() // len(devices)),
+        base_generator=base.generator and base.generator.absolute(),
+        base_discriminators=base.discriminators and base.discriminators.absolute(),
+        base_identity=base.identity,
+        features_identity=features_identity,
+    )
+    path = workspace.root / "ranks.json"
+    write_atomically(path, request.model_dump_json(indent=1).encode())
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()  # what the stages before held is the ranks' now
+    group = _RankGroup(path, request, report)
+    try:
+        group.follow()
+    finally:
+        group.end()
+        path.unlink(missing_ok=True)
+    group.raise_for_end()
+
+
+class _RankGroup:
+    """torchrun and its ranks."""
+
+    def __init__(self, path: Path, request: RankRequest, report: StageReport) -> None:
+        self._devices, self._report = request.devices, report
+        self._lines: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
+        """What was said, and whether on standard output."""
+        self._noise: deque[str] = deque(maxlen=400)
+        self._failed: Failed | None = None
+        self._stopped = self._succeeded = self._was_asked = False
+        # fmt: off
+        command = [
+            *python_command("torch.distributed.run"), "--standalone", "--nnodes", "1",
+            "--nproc-per-node", str(len(request.devices)), "--max-restarts", "0", "--local-addr", "127.0.0.1",
+            "--shutdown-timeout", str(SECONDS_TO_END),
+            "--no-python", *python_command("rvc_engine.training.distributed.worker", str(path.absolute())),
+        ]
+        # fmt: on
+        self._process = subprocess.Popen(
+            command,
+            env=_environment(request.num_threads),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is the engine's to hear, which then stops the ranks in order
+        )
+        assert self._process.stdin is not None
+        self._input: IO[bytes] = self._process.stdin
+        self._readers = [self._reader(self._process.stdout, True), self._reader(self._process.stderr, False)]
+
+    def _reader(self, stream: IO[bytes] | None, is_output: bool) -> threading.Thread:
+        assert stream is not None
+
+        def read() -> None:
+            with stream:
+                for line in stream:
+                    self._lines.put((is_output, line.decode(errors="replace").rstrip()))
+
+        thread = threading.Thread(target=read, name="ranks", daemon=True)
+        thread.start()
+        return thread
+
+    def follow(self) -> None:
+        """Pass on what the ranks say, and the wish to stop, until torchrun is gone."""
+        while self._process.poll() is None:
+            if self._report.is_stopping and not self._was_asked:
+                self._was_asked = True
+                with suppress(OSError):
+                    self._input.write(STOP)
+                    self._input.flush()
+            self._hear(timeout=0.2)
+
+    def _hear(self, timeout: float) -> None:
+        with suppress(queue.Empty):
+            while True:
+                self._take(*self._lines.get(timeout=timeout))
+                timeout = 0
+
+    def _take(self, is_output: bool, line: str) -> None:
+        if not is_output:
+            self._noise.append(line)
+            self._report.log(line, "debug")
+            return
+        match parse_event(line):
+            case Failed() as failed:
+                self._failed = self._failed or failed
+            case Stopped():
+                self._stopped = True
+            case Succeeded():
+                self._succeeded = True
+            case event:
+                self._report.relay(event)
+
+    def end(self) -> None:
+        """Leave nothing running: ranks end when their input does, and torchrun when they have."""
+        with suppress(OSError):
+            self._input.close()
+        try:
+            self._process.wait(SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        for reader in self._readers:
+            reader.join(SECONDS_TO_END)
+        self._hear(timeout=0)
+
+    def raise_for_end(self) -> None:
+        """Return for a training that came to its end; raise for every other end."""
+        if self._failed is not None:
+            raise error_of(self._failed.code, self._failed.message)
+        if self._process.returncode == 0 and self._stopped:
+            raise StopRequested
+        if self._process.returncode != 0 or not self._succeeded:
+            raise self._lost()
+
+    def _lost(self) -> EngineError:
+        """Who died, as far as torchrun's table tells. Those that it ended itself (SIGTERM) are not to be named."""
+        ends = {int(rank): int(code) for rank, code in _TABLE_ROW.findall("\n".join(self._noise))}
+        consequences = {EXIT_PEER_LOST, EXIT_ORPHANED, -signal.SIGTERM}
+        rank = next((rank for rank, code in ends.items() if code not in consequences), None)
+        if rank is None:
+            who = f"one of the {len(self._devices)} processes that trained the voice died"
+        else:
+            who = f"process {rank + 1} of {len(self._devices)} that trained the voice, on {self._devices[rank]}, died"
+            code = ends[rank]
+            who += f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+        return RankLost(f"{who}; the others were stopped. Start again: the run goes on from its last checkpoint")
+
+
+def _environment(num_threads: int) -> dict[str, str]:
+    """Threads that sleep while they wait, and traffic that stays on this machine."""
+    environment = {
+        "OMP_WAIT_POLICY": "PASSIVE",
+        **inherited_environment(os.environ),
+        "OMP_NUM_THREADS": str(num_threads),
+    }
+    if sys.platform == "linux":
+        environment = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", **environment}
+    return environment

@@ -1,0 +1,106 @@
+"""One process of a data-parallel training: `torchrun ... -m rvc_engine.training.distributed.worker FILE`.
+
+The first rank says what happens, as event lines on standard output; every rank says why it fails. A rank whose input
+ends has lost its engine, and ends at once: what it has done since the last checkpoint is done again by the next engine.
+"""
+
+import os
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from rvc_engine.compute.process_group import PeerLost, Ranks, local_rank
+from rvc_engine.errors import EngineError, FailureCode, StopRequested
+from rvc_engine.events import EXIT_FAILED, Event, Failed, Log, Stopped, Succeeded, format_event
+from rvc_engine.reporting import StageReport
+from rvc_engine.training import trainer
+from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_LOST, RankRequest
+from rvc_engine.training.trainer import BaseWeights
+from rvc_engine.workspace.layout import Workspace
+
+
+class _RankReport(StageReport):
+    """Speaks for the first rank only, and leaves it to the ranks' agreement when to stop."""
+
+    def check_stop(self) -> None:
+        """Nothing: one rank that stops alone would leave the others waiting."""
+
+
+def main() -> None:
+    """Train as one rank, to whatever end."""
+    request = RankRequest.model_validate_json(Path(sys.argv[1]).read_bytes())
+    stop = _watch_input()
+    torch.set_num_threads(request.num_threads)
+    device = torch.device(request.devices[local_rank()])
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        ranks = Ranks.join(device)
+        name = f"process {ranks.rank + 1} of {ranks.size}"
+        _say(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
+        report = _RankReport("train", _say if ranks.is_first else _stay_silent, stop.is_set)
+        _train(request, device, report, ranks)
+        with suppress(PeerLost):  # this one's work is whole; who died tells it by an exit code
+            ranks.any(False)  # until the first one has saved, too
+        _end(0)
+    except PeerLost as error:
+        print(f"lost the other processes: {error}", file=sys.stderr)  # noqa: T201 - the engine's debug log
+        _end(EXIT_PEER_LOST)
+    except EngineError as error:
+        _say(Failed(code=error.code, message=str(error)))
+        _end(EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must hear why
+        traceback.print_exception(error)
+        _say(Failed(code=FailureCode.INTERNAL, message=f"{name} failed unforeseen ({type(error).__name__}: {error})"))
+        _end(EXIT_FAILED)
+
+
+def _train(request: RankRequest, device: torch.device, report: StageReport, ranks: Ranks) -> None:
+    """The stage itself. A stop on request is a good end: torchrun would kill the others for any other exit code."""
+    base = BaseWeights(request.base_generator, request.base_discriminators, request.base_identity)
+    workspace = Workspace(request.root, request.voice, request.version)
+    try:
+        trainer.run(workspace, request.config, device, base, request.features_identity, report, ranks)
+        report.event(Succeeded(message="trained"))
+    except StopRequested:
+        report.event(Stopped(message="stopped as asked"))
+
+
+def _watch_input() -> threading.Event:
+    """Set when the engine asks to stop. The end of input ends this process, whatever it is doing."""
+    stop = threading.Event()
+
+    def watch() -> None:
+        with suppress(OSError):
+            while os.read(sys.stdin.fileno(), 4096):
+                stop.set()
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=watch, name="stdin", daemon=True).start()
+    return stop
+
+
+def _say(event: Event) -> None:
+    """One line, in one write: the ranks share the pipe."""
+    with suppress(BrokenPipeError):
+        os.write(sys.stdout.fileno(), f"{format_event(event)}\n".encode())
+
+
+def _stay_silent(_event: Event) -> None:
+    """The first rank speaks for all."""
+
+
+def _end(code: int) -> NoReturn:
+    """Without the library's farewells: they may wait for ranks that are gone, and gloo's abort the process at times
+    ("terminate called without an active exception"), which would make a crash of a training that is complete."""
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""Pieces of an effective batch that fit into memory, and what is done when one does not.
+
+Adding up the gradients of micro-batches gives those of the whole batch, so a smaller piece costs time and nothing else.
+"""
+
+import gc
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from rvc_engine.compute.out_of_memory import is_out_of_memory
+from rvc_engine.compute.process_group import ALONE, Ranks
+from rvc_engine.errors import GpuOutOfMemory
+
+T = TypeVar("T")
+
+
+class MicroBatches:
+    """How many clips a rank takes through the nets at once. Lowered for good when memory runs out."""
+
+    def __init__(self, limit: int, ranks: Ranks = ALONE, warn: Callable[[str], None] = lambda _: None) -> None:
+        self.limit, self.ranks, self._warn = limit, ranks, warn
+
+    def attempt(self, num_clips: int, gather: Callable[[int], T], apply: Callable[[T], object]) -> None:
+        """Do half a step: `gather` takes the limit and adds up gradients, `apply` changes the weights.
+
+        When memory runs out while gathering, on any rank, all ranks gather again with half the limit; `gather` must
+        begin anew each time. `apply` is done once. `num_clips` is the effective batch's. Raises GpuOutOfMemory when
+        single clips do not fit.
+        """
+        while True:
+            gathered: list[T] = []
+            is_short = _runs_short(lambda into=gathered: into.append(gather(self.limit)))  # type: ignore[misc]
+            if not self.ranks.any(is_short):
+                # Alone, this may be tried again too: the optimizer's kernel takes no memory once it has begun.
+                is_short = _runs_short(lambda of=gathered: apply(of[0]), self.ranks.size == 1)  # type: ignore[misc]
+                if not is_short:
+                    return
+            del gathered
+            self._lower(self.ranks.largest_share(num_clips))
+
+    def _lower(self, most_clips: int) -> None:
+        clips = min(self.limit, most_clips)
+        if clips == 1:
+            raise GpuOutOfMemory(
+                "the device ran out of memory with a single clip at a time; free it of other programs, set "
+                "gradient_checkpointing=true, or use precision=bf16 or a smaller width"
+            )
+        self.limit = clips // 2
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._warn(
+            f"the device ran out of memory with {clips} clips at a time; going on with {self.limit} at a time and "
+            "gradients added up, so that the batch stays as large as it was"
+        )
+
+
+def _runs_short(work: Callable[[], object], may_try_again: bool = True) -> bool:
+    """Whether memory ran out. The error, whose frames hold the graph, is let go of before this returns."""
+    try:
+        work()
+    except RuntimeError as error:
+        if not (may_try_again and is_out_of_memory(error)):
+            raise
+        return True
+    return False

@@ -1,0 +1,124 @@
+"""How fast a training goes, and what share that is of what its machine can compute."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from rvc_engine.compute.out_of_memory import is_out_of_memory
+from rvc_engine.compute.precision import Precision
+
+SETTLED_SECONDS = 5.0
+"""Training time before the machine is measured: first steps are slow, and a run that is over by then need not wait."""
+MEASURING_SECONDS = 0.3
+NEWEST = 0.2
+"""Weight of the newest step in what is told."""
+_PRODUCT_SIZES = {"cuda": 8192, "cpu": 1024}
+"""Rows of the matrices that the machine is measured with: large enough to keep all of it busy."""
+
+
+class Pace:
+    """Of the steps of one attempt, the newest counting most."""
+
+    def __init__(self, device: torch.device, precision: Precision, num_devices: int = 1) -> None:
+        """`num_devices` that each do as much."""
+        self._device, self._precision, self._num_devices = device, precision, num_devices
+        self.step_seconds: float | None = None
+        self._clip_seconds: float | None = None
+        self._seconds = 0.0
+        self._clip_flops: float | None = None
+        self._reachable: float | None = None
+        self._is_measured = False
+
+    def add(self, clips: int, seconds: float) -> None:
+        """A step on so many clips took so long."""
+        self._seconds += seconds
+        self.step_seconds = _blended(self.step_seconds, seconds)
+        self._clip_seconds = _blended(self._clip_seconds, seconds / clips)
+
+    @contextmanager
+    def counting(self, clips: int) -> Iterator[None]:
+        """Count once what a step on so many clips of this device computes; it must be taken operation by operation."""
+        is_due = self._device.type == "cuda" or self._seconds >= SETTLED_SECONDS  # graphs hide what they compute
+        if self._clip_flops is not None or clips == 0 or not is_due:
+            yield
+            return
+        with _Counter() as counter:  # type: ignore[no-untyped-call]
+            yield
+        self._clip_flops = counter.flops / clips
+
+    @property
+    def clips_per_second(self) -> float | None:
+        """None before the first step."""
+        return 1 / self._clip_seconds if self._clip_seconds else None
+
+    @property
+    def machine_share(self) -> float | None:
+        """Of the operations a second that the machine reaches in matrix products; None while that is not known.
+
+        Measures it, in well under a second, the first time that the pace has settled.
+        """
+        if not self._is_measured and self._seconds >= SETTLED_SECONDS:
+            self._is_measured = True
+            self._reachable = reachable_flops(self._device, self._precision)
+        if self._reachable is None or self._clip_flops is None or self.clips_per_second is None:
+            return None
+        return self.clips_per_second * self._clip_flops / (self._reachable * self._num_devices)
+
+    @property
+    def values(self) -> dict[str, float]:
+        """What is known, for a curve over the steps; nothing before the pace has settled."""
+        share = self.machine_share
+        if share is None or self.clips_per_second is None:
+            return {}
+        return {"speed/clips_per_second": self.clips_per_second, "speed/machine_share": share}
+
+
+def _blended(old: float | None, new: float) -> float:
+    return new if old is None else (1 - NEWEST) * old + NEWEST * new
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the multiplications and additions of matrix products and convolutions."""
+
+    flops = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        count: Callable[..., int] | None = flop_registry.get(func._overloadpacket)
+        if count is not None:
+            self.flops += count(*args, **kwargs, out_val=out)
+        return out
+
+
+def reachable_flops(device: torch.device, precision: Precision) -> float | None:
+    """Operations a second of a large matrix product in this format; None where there is no memory for it."""
+    size = _PRODUCT_SIZES.get(device.type, 1024)
+    try:
+        matrix = torch.ones(size, size, device=device, dtype=precision.dtype or torch.float32)
+        product = torch.empty_like(matrix)
+        best, until = float("inf"), time.monotonic() + MEASURING_SECONDS
+        while time.monotonic() < until:
+            best = min(best, _product_seconds(matrix, product))
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return None
+    return float(2 * size**3 / best)
+
+
+def _product_seconds(matrix: torch.Tensor, product: torch.Tensor) -> float:
+    if matrix.is_cuda:
+        torch.cuda.synchronize(matrix.device)
+    started = time.perf_counter()
+    torch.mm(matrix, matrix, out=product)
+    if matrix.is_cuda:
+        torch.cuda.synchronize(matrix.device)
+    return time.perf_counter() - started

@@ -1,0 +1,476 @@
+"""The train stage: epochs of steps, with checkpoints between them, from wherever the run was.
+
+A step's randomness (segments, noise) and an epoch's order come from the seed and the step or epoch alone, so a run that
+was interrupted goes on exactly as if it had not been.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rvc_engine.checkpoints.async_writer import BackgroundSaver
+from rvc_engine.checkpoints.base_weights import load_base_weights
+from rvc_engine.checkpoints.pairs import SavedPair, pairs_to_resume, resume
+from rvc_engine.checkpoints.recovery import RecoveryStore
+from rvc_engine.checkpoints.train_state import Nets, Place, completed_epochs
+from rvc_engine.compute.precision import LEAST_SCALE, Precision, use_tf32
+from rvc_engine.compute.process_group import ALONE, Ranks
+from rvc_engine.config import TrainingConfig
+from rvc_engine.data.clips import ClipFiles, list_clips, write_filelist
+from rvc_engine.data.speakers import Speakers
+from rvc_engine.data.split import Split, split
+from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
+from rvc_engine.evaluation.runner import Appraiser
+from rvc_engine.events import CheckpointSaved, Metric
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.synthesizer import Noise
+from rvc_engine.reporting import StageReport
+from rvc_engine.training.batch_sampler import EffectiveBatch, EffectiveBatches
+from rvc_engine.training.cuda_graphs import CudaRecorder, GraphedSteps, StepInputs
+from rvc_engine.training.metrics import Readings
+from rvc_engine.training.saver import RunSaves
+from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+from rvc_engine.training.throughput import Pace
+from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.layout import Workspace
+
+VERSION = 1
+
+MIN_TIMED_STEPS = 8
+"""`max_train_seconds` does not end training before so many steps."""
+CHECKPOINT_SECONDS = 300
+CHECKPOINT_SHARE = 0.03
+"""Saving may take this share of the time."""
+SECONDS_BETWEEN_METRICS = 0.2
+MAX_ROLLBACKS = 3
+ROLLBACK_FACTOR = 0.5
+"""On the learning rate, each time a run that computes in float32 goes back after diverging."""
+
+
+@dataclass(frozen=True)
+class BaseWeights:
+    """Files that training starts from, and a name that tells them from others."""
+
+    generator: Path | None = None
+    discriminators: Path | None = None
+    identity: str = "none"
+
+
+class _NotFinite(Exception):
+    """A loss is NaN or infinite."""
+
+
+def run(
+    workspace: Workspace,
+    config: TrainingConfig,
+    device: torch.device,
+    base: BaseWeights,
+    features_identity: str,
+    report: StageReport,
+    ranks: Ranks = ALONE,
+) -> Place:
+    """Train to the end, or until the time is up; the result is the newest recovery checkpoint.
+
+    Every rank calls this; the first one writes and speaks. Raises StopRequested after saving a checkpoint when the run
+    was asked to stop, Diverged, GpuOutOfMemory, DiskFull, IncompatibleCheckpoint, InvalidDataset, WorkspaceBusy.
+    """
+    if device.type == "cuda":
+        use_tf32(config.tf32)
+    with workspace.training_lock() if ranks.is_first else nullcontext():
+        sizes = Hyperparameters.of(config)
+        parts = ranks.from_first(lambda: _find_clips(workspace, config, sizes, report))
+        identity = _identity(config, base, features_identity)
+        appraiser = Appraiser(workspace, config, sizes, device, parts, report) if ranks.is_first else None
+        store = RecoveryStore(workspace, identity)
+        try:
+            with BackgroundSaver() as saver:
+                trainer = _Trainer(
+                    workspace, config, sizes, device, parts.trained, store, saver, appraiser, report, ranks
+                )
+                trainer.prepare(base)
+                return trainer.train()
+        except torch.OutOfMemoryError as error:
+            raise GpuOutOfMemory(
+                "the device has no memory left for the nets themselves; free it of other programs, or use a smaller "
+                "width"
+            ) from error
+
+
+def _find_clips(workspace: Workspace, config: TrainingConfig, sizes: Hyperparameters, report: StageReport) -> Split:
+    """The clips to train on and those to evaluate with, listed for RVC's trainer too."""
+    speakers = Speakers.of(workspace, config)
+    clips, num_short = list_clips(workspace, sizes, speakers)
+    _tell_speakers(speakers, clips, report)
+    if num_short:
+        report.log(f"{num_short} slices are too short to train on, or lack features, and are left out")
+    parts = split(clips, workspace.slices, config.evaluate)
+    if parts.are_held_out:
+        report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
+    write_filelist(workspace, parts.trained, config.seed)
+    return parts
+
+
+def _tell_speakers(speakers: Speakers, clips: Sequence[ClipFiles], report: StageReport) -> None:
+    present = speakers.table(clip.speaker for clip in clips)
+    if len(present) > 1:
+        report.log(f"{len(present)} speakers: {', '.join(f'{name} is {number}' for number, name in present.items())}")
+    if silent := [name for number, name in speakers.names.items() if number not in present]:
+        report.warn(f"no slice of {', '.join(silent)} can be trained on: the voice will not know that speaker")
+
+
+def _identity(config: TrainingConfig, base: BaseWeights, features_identity: str) -> dict[str, Any]:
+    """What a checkpoint must agree with to be gone on from; epochs, batch size and learning rate may change."""
+    fields = ("version", "sample_rate", "f0", "width", "speaker_id", "seed")
+    identity: dict[str, Any] = {name: getattr(config, name) for name in fields}
+    if config.speakers != "one":
+        identity["speakers"] = config.speakers
+    return {**identity, "base weights": base.identity, "features": features_identity}
+
+
+@dataclass(frozen=True)
+class _Due:
+    """What follows a step: each rank could see another clock or signal, so all do what any of them must."""
+
+    stop: bool
+    """Someone asked for it."""
+    end: bool
+    """The time is up."""
+    measure: bool
+    checkpoint: bool
+
+
+class _Trainer:
+    """The state of one training: nets, place, and when things were last done."""
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        config: TrainingConfig,
+        sizes: Hyperparameters,
+        device: torch.device,
+        clips: list[ClipFiles],
+        store: RecoveryStore,
+        saver: BackgroundSaver,
+        appraiser: Appraiser | None,
+        report: StageReport,
+        ranks: Ranks,
+    ) -> None:
+        """`appraiser` is None on all ranks but the first."""
+        self.saver = saver
+        self.workspace, self.config, self.sizes, self.device = workspace, config, sizes, device
+        self.clips, self.store, self.appraiser, self.report, self.ranks = clips, store, appraiser, report, ranks
+        self.precision = Precision.choose(config.precision, device)
+        self.batches: EffectiveBatches | None = None
+        self.total_steps = 0
+        self.pace = Pace(device, self.precision, ranks.size)
+        self.last_metric = 0.0
+        self.result: StepResult | None = None
+        self.saves = RunSaves(workspace, config, sizes, saver, appraiser, report) if appraiser is not None else None
+        self.readings = Readings(device, waits=ranks.size > 1)
+        self.graphs: GraphedSteps | None = None
+
+    def prepare(self, base: BaseWeights) -> None:
+        """Build the nets and bring them to where the run was, or to the base weights at its beginning."""
+        self.base = base
+        self.graphs = None  # of other nets; their memory first
+        self.readings.forget()
+        self.nets = self._fresh_nets()
+        pairs = self.ranks.from_first(
+            lambda: pairs_to_resume(self.workspace.root, self.store.newest(), self.report.warn)
+        )
+        place = None if pairs else self.store.load(self.nets, self.report.warn)
+        if self.batches is None:
+            self.batches = self._choose_batches(place)
+        self.place = place = self._begin(self.batches, pairs) if place is None else self._continued(place, self.batches)
+        if self.appraiser is not None:
+            self.appraiser.begin(place)
+        if place.is_full_precision:
+            self.nets.compute_in(self.precision.full())
+        self.graphs = self._graphed_steps()
+        self.result = None
+        self.started = time.monotonic() - place.seconds
+        self.last_checkpoint = time.monotonic()
+        self.saved_step = place.step
+        self.time_is_up = self._is_time_up(place)
+        if pairs:
+            self._checkpoint()
+            self.saver.wait()
+
+    def _graphed_steps(self) -> GraphedSteps | None:
+        if self.device.type != "cuda":
+            return None
+        if self.ranks.size > 1:
+            self.report.log("steps of several processes are taken without CUDA graphs, one kernel after another")
+            return None
+        assert self.batches is not None
+        batches, recorder = self.batches, CudaRecorder(self.device)
+        return GraphedSteps(self.nets, recorder, batches.most_frames, batches.sizes, self.report.log)
+
+    def _fresh_nets(self) -> Nets:
+        """The same on every call and rank."""
+        torch.manual_seed(self.config.seed)
+        config = self.config
+        return Nets.build(self.sizes, self.device, config.learning_rate, self.precision, config.gradient_checkpointing)
+
+    def _choose_batches(self, place: Place | None) -> EffectiveBatches:
+        """Once for a run, and before base weights are loaded, as trying out sizes spoils the nets."""
+        config = self.config
+        batches = EffectiveBatches.choose(self.clips, self.nets, config, place, self.ranks, self.report)
+        self.total_steps = batches.per_epoch * config.total_epochs
+        if config.batch_size == "auto" and place is None:
+            self.nets = self._fresh_nets()
+        if self.ranks.is_first:
+            text = self.sizes.workspace_config(config, batches.per_pass)
+            write_atomically(self.workspace.hyperparameters, text.encode())
+        how = f"{self.precision.name}{' with gradient checkpointing' if config.gradient_checkpointing else ''}"
+        self.report.log(
+            f"training {batches}, {config.total_epochs} epochs, on {self.device} in {how}, "
+            f"base weights: {self.base.identity}"
+        )
+        return batches
+
+    def _begin(self, batches: EffectiveBatches, pairs: list[SavedPair]) -> Place:
+        """The place of a run that has no checkpoint: after a G_/D_ pair, or at the beginning, with the base weights."""
+        if (resumed := resume(pairs, self.nets, self.config, self.report.warn)) is not None:
+            epoch = resumed.epoch
+            self.report.log(f"going on after epoch {epoch} of {resumed.pair.generator.name} and its D_ file")
+            step = epoch * batches.per_epoch
+            return Place(step, epoch + 1, 0, 0.0, batches.size, len(self.clips), resumed.learning_rate_scale)
+        if self.base.generator is not None:
+            load_base_weights(self.nets.generator, self.base.generator, "pretrained generator")
+        if self.base.discriminators is not None:
+            load_base_weights(self.nets.discriminators, self.base.discriminators, "pretrained discriminator")
+        return Place(0, 1, 0, 0.0, batches.size, len(self.clips))
+
+    def _continued(self, place: Place, batches: EffectiveBatches) -> Place:
+        """A checkpoint's place in this dataset's epochs; the epoch's start when the batches are others now."""
+        self.report.log(f"going on after step {place.step}, in epoch {place.epoch}")
+        if (place.batch_size, place.num_clips) == (batches.size, len(self.clips)):
+            return place
+        self.report.warn(
+            "the batch size or the number of clips has changed since the checkpoint; its epoch starts anew"
+        )
+        return replace(place, batch=0, batch_size=batches.size, num_clips=len(self.clips))
+
+    def train(self) -> Place:
+        """All remaining steps; goes back to the last checkpoint when losses stop being numbers."""
+        while True:
+            try:
+                self._train_until_done()
+                return self._finish()
+            except _NotFinite as fault:
+                self._roll_back(fault)
+
+    def _train_until_done(self) -> None:
+        assert self.batches is not None
+        while self._goes_on():
+            self.nets.set_learning_rate(self._learning_rate())
+            for given in self.batches.of_epoch(self.place.epoch, self.place.batch):
+                self._one_step(self.batches, given)
+                if not self._goes_on():
+                    break
+
+    def _goes_on(self) -> bool:
+        return self.place.epoch <= self.config.total_epochs and not self.time_is_up
+
+    def _learning_rate(self) -> float:
+        decay = self.config.lr_decay ** (self.place.epoch - 1)
+        return self.config.learning_rate * self.place.learning_rate_scale * decay
+
+    def _one_step(self, batches: EffectiveBatches, given: EffectiveBatch) -> None:
+        """One step on an effective batch."""
+        started = time.monotonic()
+        self.result = self._train_on(batches, given)
+        self.readings.end_step()
+        seconds = time.monotonic() - self.started
+        self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1, seconds=seconds)
+        due = self._find_due()
+        self.time_is_up = due.end
+        if due.measure:
+            self._measure(self.result)
+        if self.place.batch == batches.per_epoch:
+            self.place = replace(self.place, epoch=self.place.epoch + 1, batch=0)
+        self.pace.add(len(given.clips), time.monotonic() - started)
+        self.readings.look()
+        self.saver.look()
+        self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
+        if due.checkpoint:
+            self._checkpoint()
+        self._say_progress(due)
+
+    def _train_on(self, batches: EffectiveBatches, given: EffectiveBatch) -> StepResult:
+        """The random numbers are drawn for the effective batch and cut: they do not depend on the ranks."""
+        generator = torch.Generator(self.device).manual_seed(self.config.seed * 2**31 + self.place.step)
+        starts = draw_starts(given.lengths, self.sizes.segment_frames, generator)
+        noise = Noise.draw(self.sizes, len(given.clips), given.frames, generator)
+        whole = Whole(len(given.clips), given.num_frames)
+        share, longest = self.ranks.share_of(given.clips), 0 if given.batch is None else given.batch.spec.shape[2]
+        noise = Noise(noise.posterior[share, :, :longest], None if noise.source is None else noise.source[share])
+
+        def eager() -> StepResult:
+            with self.pace.counting(len(starts[share])):
+                return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
+
+        if self.graphs is None or given.batch is None:
+            return eager()
+        return self.graphs.take(StepInputs(given.batch, starts[share], noise), batches.micro_batches, eager)
+
+    def _find_due(self) -> _Due:
+        """What the first rank's clock and anybody's wish to stop ask for after this step."""
+        is_first = self.ranks.is_first
+        flags = (self._is_time_up(self.place), self._is_measure_due(), self._is_checkpoint_due())
+        return _Due(*self.ranks.agree([self.report.is_stopping, *(is_first and flag for flag in flags)]))
+
+    def _is_measure_due(self) -> bool:
+        """On a GPU, where reading the losses waits for it, they are read only now and then."""
+        is_free = self.device.type == "cpu" or self.place.step == 1
+        return is_free or time.monotonic() - self.last_metric >= SECONDS_BETWEEN_METRICS
+
+    def _measure(self, result: StepResult) -> None:
+        """Begin to read the losses; where they come, look whether they are numbers, and tell them."""
+        self.last_metric = time.monotonic()
+        place, learning_rate = self.place, self._learning_rate()
+
+        def tell(read: list[float]) -> None:
+            values = self._finite_values(read, place.step)
+            values["learning_rate"] = learning_rate
+            values |= self.pace.values
+            self.report.event(Metric(step=place.step, epoch=place.epoch, values=values))
+
+        self.readings.begin(result.stacked(), tell)
+
+    def _finite_values(self, read: list[float], step: int) -> dict[str, float]:
+        """The step's measures. Raises _NotFinite when they show that the nets are spoiled.
+
+        In float16 a gradient beyond its range is no fault: that step left the weights alone, and the next has a smaller
+        scale. A long row of such steps is one.
+        """
+        values = dict(zip(StepResult.NAMES, read, strict=True))
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        scale = self.nets.least_scale if wrong else None
+        if wrong and (scale is None or scale < LEAST_SCALE):
+            raise _NotFinite(f"{', '.join(wrong)} at step {step}")
+        return {name: value for name, value in values.items() if name not in wrong}
+
+    def _check_finite(self) -> None:
+        """Nothing is saved of nets that the last step spoiled; on a GPU not every step's losses were read."""
+        self.readings.wait()
+        if self.result is not None:
+            self._finite_values(self.result.stacked().tolist(), self.place.step)
+
+    def _is_checkpoint_due(self) -> bool:
+        every = self.config.checkpoint_every_steps
+        if every is not None:
+            return self.place.step % every == 0
+        wait = max(CHECKPOINT_SECONDS, self.store.last_save_seconds / CHECKPOINT_SHARE)
+        return time.monotonic() - self.last_checkpoint >= wait
+
+    def _checkpoint(self) -> None:
+        """Begin to save the state as it is; it is told once it is whole."""
+        self._check_finite()
+        if self.ranks.is_first:
+            place = self.place
+
+            def tell(path: Path) -> None:
+                self.report.event(CheckpointSaved(step=place.step, epoch=place.last_epoch, path=str(path)))
+
+            self.saver.begin(self.store.tree(self.nets, place), self.store.write, tell)
+        self.last_checkpoint = time.monotonic()
+        self.saved_step = self.place.step
+
+    def _say_progress(self, due: _Due) -> None:
+        try:
+            if due.stop:
+                raise StopRequested
+            done, total, eta = self._done()
+            self.report.progress(
+                done,
+                total,
+                eta_seconds=eta,
+                epoch=min(self.place.epoch, self.config.total_epochs),
+                total_epochs=self.config.total_epochs,
+                step=self.place.step,
+                total_steps=self.total_steps,
+                step_seconds=self.pace.step_seconds,
+                clips_per_second=self.pace.clips_per_second,
+                machine_share=self.pace.machine_share,
+            )
+        except StopRequested:
+            if self.saved_step != self.place.step:
+                self._checkpoint()
+            self.saver.wait()
+            raise
+
+    def _done(self) -> tuple[float, float, float | None]:
+        """Progress by steps or by the clock, whichever is nearer to the end."""
+        step, step_seconds, limit = self.place.step, self.pace.step_seconds or 0.0, self.config.max_train_seconds
+        remaining = (self.total_steps - step) * step_seconds
+        if limit is None:
+            return step, self.total_steps, remaining
+        left = max(limit - self.place.seconds, (MIN_TIMED_STEPS - step) * step_seconds, 0.0)
+        fraction = min(self.place.seconds / limit, step / MIN_TIMED_STEPS, 0.999)
+        return max(fraction, step / self.total_steps), 1.0, min(left, remaining)
+
+    def _is_time_up(self, place: Place) -> bool:
+        limit = self.config.max_train_seconds
+        return limit is not None and place.seconds >= limit and place.step >= MIN_TIMED_STEPS
+
+    def _save_if_due(self) -> None:
+        epoch = completed_epochs(self.place)
+        is_over = self.place.batch == 0 and epoch < self.config.total_epochs
+        if is_over and epoch % self.config.save_every_epochs == 0:
+            self._save()
+        elif is_over and self.config.evaluate_every_epochs and epoch % self.config.evaluate_every_epochs == 0:
+            self._check_finite()
+            if self.appraiser is not None:
+                self.appraiser.appraise(self.nets.generator, self.place)
+
+    def _save(self) -> None:
+        """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file; both judged."""
+        self._check_finite()
+        if self.saves is not None:
+            self.saves.save(self.nets, self.place)
+
+    def _finish(self) -> Place:
+        if self.saved_step != self.place.step or self.place.step == 0:
+            self._checkpoint()
+        self._save()
+        self.saver.wait()
+        if self.place.epoch <= self.config.total_epochs:
+            self.report.log(
+                f"the {self.config.max_train_seconds:g} s of training are over: {self.place.step} steps, "
+                f"in epoch {self.place.last_epoch} of {self.config.total_epochs}"
+            )
+        return self.place
+
+    def _roll_back(self, fault: _NotFinite) -> None:
+        """Back to the last good checkpoint, first in float32, then with ever lower learning rates.
+
+        Raises Diverged after the third time.
+        """
+        rollbacks = self.place.num_rollbacks + 1
+        was_full = self.nets.precision.name == "fp32"
+        scale = self.place.learning_rate_scale * (ROLLBACK_FACTOR if was_full else 1.0)
+        if rollbacks > MAX_ROLLBACKS:
+            raise Diverged(
+                f"losses are no numbers any more ({fault}) after {MAX_ROLLBACKS} returns to a good checkpoint; use a "
+                "lower learning_rate, or look for broken recordings in the dataset"
+            )
+        self.saver.wait()
+        self.prepare(self.base)
+        self.place = replace(
+            self.place,
+            learning_rate_scale=scale,
+            num_rollbacks=rollbacks,
+            is_full_precision=self.precision.name != "fp32",
+        )
+        self.nets.compute_in(self.precision.full())
+        self.graphs = self._graphed_steps()
+        how = f"with {scale:g} times the learning rate" if was_full else f"in fp32 in place of {self.precision.name}"
+        self.report.warn(f"losses are no numbers any more ({fault}); went back to step {self.place.step} {how}")

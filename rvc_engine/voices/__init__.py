@@ -1,0 +1,1 @@
+"""Voice files: written from checkpoints, read, inspected, merged and converted to other formats."""

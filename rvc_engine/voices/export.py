@@ -1,0 +1,247 @@
+"""The export stage: `<voice>.pth` for RVC and Applio both, and the check that both files of a voice really work.
+
+Loaders of this format ignore names they do not know and keep random weights for names they miss, so a wrong file is
+silent garbage. Nothing is published here before it was read back strictly, rendered a clip and answered a search.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Self
+
+import faiss
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from rvc_engine.audio.mel import log_mel, spectrogram
+from rvc_engine.checkpoints.io import load_file, save_atomically
+from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.train_state import Place, completed_epochs
+from rvc_engine.config import TrainingConfig
+from rvc_engine.content.names import embedder_of_features
+from rvc_engine.data.clips import Clip, list_clips, load_clip, speakers_present
+from rvc_engine.data.speakers import Speakers
+from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
+from rvc_engine.events import ArtifactKind, ArtifactReady
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.synthesizer import Synthesizer
+from rvc_engine.reporting import StageReport
+from rvc_engine.voices.voice import SPEAKER_NAMES
+from rvc_engine.workspace.layout import Workspace
+
+VERSION = 1
+
+MAX_MEL_DIFFERENCE = 0.01
+"""Mean absolute log-mel difference of file and net: float16 rounding gives 0.001, one scrambled block 0.04."""
+CHECK_FRAMES = 200
+"""Length of the clip that the check renders."""
+PRIOR_NOISE_SCALE = 0.66666
+
+
+@dataclass(frozen=True)
+class VoiceDetails:
+    """What a voice file says about itself beside its weights."""
+
+    name: str
+    epoch: int
+    step: int
+    embedder: str
+    seconds: float
+    """Length of the recordings behind it, silence left out."""
+    speakers: Mapping[int, str] = field(default_factory=lambda: {0: "0"})
+    """Names of those it was trained on, by id."""
+
+    @classmethod
+    def of(cls, workspace: Workspace, config: TrainingConfig, place: Place) -> Self:
+        """The details of a run at this place. Raises InvalidDataset when nothing tells who speaks in a slice."""
+        seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
+        embedder = embedder_of_features(config.content, workspace.made_with("content"))
+        speakers = speakers_present(workspace, config)
+        return cls(workspace.voice, completed_epochs(place), place.step, embedder, seconds, speakers)
+
+
+def voice_tree(weights: dict[str, Tensor], sizes: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
+    """Everything that a voice file holds, as plain types and tensors.
+
+    `weights` is the generator's state dict; its posterior encoder is left out, the rest becomes float16.
+    """
+    kept = {name: value.detach().cpu().half() for name, value in weights.items() if not name.startswith("enc_q.")}
+    minutes, seconds = divmod(round(details.seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    is_usual = set(details.speakers) == {0}
+    names = {} if is_usual else {SPEAKER_NAMES: dict(details.speakers)}
+    return {
+        "weight": kept,
+        "config": sizes.voice_config(),
+        "info": f"{details.epoch}epoch",
+        "sr": sizes.rate_name,
+        "f0": int(sizes.f0),
+        "version": sizes.version,
+        # What Applio shows; RVC ignores it.
+        "epoch": details.epoch,
+        "step": details.step,
+        "creation_date": datetime.now().isoformat(timespec="microseconds"),
+        "model_hash": weights_hash(kept),
+        "dataset_length": f"{hours:02d}:{minutes:02d}:{seconds:02d}",
+        "model_name": details.name,
+        "author": "",
+        "embedder_model": details.embedder,
+        "speakers_id": max(details.speakers) + 1,  # Applio offers the ids below it
+        "vocoder": "HiFi-GAN",
+        **names,
+    }
+
+
+def weights_hash(weights: dict[str, Tensor]) -> str:
+    """sha256 over names and values: equal for equal voices, whatever the file's date."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def write_voice(path: Path, weights: dict[str, Tensor], sizes: Hyperparameters, details: VoiceDetails) -> None:
+    """Write a voice file and read it back strictly. Raises ArtifactInvalid, and leaves no file, when that fails."""
+    save_atomically(voice_tree(weights, sizes, details), path)
+    try:
+        read_voice(path)
+    except ArtifactInvalid:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def read_voice(path: Path) -> Synthesizer:
+    """The net of a voice file, in float32, every name, shape and type checked. Raises ArtifactInvalid."""
+    tree = load_file(path)
+    try:
+        weights = tree["weight"]
+        speakers = weights["emb_g.weight"].shape[0]
+        sizes = Hyperparameters.of_voice(tree["config"], tree["version"], bool(tree["f0"]), speakers)
+        net = Synthesizer(sizes, with_posterior=False)
+        expected = {name: value.shape for name, value in net.state_dict().items()}
+        found = {name: value.shape for name, value in weights.items()}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        raise ArtifactInvalid(f"{path} is no voice file: {type(error).__name__} {error}") from error
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))
+        raise ArtifactInvalid(f"{path}: {len(wrong)} tensors are missing, unknown or misshapen, first {wrong[0]}")
+    for name, value in weights.items():
+        if value.dtype != torch.float16 or not bool(value.isfinite().all()):
+            raise ArtifactInvalid(f"{path}: {name} is {value.dtype}, or holds values that are no numbers")
+    net.load_state_dict(weights)
+    return net.eval()
+
+
+def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
+    """Write the voice from the newest checkpoint, check both files, and announce them. Raises ArtifactInvalid."""
+    sizes = Hyperparameters.of(config)
+    weights, place = load_trained_generator(workspace)
+    write_voice(workspace.voice_file, weights, sizes, VoiceDetails.of(workspace, config, place))
+    report.progress(1, 4)
+    clips, _ = list_clips(workspace, sizes, Speakers.of(workspace, config))
+    longest = max(clips, key=lambda clip: clip.frames)
+    check_voice(workspace.voice_file, weights, sizes, load_clip(longest), device)
+    report.progress(2, 4)
+    for path in _indexes(workspace):
+        check_index(path, sizes.feature_size)
+    report.progress(3, 4)
+    announce(workspace, report)
+
+
+def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
+    """Check and announce the index of a run that trained nothing. Raises ArtifactInvalid."""
+    for path, kind in _indexes(workspace).items():
+        check_index(path, config.feature_size)
+        report.event(_artifact(kind, path))
+    report.progress(1, 1)
+
+
+def announce(workspace: Workspace, report: StageReport) -> None:
+    """Say which files a voice consists of; the best save's voice is a file more, which no voice needs to be whole."""
+    report.event(_artifact("voice", workspace.voice_file))
+    for path, kind in _indexes(workspace).items():
+        report.event(_artifact(kind, path))
+    if workspace.best_file.exists():
+        try:
+            read_voice(workspace.best_file)
+            report.event(_artifact("best", workspace.best_file))
+        except (ArtifactInvalid, IncompatibleCheckpoint) as error:
+            report.warn(f"the best save's voice is damaged and not offered: {error}")
+    report.progress(1, 1)
+
+
+def _indexes(workspace: Workspace) -> dict[Path, ArtifactKind]:
+    """The indexes that are there, the common one last: RVC takes the newest that fits, also of downloaded ones."""
+    common: dict[Path, ArtifactKind] = {workspace.index_file: "index"} if workspace.index_file.exists() else {}
+    speakers: dict[Path, ArtifactKind] = dict.fromkeys(workspace.speaker_index_files(), "speaker_index")
+    return speakers | common
+
+
+def _artifact(kind: ArtifactKind, path: Path) -> ArtifactReady:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=digest)
+
+
+def check_voice(
+    path: Path, weights: dict[str, Tensor], sizes: Hyperparameters, clip: Clip, device: torch.device
+) -> None:
+    """Render a clip with the file and with the net it was made from, same noise; they must sound alike.
+
+    Raises ArtifactInvalid when the mean absolute log-mel difference is MAX_MEL_DIFFERENCE or more.
+    """
+    from_file = read_voice(path).to(device)
+    net = Synthesizer(sizes, with_posterior=False)
+    net.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
+    difference = mel_difference(from_file, net.to(device).eval(), clip, device)
+    if not difference < MAX_MEL_DIFFERENCE:  # also true for NaN
+        path.unlink(missing_ok=True)
+        raise ArtifactInvalid(
+            f"{path.name} does not sound as the trained net does (log-mel difference {difference:.4f}, allowed "
+            f"{MAX_MEL_DIFFERENCE}); it was not published. Training it further and exporting again may help"
+        )
+
+
+def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: torch.device) -> float:
+    """Mean absolute log-mel difference of two nets on the same clip and noise."""
+    sizes = one.sizes
+    frames = min(clip.frames, CHECK_FRAMES)
+    generator = torch.Generator().manual_seed(0)
+    prior = torch.randn(1, sizes.hidden_channels, frames, generator=generator) * PRIOR_NOISE_SCALE
+    source = torch.randn(1, frames * sizes.hop_length, generator=generator) if sizes.f0 else None
+    mels = []
+    for net in (one, other):
+        wave = net.infer(
+            clip.features[None, :frames].to(device),
+            None if clip.coarse_f0 is None else clip.coarse_f0[None, :frames].to(device),
+            None if clip.f0 is None else clip.f0[None, :frames].to(device),
+            torch.tensor([frames], device=device),
+            torch.tensor([clip.speaker], device=device),
+            prior.to(device),
+            None if source is None else source.to(device),
+        )
+        mels.append(log_mel(spectrogram(wave[:, 0], sizes.n_fft, sizes.hop_length), sizes.sample_rate, sizes.n_mels))
+    return float((mels[0] - mels[1]).abs().mean())
+
+
+def check_index(path: Path, feature_size: int) -> None:
+    """Read an index as its loaders do: all rows, and a search that finds a row itself. Raises ArtifactInvalid."""
+    try:
+        index = faiss.read_index(str(path))
+        count = index.ntotal
+        row = index.reconstruct_n(count // 2, 1)
+        distances, _ = index.search(row, 1)
+    except RuntimeError as error:
+        raise ArtifactInvalid(f"{path.name} cannot be read as an index: {error}") from error
+    scale = float(np.square(row).sum()) + 1.0
+    if index.d != feature_size or count == 0 or not 0 <= distances[0, 0] < 1e-3 * scale:
+        path.unlink(missing_ok=True)
+        raise ArtifactInvalid(
+            f"{path.name} does not answer a search rightly ({count} rows of {index.d}, distance {distances[0, 0]:.3g} "
+            "of a row to itself); it was not published"
+        )

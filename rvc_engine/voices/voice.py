@@ -1,0 +1,71 @@
+"""Reading a voice file for use, whoever made it: RVC, Applio or this engine. No code in it is run."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rvc_engine.checkpoints.base_weights import published_names
+from rvc_engine.checkpoints.io import load_file
+from rvc_engine.config import ContentEncoder
+from rvc_engine.content.names import encoder_of
+from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.synthesizer import Synthesizer
+
+SPEAKER_NAMES = "speaker_names"
+"""Key of a voice file: {id: name}, where a voice has several speakers. RVC and Applio ignore it."""
+
+
+@dataclass(frozen=True)
+class Voice:
+    """A voice ready to speak."""
+
+    net: Synthesizer
+    """Without the posterior encoder, float32, on the device."""
+    encoder: ContentEncoder
+    """The only encoder whose features it understands."""
+    embedder: str = "contentvec"
+    """The encoder as the file names it, which tells local ones apart."""
+    speakers: dict[int, str] = field(default_factory=dict)
+    """The names of its speakers, by id, where the file tells them."""
+
+    @property
+    def sizes(self) -> Hyperparameters:
+        """Rates and sizes."""
+        return self.net.sizes
+
+
+def load_voice(path: Path, device: torch.device) -> Voice:
+    """Read a voice file: every name and shape must fit, either spelling of weight norm and any float type will do.
+
+    Raises IncompatibleCheckpoint when it is no voice, or needs a content encoder that is not known here.
+    """
+    tree = load_file(path)
+    try:
+        weights: dict[str, Tensor] = published_names(tree["weight"])
+        # Early v1 files name neither version nor pitch.
+        version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
+        sizes = Hyperparameters.of_voice(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
+        embedder = tree.get("embedder_model")
+        if not isinstance(embedder, str | None):
+            raise TypeError(f"its embedder_model is a {type(embedder).__name__}")
+        net = Synthesizer(sizes, with_posterior=False)
+        net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("enc_q.")})
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise IncompatibleCheckpoint(
+            f"{path} is not a voice file of a kind that is known here ({type(error).__name__}: {error}); give a "
+            "<voice>.pth as RVC, Applio or this engine exports it, not a G_ or D_ checkpoint"
+        ) from error
+    encoder = encoder_of(embedder)
+    return Voice(net.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", speaker_names(tree))
+
+
+def speaker_names(tree: dict[str, Any]) -> dict[int, str]:
+    """Of a voice file: by id; whatever else another program keeps under that key is no concern of ours."""
+    table = tree.get(SPEAKER_NAMES)
+    if not isinstance(table, dict):
+        return {}
+    return {number: name for number, name in table.items() if isinstance(number, int) and isinstance(name, str)}

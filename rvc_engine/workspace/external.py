@@ -1,0 +1,229 @@
+"""What RVC, Applio or an earlier run has left in a workspace, and whether a run can begin with it. No torch.
+
+RVC's names are `0_gt_wavs/<i>_<j>.wav` and so on, Applio's `sliced_audios/<speaker>_<i>_<j>.wav` (see `Workspace`). A
+folder fresh from their preprocessing has neither `filelist.txt` nor `config.json`.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
+from rvc_engine.workspace.layout import Workspace
+
+NO_SLICES = (
+    "{folder} holds no slices; give the folder of recordings with --dataset, or the name of a run that was prepared "
+    "before"
+)
+COARSE_BINS = 256
+"""Rows of the nets' embedding of the coarse pitch."""
+MAX_NAMED = 3
+"""Files named in one sentence."""
+
+
+@dataclass(frozen=True)
+class ClipPaths:
+    """Where the parts of one clip lie, or should."""
+
+    wave: Path
+    features: Path
+    coarse_f0: Path | None
+    """None, and `f0` too, for a voice without pitch."""
+    f0: Path | None
+    speaker: int | None
+    """As the file's name or the file list says; None where neither does."""
+
+    @property
+    def missing(self) -> list[str]:
+        """What of it is not there: `features`, `pitch`."""
+        pitch = [path for path in (self.coarse_f0, self.f0) if path is not None]
+        has_pitch = all(path.is_file() for path in pitch)
+        return ["features"] * (not self.features.is_file()) + ["pitch"] * (not has_pitch)
+
+
+def clip_paths(workspace: Workspace, f0: bool) -> list[ClipPaths]:
+    """All slices of the workspace, and those outside that its file list names, in a stable order.
+
+    Lines of the list whose files are gone (a folder that was moved) are passed over, and those of clips that are here
+    too (one that was copied).
+    """
+    own = [_own_clip(workspace, wave, f0) for wave in _waves(workspace)]
+    known = {(clip.wave.name, clip.wave.stat().st_size) for clip in own}
+    outside = [
+        clip for clip in _outside_clips(workspace, f0) if (clip.wave.name, clip.wave.stat().st_size) not in known
+    ]
+    return own + outside
+
+
+def _waves(workspace: Workspace) -> list[Path]:
+    return sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural(path.stem))
+
+
+def _natural(stem: str) -> tuple[object, ...]:
+    """`2_10` after `2_9`."""
+    return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in stem.split("_"))
+
+
+def _own_clip(workspace: Workspace, wave: Path, f0: bool) -> ClipPaths:
+    return ClipPaths(
+        wave,
+        workspace.features / f"{wave.stem}.npy",
+        workspace.coarse_f0 / f"{wave.name}.npy" if f0 else None,
+        workspace.f0_hz / f"{wave.name}.npy" if f0 else None,
+        speaker_in(wave.stem),
+    )
+
+
+def speaker_in(stem: str) -> int | None:
+    """Who speaks in a slice that Applio named, `<speaker>_<i>_<j>`; None for another name."""
+    parts = stem.split("_")
+    is_applios = len(parts) == 3 and all(part.isascii() and part.isdigit() for part in parts)
+    return int(parts[0]) if is_applios and int(parts[0]) < NUM_SPEAKERS else None
+
+
+def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
+    """Clips that RVC's file list takes from elsewhere. Silence is not taken from there: it is made by our encoder."""
+    try:
+        lines = workspace.filelist.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in dict.fromkeys(lines):
+        clip = _listed_clip(line, f0)
+        if clip is None or clip.wave.stem.startswith("mute"):
+            continue
+        is_own = clip.wave.absolute().is_relative_to(workspace.root.absolute())
+        if not is_own and clip.wave.is_file() and not clip.missing:
+            yield clip
+
+
+def _listed_clip(line: str, f0: bool) -> ClipPaths | None:
+    """Of `wave|features|coarse|hz|speaker`, or `wave|features|speaker`; None when the line is of another kind."""
+    parts = line.strip().split("|")
+    if len(parts) != (5 if f0 else 3) or not parts[-1].isdecimal() or "" in parts:
+        return None
+    paths = [Path(part) for part in parts[:-1]]
+    speaker = int(parts[-1]) if int(parts[-1]) < NUM_SPEAKERS else None
+    coarse, hz = (paths[2], paths[3]) if f0 else (None, None)
+    return ClipPaths(paths[0], paths[1], coarse, hz, speaker)
+
+
+@dataclass
+class Examination:
+    """Whether a run can begin with what was found."""
+
+    faults: list[str] = field(default_factory=list)
+    """What keeps it from it, a sentence each."""
+    remarks: list[str] = field(default_factory=list)
+    """What is left out."""
+
+
+def examine(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> Examination:
+    """Look at everything that training, or else the index alone, would read; nothing is written."""
+    found = Examination()
+    if not trains:
+        if not any(workspace.features.glob("*.npy")):
+            found.faults.append(_no_features(workspace))
+        return found
+    clips = clip_paths(workspace, config.f0)
+    if not clips:
+        found.faults.append(NO_SLICES.format(folder=workspace.slices))
+        return found
+    _examine_parts(workspace, clips, found)
+    _examine_contents(workspace, config, clips, found)
+    return found
+
+
+def _no_features(workspace: Workspace) -> str:
+    other_version, other_name = ("v2", "3_feature768") if workspace.version == "v1" else ("v1", "3_feature256")
+    fault = f"{workspace.features} holds no features"
+    if any((workspace.root / other_name).glob("*.npy")):
+        return (
+            f"{fault}, but {other_name} does: those are of {other_version}; say version={other_version} "
+            f"(-v {other_version}), or extract features for {workspace.version}"
+        )
+    return f"{fault}; extract them, or give the recordings with --dataset"
+
+
+def _examine_parts(workspace: Workspace, clips: list[ClipPaths], found: Examination) -> None:
+    without = {part: [clip.wave.name for clip in clips if part in clip.missing] for part in ("features", "pitch")}
+    if len(without["features"]) == len(clips):
+        found.faults.append(_no_features(workspace))
+    elif without["features"]:
+        found.remarks.append(_left_out(without["features"], len(clips), "features"))
+    if len(without["pitch"]) == len(clips):
+        found.faults.append(
+            f"none of the {len(clips)} slices has its pitch in {workspace.coarse_f0.name} and {workspace.f0_hz.name}; "
+            "extract it, or train a voice without pitch: f0=false (-f0 0)"
+        )
+    elif without["pitch"]:
+        found.remarks.append(_left_out(without["pitch"], len(clips), "pitch"))
+
+
+def _left_out(names: list[str], total: int, part: str) -> str:
+    return f"{len(names)} of {total} slices have no {part} and are left out: {_some(names)}"
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+
+
+def _rate_of(wave: Path) -> int:
+    """In Hz. Raises ValueError for a slice of several channels."""
+    info = soundfile.info(wave)
+    if info.channels != 1:
+        raise ValueError(f"{info.channels} channels, and slices are mono")
+    return int(info.samplerate)
+
+
+def _shape_of_features(path: Path) -> tuple[int, ...]:
+    """Raises ValueError for values that training would only find hours later, and an index never."""
+    features = np.load(path, mmap_mode="r")
+    if not np.isfinite(features).all():
+        raise ValueError(f"{path.name} holds values that are no numbers")
+    shape: tuple[int, ...] = features.shape
+    return shape
+
+
+def _check_curve(path: Path, highest: float) -> None:
+    """Raise ValueError for a pitch curve that is none."""
+    curve = np.load(path)
+    if curve.ndim != 1:
+        raise ValueError(f"{path.parent.name}/{path.name} has {curve.ndim} dimensions, and a pitch curve has one")
+    if not (np.isfinite(curve) & (curve >= 0) & (curve <= highest)).all():
+        range_text = "0 and above" if math.isinf(highest) else f"0 to {highest:g}"
+        raise ValueError(f"{path.parent.name}/{path.name} holds values beyond {range_text}")
+
+
+def _examine_contents(workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: Examination) -> None:
+    rates: dict[int, list[str]] = {}
+    shapes: dict[tuple[int, ...], list[str]] = {}
+    for clip in clips:
+        try:
+            rates.setdefault(_rate_of(clip.wave), []).append(clip.wave.name)
+            if "features" not in clip.missing:
+                shapes.setdefault(_shape_of_features(clip.features)[1:], []).append(clip.features.name)
+            for path, highest in ((clip.coarse_f0, COARSE_BINS - 1), (clip.f0, math.inf)):
+                if path is not None and path.is_file():
+                    _check_curve(path, highest)
+        except (soundfile.LibsndfileError, OSError, ValueError, TypeError, EOFError) as error:
+            found.faults.append(
+                f"the slice {clip.wave}, its features or its pitch cannot be read ({error}); prepare the "
+                "recordings anew"
+            )
+    names = {32_000: "32k", 40_000: "40k", 48_000: "48k"}
+    for rate in sorted(set(rates) - {config.sample_rate_hz}):
+        choose = f"say sample_rate={names[rate]} (-sr {names[rate]}), or " if rate in names else ""
+        found.faults.append(
+            f"{len(rates[rate])} of {len(clips)} slices in {workspace.slices} have {rate} Hz and the voice "
+            f"{config.sample_rate_hz} Hz ({_some(rates[rate])}); {choose}slice the recordings anew"
+        )
+    for shape in sorted(set(shapes) - {(config.feature_size,)}):
+        found.faults.append(
+            f"{len(shapes[shape])} files in {workspace.features} hold rows of {'x'.join(map(str, shape)) or 'nothing'} "
+            f"numbers and a {config.version} voice takes rows of {config.feature_size} ({_some(shapes[shape])}); "
+            f"extract the features anew for {config.version}"
+        )

@@ -1,0 +1,19 @@
+"""The client of a training server: `from rvc_train import Client`. Its command line is `rvc-train`.
+
+A plain `import rvc_train`, as the server does it for the schemas, loads nothing else.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rvc_train.client import Client, connect
+
+__all__ = ["Client", "connect"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from rvc_train import client
+
+    return getattr(client, name)

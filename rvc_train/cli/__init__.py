@@ -1,0 +1,1 @@
+"""The program `rvc-train`: commands, settings, and what they print."""

@@ -1,0 +1,1 @@
+"""The commands of `rvc-train`, a file for each group."""

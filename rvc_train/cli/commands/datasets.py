@@ -1,0 +1,145 @@
+"""`rvc-train dataset ...`: recordings on the server."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rvc_train.cli.output import ago, duration, size, table
+from rvc_train.cli.session import Session, connected
+from rvc_train.client import default_dataset_name
+from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
+
+app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
+
+DatasetArgument = Annotated[
+    str, typer.Argument(metavar="DATASET", help="Id, unique beginning of one, name, or `last`.")
+]
+
+
+@app.command()
+@connected
+def upload(
+    session: Session,
+    paths: Annotated[list[Path], typer.Argument(metavar="DIR|ZIP|FILES...", help="Recordings of one voice.")],
+    name: Annotated[str | None, typer.Option(help="Name of the dataset. Else the folder's or the file's.")] = None,
+) -> None:
+    """Send recordings: a folder, a zip, or audio files."""
+    label = name or default_dataset_name(paths)
+    with session.output.transfer_bar() as bar:
+        task = bar.add_task(f"uploading {label}", total=None)
+        dataset = session.client.upload_dataset(
+            paths, label, progress=lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    text = f"{dataset.id}  {dataset.name}  {size(dataset.size)} in {_files(dataset.num_files)}, {dataset.status}"
+    notes = "".join(f"\nnote: {note}" for note in dataset.notes)
+    session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
+
+
+@app.command("list")
+@connected
+def list_datasets(
+    session: Session,
+    owner: Annotated[str | None, typer.Option(help="Only of this owner; for administrators.")] = None,
+) -> None:
+    """All datasets, newest first."""
+    datasets = list(session.client.datasets(owner=owner))
+    rows = table("ID", "NAME", "STATUS", "FILES", "SPEECH", "SIZE", "UPLOADED")
+    for dataset in datasets:
+        usable = dataset.num_files if dataset.num_usable is None else dataset.num_usable
+        rows.add_row(
+            dataset.id,
+            dataset.name,
+            dataset.status,
+            str(usable),
+            duration(dataset.seconds),
+            size(dataset.size),
+            ago(dataset.created_at),
+        )
+    session.output.result(
+        datasets, rows if datasets else "no datasets yet; send one with: rvc-train dataset upload DIR"
+    )
+
+
+@app.command()
+@connected
+def show(session: Session, dataset: DatasetArgument) -> None:
+    """One dataset."""
+    found = session.client.find_dataset(dataset)
+    session.output.result(found, _described(found))
+
+
+@app.command()
+@connected
+def report(session: Session, dataset: DatasetArgument) -> None:
+    """What the server found in the recordings, file by file."""
+    found = session.client.dataset_report(session.client.find_dataset(dataset).id)
+    rows = table("FILE", "LENGTH", "RATE", "CHANNELS", "CODEC", "OVER NOISE", "FAULT")
+    for file in found.files:
+        rows.add_row(
+            file.name,
+            duration(file.seconds),
+            str(file.sample_rate or "-"),
+            str(file.channels or "-"),
+            file.codec or "-",
+            _decibels(file.snr_db),
+            file.error or "; ".join(file.notes),
+        )
+    session.output.result(found, rows)
+    verdict = "usable" if found.usable else f"not usable: {found.reason}"
+    session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {verdict}")
+    for line in _measures(found):
+        session.output.note(line)
+    for finding in found.findings:
+        session.output.note(f"{finding.severity}: {finding.message}\n  -> {finding.advice}")
+    if not found.findings:  # a report from before there were findings
+        for text in found.warnings:
+            session.output.note(f"warning: {text}")
+
+
+@app.command()
+@connected
+def delete(session: Session, dataset: DatasetArgument) -> None:
+    """Delete recordings and all that was derived from them; not while a job needs them."""
+    found = session.client.find_dataset(dataset)
+    session.client.delete_dataset(found.id)
+    session.output.result({"deleted": found.id}, f"deleted {found.id} ({found.name})")
+
+
+def _measures(found: DatasetReport) -> list[str]:
+    """What was measured over all files, a line each; nothing of what nobody could tell."""
+    rates = ", ".join(f"{int(rate) / 1000:g} kHz ({duration(seconds)})" for rate, seconds in found.sample_rates.items())
+    silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"
+    lines = [
+        f"speech        {duration(found.speech_seconds)}{silence}",
+        f"sample rates  {rates}" if rates else "",
+        "" if found.bandwidth_hz is None else f"bandwidth     up to {found.bandwidth_hz / 1000:.1f} kHz",
+        ""
+        if found.snr_db is None
+        else f"over noise    {_decibels(found.snr_db)}, noise at {_decibels(found.noise_db)}",
+        "" if found.clipped_share is None else f"clipped       {100 * found.clipped_share:.2f} % of the samples",
+        ""
+        if found.reverberation_seconds is None
+        else f"room          fades by 60 dB in about {found.reverberation_seconds:.1f} s",
+    ]
+    return [line for line in lines if line]
+
+
+def _decibels(level: float | None) -> str:
+    return "-" if level is None else f"{level:.0f} dB"
+
+
+def _files(number: int) -> str:
+    return f"{number} file" + ("" if number == 1 else "s")
+
+
+def _described(dataset: DatasetPublic) -> str:
+    lines = [
+        f"{dataset.id}  {dataset.name}",
+        f"status    {dataset.status}" + (f": {dataset.reason}" if dataset.reason else ""),
+        f"speech    {duration(dataset.seconds)} in {_files(dataset.num_files)}",
+        f"size      {size(dataset.size)}",
+        f"sha256    {dataset.sha256}",
+        *(f"note      {note}" for note in dataset.notes),
+    ]
+    return "\n".join(lines)

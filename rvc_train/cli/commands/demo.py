@@ -1,0 +1,217 @@
+"""`rvc-train demo`: the whole way from recordings to a voice, on this machine, in minutes, with nothing left running.
+
+Starts a server and a worker on a free port and a folder of their own, uploads the sample recordings, submits a job that
+ends by time, shows it live, downloads and verifies the voice, and stops what it started.
+"""
+
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal, TextIO
+
+import typer
+
+from rvc_engine.config import TrainingConfig
+from rvc_train.cli import exit_codes
+from rvc_train.cli.output import Output, duration, size
+from rvc_train.cli.services import Services, free_port
+from rvc_train.cli.session import told
+from rvc_train.cli.training_options import training_config
+from rvc_train.cli.watch import tell_end, watch
+from rvc_train.client import Client, connect
+from rvc_train.errors import BadInput, ClientError
+from rvc_train.schemas.datasets import DatasetPublic
+from rvc_train.schemas.jobs import JobCreate, JobPublic, JobStatus
+from rvc_train.schemas.results import ArtifactPublic
+
+SAMPLES = tuple(Path(__file__).resolve().parents[2] / folder for folder in ("samples", "../samples"))
+"""Where the sample recordings are: of an installed wheel, and of a checkout."""
+VOICE = "sample"
+SECONDS_ON_CPU = 300.0
+SECONDS_ON_GPU = 1500.0
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the command to the program."""
+    app.command("demo")(told(demo))
+
+
+def demo(
+    output: Output,
+    max_train_seconds: Annotated[
+        float | None,
+        typer.Option(
+            envvar="RVC_TRAIN_DEMO_SECONDS",
+            help=f"Seconds to train; else {SECONDS_ON_CPU:.0f}, with an NVIDIA GPU {SECONDS_ON_GPU:.0f}.",
+        ),
+    ] = None,
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the voice.")] = Path(
+        "demo_output"
+    ),
+    width: Annotated[
+        Literal["24", "48", "96", "192"],
+        typer.Option(envvar="RVC_TRAIN_DEMO_WIDTH", help="Size of the net; 192 is the published one."),
+    ] = "192",
+) -> None:
+    """Make a voice from the sample recordings that come with this program, start to end; stop all at its end."""
+    config = training(max_train_seconds, int(width))
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        code = Demo(folder.resolve(), config, output).run()
+    except KeyboardInterrupt:
+        output.error("interrupted; everything that was started is stopped")
+        code = exit_codes.INTERRUPTED
+    raise typer.Exit(code)
+
+
+def training(max_train_seconds: float | None, width: int) -> TrainingConfig:
+    """The demo's choices: nothing to download, and an end by time. Raises BadInput."""
+    choices = {
+        "content": "whisper-tiny",
+        "pretrained": "none",
+        "max_train_seconds": max_train_seconds or (SECONDS_ON_GPU if has_gpu() else SECONDS_ON_CPU),
+        "total_epochs": 20_000,
+        "save_every_epochs": 20_000,
+        "save_only_latest": True,
+        "width": width,
+    }
+    return training_config(None, choices)
+
+
+def sample_recordings() -> list[Path]:
+    """The recordings that come with the package. Raises BadInput where they were left out of it."""
+    recordings = sorted(path for folder in SAMPLES for path in folder.glob("*.flac"))
+    if not recordings:
+        raise BadInput(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
+    return recordings
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU answers, found out without torch."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return False
+    with suppress(OSError, subprocess.TimeoutExpired):
+        listed = subprocess.run([program, "-L"], capture_output=True, text=True, timeout=20, check=False)
+        return listed.returncode == 0 and "GPU " in listed.stdout
+    return False
+
+
+class Demo:
+    """One run of the demo."""
+
+    def __init__(self, folder: Path, config: TrainingConfig, output: Output) -> None:
+        self._folder = folder
+        self._config = config
+        self._output = output
+        self._started = time.monotonic()
+
+    def run(self) -> int:
+        """Make the voice; an exit code."""
+        recordings = sample_recordings()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=self._folder))  # a folder `data` there may be a server's
+        self._say_what_comes(recordings[0].parent.resolve())
+        with (self._folder / "services.log").open("w", encoding="utf-8") as file:
+            log = ServiceLog(file)
+            services = Services(data_folder=data, port=free_port(), token=None, relay=log.line)
+            try:
+                with services, connect(services.url) as http:
+                    job, files = self._make_voice(Client(http), recordings)
+            except ClientError:
+                if log.last:
+                    self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
+                raise
+        if job.status is not JobStatus.SUCCEEDED:
+            self._output.note(f"what it left is in {data}; server's and worker's words are in {file.name}")
+            return tell_end(job, self._output)
+        shutil.rmtree(data, ignore_errors=True)
+        self._say_what_came(job, files)
+        if self._output.as_json:
+            self._output.json({"files": [str(path) for path in files]}, indent=None)
+        return exit_codes.DONE
+
+    def _make_voice(self, client: Client, recordings: list[Path]) -> tuple[JobPublic, list[Path]]:
+        self._step("server and worker are running")
+        dataset = self._upload(client, recordings)
+        wish = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
+        job = client.submit(wish)
+        self._step(f"submitted the job {job.id}")
+        job = watch(client, job, self._output)
+        if job.status is not JobStatus.SUCCEEDED:
+            return job, []
+        artifacts = [artifact for artifact in client.artifacts(job.id) if artifact.kind in {"voice", "index"}]
+        return job, [self._download(client, artifact) for artifact in artifacts]
+
+    def _upload(self, client: Client, recordings: list[Path]) -> DatasetPublic:
+        with self._output.transfer_bar() as bar:
+            task = bar.add_task("uploading samples", total=None)
+            dataset = client.upload_dataset(
+                recordings, "samples", lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        self._step(f"uploaded {dataset.num_files} recordings ({size(dataset.size)}) as {dataset.id}")
+        return dataset
+
+    def _download(self, client: Client, artifact: ArtifactPublic) -> Path:
+        with self._output.transfer_bar() as bar:
+            task = bar.add_task(artifact.name, total=artifact.size)
+            path = client.download_artifact(
+                artifact, self._folder, lambda done, total: bar.update(task, completed=done, total=total)
+            )
+        self._step(f"downloaded {artifact.name}: {size(artifact.size)}, sha256 {artifact.sha256} is right")
+        return path
+
+    def _step(self, text: str) -> None:
+        self._output.note(f"[{duration(time.monotonic() - self._started):>12}]  {text}")
+
+    def _say_what_comes(self, samples: Path) -> None:
+        seconds = duration(self._config.max_train_seconds)
+        self._output.note(
+            f"This makes a voice from {samples}: about {seconds} of training, and a minute or two around it.\n"
+            "It downloads nothing: content=whisper-tiny comes with the package, pretrained=none starts from scratch."
+        )
+
+    def _say_what_came(self, job: JobPublic, files: list[Path]) -> None:
+        steps = f"{job.step} steps" if job.step else "a few steps"
+        self._output.note(f"\nThe voice is made, and nothing is left running ({duration(self._elapsed())} in all):")
+        for path in files:
+            self._output.note(f"  {path}")
+        self._output.note(
+            f"\nThis is a working file, not yet a good voice: {steps} from scratch only show that every part works.\n"
+            f"{job.content_notice or ''}\n\n"
+            "For a good voice, on a machine with a GPU and with ten minutes or more of your own recordings:\n"
+            "  rvc-engine weights fetch hubert pretrained-v2-40k --weights data/weights    # once\n"
+            "  rvc-train up                                     # in another terminal\n"
+            "  rvc-train dataset upload DIR --name NAME\n"
+            "  rvc-train submit NAME --name VOICE --total-epochs 200 --batch-size 8 --watch\n"
+            "  rvc-train download last                          # VOICE.pth and VOICE.index"
+        )
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
+
+
+class ServiceLog:
+    """What server and worker say, in a file; the end of it is kept for when something goes wrong."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+        self.last: deque[str] = deque(maxlen=20)
+
+    def line(self, name: str, text: str) -> None:
+        """Take a line of one of them."""
+        self.last.append(f"{name} | {text}")
+        with suppress(ValueError):  # a last word after the file was closed
+            self._file.write(f"{name} | {text}\n")
+            self._file.flush()
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt

@@ -1,0 +1,59 @@
+"""`rvc-train server`, `worker` and `admin`: the programs of the server's side, each by itself.
+
+None is imported here: this process becomes the program, as `rvc-train up` starts it, so that signals, standard output
+and the exit code are the program's own.
+"""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from typing import NoReturn
+
+import typer
+
+from rvc_engine.child_processes import inherited_environment, python_command
+from rvc_engine.installation import install_command
+from rvc_train.cli import exit_codes
+
+_SETTINGS = (
+    "Settings come from environment variables that begin with RVC_TRAIN_, such as {examples}; "
+    "docs/operations.md lists all of them."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Give the commands to the program."""
+    examples = "RVC_TRAIN_DATA_FOLDER, RVC_TRAIN_HOST, RVC_TRAIN_PORT and RVC_TRAIN_TOKEN"
+    app.command("server", epilog=_SETTINGS.format(examples=examples))(server)
+    examples = "RVC_TRAIN_DATA_FOLDER and RVC_TRAIN_DEVICE"
+    app.command("worker", epilog=_SETTINGS.format(examples=examples))(worker)
+    any_words = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command("admin", add_help_option=False, context_settings=any_words)(admin)
+
+
+def server() -> None:
+    """Run the server alone, until SIGTERM or Ctrl-C. `up` runs a server and workers."""
+    _become("server", extra="server")
+
+
+def worker() -> None:
+    """Run one worker alone, until SIGTERM or Ctrl-C; its job saves a checkpoint then, and goes on elsewhere."""
+    _become("worker", extra="all")
+
+
+def admin(context: typer.Context) -> None:
+    """For the server's keeper, on its machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
+    _become("server.admin.cli", *context.args, extra="server")
+
+
+def _become(module: str, *arguments: str, extra: str) -> NoReturn:
+    """Run a program in place of this one, or end with the command that installs it."""
+    if find_spec("sqlmodel") is None:
+        name = module.partition(".")[0]
+        sys.stderr.write(f"error: the {name} is not installed here; install it with: {install_command(extra)}\n")
+        sys.exit(exit_codes.USAGE)
+    command, environment = python_command(module, *arguments), inherited_environment(os.environ)
+    if sys.platform == "win32":  # has no call that makes a process another program
+        sys.exit(subprocess.call(command, env=environment))
+    os.execve(command[0], command, environment)  # noqa: S606 - no shell is the point

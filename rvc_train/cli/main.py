@@ -1,0 +1,38 @@
+"""`rvc-train`: the program. Its commands stand in `dataset_commands`, `job_commands`, `save_commands` and `up`."""
+
+import sys
+
+import typer
+
+from rvc_train.cli import exit_codes
+from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    help="Make RVC voices: upload recordings, submit a job, watch it, download the voice.",
+    epilog="Exit codes: 0 done, 1 error, 2 usage, 3 no connection, 4 job failed, 5 job cancelled, 6 not allowed, "
+    "130 Ctrl-C.",
+)
+app.add_typer(datasets.app, name="dataset")
+jobs.add_to(app)
+control.add_to(app)
+evaluations.add_to(app)
+admin.add_to(app)
+access.add_to(app)
+up.add_to(app)
+demo.add_to(app)
+services.add_to(app)
+
+
+def main() -> None:
+    """Entry point of the program."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

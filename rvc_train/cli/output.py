@@ -1,0 +1,125 @@
+"""How results and errors are shown: for people on a terminal, or as JSON on standard output and nothing else."""
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+from rich.table import Table
+from rich.text import Text
+
+from rvc_train.schemas.jobs import Range
+
+
+class Output:
+    """Where a command writes to. Names are shown as they are: `[x]` and `:cat:` are no markup and no pictures."""
+
+    def __init__(self, as_json: bool) -> None:
+        plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
+        self.as_json = as_json
+        self.console = Console(**plain, width=None if sys.stdout.isatty() else 200)
+        self.errors = Console(**plain, stderr=True)
+
+    def result(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], text: str | Table) -> None:
+        """A command's result: the value with --json, else the text."""
+        if self.as_json:
+            self.json(value)
+        else:
+            self.console.print(text)
+
+    def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
+        """A value as JSON, on standard output."""
+        sys.stdout.write(json.dumps(_plain(value), indent=indent, ensure_ascii=False) + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """A word for people: not shown with --json."""
+        if not self.as_json:
+            self.console.print(text)
+
+    def warning(self, text: str) -> None:
+        """Something to look out for, on standard error."""
+        self.errors.print(Text(text, style="yellow"))
+
+    def error(self, text: str) -> None:
+        """What went wrong, on standard error."""
+        self.errors.print(Text.assemble(("error: ", "bold red"), text))
+
+    def transfer_bar(self) -> Progress:
+        """A bar for bytes on their way; silent with --json and where no terminal is."""
+        return Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            DownloadColumn(),
+            TransferSpeedColumn(),
+            TimeRemainingColumn(),
+            console=self.errors,
+            disable=self.as_json or not self.errors.is_terminal,
+            transient=True,
+        )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def table(*columns: str) -> Table:
+    """A plain table that also reads well in a pipe."""
+    made = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        made.add_column(column, overflow="fold", no_wrap=column == "ID")
+    return made
+
+
+def duration(seconds: float | None) -> str:
+    """12 s, 3 min 05 s, 2 h 07 min; a dash when it is not known."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def span(seconds: Range | None) -> str:
+    """1 to 4 min: rounded as coarsely as such a range deserves."""
+    if seconds is None:
+        return "-"
+    unit, length = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if seconds.high >= 2 * n or n == 1)
+    low, high = round(seconds.low / length), math.ceil(seconds.high / length)
+    return f"{high} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def size(num_bytes: int) -> str:
+    """Bytes as people read them."""
+    number = float(num_bytes)
+    for unit in ("B", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.2f} GB"
+
+
+def ago(moment: datetime) -> str:
+    """How long ago a moment was."""
+    return f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago"

@@ -1,0 +1,199 @@
+"""A job as it happens: a live bar on a terminal, plain lines elsewhere, one JSON object an event with --json."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from rvc_train.cli import exit_codes
+from rvc_train.cli.output import Output, duration
+from rvc_train.client import Client
+from rvc_train.schemas.events import EventPublic
+from rvc_train.schemas.jobs import JobPublic, JobStatus
+
+SECONDS_BETWEEN_LINES = 10
+"""How often progress is told where nothing can be drawn over."""
+LOSSES = {"loss/mel": "mel", "loss/kl": "kl", "loss/gen": "gen", "loss/fm": "fm", "loss/disc": "disc"}
+_QUIET = {"progress", "metric", "failed"}
+"""Events without a line of their own: numbers are in the bar, and a failure is told in full at the end."""
+
+EXIT_CODES = {
+    JobStatus.SUCCEEDED: exit_codes.DONE,
+    JobStatus.FAILED: exit_codes.JOB_FAILED,
+    JobStatus.CANCELLED: exit_codes.JOB_CANCELLED,
+}
+
+
+class View:
+    """What is known of a job at a moment, in words."""
+
+    def __init__(self, job: JobPublic) -> None:
+        self.status: str = job.status
+        # Where time ends the training, the number of epochs is only a bound that nobody expects to meet.
+        self._ends_by_time = job.config.get("max_train_seconds") is not None
+        self.queue_position = job.queue_position
+        self.losses: dict[str, float | None] = dict(job.losses)
+        self.numbers: dict[str, Any] = job.model_dump(
+            include={"stage", "progress", "epoch", "total_epochs", "step", "total_steps", "eta_seconds", "step_seconds"}
+        )
+        self.numbers |= {"clips_per_second": None, "machine_share": None}
+
+    def take(self, event: EventPublic) -> None:
+        """Learn from an event."""
+        if event.type in {"progress", "stage_changed"}:
+            self.numbers |= {key: value for key, value in event.data.items() if key in self.numbers}
+            self.status = "running"
+        elif event.type == "metric":
+            self.losses |= event.data.get("values", {})
+            self.numbers |= {key: event.data[key] for key in ("epoch", "step") if key in event.data}
+        elif event.type in {"queued", "started", "paused", "retrying"}:
+            self.status = {"started": "running", "retrying": "queued"}.get(event.type, event.type)
+
+    @property
+    def fraction(self) -> float:
+        """0..1 over all stages."""
+        return float(self.numbers["progress"] or 0)
+
+    def heading(self) -> str:
+        """The stage, or the status where there is no stage."""
+        stage = self.numbers["stage"]
+        if self.status != "running" or stage is None:
+            return self.status + (
+                f" (place {self.queue_position})" if self.status == "queued" and self.queue_position else ""
+            )
+        return str(stage)
+
+    def _pace(self) -> str:
+        """Time of a step, clips a second, and the share that this is of what the machine can compute."""
+        n = self.numbers
+        facts = [f"{n['step_seconds']:.2g} s"] if n["step_seconds"] else []
+        facts += [f"{n['clips_per_second']:.3g} clips/s"] if n["clips_per_second"] else []
+        facts += [f"{n['machine_share']:.0%} of the machine"] if n["machine_share"] else []
+        return f" ({', '.join(facts)})" if facts else ""
+
+    def details(self) -> str:
+        """Epoch, step, losses, time to go: what is known of them."""
+        n = self.numbers
+        words = []
+        if n["epoch"] is not None and n["stage"] == "train":
+            words.append(
+                f"epoch {n['epoch']}"
+                + (f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else "")
+            )
+        if n["step"] is not None and n["stage"] == "train":
+            words.append(f"step {n['step']}{self._pace()}")
+            losses = [f"{LOSSES[key]} {self.losses[key]:.2f}" for key in LOSSES if self.losses.get(key) is not None]
+            words.append(" ".join(losses))
+        if n["eta_seconds"] is not None:
+            words.append(f"ETA {duration(n['eta_seconds'])}")
+        return "  ".join(word for word in words if word)
+
+
+class Display(Protocol):
+    """Somewhere to show a job."""
+
+    def show(self, view: View) -> None:
+        """The state of things has changed."""
+
+    def say(self, text: str) -> None:
+        """Something happened."""
+
+
+class Bar:
+    """One bar that is drawn over, and lines above it."""
+
+    def __init__(self, progress: Progress, name: str) -> None:
+        self._progress = progress
+        self._task = progress.add_task(name, total=1.0, heading="", details="")
+
+    def show(self, view: View) -> None:
+        """Draw the bar anew."""
+        self._progress.update(self._task, completed=view.fraction, heading=view.heading(), details=view.details())
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._progress.console.print(text)
+
+
+class Lines:
+    """Lines only, not more than one in a while: for pipes and logs."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._last = 0.0
+
+    def show(self, view: View) -> None:
+        """A line of progress, when it is time for one."""
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
+            self._last = time.monotonic()
+            self._output.note(f"{view.fraction:6.1%}  {view.heading()}  {view.details()}".rstrip())
+
+    def say(self, text: str) -> None:
+        """A line, at once."""
+        self._output.note(text)
+
+
+class Silent:
+    """Shows nothing: with --json the events themselves are the output."""
+
+    def show(self, view: View) -> None:
+        """Nothing."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+
+@contextmanager
+def display(output: Output, name: str) -> Iterator[Display]:
+    """What fits the place that the output goes to."""
+    if output.as_json:
+        yield Silent()
+    elif not output.console.is_terminal:
+        yield Lines(output)
+    else:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}  {task.fields[heading]}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>5.1f} %  {task.fields[details]}"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=output.console) as progress:
+            yield Bar(progress, name)
+
+
+def watch(client: Client, job: JobPublic, output: Output, after: int | None = None) -> JobPublic:
+    """Show a job until its end, through restarts of the server; the job as it ended.
+
+    With --json each event from `after` on (None: the first) is a line. Otherwise what was before is not shown again.
+    """
+    if not output.as_json and job.status.is_terminal:
+        return job
+    view = View(job)
+    start = (0 if output.as_json else job.last_event_seq) if after is None else after
+    with display(output, job.name) as shown:
+        shown.show(view)
+        for event in client.follow_events(job.id, after=start, on_wait=output.warning):
+            if output.as_json:
+                output.json(event, indent=None)
+            view.take(event)
+            shown.show(view)
+            if event.type not in _QUIET:
+                shown.say(f"{event.created_at.astimezone():%H:%M:%S}  {event.message}")
+    return client.job(job.id)
+
+
+def tell_end(job: JobPublic, output: Output) -> int:
+    """Say how a job ended and what to do now; the exit code for it."""
+    match job.status:
+        case JobStatus.SUCCEEDED:
+            output.note(f"{job.name} is ready; fetch it with: rvc-train download {job.id}")
+        case JobStatus.FAILED if job.error is not None:
+            output.error(f"the job failed ({job.error.code}): {job.error.message}")
+        case _:
+            output.note(f"the job is {job.status}")
+    if job.content_notice and job.status is JobStatus.SUCCEEDED:
+        output.warning(job.content_notice)
+    return EXIT_CODES.get(job.status, exit_codes.ERROR)

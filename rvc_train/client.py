@@ -1,0 +1,340 @@
+"""The server's HTTP interface as methods, over an httpx.Client that the caller brings (or `connect` makes).
+
+Each method is one request and returns a shape of `rvc_train.schemas`. Errors are those of `rvc_train.errors`.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import platformdirs
+from pydantic import ValidationError
+
+from rvc_train.errors import BadInput, ClientError
+from rvc_train.http.downloads import Offered, Progress, download
+from rvc_train.http.packing import packed
+from rvc_train.http.streams import PATIENCE_SECONDS, OnWait, follow
+from rvc_train.http.transport import Calls, parse
+from rvc_train.http.uploads import upload
+from rvc_train.resources.access import Access
+from rvc_train.resources.administration import PublishedWeights, Retention
+from rvc_train.resources.webhooks import Webhooks
+from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
+from rvc_train.schemas.events import EventList, EventPublic, MetricList
+from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
+from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
+from rvc_train.schemas.results import (
+    ArtifactList,
+    ArtifactPublic,
+    CheckpointList,
+    CheckpointPublic,
+    PreviewList,
+    PreviewPublic,
+)
+from rvc_train.schemas.system import SystemPublic
+from rvc_train.schemas.workers import WorkerList, WorkerPublic
+
+TIMEOUT = httpx.Timeout(30, connect=10)
+EXAMPLE = "give one such as http://127.0.0.1:8000"
+
+
+def connect(url: str, token: str | None = None) -> httpx.Client:
+    """An HTTP client for a server's address, with the token in its headers."""
+    headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
+    if token:
+        if not (token.isascii() and token.isprintable() and " " not in token):
+            raise BadInput("the token holds a space or a letter that no token has; copy it again")
+        headers["Authorization"] = f"Bearer {token}"
+    try:
+        address = httpx.URL(url.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise BadInput(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
+    if address.scheme not in {"http", "https"} or not address.host:
+        raise BadInput(f"{url!r} is no server address; {EXAMPLE}")
+    is_here = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
+    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_here)
+
+
+class Client:
+    """One server, as its user sees it."""
+
+    def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
+        """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
+        self._http = http
+        self._calls = calls = Calls(http)
+        self.webhooks = Webhooks(calls)
+        self.weights = PublishedWeights(calls)
+        self.retention = Retention(calls)
+        self.access = Access(calls)
+        self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+
+    # Datasets
+
+    def upload_dataset(
+        self, paths: Sequence[Path], name: str | None = None, progress: Progress | None = None
+    ) -> DatasetPublic:
+        """Send recordings: a zip or one audio file as it is, a folder or several files packed into a zip.
+
+        `name` is what the dataset is called; None takes the first path's name. `progress` is told bytes sent and all.
+        Only what the server lacks is sent; after a lost connection, or when called again, it goes on where it was.
+        """
+        name = name or default_dataset_name(paths)
+        with packed(paths) as file:
+            return upload(self._http, file, name, progress or (lambda done, total: None), self._memory)
+
+    def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
+        """All datasets, page by page; for an administrator everyone's, or those of `owner`."""
+        params = {"limit": limit} | ({} if owner is None else {"owner": owner})
+        return self._calls.pages("/v1/datasets", DatasetPublic, params)
+
+    def dataset(self, dataset_id: str) -> DatasetPublic:
+        """One dataset."""
+        return self._calls.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
+
+    def dataset_report(self, dataset_id: str) -> DatasetReport:
+        """What the server found in a dataset's recordings."""
+        return self._calls.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
+
+    def delete_dataset(self, dataset_id: str) -> None:
+        """Delete a dataset and all that was derived from it; not while a job needs it."""
+        self._calls.send("DELETE", f"/v1/datasets/{dataset_id}")
+
+    # Jobs
+
+    def submit(self, job: JobCreate, idempotency_key: str | None = None) -> JobPublic:
+        """Ask for a voice. The same key gives the same job, however often it is sent; None: a new key."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        body = job.model_dump(mode="json", exclude_none=True)
+        return parse(JobPublic, self._calls.send("POST", "/v1/jobs", json=body, headers=headers))
+
+    def estimate(self, job: EstimateRequest) -> JobEstimate:
+        """What a job would take, as ranges; and what should be known before it is submitted."""
+        body = job.model_dump(mode="json", exclude_none=True)
+        return self._calls.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
+
+    def jobs(
+        self,
+        status: str | Sequence[str] | None = None,
+        limit: int = 100,
+        *,
+        name: str | None = None,
+        dataset_id: str | None = None,
+        labels: Mapping[str, str] | None = None,
+        id_prefix: str | None = None,
+        search: str | None = None,
+        owner: str | None = None,
+    ) -> Iterator[JobPublic]:
+        """Jobs, newest first, page by page (of `limit` each); those alone that all the words given fit."""
+        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
+        words |= {"search": search, "owner": owner}
+        params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
+        params |= {f"label.{key}": value for key, value in (labels or {}).items()}
+        return self._calls.pages("/v1/jobs", JobPublic, params)
+
+    def job(self, job_id: str) -> JobPublic:
+        """One job."""
+        return self._calls.get(f"/v1/jobs/{job_id}", JobPublic)
+
+    def cancel(self, job_id: str) -> JobPublic:
+        """Ask a job to end. A running one ends after its present step and a checkpoint."""
+        return parse(JobPublic, self._calls.send("POST", f"/v1/jobs/{job_id}/cancel"))
+
+    def pause(self, job_id: str) -> JobPublic:
+        """Ask a job to stop and wait. A running one stops after its present step and a checkpoint."""
+        return self._calls.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
+
+    def resume(self, job_id: str) -> JobPublic:
+        """Put a paused job back into the queue."""
+        return self._calls.call("POST", f"/v1/jobs/{job_id}/resume", JobPublic)
+
+    def retry(
+        self,
+        job_id: str,
+        start_from: RetryFrom = "checkpoint",
+        config: Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> JobPublic:
+        """Try a job that has ended again, as a new one; `config` holds training options to change."""
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        body = {"from": start_from, "config": dict(config or {})}
+        return self._calls.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
+
+    def edit(
+        self,
+        job_id: str,
+        labels: Mapping[str, str | None] | None = None,
+        priority: int | None = None,
+        if_match: str | None = None,
+    ) -> JobPublic:
+        """Set labels (None takes one away) or, while it is queued, the priority.
+
+        `if_match`: only while labels and priority are as in the job that `job_if_changed` gave with this tag.
+        """
+        words = {"labels": None if labels is None else dict(labels), "priority": priority}
+        body = {key: value for key, value in words.items() if value is not None}
+        headers = {} if if_match is None else {"If-Match": if_match}
+        return self._calls.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
+
+    def job_if_changed(self, job_id: str, etag: str | None = None) -> tuple[JobPublic | None, str]:
+        """One job and its tag; None in its place while it is as it was when it had the tag given."""
+        headers = {} if etag is None else {"If-None-Match": etag}
+        response = self._calls.send("GET", f"/v1/jobs/{job_id}", headers=headers)
+        is_as_it_was = response.status_code == httpx.codes.NOT_MODIFIED
+        return (None if is_as_it_was else parse(JobPublic, response)), response.headers.get("ETag", "")
+
+    def delete_job(self, job_id: str) -> None:
+        """Delete a finished job with its checkpoints, log and voice."""
+        self._calls.send("DELETE", f"/v1/jobs/{job_id}")
+
+    def find_job(self, wanted: str) -> JobPublic:
+        """The job of an id, of the unique beginning of one (`job_` may be left out), or the newest for `last`."""
+        if wanted == "last":
+            newest = next(self.jobs(limit=1), None)
+            if newest is None:
+                raise BadInput("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
+            return newest
+        matching = islice(self.jobs(limit=2, id_prefix=wanted), 2) if wanted else ()
+        found = self._find("job", wanted, (job.id for job in matching))
+        return self.job(found)
+
+    def find_dataset(self, wanted: str) -> DatasetPublic:
+        """The dataset of an id, of the unique beginning of one, of a name, or the newest for `last`."""
+        datasets = list(self.datasets())
+        if wanted == "last" and datasets:
+            return datasets[0]
+        named = [dataset for dataset in datasets if dataset.name == wanted]
+        if named:
+            return named[0]
+        found = self._find("dataset", wanted, (dataset.id for dataset in datasets))
+        return self.dataset(found)
+
+    # What a job says and makes
+
+    def events(self, job_id: str, after: int = 0, types: Sequence[str] = ()) -> Iterator[EventPublic]:
+        """The events so far that come after the one numbered `after`; of these types alone, if any are named."""
+        while True:
+            params = {"after": after, "type": types} if types else {"after": after}
+            page = self._calls.get(f"/v1/jobs/{job_id}/events", EventList, params)
+            yield from page.data
+            if not page.has_more or not page.data:
+                return
+            after = page.data[-1].seq
+
+    def follow_events(
+        self,
+        job_id: str,
+        after: int = 0,
+        on_wait: OnWait | None = None,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> Iterator[EventPublic]:
+        """Events as they happen until the job is at its end, each once and in order, through restarts of the server."""
+        last_id = str(after) if after else None
+        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, patience_seconds)
+        for message in stream:
+            try:
+                event = EventPublic.model_validate_json(message.data)
+            except ValidationError as error:
+                raise ClientError(f"the server sent an event that this client does not understand: {error}") from error
+            if event.seq > after:
+                after = event.seq
+                yield event
+
+    def logs(self, job_id: str, tail: int | None = None) -> str:
+        """The job's log so far, or its last `tail` lines."""
+        params = {} if tail is None else {"tail": str(tail)}
+        return self._calls.send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
+
+    def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
+        """Lines of the log as they come until the job is at its end, through restarts of the server."""
+        params = {"follow": "true"} | ({} if tail is None else {"tail": str(tail)})
+        for message in follow(self._http, f"/v1/jobs/{job_id}/logs", None, params, on_wait):
+            yield message.data
+
+    def metrics(self, job_id: str, **query: str | int) -> MetricList:
+        """Numbers over the training steps: `key`, `since_step`, `max_points` narrow them."""
+        return self._calls.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
+
+    def artifacts(self, job_id: str) -> list[ArtifactPublic]:
+        """Files that the job offers."""
+        return self._calls.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
+
+    def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
+        """Evaluated saves with their scores, by step."""
+        return self._calls.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
+
+    def previews(self, job_id: str) -> list[PreviewPublic]:
+        """Clips as the voice spoke them at its saves, by step."""
+        return self._calls.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
+
+    def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
+        """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
+        name = Path(artifact.name).name
+        if name != artifact.name or name in {"", ".", ".."}:
+            raise ClientError(f"the server offers a file by the name {artifact.name!r}, which is no file name")
+        return download(self._http, artifact, folder / name, progress)
+
+    # The server
+
+    def workers(self) -> list[WorkerPublic]:
+        """Processes that run jobs."""
+        return self._calls.get("/v1/workers", WorkerList).data
+
+    def drain_worker(self, worker_id: str, mode: str = "hand_back") -> WorkerPublic:
+        """Have a worker end: `hand_back` lets another go on with its job, `finish` brings it to its end first."""
+        path = f"/v1/workers/{worker_id}/drain"
+        return self._calls.call("POST", path, WorkerPublic, params={"mode": mode})
+
+    def find_worker(self, wanted: str) -> WorkerPublic:
+        """The worker of an id, of the unique beginning of one, or of a name that one alone has."""
+        workers = self.workers()
+        named = [worker for worker in workers if worker.name == wanted and worker.status != "stopped"]
+        if len(named) == 1:
+            return named[0]
+        found = self._find("worker", wanted, (worker.id for worker in workers))
+        return next(worker for worker in workers if worker.id == found)
+
+    def queue(self) -> QueuePublic:
+        """What runs and what waits."""
+        return self._calls.get("/v1/queue", QueuePublic)
+
+    def system(self) -> SystemPublic:
+        """What the server is and can do."""
+        return self._calls.get("/v1/system", SystemPublic)
+
+    def is_ready(self) -> bool:
+        """Whether the server answers and is ready to work."""
+        try:
+            return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
+        except httpx.TransportError:
+            return False
+
+    # How
+
+    @staticmethod
+    def _find(kind: str, wanted: str, ids: Iterator[str]) -> str:
+        matching = [an_id for an_id in ids if wanted and (an_id.startswith(wanted) or _bare(an_id).startswith(wanted))]
+        if len(matching) == 1 or wanted in matching:
+            return wanted if wanted in matching else matching[0]
+        if matching:
+            raise BadInput(f"{wanted} is the beginning of several {kind} ids; give more of it")
+        raise BadInput(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
+
+
+_LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
+
+
+def default_dataset_name(paths: Sequence[Path]) -> str:
+    """What a dataset is called when nobody says: as the folder, the zip (without `.zip`), or the recording."""
+    if not paths:
+        raise BadInput("nothing to upload; name a folder, a zip or audio files")
+    first = paths[0].resolve()
+    if len(paths) > 1:
+        return first.parent.name or "dataset"
+    return first.name.removesuffix(".zip") or "dataset"
+
+
+def _bare(an_id: str) -> str:
+    return an_id.partition("_")[2]

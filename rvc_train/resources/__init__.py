@@ -1,0 +1,1 @@
+"""Groups of requests of the client: access, administration, webhooks."""

@@ -1,0 +1,61 @@
+"""The server itself: health, limits, and problem details (RFC 9457)."""
+
+from typing import Literal
+
+from rvc_train.schemas.base import Answer
+
+
+class Limits(Answer):
+    """What the server takes."""
+
+    max_upload_bytes: int
+    max_files: int
+    max_unpacked_bytes: int
+    max_file_bytes: int
+
+
+class SystemPublic(Answer):
+    """What this server is and what it can do."""
+
+    name: str
+    version: str
+    python: str
+    database: str
+    database_version: str
+    limits: Limits
+    audio_suffixes: list[str]
+    disk_free_bytes: int
+    disk_total_bytes: int
+    num_cores: int
+    memory_total_bytes: int
+    needs_token: bool
+    warnings: list[str]
+
+
+class ProblemDetail(Answer):
+    """One thing wrong with a request."""
+
+    detail: str
+    pointer: str
+    """JSON pointer into the body, or `?name` for a query parameter."""
+
+
+class Problem(Answer):
+    """An error, as RFC 9457 has it."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str
+    request_id: str
+    retryable: bool
+    errors: list[ProblemDetail] = []
+
+
+class Health(Answer):
+    """Whether the server lives, and what is wrong when it is not ready."""
+
+    status: Literal["ok", "unavailable"]
+    checks: dict[str, str] = {}

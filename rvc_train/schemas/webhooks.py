@@ -1,0 +1,106 @@
+"""Wire shapes of webhooks and their messages."""
+
+from base64 import b64decode
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from rvc_train.schemas.base import Answer, Request
+
+
+class DeliveryStatus(StrEnum):
+    """Where a message to a webhook stands."""
+
+    PENDING = "pending"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+
+
+WebhookEvent = Literal[
+    "job.started", "job.paused", "job.retrying", "job.worker_lost", "job.succeeded", "job.failed", "job.cancelled"
+]
+
+
+LAST_EVENTS: tuple[WebhookEvent, ...] = ("job.succeeded", "job.failed", "job.cancelled")
+
+
+WebhookUrl = Annotated[str, Field(min_length=8, max_length=2000, pattern="^https?://")]
+
+
+_FOUR = "[A-Za-z0-9+/]{4}"
+_SECRET_PATTERN = f"^whsec_({_FOUR}){{8,20}}({_FOUR}|[A-Za-z0-9+/]{{3}}=|({_FOUR})?[A-Za-z0-9+/]{{2}}==)?$"
+WebhookSecret = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _SECRET_PATTERN})]
+
+
+class WebhookCreate(Request):
+    """Someone to tell of jobs, by an HTTP POST signed as Standard Webhooks has it."""
+
+    url: WebhookUrl
+    """Where messages go; an address of the open internet, unless the server's keeper allows others."""
+    events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
+    """What is told."""
+    secret: WebhookSecret | None = None
+    """`whsec_` and 24 to 64 bytes in base64. None: the server makes one; `GET /v1/webhooks/{id}/secret` tells it."""
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, secret: str | None) -> str | None:
+        if secret is not None:
+            if not secret.startswith("whsec_"):
+                raise ValueError("the secret does not begin with whsec_")
+            try:
+                key = b64decode(secret.removeprefix("whsec_"), validate=True)
+            except ValueError as error:
+                raise ValueError(f"the secret is no base64 ({error})") from error
+            if not 24 <= len(key) <= 64:
+                raise ValueError(f"the secret has {len(key)} bytes; use 24 to 64")
+        return secret
+
+
+class WebhookPatch(Request):
+    """What to change of a webhook; what is left out stays."""
+
+    url: WebhookUrl = ""
+    events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
+    is_enabled: bool = True
+
+
+class WebhookPublic(Answer):
+    """A webhook."""
+
+    id: str
+    job_id: str | None
+    """The one job that it hears of; None: all."""
+    url: str
+    events: list[str]
+    is_enabled: bool
+    disabled_reason: str | None
+    created_at: datetime
+
+
+class WebhookSecretPublic(Answer):
+    """What a webhook's messages are signed with."""
+
+    secret: str
+
+
+class DeliveryPublic(Answer):
+    """A message to a webhook, and what became of it."""
+
+    id: str
+    """Sent as `webhook-id`; a message that comes twice has the same."""
+    webhook_id: str
+    job_id: str | None
+    event: str
+    status: DeliveryStatus
+    num_tries: int
+    next_try_at: datetime | None
+    """None unless it is pending."""
+    last_status: int | None
+    """HTTP status of the last answer."""
+    last_error: str | None
+    last_tried_at: datetime | None
+    created_at: datetime
+    body: str

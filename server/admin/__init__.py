@@ -1,0 +1,1 @@
+"""Running the service: the administrator's commands, backups, checks, retention and periodic tasks."""

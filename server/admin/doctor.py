@@ -1,0 +1,246 @@
+"""Looks at the machine and the data folder, and says in sentences what is well and what is not."""
+
+import itertools
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlmodel import col
+
+from rvc_engine.child_processes import engine_environment, python_command, variable_names
+from rvc_engine.errors import EngineError
+from rvc_engine.installation import install_command
+from rvc_engine.weights.catalogue import Weights
+from server.database.clock import utc_now
+from server.database.engine import (
+    SCHEMA_VERSION,
+    check_write,
+    create_engine,
+    present_version,
+    read_session,
+    sqlite_warning,
+)
+from server.database.tables import Event
+from server.errors import SettingsRefused
+from server.settings import GIB, ServerSettings, is_loopback
+from server.storage.instances import look
+from server.storage.local import Storage
+from server.storage.orphans import Orphans
+from server.storage.sizes import size_of
+from server.storage.trash import NAME as TRASH
+from server.storage.trash import Trash
+
+State = Literal["ok", "note", "fault"]
+ENGINE_SECONDS = 120
+NEEDED_FREE_BYTES = 8 * GIB
+"""Below this it is said: a full-size checkpoint is 1.3 GB, a run keeps two, and its saves are as large."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: State
+    text: str
+    """What was found; for all that is not well, what to do."""
+
+
+def examine(settings: ServerSettings) -> Iterator[Finding]:
+    """Every check, one after another; none of them changes anything."""
+    checks: tuple[Callable[[ServerSettings], Iterator[Finding]], ...] = (
+        _engine,
+        _weights,
+        _disk,
+        _database,
+        _instance,
+        _clock,
+        _exposure,
+    )
+    for check in checks:
+        try:
+            yield from check(settings)
+        except (OSError, ValueError, sa.exc.SQLAlchemyError, EngineError, SettingsRefused) as error:
+            yield Finding(check.__name__.strip("_"), "fault", str(error).splitlines()[0])
+
+
+def _engine(_settings: ServerSettings) -> Iterator[Finding]:
+    """Asked of a child, which gets what a worker's engine gets: torch has no place in this process."""
+    command = python_command("rvc_engine", "machine")
+    environment = engine_environment(os.environ, variable_names(os.environ.get("RVC_TRAIN_ENGINE_ENVIRONMENT", "")))
+    try:
+        ran = subprocess.run(command, env=environment, capture_output=True, timeout=ENGINE_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        yield Finding("engine", "fault", f"the engine said nothing for {ENGINE_SECONDS} s; look at the GPU's driver")
+        return
+    if ran.returncode != 0:
+        said = ran.stderr.decode(errors="replace").strip().splitlines()
+        yield Finding(
+            "engine",
+            "fault",
+            f"the engine cannot start here ({said[-1] if said else 'it said nothing'}); a worker needs the `engine` "
+            f"extra: {install_command('engine')}. A server alone does not",
+        )
+        return
+    found: dict[str, Any] = json.loads(ran.stdout)
+    libraries = ", ".join(f"{name} {number}" for name, number in found["libraries"].items())
+    yield Finding("engine", "ok", f"Python {found['python']}, {found['cores']} cores, {libraries}")
+    codecs = found["ffmpeg"].get("libavcodec", "?")
+    yield Finding(
+        "ffmpeg", "ok", f"its libraries come inside PyAV (libavcodec {codecs}); no program of that name is needed"
+    )
+    if not found["devices"]:
+        build = "this torch is built for the CPU alone" if found["cuda_build"] is None else "no NVIDIA GPU answers"
+        yield Finding("gpu", "note", f"{build}; training runs on the CPU, which is far slower")
+    for device in found["devices"]:
+        yield Finding(
+            "gpu",
+            "ok",
+            f"{device['name']}: {device['model']}, {device['memory_bytes'] / GIB:.0f} GiB "
+            f"({device['memory_free_bytes'] / GIB:.0f} free), trains in {device['precision']}",
+        )
+
+
+def _weights(settings: ServerSettings) -> Iterator[Finding]:
+    weights = Weights(Storage(settings.data_folder).weights_folder)
+    here = sorted({file.id for file in weights.files if weights.state(file) in {"verified", "unverified"}})
+    damaged = [file for file in weights.files if weights.state(file) == "damaged"]
+    for file in damaged:
+        yield Finding("weights", "fault", f"{weights.path_of(file)} is damaged; delete it and fetch it again")
+    if "hubert" in here:
+        yield Finding("weights", "ok", f"here: {', '.join(here)}")
+        return
+    yield Finding(
+        "weights",
+        "note",
+        "ContentVec is not here, so jobs with the default content=contentvec fail as missing_weights; "
+        f"{weights.ways_to_get('hubert', 'submit with content=whisper-tiny and pretrained=none')}",
+    )
+
+
+def _disk(settings: ServerSettings) -> Iterator[Finding]:
+    folder = settings.data_folder.resolve()
+    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(present).free
+    text = f"{free / GIB:.1f} GiB are free for {folder}"
+    if free < settings.disk_reserve_bytes:
+        yield Finding("disk", "fault", f"{text}, below the reserve; free some space, or set a retention policy")
+    elif free < NEEDED_FREE_BYTES:
+        yield Finding("disk", "note", f"{text}; a full-size run writes 1.3 GB for each checkpoint and each save")
+    else:
+        yield Finding("disk", "ok", text)
+    if not os.access(present, os.W_OK):
+        yield Finding("disk", "fault", f"{present} cannot be written to by this user; change its owner")
+
+
+def _database(settings: ServerSettings) -> Iterator[Finding]:
+    if not _has_database(settings):
+        yield Finding("database", "note", "there is none yet; the server makes it when it first starts")
+        return
+    engine = create_engine(settings.url)
+    try:
+        version = present_version(engine)
+        if version != SCHEMA_VERSION:
+            yield Finding(
+                "database", "note", f"its schema is {version} and this program's {SCHEMA_VERSION}; a start brings it on"
+            )
+        else:
+            check_write(engine)
+            yield Finding("database", "ok", f"{engine.dialect.name}, schema {version}, can be written")
+        if (warning := sqlite_warning(engine)) is not None:
+            yield Finding("sqlite", "note", warning)
+    finally:
+        engine.dispose()
+
+
+def _has_database(settings: ServerSettings) -> bool:
+    """False where SQLite's file is not there yet: to look at it would make it."""
+    url = sa.make_url(settings.url)
+    return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
+
+
+def _instance(settings: ServerSettings) -> Iterator[Finding]:
+    """Data folder and database must belong together; then: what belongs to nobody, and what lies in the trash."""
+    found = look(settings.data_folder, settings.url)
+    if (refusal := found.refusal) is not None:
+        yield Finding("instance", "fault", refusal)
+        return
+    if not found.is_joined:
+        yield Finding("instance", "note", "data folder and database have no id yet; a start of the server gives it")
+        return
+    yield Finding("instance", "ok", f"data folder and database are of {found.folder_id}")
+    engine = create_engine(settings.url)
+    try:
+        if present_version(engine) == SCHEMA_VERSION:
+            yield from _orphans(settings, engine)
+    finally:
+        engine.dispose()
+
+
+def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
+    storage = Storage(settings.data_folder)
+    orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
+    for kind, group in itertools.groupby(orphans.find(), key=lambda orphan: orphan.kind):
+        found = list(group)
+        yield Finding(
+            "orphans",
+            "note",
+            f"{len(found)} in {kind}/ belong to nobody ({sum(each.size for each in found) / 1e6:.1f} MB): "
+            f"{', '.join(each.path.name for each in found)}; the server moves them to the trash when nobody has "
+            "changed them for an hour",
+        )
+    if trashed := Trash(storage.root).entries():
+        yield Finding(
+            "trash",
+            "note",
+            f"{len(trashed)} things lie in {storage.root / TRASH} ({size_of(storage.root / TRASH) / 1e6:.1f} MB), each "
+            f"is deleted {settings.trash_days:g} days after it came; move back what is missed",
+        )
+
+
+def _clock(settings: ServerSettings) -> Iterator[Finding]:
+    """The book's newest moment must not lie ahead, and the system should follow a time server."""
+    if _has_database(settings):
+        engine = create_engine(settings.url)
+        try:
+            if present_version(engine) is not None:
+                with read_session(engine) as session:
+                    newest = session.connection().execute(sa.select(sa.func.max(col(Event.created_at)))).scalar()
+                if newest is not None and newest > utc_now() + timedelta(minutes=1):
+                    yield Finding(
+                        "clock", "fault", f"it is behind the book, whose newest entry is of {newest}; set it right"
+                    )
+                    return
+        finally:
+            engine.dispose()
+    yield Finding("clock", "ok", f"{utc_now():%Y-%m-%d %H:%M:%S} UTC, not behind the book")
+    if (is_synchronised := _is_synchronised()) is not None and not is_synchronised:
+        yield Finding("clock", "note", "the system follows no time server; signed webhooks need the right time")
+
+
+def _is_synchronised() -> bool | None:
+    """What systemd says; None where there is none."""
+    if shutil.which("timedatectl") is None:
+        return None
+    command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
+    try:
+        ran = subprocess.run(command, capture_output=True, timeout=5, check=False)
+    except subprocess.TimeoutExpired:
+        return None
+    return {b"yes": True, b"no": False}.get(ran.stdout.strip())
+
+
+def _exposure(settings: ServerSettings) -> Iterator[Finding]:
+    if is_loopback(settings.host):
+        yield Finding("exposure", "ok", f"listens on {settings.host}: this machine alone")
+    elif settings.token is None:
+        yield Finding("exposure", "fault", f"{settings.host} is beyond this machine, and there is no RVC_TRAIN_TOKEN")
+    else:
+        yield Finding("exposure", "note", f"listens on {settings.host}; put a proxy with TLS before it")

@@ -1,0 +1,96 @@
+"""What the server does every few seconds whether anyone asks or not."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from server.admin.retention import Retention
+from server.database.clock import utc_now
+from server.database.engine import checkpoint
+from server.jobs.reaper import Reaper
+from server.jobs.service import JobBook
+from server.settings import ServerSettings
+from server.uploads.service import UploadShelf
+from server.webhooks.delivery import Deliverer
+
+logger = structlog.get_logger(__name__)
+
+
+EXPIRY_SECONDS = 300.0
+CHORE_SECONDS = 60.0
+NUM_THREADS = 2
+Chore = tuple[float, Callable[[], object]]
+"""How often in seconds, and what."""
+
+
+class SteadyClock:
+    """The wall clock as it was at the start, going on by itself: one that is set an hour on fails no waiting job."""
+
+    def __init__(self, wall: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._start, self._started, self._monotonic = wall(), monotonic(), monotonic
+
+    def __call__(self) -> datetime:
+        """The present time, with its zone."""
+        return self._start + timedelta(seconds=self._monotonic() - self._started)
+
+
+class Housekeeper:
+    """Two threads: lost workers have one to themselves, so that nothing long-winded keeps their jobs from going on.
+
+    The other one: jobs that waited too long, uploads left alone, retention, the write-ahead log.
+    """
+
+    def __init__(
+        self,
+        book: JobBook,
+        uploads: UploadShelf,
+        deliverer: Deliverer,
+        retention: Retention,
+        settings: ServerSettings,
+        *chores: Chore,
+    ) -> None:
+        """`chores`: what else is to be done now and then."""
+        reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
+        reaping: list[Chore] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
+        tasks: list[Chore] = [
+            (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
+            (EXPIRY_SECONDS, uploads.expire),
+            (EXPIRY_SECONDS, deliverer.forget_old),
+            (settings.retention_seconds, retention.apply),
+            *chores,
+        ]
+        if (longest := settings.queue_timeout_seconds) is not None:
+            steady = JobBook(book.engine, SteadyClock())
+            tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
+        self._stopping = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._work, args=(mine,), name=name, daemon=True)
+            for name, mine in (("reaper", reaping), ("housekeeper", tasks))
+        ]
+
+    def start(self) -> None:
+        """Begin."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, tasks: Sequence[Chore]) -> None:
+        due = [time.monotonic() + seconds for seconds, _ in tasks]
+        while not self._stopping.wait(max(0.0, min(due) - time.monotonic())):
+            now = time.monotonic()
+            for i, (seconds, task) in enumerate(tasks):
+                if due[i] > now:
+                    continue
+                due[i] = now + seconds
+                try:
+                    task()
+                except Exception:
+                    logger.exception("housekeeping failed; trying again later")

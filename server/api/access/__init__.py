@@ -1,0 +1,1 @@
+"""Routes of sessions, tokens, owners and the audit trail."""

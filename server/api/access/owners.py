@@ -1,0 +1,65 @@
+"""Who the caller is, owners with their quotas, and what was done by whom."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request, Response
+
+from rvc_train.schemas.access import AuditPublic, Me, OwnerList, OwnerName, OwnerPublic, Quota, Scope
+from rvc_train.schemas.base import Page
+from server.api.authorization import present, requires
+from server.context import MAX_INTEGER, Limit, ServicesDep, link_next
+from server.http.problem_details import documented
+
+router = APIRouter(tags=["access"])
+
+Owner = Annotated[OwnerName, Path()]
+
+
+@router.get("/me")
+@requires(Scope.READ)
+def get_me(services: ServicesDep) -> Me:
+    """Who you are to this server: owner, scopes, quota and what you use of it."""
+    caller = present()
+    mine = services.quotas.of(caller.owner)
+    return Me(scopes=sorted(caller.scopes), token_id=caller.token_id, **dict(mine))
+
+
+@router.get("/owners")
+@requires(Scope.ADMIN)
+def list_owners(services: ServicesDep) -> OwnerList:
+    """Every owner with quota and use."""
+    return OwnerList(data=services.quotas.all())
+
+
+@router.put("/owners/{owner}/quota", responses=documented(422))
+@requires(Scope.ADMIN)
+def set_quota(owner: Owner, quota: Quota, services: ServicesDep) -> OwnerPublic:
+    """Give an owner a quota of their own."""
+    return services.quotas.set(owner, quota)
+
+
+@router.delete("/owners/{owner}/quota", responses=documented(422))
+@requires(Scope.ADMIN)
+def delete_quota(owner: Owner, services: ServicesDep) -> OwnerPublic:
+    """Let the server's quota hold for an owner again."""
+    return services.quotas.set(owner, None)
+
+
+@router.get("/audit", responses=documented(422))
+@requires(Scope.ADMIN)
+def list_audit(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    actor: Annotated[str | None, Query(max_length=64, description="Only of this owner.")] = None,
+    action: Annotated[str | None, Query(max_length=64, description="Only this, such as job.submitted.")] = None,
+    target: Annotated[str | None, Query(max_length=200, description="Only what was done to this.")] = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="The cursor of the page before.")] = None,
+    limit: Limit = 20,
+) -> Page[AuditPublic]:
+    """Who did what, newest first."""
+    found, has_more = services.audit.list(actor=actor, action=action, target=target, after=after, limit=limit)
+    cursor = str(found[-1].number) if has_more else None
+    link_next(request, response, cursor)
+    data = [AuditPublic.model_validate(each, from_attributes=True) for each in found]
+    return Page(data=data, has_more=has_more, next_cursor=cursor)

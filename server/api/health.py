@@ -1,0 +1,54 @@
+"""For those who watch over the server: does it live, is it ready to work."""
+
+from fastapi import APIRouter, Response
+from sqlalchemy.exc import SQLAlchemyError
+
+from rvc_train.schemas.system import Health
+from server.context import Services, ServicesDep
+from server.database.engine import SCHEMA_VERSION, check_write, present_version
+from server.metrics import MEDIA_TYPE
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/livez")
+async def live() -> Health:
+    """The process answers: on the event loop, without a thread, a connection, a token or a limit."""
+    return Health(status="ok")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}},
+)
+def get_measures(services: ServicesDep) -> Response:
+    """Numbers for Prometheus."""
+    return Response(services.measures.text(), media_type=MEDIA_TYPE)
+
+
+@router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; `checks` says why"}})
+def ready(response: Response, services: ServicesDep) -> Health:
+    """The database can be written, has this program's schema, and the disk has room."""
+    checks = {"database": _check_database(services), "disk": _check_disk(services)}
+    if all(check == "ok" for check in checks.values()):
+        return Health(status="ok", checks=checks)
+    response.status_code = 503
+    return Health(status="unavailable", checks=checks)
+
+
+def _check_database(services: Services) -> str:
+    try:
+        version = present_version(services.engine)
+        if version != SCHEMA_VERSION:
+            return f"the schema has version {version}, and this program needs {SCHEMA_VERSION}; restart the server"
+        check_write(services.engine)
+    except SQLAlchemyError as error:
+        return f"the database does not answer: {type(error).__name__}"
+    return "ok"
+
+
+def _check_disk(services: Services) -> str:
+    free = services.storage.free_bytes()
+    reserve = services.settings.disk_reserve_bytes
+    return "ok" if free >= reserve else f"{free} bytes are free, and {reserve} are kept in reserve; free some space"

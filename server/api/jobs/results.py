@@ -1,0 +1,95 @@
+"""What a job measured and made: metrics and artifacts."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import StreamingResponse
+
+from rvc_train.schemas.access import Scope
+from rvc_train.schemas.events import MetricList
+from rvc_train.schemas.results import ArtifactList
+from server.api.authorization import requires
+from server.context import MAX_INTEGER, ServicesDep
+from server.errors import Gone, NotFound
+from server.http.byte_ranges import content_disposition, file_response
+from server.http.problem_details import documented
+from server.http.zip_stream import zip_of
+from server.job_store.serializers import artifact_public
+
+router = APIRouter(prefix="/jobs", tags=["results"])
+
+
+@router.get("/{job_id}/metrics", responses=documented(404, 422))
+@requires(Scope.READ)
+def get_metrics(
+    job_id: str,
+    services: ServicesDep,
+    key: Annotated[list[str] | None, Query(description="Only this metric; may be repeated.")] = None,
+    since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps behind this one.")] = 0,
+    max_points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to about so many a series.")] = 1000,
+) -> MetricList:
+    """Numbers measured while training, by key, over the steps."""
+    return MetricList(data=services.history.metrics(job_id, key or (), since_step, max_points))
+
+
+@router.get("/{job_id}/artifacts", responses=documented(404))
+@requires(Scope.READ)
+def list_artifacts(job_id: str, services: ServicesDep) -> ArtifactList:
+    """Files that the job offers, with size and sha256."""
+    job = services.book.get(job_id)
+    return ArtifactList(data=[artifact_public(job, each) for each in services.history.artifacts(job_id)])
+
+
+@router.get(
+    "/{job_id}/artifacts.zip",
+    response_class=Response,
+    responses=documented(
+        404, 410, also={200: {"content": {"application/zip": {}}, "description": "All files of the job in one zip"}}
+    ),
+)
+@requires(Scope.READ)
+def get_zip(job_id: str, services: ServicesDep) -> Response:
+    """All files in one zip, made while it is sent. 404 while there are none."""
+    job = services.book.get(job_id)
+    artifacts = services.history.artifacts(job_id)
+    if not artifacts:
+        raise NotFound(f"the job {job_id} has no files yet")
+    files = [(services.storage.resolve(each.path), each.name) for each in artifacts]
+    for path, name in files:
+        if not path.is_file():
+            raise Gone(f"the file {name!r} is no longer stored")
+    pieces, size = zip_of(files)
+    headers = {"Content-Length": str(size), "Content-Disposition": content_disposition(f"{job.name}.zip")}
+    return StreamingResponse(pieces, headers=headers, media_type="application/zip")
+
+
+@router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
+@router.get(
+    "/{job_id}/artifacts/{name}",
+    response_class=Response,
+    responses=documented(
+        404,
+        410,
+        416,
+        also={
+            200: {"content": {"application/octet-stream": {}}, "description": "The file"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The range asked for"},
+            304: {"description": "Still the file that `If-None-Match` names"},
+        },
+    ),
+)
+@requires(Scope.READ)
+def get_artifact(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
+    """One file. Its ETag is its sha256; ranges and conditional requests are understood."""
+    artifact = services.history.artifact(job_id, name)
+    path = services.storage.resolve(artifact.path)
+    if not path.is_file():
+        raise Gone(f"the file {name!r} is no longer stored")
+    return file_response(
+        request,
+        path,
+        artifact.size,
+        media_type="application/octet-stream",
+        etag=f'"{artifact.sha256}"',
+        headers={"Content-Disposition": content_disposition(name), "Cache-Control": "private, no-cache"},
+    )

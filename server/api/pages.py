@@ -1,0 +1,54 @@
+"""Pages for people: voices, one job, a new voice, the server, signing in; and `/docs`, which shows the interface."""
+
+from collections.abc import Callable
+
+from fastapi import APIRouter, Request
+from starlette.responses import HTMLResponse
+
+from server.context import ServicesDep
+from server.pages import shells
+
+router = APIRouter(include_in_schema=False)
+
+_PAGES = {
+    "/": shells.VOICES,
+    "/jobs/{job_id}": shells.JOB,  # which one, the browser reads in the address
+    "/new": shells.NEW,
+    "/server": shells.SERVER,
+    "/sign-in": shells.SIGN_IN,
+}
+
+
+def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
+    def page(request: Request, services: ServicesDep) -> HTMLResponse:
+        return services.pages.render(shell, request)
+
+    return page
+
+
+for _path, _shell in _PAGES.items():
+    router.add_api_route(_path, _showing(_shell), methods=["GET"])
+
+
+_DOCS = """<!doctype html>
+<html lang="en">
+<head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>rvc-train: the interface</title>
+<link rel="stylesheet" href="/static/swagger-ui/swagger-ui.css">
+</head>
+<body>
+<div id="interface"></div>
+<script src="/static/swagger-ui/swagger-ui-bundle.js"></script>
+<script src="/static/docs.js"></script>
+</body>
+</html>
+"""
+_DOCS_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; frame-ancestors 'none'"
+}
+
+
+@router.get("/docs")
+def docs() -> HTMLResponse:
+    """The whole interface, to read and to try."""
+    return HTMLResponse(_DOCS, headers=_DOCS_HEADERS)

@@ -1,0 +1,57 @@
+"""The server itself: what it is and can do."""
+
+import os
+import platform
+import shutil
+import sqlite3
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import APIRouter
+
+from rvc_engine.config import TrainingConfig
+from rvc_train.schemas.access import Scope
+from rvc_train.schemas.system import Limits, SystemPublic
+from server.api.authorization import requires
+from server.context import ServicesDep
+from server.database.engine import sqlite_warning
+from server.datasets.ingest import AUDIO_SUFFIXES
+
+router = APIRouter(tags=["server"])
+
+
+@router.get("/config-schema")
+@requires(Scope.READ)
+def get_config_schema() -> dict[str, Any]:
+    """JSON Schema of a job's `config`, with the meaning and the default of each field."""
+    return TrainingConfig.model_json_schema()
+
+
+@router.get("/system")
+@requires(Scope.READ)
+def get_system(services: ServicesDep) -> SystemPublic:
+    """What this server is, what it takes, and what it has to say about the machine."""
+    settings = services.settings
+    disk = shutil.disk_usage(services.storage.root)
+    is_sqlite = services.engine.dialect.name == "sqlite"
+    warning = sqlite_warning(services.engine)
+    return SystemPublic(
+        name="rvc-train",
+        version=version("rvc-train"),
+        python=platform.python_version(),
+        database=services.engine.dialect.name,
+        database_version=sqlite3.sqlite_version if is_sqlite else "",
+        limits=Limits(
+            max_upload_bytes=settings.max_upload_bytes,
+            max_files=settings.max_files,
+            max_unpacked_bytes=settings.max_unpacked_bytes,
+            max_file_bytes=settings.max_file_bytes,
+        ),
+        audio_suffixes=sorted(AUDIO_SUFFIXES),
+        disk_free_bytes=disk.free,
+        disk_total_bytes=disk.total,
+        num_cores=os.cpu_count() or 1,
+        memory_total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        needs_token=settings.token is not None,
+        warnings=[] if warning is None else [warning],
+    )

@@ -1,0 +1,129 @@
+"""Webhooks: make, look at, change, try, delete; the log of their messages."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Request, Response
+
+from rvc_train.schemas.access import Scope
+from rvc_train.schemas.base import Page
+from rvc_train.schemas.webhooks import (
+    DeliveryPublic,
+    DeliveryStatus,
+    WebhookCreate,
+    WebhookPatch,
+    WebhookPublic,
+    WebhookSecretPublic,
+)
+from server.api.authorization import Whose, present, requires
+from server.context import After, Limit, Services, ServicesDep, link_next
+from server.database.tables import Delivery, Webhook
+from server.http.problem_details import documented
+from server.webhooks.egress import check_url, resolve
+
+router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+
+WebhookId = Annotated[str, Path(max_length=64)]
+
+
+def check_address(services: Services, url: str) -> None:
+    """Raise Refused, before anything is written, when the server would not call that address."""
+    resolve(check_url(url), 0, services.settings.webhook_allow_private)
+
+
+def _public(webhook: Webhook) -> WebhookPublic:
+    return WebhookPublic.model_validate(webhook, from_attributes=True)
+
+
+def _delivery_public(delivery: Delivery) -> DeliveryPublic:
+    fields = delivery.model_dump()
+    if delivery.status != DeliveryStatus.PENDING:
+        fields["next_try_at"] = None
+    return DeliveryPublic.model_validate(fields)
+
+
+@router.post("", status_code=201, responses=documented(422))
+@requires(Scope.SUBMIT)
+def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDep) -> WebhookPublic:
+    """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
+    check_address(services, wish.url)
+    webhook = services.webhooks.create(present().owner, wish)
+    response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
+    return _public(webhook)
+
+
+@router.get("", responses=documented(422))
+@requires(Scope.READ)
+def list_webhooks(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    whose: Whose,
+    after: After = None,
+    limit: Limit = 20,
+) -> Page[WebhookPublic]:
+    """Your webhooks, those of single jobs too, newest first."""
+    webhooks, has_more = services.webhooks.list(whose, after=after, limit=limit)
+    cursor = webhooks[-1].id if has_more else None
+    link_next(request, response, cursor)
+    return Page(data=[_public(each) for each in webhooks], has_more=has_more, next_cursor=cursor)
+
+
+@router.get("/{webhook_id}", responses=documented(404))
+@requires(Scope.READ)
+def get_webhook(webhook_id: WebhookId, services: ServicesDep) -> WebhookPublic:
+    """One webhook."""
+    return _public(services.webhooks.get(None, webhook_id))
+
+
+@router.patch("/{webhook_id}", responses=documented(404))
+@requires(Scope.SUBMIT)
+def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: ServicesDep) -> WebhookPublic:
+    """Change where messages go or what they tell; stop them, or let them go on."""
+    if "url" in patch.model_fields_set:
+        check_address(services, patch.url)
+    return _public(services.webhooks.change(None, webhook_id, patch))
+
+
+@router.delete("/{webhook_id}", status_code=204, responses=documented(404))
+@requires(Scope.SUBMIT)
+def delete_webhook(webhook_id: WebhookId, services: ServicesDep) -> None:
+    """Delete a webhook and the log of its messages."""
+    services.webhooks.delete(None, webhook_id)
+
+
+@router.get("/{webhook_id}/secret", responses=documented(404))
+@requires(Scope.SUBMIT)
+def get_secret(webhook_id: WebhookId, services: ServicesDep) -> WebhookSecretPublic:
+    """What the messages are signed with."""
+    return WebhookSecretPublic(secret=services.webhooks.get(None, webhook_id).secret)
+
+
+@router.post("/{webhook_id}/test", status_code=202, responses=documented(404))
+@requires(Scope.SUBMIT)
+def test_webhook(webhook_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
+    """Send a message of the type `ping`; the log of messages tells what became of it."""
+    return _delivery_public(services.webhooks.ping(None, webhook_id))
+
+
+@router.get("/{webhook_id}/deliveries", responses=documented(404, 422))
+@requires(Scope.READ)
+def list_deliveries(
+    webhook_id: WebhookId,
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    after: After = None,
+    limit: Limit = 20,
+) -> Page[DeliveryPublic]:
+    """Messages, newest first: what was sent, how often, with what answer."""
+    found, has_more = services.webhooks.deliveries(None, webhook_id, after=after, limit=limit)
+    cursor = found[-1].id if has_more else None
+    link_next(request, response, cursor)
+    return Page(data=[_delivery_public(each) for each in found], has_more=has_more, next_cursor=cursor)
+
+
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(404))
+@requires(Scope.SUBMIT)
+def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
+    """Send a message again."""
+    return _delivery_public(services.webhooks.redeliver(None, webhook_id, delivery_id))

@@ -1,0 +1,58 @@
+"""Processes that run jobs."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from rvc_train.schemas.access import Scope
+from rvc_train.schemas.workers import WorkerList, WorkerPublic
+from server.api.authorization import present, requires
+from server.context import ServicesDep
+from server.database.clock import utc_now
+from server.database.engine import read_session
+from server.errors import NotFound
+from server.http.problem_details import documented
+from server.job_store.leases import Drain
+from server.jobs.serializers import workers_public
+from server.workers.gpu_telemetry import with_gpus
+
+router = APIRouter(prefix="/workers", tags=["server"])
+
+
+@router.get("")
+@requires(Scope.READ)
+def list_workers(services: ServicesDep) -> WorkerList:
+    """Processes that run jobs, seen within the last day."""
+    now, lease_seconds = utc_now(), services.settings.lease_seconds
+    with read_session(services.engine) as session:
+        workers = workers_public(session, now, lease_seconds, present().sees)
+    return WorkerList(data=with_gpus(workers, services.storage, now, lease_seconds))
+
+
+@router.post(
+    "/{worker_id}/drain",
+    status_code=202,
+    responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It was asked to before"}}),
+)
+@requires(Scope.ADMIN)
+def drain(
+    worker_id: str,
+    response: Response,
+    services: ServicesDep,
+    mode: Annotated[
+        Drain,
+        Query(
+            description="hand_back: its job stops after a checkpoint, and another worker goes on with it; no failure "
+            "is counted. finish: it brings its job to the end first."
+        ),
+    ] = Drain.HAND_BACK,
+) -> WorkerPublic:
+    """Have a worker take no new job, let go of the one it has, and end."""
+    if not services.book.drain_worker(worker_id, mode):
+        response.status_code = 200
+    now, lease_seconds = utc_now(), services.settings.lease_seconds
+    with read_session(services.engine) as session:
+        found = workers_public(session, now, lease_seconds, present().sees, only=worker_id)
+    if not found:
+        raise NotFound(f"there is no worker {worker_id}")
+    return with_gpus(found, services.storage, now, lease_seconds)[0]

@@ -1,0 +1,82 @@
+"""The audit trail: who did what to what, written in the transaction of the deed.
+
+Who it was comes from the request that is being served (`server.auth.principal.present_caller`); deeds of workers and of
+housekeeping are in the jobs' events and leave no trace here.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from server.auth.principal import Caller, present_caller
+from server.database.engine import read_session, write_session
+from server.database.tables import AuditEntry
+
+
+def note(session: Session, action: str, target: str, **detail: Any) -> None:
+    """Write a line in the transaction of the deed, when someone is asking. `action`: `job.submitted` and the like."""
+    caller = present_caller.get()
+    if caller is not None:
+        note_of(caller, session, action, target, **detail)
+
+
+def note_of(caller: Caller, session: Session, action: str, target: str, **detail: Any) -> None:
+    """As `note`, of someone in particular."""
+    entry = AuditEntry(
+        created_at=datetime.now(UTC),
+        actor=caller.owner,
+        token_id=caller.token_id,
+        address=caller.address,
+        request_id=caller.request_id,
+        action=action,
+        target=target,
+        detail=detail,
+    )
+    session.add(entry)
+
+
+class AuditTrail:
+    """What was done, to read."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def list(
+        self, *, actor: str | None, action: str | None, target: str | None, after: int | None, limit: int
+    ) -> tuple[Sequence[AuditEntry], bool]:
+        """Lines, newest first, beginning behind the one numbered `after`; and whether there are more."""
+        with read_session(self._engine) as session:
+            query = select(AuditEntry).order_by(col(AuditEntry.number).desc()).limit(limit + 1)
+            wanted = ((AuditEntry.actor, actor), (AuditEntry.action, action), (AuditEntry.target, target))
+            for column, value in wanted:
+                if value is not None:
+                    query = query.where(col(column) == value)
+            if after is not None:
+                query = query.where(col(AuditEntry.number) < after)
+            found = session.exec(query).all()
+            return found[:limit], len(found) > limit
+
+    def refused(self, address: str, path: str, request_id: str) -> None:
+        """Someone showed a token that opens nothing. Told by `server.auth.authentication`, which limits how often."""
+        with write_session(self._engine) as session:
+            session.add(
+                AuditEntry(
+                    created_at=self._clock(),
+                    actor="",
+                    address=address,
+                    request_id=request_id,
+                    action="token.refused",
+                    target=path,
+                    detail={},
+                )
+            )
+
+    def forget_old(self, days: float) -> None:
+        """Delete lines older than so many days."""
+        with write_session(self._engine) as session:
+            oldest = self._clock() - timedelta(days=days)
+            session.execute(sa.delete(AuditEntry).where(col(AuditEntry.created_at) < oldest))

@@ -1,0 +1,168 @@
+"""How much each owner may have: jobs that are not at their end, bytes stored, GPU hours a month.
+
+Whatever would be more is refused in the transaction that would have taken it in.
+"""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from rvc_train.schemas.access import OwnerPublic, Quota, Usage
+from rvc_train.schemas.jobs import TERMINAL_STATUSES
+from server.auth.audit import note
+from server.database.engine import one_at_a_time, read_session, write_session
+from server.database.tables import Artifact, Attempt, Dataset, Job, JobSize, QuotaRow, SpentHours, Token, Upload
+from server.errors import QuotaExceeded, StorageQuotaExceeded
+from server.settings import ServerSettings
+
+
+class Quotas:
+    """The quotas of one server: its settings' for everyone, an owner's own where the keeper set one."""
+
+    def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._default = Quota(
+            max_jobs=settings.quota_jobs, max_bytes=settings.quota_bytes, max_gpu_hours=settings.quota_gpu_hours
+        )
+        self._clock = clock
+
+    def of(self, owner: str) -> OwnerPublic:
+        """An owner's quota and use."""
+        with read_session(self._engine) as session:
+            return self._owner(session, owner)
+
+    def all(self) -> list[OwnerPublic]:
+        """Every owner who has a token, a dataset or a job."""
+        with read_session(self._engine) as session:
+            tables = (Token, Dataset, Job)
+            owners = sorted(
+                {name for table in tables for name in session.scalars(sa.select(col(table.owner)).distinct())}
+            )
+            return [self._owner(session, owner) for owner in owners]
+
+    def set(self, owner: str, quota: Quota | None) -> OwnerPublic:
+        """Give an owner a quota of their own; None: the server's again."""
+        with write_session(self._engine) as session:
+            if quota is None:
+                session.execute(sa.delete(QuotaRow).where(col(QuotaRow.owner) == owner))
+            else:
+                session.merge(QuotaRow(owner=owner, **quota.model_dump()))
+            note(session, "quota.changed", owner, **({} if quota is None else quota.model_dump()))
+            session.flush()
+            return self._owner(session, owner)
+
+    def check_job(self, session: Session, owner: str) -> None:
+        """In the transaction that takes a job in: raise QuotaExceeded or StorageQuotaExceeded when there is no room."""
+        one_at_a_time(session, f"quota of {owner}")  # or two would both take the last place
+        quota = self._quota(session, owner)
+        if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
+            raise QuotaExceeded(
+                f"{owner} may have {quota.max_jobs} jobs that are not at their end, and has {jobs}; wait for one to "
+                "end, or cancel one"
+            )
+        if quota.max_gpu_hours is not None:
+            hours = _hours(session, owner, self._clock())
+            if hours >= quota.max_gpu_hours:
+                raise QuotaExceeded(
+                    f"{owner} has used {hours:.1f} of {quota.max_gpu_hours:g} GPU hours this month; wait for the next "
+                    "month, or ask the server's keeper for more"
+                )
+        if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
+            raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
+
+    def check_bytes(self, session: Session, owner: str, coming: int) -> None:
+        """In the transaction that takes bytes in: raise StorageQuotaExceeded when they are too many."""
+        quota = self._quota(session, owner)
+        if quota.max_bytes is None:
+            return
+        one_at_a_time(session, f"quota of {owner}")
+        used = _bytes(session, owner)
+        if used + coming > quota.max_bytes:
+            raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(coming)} more would be too much")
+
+    def check_upload(self, owner: str, coming: int) -> None:
+        """`check_bytes` in a transaction of its own: before the bytes come."""
+        with read_session(self._engine) as session:
+            self.check_bytes(session, owner, coming)
+
+    def _quota(self, session: Session, owner: str) -> Quota:
+        row = session.get(QuotaRow, owner)
+        return self._default if row is None else Quota.model_validate(row.model_dump(exclude={"owner"}))
+
+    def _owner(self, session: Session, owner: str) -> OwnerPublic:
+        usage = Usage(
+            jobs=_open_jobs(session, owner),
+            bytes=_bytes(session, owner),
+            gpu_hours_this_month=_hours(session, owner, self._clock()),
+        )
+        return OwnerPublic(owner=owner, quota=self._quota(session, owner), usage=usage)
+
+
+def _too_many_bytes(owner: str, used: int, most: int, why: str) -> StorageQuotaExceeded:
+    return StorageQuotaExceeded(
+        f"{owner} has {_size(used)} stored, and may have {_size(most)}; {why}: delete jobs or datasets, or ask the "
+        "server's keeper for more"
+    )
+
+
+def _size(number: int) -> str:
+    return f"{number} bytes" if number < 100_000 else f"{number / 1e6:,.1f} MB"
+
+
+def _open_jobs(session: Session, owner: str) -> int:
+    query = sa.select(sa.func.count()).where(col(Job.owner) == owner, col(Job.status).not_in(TERMINAL_STATUSES))
+    return int(session.execute(query).scalar_one())
+
+
+def _bytes(session: Session, owner: str) -> int:
+    """Of uploads, datasets, artifacts, and what jobs' folders took when they were measured last.
+
+    The same recordings under two names count twice.
+    """
+    stored = sa.func.coalesce(col(Dataset.stored_bytes), col(Dataset.size))
+    sums = (
+        sa.select(sa.func.sum(col(Upload.length))).where(col(Upload.owner) == owner, col(Upload.dataset_id).is_(None)),
+        sa.select(sa.func.sum(stored)).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),
+        sa.select(sa.func.sum(col(Artifact.size)))
+        .join(Job, col(Job.number) == col(Artifact.job_number))
+        .where(col(Job.owner) == owner),
+        sa.select(sa.func.sum(col(JobSize.bytes)))
+        .join(Job, col(Job.number) == col(JobSize.job_number))
+        .where(col(Job.owner) == owner),
+    )
+    return sum(int(session.execute(query).scalar() or 0) for query in sums)
+
+
+def _hours(session: Session, owner: str, now: datetime) -> float:
+    """Time that workers spent on the owner's jobs in this calendar month (UTC), deleted jobs too."""
+    spent = session.get(SpentHours, (owner, _month(now)))
+    return _attempt_hours(session, now, col(Job.owner) == owner) + (0.0 if spent is None else spent.hours)
+
+
+def _attempt_hours(session: Session, now: datetime, *which: sa.ColumnElement[bool]) -> float:
+    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    query = (
+        sa.select(col(Attempt.started_at), col(Attempt.ended_at))
+        .join(Job, col(Job.number) == col(Attempt.job_number))
+        .where(*which, sa.or_(col(Attempt.ended_at).is_(None), col(Attempt.ended_at) > start))
+    )
+    seconds: float = sum(
+        ((ended or now) - max(began, start)).total_seconds() for began, ended in session.execute(query).all()
+    )
+    return max(0.0, seconds) / 3600
+
+
+def _month(now: datetime) -> str:
+    return f"{now:%Y-%m}"
+
+
+def remember_hours(session: Session, job: Job, now: datetime) -> None:
+    """In the transaction that deletes a job: keep what it spent this month, or deleting would be a way around."""
+    hours = _attempt_hours(session, now, col(Job.number) == job.number)
+    if hours > 0:
+        key = (job.owner, _month(now))
+        row = session.get(SpentHours, key) or SpentHours(owner=key[0], month=key[1], hours=0.0)
+        row.hours += hours
+        session.add(row)

@@ -1,0 +1,239 @@
+"""From an uploaded file, which a stranger made, to a folder of recordings under names of our own.
+
+Nothing is ever extracted by its name: members become `000001.wav` and so on, and their names go into `recordings.json`.
+Refused are encrypted members, absolute names and `..`, links and devices, archives within archives, members that share
+bytes, and whatever unpacks to too much. Directories, hidden files, `__MACOSX` and files that are no audio are left out,
+and a note says so.
+"""
+
+import json
+import shutil
+import stat
+import struct
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from rvc_engine.audio.recordings import MANIFEST
+from server.errors import NoSpace, UploadRefused, UploadTooLarge
+
+_AUDIO = (
+    "wav wave w64 flac mp3 mp2 ogg oga opus spx m4a m4b mp4 m4v mov aac ac3 webm mka mkv wma aif aiff aifc caf au snd "
+    "amr 3gp ape wv tta voc"
+)
+_ARCHIVES = "zip tar gz tgz bz2 tbz2 xz txz 7z rar zst lz4 lzma iso jar"
+AUDIO_SUFFIXES = frozenset(f".{word}" for word in _AUDIO.split())
+ARCHIVE_SUFFIXES = frozenset(f".{word}" for word in _ARCHIVES.split())
+ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
+OTHER_ARCHIVE_MAGICS = (
+    b"7z\xbc\xaf\x27\x1c",
+    b"Rar!\x1a\x07",
+    b"\x1f\x8b",
+    b"BZh",
+    b"\xfd7zXZ\x00",
+    b"\x28\xb5\x2f\xfd",
+)
+RATIO_FLOOR_BYTES = 64 * 2**20
+"""An archive that unpacks to less than this is no bomb, whatever its ratio: silence packs a thousandfold."""
+DIRECTORY_BYTES_PER_FILE = 512
+MAX_NAMES_IN_NOTE = 3
+MAX_NAME_LENGTH = 300
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class UnpackLimits:
+    """How much an upload may unpack to."""
+
+    max_files: int
+    max_file_bytes: int
+    max_unpacked_bytes: int
+    max_ratio: float
+    free_bytes: int
+    """Room on the disk that the recordings may take."""
+
+
+@dataclass(frozen=True)
+class Admitted:
+    """What an upload held."""
+
+    num_files: int
+    notes: list[str] = field(default_factory=list)
+    """What was left out, in sentences."""
+
+
+def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Admitted:
+    """Bring the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
+
+    Raises UploadRefused, UploadTooLarge or NoSpace with a sentence for the person who uploaded.
+    """
+    with upload.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise UploadRefused("the upload is empty; send a zip of recordings or one audio file as the request's body")
+    if head.startswith(OTHER_ARCHIVE_MAGICS):
+        raise UploadRefused("this kind of archive is not read here; send a zip, or one audio file")
+    folder.mkdir(parents=True)
+    if head.startswith(ZIP_MAGICS):
+        return _admit_zip(upload, folder, limits)
+    if upload.stat().st_size > limits.max_file_bytes:
+        raise UploadTooLarge(f"the file is larger than the {limits.max_file_bytes} bytes that a recording may have")
+    suffix = PurePosixPath(name).suffix.lower()
+    stored = f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(head)}"
+    upload.rename(folder / stored)
+    _write_manifest(folder, [(stored, name)])
+    return Admitted(1)
+
+
+def _suffix_of(head: bytes) -> str:
+    """A suffix for the eye; decoders look at the bytes."""
+    by_magic = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"FORM": ".aiff", b"caff": ".caf"}
+    for magic, suffix in by_magic.items():
+        if head.startswith(magic):
+            return suffix
+    return ".m4a" if head[4:8] == b"ftyp" else ".audio"
+
+
+def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> Admitted:
+    try:
+        with upload.open("rb") as file:
+            _check_directory_size(file, limits)
+            with zipfile.ZipFile(file) as archive:
+                entries = archive.infolist()
+                if len(entries) > limits.max_files:
+                    raise UploadTooLarge(f"the zip has {len(entries)} entries; at most {limits.max_files} are taken")
+                members, notes = _choose(entries)
+                _check_sizes(members, upload.stat().st_size, limits)
+                _check_overlap(file, entries, archive.start_dir)
+                stored = [(_unpack(archive, entry, folder, i + 1), name) for i, (entry, name) in enumerate(members)]
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, struct.error, zlib.error) as error:
+        raise UploadRefused(f"the zip is damaged ({error}); make it again") from error
+    except (ValueError, UnicodeError, OverflowError) as error:
+        raise UploadRefused(f"the zip's directory makes no sense ({error}); make it again") from error
+    if not stored:
+        raise UploadRefused(_nothing_found(entries))
+    _write_manifest(folder, stored)
+    return Admitted(len(stored), notes)
+
+
+def _nothing_found(entries: list[zipfile.ZipInfo]) -> str:
+    if not entries:
+        return "the zip is empty; put recordings of one voice into it"
+    return (
+        f"the zip holds no audio file among its {len(entries)} entries; put recordings of one voice into it (wav, "
+        "flac, mp3, ogg, opus, m4a, ...)"
+    )
+
+
+def _check_directory_size(file: IO[bytes], limits: UnpackLimits) -> None:
+    """Look at the length of the zip's directory before zipfile reads all of it into memory."""
+    end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
+    file.seek(0)
+    if end is None:
+        raise zipfile.BadZipFile("it has no directory: it was cut off, or is no zip")
+    size, count = int(end[5]), int(end[4])
+    if count > limits.max_files or size > max(2**16, limits.max_files * DIRECTORY_BYTES_PER_FILE):
+        raise UploadTooLarge(f"the zip has {count} entries; at most {limits.max_files} are taken")
+
+
+def _choose(entries: list[zipfile.ZipInfo]) -> tuple[list[tuple[zipfile.ZipInfo, str]], list[str]]:
+    """The members to unpack with their names, in the names' order, and notes on the others. Raises UploadRefused."""
+    members, other = [], []
+    for entry in entries:
+        name = _name_of(entry)
+        _check_entry(entry, name)
+        path = PurePosixPath(name)
+        if entry.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+            continue
+        if path.suffix.lower() in ARCHIVE_SUFFIXES:
+            raise UploadRefused(f"the zip holds another archive, {name!r}; unpack it first")
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            members.append((entry, name[:MAX_NAME_LENGTH]))
+        else:
+            other.append(name[:MAX_NAME_LENGTH])
+    members.sort(key=lambda member: member[1])
+    return members, [_note(other)] if other else []
+
+
+def _note(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:MAX_NAMES_IN_NOTE])
+    more = f" and {len(names) - MAX_NAMES_IN_NOTE} more" if len(names) > MAX_NAMES_IN_NOTE else ""
+    return f"left out, being no audio files: {shown}{more}"
+
+
+def _name_of(entry: zipfile.ZipInfo) -> str:
+    """The member's name with forward slashes. Many programs write UTF-8 without saying so, and zipfile reads CP437."""
+    name = entry.orig_filename
+    if not entry.flag_bits & 0x800:
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            name = entry.orig_filename
+    return name.replace("\\", "/")
+
+
+def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
+    path = PurePosixPath(name)
+    if "\0" in name:
+        raise UploadRefused(f"the zip holds a name with a null character: {name!r}")
+    if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
+        raise UploadRefused(f"the zip holds an absolute name: {name!r}; pack the files with relative names")
+    if ".." in path.parts:
+        raise UploadRefused(f"the zip holds a name that leads out of it: {name!r}; pack the files again")
+    if entry.flag_bits & 0x1:
+        raise UploadRefused(f"the zip is encrypted ({name!r}); pack it without a password")
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
+        raise UploadRefused(f"the zip holds {name!r}, which is a link or a device; pack the file itself")
+    if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        raise UploadRefused(f"{name!r} is packed in a way that is not read here; use plain zip (deflate)")
+
+
+def _check_sizes(members: list[tuple[zipfile.ZipInfo, str]], packed: int, limits: UnpackLimits) -> None:
+    """The sizes that the directory tells; `_unpack` holds the members to them."""
+    for entry, name in members:
+        if entry.file_size > limits.max_file_bytes:
+            raise UploadTooLarge(f"{name!r} is larger than the {limits.max_file_bytes} bytes a recording may have")
+    total = sum(entry.file_size for entry, _ in members)
+    if total > limits.max_unpacked_bytes:
+        raise UploadTooLarge(f"the zip unpacks to {total} bytes; at most {limits.max_unpacked_bytes} are taken")
+    if total > RATIO_FLOOR_BYTES and total > limits.max_ratio * packed:
+        raise UploadRefused(f"the zip unpacks to {total // max(packed, 1)} times its size, as a zip bomb does")
+    if total > limits.free_bytes:
+        raise NoSpace(f"the zip unpacks to {total} bytes and the server's disk has no room for them")
+
+
+def _check_overlap(file: IO[bytes], entries: list[zipfile.ZipInfo], directory: int) -> None:
+    """Refuse members that share bytes: a small file can pretend to hold many large ones that way."""
+    end = 0
+    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+        if not 0 <= entry.header_offset < directory:
+            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not where the directory says")
+        file.seek(entry.header_offset)
+        magic, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
+        if magic != b"PK\x03\x04":
+            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not where the directory says")
+        if entry.header_offset < end:
+            raise UploadRefused(
+                f"the zip's entry {entry.orig_filename!r} shares bytes with another, as a zip bomb does"
+            )
+        end = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length + entry.compress_size
+    if end > directory:
+        raise UploadRefused("the zip's last entry reaches into its directory; make it again")
+
+
+def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, number: int) -> str:
+    """Write one member under a name of ours and return that. zipfile stops at the size told and checks the CRC."""
+    stored = f"{number:06d}{PurePosixPath(_name_of(entry)).suffix.lower()}"
+    with archive.open(entry) as source, (folder / stored).open("xb") as target:
+        shutil.copyfileobj(source, target, _CHUNK)
+    return stored
+
+
+def _write_manifest(folder: Path, stored: list[tuple[str, str]]) -> None:
+    rows = [{"path": path, "name": name} for path, name in stored]
+    text = json.dumps({"files": rows}, ensure_ascii=False)
+    (folder / MANIFEST).write_bytes(text.encode(errors="replace"))

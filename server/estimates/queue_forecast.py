@@ -1,0 +1,141 @@
+"""When waiting jobs will start, and when jobs will end: ranges, from the paces of running jobs and of those ahead.
+
+The queue is played through twice, with everything at its shortest and at its longest: whoever is first goes to the
+worker that is free first.
+"""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlmodel import Session, col, select
+
+from rvc_engine.config import TrainingConfig
+from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus, Range
+from server.database.tables import Job, Worker
+from server.estimates.estimator import Estimator, Situation, Sound, sounds
+
+NUM_PLAYED = 300
+"""Of a longer queue, nothing is told of those behind."""
+_RUNNING_SPREAD = (0.8, 1.3)
+"""Around the time that a running engine says it still needs."""
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """What is ahead of a job."""
+
+    starts_in: Range | None = None
+    eta: Range | None = None
+
+
+@dataclass(frozen=True)
+class _Wait:
+    """How long until each worker is free, in seconds."""
+
+    low: list[float]
+    high: list[float]
+
+
+class Outlook:
+    """Looks ahead, in the caller's transaction."""
+
+    def __init__(self, estimator: Estimator) -> None:
+        self.estimator = estimator
+
+    def prospects(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, Prospect]:
+        """What is ahead of these jobs, by number; those that have ended have nothing."""
+        if not any(job.status in HELD_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
+            return {}
+        situation = self.estimator.situation(session, now)
+        found: dict[int | None, Prospect] = {}
+        running = [job for job in jobs if job.status in HELD_STATUSES]
+        known = sounds(session, {job.dataset_id for job in running})
+        for job in running:
+            found[job.number] = Prospect(eta=_remaining(job, situation, known.get(job.dataset_id)))
+        if any(job.status == JobStatus.QUEUED for job in jobs):
+            found |= self._waiting(session, situation, now)
+        return found
+
+    def new_job_starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
+        """How long a job that is submitted now would wait; None while no worker lives, or nothing can be told."""
+        situation = self.estimator.situation(session, now)
+        wait = self._free_workers(session, situation, now)
+        ahead = [job for job in _queue(session) if job.priority >= priority]
+        if len(ahead) >= NUM_PLAYED:
+            return None
+        self._play(session, situation, wait, ahead)
+        return Range(low=wait.low[0], high=wait.high[0]) if wait.low else None
+
+    def _waiting(self, session: Session, situation: Situation, now: datetime) -> dict[int | None, Prospect]:
+        return self._play(session, situation, self._free_workers(session, situation, now), _queue(session))
+
+    def _free_workers(self, session: Session, situation: Situation, now: datetime) -> _Wait:
+        workers = self.estimator.workers(session, now)
+        busy = _jobs_of(session, workers)
+        known = sounds(session, {job.dataset_id for job in busy.values()})
+        low, high = [], []
+        for worker in workers:
+            job = busy.get(worker.id)
+            left = Range(low=0, high=0) if job is None else _remaining(job, situation, known.get(job.dataset_id))
+            if left is not None:
+                low.append(left.low)
+                high.append(left.high)
+        heapq.heapify(low)
+        heapq.heapify(high)
+        return _Wait(low, high)
+
+    @staticmethod
+    def _play(session: Session, situation: Situation, wait: _Wait, queue: Sequence[Job]) -> dict[int | None, Prospect]:
+        """Give each job to the worker that is free first; stops at the first job of which nothing can be told."""
+        known = sounds(session, {job.dataset_id for job in queue})
+        found: dict[int | None, Prospect] = {}
+        for job in queue:
+            if not wait.low:
+                break
+            starts_in = Range(low=wait.low[0], high=wait.high[0])
+            takes = _whole(job, situation, known.get(job.dataset_id))
+            if takes is None:
+                found[job.number] = Prospect(starts_in)
+                wait.low.clear()
+                break
+            end = Range(low=starts_in.low + takes.low, high=starts_in.high + takes.high)
+            found[job.number] = Prospect(starts_in, end)
+            heapq.heapreplace(wait.low, end.low)
+            heapq.heapreplace(wait.high, end.high)
+        return found
+
+
+def _queue(session: Session) -> Sequence[Job]:
+    query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(col(Job.priority).desc(), col(Job.number))
+    return session.exec(query.limit(NUM_PLAYED)).all()
+
+
+def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
+    query = sa.select(Job).where(col(Job.worker_id).in_([worker.id for worker in workers]))
+    return {job.worker_id or "": job for job in session.execute(query).scalars()}
+
+
+def _whole(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
+    """Seconds of a job that waits; one that was begun needs only its rest."""
+    if sound is None:
+        return None
+    try:
+        config = TrainingConfig.model_validate(job.config)
+    except ValidationError:  # of another version: a worker will say so
+        return None
+    seconds = situation.effort(config, sound).seconds
+    left = 1 - job.progress
+    return Range(low=seconds.low * left, high=seconds.high * left)
+
+
+def _remaining(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
+    """Seconds until a running job's end: as its engine says, or as others took."""
+    if job.eta_seconds is None:
+        return _whole(job, situation, sound)
+    after = situation.paces.last_stages(situation.devices) if job.stage == "train" else Range(low=0, high=0)
+    low, high = (factor * job.eta_seconds for factor in _RUNNING_SPREAD)
+    return Range(low=low + after.low, high=high + after.high)

@@ -1,0 +1,98 @@
+"""Files as HTTP answers: ranges, conditional requests, and reading beside the event loop (RFC 9110, 13 and 14)."""
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import anyio
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from server.errors import RangeNotSatisfiable
+from server.http.etags import matches_weakly
+
+_CHUNK = 1 << 18
+_RANGE = re.compile(r"^bytes=\s*(\d{0,18})-(\d{0,18})\s*$")
+"""One range. Numbers of 19 digits and more name no byte of any file: such a header is passed over."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Bytes from `start` up to but not including `end`."""
+
+    start: int
+    end: int
+
+
+def parse_range(header: str | None, size: int) -> Span | None:
+    """The one range that a header asks for; None when there is none, or one that a server may pass over.
+
+    Raises RangeNotSatisfiable when it lies beyond the end.
+    """
+    match = _RANGE.match(header or "")
+    if match is None or match.groups() == ("", ""):
+        return None
+    first, last = match.groups()
+    if not first:
+        start, end = max(size - int(last), 0), size
+    else:
+        start, end = int(first), min(int(last) + 1, size) if last else size
+        if last and int(last) < start:
+            return None
+    if start >= size or end <= start:
+        raise RangeNotSatisfiable(f"the file has {size} bytes; the range {header!r} lies beyond its end", size)
+    return Span(start, end)
+
+
+def content_disposition(name: str) -> str:
+    """`attachment` with the name for old readers and, by `filename*`, for all others (RFC 6266)."""
+    plain = re.sub(r"[^ !#-\[\]-~]", "_", name)
+    return f"attachment; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
+
+
+def file_response(
+    request: Request,
+    path: Path,
+    size: int,
+    *,
+    media_type: str,
+    etag: str | None = None,
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """`size` bytes of a file, or the part asked for, or 304. `etag` is a strong one, with its quotes."""
+    headers = {"Accept-Ranges": "bytes", **(headers or {})}
+    if etag is not None:
+        headers["ETag"] = etag
+        if matches_weakly(request.headers.get("if-none-match"), etag):
+            return Response(status_code=304, headers=headers)
+    if_range = request.headers.get("if-range")
+    has_range = request.method == "GET" and (if_range is None or if_range == etag)  # ranges are for GET alone
+    span = parse_range(request.headers.get("range"), size) if has_range else None
+    if span is None:
+        return span_response(request, path, Span(0, size), headers=headers, media_type=media_type)
+    headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{size}"
+    return span_response(request, path, span, headers=headers, media_type=media_type, status=206)
+
+
+def span_response(
+    request: Request, path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200
+) -> Response:
+    """These bytes of the file; for HEAD, only what would be said about them."""
+    headers = {**headers, "Content-Length": str(span.end - span.start)}
+    if request.method == "HEAD" or span.end == span.start:
+        return Response(status_code=status, headers=headers, media_type=media_type)
+    return StreamingResponse(_read(path, span), status, headers, media_type)
+
+
+async def _read(path: Path, span: Span) -> AsyncIterator[bytes]:
+    left = span.end - span.start
+    async with await anyio.open_file(path, "rb") as file:
+        await file.seek(span.start)
+        while left > 0:
+            chunk = await file.read(min(_CHUNK, left))
+            if not chunk:
+                return  # the file shrank: the length that was promised tells the reader
+            left -= len(chunk)
+            yield chunk

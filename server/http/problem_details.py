@@ -1,0 +1,216 @@
+"""Errors as `application/problem+json` (RFC 9457): the one place where an exception becomes an HTTP answer."""
+
+import math
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import DataError, OperationalError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+
+from rvc_train.schemas.system import Problem, ProblemDetail
+from server import errors
+
+logger = structlog.get_logger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+_STATUS_OF: dict[type[errors.ServerError], int] = {
+    errors.NotFound: 404,
+    errors.Gone: 410,
+    errors.Conflict: 409,
+    errors.Unauthorized: 401,
+    errors.Forbidden: 403,
+    errors.UploadTooLarge: 413,
+    errors.ChecksumMismatch: 460,
+    errors.UnsupportedMedia: 415,
+    errors.UnsupportedTus: 412,
+    errors.PreconditionFailed: 412,
+    errors.TooSlow: 408,
+    errors.Refused: 422,
+    errors.NoSpace: 507,
+    errors.TooManyRequests: 429,
+    errors.RangeNotSatisfiable: 416,
+}
+_CODE_OF = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    500: "internal",
+    503: "unavailable",
+}
+RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
+RETRYABLE_CODES = frozenset({errors.StillRunning.code})
+NOT_RETRYABLE_CODES = frozenset({errors.QuotaExceeded.code})
+"""Someone has to do something first."""
+TUS_VERSION = "1.0.0"
+"""Of the protocol for uploads in pieces."""
+CHECKSUM_MISMATCH = "Checksum Mismatch"
+"""The phrase of tus' own status 460."""
+
+
+def status_of(error: errors.ServerError) -> int:
+    """The HTTP status of one of our errors: its own, or its nearest ancestor's."""
+    return next((_STATUS_OF[kind] for kind in type(error).__mro__ if kind in _STATUS_OF), 500)
+
+
+def problem_response(
+    status: int,
+    detail: str,
+    *,
+    path: str,
+    request_id: str,
+    code: str | None = None,
+    problems: Sequence[ProblemDetail] = (),
+    headers: dict[str, str] | None = None,
+) -> Response:
+    """A complete error answer."""
+    problem = Problem(
+        type="about:blank",
+        title=_phrase(status),
+        status=status,
+        detail=detail,
+        instance=path,
+        code=code or _CODE_OF.get(status, "error"),
+        request_id=request_id,
+        retryable=(status in RETRYABLE_STATUSES and code not in NOT_RETRYABLE_CODES) or code in RETRYABLE_CODES,
+        errors=list(problems),
+    )
+    return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return CHECKSUM_MISMATCH if status == 460 else "Error"
+
+
+def _answer(request: Request, status: int, detail: str, **more: Any) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return problem_response(status, detail, path=request.url.path, request_id=request_id, **more)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error that a route raises with problem+json."""
+    app.add_exception_handler(errors.ServerError, _on_server_error)
+    app.add_exception_handler(RequestValidationError, _on_validation_error)
+    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(OperationalError, _on_database_error)
+    app.add_exception_handler(DataError, _on_data_error)
+
+
+async def _on_server_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, errors.ServerError):
+        raise error
+    status = status_of(error)
+    if status >= 500 and not isinstance(error, errors.NoSpace):
+        logger.error("an error of ours reached a caller", exc_info=error)
+    problems = []
+    if isinstance(error, errors.Refused) and error.pointer:
+        problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
+    return _answer(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
+
+
+def headers_of(error: errors.ServerError) -> dict[str, str]:
+    """What one of our errors says in headers."""
+    headers = {}
+    if isinstance(error, errors.Unauthorized):
+        headers = {"WWW-Authenticate": 'Bearer realm="rvc-train"'}
+    if isinstance(error, errors.RangeNotSatisfiable):
+        headers = {"Content-Range": f"bytes */{error.size}"}
+    if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
+        headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    if isinstance(error, errors.StillRunning):
+        headers = {"Retry-After": "1"}
+    if isinstance(error, errors.OffsetMismatch):
+        headers = {"Upload-Offset": str(error.offset), "Tus-Resumable": TUS_VERSION}
+    if isinstance(error, errors.UnsupportedTus):
+        headers = {"Tus-Version": TUS_VERSION}
+    return headers
+
+
+async def _on_data_error(request: Request, _error: Exception) -> Response:
+    """PostgreSQL keeps no NUL in its texts, so that nothing by such a name can be there either; SQLite does."""
+    if "\0" in request.url.path:
+        return _answer(request, 404, f"there is nothing at {request.url.path!r}")
+    return _answer(request, 422, "a text holds a NUL character; send it without")
+
+
+async def _on_validation_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    problems = [_problem_detail(each) for each in error.errors()]
+    first = problems[0]
+    more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+    detail = f"{first.pointer or 'the body'}: {first.detail}{more}"
+    return _answer(request, 422, detail, problems=problems)
+
+
+def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
+    place, *path = error["loc"]
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if place == "body":
+        if error["type"] == "json_invalid":
+            return ProblemDetail(detail=f"the body is no valid JSON: {error['ctx']['error']}", pointer="")
+        if error["type"] == "model_attributes_type" and not path:  # also what curl -d sends: a form by its header
+            how = "send a JSON object with the header Content-Type: application/json"
+            return ProblemDetail(detail=how, pointer="")
+        return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
+    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(place), "")
+    return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))
+
+
+def _escaped(part: str) -> str:
+    return part.replace("~", "~0").replace("/", "~1")
+
+
+async def _on_http_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    status, detail = error.status_code, error.detail
+    headers = dict(error.headers or {})
+    if status == 400:  # FastAPI's word for bytes that are no UTF-8, and for JSON nested too deeply
+        status, detail = 422, "the body is no valid JSON in UTF-8"
+    elif status == 404:
+        detail = f"there is nothing at {request.url.path}"
+    elif status == 405:
+        detail = f"{request.method} is not possible at {request.url.path}"
+        headers["Allow"] = ", ".join(_methods_at(request))
+    return _answer(request, status, detail, headers=headers)
+
+
+def _methods_at(request: Request) -> list[str]:
+    """Every method that some route takes at the request's path; the router itself tells only the first route's."""
+    tried = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    scopes = [(method, {**request.scope, "method": method}) for method in tried]
+    routes = request.app.router.routes
+    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    request_id = request.scope.get("state", {}).get("request_id", "")
+    return database_away(error, path=request.url.path, request_id=request_id)
+
+
+def database_away(error: Exception, *, path: str, request_id: str) -> Response:
+    """The answer when the database did not give one."""
+    logger.error("the database did not answer", exc_info=error)
+    detail = "the server's database does not answer at the moment; try again"
+    return problem_response(503, detail, path=path, request_id=request_id, headers={"Retry-After": "5"})
+
+
+def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
+    """The error answers of a route, for the OpenAPI document; `also` holds its further good ones.
+
+    `server.openapi` adds the body that all of them have.
+    """
+    problems: dict[int | str, dict[str, Any]] = {status: {"description": _phrase(status)} for status in statuses}
+    return problems | dict(also or {})

@@ -1,0 +1,34 @@
+"""What all parts of the job book stand on: one database, one clock, the hand that writes, and how a job is found."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+import sqlalchemy as sa
+
+from server.auth.quotas import Quotas
+from server.database.clock import utc_now
+from server.job_store.transitions import Ledger
+
+
+class Book:
+    """The base of `server.jobs.service.JobBook` and its parts. Each call of theirs is one transaction."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        retry_delay_seconds: float = 10,
+        max_recoveries: int = 5,
+        quotas: Quotas | None = None,
+    ) -> None:
+        """`clock` gives the present time, with its zone; the two numbers are as in `ServerSettings`.
+
+        `quotas`: what owners may have, for the book that takes jobs in.
+        """
+        self.engine = engine
+        self._clock = clock
+        self._ledger = Ledger(clock)
+        self._retry_delay_seconds = retry_delay_seconds
+        self._max_recoveries = max_recoveries
+        self._quotas = quotas

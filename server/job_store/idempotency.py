@@ -1,0 +1,85 @@
+"""Idempotency keys: a request that comes twice is done once, and answered twice with the same words.
+
+A key belongs to an owner, stands for one payload, and is kept for a day, in the transaction of what it guards.
+"""
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from server.database.tables import IdempotencyKey
+from server.errors import Refused, StillRunning
+
+HOURS_KEPT = 24
+
+
+@dataclass(frozen=True)
+class Once:
+    """A request that must be done once."""
+
+    owner: str
+    key: str
+    fingerprint: str
+    """Of what is asked for."""
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash of a payload, of JSON-like values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def known(session: Session, once: Once, now: datetime) -> IdempotencyKey | None:
+    """What was done under the key before; None when nothing was. Refused when it was something else."""
+    oldest = now - timedelta(hours=HOURS_KEPT)
+    row = session.get(IdempotencyKey, (once.owner, once.key))
+    if row is None or row.created_at < oldest:
+        return None
+    if row.fingerprint != once.fingerprint:
+        raise Refused("this Idempotency-Key was used for another request; take a new key")
+    return row
+
+
+def remember(session: Session, once: Once, job_id: str, answer: str | None, now: datetime) -> None:
+    """Write down what was done, and forget what was done more than a day ago."""
+    oldest = now - timedelta(hours=HOURS_KEPT)
+    session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
+    session.add(
+        IdempotencyKey(
+            owner=once.owner,
+            key=once.key,
+            fingerprint=once.fingerprint,
+            job_id=job_id,
+            answer=answer,
+            created_at=now,
+        )
+    )
+
+
+class UnderWay:
+    """The keys whose requests are being served by this process."""
+
+    def __init__(self) -> None:
+        self._keys: set[tuple[str, str]] = set()
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def alone(self, owner: str, key: str) -> Iterator[None]:
+        """Be the only request under the key. StillRunning when another is."""
+        mine = (owner, key)
+        with self._lock:
+            if mine in self._keys:
+                raise StillRunning("a request with this Idempotency-Key is still being served; ask again in a moment")
+            self._keys.add(mine)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._keys.discard(mine)

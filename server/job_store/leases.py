@@ -1,0 +1,154 @@
+"""A worker's right to a job: what it holds, how it is taken, and what every write under it ends with."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+import sqlalchemy as sa
+from sqlmodel import col
+
+from rvc_engine.config import TrainingConfig
+from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
+from server.database.tables import Attempt, Job, UtcDateTime, Worker
+from server.errors import ClaimLost
+
+S = JobStatus
+LONGEST_RETRY_DELAY = timedelta(minutes=10)
+CLOCK_SLACK = timedelta(minutes=1)
+
+
+class Wish(StrEnum):
+    """What the book wants of a worker that holds a job."""
+
+    NONE = "none"
+    """Go on."""
+    CANCEL = "cancel"
+    """Stop the engine and hand the job back: it will be cancelled."""
+    PAUSE = "pause"
+    """Stop the engine after a checkpoint and hand the job back: it will be paused."""
+    DRAIN = "drain"
+    """Stop the engine after a checkpoint and hand the job back: another worker goes on with it."""
+
+
+class Drain(StrEnum):
+    """How a worker is asked to go."""
+
+    HAND_BACK = "hand_back"
+    """Stop the present job after a checkpoint, for another worker to go on with."""
+    FINISH = "finish"
+    """Bring the present job to its end first."""
+
+    @classmethod
+    def of(cls, is_draining: bool, mode: str | None) -> "Drain | None":
+        """From a worker's row."""
+        if not is_draining:
+            return None
+        return cls.HAND_BACK if mode is None else cls(mode)
+
+
+WISHES = {S.RUNNING: Wish.NONE, S.CANCELLING: Wish.CANCEL, S.PAUSING: Wish.PAUSE}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A worker's right to one job, until the token is replaced."""
+
+    job_id: str
+    job_number: int
+    token: int
+    attempt: int
+    """1 for the first."""
+    worker_id: str
+    voice: str
+    """The voice's name."""
+    dataset_id: str
+    config: TrainingConfig
+    max_duration_seconds: float | None
+    step_seconds: float | None = None
+    """Time of a training step in earlier attempts, as far as it is known."""
+
+
+@dataclass(frozen=True)
+class EngineProcess:
+    """The process that an earlier attempt ran: to be ended, when it still lives, before a new one starts."""
+
+    pid: int
+    started_at: float
+    """As `psutil.Process.create_time` tells it, seconds since the epoch."""
+    host: str
+
+
+@dataclass(frozen=True)
+class Held:
+    """A job in a worker's hands, as the reaper sees it."""
+
+    job_id: str
+    token: int
+    heartbeat: int
+
+
+def claiming(worker_id: str, now: datetime) -> sa.Executable:
+    """The one statement that takes the next job for a worker and returns its number."""
+    may_claim = sa.exists().where(
+        col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
+    )
+    # Nobody ever waits for longer than the longest delay: a time further ahead is one from before the clock went back.
+    is_due = sa.or_(col(Job.not_before) <= now, col(Job.not_before) > now + LONGEST_RETRY_DELAY + CLOCK_SLACK)
+    next_one = (
+        sa.select(col(Job.number))
+        .where(col(Job.status) == S.QUEUED, is_due, may_claim)
+        .order_by(col(Job.priority).desc(), col(Job.number))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return (
+        sa.update(Job)
+        .where(col(Job.number) == next_one.scalar_subquery())
+        .values(
+            status=S.RUNNING,
+            token=Job.token + 1,
+            claims=Job.claims + 1,
+            heartbeat=Job.heartbeat + 1,
+            worker_id=worker_id,
+            started_at=sa.func.coalesce(col(Job.started_at), sa.literal(now, UtcDateTime)),
+        )
+        .returning(col(Job.number))
+        .execution_options(synchronize_session=False)
+    )
+
+
+def holding(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    """What every write of a worker ends with."""
+    return (
+        col(Job.id) == claim.job_id,
+        col(Job.token) == claim.token,
+        col(Job.status).in_(HELD_STATUSES),
+    )
+
+
+def attempt_of(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+    """The row of the attempt that runs under a claim."""
+    return (col(Attempt.job_number) == claim.job_number, col(Attempt.token) == claim.token)
+
+
+def claim_of(job: Job, worker_id: str) -> Claim:
+    """The claim on a job that was just taken. ValidationError when its config is not one of this version."""
+    if job.number is None:
+        raise AssertionError("a stored job has a number")
+    return Claim(
+        job_id=job.id,
+        job_number=job.number,
+        token=job.token,
+        attempt=job.claims,
+        worker_id=worker_id,
+        voice=job.name,
+        dataset_id=job.dataset_id,
+        config=TrainingConfig.model_validate(job.config),
+        max_duration_seconds=job.max_duration_seconds,
+        step_seconds=job.step_seconds,
+    )
+
+
+def lost(claim: Claim) -> ClaimLost:
+    """What a worker is told when its claim no longer holds."""
+    return ClaimLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")

@@ -1,0 +1,103 @@
+"""Reading what jobs did: events, metrics, artifacts. Nothing here writes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from rvc_train.schemas.events import MetricSeries
+from rvc_train.schemas.jobs import JobStatus
+from server.database.engine import read_session
+from server.database.tables import Artifact, Event, Job, Metric
+from server.errors import NotFound
+
+
+@dataclass(frozen=True)
+class EventsPage:
+    """Some events of a job, and where the job stood in the same moment."""
+
+    events: Sequence[Event]
+    status: JobStatus
+    last_seq: int
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether nothing will ever follow these."""
+        last_sent = self.events[-1].seq if self.events else self.last_seq
+        return self.status.is_terminal and last_sent >= self.last_seq
+
+
+class History:
+    """All that is known of jobs' past, on one database."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def events(self, job_id: str, after: int, limit: int, types: Sequence[str] = ()) -> EventsPage:
+        """Events behind number `after`, oldest first; of these types alone, if any are named. NotFound."""
+        with read_session(self._engine) as session:
+            number, status, last_seq = _job(session, job_id)
+            events: Sequence[Event] = []
+            if last_seq > after:  # the cheap look first: followers ask several times a second
+                query = select(Event).where(Event.job_number == number, Event.seq > after)
+                if types:
+                    query = query.where(col(Event.type).in_(types))
+                events = session.exec(query.order_by(col(Event.seq)).limit(limit)).all()
+            return EventsPage(events, status, last_seq)
+
+    def status(self, job_id: str) -> JobStatus:
+        """Where a job stands. NotFound."""
+        with read_session(self._engine) as session:
+            return _job(session, job_id)[1]
+
+    def metrics(self, job_id: str, keys: Sequence[str], since_step: int, max_points: int) -> list[MetricSeries]:
+        """Series of the numbers behind `since_step`, each thinned to about `max_points`; the last point is kept."""
+        with read_session(self._engine) as session:
+            number = _job(session, job_id)[0]
+            query = (
+                sa.select(col(Metric.key), sa.func.count())
+                .where(col(Metric.job_number) == number, col(Metric.step) > since_step)
+                .group_by(col(Metric.key))
+                .order_by(col(Metric.key))
+            )
+            if keys:
+                query = query.where(col(Metric.key).in_(keys))
+            counts = session.connection().execute(query).all()
+            return [_series(session, number, key, since_step, count, max_points) for key, count in counts]
+
+    def artifacts(self, job_id: str) -> Sequence[Artifact]:
+        """All files of a job. NotFound."""
+        with read_session(self._engine) as session:
+            number = _job(session, job_id)[0]
+            return session.exec(select(Artifact).where(Artifact.job_number == number).order_by(Artifact.name)).all()
+
+    def artifact(self, job_id: str, name: str) -> Artifact:
+        """One file of a job. NotFound."""
+        for artifact in self.artifacts(job_id):
+            if artifact.name == name:
+                return artifact
+        raise NotFound(f"the job {job_id} offers no file {name!r}")
+
+
+def _job(session: Session, job_id: str) -> tuple[int, JobStatus, int]:
+    row = session.exec(select(Job.number, Job.status, Job.last_seq).where(Job.id == job_id)).first()
+    if row is None or row[0] is None:
+        raise NotFound(f"there is no job {job_id}")
+    return row[0], JobStatus(row[1]), row[2]
+
+
+def _series(session: Session, number: int, key: str, since_step: int, count: int, max_points: int) -> MetricSeries:
+    stride = -(-count // max_points)
+    row = sa.func.row_number().over(order_by=col(Metric.step)).label("row")
+    numbered = (
+        sa.select(col(Metric.step), col(Metric.value), row)
+        .where(col(Metric.job_number) == number, col(Metric.key) == key, col(Metric.step) > since_step)
+        .subquery()
+    )
+    kept = sa.or_(numbered.c.row % stride == 0, numbered.c.row == count)
+    query = sa.select(numbered.c.step, numbered.c.value).where(kept).order_by(numbered.c.step)
+    points = session.connection().execute(query).all()
+    return MetricSeries(
+        key=key, steps=[step for step, _ in points], values=[value for _, value in points], num_points=count
+    )

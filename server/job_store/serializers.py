@@ -1,0 +1,45 @@
+"""From rows to wire shapes."""
+
+from urllib.parse import quote
+
+from rvc_engine.content.names import programs_note
+from rvc_train.schemas.datasets import DatasetPublic
+from rvc_train.schemas.events import EventPublic
+from rvc_train.schemas.results import CONTENT_NOTICE, ArtifactPublic
+from server.database.tables import Artifact, Dataset, Event, Job
+
+
+def content_notice(job: Job) -> str | None:
+    """What is to be said of a voice that RVC and Applio load but do not convert with correctly."""
+    return notice_of(job.config.get("content", "contentvec"))
+
+
+def notice_of(encoder: str) -> str | None:
+    """The same, by the content encoder's name."""
+    note = programs_note(encoder)
+    return None if note is None else CONTENT_NOTICE.format(encoder=encoder, note=note)
+
+
+def dataset_public(dataset: Dataset) -> DatasetPublic:
+    """A dataset's row as the world sees it."""
+    return DatasetPublic.model_validate(dataset, from_attributes=True)
+
+
+def event_public(event: Event) -> EventPublic:
+    """An event's row as the world sees it."""
+    return EventPublic.model_validate(event, from_attributes=True)
+
+
+def artifact_public(job: Job, artifact: Artifact) -> ArtifactPublic:
+    """An artifact's row as the world sees it."""
+    notice = content_notice(job) if artifact.kind in {"voice", "best"} else None
+    return ArtifactPublic(
+        id=artifact.id,
+        kind=artifact.kind,
+        name=artifact.name,
+        size=artifact.size,
+        sha256=artifact.sha256,
+        created_at=artifact.created_at,
+        url=f"/v1/jobs/{job.id}/artifacts/{quote(artifact.name, safe='')}",
+        content_notice=notice,
+    )

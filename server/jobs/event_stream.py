@@ -1,0 +1,105 @@
+"""The newest events of followed jobs, looked up and written out once for all who follow."""
+
+import asyncio
+import json
+import time
+from collections import deque
+from collections.abc import Callable
+from weakref import WeakValueDictionary
+
+from starlette.concurrency import run_in_threadpool
+
+from rvc_train.schemas.jobs import JobStatus
+from server.database.tables import Event
+from server.http.sse import Look, News, message
+from server.job_store.queries import EventsPage
+from server.job_store.serializers import event_public
+
+BATCH = 500
+"""Events of one look."""
+WINDOW = 1000
+"""Newest events that are kept written out. Who is further behind looks for himself until he has caught up."""
+FRESH_SHARE = 0.25
+"""How old a look may be for others to use it, as a share of the time between two looks of one follower."""
+
+Read = Callable[[str, int, int], EventsPage]
+"""Events of a job behind a number, so many at most."""
+
+
+class Feeds:
+    """A feed for each job that somebody follows; it is gone with its last follower. Used on the event loop alone."""
+
+    def __init__(self, read: Read, poll_seconds: float) -> None:
+        self._read, self._fresh_seconds = read, poll_seconds * FRESH_SHARE
+        self._feeds: WeakValueDictionary[str, _Feed] = WeakValueDictionary()
+
+    def follow(self, job_id: str, start: int, last_seq: int) -> Look:
+        """Looks for what comes behind event `start`; the job had `last_seq` events a moment ago."""
+        seen = start
+        feed: _Feed | None = None
+
+        async def look() -> News:
+            nonlocal seen, feed
+            if feed is None:  # not before the event loop asks: a route may run in a thread
+                feed = self._feeds.get(job_id)
+                if feed is None:
+                    feed = self._feeds[job_id] = _Feed(self._read, job_id, last_seq, self._fresh_seconds)
+            seen, news = await feed.behind(seen)
+            return news
+
+        return look
+
+
+class _Feed:
+    """One job's newest events, numbered without a gap."""
+
+    def __init__(self, read: Read, job_id: str, begin: int, fresh_seconds: float) -> None:
+        self._read, self._job_id, self._fresh_seconds = read, job_id, fresh_seconds
+        self._window: deque[bytes] = deque(maxlen=WINDOW)
+        self._end = self._last_seq = begin
+        self._status: JobStatus | None = None
+        self._looked_at = -float("inf")
+        self._looking: asyncio.Task[None] | None = None
+
+    async def behind(self, seen: int) -> tuple[int, News]:
+        """What follows event `seen`: the number of the last event in it, and the news. Raises what looking raises."""
+        if seen == self._end:
+            await self._refresh()
+        num_new = self._end - seen
+        if not 0 <= num_new <= len(self._window):
+            return await self._alone(seen)
+        texts = [self._window[-position] for position in range(num_new, 0, -1)]
+        return self._end, self._news(texts, self._end, self._status, self._last_seq)
+
+    async def _refresh(self) -> None:
+        """Look, unless somebody has just looked; together with whoever is looking."""
+        if time.monotonic() - self._looked_at < self._fresh_seconds:
+            return
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
+        await asyncio.shield(self._looking)  # a follower who leaves does not take the look from the others
+
+    async def _look(self) -> None:
+        page = await run_in_threadpool(self._read, self._job_id, self._end, BATCH)
+        self._status, self._last_seq = page.status, page.last_seq
+        for event in page.events:
+            self._window.append(_written(event))
+            self._end = event.seq
+        if self._end == self._last_seq:
+            self._looked_at = time.monotonic()
+
+    async def _alone(self, seen: int) -> tuple[int, News]:
+        page = await run_in_threadpool(self._read, self._job_id, seen, BATCH)
+        end = page.events[-1].seq if page.events else seen
+        texts = [_written(event) for event in page.events]
+        return end, self._news(texts, end, page.status, page.last_seq)
+
+    @staticmethod
+    def _news(texts: list[bytes], end: int, status: JobStatus | None, last_seq: int) -> News:
+        is_complete = status is not None and status.is_terminal and end >= last_seq
+        return News(texts, json.dumps({"status": status}) if is_complete else None, has_more=end < last_seq)
+
+
+def _written(event: Event) -> bytes:
+    return message(event_public(event).model_dump_json(), event.seq)

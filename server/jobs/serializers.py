@@ -1,0 +1,169 @@
+"""Jobs, the queue and the workers as the world sees them: rows, and what the outlook says of them."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from rvc_engine.errors import FailureCode
+from rvc_train.schemas.jobs import HELD_STATUSES, JobError, JobPublic, JobStatus
+from rvc_train.schemas.queue import QueueEntry, QueuePublic
+from rvc_train.schemas.workers import WorkerPublic
+from server.database.tables import Artifact, Job, Worker
+from server.estimates.queue_forecast import Outlook, Prospect
+from server.job_store.serializers import content_notice
+from server.jobs.updates import edit_tag
+
+NUM_QUEUED_SHOWN = 100
+FORGET_WORKERS_AFTER = timedelta(days=1)
+
+
+def jobs_public(session: Session, jobs: Sequence[Job], outlook: Outlook, now: datetime) -> list[JobPublic]:
+    """Jobs' rows as the world sees them, with their places in the queue and what is ahead of them."""
+    numbers = [job.number for job in jobs]
+    positions = _queue_positions(session, jobs)
+    prospects = outlook.prospects(session, jobs, now)
+    query = (
+        sa.select(col(Artifact.job_number), sa.func.count())
+        .where(col(Artifact.job_number).in_(numbers))
+        .group_by(col(Artifact.job_number))
+    )
+    counts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
+    return [
+        _job_public(job, positions.get(job.number), prospects.get(job.number, Prospect()), counts.get(job.number, 0))
+        for job in jobs
+    ]
+
+
+def job_etag(job: Job, public: JobPublic) -> str:
+    """A strong tag that changes with whatever the answer shows.
+
+    Its first half stands for what can be edited alone: `If-Match` looks at that, or a job that runs, and so changes all
+    the time, could hardly be edited.
+    """
+    whole = hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:24]
+    return f'"{edit_tag(job)}-{whole}"'
+
+
+def edit_tags(header: str | None) -> set[str] | None:
+    """The first halves of the tags that an `If-Match` names; None when it names none, or any."""
+    if header is None:
+        return None
+    tags = {tag.strip() for tag in header.split(",")}
+    return None if "*" in tags else {tag.strip('"').partition("-")[0] for tag in tags if not tag.startswith("W/")}
+
+
+def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, int]:
+    waiting = [job.number for job in jobs if job.status == JobStatus.QUEUED]
+    if not waiting:
+        return {}
+    place = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.number))).label("place")
+    queue = sa.select(col(Job.number), place).where(col(Job.status) == JobStatus.QUEUED).subquery()
+    query = sa.select(queue.c.number, queue.c.place).where(queue.c.number.in_(waiting))
+    return {row[0]: row[1] for row in session.connection().execute(query)}
+
+
+def _job_public(job: Job, queue_position: int | None, prospect: Prospect, num_artifacts: int) -> JobPublic:
+    fields = job.model_dump(exclude={"losses"})
+    return JobPublic(
+        **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
+        losses={key: value for key, value in job.losses.items() if value is not None},
+        attempt=job.claims,
+        last_event_seq=job.last_seq,
+        queue_position=queue_position,
+        starts_in=prospect.starts_in,
+        eta=prospect.eta,
+        num_artifacts=num_artifacts,
+        error=_job_error(job),
+        content_notice=content_notice(job),
+    )
+
+
+def _job_error(job: Job) -> JobError | None:
+    if job.error_code is None:
+        return None
+    code = FailureCode(job.error_code)
+    return JobError(code=code, message=job.error_message or "", retryable=code.retryable)
+
+
+def queue_public(
+    session: Session, outlook: Outlook, now: datetime, lease_seconds: float, sees: str | None = None
+) -> QueuePublic:
+    """What runs and what waits; of other owners' jobs than `sees` (None: everyone's) only the number."""
+    running = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES)).order_by(col(Job.number))).all()
+    order = (col(Job.priority).desc(), col(Job.number))
+    query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*order)
+    mine = query if sees is None else query.where(Job.owner == sees)
+    queued = session.exec(mine.limit(NUM_QUEUED_SHOWN)).all()
+    places = _queue_positions(session, queued)
+    count = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
+    counts = {row[0]: row[1] for row in session.connection().execute(count)}
+    shown = [job for job in running if sees in {None, job.owner}]
+    prospects = outlook.prospects(session, [*shown, *queued], now)
+    workers = workers_public(session, now, lease_seconds)
+    return QueuePublic(
+        running=[_queue_entry(job, None, prospects) for job in shown],
+        queued=[_queue_entry(job, places[job.number], prospects) for job in queued],
+        num_queued=counts.get(JobStatus.QUEUED, 0),
+        num_validating=counts.get(JobStatus.VALIDATING, 0),
+        num_workers=sum(worker.status in {"idle", "busy"} for worker in workers),
+    )
+
+
+def _queue_entry(job: Job, position: int | None, prospects: dict[int | None, Prospect]) -> QueueEntry:
+    prospect = prospects.get(job.number, Prospect())
+    return QueueEntry(
+        id=job.id,
+        name=job.name,
+        status=JobStatus(job.status),
+        priority=job.priority,
+        queue_position=position,
+        progress=job.progress,
+        eta_seconds=job.eta_seconds,
+        starts_in=prospect.starts_in,
+        eta=prospect.eta,
+    )
+
+
+def workers_public(
+    session: Session, now: datetime, lease_seconds: float, sees: str | None = None, only: str | None = None
+) -> list[WorkerPublic]:
+    """Workers that spoke within the last day, newest first; which jobs they have only where those are of `sees`.
+
+    `only`: this one alone, however long ago it spoke.
+    """
+    query = select(Worker).order_by(col(Worker.id).desc())
+    if only is None:
+        query = query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)
+    else:
+        query = query.where(Worker.id == only)
+    held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(HELD_STATUSES))
+    jobs = {row[0]: (row[1], row[2]) for row in session.exec(held).all()}
+    workers = session.exec(query).all()
+    return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds, sees) for worker in workers]
+
+
+def _worker_public(
+    worker: Worker, job: tuple[str, str] | None, now: datetime, lease_seconds: float, sees: str | None
+) -> WorkerPublic:
+    fields = worker.model_dump(exclude={"is_draining", "stopped_at"})
+    return WorkerPublic(
+        **fields,
+        status=_worker_status(worker, job is not None, now, lease_seconds),
+        job_id=job[0] if job is not None and sees in {None, job[1]} else None,
+    )
+
+
+def _worker_status(
+    worker: Worker, is_busy: bool, now: datetime, lease_seconds: float
+) -> Literal["idle", "busy", "draining", "lost", "stopped"]:
+    if worker.stopped_at is not None:
+        return "stopped"
+    if now - worker.last_seen_at > timedelta(seconds=lease_seconds):
+        return "lost"
+    if worker.is_draining:
+        return "draining"
+    return "busy" if is_busy else "idle"

@@ -1,0 +1,140 @@
+"""The part of the job book that takes jobs in, each once, and lets them into the queue when their dataset is ready."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from sqlmodel import Session, col, select
+
+from rvc_engine.errors import FailureCode
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.events import EventType
+from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom
+from server.auth.audit import note
+from server.database.engine import read_session, write_session
+from server.database.tables import LOCAL_OWNER, Job, new_id
+from server.job_store import idempotency
+from server.job_store.base import Book
+from server.job_store.events import Entry
+from server.job_store.idempotency import Once
+from server.job_store.lookups import usable_dataset
+from server.webhooks.service import for_wish
+
+S = JobStatus
+
+Render = Callable[[Session, Job], str]
+"""Makes the answer to a submission, in its transaction."""
+
+
+@dataclass(frozen=True)
+class Retried:
+    """What a new job tries again."""
+
+    job_id: str
+    start_from: RetryFrom
+    step: int | None
+    """Of the checkpoint that it goes on from."""
+
+
+class Submissions(Book):
+    """Jobs on their way in."""
+
+    def submit(
+        self,
+        wish: JobCreate,
+        *,
+        owner: str = LOCAL_OWNER,
+        sees: str | None = None,
+        idempotency_key: str | None = None,
+        render: Render | None = None,
+    ) -> Job:
+        """Take a job in. The same key with the same wish gives the same job again for a day.
+
+        `sees`: whose datasets may be used; None: anyone's. `render` makes the answer to keep under the key.
+
+        Raises Refused when the dataset is unknown or unusable, or the key was used for another wish; QuotaExceeded.
+        """
+        once = None if idempotency_key is None else Once(owner, idempotency_key, wish_fingerprint(wish))
+        return self.take_in(wish, owner=owner, sees=sees, once=once, render=render)
+
+    def take_in(
+        self,
+        wish: JobCreate,
+        *,
+        owner: str,
+        sees: str | None,
+        once: Once | None,
+        render: Render | None = None,
+        job_id: str | None = None,
+        retried: Retried | None = None,
+    ) -> Job:
+        """As `submit`, for any request that makes a job. `job_id`: the new one's, where its folder is there already."""
+        with write_session(self.engine) as session:
+            if once is not None and (known := self._replayed(session, once)) is not None:
+                return known
+            dataset = usable_dataset(session, wish.dataset_id, sees)
+            if self._quotas is not None:
+                self._quotas.check_job(session, owner)
+            now = self._clock()
+            fields = wish.model_dump(mode="json", exclude={"webhook"})
+            job = Job(**fields, id=job_id or new_id("job"), owner=owner, created_at=now, not_before=now)
+            if retried is not None:
+                job.retry_of, job.retry_from = retried.job_id, retried.start_from
+            session.add(job)
+            session.flush()
+            if wish.webhook is not None:
+                session.add(for_wish(owner, wish.webhook, job.id, now))
+            self._ledger.tell(session, job, Entry(EventType.CREATED, _created(job, retried)))
+            origin = {} if retried is None else {"retry_of": retried.job_id, "from": retried.start_from}
+            note(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
+            if dataset.status == DatasetStatus.READY:
+                self._enqueue_validated(session, job)
+            session.refresh(job)
+            if once is not None:
+                answer = None if render is None else render(session, job)
+                idempotency.remember(session, once, job.id, answer, now)
+            return job
+
+    def first_answer(self, once: Once) -> str | None:
+        """What a request under the key was answered with, if there was one. Refused when it was another request."""
+        with read_session(self.engine) as session:
+            row = idempotency.known(session, once, self._clock())
+            return None if row is None else row.answer
+
+    def _replayed(self, session: Session, once: Once) -> Job | None:
+        row = idempotency.known(session, once, self._clock())
+        if row is None:
+            return None
+        job = session.exec(select(Job).where(Job.id == row.job_id)).first()
+        if job is None:  # deleted in the meantime: the key is free again
+            session.delete(row)
+            session.flush()
+        return job
+
+    # For the dataset's report
+
+    def settle_dataset(self, session: Session, dataset_id: str, reason: str | None) -> None:
+        """Let the jobs that waited for a dataset's report go on, or fail with `reason`; in the caller's transaction."""
+        query = select(Job).where(Job.dataset_id == dataset_id, Job.status == S.VALIDATING).order_by(col(Job.number))
+        for job in session.exec(query.with_for_update()).all():
+            if reason is None:
+                self._enqueue_validated(session, job)
+            else:
+                self._ledger.fail(session, job, FailureCode.INVALID_DATASET, reason)
+
+    def _enqueue_validated(self, session: Session, job: Job) -> None:
+        self._ledger.tell(session, job, Entry(EventType.VALIDATED, "the dataset is usable"))
+        self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, "waiting for a worker"))
+
+
+def wish_fingerprint(wish: JobCreate) -> str:
+    """Stands for a submission's payload."""
+    return hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
+
+
+def _created(job: Job, retried: Retried | None) -> str:
+    text = f"job for the voice {job.name!r} created"
+    if retried is None:
+        return text
+    how = "from the start" if retried.step is None else f"from the checkpoint of step {retried.step}"
+    return f"{text}, trying {retried.job_id} again {how}"

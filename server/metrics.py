@@ -1,0 +1,120 @@
+"""What Prometheus is told: requests as they are answered, and the book, the workers and the disk when it asks."""
+
+from collections.abc import Iterator
+
+import sqlalchemy as sa
+from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from sqlalchemy.orm import Mapped
+from sqlmodel import col
+
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import JobStatus
+from rvc_train.schemas.webhooks import DeliveryStatus
+from server.database.clock import utc_now
+from server.database.engine import read_session
+from server.database.tables import Attempt, Dataset, Delivery, Job
+from server.jobs.serializers import workers_public
+from server.storage.local import Storage
+
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+class Measures:
+    """All numbers of one server."""
+
+    def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Book(engine, storage, lease_seconds))
+        self._requests = Histogram(
+            "rvc_train_http_request_seconds",
+            "Time to answer a request, by route; streams count until their end.",
+            ["method", "route", "status"],
+            buckets=BUCKETS,
+            registry=self._registry,
+        )
+
+    def request(self, method: str, route: str, status: int | None, seconds: float) -> None:
+        """Count a request. `route` is the path's pattern, so that ids make no new series."""
+        self._requests.labels(method, route, "none" if status is None else str(status)).observe(seconds)
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+class _Book(Collector):
+    """Asks the book at the moment that Prometheus asks."""
+
+    def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
+        self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
+
+    def describe(self) -> Iterator[Family]:
+        """Nothing: the registry need not ask the database to learn the names."""
+        yield from ()
+
+    def collect(self) -> Iterator[Family]:
+        """The families."""
+        yield self._counted("jobs", "Jobs by status.", "status", list(JobStatus), col(Job.status))
+        yield self._counted(
+            "datasets",
+            "Datasets by status.",
+            "status",
+            list(DatasetStatus),
+            col(Dataset.status),
+            col(Dataset.deleted_at).is_(None),
+        )
+        yield self._counted("job_failures", "Failed jobs by code.", "code", [], col(Job.error_code))
+        yield self._counted("attempts", "Attempts by how they ended.", "outcome", [], col(Attempt.outcome))
+        yield self._stale_writes()
+        yield self._counted(
+            "webhook_messages", "Messages of webhooks by status.", "status", list(DeliveryStatus), col(Delivery.status)
+        )
+        workers = GaugeMetricFamily("rvc_train_workers", "Workers seen within a day, by state.", labels=["state"])
+        with read_session(self._engine) as session:
+            seen = workers_public(session, utc_now(), self._lease_seconds)
+        for state in ("idle", "busy", "draining", "lost", "stopped"):
+            workers.add_metric([state], sum(worker.status == state for worker in seen))
+        yield workers
+        yield self._queue_age()
+        free = GaugeMetricFamily("rvc_train_disk_free_bytes", "Room left on the data folder's disk.")
+        free.add_metric([], self._storage.free_bytes())
+        yield free
+
+    def _counted(
+        self,
+        name: str,
+        text: str,
+        label: str,
+        always: list[str],
+        column: Mapped[str] | Mapped[str | None],
+        *where: sa.ColumnElement[bool],
+    ) -> GaugeMetricFamily:
+        with read_session(self._engine) as session:
+            query = sa.select(column, sa.func.count()).where(column.is_not(None), *where).group_by(column)
+            counts = {str(row[0]): row[1] for row in session.connection().execute(query)}
+        family = GaugeMetricFamily(f"rvc_train_{name}", text, labels=[label])
+        for value in dict.fromkeys([*map(str, always), *sorted(counts)]):
+            family.add_metric([value], counts.get(value, 0))
+        return family
+
+    def _stale_writes(self) -> GaugeMetricFamily:
+        with read_session(self._engine) as session:
+            query = sa.select(sa.func.coalesce(sa.func.sum(col(Attempt.stale_writes)), 0))
+            turned_away = session.connection().execute(query).scalar_one()
+        text = "Writes of workers that had lost their job, turned away."
+        family = GaugeMetricFamily("rvc_train_stale_writes", text)
+        family.add_metric([], turned_away)
+        return family
+
+    def _queue_age(self) -> GaugeMetricFamily:
+        with read_session(self._engine) as session:
+            query = sa.select(sa.func.min(col(Job.queued_at))).where(col(Job.status) == JobStatus.QUEUED)
+            oldest = session.connection().execute(query).scalar()
+        family = GaugeMetricFamily("rvc_train_queue_age_seconds", "How long the longest waiting job has waited.")
+        family.add_metric([], 0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()))
+        return family

@@ -1,0 +1,113 @@
+"""What surrounds every request: an id, a log line, a limit on small bodies, an answer even for our own mistakes."""
+
+import re
+import time
+
+import structlog
+import uuid6
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.http.problem_details import problem_response
+from server.http.security_headers import add_security_headers
+from server.metrics import Measures
+
+logger = structlog.get_logger(__name__)
+
+MAX_BODY_BYTES = 2**20
+"""Of every request but an upload."""
+UPLOAD_PATH = re.compile(r"^/v1/(datasets/[^/]+/content|uploads/[^/]+)$")
+_REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+
+
+class BodyTooLarge(HTTPException):
+    """A request that is no upload has a body beyond the limit. An HTTPException, for FastAPI takes others for a 400."""
+
+    def __init__(self) -> None:
+        super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+class RequestContext:
+    """ASGI middleware, the outermost."""
+
+    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+        self._app = app
+        self._measures = measures
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request = _Request(self._app, scope, receive, send)
+        started = time.monotonic()
+        try:
+            await request.serve()
+        finally:
+            self._measures.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
+
+
+def _pattern(scope: Scope) -> str:
+    """The pattern of the path that was asked for; `none` where no route has it. Included routers tell their part."""
+    pattern = str(getattr(scope.get("route"), "path", "none"))
+    is_part = pattern != "none" and scope["path"].startswith("/v1/") and not pattern.startswith("/v1/")
+    return f"/v1{pattern}" if is_part else pattern
+
+
+class _Request:
+    def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
+        self._app, self._scope, self._receive, self._send = app, scope, receive, send
+        given = Headers(scope=scope).get("x-request-id", "")
+        self._id = given if _REQUEST_ID.match(given) else uuid6.uuid7().hex
+        scope.setdefault("state", {})["request_id"] = self._id
+        self.status: int | None = None
+        self._num_bytes = 0
+        self._is_upload = UPLOAD_PATH.match(scope["path"]) is not None
+
+    async def serve(self) -> None:
+        started = time.monotonic()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=self._id)
+        try:
+            await self._app(self._scope, self._counted_receive, self._watched_send)
+        except ClientDisconnect:
+            logger.info("the caller hung up", method=self._scope["method"], path=self._scope["path"])
+        except Exception:
+            logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
+            if self.status is not None:
+                raise  # half an answer is out: only closing the connection tells that it is not whole
+            await self._answer(500, "something went wrong on the server; its log has the details under the request id")
+        finally:
+            self._log(time.monotonic() - started)
+
+    async def _answer(self, status: int, detail: str) -> None:
+        answer = problem_response(status, detail, path=self._scope["path"], request_id=self._id)
+        await answer(self._scope, self._receive, self._watched_send)
+
+    async def _counted_receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request" and not self._is_upload:
+            self._num_bytes += len(message.get("body", b""))
+            if self._num_bytes > MAX_BODY_BYTES:
+                raise BodyTooLarge
+        return message
+
+    async def _watched_send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-ID"] = self._id
+            add_security_headers(headers, self._scope["path"], self._scope.get("scheme", "http"))
+        await self._send(message)
+
+    def _log(self, seconds: float) -> None:
+        level = "debug" if self._scope["path"] in {"/livez", "/readyz"} else "info"
+        getattr(logger, level)(
+            "request",
+            method=self._scope["method"],
+            path=self._scope["path"],
+            status=self.status,
+            ms=round(seconds * 1000, 1),
+        )

@@ -1,0 +1,1 @@
+"""What a job makes besides its voice: evaluations and previews, checkpoints, logs."""

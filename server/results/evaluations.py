@@ -1,0 +1,130 @@
+"""What a job's saves are worth and how they sound: written with the engine's events, read for the world.
+
+A run only goes forward: when it says what a step is worth, whatever is known of later steps was measured on a line of
+training that it has left, and goes.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from rvc_engine import events as said
+from rvc_train.schemas.events import EventType
+from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPublic
+from server.database.engine import read_session
+from server.database.tables import Evaluation, Job, Preview
+from server.errors import NotFound
+from server.job_store.events import Entry
+from server.storage.local import StoredFile
+
+_FILE_NAME = re.compile(
+    r"^(?:e\d+_s(?P<step>\d{1,18})|(?P<recording>recording))_(?P<clip>\d{1,9})\.(?:flac|(?P<png>png))$"
+)
+MEDIA_TYPES = {"flac": "audio/flac", "png": "image/png"}
+
+
+@dataclass(frozen=True)
+class PreviewFiles:
+    """The files of a preview, where they are stored."""
+
+    audio: StoredFile
+    picture: StoredFile
+    recording: StoredFile
+
+
+def write_evaluations(session: Session, job_number: int, events: Sequence[said.Evaluated], now: datetime) -> None:
+    """Take in what the engine said of its saves, in the caller's transaction."""
+    for event in events:
+        for table in (Evaluation, Preview):
+            beyond = (col(table.job_number) == job_number, col(table.step) >= event.step)
+            session.execute(sa.delete(table).where(*beyond))
+        if event.is_best:
+            others = sa.update(Evaluation).where(col(Evaluation.job_number) == job_number)
+            session.execute(others.values(is_best=False))
+        values = event.model_dump(include={"step", "epoch", "values", "held_out", "is_best", "num_clips"})
+        session.connection().execute(sa.insert(Evaluation), [{**values, "job_number": job_number, "created_at": now}])
+
+
+def write_preview(
+    session: Session, job_id: str, job_number: int, event: said.PreviewReady, files: PreviewFiles, now: datetime
+) -> Entry:
+    """Take in a preview in place of one of the same step and clip; the event that tells of it."""
+    known = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
+    session.execute(sa.delete(Preview).where(*known))
+    row = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
+    for kind in ("audio", "picture", "recording"):
+        stored: StoredFile = getattr(files, kind)
+        row |= {f"{kind}_path": stored.path, f"{kind}_size": stored.size, f"{kind}_sha256": stored.sha256}
+    session.connection().execute(sa.insert(Preview), [{**row, "job_number": job_number, "created_at": now}])
+    names = _names(event.epoch, event.step, event.clip)
+    data: dict[str, Any] = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
+    data |= {kind: _url(job_id, name) for kind, name in names.items()}
+    return Entry(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
+
+
+class Saves:
+    """All that is known of jobs' saves, on one database. Nothing here writes."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+
+    def checkpoints(self, job: Job) -> list[CheckpointPublic]:
+        """A job's evaluated saves, by step."""
+        with read_session(self._engine) as session:
+            query = select(Evaluation).where(Evaluation.job_number == job.number).order_by(col(Evaluation.step))
+            return [_checkpoint_public(row) for row in session.exec(query).all()]
+
+    def previews(self, job: Job) -> list[PreviewPublic]:
+        """A job's previews, by step and clip."""
+        with read_session(self._engine) as session:
+            best = select(Evaluation.step).where(Evaluation.job_number == job.number, col(Evaluation.is_best))
+            best_step = session.exec(best).first()
+            query = select(Preview).where(Preview.job_number == job.number)
+            rows = session.exec(query.order_by(col(Preview.step), col(Preview.clip))).all()
+            return [_preview_public(job, row, is_best=row.step == best_step) for row in rows]
+
+    def preview_file(self, job: Job, name: str) -> StoredFile:
+        """Where a preview's file is stored. NotFound."""
+        asked = _FILE_NAME.match(name)
+        if asked is not None:
+            with read_session(self._engine) as session:
+                query = select(Preview).where(Preview.job_number == job.number, Preview.clip == int(asked["clip"]))
+                if asked["step"] is not None:
+                    query = query.where(Preview.step == int(asked["step"]))
+                row = session.exec(query.order_by(col(Preview.step).desc())).first()
+            for kind, file_name in {} if row is None else _names(row.epoch, row.step, row.clip).items():
+                if file_name == name:
+                    return _stored(row, kind)
+        raise NotFound(f"the job {job.id} has no preview {name!r}")
+
+
+def _stored(row: Preview | None, kind: str) -> StoredFile:
+    return StoredFile(*(getattr(row, f"{kind}_{part}") for part in ("path", "size", "sha256")))
+
+
+def _names(epoch: int, step: int, clip: int) -> dict[str, str]:
+    """File names as the world sees them: those of the engine."""
+    name = f"e{epoch}_s{step}_{clip}"
+    return {"audio": f"{name}.flac", "picture": f"{name}.png", "recording": f"recording_{clip}.flac"}
+
+
+def _url(job_id: str, name: str) -> str:
+    return f"/v1/jobs/{job_id}/previews/{name}"
+
+
+def _checkpoint_public(row: Evaluation) -> CheckpointPublic:
+    return CheckpointPublic(scores=row.values, **row.model_dump(exclude={"job_number", "values"}))
+
+
+def _preview_public(job: Job, row: Preview, *, is_best: bool) -> PreviewPublic:
+    files = {}
+    for kind, name in _names(row.epoch, row.step, row.clip).items():
+        stored = _stored(row, kind)
+        files[kind] = PreviewFile(name=name, url=_url(job.id, name), size=stored.size, sha256=stored.sha256)
+    own = row.model_dump(include={"step", "epoch", "clip", "seconds", "scores", "created_at"})
+    return PreviewPublic(is_best=is_best, **own, **files)

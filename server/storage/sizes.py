@@ -1,0 +1,105 @@
+"""What things take of the disk: what deleting a folder would free, and what each job is charged for."""
+
+import itertools
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from server.database.engine import read_session, write_session
+from server.database.tables import Job, JobSize
+from server.storage.local import Storage
+
+BLOCK = 512
+ARTIFACTS = "artifacts"
+"""The folder of a job whose files the book knows one by one."""
+_BATCH = 200
+
+
+@dataclass(frozen=True)
+class _File:
+    length: int
+    """Bytes in it."""
+    blocks_bytes: int
+    """Bytes that the disk gives to it."""
+    links: int
+    """Names that the file has, wherever they are."""
+    seen: int
+    """Names that were found in the folder."""
+
+
+def size_of(*folders: Path) -> int:
+    """Bytes that deleting these folders frees: files that are linked from elsewhere too free none."""
+    return sum(file.blocks_bytes for file in _files(*folders) if file.seen >= file.links)
+
+
+def share_of(folder: Path, leave_out: str | None = None) -> int:
+    """Bytes that a folder is charged with: a file that several folders share counts in part for each.
+
+    `leave_out`: a folder in it that does not count.
+    """
+    return round(sum(file.length * file.seen / file.links for file in _files(folder, leave_out=leave_out)))
+
+
+def _files(*roots: Path, leave_out: str | None = None) -> Iterator[_File]:
+    found: dict[tuple[int, int], os.stat_result] = {}
+    seen: dict[tuple[int, int], int] = defaultdict(int)
+    for parent, folders, names in itertools.chain.from_iterable(map(os.walk, roots)):
+        if leave_out is not None and Path(parent) in roots and leave_out in folders:
+            folders.remove(leave_out)
+        for name in names:
+            try:
+                file = (Path(parent) / name).lstat()
+            except FileNotFoundError:
+                continue
+            key = (file.st_dev, file.st_ino)
+            seen[key] += 1
+            found[key] = file
+    for key, file in found.items():
+        yield _File(file.st_size, file.st_blocks * BLOCK, file.st_nlink, seen[key])
+
+
+class JobSizes:
+    """What the jobs' workspaces, checkpoints, logs and previews take, measured now and then."""
+
+    def __init__(self, engine: sa.Engine, storage: Storage, clock: Callable[[], datetime]) -> None:
+        self._engine, self._storage, self._clock = engine, storage, clock
+
+    def measure(self) -> int:
+        """Measure jobs that have not ended, and once more those that have; how many were measured."""
+        with read_session(self._engine) as session:
+            is_final = col(JobSize.measured_at) >= col(Job.finished_at)
+            query = (
+                sa.select(col(Job.number), col(Job.id))
+                .outerjoin(JobSize, col(JobSize.job_number) == col(Job.number))
+                .where(sa.or_(col(JobSize.job_number).is_(None), col(Job.finished_at).is_(None), ~is_final))
+            )
+            jobs = [(int(number), str(an_id)) for number, an_id in session.connection().execute(query) if number]
+        for start in range(0, len(jobs), _BATCH):
+            now = self._clock()  # before the look: a job that ends meanwhile is measured again
+            sizes = {
+                number: share_of(self._storage.job_home(an_id), ARTIFACTS)
+                for number, an_id in jobs[start : start + _BATCH]
+            }
+            with write_session(self._engine) as session:
+                _write(session, sizes, now)
+        return len(jobs)
+
+    def forget(self, job_id: str) -> None:
+        """Have a job measured again: files of it were deleted."""
+        number = sa.select(col(Job.number)).where(col(Job.id) == job_id).scalar_subquery()
+        with write_session(self._engine) as session:
+            session.execute(sa.delete(JobSize).where(col(JobSize.job_number) == number))
+
+
+def _write(session: Session, sizes: dict[int, int], now: datetime) -> None:
+    """Jobs that were deleted meanwhile are left out."""
+    query = sa.select(col(Job.number)).where(col(Job.number).in_(sizes))
+    there = set(session.connection().execute(query).scalars())
+    for number in sizes.keys() & there:
+        session.merge(JobSize(job_number=number, bytes=sizes[number], measured_at=now))

@@ -1,0 +1,110 @@
+"""Taking in the bodies of uploads: streamed to disk, hashed on the way, one reception of an upload at a time.
+
+The newest request wins: a client whose connection broke asks again long before the server knows that the old connection
+is dead, so the old reception is ended and what it wrote is kept.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import anyio
+from anyio.to_thread import run_sync
+from starlette.requests import Request
+
+from server.datasets.service import no_space_told
+from server.errors import Conflict, TooSlow
+from server.storage.local import sync_file
+
+WRITE_BYTES = 1 << 20
+
+
+@dataclass
+class _Reception:
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    done: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Receptions:
+    """The receptions under way, by upload. Belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, _Reception] = {}
+
+    @asynccontextmanager
+    async def alone(self, upload_id: str) -> AsyncIterator[None]:
+        """Be the only one at an upload; whoever was before is ended first. Conflict when a later one ends this."""
+        while (other := self._running.get(upload_id)) is not None:
+            other.scope.cancel()
+            await other.done.wait()
+        mine = self._running[upload_id] = _Reception()
+        try:
+            with mine.scope:
+                yield
+        finally:
+            del self._running[upload_id]
+            mine.done.set()
+        if mine.scope.cancelled_caught:
+            raise Conflict("a later request took this upload over; ask for its offset and go on from there")
+
+
+class Body:
+    """The body of a request on its way to a file."""
+
+    def __init__(self, request: Request, idle_seconds: float, check: Callable[[int], None]) -> None:
+        """`check` is told the bytes so far before a piece is written, and raises when they are too many."""
+        self._request, self._idle_seconds, self._check = request, idle_seconds, check
+        self.size = 0
+
+    async def write(self, path: Path, digest: "hashlib._Hash", *, append: bool = False) -> None:
+        """Write all of it, hashed on the way; never more than about a megabyte is in memory.
+
+        What came is on disk also when this raises: ClientDisconnect, TooSlow after `idle_seconds` without a byte,
+        NoSpace, or what `check` raises.
+        """
+        waiting = bytearray()
+        with no_space_told(), _synced(path, "ab" if append else "wb") as file:
+            try:
+                async for chunk in self._chunks():
+                    self.size += len(chunk)
+                    self._check(self.size)
+                    waiting += chunk
+                    if len(waiting) >= WRITE_BYTES:
+                        piece = bytes(waiting)
+                        waiting.clear()
+                        await run_sync(_write, file, piece, digest)
+            finally:
+                _write(file, bytes(waiting), digest)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        stream = aiter(self._request.stream())
+        while True:
+            try:
+                with anyio.fail_after(self._idle_seconds):
+                    chunk = await anext(stream)
+            except StopAsyncIteration:
+                return
+            except TimeoutError:
+                raise TooSlow(
+                    f"nothing of the upload came for {self._idle_seconds:g} s; what came before is kept where the "
+                    "upload can be resumed"
+                ) from None
+            yield chunk
+
+
+@contextmanager
+def _synced(path: Path, mode: str) -> Iterator[BinaryIO]:
+    with path.open(mode) as file:
+        try:
+            yield file  # type: ignore[misc]
+        finally:
+            file.flush()
+            sync_file(path)
+
+
+def _write(file: BinaryIO, piece: bytes, digest: "hashlib._Hash") -> None:
+    digest.update(piece)
+    file.write(piece)

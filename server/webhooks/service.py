@@ -1,0 +1,186 @@
+"""Webhooks: who is told of which turn in a job's life. Signed as Standard Webhooks has it (standardwebhooks.com).
+
+A message is written in the transaction of the event it tells of, so none is lost and none tells of what did not happen.
+Sending is the business of `server.webhooks.delivery`. A message may come twice; its id tells.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+import secrets
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+
+from rvc_train.schemas.events import EventType
+from rvc_train.schemas.webhooks import DeliveryStatus, WebhookCreate, WebhookPatch
+from server.auth.audit import note
+from server.database.engine import read_session, write_session
+from server.database.tables import Delivery, Job, Webhook, new_id
+from server.errors import NotFound
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - what comes before a secret
+PING = "ping"
+
+
+def new_secret() -> str:
+    """A signing secret: 32 random bytes in base64, with the standard's prefix."""
+    return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def signature(secret: str, message_id: str, timestamp: int, body: str) -> str:
+    """The header `webhook-signature` for a message."""
+    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
+    digest = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), hashlib.sha256)
+    return f"v1,{base64.b64encode(digest).decode()}"
+
+
+def note_event(session: Session, job: Job, kind: EventType, now: datetime) -> None:
+    """Write a message for everyone who wants to hear of this, in the caller's transaction."""
+    if kind not in HEARD_OF:
+        return
+    query = select(Webhook).where(
+        col(Webhook.is_enabled),
+        sa.or_(col(Webhook.job_id) == job.id, sa.and_(col(Webhook.job_id).is_(None), col(Webhook.owner) == job.owner)),
+    )
+    name = f"job.{kind}"
+    for webhook in session.exec(query).all():
+        if name in webhook.events:
+            session.add(_delivery(webhook, name, _job_told(job), now, job.id))
+
+
+HEARD_OF = frozenset(
+    {
+        EventType.STARTED,
+        EventType.PAUSED,
+        EventType.RETRYING,
+        EventType.WORKER_LOST,
+        EventType.SUCCEEDED,
+        EventType.FAILED,
+        EventType.CANCELLED,
+    }
+)
+
+
+def _job_told(job: Job) -> dict[str, object]:
+    error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
+    return {
+        "id": job.id,
+        "name": job.name,
+        "status": job.status,
+        "dataset_id": job.dataset_id,
+        "labels": job.labels,
+        "progress": job.progress,
+        "error": error,
+        "url": f"/v1/jobs/{job.id}",
+    }
+
+
+def _delivery(webhook: Webhook, event: str, data: dict[str, object], now: datetime, job_id: str | None) -> Delivery:
+    body = json.dumps({"type": event, "timestamp": now.isoformat(), "data": data}, ensure_ascii=False)
+    return Delivery(
+        id=new_id("msg"), webhook_id=webhook.id, job_id=job_id, event=event, body=body, created_at=now, next_try_at=now
+    )
+
+
+class WebhookBook:
+    """All webhooks and the log of their messages."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:
+        self._engine = engine
+        self._clock = clock
+
+    def create(self, owner: str, wish: WebhookCreate) -> Webhook:
+        """Make a webhook for all of the owner's jobs."""
+        webhook = for_wish(owner, wish, None, self._clock())
+        with write_session(self._engine) as session:
+            session.add(webhook)
+            note(session, "webhook.created", webhook.id, url=webhook.url)
+        return webhook
+
+    def get(self, owner: str | None, webhook_id: str) -> Webhook:
+        """One webhook of that owner (None: of anyone). NotFound."""
+        with read_session(self._engine) as session:
+            return _find(session, owner, webhook_id)
+
+    def list(self, owner: str | None, *, after: str | None, limit: int) -> tuple[Sequence[Webhook], bool]:
+        """Webhooks, newest first, beginning behind `after`; and whether there are more."""
+        with read_session(self._engine) as session:
+            query = select(Webhook).order_by(col(Webhook.id).desc()).limit(limit + 1)
+            if owner is not None:
+                query = query.where(Webhook.owner == owner)
+            if after is not None:
+                query = query.where(col(Webhook.id) < after)
+            found = session.exec(query).all()
+            return found[:limit], len(found) > limit
+
+    def change(self, owner: str | None, webhook_id: str, patch: WebhookPatch) -> Webhook:
+        """Set what the patch names. NotFound."""
+        with write_session(self._engine) as session:
+            webhook = _find(session, owner, webhook_id)
+            note(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
+            for name, value in patch.model_dump(exclude_unset=True).items():
+                setattr(webhook, name, value)
+            if patch.is_enabled:
+                webhook.disabled_reason = None
+            session.add(webhook)
+            return webhook
+
+    def delete(self, owner: str | None, webhook_id: str) -> None:
+        """Forget a webhook, its messages too. NotFound."""
+        with write_session(self._engine) as session:
+            session.delete(_find(session, owner, webhook_id))
+            note(session, "webhook.deleted", webhook_id)
+
+    def ping(self, owner: str | None, webhook_id: str) -> Delivery:
+        """Send a message that tells of nothing, to try the address. NotFound."""
+        with write_session(self._engine) as session:
+            delivery = _delivery(_find(session, owner, webhook_id), PING, {}, self._clock(), None)
+            session.add(delivery)
+            return delivery
+
+    def deliveries(
+        self, owner: str | None, webhook_id: str, *, after: str | None, limit: int
+    ) -> tuple[Sequence[Delivery], bool]:
+        """A webhook's messages, newest first, beginning behind `after`; and whether there are more. NotFound."""
+        with read_session(self._engine) as session:
+            _find(session, owner, webhook_id)
+            query = select(Delivery).where(Delivery.webhook_id == webhook_id).order_by(col(Delivery.id).desc())
+            if after is not None:
+                query = query.where(col(Delivery.id) < after)
+            found = session.exec(query.limit(limit + 1)).all()
+            return found[:limit], len(found) > limit
+
+    def redeliver(self, owner: str | None, webhook_id: str, delivery_id: str) -> Delivery:
+        """Send a message again, from the first try on. NotFound."""
+        with write_session(self._engine) as session:
+            _find(session, owner, webhook_id)
+            delivery = session.get(Delivery, delivery_id)
+            if delivery is None or delivery.webhook_id != webhook_id:
+                raise NotFound(f"there is no message {delivery_id}")
+            delivery.status, delivery.num_tries, delivery.next_try_at = DeliveryStatus.PENDING, 0, self._clock()
+            session.add(delivery)
+            return delivery
+
+
+def for_wish(owner: str, wish: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
+    """The row of a wish; `job_id`: only for that job."""
+    return Webhook(
+        id=new_id("whk"),
+        owner=owner,
+        job_id=job_id,
+        url=wish.url,
+        secret=wish.secret or new_secret(),
+        events=list(wish.events),
+        created_at=now,
+    )
+
+
+def _find(session: Session, owner: str | None, webhook_id: str) -> Webhook:
+    webhook = session.get(Webhook, webhook_id)
+    if webhook is None or (owner is not None and webhook.owner != owner):
+        raise NotFound(f"there is no webhook {webhook_id}")
+    return webhook

@@ -1,0 +1,49 @@
+"""Every choice of a training is an option, a word where the config takes words and numbers."""
+
+from typing import Annotated, Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from rvc_train.cli.training_options import training_config, with_training_options
+from rvc_train.errors import BadInput
+
+
+def chosen(*words: str) -> dict[str, Any]:
+    """The choices that a command of nothing but training options gets."""
+    got: dict[str, Any] = {}
+    app = typer.Typer()
+
+    @app.command()
+    @with_training_options
+    def submit(name: Annotated[str, typer.Option()] = "", choices: dict[str, Any] | None = None) -> None:
+        got.update(choices or {})
+
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, result.output
+    return got
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--batch-size", "auto"], "batch_size", "auto"),
+        (["--batch-size", "8"], "batch_size", 8),
+        (["--accumulate-steps", "2"], "accumulate_steps", 2),
+        (["--precision", "bf16"], "precision", "bf16"),
+        (["--no-tf32"], "tf32", False),
+        (["--speakers", "folders"], "speakers", "folders"),
+        (["--speakers", "anna=0,bob=1"], "speakers", {"anna": 0, "bob": 1}),
+        (["--gradient-checkpointing"], "gradient_checkpointing", True),
+        (["--width", "48", "--pretrained", "none"], "width", 48),
+    ],
+)
+def test_an_option_reaches_the_config_as_its_own_kind(words: list[str], field: str, value: object) -> None:
+    assert getattr(training_config(None, chosen(*words)), field) == value
+
+
+@pytest.mark.parametrize("word", ["many", "0", "-1", "257"])
+def test_a_batch_size_that_is_none_is_told_by_its_option(word: str) -> None:
+    with pytest.raises(BadInput, match=r"--batch-size: .*from 1 to 256, or auto"):
+        training_config(None, chosen(f"--batch-size={word}"))

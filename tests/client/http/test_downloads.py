@@ -1,0 +1,82 @@
+"""A download is whole and right, or it is not there."""
+
+import pytest
+
+from rvc_train.errors import BadDownload, BadInput, ClientError, ConnectionFailed
+from rvc_train.http import downloads
+
+
+def test_a_whole_file_arrives_under_its_name(server, client, offered, tmp_path):
+    server.answer = offered.serve
+    told = []
+    path = client.download_artifact(offered.artifact, tmp_path, lambda done, total: told.append((done, total)))
+    assert path == tmp_path / "anna.pth"
+    assert path.read_bytes() == offered.content
+    assert told[-1] == (len(offered.content), len(offered.content))
+    assert [file.name for file in tmp_path.iterdir()] == ["anna.pth"]
+
+
+def test_a_broken_download_goes_on_where_it_broke(server, client, offered, tmp_path):
+    cuts = iter([100_000, 300_000, None])
+    server.answer = lambda request: offered.serve(request, next(cuts))
+    path = client.download_artifact(offered.artifact, tmp_path)
+    assert path.read_bytes() == offered.content
+    assert [headers.get("Range") for _, _, headers, _ in server.seen] == [None, "bytes=100000-", "bytes=400000-"]
+
+
+def test_the_next_command_goes_on_with_the_part_of_an_interrupted_one(server, client, offered, tmp_path):
+    (tmp_path / "anna.pth.part").write_bytes(offered.content[:5000])
+    server.answer = offered.serve
+    client.download_artifact(offered.artifact, tmp_path)
+    assert server.seen[0][2]["Range"] == "bytes=5000-"
+    assert (tmp_path / "anna.pth").read_bytes() == offered.content
+
+
+@pytest.mark.parametrize("length", [13, 2_000_000], ids=["shorter", "longer"])
+def test_a_part_of_another_voice_of_the_same_name_is_thrown_away(server, client, offered, tmp_path, length):
+    (tmp_path / "anna.pth.part").write_bytes(b"v" * length)
+    server.answer = offered.serve
+    client.download_artifact(offered.artifact, tmp_path)
+    assert (tmp_path / "anna.pth").read_bytes() == offered.content
+
+
+def test_wrong_bytes_are_told_and_never_kept(server, client, offered, tmp_path):
+    offered.content = offered.content[:-1] + b"!"
+    server.answer = offered.serve
+    with pytest.raises(BadDownload, match="other bytes"):
+        client.download_artifact(offered.artifact, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_there_already_is_not_fetched_again(server, client, offered, tmp_path):
+    (tmp_path / "anna.pth").write_bytes(offered.content)
+    client.download_artifact(offered.artifact, tmp_path)
+    assert server.seen == []
+
+
+def test_a_server_that_is_gone_leaves_the_part_for_the_next_try(server, client, offered, tmp_path, monkeypatch):
+    monkeypatch.setattr(downloads, "TRIES", 2)
+    cuts = iter([100_000])
+    server.answer = lambda request: offered.serve(request, cut) if (cut := next(cuts, None)) else request.cut()
+    with pytest.raises(ConnectionFailed, match="run the same command again"):
+        client.download_artifact(offered.artifact, tmp_path)
+    assert (tmp_path / "anna.pth.part").read_bytes() == offered.content[:100_000]
+
+
+@pytest.mark.parametrize("name", ["../anna.pth", "/etc/anna.pth", "..", ""])
+def test_a_name_that_leads_elsewhere_is_refused(client, offered, tmp_path, name):
+    offered.artifact.name = name
+    with pytest.raises(ClientError, match="no file name"):
+        client.download_artifact(offered.artifact, tmp_path)
+
+
+def test_of_two_downloads_into_one_folder_the_second_is_told_so_and_spoils_nothing(server, client, offered, tmp_path):
+    def answer(request):
+        with pytest.raises(BadInput, match="another download is at work"):
+            client.download_artifact(offered.artifact, tmp_path)
+        offered.serve(request)
+
+    server.answer = answer
+    path = client.download_artifact(offered.artifact, tmp_path)
+    assert path.read_bytes() == offered.content
+    assert [file.name for file in tmp_path.iterdir()] == ["anna.pth"]

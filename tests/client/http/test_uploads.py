@@ -1,0 +1,226 @@
+"""What is sent when a user points at recordings."""
+
+import hashlib
+import io
+import json
+import zipfile
+
+import pytest
+
+from rvc_train.client import Client, connect
+from rvc_train.errors import BadInput, BadUpload, ConnectionFailed, ServerSaysNo
+from rvc_train.http import uploads
+
+DATASET = {
+    "id": "ds_1",
+    "name": "anna",
+    "status": "validating",
+    "reason": None,
+    "sha256": "0" * 64,
+    "size": 1,
+    "owner": "local",
+    "num_files": 1,
+    "num_usable": None,
+    "seconds": None,
+    "notes": [],
+    "created_at": "2026-11-22T12:00:00Z",
+    "validated_at": None,
+}
+
+
+class Shelf:
+    """A server that takes uploads in pieces."""
+
+    def __init__(self):
+        self.bytes = b""
+        self.name = None
+        self.known = set()
+        self.offsets = []
+        """Where each piece began."""
+        self.breaks = []
+        """After so many bytes each piece's connection breaks; those after the last one don't."""
+
+    def __call__(self, request):
+        match request.command, request.path:
+            case "POST", "/v1/datasets":
+                self.make(request, json.loads(request.body))
+            case "POST", "/v1/uploads":
+                self.bytes = b""
+                request.send(201, Location="/v1/uploads/upl_1")
+            case "HEAD", "/v1/uploads/upl_1":
+                request.send_response(200)
+                request.send_header("Upload-Offset", str(len(self.bytes)))
+                request.end_headers()
+            case "PATCH", "/v1/uploads/upl_1":
+                self.take(request)
+            case _:
+                request.send_problem(404, "not_found", "there is nothing")
+
+    def make(self, request, wish):
+        sha256 = wish.get("sha256") or hashlib.sha256(self.bytes).hexdigest()
+        if "sha256" in wish and sha256 not in self.known:
+            request.send_problem(404, "not_found", "these bytes are not here")
+            return
+        self.name = wish["name"]
+        request.send_json(DATASET | {"name": self.name, "sha256": sha256}, 202)
+
+    def take(self, request):
+        self.offsets.append(int(request.headers["Upload-Offset"]))
+        assert self.offsets[-1] == len(self.bytes)
+        length = int(request.headers["Content-Length"])
+        if self.breaks:
+            self.bytes += request.rfile.read(min(self.breaks.pop(0), length))
+            request.cut()
+            return
+        self.bytes += request.rfile.read(length)
+        request.send(204)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    monkeypatch.setattr(uploads.time, "sleep", lambda seconds: None)
+
+
+@pytest.fixture
+def shelf(server):
+    server.answer = Shelf()
+    return server.answer
+
+
+@pytest.fixture
+def client(server, tmp_path):
+    with connect(server.url) as http:
+        yield Client(http, memory=tmp_path / "memory")
+
+
+def names_in(body: bytes) -> list[str]:
+    with zipfile.ZipFile(io.BytesIO(body)) as archive:
+        assert all(entry.compress_type == zipfile.ZIP_STORED for entry in archive.infolist())
+        return archive.namelist()
+
+
+def test_a_folder_goes_as_one_zip_with_the_files_own_names(shelf, client, tmp_path):
+    folder = tmp_path / "Анна's voice"
+    (folder / "day 1").mkdir(parents=True)
+    (folder / "a.wav").write_bytes(b"1")
+    (folder / "day 1" / "b é.flac").write_bytes(b"2")
+    (folder / ".DS_Store").write_bytes(b"3")
+    assert client.upload_dataset([folder]).name == "Анна's voice"
+    assert names_in(shelf.bytes) == ["a.wav", "day 1/b é.flac"]
+
+
+def test_files_of_the_same_name_from_two_folders_both_arrive(shelf, client, tmp_path):
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").write_bytes(folder.encode())
+    client.upload_dataset([tmp_path / "one" / "a.wav", tmp_path / "two" / "a.wav"], name="both")
+    assert names_in(shelf.bytes) == ["a.wav", "a (2).wav"]
+
+
+def test_several_folders_keep_their_names_because_each_may_be_a_speaker(shelf, client, tmp_path):
+    for folder in ("anna", "bob"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").write_bytes(folder.encode())
+    client.upload_dataset([tmp_path / "anna", tmp_path / "bob"], name="both")
+    assert names_in(shelf.bytes) == ["anna/a.wav", "bob/a.wav"]
+
+
+@pytest.mark.parametrize(("file", "name"), [("anna.zip", "anna"), ("anna.flac", "anna.flac")])
+def test_a_single_file_goes_as_it_is(shelf, client, tmp_path, file, name):
+    (tmp_path / file).write_bytes(b"bytes as they are")
+    client.upload_dataset([tmp_path / file])
+    assert (shelf.name, shelf.bytes) == (name, b"bytes as they are")
+
+
+@pytest.fixture
+def recording(tmp_path):
+    path = tmp_path / "a.wav"
+    path.write_bytes(bytes(range(250)) * 12_000)  # three million
+    return path
+
+
+def test_progress_is_told_up_to_the_last_byte(shelf, client, recording):
+    told = []
+    client.upload_dataset([recording], progress=lambda done, total: told.append((done, total)))
+    assert told[0] == (0, 3_000_000)
+    assert told[-1] == (3_000_000, 3_000_000)
+    assert len(told) > 2
+
+
+def test_a_broken_connection_costs_nothing(shelf, client, recording):
+    shelf.breaks = [1_000_000, 500_000]
+    client.upload_dataset([recording])
+    assert shelf.offsets == [0, 1_000_000, 1_500_000]
+    assert shelf.bytes == recording.read_bytes()
+
+
+def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(shelf, client, server, recording, tmp_path):
+    shelf.breaks = [1_000_000] + [0] * 20
+    with pytest.raises(ConnectionFailed, match="same command again"):
+        client.upload_dataset([recording])
+    shelf.breaks, shelf.offsets = [], []
+    with connect(server.url) as http:  # another process
+        Client(http, memory=tmp_path / "memory").upload_dataset([recording])
+    assert shelf.offsets == [1_000_000]
+    assert shelf.bytes == recording.read_bytes()
+    assert list((tmp_path / "memory").iterdir()) == []
+
+
+def test_an_upload_that_the_server_forgot_begins_anew(shelf, client, server, recording, tmp_path):
+    shelf.breaks = [1_000_000] + [0] * 20
+    with pytest.raises(ConnectionFailed):
+        client.upload_dataset([recording])
+    for note in (tmp_path / "memory").iterdir():
+        note.write_text(note.read_text().replace("upl_1", "upl_0"))
+    shelf.breaks = []
+    client.upload_dataset([recording])
+    assert shelf.bytes == recording.read_bytes()
+
+
+def test_bytes_that_the_server_has_are_not_sent(shelf, client, recording):
+    shelf.known.add(hashlib.sha256(recording.read_bytes()).hexdigest())
+    client.upload_dataset([recording])
+    assert (shelf.name, shelf.offsets) == ("a.wav", [])
+
+
+def test_other_bytes_than_were_sent_are_noticed(shelf, client, recording):
+    shelf.breaks = [1_000_000]
+    take = shelf.take
+
+    def take_badly(request):
+        take(request)
+        shelf.bytes = b"x" + shelf.bytes[1:]
+
+    shelf.take = take_badly
+    with pytest.raises(BadUpload, match="other bytes than were sent"):
+        client.upload_dataset([recording])
+
+
+def test_what_does_not_exist_or_is_empty_is_told_before_anything_is_sent(server, client, tmp_path):
+    with pytest.raises(BadInput, match="no such file or folder"):
+        client.upload_dataset([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadInput, match="holds no files"):
+        client.upload_dataset([tmp_path / "empty"])
+    assert server.seen == []
+
+
+def test_a_refused_upload_is_told_in_the_servers_words(server, client, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"1")
+    server.answer = lambda request: request.send_problem(413, "upload_too_large", "at most 4 GiB are taken")
+    with pytest.raises(ServerSaysNo, match="at most 4 GiB") as caught:
+        client.upload_dataset([tmp_path / "a.wav"])
+    assert caught.value.problem.code == "upload_too_large"
+
+
+def test_an_answer_that_is_no_problem_of_ours_says_to_check_the_address(server, client):
+    server.answer = lambda request: request.send(502, b"<html>proxy</html>", "text/html")
+    with pytest.raises(ServerSaysNo, match="check the server's address"):
+        client.queue()
+
+
+def test_fields_at_fault_are_named(server, client):
+    errors = [{"detail": "must be at least 1", "pointer": "/config/batch_size"}]
+    server.answer = lambda request: request.send_problem(422, "invalid_request", "the request is wrong", errors=errors)
+    with pytest.raises(ServerSaysNo, match=r"the request is wrong \(config\.batch_size: must be at least 1\)"):
+        client.queue()

@@ -1,0 +1,94 @@
+"""A G_/D_ pair in the run's folder, from whatever program, is gone on from; the run's own checkpoint comes first."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.events import Event, Log, Metric, Warned
+from rvc_engine.workspace.layout import Workspace
+
+Make = Callable[..., tuple[Workspace, list[Event]]]
+SPELLINGS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
+
+
+def read(path: Path) -> dict[str, Any]:
+    tree: dict[str, Any] = torch.load(path, weights_only=True)
+    return tree
+
+
+def steps(events: list[Event]) -> list[int]:
+    return [event.step for event in events if isinstance(event, Metric)]
+
+
+def epochs(events: list[Event]) -> set[int]:
+    return {event.epoch for event in events if isinstance(event, Metric)}
+
+
+def said(events: list[Event]) -> str:
+    return "\n".join(event.message for event in events if isinstance(event, Log | Warned))
+
+
+def as_applio_writes(path: Path) -> None:
+    """The same state in Applio's way: its order of tensors, newer names, a scaler, an embedding of one row."""
+    tree = read(path)
+    order = list(tree["model"])
+    theirs = sorted(order, key=lambda name: not name.startswith("enc_p.")) if path.name[0] == "G" else order
+    state, weights = tree["optimizer"]["state"], {}
+    for name in theirs:
+        value = tree["model"][name]
+        if name == "emb_g.weight":
+            value = value[:1]
+            entry = state[order.index(name)]
+            for key in ("exp_avg", "exp_avg_sq"):
+                entry[key] = entry[key][:1]
+        for old, new in SPELLINGS.items():
+            name = name.replace(old, new)  # noqa: PLW2901
+        weights[name] = value
+    tree["model"] = weights
+    tree["optimizer"]["state"] = {number: state[order.index(name)] for number, name in enumerate(theirs)}
+    torch.save({**tree, "scaler": {}}, path)
+
+
+def test_a_pair_alone_goes_on_to_the_same_weights_as_the_runs_own_checkpoint(
+    make: Make, finished: Workspace, tmp_path: Path
+) -> None:
+    shutil.copytree(finished.root, tmp_path / "other")
+    _, own = make(total_epochs=2, evaluate="never")
+
+    shutil.rmtree(tmp_path / "other" / "recovery")
+    for letter in "GD":
+        as_applio_writes(tmp_path / "other" / f"{letter}_3.pth")
+    other, events = make("other", total_epochs=2, evaluate="never")
+
+    assert steps(events) == steps(own) == [4, 5, 6]
+    assert epochs(events) == {2}
+    assert "going on after epoch 1 of G_3.pth" in said(events)
+    ours, theirs = (load_trained_generator(workspace)[0] for workspace in (finished, other))
+    for name, value in ours.items():
+        rows = 1 if name == "emb_g.weight" else len(value)
+        assert torch.equal(value[:rows], theirs[name][:rows]), name
+
+
+def test_a_pair_that_another_program_trained_on_wins_over_the_older_checkpoint(make: Make, finished: Workspace) -> None:
+    for letter in "GD":
+        tree = read(finished.root / f"{letter}_3.pth")
+        torch.save({**tree, "iteration": 5}, finished.root / f"{letter}_2333333.pth")
+    _, events = make(total_epochs=6, evaluate="never")
+    assert "going on after epoch 5 of G_2333333.pth" in said(events)
+    assert epochs(events) == {6}
+    _, events = make(total_epochs=7, evaluate="never")  # and from then on it is the run's own again
+    assert "going on after step 18" in said(events)
+
+
+def test_a_pair_of_another_kind_is_named(make: Make, finished: Workspace) -> None:
+    for path in (finished.recovery, finished.root / "stages"):
+        shutil.rmtree(path)
+    theirs, ours = (f"v2 40k weights with pitch of width {width}" for width in (24, 48))
+    with pytest.raises(IncompatibleCheckpoint, match=f"these are {theirs}; the job asks for {ours}"):
+        make(total_epochs=2, width=48)

@@ -1,0 +1,82 @@
+"""A run as it goes on a GPU, on the CPU: few padded lengths, steps from graphs, its clips kept; and interrupted."""
+
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from pathlib import Path
+
+import pytest
+import torch
+
+from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import StopRequested
+from rvc_engine.events import Event, Metric
+from rvc_engine.machine import Machine
+from rvc_engine.pipeline.pipeline import make_voice
+from rvc_engine.training import batch_sampler, trainer
+from rvc_engine.training.cuda_graphs import GraphedSteps, Step
+from rvc_engine.training.step import StepResult
+from rvc_engine.workspace.layout import Workspace
+
+CONFIG = TrainingConfig(
+    content="whisper-tiny",
+    pretrained="none",
+    pitch="dio",
+    width=24,
+    batch_size=2,
+    total_epochs=3,
+    save_every_epochs=3,
+    learning_rate=1e-3,
+    evaluate="never",
+    precision="fp32",
+    cache_data_on_device=True,
+)
+
+
+class _Recorder:
+    """Does the work again, as a graph would."""
+
+    num_replayed = 0
+
+    def warming_up(self) -> nullcontext[None]:
+        return nullcontext()
+
+    def record(self, step: Step) -> Step:
+        def replay() -> StepResult:
+            self.num_replayed += 1
+            return step()
+
+        return replay
+
+
+@pytest.fixture
+def recorder(monkeypatch: pytest.MonkeyPatch) -> _Recorder:
+    recorder = _Recorder()
+
+    def graphed_steps(trainer: trainer._Trainer) -> GraphedSteps:
+        assert trainer.batches is not None
+        batches = trainer.batches
+        return GraphedSteps(trainer.nets, recorder, batches.most_frames, batches.sizes, trainer.report.log)
+
+    monkeypatch.setattr(batch_sampler, "pads_to_few_lengths", lambda _: True)
+    monkeypatch.setattr(trainer._Trainer, "_graphed_steps", graphed_steps)
+    return recorder
+
+
+def test_a_run_from_graphs_that_is_stopped_goes_on_to_the_very_weights(
+    recorder: _Recorder, tmp_path: Path, recordings: Path, machine: Machine
+) -> None:
+    def run(name: str, is_stopping: Callable[[Event], bool]) -> list[float]:
+        """Mel losses of the steps of one attempt."""
+        events: list[Event] = []
+        workspace = Workspace(tmp_path / name, "anna")
+        with suppress(StopRequested):
+            make_voice(recordings, workspace, CONFIG, machine, events.append, lambda: any(map(is_stopping, events)))
+        return [event.values["loss/mel"] for event in events if isinstance(event, Metric)]
+
+    whole = run("whole", lambda _: False)
+    assert recorder.num_replayed >= len(whole) // 3
+    first = run("stopped", lambda event: isinstance(event, Metric) and event.step == 5)
+    assert first + run("stopped", lambda _: False) == whole
+    ours, theirs = (load_trained_generator(Workspace(tmp_path / name, "anna"))[0] for name in ("stopped", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

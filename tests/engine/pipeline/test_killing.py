@@ -1,0 +1,137 @@
+"""kill -9 at random moments, also inside the write of a checkpoint: the voice at the end is the same to the bit."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.events import EXIT_SUCCEEDED
+from rvc_engine.workspace.layout import Workspace
+
+CONFIG = {
+    "content": "whisper-tiny",
+    "pretrained": "none",
+    "pitch": "dio",
+    "width": 24,
+    "batch_size": 2,
+    "total_epochs": 6,
+    "save_every_epochs": 3,
+    "checkpoint_every_steps": 1,
+    "learning_rate": 1e-3,
+    "evaluate": "never",
+}
+
+
+class Forks:
+    """Engines that can be started by the dozen."""
+
+    def __init__(self, dataset: Path, cache: Path) -> None:
+        self.dataset, self.cache = dataset, cache
+        self.process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("forking_engine.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": "1"},
+        )
+
+    def start(self, root: Path) -> int:
+        """Begin, or go on with, a run; its pid."""
+        wish = {"workspace": str(root), "dataset": str(self.dataset), "config": json.dumps(CONFIG)}
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(wish | {"cache": str(self.cache)}) + "\n")
+        self.process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> int:
+        assert self.process.stdout is not None
+        return int(self.process.stdout.readline())
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+@pytest.fixture(scope="module")
+def forks(recordings: Path, cache: Path) -> Iterator[Forks]:
+    forks = Forks(recordings, cache)
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="module")
+def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbs."""
+    root = tmp_path_factory.mktemp("whole") / "anna"
+    forks.start(root)
+    assert forks.answer() == EXIT_SUCCEEDED
+    return root
+
+
+def generator(root: Path) -> dict[str, torch.Tensor]:
+    return load_trained_generator(Workspace(root, "anna"))[0]
+
+
+def half_written(root: Path) -> list[Path]:
+    return [*(root / "recovery").glob(".*.tmp"), *root.glob(".*.tmp"), *(root / "weights").glob(".*.tmp")]
+
+
+def kill_often(forks: Forks, root: Path, times: int, seed: int) -> int:
+    """Kill a run so often, half of the times as soon as a file is half written; how many of them were."""
+    moments = random.Random(seed)
+    num_within_a_write = 0
+    for number in range(times):
+        pid = forks.start(root)
+        time.sleep(moments.uniform(0.05, 0.8))
+        deadline = time.monotonic() + 10  # a busy machine may need so long for a step
+        while number % 2 == 0 and not half_written(root) and time.monotonic() < deadline:
+            time.sleep(0.0002)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        code = forks.answer()
+        num_within_a_write += bool(half_written(root))
+        if code == EXIT_SUCCEEDED:
+            break
+        assert code == -signal.SIGKILL
+    return num_within_a_write
+
+
+def check(forks: Forks, whole: Path, root: Path) -> None:
+    forks.start(root)
+    assert forks.answer() == EXIT_SUCCEEDED
+    ours, theirs = generator(root), generator(whole)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    exported = [torch.load(each / "weights" / "anna.pth", weights_only=True)["weight"] for each in (root, whole)]
+    assert all(torch.equal(exported[0][name], exported[1][name]) for name in exported[1])
+    assert half_written(root) == []
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_very_weights(forks: Forks, whole: Path, tmp_path: Path) -> None:
+    root = tmp_path / "anna"
+    assert kill_often(forks, root, times=6, seed=time.time_ns()) >= 1
+    check(forks, whole, root)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_killed_twenty_times_ends_with_the_very_weights(
+    forks: Forks, whole: Path, tmp_path: Path, seed: int
+) -> None:
+    root = tmp_path / "anna"
+    assert kill_often(forks, root, times=20, seed=seed) >= 3
+    check(forks, whole, root)

@@ -1,0 +1,369 @@
+"""Recorded steps are the steps: same weights, same losses, on inputs of their own; what cannot be recorded goes on."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rvc_engine.audio.mel import spectrogram
+from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.compute.precision import Precision
+from rvc_engine.config import TrainingConfig
+from rvc_engine.data.batch import Batch
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.synthesizer import Noise
+from rvc_engine.training import cuda_graphs
+from rvc_engine.training.cuda_graphs import WARM_UP_STEPS, CudaRecorder, GraphedSteps, Recorder, Step, StepInputs
+from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+
+CPU = torch.device("cpu")
+SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=4)
+"""The smallest nets and short segments, to be quick."""
+LONG, SHORT = 24, 16
+
+
+def fresh_nets(precision: Precision | None = None, device: torch.device = CPU) -> Nets:
+    torch.manual_seed(3)
+    return Nets.build(SIZES, device, 1e-3, precision)
+
+
+def inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device = CPU) -> StepInputs:
+    """Clips of noise, one of them shorter than the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.tensor([frames - 5 * (clip % 2) for clip in range(clips)])
+    mask = (torch.arange(frames) < lengths[:, None]).float()
+    wave = 0.1 * torch.randn(clips, frames * SIZES.hop_length, generator=generator)
+    batch = Batch(
+        features=torch.randn(clips, frames, 768, generator=generator) * mask[:, :, None],
+        coarse_f0=torch.randint(1, 256, (clips, frames), generator=generator) * mask.long(),
+        f0=200 * mask,
+        spec=spectrogram(wave, SIZES.n_fft, SIZES.hop_length) * mask[:, None],
+        wave=wave,
+        lengths=lengths,
+        speakers=torch.arange(clips),
+    )
+    starts = draw_starts(lengths, SIZES.segment_frames, generator)
+    noise = Noise.draw(SIZES, clips, frames, generator)
+    batch = Batch(*(part.to(device) for part in vars(batch).values()))
+    return StepInputs(batch, starts.to(device), Noise(noise.posterior.to(device), noise.source.to(device)))
+
+
+class FakeRecorder:
+    """Does again on the CPU what a graph does on a GPU: the same work on the memory of the time of recording."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.num_recorded = self.num_replayed = self.num_warm_ups = 0
+        self.fault = fault
+
+    def warming_up(self) -> nullcontext[None]:
+        self.num_warm_ups += 1
+        return nullcontext()
+
+    def record(self, step: Step) -> Step:
+        if self.fault is not None:
+            raise self.fault
+        self.num_recorded += 1
+
+        def replay() -> StepResult:
+            self.num_replayed += 1
+            return step()
+
+        return replay
+
+
+class Run:
+    """Steps of one pair of nets, from graphs where they can be."""
+
+    def __init__(
+        self,
+        recorder: Recorder | None,
+        limit: int = 8,
+        precision: Precision | None = None,
+        sizes: frozenset[int] = frozenset(),
+    ) -> None:
+        self.nets, self.pieces, self.said = fresh_nets(precision), MicroBatches(limit), list[str]()
+        self.steps = None if recorder is None else GraphedSteps(self.nets, recorder, LONG, sizes, self.said.append)
+
+    def take(self, given: StepInputs) -> list[float]:
+        def eager() -> StepResult:
+            whole = Whole(len(given.starts), given.batch.lengths.sum())
+            return training_step(self.nets, given.batch, given.starts, given.noise, whole, self.pieces)
+
+        result = eager() if self.steps is None else self.steps.take(given, self.pieces, eager)
+        return result.stacked().tolist()
+
+    @property
+    def weights(self) -> Tensor:
+        parts = [*self.nets.generator.parameters(), *self.nets.discriminators.parameters()]
+        return torch.cat([part.detach().flatten() for part in parts])
+
+
+def gradients(nets: Nets) -> Tensor:
+    return torch.cat([part.grad.flatten() for part in nets.generator.parameters() if part.grad is not None])
+
+
+SHAPES = [(2, LONG), (2, SHORT), (2, LONG), (1, SHORT), (2, SHORT), (2, LONG), (1, LONG), (2, SHORT), (2, LONG)]
+"""Clips and frames of the steps of a run: two padded lengths and an epoch's smaller last batch."""
+
+
+@pytest.mark.parametrize("limit", [8, 1])
+def test_recorded_steps_give_the_very_losses_and_weights_of_steps_taken_one_by_one(limit: int) -> None:
+    recorder = FakeRecorder()
+    graphed, plain = Run(recorder, limit, sizes=frozenset({1, 2})), Run(None, limit)
+    for number, (clips, frames) in enumerate(SHAPES):
+        for run in (graphed, plain):
+            run.nets.set_learning_rate(1e-3 * 0.9**number)
+        given = inputs(number, clips, frames)
+        assert graphed.take(given) == plain.take(given)
+    assert torch.equal(graphed.weights, plain.weights)
+    # Eager until both sizes of batch have come by and then the longest shape; from there on all from graphs.
+    assert (recorder.num_warm_ups, recorder.num_recorded, recorder.num_replayed) == (5, 3, 4)
+    assert graphed.said == []
+
+
+def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_alone() -> None:
+    recorder = FakeRecorder()
+    run = Run(recorder)
+    seen: list[list[int]] = []
+    record = recorder.record
+
+    def watched(step: Step) -> Step:
+        replay = record(step)
+
+        def noted() -> StepResult:
+            assert run.steps is not None
+            [graph] = run.steps._graphs.values()
+            seen.append([part.data_ptr() for part in graph.inputs.tensors])
+            return replay()
+
+        return noted
+
+    recorder.record = watched  # type: ignore[method-assign]
+    given = [inputs(number) for number in range(WARM_UP_STEPS + 2)]
+    before = copy.deepcopy(given)
+    for each in given:
+        run.take(each)
+    assert len(seen) == 2
+    assert seen[0] == seen[1]
+    assert not set(seen[0]) & {part.data_ptr() for each in given for part in each.tensors}
+    for each, old in zip(given, before, strict=True):
+        assert all(torch.equal(one, other) for one, other in zip(each.tensors, old.tensors, strict=True))
+
+
+def test_the_longest_shape_is_recorded_before_others() -> None:
+    recorder = FakeRecorder()
+    run = Run(recorder)
+    for number in range(WARM_UP_STEPS + 1):
+        run.take(inputs(number, 1, SHORT))
+    assert recorder.num_recorded == 0
+    run.take(inputs(8, 1, LONG))
+    run.take(inputs(9, 1, SHORT))
+    assert (recorder.num_recorded, recorder.num_replayed) == (2, 2)
+
+
+def test_a_size_of_batch_that_never_comes_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda_graphs, "MOST_WARM_UP_STEPS", WARM_UP_STEPS + 1)
+    recorder = FakeRecorder()
+    run = Run(recorder, sizes=frozenset({1, 7}))
+    for number in range(WARM_UP_STEPS + 2):
+        run.take(inputs(number, 1, SHORT if number else LONG))
+        run.take(inputs(number, 1, LONG)) if number > WARM_UP_STEPS else None
+    assert recorder.num_replayed == 1
+
+
+FAULTS = {
+    "no memory left": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "operation not permitted when stream is capturing": RuntimeError(
+        "CUDA error: operation not permitted when stream is capturing\nmore of it"
+    ),
+}
+
+
+@pytest.mark.parametrize("why", FAULTS)
+def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(why: str) -> None:
+    run, plain = Run(FakeRecorder(FAULTS[why])), Run(None)
+    for number in range(WARM_UP_STEPS + 1):
+        assert run.take(inputs(number)) == plain.take(inputs(number))
+    assert torch.equal(run.weights, plain.weights)
+    [said] = run.said
+    assert why in said
+    assert "without CUDA graphs" in said
+    assert "\n" not in said
+
+
+class _StopsHalfway(FakeRecorder):
+    """Fails after the first half of a step has been recorded, as where the second half's memory is not there."""
+
+    def __init__(self, run: Callable[[], Nets]) -> None:
+        super().__init__()
+        self.nets = run
+
+    def record(self, step: Step) -> Step:
+        nets = self.nets()
+        real = nets.discriminator_optimizer.step
+
+        def fault(*_: object) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+        nets.discriminator_optimizer.step = fault  # type: ignore[method-assign, assignment]
+        try:
+            step()
+        finally:
+            nets.discriminator_optimizer.step = real  # type: ignore[method-assign]
+        raise AssertionError("it should have stopped")
+
+
+def test_a_recording_that_stops_halfway_leaves_scales_and_optimizers_ready_for_the_next_step() -> None:
+    run = Run(None, precision=Precision("fp16", "cpu"))
+    run.take(inputs(0, clips=1))
+    run.steps = GraphedSteps(run.nets, _StopsHalfway(lambda: run.nets), LONG, (1,), run.said.append)
+    run.nets.generator_scaler.update(1024.0)
+    for number in range(WARM_UP_STEPS + 2):
+        run.take(inputs(number, clips=1))
+    assert len(run.said) == 1
+    assert run.nets.generator_scaler.get_scale() == 1024  # carried over, not begun anew
+    assert not any(group["capturable"] for group in run.nets.generator_optimizer.param_groups)
+
+
+# --- padding
+
+
+def test_padding_to_a_longer_length_changes_nothing_but_rounding() -> None:
+    given = inputs(1, 2, LONG)
+    more = 24
+
+    def longer(part: Tensor, samples: int, dim: int) -> Tensor:
+        shape = list(part.shape)
+        shape[dim] = samples
+        return torch.cat([part, part.new_zeros(shape)], dim)
+
+    batch = Batch(
+        features=longer(given.batch.features, more, 1),
+        coarse_f0=longer(given.batch.coarse_f0, more, 1),
+        f0=longer(given.batch.f0, more, 1),
+        spec=longer(given.batch.spec, more, 2),
+        wave=longer(given.batch.wave, more * SIZES.hop_length, 1),
+        lengths=given.batch.lengths,
+        speakers=given.batch.speakers,
+    )
+    noise = Noise(torch.cat([given.noise.posterior, torch.randn(2, 24, more)], 2), given.noise.source)
+    found = []
+    for each in (given, StepInputs(batch, given.starts, noise)):
+        run = Run(None)
+        found.append((run.take(each), run.nets))
+    (values, nets), (padded, padded_nets) = found
+    assert padded == pytest.approx(values, rel=1e-5)
+    expected, found_gradients = (gradients(each) for each in (nets, padded_nets))
+    assert float((found_gradients - expected).norm() / expected.norm()) < 1e-4
+
+
+# --- waiting for the device
+
+WAITING_OPERATIONS = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "unique2", "bincount"}
+WAITING_METHODS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__")
+
+
+class _NoWaiting(TorchDispatchMode):
+    """Refuses operations that read the device's numbers on the host, or take host memory to the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        name = func.overloadpacket.__name__
+        assert name not in WAITING_OPERATIONS, f"{name} waits for the device"
+        assert name != "lift_fresh", "a tensor of host numbers is brought to the device"
+        if name in {"index", "index_put", "index_put_"}:
+            assert not any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in args[1]), "index by a mask"
+        if name == "repeat_interleave":
+            assert not isinstance(args[0], Tensor) or isinstance(args[1], int), "repeats of the device's numbers"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    @contextmanager
+    def refuse() -> Iterator[None]:
+        def refused(name: str) -> Callable[..., object]:
+            def method(*_: object, **__: object) -> None:
+                raise AssertionError(f"Tensor.{name} waits for the device")
+
+            return method
+
+        with monkeypatch.context() as patch, _NoWaiting():
+            for name in WAITING_METHODS:
+                patch.setattr(Tensor, name, refused(name))
+            yield
+
+    return refuse
+
+
+FORMATS = [Precision("fp32", "cpu"), Precision("bf16", "cpu"), Precision("fp16", "cpu")]
+
+
+@pytest.mark.parametrize("precision", FORMATS, ids=lambda precision: precision.name)
+def test_nothing_in_a_step_waits_for_the_device(no_waiting: Callable[[], object], precision: Precision) -> None:
+    run, given = Run(None, precision=precision), inputs(1)
+    whole = Whole(2, 2 * LONG)
+    training_step(run.nets, given.batch, given.starts, given.noise, whole)  # constants are made once
+    with no_waiting():  # type: ignore[attr-defined]
+        generator = torch.Generator().manual_seed(5)
+        starts = draw_starts(given.batch.lengths, SIZES.segment_frames, generator)
+        noise = Noise.draw(SIZES, 2, LONG, generator)
+        result = training_step(run.nets, given.batch, starts, noise, whole)
+        read = result.stacked()
+    assert len(read.tolist()) == 7
+
+
+def test_what_waits_is_found_out(no_waiting: Callable[[], object]) -> None:
+    x = torch.ones(3)
+    for work in (
+        lambda: x.sum().item(),
+        lambda: x.sum().tolist(),
+        lambda: x[x > 0],
+        lambda: x.nonzero().t(),
+        lambda: torch.tensor([1.0]),
+        lambda: bool(x[0]),
+        lambda: x.cpu().sum(),
+    ):
+        with pytest.raises(AssertionError), no_waiting():  # type: ignore[attr-defined]
+            work()
+
+
+# --- on a GPU
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
+def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_waits(name: str) -> None:
+    device = torch.device("cuda")
+    torch.backends.cudnn.deterministic = True
+    found = []
+    for is_graphed in (False, True):
+        nets, said = fresh_nets(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
+        steps = GraphedSteps(nets, CudaRecorder(device), LONG, (1, 2), said.append) if is_graphed else None
+        pieces, values = MicroBatches(8), []
+        for number, (clips, frames) in enumerate(SHAPES):
+            given = inputs(number, clips, frames, device)
+            whole = Whole(clips, int(given.batch.lengths.sum()))
+
+            def eager(given: StepInputs = given, whole: Whole = whole) -> StepResult:
+                return training_step(nets, given.batch, given.starts, given.noise, whole, pieces)  # noqa: B023
+
+            is_recording = steps is not None and number >= WARM_UP_STEPS  # which waits, once for each shape
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("default" if is_recording or number == 0 else "error")
+            try:
+                result = eager() if steps is None else steps.take(given, pieces, eager)
+                stacked = result.stacked().clone()
+            finally:
+                torch.cuda.set_sync_debug_mode("default")
+            values.append(stacked.tolist())
+        assert said == []
+        assert steps is None or steps.num_graphs == 3
+        found.append(values)
+    for plain, graphed in zip(*found, strict=True):
+        assert graphed == pytest.approx(plain, rel=2e-2)

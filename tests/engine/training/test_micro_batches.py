@@ -1,0 +1,353 @@
+"""A step in pieces is the step: micro-batches, processes, short memory, short formats, blocks computed twice."""
+
+import copy
+import multiprocessing
+import os
+import socket
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, fields, replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from rvc_engine.audio.mel import spectrogram
+from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.compute.precision import LEAST_SCALE, FormatName, Precision
+from rvc_engine.compute.process_group import Ranks
+from rvc_engine.config import TrainingConfig
+from rvc_engine.data.batch import Batch
+from rvc_engine.errors import GpuOutOfMemory
+from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models import losses
+from rvc_engine.models.activation_checkpointing import recompute_blocks
+from rvc_engine.models.synthesizer import Noise
+from rvc_engine.models.weight_norm import WeightNormConv1d
+from rvc_engine.training import step
+from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.training.step import StepResult, Whole, training_step
+
+CPU = torch.device("cpu")
+SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
+"""The smallest nets, and segments a quarter as long as a real run's, to be quick."""
+EQUAL, UNEQUAL = [60, 60, 60, 60], [40, 47, 60, 90]
+
+
+@dataclass
+class Input:
+    batch: Batch
+    starts: Tensor
+    noise: Noise
+
+
+def made_up(lengths: list[int], dtype: torch.dtype) -> Input:
+    """Clips of noise; what lies behind a clip's end is padding, as `collate` pads."""
+    generator = torch.Generator().manual_seed(5)
+    clips, frames = len(lengths), max(lengths)
+    ends = torch.tensor(lengths)
+    mask = (torch.arange(frames) < ends[:, None]).to(dtype)
+    wave = 0.1 * torch.randn(clips, frames * SIZES.hop_length, generator=generator, dtype=dtype)
+    batch = Batch(
+        features=torch.randn(clips, frames, 768, generator=generator, dtype=dtype) * mask[:, :, None],
+        coarse_f0=torch.randint(1, 256, (clips, frames), generator=generator) * mask.long(),
+        f0=torch.full((clips, frames), 220.0, dtype=dtype) * mask,
+        spec=spectrogram(wave, SIZES.n_fft, SIZES.hop_length) * mask[:, None],
+        wave=wave,
+        lengths=ends,
+        speakers=torch.arange(clips) % 2,
+    )
+    noise = Noise(
+        torch.randn(clips, 24, frames, generator=generator, dtype=dtype),
+        torch.randn(clips, SIZES.segment_samples, generator=generator, dtype=dtype),
+    )
+    return Input(batch, torch.tensor([3, 0, 8, 5])[:clips], noise)
+
+
+def fresh_nets(dtype: torch.dtype = torch.float32, precision: Precision | None = None) -> Nets:
+    torch.manual_seed(1)
+    nets = Nets.build(SIZES, CPU, 1e-3, precision)
+    nets.generator.to(dtype)
+    nets.discriminators.to(dtype)
+    return nets
+
+
+def gradients(nets: Nets) -> Tensor:
+    return torch.cat([p.grad.flatten() for net in (nets.generator, nets.discriminators) for p in net.parameters()])
+
+
+def weights(nets: Nets) -> Tensor:
+    return torch.cat([p.detach().flatten() for net in (nets.generator, nets.discriminators) for p in net.parameters()])
+
+
+def distance(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+# --- micro-batches
+
+
+@pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL], ids=["equal lengths", "unequal lengths"])
+def test_micro_batches_add_up_to_the_whole_batch(lengths: list[int]) -> None:
+    given = made_up(lengths, torch.float64)
+    whole = fresh_nets(torch.float64)
+    expected = training_step(whole, given.batch, given.starts, given.noise)
+    for limit in (3, 1):  # pieces of two and two; four pieces
+        nets = fresh_nets(torch.float64)
+        result = training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(limit))
+        assert distance(gradients(nets), gradients(whole)) < 1e-9
+        assert distance(weights(nets), weights(whole)) < 1e-9
+        assert result.stacked().tolist() == pytest.approx(expected.stacked().tolist(), rel=1e-6)
+
+
+def test_a_micro_batch_is_padded_to_its_own_longest_clip_only() -> None:
+    nets, given = fresh_nets(), made_up(UNEQUAL, torch.float32)
+    seen: list[tuple[int, ...]] = []
+    nets.generator.flow.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(2))
+    assert seen == [(2, 24, 47), (2, 24, 90)]
+
+
+# --- out of memory
+
+
+def out_of_memory_once(work: Callable[..., object], call: int = 1) -> Callable[..., object]:
+    """The same function, which runs out of memory at one of its calls."""
+    calls = 0
+
+    def faulty(*arguments: object, **named: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return work(*arguments, **named)
+
+    return faulty
+
+
+def in_backward_once(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """The same function, whose result runs out of memory the first time that its gradient passes."""
+    fault = out_of_memory_once(lambda gradient: gradient)
+
+    def faulty(*arguments: object) -> Tensor:
+        result = work(*arguments)
+        result.register_hook(fault)
+        return result
+
+    return faulty
+
+
+FAULTS = {
+    "the generator's pass": lambda nets, patch: patch(nets.generator, "forward", out_of_memory_once),
+    "the discriminators' pass": lambda nets, patch: patch(nets.discriminators, "forward", out_of_memory_once),
+    "their way back": lambda nets, patch: patch(losses, "discriminator_loss", in_backward_once),
+    "their optimizer": lambda nets, patch: patch(nets.discriminator_optimizer, "step", out_of_memory_once),
+    "the generator's half": lambda nets, patch: patch(
+        nets.discriminators, "forward", lambda work: out_of_memory_once(work, call=3)
+    ),
+    "the mel loss": lambda nets, patch: patch(step, "mel_distance", out_of_memory_once),
+    "the generator's way back": lambda nets, patch: patch(losses, "kl_sum", in_backward_once),
+    "its optimizer": lambda nets, patch: patch(nets.generator_optimizer, "step", out_of_memory_once),
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed() -> Tensor:
+    """The weights after a step in which nothing goes wrong."""
+    nets, given = fresh_nets(torch.float64), made_up(UNEQUAL, torch.float64)
+    training_step(nets, given.batch, given.starts, given.noise)
+    return weights(nets)
+
+
+@pytest.mark.parametrize("place", FAULTS)
+def test_a_step_that_runs_out_of_memory_is_done_again_in_halves_with_the_same_outcome(
+    place: str, undisturbed: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nets, given, said = fresh_nets(torch.float64), made_up(UNEQUAL, torch.float64), []
+
+    def patch(owner: object, name: str, wrap: Callable[..., object]) -> None:
+        monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
+
+    micro_batches = MicroBatches(4, warn=said.append)
+    FAULTS[place](nets, patch)
+    training_step(nets, given.batch, given.starts, given.noise, None, micro_batches)
+    assert distance(weights(nets), undisturbed) < 1e-9
+    assert micro_batches.limit == 2
+    [warning] = said
+    assert "4 clips at a time; going on with 2" in warning
+    assert all(p.requires_grad for p in nets.discriminators.parameters())
+
+
+def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    nets, given, said = fresh_nets(), made_up(EQUAL, torch.float32), []
+
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(nets.generator, "forward", full)
+    monkeypatch.setattr(nets.generator, "speak_again", full)
+    with pytest.raises(GpuOutOfMemory, match=r"single clip.*gradient_checkpointing"):
+        training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(4, warn=said.append))
+    assert [warning.split(";")[1].split(" at")[0] for warning in said] == [" going on with 2", " going on with 1"]
+
+
+def test_an_error_that_is_no_lack_of_memory_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    nets, given = fresh_nets(), made_up(EQUAL, torch.float32)
+
+    def wrong(*_: object, **__: object) -> None:
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(nets.generator, "forward", wrong)
+    with pytest.raises(RuntimeError, match="shapes"):
+        training_step(nets, given.batch, given.starts, given.noise)
+
+
+# --- short formats
+
+
+def three_steps(name: FormatName) -> tuple[Nets, list[StepResult]]:
+    nets, given = fresh_nets(precision=Precision(name, "cpu")), made_up(UNEQUAL, torch.float32)
+    return nets, [training_step(nets, given.batch, given.starts, given.noise) for _ in range(3)]
+
+
+def test_bfloat16_trains_with_losses_near_those_of_float32() -> None:
+    nets, results = three_steps("bf16")
+    _, in_fp32 = three_steps("fp32")
+    for ours, theirs in zip(results, in_fp32, strict=True):
+        assert ours.stacked()[:5].tolist() == pytest.approx(theirs.stacked()[:5].tolist(), rel=0.05)
+        assert ours.stacked().tolist() != theirs.stacked().tolist()
+    assert {value.dtype for value in nets.generator.state_dict().values()} == {torch.float32}
+    assert results[-1].grad_norm_g == pytest.approx(float(in_fp32[-1].grad_norm_g), rel=0.3)
+
+
+def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format() -> None:
+    nets, given = fresh_nets(precision=Precision("bf16", "cpu")), made_up(EQUAL, torch.float32)
+    seen: dict[str, torch.dtype] = {}
+    net = nets.generator
+    net.dec.m_source.register_forward_hook(lambda *a: seen.update(source=a[2].dtype))
+    net.dec.resblocks[0].convs1[0].register_forward_hook(lambda *a: seen.update(block=a[2].dtype))
+    with nets.precision.autocast():
+        out = net(
+            given.batch.features,
+            given.batch.coarse_f0,
+            given.batch.f0,
+            given.batch.spec,
+            given.batch.lengths,
+            given.batch.speakers,
+            given.starts,
+            given.noise,
+        )
+        seen["weight norm"] = WeightNormConv1d(2, 2, 3).weight().dtype
+    for name in ("wave", "prior_mean", "prior_log_std", "mean", "log_std", "latent_prior"):
+        seen[name] = getattr(out, name).dtype
+    assert seen.pop("block") == torch.bfloat16  # the bulk of the work is short
+    assert set(seen.values()) == {torch.float32}, seen
+
+
+def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers_the_scale() -> None:
+    nets, given = fresh_nets(precision=Precision("fp16", "cpu")), made_up(EQUAL, torch.float32)
+    before, scale = weights(nets), nets.least_scale
+    nets.generator_scaler.load_state_dict({**nets.generator_scaler.state_dict(), "scale": 2.0**60})
+    nets.discriminator_scaler.load_state_dict({**nets.discriminator_scaler.state_dict(), "scale": 2.0**60})
+    result = training_step(nets, given.batch, given.starts, given.noise)
+    assert not result.grad_norm_g.isfinite()
+    assert torch.equal(weights(nets), before)
+    assert nets.least_scale == 2.0**59
+    assert scale is not None
+    assert scale > LEAST_SCALE
+
+
+# --- blocks computed twice
+
+
+def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
+    given = made_up(UNEQUAL, torch.float64)
+    kept, twice = fresh_nets(torch.float64), fresh_nets(torch.float64)
+    recompute_blocks(twice.generator, recompute=True)
+    stored = {}
+    for name, nets in (("kept", kept), ("twice", twice)):
+        seen: dict[int, int] = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, seen=seen: seen.__setitem__(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) or t,
+            lambda t: t,
+        ):
+            out = nets.generator(
+                given.batch.features,
+                given.batch.coarse_f0,
+                given.batch.f0,
+                given.batch.spec,
+                given.batch.lengths,
+                given.batch.speakers,
+                given.starts,
+                given.noise,
+            )
+        stored[name] = sum(seen.values())
+        del out
+        training_step(nets, given.batch, given.starts, given.noise)
+    assert distance(gradients(twice), gradients(kept)) < 1e-12
+    assert stored["twice"] < stored["kept"] / 2
+
+
+def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
+    """`recompute` is a net's own: turning it on for one leaves the class alone."""
+    nets = fresh_nets()
+    other = copy.deepcopy(nets.generator)
+    recompute_blocks(nets.generator, recompute=True)
+    assert nets.generator.dec.recompute
+    assert not other.dec.recompute
+
+
+# --- several processes
+
+LENGTHS = {"equal": EQUAL, "unequal": UNEQUAL, "one clip more on one": [90, 40, 60], "no clip on one": [60]}
+
+
+def share_of(batch: Batch, share: slice) -> Batch | None:
+    """Some clips of a batch, as a rank loads them; None without any."""
+    if not len(batch.lengths[share]):
+        return None
+    return Batch(*(getattr(batch, field.name)[share] for field in fields(Batch)))
+
+
+def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
+    """A process of two that train together, with half of each batch; in the last case one runs out of memory."""
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo"
+    )
+    ranks = Ranks.join(CPU)
+    found = {}
+    for name in [*LENGTHS, "out of memory"]:
+        given, nets = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
+        lengths = given.batch.lengths
+        share, micro_batches = ranks.share_of(lengths.tolist()), MicroBatches(2, ranks)
+        if name == "out of memory" and rank == 1:
+            nets.discriminators.forward = out_of_memory_once(nets.discriminators.forward, call=3)  # type: ignore[method-assign]
+        training_step(
+            nets,
+            share_of(given.batch, share),
+            given.starts[share],
+            Noise(*(noise[share] for noise in given.noise)),
+            Whole(len(lengths), int(lengths.sum())),
+            micro_batches,
+        )
+        found[name] = gradients(nets)
+        found[f"limit, {name}"] = torch.tensor(micro_batches.limit)
+    ranks.leave()
+    return found
+
+
+def test_two_processes_with_half_the_batch_each_give_the_gradients_of_one() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        first, second = pool.map(gradients_of_one_of_two, [0, 1], [port, port])
+    for name in [*LENGTHS, "out of memory"]:
+        given, alone = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
+        training_step(alone, given.batch, given.starts, given.noise)
+        assert distance(first[name], gradients(alone)) < 1e-5, name
+        assert torch.equal(first[name], second[name]), name
+    # The one that ran out of memory did not leave the other waiting: both went on in halves.
+    assert [int(each["limit, out of memory"]) for each in (first, second)] == [1, 1]
+    assert [int(each["limit, unequal"]) for each in (first, second)] == [2, 2]

@@ -1,0 +1,173 @@
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from server.admin.backup import back_up
+from server.database.engine import create_engine
+from server.errors import Refused
+from server.storage.local import Storage
+
+
+def admin(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(folder)} | more
+    command = [sys.executable, "-m", "server.admin.cli", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.mark.sqlite
+def test_a_backup_made_while_the_server_works_starts_as_a_server_of_its_own(
+    live: Any, http: httpx.Client, finished: Callable[..., str], serve: Callable[..., Any], tmp_path: Path
+) -> None:
+    job_id = finished(b"the voice" * 1000)
+    live.services.storage.job_log(job_id).write_text("the log")
+    target = tmp_path / "backup"
+    is_over = threading.Event()
+
+    def write_on() -> None:
+        while not is_over.is_set():
+            live.bench.job(name="meanwhile")
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        ran = admin(live.services.storage.root, "backup", str(target), "--json")
+    finally:
+        is_over.set()
+        writer.join()
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout)["has_database"]
+    assert json.loads((target / "backup.json").read_text())["num_files"] >= 2
+    with serve(target) as restored, restored.client() as other:
+        assert other.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
+        assert other.get(f"/v1/jobs/{job_id}/artifacts/anna.pth").content == b"the voice" * 1000
+        assert other.get(f"/v1/jobs/{job_id}/logs").text == "the log"
+
+
+def test_what_happens_after_a_backup_does_not_reach_it(live: Any, finished: Callable[..., str], tmp_path: Path) -> None:
+    job_id = finished(b"voice")
+    log = live.services.storage.job_log(job_id)
+    log.write_text("before")
+    back_up(live.services.engine, live.services.storage, tmp_path / "backup")
+    with log.open("a") as file:
+        file.write(" and after")
+    live.services.storage.delete_job(job_id)
+    copy = tmp_path / "backup" / log.relative_to(live.services.storage.root)
+    assert copy.read_text() == "before"
+
+
+def test_a_backup_overwrites_nothing_and_leaves_no_half(live: Any, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(Refused, match="is there already"):
+        back_up(live.services.engine, live.services.storage, tmp_path / "there")
+    with pytest.raises(Refused, match="lies in the data folder"):
+        back_up(live.services.engine, live.services.storage, live.services.storage.root / "backup")
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    with sqlite3.connect(broken / "rvc-train.db") as connection:
+        connection.execute("CREATE TABLE a (b)")
+        connection.executemany("INSERT INTO a VALUES (?)", [("x" * 3000,)] * 50)
+    content = bytearray((broken / "rvc-train.db").read_bytes())
+    content[30_000:60_000] = os.urandom(30_000)
+    (broken / "rvc-train.db").write_bytes(content)
+    engine = create_engine(f"sqlite:///{broken / 'rvc-train.db'}")
+    with pytest.raises((Refused, sqlite3.DatabaseError)):
+        back_up(engine, Storage(broken), tmp_path / "of the broken")
+    engine.dispose()
+    assert not (tmp_path / "of the broken").exists()
+    assert not list(tmp_path.glob(".of*"))
+
+
+@pytest.mark.sqlite
+def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
+    job = live.bench.job(name="stuck", priority=100)
+    live.bench.claim()
+    ran = admin(live.services.storage.root, "force-fail", job.id, "--message", "the GPU was taken out")
+    assert ran.returncode == 0, ran.stderr
+    job = live.services.book.get(job.id)
+    assert (job.status, job.error_message) == ("failed", "the GPU was taken out")
+    again = admin(live.services.storage.root, "force-fail", job.id)
+    assert (again.returncode, again.stderr) == (1, "error: the job is failed; it cannot become failed\n")
+
+
+@pytest.mark.sqlite
+def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
+    root = live.services.storage.root
+    ran = admin(root, "token", "create", "anna", "--scope", "read")
+    assert ran.returncode == 0, ran.stderr
+    secret = ran.stdout.strip().rpartition("=")[2]
+    with live.client(Authorization=f"Bearer {secret}") as http:
+        me = http.get("/v1/me").json()
+    assert (me["owner"], me["scopes"]) == ("anna", ["read"])
+    wrong = admin(root, "token", "create", "Anna B")
+    assert (wrong.returncode, "Traceback" in wrong.stderr) == (2, False)
+    (listed,) = json.loads(admin(root, "token", "list", "--json").stdout)
+    assert secret not in str(listed)
+    assert secret.startswith(listed["begins"])
+    assert admin(root, "token", "revoke", listed["id"]).returncode == 0
+    with live.client(Authorization=f"Bearer {secret}") as http:
+        assert http.get("/v1/me").status_code == 401
+    trail = http_of_keeper(live, "/v1/audit?target=" + listed["id"])
+    assert [(each["action"], each["address"]) for each in trail] == [
+        ("token.revoked", "rvc-train admin"),
+        ("token.created", "rvc-train admin"),
+    ]
+    assert "revoked" in admin(root, "token", "list").stdout
+
+
+def http_of_keeper(live: Any, path: str) -> list[dict[str, Any]]:
+    with live.client() as http:
+        return list(http.get(path).json()["data"])
+
+
+@pytest.mark.sqlite
+def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
+    job = live.bench.job(name="old")
+    http.post(f"/v1/jobs/{job.id}/cancel")
+    http.put("/v1/retention", json={"keep_last": 0})
+    root = live.services.storage.root
+    assert job.id in admin(root, "gc", "--dry-run").stdout
+    assert http.get(f"/v1/jobs/{job.id}").status_code == 200
+    assert "were deleted" in admin(root, "gc").stdout
+    assert http.get(f"/v1/jobs/{job.id}").status_code == 404
+    http.put("/v1/retention", json={})
+
+
+def test_the_doctor_says_what_is_well_and_what_to_do(live: Any, tmp_path: Path) -> None:
+    root = live.services.storage.root
+    ran = admin(root, "doctor", "--json")
+    found = {finding["what"]: finding for finding in json.loads(ran.stdout)}
+    assert (ran.returncode, found["engine"]["state"], found["database"]["state"]) == (0, "ok", "ok")
+    assert "torch" in found["engine"]["text"]
+    assert "rvc-engine weights fetch hubert" in found["weights"]["text"]
+    exposed = admin(root, "doctor", RVC_TRAIN_HOST="0.0.0.0", PATH="")  # noqa: S104
+    assert exposed.returncode == 1
+    assert "FAULT  exposure" in exposed.stdout
+
+
+def test_the_doctor_notices_a_clock_that_went_back(live: Any, bench: Any, tmp_path: Path) -> None:
+    from server.admin.doctor import _clock
+    from server.settings import ServerSettings
+
+    bench.clock.advance(400 * 86_400)  # this bench's book lies in tmp_path
+    bench.job()
+    findings = list(_clock(ServerSettings(database_url=str(bench.book.engine.url))))
+    assert [finding.state for finding in findings] == ["fault"]
+    assert "set it right" in findings[0].text
+
+
+@pytest.mark.parametrize("command", [["gc"], ["migrate"], ["backup", "x"], ["force-fail", "job_x"]])
+def test_a_folder_without_a_book_is_told(tmp_path: Path, command: list[str]) -> None:
+    ran = admin(tmp_path, *command)
+    assert ran.returncode == 1
+    assert ran.stderr == (
+        f"error: {tmp_path} holds no rvc-train.db; name the server's data folder with RVC_TRAIN_DATA_FOLDER\n"
+    )

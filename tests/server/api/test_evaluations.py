@@ -1,0 +1,102 @@
+"""Scores and previews of a job's saves over HTTP, through the client and its command."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from rvc_engine.events import Evaluated, PreviewReady
+from rvc_train.cli.main import app
+from rvc_train.client import Client
+from server.results.evaluations import PreviewFiles
+
+
+def content(kind: str, step: int) -> bytes:
+    return b"the recording" if kind == "recording" else f"{kind} at {step} ".encode() * 1000
+
+
+@pytest.fixture(scope="module")
+def job_id(live):
+    """A job with two evaluated saves, the first being the better one."""
+    bench, storage = live.bench, live.services.storage
+    job = bench.job()
+    claim = bench.claim()
+    for step, mel in ((10, 21.5), (20, 23.0)):
+        values = {"eval/mel": mel, "eval/f0_cents": 55.4, "eval/voicing": 0.08}
+        fields = {"step": step, "epoch": step // 10, "values": values, "held_out": True, "is_best": step == 10}
+        bench.book.record(claim, [Evaluated(**fields, num_clips=8, seconds=1.5)])
+        stored = []
+        for kind in ("audio", "picture", "recording"):
+            source = storage.workspace(job.id) / "made"
+            source.parent.mkdir(parents=True, exist_ok=True)
+            source.write_bytes(content(kind, step))
+            stored.append(storage.store_artifact(job.id, source))
+        paths = dict.fromkeys(("audio", "picture", "recording"), "somewhere")
+        said = PreviewReady(step=step, epoch=step // 10, clip=1, seconds=4.0, scores={"eval/mel": mel}, **paths)
+        bench.book.publish_preview(claim, said, PreviewFiles(*stored))
+    bench.publish(claim)
+    bench.book.succeed(claim)
+    return job.id
+
+
+def test_checkpoints_have_scores_and_one_is_the_best(http, job_id):
+    found = http.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
+    assert [(each["step"], each["epoch"], each["scores"]["eval/mel"], each["is_best"]) for each in found] == [
+        (10, 1, 21.5, True),
+        (20, 2, 23.0, False),
+    ]
+
+
+def test_a_preview_is_fetched_by_its_address_with_type_hash_and_ranges(http, job_id):
+    first = http.get(f"/v1/jobs/{job_id}/previews").json()["data"][0]
+    assert (first["step"], first["clip"], first["is_best"]) == (10, 1, True)
+    for kind, media_type in (("audio", "audio/flac"), ("picture", "image/png"), ("recording", "audio/flac")):
+        answer = http.get(first[kind]["url"])
+        assert (answer.headers["content-type"], answer.content) == (media_type, content(kind, 10))
+        assert answer.headers["etag"] == f'"{first[kind]["sha256"]}"'
+    part = http.get(first["audio"]["url"], headers={"Range": "bytes=2-5"})
+    assert (part.status_code, part.content) == (206, content("audio", 10)[2:6])
+
+
+@pytest.mark.parametrize("path", ["previews/e9_s9_1.flac", "previews/passwd", "checkpoints/1"])
+def test_what_is_not_there_is_404(http, job_id, path):
+    assert http.get(f"/v1/jobs/{job_id}/{path}").status_code == 404
+
+
+def test_a_job_without_saves_has_empty_lists_and_no_job_has_none(http, live):
+    job = live.bench.job()
+    for kind in ("previews", "checkpoints"):
+        assert http.get(f"/v1/jobs/{job.id}/{kind}").json() == {"data": []}
+        assert http.get(f"/v1/jobs/job_{'0' * 32}/{kind}").status_code == 404
+
+
+def test_what_follows_of_a_deleted_job_is_nothing(live, http):
+    bench = live.bench
+    job = bench.job(priority=100)
+    claim = bench.claim()
+    fields = {"step": 1, "epoch": 1, "values": {"eval/mel": 1.0}, "held_out": False, "is_best": True}
+    bench.book.record(claim, [Evaluated(**fields, num_clips=2, seconds=0.1)])
+    bench.book.force_fail(job.id, "enough")
+    assert http.delete(f"/v1/jobs/{job.id}").status_code == 204
+    assert http.get(f"/v1/jobs/{job.id}/checkpoints").status_code == 404
+
+
+def test_the_client_lists_and_fetches_previews(http, job_id, tmp_path):
+    client = Client(http)
+    assert [save.is_best for save in client.checkpoints(job_id)] == [True, False]
+    path = client.download_artifact(client.previews(job_id)[1].picture, tmp_path)
+    assert (path.name, path.read_bytes()) == ("e2_s20_1.png", content("picture", 20))
+
+
+def test_the_command_shows_the_scores_and_fetches_every_file_once(live, job_id, tmp_path):
+    words = ["previews", job_id, "--server", live.url, "-o", str(tmp_path)]
+    shown = CliRunner().invoke(app, words)
+    assert shown.exit_code == 0, shown.output
+    best = next(line for line in shown.output.splitlines() if "best" in line)
+    assert best.split()[:4] == ["1", "10", "21.50", "55"]
+    names = {"recording_1.flac", "e1_s10_1.flac", "e1_s10_1.png", "e2_s20_1.flac", "e2_s20_1.png"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+
+    told = json.loads(CliRunner().invoke(app, [*words, "--json"]).output)
+    assert len(told["checkpoints"]) == len(told["previews"]) == 2
+    assert len(told["files"]) == len(names)

@@ -1,0 +1,199 @@
+"""Uploads from strangers: refused with a sentence, or read into names of our own."""
+
+import io
+import json
+import stat
+import struct
+import zipfile
+
+import pytest
+
+from rvc_engine.audio.recordings import list_recordings
+from server.datasets.ingest import UnpackLimits, admit
+from server.errors import NoSpace, Refused, UploadRefused, UploadTooLarge
+
+MIB = 2**20
+LIMITS = UnpackLimits(
+    max_files=50, max_file_bytes=100 * MIB, max_unpacked_bytes=200 * MIB, max_ratio=200, free_bytes=10**12
+)
+
+
+@pytest.fixture
+def admit_bytes(tmp_path):
+    def admitted(content, name="anna", limits=LIMITS):
+        upload = tmp_path / "upload"
+        upload.write_bytes(content)
+        return admit(upload, name, tmp_path / "recordings", limits)
+
+    return admitted
+
+
+@pytest.fixture
+def names(tmp_path):
+    return lambda: [recording.name for recording in list_recordings(tmp_path / "recordings")]
+
+
+def entry(name, mode=0, system=3):
+    info = zipfile.ZipInfo(name)
+    info.create_system = system
+    info.external_attr = mode << 16
+    return info
+
+
+def with_entry(info, content=b"x"):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("good.wav", b"RIFF")
+        archive.writestr(info, content)
+    return buffer.getvalue()
+
+
+def test_names_in_any_script_live_in_the_manifest_and_never_on_the_disk(admit_bytes, names, zipped, tmp_path):
+    wild = ["语音/第一 段.wav", 'it\'s "quoted".MP3', "Ünï/çødé.flac", "a;rm -rf $HOME.ogg"]
+    admit_bytes(zipped(dict.fromkeys(wild, b"sound")))
+    assert sorted(names()) == sorted(wild)
+    stored = sorted(path.name for path in (tmp_path / "recordings").iterdir())
+    assert [name[:6] for name in stored[:4]] == ["000001", "000002", "000003", "000004"]
+    assert stored[4] == "recordings.json"
+
+
+def test_names_that_are_utf8_without_saying_so_are_read_as_such(admit_bytes, names, zipped):
+    content = zipped({"x" * len("声.wav".encode()): b"sound"}).replace(b"x" * len("声.wav".encode()), "声.wav".encode())
+    admit_bytes(content)
+    assert names() == ["声.wav"]
+
+
+def test_folders_hidden_files_and_texts_are_left_out_and_the_texts_are_told(admit_bytes, names, zipped):
+    members = {
+        "a/": b"",
+        "__MACOSX/a.wav": b"x",
+        ".hidden.wav": b"x",
+        "a/.DS_Store": b"x",
+        "readme.txt": b"x",
+        "a/b.wav": b"x",
+    }
+    admitted = admit_bytes(zipped(members))
+    assert names() == ["a/b.wav"]
+    assert admitted.notes == ["left out, being no audio files: 'readme.txt'"]
+
+
+def test_one_audio_file_is_a_dataset_by_itself(admit_bytes, names, tmp_path):
+    admit_bytes(b"fLaC....", "Anna's voice")
+    assert names() == ["Anna's voice"]
+    assert (tmp_path / "recordings" / "000001.flac").read_bytes() == b"fLaC...."
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("../evil.wav", "leads out of it"),
+        ("a/../../evil.wav", "leads out of it"),
+        ("..\\evil.wav", "leads out of it"),
+        ("/etc/evil.wav", "absolute"),
+        ("\\\\server\\evil.wav", "absolute"),
+        ("C:\\evil.wav", "absolute"),
+        ("inner.zip", "another archive"),
+        ("songs.tar.gz", "another archive"),
+    ],
+)
+def test_names_that_mean_harm_are_refused(admit_bytes, zipped, name, sentence):
+    with pytest.raises(UploadRefused, match=sentence):
+        admit_bytes(zipped({"good.wav": b"x", name: b"x"}))
+
+
+def test_a_name_with_a_null_character_is_refused(admit_bytes, zipped):
+    with pytest.raises(UploadRefused, match="null character"):
+        admit_bytes(zipped({"good.wavQ.txt": b"x"}).replace(b"wavQ", b"wav\0"))
+
+
+@pytest.mark.parametrize("kind", [stat.S_IFLNK, stat.S_IFIFO, stat.S_IFCHR])
+def test_links_and_devices_are_refused(admit_bytes, kind):
+    with pytest.raises(UploadRefused, match="link or a device"):
+        admit_bytes(with_entry(entry("link.wav", kind | 0o777), b"/etc/passwd"))
+
+
+def test_an_encrypted_member_is_refused(admit_bytes, zipped):
+    content = bytearray(zipped({"a.wav": b"x"}))
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    with pytest.raises(UploadRefused, match="encrypted"):
+        admit_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_packings_that_few_programs_make_are_refused(admit_bytes, zipped, compression):
+    with pytest.raises(UploadRefused, match="plain zip"):
+        admit_bytes(zipped({"a.wav": b"x" * 100}, compression))
+
+
+def test_members_that_share_bytes_are_refused(admit_bytes, zipped):
+    content = bytearray(zipped({"a.wav": b"x" * 50, "b.wav": b"x" * 50}, zipfile.ZIP_STORED))
+    second = content.index(b"PK\x01\x02", content.index(b"PK\x01\x02") + 1)
+    content[second + 42 : second + 46] = struct.pack("<I", 0)  # the second entry points to the first one's bytes
+    with pytest.raises(UploadRefused, match="shares bytes"):
+        admit_bytes(bytes(content))
+
+
+def test_a_bomb_is_refused_by_its_ratio_and_silence_is_not(admit_bytes, zipped, tmp_path):
+    with pytest.raises(UploadRefused, match="times its size"):
+        admit_bytes(zipped({"bomb.wav": bytes(65 * MIB)}))
+    (tmp_path / "recordings").rmdir()
+    assert admit_bytes(zipped({"silence.wav": bytes(5 * MIB)})).num_files == 1
+
+
+def test_a_member_that_holds_more_than_it_says_does_not_come_through(admit_bytes, zipped, tmp_path):
+    content = bytearray(zipped({"a.wav": bytes(10 * MIB)}))
+    content[(at := content.index(b"PK\x01\x02") + 24) : at + 4] = struct.pack("<I", 1000)
+    with pytest.raises(UploadRefused, match="damaged"):
+        admit_bytes(bytes(content))
+    assert all(path.stat().st_size <= 1000 for path in (tmp_path / "recordings").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("limits", "error"),
+    [
+        ({"max_files": 1}, UploadTooLarge),
+        ({"max_file_bytes": 50}, UploadTooLarge),
+        ({"max_unpacked_bytes": 150}, UploadTooLarge),
+        ({"free_bytes": 150}, NoSpace),
+    ],
+)
+def test_limits_are_kept(admit_bytes, zipped, limits, error):
+    with pytest.raises(error):
+        admit_bytes(zipped({"a.wav": b"x" * 100, "b.wav": b"y" * 100}), limits=UnpackLimits(**(vars(LIMITS) | limits)))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty"),
+        (b"PK\x05\x06" + bytes(18), "the zip is empty"),
+        (b"PK\x03\x04" + b"garbage" * 20, "damaged"),
+        (b"7z\xbc\xaf\x27\x1c rest", "send a zip"),
+        (b"\x1f\x8b rest", "send a zip"),
+        (b"Rar!\x1a\x07\x00", "send a zip"),
+    ],
+)
+def test_what_is_no_good_zip_is_refused_with_a_sentence(admit_bytes, content, sentence):
+    with pytest.raises(UploadRefused, match=sentence):
+        admit_bytes(content)
+
+
+def test_a_zip_without_audio_says_so(admit_bytes, zipped):
+    with pytest.raises(UploadRefused, match="no audio file among its 2 entries"):
+        admit_bytes(zipped({"a.txt": b"x", "b.pdf": b"x"}))
+
+
+def test_a_zip_cut_anywhere_or_with_any_byte_changed_is_refused_or_read_and_nothing_else(tmp_path, zipped):
+    whole = zipped({"a.wav": b"sound" * 20, "b/c.mp3": b"more" * 20})
+    variants = [whole[:end] for end in range(0, len(whole), 7)]
+    variants += [whole[:i] + bytes([whole[i] ^ 0x55]) + whole[i + 1 :] for i in range(len(whole))]
+    for number, content in enumerate(variants):
+        upload = tmp_path / f"{number}.upload"
+        upload.write_bytes(content)
+        folder = tmp_path / f"{number}.recordings"
+        try:
+            admit(upload, "anna", folder, LIMITS)
+        except (Refused, NoSpace):
+            continue
+        rows = json.loads((folder / "recordings.json").read_text())["files"]
+        assert {row["path"] for row in rows} | {"recordings.json"} == {path.name for path in folder.iterdir()}

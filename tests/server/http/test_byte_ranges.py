@@ -1,0 +1,116 @@
+"""Artifacts over HTTP: whole, in ranges, only when changed, under names in any script."""
+
+import hashlib
+
+import pytest
+
+from server.errors import RangeNotSatisfiable
+from server.http.byte_ranges import content_disposition, parse_range
+
+CONTENT = bytes(range(256)) * 4096  # 1 MiB: several pieces
+ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
+
+
+@pytest.fixture(scope="module")
+def job_id(live):
+    bench = live.bench
+    job = bench.job(name="声音 «x»")
+    claim = bench.claim()
+    source = live.services.storage.workspace(job.id) / "made"
+    source.parent.mkdir(parents=True)
+    source.write_bytes(CONTENT)
+    stored = live.services.storage.store_artifact(job.id, source)
+    for kind, name in (("voice", "声音 «x».pth"), ("index", "声音 «x».index")):
+        live.services.book.publish_artifact(claim, kind, name, stored.path, stored.size, stored.sha256)
+    live.services.book.succeed(claim)
+    return job.id
+
+
+@pytest.fixture
+def url(http, job_id):
+    return http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"][1]["url"]
+
+
+def test_artifacts_are_listed_with_size_and_sha256(http, job_id):
+    found = http.get(f"/v1/jobs/{job_id}/artifacts").json()["data"]
+    assert [(each["name"], each["kind"]) for each in found] == [("声音 «x».index", "index"), ("声音 «x».pth", "voice")]
+    assert {(each["size"], f'"{each["sha256"]}"') for each in found} == {(len(CONTENT), ETAG)}
+
+
+def test_a_whole_file_comes_with_its_hash_as_etag_and_its_name(http, url):
+    answer = http.get(url)
+    assert (answer.status_code, answer.content == CONTENT, answer.headers["etag"]) == (200, True, ETAG)
+    assert "filename*=UTF-8''%E5%A3%B0%E9%9F%B3%20%C2%ABx%C2%BB.pth" in answer.headers["content-disposition"]
+
+
+def test_head_tells_the_same_without_the_bytes(http, url):
+    got, headed = http.get(url), http.head(url, headers={"Range": "bytes=0-9"})  # ranges are for GET alone
+    assert headed.status_code == 200
+    assert headed.content == b""
+    for name in ("content-length", "etag", "accept-ranges", "content-disposition", "content-type"):
+        assert headed.headers[name] == got.headers[name]
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "end"),
+    [
+        ("0-0", 0, 1),
+        ("100-199", 100, 200),
+        (f"{len(CONTENT) - 5}-", -5, None),
+        ("-7", -7, None),
+        ("5-99999999", 5, None),
+    ],
+)
+def test_a_range_gives_exactly_these_bytes(http, url, asked, start, end):
+    answer = http.get(url, headers={"Range": f"bytes={asked}"})
+    assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
+    first = start % len(CONTENT)
+    assert answer.headers["content-range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(CONTENT)}"
+
+
+def test_a_range_beyond_the_end_is_416_and_tells_the_size(http, url):
+    answer = http.get(url, headers={"Range": f"bytes={len(CONTENT)}-"})
+    assert (answer.status_code, answer.headers["content-range"]) == (416, f"bytes */{len(CONTENT)}")
+    assert answer.json()["code"] == "range_not_satisfiable"
+
+
+def test_a_range_is_given_only_of_the_file_that_the_caller_has_begun(http, url):
+    headers = {"Range": "bytes=10-"}
+    assert http.get(url, headers=headers | {"If-Range": ETAG}).status_code == 206
+    changed = http.get(url, headers=headers | {"If-Range": '"another"'})
+    assert (changed.status_code, changed.content == CONTENT) == (200, True)
+
+
+def test_a_file_that_the_caller_has_is_not_sent_again(http, url):
+    answer = http.get(url, headers={"If-None-Match": f'"x", {ETAG}'})
+    assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", ETAG)
+    assert http.get(url, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_a_file_that_is_no_longer_stored_is_410(http, live, finished):
+    job_id = finished(b"soon gone")
+    live.services.storage.delete_job(job_id)
+    answer = http.get(f"/v1/jobs/{job_id}/artifacts/anna.pth")
+    assert (answer.status_code, answer.json()["code"]) == (410, "gone")
+
+
+def test_another_name_is_404(http, job_id):
+    assert http.get(f"/v1/jobs/{job_id}/artifacts/..%2f..%2frvc-train.db").status_code == 404
+
+
+SENSELESS = (None, "", "bytes", "bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,3-4", "items=0-1", "bytes=0-" + "9" * 5000)
+
+
+@pytest.mark.parametrize("header", SENSELESS, ids=lambda header: str(header)[:20])
+def test_a_range_that_makes_no_sense_is_passed_over(header):
+    assert parse_range(header, 10) is None
+
+
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=-0"])
+def test_a_range_without_a_byte_is_an_error(header):
+    with pytest.raises(RangeNotSatisfiable):
+        parse_range(header, 10)
+
+
+def test_a_quote_in_a_name_does_not_break_the_header():
+    assert content_disposition('a"b\\c\r\n.pth').startswith('attachment; filename="a_b_c__.pth"; filename*=')

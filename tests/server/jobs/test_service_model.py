@@ -1,0 +1,269 @@
+"""The job book against a model of it: whatever happens in whatever order, the promises hold."""
+
+import shutil
+import tempfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    multiple,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlmodel import col, select
+
+from rvc_engine.errors import FailureCode
+from rvc_engine.events import Progress
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import HELD_STATUSES, JobCreate, JobStatus
+from server.database.engine import create_engine, read_session, write_session
+from server.database.tables import Attempt, Dataset, Event, Job, new_id
+from server.errors import ClaimLost, Conflict, NothingPublished
+from server.job_store.leases import Claim
+from server.job_store.states import TRANSITIONS
+from server.jobs.service import JobBook
+
+S = JobStatus
+CODES = st.sampled_from([FailureCode.ENGINE_CRASHED, FailureCode.GPU_OUT_OF_MEMORY, FailureCode.DIVERGED])
+MAX_RECOVERIES = 2
+MAX_JOBS = 2
+"""Few, so that a story is about one job for long: claimed, lost, claimed again, with its old workers still alive."""
+
+
+class JobBookMachine(RuleBasedStateMachine):
+    """Some jobs, some workers, and everything that anyone may do, stale workers too."""
+
+    empty_database: Path
+    jobs = Bundle("jobs")
+    claims = Bundle("claims")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        shutil.copy(self.empty_database, self.folder / "book.db")
+        self.engine = create_engine(f"sqlite:///{self.folder / 'book.db'}")
+        self.now = datetime(2026, 11, 1, tzinfo=UTC)
+        self.book = JobBook(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
+        self.seen: dict[str, Any] = {}
+        """The last row that was seen of each job."""
+        self.holders: dict[str, Claim] = {}
+        """The one claim on each job that must still hold."""
+        self.published: set[str] = set()
+        self.num_stale = 0
+
+    def teardown(self) -> None:
+        self.engine.dispose()
+        shutil.rmtree(self.folder)
+
+    @initialize()
+    def two_workers(self) -> None:
+        self.workers = [self.book.register_worker(f"worker {n}", n, "here", "cpu") for n in range(2)]
+
+    # What people do
+
+    @precondition(lambda self: len(self.seen) < MAX_JOBS)
+    @rule(
+        target=jobs,
+        is_ready=st.sampled_from([True, True, True, False]),
+        priority=st.integers(-2, 2),
+        max_attempts=st.integers(1, 3),
+    )
+    def submit(self, is_ready: bool, priority: int, max_attempts: int) -> str:
+        status = DatasetStatus.READY if is_ready else DatasetStatus.VALIDATING
+        row = Dataset(
+            id=new_id("ds"), name="a", sha256=new_id("x"), size=1, num_files=1, status=status, created_at=self.now
+        )
+        with write_session(self.engine) as session:
+            session.add(row)
+        wish = JobCreate(name="a", dataset_id=row.id, priority=priority, max_attempts=max_attempts)
+        return self.book.submit(wish).id
+
+    @rule(job_id=jobs, what=st.sampled_from(["pause", "resume", "resume", "cancel", "force_fail"]))
+    def ask(self, job_id: str, what: str) -> None:
+        before = self.status(job_id)
+        try:
+            if what == "force_fail":
+                self.book.force_fail(job_id, "the keeper said so")
+            else:
+                getattr(self.book, what)(job_id)
+        except Conflict:
+            assert self.status(job_id) is before
+        if self.status(job_id) not in HELD_STATUSES:
+            self.holders.pop(job_id, None)
+
+    @rule(job_id=jobs, reason=st.sampled_from([None, "there is no speech"]))
+    def settle(self, job_id: str, reason: str | None) -> None:
+        with write_session(self.engine) as session:
+            dataset_id = session.exec(select(Job.dataset_id).where(Job.id == job_id)).one()
+            self.book.settle_dataset(session, dataset_id, reason)
+
+    # What workers do
+
+    @rule(target=claims, number=st.integers(0, 1))
+    def claim(self, number: int) -> Any:
+        waiting = self.waiting()
+        claim = self.book.claim(self.workers[number])
+        if claim is None:
+            assert waiting == []
+            return multiple()
+        assert claim.job_id == waiting[0]  # by priority, then by order of submission
+        assert claim.job_id not in self.holders
+        self.holders[claim.job_id] = claim
+        return claim
+
+    @rule(claim=claims, step=st.integers(1, 9))
+    def report(self, claim: Claim, step: int) -> None:
+        event = Progress(stage="train", stage_progress=0.5, progress=0.5, step=step)
+        self.attempt(claim, lambda: self.book.record(claim, [event]))
+
+    @rule(claim=claims)
+    def heartbeat(self, claim: Claim) -> None:
+        self.attempt(claim, lambda: self.book.heartbeat(claim))
+
+    @rule(claim=claims)
+    def publish(self, claim: Claim) -> None:
+        if self.attempt(claim, lambda: self.book.publish_artifact(claim, "voice", "a.pth", "x", 1, "00")):
+            self.published.add(claim.job_id)
+
+    @rule(claim=claims)
+    def succeed(self, claim: Claim) -> None:
+        try:
+            ended = self.attempt(claim, lambda: self.book.succeed(claim))
+        except NothingPublished:
+            assert claim.job_id not in self.published
+            return
+        if ended:
+            assert self.status(claim.job_id) is S.SUCCEEDED
+            del self.holders[claim.job_id]
+
+    @rule(claim=claims, code=CODES)
+    def fail(self, claim: Claim, code: FailureCode) -> None:
+        if self.attempt(claim, lambda: self.book.fail(claim, code, "it failed")):
+            del self.holders[claim.job_id]
+
+    @rule(claim=claims)
+    def hand_back(self, claim: Claim) -> None:
+        if self.attempt(claim, lambda: self.book.hand_back(claim, "draining")):
+            del self.holders[claim.job_id]
+
+    # What the server does
+
+    @rule(data=st.data())
+    def lose_a_worker(self, data: st.DataObject) -> None:
+        held = self.book.held()
+        if held:
+            lost = data.draw(st.sampled_from(list(held)))
+            assert self.book.requeue_lost(lost) is not None
+            assert self.book.requeue_lost(lost) is None  # taken once
+            del self.holders[lost.job_id]
+
+    @rule(seconds=st.sampled_from([30, 1000]))
+    def time_passes(self, seconds: int) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    # What must be so, always
+
+    @invariant()
+    def the_table_is_obeyed_and_ends_are_final(self) -> None:
+        with read_session(self.engine) as session:
+            rows = session.exec(select(Job)).all()
+        for row in rows:
+            before = self.seen.get(row.id)
+            after = row.model_dump()
+            if before is not None:
+                assert after["token"] >= before["token"], "a token fell"
+                assert after["last_seq"] >= before["last_seq"]
+                if S(before["status"]).is_terminal:
+                    assert after == before, "a finished job changed"
+                elif before["status"] != after["status"]:
+                    assert self.reachable(S(before["status"]), S(after["status"]))
+            assert row.failures <= row.max_attempts
+            assert row.recoveries <= MAX_RECOVERIES + 1
+            self.seen[row.id] = after
+
+    @invariant()
+    def a_job_has_one_owner_or_none(self) -> None:
+        with read_session(self.engine) as session:
+            held = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES))).all()
+            assert {job.id: job.token for job in held} == {key: claim.token for key, claim in self.holders.items()}
+            for job in held:
+                running = select(Attempt).where(Attempt.job_number == job.number, col(Attempt.ended_at).is_(None))
+                assert [attempt.token for attempt in session.exec(running).all()] == [job.token]
+
+    @invariant()
+    def events_are_numbered_without_a_gap(self) -> None:
+        with read_session(self.engine) as session:
+            for job in session.exec(select(Job)).all():
+                query = select(Event.seq).where(Event.job_number == job.number).order_by(col(Event.seq))
+                assert list(session.exec(query).all()) == list(range(1, job.last_seq + 1))
+
+    @invariant()
+    def every_write_that_was_turned_away_is_counted(self) -> None:
+        with read_session(self.engine) as session:
+            assert sum(session.exec(select(Attempt.stale_writes)).all()) == self.num_stale
+
+    # How
+
+    def attempt(self, claim: Claim, act: Any) -> bool:
+        """Whether a worker's write went through: exactly when its claim is the one that holds."""
+        holds = self.holders.get(claim.job_id) == claim
+        before = self.row(claim.job_id)
+        try:
+            act()
+        except ClaimLost:
+            assert not holds, "the owner was turned away"
+            assert self.row(claim.job_id) == before, "a stale worker wrote"
+            self.num_stale += 1
+            return False
+        assert holds, "a stale worker was let in"
+        return True
+
+    def waiting(self) -> list[str]:
+        with read_session(self.engine) as session:
+            query = select(Job.id).where(Job.status == S.QUEUED, col(Job.not_before) <= self.now)
+            return list(session.exec(query.order_by(col(Job.priority).desc(), col(Job.number))).all())
+
+    def row(self, job_id: str) -> dict[str, Any]:
+        with read_session(self.engine) as session:
+            return session.exec(select(Job).where(Job.id == job_id)).one().model_dump()
+
+    def status(self, job_id: str) -> JobStatus:
+        return S(self.row(job_id)["status"])
+
+    @staticmethod
+    def reachable(before: JobStatus, after: JobStatus) -> bool:
+        return after in TRANSITIONS[before]
+
+
+def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> None:
+    class Machine(JobBookMachine):
+        pass
+
+    Machine.empty_database = empty_database
+    checks = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
+    run_state_machine_as_test(
+        Machine, settings=settings(max_examples=30, stateful_step_count=40, deadline=None, suppress_health_check=checks)
+    )
+
+
+@pytest.mark.long
+def test_the_book_keeps_its_promises_over_thousands_of_stories(empty_database: Path) -> None:
+    class Machine(JobBookMachine):
+        pass
+
+    Machine.empty_database = empty_database
+    run_state_machine_as_test(
+        Machine,
+        settings=settings(
+            max_examples=1500, stateful_step_count=60, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )

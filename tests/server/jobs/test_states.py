@@ -1,0 +1,154 @@
+"""The table of states, step by step: whatever is done to a job in any state leads along the table, or nowhere."""
+
+import pytest
+
+from rvc_engine.errors import FailureCode
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import JobStatus
+from server.database.engine import write_session
+from server.errors import ServerError
+from server.job_store.states import TRANSITIONS
+
+S = JobStatus
+RETRYABLE, FATAL = FailureCode.ENGINE_CRASHED, FailureCode.DIVERGED
+
+
+def settle(reason):
+    def act(bench, job, claim):
+        with write_session(bench.book.engine) as session:
+            bench.book.settle_dataset(session, job.dataset_id, reason)
+
+    return act
+
+
+def succeed(bench, job, claim):
+    bench.publish(claim)
+    bench.book.succeed(claim)
+
+
+def lose(times):
+    def act(bench, job, claim):
+        for _ in range(times):
+            bench.book.requeue_lost(bench.book.held()[0])
+            if times > 1:
+                bench.book.claim(bench.worker())
+
+    return act
+
+
+def time_out(bench, job, claim):
+    bench.clock.advance(100)
+    bench.book.time_out_queued(50)
+
+
+ACTIONS = {
+    "report: usable": settle(None),
+    "report: not usable": settle("silence"),
+    "claim": lambda bench, job, claim: bench.book.claim(bench.worker()),
+    "cancel": lambda bench, job, claim: bench.book.cancel(job.id),
+    "pause": lambda bench, job, claim: bench.book.pause(job.id),
+    "resume": lambda bench, job, claim: bench.book.resume(job.id),
+    "succeed": succeed,
+    "fail, worth a retry": lambda bench, job, claim: bench.book.fail(claim, RETRYABLE, "x"),
+    "fail for good": lambda bench, job, claim: bench.book.fail(claim, FATAL, "x"),
+    "hand back": lambda bench, job, claim: bench.book.hand_back(claim, "x"),
+    "lose the worker": lose(1),
+    "wait too long": time_out,
+    "force-fail": lambda bench, job, claim: bench.book.force_fail(job.id, "x"),
+}
+
+EXPECTED = {
+    S.VALIDATING: {
+        "report: usable": S.QUEUED,
+        "report: not usable": S.FAILED,
+        "cancel": S.CANCELLED,
+        "force-fail": S.FAILED,
+    },
+    S.QUEUED: {
+        "claim": S.RUNNING,
+        "cancel": S.CANCELLED,
+        "pause": S.PAUSED,
+        "wait too long": S.FAILED,
+        "force-fail": S.FAILED,
+    },
+    S.RUNNING: {
+        "cancel": S.CANCELLING,
+        "pause": S.PAUSING,
+        "succeed": S.SUCCEEDED,
+        "fail, worth a retry": S.QUEUED,
+        "fail for good": S.FAILED,
+        "hand back": S.QUEUED,
+        "lose the worker": S.QUEUED,
+        "force-fail": S.FAILED,
+    },
+    S.PAUSING: {
+        "cancel": S.CANCELLING,
+        "succeed": S.SUCCEEDED,
+        "fail, worth a retry": S.PAUSED,
+        "fail for good": S.FAILED,
+        "hand back": S.PAUSED,
+        "lose the worker": S.PAUSED,
+        "force-fail": S.FAILED,
+    },
+    S.PAUSED: {"resume": S.QUEUED, "cancel": S.CANCELLED, "force-fail": S.FAILED},
+    S.CANCELLING: {
+        "succeed": S.SUCCEEDED,
+        "fail, worth a retry": S.CANCELLED,
+        "fail for good": S.CANCELLED,
+        "hand back": S.CANCELLED,
+        "lose the worker": S.CANCELLED,
+        "force-fail": S.FAILED,
+    },
+    S.SUCCEEDED: {},
+    S.FAILED: {},
+    S.CANCELLED: {},
+}
+"""What each action does to a job in each state; whatever is missing leaves it as it is."""
+
+
+def brought_to(bench, status):
+    """A job in that state, with the claim it has or had."""
+    if status is S.VALIDATING:
+        return bench.job(DatasetStatus.VALIDATING), None
+    job = bench.job()
+    if status is S.QUEUED:
+        return job, None
+    claim = bench.claim()
+    ways = {
+        S.PAUSING: lambda: bench.book.pause(job.id),
+        S.PAUSED: lambda: (bench.book.pause(job.id), bench.book.hand_back(claim, "x")),
+        S.CANCELLING: lambda: bench.book.cancel(job.id),
+        S.SUCCEEDED: lambda: succeed(bench, job, claim),
+        S.FAILED: lambda: bench.book.fail(claim, FATAL, "x"),
+        S.CANCELLED: lambda: (bench.book.cancel(job.id), bench.book.hand_back(claim, "x")),
+    }
+    ways.get(status, lambda: None)()
+    return bench.book.get(job.id), claim
+
+
+@pytest.mark.parametrize("status", list(S))
+def test_every_action_in_this_state_leads_where_the_table_says_or_nowhere(bench, status):
+    for name, act in ACTIONS.items():
+        job, claim = brought_to(bench, status)
+        assert bench.book.get(job.id).status == status
+        needs_claim = name in {"succeed", "fail, worth a retry", "fail for good", "hand back"}
+        needs_holder = name == "lose the worker" and not bench.book.held()
+        if not (needs_claim and claim is None) and not needs_holder:
+            try:
+                act(bench, job, claim)
+            except ServerError:
+                assert name not in EXPECTED[status], name
+        assert bench.book.get(job.id).status == EXPECTED[status].get(name, status), name
+        clear(bench)
+
+
+def clear(bench):
+    """End whatever is left, so that the next claim takes the next job."""
+    for job in bench.book.list(limit=100)[0]:
+        if not S(job.status).is_terminal:
+            bench.book.force_fail(job.id, "done with")
+
+
+def test_the_table_holds_exactly_the_steps_that_some_action_takes():
+    taken = {before: frozenset(after.values()) for before, after in EXPECTED.items()}
+    assert taken == TRANSITIONS

@@ -1,0 +1,227 @@
+"""What belongs to no row: left alone at a start, moved to the trash an hour later, deleted after the trash's days."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+import server.admin.cli
+import server.app
+import server.storage.orphans
+from server.admin.doctor import _instance
+from server.database.clock import utc_now
+from server.settings import ServerSettings
+from server.storage.instances import MARK, open_instance
+from server.storage.local import Storage
+from server.storage.orphans import KINDS, Orphans
+from server.storage.trash import Trash
+
+NAMES = {
+    "datasets": "ds_" + "0" * 32,
+    "cache": "ds_" + "0" * 32,
+    "jobs": "job_" + "0" * 32,
+    "uploads": "upl_" + "0" * 32,
+    "incoming": "0" * 32,
+}
+ORPHANS = [f"{kind}/{NAMES[kind]}" for kind in KINDS]
+
+
+def make_orphans(root: Path) -> None:
+    for name in ORPHANS:
+        path = root / name
+        path.parent.mkdir(exist_ok=True)
+        if name.startswith("uploads"):
+            path.write_bytes(b"half")
+        else:
+            (path / "recordings").mkdir(parents=True)
+            (path / "recordings" / "000001.wav").write_bytes(b"precious")
+
+
+def those_in(root: Path) -> list[str]:
+    return [f"{kind}/{path.name}" for kind in KINDS for path in sorted((root / kind).glob("*"))]
+
+
+def trash_of(root: Path) -> list[str]:
+    return sorted("/".join(path.parts[-2:]) for path in root.glob("trash/*/*/*"))
+
+
+@pytest.fixture
+def joined(engine: sa.Engine, tmp_path: Path) -> Storage:
+    """A data folder that belongs to the database."""
+    storage = Storage(tmp_path / "data")
+    open_instance(engine, storage)
+    return storage
+
+
+@pytest.fixture
+def later(engine: sa.Engine, joined: Storage) -> Callable[..., Orphans]:
+    """`later(hours)`: the orphans, as so many hours from now."""
+
+    def at(hours: float = 0.0) -> Orphans:
+        return Orphans(engine, joined, 7, 1800, lambda: utc_now() + timedelta(hours=hours))
+
+    return at
+
+
+def test_a_start_leaves_everything_where_it_is(serve: Callable[..., Any], tmp_path: Path) -> None:
+    with serve(tmp_path):
+        pass
+    make_orphans(tmp_path)
+    with serve(tmp_path):
+        assert those_in(tmp_path) == ORPHANS
+    assert those_in(tmp_path) == ORPHANS
+    assert not (tmp_path / "trash").exists()
+
+
+def test_a_server_that_runs_moves_them_to_the_trash_by_itself(
+    serve: Callable[..., Any], eventually: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.app, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(server.storage.orphans, "SECONDS_UNTOUCHED", 0.2)
+    with serve(tmp_path, report_timeout_seconds=0.1) as live, live.client() as http:
+        dataset_id = http.put("/v1/datasets/a/content", content=b"RIFF").json()["id"]
+        make_orphans(tmp_path)
+        eventually(lambda: trash_of(tmp_path) == sorted(ORPHANS))
+        assert those_in(tmp_path) == [f"datasets/{dataset_id}"]
+
+
+def test_they_go_when_nothing_in_them_has_changed_for_an_hour(later: Callable[..., Orphans], joined: Storage) -> None:
+    make_orphans(joined.root)
+    assert [f"{each.kind}/{each.path.name}" for each in later().find()] == ORPHANS
+    assert later(0.9).collect() == []
+    old = utc_now().timestamp() - 30 * 86_400
+    for path in joined.root.rglob("*"):  # as a copy that keeps the times of the files does
+        os.utime(path, (old, old))
+    assert later(0.9).collect() == []
+    assert those_in(joined.root) == ORPHANS
+    assert [each.kind for each in later(1.1).collect()] == ["datasets", "cache", "jobs", "uploads"]
+    later(1.6).collect()
+    assert (those_in(joined.root), trash_of(joined.root)) == ([], sorted(ORPHANS))
+
+
+def test_one_whose_innermost_file_changed_is_left_alone(later: Callable[..., Orphans], joined: Storage) -> None:
+    make_orphans(joined.root)
+    written = joined.root / ORPHANS[2] / "recordings" / "000001.wav"
+    soon = utc_now().timestamp() + 3600
+    os.utime(written, (soon, soon))
+    moved = {each.kind for each in later(1.6).collect()}
+    assert moved == {"datasets", "cache", "uploads", "incoming"}
+
+
+def test_a_report_that_may_take_hours_keeps_what_it_works_on(engine: sa.Engine, joined: Storage) -> None:
+    make_orphans(joined.root)
+    orphans = Orphans(engine, joined, 7, 3 * 3600, lambda: utc_now() + timedelta(hours=3.9))
+    assert "incoming" not in {each.kind for each in orphans.collect()}
+
+
+def test_what_has_a_row_and_what_has_no_name_of_ours_is_never_moved(
+    later: Callable[..., Orphans], joined: Storage, bench: Any
+) -> None:
+    job = bench.job()
+    kept = [f"datasets/{job.dataset_id}", f"cache/{job.dataset_id}", f"jobs/{job.id}"]
+    foreign = ["datasets/lost+found", "jobs/.snapshots", "uploads/notes.txt", "incoming/mine", "cache/ds_short"]
+    for name in (*kept, *foreign):
+        (joined.root / name).mkdir(parents=True)
+    assert later(1000).collect() == []
+    assert set(those_in(joined.root)) == {*kept, *foreign}
+
+
+def test_a_dataset_that_comes_between_the_looks_at_files_and_rows_is_no_orphan(
+    later: Callable[..., Orphans], joined: Storage, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orphans = later()
+    known = orphans._known
+
+    def and_then_one_comes() -> Any:
+        found = known()
+        joined.dataset_home(bench.dataset()).mkdir(parents=True)
+        return found
+
+    monkeypatch.setattr(orphans, "_known", and_then_one_comes)
+    assert orphans.find() == []
+
+
+def test_nothing_is_moved_when_the_disk_or_the_database_is_another_one_meanwhile(
+    later: Callable[..., Orphans], joined: Storage
+) -> None:
+    make_orphans(joined.root)
+    shutil.move(joined.root / MARK, joined.root / "away")
+    assert later(100).collect() == []
+    (joined.root / MARK).write_text('{"id": "ins_of_another", "created_at": "2026-01-01T00:00:00Z"}')
+    assert later(100).collect() == []
+    assert those_in(joined.root) == ORPHANS
+    shutil.move(joined.root / "away", joined.root / MARK)
+    assert later(100).collect() != []
+
+
+def test_the_trash_is_emptied_by_the_time_of_arrival_and_what_lies_there_can_be_moved_back(
+    later: Callable[..., Orphans], joined: Storage
+) -> None:
+    make_orphans(joined.root)
+    later(1.6).collect()
+    (back,) = joined.root.glob(f"trash/*/{ORPHANS[0]}")
+    back.rename(joined.root / ORPHANS[0])
+    (joined.root / "trash" / "of a person").mkdir()
+    later(7 * 24 + 1.5).collect()  # it takes what was moved back again
+    assert len(trash_of(joined.root)) == len(ORPHANS)
+    later(7 * 24 + 1.7).collect()
+    assert trash_of(joined.root) == [ORPHANS[0]]
+    later(14 * 24 + 1.7).collect()
+    assert [path.name for path in (joined.root / "trash").iterdir()] == ["of a person"]
+
+
+def test_what_cannot_be_moved_stays_and_holds_nothing_else_up(tmp_path: Path) -> None:
+    trash = Trash(tmp_path)
+    assert not trash.take(tmp_path / "gone", "jobs")
+    (tmp_path / "there").mkdir()
+    assert trash.take(tmp_path / "there", "jobs")
+
+
+def test_a_trash_that_keeps_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="trash_days"):
+        ServerSettings(trash_days=0)
+
+
+def test_the_doctor_and_a_dry_run_list_them_and_gc_moves_them(
+    engine: sa.Engine, joined: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_orphans(joined.root)
+    url = engine.url.render_as_string(hide_password=False)
+    settings = ServerSettings(data_folder=joined.root, database_url=url)
+
+    def said(what: str) -> str:
+        return " ".join(each.text for each in _instance(settings) if each.what == what)
+
+    def gc(*options: str) -> str:
+        environment = {"RVC_TRAIN_DATA_FOLDER": str(joined.root), "RVC_TRAIN_DATABASE_URL": url}
+        done = CliRunner().invoke(server.admin.cli.app, ["gc", *options], env=environment)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    assert all(name in said("orphans") for name in NAMES.values())
+    assert "the server moves them to the trash" in said("orphans")
+    assert f"orphan  {ORPHANS[0]}  0.0 MB  belongs to nobody; left alone" in gc()
+    assert those_in(joined.root) == ORPHANS
+    monkeypatch.setattr(server.storage.orphans, "SECONDS_UNTOUCHED", -1)
+    monkeypatch.setenv("RVC_TRAIN_REPORT_TIMEOUT_SECONDS", "0.1")
+    assert f"orphan  {ORPHANS[2]}  0.0 MB  belongs to nobody; would be moved to the trash" in gc("--dry-run")
+    found = json.loads(gc("--dry-run", "--json"))
+    assert [(each["name"], each["is_due"]) for each in found["orphans"]] == [(name, True) for name in ORPHANS]
+    assert those_in(joined.root) == ORPHANS
+    gc()
+    assert (those_in(joined.root), trash_of(joined.root)) == ([], sorted(ORPHANS))
+    assert (said("orphans"), "5 things lie in" in said("trash")) == ("", True)
+    (batch,) = (joined.root / "trash").iterdir()
+    batch.rename(batch.with_name("20200101T000000Z"))
+    assert f"trash  trash/20200101T000000Z/{ORPHANS[0]}  would be deleted for good" in gc("--dry-run")
+    assert trash_of(joined.root) == sorted(ORPHANS)
+    gc()
+    assert trash_of(joined.root) == []

@@ -1,0 +1,216 @@
+"""Recordings over HTTP: from the raw body to a dataset that jobs may use, or a sentence that says why not."""
+
+import hashlib
+import socket
+from pathlib import Path
+
+import pytest
+
+from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingReport
+from server.database.engine import read_session, write_session
+from server.database.tables import Dataset
+
+
+@pytest.fixture
+def put(http):
+    return lambda content, name="anna": http.put(f"/v1/datasets/{name}/content", content=content)
+
+
+@pytest.fixture
+def settled(http, eventually):
+    def wait(dataset_id):
+        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] != "validating")
+        return http.get(f"/v1/datasets/{dataset_id}").json()
+
+    return wait
+
+
+def stored(live):
+    return sorted(path.name for path in (live.services.storage.root / "datasets").glob("*"))
+
+
+def test_a_zip_becomes_a_dataset_that_is_examined_and_ready(put, settled, zipped, http):
+    content = zipped({"a/1.wav": b"one", "a/2.wav": b"two", "readme.txt": b"x"})
+    answer = put(content, "Анна's voice")
+    assert answer.status_code == 201
+    dataset = answer.json()
+    assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
+    assert (dataset["name"], dataset["num_files"], dataset["size"]) == ("Анна's voice", 2, len(content))
+    assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
+    assert dataset["notes"] == ["left out, being no audio files: 'readme.txt'"]
+    assert settled(dataset["id"])["status"] == "ready"
+    report = http.get(f"/v1/datasets/{dataset['id']}/report").json()
+    assert [file["name"] for file in report["files"]] == ["a/1.wav", "a/2.wav"]
+
+
+def test_the_same_bytes_under_the_same_name_are_kept_once(put, live):
+    first = put(b"RIFFsame", "twice").json()
+    before = stored(live)
+    again = put(b"RIFFsame", "twice")
+    assert (again.status_code, again.json()["id"]) == (200, first["id"])
+    assert stored(live) == before
+    assert put(b"RIFFsame", "another name").status_code == 201
+
+
+def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
+    """Both look before either has written: the database decides, and the loser's files go."""
+    first = put(b"RIFF race", "race").json()
+    before = stored(live)
+    look, looks = live.services.shelf._find_same, iter([True])
+    blind_once = lambda *which: None if next(looks, False) else look(*which)  # noqa: E731
+    monkeypatch.setattr(live.services.shelf, "_find_same", blind_once)
+    again = put(b"RIFF race", "race")
+    assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
+
+
+def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually):
+    before = stored(live)
+    with socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2]))) as line:
+        head = "PUT /v1/datasets/half/content HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
+        line.sendall(head.encode() + b"R" * 2_000_000)
+        eventually(lambda: list(live.services.storage.incoming.glob("*/upload")))
+    eventually(lambda: not list(live.services.storage.incoming.glob("*/upload")))
+    assert stored(live) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [(b"", "is empty"), (b"PK\x05\x06" + bytes(18), "the zip is empty"), (b"PK\x03\x04 no zip", "damaged")],
+)
+def test_a_bad_upload_is_422_with_a_sentence_and_leaves_nothing(put, live, eventually, content, sentence):
+    before = stored(live)
+    answer = put(content, "bad")
+    assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
+    assert sentence in answer.json()["detail"]
+    assert stored(live) == before
+    eventually(lambda: not list(live.services.storage.incoming.glob("*")))
+
+
+@pytest.mark.parametrize("name", ["%2e%2e", "-rf", "a%00b", "x" * 101, "%20a"])
+def test_a_name_that_no_file_should_have_is_refused(put, name):
+    assert put(b"RIFF", name).status_code == 422
+
+
+def test_jobs_wait_for_the_report_and_fail_with_its_reason(put, settled, http, eventually):
+    dataset = put(b"RIFF BAD", "silent").json()
+    job = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]})
+    if job.status_code == 422:  # the report was faster
+        assert "no sound in any file" in job.json()["detail"]
+        return
+    eventually(lambda: http.get(job.headers["location"]).json()["status"] == "failed")
+    error = http.get(job.headers["location"]).json()["error"]
+    assert error == {"code": "invalid_dataset", "message": "no sound in any file", "retryable": False}
+
+
+def test_a_job_on_an_invalid_dataset_is_refused_at_once(put, settled, http):
+    dataset = put(b"RIFF BAD again", "silent").json()
+    assert settled(dataset["id"])["reason"] == "no sound in any file"
+    answer = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/dataset_id")
+
+
+def test_a_recording_that_crashes_the_decoder_makes_its_dataset_invalid_and_nothing_else(put, settled):
+    dataset = settled(put(b"RIFF CRASH", "crash").json()["id"])
+    assert dataset["status"] == "invalid"
+    assert "crashed the decoder" in dataset["reason"]
+    assert settled(put(b"RIFF fine", "after the crash").json()["id"])["status"] == "ready"
+
+
+@pytest.mark.parametrize(("content", "status"), [(b"RIFF ENVIRONMENT", "ready"), (b"RIFF GREEDY", "invalid")])
+def test_the_report_runs_with_little_memory_and_without_the_servers_secrets(
+    tmp_path, serve, eventually, monkeypatch, content, status
+):
+    token = "x" * 20
+    monkeypatch.setenv("RVC_TRAIN_TOKEN", token)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "a secret of the server's")
+    with serve(tmp_path, report_memory_bytes=2**30) as server, server.client(Authorization=f"Bearer {token}") as http:
+        dataset_id = http.put("/v1/datasets/a/content", content=content).json()["id"]
+        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] != "validating")
+        assert http.get(f"/v1/datasets/{dataset_id}").json()["status"] == status
+
+
+def test_an_examination_that_takes_too_long_is_ended(tmp_path, serve, eventually):
+    with serve(tmp_path, report_timeout_seconds=0.3) as server, server.client() as http:
+        dataset_id = http.put("/v1/datasets/slow/content", content=b"RIFF SLOW").json()["id"]
+        assert http.get(f"/v1/datasets/{dataset_id}/report").status_code == 409
+        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] == "invalid")
+
+
+def test_an_examination_cut_off_by_a_restart_begins_again(tmp_path, serve, eventually):
+    with serve(tmp_path) as server, server.client() as http:
+        dataset = http.put("/v1/datasets/slow/content", content=b"RIFF SLOW").json()
+        job = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]}).json()
+        recording = server.services.storage.dataset_folder(dataset["id"]) / "000001.wav"
+    recording.write_bytes(b"RIFF quick")
+    with serve(tmp_path) as server, server.client() as http:
+        eventually(lambda: http.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued")
+
+
+def test_an_upload_beyond_the_limit_is_413_whether_it_says_its_length_or_not(tmp_path, serve):
+    with serve(tmp_path, max_upload_bytes=1000) as server, server.client() as http:
+        assert http.put("/v1/datasets/big/content", content=b"R" * 1001).status_code == 413
+        assert http.put("/v1/datasets/big/content", content=iter([b"R" * 600, b"R" * 600])).status_code == 413
+        assert http.put("/v1/datasets/big/content", content=b"R" * 1000).status_code == 201
+
+
+def test_a_full_disk_is_507_before_a_byte_is_taken(tmp_path, serve):
+    with serve(tmp_path, disk_reserve_bytes=10**18) as server, server.client() as http:
+        answer = http.put("/v1/datasets/big/content", content=b"RIFF")
+        assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (507, "no_space", True)
+        assert http.get("/readyz").status_code == 503
+
+
+def test_a_dataset_in_use_stays_and_one_that_is_not_goes_with_all_its_files(put, settled, http, live):
+    dataset = settled(put(b"RIFF in use", "used").json()["id"])
+    job = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]}).json()
+    cache = live.services.storage.cache_folder(dataset["id"])
+    cache.mkdir(parents=True)
+    assert http.delete(f"/v1/datasets/{dataset['id']}").status_code == 409
+    http.post(f"/v1/jobs/{job['id']}/cancel")
+    assert http.delete(f"/v1/datasets/{dataset['id']}").status_code == 204
+    assert not cache.exists()
+    assert dataset["id"] not in stored(live)
+    for path in (f"/v1/datasets/{dataset['id']}", f"/v1/datasets/{dataset['id']}/report"):
+        assert http.get(path).status_code == 404
+    assert put(b"RIFF in use", "used").status_code == 201
+
+
+def test_of_a_dataset_deleted_while_it_was_examined_nothing_is_kept(live):
+    dataset_id = live.bench.dataset()
+    with write_session(live.services.engine) as session:
+        session.get(Dataset, dataset_id).status = DatasetStatus.VALIDATING
+    live.services.shelf.delete(dataset_id)
+    found = DatasetReport(usable=True, files=[RecordingReport(name="my voice.wav")])
+    live.services.shelf.settle(dataset_id, found)
+    with read_session(live.services.engine) as session:
+        assert session.get(Dataset, dataset_id).report is None
+
+
+def test_datasets_are_listed_in_pages_newest_first(tmp_path, serve):
+    with serve(tmp_path) as server, server.client() as http:
+        ids = [http.put(f"/v1/datasets/{i}/content", content=b"RIFF").json()["id"] for i in range(3)][::-1]
+        first = http.get("/v1/datasets", params={"limit": 2})
+        assert [each["id"] for each in first.json()["data"]] == ids[:2]
+        assert first.json()["has_more"]
+        second = http.get(first.links["next"]["url"]).json()
+        assert ([each["id"] for each in second["data"]], second["next_cursor"]) == (ids[2:], None)
+
+
+def test_a_large_upload_is_never_held_in_memory(tmp_path, serve):
+    """The body is 96 MiB; the process (server and test together) may grow by a third of that at most."""
+
+    def body():
+        yield b"RIFF"
+        for _ in range(96):
+            yield bytes(2**20)
+
+    with serve(tmp_path) as server, server.client() as http:
+        http.put("/v1/datasets/small/content", content=b"RIFF")
+        before = peak_bytes()
+        assert http.put("/v1/datasets/large/content", content=body()).status_code == 201
+        assert peak_bytes() - before < 32 * 2**20
+
+
+def peak_bytes():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))

@@ -1,0 +1,275 @@
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from standardwebhooks.webhooks import Webhook as StandardWebhook
+
+from rvc_engine.errors import FailureCode
+from rvc_train.schemas.jobs import JobCreate
+from server.errors import Refused
+from server.webhooks.egress import check_url, is_public, resolve
+
+
+class Listener(BaseHTTPRequestHandler):
+    """Somebody's server that wants to be told."""
+
+    server: "Ear"
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.heard.append((dict(self.headers), body))
+        status = self.server.statuses.pop(0) if self.server.statuses else 204
+        self.send_response(status)
+        if status == 302:
+            self.send_header("Location", f"http://127.0.0.1:{self.server.server_address[1]}/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+class Ear(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Listener)
+        self.heard: list[tuple[dict[str, str], str]] = []
+        self.statuses: list[int] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/hook"
+
+
+@pytest.fixture
+def ear() -> Iterator[Ear]:
+    ear = Ear()
+    thread = threading.Thread(target=ear.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield ear
+    ear.shutdown()
+    ear.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def open_server(serve: Callable[..., Any], tmp_path: Path) -> Iterator[Any]:
+    """A server that may call this machine."""
+    with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02) as server:
+        yield server
+
+
+@pytest.fixture
+def http(open_server: Any) -> Iterator[httpx.Client]:
+    with open_server.client() as client:
+        yield client
+
+
+def finish(server: Any) -> str:
+    bench = server.bench
+    job = bench.job(name="anna")
+    claim = bench.claim()
+    bench.publish(claim)
+    bench.book.succeed(claim)
+    return job.id
+
+
+def test_a_listener_hears_of_the_end_of_a_job_signed_as_the_standard_says(
+    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+) -> None:
+    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    job_id = finish(open_server)
+    eventually(lambda: ear.heard)
+    headers, body = ear.heard[0]
+    secret = http.get(f"/v1/webhooks/{webhook['id']}/secret").json()["secret"]
+    told = StandardWebhook(secret).verify(body, {key.lower(): value for key, value in headers.items()})
+    assert (told["type"], told["data"]["id"], told["data"]["status"]) == ("job.succeeded", job_id, "succeeded")
+    log = http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"]
+    eventually(lambda: http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"][0]["status"] == "delivered")
+    assert (log[0]["id"], log[0]["body"], len(ear.heard)) == (headers["webhook-id"], body, 1)
+
+
+def test_a_listener_hears_only_what_it_asked_for(
+    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+) -> None:
+    http.post("/v1/webhooks", json={"url": ear.url, "events": ["job.started", "job.failed"]})
+    bench = open_server.bench
+    bench.job(name="anna", max_attempts=1)
+    claim = bench.claim()
+    bench.book.fail(claim, FailureCode.DIVERGED, "it diverged")
+    finish(open_server)
+    eventually(lambda: len(ear.heard) == 3)
+    told = sorted(json.loads(body)["type"] for _, body in ear.heard)
+    assert told == ["job.failed", "job.started", "job.started"]
+    failed = next(json.loads(body) for _, body in ear.heard if "job.failed" in body)
+    assert failed["data"]["error"] == {"code": "diverged", "message": "it diverged"}
+
+
+def test_a_jobs_own_listener_hears_of_that_job_alone(
+    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+) -> None:
+    bench = open_server.bench
+    wish = {"name": "bella", "dataset_id": bench.dataset(), "webhook": {"url": ear.url}, "priority": -1}
+    mine = http.post("/v1/jobs", json=wish).json()["id"]
+    finish(open_server)
+    bench.publish(claim := bench.claim())
+    bench.book.succeed(claim)
+    eventually(lambda: ear.heard)
+    assert [json.loads(body)["data"]["id"] for _, body in ear.heard] == [mine]
+
+
+def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
+    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.webhooks.delivery.RETRY_SECONDS", (0.01, 0.01))
+    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    ear.statuses = [500, 302]
+    finish(open_server)
+    log = f"/v1/webhooks/{webhook['id']}/deliveries"
+    eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
+    assert http.get(log).json()["data"][0]["num_tries"] == 3
+    assert len({headers["webhook-id"] for headers, _ in ear.heard}) == 1  # so the listener can tell
+    ear.statuses = [500] * 3
+    finish(open_server)
+    eventually(lambda: http.get(log).json()["data"][0]["status"] == "failed")
+    last = http.get(log).json()["data"][0]
+    assert (last["last_status"], last["last_error"]) == (500, "answered 500 Internal Server Error")
+    again = http.post(f"{log}/{last['id']}/redeliver")
+    assert (again.status_code, again.json()["status"]) == (202, "pending")
+    eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
+
+
+def test_an_address_that_is_gone_for_good_is_left_alone(
+    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+) -> None:
+    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    address = f"/v1/webhooks/{webhook['id']}"
+    ear.statuses = [410]
+    assert http.post(f"{address}/test").json()["event"] == "ping"
+    eventually(lambda: not http.get(address).json()["is_enabled"])
+    assert "410" in http.get(address).json()["disabled_reason"]
+    finish(open_server)
+    assert http.patch(address, json={"is_enabled": True}).json()["disabled_reason"] is None
+    assert [json.loads(body)["type"] for _, body in ear.heard] == ["ping"]
+
+
+def test_a_deleted_webhook_hears_nothing(open_server: Any, http: httpx.Client, ear: Ear) -> None:
+    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    assert http.delete(f"/v1/webhooks/{webhook['id']}").status_code == 204
+    finish(open_server)
+    assert http.get(f"/v1/webhooks/{webhook['id']}").status_code == 404
+    assert ear.heard == []
+
+
+def test_messages_outlive_a_restart(serve: Callable[..., Any], tmp_path: Path, ear: Ear, eventually: Any) -> None:
+    with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=60) as server, server.client() as http:
+        http.post("/v1/webhooks", json={"url": ear.url})
+        finish(server)
+    with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02):
+        eventually(lambda: ear.heard)
+
+
+def test_an_address_inside_the_network_is_refused(live: Any) -> None:
+    with live.client() as http:
+        for url in ("http://127.0.0.1:9/x", "http://localhost/x", "http://169.254.169.254/", "http://[::1]/"):
+            answer = http.post("/v1/webhooks", json={"url": url})
+            assert (answer.status_code, answer.json()["code"]) == (422, "refused"), url
+            assert "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE" in answer.json()["detail"]
+        wish = {"name": "a", "dataset_id": live.bench.dataset(), "webhook": {"url": "http://10.0.0.1/"}}
+        assert http.post("/v1/jobs", json=wish).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("8.8.8.8", True),
+        ("10.1.2.3", False),
+        ("100.64.0.1", False),
+        ("224.0.0.1", False),
+        ("0.0.0.0", False),  # noqa: S104
+        ("::ffff:127.0.0.1", False),
+        ("::ffff:8.8.8.8", True),
+        ("64:ff9b::7f00:1", False),
+        ("2002:7f00:1::", False),
+        ("fe80::1", False),
+        ("fd00::1", False),
+        ("2606:4700::1111", True),
+    ],
+)
+def test_only_the_open_internet_is_public(address: str, expected: bool) -> None:
+    import ipaddress
+
+    assert is_public(ipaddress.ip_address(address)) is expected
+
+
+def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [(2, 1, 6, "", ("8.8.8.8", 80)), (2, 1, 6, "", ("192.168.1.1", 80))]
+    monkeypatch.setattr("server.webhooks.egress.socket.getaddrinfo", lambda *args, **more: found)
+    with pytest.raises(Refused, match=r"192\.168\.1\.1"):
+        resolve("two.example", 80, False)
+    assert resolve("two.example", 80, True) == "8.8.8.8"
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "http://", "http://user:word@a/", "http://[::1", "http://a:99999/"])
+def test_what_is_no_address_for_a_webhook_is_refused(url: str) -> None:
+    with pytest.raises(Refused):
+        check_url(url)
+
+
+@pytest.mark.parametrize("secret", ["whsec_short", "whsec_" + "A" * 33 + "!", "x" * 40, "whsec_" + "A" * 33])
+def test_a_secret_that_is_none_is_refused(http: httpx.Client, ear: Ear, secret: str) -> None:
+    assert http.post("/v1/webhooks", json={"url": ear.url, "secret": secret}).status_code == 422
+
+
+def test_the_log_of_messages_is_kept_for_some_days(
+    open_server: Any, http: httpx.Client, ear: Ear, eventually: Any
+) -> None:
+    from server.webhooks.delivery import Deliverer
+
+    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    finish(open_server)
+    log = f"/v1/webhooks/{webhook['id']}/deliveries"
+    eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
+    services = open_server.services
+    later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=29))
+    later.forget_old()
+    assert len(http.get(log).json()["data"]) == 1
+    later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=31))
+    later.forget_old()
+    assert http.get(log).json()["data"] == []
+
+
+def test_a_message_is_written_only_if_its_event_is(book: Any, bench: Any) -> None:
+    """The transaction that fails takes its message with it."""
+    import sqlalchemy as sa
+    from sqlmodel import col, select
+
+    from server.database.engine import read_session
+    from server.database.tables import Delivery, Webhook
+
+    job = bench.job()
+    with book.engine.begin() as connection:
+        row = {"id": "whk_1", "owner": "local", "url": "http://a", "secret": "whsec_", "events": ["job.cancelled"]}
+        row |= {"is_enabled": True, "created_at": datetime.now(UTC)}
+        connection.execute(sa.insert(Webhook), [row])
+    book.cancel(job.id)
+    book.cancel(job.id)  # changes nothing, and tells nothing
+    with read_session(book.engine) as session:
+        assert [each.job_id for each in session.exec(select(Delivery).order_by(col(Delivery.id)))] == [job.id]
+
+
+def test_a_jobs_webhook_is_part_of_what_an_idempotency_key_stands_for(
+    http: httpx.Client, open_server: Any, ear: Ear
+) -> None:
+    wish = {"name": "a", "dataset_id": open_server.bench.dataset()}
+    JobCreate.model_validate(wish)
+    headers = {"Idempotency-Key": "k"}
+    assert http.post("/v1/jobs", json=wish, headers=headers).status_code == 202
+    assert http.post("/v1/jobs", json=wish | {"webhook": {"url": ear.url}}, headers=headers).status_code == 422

@@ -1,0 +1,49 @@
+"""What the environment says to a worker."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from worker.hardware.devices import binding, device_name, engine_device
+from worker.settings import WorkerSettings
+
+
+def test_an_empty_variable_says_nothing_as_it_does_to_the_server(monkeypatch):
+    monkeypatch.setenv("RVC_TRAIN_WEIGHTS_FOLDER", "")
+    monkeypatch.setenv("RVC_TRAIN_DEVICE", "")
+    monkeypatch.setenv("RVC_TRAIN_DATA_FOLDER", "/voices")
+    settings = WorkerSettings()
+    assert (settings.weights_folder, settings.device, settings.data_folder) == (None, "auto", Path("/voices"))
+
+
+def test_a_file_that_is_no_database_is_told_of_in_a_sentence(tmp_path):
+    (tmp_path / "rvc-train.db").write_text("words and words and words, and no database " * 20)
+    environment = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 2
+    assert "file is not a database" in done.stderr
+    assert "RVC_TRAIN_DATABASE_URL" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu", "cuda", "cuda:1", "cuda:0+cuda:1"])
+def test_every_device_that_a_worker_may_be_given_is_one_that_it_can_bind_its_engines_to(monkeypatch, device):
+    monkeypatch.setenv("RVC_TRAIN_DEVICE", device)
+    chosen = WorkerSettings().device
+    assert device_name(chosen, {"CUDA_VISIBLE_DEVICES": "", "PATH": ""})
+    assert engine_device(chosen)
+    assert binding(chosen, {}) or chosen == "auto"
+
+
+def test_variables_for_the_engine_that_cannot_be_are_told_with_what_is_wrong(monkeypatch):
+    monkeypatch.setenv("RVC_TRAIN_ENGINE_ENVIRONMENT", "LD_PRELOAD, AWS_*")
+    assert WorkerSettings().engine_environment == "LD_PRELOAD, AWS_*"
+    monkeypatch.setenv("RVC_TRAIN_ENGINE_ENVIRONMENT", "RVC_TRAIN_TOKEN")
+    with pytest.raises(ValidationError, match="the engine gets none of those"):
+        WorkerSettings()

@@ -1,0 +1,121 @@
+"""What became of an attempt, judged by how the engine went and why. Pure: nothing is written here."""
+
+import signal
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from rvc_engine.errors import EngineError, FailureCode
+from rvc_engine.events import EXIT_SUCCEEDED, EXIT_USAGE, Failed, Stopped, Succeeded
+from worker.engine.process import Ended
+
+NEEDED_KINDS = frozenset({"voice", "index"})
+"""Artifacts without which no job has succeeded."""
+
+
+class Reason(StrEnum):
+    """Why the worker asked an engine to stop."""
+
+    CANCEL = "cancelled"
+    PAUSE = "paused"
+    DRAIN = "the worker is stopping"
+    LOST = "the job was taken away from this worker"
+    TOO_LONG = "the attempt took longer than max_duration_seconds"
+    SILENT = "the engine was silent for too long"
+
+
+_ASKED_FOR = frozenset({Reason.CANCEL, Reason.PAUSE, Reason.DRAIN})
+
+
+@dataclass(frozen=True)
+class Success:
+    """The voice is made and published."""
+
+
+@dataclass(frozen=True)
+class HandBack:
+    """The engine stopped because it was asked to; nothing failed."""
+
+    why: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """The attempt failed: a code and a sentence."""
+
+    code: FailureCode
+    message: str
+
+
+class Published(Protocol):
+    """What is known of the artifacts."""
+
+    @property
+    def published(self) -> AbstractSet[str]:
+        """Kinds that are published."""
+
+    @property
+    def rejected(self) -> EngineError | None:
+        """Why one was not."""
+
+
+def judge(
+    ended: Ended | Failure, reason: Reason | None, artifacts: Published, max_duration_seconds: float | None
+) -> Success | HandBack | Failure:
+    """A voice that is there wins over every wish to stop; then comes why it was stopped, then what the engine said.
+
+    `ended` is a Failure when no engine could be started.
+    """
+    if isinstance(ended, Ended) and isinstance(ended.last_event, Succeeded):
+        return _why_not_succeeded(ended, artifacts) or Success()
+    if reason in _ASKED_FOR:
+        return HandBack(str(reason))
+    if isinstance(ended, Failure):
+        return ended
+    if reason is Reason.TOO_LONG:
+        message = f"the attempt took longer than max_duration_seconds={max_duration_seconds}; raise it or train less"
+        return Failure(FailureCode.MAX_DURATION_EXCEEDED, message)
+    if reason is Reason.SILENT:
+        message = "the engine said nothing for so long that it counts as hung; it was stopped"
+        return Failure(FailureCode.NO_PROGRESS, message)
+    return _why_failed(ended)
+
+
+def _why_not_succeeded(ended: Ended, artifacts: Published) -> Failure | None:
+    """What the engine's word is worth: its exit code and the published files decide."""
+    if artifacts.rejected is not None:
+        return Failure(artifacts.rejected.code, str(artifacts.rejected))
+    missing = sorted(NEEDED_KINDS - artifacts.published)
+    if missing:
+        message = f"the engine said that it succeeded, but offered no {' and no '.join(missing)}; see the log"
+        return Failure(FailureCode.ARTIFACT_INVALID, message)
+    if ended.exit_code != EXIT_SUCCEEDED:
+        return Failure(FailureCode.ENGINE_CRASHED, f"the engine {_way_of_going(ended.exit_code)} after its last word")
+    return None
+
+
+def _why_failed(ended: Ended) -> Failure:
+    """What the engine said, or what can be told when it died without a word."""
+    if isinstance(ended.last_event, Failed):
+        return Failure(ended.last_event.code, ended.last_event.message)
+    if isinstance(ended.last_event, Stopped):
+        message = "somebody outside stopped the engine; run again, the job goes on from its checkpoint"
+        return Failure(FailureCode.ENGINE_CRASHED, message)
+    words = "\n".join(ended.last_lines) or "nothing"
+    if ended.exit_code == EXIT_USAGE:
+        message = f"the engine did not understand its options, a mistake of ours. It said:\n{words}"
+        return Failure(FailureCode.INTERNAL, message)
+    message = f"the engine {_way_of_going(ended.exit_code)} without saying why. Its last words:\n{words}"
+    return Failure(FailureCode.ENGINE_CRASHED, message)
+
+
+def _way_of_going(exit_code: int) -> str:
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    try:
+        name = signal.Signals(-exit_code).name
+    except ValueError:
+        name = str(-exit_code)
+    hint = " (often the system's out-of-memory killer)" if -exit_code == signal.SIGKILL else ""
+    return f"was ended by the signal {name}{hint}"

@@ -1,0 +1,148 @@
+"""Where a worker's engines work, and how a workspace gets what an earlier attempt elsewhere left.
+
+By default that is the job's folder in the data folder, which all workers of a machine share. A worker with a scratch
+folder of its own (a faster disk, another machine) begins with what is in the storage. Several workers may share one
+scratch folder. It holds the id of their installation, as the data folder does; workers of others refuse to use it.
+
+    <scratch>/<job id>/          a job's workspace
+    <scratch>/trash/             workspaces of jobs that the database does not have; see `server.storage.trash`
+    <scratch>/instance.json      see `server.storage.instances`
+"""
+
+import shutil
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import structlog
+
+from rvc_engine.checkpoints.manifest import CheckpointEntry, read_entries
+from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.layout import Workspace
+from rvc_train.schemas.jobs import JobStatus
+from server.database.clock import utc_now
+from server.errors import SettingsRefused
+from server.job_store.leases import Claim
+from server.results.checkpoints import StoredCheckpoints, StoredRun
+from server.storage.instances import MARK, read_mark, write_mark
+from server.storage.local import Storage
+from server.storage.trash import Trash, is_untouched
+
+logger = structlog.get_logger(__name__)
+
+_MARK = ".attempt"
+"""Holds the token of the last attempt that worked in a workspace."""
+_LOCKS = frozenset({".lock", ".training.lock"})
+
+
+class Workspaces:
+    """All workspaces of a worker."""
+
+    def __init__(self, storage: Storage, scratch: Path | None, clock: Callable[[], datetime] = utc_now) -> None:
+        """`scratch` None: in the storage."""
+        self._storage, self._clock = storage, clock
+        self._scratch = None if scratch is None else scratch.resolve()
+
+    def home(self, job_id: str) -> Path:
+        """The worker's own folder for a job."""
+        return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
+
+    def of(self, claim: Claim) -> Workspace:
+        """The workspace of a claimed job."""
+        folder = self.home(claim.job_id) / "workspace"
+        return Workspace(folder, claim.voice, claim.config.version)
+
+    def prepare(self, claim: Claim, lock_wait_seconds: float) -> CheckpointEntry | None:
+        """Bring the last checkpoint from the storage, unless the workspace has it or a later one; which it was.
+
+        Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine works there,
+        OSError.
+        """
+        workspace = self.of(claim)
+        run = StoredCheckpoints(self._storage.checkpoints(claim.job_id)).latest()
+        brought = None
+        if run is not None and not _is_up_to_date(workspace, run):
+            with workspace.lock(lock_wait_seconds):
+                brought = self._restore(run, workspace)
+        write_atomically(workspace.root / _MARK, str(claim.token).encode())
+        return brought
+
+    @staticmethod
+    def _restore(run: StoredRun, workspace: Workspace) -> CheckpointEntry:
+        """In place of whatever an older attempt left; slices and features come out of the cache again."""
+        for path in workspace.root.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name not in _LOCKS:
+                path.unlink()
+        good = StoredCheckpoints(run.folder.parent).bring_to(run, workspace)
+        if not good:
+            raise IncompatibleCheckpoint(
+                f"all copies of the job's checkpoints in {run.folder} are damaged; try the job again from the start"
+            )
+        return good[-1]
+
+    def let_go(self, job_id: str) -> None:
+        """The job needs no workspace any more: what lies in the scratch folder goes. In the storage it stays."""
+        if self._scratch is not None:
+            shutil.rmtree(self._scratch / job_id, ignore_errors=True)
+
+    def claim_scratch(self, instance_id: str, status: Callable[[str], JobStatus | None]) -> None:
+        """Make the scratch folder this installation's. SettingsRefused where it is, or seems to be, another's.
+
+        `status` gives that of a job, None for one that the database does not have.
+        """
+        if self._scratch is None:
+            return
+        if self._scratch.is_relative_to(self._storage.root / "jobs"):
+            raise SettingsRefused(
+                f"the scratch folder {self._scratch} lies among the jobs of the data folder, where voices are kept; "
+                "name another with RVC_TRAIN_SCRATCH_FOLDER, or none"
+            )
+        mark = read_mark(self._scratch / MARK)
+        jobs = self._scratch_jobs()
+        if mark not in {None, instance_id} or (mark is None and jobs and not any(status(job.name) for job in jobs)):
+            owner = "another installation, since this one has none of its jobs" if mark is None else f"instance {mark}"
+            raise SettingsRefused(
+                f"the scratch folder {self._scratch} belongs to {owner}, and the data folder {self._storage.root} to "
+                f"{instance_id}; name another with RVC_TRAIN_SCRATCH_FOLDER, or empty it if its jobs are not missed"
+            )
+        if mark is None:
+            write_mark(self._scratch / MARK, instance_id)
+
+    def sweep(self, instance_id: str, status: Callable[[str], JobStatus | None], trash_days: float) -> None:
+        """Let go of the jobs in the scratch folder that have ended, here or elsewhere; empty its trash of what is old.
+
+        Jobs that the database does not have go to the trash, once nobody has changed their files for an hour.
+        """
+        if self._scratch is None or read_mark(self._scratch / MARK) != instance_id:
+            return
+        trash = Trash(self._scratch, self._clock)
+        for folder in self._scratch_jobs():
+            found = status(folder.name)
+            if found is None and is_untouched(folder, self._clock()):
+                trash.take(folder, "jobs")
+            elif found is not None and found.is_terminal:
+                self.let_go(folder.name)
+                logger.info("workspace deleted", job_id=folder.name)
+        trash.empty(trash_days)
+
+    def _scratch_jobs(self) -> list[Path]:
+        return [] if self._scratch is None else sorted(self._scratch.glob("job_*"))
+
+
+def _is_up_to_date(workspace: Workspace, run: StoredRun) -> bool:
+    """Whether the workspace has the stored checkpoint, or the last attempt that stored one, or a later, worked here."""
+    try:
+        entries = read_entries(workspace.recovery)
+    except IncompatibleCheckpoint:
+        return False
+    return bool(entries) and (run.newest in entries or _last_token(workspace) >= run.token)
+
+
+def _last_token(workspace: Workspace) -> int:
+    try:
+        return int((workspace.root / _MARK).read_text())
+    except (OSError, ValueError):
+        return -1

@@ -1,0 +1,118 @@
+"""The way of an engine's events into the book: kept in order, handed over in batches, none lost while it is away."""
+
+import errno
+from collections.abc import Iterable
+from pathlib import Path
+
+import structlog
+
+from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
+from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
+from server.job_store.leases import Claim
+from server.jobs.service import JobBook
+from server.results.evaluations import PreviewFiles
+from server.storage.local import Storage
+from worker.reporting.retry import DATABASE_AWAY, first_line
+from worker.reporting.spool import Spool
+
+logger = structlog.get_logger(__name__)
+
+BATCH = 500
+"""Events of one transaction at most: a backlog of hours goes over in short ones."""
+
+
+class Reports:
+    """Events that the book does not know yet."""
+
+    def __init__(self, book: JobBook, storage: Storage, claim: Claim, workspace: Path, spool: Path) -> None:
+        """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
+        self._book = book
+        self._storage = storage
+        self._claim = claim
+        self._workspace = workspace
+        self._waiting = Spool(spool)
+        self._is_away = False
+        self.published: set[str] = set()
+        """Kinds of the artifacts that are published."""
+        self.rejected: EngineError | None = None
+        """Why an artifact was not published, if one was not."""
+
+    def add(self, events: Iterable[Event]) -> None:
+        """Take events, in their order."""
+        for event in events:
+            self._waiting.add(event)
+
+    def close(self) -> None:
+        """Drop what still waits."""
+        self._waiting.close()
+
+    def deliver(self) -> bool:
+        """Hand over all that waits; False when the database is away and something had to stay.
+
+        Raises ClaimLost when the job is no longer ours.
+        """
+        try:
+            while waiting := self._waiting.front():
+                if isinstance(first := waiting[0], ArtifactReady):
+                    self._publish(first)
+                    waiting.popleft()
+                elif isinstance(first, PreviewReady):
+                    self._publish_preview(first)
+                    waiting.popleft()
+                else:
+                    batch = _next_batch(waiting)
+                    self._book.record(self._claim, batch)
+                    for _ in batch:
+                        waiting.popleft()
+        except DATABASE_AWAY as error:
+            if not self._is_away:
+                logger.warning("the database is away; the engine goes on", reason=first_line(error))
+            self._is_away = True
+            return False
+        self._is_away = False
+        return True
+
+    def _publish(self, artifact: ArtifactReady) -> None:
+        """Check a file of the workspace, copy it into the storage, and offer it for download."""
+        try:
+            self._check_place(artifact.path)
+            stored = self._storage.store_artifact(self._claim.job_id, Path(artifact.path))
+        except (ArtifactInvalid, OSError) as error:
+            is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+            kind = DiskFull if is_full else ArtifactInvalid
+            self.rejected = kind(f"{artifact.name} cannot be published: {error}")
+            return
+        if (stored.size, stored.sha256) != (artifact.size, artifact.sha256):
+            self.rejected = ArtifactInvalid(
+                f"{artifact.name} changed after the engine checked it ({stored.size} bytes with sha256 "
+                f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
+            )
+            return
+        self._book.publish_artifact(self._claim, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
+        self.published.add(artifact.kind)
+
+    def _publish_preview(self, preview: PreviewReady) -> None:
+        """Copy a preview's files into the storage and tell of them. Lacking one is worth a warning."""
+        try:
+            paths = (preview.audio, preview.picture, preview.recording)
+            for path in paths:
+                self._check_place(path)
+            stored = [self._storage.store_artifact(self._claim.job_id, Path(path)) for path in paths]
+        except (ArtifactInvalid, OSError) as error:
+            warning = f"the preview of step {preview.step} cannot be published: {error}"
+            self._book.record(self._claim, [Warned(message=warning, stage="train")])
+            return
+        self._book.publish_preview(self._claim, preview, PreviewFiles(*stored))
+
+    def _check_place(self, path: str) -> None:
+        if not Path(path).resolve().is_relative_to(self._workspace.resolve()):
+            raise ArtifactInvalid("its path lies outside the job's workspace")
+
+
+def _next_batch(waiting: Iterable[Event]) -> list[Event]:
+    batch: list[Event] = []
+    for event in waiting:
+        if isinstance(event, ArtifactReady | PreviewReady) or len(batch) == BATCH:
+            break
+        batch.append(event)
+    return batch
