@@ -1,4 +1,4 @@
-"""The job service: submit, claim, heartbeat, record, finish, cancel, pause, requeue. Nobody else changes a job's status.
+"""The job service: submit, claim, heartbeat, record, finish, cancel, pause, requeue. Only it changes a job's status.
 
 Each call is one transaction and obeys `server.job_store.states.TRANSITIONS`. The service has parts, a file each:
 `submission`, `leasing` (what workers write) and `server.workers.registry`; here are the commands of users.
