@@ -1,3 +1,6 @@
-"""The name of `rvc_train` before version 0.2."""
+"""The name that `rvc_train` had before."""
 
-raise ImportError("the package client is now called rvc_train: from rvc_train import Client")
+raise ImportError(
+    "the package client is now rvc_train, and the wire shapes of server.schemas are in rvc_train.schemas: "
+    "from rvc_train import Client"
+)

@@ -1,0 +1,1 @@
+"""Alembic migrations: one for each version of the schema, in `versions/`."""

@@ -1,0 +1,68 @@
+"""The layout of the packages: rooms of a size that can be overlooked, and names that the field uses."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("rvc_engine", "server", "worker", "rvc_train")
+MOST_FILES = 12
+METAPHORS = frozenset(
+    "book ledger journal shelf roll reception receptions outlook prospect footprint footprints appraise appraisal "
+    "appraiser readings patience insist verdict judge judgement keeper keepers keeping wish wishes tell tells told say "
+    "says said hear heard hears speak speaks pulse mouth ear whose nobody nobodys handover refusal refusals outward "
+    "forecaster measures feeds paces bring brings brought".split()
+)
+"""Words for which the field has a term of its own; docs/decisions/0021 lists both."""
+
+
+def modules() -> Iterator[Path]:
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            if "versions" not in path.parts:  # migrations keep the names that they were made with
+                yield path
+
+
+def rooms() -> dict[Path, list[Path]]:
+    found: dict[Path, list[Path]] = {}
+    for path in modules():
+        found.setdefault(path.parent, []).append(path)
+    return found
+
+
+@pytest.mark.parametrize("room", sorted(rooms()), ids=lambda room: str(room.relative_to(ROOT)))
+def test_a_room_has_two_to_twelve_files_and_says_what_it_is_for(room):
+    files = rooms()[room]
+    assert 2 <= len(files) <= MOST_FILES, [path.name for path in files]
+    assert (room / "__init__.py").is_file()
+    assert ast.get_docstring(ast.parse((room / "__init__.py").read_text())), f"{room} does not say what it is for"
+
+
+def words_of(name: str) -> set[str]:
+    """`JobBook`, `job_book` and `JOB_BOOK` are made of the same words."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def names_in(path: Path) -> Iterator[str]:
+    yield path.stem
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node.name
+
+
+def test_modules_classes_and_functions_have_the_names_of_the_field():
+    found = {
+        f"{path.relative_to(ROOT)}: {name}"
+        for path in modules()
+        for name in names_in(path)
+        if words_of(name) & METAPHORS
+    }
+    assert not found, sorted(found)
+
+
+def test_words_are_found_in_every_way_of_writing_a_name():
+    assert words_of("JobBook") == words_of("job_book") == words_of("JOB_BOOK") == {"job", "book"}
+    assert words_of("_HTTPBook") == {"http", "book"}
