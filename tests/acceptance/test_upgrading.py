@@ -1,7 +1,7 @@
 """An installation as the code of commit da175a3 left it goes on under the present code, and repeats nothing.
 
-The old code itself makes the installation, from the history of this repository: a paused job, one whose worker and engine
-were killed, half an upload, and the cache of prepared clips.
+The old code itself makes the installation, from the history of this repository: a paused job, one whose worker and
+engine were killed, half an upload, and the cache of prepared clips.
 """
 
 import shutil
