@@ -11,6 +11,7 @@ import re
 import site
 import sys
 from collections.abc import Collection, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "all_proxy", "no_proxy")
@@ -40,6 +41,19 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command that runs a module of ours, or of an installed package, with this interpreter."""
     return [sys.executable, "-P", "-m", module, *arguments]
+
+
+def foreign_package(name: str) -> Path | None:
+    """The folder that a child would import our package `name` from, where that is not where this package lies.
+
+    Another distribution may bring a package called `server` or `worker`. None: ours is found, or none at all.
+    """
+    ours = Path(__file__).resolve().parents[1]
+    users = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
+    found = PathFinder.find_spec(name, [*_uninstalled_folder(), *users, *site.getsitepackages()])
+    places = [] if found is None else list(found.submodule_search_locations or [])
+    folder = Path(places[0]).resolve() if places else None
+    return None if folder is None or folder.parent == ours else folder
 
 
 def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:
