@@ -28,6 +28,7 @@ COPY samples samples
 COPY rvc_engine rvc_engine
 COPY server server
 COPY worker worker
+COPY rvc_train rvc_train
 COPY client client
 RUN pip --python /opt/rvc-train/bin/python install --no-deps --compile --root /code .
 

@@ -73,10 +73,10 @@ lint: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/deptry client --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev --ignore DEP002
+	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev --ignore DEP002
 	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,dev --ignore DEP002
 	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,server,postgres,dev --ignore DEP002
-	$(BIN)/deptry client rvc_engine server worker --optional-dependencies-dev-groups dev
+	$(BIN)/deptry rvc_train rvc_engine server worker --optional-dependencies-dev-groups dev
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
 check: lint test

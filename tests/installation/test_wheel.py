@@ -8,12 +8,12 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 NEEDED = {
-    "client/samples/vm-review.flac",
+    "rvc_train/samples/vm-review.flac",
     "rvc_engine/assets/model_assets.json",
     "rvc_engine/assets/whisper-tiny.en-encoder.safetensors",
     "rvc_training_pipeline.py",
-    "server/migrations/env.py",
-    "server/migrations/script.py.mako",
+    "server/database/migrations/env.py",
+    "server/database/migrations/script.py.mako",
     "server/pages/locales/zh.json",
     "server/pages/static/js/job.js",
     "server/pages/static/vendor/uplot/uPlot.esm.js",
@@ -32,8 +32,8 @@ def files_of(folder: str) -> set[str]:
 def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
-    ours = {name for folder in ("client", "rvc_engine", "server", "worker") for name in files_of(folder)}
-    samples = {f"client/{name}" for name in files_of("samples")}
+    ours = {name for folder in ("client", "rvc_engine", "rvc_train", "server", "worker") for name in files_of(folder)}
+    samples = {f"rvc_train/{name}" for name in files_of("samples")}
     assert names == ours | samples | {"rvc_training_pipeline.py"}
     assert names >= NEEDED
 
@@ -41,7 +41,7 @@ def test_the_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path
 def test_the_sdist_holds_what_a_wheel_is_built_from(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert names >= {name.replace("client/samples", "samples") for name in NEEDED}
+    assert names >= {name.replace("rvc_train/samples", "samples") for name in NEEDED}
     assert names >= {"constraints.txt", "LICENSE", "NOTICE", "README.md", "Dockerfile", "docker-compose.yml"}
 
 
