@@ -56,12 +56,12 @@ class Probe:
         """Of G's and of D's gradients in the nets' precision to those in float32."""
         self.nets.generator.load_state_dict(nets.generator.state_dict())
         self.nets.discriminators.load_state_dict(nets.discriminators.state_dict())
-        found = [self._gradients(precision, inputs) for precision in (nets.precision, nets.precision.full())]
+        found = [self._gradients(precision, inputs) for precision in (nets.precision, nets.precision.fp32())]
         g, d = (cosine(short, full) for short, full in zip(*found, strict=True))
         return g, d
 
     def _gradients(self, precision: Precision, inputs: tuple[Batch, Tensor, Noise]) -> tuple[Tensor, Tensor]:
-        self.nets.compute_in(precision)
+        self.nets.set_precision(precision)
         training_step(self.nets, *inputs)
         return flat_gradient(self.nets.generator), flat_gradient(self.nets.discriminators)
 
@@ -86,7 +86,7 @@ def main() -> None:
     precision = Precision.choose(options.precision, CPU)
     if precision.name == "fp32":
         return  # nothing to compare
-    sizes = Hyperparameters.of(TrainingConfig())
+    sizes = Hyperparameters.from_config(TrainingConfig())
     with tempfile.TemporaryDirectory() as name:
         prepared = options.prepared or Path(name)
         if options.prepared is None:

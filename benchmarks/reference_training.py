@@ -40,7 +40,7 @@ def main() -> None:
         reference = rvc_webui.Reference.place(options.reference, options.reference_python, Path(name) / "rvc")
         prepared = options.prepared or Path(name) / "prepared"
         if options.prepared is None:
-            write_clips(prepared, Hyperparameters.of(TrainingConfig()), options.clips, 3.7)
+            write_clips(prepared, Hyperparameters.from_config(TrainingConfig()), options.clips, 3.7)
         seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
         for _ in range(options.rounds):
             seconds[OURS].append(train_ours(reference.folder, prepared, options.epochs))
@@ -79,7 +79,7 @@ def _place(folder: Path, prepared: Path, name: str) -> None:
     for part in PREPARED:
         shutil.copytree(prepared / part, root / part)
     config = TrainingConfig(total_epochs=1, pretrained="none")
-    sizes, workspace = Hyperparameters.of(config), Workspace(root, name)
+    sizes, workspace = Hyperparameters.from_config(config), Workspace(root, name)
     clips, _ = list_clips(workspace, sizes)
     write_filelist(workspace, clips, config.seed)
     (root / "config.json").write_text(sizes.workspace_config(config, BATCH_SIZE))

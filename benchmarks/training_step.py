@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    sizes = Hyperparameters.of(TrainingConfig())
+    sizes = Hyperparameters.from_config(TrainingConfig())
     batch = made_up_batch(sizes, options.batch_size, device)
     starts = torch.full((options.batch_size,), 50, device=device)
     noise = Noise.draw(sizes, options.batch_size, CLIP_FRAMES, torch.Generator(device).manual_seed(1))

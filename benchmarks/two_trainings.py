@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.checkpoints.train_state import Nets
 from rvc_engine.compute.precision import Precision, use_tf32
-from rvc_engine.compute.process_group import ALONE
+from rvc_engine.compute.process_group import SINGLE_PROCESS
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import Clip, ClipFiles, epoch_batches, list_clips, load_clip
@@ -28,9 +28,9 @@ from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, cut_segments
 from rvc_engine.reporting import StageReport
-from rvc_engine.training.batch_sampler import EffectiveBatch, EffectiveBatches
-from rvc_engine.training.cuda_graphs import CudaRecorder, GraphedSteps, StepInputs
-from rvc_engine.training.metrics import Readings
+from rvc_engine.training.batch_sampler import GlobalBatch, BatchSampler
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, StepInputs
+from rvc_engine.training.metrics import AsyncMetricReader
 from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
 from rvc_engine.workspace.layout import Workspace
 
@@ -51,7 +51,7 @@ class Setting:
     @property
     def sizes(self) -> Hyperparameters:
         """Of the nets."""
-        return Hyperparameters.of(self.config)
+        return Hyperparameters.from_config(self.config)
 
     def clips(self) -> list[ClipFiles]:
         """All of them."""
@@ -70,19 +70,19 @@ class OurTraining:
         self.nets = Nets.build(self.sizes, device, config.learning_rate, Precision.choose(config.precision, device))
         self.said: list[str] = []
         report = StageReport("train", lambda event: self.said.append(str(event)))
-        self.batches = EffectiveBatches.choose(setting.clips(), self.nets, config, None, ALONE, report)
+        self.batches = BatchSampler.from_config(setting.clips(), self.nets, config, None, SINGLE_PROCESS, report)
         self.graphs: GraphedSteps | None = None
         if with_graphs and device.type == "cuda":
-            batches, recorder = self.batches, CudaRecorder(device)
-            self.graphs = GraphedSteps(self.nets, recorder, batches.most_frames, batches.sizes, self.said.append)
-        self.readings = Readings(device)
+            batches, recorder = self.batches, CudaGraphCapturer(device)
+            self.graphs = GraphedSteps(self.nets, recorder, batches.max_frames, batches.batch_sizes, self.said.append)
+        self.readings = AsyncMetricReader(device)
         self._given, self._number = self._endless(), 0
 
-    def _endless(self) -> Generator[EffectiveBatch, None, None]:
+    def _endless(self) -> Generator[GlobalBatch, None, None]:
         epoch = 0
         while True:
             epoch += 1
-            yield from self.batches.of_epoch(epoch, 0)
+            yield from self.batches.epoch_batches(epoch, 0)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -100,12 +100,12 @@ class OurTraining:
         whole = Whole(len(given.clips), given.num_frames)
 
         def eager() -> StepResult:
-            return training_step(self.nets, batch, starts, noise, whole, self.batches.micro_batches)
+            return training_step(self.nets, batch, starts, noise, whole, self.batches.micro_batcher)
 
         inputs = StepInputs(batch, starts, noise)
-        result = self.graphs.take(inputs, self.batches.micro_batches, eager) if self.graphs else eager()
+        result = self.graphs.step(inputs, self.batches.micro_batcher, eager) if self.graphs else eager()
         self._number += 1
-        self.readings.end_step()
+        self.readings.throttle()
         return result.stacked()[: len(LOSSES)]
 
 

@@ -111,7 +111,7 @@ class DiskFull(EngineError):
     code = FailureCode.DISK_FULL
 
 
-class RankLost(EngineError):
+class RankFailure(EngineError):
     """One of several processes that train together died without saying why."""
 
     code = FailureCode.ENGINE_CRASHED
@@ -135,7 +135,7 @@ class InternalError(EngineError):
     code = FailureCode.INTERNAL
 
 
-def error_of(code: FailureCode, message: str) -> EngineError:
+def error_from_code(code: FailureCode, message: str) -> EngineError:
     """The error that a child process told of by its code."""
     return next((kind for kind in EngineError.__subclasses__() if kind.code is code), InternalError)(message)
 

@@ -62,7 +62,7 @@ class Hyperparameters:
     num_speakers: int = NUM_SPEAKERS
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> Self:
+    def from_config(cls, config: TrainingConfig) -> Self:
         """The numbers that a run with this config uses."""
         key, rate = f"{config.version}/{config.sample_rate}", config.sample_rate_hz
         rates, kernels = _UPSAMPLING[key]
@@ -126,7 +126,7 @@ class Hyperparameters:
         ]
 
     @classmethod
-    def of_voice(cls, config: list[Any], version: Version, f0: bool, num_speakers: int) -> Self:
+    def from_voice_config(cls, config: list[Any], version: Version, f0: bool, num_speakers: int) -> Self:
         """The numbers behind a voice file's `config`; `num_speakers` comes from its `emb_g.weight`.
 
         Raises ValueError, TypeError, KeyError or IndexError when the list is not what a voice file holds.

@@ -7,14 +7,14 @@ from torch.optim import AdamW
 
 from rvc_engine.checkpoints.io import save_together
 from rvc_engine.checkpoints.retention import KeptSaves
-from rvc_engine.checkpoints.train_state import Nets, Place, completed_epochs
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress, completed_epochs
 from rvc_engine.workspace.layout import Workspace
 
 LATEST_STEP_NAME = 2333333
 """What the reference writes as the step when it keeps one pair only."""
 
 
-def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: float, only_latest: bool) -> list[Path]:
+def save_pair(workspace: Workspace, nets: Nets, place: TrainProgress, learning_rate: float, only_latest: bool) -> list[Path]:
     """`G_<step>.pth` and `D_<step>.pth` as RVC and Applio resume from; returns where they are.
 
     `learning_rate` is the undecayed one. The epoch stored is the last one completed.
@@ -22,7 +22,7 @@ def save_pair(workspace: Workspace, nets: Nets, place: Place, learning_rate: flo
     return write_pair(workspace.root, pair_trees(nets, place, learning_rate, only_latest))
 
 
-def pair_trees(nets: Nets, place: Place, learning_rate: float, only_latest: bool) -> dict[str, dict[str, Any]]:
+def pair_trees(nets: Nets, place: TrainProgress, learning_rate: float, only_latest: bool) -> dict[str, dict[str, Any]]:
     """What `save_pair` writes, by file name, the generator's first; the nets' own tensors, not copies of them."""
     name = LATEST_STEP_NAME if only_latest else place.step
     return {

@@ -12,7 +12,7 @@ from torch.optim import AdamW
 from rvc_engine.checkpoints.io import load_file, save_atomically
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, manifest_in, read_entries, write_entries
 from rvc_engine.checkpoints.pair_files import _portable
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
 
@@ -39,11 +39,11 @@ class RecoveryStore:
     def _entries(self) -> list[CheckpointEntry]:
         return read_entries(self.folder)
 
-    def save(self, nets: Nets, place: Place) -> Path:
+    def save(self, nets: Nets, place: TrainProgress) -> Path:
         """Write a checkpoint, then the manifest, then let go of the oldest."""
         return self.write(self.tree(nets, place))
 
-    def tree(self, nets: Nets, place: Place) -> dict[str, Any]:
+    def tree(self, nets: Nets, place: TrainProgress) -> dict[str, Any]:
         """What a checkpoint holds; the nets' own tensors, not copies of them."""
         return {
             "identity": self.identity,
@@ -60,7 +60,7 @@ class RecoveryStore:
     def write(self, tree: dict[str, Any]) -> Path:
         """Write what `tree` gave, then the manifest, then let go of the oldest. Any thread may, one at a time."""
         started = time.monotonic()
-        place, entries = Place(**tree["place"]), self._entries()
+        place, entries = TrainProgress(**tree["place"]), self._entries()
         path = self.folder / f"step_{place.step:09d}.pt"
         digest = save_atomically(tree, path)
         entry = CheckpointEntry(path.name, place.step, place.epoch, path.stat().st_size, digest)
@@ -69,7 +69,7 @@ class RecoveryStore:
         self.last_save_seconds = time.monotonic() - started
         return path
 
-    def load(self, nets: Nets, warn: Callable[[str], None]) -> Place | None:
+    def load(self, nets: Nets, warn: Callable[[str], None]) -> TrainProgress | None:
         """Bring the nets to the newest good checkpoint; None when the run has none yet.
 
         A damaged checkpoint is passed over for the one before, and said. Raises IncompatibleCheckpoint when the
@@ -103,7 +103,7 @@ class RecoveryStore:
         written = (path if path.is_file() else manifest_in(self.folder)).stat().st_mtime
         return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
 
-    def _restore(self, tree: Any, nets: Nets, path: Path) -> Place:
+    def _restore(self, tree: Any, nets: Nets, path: Path) -> TrainProgress:
         for key, value in self.identity.items():
             if tree["identity"].get(key) != value:
                 raise IncompatibleCheckpoint(
@@ -122,13 +122,13 @@ class RecoveryStore:
         for name, scaler in scalers.items():
             if scaler.is_enabled() and tree.get(name):
                 scaler.load_state_dict(tree[name])
-        return Place(**tree["place"])
+        return TrainProgress(**tree["place"])
 
 
-def load_trained_generator(workspace: Workspace) -> tuple[dict[str, Tensor], Place]:
+def load_trained_generator(workspace: Workspace) -> tuple[dict[str, Tensor], TrainProgress]:
     """The generator's weights in the newest recovery checkpoint, and where the run was."""
     entries = RecoveryStore(workspace, {})._entries()
     if not entries:
         raise IncompatibleCheckpoint(f"{workspace.recovery} holds no checkpoint; train the voice first")
     tree = load_file(workspace.recovery / entries[-1].file)
-    return tree["generator"], Place(**tree["place"])
+    return tree["generator"], TrainProgress(**tree["place"])

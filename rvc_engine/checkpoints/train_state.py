@@ -15,7 +15,7 @@ from rvc_engine.models.synthesizer import Synthesizer
 
 
 @dataclass(frozen=True)
-class Place:
+class TrainProgress:
     """Where a run is."""
 
     step: int
@@ -41,7 +41,7 @@ class Place:
         return self.epoch - 1 if self.batch == 0 and self.step else self.epoch
 
 
-def completed_epochs(place: Place) -> int:
+def completed_epochs(place: TrainProgress) -> int:
     """Whole epochs done; at least 1, because loaders show it."""
     return max(1, place.epoch - 1)
 
@@ -63,7 +63,7 @@ class Nets:
     discriminator_scaler: GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.compute_in(self.precision)
+        self.set_precision(self.precision)
 
     @classmethod
     def build(
@@ -88,7 +88,7 @@ class Nets:
             precision or Precision("fp32", device.type),
         )
 
-    def compute_in(self, precision: Precision) -> None:
+    def set_precision(self, precision: Precision) -> None:
         """Go on in another format, with fresh scalers. One for each net: one's spoiled step is not the other's."""
         self.precision = precision
         self.generator_scaler, self.discriminator_scaler = precision.scaler(), precision.scaler()

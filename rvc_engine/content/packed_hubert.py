@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rvc_engine.compute.precision import cpu_multiplies_bf16
+from rvc_engine.compute.precision import cpu_supports_bf16
 from rvc_engine.content.windows import num_rows
 
 FIRST_KERNEL, FIRST_STRIDE = 10, 5
@@ -295,7 +295,7 @@ def _packs(weight: Tensor) -> bool:
 @cache
 def _can_pack() -> bool:
     """Whether this PyTorch has the operators, which are its own business, as they are called here; seen by trying."""
-    if not cpu_multiplies_bf16():
+    if not cpu_supports_bf16():
         return False
     weight, kernel = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((32, 32), (32, 32, 1, 3)))
     how: _How = (0, 0), (1, 2), (1, 1), 1

@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from rvc_engine.checkpoints.train_state import Place, completed_epochs
+from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.split import Split
@@ -51,7 +51,7 @@ class Appraiser:
         """Seconds of an evaluation, as far as is known."""
         self._appraised_step: int | None = None
 
-    def begin(self, place: Place) -> None:
+    def begin(self, place: TrainProgress) -> None:
         """Training starts at this place: what was measured beyond it is done anew."""
         self._appraised_step = None
         if place.step == 0:
@@ -66,7 +66,7 @@ class Appraiser:
         """What the evaluation at a step said; lower is better, infinity where there was none."""
         return next((row.worth for row in self._history.rows if row.step == step), math.inf)
 
-    def appraise(self, net: Synthesizer, place: Place) -> None:
+    def appraise(self, net: Synthesizer, place: TrainProgress) -> None:
         """Measure the generator as it is at this place, unless that would take too much of the run's time."""
         is_wanted = self._config.evaluate != "never" and bool(self._split.evaluated)
         if not is_wanted or self._appraised_step == place.step:
@@ -81,7 +81,7 @@ class Appraiser:
                 raise
             self._report.warn(f"step {place.step} was not evaluated: the device has no memory left for it")
 
-    def _is_affordable(self, net: Synthesizer, place: Place) -> bool:
+    def _is_affordable(self, net: Synthesizer, place: TrainProgress) -> bool:
         if self._config.evaluate == "always":
             return True
         allowed = MAX_SHARE * place.seconds - self._history.spent_seconds
@@ -107,7 +107,7 @@ class Appraiser:
             self._report.warn(f"speaker similarity is not measured: {error}")
             return None
 
-    def _appraise(self, net: Synthesizer, place: Place, started: float) -> None:
+    def _appraise(self, net: Synthesizer, place: TrainProgress, started: float) -> None:
         evaluator, epoch = self._evaluator(), completed_epochs(place)
         found = evaluator.evaluate(net)
         previews = self._write_previews(evaluator, found, epoch, place.step)
@@ -152,7 +152,7 @@ class Appraiser:
                 )
             )
 
-    def _write_best(self, net: Synthesizer, place: Place) -> bool:
+    def _write_best(self, net: Synthesizer, place: TrainProgress) -> bool:
         """Write the best voice so far, and whether that worked. A net that has no export does not stop the training."""
         details = export.VoiceDetails.of(self._workspace, self._config, place)
         try:

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvc_engine.compute.precision import cpu_multiplies_bf16
+from rvc_engine.compute.precision import cpu_supports_bf16
 
 Rows = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -32,7 +32,7 @@ class Nearest:
 
         `dtype` is that of the product: without one, what the CPU is good at.
         """
-        dtype = dtype or (torch.bfloat16 if cpu_multiplies_bf16() else torch.float32)
+        dtype = dtype or (torch.bfloat16 if cpu_supports_bf16() else torch.float32)
         origin = centres.mean(axis=0) if origin is None else origin
         seen = centres - origin
         count, self._size = seen.shape

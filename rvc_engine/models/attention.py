@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full
+from rvc_engine.compute.precision import run_fp32
 from rvc_engine.hyperparameters import N_HEADS, N_LAYERS, TEXT_KERNEL_SIZE
 from rvc_engine.models.activation_checkpointing import Recomputing
 
@@ -113,6 +113,6 @@ class Encoder(Recomputing):
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
-            x = norm_1(x + self._block(partial(in_full, attention), x, pair_mask))
+            x = norm_1(x + self._block(partial(run_fp32, attention), x, pair_mask))
             x = norm_2(x + self._block(feed_forward, x, mask))
         return x * mask

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full, in_full_on_cpu, lengthened
+from rvc_engine.compute.precision import run_fp32, run_fp32_on_cpu, to_fp32
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
 from rvc_engine.models.activation_checkpointing import Recomputing
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
@@ -117,7 +117,7 @@ class Generator(Recomputing):
         x = self.conv_pre(latent) + self.cond(speaker)
         for stage in range(len(self.ups)):
             x = self._block(partial(self._stage, stage), x, source)
-        return torch.tanh(in_full(self.conv_post, F.leaky_relu(x)))
+        return torch.tanh(run_fp32(self.conv_post, F.leaky_relu(x)))
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
         """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate).
@@ -126,14 +126,14 @@ class Generator(Recomputing):
         """
         work = partial(self._upsample, stage)
         inputs = (x,) if source is None else (x, source)
-        return in_full_on_cpu(work, *inputs) if stage >= len(self.ups) - FULL_STAGES else work(*inputs)
+        return run_fp32_on_cpu(work, *inputs) if stage >= len(self.ups) - FULL_STAGES else work(*inputs)
 
     def _upsample(self, stage: int, x: Tensor, source: Tensor | None = None) -> Tensor:
         kernels = len(RESBLOCK_KERNEL_SIZES)
         x = self.ups[stage](F.leaky_relu(x, SLOPE))
         if x.device.type == "cpu" or stage == len(self.ups) - 1:  # what residuals are added to
-            x = lengthened(x)
+            x = to_fp32(x)
         if source is not None:
-            x = x + in_full(self.noise_convs[stage], source).to(x.dtype)
+            x = x + run_fp32(self.noise_convs[stage], source).to(x.dtype)
         blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]
         return torch.stack([block(x) for block in blocks]).mean(0)

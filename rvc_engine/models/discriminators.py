@@ -5,7 +5,7 @@ from functools import partial
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full_on_cpu
+from rvc_engine.compute.precision import run_fp32_on_cpu
 from rvc_engine.config import Version
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d
 
@@ -71,7 +71,7 @@ def _judge(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> Judgement:
     maps = []
     for conv in convs:
         work = partial(conv, slope=SLOPE)
-        x = in_full_on_cpu(work, x) if conv.is_full else work(x)
+        x = run_fp32_on_cpu(work, x) if conv.is_full else work(x)
         maps.append(x)
     x = last(x)
     maps.append(x)

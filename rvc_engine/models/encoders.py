@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full
+from rvc_engine.compute.precision import run_fp32
 from rvc_engine.models.activation_checkpointing import Recomputing
 from rvc_engine.models.attention import Encoder
 from rvc_engine.models.weight_norm import WeightNormConv1d
@@ -37,7 +37,7 @@ class TextEncoder(nn.Module):
         if coarse_f0 is not None:
             x = x + self.emb_pitch(coarse_f0)
         x = nn.functional.leaky_relu(x * math.sqrt(self.channels), 0.1).transpose(1, 2)
-        mean, log_std = (in_full(self.proj, self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
+        mean, log_std = (run_fp32(self.proj, self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
         return mean, log_std
 
 
@@ -87,5 +87,5 @@ class PosteriorEncoder(nn.Module):
     def forward(self, spec: Tensor, mask: Tensor, speaker: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """spec (B, bins, T), mask (B, 1, T), speaker (B, gin, 1), noise (B, C, T) -> latent, mean, log std."""
         hidden = self.enc(self.pre(spec) * mask, mask, speaker)
-        mean, log_std = (in_full(self.proj, hidden) * mask).chunk(2, dim=1)
+        mean, log_std = (run_fp32(self.proj, hidden) * mask).chunk(2, dim=1)
         return (mean + noise * log_std.exp()) * mask, mean, log_std

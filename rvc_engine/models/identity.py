@@ -101,7 +101,7 @@ def _sizes(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperpar
     config = TrainingConfig(
         version=version, sample_rate=rate, f0=f0, width=width, content="contentvec", pretrained="none"
     )
-    return Hyperparameters.of(config)
+    return Hyperparameters.from_config(config)
 
 
 def _fits(shapes: Shapes, sizes: Hyperparameters) -> bool:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.compute.precision import lengthened
+from rvc_engine.compute.precision import to_fp32
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.discriminators import Judgement
 
@@ -15,13 +15,13 @@ from rvc_engine.models.discriminators import Judgement
 def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
     """Of each discriminator's scores for real and for fake segments: those should be 1, these 0. A scalar, summed."""
     return torch.stack(
-        [(1 - lengthened(real)).square().mean() + lengthened(fake).square().mean() for real, fake in scores]
+        [(1 - to_fp32(real)).square().mean() + to_fp32(fake).square().mean() for real, fake in scores]
     ).sum()
 
 
 def generator_loss(fake: list[Judgement]) -> Tensor:
     """Fake scores should be 1; summed over discriminators. A scalar."""
-    return torch.stack([(1 - lengthened(score)).square().mean() for score, _ in fake]).sum()
+    return torch.stack([(1 - to_fp32(score)).square().mean() for score, _ in fake]).sum()
 
 
 def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:

@@ -94,7 +94,7 @@ def estimate(
     indexes: bool = True,
 ) -> SpaceNeeded:
     """What the run will write."""
-    sizes = Hyperparameters.of(config)
+    sizes = Hyperparameters.from_config(config)
     prepared, features = _prepared(dataset, workspace, sizes, is_there)
     # total_fea.npy holds all rows, and so does the index, up to the number above which it holds centres.
     # Of several speakers each has an index of its own rows beside it.

@@ -94,7 +94,7 @@ def _faults_of_base_weights(config: TrainingConfig, machine: Machine) -> Iterato
     except EngineError as error:
         yield error
         return
-    sizes = Hyperparameters.of(config)
+    sizes = Hyperparameters.from_config(config)
     layouts = (
         generator_layout(sizes, with_posterior=True),
         discriminators_layout(NetKind("discriminators", sizes.version, sizes.hidden_channels)),

@@ -6,54 +6,54 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-STEPS_UNDER_WAY = 4
+MAX_STEPS_IN_FLIGHT = 4
 """How far the host runs ahead of a GPU: far enough that it never waits, near enough that a stop is heard at once."""
 
 
-class Readings:
+class AsyncMetricReader:
     """Of one device. On the CPU each number is there as soon as it is asked for."""
 
-    def __init__(self, device: torch.device, waits: bool = False) -> None:
+    def __init__(self, device: torch.device, is_blocking: bool = False) -> None:
         """`waits`: for each number at once, as processes must which should all see the same at the same step."""
         self._device = device
-        self._is_ahead = device.type == "cuda" and not waits
-        self._coming: deque[tuple[Tensor, torch.cuda.Event, Callable[[list[float]], None]]] = deque()
+        self._is_async = device.type == "cuda" and not is_blocking
+        self._pending: deque[tuple[Tensor, torch.cuda.Event, Callable[[list[float]], None]]] = deque()
         self._steps: deque[torch.cuda.Event] = deque()
 
-    def begin(self, values: Tensor, tell: Callable[[list[float]], None]) -> None:
+    def submit(self, values: Tensor, callback: Callable[[list[float]], None]) -> None:
         """Read `values` (N,) as they are now; `tell` hears them, at `look` or `wait` at the latest."""
-        if not self._is_ahead:
-            tell(values.tolist())
+        if not self._is_async:
+            callback(values.tolist())
             return
-        self._coming.append((values.to("cpu", non_blocking=True), self._mark(), tell))
+        self._pending.append((values.to("cpu", non_blocking=True), self._record_event(), callback))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Tell what has come meanwhile."""
-        while self._coming and self._coming[0][1].query():  # type: ignore[no-untyped-call]
-            self._tell_next()
+        while self._pending and self._pending[0][1].query():  # type: ignore[no-untyped-call]
+            self._deliver_next()
 
-    def wait(self) -> None:
+    def flush(self) -> None:
         """Tell all that was begun."""
-        while self._coming:
-            self._coming[0][1].synchronize()
-            self._tell_next()
+        while self._pending:
+            self._pending[0][1].synchronize()
+            self._deliver_next()
 
-    def forget(self) -> None:
+    def discard(self) -> None:
         """Tell nothing of what was begun."""
-        self._coming.clear()
+        self._pending.clear()
 
-    def end_step(self) -> None:
+    def throttle(self) -> None:
         """A step has been set going: wait for the one that was a few before it."""
         if self._device.type == "cuda":
-            self._steps.append(self._mark())
-            if len(self._steps) > STEPS_UNDER_WAY:
+            self._steps.append(self._record_event())
+            if len(self._steps) > MAX_STEPS_IN_FLIGHT:
                 self._steps.popleft().synchronize()
 
-    def _mark(self) -> torch.cuda.Event:
-        mark = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        mark.record(torch.cuda.current_stream(self._device))
-        return mark
+    def _record_event(self) -> torch.cuda.Event:
+        event = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        return event
 
-    def _tell_next(self) -> None:
-        values, _, tell = self._coming.popleft()
-        tell(values.tolist())
+    def _deliver_next(self) -> None:
+        values, _, callback = self._pending.popleft()
+        callback(values.tolist())

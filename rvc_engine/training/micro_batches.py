@@ -10,19 +10,19 @@ from typing import TypeVar
 import torch
 
 from rvc_engine.compute.out_of_memory import is_out_of_memory
-from rvc_engine.compute.process_group import ALONE, Ranks
+from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.errors import GpuOutOfMemory
 
 T = TypeVar("T")
 
 
-class MicroBatches:
+class MicroBatcher:
     """How many clips a rank takes through the nets at once. Lowered for good when memory runs out."""
 
-    def __init__(self, limit: int, ranks: Ranks = ALONE, warn: Callable[[str], None] = lambda _: None) -> None:
-        self.limit, self.ranks, self._warn = limit, ranks, warn
+    def __init__(self, limit: int, distributed: DistributedContext = SINGLE_PROCESS, warn: Callable[[str], None] = lambda _: None) -> None:
+        self.limit, self.distributed, self._warn = limit, distributed, warn
 
-    def attempt(self, num_clips: int, gather: Callable[[int], T], apply: Callable[[T], object]) -> None:
+    def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
         """Do half a step: `gather` takes the limit and adds up gradients, `apply` changes the weights.
 
         When memory runs out while gathering, on any rank, all ranks gather again with half the limit; `gather` must
@@ -30,17 +30,17 @@ class MicroBatches:
         single clips do not fit.
         """
         while True:
-            gathered: list[T] = []
-            is_short = _runs_short(lambda into=gathered: into.append(gather(self.limit)))  # type: ignore[misc]
-            if not self.ranks.any(is_short):
+            results: list[T] = []
+            is_oom = _runs_out_of_memory(lambda into=results: into.append(backward(self.limit)))  # type: ignore[misc]
+            if not self.distributed.all_reduce_any(is_oom):
                 # Alone, this may be tried again too: the optimizer's kernel takes no memory once it has begun.
-                is_short = _runs_short(lambda of=gathered: apply(of[0]), self.ranks.size == 1)  # type: ignore[misc]
-                if not is_short:
+                is_oom = _runs_out_of_memory(lambda of=results: step(of[0]), self.distributed.world_size == 1)  # type: ignore[misc]
+                if not is_oom:
                     return
-            del gathered
-            self._lower(self.ranks.largest_share(num_clips))
+            del results
+            self._reduce_limit(self.distributed.max_shard_size(num_clips))
 
-    def _lower(self, most_clips: int) -> None:
+    def _reduce_limit(self, most_clips: int) -> None:
         clips = min(self.limit, most_clips)
         if clips == 1:
             raise GpuOutOfMemory(
@@ -57,12 +57,12 @@ class MicroBatches:
         )
 
 
-def _runs_short(work: Callable[[], object], may_try_again: bool = True) -> bool:
+def _runs_out_of_memory(work: Callable[[], object], may_retry: bool = True) -> bool:
     """Whether memory ran out. The error, whose frames hold the graph, is let go of before this returns."""
     try:
         work()
     except RuntimeError as error:
-        if not (may_try_again and is_out_of_memory(error)):
+        if not (may_retry and is_out_of_memory(error)):
             raise
         return True
     return False

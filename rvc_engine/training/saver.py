@@ -6,7 +6,7 @@ from typing import Any
 from rvc_engine.checkpoints.async_writer import BackgroundSaver
 from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.retention import KeptSaves, Save
-from rvc_engine.checkpoints.train_state import Nets, Place, completed_epochs
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.evaluation.runner import Appraiser
 from rvc_engine.hyperparameters import Hyperparameters
@@ -15,7 +15,7 @@ from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
 
-class RunSaves:
+class CheckpointSaver:
     """Of one run. Files are written in the background, while the save is evaluated."""
 
     def __init__(
@@ -23,24 +23,24 @@ class RunSaves:
         workspace: Workspace,
         config: TrainingConfig,
         sizes: Hyperparameters,
-        saver: BackgroundSaver,
-        appraiser: Appraiser,
+        checkpointer: BackgroundSaver,
+        evaluation: Appraiser,
         report: StageReport,
     ) -> None:
         self._workspace, self._config, self._sizes = workspace, config, sizes
-        self._saver, self._appraiser, self._report = saver, appraiser, report
+        self._checkpointer, self._evaluation, self._report = checkpointer, evaluation, report
 
-    def save(self, nets: Nets, place: Place) -> None:
+    def save(self, nets: Nets, place: TrainProgress) -> None:
         """Begin to write the nets as they are; judge them meanwhile. It is told once it is whole."""
         config = self._config
-        self._saver.begin(
+        self._checkpointer.begin(
             pair_trees(nets, place, config.learning_rate, config.save_only_latest),
             lambda trees: self._write(trees, place),
-            lambda files: self._let_go_of_others(files, place),
+            lambda files: self._apply_retention(files, place),
         )
-        self._appraiser.appraise(nets.generator, place)
+        self._evaluation.appraise(nets.generator, place)
 
-    def _write(self, trees: dict[str, dict[str, Any]], place: Place) -> list[Path]:
+    def _write(self, trees: dict[str, dict[str, Any]], place: TrainProgress) -> list[Path]:
         """Returns the files that are this save's alone."""
         files = write_pair(self._workspace.root, trees)
         if self._config.save_only_latest:
@@ -52,12 +52,12 @@ class RunSaves:
             files.append(path)
         return files
 
-    def _let_go_of_others(self, files: list[Path], place: Place) -> None:
+    def _apply_retention(self, files: list[Path], place: TrainProgress) -> None:
         """Tell of the new save; keep what `keep_saves` wants, now that it is there."""
         self._report.log(f"saved epoch {completed_epochs(place)}, step {place.step}")
         names = [path.relative_to(self._workspace.root).as_posix() for path in files]
         save = Save(step=place.step, epoch=completed_epochs(place), files=names)
-        for old in KeptSaves(self._workspace.root).add(save, self._config, self._appraiser.worth):
+        for old in KeptSaves(self._workspace.root).add(save, self._config, self._evaluation.worth):
             self._report.log(
                 f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self._config.keep_saves})"
             )

@@ -15,14 +15,14 @@ from torch.optim import AdamW
 
 from rvc_engine.audio.mel import log_mel
 from rvc_engine.checkpoints.train_state import Nets
-from rvc_engine.compute.process_group import Ranks
+from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import KL_WEIGHT, MEL_WEIGHT, Hyperparameters
 from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, Posterior, cut_segments
 from rvc_engine.models.weight_norm import weights_kept
-from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.training.micro_batches import MicroBatcher
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def training_step(
     starts: Tensor,
     noise: Noise,
     whole: Whole | None = None,
-    micro_batches: MicroBatches | None = None,
+    micro_batches: MicroBatcher | None = None,
 ) -> StepResult:
     """One step of both nets. `starts` (B,) are the first frames of the segments.
 
@@ -150,8 +150,8 @@ def training_step(
     if whole is None:
         assert batch is not None
         whole = Whole(len(batch.lengths), batch.lengths.sum())
-    micro_batches = micro_batches or MicroBatches(whole.num_clips)
-    step = _Step(nets, None if batch is None else _Part(batch, starts, noise), whole, micro_batches.ranks)
+    micro_batches = micro_batches or MicroBatcher(whole.num_clips)
+    step = _Step(nets, None if batch is None else _Part(batch, starts, noise), whole, micro_batches.distributed)
     micro_batches.attempt(whole.num_clips, step.gather_for_discriminators, step.apply_to_discriminators)
     micro_batches.attempt(whole.num_clips, step.gather_for_generator, step.apply_to_generator)
     return step.result()
@@ -160,7 +160,7 @@ def training_step(
 class _Step:
     """The two halves of a step. Each is gathered as often as memory asks for, and applied once."""
 
-    def __init__(self, nets: Nets, part: _Part | None, whole: Whole, ranks: Ranks) -> None:
+    def __init__(self, nets: Nets, part: _Part | None, whole: Whole, ranks: DistributedContext) -> None:
         self.nets, self.part, self.whole, self.ranks = nets, part, whole, ranks
         self.posterior: Posterior | None = None
         """Of the whole part, kept from one half for the other where it went through the nets at once."""
@@ -186,12 +186,12 @@ class _Step:
             part_loss = losses.discriminator_loss(scores) * (piece.num_clips / self.whole.num_clips)
             nets.discriminator_scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-        return loss, self.ranks.gather(nets.discriminators, loss)
+        return loss, self.ranks.flatten_gradients(nets.discriminators, loss)
 
     def apply_to_discriminators(self, gathered: tuple[Tensor, Tensor | None]) -> None:
         """Let D take its step."""
         nets = self.nets
-        self.disc = self.ranks.add_up(nets.discriminators, *gathered)
+        self.disc = self.ranks.all_reduce_gradients(nets.discriminators, *gathered)
         self.grad_norm_d = _take_step(nets.discriminators, nets.discriminator_optimizer, nets.discriminator_scaler)
 
     def gather_for_generator(self, limit: int) -> tuple[Tensor, Tensor | None]:
@@ -212,7 +212,7 @@ class _Step:
                     del posterior, part_losses, gen, fm, mel, kl
         finally:
             nets.discriminators.requires_grad_(True)
-        return values, self.ranks.gather(nets.generator, values)
+        return values, self.ranks.flatten_gradients(nets.generator, values)
 
     def _generator_losses(self, piece: _Part, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A piece's share of the four weighted losses: adversarial, feature matching, mel, KL. Scalars."""
@@ -232,7 +232,7 @@ class _Step:
     def apply_to_generator(self, gathered: tuple[Tensor, Tensor | None]) -> None:
         """Let G take its step."""
         nets = self.nets
-        self.gen, self.fm, self.mel, self.kl = self.ranks.add_up(nets.generator, *gathered).unbind()
+        self.gen, self.fm, self.mel, self.kl = self.ranks.all_reduce_gradients(nets.generator, *gathered).unbind()
         self.grad_norm_g = _take_step(nets.generator, nets.generator_optimizer, nets.generator_scaler)
 
     def result(self) -> StepResult:

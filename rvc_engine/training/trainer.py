@@ -18,9 +18,9 @@ from rvc_engine.checkpoints.async_writer import BackgroundSaver
 from rvc_engine.checkpoints.base_weights import load_base_weights
 from rvc_engine.checkpoints.pairs import SavedPair, pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, Place, completed_epochs
-from rvc_engine.compute.precision import LEAST_SCALE, Precision, use_tf32
-from rvc_engine.compute.process_group import ALONE, Ranks
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress, completed_epochs
+from rvc_engine.compute.precision import MIN_LOSS_SCALE, Precision, use_tf32
+from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles, list_clips, write_filelist
 from rvc_engine.data.speakers import Speakers
@@ -31,10 +31,10 @@ from rvc_engine.events import CheckpointSaved, Metric
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.reporting import StageReport
-from rvc_engine.training.batch_sampler import EffectiveBatch, EffectiveBatches
-from rvc_engine.training.cuda_graphs import CudaRecorder, GraphedSteps, StepInputs
-from rvc_engine.training.metrics import Readings
-from rvc_engine.training.saver import RunSaves
+from rvc_engine.training.batch_sampler import GlobalBatch, BatchSampler
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, StepInputs
+from rvc_engine.training.metrics import AsyncMetricReader
+from rvc_engine.training.saver import CheckpointSaver
 from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
 from rvc_engine.training.throughput import Pace
 from rvc_engine.workspace.atomic_files import write_atomically
@@ -73,8 +73,8 @@ def run(
     base: BaseWeights,
     features_identity: str,
     report: StageReport,
-    ranks: Ranks = ALONE,
-) -> Place:
+    ranks: DistributedContext = SINGLE_PROCESS,
+) -> TrainProgress:
     """Train to the end, or until the time is up; the result is the newest recovery checkpoint.
 
     Every rank calls this; the first one writes and speaks. Raises StopRequested after saving a checkpoint when the run
@@ -82,11 +82,11 @@ def run(
     """
     if device.type == "cuda":
         use_tf32(config.tf32)
-    with workspace.training_lock() if ranks.is_first else nullcontext():
-        sizes = Hyperparameters.of(config)
-        parts = ranks.from_first(lambda: _find_clips(workspace, config, sizes, report))
+    with workspace.training_lock() if ranks.is_main else nullcontext():
+        sizes = Hyperparameters.from_config(config)
+        parts = ranks.broadcast_object(lambda: _find_clips(workspace, config, sizes, report))
         identity = _identity(config, base, features_identity)
-        appraiser = Appraiser(workspace, config, sizes, device, parts, report) if ranks.is_first else None
+        appraiser = Appraiser(workspace, config, sizes, device, parts, report) if ranks.is_main else None
         store = RecoveryStore(workspace, identity)
         try:
             with BackgroundSaver() as saver:
@@ -159,29 +159,29 @@ class _Trainer:
         saver: BackgroundSaver,
         appraiser: Appraiser | None,
         report: StageReport,
-        ranks: Ranks,
+        ranks: DistributedContext,
     ) -> None:
         """`appraiser` is None on all ranks but the first."""
         self.saver = saver
         self.workspace, self.config, self.sizes, self.device = workspace, config, sizes, device
         self.clips, self.store, self.appraiser, self.report, self.ranks = clips, store, appraiser, report, ranks
         self.precision = Precision.choose(config.precision, device)
-        self.batches: EffectiveBatches | None = None
+        self.batches: BatchSampler | None = None
         self.total_steps = 0
-        self.pace = Pace(device, self.precision, ranks.size)
+        self.pace = Pace(device, self.precision, ranks.world_size)
         self.last_metric = 0.0
         self.result: StepResult | None = None
-        self.saves = RunSaves(workspace, config, sizes, saver, appraiser, report) if appraiser is not None else None
-        self.readings = Readings(device, waits=ranks.size > 1)
+        self.saves = CheckpointSaver(workspace, config, sizes, saver, appraiser, report) if appraiser is not None else None
+        self.readings = AsyncMetricReader(device, is_blocking=ranks.world_size > 1)
         self.graphs: GraphedSteps | None = None
 
     def prepare(self, base: BaseWeights) -> None:
         """Build the nets and bring them to where the run was, or to the base weights at its beginning."""
         self.base = base
         self.graphs = None  # of other nets; their memory first
-        self.readings.forget()
+        self.readings.discard()
         self.nets = self._fresh_nets()
-        pairs = self.ranks.from_first(
+        pairs = self.ranks.broadcast_object(
             lambda: pairs_to_resume(self.workspace.root, self.store.newest(), self.report.warn)
         )
         place = None if pairs else self.store.load(self.nets, self.report.warn)
@@ -191,7 +191,7 @@ class _Trainer:
         if self.appraiser is not None:
             self.appraiser.begin(place)
         if place.is_full_precision:
-            self.nets.compute_in(self.precision.full())
+            self.nets.set_precision(self.precision.fp32())
         self.graphs = self._graphed_steps()
         self.result = None
         self.started = time.monotonic() - place.seconds
@@ -205,12 +205,12 @@ class _Trainer:
     def _graphed_steps(self) -> GraphedSteps | None:
         if self.device.type != "cuda":
             return None
-        if self.ranks.size > 1:
+        if self.ranks.world_size > 1:
             self.report.log("steps of several processes are taken without CUDA graphs, one kernel after another")
             return None
         assert self.batches is not None
-        batches, recorder = self.batches, CudaRecorder(self.device)
-        return GraphedSteps(self.nets, recorder, batches.most_frames, batches.sizes, self.report.log)
+        batches, recorder = self.batches, CudaGraphCapturer(self.device)
+        return GraphedSteps(self.nets, recorder, batches.max_frames, batches.batch_sizes, self.report.log)
 
     def _fresh_nets(self) -> Nets:
         """The same on every call and rank."""
@@ -218,15 +218,15 @@ class _Trainer:
         config = self.config
         return Nets.build(self.sizes, self.device, config.learning_rate, self.precision, config.gradient_checkpointing)
 
-    def _choose_batches(self, place: Place | None) -> EffectiveBatches:
+    def _choose_batches(self, place: TrainProgress | None) -> BatchSampler:
         """Once for a run, and before base weights are loaded, as trying out sizes spoils the nets."""
         config = self.config
-        batches = EffectiveBatches.choose(self.clips, self.nets, config, place, self.ranks, self.report)
-        self.total_steps = batches.per_epoch * config.total_epochs
+        batches = BatchSampler.from_config(self.clips, self.nets, config, place, self.ranks, self.report)
+        self.total_steps = batches.steps_per_epoch * config.total_epochs
         if config.batch_size == "auto" and place is None:
             self.nets = self._fresh_nets()
-        if self.ranks.is_first:
-            text = self.sizes.workspace_config(config, batches.per_pass)
+        if self.ranks.is_main:
+            text = self.sizes.workspace_config(config, batches.micro_batch_size)
             write_atomically(self.workspace.hyperparameters, text.encode())
         how = f"{self.precision.name}{' with gradient checkpointing' if config.gradient_checkpointing else ''}"
         self.report.log(
@@ -235,30 +235,30 @@ class _Trainer:
         )
         return batches
 
-    def _begin(self, batches: EffectiveBatches, pairs: list[SavedPair]) -> Place:
+    def _begin(self, batches: BatchSampler, pairs: list[SavedPair]) -> TrainProgress:
         """The place of a run that has no checkpoint: after a G_/D_ pair, or at the beginning, with the base weights."""
         if (resumed := resume(pairs, self.nets, self.config, self.report.warn)) is not None:
             epoch = resumed.epoch
             self.report.log(f"going on after epoch {epoch} of {resumed.pair.generator.name} and its D_ file")
-            step = epoch * batches.per_epoch
-            return Place(step, epoch + 1, 0, 0.0, batches.size, len(self.clips), resumed.learning_rate_scale)
+            step = epoch * batches.steps_per_epoch
+            return TrainProgress(step, epoch + 1, 0, 0.0, batches.batch_size, len(self.clips), resumed.learning_rate_scale)
         if self.base.generator is not None:
             load_base_weights(self.nets.generator, self.base.generator, "pretrained generator")
         if self.base.discriminators is not None:
             load_base_weights(self.nets.discriminators, self.base.discriminators, "pretrained discriminator")
-        return Place(0, 1, 0, 0.0, batches.size, len(self.clips))
+        return TrainProgress(0, 1, 0, 0.0, batches.batch_size, len(self.clips))
 
-    def _continued(self, place: Place, batches: EffectiveBatches) -> Place:
+    def _continued(self, place: TrainProgress, batches: BatchSampler) -> TrainProgress:
         """A checkpoint's place in this dataset's epochs; the epoch's start when the batches are others now."""
         self.report.log(f"going on after step {place.step}, in epoch {place.epoch}")
-        if (place.batch_size, place.num_clips) == (batches.size, len(self.clips)):
+        if (place.batch_size, place.num_clips) == (batches.batch_size, len(self.clips)):
             return place
         self.report.warn(
             "the batch size or the number of clips has changed since the checkpoint; its epoch starts anew"
         )
-        return replace(place, batch=0, batch_size=batches.size, num_clips=len(self.clips))
+        return replace(place, batch=0, batch_size=batches.batch_size, num_clips=len(self.clips))
 
-    def train(self) -> Place:
+    def train(self) -> TrainProgress:
         """All remaining steps; goes back to the last checkpoint when losses stop being numbers."""
         while True:
             try:
@@ -271,7 +271,7 @@ class _Trainer:
         assert self.batches is not None
         while self._goes_on():
             self.nets.set_learning_rate(self._learning_rate())
-            for given in self.batches.of_epoch(self.place.epoch, self.place.batch):
+            for given in self.batches.epoch_batches(self.place.epoch, self.place.batch):
                 self._one_step(self.batches, given)
                 if not self._goes_on():
                     break
@@ -283,49 +283,49 @@ class _Trainer:
         decay = self.config.lr_decay ** (self.place.epoch - 1)
         return self.config.learning_rate * self.place.learning_rate_scale * decay
 
-    def _one_step(self, batches: EffectiveBatches, given: EffectiveBatch) -> None:
+    def _one_step(self, batches: BatchSampler, given: GlobalBatch) -> None:
         """One step on an effective batch."""
         started = time.monotonic()
         self.result = self._train_on(batches, given)
-        self.readings.end_step()
+        self.readings.throttle()
         seconds = time.monotonic() - self.started
         self.place = replace(self.place, step=self.place.step + 1, batch=self.place.batch + 1, seconds=seconds)
         due = self._find_due()
         self.time_is_up = due.end
         if due.measure:
             self._measure(self.result)
-        if self.place.batch == batches.per_epoch:
+        if self.place.batch == batches.steps_per_epoch:
             self.place = replace(self.place, epoch=self.place.epoch + 1, batch=0)
         self.pace.add(len(given.clips), time.monotonic() - started)
-        self.readings.look()
+        self.readings.poll()
         self.saver.look()
         self._save_if_due()  # before the checkpoint: a run that goes on from that does not come back here
         if due.checkpoint:
             self._checkpoint()
         self._say_progress(due)
 
-    def _train_on(self, batches: EffectiveBatches, given: EffectiveBatch) -> StepResult:
+    def _train_on(self, batches: BatchSampler, given: GlobalBatch) -> StepResult:
         """The random numbers are drawn for the effective batch and cut: they do not depend on the ranks."""
         generator = torch.Generator(self.device).manual_seed(self.config.seed * 2**31 + self.place.step)
         starts = draw_starts(given.lengths, self.sizes.segment_frames, generator)
         noise = Noise.draw(self.sizes, len(given.clips), given.frames, generator)
         whole = Whole(len(given.clips), given.num_frames)
-        share, longest = self.ranks.share_of(given.clips), 0 if given.batch is None else given.batch.spec.shape[2]
+        share, longest = self.ranks.shard(given.clips), 0 if given.batch is None else given.batch.spec.shape[2]
         noise = Noise(noise.posterior[share, :, :longest], None if noise.source is None else noise.source[share])
 
         def eager() -> StepResult:
             with self.pace.counting(len(starts[share])):
-                return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batches)
+                return training_step(self.nets, given.batch, starts[share], noise, whole, batches.micro_batcher)
 
         if self.graphs is None or given.batch is None:
             return eager()
-        return self.graphs.take(StepInputs(given.batch, starts[share], noise), batches.micro_batches, eager)
+        return self.graphs.step(StepInputs(given.batch, starts[share], noise), batches.micro_batcher, eager)
 
     def _find_due(self) -> _Due:
         """What the first rank's clock and anybody's wish to stop ask for after this step."""
-        is_first = self.ranks.is_first
+        is_first = self.ranks.is_main
         flags = (self._is_time_up(self.place), self._is_measure_due(), self._is_checkpoint_due())
-        return _Due(*self.ranks.agree([self.report.is_stopping, *(is_first and flag for flag in flags)]))
+        return _Due(*self.ranks.all_reduce_flags([self.report.is_stopping, *(is_first and flag for flag in flags)]))
 
     def _is_measure_due(self) -> bool:
         """On a GPU, where reading the losses waits for it, they are read only now and then."""
@@ -343,7 +343,7 @@ class _Trainer:
             values |= self.pace.values
             self.report.event(Metric(step=place.step, epoch=place.epoch, values=values))
 
-        self.readings.begin(result.stacked(), tell)
+        self.readings.submit(result.stacked(), tell)
 
     def _finite_values(self, read: list[float], step: int) -> dict[str, float]:
         """The step's measures. Raises _NotFinite when they show that the nets are spoiled.
@@ -354,13 +354,13 @@ class _Trainer:
         values = dict(zip(StepResult.NAMES, read, strict=True))
         wrong = [name for name, value in values.items() if not math.isfinite(value)]
         scale = self.nets.least_scale if wrong else None
-        if wrong and (scale is None or scale < LEAST_SCALE):
+        if wrong and (scale is None or scale < MIN_LOSS_SCALE):
             raise _NotFinite(f"{', '.join(wrong)} at step {step}")
         return {name: value for name, value in values.items() if name not in wrong}
 
     def _check_finite(self) -> None:
         """Nothing is saved of nets that the last step spoiled; on a GPU not every step's losses were read."""
-        self.readings.wait()
+        self.readings.flush()
         if self.result is not None:
             self._finite_values(self.result.stacked().tolist(), self.place.step)
 
@@ -374,7 +374,7 @@ class _Trainer:
     def _checkpoint(self) -> None:
         """Begin to save the state as it is; it is told once it is whole."""
         self._check_finite()
-        if self.ranks.is_first:
+        if self.ranks.is_main:
             place = self.place
 
             def tell(path: Path) -> None:
@@ -417,7 +417,7 @@ class _Trainer:
         fraction = min(self.place.seconds / limit, step / MIN_TIMED_STEPS, 0.999)
         return max(fraction, step / self.total_steps), 1.0, min(left, remaining)
 
-    def _is_time_up(self, place: Place) -> bool:
+    def _is_time_up(self, place: TrainProgress) -> bool:
         limit = self.config.max_train_seconds
         return limit is not None and place.seconds >= limit and place.step >= MIN_TIMED_STEPS
 
@@ -437,7 +437,7 @@ class _Trainer:
         if self.saves is not None:
             self.saves.save(self.nets, self.place)
 
-    def _finish(self) -> Place:
+    def _finish(self) -> TrainProgress:
         if self.saved_step != self.place.step or self.place.step == 0:
             self._checkpoint()
         self._save()
@@ -470,7 +470,7 @@ class _Trainer:
             num_rollbacks=rollbacks,
             is_full_precision=self.precision.name != "fp32",
         )
-        self.nets.compute_in(self.precision.full())
+        self.nets.set_precision(self.precision.fp32())
         self.graphs = self._graphed_steps()
         how = f"with {scale:g} times the learning rate" if was_full else f"in fp32 in place of {self.precision.name}"
         self.report.warn(f"losses are no numbers any more ({fault}); went back to step {self.place.step} {how}")

@@ -20,7 +20,7 @@ from torch import Tensor
 from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.checkpoints.io import load_file, save_atomically
 from rvc_engine.checkpoints.recovery import load_trained_generator
-from rvc_engine.checkpoints.train_state import Place, completed_epochs
+from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features
 from rvc_engine.data.clips import Clip, list_clips, load_clip, speakers_present
@@ -56,7 +56,7 @@ class VoiceDetails:
     """Names of those it was trained on, by id."""
 
     @classmethod
-    def of(cls, workspace: Workspace, config: TrainingConfig, place: Place) -> Self:
+    def of(cls, workspace: Workspace, config: TrainingConfig, place: TrainProgress) -> Self:
         """The details of a run at this place. Raises InvalidDataset when nothing tells who speaks in a slice."""
         seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
@@ -121,7 +121,7 @@ def read_voice(path: Path) -> Synthesizer:
     try:
         weights = tree["weight"]
         speakers = weights["emb_g.weight"].shape[0]
-        sizes = Hyperparameters.of_voice(tree["config"], tree["version"], bool(tree["f0"]), speakers)
+        sizes = Hyperparameters.from_voice_config(tree["config"], tree["version"], bool(tree["f0"]), speakers)
         net = Synthesizer(sizes, with_posterior=False)
         expected = {name: value.shape for name, value in net.state_dict().items()}
         found = {name: value.shape for name, value in weights.items()}
@@ -139,7 +139,7 @@ def read_voice(path: Path) -> Synthesizer:
 
 def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
     """Write the voice from the newest checkpoint, check both files, and announce them. Raises ArtifactInvalid."""
-    sizes = Hyperparameters.of(config)
+    sizes = Hyperparameters.from_config(config)
     weights, place = load_trained_generator(workspace)
     write_voice(workspace.voice_file, weights, sizes, VoiceDetails.of(workspace, config, place))
     report.progress(1, 4)

@@ -226,7 +226,7 @@ def _voice_layout_faults(tree: dict[str, Any], weights: dict[str, Tensor], versi
         return ["has no `config` of 18 entries, so no loader can build its net"]
     try:
         rows = weights["emb_g.weight"].shape[0]
-        sizes = Hyperparameters.of_voice(config, version, f0, rows)
+        sizes = Hyperparameters.from_voice_config(config, version, f0, rows)
         return _layout_faults(weights, generator_layout(sizes, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         return [f"its `config` describes no net that can be built ({type(error).__name__}: {error})"]

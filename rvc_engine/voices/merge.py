@@ -60,7 +60,7 @@ def merge(first: Path, second: Path, ratio: float, target: Path, name: str) -> M
     for key, value in one.weights.items():
         stop = rows if key == SPEAKER_EMBEDDING else len(value)
         weights[key] = ratio * value[:stop].float() + (1 - ratio) * other.weights[key][:stop].float()
-    sizes = Hyperparameters.of_voice(one.tree["config"], one.sizes.version, one.sizes.f0, rows)
+    sizes = Hyperparameters.from_voice_config(one.tree["config"], one.sizes.version, one.sizes.f0, rows)
     info = f"{ratio:g} of {first.name} and {1 - ratio:g} of {second.name}"
     epoch = max(_number(parent, "epoch") for parent in (one, other))
     step = max(_number(parent, "step") for parent in (one, other))
@@ -96,7 +96,7 @@ def _read(path: Path) -> _Parent:
         }
         rows = weights[SPEAKER_EMBEDDING].shape[0]
         version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
-        sizes = Hyperparameters.of_voice(tree["config"], version, f0, rows)
+        sizes = Hyperparameters.from_voice_config(tree["config"], version, f0, rows)
         faults = differences(shapes_of(weights), generator_layout(sizes, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise IncompatibleCheckpoint(

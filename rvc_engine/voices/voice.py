@@ -48,7 +48,7 @@ def load_voice(path: Path, device: torch.device) -> Voice:
         weights: dict[str, Tensor] = published_names(tree["weight"])
         # Early v1 files name neither version nor pitch.
         version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
-        sizes = Hyperparameters.of_voice(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
+        sizes = Hyperparameters.from_voice_config(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
         embedder = tree.get("embedder_model")
         if not isinstance(embedder, str | None):
             raise TypeError(f"its embedder_model is a {type(embedder).__name__}")

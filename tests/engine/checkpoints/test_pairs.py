@@ -11,7 +11,7 @@ from rvc_engine.checkpoints.pair_files import save_pair
 from rvc_engine.checkpoints.pairs import pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import OwnCheckpoint
 from rvc_engine.checkpoints.retention import KeptSaves, Save
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
@@ -25,7 +25,7 @@ def config(**changes: object) -> TrainingConfig:
 
 def build(**changes: object) -> Nets:
     torch.manual_seed(1)
-    return Nets.build(Hyperparameters.of(config(**changes)), torch.device("cpu"), 1e-4)
+    return Nets.build(Hyperparameters.from_config(config(**changes)), torch.device("cpu"), 1e-4)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def save(trained: Nets, tmp_path: Path) -> Any:
     """Save a pair of an epoch under a name, as another program does, with changes to each half's tree."""
 
     def save_one(epoch: int, name: str, **changes: Any) -> None:
-        save_pair(Workspace(tmp_path, "anna"), trained, Place(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False)
+        save_pair(Workspace(tmp_path, "anna"), trained, TrainProgress(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False)
         for letter in "GD":
             path = tmp_path / f"{letter}_999.pth"
             torch.save({**torch.load(path, weights_only=True), "scaler": {}, **changes}, path)
@@ -153,7 +153,7 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
 
 def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained: Nets, tmp_path: Path) -> None:
     def save_latest(epoch: int) -> None:
-        save_pair(Workspace(tmp_path, "anna"), trained, Place(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True)
+        save_pair(Workspace(tmp_path, "anna"), trained, TrainProgress(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True)
 
     save_latest(5)
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []  # killed before it was listed, or with -l 1

@@ -113,7 +113,7 @@ def recipe_voice(case: Case, path: Path) -> Path:
             "pretrained": "none",
         }
     )
-    sizes = Hyperparameters.of(config)
+    sizes = Hyperparameters.from_config(config)
     weights = Synthesizer(sizes).state_dict()
     for name, value in weights.items():
         a = random(name).standard_normal(tuple(value.shape))

@@ -33,7 +33,7 @@ RATE = 16_000
 def make_voice(path, embedder="whisper-tiny.en-l2l3", f0=True):
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24, f0=f0)
     torch.manual_seed(0)
-    sizes = Hyperparameters.of(config)
+    sizes = Hyperparameters.from_config(config)
     write_voice(path, Synthesizer(sizes).state_dict(), sizes, VoiceDetails("anna", 1, 1, embedder, 60.0))
     return path
 

@@ -16,7 +16,7 @@ from rvc_engine.data.loader import ClipLoader, ClipsInMemory, ClipsOnDisk, ClipS
 from rvc_engine.hyperparameters import Hyperparameters
 
 CPU = torch.device("cpu")
-SIZES = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+SIZES = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
 LENGTHS = (41, 64, 90, 55)
 SPARE_SAMPLES = (0, 399, 5000, 13)
 """Of each wave, behind its last frame: too few or enough for its spectrogram."""
@@ -87,7 +87,7 @@ def test_a_batch_is_the_same_wherever_its_clips_lie(clips: list[ClipFiles]) -> N
 
 def test_clips_without_pitch_are_batched_without_it(clips: list[ClipFiles]) -> None:
     mute = [ClipFiles(clip.wave, clip.features, None, None, clip.speaker, clip.frames) for clip in clips]
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none", f0=False))
+    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none", f0=False))
     for source in (ClipsOnDisk(mute, sizes), ClipsInMemory(mute, sizes, CPU)):
         batch = source.padded([0, 1], 64).batch(sizes)
         assert (batch.f0, batch.coarse_f0) == (None, None)

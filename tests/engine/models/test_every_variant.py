@@ -49,7 +49,7 @@ def test_a_variant_trains_and_exports_under_the_published_names(
     tmp_path: Path, version: str, rate: str, f0: bool
 ) -> None:
     config = {"version": version, "sample_rate": rate, "f0": f0, "pretrained": "none"}
-    sizes = Hyperparameters.of(TrainingConfig.model_validate(config))
+    sizes = Hyperparameters.from_config(TrainingConfig.model_validate(config))
     torch.manual_seed(0)
     nets, batch = Nets.build(sizes, CPU, 1e-4), batch_of(sizes)
     random = torch.Generator().manual_seed(2)

@@ -104,7 +104,7 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     torch.set_num_threads(os.cpu_count() or 1)
     version, rate, pitch = name.split("_")
     config = TrainingConfig(version=version, sample_rate=rate, f0=pitch == "f0")
-    sizes = Hyperparameters.of(config)
+    sizes = Hyperparameters.from_config(config)
     nets = Nets.build(sizes, torch.device("cpu"), config.learning_rate)
     # The type first: the recipe's weight_g are float64, and one rounded to float32 can turn a LeakyReLU's sign.
     load_recipe(nets.generator.to(dtype))

@@ -211,7 +211,7 @@ def test_auto_is_bfloat16_on_cpus_that_multiply_it(monkeypatch: pytest.MonkeyPat
 
 # --- gradients against float32
 
-SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
+SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
 
 
 def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:

@@ -197,7 +197,7 @@ def clips(finished: Workspace) -> Callable[[Hyperparameters], list[ClipFiles]]:
 def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
     clips: Callable[[Hyperparameters], list[ClipFiles]], variant: dict[str, object]
 ) -> None:
-    sizes = Hyperparameters.of(TrainingConfig.model_validate({"width": 24, "pretrained": "none", **variant}))
+    sizes = Hyperparameters.from_config(TrainingConfig.model_validate({"width": 24, "pretrained": "none", **variant}))
     net = Synthesizer(sizes)
     before = torch.get_rng_state()
     first = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
@@ -212,7 +212,7 @@ def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
 
 @pytest.mark.gpu
 def test_a_gpu_measures_what_a_cpu_does(clips: Callable[[Hyperparameters], list[ClipFiles]]) -> None:
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
     net, cuda = Synthesizer(sizes), torch.device("cuda")
     here = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
     there = Evaluator(clips(sizes), sizes, cuda, SwiftEstimator(1), None).evaluate(net.to(cuda))

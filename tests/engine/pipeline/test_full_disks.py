@@ -11,7 +11,7 @@ import torch
 
 from rvc_engine.checkpoints.pair_files import save_pair
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
 from rvc_engine.errors import DiskFull
@@ -26,7 +26,7 @@ from rvc_engine.workspace import disk
 from rvc_engine.workspace.layout import Workspace
 
 Make = Callable[..., tuple[Workspace, list[Event]]]
-SIZES = Hyperparameters.of(TrainingConfig(width=24, pretrained="none", content="whisper-tiny"))
+SIZES = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none", content="whisper-tiny"))
 DETAILS = export.VoiceDetails("anna", 1, 1, "whisper-tiny", 60.0)
 NO_SPACE = OSError(28, "No space left on device")
 
@@ -97,8 +97,8 @@ def nets() -> Nets:
     return Nets.build(SIZES, torch.device("cpu"), 1e-4)
 
 
-def place(step: int) -> Place:
-    return Place(step, 1, step, 1.0, 2, 10)
+def place(step: int) -> TrainProgress:
+    return TrainProgress(step, 1, step, 1.0, 2, 10)
 
 
 def left_behind(folder: Path) -> list[str]:

@@ -52,7 +52,7 @@ def clips_of_the_sample(tmp_path_factory: pytest.TempPathFactory) -> list[ClipFi
     workspace = Workspace(tmp_path_factory.mktemp("sample"), "sample")
     samples = Path(__file__).parents[3] / "samples"
     make_voice(samples, workspace, config, Machine(device="cpu"), lambda _: None, wanted=Wanted(training=False))
-    return list_clips(workspace, Hyperparameters.of(config))[0]
+    return list_clips(workspace, Hyperparameters.from_config(config))[0]
 
 
 def held_out_mel(nets: Nets, batch: Batch) -> float:
@@ -72,7 +72,7 @@ def held_out_mel(nets: Nets, batch: Batch) -> float:
 def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
     """Train a small net for 100 steps; mel loss on held-out clips before and after."""
     torch.set_num_threads(1)  # so small a net gains nothing from a second one
-    sizes = Hyperparameters.of(TrainingConfig(width=48, pretrained="none"))
+    sizes = Hyperparameters.from_config(TrainingConfig(width=48, pretrained="none"))
     voiced = [clip for clip in clips if "mute" not in clip.wave.name]
     held_out, trained = voiced[::7], [clip for n, clip in enumerate(voiced) if n % 7]
     torch.manual_seed(seed)
@@ -128,7 +128,7 @@ def test_training_by_the_clock_takes_whole_steps_and_at_least_eight(make: Make) 
 
 def test_a_batchs_spectrogram_is_each_clips_own(finished: Workspace) -> None:
     workspace = finished
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
     clips = sorted(list_clips(workspace, sizes)[0], key=lambda clip: clip.frames)
     short, long = load_clip(clips[0]), load_clip(clips[-1])
     alone = collate([short], sizes, CPU).spec[0]
@@ -206,8 +206,8 @@ def test_losses_that_stay_no_numbers_fail_as_diverged(make: Make, monkeypatch: p
 
 
 def test_base_weights_of_another_kind_are_refused_with_what_differs(tmp_path: Path) -> None:
-    other = Synthesizer(Hyperparameters.of(TrainingConfig(width=24, version="v1", pretrained="none")))
-    ours = Synthesizer(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")))
+    other = Synthesizer(Hyperparameters.from_config(TrainingConfig(width=24, version="v1", pretrained="none")))
+    ours = Synthesizer(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")))
     torch.save({"model": other.state_dict()}, tmp_path / "G.pth")
     with pytest.raises(IncompatibleCheckpoint, match=r"these are v1 .* weights.*version"):
         load_base_weights(ours, tmp_path / "G.pth", "-pg")

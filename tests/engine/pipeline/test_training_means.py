@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_generator
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles
@@ -100,7 +100,7 @@ def test_a_size_that_is_tried_out_takes_a_real_step_and_running_out_counts_as_to
     for name in ("empty_cache", "reset_peak_memory_stats"):
         monkeypatch.setattr(f"torch.cuda.{name}", lambda *_: None)
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda _: 7)
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
     nets = Nets.build(sizes, torch.device("cpu"), 1e-3)
     assert auto_batch._peak_bytes(nets, 1, 40, nets.device) == 7
     assert len(nets.generator_optimizer.state) > 0
@@ -115,7 +115,7 @@ def test_a_size_that_is_tried_out_takes_a_real_step_and_running_out_counts_as_to
 def test_a_dataset_that_does_not_fit_on_the_device_is_read_from_disk_and_that_is_said(
     make: Make, finished_once: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sizes, clips = Hyperparameters.of(TrainingConfig()), [ClipFiles(Path(), Path(), None, None, 0, frames=6000)]
+    sizes, clips = Hyperparameters.from_config(TrainingConfig()), [ClipFiles(Path(), Path(), None, None, 0, frames=6000)]
     for free, fits in (
         (40e6, True),
         (36e6, False),
@@ -179,11 +179,11 @@ def test_a_float16_step_that_was_skipped_is_no_divergence_and_a_long_row_of_them
 
 
 def test_a_checkpoint_keeps_the_scales_of_float16(tmp_path: Path) -> None:
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
     nets, fresh = (Nets.build(sizes, torch.device("cpu"), 1e-3, Precision("fp16", "cpu")) for _ in range(2))
     nets.generator_scaler.load_state_dict({**nets.generator_scaler.state_dict(), "scale": 123.0})
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
-    store.save(nets, Place(1, 1, 1, 0.0, 2, 5))
+    store.save(nets, TrainProgress(1, 1, 1, 0.0, 2, 5))
     store.load(fresh, lambda _: None)
     assert fresh.generator_scaler.get_scale() == 123.0
     assert fresh.discriminator_scaler.get_scale() == 65536.0

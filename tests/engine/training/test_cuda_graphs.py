@@ -18,12 +18,12 @@ from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training import cuda_graphs
-from rvc_engine.training.cuda_graphs import WARM_UP_STEPS, CudaRecorder, GraphedSteps, Recorder, Step, StepInputs
-from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.training.cuda_graphs import WARM_UP_STEPS, CudaGraphCapturer, GraphedSteps, Capturer, Step, StepInputs
+from rvc_engine.training.micro_batches import MicroBatcher
 from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
 
 CPU = torch.device("cpu")
-SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=4)
+SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=4)
 """The smallest nets and short segments, to be quick."""
 LONG, SHORT = 24, 16
 
@@ -82,12 +82,12 @@ class Run:
 
     def __init__(
         self,
-        recorder: Recorder | None,
+        recorder: Capturer | None,
         limit: int = 8,
         precision: Precision | None = None,
         sizes: frozenset[int] = frozenset(),
     ) -> None:
-        self.nets, self.pieces, self.said = fresh_nets(precision), MicroBatches(limit), list[str]()
+        self.nets, self.pieces, self.said = fresh_nets(precision), MicroBatcher(limit), list[str]()
         self.steps = None if recorder is None else GraphedSteps(self.nets, recorder, LONG, sizes, self.said.append)
 
     def take(self, given: StepInputs) -> list[float]:
@@ -95,7 +95,7 @@ class Run:
             whole = Whole(len(given.starts), given.batch.lengths.sum())
             return training_step(self.nets, given.batch, given.starts, given.noise, whole, self.pieces)
 
-        result = eager() if self.steps is None else self.steps.take(given, self.pieces, eager)
+        result = eager() if self.steps is None else self.steps.step(given, self.pieces, eager)
         return result.stacked().tolist()
 
     @property
@@ -344,8 +344,8 @@ def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_w
     found = []
     for is_graphed in (False, True):
         nets, said = fresh_nets(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
-        steps = GraphedSteps(nets, CudaRecorder(device), LONG, (1, 2), said.append) if is_graphed else None
-        pieces, values = MicroBatches(8), []
+        steps = GraphedSteps(nets, CudaGraphCapturer(device), LONG, (1, 2), said.append) if is_graphed else None
+        pieces, values = MicroBatcher(8), []
         for number, (clips, frames) in enumerate(SHAPES):
             given = inputs(number, clips, frames, device)
             whole = Whole(clips, int(given.batch.lengths.sum()))
@@ -357,7 +357,7 @@ def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_w
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("default" if is_recording or number == 0 else "error")
             try:
-                result = eager() if steps is None else steps.take(given, pieces, eager)
+                result = eager() if steps is None else steps.step(given, pieces, eager)
                 stacked = result.stacked().clone()
             finally:
                 torch.cuda.set_sync_debug_mode("default")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from rvc_engine.audio.mel import spectrogram
 from rvc_engine.checkpoints.train_state import Nets
-from rvc_engine.compute.precision import LEAST_SCALE, FormatName, Precision
-from rvc_engine.compute.process_group import Ranks
+from rvc_engine.compute.precision import MIN_LOSS_SCALE, FormatName, Precision
+from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.errors import GpuOutOfMemory
@@ -25,11 +25,11 @@ from rvc_engine.models.activation_checkpointing import recompute_blocks
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.models.weight_norm import WeightNormConv1d
 from rvc_engine.training import step
-from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.training.micro_batches import MicroBatcher
 from rvc_engine.training.step import StepResult, Whole, training_step
 
 CPU = torch.device("cpu")
-SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
+SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
 """The smallest nets, and segments a quarter as long as a real run's, to be quick."""
 EQUAL, UNEQUAL = [60, 60, 60, 60], [40, 47, 60, 90]
 
@@ -94,7 +94,7 @@ def test_micro_batches_add_up_to_the_whole_batch(lengths: list[int]) -> None:
     expected = training_step(whole, given.batch, given.starts, given.noise)
     for limit in (3, 1):  # pieces of two and two; four pieces
         nets = fresh_nets(torch.float64)
-        result = training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(limit))
+        result = training_step(nets, given.batch, given.starts, given.noise, None, MicroBatcher(limit))
         assert distance(gradients(nets), gradients(whole)) < 1e-9
         assert distance(weights(nets), weights(whole)) < 1e-9
         assert result.stacked().tolist() == pytest.approx(expected.stacked().tolist(), rel=1e-6)
@@ -104,7 +104,7 @@ def test_a_micro_batch_is_padded_to_its_own_longest_clip_only() -> None:
     nets, given = fresh_nets(), made_up(UNEQUAL, torch.float32)
     seen: list[tuple[int, ...]] = []
     nets.generator.flow.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(2))
+    training_step(nets, given.batch, given.starts, given.noise, None, MicroBatcher(2))
     assert seen == [(2, 24, 47), (2, 24, 90)]
 
 
@@ -168,7 +168,7 @@ def test_a_step_that_runs_out_of_memory_is_done_again_in_halves_with_the_same_ou
     def patch(owner: object, name: str, wrap: Callable[..., object]) -> None:
         monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
 
-    micro_batches = MicroBatches(4, warn=said.append)
+    micro_batches = MicroBatcher(4, warn=said.append)
     FAULTS[place](nets, patch)
     training_step(nets, given.batch, given.starts, given.noise, None, micro_batches)
     assert distance(weights(nets), undisturbed) < 1e-9
@@ -187,7 +187,7 @@ def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pyte
     monkeypatch.setattr(nets.generator, "forward", full)
     monkeypatch.setattr(nets.generator, "speak_again", full)
     with pytest.raises(GpuOutOfMemory, match=r"single clip.*gradient_checkpointing"):
-        training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(4, warn=said.append))
+        training_step(nets, given.batch, given.starts, given.noise, None, MicroBatcher(4, warn=said.append))
     assert [warning.split(";")[1].split(" at")[0] for warning in said] == [" going on with 2", " going on with 1"]
 
 
@@ -254,7 +254,7 @@ def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers
     assert torch.equal(weights(nets), before)
     assert nets.least_scale == 2.0**59
     assert scale is not None
-    assert scale > LEAST_SCALE
+    assert scale > MIN_LOSS_SCALE
 
 
 # --- blocks computed twice
@@ -315,12 +315,12 @@ def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo"
     )
-    ranks = Ranks.join(CPU)
+    ranks = DistributedContext.init(CPU)
     found = {}
     for name in [*LENGTHS, "out of memory"]:
         given, nets = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
         lengths = given.batch.lengths
-        share, micro_batches = ranks.share_of(lengths.tolist()), MicroBatches(2, ranks)
+        share, micro_batches = ranks.shard(lengths.tolist()), MicroBatcher(2, ranks)
         if name == "out of memory" and rank == 1:
             nets.discriminators.forward = out_of_memory_once(nets.discriminators.forward, call=3)  # type: ignore[method-assign]
         training_step(

@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from rvc_engine.cli.console import Terminal
 from rvc_engine.compute.precision import Precision
-from rvc_engine.event_text import pace_text
+from rvc_engine.event_text import throughput_text
 from rvc_engine.events import Progress, format_event, parse_event
 from rvc_engine.training import throughput
 from rvc_engine.training.throughput import SETTLED_SECONDS, Pace, reachable_flops
@@ -68,6 +68,6 @@ def test_readers_of_older_events_and_people_at_a_terminal_see_it(capsys: pytest.
         stage="train", stage_progress=0.5, progress=0.5, epoch=1, total_epochs=2, step=9, clips_per_second=12.34
     )
     assert parse_event(format_event(event)) == event
-    assert pace_text(None, 0.5) == ""
+    assert throughput_text(None, 0.5) == ""
     Terminal("info")(event.model_copy(update={"machine_share": 0.42}))
     assert "train epoch 1/2 step 9 (12.3 clips/s, 42% of the machine)" in capsys.readouterr().err

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from rvc_engine.checkpoints.pair_files import save_pair
 from rvc_engine.checkpoints.pairs import pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import Nets, TrainProgress
 from rvc_engine.cli.main import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
@@ -36,7 +36,7 @@ SPELLINGS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".p
 
 
 def sizes_of(**changes: object) -> Hyperparameters:
-    return Hyperparameters.of(TrainingConfig.model_validate({"pretrained": "none", "width": 24, **changes}))
+    return Hyperparameters.from_config(TrainingConfig.model_validate({"pretrained": "none", "width": 24, **changes}))
 
 
 def make_voice(path: Path, seed: int = 0, embedder: str = "contentvec", **changes: object) -> Path:
@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for parameter in net.parameters():
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-    place = Place(step=1, epoch=3, batch=0, seconds=1.0, batch_size=1, num_clips=1)
+    place = TrainProgress(step=1, epoch=3, batch=0, seconds=1.0, batch_size=1, num_clips=1)
     workspace = Workspace(root, "anna")
     save_pair(workspace, nets, place, 1e-4, only_latest=False)
     RecoveryStore(workspace, {}).save(nets, place)
