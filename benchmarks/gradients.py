@@ -14,7 +14,7 @@ from torch import Tensor
 
 from benchmarks.lines import tell
 from benchmarks.made_up_clips import write_clips
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
@@ -50,11 +50,11 @@ class Probe:
     """Nets that take steps of length 0, to see their gradients."""
 
     def __init__(self, sizes: Hyperparameters) -> None:
-        self.nets = Nets.build(sizes, CPU, 0.0)
+        self.nets = GanTrainState.build(sizes, CPU, 0.0)
 
-    def cosines(self, nets: Nets, inputs: tuple[Batch, Tensor, Noise]) -> tuple[float, float]:
+    def cosines(self, nets: GanTrainState, inputs: tuple[Batch, Tensor, Noise]) -> tuple[float, float]:
         """Of G's and of D's gradients in the nets' precision to those in float32."""
-        self.nets.generator.load_state_dict(nets.generator.state_dict())
+        self.nets.synthesizer.load_state_dict(nets.synthesizer.state_dict())
         self.nets.discriminators.load_state_dict(nets.discriminators.state_dict())
         found = [self._gradients(precision, inputs) for precision in (nets.precision, nets.precision.fp32())]
         g, d = (cosine(short, full) for short, full in zip(*found, strict=True))
@@ -63,7 +63,7 @@ class Probe:
     def _gradients(self, precision: Precision, inputs: tuple[Batch, Tensor, Noise]) -> tuple[Tensor, Tensor]:
         self.nets.set_precision(precision)
         training_step(self.nets, *inputs)
-        return flat_gradient(self.nets.generator), flat_gradient(self.nets.discriminators)
+        return flat_gradient(self.nets.synthesizer), flat_gradient(self.nets.discriminators)
 
 
 def flat_gradient(net: torch.nn.Module) -> Tensor:
@@ -94,7 +94,7 @@ def main() -> None:
         clips, _ = list_clips(Workspace(prepared, "bench"), sizes)
         steps = Steps(clips, sizes)
         torch.manual_seed(0)
-        nets, probe = Nets.build(sizes, CPU, 1e-4, precision), Probe(sizes)
+        nets, probe = GanTrainState.build(sizes, CPU, 1e-4, precision), Probe(sizes)
         what = f"{len(clips)} {'real' if options.prepared else 'made-up'} clips, batch {BATCH_SIZE}, no base weights"
         for step in range(max(options.after, default=0) + 1):
             inputs = steps.inputs(step)

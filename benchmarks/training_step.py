@@ -14,7 +14,7 @@ import torch
 
 from benchmarks.lines import cpu_name, in_turns, tell
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
@@ -42,19 +42,19 @@ def made_up_batch(sizes: Hyperparameters, batch_size: int, device: torch.device)
     )
 
 
-def plain_nets(sizes: Hyperparameters, device: torch.device) -> Nets:
+def plain_nets(sizes: Hyperparameters, device: torch.device) -> GanTrainState:
     """Nets whose optimizers go through the tensors one by one."""
-    nets = Nets.build(sizes, device, 1e-4)
+    nets = GanTrainState.build(sizes, device, 1e-4)
     options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY, "foreach": False, "fused": False}
-    nets.generator_optimizer = torch.optim.AdamW(nets.generator.parameters(), 1e-4, **options)
+    nets.generator_optimizer = torch.optim.AdamW(nets.synthesizer.parameters(), 1e-4, **options)
     nets.discriminator_optimizer = torch.optim.AdamW(nets.discriminators.parameters(), 1e-4, **options)
     return nets
 
 
-def plain_step(nets: Nets, batch: Batch, starts: torch.Tensor, noise: Noise) -> None:
+def plain_step(nets: GanTrainState, batch: Batch, starts: torch.Tensor, noise: Noise) -> None:
     """A step of the same mathematics, the plain way."""
-    sizes, judge = nets.sizes, nets.discriminators
-    out = nets.generator(
+    sizes, judge = nets.hparams, nets.discriminators
+    out = nets.synthesizer(
         batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
     )
     real = cut_segments(batch.wave.unsqueeze(1), starts * sizes.hop_length, sizes.segment_samples)
@@ -72,7 +72,7 @@ def plain_step(nets: Nets, batch: Batch, starts: torch.Tensor, noise: Noise) -> 
     loss = loss + MEL_WEIGHT * mel_distance(sizes, out.wave, target) + kl
     nets.generator_optimizer.zero_grad()
     loss.backward()
-    sum(float(p.grad.norm()) for p in nets.generator.parameters() if p.grad is not None)
+    sum(float(p.grad.norm()) for p in nets.synthesizer.parameters() if p.grad is not None)
     nets.generator_optimizer.step()
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     noise = Noise.draw(sizes, options.batch_size, CLIP_FRAMES, torch.Generator(device).manual_seed(1))
     plain = plain_nets(sizes, device)
 
-    def work(nets: Nets | None) -> None:
+    def work(nets: GanTrainState | None) -> None:
         if nets is None:
             with patch.object(weight_norm, "is_faster_last", lambda *_: False):
                 plain_step(plain, batch, starts, noise)
@@ -100,7 +100,7 @@ def main() -> None:
 
     best = Precision.choose("auto", device).name
     ours = {
-        name: Nets.build(sizes, device, 1e-4, Precision(name, device.type)) for name in dict.fromkeys((best, "fp32"))
+        name: GanTrainState.build(sizes, device, 1e-4, Precision(name, device.type)) for name in dict.fromkeys((best, "fp32"))
     }
     works = {name: (lambda nets=nets: work(nets)) for name, nets in {**ours, "plain": None}.items()}
     seconds = in_turns(works, options.steps)

@@ -16,7 +16,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader, Dataset
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS
 from rvc_engine.config import TrainingConfig
@@ -31,7 +31,7 @@ from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import GlobalBatch, BatchSampler
 from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, StepInputs
 from rvc_engine.training.metrics import AsyncMetricReader
-from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+from rvc_engine.training.step import StepResult, BatchTotals, draw_starts, training_step
 from rvc_engine.workspace.layout import Workspace
 
 LOSSES = StepResult.NAMES[:5]
@@ -67,7 +67,7 @@ class OurTraining:
         torch.manual_seed(config.seed)
         if device.type == "cuda":
             use_tf32(config.tf32)
-        self.nets = Nets.build(self.sizes, device, config.learning_rate, Precision.choose(config.precision, device))
+        self.nets = GanTrainState.build(self.sizes, device, config.learning_rate, Precision.choose(config.precision, device))
         self.said: list[str] = []
         report = StageReport("train", lambda event: self.said.append(str(event)))
         self.batches = BatchSampler.from_config(setting.clips(), self.nets, config, None, SINGLE_PROCESS, report)
@@ -97,7 +97,7 @@ class OurTraining:
         generator = torch.Generator(self.setting.device).manual_seed(seed)
         starts = draw_starts(given.lengths, self.sizes.segment_frames, generator)
         noise = Noise.draw(self.sizes, len(given.clips), given.frames, generator)
-        whole = Whole(len(given.clips), given.num_frames)
+        whole = BatchTotals(len(given.clips), given.num_frames)
 
         def eager() -> StepResult:
             return training_step(self.nets, batch, starts, noise, whole, self.batches.micro_batcher)
@@ -142,7 +142,7 @@ class _Collate:
         frames, hop = max(clip.frames for clip in clips), self.sizes.hop_length
         padded, first = pad(clips, frames, self.sizes), (self.sizes.n_fft - hop) // 2
         return Batch(
-            features=padded.rows.repeat_interleave(2, dim=1)[:, :frames],
+            features=padded.content_frames.repeat_interleave(2, dim=1)[:, :frames],
             coarse_f0=padded.coarse_f0,
             f0=padded.f0,
             spec=torch.stack([nn.functional.pad(spec, (0, frames - spec.shape[1])) for _, spec in parts]),
@@ -160,10 +160,10 @@ class PlainTraining:
         config, device = setting.config, setting.device
         torch.manual_seed(config.seed)
         self.precision = Precision("fp16" if device.type == "cuda" else "fp32", device.type)
-        self.nets = Nets.build(self.sizes, device, config.learning_rate, self.precision)
+        self.nets = GanTrainState.build(self.sizes, device, config.learning_rate, self.precision)
         options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY}
         rate = config.learning_rate
-        self.generator_optimizer = torch.optim.AdamW(self.nets.generator.parameters(), rate, **options)  # type: ignore[arg-type]
+        self.generator_optimizer = torch.optim.AdamW(self.nets.synthesizer.parameters(), rate, **options)  # type: ignore[arg-type]
         self.discriminator_optimizer = torch.optim.AdamW(self.nets.discriminators.parameters(), rate, **options)  # type: ignore[arg-type]
         self.scaler = GradScaler(device.type, enabled=self.precision.name == "fp16")
         self.clips = setting.clips()
@@ -192,7 +192,7 @@ class PlainTraining:
         starts = draw_starts(batch.lengths, self.sizes.segment_frames, self._random())
         noise = Noise.draw(self.sizes, len(batch.lengths), batch.spec.shape[2], self._random())
         with self.precision.autocast():
-            out = self.nets.generator(
+            out = self.nets.synthesizer(
                 batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
             )
         real = cut_segments(batch.wave.unsqueeze(1), starts * self.sizes.hop_length, self.sizes.segment_samples)
@@ -206,7 +206,7 @@ class PlainTraining:
         self.generator_optimizer.zero_grad()
         self.scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.generator_optimizer)
-        _read_norms(self.nets.generator)
+        _read_norms(self.nets.synthesizer)
         self.scaler.step(self.generator_optimizer)
         self.scaler.update()
         return torch.stack([each.detach().float() for each in (disc, gen, fm, mel, kl)])

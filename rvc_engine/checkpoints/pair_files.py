@@ -6,15 +6,15 @@ from typing import Any
 from torch.optim import AdamW
 
 from rvc_engine.checkpoints.io import save_together
-from rvc_engine.checkpoints.retention import KeptSaves
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress, completed_epochs
+from rvc_engine.checkpoints.retention import SaveRegistry
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.workspace.layout import Workspace
 
 LATEST_STEP_NAME = 2333333
 """What the reference writes as the step when it keeps one pair only."""
 
 
-def save_pair(workspace: Workspace, nets: Nets, place: TrainProgress, learning_rate: float, only_latest: bool) -> list[Path]:
+def save_pair(workspace: Workspace, nets: GanTrainState, place: TrainProgress, learning_rate: float, only_latest: bool) -> list[Path]:
     """`G_<step>.pth` and `D_<step>.pth` as RVC and Applio resume from; returns where they are.
 
     `learning_rate` is the undecayed one. The epoch stored is the last one completed.
@@ -22,18 +22,18 @@ def save_pair(workspace: Workspace, nets: Nets, place: TrainProgress, learning_r
     return write_pair(workspace.root, pair_trees(nets, place, learning_rate, only_latest))
 
 
-def pair_trees(nets: Nets, place: TrainProgress, learning_rate: float, only_latest: bool) -> dict[str, dict[str, Any]]:
+def pair_trees(nets: GanTrainState, place: TrainProgress, learning_rate: float, only_latest: bool) -> dict[str, dict[str, Any]]:
     """What `save_pair` writes, by file name, the generator's first; the nets' own tensors, not copies of them."""
     name = LATEST_STEP_NAME if only_latest else place.step
     return {
         f"{letter}_{name}.pth": {
-            "model": net.state_dict(),
+            "model": model.state_dict(),
             "iteration": completed_epochs(place),
             "optimizer": _published_optimizer(optimizer, learning_rate),
             "learning_rate": learning_rate,
         }
-        for letter, net, optimizer in (
-            ("G", nets.generator, nets.generator_optimizer),
+        for letter, model, optimizer in (
+            ("G", nets.synthesizer, nets.generator_optimizer),
             ("D", nets.discriminators, nets.discriminator_optimizer),
         )
     }
@@ -42,18 +42,18 @@ def pair_trees(nets: Nets, place: TrainProgress, learning_rate: float, only_late
 def write_pair(folder: Path, trees: dict[str, dict[str, Any]]) -> list[Path]:
     """Write what `pair_trees` gave, not one file without the other; returns where they are."""
     paths = {folder / name: tree for name, tree in trees.items()}
-    save_together(paths, lambda hashes: KeptSaves(folder).claim(hashes[0]))
+    save_together(paths, lambda hashes: SaveRegistry(folder).claim(hashes[0]))
     return list(paths)
 
 
 def _published_optimizer(optimizer: AdamW, learning_rate: float) -> dict[str, Any]:
     """The optimizer's state with what the reference's scheduler needs."""
-    state = _portable(optimizer)
+    state = portable_optimizer_state(optimizer)
     groups = [{**group, "initial_lr": learning_rate, "fused": None, "foreach": None} for group in state["param_groups"]]
     return {"state": state["state"], "param_groups": groups}
 
 
-def _portable(optimizer: AdamW) -> dict[str, Any]:
+def portable_optimizer_state(optimizer: AdamW) -> dict[str, Any]:
     """The optimizer's state, with the learning rate as a number where the device holds it."""
     state = optimizer.state_dict()
     groups = [{**group, "lr": float(group["lr"])} for group in state["param_groups"]]

@@ -11,8 +11,8 @@ from torch.optim import AdamW
 
 from rvc_engine.checkpoints.io import load_file, save_atomically
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, manifest_in, read_entries, write_entries
-from rvc_engine.checkpoints.pair_files import _portable
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress
+from rvc_engine.checkpoints.pair_files import portable_optimizer_state
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
 
@@ -39,19 +39,19 @@ class RecoveryStore:
     def _entries(self) -> list[CheckpointEntry]:
         return read_entries(self.folder)
 
-    def save(self, nets: Nets, place: TrainProgress) -> Path:
+    def save(self, nets: GanTrainState, place: TrainProgress) -> Path:
         """Write a checkpoint, then the manifest, then let go of the oldest."""
         return self.write(self.tree(nets, place))
 
-    def tree(self, nets: Nets, place: TrainProgress) -> dict[str, Any]:
+    def tree(self, nets: GanTrainState, place: TrainProgress) -> dict[str, Any]:
         """What a checkpoint holds; the nets' own tensors, not copies of them."""
         return {
             "identity": self.identity,
             "place": asdict(place),
-            "generator": nets.generator.state_dict(),
+            "generator": nets.synthesizer.state_dict(),
             "discriminators": nets.discriminators.state_dict(),
-            "generator_optimizer": _portable(nets.generator_optimizer),
-            "discriminator_optimizer": _portable(nets.discriminator_optimizer),
+            "generator_optimizer": portable_optimizer_state(nets.generator_optimizer),
+            "discriminator_optimizer": portable_optimizer_state(nets.discriminator_optimizer),
             # Empty but in float16.
             "generator_scaler": nets.generator_scaler.state_dict(),
             "discriminator_scaler": nets.discriminator_scaler.state_dict(),
@@ -69,7 +69,7 @@ class RecoveryStore:
         self.last_save_seconds = time.monotonic() - started
         return path
 
-    def load(self, nets: Nets, warn: Callable[[str], None]) -> TrainProgress | None:
+    def load(self, nets: GanTrainState, warn: Callable[[str], None]) -> TrainProgress | None:
         """Bring the nets to the newest good checkpoint; None when the run has none yet.
 
         A damaged checkpoint is passed over for the one before, and said. Raises IncompatibleCheckpoint when the
@@ -80,7 +80,7 @@ class RecoveryStore:
             path = self.folder / entry.file
             fault = entry.fault(self.folder)
             if fault is None:
-                return self._restore(load_file(path, nets.generator.emb_g.weight.device), nets, path)
+                return self._restore(load_file(path, nets.synthesizer.emb_g.weight.device), nets, path)
             warn(f"the checkpoint of step {entry.step} {fault}; going on from the one before")
         if not entries:
             return None
@@ -103,7 +103,7 @@ class RecoveryStore:
         written = (path if path.is_file() else manifest_in(self.folder)).stat().st_mtime
         return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
 
-    def _restore(self, tree: Any, nets: Nets, path: Path) -> TrainProgress:
+    def _restore(self, tree: Any, nets: GanTrainState, path: Path) -> TrainProgress:
         for key, value in self.identity.items():
             if tree["identity"].get(key) != value:
                 raise IncompatibleCheckpoint(
@@ -111,7 +111,7 @@ class RecoveryStore:
                     f"asks for {key}={value}; give the voice another name, or delete {path.parent} and the G_ and D_ "
                     "files beside it to train anew"
                 )
-        nets.generator.load_state_dict(tree["generator"])
+        nets.synthesizer.load_state_dict(tree["generator"])
         nets.discriminators.load_state_dict(tree["discriminators"])
         for name in ("generator_optimizer", "discriminator_optimizer"):
             optimizer: AdamW = getattr(nets, name)
@@ -125,7 +125,7 @@ class RecoveryStore:
         return TrainProgress(**tree["place"])
 
 
-def load_trained_generator(workspace: Workspace) -> tuple[dict[str, Tensor], TrainProgress]:
+def load_trained_synthesizer(workspace: Workspace) -> tuple[dict[str, Tensor], TrainProgress]:
     """The generator's weights in the newest recovery checkpoint, and where the run was."""
     entries = RecoveryStore(workspace, {})._entries()
     if not entries:

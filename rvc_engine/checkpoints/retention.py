@@ -35,7 +35,7 @@ NUM_CLAIMS = 2
 """The newest save and the one before, which lies there still when a run dies between the claim and the renaming."""
 
 
-class KeptSaves:
+class SaveRegistry:
     """The saves of a run that are on disk, oldest first."""
 
     def __init__(self, root: Path) -> None:
@@ -76,16 +76,16 @@ class KeptSaves:
         with generator.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() in contents.claimed
 
-    def add(self, save: Save, config: TrainingConfig, worth: Callable[[int], float]) -> list[Save]:
+    def add(self, save: Save, config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
         """Take in a save that is on disk, and let go of those that `config.keep_saves` no longer wants.
 
         `worth` tells a step's evaluation, lower being better; infinity where there is none. Returns what was deleted.
         """
         contents = self._contents()
-        known = [*(old for old in contents.saves if old.step != save.step), save]
-        kept = chosen(known, config, worth)
-        dropped = [each for each in known if each not in kept]
-        self._write(known, contents.claimed)  # first with both: a crash between leaves nothing that no list names
+        saves = [*(old for old in contents.saves if old.step != save.step), save]
+        kept = select(saves, config, score)
+        dropped = [each for each in saves if each not in kept]
+        self._write(saves, contents.claimed)  # first with both: a crash between leaves nothing that no list names
         needed = {name for each in kept for name in each.files}
         for name in {name for each in dropped for name in each.files} - needed:
             (self._root / name).unlink(missing_ok=True)
@@ -98,7 +98,7 @@ class KeptSaves:
         write_atomically(self.path, json.dumps(rows, indent=1, ensure_ascii=False).encode())
 
 
-def chosen(saves: Sequence[Save], config: TrainingConfig, worth: Callable[[int], float]) -> list[Save]:
+def select(saves: Sequence[Save], config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
     """Those to keep, in their order. The newest is always one of them."""
     match config.keep_saves:
         case "all":
@@ -107,5 +107,5 @@ def chosen(saves: Sequence[Save], config: TrainingConfig, worth: Callable[[int],
             return list(saves[-1:])
         case "best":
             newest_first = saves[::-1]  # among those that nobody measured, too
-            best = sorted(newest_first, key=lambda save: worth(save.step))[: config.num_best_saves]
+            best = sorted(newest_first, key=lambda save: score(save.step))[: config.num_best_saves]
             return [save for save in saves if save in best or save == saves[-1]]

@@ -50,11 +50,11 @@ PUBLISHED_WIDTH = 192
 
 
 @dataclass
-class Nets:
+class GanTrainState:
     """Both nets with their optimizers, on one device."""
 
-    sizes: Hyperparameters
-    generator: Synthesizer
+    hparams: Hyperparameters
+    synthesizer: Synthesizer
     discriminators: Discriminators
     generator_optimizer: AdamW
     discriminator_optimizer: AdamW
@@ -73,17 +73,17 @@ class Nets:
         learning_rate: float,
         precision: Precision | None = None,
         gradient_checkpointing: bool = False,
-    ) -> "Nets":
+    ) -> "GanTrainState":
         """Fresh nets, initialised from PyTorch's global generator; in float32 unless `precision` says otherwise."""
-        generator = Synthesizer(sizes).to(device)
-        recompute_blocks(generator, gradient_checkpointing)
+        synthesizer = Synthesizer(sizes).to(device)
+        recompute_blocks(synthesizer, gradient_checkpointing)
         scale = sizes.hidden_channels / PUBLISHED_WIDTH
         discriminators = Discriminators(sizes.version, scale).to(device)
         return cls(
             sizes,
-            generator,
+            synthesizer,
             discriminators,
-            _adamw(generator, learning_rate),
+            _adamw(synthesizer, learning_rate),
             _adamw(discriminators, learning_rate),
             precision or Precision("fp32", device.type),
         )
@@ -96,10 +96,10 @@ class Nets:
     @property
     def device(self) -> torch.device:
         """Where the nets are."""
-        return self.generator.emb_g.weight.device
+        return self.synthesizer.emb_g.weight.device
 
     @property
-    def least_scale(self) -> float | None:
+    def min_loss_scale(self) -> float | None:
         """The smaller of the float16 scales; None in other formats. Reading it waits for the device."""
         if not self.generator_scaler.is_enabled():
             return None
@@ -107,7 +107,7 @@ class Nets:
 
     def zeros(self, count: int) -> Tensor:
         """(count,), on the nets' device and of their type."""
-        return self.generator.emb_g.weight.new_zeros(count)
+        return self.synthesizer.emb_g.weight.new_zeros(count)
 
     def set_learning_rate(self, learning_rate: float) -> None:
         """For both optimizers."""
@@ -119,9 +119,9 @@ class Nets:
                     group["lr"] = learning_rate
 
 
-def _adamw(net: nn.Module, learning_rate: float) -> AdamW:
+def _adamw(model: nn.Module, learning_rate: float) -> AdamW:
     """On CUDA its learning rate lies on the device, where a graph of the step reads it."""
-    parameters = list(net.parameters())
+    parameters = list(model.parameters())
     device = parameters[0].device
     rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate
     return AdamW(parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)

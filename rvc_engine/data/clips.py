@@ -37,7 +37,7 @@ class ClipFiles:
     frames: int
     """Length after trimming, in frames of 10 ms."""
 
-    def line(self) -> str:
+    def filelist_line(self) -> str:
         """The clip's line in `filelist.txt`."""
         parts = [self.wave, self.features, *(p for p in (self.coarse_f0, self.f0) if p is not None), self.speaker]
         return "|".join(str(part.absolute() if isinstance(part, Path) else part) for part in parts)
@@ -72,8 +72,8 @@ def list_clips(
         if paths.missing:
             num_missing += 1
         else:
-            speaker = speakers.of_slice(paths.wave.stem, paths.speaker)
-            clips.append(_measure(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, sizes))
+            speaker = speakers.speaker_of_slice(paths.wave.stem, paths.speaker)
+            clips.append(_clip_files(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, sizes))
     if not clips:
         raise InvalidDataset(
             f"none of the {num_missing} slices in {workspace.slices} has "
@@ -92,9 +92,9 @@ def list_clips(
 
 def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
     """The speakers of the workspace's clips: names by id. Raises InvalidDataset when nobody knows who speaks."""
-    speakers = Speakers.of(workspace, config)
+    speakers = Speakers.from_workspace(workspace, config)
     clips = (paths for paths in clip_paths(workspace, config.f0) if not paths.missing)
-    return speakers.table({speakers.of_slice(paths.wave.stem, paths.speaker) for paths in clips} or {config.speaker_id})
+    return speakers.names_by_id({speakers.speaker_of_slice(paths.wave.stem, paths.speaker) for paths in clips} or {config.speaker_id})
 
 
 def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
@@ -115,10 +115,10 @@ def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speakers: Sequence
         coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
         np.save(coarse, np.ones(300, np.int64))
         np.save(f0, np.zeros(300, np.float32))
-    return [_measure(wave, features, coarse, f0, speaker, sizes) for speaker in speakers for _ in range(2)]
+    return [_clip_files(wave, features, coarse, f0, speaker, sizes) for speaker in speakers for _ in range(2)]
 
 
-def _measure(
+def _clip_files(
     wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, sizes: Hyperparameters
 ) -> ClipFiles:
     try:
@@ -144,7 +144,7 @@ def _measure(
 
 def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) -> None:
     """`filelist.txt` as RVC's trainer reads it: shuffled, the silent clips last."""
-    lines = [clip.line() for clip in clips]
+    lines = [clip.filelist_line() for clip in clips]
     voiced = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent == workspace.slices]
     random.Random(seed).shuffle(voiced)
     rest = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent != workspace.slices]
@@ -155,31 +155,31 @@ def load_clip(files: ClipFiles) -> Clip:
     """Read one clip's files."""
     wave, _ = soundfile.read(files.wave, dtype="float32")
     frames = files.frames
-    rows = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
+    content_frames = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
     return Clip(
-        features=torch.from_numpy(rows.repeat(2, axis=0)[:frames]),
-        coarse_f0=_load(files.coarse_f0, frames, np.int64),
-        f0=_load(files.f0, frames, np.float32),
+        features=torch.from_numpy(content_frames.repeat(2, axis=0)[:frames]),
+        coarse_f0=_load_pitch(files.coarse_f0, frames, np.int64),
+        f0=_load_pitch(files.f0, frames, np.float32),
         wave=torch.from_numpy(wave),
         frames=frames,
         speaker=files.speaker,
     )
 
 
-def _load(path: Path | None, frames: int, dtype: type) -> Tensor | None:
+def _load_pitch(path: Path | None, frames: int, dtype: type) -> Tensor | None:
     return None if path is None else torch.from_numpy(np.load(path)[:frames].astype(dtype))
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Which clips form each batch of an epoch: every clip exactly once, the order drawn from seed and epoch alone."""
-    generator = random.Random(f"{seed}/{epoch}")
+    rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
-    generator.shuffle(order)
+    rng.shuffle(order)
     batches = []
     num_batches = -(-len(order) // batch_size)
     pool_size = batch_size * max(1, min(MAX_BATCHES_PER_POOL, num_batches // MIN_POOLS))
     for start in range(0, len(order), pool_size):
         pool = sorted(order[start : start + pool_size], key=lambda clip: lengths[clip])
         batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]
-    generator.shuffle(batches)
+    rng.shuffle(batches)
     return batches

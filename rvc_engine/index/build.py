@@ -97,11 +97,11 @@ def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
     files = sorted(workspace.features.glob("*.npy"))
     if not files:
         raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
-    speakers = Speakers.of(workspace, config)
+    speakers = Speakers.from_workspace(workspace, config)
     by_speaker: dict[int, list[Path]] = {}
     for file in files:
-        by_speaker.setdefault(speakers.of_slice(file.stem, speaker_in(file.stem)), []).append(file)
-    names = speakers.table(by_speaker)
+        by_speaker.setdefault(speakers.speaker_of_slice(file.stem, speaker_in(file.stem)), []).append(file)
+    names = speakers.names_by_id(by_speaker)
     return [_Part(number, name, by_speaker[number]) for number, name in names.items()]
 
 

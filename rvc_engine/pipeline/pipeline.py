@@ -184,7 +184,7 @@ class _Run:
         encoded = self.workspace.fingerprint("content")
         if encoded is None:
             return "as found in the workspace"
-        whose = speakers.Speakers.of(self.workspace, self.config).by_recording
+        whose = speakers.Speakers.from_workspace(self.workspace, self.config).by_recording
         pitch_curves = self.workspace.fingerprint("pitch") if self.config.f0 else None
         return fingerprint_of(encoded, pitch_curves, *([whose] if whose else []))
 

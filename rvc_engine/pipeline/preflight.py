@@ -80,11 +80,11 @@ def _faults_of_preparation(
 def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:
     """Raise InvalidDataset when the folders do not tell who speaks, or not whom the config names."""
     if dataset is not None:
-        Speakers.of_folders(config, recording_folders(list_recordings(dataset)))
+        Speakers.from_folders(config, recording_folders(list_recordings(dataset)))
         return
-    speakers = Speakers.of(workspace, config)
+    speakers = Speakers.from_workspace(workspace, config)
     for clip in external.clip_paths(workspace, config.f0):
-        speakers.of_slice(clip.wave.stem, clip.speaker)
+        speakers.speaker_of_slice(clip.wave.stem, clip.speaker)
 
 
 def _faults_of_base_weights(config: TrainingConfig, machine: Machine) -> Iterator[EngineError]:

@@ -6,7 +6,7 @@ import psutil
 import torch
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles
@@ -26,7 +26,7 @@ MAX_CLIPS_FRACTION = 0.5
 """Of the free memory, for clips kept on the device: training needs the rest."""
 
 
-def auto_batch_size(nets: Nets, clips: Sequence[ClipFiles], num_groups: int, reserved_bytes: int) -> int:
+def auto_batch_size(nets: GanTrainState, clips: Sequence[ClipFiles], num_groups: int, reserved_bytes: int) -> int:
     """Clips that one pass should take: the largest power of two that memory, dataset and good sense allow.
 
     On CUDA it is tried: steps on made-up clips as long as the longest, which spoil the nets. `num_groups` such passes
@@ -45,7 +45,7 @@ def auto_batch_size(nets: Nets, clips: Sequence[ClipFiles], num_groups: int, res
     return fits
 
 
-def _peak_bytes(nets: Nets, size: int, frames: int, device: torch.device) -> float:
+def _peak_bytes(nets: GanTrainState, size: int, frames: int, device: torch.device) -> float:
     """The most memory that a step takes, optimizers included; infinite where it runs out."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
@@ -58,9 +58,9 @@ def _peak_bytes(nets: Nets, size: int, frames: int, device: torch.device) -> flo
     return torch.cuda.max_memory_reserved(device)
 
 
-def _trial_step(nets: Nets, size: int, frames: int, device: torch.device) -> None:
+def _trial_step(nets: GanTrainState, size: int, frames: int, device: torch.device) -> None:
     """A step on clips of noise."""
-    sizes = nets.sizes
+    sizes = nets.hparams
     rng = torch.Generator(device).manual_seed(0)
     wave = 0.1 * torch.randn(size, frames * sizes.hop_length, generator=rng, device=device)
     batch = Batch(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
@@ -17,9 +17,9 @@ from rvc_engine.data.loader import (
     ClipsInMemory,
     ClipsOnDisk,
     ClipSource,
-    Planned,
-    numbers_on,
-    padded_lengths,
+    BatchPlan,
+    to_device_tensors,
+    length_buckets,
 )
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.reporting import StageReport
@@ -60,7 +60,7 @@ class BatchSampler:
         """`per_pass` clips go through the nets at once, on each rank."""
         self.micro_batch_size, self.lengths, self._seed, self._ranks = micro_batch_size, [c.frames for c in clips], config.seed, ranks
         self._device = device
-        self._length_buckets = padded_lengths(self.lengths) if uses_length_buckets(device) else None
+        self._length_buckets = length_buckets(self.lengths) if uses_length_buckets(device) else None
         self.batch_size = micro_batch_size * config.accumulate_steps * ranks.world_size
         """Clips a step."""
         self.steps_per_epoch = math.ceil(len(clips) / self.batch_size)
@@ -75,14 +75,14 @@ class BatchSampler:
     def from_config(
         cls,
         clips: Sequence[ClipFiles],
-        nets: Nets,
+        nets: GanTrainState,
         config: TrainingConfig,
         place: TrainProgress | None,
         ranks: DistributedContext,
         report: StageReport,
     ) -> "BatchSampler":
         """As the config says. batch_size=auto takes what the run began with, or tries it out, which spoils the nets."""
-        sizes, device = nets.sizes, nets.device
+        sizes, device = nets.hparams, nets.device
         caches_clips = config.cache_data_on_device or device.type == "cuda"
         if caches_clips and ranks.all_reduce_any(not clips_fit(clips, sizes, device)):
             caches_clips = False
@@ -110,8 +110,8 @@ class BatchSampler:
         """From the `first` batch on."""
         plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch)[first:]
         shares = [clips[self._ranks.shard(clips)] for clips in plan]
-        batches = self._loader.batches([Planned(share, self._padded_length(share)) for share in shares])
-        lengths = numbers_on(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
+        batches = self._loader.batches([BatchPlan(share, self._padded_length(share)) for share in shares])
+        lengths = to_device_tensors(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
         for clips, clip_lengths, batch in zip(plan, lengths, batches, strict=True):
             yield GlobalBatch(clips, sum(self.lengths[clip] for clip in clips), self._padded_length(clips), clip_lengths, batch)
 

@@ -19,12 +19,12 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.data.batch import Batch
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training.micro_batches import MicroBatcher
-from rvc_engine.training.step import StepResult, Whole, training_step
+from rvc_engine.training.step import StepResult, BatchTotals, training_step
 
 T = TypeVar("T")
 
@@ -131,7 +131,7 @@ class GraphedSteps:
 
     def __init__(
         self,
-        nets: Nets,
+        nets: GanTrainState,
         capturer: Capturer,
         max_frames: int,
         batch_sizes: Collection[int],
@@ -210,7 +210,7 @@ class GraphedSteps:
         micro_batcher = _FixedMicroBatcher(shape.micro_batch_size)
 
         def step() -> StepResult:
-            whole = Whole(shape.clips, inputs.batch.lengths.sum())
+            whole = BatchTotals(shape.clips, inputs.batch.lengths.sum())
             return training_step(nets, inputs.batch, inputs.starts, inputs.noise, whole, micro_batcher)
 
         with _capturable(nets):
@@ -225,7 +225,7 @@ class _FixedMicroBatcher(MicroBatcher):
 
 
 @contextmanager
-def _capturable(nets: Nets) -> Iterator[None]:
+def _capturable(nets: GanTrainState) -> Iterator[None]:
     """Let optimizers be recorded; their fused kernel needs nothing else for it than the learning rate's place."""
     groups = [
         group

@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from rvc_engine.checkpoints.async_writer import BackgroundSaver
+from rvc_engine.checkpoints.async_writer import AsyncCheckpointer
 from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
-from rvc_engine.checkpoints.retention import KeptSaves, Save
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress, completed_epochs
+from rvc_engine.checkpoints.retention import SaveRegistry, Save
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.evaluation.runner import Appraiser
 from rvc_engine.hyperparameters import Hyperparameters
@@ -23,22 +23,22 @@ class CheckpointSaver:
         workspace: Workspace,
         config: TrainingConfig,
         sizes: Hyperparameters,
-        checkpointer: BackgroundSaver,
+        checkpointer: AsyncCheckpointer,
         evaluation: Appraiser,
         report: StageReport,
     ) -> None:
         self._workspace, self._config, self._sizes = workspace, config, sizes
         self._checkpointer, self._evaluation, self._report = checkpointer, evaluation, report
 
-    def save(self, nets: Nets, place: TrainProgress) -> None:
+    def save(self, nets: GanTrainState, place: TrainProgress) -> None:
         """Begin to write the nets as they are; judge them meanwhile. It is told once it is whole."""
         config = self._config
-        self._checkpointer.begin(
+        self._checkpointer.submit(
             pair_trees(nets, place, config.learning_rate, config.save_only_latest),
             lambda trees: self._write(trees, place),
             lambda files: self._apply_retention(files, place),
         )
-        self._evaluation.appraise(nets.generator, place)
+        self._evaluation.appraise(nets.synthesizer, place)
 
     def _write(self, trees: dict[str, dict[str, Any]], place: TrainProgress) -> list[Path]:
         """Returns the files that are this save's alone."""
@@ -57,7 +57,7 @@ class CheckpointSaver:
         self._report.log(f"saved epoch {completed_epochs(place)}, step {place.step}")
         names = [path.relative_to(self._workspace.root).as_posix() for path in files]
         save = Save(step=place.step, epoch=completed_epochs(place), files=names)
-        for old in KeptSaves(self._workspace.root).add(save, self._config, self._evaluation.worth):
+        for old in SaveRegistry(self._workspace.root).add(save, self._config, self._evaluation.worth):
             self._report.log(
                 f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self._config.keep_saves})"
             )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.checkpoints.io import load_file, save_atomically
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features
@@ -140,10 +140,10 @@ def read_voice(path: Path) -> Synthesizer:
 def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
     """Write the voice from the newest checkpoint, check both files, and announce them. Raises ArtifactInvalid."""
     sizes = Hyperparameters.from_config(config)
-    weights, place = load_trained_generator(workspace)
+    weights, place = load_trained_synthesizer(workspace)
     write_voice(workspace.voice_file, weights, sizes, VoiceDetails.of(workspace, config, place))
     report.progress(1, 4)
-    clips, _ = list_clips(workspace, sizes, Speakers.of(workspace, config))
+    clips, _ = list_clips(workspace, sizes, Speakers.from_workspace(workspace, config))
     longest = max(clips, key=lambda clip: clip.frames)
     check_voice(workspace.voice_file, weights, sizes, load_clip(longest), device)
     report.progress(2, 4)

@@ -12,7 +12,7 @@ from rvc_engine.audio.mel import spectrogram
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles, load_clip
-from rvc_engine.data.loader import ClipLoader, ClipsInMemory, ClipsOnDisk, ClipSource, Planned, collate, padded_lengths
+from rvc_engine.data.loader import ClipLoader, ClipsInMemory, ClipsOnDisk, ClipSource, BatchPlan, collate, length_buckets
 from rvc_engine.hyperparameters import Hyperparameters
 
 CPU = torch.device("cpu")
@@ -70,7 +70,7 @@ def test_batches_hold_each_clips_own_numbers_in_the_plans_order(
 ) -> None:
     loader = ClipLoader(SOURCES[where](clips), SIZES, CPU)
     order: list[list[int]] = [[2, 0], [], [3, 1, 2]]
-    plan = [Planned(numbers, frames) for numbers in order]
+    plan = [BatchPlan(numbers, frames) for numbers in order]
     for numbers, batch in zip(order, loader.batches(plan), strict=True):
         assert (batch is None) == (not numbers)
         if batch is not None:
@@ -94,10 +94,10 @@ def test_clips_without_pitch_are_batched_without_it(clips: list[ClipFiles]) -> N
 
 
 def test_few_lengths_cover_all_clips() -> None:
-    lengths = padded_lengths([40, 370, 212])
+    lengths = length_buckets([40, 370, 212])
     assert lengths == (96, 192, 280, 376)
-    assert padded_lengths([32]) == (8, 16, 24, 32)
-    assert padded_lengths([900])[-1] >= 900
+    assert length_buckets([32]) == (8, 16, 24, 32)
+    assert length_buckets([900])[-1] >= 900
 
 
 @pytest.mark.gpu
@@ -105,7 +105,7 @@ def test_few_lengths_cover_all_clips() -> None:
 def test_on_a_gpu_batches_come_without_waiting_for_it_and_are_the_same(clips: list[ClipFiles], where: str) -> None:
     device = torch.device("cuda")
     make = SOURCES.get(where, lambda clips: ClipsInMemory(clips, SIZES, device))
-    loader, plan = ClipLoader(make(clips), SIZES, device), [Planned([2, 0], 96), Planned([3, 1], 96)]
+    loader, plan = ClipLoader(make(clips), SIZES, device), [BatchPlan([2, 0], 96), BatchPlan([3, 1], 96)]
     list(loader.batches(plan))  # the window is made once
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")

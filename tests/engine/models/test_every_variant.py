@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
@@ -51,14 +51,14 @@ def test_a_variant_trains_and_exports_under_the_published_names(
     config = {"version": version, "sample_rate": rate, "f0": f0, "pretrained": "none"}
     sizes = Hyperparameters.from_config(TrainingConfig.model_validate(config))
     torch.manual_seed(0)
-    nets, batch = Nets.build(sizes, CPU, 1e-4), batch_of(sizes)
+    nets, batch = GanTrainState.build(sizes, CPU, 1e-4), batch_of(sizes)
     random = torch.Generator().manual_seed(2)
-    before = {name: value.clone() for name, value in nets.generator.state_dict().items()}
+    before = {name: value.clone() for name, value in nets.synthesizer.state_dict().items()}
     for _ in range(2):
         starts = draw_starts(batch.lengths, sizes.segment_frames, random)
         result = training_step(nets, batch, starts, Noise.draw(sizes, 1, batch.spec.shape[2], random))
         assert torch.isfinite(result.stacked()).all()
-    trained = nets.generator.state_dict()
+    trained = nets.synthesizer.state_dict()
     published = PUBLISHED[f"G/{version}/{rate}/f0={int(f0)}"]
     assert shapes(trained) == published
     assert shapes(nets.discriminators.state_dict()) == PUBLISHED[f"D/{version}"]

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
@@ -105,16 +105,16 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     version, rate, pitch = name.split("_")
     config = TrainingConfig(version=version, sample_rate=rate, f0=pitch == "f0")
     sizes = Hyperparameters.from_config(config)
-    nets = Nets.build(sizes, torch.device("cpu"), config.learning_rate)
+    nets = GanTrainState.build(sizes, torch.device("cpu"), config.learning_rate)
     # The type first: the recipe's weight_g are float64, and one rounded to float32 can turn a LeakyReLU's sign.
-    load_recipe(nets.generator.to(dtype))
+    load_recipe(nets.synthesizer.to(dtype))
     load_recipe(nets.discriminators.to(dtype))
     batch = recipe_batch(sizes, dtype)
     starts = torch.tensor([3, 11])
     source = torch.zeros(BATCH, sizes.segment_samples, dtype=dtype) if sizes.f0 else None
     noise = Noise(torch.zeros(BATCH, 192, FRAMES, dtype=dtype), source)
 
-    posterior = nets.generator(
+    posterior = nets.synthesizer(
         batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
     )
     whole_mel = log_mel(batch.spec, sizes.sample_rate, sizes.n_mels)
@@ -134,15 +134,15 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     }
     arrays = {key: value.detach().clone() for key, value in arrays.items()}
     real = cut_segments(batch.wave.unsqueeze(1), starts * sizes.hop_length, sizes.segment_samples)
-    before_g, before_d = snapshot(nets.generator), snapshot(nets.discriminators)
+    before_g, before_d = snapshot(nets.synthesizer), snapshot(nets.discriminators)
     result = training_step(nets, batch, starts, noise)
     grad_norm_d = norms(nets.discriminators)
     with torch.no_grad():
         for key, wave in (("d_real", real), ("d_fake", posterior.wave)):
             arrays[key] = torch.cat([score for score, _ in nets.discriminators(wave)], dim=1)
-    nets.generator.eval()
+    nets.synthesizer.eval()
     full_noise = torch.zeros(1, FRAMES * sizes.hop_length, dtype=dtype) if sizes.f0 else None
-    arrays["infer_after_step"] = nets.generator.infer(
+    arrays["infer_after_step"] = nets.synthesizer.infer(
         batch.features[:1],
         batch.coarse_f0[:1] if batch.coarse_f0 is not None else None,
         batch.f0[:1] if batch.f0 is not None else None,
@@ -154,9 +154,9 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     return Run(
         arrays,
         {name: float(getattr(result, name)) for name in ("disc", "gen", "fm", "mel", "kl")},
-        norms(nets.generator),
+        norms(nets.synthesizer),
         grad_norm_d,
-        changes(nets.generator, before_g),
+        changes(nets.synthesizer, before_g),
         changes(nets.discriminators, before_d),
     )
 

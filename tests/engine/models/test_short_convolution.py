@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute import precision
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
@@ -236,22 +236,22 @@ def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:
 def gradients(state: list[dict[str, Tensor]], name: precision.FormatName) -> list[Tensor]:
     """G's and D's in a step of length 0, on four clips and segments as long as a real run's."""
     sizes = replace(SIZES, segment_frames=32)
-    nets = Nets.build(sizes, CPU, 0.0, Precision(name, "cpu"))
-    nets.generator.load_state_dict(state[0])
+    nets = GanTrainState.build(sizes, CPU, 0.0, Precision(name, "cpu"))
+    nets.synthesizer.load_state_dict(state[0])
     nets.discriminators.load_state_dict(state[1])
     pairs = [voiced_batch(1000 + n, 60)[0] for n in range(2)]
     batch = Batch(*(torch.cat([getattr(pair, part.name) for pair in pairs]) for part in fields(Batch)))
     noise = Noise.draw(sizes, 4, 60, torch.Generator().manual_seed(9))
     training_step(nets, batch, torch.tensor([3, 20, 11, 0]), noise)
-    return [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (nets.generator, nets.discriminators)]
+    return [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (nets.synthesizer, nets.discriminators)]
 
 
 @pytest.mark.parametrize("steps", [0, 40])
 def test_short_gradients_point_where_those_of_float32_point(steps: int) -> None:
     torch.manual_seed(1)
-    nets = Nets.build(SIZES, CPU, 1e-4, SHORT)
+    nets = GanTrainState.build(SIZES, CPU, 1e-4, SHORT)
     for step in range(steps):
         training_step(nets, *voiced_batch(step))
-    state = [net.state_dict() for net in (nets.generator, nets.discriminators)]
+    state = [net.state_dict() for net in (nets.synthesizer, nets.discriminators)]
     for net, ours, theirs in zip("GD", gradients(state, "bf16"), gradients(state, "fp32"), strict=True):
         assert cosine(ours, theirs) > 0.999, net

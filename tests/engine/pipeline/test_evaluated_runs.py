@@ -11,7 +11,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles, list_clips
 from rvc_engine.errors import StopRequested
@@ -108,7 +108,7 @@ def test_training_ends_in_the_same_weights_with_evaluations_and_without(
     without, events = make(**{**ALWAYS, "evaluate": "never"})
     assert not evaluated(events)
     assert not (without.root / "evaluation.json").exists()
-    ours, theirs = load_trained_generator(Workspace(judged_once[0], "anna"))[0], load_trained_generator(without)[0]
+    ours, theirs = load_trained_synthesizer(Workspace(judged_once[0], "anna"))[0], load_trained_synthesizer(without)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from rvc_engine.checkpoints.pair_files import save_pair
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
 from rvc_engine.errors import DiskFull
@@ -92,9 +92,9 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
 
 
 @pytest.fixture(scope="module")
-def nets() -> Nets:
+def nets() -> GanTrainState:
     torch.manual_seed(0)
-    return Nets.build(SIZES, torch.device("cpu"), 1e-4)
+    return GanTrainState.build(SIZES, torch.device("cpu"), 1e-4)
 
 
 def place(step: int) -> TrainProgress:
@@ -111,7 +111,7 @@ at_each_call = pytest.mark.parametrize("call", CALLS)
 
 @at_each_call
 def test_a_checkpoint_without_room_leaves_the_one_before_good(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk, call: str
+    tmp_path: Path, nets: GanTrainState, full_disk: FullDisk, call: str
 ) -> None:
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
     store.save(nets, place(1))
@@ -125,7 +125,7 @@ def test_a_checkpoint_without_room_leaves_the_one_before_good(
 
 
 def test_a_manifest_without_room_leaves_the_checkpoint_before_good(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk
+    tmp_path: Path, nets: GanTrainState, full_disk: FullDisk
 ) -> None:
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
     store.save(nets, place(1))
@@ -139,7 +139,7 @@ def test_a_manifest_without_room_leaves_the_checkpoint_before_good(
     ("call", "word"), [*[(call, "G_2333333") for call in CALLS], ("write", "D_2333333"), ("fsync", "D_2333333")]
 )
 def test_a_pair_without_room_leaves_both_files_of_the_one_before(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk, call: str, word: str
+    tmp_path: Path, nets: GanTrainState, full_disk: FullDisk, call: str, word: str
 ) -> None:
     workspace = Workspace(tmp_path, "anna")
     before = {path: path.read_bytes() for path in save_pair(workspace, nets, place(1), 1e-4, only_latest=True)}
@@ -152,10 +152,10 @@ def test_a_pair_without_room_leaves_both_files_of_the_one_before(
 
 @at_each_call
 def test_an_export_without_room_leaves_the_voice_before(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk, call: str
+    tmp_path: Path, nets: GanTrainState, full_disk: FullDisk, call: str
 ) -> None:
     voice = tmp_path / "anna.pth"
-    weights = nets.generator.state_dict()
+    weights = nets.synthesizer.state_dict()
     export.write_voice(voice, weights, SIZES, DETAILS)
     before = voice.read_bytes()
     full_disk.at(call, "anna.pth")
@@ -215,7 +215,7 @@ def test_a_run_that_would_save_too_much_is_told_how_to_save_less(make: Make, mon
 
 
 def test_the_estimate_is_near_what_a_run_writes_and_nothing_is_needed_once_it_is_there(
-    recordings: Path, finished: Workspace, nets: Nets
+    recordings: Path, finished: Workspace, nets: GanTrainState
 ) -> None:
     config = TrainingConfig(
         content="whisper-tiny", pretrained="none", width=24, total_epochs=1, pitch="dio", save_every_weights=True
@@ -253,7 +253,7 @@ def test_saves_are_counted_as_they_are_kept(tmp_path: Path, recordings: Path) ->
 
 
 def test_a_checkpoint_that_will_not_fit_is_not_begun(
-    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, nets: GanTrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
     store.save(nets, place(1))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.events import Event, Log, Metric, Warned
 from rvc_engine.workspace.layout import Workspace
@@ -69,7 +69,7 @@ def test_a_pair_alone_goes_on_to_the_same_weights_as_the_runs_own_checkpoint(
     assert steps(events) == steps(own) == [4, 5, 6]
     assert epochs(events) == {2}
     assert "going on after epoch 1 of G_3.pth" in said(events)
-    ours, theirs = (load_trained_generator(workspace)[0] for workspace in (finished, other))
+    ours, theirs = (load_trained_synthesizer(workspace)[0] for workspace in (finished, other))
     for name, value in ours.items():
         rows = 1 if name == "emb_g.weight" else len(value)
         assert torch.equal(value[:rows], theirs[name][:rows]), name

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import list_clips, load_clip
 from rvc_engine.errors import ArtifactInvalid, InvalidDataset, MissingWeights
@@ -149,7 +149,7 @@ def test_an_export_that_sounds_otherwise_is_not_published(finished: Workspace) -
     workspace = finished
     config = TrainingConfig(content="whisper-tiny", pretrained="none", pitch="dio", width=24)
     sizes = Hyperparameters.from_config(config)
-    weights, _ = load_trained_generator(workspace)
+    weights, _ = load_trained_synthesizer(workspace)
     clip = load_clip(list_clips(workspace, sizes)[0][0])
     export.check_voice(workspace.voice_file, weights, sizes, clip, torch.device("cpu"))
     for name in weights:

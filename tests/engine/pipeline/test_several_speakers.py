@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from rvc_engine.checkpoints.io import load_file
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.cli.pipeline_script import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.conversion.converter import ConversionOptions, Converter
@@ -94,14 +94,14 @@ def test_the_voice_names_its_speakers_and_learns_them_alone(duo: Workspace) -> N
     tree = load_file(duo.voice_file)
     assert (tree["speakers_id"], tree["speaker_names"]) == (6, {2: "anna", 5: "bob"})
     torch.manual_seed(1234)
-    fresh = Nets.build(Hyperparameters.from_config(CONFIG), CPU, 1e-3).generator
+    fresh = GanTrainState.build(Hyperparameters.from_config(CONFIG), CPU, 1e-3).synthesizer
     moved = (tree["weight"]["emb_g.weight"].float() - fresh.state_dict()["emb_g.weight"]).abs().mean(dim=1)
     assert set(moved.topk(2).indices.tolist()) == {2, 5}
     assert moved[[2, 5]].min() > 5 * moved[[0, 1, 3, 4]].max()
 
 
 def test_batches_mix_the_speakers(duo: Workspace) -> None:
-    clips, _ = list_clips(duo, Hyperparameters.from_config(CONFIG), Speakers.of(duo, CONFIG))
+    clips, _ = list_clips(duo, Hyperparameters.from_config(CONFIG), Speakers.from_workspace(duo, CONFIG))
     plans = [epoch_batches([clip.frames for clip in clips], 4, 1234, epoch) for epoch in range(1, 6)]
     mixed = [{clips[number].speaker for number in batch} for plan in plans for batch in plan]
     assert {2, 5} in mixed
@@ -173,7 +173,7 @@ def test_a_render_is_compared_with_recordings_of_its_own_speaker(duo: Workspace)
             return np.eye(9, dtype=np.float32)[self.heard - 1]
 
     sizes = Hyperparameters.from_config(CONFIG)
-    clips = [clip for clip in list_clips(duo, sizes, Speakers.of(duo, CONFIG))[0] if "mute" not in clip.wave.name]
+    clips = [clip for clip in list_clips(duo, sizes, Speakers.from_workspace(duo, CONFIG))[0] if "mute" not in clip.wave.name]
     chosen = [next(clip for clip in clips if clip.speaker == number) for number in (2, 5)]
     evaluator = Evaluator(chosen, sizes, CPU, create_estimator("dio", Machine(num_threads=1)), Scorer())
     assert evaluator._speakers is not None

@@ -11,12 +11,12 @@ import torch
 from rvc_engine.audio.mel import log_mel
 from rvc_engine.checkpoints.base_weights import load_base_weights
 from rvc_engine.checkpoints.io import load_file
-from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_generator
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_synthesizer
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles, epoch_batches, list_clips, load_clip
-from rvc_engine.data.loader import ClipLoader, ClipsInMemory, Planned, collate
+from rvc_engine.data.loader import ClipLoader, ClipsInMemory, BatchPlan, collate
 from rvc_engine.errors import DiskFull, Diverged, IncompatibleCheckpoint
 from rvc_engine.events import CheckpointSaved, Event, Metric, Warned
 from rvc_engine.hyperparameters import Hyperparameters
@@ -36,7 +36,7 @@ def losses(events: list[Event]) -> dict[int, dict[str, float]]:
 
 
 def newest_weights(workspace: Workspace) -> dict[str, torch.Tensor]:
-    return load_trained_generator(workspace)[0]
+    return load_trained_synthesizer(workspace)[0]
 
 
 # --- learning
@@ -55,14 +55,14 @@ def clips_of_the_sample(tmp_path_factory: pytest.TempPathFactory) -> list[ClipFi
     return list_clips(workspace, Hyperparameters.from_config(config))[0]
 
 
-def held_out_mel(nets: Nets, batch: Batch) -> float:
+def held_out_mel(nets: GanTrainState, batch: Batch) -> float:
     """Mel loss on fixed clips that are never trained on, with fixed segments and noise."""
-    sizes = nets.sizes
+    sizes = nets.hparams
     generator = torch.Generator().manual_seed(99)
     starts = draw_starts(batch.lengths, sizes.segment_frames, generator)
     noise = Noise.draw(sizes, len(batch.lengths), batch.features.shape[1], generator)
     with torch.no_grad():
-        spoken = nets.generator(
+        spoken = nets.synthesizer(
             batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
         )
         target = log_mel(cut_segments(batch.spec, starts, sizes.segment_frames), sizes.sample_rate, sizes.n_mels)
@@ -76,14 +76,14 @@ def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
     voiced = [clip for clip in clips if "mute" not in clip.wave.name]
     held_out, trained = voiced[::7], [clip for n, clip in enumerate(voiced) if n % 7]
     torch.manual_seed(seed)
-    nets = Nets.build(sizes, CPU, learning_rate=1e-3)
+    nets = GanTrainState.build(sizes, CPU, learning_rate=1e-3)
     batch = collate([load_clip(clip) for clip in held_out], sizes, CPU)
     loader = ClipLoader(ClipsInMemory(trained, sizes, CPU), sizes, CPU)
 
-    def endless() -> Iterator[Planned]:
+    def endless() -> Iterator[BatchPlan]:
         for epoch in itertools.count(1):
             for pair in epoch_batches([clip.frames for clip in trained], 2, seed, epoch):
-                yield Planned(pair, max(trained[clip].frames for clip in pair))
+                yield BatchPlan(pair, max(trained[clip].frames for clip in pair))
 
     before = held_out_mel(nets, batch)
     for step, batch_of_clips in enumerate(loader.batches(list(itertools.islice(endless(), 100)))):

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_generator
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress
+from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_synthesizer
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles
@@ -40,7 +40,7 @@ def warnings(events: list[Event]) -> list[str]:
 
 def distance(ours: Workspace, theirs: Workspace) -> float:
     """Of the trained weights, relative to their size."""
-    first, second = (load_trained_generator(workspace)[0] for workspace in (ours, theirs))
+    first, second = (load_trained_synthesizer(workspace)[0] for workspace in (ours, theirs))
     square = sum(float((first[name] - second[name]).double().square().sum()) for name in second)
     return float((square / sum(float(value.double().square().sum()) for value in second.values())) ** 0.5)
 
@@ -67,7 +67,7 @@ def test_an_automatic_batch_size_is_said_and_stays_the_same_for_the_whole_run(
 
     monkeypatch.setattr(batch_sampler, "auto_batch_size", lambda *_: 2)
     workspace, second = make(batch_size="auto", total_epochs=2)
-    assert load_trained_generator(workspace)[1].batch_size == 1
+    assert load_trained_synthesizer(workspace)[1].batch_size == 1
     assert warnings(second) == []
 
 
@@ -101,7 +101,7 @@ def test_a_size_that_is_tried_out_takes_a_real_step_and_running_out_counts_as_to
         monkeypatch.setattr(f"torch.cuda.{name}", lambda *_: None)
     monkeypatch.setattr("torch.cuda.max_memory_reserved", lambda _: 7)
     sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
-    nets = Nets.build(sizes, torch.device("cpu"), 1e-3)
+    nets = GanTrainState.build(sizes, torch.device("cpu"), 1e-3)
     assert auto_batch._peak_bytes(nets, 1, 40, nets.device) == 7
     assert len(nets.generator_optimizer.state) > 0
 
@@ -137,7 +137,7 @@ def test_a_run_in_a_short_format_that_diverges_goes_on_in_float32_and_only_then_
 ) -> None:
     real, calls, formats = trainer.training_step, itertools.count(1), []
 
-    def step(nets: Nets, *others: object) -> StepResult:
+    def step(nets: GanTrainState, *others: object) -> StepResult:
         formats.append(nets.precision.name)
         result = real(nets, *others)  # type: ignore[arg-type]
         return NAN if next(calls) in {2, 4} else result
@@ -151,7 +151,7 @@ def test_a_run_in_a_short_format_that_diverges_goes_on_in_float32_and_only_then_
     rates = [values["learning_rate"] for values in losses(events)]
     assert rates[:2] == pytest.approx([1e-3, 1e-3])
     assert rates[2] == pytest.approx(0.5e-3)
-    place = load_trained_generator(workspace)[1]
+    place = load_trained_synthesizer(workspace)[1]
     assert (place.is_full_precision, place.num_rollbacks) == (True, 2)
 
     formats.clear()
@@ -164,7 +164,7 @@ def test_a_float16_step_that_was_skipped_is_no_divergence_and_a_long_row_of_them
 ) -> None:
     calls = itertools.count(1)
 
-    def step(nets: Nets, *_: object) -> StepResult:
+    def step(nets: GanTrainState, *_: object) -> StepResult:
         """No training: float16 is slow on a CPU."""
         call = next(calls)
         if call == 3:
@@ -180,16 +180,16 @@ def test_a_float16_step_that_was_skipped_is_no_divergence_and_a_long_row_of_them
 
 def test_a_checkpoint_keeps_the_scales_of_float16(tmp_path: Path) -> None:
     sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
-    nets, fresh = (Nets.build(sizes, torch.device("cpu"), 1e-3, Precision("fp16", "cpu")) for _ in range(2))
+    nets, fresh = (GanTrainState.build(sizes, torch.device("cpu"), 1e-3, Precision("fp16", "cpu")) for _ in range(2))
     nets.generator_scaler.load_state_dict({**nets.generator_scaler.state_dict(), "scale": 123.0})
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
     store.save(nets, TrainProgress(1, 1, 1, 0.0, 2, 5))
     store.load(fresh, lambda _: None)
     assert fresh.generator_scaler.get_scale() == 123.0
     assert fresh.discriminator_scaler.get_scale() == 65536.0
-    in_full = Nets.build(sizes, torch.device("cpu"), 1e-3)
+    in_full = GanTrainState.build(sizes, torch.device("cpu"), 1e-3)
     store.load(in_full, lambda _: None)  # another format may go on from it
-    assert in_full.least_scale is None
+    assert in_full.min_loss_scale is None
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
@@ -20,7 +20,7 @@ from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training import cuda_graphs
 from rvc_engine.training.cuda_graphs import WARM_UP_STEPS, CudaGraphCapturer, GraphedSteps, Capturer, Step, StepInputs
 from rvc_engine.training.micro_batches import MicroBatcher
-from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+from rvc_engine.training.step import StepResult, BatchTotals, draw_starts, training_step
 
 CPU = torch.device("cpu")
 SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=4)
@@ -28,9 +28,9 @@ SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained=
 LONG, SHORT = 24, 16
 
 
-def fresh_nets(precision: Precision | None = None, device: torch.device = CPU) -> Nets:
+def fresh_nets(precision: Precision | None = None, device: torch.device = CPU) -> GanTrainState:
     torch.manual_seed(3)
-    return Nets.build(SIZES, device, 1e-3, precision)
+    return GanTrainState.build(SIZES, device, 1e-3, precision)
 
 
 def inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device = CPU) -> StepInputs:
@@ -92,7 +92,7 @@ class Run:
 
     def take(self, given: StepInputs) -> list[float]:
         def eager() -> StepResult:
-            whole = Whole(len(given.starts), given.batch.lengths.sum())
+            whole = BatchTotals(len(given.starts), given.batch.lengths.sum())
             return training_step(self.nets, given.batch, given.starts, given.noise, whole, self.pieces)
 
         result = eager() if self.steps is None else self.steps.step(given, self.pieces, eager)
@@ -100,12 +100,12 @@ class Run:
 
     @property
     def weights(self) -> Tensor:
-        parts = [*self.nets.generator.parameters(), *self.nets.discriminators.parameters()]
+        parts = [*self.nets.synthesizer.parameters(), *self.nets.discriminators.parameters()]
         return torch.cat([part.detach().flatten() for part in parts])
 
 
-def gradients(nets: Nets) -> Tensor:
-    return torch.cat([part.grad.flatten() for part in nets.generator.parameters() if part.grad is not None])
+def gradients(nets: GanTrainState) -> Tensor:
+    return torch.cat([part.grad.flatten() for part in nets.synthesizer.parameters() if part.grad is not None])
 
 
 SHAPES = [(2, LONG), (2, SHORT), (2, LONG), (1, SHORT), (2, SHORT), (2, LONG), (1, LONG), (2, SHORT), (2, LONG)]
@@ -200,7 +200,7 @@ def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(why: str)
 class _StopsHalfway(FakeRecorder):
     """Fails after the first half of a step has been recorded, as where the second half's memory is not there."""
 
-    def __init__(self, run: Callable[[], Nets]) -> None:
+    def __init__(self, run: Callable[[], GanTrainState]) -> None:
         super().__init__()
         self.nets = run
 
@@ -307,7 +307,7 @@ FORMATS = [Precision("fp32", "cpu"), Precision("bf16", "cpu"), Precision("fp16",
 @pytest.mark.parametrize("precision", FORMATS, ids=lambda precision: precision.name)
 def test_nothing_in_a_step_waits_for_the_device(no_waiting: Callable[[], object], precision: Precision) -> None:
     run, given = Run(None, precision=precision), inputs(1)
-    whole = Whole(2, 2 * LONG)
+    whole = BatchTotals(2, 2 * LONG)
     training_step(run.nets, given.batch, given.starts, given.noise, whole)  # constants are made once
     with no_waiting():  # type: ignore[attr-defined]
         generator = torch.Generator().manual_seed(5)
@@ -348,9 +348,9 @@ def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_w
         pieces, values = MicroBatcher(8), []
         for number, (clips, frames) in enumerate(SHAPES):
             given = inputs(number, clips, frames, device)
-            whole = Whole(clips, int(given.batch.lengths.sum()))
+            whole = BatchTotals(clips, int(given.batch.lengths.sum()))
 
-            def eager(given: StepInputs = given, whole: Whole = whole) -> StepResult:
+            def eager(given: StepInputs = given, whole: BatchTotals = whole) -> StepResult:
                 return training_step(nets, given.batch, given.starts, given.noise, whole, pieces)  # noqa: B023
 
             is_recording = steps is not None and number >= WARM_UP_STEPS  # which waits, once for each shape

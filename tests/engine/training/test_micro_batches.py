@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import MIN_LOSS_SCALE, FormatName, Precision
 from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
@@ -26,7 +26,7 @@ from rvc_engine.models.synthesizer import Noise
 from rvc_engine.models.weight_norm import WeightNormConv1d
 from rvc_engine.training import step
 from rvc_engine.training.micro_batches import MicroBatcher
-from rvc_engine.training.step import StepResult, Whole, training_step
+from rvc_engine.training.step import StepResult, BatchTotals, training_step
 
 CPU = torch.device("cpu")
 SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
@@ -64,20 +64,20 @@ def made_up(lengths: list[int], dtype: torch.dtype) -> Input:
     return Input(batch, torch.tensor([3, 0, 8, 5])[:clips], noise)
 
 
-def fresh_nets(dtype: torch.dtype = torch.float32, precision: Precision | None = None) -> Nets:
+def fresh_nets(dtype: torch.dtype = torch.float32, precision: Precision | None = None) -> GanTrainState:
     torch.manual_seed(1)
-    nets = Nets.build(SIZES, CPU, 1e-3, precision)
-    nets.generator.to(dtype)
+    nets = GanTrainState.build(SIZES, CPU, 1e-3, precision)
+    nets.synthesizer.to(dtype)
     nets.discriminators.to(dtype)
     return nets
 
 
-def gradients(nets: Nets) -> Tensor:
-    return torch.cat([p.grad.flatten() for net in (nets.generator, nets.discriminators) for p in net.parameters()])
+def gradients(nets: GanTrainState) -> Tensor:
+    return torch.cat([p.grad.flatten() for net in (nets.synthesizer, nets.discriminators) for p in net.parameters()])
 
 
-def weights(nets: Nets) -> Tensor:
-    return torch.cat([p.detach().flatten() for net in (nets.generator, nets.discriminators) for p in net.parameters()])
+def weights(nets: GanTrainState) -> Tensor:
+    return torch.cat([p.detach().flatten() for net in (nets.synthesizer, nets.discriminators) for p in net.parameters()])
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -103,7 +103,7 @@ def test_micro_batches_add_up_to_the_whole_batch(lengths: list[int]) -> None:
 def test_a_micro_batch_is_padded_to_its_own_longest_clip_only() -> None:
     nets, given = fresh_nets(), made_up(UNEQUAL, torch.float32)
     seen: list[tuple[int, ...]] = []
-    nets.generator.flow.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    nets.synthesizer.flow.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
     training_step(nets, given.batch, given.starts, given.noise, None, MicroBatcher(2))
     assert seen == [(2, 24, 47), (2, 24, 90)]
 
@@ -184,8 +184,8 @@ def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pyte
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(nets.generator, "forward", full)
-    monkeypatch.setattr(nets.generator, "speak_again", full)
+    monkeypatch.setattr(nets.synthesizer, "forward", full)
+    monkeypatch.setattr(nets.synthesizer, "speak_again", full)
     with pytest.raises(GpuOutOfMemory, match=r"single clip.*gradient_checkpointing"):
         training_step(nets, given.batch, given.starts, given.noise, None, MicroBatcher(4, warn=said.append))
     assert [warning.split(";")[1].split(" at")[0] for warning in said] == [" going on with 2", " going on with 1"]
@@ -197,7 +197,7 @@ def test_an_error_that_is_no_lack_of_memory_is_not_hidden(monkeypatch: pytest.Mo
     def wrong(*_: object, **__: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(nets.generator, "forward", wrong)
+    monkeypatch.setattr(nets.synthesizer, "forward", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
         training_step(nets, given.batch, given.starts, given.noise)
 
@@ -205,7 +205,7 @@ def test_an_error_that_is_no_lack_of_memory_is_not_hidden(monkeypatch: pytest.Mo
 # --- short formats
 
 
-def three_steps(name: FormatName) -> tuple[Nets, list[StepResult]]:
+def three_steps(name: FormatName) -> tuple[GanTrainState, list[StepResult]]:
     nets, given = fresh_nets(precision=Precision(name, "cpu")), made_up(UNEQUAL, torch.float32)
     return nets, [training_step(nets, given.batch, given.starts, given.noise) for _ in range(3)]
 
@@ -216,14 +216,14 @@ def test_bfloat16_trains_with_losses_near_those_of_float32() -> None:
     for ours, theirs in zip(results, in_fp32, strict=True):
         assert ours.stacked()[:5].tolist() == pytest.approx(theirs.stacked()[:5].tolist(), rel=0.05)
         assert ours.stacked().tolist() != theirs.stacked().tolist()
-    assert {value.dtype for value in nets.generator.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in nets.synthesizer.state_dict().values()} == {torch.float32}
     assert results[-1].grad_norm_g == pytest.approx(float(in_fp32[-1].grad_norm_g), rel=0.3)
 
 
 def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format() -> None:
     nets, given = fresh_nets(precision=Precision("bf16", "cpu")), made_up(EQUAL, torch.float32)
     seen: dict[str, torch.dtype] = {}
-    net = nets.generator
+    net = nets.synthesizer
     net.dec.m_source.register_forward_hook(lambda *a: seen.update(source=a[2].dtype))
     net.dec.resblocks[0].convs1[0].register_forward_hook(lambda *a: seen.update(block=a[2].dtype))
     with nets.precision.autocast():
@@ -246,13 +246,13 @@ def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format(
 
 def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers_the_scale() -> None:
     nets, given = fresh_nets(precision=Precision("fp16", "cpu")), made_up(EQUAL, torch.float32)
-    before, scale = weights(nets), nets.least_scale
+    before, scale = weights(nets), nets.min_loss_scale
     nets.generator_scaler.load_state_dict({**nets.generator_scaler.state_dict(), "scale": 2.0**60})
     nets.discriminator_scaler.load_state_dict({**nets.discriminator_scaler.state_dict(), "scale": 2.0**60})
     result = training_step(nets, given.batch, given.starts, given.noise)
     assert not result.grad_norm_g.isfinite()
     assert torch.equal(weights(nets), before)
-    assert nets.least_scale == 2.0**59
+    assert nets.min_loss_scale == 2.0**59
     assert scale is not None
     assert scale > MIN_LOSS_SCALE
 
@@ -263,7 +263,7 @@ def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     given = made_up(UNEQUAL, torch.float64)
     kept, twice = fresh_nets(torch.float64), fresh_nets(torch.float64)
-    recompute_blocks(twice.generator, recompute=True)
+    recompute_blocks(twice.synthesizer, recompute=True)
     stored = {}
     for name, nets in (("kept", kept), ("twice", twice)):
         seen: dict[int, int] = {}
@@ -271,7 +271,7 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> Non
             lambda t, seen=seen: seen.__setitem__(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) or t,
             lambda t: t,
         ):
-            out = nets.generator(
+            out = nets.synthesizer(
                 given.batch.features,
                 given.batch.coarse_f0,
                 given.batch.f0,
@@ -291,9 +291,9 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> Non
 def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
     """`recompute` is a net's own: turning it on for one leaves the class alone."""
     nets = fresh_nets()
-    other = copy.deepcopy(nets.generator)
-    recompute_blocks(nets.generator, recompute=True)
-    assert nets.generator.dec.recompute
+    other = copy.deepcopy(nets.synthesizer)
+    recompute_blocks(nets.synthesizer, recompute=True)
+    assert nets.synthesizer.dec.recompute
     assert not other.dec.recompute
 
 
@@ -328,7 +328,7 @@ def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
             share_of(given.batch, share),
             given.starts[share],
             Noise(*(noise[share] for noise in given.noise)),
-            Whole(len(lengths), int(lengths.sum())),
+            BatchTotals(len(lengths), int(lengths.sum())),
             micro_batches,
         )
         found[name] = gradients(nets)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from rvc_engine.checkpoints.pair_files import save_pair
 from rvc_engine.checkpoints.pairs import pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, TrainProgress
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.cli.main import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
@@ -52,9 +52,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A voice, a G_/D_ pair and a recovery checkpoint of nets after a step."""
     root = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    nets = Nets.build(sizes_of(), torch.device("cpu"), 1e-4)
+    nets = GanTrainState.build(sizes_of(), torch.device("cpu"), 1e-4)
     for net, optimizer in (
-        (nets.generator, nets.generator_optimizer),
+        (nets.synthesizer, nets.generator_optimizer),
         (nets.discriminators, nets.discriminator_optimizer),
     ):
         for parameter in net.parameters():
@@ -301,7 +301,7 @@ def test_files_of_any_odd_form_are_told_and_crash_no_tool(folder: Path, tmp_path
     odd = tmp_path / "G_1.pth"
     torch.save(change(torch.load(folder / "G_1.pth", weights_only=True)), odd)
     shutil.copy(odd, tmp_path / "D_1.pth")
-    nets = Nets.build(sizes_of(), torch.device("cpu"), 1e-4)
+    nets = GanTrainState.build(sizes_of(), torch.device("cpu"), 1e-4)
     config = TrainingConfig.model_validate({"pretrained": "none", "width": 24})
 
     assert inspect_file(odd).contents != "voice"
