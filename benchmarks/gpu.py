@@ -24,7 +24,7 @@ from benchmarks.two_trainings import LOSSES, WAYS, PlainTraining, Setting
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Event, StageChanged
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.training.auto_batch import clips_bytes
 from rvc_engine.workspace.layout import Workspace
 
@@ -96,7 +96,7 @@ def prepare(plan: Plan, folder: Path) -> Workspace:
     """Slices, pitch and features of the speech."""
     workspace = Workspace(folder / "prepared", "bench")
     machine = Machine(device=str(plan.device))
-    make_voice(folder / "speech", workspace, plan.config(), machine, lambda _: None, wanted=Wanted(training=False))
+    make_voice(folder / "speech", workspace, plan.config(), machine, lambda _: None, selection=StageSelection(training=False))
     return workspace
 
 

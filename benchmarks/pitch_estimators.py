@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from rvc_engine.audio.reading import UnreadableAudio, read_mono
 from rvc_engine.audio.recordings import list_recordings
-from rvc_engine.audio.slicing import high_passed, levelled
+from rvc_engine.audio.slicing import high_pass, normalize_level
 from rvc_engine.compute.device import open_device
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.errors import EngineError
@@ -155,10 +155,10 @@ def read_waves(folder: Path, max_seconds: float) -> list[NDArray[np.float32]]:
         if sum(map(len, waves)) >= max_seconds * SAMPLE_RATE:
             break
         try:
-            (wave,) = high_passed([read_mono(recording.path, SAMPLE_RATE)], SAMPLE_RATE)
+            (wave,) = high_pass([read_mono(recording.path, SAMPLE_RATE)], SAMPLE_RATE)
         except UnreadableAudio:
             continue
-        level = levelled(wave.astype(np.float32))
+        level = normalize_level(wave.astype(np.float32))
         if level is not None:
             waves.append(level)
     return waves

@@ -36,7 +36,7 @@ from rvc_engine.audio.recordings import list_recordings
 from rvc_engine.audio.silence import Levels, loud_spans
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
-from rvc_engine.content.windows import num_rows
+from rvc_engine.content.windows import num_content_frames
 from rvc_engine.machine import Machine
 from rvc_engine.pitch import stage as pitch_stage
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
@@ -139,11 +139,11 @@ def _decoded(path: Path, rate: int) -> NDArray[np.float32]:
 def _slice_plainly(workspace: Workspace, recordings: list[tuple[int, Path]]) -> None:
     for number, path in recordings:
         rate = probe(path).sample_rate
-        (sound,) = slicing.high_passed([soxr.resample(_decoded(path, rate), rate, RATE)], RATE)
+        (sound,) = slicing.high_pass([soxr.resample(_decoded(path, rate), rate, RATE)], RATE)
         levels = Levels(RATE)
         levels.add(sound)
         found = (
-            slicing.levelled(sound[start:end].astype(np.float32))
+            slicing.normalize_level(sound[start:end].astype(np.float32))
             for first, last in loud_spans(levels.rms(), levels.num_samples, levels.hop_length)
             for start, end in slicing.pieces(first, last, RATE)
         )
@@ -167,7 +167,7 @@ def _encode_plainly(workspace: Workspace, hubert: Path) -> None:
     net = transformers.HubertModel.from_pretrained(hubert).eval()
     for path in sorted(workspace.slices_16k.iterdir()):
         wave = torch.from_numpy(scipy.io.wavfile.read(path)[1])
-        if not num_rows(len(wave)):
+        if not num_content_frames(len(wave)):
             continue
         np.save(workspace.features / f"{path.stem}.npy", net(wave[None]).last_hidden_state[0].numpy())
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
 from rvc_engine.workspace.atomic_files import sync_folder
-from rvc_engine.workspace.disk import check_room, is_disk_full
+from rvc_engine.workspace.disk import check_free_space, is_disk_full
 
 RESUME_HINT = "free some space and start the run again, it goes on from its last checkpoint"
 
@@ -50,7 +50,7 @@ def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = l
     """
     folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)
     folder.mkdir(parents=True, exist_ok=True)
-    check_room(folder, tensor_bytes(trees), names, RESUME_HINT)
+    check_free_space(folder, tensor_bytes(trees), names, RESUME_HINT)
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in trees}
     try:
         hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]

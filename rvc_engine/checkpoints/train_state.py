@@ -9,7 +9,7 @@ from torch.optim import AdamW
 
 from rvc_engine.compute.precision import Precision
 from rvc_engine.hyperparameters import BETAS, EPSILON, WEIGHT_DECAY, Hyperparameters
-from rvc_engine.models.activation_checkpointing import recompute_blocks
+from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 
@@ -76,7 +76,7 @@ class GanTrainState:
     ) -> "GanTrainState":
         """Fresh nets, initialised from PyTorch's global generator; in float32 unless `precision` says otherwise."""
         synthesizer = Synthesizer(sizes).to(device)
-        recompute_blocks(synthesizer, gradient_checkpointing)
+        set_activation_checkpointing(synthesizer, gradient_checkpointing)
         scale = sizes.hidden_channels / PUBLISHED_WIDTH
         discriminators = Discriminators(sizes.version, scale).to(device)
         return cls(

@@ -94,7 +94,7 @@ class Terminal:
             self._console.print(f"{100 * event.progress:3.0f} % {text}{eta}", markup=False)
 
 
-def both(*reports: Report) -> Report:
+def broadcast(*reports: Report) -> Report:
     """One report that speaks to several."""
 
     def report(event: Event) -> None:

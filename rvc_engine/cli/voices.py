@@ -71,7 +71,7 @@ def extract(
     with _errors_told():
         made = extract_voice(checkpoint, output, name or output.stem, sample_rate, encoder)
     how = "" if made.encoder_is_known else " (nothing says so; name another with --encoder if it was another)"
-    typer.echo(f"{output}: epoch {made.epoch}, {made.kind}, content encoder {made.encoder}{how}")
+    typer.echo(f"{output}: epoch {made.epoch}, {made.identity}, content encoder {made.encoder}{how}")
 
 
 def merge(
@@ -92,13 +92,13 @@ def merge(
     typer.echo(f"{output}: {made.info}{dropped}")
 
 
-def hand_over(
+def reorder_optimizer(
     checkpoint: Annotated[Path, typer.Argument(help="A G_ file.", exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="The G_ file to write.")],
     to: Annotated[Program, typer.Option(help="The program that is to go on training from it.")] = "applio",
 ) -> None:
     """Put a G_ file's optimizer entries into the order of RVC or Applio. D_ files serve both as they are."""
-    from rvc_engine.voices.optimizer_order import hand_over as write_for
+    from rvc_engine.voices.optimizer_order import reorder_optimizer as write_for
 
     with _errors_told():
         write_for(checkpoint, output, to)

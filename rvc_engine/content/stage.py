@@ -10,25 +10,25 @@ import scipy.io.wavfile
 import torch
 from numpy.typing import NDArray
 
-from rvc_engine.compute.parallel import in_order
+from rvc_engine.compute.parallel import map_ordered
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import ContentEncoder, create_encoder
 from rvc_engine.content.local_folder import check_fits, embedder_of_folder, local_folder
 from rvc_engine.content.names import embedder_name
-from rvc_engine.content.windows import BATCH_ROWS, ROW_SAMPLES
+from rvc_engine.content.windows import BATCH_FRAMES, FRAME_SAMPLES
 from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import StageReport
 from rvc_engine.weights.assets import WHISPER_TINY_WEIGHTS
 from rvc_engine.weights.catalogue import ENCODER_IDS, Weights, sha256_of
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
 """Raised when the same slices would give other features, so that old results are not taken for new ones."""
 
-BATCH_BYTES = 4 * BATCH_ROWS * ROW_SAMPLES
+BATCH_BYTES = 4 * BATCH_FRAMES * FRAME_SAMPLES
 """Of the slices' files in a batch, as if all were as long as the longest. Between batches the stage hears a stop."""
 MUTE_SAMPLES = 3 * 16_000
 MAX_NAMED = 5
@@ -47,15 +47,15 @@ def run(
     encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
     left_out: list[str] = []
     try:
-        with disk_full_told(workspace.root):
+        with translating_disk_full(workspace.root):
             workspace.empty(workspace.features)
             _write_mute(workspace, encoder)
             batches = list(_batches(paths))
             work = partial(_encode, encoder, workspace.features)
             threads_per_call = 1 if device.type == "cpu" else None
             report.progress(0, len(paths))
-            for done, without in enumerate(in_order(work, batches, threads_per_call, report.check_stop)):
-                left_out += without
+            for done, without_features in enumerate(map_ordered(work, batches, threads_per_call, report.check_stop)):
+                left_out += without_features
                 report.progress(done, len(batches))
     except torch.OutOfMemoryError as error:
         raise GpuOutOfMemory(
@@ -63,7 +63,7 @@ def run(
             "use it, or run on the CPU"
         ) from error
     report.progress(len(paths), len(paths))
-    _tell_left_out(sorted(left_out), len(paths), report)
+    _warn_left_out(sorted(left_out), len(paths), report)
 
 
 def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device) -> None:
@@ -71,7 +71,7 @@ def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, d
 
     Raises MissingWeights when the encoder is not here, DiskFull.
     """
-    with disk_full_told(workspace.root):
+    with translating_disk_full(workspace.root):
         encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
         _write_mute(workspace, encoder)
 
@@ -142,7 +142,7 @@ def _write_mute(workspace: Workspace, encoder: ContentEncoder) -> None:
     _save(workspace.mute_features, features)
 
 
-def _tell_left_out(names: list[str], total: int, report: StageReport) -> None:
+def _warn_left_out(names: list[str], total: int, report: StageReport) -> None:
     if not names:
         return
     shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")

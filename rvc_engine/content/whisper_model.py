@@ -99,15 +99,15 @@ class WhisperEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     @classmethod
-    def of_weights(cls, weights: Mapping[str, Tensor]) -> "WhisperEncoder":
+    def from_state_dict(cls, weights: Mapping[str, Tensor]) -> "WhisperEncoder":
         """The net that these weights belong to, in float32, for use. Every name and shape must fit."""
         ffn_width, width = weights["layers.0.fc1.weight"].shape
         num_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
-        net = cls(width, num_layers, ffn_width)
-        net.load_state_dict({name: value.float() for name, value in weights.items()})
-        return net.eval().requires_grad_(False)
+        model = cls(width, num_layers, ffn_width)
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        return model.eval().requires_grad_(False)
 
-    def forward(self, mel: Tensor, layers: Sequence[int], rows: Sequence[int] | None = None) -> list[Tensor]:
+    def forward(self, mel: Tensor, layers: Sequence[int], content_frames: Sequence[int] | None = None) -> list[Tensor]:
         """What the blocks of those numbers put out, each (B, ceil(frames / 2), width); mel (B, N_MELS, frames).
 
         Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied. `rows` are those
@@ -118,8 +118,8 @@ class WhisperEncoder(nn.Module):
         assert x.shape[1] <= MAX_POSITIONS, f"{x.shape[1]} rows; Whisper takes at most {MAX_POSITIONS}"
         x = x + self.embed_positions.weight[: x.shape[1]]
         keys = None
-        if rows is not None and min(rows) < x.shape[1]:
-            keys = (torch.arange(x.shape[1]) < torch.tensor(rows)[:, None])[:, None, None, :].to(x.device)
+        if content_frames is not None and min(content_frames) < x.shape[1]:
+            keys = (torch.arange(x.shape[1]) < torch.tensor(content_frames)[:, None])[:, None, None, :].to(x.device)
         outputs = [x]
         for block in self.layers[: max(layers)]:
             outputs.append(block(outputs[-1], keys))

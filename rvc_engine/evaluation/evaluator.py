@@ -40,7 +40,7 @@ PREVIEW_FRAMES = 400
 OTHER_FRAMES = 150
 """Of every other clip so much is rendered, from its middle: away from where its neighbours overlap it."""
 TRIAL_FRAMES = 50
-OVER_RENDERING = 1.3
+EVAL_OVERHEAD = 1.3
 """Seconds of an evaluation for each second of its rendering: the posterior's way, pitch, preview, the best's export."""
 MEL = "eval/mel"
 MEL_POSTERIOR = "eval/mel_posterior"
@@ -134,7 +134,7 @@ class Evaluator:
         self.windows = [
             _window(files, length, sizes, device) for files, length in zip(longest_first, lengths, strict=True)
         ]
-        waves = [_at_16k(window.wave, sizes) for window in self.windows]
+        waves = [_to_16k(window.wave, sizes) for window in self.windows]
         self._curves = self._estimator.estimate(waves)
         self._speakers = None if scorer is None else _mean_by_speaker(scorer, self.windows, waves)
 
@@ -143,35 +143,35 @@ class Evaluator:
         """Frames that an evaluation renders."""
         return sum(window.frames for window in self.windows)
 
-    def trial_seconds(self, net: Synthesizer) -> float:
+    def estimate_seconds(self, model: Synthesizer) -> float:
         """About how long an evaluation takes, judged by rendering half a second."""
         window, frames = self.windows[0], min(TRIAL_FRAMES, self.windows[0].frames)
         started = time.monotonic()
-        with _at_rest(net):
-            float(_render(net, window, frames, self._sizes).sum())
-        return (time.monotonic() - started) / frames * self.num_frames * OVER_RENDERING
+        with eval_mode(model):
+            float(_render(model, window, frames, self._sizes).sum())
+        return (time.monotonic() - started) / frames * self.num_frames * EVAL_OVERHEAD
 
-    def evaluate(self, net: Synthesizer) -> Evaluation:
+    def evaluate(self, model: Synthesizer) -> Evaluation:
         """Render and measure all clips."""
         renderings, counts = [], []
-        with _at_rest(net):
+        with eval_mode(model):
             for window, curve in zip(self.windows, self._curves, strict=True):
-                rendering, count = self._measure(net, window, curve)
+                rendering, count = self._evaluate_window(model, window, curve)
                 renderings.append(rendering)
                 counts.append(count)
         values = _overall([each.scores for each in renderings], counts)
         return Evaluation({key: value for key, value in values.items() if math.isfinite(value)}, renderings)
 
-    def _measure(self, net: Synthesizer, window: Window, curve: NDArray[np.float64]) -> tuple[Rendering, _PitchCount]:
+    def _evaluate_window(self, model: Synthesizer, window: Window, curve: NDArray[np.float64]) -> tuple[Rendering, _PitchCount]:
         sizes = self._sizes
-        wave = _render(net, window, window.frames, sizes)
+        wave = _render(model, window, window.frames, sizes)
         mel = log_mel(spectrogram(wave[:, 0], sizes.n_fft, sizes.hop_length), sizes.sample_rate, sizes.n_mels)
         rendered = wave[0, 0].float().cpu().numpy()
-        rendered_16k = _at_16k(rendered, sizes)
+        rendered_16k = _to_16k(rendered, sizes)
         count = _compare_pitch(self._estimator.estimate([rendered_16k])[0], curve)
         scores = {
             MEL: MEL_WEIGHT * float((mel - window.mel).abs().mean()),
-            MEL_POSTERIOR: MEL_WEIGHT * _posterior_distance(net, window, sizes),
+            MEL_POSTERIOR: MEL_WEIGHT * _posterior_distance(model, window, sizes),
             **_pitch_scores([count]),
         }
         if self._scorer is not None and self._speakers is not None:
@@ -189,7 +189,7 @@ def _mean_by_speaker(
     return {number: np.mean(each, axis=0) for number, each in embedded.items()}
 
 
-class _at_rest:  # noqa: N801 - reads as a word: with the net at rest
+class eval_mode:  # noqa: N801 - reads as a word: with the net at rest
     """The net in evaluation mode and without gradients, and afterwards as it was."""
 
     def __init__(self, net: Synthesizer) -> None:
@@ -210,10 +210,10 @@ def _window(files: ClipFiles, length: int, sizes: Hyperparameters, device: torch
     frames = min(clip.frames, length)
     start = (clip.frames - frames) // 2
     spec = spectrogram(clip.wave.unsqueeze(0), sizes.n_fft, sizes.hop_length)[:, :, start : start + frames].to(device)
-    generator = torch.Generator().manual_seed(int(name_hash(files.wave.stem)[:12], 16))
+    rng = torch.Generator().manual_seed(int(name_hash(files.wave.stem)[:12], 16))
 
     def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
+        return torch.randn(*shape, generator=rng).to(device)
 
     starts = torch.tensor([(frames - sizes.segment_frames) * part // 4 for part in (1, 3)], device=device)
     return Window(
@@ -244,9 +244,9 @@ def _samples(clip: Clip, start: int, frames: int, sizes: Hyperparameters) -> NDA
     return wave
 
 
-def _render(net: Synthesizer, window: Window, frames: int, sizes: Hyperparameters) -> Tensor:
+def _render(model: Synthesizer, window: Window, frames: int, sizes: Hyperparameters) -> Tensor:
     """The first `frames` of a window as the voice speaks them, (1, 1, frames * hop)."""
-    return net.infer(
+    return model.infer(
         window.features[:, :frames],
         None if window.coarse_f0 is None else window.coarse_f0[:, :frames],
         None if window.f0 is None else window.f0[:, :frames],
@@ -257,7 +257,7 @@ def _render(net: Synthesizer, window: Window, frames: int, sizes: Hyperparameter
     )
 
 
-def _posterior_distance(net: Synthesizer, window: Window, sizes: Hyperparameters) -> float:
+def _posterior_distance(model: Synthesizer, window: Window, sizes: Hyperparameters) -> float:
     """Mean absolute log-mel difference of two segments that went through the posterior encoder, as in training."""
     count = len(window.starts)
 
@@ -266,7 +266,7 @@ def _posterior_distance(net: Synthesizer, window: Window, sizes: Hyperparameters
 
     spec = window.spec.expand(count, -1, -1)
     lengths = torch.full((count,), window.frames, device=spec.device)
-    posterior = net(
+    output = model(
         window.features.expand(count, -1, -1),
         repeated(window.coarse_f0),
         repeated(window.f0),
@@ -277,10 +277,10 @@ def _posterior_distance(net: Synthesizer, window: Window, sizes: Hyperparameters
         window.posterior_noise,
     )
     target = log_mel(cut_segments(spec, window.starts, sizes.segment_frames), sizes.sample_rate, sizes.n_mels)
-    return float(mel_distance(sizes, posterior.wave, target))
+    return float(mel_distance(sizes, output.wave, target))
 
 
-def _at_16k(wave: NDArray[np.float32], sizes: Hyperparameters) -> NDArray[np.float32]:
+def _to_16k(wave: NDArray[np.float32], sizes: Hyperparameters) -> NDArray[np.float32]:
     return np.asarray(soxr.resample(wave, sizes.sample_rate, SAMPLE_RATE), np.float32)
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rvc_engine.workspace.atomic_files import write_atomically
 
-DECIDING = "eval/mel"
+SELECTION_METRIC = "eval/mel"
 
 
 class Row(BaseModel):
@@ -30,9 +30,9 @@ class Row(BaseModel):
     """Its previews, relative to the run's folder."""
 
     @property
-    def worth(self) -> float:
+    def score(self) -> float:
         """Lower is better."""
-        value = self.values.get(DECIDING, math.inf)
+        value = self.values.get(SELECTION_METRIC, math.inf)
         return value if math.isfinite(value) else math.inf
 
 
@@ -81,7 +81,7 @@ class EvaluationHistory:
 
     def is_best(self, row: Row) -> bool:
         """Whether nothing measured so far is better."""
-        return math.isfinite(row.worth) and (self.best is None or row.worth <= self.best.worth)
+        return math.isfinite(row.score) and (self.best is None or row.score <= self.best.score)
 
     def add(self, row: Row, seconds: float, *, is_best: bool) -> None:
         """Take in a row that cost so many seconds, in place of one of the same step, and write the file."""
@@ -91,7 +91,7 @@ class EvaluationHistory:
         self.rows = sorted([*(old for old in self.rows if old.step != row.step), row], key=lambda each: each.step)
         self._write()
 
-    def go_back_to(self, step: int) -> None:
+    def truncate_after(self, step: int) -> None:
         """Forget what was measured beyond a step, with its previews. The best stays while its files do."""
         beyond = [row for row in self.rows if row.step > step]
         if not beyond:
@@ -100,7 +100,7 @@ class EvaluationHistory:
         self._write()
         self._delete_files(beyond)
 
-    def forget_all(self) -> None:
+    def clear(self) -> None:
         """The run begins anew: nothing of it was measured."""
         forgotten = [*self.rows, *([self.best] if self.best is not None else [])]
         self.rows, self.best, self.spent_seconds = [], None, 0.0

@@ -10,21 +10,21 @@ from torch.utils.checkpoint import checkpoint
 Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 
-class Recomputing(nn.Module):
+class ActivationCheckpointing(nn.Module):
     """A net that can trade time for memory: its blocks run through `_block`."""
 
-    recompute = False
+    checkpoints_activations = False
     """Whether blocks keep their inputs only. The gradients are the same."""
 
-    def _block(self, function: Callable[..., Result], *inputs: Tensor | None) -> Result:
+    def _run_block(self, function: Callable[..., Result], *inputs: Tensor | None) -> Result:
         """Call a block. It must draw no random numbers: their state is not kept for the second time."""
-        if not (self.recompute and torch.is_grad_enabled()):
+        if not (self.checkpoints_activations and torch.is_grad_enabled()):
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def recompute_blocks(net: nn.Module, recompute: bool) -> None:
+def set_activation_checkpointing(model: nn.Module, enabled: bool) -> None:
     """Turn it on or off for all parts of a net that can."""
-    for module in net.modules():
-        if isinstance(module, Recomputing):
-            module.recompute = recompute
+    for module in model.modules():
+        if isinstance(module, ActivationCheckpointing):
+            module.checkpoints_activations = enabled

@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from rvc_engine.compute.precision import run_fp32, run_fp32_on_cpu, to_fp32
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
-from rvc_engine.models.activation_checkpointing import Recomputing
+from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
 VOICED_NOISE = 0.003
 UNVOICED_NOISE = SINE_AMPLITUDE / 3
-FULL_STAGES = 1
+FP32_STAGES = 1
 """Upsampling stages, the last ones, that are computed in float32 on a CPU."""
 
 
@@ -74,7 +74,7 @@ class ResBlock(nn.Module):
         return x
 
 
-class Generator(Recomputing):
+class HifiGanDecoder(ActivationCheckpointing):
     """Latent frames to samples; with pitch, the sine source joins at every stage."""
 
     def __init__(self, sizes: Hyperparameters) -> None:
@@ -116,7 +116,7 @@ class Generator(Recomputing):
         source = self.m_source(f0, noise) if f0 is not None else None
         x = self.conv_pre(latent) + self.cond(speaker)
         for stage in range(len(self.ups)):
-            x = self._block(partial(self._stage, stage), x, source)
+            x = self._run_block(partial(self._stage, stage), x, source)
         return torch.tanh(run_fp32(self.conv_post, F.leaky_relu(x)))
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
@@ -126,7 +126,7 @@ class Generator(Recomputing):
         """
         work = partial(self._upsample, stage)
         inputs = (x,) if source is None else (x, source)
-        return run_fp32_on_cpu(work, *inputs) if stage >= len(self.ups) - FULL_STAGES else work(*inputs)
+        return run_fp32_on_cpu(work, *inputs) if stage >= len(self.ups) - FP32_STAGES else work(*inputs)
 
     def _upsample(self, stage: int, x: Tensor, source: Tensor | None = None) -> Tensor:
         kernels = len(RESBLOCK_KERNEL_SIZES)

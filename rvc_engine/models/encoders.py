@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rvc_engine.compute.precision import run_fp32
-from rvc_engine.models.activation_checkpointing import Recomputing
+from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.attention import Encoder
 from rvc_engine.models.weight_norm import WeightNormConv1d
 
@@ -41,7 +41,7 @@ class TextEncoder(nn.Module):
         return mean, log_std
 
 
-class WaveNet(Recomputing):
+class WaveNet(ActivationCheckpointing):
     """Gated convolutions with residual and skip outputs, conditioned on the speaker (van den Oord et al., 2016)."""
 
     def __init__(self, channels: int, kernel_size: int, num_layers: int, gin_channels: int) -> None:
@@ -57,10 +57,10 @@ class WaveNet(Recomputing):
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
         """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T)."""
-        conditions = self.cond_layer(speaker).chunk(len(self.in_layers), dim=1)
+        conditionings = self.cond_layer(speaker).chunk(len(self.in_layers), dim=1)
         output = torch.zeros_like(x)
-        for layer, condition in enumerate(conditions):
-            res_skip = self._block(partial(self._layer, layer), x, condition)
+        for layer, condition in enumerate(conditionings):
+            res_skip = self._run_block(partial(self._layer, layer), x, condition)
             if res_skip.shape[1] > self.channels:
                 residual, skip = res_skip.chunk(2, dim=1)
                 x = (x + residual) * mask

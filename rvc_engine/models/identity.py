@@ -19,17 +19,17 @@ from rvc_engine.models.synthesizer import Synthesizer
 PUBLISHED_WIDTH = 192
 
 Shapes = Mapping[str, tuple[int, ...]]
-Half = Literal["generator", "discriminators"]
+Role = Literal["generator", "discriminators"]
 
 _RATES: tuple[SampleRate, ...] = get_args(SampleRate)
 _WIDTHS: tuple[Width, ...] = get_args(Width)
 
 
 @dataclass(frozen=True)
-class NetKind:
+class ModelIdentity:
     """What kind of net some weights are."""
 
-    half: Half
+    role: Role
     version: Version
     width: int
     """Hidden channels; 192 is the published size."""
@@ -49,15 +49,15 @@ class NetKind:
 
     def __str__(self) -> str:
         size = "" if self.width == PUBLISHED_WIDTH else f" of width {self.width}"
-        if self.half == "discriminators":
+        if self.role == "discriminators":
             return f"{self.version} discriminators{size}"
         rates = " or ".join(self.rates) if self.rates else "of no published rate"
         return f"{self.version} {rates} weights with{'' if self.f0 else 'out'} pitch{size}"
 
-    def sizes(self, rate: SampleRate | None = None) -> Hyperparameters | None:
+    def hparams(self, rate: SampleRate | None = None) -> Hyperparameters | None:
         """The numbers of this kind of generator, or None where the layout or the rate is not known."""
         rate = rate or self.rate
-        if self.half != "generator" or rate is None or self.width not in _WIDTHS:
+        if self.role != "generator" or rate is None or self.width not in _WIDTHS:
             return None
         return replace(_sizes(self.version, rate, bool(self.f0), self.width), num_speakers=self.num_speakers)
 
@@ -67,25 +67,25 @@ def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in weights.items()}
 
 
-def kind_of(shapes: Shapes) -> NetKind | None:
+def identify(shapes: Shapes) -> ModelIdentity | None:
     """The kind of net behind names and shapes in the published spelling; None when they are no net of RVC's."""
     try:
         if "enc_p.emb_phone.weight" in shapes:
-            return _generator_kind(shapes)
+            return _identify_generator(shapes)
         if "discriminators.0.convs.0.weight_v" in shapes:
-            return _discriminators_kind(shapes)
+            return _identify_discriminators(shapes)
     except (KeyError, IndexError, ValueError):  # a piece of a net, or one that only begins like it
         return None
     return None
 
 
-def _generator_kind(shapes: Shapes) -> NetKind | None:
+def _identify_generator(shapes: Shapes) -> ModelIdentity | None:
     width, feature_size = shapes["enc_p.emb_phone.weight"]
     version: Version | None = {256: "v1", 768: "v2"}.get(feature_size)  # type: ignore[assignment]
     if version is None:
         return None
     f0 = "enc_p.emb_pitch.weight" in shapes
-    return NetKind(
+    return ModelIdentity(
         "generator",
         version,
         width,
@@ -116,12 +116,12 @@ def _fits(shapes: Shapes, sizes: Hyperparameters) -> bool:
     return "enc_q.pre.weight" not in shapes or shapes["enc_q.pre.weight"][1] == sizes.spec_channels
 
 
-def _discriminators_kind(shapes: Shapes) -> NetKind | None:
+def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
     count = len({name.split(".")[1] for name in shapes if name.startswith("discriminators.")})
     widest = shapes["discriminators.0.convs.0.weight_v"][0]  # 16 at the published width
     for version, periods in PERIODS.items():
         if count == len(periods) + 1:
-            return NetKind("discriminators", version, widest * PUBLISHED_WIDTH // 16)
+            return ModelIdentity("discriminators", version, widest * PUBLISHED_WIDTH // 16)
     return None
 
 
@@ -131,7 +131,7 @@ def generator_layout(sizes: Hyperparameters, with_posterior: bool) -> dict[str, 
         return shapes_of(Synthesizer(sizes, with_posterior).state_dict())
 
 
-def discriminators_layout(kind: NetKind) -> dict[str, tuple[int, ...]]:
+def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the discriminators, in the published order. Builds nothing in memory."""
     with torch.device("meta"):
         return shapes_of(Discriminators(kind.version, kind.width / PUBLISHED_WIDTH).state_dict())
@@ -152,7 +152,7 @@ def mismatch(found: Shapes, expected: Shapes) -> str | None:
     faults = differences(found, expected)
     if not faults:
         return None
-    theirs, ours = kind_of(found), kind_of(expected)
+    theirs, ours = identify(found), identify(expected)
     if theirs is None:
         return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {ours}"
     if ours is not None and str(theirs) != str(ours):

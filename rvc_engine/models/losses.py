@@ -9,7 +9,7 @@ from torch import Tensor
 from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.compute.precision import to_fp32
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.discriminators import Judgement
+from rvc_engine.models.discriminators import DiscriminatorOutput
 
 
 def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
@@ -19,12 +19,12 @@ def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
     ).sum()
 
 
-def generator_loss(fake: list[Judgement]) -> Tensor:
+def generator_loss(fake: list[DiscriminatorOutput]) -> Tensor:
     """Fake scores should be 1; summed over discriminators. A scalar."""
     return torch.stack([(1 - to_fp32(score)).square().mean() for score, _ in fake]).sum()
 
 
-def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+def feature_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
     """Twice the mean distance of each feature map of the fake to the real one's, summed over all maps. A scalar."""
     return (
         2

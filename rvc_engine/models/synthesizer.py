@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.decoder import Generator
+from rvc_engine.models.decoder import HifiGanDecoder
 from rvc_engine.models.encoders import PosteriorEncoder, TextEncoder, frame_mask
 from rvc_engine.models.flow import Flow
 
@@ -24,18 +24,18 @@ class Noise(NamedTuple):
     """(B, segment samples), normal; None without pitch."""
 
     @classmethod
-    def draw(cls, sizes: Hyperparameters, batch: int, frames: int, generator: torch.Generator) -> "Noise":
+    def draw(cls, sizes: Hyperparameters, batch: int, frames: int, rng: torch.Generator) -> "Noise":
         """Fresh noise for one step."""
-        device = generator.device
-        posterior = torch.randn(batch, sizes.hidden_channels, frames, generator=generator, device=device)
+        device = rng.device
+        posterior = torch.randn(batch, sizes.hidden_channels, frames, generator=rng, device=device)
         source = None
         if sizes.f0:
-            source = torch.randn(batch, sizes.segment_samples, generator=generator, device=device)
+            source = torch.randn(batch, sizes.segment_samples, generator=rng, device=device)
         return cls(posterior, source)
 
 
 @dataclass(frozen=True)
-class Posterior:
+class SynthesizerOutput:
     """What a training step needs of the generator's pass. All but `wave` are (B, C, T)."""
 
     wave: Tensor
@@ -72,7 +72,7 @@ class Synthesizer(nn.Module):
         # The published files number optimizer entries by the order of parameters; v1 and v2 differ in it.
         if sizes.version == "v1":
             self.enc_p = text_encoder()
-        self.dec = Generator(sizes)
+        self.dec = HifiGanDecoder(sizes)
         if with_posterior:
             self.enc_q = PosteriorEncoder(sizes.spec_channels, channels, gin)
         self.flow = Flow(channels, gin)
@@ -90,7 +90,7 @@ class Synthesizer(nn.Module):
         speakers: Tensor,
         starts: Tensor,
         noise: Noise,
-    ) -> Posterior:
+    ) -> SynthesizerOutput:
         """One training pass: the latent of a real spectrogram, a segment of it spoken again.
 
         features (B, T, feature_size); coarse_f0 (B, T) bins and f0 (B, T) Hz, or None; spec (B, bins, T); lengths,
@@ -100,22 +100,22 @@ class Synthesizer(nn.Module):
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         prior_mean, prior_log_std = self.enc_p(features, coarse_f0, mask)
         latent, mean, log_std = self.enc_q(spec, mask, speaker, noise.posterior)
-        wave = self._speak_segments(latent, f0, speaker, starts, noise)
-        return Posterior(
+        wave = self._decode_segments(latent, f0, speaker, starts, noise)
+        return SynthesizerOutput(
             wave, mask, prior_mean, prior_log_std, mean, log_std, latent_prior=self.flow(latent, mask, speaker)
         )
 
     @torch.no_grad()
-    def speak_again(
+    def generate(
         self, f0: Tensor | None, spec: Tensor, lengths: Tensor, speakers: Tensor, starts: Tensor, noise: Noise
     ) -> Tensor:
         """The wave (B, 1, segment samples) of a training pass alone, to be judged and not learnt from."""
         speaker = self.emb_g(speakers).unsqueeze(2)
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         latent, _, _ = self.enc_q(spec, mask, speaker, noise.posterior)
-        return self._speak_segments(latent, f0, speaker, starts, noise)
+        return self._decode_segments(latent, f0, speaker, starts, noise)
 
-    def _speak_segments(
+    def _decode_segments(
         self, latent: Tensor, f0: Tensor | None, speaker: Tensor, starts: Tensor, noise: Noise
     ) -> Tensor:
         frames = self.sizes.segment_frames

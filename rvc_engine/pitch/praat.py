@@ -31,9 +31,9 @@ class PraatEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         import parselmouth
 
         length = num_frames(len(wave))

@@ -11,14 +11,14 @@ import scipy.io.wavfile
 import torch
 from numpy.typing import NDArray
 
-from rvc_engine.compute.parallel import in_order
+from rvc_engine.compute.parallel import map_ordered
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import GpuOutOfMemory
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
@@ -33,14 +33,14 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
     """
     paths = list(workspace.slices_16k.glob("*.wav"))
     num_voiced = num_frames = 0
-    with disk_full_told(workspace.root), _out_of_memory_told(config.pitch):
+    with translating_disk_full(workspace.root), _translating_out_of_memory(config.pitch):
         estimator = create_estimator(config.pitch, machine)
         workspace.empty(workspace.coarse_f0)
         workspace.empty(workspace.f0_hz)
         batches = _batches(paths, estimator.batch_size)
         work = partial(_estimate, estimator, workspace)
         report.progress(0, len(paths))
-        for done, curves in enumerate(in_order(work, batches, estimator.threads_per_call, report.check_stop)):
+        for done, curves in enumerate(map_ordered(work, batches, estimator.threads_per_call, report.check_stop)):
             num_voiced += sum(int(np.count_nonzero(hz)) for hz in curves)
             num_frames += sum(len(hz) for hz in curves)
             report.progress(done, len(batches))
@@ -65,7 +65,7 @@ def _estimate(estimator: PitchEstimator, workspace: Workspace, batch: list[Path]
 
 
 @contextmanager
-def _out_of_memory_told(name: str) -> Iterator[None]:
+def _translating_out_of_memory(name: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:

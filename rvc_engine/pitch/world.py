@@ -22,9 +22,9 @@ class DioEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         if len(wave) < _SHORTEST_SAMPLES:
             return np.zeros(num_frames(len(wave)))
         samples = wave.astype(np.float64)
@@ -41,9 +41,9 @@ class HarvestEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         if len(wave) < _SHORTEST_SAMPLES:
             return np.zeros(num_frames(len(wave)))
         hz, _ = pyworld.harvest(

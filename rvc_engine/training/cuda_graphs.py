@@ -220,8 +220,8 @@ class GraphedSteps:
 class _FixedMicroBatcher(MicroBatcher):
     """Pieces of one size, that are not made smaller: a graph has the memory that it needs, or there is none."""
 
-    def attempt(self, num_clips: int, gather: Callable[[int], T], apply: Callable[[T], object]) -> None:
-        apply(gather(self.limit))
+    def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
+        step(backward(self.limit))
 
 
 @contextmanager

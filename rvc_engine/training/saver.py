@@ -8,7 +8,7 @@ from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.retention import SaveRegistry, Save
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
-from rvc_engine.evaluation.runner import Appraiser
+from rvc_engine.evaluation.runner import EvaluationRunner
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
@@ -24,7 +24,7 @@ class CheckpointSaver:
         config: TrainingConfig,
         sizes: Hyperparameters,
         checkpointer: AsyncCheckpointer,
-        evaluation: Appraiser,
+        evaluation: EvaluationRunner,
         report: StageReport,
     ) -> None:
         self._workspace, self._config, self._sizes = workspace, config, sizes
@@ -38,7 +38,7 @@ class CheckpointSaver:
             lambda trees: self._write(trees, place),
             lambda files: self._apply_retention(files, place),
         )
-        self._evaluation.appraise(nets.synthesizer, place)
+        self._evaluation.run(nets.synthesizer, place)
 
     def _write(self, trees: dict[str, dict[str, Any]], place: TrainProgress) -> list[Path]:
         """Returns the files that are this save's alone."""
@@ -47,7 +47,7 @@ class CheckpointSaver:
             files = []  # each takes the place of the one before
         if self._config.save_every_weights:
             path = self._workspace.weights / f"{self._workspace.stem}_e{completed_epochs(place)}_s{place.step}.pth"
-            details = export.VoiceDetails.of(self._workspace, self._config, place)
+            details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, place)
             export.write_voice(path, next(iter(trees.values()))["model"], self._sizes, details)
             files.append(path)
         return files
@@ -57,7 +57,7 @@ class CheckpointSaver:
         self._report.log(f"saved epoch {completed_epochs(place)}, step {place.step}")
         names = [path.relative_to(self._workspace.root).as_posix() for path in files]
         save = Save(step=place.step, epoch=completed_epochs(place), files=names)
-        for old in SaveRegistry(self._workspace.root).add(save, self._config, self._evaluation.worth):
+        for old in SaveRegistry(self._workspace.root).add(save, self._config, self._evaluation.score):
             self._report.log(
                 f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self._config.keep_saves})"
             )

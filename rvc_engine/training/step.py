@@ -20,8 +20,8 @@ from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import KL_WEIGHT, MEL_WEIGHT, Hyperparameters
 from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
-from rvc_engine.models.synthesizer import Noise, Posterior, cut_segments
-from rvc_engine.models.weight_norm import weights_kept
+from rvc_engine.models.synthesizer import Noise, SynthesizerOutput, cut_segments
+from rvc_engine.models.weight_norm import cached_weights
 from rvc_engine.training.micro_batches import MicroBatcher
 
 
@@ -109,7 +109,7 @@ class _MicroBatch:
         spec = cut_segments(self.batch.spec, self.starts, sizes.segment_frames)
         return log_mel(spec, sizes.sample_rate, sizes.n_mels)
 
-    def generator_forward(self, nets: GanTrainState) -> Posterior:
+    def generator_forward(self, nets: GanTrainState) -> SynthesizerOutput:
         """The generator's pass, to be learnt from."""
         batch = self.batch
         with nets.precision.autocast():
@@ -128,7 +128,7 @@ class _MicroBatch:
         """The same wave (B, 1, samples) without a graph."""
         batch = self.batch
         with nets.precision.autocast():
-            return nets.synthesizer.speak_again(
+            return nets.synthesizer.generate(
                 batch.f0, batch.spec, batch.lengths, batch.speakers, self.starts, self.noise
             )
 
@@ -162,7 +162,7 @@ class _Step:
 
     def __init__(self, nets: GanTrainState, batch: _MicroBatch | None, totals: BatchTotals, distributed: DistributedContext) -> None:
         self.nets, self.batch, self.totals, self.distributed = nets, batch, totals, distributed
-        self.output: Posterior | None = None
+        self.output: SynthesizerOutput | None = None
         """Of the whole part, kept from one half for the other where it went through the nets at once."""
 
     def _micro_batches(self, limit: int) -> list[_MicroBatch]:
@@ -202,7 +202,7 @@ class _Step:
         values = nets.zeros(4)
         nets.discriminators.requires_grad_(False)
         try:
-            with weights_kept(nets.discriminators, nets.precision.dtype):
+            with cached_weights(nets.discriminators, nets.precision.dtype):
                 for micro_batch in micro_batches:
                     output = kept if kept is not None and len(micro_batches) == 1 else micro_batch.generator_forward(nets)
                     micro_batch_losses = self._generator_losses(micro_batch, output)
@@ -214,7 +214,7 @@ class _Step:
             nets.discriminators.requires_grad_(True)
         return values, self.distributed.flatten_gradients(nets.synthesizer, values)
 
-    def _generator_losses(self, micro_batch: _MicroBatch, output: Posterior) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _generator_losses(self, micro_batch: _MicroBatch, output: SynthesizerOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """A piece's share of the four weighted losses: adversarial, feature matching, mel, KL. Scalars."""
         nets, share = self.nets, micro_batch.num_clips / self.totals.num_clips
         with nets.precision.autocast():

@@ -26,7 +26,7 @@ from rvc_engine.data.clips import ClipFiles, list_clips, write_filelist
 from rvc_engine.data.speakers import Speakers
 from rvc_engine.data.split import Split, split
 from rvc_engine.errors import Diverged, GpuOutOfMemory, StopRequested
-from rvc_engine.evaluation.runner import Appraiser
+from rvc_engine.evaluation.runner import EvaluationRunner
 from rvc_engine.events import CheckpointSaved, Metric
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
@@ -86,7 +86,7 @@ def run(
         sizes = Hyperparameters.from_config(config)
         parts = distributed.broadcast_object(lambda: _find_clips(workspace, config, sizes, report))
         identity = _identity(config, base, features_identity)
-        evaluation = Appraiser(workspace, config, sizes, device, parts, report) if distributed.is_main else None
+        evaluation = EvaluationRunner(workspace, config, sizes, device, parts, report) if distributed.is_main else None
         store = RecoveryStore(workspace, identity)
         try:
             with AsyncCheckpointer() as checkpointer:
@@ -157,7 +157,7 @@ class _Trainer:
         clips: list[ClipFiles],
         store: RecoveryStore,
         checkpointer: AsyncCheckpointer,
-        evaluation: Appraiser | None,
+        evaluation: EvaluationRunner | None,
         report: StageReport,
         distributed: DistributedContext,
     ) -> None:
@@ -189,7 +189,7 @@ class _Trainer:
             self.sampler = self._create_sampler(place)
         self.place = place = self._start(self.sampler, pairs) if place is None else self._resume(place, self.sampler)
         if self.evaluation is not None:
-            self.evaluation.begin(place)
+            self.evaluation.start(place)
         if place.is_full_precision:
             self.nets.set_precision(self.precision.fp32())
         self.graphs = self._graphed_steps()
@@ -429,7 +429,7 @@ class _Trainer:
         elif is_over and self.config.evaluate_every_epochs and epoch % self.config.evaluate_every_epochs == 0:
             self._check_finite()
             if self.evaluation is not None:
-                self.evaluation.appraise(self.nets.synthesizer, self.place)
+                self.evaluation.run(self.nets.synthesizer, self.place)
 
     def _save(self) -> None:
         """What `-se` asks for: a pair in the published form, and with `-sw` a small voice file; both judged."""

@@ -56,7 +56,7 @@ class VoiceDetails:
     """Names of those it was trained on, by id."""
 
     @classmethod
-    def of(cls, workspace: Workspace, config: TrainingConfig, place: TrainProgress) -> Self:
+    def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, place: TrainProgress) -> Self:
         """The details of a run at this place. Raises InvalidDataset when nothing tells who speaks in a slice."""
         seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
@@ -122,8 +122,8 @@ def read_voice(path: Path) -> Synthesizer:
         weights = tree["weight"]
         speakers = weights["emb_g.weight"].shape[0]
         sizes = Hyperparameters.from_voice_config(tree["config"], tree["version"], bool(tree["f0"]), speakers)
-        net = Synthesizer(sizes, with_posterior=False)
-        expected = {name: value.shape for name, value in net.state_dict().items()}
+        model = Synthesizer(sizes, with_posterior=False)
+        expected = {name: value.shape for name, value in model.state_dict().items()}
         found = {name: value.shape for name, value in weights.items()}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactInvalid(f"{path} is no voice file: {type(error).__name__} {error}") from error
@@ -133,21 +133,21 @@ def read_voice(path: Path) -> Synthesizer:
     for name, value in weights.items():
         if value.dtype != torch.float16 or not bool(value.isfinite().all()):
             raise ArtifactInvalid(f"{path}: {name} is {value.dtype}, or holds values that are no numbers")
-    net.load_state_dict(weights)
-    return net.eval()
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
     """Write the voice from the newest checkpoint, check both files, and announce them. Raises ArtifactInvalid."""
     sizes = Hyperparameters.from_config(config)
     weights, place = load_trained_synthesizer(workspace)
-    write_voice(workspace.voice_file, weights, sizes, VoiceDetails.of(workspace, config, place))
+    write_voice(workspace.voice_file, weights, sizes, VoiceDetails.from_checkpoint(workspace, config, place))
     report.progress(1, 4)
     clips, _ = list_clips(workspace, sizes, Speakers.from_workspace(workspace, config))
     longest = max(clips, key=lambda clip: clip.frames)
     check_voice(workspace.voice_file, weights, sizes, load_clip(longest), device)
     report.progress(2, 4)
-    for path in _indexes(workspace):
+    for path in _index_files(workspace):
         check_index(path, sizes.feature_size)
     report.progress(3, 4)
     announce(workspace, report)
@@ -155,7 +155,7 @@ def run(workspace: Workspace, config: TrainingConfig, device: torch.device, repo
 
 def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
     """Check and announce the index of a run that trained nothing. Raises ArtifactInvalid."""
-    for path, kind in _indexes(workspace).items():
+    for path, kind in _index_files(workspace).items():
         check_index(path, config.feature_size)
         report.event(_artifact(kind, path))
     report.progress(1, 1)
@@ -164,7 +164,7 @@ def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageRe
 def announce(workspace: Workspace, report: StageReport) -> None:
     """Say which files a voice consists of; the best save's voice is a file more, which no voice needs to be whole."""
     report.event(_artifact("voice", workspace.voice_file))
-    for path, kind in _indexes(workspace).items():
+    for path, kind in _index_files(workspace).items():
         report.event(_artifact(kind, path))
     if workspace.best_file.exists():
         try:
@@ -175,7 +175,7 @@ def announce(workspace: Workspace, report: StageReport) -> None:
     report.progress(1, 1)
 
 
-def _indexes(workspace: Workspace) -> dict[Path, ArtifactKind]:
+def _index_files(workspace: Workspace) -> dict[Path, ArtifactKind]:
     """The indexes that are there, the common one last: RVC takes the newest that fits, also of downloaded ones."""
     common: dict[Path, ArtifactKind] = {workspace.index_file: "index"} if workspace.index_file.exists() else {}
     speakers: dict[Path, ArtifactKind] = dict.fromkeys(workspace.speaker_index_files(), "speaker_index")
@@ -196,9 +196,9 @@ def check_voice(
     Raises ArtifactInvalid when the mean absolute log-mel difference is MAX_MEL_DIFFERENCE or more.
     """
     from_file = read_voice(path).to(device)
-    net = Synthesizer(sizes, with_posterior=False)
-    net.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
-    difference = mel_difference(from_file, net.to(device).eval(), clip, device)
+    model = Synthesizer(sizes, with_posterior=False)
+    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
+    difference = mel_difference(from_file, model.to(device).eval(), clip, device)
     if not difference < MAX_MEL_DIFFERENCE:  # also true for NaN
         path.unlink(missing_ok=True)
         raise ArtifactInvalid(
@@ -211,12 +211,12 @@ def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: tor
     """Mean absolute log-mel difference of two nets on the same clip and noise."""
     sizes = one.sizes
     frames = min(clip.frames, CHECK_FRAMES)
-    generator = torch.Generator().manual_seed(0)
-    prior = torch.randn(1, sizes.hidden_channels, frames, generator=generator) * PRIOR_NOISE_SCALE
-    source = torch.randn(1, frames * sizes.hop_length, generator=generator) if sizes.f0 else None
+    rng = torch.Generator().manual_seed(0)
+    prior = torch.randn(1, sizes.hidden_channels, frames, generator=rng) * PRIOR_NOISE_SCALE
+    source = torch.randn(1, frames * sizes.hop_length, generator=rng) if sizes.f0 else None
     mels = []
-    for net in (one, other):
-        wave = net.infer(
+    for model in (one, other):
+        wave = model.infer(
             clip.features[None, :frames].to(device),
             None if clip.coarse_f0 is None else clip.coarse_f0[None, :frames].to(device),
             None if clip.f0 is None else clip.f0[None, :frames].to(device),

@@ -36,7 +36,7 @@ from rvc_engine.installation import install_command
 from rvc_engine.pitch.curve import coarse_pitch
 from rvc_engine.voices.export import PRIOR_NOISE_SCALE
 from rvc_engine.voices.voice import Voice, load_voice
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 
 OPSET = 18
 MAX_DIFFERENCE = 1e-4
@@ -62,11 +62,11 @@ class _Graph(nn.Module):
 
     def __init__(self, voice: Voice) -> None:
         super().__init__()
-        self.net, self.sizes = voice.net, voice.sizes
+        self.net, self.sizes = voice.model, voice.sizes
         mix = torch.randn(self.sizes.hop_length, self.sizes.hidden_channels, generator=torch.Generator().manual_seed(0))
         self.register_buffer("source_mix", mix / mix.norm(dim=1, keepdim=True))
 
-    def speak(
+    def infer(
         self,
         phone: Tensor,
         phone_lengths: Tensor,
@@ -84,12 +84,12 @@ class _WithPitch(_Graph):
     def forward(
         self, phone: Tensor, phone_lengths: Tensor, pitch: Tensor, pitchf: Tensor, ds: Tensor, rnd: Tensor
     ) -> Tensor:
-        return self.speak(phone, phone_lengths, pitch, pitchf, ds, rnd)
+        return self.infer(phone, phone_lengths, pitch, pitchf, ds, rnd)
 
 
 class _WithoutPitch(_Graph):
     def forward(self, phone: Tensor, phone_lengths: Tensor, ds: Tensor, rnd: Tensor) -> Tensor:
-        return self.speak(phone, phone_lengths, None, None, ds, rnd)
+        return self.infer(phone, phone_lengths, None, None, ds, rnd)
 
 
 def export_onnx(voice_file: Path, target: Path) -> list[Check]:
@@ -102,7 +102,7 @@ def export_onnx(voice_file: Path, target: Path) -> list[Check]:
     voice = load_voice(voice_file, torch.device("cpu"))
     graph = (_WithPitch if voice.sizes.f0 else _WithoutPitch)(voice).eval()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with disk_full_told(target.parent):
+    with translating_disk_full(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write(graph, voice, temporary)
@@ -157,7 +157,7 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
         "ds": {},
         "rnd": {2: time},
     }
-    with _quiet(), torch.no_grad():
+    with _exporter_silenced(), torch.no_grad():
         program = torch.onnx.export(
             graph,
             tuple(torch.from_numpy(value) for value in inputs.values()),
@@ -184,7 +184,7 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _exporter_silenced() -> Iterator[None]:
     """The exporter speaks of its own business in warnings and log lines."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -202,9 +202,9 @@ def _check(graph: _Graph, path: Path, frames: int) -> Check:
 
     inputs = example_inputs(graph.sizes, frames, seed=1)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    [spoken] = session.run(["audio"], inputs)
+    [rendered] = session.run(["audio"], inputs)
     with torch.no_grad():
         expected = graph(*(torch.from_numpy(value) for value in inputs.values())).numpy()
-    if spoken.shape != expected.shape:
-        raise ArtifactInvalid(f"the ONNX graph gives sound of shape {spoken.shape} in place of {expected.shape}")
-    return Check(frames, float(np.abs(spoken - expected).max()))
+    if rendered.shape != expected.shape:
+        raise ArtifactInvalid(f"the ONNX graph gives sound of shape {rendered.shape} in place of {expected.shape}")
+    return Check(frames, float(np.abs(rendered - expected).max()))

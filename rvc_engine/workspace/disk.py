@@ -17,7 +17,7 @@ def is_disk_full(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def disk_full_told(folder: Path) -> Iterator[None]:
+def translating_disk_full(folder: Path) -> Iterator[None]:
     """Turn the system's word for a full disk (or quota, or file size limit) into DiskFull; other errors pass."""
     try:
         yield
@@ -33,17 +33,17 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def check_room(folder: Path, needed: int, what: str, advice: str = "free some space and start again") -> None:
+def check_free_space(folder: Path, needed: int, purpose: str, advice: str = "free some space and start again") -> None:
     """Raise DiskFull, with both numbers, when `folder`'s disk has less than `needed` bytes left.
 
     A quota may still say no: whoever writes must be ready for that.
     """
     free = free_bytes(folder)
     if free < needed:
-        raise DiskFull(f"{what} needs {in_words(needed)}, and the disk of {folder} has {in_words(free)} left; {advice}")
+        raise DiskFull(f"{purpose} needs {format_bytes(needed)}, and the disk of {folder} has {format_bytes(free)} left; {advice}")
 
 
-def in_words(num_bytes: int) -> str:
+def format_bytes(num_bytes: int) -> str:
     """`1.3 GB`."""
     amount, unit = float(num_bytes), "bytes"
     for bigger in ("kB", "MB", "GB", "TB"):

@@ -60,10 +60,10 @@ def clip_paths(workspace: Workspace, f0: bool) -> list[ClipPaths]:
 
 
 def _waves(workspace: Workspace) -> list[Path]:
-    return sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural(path.stem))
+    return sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural_key(path.stem))
 
 
-def _natural(stem: str) -> tuple[object, ...]:
+def _natural_key(stem: str) -> tuple[object, ...]:
     """`2_10` after `2_9`."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in stem.split("_"))
 
@@ -92,7 +92,7 @@ def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
     except OSError:
         return
     for line in dict.fromkeys(lines):
-        clip = _listed_clip(line, f0)
+        clip = _parse_filelist_line(line, f0)
         if clip is None or clip.wave.stem.startswith("mute"):
             continue
         is_own = clip.wave.absolute().is_relative_to(workspace.root.absolute())
@@ -100,7 +100,7 @@ def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
             yield clip
 
 
-def _listed_clip(line: str, f0: bool) -> ClipPaths | None:
+def _parse_filelist_line(line: str, f0: bool) -> ClipPaths | None:
     """Of `wave|features|coarse|hz|speaker`, or `wave|features|speaker`; None when the line is of another kind."""
     parts = line.strip().split("|")
     if len(parts) != (5 if f0 else 3) or not parts[-1].isdecimal() or "" in parts:
@@ -112,7 +112,7 @@ def _listed_clip(line: str, f0: bool) -> ClipPaths | None:
 
 
 @dataclass
-class Examination:
+class WorkspaceCheck:
     """Whether a run can begin with what was found."""
 
     faults: list[str] = field(default_factory=list)
@@ -121,9 +121,9 @@ class Examination:
     """What is left out."""
 
 
-def examine(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> Examination:
+def check_workspace(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> WorkspaceCheck:
     """Look at everything that training, or else the index alone, would read; nothing is written."""
-    found = Examination()
+    found = WorkspaceCheck()
     if not trains:
         if not any(workspace.features.glob("*.npy")):
             found.faults.append(_no_features(workspace))
@@ -132,8 +132,8 @@ def examine(workspace: Workspace, config: TrainingConfig, *, trains: bool = True
     if not clips:
         found.faults.append(NO_SLICES.format(folder=workspace.slices))
         return found
-    _examine_parts(workspace, clips, found)
-    _examine_contents(workspace, config, clips, found)
+    _check_parts(workspace, clips, found)
+    _check_contents(workspace, config, clips, found)
     return found
 
 
@@ -148,7 +148,7 @@ def _no_features(workspace: Workspace) -> str:
     return f"{fault}; extract them, or give the recordings with --dataset"
 
 
-def _examine_parts(workspace: Workspace, clips: list[ClipPaths], found: Examination) -> None:
+def _check_parts(workspace: Workspace, clips: list[ClipPaths], found: WorkspaceCheck) -> None:
     without = {part: [clip.wave.name for clip in clips if part in clip.missing] for part in ("features", "pitch")}
     if len(without["features"]) == len(clips):
         found.faults.append(_no_features(workspace))
@@ -171,7 +171,7 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
 
 
-def _rate_of(wave: Path) -> int:
+def _sample_rate(wave: Path) -> int:
     """In Hz. Raises ValueError for a slice of several channels."""
     info = soundfile.info(wave)
     if info.channels != 1:
@@ -179,7 +179,7 @@ def _rate_of(wave: Path) -> int:
     return int(info.samplerate)
 
 
-def _shape_of_features(path: Path) -> tuple[int, ...]:
+def _features_shape(path: Path) -> tuple[int, ...]:
     """Raises ValueError for values that training would only find hours later, and an index never."""
     features = np.load(path, mmap_mode="r")
     if not np.isfinite(features).all():
@@ -198,14 +198,14 @@ def _check_curve(path: Path, highest: float) -> None:
         raise ValueError(f"{path.parent.name}/{path.name} holds values beyond {range_text}")
 
 
-def _examine_contents(workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: Examination) -> None:
+def _check_contents(workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: WorkspaceCheck) -> None:
     rates: dict[int, list[str]] = {}
     shapes: dict[tuple[int, ...], list[str]] = {}
     for clip in clips:
         try:
-            rates.setdefault(_rate_of(clip.wave), []).append(clip.wave.name)
+            rates.setdefault(_sample_rate(clip.wave), []).append(clip.wave.name)
             if "features" not in clip.missing:
-                shapes.setdefault(_shape_of_features(clip.features)[1:], []).append(clip.features.name)
+                shapes.setdefault(_features_shape(clip.features)[1:], []).append(clip.features.name)
             for path, highest in ((clip.coarse_f0, COARSE_BINS - 1), (clip.f0, math.inf)):
                 if path is not None and path.is_file():
                     _check_curve(path, highest)

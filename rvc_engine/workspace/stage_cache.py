@@ -23,7 +23,7 @@ class StageCache:
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self.folder, self.max_bytes = folder, max_bytes
 
-    def holds(self, stage: Stage, fingerprint: str) -> bool:
+    def contains(self, stage: Stage, fingerprint: str) -> bool:
         """Whether a result is kept for this fingerprint, now."""
         return (self.folder / stage / fingerprint).is_dir()
 
@@ -52,9 +52,9 @@ class StageCache:
                 temporary.rename(entry)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            self._make_room(entry)
+            self._evict(entry)
 
-    def _make_room(self, newest: Path) -> None:
+    def _evict(self, newest: Path) -> None:
         entries = [path for stage in self.folder.iterdir() if stage.is_dir() for path in stage.iterdir()]
         sizes = {path: _size(path) for path in sorted(entries, key=lambda path: path.stat().st_mtime)}
         total = sum(sizes.values())

@@ -26,7 +26,7 @@ _BATCH_NORM_EPS = 0.0010000000474974513
 _QUIETEST = 1e-10
 
 
-def normalised(windows: Tensor) -> Tensor:
+def normalize(windows: Tensor) -> Tensor:
     """Windows of sound (B, WINDOW) as the net takes them: each of mean 0 and deviation 1, silence staying silence."""
     windows = windows - windows.mean(dim=-1, keepdim=True)
     return windows / windows.std(dim=-1, keepdim=True).clamp(min=_QUIETEST)
@@ -48,7 +48,7 @@ class Crepe(nn.Module):
         self.classifier = nn.Linear(4 * before, NUM_BINS)
 
     @staticmethod
-    def of_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors as this net takes them: without the kernels' second dimension, which is 1."""
         return {name: value.squeeze(-1) if value.ndim == 4 else value for name, value in weights.items()}
 

@@ -15,7 +15,7 @@ from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.voices.optimizer_order import hand_over
+from rvc_engine.voices.optimizer_order import reorder_optimizer
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -210,7 +210,7 @@ def test_a_pair_of_another_kind_is_named(save: Any, tmp_path: Path, asked: dict[
 def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(save: Any, trained: GanTrainState, tmp_path: Path) -> None:
     save(2, "1")
     ours = torch.load(tmp_path / "G_1.pth", weights_only=True)
-    hand_over(tmp_path / "G_1.pth", tmp_path / "G_1.pth", "applio")
+    reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_1.pth", "applio")
     theirs = torch.load(tmp_path / "G_1.pth", weights_only=True)
     order, other = list(ours["model"]), list(theirs["model"])
     parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in other if name.startswith("dec.")))
@@ -227,7 +227,7 @@ def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(save: Any, t
     fresh = build()
     resume(pairs_to_resume(tmp_path, None, lambda _: None), fresh, config(), lambda _: None)
     assert_same(fresh.synthesizer, trained.synthesizer)
-    hand_over(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
+    reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
     assert list(torch.load(tmp_path / "G_back.pth", weights_only=True)["model"]) == order
     with pytest.raises(IncompatibleCheckpoint, match="holds v2 discriminators of width 24; give the G_ file"):
-        hand_over(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")
+        reorder_optimizer(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")

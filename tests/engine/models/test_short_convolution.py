@@ -16,9 +16,9 @@ from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses, weight_norm
 from rvc_engine.models.discriminators import Discriminators
-from rvc_engine.models.short_convolution import PeriodConvolution, convolve_1d, is_faster_last, weight_gradient
+from rvc_engine.models.short_convolution import PeriodConvolution, conv1d_channels_last, prefers_channels_last, weight_gradient
 from rvc_engine.models.synthesizer import Noise
-from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, weights_kept
+from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights
 from rvc_engine.training.step import training_step
 
 CPU = torch.device("cpu")
@@ -95,7 +95,7 @@ def test_short_layers_differ_from_full_ones_by_rounding_alone() -> None:
 def test_channels_last_computes_the_dilated_convolution(dilation: int) -> None:
     x, weight, bias = (drawn(*shape, dtype=torch.float32) for shape in ((2, 8, 50), (8, 8, 3), (8,)))
     with SHORT.autocast():
-        ours = convolve_1d(x, weight, bias, 1, dilation, dilation, torch.bfloat16)
+        ours = conv1d_channels_last(x, weight, bias, 1, dilation, dilation, torch.bfloat16)
         theirs = F.conv1d(x, weight, bias, 1, dilation, dilation)
     assert ours.stride(1) == 1
     assert torch.allclose(ours.float(), theirs.float(), atol=0.02, rtol=0.01)
@@ -139,8 +139,8 @@ def test_the_faster_layout_is_taken_where_it_was_found_faster(
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     x, weight = torch.zeros(1, channels[0], 8, dtype=dtype), torch.zeros(channels[1], channels[0], 3, dtype=dtype)
-    assert is_faster_last(x, weight, dilation) is is_last
-    assert is_faster_last(x.to("meta"), weight, dilation) is False
+    assert prefers_channels_last(x, weight, dilation) is is_last
+    assert prefers_channels_last(x.to("meta"), weight, dilation) is False
 
 
 # --- weights that stand still
@@ -159,7 +159,7 @@ def test_kept_weights_give_the_same_judgements_and_gradients(name: precision.For
         return scores, torch.autograd.grad(scores.sum(), given)[0]
 
     fresh = judged()
-    with weights_kept(net, Precision(name, "cpu").dtype):
+    with cached_weights(net, Precision(name, "cpu").dtype):
         kept = judged()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept, fresh, strict=True))
 
@@ -167,7 +167,7 @@ def test_kept_weights_give_the_same_judgements_and_gradients(name: precision.For
 def test_kept_weights_are_forgotten_also_when_memory_runs_out() -> None:
     layer = WeightNormConv2d(2, 2, 3)
     before = layer.weight().clone()
-    with pytest.raises(torch.OutOfMemoryError), weights_kept(layer, torch.bfloat16):
+    with pytest.raises(torch.OutOfMemoryError), cached_weights(layer, torch.bfloat16):
         raise torch.OutOfMemoryError
     with torch.no_grad():
         layer.weight_g.mul_(2)

@@ -202,7 +202,7 @@ def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
     before = torch.get_rng_state()
     first = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
     evaluator = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None)
-    assert evaluator.trial_seconds(net) > 0
+    assert evaluator.estimate_seconds(net) > 0
     assert evaluator.evaluate(net).values == evaluator.evaluate(net).values == first.values
     assert torch.equal(torch.get_rng_state(), before)
     assert net.training

@@ -18,7 +18,7 @@ from rvc_engine.events import ArtifactReady, Event, Metric, Progress, StageChang
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import Synthesizer
-from rvc_engine.pipeline.pipeline import Wanted, _Run, _Work, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageTask, make_voice
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
@@ -94,7 +94,7 @@ def test_another_run_on_the_same_recordings_takes_slices_pitch_and_features_from
     make: Make, finished: Workspace
 ) -> None:
     first = finished
-    second, events = make("two", wanted=Wanted(training=False))
+    second, events = make("two", wanted=StageSelection(training=False))
     assert stages(events)[:3] == [("slice", "skipped"), ("pitch", "skipped"), ("content", "skipped")]
     for folder in ("0_gt_wavs", "2a_f0", "3_feature768"):
         names = sorted(path.name for path in (first.root / folder).iterdir())
@@ -127,7 +127,7 @@ def test_missing_weights_are_told_before_slicing(tmp_path: Path, recordings: Pat
 
 
 def test_only_the_index_is_made_when_training_is_not_wanted(make: Make) -> None:
-    workspace, events = make(wanted=Wanted(training=False))
+    workspace, events = make(wanted=StageSelection(training=False))
     assert workspace.index_file.is_file()
     assert not workspace.voice_file.exists()
     assert [event.kind for event in events if isinstance(event, ArtifactReady)] == ["index"]
@@ -141,7 +141,7 @@ def test_training_that_fails_leaves_the_index_and_the_failure(
 
     monkeypatch.setattr("rvc_engine.training.trainer.run", fail)
     with pytest.raises(InvalidDataset, match="made to fail"):
-        make("fails", wanted=Wanted(continue_on_error=True))
+        make("fails", wanted=StageSelection(continue_on_error=True))
     assert (tmp_path / "fails" / "weights" / "fails.index").is_file()
 
 
@@ -211,6 +211,6 @@ def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(b"other features")
 
-    run.do(_Work("content", "another fingerprint", stage_folders, other_features))
+    run.run_task(_StageTask("content", "another fingerprint", stage_folders, other_features))
     assert kept
     assert all(path.read_bytes() == data for path, data in kept.items())

@@ -238,7 +238,7 @@ def test_all_that_is_wrong_is_told_at_once_before_training(script: Run, place: P
 
 
 def look(workspace: Workspace, config: TrainingConfig, machine: Machine, dataset: Path | None = None) -> None:
-    preflight.check(dataset, workspace, config, machine, lambda _: None, trains=True, is_index_wanted_anyway=False)
+    preflight.check(dataset, workspace, config, machine, lambda _: None, trains=True, continues_to_index=False)
 
 
 def test_missing_base_weights_are_told_together_with_what_is_wrong_with_the_folder(tmp_path: Path) -> None:

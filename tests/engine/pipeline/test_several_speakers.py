@@ -22,7 +22,7 @@ from rvc_engine.evaluation.evaluator import Evaluator
 from rvc_engine.events import ArtifactReady, Event, Log, StageChanged
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.pitch.estimators import create_estimator
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
@@ -139,12 +139,12 @@ def test_a_speakers_index_that_does_not_answer_is_not_published(duo: Workspace) 
 
 def test_conversion_takes_a_speaker_by_name_or_number_and_they_sound_different(duo: Workspace) -> None:
     converter = Converter(duo.voice_file, duo.index_file, Machine(num_threads=1), CPU)
-    assert [converter.speaker_of(word) for word in ("anna", "bob", "5", "")] == [2, 5, 5, 2]
+    assert [converter.find_speaker(word) for word in ("anna", "bob", "5", "")] == [2, 5, 5, 2]
     with pytest.raises(InvalidConfig, match="no speaker 'eve'; it has 2 anna, 5 bob"):
-        converter.speaker_of("eve")
+        converter.find_speaker("eve")
     wave = 0.3 * np.sin(2 * np.pi * 200 * np.arange(8000) / 16_000).astype(np.float32)
     one, same, other = (
-        converter.convert(wave, ConversionOptions(pitch="dio", speaker=converter.speaker_of(name))).astype(float)
+        converter.convert(wave, ConversionOptions(pitch="dio", speaker=converter.find_speaker(name))).astype(float)
         for name in ("anna", "2", "bob")
     )
     assert np.array_equal(one, same)
@@ -186,7 +186,7 @@ def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_aw
     shutil.rmtree(duo.recovery)
     for path in duo.root.glob("[GD]_*.pth"):
         path.unlink()
-    _, events = make("duo", folders, Wanted(training=False), **{**CHOICES, "speakers": "one"})
+    _, events = make("duo", folders, StageSelection(training=False), **{**CHOICES, "speakers": "one"})
     assert [states(events)[stage] for stage in ("slice", "pitch", "content")] == ["skipped"] * 3
     assert artifacts(events) == {"duo.index": "index"}
     assert [path.name for path in duo.weights.glob("*.index")] == ["duo.index"]
@@ -194,7 +194,7 @@ def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_aw
 
 
 def test_a_run_is_gone_on_with_by_what_its_folder_remembers(make: Make, duo: Workspace) -> None:
-    _, events = make("duo", None, Wanted(training=False), **CHOICES)
+    _, events = make("duo", None, StageSelection(training=False), **CHOICES)
     assert set(artifacts(events)) == {"duo-anna.index", "duo-bob.index", "duo.index"}
 
 

@@ -46,12 +46,12 @@ def newest_weights(workspace: Workspace) -> dict[str, torch.Tensor]:
 def clips_of_the_sample(tmp_path_factory: pytest.TempPathFactory) -> list[ClipFiles]:
     """All of the sample voice, prepared by the real stages."""
     from rvc_engine.machine import Machine
-    from rvc_engine.pipeline.pipeline import Wanted, make_voice
+    from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=48)
     workspace = Workspace(tmp_path_factory.mktemp("sample"), "sample")
     samples = Path(__file__).parents[3] / "samples"
-    make_voice(samples, workspace, config, Machine(device="cpu"), lambda _: None, wanted=Wanted(training=False))
+    make_voice(samples, workspace, config, Machine(device="cpu"), lambda _: None, selection=StageSelection(training=False))
     return list_clips(workspace, Hyperparameters.from_config(config))[0]
 
 

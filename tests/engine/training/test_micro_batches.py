@@ -21,7 +21,7 @@ from rvc_engine.data.batch import Batch
 from rvc_engine.errors import GpuOutOfMemory
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses
-from rvc_engine.models.activation_checkpointing import recompute_blocks
+from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.models.weight_norm import WeightNormConv1d
 from rvc_engine.training import step
@@ -263,7 +263,7 @@ def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     given = made_up(UNEQUAL, torch.float64)
     kept, twice = fresh_nets(torch.float64), fresh_nets(torch.float64)
-    recompute_blocks(twice.synthesizer, recompute=True)
+    set_activation_checkpointing(twice.synthesizer, enabled=True)
     stored = {}
     for name, nets in (("kept", kept), ("twice", twice)):
         seen: dict[int, int] = {}
@@ -292,9 +292,9 @@ def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
     """`recompute` is a net's own: turning it on for one leaves the class alone."""
     nets = fresh_nets()
     other = copy.deepcopy(nets.synthesizer)
-    recompute_blocks(nets.synthesizer, recompute=True)
-    assert nets.synthesizer.dec.recompute
-    assert not other.dec.recompute
+    set_activation_checkpointing(nets.synthesizer, enabled=True)
+    assert nets.synthesizer.dec.checkpoints_activations
+    assert not other.dec.checkpoints_activations
 
 
 # --- several processes

@@ -28,7 +28,7 @@ from rvc_engine.voices.export import VoiceDetails, read_voice, write_voice
 from rvc_engine.voices.extract import extract
 from rvc_engine.voices.inspect import describe, inspect_file
 from rvc_engine.voices.merge import merge
-from rvc_engine.voices.optimizer_order import hand_over
+from rvc_engine.voices.optimizer_order import reorder_optimizer
 from rvc_engine.voices.voice import load_voice
 from rvc_engine.workspace.layout import Workspace
 
@@ -219,7 +219,7 @@ def test_a_voice_is_extracted_from_each_kind_of_checkpoint(folder: Path, tmp_pat
         renamed[name] = value
     for source in (folder / "G_1.pth", recovery, changed("G_1.pth", model=renamed)):
         made = extract(source, tmp_path / "out.pth", "bella")
-        assert (str(made.kind), made.epoch, made.encoder_is_known) == (
+        assert (str(made.identity), made.epoch, made.encoder_is_known) == (
             "v2 40k weights with pitch of width 24",
             2,
             False,
@@ -307,7 +307,7 @@ def test_files_of_any_odd_form_are_told_and_crash_no_tool(folder: Path, tmp_path
     assert inspect_file(odd).contents != "voice"
     for use in (
         lambda: extract(odd, tmp_path / "out.pth", "x"),
-        lambda: hand_over(odd, tmp_path / "out.pth", "applio"),
+        lambda: reorder_optimizer(odd, tmp_path / "out.pth", "applio"),
         lambda: resume(pairs_to_resume(tmp_path, None, str), nets, config, str),
     ):
         with contextlib.suppress(IncompatibleCheckpoint):
