@@ -29,7 +29,7 @@ import transformers
 from numpy.typing import NDArray
 
 from benchmarks import rvc_webui
-from benchmarks.lines import cpu_name, tell
+from benchmarks.lines import cpu_name, print_line
 from rvc_engine.audio import slicing
 from rvc_engine.audio.reading import probe
 from rvc_engine.audio.recordings import list_recordings
@@ -75,9 +75,11 @@ def against_plain(recordings: Path, hubert: Path, folder: Path) -> None:
     plain = prepare_plainly(recordings, folder / "plain", hubert)
     differences = compared(Workspace(folder / "ours", "v"), Workspace(folder / "plain", "v"))
     for stage in ours:
-        tell(f"preparation: {stage}", ours[stage], plain[stage], "s", f"plain way; {differences[stage]}", _device())
+        print_line(
+            f"preparation: {stage}", ours[stage], plain[stage], "s", f"plain way; {differences[stage]}", _device()
+        )
     notes = f"{_minutes(folder / 'ours'):.1f} minutes of slices; pitch swift, HuBERT-base; plain way"
-    tell("preparation", sum(ours.values()), sum(plain.values()), "s", notes, _device())
+    print_line("preparation", sum(ours.values()), sum(plain.values()), "s", notes, _device())
 
 
 def prepare(recordings: Path, workspace_folder: Path, estimator: str, hubert: Path) -> Seconds:
@@ -223,7 +225,7 @@ def against_rvc_webui(options: argparse.Namespace, folder: Path) -> None:
         f"{', '.join(f'{seconds:.1f}' for seconds in theirs)} s; files of features {counts[0]} and {counts[1]}; Praat, "
         f"HuBERT-base; stand-ins for: {reference.stand_ins()}"
     )
-    tell("preparation commands", ours, sum(theirs), "s", notes, _device())
+    print_line("preparation commands", ours, sum(theirs), "s", notes, _device())
 
 
 def _minutes(workspace_folder: Path) -> float:

@@ -64,7 +64,7 @@ def evaluation_text(event: Evaluated) -> str:
 
 
 def throughput_text(clips_per_second: float | None, mfu: float | None) -> str:
-    """How fast training goes, to be put behind its step; empty where that is not known."""
+    """Training throughput, to be put behind the step; empty where it is not known."""
     if clips_per_second is None:
         return ""
     share = "" if mfu is None else f", {mfu:.0%} of the machine"

@@ -22,6 +22,12 @@ MEL_WEIGHT = 45.0
 KL_WEIGHT = 1.0
 MAX_FRAMES = 900
 """A training clip is cut to so many frames of 10 ms."""
+PUBLISHED_WIDTH = 192
+"""Hidden channels of published weights."""
+ANALYSIS_SAMPLE_RATE = 16_000
+"""Sample rate in Hz of the waves that pitch estimators and content encoders read."""
+NUM_NEIGHBOURS = 8
+"""Rows that RVC and Applio take from an index for each row of features."""
 
 _UPSAMPLING: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     # version/rate: rates and kernel sizes of the transposed convolutions; the rates multiply to the hop length
@@ -78,8 +84,8 @@ class Hyperparameters:
             filter_channels=4 * config.width,
             upsample_rates=rates,
             upsample_kernel_sizes=kernels,
-            upsample_initial_channels=512 * config.width // 192,
-            gin_channels=256 * config.width // 192,
+            upsample_initial_channels=512 * config.width // PUBLISHED_WIDTH,
+            gin_channels=256 * config.width // PUBLISHED_WIDTH,
         )
 
     @property

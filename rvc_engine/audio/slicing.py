@@ -22,6 +22,8 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.audio.silence import Levels, loud_spans
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.listing import shorten
 from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
@@ -29,7 +31,6 @@ from rvc_engine.workspace.layout import Workspace
 VERSION = 1
 """Raised when the same recordings would give other slices, so that old results are not taken for new ones."""
 
-RATE_16K = 16_000
 HIGH_PASS_HZ = 48
 HIGH_PASS_ORDER = 5
 PIECE_SECONDS = 3.7
@@ -164,7 +165,11 @@ def _write_slices(
                 continue
             name = f"{number}_{len(lengths)}.wav"
             scipy.io.wavfile.write(workspace.slices / name, sample_rate, piece)
-            scipy.io.wavfile.write(workspace.slices_16k / name, RATE_16K, soxr.resample(piece, sample_rate, RATE_16K))
+            scipy.io.wavfile.write(
+                workspace.slices_16k / name,
+                ANALYSIS_SAMPLE_RATE,
+                soxr.resample(piece, sample_rate, ANALYSIS_SAMPLE_RATE),
+            )
             lengths.append(len(piece))
     return lengths, None if lengths else "all of it is silent or far beyond full scale"
 
@@ -202,5 +207,5 @@ def _check_usable(recordings: list[SlicedRecording]) -> None:
             " is needed to train at all, and 10 minutes make a good voice"
         )
     reasons = [f"{recording.name}: {recording.reason}" for recording in recordings]
-    more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
-    raise InvalidDataset(f"no recording of the dataset can be used: {'; '.join(reasons[:MAX_REASONS])}{more}")
+    shown = shorten(reasons, MAX_REASONS, "; ", "; and {} more")
+    raise InvalidDataset(f"no recording of the dataset can be used: {shown}")

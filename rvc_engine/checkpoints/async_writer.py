@@ -1,4 +1,4 @@
-"""Files written while training goes on: a copy of the state is taken between two steps, a thread does the rest."""
+"""Checkpoints written while training continues: the state is copied between two steps, a thread writes it."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,7 +20,7 @@ MAX_COPY_FRACTION = 0.25
 
 
 class AsyncCheckpointer:
-    """One thread that writes one thing at a time. What it failed at is raised where it is next asked for."""
+    """Writes one checkpoint at a time in a thread. Its errors are raised at the next `submit`, `poll` or `wait`."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "saver")
@@ -28,7 +28,7 @@ class AsyncCheckpointer:
         self._future: Future[Any] | None = None
 
     def submit(self, tree: Any, write: Callable[[Any], T], on_done: Callable[[T], None]) -> None:
-        """Let `write` save `tree` as it is now; `then` hears in this thread, at `look` or `wait`, what it made.
+        """Let `write` save `tree` as it is now; `on_done(result)` runs on the caller's thread, at `poll` or `wait`.
 
         Waits for what is still being written. Where memory is short for a copy of the tree it is written at once.
         """
@@ -41,12 +41,12 @@ class AsyncCheckpointer:
         self._on_finished = lambda: on_done(future.result())
 
     def poll(self) -> None:
-        """Tell of what has been written meanwhile. Raises what it failed at."""
+        """Run `on_done` of a finished write. Raises its error."""
         if self._future is not None and self._future.done():
             self.wait()
 
     def wait(self) -> None:
-        """Come back when nothing is being written any more. Raises what it failed at."""
+        """Wait for the write under way and run its `on_done`. Raises its error."""
         on_finished, self._on_finished, self._future = self._on_finished, None, None
         if on_finished is not None:
             on_finished()

@@ -45,7 +45,7 @@ def save_atomically(tree: Any, path: Path) -> str:
 def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = lambda _: None) -> list[str]:
     """Write files of one folder that belong together: all are whole on disk before the first gets its name.
 
-    Returns their sha256, of which `claim` hears before the files get their names. Raises DiskFull when there is no
+    Returns their sha256, which are passed to `claim` before the files get their names. Raises DiskFull when there is no
     room, before it writes anything if that can be told; what lay there before stays.
     """
     folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)

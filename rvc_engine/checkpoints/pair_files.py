@@ -8,33 +8,29 @@ from torch.optim import AdamW
 from rvc_engine.checkpoints.io import save_together
 from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
-from rvc_engine.workspace.layout import Workspace
 
 LATEST_STEP_NAME = 2333333
 """What the reference writes as the step when it keeps one pair only."""
 
 
-def save_pair(workspace: Workspace, nets: GanTrainState, place: TrainProgress, learning_rate: float, only_latest: bool) -> list[Path]:
-    """`G_<step>.pth` and `D_<step>.pth` as RVC and Applio resume from; returns where they are.
+def pair_trees(
+    state: GanTrainState, progress: TrainProgress, learning_rate: float, only_latest: bool
+) -> dict[str, dict[str, Any]]:
+    """The contents of a pair's files as RVC and Applio resume from them, by file name, the generator's first.
 
-    `learning_rate` is the undecayed one. The epoch stored is the last one completed.
+    `learning_rate` is the undecayed one; the epoch stored is the last one completed. Tensors are not copied.
     """
-    return write_pair(workspace.root, pair_trees(nets, place, learning_rate, only_latest))
-
-
-def pair_trees(nets: GanTrainState, place: TrainProgress, learning_rate: float, only_latest: bool) -> dict[str, dict[str, Any]]:
-    """What `save_pair` writes, by file name, the generator's first; the nets' own tensors, not copies of them."""
-    name = LATEST_STEP_NAME if only_latest else place.step
+    name = LATEST_STEP_NAME if only_latest else progress.step
     return {
         f"{letter}_{name}.pth": {
             "model": model.state_dict(),
-            "iteration": completed_epochs(place),
+            "iteration": completed_epochs(progress),
             "optimizer": _published_optimizer(optimizer, learning_rate),
             "learning_rate": learning_rate,
         }
         for letter, model, optimizer in (
-            ("G", nets.synthesizer, nets.generator_optimizer),
-            ("D", nets.discriminators, nets.discriminator_optimizer),
+            ("G", state.synthesizer, state.generator_optimizer),
+            ("D", state.discriminators, state.discriminator_optimizer),
         )
     }
 

@@ -24,10 +24,9 @@ from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.models.identity import mismatch, shapes_of
+from rvc_engine.models.identity import SPEAKER_EMBEDDING, mismatch, shapes_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-SPEAKER_EMBEDDING = "emb_g.weight"
 SAME_LEARNING_RATE = 0.01
 """Relative difference that is no other learning rate: the reference decays once more each time it resumes."""
 
@@ -135,14 +134,14 @@ class Resumed:
     """Factor on what the config's own schedule gives."""
 
 
-def resume(pairs: list[SavedPair], nets: GanTrainState, config: TrainingConfig, warn: Warn) -> Resumed | None:
+def resume(pairs: list[SavedPair], state: GanTrainState, config: TrainingConfig, warn: Warn) -> Resumed | None:
     """Bring the nets and their optimizers to the first of these pairs that is whole; None when there are none.
 
     Raises IncompatibleCheckpoint when the newest whole one is of another kind than the run, or all are damaged.
     """
     for pair in pairs:
         try:
-            return _load(pair, nets, config, warn)
+            return _load(pair, state, config, warn)
         except _Unusable as error:
             warn(f"{error}; going on from the pair before")
     if not pairs:
@@ -163,15 +162,15 @@ def _halves(pair: SavedPair) -> tuple[_Half, _Half]:
     return generator, discriminators
 
 
-def _load(pair: SavedPair, nets: GanTrainState, config: TrainingConfig, warn: Warn) -> Resumed:
+def _load(pair: SavedPair, state: GanTrainState, config: TrainingConfig, warn: Warn) -> Resumed:
     generator, discriminators = _halves(pair)
     for path, half, model in (
-        (pair.generator, generator, nets.synthesizer),
-        (pair.discriminators, discriminators, nets.discriminators),
+        (pair.generator, generator, state.synthesizer),
+        (pair.discriminators, discriminators, state.discriminators),
     ):
         _check_fits(path, half.weights, model)
-    _restore(pair.generator, generator, nets.synthesizer, nets.generator_optimizer, warn)
-    _restore(pair.discriminators, discriminators, nets.discriminators, nets.discriminator_optimizer, warn)
+    _restore(pair.generator, generator, state.synthesizer, state.generator_optimizer, warn)
+    _restore(pair.discriminators, discriminators, state.discriminators, state.discriminator_optimizer, warn)
     return Resumed(pair, generator.epoch, _learning_rate_scale(generator, config, warn))
 
 

@@ -4,7 +4,6 @@ Only files that `saves.json` names are ever deleted, and only after the newer sa
 folder before (base weights, another program's), recovery checkpoints, the voice and `2333333` pairs are not in it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.checksum import sha256_of
 
 
 class Save(BaseModel):
@@ -36,7 +36,7 @@ NUM_CLAIMS = 2
 
 
 class SaveRegistry:
-    """The saves of a run that are on disk, oldest first."""
+    """Registry of a run's saves on disk (`saves.json`), oldest first."""
 
     def __init__(self, root: Path) -> None:
         """`root` is the run's folder."""
@@ -73,13 +73,12 @@ class SaveRegistry:
             return True
         if not contents.claimed:
             return False
-        with generator.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() in contents.claimed
+        return sha256_of(generator) in contents.claimed
 
     def add(self, save: Save, config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
-        """Take in a save that is on disk, and let go of those that `config.keep_saves` no longer wants.
+        """Register a save that is on disk, and delete those that `config.keep_saves` no longer keeps.
 
-        `worth` tells a step's evaluation, lower being better; infinity where there is none. Returns what was deleted.
+        `score` maps a step to its evaluation, lower being better; infinity without one. Returns what was deleted.
         """
         contents = self._contents()
         saves = [*(old for old in contents.saves if old.step != save.step), save]
@@ -99,7 +98,7 @@ class SaveRegistry:
 
 
 def select(saves: Sequence[Save], config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
-    """Those to keep, in their order. The newest is always one of them."""
+    """The saves to keep, in their order. The newest is always one of them."""
     match config.keep_saves:
         case "all":
             return list(saves)

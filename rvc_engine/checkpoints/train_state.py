@@ -1,4 +1,4 @@
-"""What a checkpoint holds: models with their optimizers and scalers, and the place in the training."""
+"""The state that a checkpoint holds: models with their optimizers and scalers, and the training's progress."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from rvc_engine.compute.precision import Precision
-from rvc_engine.hyperparameters import BETAS, EPSILON, WEIGHT_DECAY, Hyperparameters
+from rvc_engine.hyperparameters import BETAS, EPSILON, PUBLISHED_WIDTH, WEIGHT_DECAY, Hyperparameters
 from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
@@ -16,7 +16,7 @@ from rvc_engine.models.synthesizer import Synthesizer
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """Where a run is."""
+    """How far a run has trained."""
 
     step: int
     """Optimizer steps done."""
@@ -33,7 +33,7 @@ class TrainProgress:
     """Lowered each time the run had to go back after diverging."""
     num_rollbacks: int = 0
     is_full_precision: bool = False
-    """Whether the run fell back to float32 after diverging in a shorter format."""
+    """Whether the run fell back to float32 after diverging in a 16-bit format."""
 
     @property
     def last_epoch(self) -> int:
@@ -41,17 +41,14 @@ class TrainProgress:
         return self.epoch - 1 if self.batch == 0 and self.step else self.epoch
 
 
-def completed_epochs(place: TrainProgress) -> int:
+def completed_epochs(progress: TrainProgress) -> int:
     """Whole epochs done; at least 1, because loaders show it."""
-    return max(1, place.epoch - 1)
-
-
-PUBLISHED_WIDTH = 192
+    return max(1, progress.epoch - 1)
 
 
 @dataclass
 class GanTrainState:
-    """Both nets with their optimizers, on one device."""
+    """Synthesizer and discriminators with their optimizers and gradient scalers, on one device."""
 
     hparams: Hyperparameters
     synthesizer: Synthesizer
@@ -68,19 +65,19 @@ class GanTrainState:
     @classmethod
     def build(
         cls,
-        sizes: Hyperparameters,
+        hparams: Hyperparameters,
         device: torch.device,
         learning_rate: float,
         precision: Precision | None = None,
         gradient_checkpointing: bool = False,
     ) -> "GanTrainState":
-        """Fresh nets, initialised from PyTorch's global generator; in float32 unless `precision` says otherwise."""
-        synthesizer = Synthesizer(sizes).to(device)
+        """Fresh models, initialised from PyTorch's global random state; in float32 unless `precision` is given."""
+        synthesizer = Synthesizer(hparams).to(device)
         set_activation_checkpointing(synthesizer, gradient_checkpointing)
-        scale = sizes.hidden_channels / PUBLISHED_WIDTH
-        discriminators = Discriminators(sizes.version, scale).to(device)
+        scale = hparams.hidden_channels / PUBLISHED_WIDTH
+        discriminators = Discriminators(hparams.version, scale).to(device)
         return cls(
-            sizes,
+            hparams,
             synthesizer,
             discriminators,
             _adamw(synthesizer, learning_rate),
@@ -89,13 +86,13 @@ class GanTrainState:
         )
 
     def set_precision(self, precision: Precision) -> None:
-        """Go on in another format, with fresh scalers. One for each net: one's spoiled step is not the other's."""
+        """Set the number format, with fresh scalers. One for each model: an overflow in one is none in the other."""
         self.precision = precision
         self.generator_scaler, self.discriminator_scaler = precision.scaler(), precision.scaler()
 
     @property
     def device(self) -> torch.device:
-        """Where the nets are."""
+        """The device of the models."""
         return self.synthesizer.emb_g.weight.device
 
     @property
@@ -106,11 +103,11 @@ class GanTrainState:
         return min(self.generator_scaler.get_scale(), self.discriminator_scaler.get_scale())
 
     def zeros(self, count: int) -> Tensor:
-        """(count,), on the nets' device and of their type."""
+        """Zeros (count,), of the models' device and type."""
         return self.synthesizer.emb_g.weight.new_zeros(count)
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """For both optimizers."""
+        """Set the learning rate of both optimizers."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):

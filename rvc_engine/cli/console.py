@@ -95,7 +95,7 @@ class Terminal:
 
 
 def broadcast(*reports: Report) -> Report:
-    """One report that speaks to several."""
+    """One report that passes events to several."""
 
     def report(event: Event) -> None:
         for one in reports:

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from rvc_engine.cli.convert import convert
-from rvc_engine.cli.voices import extract, reorder_optimizer, inspect, merge, onnx
+from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.errors import DiskFull, InvalidConfig
@@ -39,8 +39,14 @@ app = typer.Typer(
 
 app.add_typer(weights_app)
 app.command()(convert)
-for tool in (inspect, extract, merge, reorder_optimizer, onnx):
-    app.command()(tool)
+for name, tool in (
+    ("inspect", inspect),
+    ("extract", extract),
+    ("merge", merge),
+    ("hand-over", reorder_optimizer),
+    ("onnx", onnx),
+):
+    app.command(name)(tool)
 
 
 def usage_error(message: str) -> typer.Exit:
@@ -144,7 +150,9 @@ def run(
         switch.on_end_of_input()
     run_workspace = Workspace(workspace, name, training.version)
     report = EventLines(switch) if events else None
-    raise typer.Exit(execute(dataset, run_workspace, training, machine, switch, report=report, lock_wait_seconds=lock_wait))
+    raise typer.Exit(
+        execute(dataset, run_workspace, training, machine, switch, report=report, lock_wait_seconds=lock_wait)
+    )
 
 
 def execute(

@@ -27,10 +27,10 @@ def map_ordered(
     threads_per_call: int | None,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """The results of all pieces, in their order. Raises what a piece raises, when its turn comes.
+    """Map `work` over pieces in threads; the results in their order. Raises a piece's error when its turn comes.
 
     As many pieces are at work as PyTorch's thread count has room for, or one when `threads_per_call` is None, as for a
-    GPU. `meanwhile` is called in the caller's thread while a result is awaited, and may raise, to stop:
+    GPU. `while_waiting` is called in the caller's thread while a result is awaited, and may raise, to stop:
     then, as whenever the caller takes no more, no further piece begins, and those begun are waited for.
     """
     threads = torch.get_num_threads()

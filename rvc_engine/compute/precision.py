@@ -1,4 +1,4 @@
-"""In which number format the nets compute: chosen, opened as autocast, and scaled where float16 asks for it.
+"""Number format of the models: chosen, applied as autocast, with a gradient scaler for float16.
 
 Weights, gradients and optimizers are float32 always. Autocast holds for the nets alone; spectra, losses, the latent's
 sampling, the sine source, the last layers and weight norm stay in float32: their small differences are what is learnt
@@ -50,11 +50,11 @@ class Precision:
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The short format; None for float32."""
+        """The 16-bit format; None for float32."""
         return _DTYPES.get(self.name)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context for a net's pass; its outputs may be of the short format."""
+        """The context for a net's pass; its outputs may be of the 16-bit format."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
 
     def scaler(self) -> GradScaler:
@@ -95,7 +95,7 @@ def use_tf32(allowed: bool) -> None:
 
 
 def run_fp32(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-    """A layer's output in float32, inside autocast too: for layers whose rounding the losses would see."""
+    """A layer's output in float32, inside autocast too: for layers whose rounding changes the losses."""
     if not torch.is_autocast_enabled(x.device.type):
         return layer(x, *others)
     with torch.autocast(x.device.type, enabled=False):
@@ -103,10 +103,10 @@ def run_fp32(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor
 
 
 def run_fp32_on_cpu(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-    """`in_full` on a CPU, where float32 costs twice as much; on a GPU, where it costs far more, the layer as it is."""
+    """`run_fp32` on a CPU, where float32 costs twice as much; the layer as it is on a GPU (assumed to cost more)."""
     return run_fp32(layer, x, *others) if x.device.type == "cpu" else layer(x, *others)
 
 
 def to_fp32(x: Tensor) -> Tensor:
-    """Back to float32 what autocast made shorter; longer formats stay."""
+    """16-bit tensors in float32; others stay."""
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x

@@ -12,7 +12,7 @@ from rvc_engine.config import Version
 from rvc_engine.content.names import embedder_name
 from rvc_engine.errors import IncompatibleCheckpoint, MissingWeights
 from rvc_engine.machine import Machine
-from rvc_engine.weights.catalogue import sha256_of
+from rvc_engine.workspace.checksum import sha256_of
 
 WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors")
 

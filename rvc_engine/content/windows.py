@@ -5,8 +5,9 @@ than a window is cut into overlapping windows of one length, and where they over
 no seam is left.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ BATCH_FRAMES = 800
 """Rows in a batch, as if all pieces were as long as the longest: four training slices of 4 s. Longer pieces go one by
 one. More at once are no faster on a CPU."""
 
+Item = TypeVar("Item")
 BatchEncoder = Callable[[Sequence[NDArray[np.float32]]], Sequence[NDArray[np.float32]]]
 """Waves (num_samples,) of like lengths, each of a row at least, to the rows of each, (num_rows(num_samples), size)."""
 
@@ -49,7 +51,8 @@ def encode_in_windows(
     ]
     sums = [np.zeros((num_content_frames(len(wave)), size), np.float32) for wave in waves]
     weights = [np.zeros((len(content_frames), 1), np.float32) for content_frames in sums]
-    for batch in _batches(windows):
+    by_length = sorted(windows, key=lambda window: len(window.wave))
+    for batch in batches_by_size(((window.frames, window) for window in by_length), BATCH_FRAMES):
         for window, rows in zip(batch, encoder([window.wave for window in batch]), strict=True):
             part = slice(window.start, window.start + window.frames)
             fade = _fade(window.frames, overlap_frames)
@@ -59,7 +62,7 @@ def encode_in_windows(
 
 
 def cut_windows(clip: int, wave: NDArray[np.float32], window_frames: int, overlap_frames: int) -> list[_Window]:
-    """The whole clip as one window, or several of exactly `window_rows`, overlapping by at least `overlap_rows`."""
+    """The whole clip as one window, or several of exactly `window_frames`, overlapping by at least `overlap_frames`."""
     frames = num_content_frames(len(wave))
     if frames <= window_frames:
         return [_Window(clip, 0, frames, wave)] if frames else []
@@ -71,13 +74,14 @@ def cut_windows(clip: int, wave: NDArray[np.float32], window_frames: int, overla
     ]
 
 
-def _batches(windows: Sequence[_Window]) -> Iterator[list[_Window]]:
-    batch: list[_Window] = []
-    for window in sorted(windows, key=lambda window: len(window.wave)):
-        if batch and (len(batch) + 1) * window.frames > BATCH_FRAMES:
+def batches_by_size(items: Iterable[tuple[int, Item]], limit: int) -> Iterator[list[Item]]:
+    """Items of rising sizes, (size, item), in batches of at most `limit`, as if all were as large as the last."""
+    batch: list[Item] = []
+    for size, item in items:
+        if batch and (len(batch) + 1) * size > limit:
             yield batch
             batch = []
-        batch.append(window)
+        batch.append(item)
     if batch:
         yield batch
 

@@ -1,4 +1,4 @@
-"""Clips side by side on the device: kept there, or brought there one batch ahead; their spectra computed there.
+"""Padded batches on the device: of clips kept there, or prefetched one batch ahead; spectra are computed there.
 
 Nothing here waits for a GPU: what it needs to know of a batch goes there through pinned memory, while it works.
 """
@@ -36,7 +36,7 @@ class PaddedClips:
     """Clips as they are read, padded to `frames` of any length. What lies behind a clip's end means nothing."""
 
     content_frames: Tensor
-    """(B, frames / 2 rounded up, feature_size), content at 50 rows a second."""
+    """(B, frames / 2 rounded up, feature_size), content features at 50 Hz."""
     coarse_f0: Tensor | None
     """(B, frames)."""
     f0: Tensor | None
@@ -57,7 +57,7 @@ class PaddedClips:
         return self._map(lambda part: part.to(device, non_blocking=True))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Their memory is not given away before this stream is done with it."""
+        """Keep the memory from being reused before this stream is done with it."""
         for each in fields(self):
             part = getattr(self, each.name)
             if part is not None:
@@ -67,33 +67,33 @@ class PaddedClips:
         parts = {each.name: getattr(self, each.name) for each in fields(self)}
         return replace(self, **{name: change(part) for name, part in parts.items() if part is not None})
 
-    def batch(self, sizes: Hyperparameters) -> Batch:
-        """With their spectra, and silence where a clip is over."""
-        hop, samples = sizes.hop_length, self.wave.shape[1] - (sizes.n_fft - sizes.hop_length)
-        frames, first = samples // hop, (sizes.n_fft - hop) // 2
+    def batch(self, hparams: Hyperparameters) -> Batch:
+        """The batch with its spectra; zeros where a clip is padded."""
+        hop, samples = hparams.hop_length, self.wave.shape[1] - (hparams.n_fft - hparams.hop_length)
+        frames, first = samples // hop, (hparams.n_fft - hop) // 2
         is_padding = torch.arange(frames, device=self.lengths.device) >= self.lengths[:, None]
         features = self.content_frames.repeat_interleave(2, dim=1)[:, :frames]
         return Batch(
             features=features.masked_fill(is_padding[:, :, None], 0),
             coarse_f0=None if self.coarse_f0 is None else self.coarse_f0.masked_fill(is_padding, 0),
             f0=None if self.f0 is None else self.f0.masked_fill(is_padding, 0),
-            spec=magnitudes(self.wave, sizes.n_fft, hop).masked_fill(is_padding[:, None], 0),
+            spec=magnitudes(self.wave, hparams.n_fft, hop).masked_fill(is_padding[:, None], 0),
             wave=self.wave[:, first : first + samples].masked_fill(is_padding.repeat_interleave(hop, dim=1), 0),
             lengths=self.lengths,
             speakers=self.speakers,
         )
 
 
-def _with_reflection(clip: Clip, sizes: Hyperparameters) -> Tensor:
-    """(frames * hop + n_fft - hop,): the wave that the clip's spectrogram is computed of, its ends reflected."""
-    padding = (sizes.n_fft - sizes.hop_length) // 2
-    end = clip.frames * sizes.hop_length + padding
+def _with_reflection(clip: Clip, hparams: Hyperparameters) -> Tensor:
+    """The wave of a clip's spectrogram, its ends reflected, (frames * hop + n_fft - hop,)."""
+    padding = (hparams.n_fft - hparams.hop_length) // 2
+    end = clip.frames * hparams.hop_length + padding
     wave, missing = clip.wave, end - len(clip.wave)
     behind = wave[-missing - 1 : -1].flip(0) if missing > 0 else wave[:0]
     return torch.cat([wave[1 : padding + 1].flip(0), wave[:end], behind])
 
 
-def pad(clips: Sequence[Clip], frames: int, sizes: Hyperparameters) -> PaddedClips:
+def pad(clips: Sequence[Clip], frames: int, hparams: Hyperparameters) -> PaddedClips:
     """Put clips of at most `frames` side by side, where they are."""
 
     def padded(parts: list[Tensor], length: int) -> Tensor:
@@ -108,17 +108,12 @@ def pad(clips: Sequence[Clip], frames: int, sizes: Hyperparameters) -> PaddedCli
         coarse_f0=padded(coarse_f0, frames) if coarse_f0 else None,
         f0=padded(f0, frames) if f0 else None,
         wave=padded(
-            [_with_reflection(clip, sizes) for clip in clips],
-            frames * sizes.hop_length + sizes.n_fft - sizes.hop_length,
+            [_with_reflection(clip, hparams) for clip in clips],
+            frames * hparams.hop_length + hparams.n_fft - hparams.hop_length,
         ),
         lengths=torch.tensor([clip.frames for clip in clips]),
         speakers=torch.tensor([clip.speaker for clip in clips]),
     )
-
-
-def collate(clips: Sequence[Clip], sizes: Hyperparameters, device: torch.device) -> Batch:
-    """Pad clips to the longest of them. Each clip's spectrogram is its own: padding comes after it, not into it."""
-    return pad(clips, max(clip.frames for clip in clips), sizes).to(device).batch(sizes)
 
 
 class ClipSource(Protocol):
@@ -131,27 +126,27 @@ class ClipSource(Protocol):
 class ClipsOnDisk:
     """Read anew each time."""
 
-    def __init__(self, clips: Sequence[ClipFiles], sizes: Hyperparameters) -> None:
-        self._clips, self._sizes = clips, sizes
+    def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters) -> None:
+        self._clips, self._hparams = clips, hparams
 
     def padded(self, clips: Sequence[int], frames: int) -> PaddedClips:
         """On the CPU."""
-        return pad([load_clip(self._clips[clip]) for clip in clips], frames, self._sizes)
+        return pad([load_clip(self._clips[clip]) for clip in clips], frames, self._hparams)
 
 
 class ClipsInMemory:
     """All clips in a row, without padding between them, on one device."""
 
-    def __init__(self, clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device) -> None:
+    def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device) -> None:
         """Reads them all."""
         with ThreadPoolExecutor(NUM_READERS, "clip-reader") as pool:
             read = list(pool.map(load_clip, clips))
-        self._device, self._reflection_samples = device, sizes.n_fft - sizes.hop_length
-        self._hop = sizes.hop_length
+        self._device, self._reflection_samples = device, hparams.n_fft - hparams.hop_length
+        self._hop = hparams.hop_length
         self._content_frames, self._first_content_frame = self._concatenate([clip.features[::2] for clip in read])
-        self._waves, self._first_sample = self._concatenate([_with_reflection(clip, sizes) for clip in read])
+        self._waves, self._first_sample = self._concatenate([_with_reflection(clip, hparams) for clip in read])
         self._coarse_f0 = self._f0 = None
-        if sizes.f0:
+        if hparams.f0:
             self._coarse_f0, self._first_frame = self._concatenate(
                 [clip.coarse_f0 for clip in read if clip.coarse_f0 is not None]
             )
@@ -160,7 +155,7 @@ class ClipsInMemory:
         self._speakers = torch.tensor([clip.speaker for clip in clips]).to(device)
 
     def _concatenate(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """All parts, and where each begins, on the device."""
+        """All parts in one tensor, and where each begins, on the device."""
         starts = [0, *accumulate(len(part) for part in parts)][:-1]
         return torch.cat(parts).to(self._device), torch.tensor(starts).to(self._device)
 
@@ -188,7 +183,7 @@ class ClipsInMemory:
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """A batch to be made."""
+    """The clips of a batch and the length they are padded to."""
 
     clips: Sequence[int]
     """Numbers of the clips; may be none."""
@@ -197,10 +192,10 @@ class BatchPlan:
 
 
 class ClipLoader:
-    """Batches on the device: of clips that lie there, or brought there while the one before trains."""
+    """Batches on the device: of clips kept there, or prefetched while the batch before trains."""
 
-    def __init__(self, source: ClipSource, sizes: Hyperparameters, device: torch.device) -> None:
-        self._source, self._sizes, self._device = source, sizes, device
+    def __init__(self, source: ClipSource, hparams: Hyperparameters, device: torch.device) -> None:
+        self._source, self._hparams, self._device = source, hparams, device
         is_cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
 
@@ -210,7 +205,7 @@ class ClipLoader:
         if isinstance(source, ClipsInMemory) and source._device == self._device:
             numbers = to_device_tensors(self._device, [each.clips for each in plan])
             for each, clips in zip(plan, numbers, strict=True):
-                yield source.padded_at(clips, each.frames).batch(self._sizes) if each.clips else None
+                yield source.padded_at(clips, each.frames).batch(self._hparams) if each.clips else None
         else:
             yield from self._prefetched(plan)
 
@@ -224,7 +219,7 @@ class ClipLoader:
                 yield None if ready is None else self._to_batch(*ready)
 
     def _prefetch(self, each: BatchPlan) -> tuple[PaddedClips, torch.cuda.Event | None] | None:
-        """Begin to copy clips to the device, and what tells when they are there."""
+        """Start copying clips to the device; the event marks the end of the copies."""
         if not each.clips:
             return None
         clips = self._source.padded(each.clips, each.frames)
@@ -238,11 +233,11 @@ class ClipLoader:
             stream = torch.cuda.current_stream(self._device)
             stream.wait_event(copied)
             clips.record_stream(stream)
-        return clips.batch(self._sizes)
+        return clips.batch(self._hparams)
 
 
 def to_device_tensors(device: torch.device, groups: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Groups of numbers as tensors on the device, brought there at once and without waiting for it."""
+    """Groups of numbers as tensors on the device, copied in one transfer and without waiting for it."""
     numbers = torch.tensor([number for group in groups for number in group], dtype=torch.long)
     if device.type == "cuda":
         numbers = numbers.pin_memory().to(device, non_blocking=True)

@@ -14,11 +14,10 @@ from pathlib import PurePosixPath
 from rvc_engine.audio.recordings import Recording
 from rvc_engine.config import NUM_SPEAKERS, SpeakerChoice, TrainingConfig, check_voice_name, voice_file_stem
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.listing import shorten
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
 
-MAX_NAMED = 3
-"""Folders or recordings named in one sentence."""
 MAX_STEM_BYTES = 200
 """File systems allow names of 255 bytes, and an index's has words of its own around the stem."""
 
@@ -38,7 +37,7 @@ def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dic
     """The speaker of each folder (`folders`: that of each recording), in the order of the ids.
 
     A mapping says it; with None a folder whose name is a number is that speaker, and the others take the free numbers
-    in the order of their names. Raises InvalidDataset when a recording is nobody's or a speaker has no folder.
+    in the order of their names. Raises InvalidDataset when a recording has no speaker or a speaker has no folder.
     """
     found = sorted(set(folders) - {""})
     faults = []
@@ -49,9 +48,9 @@ def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dic
     else:
         given = {unicodedata.normalize("NFC", name): number for name, number in choice.items()}
         if missing := sorted(given.keys() - set(found)):
-            faults.append(f"the dataset has no folder {_some(missing)}; it has {_some(found) or 'none'}")
+            faults.append(f"the dataset has no folder {_quoted(missing)}; it has {_quoted(found) or 'none'}")
         if unnamed := [folder for folder in found if folder not in given]:
-            faults.append(f"speakers says nothing of the folder {_some(unnamed)}")
+            faults.append(f"speakers says nothing of the folder {_quoted(unnamed)}")
         ids = {folder: given[folder] for folder in found if folder in given}
     if not found and not faults:
         faults.append("the dataset has no folders")
@@ -66,7 +65,7 @@ def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dic
 def _assign_ids(folders: Iterable[str], faults: list[str]) -> dict[str, int]:
     numbers = {folder: int(folder) for folder in folders if folder.isascii() and folder.isdigit()}
     if wrong := [folder for folder, number in numbers.items() if number >= NUM_SPEAKERS]:
-        faults.append(f"the folder {_some(wrong)} is no speaker's number; they go from 0 to {NUM_SPEAKERS - 1}")
+        faults.append(f"the folder {_quoted(wrong)} is no speaker's number; they go from 0 to {NUM_SPEAKERS - 1}")
     free = [number for number in range(NUM_SPEAKERS) if number not in numbers.values()]
     others = [folder for folder in folders if folder not in numbers]
     if len(others) > len(free):
@@ -74,8 +73,8 @@ def _assign_ids(folders: Iterable[str], faults: list[str]) -> dict[str, int]:
     return numbers | dict(zip(others, free, strict=False))
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:MAX_NAMED])) + (f" and {len(names) - MAX_NAMED} more" * (len(names) > MAX_NAMED))
+def _quoted(names: Sequence[str]) -> str:
+    return shorten([repr(name) for name in names])
 
 
 def several_folders_note(choice: SpeakerChoice, folders: Sequence[str]) -> str | None:
@@ -84,8 +83,8 @@ def several_folders_note(choice: SpeakerChoice, folders: Sequence[str]) -> str |
     if choice != "one" or len(found) < 2:
         return None
     return (
-        f"the recordings lie in {len(found)} folders ({_some(found)}) and are taken for one speaker; if each folder is "
-        f"a speaker, say speakers=folders, or name them: speakers={found[0]}=0,{found[1]}=1"
+        f"the recordings lie in {len(found)} folders ({_quoted(found)}) and are taken for one speaker; if each folder "
+        f"is a speaker, say speakers=folders, or name them: speakers={found[0]}=0,{found[1]}=1"
     )
 
 

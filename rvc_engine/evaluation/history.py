@@ -1,4 +1,4 @@
-"""`evaluation.json`: what every save of a run was worth, which was the best, and what all of it has cost. No torch.
+"""`evaluation.json`: the scores of a run's saves, the best save, and the time that evaluations took. No torch.
 
 It follows the training: a run that starts again at a step forgets what was measured beyond it, for that is trained and
 measured anew. The best alone stays, because its voice file does.
@@ -60,7 +60,7 @@ class EvaluationHistory:
 
     @classmethod
     def load(cls, root: Path, clips: Sequence[str], held_out: bool, warn: Callable[[str], None]) -> Self:
-        """What is remembered of a run. A file that cannot be read is told of, and begun anew: no training needs it."""
+        """The history of a run. A file that cannot be read is warned of, and begun anew: no training needs it."""
         history = cls(root, clips, held_out)
         try:
             contents = _Contents.model_validate_json(history.path.read_bytes())
@@ -92,7 +92,7 @@ class EvaluationHistory:
         self._write()
 
     def truncate_after(self, step: int) -> None:
-        """Forget what was measured beyond a step, with its previews. The best stays while its files do."""
+        """Drop evaluations beyond a step, with their previews. The best stays while its files do."""
         beyond = [row for row in self.rows if row.step > step]
         if not beyond:
             return
@@ -101,7 +101,7 @@ class EvaluationHistory:
         self._delete_files(beyond)
 
     def clear(self) -> None:
-        """The run begins anew: nothing of it was measured."""
+        """Drop all evaluations: the run begins anew."""
         forgotten = [*self.rows, *([self.best] if self.best is not None else [])]
         self.rows, self.best, self.spent_seconds = [], None, 0.0
         self.path.unlink(missing_ok=True)

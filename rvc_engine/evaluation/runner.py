@@ -1,6 +1,6 @@
-"""What follows a save: it is measured, heard and seen, and when it is the best so far its voice is written out.
+"""Evaluates each save, writes previews, exports the best.
 
-The train stage calls `begin` where it starts and `appraise` after each save, before the next recovery checkpoint, so
+The train stage calls `start` where it starts and `run` after each save, before the next recovery checkpoint, so
 that a run which goes on from that has nothing to make up for. Only one process of a run does this.
 """
 
@@ -31,18 +31,18 @@ MAX_TIME_FRACTION = 0.1
 
 
 class EvaluationRunner:
-    """Measures the saves of one run."""
+    """Runs the evaluations of one run's saves."""
 
     def __init__(
         self,
         workspace: Workspace,
         config: TrainingConfig,
-        sizes: Hyperparameters,
+        hparams: Hyperparameters,
         device: torch.device,
         split: Split,
         report: StageReport,
     ) -> None:
-        self._workspace, self._config, self._sizes = workspace, config, sizes
+        self._workspace, self._config, self._hparams = workspace, config, hparams
         self._device, self._split, self._report = device, split, report
         names = [clip.wave.stem for clip in split.evaluated]
         self._history = EvaluationHistory.load(workspace.root, names, split.are_held_out, report.warn)
@@ -51,53 +51,56 @@ class EvaluationRunner:
         """Seconds of an evaluation, as far as is known."""
         self._last_step: int | None = None
 
-    def start(self, place: TrainProgress) -> None:
-        """Training starts at this place: what was measured beyond it is done anew."""
+    def start(self, progress: TrainProgress) -> None:
+        """Start at this progress: later evaluations are dropped, to be done anew."""
         self._last_step = None
-        if place.step == 0:
+        if progress.step == 0:
             self._history.clear()
             self._workspace.best_file.unlink(missing_ok=True)
             return
-        self._history.truncate_after(place.step)
+        self._history.truncate_after(progress.step)
         if not self._workspace.best_file.is_file():
             self._history.best = None
 
     def score(self, step: int) -> float:
-        """What the evaluation at a step said; lower is better, infinity where there was none."""
+        """The score of the evaluation at a step; lower is better, infinity where there was none."""
         return next((row.score for row in self._history.rows if row.step == step), math.inf)
 
-    def run(self, model: Synthesizer, place: TrainProgress) -> None:
-        """Measure the generator as it is at this place, unless that would take too much of the run's time."""
+    def run(self, model: Synthesizer, progress: TrainProgress) -> None:
+        """Evaluate the synthesizer as it is, unless that would take too much of the run's time."""
         is_wanted = self._config.evaluate != "never" and bool(self._split.evaluated)
-        if not is_wanted or self._last_step == place.step:
+        if not is_wanted or self._last_step == progress.step:
             return
-        self._last_step = place.step
+        self._last_step = progress.step
         started = time.monotonic()
         try:
-            if self._is_affordable(model, place):
-                self._evaluate(model, place, started)
+            if self._is_affordable(model, progress):
+                self._evaluate(model, progress, started)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self._report.warn(f"step {place.step} was not evaluated: the device has no memory left for it")
+            self._report.warn(f"step {progress.step} was not evaluated: the device has no memory left for it")
 
-    def _is_affordable(self, model: Synthesizer, place: TrainProgress) -> bool:
+    def _is_affordable(self, model: Synthesizer, progress: TrainProgress) -> bool:
         if self._config.evaluate == "always":
             return True
-        allowed = MAX_TIME_FRACTION * place.seconds - self._history.spent_seconds
+        allowed = MAX_TIME_FRACTION * progress.seconds - self._history.spent_seconds
         if allowed > 0 and self._cost is None:
             self._cost = self._evaluator().estimate_seconds(model)
         if self._cost is not None and self._cost <= allowed:
             return True
         self._report.log(
-            f"step {place.step} is not evaluated: that would take more than {MAX_TIME_FRACTION:.0%} of the training time so far"
+            f"step {progress.step} is not evaluated: that would take more than {MAX_TIME_FRACTION:.0%} of the "
+            "training time so far"
         )
         return False
 
     def _evaluator(self) -> Evaluator:
         if self._cached_evaluator is None:
             estimator = SwiftEstimator(torch.get_num_threads())
-            self._cached_evaluator = Evaluator(self._split.evaluated, self._sizes, self._device, estimator, self._scorer())
+            self._cached_evaluator = Evaluator(
+                self._split.evaluated, self._hparams, self._device, estimator, self._scorer()
+            )
         return self._cached_evaluator
 
     def _scorer(self) -> SpeakerScorer | None:
@@ -107,19 +110,19 @@ class EvaluationRunner:
             self._report.warn(f"speaker similarity is not measured: {error}")
             return None
 
-    def _evaluate(self, model: Synthesizer, place: TrainProgress, started: float) -> None:
-        evaluator, epoch = self._evaluator(), completed_epochs(place)
+    def _evaluate(self, model: Synthesizer, progress: TrainProgress, started: float) -> None:
+        evaluator, epoch = self._evaluator(), completed_epochs(progress)
         evaluation = evaluator.evaluate(model)
-        previews = self._write_previews(evaluator, evaluation, epoch, place.step)
+        previews = self._write_previews(evaluator, evaluation, epoch, progress.step)
         root = self._workspace.root
         files = [str(path.relative_to(root)) for each in previews for path in (each.audio, each.picture)]
-        row = Row(step=place.step, epoch=epoch, values=evaluation.values, files=files)
-        is_best = self._history.is_best(row) and self._write_best(model, place)
+        row = Row(step=progress.step, epoch=epoch, values=evaluation.values, files=files)
+        is_best = self._history.is_best(row) and self._write_best(model, progress)
         self._cost = time.monotonic() - started
         self._history.add(row, self._cost, is_best=is_best)
         self._report.event(
             Evaluated(
-                step=place.step,
+                step=progress.step,
                 epoch=epoch,
                 values=evaluation.values,
                 held_out=self._split.are_held_out,
@@ -128,14 +131,14 @@ class EvaluationRunner:
                 seconds=self._cost,
             )
         )
-        self._report_previews(evaluation, previews, epoch, place.step)
+        self._report_previews(evaluation, previews, epoch, progress.step)
 
     def _write_previews(self, evaluator: Evaluator, evaluation: Evaluation, epoch: int, step: int) -> list[Preview]:
         window, rendering = evaluator.windows[0], evaluation.renderings[0]
         recorded = Sound(window.wave, window.mel[0].cpu().numpy())
         rendered = Sound(rendering.wave, rendering.mel)
         folder = self._workspace.previews
-        return [write_preview(folder, 1, epoch, step, rendered, recorded, self._sizes.sample_rate)]
+        return [write_preview(folder, 1, epoch, step, rendered, recorded, self._hparams.sample_rate)]
 
     def _report_previews(self, evaluation: Evaluation, previews: list[Preview], epoch: int, step: int) -> None:
         for number, (preview, rendering) in enumerate(zip(previews, evaluation.renderings, strict=False), start=1):
@@ -147,17 +150,17 @@ class EvaluationRunner:
                     audio=str(preview.audio),
                     picture=str(preview.picture),
                     recording=str(preview.recording),
-                    seconds=len(rendering.wave) / self._sizes.sample_rate,
+                    seconds=len(rendering.wave) / self._hparams.sample_rate,
                     scores=rendering.scores,
                 )
             )
 
-    def _write_best(self, model: Synthesizer, place: TrainProgress) -> bool:
+    def _write_best(self, model: Synthesizer, progress: TrainProgress) -> bool:
         """Write the best voice so far, and whether that worked. A net that has no export does not stop the training."""
-        details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, place)
+        details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, progress)
         try:
-            export.write_voice(self._workspace.best_file, model.state_dict(), self._sizes, details)
+            export.write_voice(self._workspace.best_file, model.state_dict(), self._hparams, details)
         except ArtifactInvalid as error:
-            self._report.warn(f"step {place.step} is the best so far, but its voice could not be written: {error}")
+            self._report.warn(f"step {progress.step} is the best so far, but its voice could not be written: {error}")
             return False
         return True

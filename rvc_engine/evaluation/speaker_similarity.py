@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from rvc_engine.audio.mel import mel_filters
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 _N_FFT = 400
 _HOP_LENGTH = 160
 _NUM_MELS = 40
@@ -88,7 +88,7 @@ class ResemblyzerScorer:
         except (KeyError, TypeError, RuntimeError) as error:
             message = f"{weights} is not the file that the package resemblyzer brings; install it again"
             raise IncompatibleCheckpoint(message) from error
-        self._filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _N_FFT, _NUM_MELS).astype(np.float32))
+        self._filters = torch.from_numpy(mel_filters(ANALYSIS_SAMPLE_RATE, _N_FFT, _NUM_MELS).astype(np.float32))
         self._window = torch.hann_window(_N_FFT)
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """The index stage: all content features of a voice in a FAISS index that RVC and Applio search at conversion.
 
 `IVF<n>,Flat` with L2 distances and nprobe 1. Rows go through a file (`total_fea.npy`, a speaker's together), so that
-memory holds one index at a time and nothing twice; between two batches of rows the stage hears that it should stop.
+memory holds one index at a time and nothing twice; the stage can be stopped between two batches of rows.
 """
 
 import os
@@ -21,7 +21,7 @@ from rvc_engine.errors import InvalidDataset
 from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.layout import Workspace
@@ -107,7 +107,7 @@ def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
 
 @dataclass(frozen=True)
 class _ProgressSpan:
-    """Tells how far a part of the stage is, and hears there that it should stop."""
+    """Maps a part's progress to the stage's, and raises StopRequested there."""
 
     report: StageReport
     start: float
@@ -228,10 +228,7 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
     workspace.weights.mkdir(parents=True, exist_ok=True)
     exported = workspace.weights / f"{stem}.index"
     exported.unlink(missing_ok=True)
-    try:
-        os.link(added, exported)
-    except OSError:  # a file system without hard links
-        exported.write_bytes(added.read_bytes())
+    link_or_copy(added, exported)
     sync_folder(workspace.root)
     sync_folder(workspace.weights)
     return added

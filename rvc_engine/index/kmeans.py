@@ -1,6 +1,6 @@
-"""k-means over rows that lie in a file: bounded memory, deterministic with a seed, and it hears between two batches.
+"""k-means over rows that lie in a file: bounded memory, deterministic with a seed, can be cancelled between batches.
 
-FAISS's own k-means copies its sample, and answers nobody until it is through, which may take many minutes.
+FAISS's own k-means copies its sample, and cannot be interrupted, which may take many minutes.
 """
 
 import mmap
@@ -29,7 +29,7 @@ NEAR_CELLS = 8
 301,000 rows of speech, and a pass takes two thirds longer."""
 
 ProgressCallback = Callable[[float], None]
-"""Hears which share is done; may raise, to stop."""
+"""Called with the share that is done; may raise, to stop."""
 
 
 def minibatch_kmeans(rows: Rows, count: int, passes: int, seed: int, progress: ProgressCallback) -> Rows:
@@ -81,7 +81,7 @@ def _report_pass(progress: ProgressCallback, number: int, share: float) -> None:
 
 
 def release_pages(rows: Rows) -> None:
-    """Give back the pages of a mapped file that were read, which count as this process's memory otherwise."""
+    """Release the pages of a mapped file that were read, which count as this process's memory otherwise."""
     mapped = getattr(rows, "_mmap", None)
     if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -101,7 +101,7 @@ def _random_rows(rows: Rows, count: int, rng: np.random.Generator) -> Rows:
 
 
 def segment_sum(block: Rows, nearest: Numbers, count: int) -> tuple[Rows, Numbers]:
-    """Of the rows nearest to each of `count` centres, the sums (count, size) and how many they are (count,)."""
+    """Sums (count, size) and numbers (count,) of the rows nearest to each of `count` centres."""
     places = (nearest, np.arange(len(block)))
     membership = scipy.sparse.csr_matrix((np.ones(len(block), np.float32), places), shape=(count, len(block)))
     return membership @ block, np.bincount(nearest, minlength=count)

@@ -77,20 +77,20 @@ class ResBlock(nn.Module):
 class HifiGanDecoder(ActivationCheckpointing):
     """Latent frames to samples; with pitch, the sine source joins at every stage."""
 
-    def __init__(self, sizes: Hyperparameters) -> None:
+    def __init__(self, hparams: Hyperparameters) -> None:
         super().__init__()
-        widths = [sizes.upsample_initial_channels >> n for n in range(len(sizes.upsample_rates) + 1)]
-        if sizes.f0:
-            self.m_source = SineSource(sizes.sample_rate, sizes.hop_length)
+        widths = [hparams.upsample_initial_channels >> n for n in range(len(hparams.upsample_rates) + 1)]
+        if hparams.f0:
+            self.m_source = SineSource(hparams.sample_rate, hparams.hop_length)
             self.noise_convs = nn.ModuleList(
-                self._noise_conv(width, math.prod(sizes.upsample_rates[stage + 1 :]))
+                self._noise_conv(width, math.prod(hparams.upsample_rates[stage + 1 :]))
                 for stage, width in enumerate(widths[1:])
             )
-        self.conv_pre = nn.Conv1d(sizes.hidden_channels, widths[0], 7, padding=3)
+        self.conv_pre = nn.Conv1d(hparams.hidden_channels, widths[0], 7, padding=3)
         self.ups = nn.ModuleList(
             WeightNormConvTranspose1d(wide, narrow, kernel, rate, (kernel - rate) // 2)
             for (wide, narrow), kernel, rate in zip(
-                pairwise(widths), sizes.upsample_kernel_sizes, sizes.upsample_rates, strict=True
+                pairwise(widths), hparams.upsample_kernel_sizes, hparams.upsample_rates, strict=True
             )
         )
         self.resblocks = nn.ModuleList(
@@ -99,7 +99,7 @@ class HifiGanDecoder(ActivationCheckpointing):
             for kernel, dilations in zip(RESBLOCK_KERNEL_SIZES, RESBLOCK_DILATIONS, strict=True)
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
-        self.cond = nn.Conv1d(sizes.gin_channels, widths[0], 1)
+        self.cond = nn.Conv1d(hparams.gin_channels, widths[0], 1)
 
     @staticmethod
     def _noise_conv(channels: int, stride: int) -> nn.Conv1d:

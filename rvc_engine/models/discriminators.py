@@ -88,5 +88,5 @@ class Discriminators(nn.Module):
         self.discriminators.extend(PeriodDiscriminator(period, scale) for period in PERIODS[version])
 
     def forward(self, wave: Tensor) -> list[DiscriminatorOutput]:
-        """wave (B, 1, T) -> one judgement per discriminator."""
+        """wave (B, 1, T) -> one output per discriminator."""
         return [discriminator(wave) for discriminator in self.discriminators]

@@ -1,4 +1,4 @@
-"""Which net a set of tensors is, told from names and shapes alone: generator or discriminators, version, rate, pitch.
+"""Identification of a model from its tensors' names and shapes: generator or discriminators, version, rate, pitch.
 
 Nothing in a G_ or D_ file says it in words, so this is what explains a file that does not fit. Two kinds look alike
 only where the posterior encoder is left out and pitch is off: v1 at 32k and at 48k.
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from rvc_engine.config import SampleRate, TrainingConfig, Version, Width
-from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.hyperparameters import PUBLISHED_WIDTH, Hyperparameters
 from rvc_engine.models.discriminators import PERIODS, Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 
-PUBLISHED_WIDTH = 192
+SPEAKER_EMBEDDING = "emb_g.weight"
+"""Key of the speaker embedding in a generator's state dict: its rows are the speakers."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 Role = Literal["generator", "discriminators"]
@@ -27,7 +28,7 @@ _WIDTHS: tuple[Width, ...] = get_args(Width)
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """What kind of net some weights are."""
+    """Version, rate, pitch and size of a model, as its weights' names and shapes show them."""
 
     role: Role
     version: Version
@@ -59,7 +60,7 @@ class ModelIdentity:
         rate = rate or self.rate
         if self.role != "generator" or rate is None or self.width not in _WIDTHS:
             return None
-        return replace(_sizes(self.version, rate, bool(self.f0), self.width), num_speakers=self.num_speakers)
+        return replace(_hparams(self.version, rate, bool(self.f0), self.width), num_speakers=self.num_speakers)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -89,14 +90,14 @@ def _identify_generator(shapes: Shapes) -> ModelIdentity | None:
         "generator",
         version,
         width,
-        tuple(rate for rate in _RATES if _fits(shapes, _sizes(version, rate, f0, PUBLISHED_WIDTH))),
+        tuple(rate for rate in _RATES if _fits(shapes, _hparams(version, rate, f0, PUBLISHED_WIDTH))),
         f0,
-        shapes["emb_g.weight"][0],
+        shapes[SPEAKER_EMBEDDING][0],
         "enc_q.pre.weight" in shapes,
     )
 
 
-def _sizes(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperparameters:
+def _hparams(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperparameters:
     assert width in _WIDTHS
     config = TrainingConfig(
         version=version, sample_rate=rate, f0=f0, width=width, content="contentvec", pretrained="none"
@@ -104,16 +105,16 @@ def _sizes(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperpar
     return Hyperparameters.from_config(config)
 
 
-def _fits(shapes: Shapes, sizes: Hyperparameters) -> bool:
+def _fits(shapes: Shapes, hparams: Hyperparameters) -> bool:
     """Whether what depends on the sample rate, and not on the width, is as it is at this rate."""
     kernels: list[int] = []
     while (name := f"dec.ups.{len(kernels)}.weight_v") in shapes:
         kernels.append(shapes[name][2])
-    if tuple(kernels) != sizes.upsample_kernel_sizes:
+    if tuple(kernels) != hparams.upsample_kernel_sizes:
         return False
-    if sizes.f0 and shapes["dec.noise_convs.0.weight"][2] != 2 * sizes.hop_length // sizes.upsample_rates[0]:
+    if hparams.f0 and shapes["dec.noise_convs.0.weight"][2] != 2 * hparams.hop_length // hparams.upsample_rates[0]:
         return False
-    return "enc_q.pre.weight" not in shapes or shapes["enc_q.pre.weight"][1] == sizes.spec_channels
+    return "enc_q.pre.weight" not in shapes or shapes["enc_q.pre.weight"][1] == hparams.spec_channels
 
 
 def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
@@ -125,10 +126,10 @@ def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
     return None
 
 
-def generator_layout(sizes: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
+def generator_layout(hparams: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a generator, in the published order. Builds nothing in memory."""
     with torch.device("meta"):
-        return shapes_of(Synthesizer(sizes, with_posterior).state_dict())
+        return shapes_of(Synthesizer(hparams, with_posterior).state_dict())
 
 
 def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
@@ -152,12 +153,12 @@ def mismatch(found: Shapes, expected: Shapes) -> str | None:
     faults = differences(found, expected)
     if not faults:
         return None
-    theirs, ours = identify(found), identify(expected)
-    if theirs is None:
-        return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {ours}"
-    if ours is not None and str(theirs) != str(ours):
-        return f"these are {theirs}; the job asks for {ours}"
-    return f"these are {theirs} of another layout: {len(faults)} tensors differ, for example {faults[0]}"
+    found_identity, expected_identity = identify(found), identify(expected)
+    if found_identity is None:
+        return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {expected_identity}"
+    if expected_identity is not None and str(found_identity) != str(expected_identity):
+        return f"these are {found_identity}; the job asks for {expected_identity}"
+    return f"these are {found_identity} of another layout: {len(faults)} tensors differ, for example {faults[0]}"
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -11,7 +11,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.models.short_convolution import conv1d_channels_last, conv2d_periods, prefers_channels_last, is_bf16_on_cpu
+from rvc_engine.models.cpu_convolution import (
+    conv1d_channels_last,
+    conv2d_periods,
+    is_bf16_on_cpu,
+    prefers_channels_last,
+)
 
 
 class _WeightNorm(nn.Module):
@@ -92,9 +97,9 @@ class WeightNormConvTranspose1d(_WeightNorm):
 
 @contextmanager
 def cached_weights(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute the weights of a net's convolutions once, in a short format or (None) their own, for several passes.
+    """Compute the weights of a model's convolutions once, in a 16-bit format or (None) their own, for several passes.
 
-    Layers that are full keep their own always. Nothing is learnt meanwhile: the passes give gradients of their inputs.
+    Layers with `keep_fp32` keep their own always. The weights get no gradients meanwhile; the passes' inputs do.
     """
     layers = [module for module in model.modules() if isinstance(module, _WeightNorm)]
     try:

@@ -27,11 +27,18 @@ from rvc_engine.training import trainer
 from rvc_engine.training.distributed import launcher
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.voices import export
-from rvc_engine.weights.catalogue import sha256_of
+from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.layout import Workspace, fingerprint_of
 from rvc_engine.workspace.stage_cache import StageCache
 
-_PROGRESS_ENDS: dict[Stage, float] = {"slice": 0.03, "pitch": 0.05, "content": 0.12, "train": 0.95, "index": 0.97, "export": 1.0}
+_PROGRESS_ENDS: dict[Stage, float] = {
+    "slice": 0.03,
+    "pitch": 0.05,
+    "content": 0.12,
+    "train": 0.95,
+    "index": 0.97,
+    "export": 1.0,
+}
 """Where each stage ends on the way from 0 to 1; for the progress of a run as a whole."""
 
 FEATURES_MISMATCH = (
@@ -42,7 +49,7 @@ FEATURES_MISMATCH = (
 
 @dataclass(frozen=True)
 class StageSelection:
-    """Which parts of the way to go."""
+    """The stages of a run to execute after preprocessing."""
 
     training: bool = True
     index: bool = True
@@ -177,7 +184,9 @@ class _Run:
             self.workspace.mark_undone("train")  # someone took it away, to train anew, or damaged it
         features = self._features_identity()
         inputs = [features, base.identity, self.config.model_dump(mode="json")]
-        self.run_task(_StageTask("train", fingerprint_of(trainer.VERSION, inputs), [], lambda r: self._train(base, features, r)))
+        self.run_task(
+            _StageTask("train", fingerprint_of(trainer.VERSION, inputs), [], lambda r: self._train(base, features, r))
+        )
 
     def _features_identity(self) -> str:
         """What the workspace's features are, if a run with recordings made them: training goes on with no others."""

@@ -32,7 +32,7 @@ def check(
 ) -> EngineError | None:
     """Raise one error that lists everything that keeps the run from starting; what is merely left out is reported.
 
-    With `is_index_wanted_anyway`, what keeps only the training from starting is returned, not raised.
+    With `continues_to_index`, what keeps only the training from starting is returned, not raised.
     """
     for_all = list(_preprocessing_faults(dataset, workspace, config, machine))
     for_training: list[EngineError] = []
@@ -94,10 +94,10 @@ def _base_weights_faults(config: TrainingConfig, machine: Machine) -> Iterator[E
     except EngineError as error:
         yield error
         return
-    sizes = Hyperparameters.from_config(config)
+    hparams = Hyperparameters.from_config(config)
     layouts = (
-        generator_layout(sizes, with_posterior=True),
-        discriminators_layout(ModelIdentity("discriminators", sizes.version, sizes.hidden_channels)),
+        generator_layout(hparams, with_posterior=True),
+        discriminators_layout(ModelIdentity("discriminators", hparams.version, hparams.hidden_channels)),
     )
     roles = ("pretrained generator", "pretrained discriminator")
     for path, layout, role in zip(base_weight_paths(config, machine), layouts, roles, strict=True):

@@ -11,11 +11,11 @@ from rvc_engine.machine import Machine
 
 
 class PitchEstimator(Protocol):
-    """Tells the pitch of clips of one voice."""
+    """Estimates F0 curves of clips of one voice."""
 
     name: str
     batch_size: int
-    """Clips of a few seconds to hand over at once: what suits the device. A stop is heard between two calls."""
+    """Clips of a few seconds to hand over at once: what suits the device. A run can be stopped between two calls."""
     threads_per_call: int | None
     """CPU threads that a call needs at least, where several may go on at once; None: one call at a time."""
 

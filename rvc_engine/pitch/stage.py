@@ -1,6 +1,5 @@
 """Stage `pitch`: the pitch curve of every slice, in Hz and in coarse bins, as RVC keeps them."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +17,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.reporting import StageReport
+from rvc_engine.workspace.arrays import save_array
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
@@ -76,12 +76,5 @@ def _translating_out_of_memory(name: str) -> Iterator[None]:
 
 
 def _write_curve(workspace: Workspace, name: str, hz: NDArray[np.float64]) -> None:
-    _save(workspace.coarse_f0 / f"{name}.npy", coarse_pitch(hz))
-    _save(workspace.f0_hz / f"{name}.npy", hz)
-
-
-def _save(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an array. Not by `np.save` on the file: on a full disk that raises an OSError without saying which."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    path.write_bytes(buffer.getvalue())
+    save_array(workspace.coarse_f0 / f"{name}.npy", coarse_pitch(hz))
+    save_array(workspace.f0_hz / f"{name}.npy", hz)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from rvc_engine.listing import shorten
 from rvc_engine.report.speaker_clusters import SpeakerClusters
 
 Severity = Literal["warning", "info"]
@@ -83,7 +84,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class DatasetMetrics:
-    """What the files say together; None where there is too little to tell."""
+    """Metrics over all files; None where there is too little to tell."""
 
     seconds: float
     speech_seconds: float
@@ -112,8 +113,7 @@ def finding_text(finding: Finding) -> str:
 
 def quoted(texts: Sequence[str], separator: str = ", ") -> str:
     """The first few, and how many more there are."""
-    more = f"{separator}and {len(texts) - MAX_NAMES} more" if len(texts) > MAX_NAMES else ""
-    return separator.join(texts[:MAX_NAMES]) + more
+    return shorten(texts, MAX_NAMES, separator, f"{separator}and {{}} more")
 
 
 def _file_finding(
@@ -149,7 +149,9 @@ def _little_speech(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterato
 
 def _unreadable(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({file.error})") for file in files if file.error]
-    yield from _file_finding("unreadable", "warning", "unreadable", "they are left out; record or export them anew", found)
+    yield from _file_finding(
+        "unreadable", "warning", "unreadable", "they are left out; record or export them anew", found
+    )
 
 
 def _damaged(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
@@ -205,7 +207,9 @@ def _noisy(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Fi
         if file.snr_db is not None and file.snr_db < NOISY_DB and file.seconds >= 3
     ]
     advice = f"others have about {snr:.0f} dB between voice and noise; listen to these, and leave out what is bad"
-    yield from _file_finding("noisy_files", "info", "noisier than the others, or without a pause", advice, found, **values)
+    yield from _file_finding(
+        "noisy_files", "info", "noisier than the others, or without a pause", advice, found, **values
+    )
 
 
 def _reverberant(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:

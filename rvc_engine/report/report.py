@@ -19,8 +19,8 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.audio.silence import Levels
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.report import duplicates
-from rvc_engine.report.acoustics import NUM_DECAYS, AudioQualityMeter, AudioQuality, reverberation_seconds
-from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, quoted, finding_text
+from rvc_engine.report.audio_quality import NUM_DECAYS, AudioQuality, AudioQualityMeter, reverberation_seconds
+from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, finding_text, quoted
 from rvc_engine.report.speaker_clusters import cluster_speakers
 from rvc_engine.report.waveform_overview import Envelope, Overview, draw
 from rvc_engine.workspace.atomic_files import write_atomically
@@ -98,11 +98,6 @@ def make_report(dataset: Path) -> DatasetReport:
     except InvalidDataset as error:
         return _summary([], str(error))
     return _summary([_analyze(recording) for recording in recordings], None)
-
-
-def report_file(recording: Recording) -> FileReport:
-    """Decode one file and tell what it holds."""
-    return _analyze(recording).report
 
 
 def _analyze(recording: Recording) -> _FileAnalysis:

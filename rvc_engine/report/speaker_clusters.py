@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rvc_engine.report.acoustics import VoiceWindow
+from rvc_engine.report.audio_quality import VoiceWindow
 
 MIN_WINDOWS = 40
 MIN_SHARE = 0.1

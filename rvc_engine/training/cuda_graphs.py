@@ -1,4 +1,4 @@
-"""Whole training steps recorded as CUDA graphs: a step is one launch in place of thousands.
+"""Whole training steps captured as CUDA graphs: a step is one launch in place of thousands.
 
 A graph is of one shape: so many clips, padded to so many frames, so many of them at once. It reads its inputs where
 they lay when it was recorded, so each shape has buffers of its own. All graphs share their memory: they run one after
@@ -24,7 +24,7 @@ from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.data.batch import Batch
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training.micro_batches import MicroBatcher
-from rvc_engine.training.step import StepResult, BatchTotals, training_step
+from rvc_engine.training.step import BatchTotals, StepResult, training_step
 
 T = TypeVar("T")
 
@@ -45,7 +45,7 @@ class GraphShape(NamedTuple):
 
 @dataclass(frozen=True)
 class StepInputs:
-    """All that a step takes in."""
+    """The input tensors of a step."""
 
     batch: Batch
     starts: Tensor
@@ -59,13 +59,13 @@ class StepInputs:
         return [part for part in (*parts, self.starts, *self.noise) if part is not None]
 
     def static_clone(self) -> "StepInputs":
-        """The same in memory of their own."""
+        """Static buffers with a copy of these values, for a graph to read."""
         parts: dict[str, Any] = {each.name: _clone(getattr(self.batch, each.name)) for each in fields(Batch)}
         noise = Noise(self.noise.posterior.clone(), _clone(self.noise.source))
         return StepInputs(Batch(**parts), self.starts.clone(), noise)
 
     def copy_from(self, source: "StepInputs") -> None:
-        """Copy other inputs of the same shape into these, where they lie."""
+        """Copy other inputs of the same shape into these buffers."""
         torch._foreach_copy_(self.tensors, source.tensors)
 
 
@@ -77,17 +77,17 @@ Step = Callable[[], StepResult]
 
 
 class Capturer(Protocol):
-    """Records work on a device."""
+    """Captures work on a device for replay."""
 
     def warm_up(self) -> AbstractContextManager[None]:
-        """Where work is done that will be recorded later."""
+        """Context for eager work that will be captured later."""
 
     def capture(self, step: Step) -> Step:
-        """What does the same again, on the same memory, and gives its result there. Raises RuntimeError."""
+        """Capture `step`; the result replays it on the same memory. Raises RuntimeError."""
 
 
 class CudaGraphCapturer:
-    """Records CUDA graphs that share their memory."""
+    """Captures CUDA graphs that share one memory pool."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -96,7 +96,7 @@ class CudaGraphCapturer:
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
-        """On the stream that recording takes place on: gradients are bound to the one they first came on."""
+        """On the stream that captures use: gradients are bound to the stream they were first computed on."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -127,34 +127,34 @@ class _CapturedGraph:
 
 
 class GraphedSteps:
-    """Takes training steps of one pair of nets, from graphs where it can."""
+    """Training steps of one GanTrainState, replayed from graphs where possible."""
 
     def __init__(
         self,
-        nets: GanTrainState,
+        state: GanTrainState,
         capturer: Capturer,
         max_frames: int,
         batch_sizes: Collection[int],
         log: Callable[[str], None],
     ) -> None:
-        """`most_frames`: what the longest clip is padded to; `batch_sizes`: of all batches to come, in clips.
+        """`max_frames`: what the longest clip is padded to; `batch_sizes`: of all batches to come, in clips.
 
-        `say` hears, once, that graphs cannot be used.
+        `log` gets one message when graphs cannot be used.
         """
-        self._nets, self._capturer, self._log = nets, capturer, log
+        self._state, self._capturer, self._log = state, capturer, log
         self._max_frames, self._batch_sizes = max_frames, frozenset(batch_sizes)
         self._graphs: dict[GraphShape, _CapturedGraph] = {}
         self._eager_steps: Counter[tuple[int, int]] = Counter()
-        """Eager steps by clips, and clips at once: other lengths need no other setting up."""
+        """Eager steps by clips and micro-batch size. Assumed, not measured: lengths need no set-up of their own."""
         self._is_enabled = True
 
     @property
     def num_graphs(self) -> int:
-        """How many shapes have been recorded."""
+        """The number of captured shapes."""
         return len(self._graphs)
 
     def step(self, inputs: StepInputs, micro_batcher: MicroBatcher, eager: Step) -> StepResult:
-        """A step of both nets; `eager` takes it one kernel after another.
+        """Take a step of both models; `eager` takes it one kernel after another.
 
         The result lies where the next step's will lie.
         """
@@ -191,7 +191,7 @@ class GraphedSteps:
         # Outside of the handler: what the error's frames hold is free now.
         self._is_enabled = False
         self._graphs.clear()
-        self._nets.set_precision(self._nets.precision)  # a scaler that was stopped halfway takes no further step
+        self._state.set_precision(self._state.precision)  # a scaler that was stopped halfway takes no further step
         for scaler, scale in zip(self._scalers, scales, strict=True):
             if scale:
                 scaler.load_state_dict(scale)
@@ -203,33 +203,33 @@ class GraphedSteps:
 
     @property
     def _scalers(self) -> tuple[torch.amp.GradScaler, torch.amp.GradScaler]:
-        return self._nets.generator_scaler, self._nets.discriminator_scaler
+        return self._state.generator_scaler, self._state.discriminator_scaler
 
     def _capture(self, shape: GraphShape, given: StepInputs) -> _CapturedGraph:
-        inputs, nets = given.static_clone(), self._nets
+        inputs, state = given.static_clone(), self._state
         micro_batcher = _FixedMicroBatcher(shape.micro_batch_size)
 
         def step() -> StepResult:
             whole = BatchTotals(shape.clips, inputs.batch.lengths.sum())
-            return training_step(nets, inputs.batch, inputs.starts, inputs.noise, whole, micro_batcher)
+            return training_step(state, inputs.batch, inputs.starts, inputs.noise, whole, micro_batcher)
 
-        with _capturable(nets):
+        with _capturable(state):
             return _CapturedGraph(inputs, self._capturer.capture(step))
 
 
 class _FixedMicroBatcher(MicroBatcher):
-    """Pieces of one size, that are not made smaller: a graph has the memory that it needs, or there is none."""
+    """Micro-batches of one size, without retries: a graph has the memory that it needs, or there is none."""
 
     def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
         step(backward(self.limit))
 
 
 @contextmanager
-def _capturable(nets: GanTrainState) -> Iterator[None]:
-    """Let optimizers be recorded; their fused kernel needs nothing else for it than the learning rate's place."""
+def _capturable(state: GanTrainState) -> Iterator[None]:
+    """Mark the optimizers as capturable; their fused kernel needs nothing more, since its learning rate is a tensor."""
     groups = [
         group
-        for optimizer in (nets.generator_optimizer, nets.discriminator_optimizer)
+        for optimizer in (state.generator_optimizer, state.discriminator_optimizer)
         for group in optimizer.param_groups
     ]
     try:

@@ -1,6 +1,6 @@
-"""Pieces of an effective batch that fit into memory, and what is done when one does not.
+"""Micro-batches of a global batch, made smaller when memory runs out.
 
-Adding up the gradients of micro-batches gives those of the whole batch, so a smaller piece costs time and nothing else.
+The sum of the micro-batches' gradients is the whole batch's, so smaller ones cost time and nothing else.
 """
 
 import gc
@@ -17,16 +17,18 @@ T = TypeVar("T")
 
 
 class MicroBatcher:
-    """How many clips a rank takes through the nets at once. Lowered for good when memory runs out."""
+    """The micro-batch size of a rank. Halved for good when memory runs out."""
 
-    def __init__(self, limit: int, distributed: DistributedContext = SINGLE_PROCESS, warn: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, limit: int, distributed: DistributedContext = SINGLE_PROCESS, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.limit, self.distributed, self._warn = limit, distributed, warn
 
     def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
-        """Do half a step: `gather` takes the limit and adds up gradients, `apply` changes the weights.
+        """Run half a step: `backward(limit)` accumulates gradients, `step(result)` changes the weights.
 
-        When memory runs out while gathering, on any rank, all ranks gather again with half the limit; `gather` must
-        begin anew each time. `apply` is done once. `num_clips` is the effective batch's. Raises GpuOutOfMemory when
+        When memory runs out in `backward` on any rank, all ranks run it again with half the limit; it must start
+        anew each time. `step` runs once. `num_clips` is the global batch's. Raises GpuOutOfMemory when
         single clips do not fit.
         """
         while True:
@@ -58,7 +60,7 @@ class MicroBatcher:
 
 
 def _runs_out_of_memory(work: Callable[[], object], may_retry: bool = True) -> bool:
-    """Whether memory ran out. The error, whose frames hold the graph, is let go of before this returns."""
+    """True on out of memory. Returns outside the except block, so that the traceback with the graph is freed."""
     try:
         work()
     except RuntimeError as error:

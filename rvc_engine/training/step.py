@@ -53,7 +53,7 @@ def draw_starts(lengths: Tensor, segment_frames: int, rng: torch.Generator) -> T
 
 @dataclass(frozen=True)
 class BatchTotals:
-    """The effective batch that a step's means are taken over: all micro-batches of all ranks."""
+    """Totals of the global batch that a step's means are taken over: all micro-batches of all ranks."""
 
     num_clips: int
     num_frames: Tensor | int
@@ -74,7 +74,7 @@ class _MicroBatch:
         return len(self.starts)
 
     def split(self, limit: int) -> "list[_MicroBatch]":
-        """Into pieces of nearly equal size, of at most `limit` clips, each padded to its own longest clip."""
+        """Split into micro-batches of about equal size, at most `limit` clips, each padded to its own longest clip."""
         num_micro_batches = math.ceil(self.num_clips / limit)
         if num_micro_batches <= 1:
             return [self]
@@ -100,20 +100,20 @@ class _MicroBatch:
             Noise(noise.posterior[clips, :, :frames], None if noise.source is None else noise.source[clips]),
         )
 
-    def real_segments(self, sizes: Hyperparameters) -> Tensor:
+    def real_segments(self, hparams: Hyperparameters) -> Tensor:
         """The recordings' segments (B, 1, samples)."""
-        return cut_segments(self.batch.wave.unsqueeze(1), self.starts * sizes.hop_length, sizes.segment_samples)
+        return cut_segments(self.batch.wave.unsqueeze(1), self.starts * hparams.hop_length, hparams.segment_samples)
 
-    def target_mel(self, sizes: Hyperparameters) -> Tensor:
+    def target_mel(self, hparams: Hyperparameters) -> Tensor:
         """The recordings' log-mels (B, n_mels, segment frames)."""
-        spec = cut_segments(self.batch.spec, self.starts, sizes.segment_frames)
-        return log_mel(spec, sizes.sample_rate, sizes.n_mels)
+        spec = cut_segments(self.batch.spec, self.starts, hparams.segment_frames)
+        return log_mel(spec, hparams.sample_rate, hparams.n_mels)
 
-    def generator_forward(self, nets: GanTrainState) -> SynthesizerOutput:
-        """The generator's pass, to be learnt from."""
+    def generator_forward(self, state: GanTrainState) -> SynthesizerOutput:
+        """Generator forward with autograd."""
         batch = self.batch
-        with nets.precision.autocast():
-            return nets.synthesizer(  # type: ignore[no-any-return]
+        with state.precision.autocast():
+            return state.synthesizer(  # type: ignore[no-any-return]
                 batch.features,
                 batch.coarse_f0,
                 batch.f0,
@@ -124,116 +124,122 @@ class _MicroBatch:
                 self.noise,
             )
 
-    def generate(self, nets: GanTrainState) -> Tensor:
-        """The same wave (B, 1, samples) without a graph."""
+    def generate(self, state: GanTrainState) -> Tensor:
+        """The same wave (B, 1, samples) without autograd."""
         batch = self.batch
-        with nets.precision.autocast():
-            return nets.synthesizer.generate(
+        with state.precision.autocast():
+            return state.synthesizer.generate(
                 batch.f0, batch.spec, batch.lengths, batch.speakers, self.starts, self.noise
             )
 
 
 def training_step(
-    nets: GanTrainState,
+    state: GanTrainState,
     batch: Batch | None,
     starts: Tensor,
     noise: Noise,
     totals: BatchTotals | None = None,
     micro_batcher: MicroBatcher | None = None,
 ) -> StepResult:
-    """One step of both nets. `starts` (B,) are the first frames of the segments.
+    """Take one step of both models. `starts` (B,) are the first frames of the segments.
 
-    `batch`, `starts` and `noise` are this rank's; `whole` tells of the effective batch that it is a share of (alone:
-    the batch itself). A rank without clips gives None. The batch goes through the nets in pieces as `micro_batches`
-    says (none: at once), which changes cost and not result; the clips' order within it does neither.
+    `batch`, `starts` and `noise` are this rank's shard; `totals` are those of the global batch (None: of the shard).
+    A rank without clips passes no batch. `micro_batcher` splits the shard (None: no split), which changes cost and not
+    the result; the clips' order within it does neither.
     """
     if totals is None:
         assert batch is not None
         totals = BatchTotals(len(batch.lengths), batch.lengths.sum())
     micro_batcher = micro_batcher or MicroBatcher(totals.num_clips)
-    step = _Step(nets, None if batch is None else _MicroBatch(batch, starts, noise), totals, micro_batcher.distributed)
+    step = _Step(state, None if batch is None else _MicroBatch(batch, starts, noise), totals, micro_batcher.distributed)
     micro_batcher.attempt(totals.num_clips, step.backward_discriminators, step.step_discriminators)
     micro_batcher.attempt(totals.num_clips, step.backward_generator, step.step_generator)
     return step.result()
 
 
 class _Step:
-    """The two halves of a step. Each is gathered as often as memory asks for, and applied once."""
+    """The two halves of a step. Each `backward` may run again when memory runs out; each `step` runs once."""
 
-    def __init__(self, nets: GanTrainState, batch: _MicroBatch | None, totals: BatchTotals, distributed: DistributedContext) -> None:
-        self.nets, self.batch, self.totals, self.distributed = nets, batch, totals, distributed
+    def __init__(
+        self, state: GanTrainState, batch: _MicroBatch | None, totals: BatchTotals, distributed: DistributedContext
+    ) -> None:
+        self.state, self.batch, self.totals, self.distributed = state, batch, totals, distributed
         self.output: SynthesizerOutput | None = None
-        """Of the whole part, kept from one half for the other where it went through the nets at once."""
+        """The generator's output, kept for the generator's half where the shard is one micro-batch."""
 
     def _micro_batches(self, limit: int) -> list[_MicroBatch]:
         return [] if self.batch is None else self.batch.split(limit)
 
     def backward_discriminators(self, limit: int) -> tuple[Tensor, Tensor | None]:
-        """Gradients that teach D to tell real from fake. Returns the loss (1,) and what ranks exchange."""
-        nets, micro_batches = self.nets, self._micro_batches(limit)
+        """Accumulate D's gradients. Returns the loss (1,) and the flat gradients to all-reduce."""
+        state, micro_batches = self.state, self._micro_batches(limit)
         self.output = None
-        zero_grad_and_init(nets.discriminator_optimizer)
-        loss = nets.zeros(1)
+        zero_grad_and_init(state.discriminator_optimizer)
+        loss = state.zeros(1)
         for micro_batch in micro_batches:
             if len(micro_batches) == 1:
-                self.output = micro_batch.generator_forward(nets)
+                self.output = micro_batch.generator_forward(state)
                 fake = self.output.wave.detach()
             else:
-                fake = micro_batch.generate(nets)
-            with nets.precision.autocast():
-                outputs = nets.discriminators(torch.cat([micro_batch.real_segments(nets.hparams), fake]))
+                fake = micro_batch.generate(state)
+            with state.precision.autocast():
+                outputs = state.discriminators(torch.cat([micro_batch.real_segments(state.hparams), fake]))
             scores = [score.chunk(2) for score, _ in outputs]
             micro_batch_loss = losses.discriminator_loss(scores) * (micro_batch.num_clips / self.totals.num_clips)
-            nets.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
+            state.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
             loss += micro_batch_loss.detach()
-        return loss, self.distributed.flatten_gradients(nets.discriminators, loss)
+        return loss, self.distributed.flatten_gradients(state.discriminators, loss)
 
     def step_discriminators(self, flat: tuple[Tensor, Tensor | None]) -> None:
-        """Let D take its step."""
-        nets = self.nets
-        self.disc = self.distributed.all_reduce_gradients(nets.discriminators, *flat)
-        self.grad_norm_d = _optimizer_step(nets.discriminators, nets.discriminator_optimizer, nets.discriminator_scaler)
+        """Optimizer step for D."""
+        state = self.state
+        self.disc = self.distributed.all_reduce_gradients(state.discriminators, *flat)
+        self.grad_norm_d = _optimizer_step(
+            state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
+        )
 
     def backward_generator(self, limit: int) -> tuple[Tensor, Tensor | None]:
-        """Gradients that teach G against a D that stands still. Returns the losses (4,) and what ranks exchange."""
-        nets, micro_batches = self.nets, self._micro_batches(limit)
+        """Accumulate G's gradients with D frozen. Returns the losses (4,) and the flat gradients to all-reduce."""
+        state, micro_batches = self.state, self._micro_batches(limit)
         kept, self.output = self.output, None  # a graph serves one way back
-        zero_grad_and_init(nets.generator_optimizer)
-        values = nets.zeros(4)
-        nets.discriminators.requires_grad_(False)
+        zero_grad_and_init(state.generator_optimizer)
+        values = state.zeros(4)
+        state.discriminators.requires_grad_(False)
         try:
-            with cached_weights(nets.discriminators, nets.precision.dtype):
+            with cached_weights(state.discriminators, state.precision.dtype):
                 for micro_batch in micro_batches:
-                    output = kept if kept is not None and len(micro_batches) == 1 else micro_batch.generator_forward(nets)
+                    output = (
+                        kept if kept is not None and len(micro_batches) == 1 else micro_batch.generator_forward(state)
+                    )
                     micro_batch_losses = self._generator_losses(micro_batch, output)
                     gen, fm, mel, kl = micro_batch_losses
-                    nets.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
+                    state.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
                     values += torch.stack(micro_batch_losses).detach()
                     del output, micro_batch_losses, gen, fm, mel, kl
         finally:
-            nets.discriminators.requires_grad_(True)
-        return values, self.distributed.flatten_gradients(nets.synthesizer, values)
+            state.discriminators.requires_grad_(True)
+        return values, self.distributed.flatten_gradients(state.synthesizer, values)
 
-    def _generator_losses(self, micro_batch: _MicroBatch, output: SynthesizerOutput) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A piece's share of the four weighted losses: adversarial, feature matching, mel, KL. Scalars."""
-        nets, share = self.nets, micro_batch.num_clips / self.totals.num_clips
-        with nets.precision.autocast():
+    def _generator_losses(
+        self, micro_batch: _MicroBatch, output: SynthesizerOutput
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A micro-batch's share of the four weighted losses: adversarial, feature matching, mel, KL. Scalars."""
+        state, share = self.state, micro_batch.num_clips / self.totals.num_clips
+        with state.precision.autocast():
             with torch.no_grad():
-                real_outputs = nets.discriminators(micro_batch.real_segments(nets.hparams))
-            fake_outputs = nets.discriminators(output.wave)
+                real_outputs = state.discriminators(micro_batch.real_segments(state.hparams))
+            fake_outputs = state.discriminators(output.wave)
         gen = losses.generator_loss(fake_outputs)
         fm = losses.feature_loss(real_outputs, fake_outputs)
-        mel = MEL_WEIGHT * mel_distance(nets.hparams, output.wave, micro_batch.target_mel(nets.hparams))
-        kl = losses.kl_sum(
-            output.latent_prior, output.log_std, output.prior_mean, output.prior_log_std, output.mask
-        )
+        mel = MEL_WEIGHT * mel_distance(state.hparams, output.wave, micro_batch.target_mel(state.hparams))
+        kl = losses.kl_sum(output.latent_prior, output.log_std, output.prior_mean, output.prior_log_std, output.mask)
         return gen * share, fm * share, mel * share, KL_WEIGHT * kl / self.totals.num_frames
 
     def step_generator(self, flat: tuple[Tensor, Tensor | None]) -> None:
-        """Let G take its step."""
-        nets = self.nets
-        self.gen, self.fm, self.mel, self.kl = self.distributed.all_reduce_gradients(nets.synthesizer, *flat).unbind()
-        self.grad_norm_g = _optimizer_step(nets.synthesizer, nets.generator_optimizer, nets.generator_scaler)
+        """Optimizer step for G."""
+        state = self.state
+        self.gen, self.fm, self.mel, self.kl = self.distributed.all_reduce_gradients(state.synthesizer, *flat).unbind()
+        self.grad_norm_g = _optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
 
     def result(self) -> StepResult:
         """What the step measured."""
@@ -243,7 +249,7 @@ class _Step:
 
 
 def zero_grad_and_init(optimizer: AdamW) -> None:
-    """Forget the last gradients, and take the memory of a first step beforehand: a step under way must not fail."""
+    """Clear gradients, and allocate optimizer state before the first step: a step under way must not fail."""
     optimizer.zero_grad()
     for group in optimizer.param_groups:
         for p in group["params"]:

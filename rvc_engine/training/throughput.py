@@ -1,4 +1,4 @@
-"""How fast a training goes, and what share that is of what its machine can compute."""
+"""Training throughput in clips a second, and model FLOPs utilisation (MFU)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,13 +16,13 @@ SETTLED_SECONDS = 5.0
 """Training time before the machine is measured: first steps are slow, and a run that is over by then need not wait."""
 MEASURING_SECONDS = 0.3
 EMA_WEIGHT = 0.2
-"""Weight of the newest step in what is told."""
+"""Weight of the newest step in the moving averages."""
 _MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
 """Rows of the matrices that the machine is measured with: large enough to keep all of it busy."""
 
 
 class Throughput:
-    """Of the steps of one attempt, the newest counting most."""
+    """Exponential moving averages over the steps of one attempt."""
 
     def __init__(self, device: torch.device, precision: Precision, num_devices: int = 1) -> None:
         """`num_devices` that each do as much."""
@@ -35,7 +35,7 @@ class Throughput:
         self._is_measured = False
 
     def add(self, clips: int, seconds: float) -> None:
-        """A step on so many clips took so long."""
+        """Record a step on so many clips that took so long."""
         self._seconds += seconds
         self.step_seconds = _ema(self.step_seconds, seconds)
         self._clip_seconds = _ema(self._clip_seconds, seconds / clips)
@@ -58,9 +58,9 @@ class Throughput:
 
     @property
     def mfu(self) -> float | None:
-        """Of the operations a second that the machine reaches in matrix products; None while that is not known.
+        """Model FLOPs utilisation: FLOPs a second as a share of what matrix products reach; None while not measured.
 
-        Measures it, in well under a second, the first time that the pace has settled.
+        Measures it, in well under a second, the first time that the throughput has settled.
         """
         if not self._is_measured and self._seconds >= SETTLED_SECONDS:
             self._is_measured = True
@@ -71,7 +71,7 @@ class Throughput:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What is known, for a curve over the steps; nothing before the pace has settled."""
+        """The metrics of a step; none before the throughput has settled."""
         mfu = self.mfu
         if mfu is None or self.clips_per_second is None:
             return {}

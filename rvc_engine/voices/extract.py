@@ -27,7 +27,7 @@ class Extracted:
     epoch: int
     encoder: str
     """As the voice now says it."""
-    encoder_is_known: bool
+    is_encoder_stated: bool
     """Whether something beside the checkpoint said so, or the caller; else it is RVC's only one."""
 
 
@@ -54,12 +54,12 @@ def extract(
     if identity is None or identity.role == "discriminators":
         what = f"these are {identity}" if identity else "these are no weights of an RVC net"
         raise IncompatibleCheckpoint(f"{source} makes no voice: {what}; give the G_ file of the run")
-    sizes = _sizes(source, identity, sample_rate)
-    if fault := mismatch(shapes, generator_layout(sizes, identity.has_posterior)):
+    hparams = _hparams(source, identity, sample_rate)
+    if fault := mismatch(shapes, generator_layout(hparams, identity.has_posterior)):
         raise IncompatibleCheckpoint(f"{source} makes no voice that RVC or Applio could load: {fault}")
     stated = _embedder(encoder) if encoder else _encoder_beside(source)
     details = VoiceDetails(name, found.epoch, found.step, stated or CONTENTVEC, seconds=0.0)
-    write_voice(target, found.weights, sizes, details)
+    write_voice(target, found.weights, hparams, details)
     return Extracted(identity, found.epoch, stated or CONTENTVEC, stated is not None)
 
 
@@ -96,7 +96,7 @@ def _count(value: Any) -> int:
         return 0
 
 
-def _sizes(source: Path, identity: ModelIdentity, sample_rate: SampleRate | None) -> Hyperparameters:
+def _hparams(source: Path, identity: ModelIdentity, sample_rate: SampleRate | None) -> Hyperparameters:
     if not identity.rates:
         raise IncompatibleCheckpoint(f"{source}: these are {identity}; only the program that made them can use them")
     if sample_rate is not None and sample_rate not in identity.rates:
@@ -105,10 +105,10 @@ def _sizes(source: Path, identity: ModelIdentity, sample_rate: SampleRate | None
         raise InvalidConfig(
             f"{source} holds {identity}, which look alike; say which with --sample-rate {' or '.join(identity.rates)}"
         )
-    sizes = identity.hparams(sample_rate)
-    if sizes is None:
+    hparams = identity.hparams(sample_rate)
+    if hparams is None:
         raise IncompatibleCheckpoint(f"{source}: nets of width {identity.width} are not known here")
-    return sizes
+    return hparams
 
 
 def _embedder(encoder: str) -> str:

@@ -20,10 +20,18 @@ from rvc_engine.checkpoints.io import load_file
 from rvc_engine.checkpoints.pairs import named_moments
 from rvc_engine.content.names import encoder_of, programs_note
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.identity import ModelIdentity, differences, discriminators_layout, generator_layout, identify, shapes_of
+from rvc_engine.hyperparameters import NUM_NEIGHBOURS, Hyperparameters
+from rvc_engine.listing import MAX_NAMED, shorten
+from rvc_engine.models.identity import (
+    ModelIdentity,
+    differences,
+    discriminators_layout,
+    generator_layout,
+    identify,
+    shapes_of,
+)
 from rvc_engine.voices.voice import speaker_names
-from rvc_engine.weights.catalogue import sha256_of
+from rvc_engine.workspace.checksum import sha256_of
 
 Contents = Literal[
     "voice",
@@ -38,13 +46,9 @@ Contents = Literal[
 ]
 """checkpoint: a G_ or D_ file that training goes on from; weights: such a file without optimizer, to start from."""
 
-NAMED = 3
-"""So many names are given as examples of a fault."""
 CONTENTVEC = "contentvec"
 NEW_SPELLING = ".parametrizations.weight.original"
 FEATURE_SIZES = (256, 768)
-NUM_NEIGHBOURS = 8
-"""RVC and Applio ask an index for so many."""
 
 
 class FileReport(BaseModel):
@@ -115,7 +119,7 @@ def _unreadable_reason(path: Path, error: IncompatibleCheckpoint) -> str:
         asked = []
     if asked:
         return (
-            f"holds code that loading it would run ({', '.join(sorted(asked)[:NAMED])}); nothing was run. Use it "
+            f"holds code that loading it would run ({', '.join(sorted(asked)[:MAX_NAMED])}); nothing was run. Use it "
             "nowhere unless you know who made it and why"
         )
     return str(error)
@@ -152,9 +156,11 @@ def _weights_facts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[
     empty = [name for name, value in weights.items() if value.ndim > 1 and not bool(value.any())]
     faults = []
     if spoiled:
-        faults.append(f"{_some(spoiled)} hold NaN or infinite values: it speaks noise or silence; take an earlier save")
+        faults.append(
+            f"{_tensor_names(spoiled)} hold NaN or infinite values: it speaks noise or silence; take an earlier save"
+        )
     if empty:
-        faults.append(f"{_some(empty)} hold nothing but zeros: never trained, or lost")
+        faults.append(f"{_tensor_names(empty)} hold nothing but zeros: never trained, or lost")
     if any(NEW_SPELLING in name for name in weights):
         faults.append(
             "its weight norm is spelled as newer PyTorch does (parametrizations); RVC ignores such tensors in silence "
@@ -163,9 +169,8 @@ def _weights_facts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[
     return facts, faults
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(names[:NAMED])}{more})"
+def _tensor_names(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shorten(names)})"
 
 
 def _identity_facts(identity: ModelIdentity) -> dict[str, Any]:
@@ -200,7 +205,9 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     }
     layout_faults = _voice_layout_faults(tree, weights, stated_version, stated_f0)
     if identity is not None and layout_faults and (identity.version, identity.f0) != (stated_version, stated_f0):
-        faults.append(f"says that it is {stated_version} with{'' if stated_f0 else 'out'} pitch; its tensors are {identity}")
+        faults.append(
+            f"says that it is {stated_version} with{'' if stated_f0 else 'out'} pitch; its tensors are {identity}"
+        )
     faults += layout_faults + _voice_label_faults(path, tree)
     if facts["dtype"] != "float16":
         faults.append(f"its tensors are {facts['dtype']}; published voices are float16, half the size and no worse")
@@ -226,8 +233,8 @@ def _voice_layout_faults(tree: dict[str, Any], weights: dict[str, Tensor], versi
         return ["has no `config` of 18 entries, so no loader can build its net"]
     try:
         rows = weights["emb_g.weight"].shape[0]
-        sizes = Hyperparameters.from_voice_config(config, version, f0, rows)
-        return _layout_faults(weights, generator_layout(sizes, with_posterior=False))
+        hparams = Hyperparameters.from_voice_config(config, version, f0, rows)
+        return _layout_faults(weights, generator_layout(hparams, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         return [f"its `config` describes no net that can be built ({type(error).__name__}: {error})"]
 
@@ -236,8 +243,8 @@ def _layout_faults(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[i
     faults = differences(shapes_of(weights), expected)
     if not faults:
         return []
-    more = f", and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return [f"differs from the published layout in {len(faults)} tensors: {'; '.join(faults[:NAMED])}{more}"]
+    examples = shorten(faults, separator="; ", rest=", and {} more")
+    return [f"differs from the published layout in {len(faults)} tensors: {examples}"]
 
 
 def _voice_label_faults(path: Path, tree: dict[str, Any]) -> list[str]:
@@ -283,7 +290,7 @@ def _checkpoint_facts(tree: dict[str, Any]) -> dict[str, Any]:
     identity = identify(shapes_of(weights))
     facts, faults = _weights_facts(raw)
     if identity is None:
-        names = ", ".join(list(raw)[:NAMED])
+        names = ", ".join(list(raw)[:MAX_NAMED])
         return {**facts, "contents": "unknown", "faults": [f"its tensors are no net of RVC's: {names}", *faults]}
     optimizer = tree.get("optimizer")
     has_state = isinstance(optimizer, dict) and bool(optimizer.get("state"))
@@ -308,10 +315,10 @@ def _model_faults(weights: Mapping[str, Tensor], identity: ModelIdentity | None)
         return ["its tensors are no net of RVC's"]
     if identity.role == "discriminators":
         return _layout_faults(weights, discriminators_layout(identity))
-    sizes = identity.hparams(identity.rates[0] if identity.rates else None)
-    if sizes is None:
+    hparams = identity.hparams(identity.rates[0] if identity.rates else None)
+    if hparams is None:
         return ["its upsampling is of no published sample rate: only the program that made it can use it"]
-    return _layout_faults(weights, generator_layout(sizes, identity.has_posterior))
+    return _layout_faults(weights, generator_layout(hparams, identity.has_posterior))
 
 
 def _index_facts(path: Path) -> dict[str, Any]:

@@ -33,8 +33,8 @@ from torch import Tensor, nn
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.installation import install_command
+from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE
 from rvc_engine.pitch.curve import coarse_pitch
-from rvc_engine.voices.export import PRIOR_NOISE_SCALE
 from rvc_engine.voices.voice import Voice, load_voice
 from rvc_engine.workspace.disk import translating_disk_full
 
@@ -62,8 +62,10 @@ class _Graph(nn.Module):
 
     def __init__(self, voice: Voice) -> None:
         super().__init__()
-        self.net, self.sizes = voice.model, voice.sizes
-        mix = torch.randn(self.sizes.hop_length, self.sizes.hidden_channels, generator=torch.Generator().manual_seed(0))
+        self.net, self.hparams = voice.model, voice.hparams
+        mix = torch.randn(
+            self.hparams.hop_length, self.hparams.hidden_channels, generator=torch.Generator().manual_seed(0)
+        )
         self.register_buffer("source_mix", mix / mix.norm(dim=1, keepdim=True))
 
     def infer(
@@ -100,7 +102,7 @@ def export_onnx(voice_file: Path, target: Path) -> list[Check]:
     """
     _require_packages()
     voice = load_voice(voice_file, torch.device("cpu"))
-    graph = (_WithPitch if voice.sizes.f0 else _WithoutPitch)(voice).eval()
+    graph = (_WithPitch if voice.hparams.f0 else _WithoutPitch)(voice).eval()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with translating_disk_full(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -130,24 +132,24 @@ def _require_packages() -> None:
         ) from error
 
 
-def example_inputs(sizes: Hyperparameters, frames: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
+def example_inputs(hparams: Hyperparameters, frames: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
     """Made-up inputs of a clip by name: a voiced and an unvoiced stretch."""
     random = np.random.default_rng(seed)
     hz = np.where(np.arange(frames) % 50 < 40, 120 + 80 * random.random(frames), 0.0)
     inputs: dict[str, NDArray[np.generic]] = {
-        "phone": random.standard_normal((1, frames, sizes.feature_size)).astype(np.float32),
+        "phone": random.standard_normal((1, frames, hparams.feature_size)).astype(np.float32),
         "phone_lengths": np.array([frames], np.int64),
     }
-    if sizes.f0:
+    if hparams.f0:
         inputs |= {"pitch": coarse_pitch(hz)[None].astype(np.int64), "pitchf": hz[None].astype(np.float32)}
-    noise = random.standard_normal((1, sizes.hidden_channels, frames)).astype(np.float32)
+    noise = random.standard_normal((1, hparams.hidden_channels, frames)).astype(np.float32)
     return {**inputs, "ds": np.array([0], np.int64), "rnd": noise}
 
 
 def _write(graph: _Graph, voice: Voice, path: Path) -> None:
     import onnx
 
-    inputs = example_inputs(graph.sizes, TRACED_FRAMES)
+    inputs = example_inputs(graph.hparams, TRACED_FRAMES)
     time = torch.export.Dim("frames", min=2)
     axes = {
         "phone": {1: time},
@@ -171,11 +173,11 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
     assert program is not None
     proto = program.model_proto
     facts = {
-        "sample_rate": str(graph.sizes.sample_rate),
-        "version": graph.sizes.version,
-        "f0": str(int(graph.sizes.f0)),
-        "hop_length": str(graph.sizes.hop_length),
-        "speakers": str(graph.sizes.num_speakers),
+        "sample_rate": str(graph.hparams.sample_rate),
+        "version": graph.hparams.version,
+        "f0": str(int(graph.hparams.f0)),
+        "hop_length": str(graph.hparams.hop_length),
+        "speakers": str(graph.hparams.num_speakers),
         "embedder_model": voice.embedder,
     }
     onnx.helper.set_model_props(proto, facts)
@@ -200,7 +202,7 @@ def _exporter_silenced() -> Iterator[None]:
 def _check(graph: _Graph, path: Path, frames: int) -> Check:
     import onnxruntime
 
-    inputs = example_inputs(graph.sizes, frames, seed=1)
+    inputs = example_inputs(graph.hparams, frames, seed=1)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     [rendered] = session.run(["audio"], inputs)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""A `G_` file written anew for the program that is to go on from it.
+"""The order of optimizer entries in a `G_` file, rewritten for the program that is to continue training from it.
 
 Optimizer entries bear numbers and no names, and each program counts its own parameters: RVC WebUI and Applio hold the
 same generator in different orders, and neither looks whether an entry fits. Ours are RVC's; Applio needs its own, or it
@@ -43,10 +43,10 @@ def reorder_optimizer(source: Path, target: Path, program: Program) -> None:
         raise IncompatibleCheckpoint(f"{source} holds no `model` of tensors; give the G_ file of a run")
     weights = published_names(model)
     identity = identify(shapes_of(weights))
-    sizes = identity.hparams() if identity else None
-    if sizes is None:
+    hparams = identity.hparams() if identity else None
+    if hparams is None:
         raise IncompatibleCheckpoint(f"{source} holds {identity or 'no RVC net'}; give the G_ file of a run")
-    layout = generator_layout(sizes, with_posterior=True)
+    layout = generator_layout(hparams, with_posterior=True)
     if fault := mismatch(shapes_of(weights), layout):
         raise IncompatibleCheckpoint(f"{source} cannot be handed over: {fault}")
     moments = named_moments(tree.get("optimizer"), list(weights.items()))

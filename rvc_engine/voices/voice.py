@@ -33,9 +33,9 @@ class Voice:
     """The names of its speakers, by id, where the file tells them."""
 
     @property
-    def sizes(self) -> Hyperparameters:
+    def hparams(self) -> Hyperparameters:
         """Rates and sizes."""
-        return self.model.sizes
+        return self.model.hparams
 
 
 def load_voice(path: Path, device: torch.device) -> Voice:
@@ -48,11 +48,11 @@ def load_voice(path: Path, device: torch.device) -> Voice:
         weights: dict[str, Tensor] = published_names(tree["weight"])
         # Early v1 files name neither version nor pitch.
         version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
-        sizes = Hyperparameters.from_voice_config(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
+        hparams = Hyperparameters.from_voice_config(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
         embedder = tree.get("embedder_model")
         if not isinstance(embedder, str | None):
             raise TypeError(f"its embedder_model is a {type(embedder).__name__}")
-        model = Synthesizer(sizes, with_posterior=False)
+        model = Synthesizer(hparams, with_posterior=False)
         model.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("enc_q.")})
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise IncompatibleCheckpoint(

@@ -5,10 +5,8 @@ and time of change, so that a start does not read gigabytes. Downloads: `rvc_eng
 """
 
 import functools
-import hashlib
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +19,8 @@ from rvc_engine.config import SampleRate, Version
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.assets import PUBLISHED_WEIGHTS
-from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
+from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder, write_atomically
+from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
 
 FileState = Literal["verified", "unverified", "damaged", "missing"]
@@ -183,12 +182,6 @@ class Weights:
         folder = f"pretrained-{version}-{rate}"
         return [self.files_of(f"{folder}/{prefix}{letter}{rate}.pth")[0] for letter in "GD"]
 
-    def pretrained_pair(self, version: Version, rate: SampleRate, f0: bool) -> tuple[Path, Path]:
-        """Verified base weights of generator and discriminator for a kind of voice. Raises MissingWeights."""
-        generator, discriminator = self.pretrained_files(version, rate, f0)
-        self.require([generator, discriminator], generator.id)
-        return self.path_of(generator), self.path_of(discriminator)
-
     def require(self, files: Sequence[PublishedFile], name: str) -> None:
         """Raise MissingWeights, naming the ways to get `name`, unless all files are here and whole."""
         if problems := self.problems(files):
@@ -207,7 +200,7 @@ class Weights:
         """Take every known file that lies anywhere under `source` and is not here yet; returns those taken.
 
         Files are known by size, then sha256, whatever they are called. They are hard-linked, or copied where that does
-        not work. `tell` hears of each. Raises InvalidConfig when there is no such folder, DiskFull.
+        not work. `on_file` is called for each. Raises InvalidConfig when there is no such folder, DiskFull.
         """
         if not source.is_dir():
             raise InvalidConfig(f"there is no folder {source}; give the folder of an RVC or Applio installation")
@@ -228,18 +221,12 @@ class Weights:
         with translating_disk_full(self.folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _link_or_copy(source, temporary)
+                link_or_copy(source, temporary)
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
             self.record_checksum(file, file.sha256, target.stat())
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -269,12 +256,3 @@ def _matches(path: Path, files: Iterable[PublishedFile]) -> list[PublishedFile]:
     except OSError:  # a file of someone else's
         return []
     return [file for file in same_size if file.sha256 == digest]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())

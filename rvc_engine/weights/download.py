@@ -19,12 +19,13 @@ import httpx
 import tenacity
 
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
-from rvc_engine.weights.catalogue import PublishedFile, Weights, sha256_of
+from rvc_engine.weights.catalogue import PublishedFile, Weights
 from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
 
 Progress = Callable[[PublishedFile, int], None]
-"""Hears how many bytes of a file's download are here."""
+"""Called with a file and the number of its bytes that are here."""
 
 HUB = "https://huggingface.co"
 PYPI_FILES = "https://files.pythonhosted.org"

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
+from rvc_engine.listing import shorten
 from rvc_engine.workspace.layout import Workspace
 
 NO_SLICES = (
@@ -21,8 +22,6 @@ NO_SLICES = (
 )
 COARSE_BINS = 256
 """Rows of the nets' embedding of the coarse pitch."""
-MAX_NAMED = 3
-"""Files named in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _parse_filelist_line(line: str, f0: bool) -> ClipPaths | None:
 
 @dataclass
 class WorkspaceCheck:
-    """Whether a run can begin with what was found."""
+    """Faults and remarks of a workspace that a run is to begin with."""
 
     faults: list[str] = field(default_factory=list)
     """What keeps it from it, a sentence each."""
@@ -122,7 +121,7 @@ class WorkspaceCheck:
 
 
 def check_workspace(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> WorkspaceCheck:
-    """Look at everything that training, or else the index alone, would read; nothing is written."""
+    """Check everything that training, or else the index alone, would read; nothing is written."""
     found = WorkspaceCheck()
     if not trains:
         if not any(workspace.features.glob("*.npy")):
@@ -164,11 +163,11 @@ def _check_parts(workspace: Workspace, clips: list[ClipPaths], found: WorkspaceC
 
 
 def _left_out(names: list[str], total: int, part: str) -> str:
-    return f"{len(names)} of {total} slices have no {part} and are left out: {_some(names)}"
+    return f"{len(names)} of {total} slices have no {part} and are left out: {_examples(names)}"
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+def _examples(names: list[str]) -> str:
+    return shorten(names, rest=", ...")
 
 
 def _sample_rate(wave: Path) -> int:
@@ -198,7 +197,9 @@ def _check_curve(path: Path, highest: float) -> None:
         raise ValueError(f"{path.parent.name}/{path.name} holds values beyond {range_text}")
 
 
-def _check_contents(workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: WorkspaceCheck) -> None:
+def _check_contents(
+    workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: WorkspaceCheck
+) -> None:
     rates: dict[int, list[str]] = {}
     shapes: dict[tuple[int, ...], list[str]] = {}
     for clip in clips:
@@ -219,11 +220,11 @@ def _check_contents(workspace: Workspace, config: TrainingConfig, clips: list[Cl
         choose = f"say sample_rate={names[rate]} (-sr {names[rate]}), or " if rate in names else ""
         found.faults.append(
             f"{len(rates[rate])} of {len(clips)} slices in {workspace.slices} have {rate} Hz and the voice "
-            f"{config.sample_rate_hz} Hz ({_some(rates[rate])}); {choose}slice the recordings anew"
+            f"{config.sample_rate_hz} Hz ({_examples(rates[rate])}); {choose}slice the recordings anew"
         )
     for shape in sorted(set(shapes) - {(config.feature_size,)}):
         found.faults.append(
             f"{len(shapes[shape])} files in {workspace.features} hold rows of {'x'.join(map(str, shape)) or 'nothing'} "
-            f"numbers and a {config.version} voice takes rows of {config.feature_size} ({_some(shapes[shape])}); "
+            f"numbers and a {config.version} voice takes rows of {config.feature_size} ({_examples(shapes[shape])}); "
             f"extract the features anew for {config.version}"
         )

@@ -12,6 +12,8 @@ from pathlib import Path
 import filelock
 
 from rvc_engine.events import Stage
+from rvc_engine.workspace.atomic_files import link_or_copy
+from rvc_engine.workspace.disk import size_on_disk
 
 MAX_BYTES = 20 * 2**30
 """Beyond it, the entries that were used longest ago go."""
@@ -56,7 +58,7 @@ class StageCache:
 
     def _evict(self, newest: Path) -> None:
         entries = [path for stage in self.folder.iterdir() if stage.is_dir() for path in stage.iterdir()]
-        sizes = {path: _size(path) for path in sorted(entries, key=lambda path: path.stat().st_mtime)}
+        sizes = {path: size_on_disk(path) for path in sorted(entries, key=lambda path: path.stat().st_mtime)}
         total = sum(sizes.values())
         for path, size in sizes.items():
             if total <= self.max_bytes:
@@ -74,11 +76,4 @@ def _link_tree(source: Path, target: Path) -> None:
     """A copy of a flat folder made of hard links, or of copies across file systems."""
     target.mkdir(parents=True)
     for file in source.iterdir():
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copy2(file, target / file.name)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        link_or_copy(file, target / file.name)

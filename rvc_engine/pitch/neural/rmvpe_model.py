@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from rvc_engine.audio.mel import triangular_filters
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH
+from rvc_engine.pitch.neural.salience import NUM_BINS
 
-SAMPLE_RATE = 16_000
 N_FFT = 1024
-HOP_LENGTH = 160
 N_MELS = 128
 LOWEST_HZ, HIGHEST_HZ = 30.0, 8000.0
 LOG_FLOOR = 1e-5
-NUM_BINS = 360
 NUM_LEVELS = 5
 FRAME_MULTIPLE = 2**NUM_LEVELS
 """The net takes this many frames, or a multiple: each level halves them."""
@@ -34,7 +34,7 @@ def _front_end(device: torch.device) -> tuple[Tensor, Tensor]:
     """Window (N_FFT,) and mel filters (N_MELS, N_FFT / 2 + 1) on the scale 2595 log10(1 + f / 700)."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (LOWEST_HZ, HIGHEST_HZ))
     edges = 700 * (10 ** (np.linspace(low, high, N_MELS + 2) / 2595) - 1)
-    filters = torch.from_numpy(triangular_filters(edges, SAMPLE_RATE, N_FFT).astype(np.float32))
+    filters = torch.from_numpy(triangular_filters(edges, ANALYSIS_SAMPLE_RATE, N_FFT).astype(np.float32))
     return torch.hann_window(N_FFT, device=device), filters.to(device)
 
 

@@ -1,7 +1,7 @@
-"""The train stage in several processes, seen from the engine: start them, hear them, stop them, and say how they ended.
+"""The train stage in several processes: start them, relay their events, stop them, and report how they ended.
 
-torchrun starts one process a rank and ends the others as soon as one fails. It tells of that on standard error only, so
-what a rank said before its end counts first; a rank that ended without a word is named from torchrun's table.
+torchrun starts one process a rank and ends the others as soon as one fails. It reports that on standard error only, so
+a rank's own `failed` event counts first; a rank that ended without one is named from torchrun's table.
 """
 
 import os
@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """`training.run` in one process for each of `devices`, with its end as the result.
 
-    Raises what the ranks raised, StopRequested after a checkpoint, and RankLost when one died without a word.
+    Raises what the ranks raised, StopRequested after a checkpoint, and RankFailure when one died without a word.
     """
     request = RankRequest(
         root=workspace.root.absolute(),
@@ -96,7 +96,7 @@ class _RankGroup:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the engine's to hear, which then stops the ranks in order
+            start_new_session=True,  # Ctrl-C is for the engine, which then stops the ranks in order
         )
         assert self._process.stdin is not None
         self._input: IO[bytes] = self._process.stdin
@@ -115,7 +115,7 @@ class _RankGroup:
         return thread
 
     def follow(self) -> None:
-        """Pass on what the ranks say, and the wish to stop, until torchrun is gone."""
+        """Relay the ranks' events, and a stop request to them, until torchrun has ended."""
         while self._process.poll() is None:
             if self._report.is_stopping and not self._is_stop_sent:
                 self._is_stop_sent = True
@@ -176,7 +176,9 @@ class _RankGroup:
         if rank is None:
             culprit = f"one of the {len(self._devices)} processes that trained the voice died"
         else:
-            culprit = f"process {rank + 1} of {len(self._devices)} that trained the voice, on {self._devices[rank]}, died"
+            culprit = (
+                f"process {rank + 1} of {len(self._devices)} that trained the voice, on {self._devices[rank]}, died"
+            )
             code = exit_codes[rank]
             culprit += f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
         return RankFailure(f"{culprit}; the others were stopped. Start again: the run goes on from its last checkpoint")

@@ -1,4 +1,4 @@
-"""What an engine tells the processes that train for it together: a small JSON file."""
+"""The request that an engine passes to its training processes: a small JSON file."""
 
 from pathlib import Path
 

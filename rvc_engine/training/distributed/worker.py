@@ -1,6 +1,6 @@
 """One process of a data-parallel training: `torchrun ... -m rvc_engine.training.distributed.worker FILE`.
 
-The first rank says what happens, as event lines on standard output; every rank says why it fails. A rank whose input
+Rank 0 writes events as lines on standard output; every rank reports why it fails. A rank whose input
 ends has lost its engine, and ends at once: what it has done since the last checkpoint is done again by the next engine.
 """
 
@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import torch
 
-from rvc_engine.compute.process_group import PeerFailure, DistributedContext, local_rank
+from rvc_engine.compute.process_group import DistributedContext, PeerFailure, local_rank
 from rvc_engine.errors import EngineError, FailureCode, StopRequested
 from rvc_engine.events import EXIT_FAILED, Event, Failed, Log, Stopped, Succeeded, format_event
 from rvc_engine.reporting import StageReport
@@ -25,7 +25,7 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class _RankReport(StageReport):
-    """Speaks for the first rank only, and leaves it to the ranks' agreement when to stop."""
+    """Reports on rank 0 only; whether to stop is decided by all ranks together."""
 
     def check_stop(self) -> None:
         """Nothing: one rank that stops alone would leave the others waiting."""
@@ -45,7 +45,7 @@ def main() -> None:
         _emit(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
         report = _RankReport("train", _emit if ranks.is_main else _discard, stop.is_set)
         _train(request, device, report, ranks)
-        with suppress(PeerFailure):  # this one's work is whole; who died tells it by an exit code
+        with suppress(PeerFailure):  # this rank's work is done; the exit code of the dead one names it
             ranks.all_reduce_any(False)  # until the first one has saved, too
         _exit(0)
     except PeerFailure as error:
@@ -54,7 +54,7 @@ def main() -> None:
     except EngineError as error:
         _emit(Failed(code=error.code, message=str(error)))
         _exit(EXIT_FAILED)
-    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must hear why
+    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must get a reason
         traceback.print_exception(error)
         _emit(Failed(code=FailureCode.INTERNAL, message=f"{name} failed unforeseen ({type(error).__name__}: {error})"))
         _exit(EXIT_FAILED)
@@ -92,12 +92,11 @@ def _emit(event: Event) -> None:
 
 
 def _discard(_event: Event) -> None:
-    """The first rank speaks for all."""
+    """Drop an event: rank 0 reports for all."""
 
 
 def _exit(code: int) -> NoReturn:
-    """Without the library's farewells: they may wait for ranks that are gone, and gloo's abort the process at times
-    ("terminate called without an active exception"), which would make a crash of a training that is complete."""
+    """os._exit: NCCL and gloo teardown can hang or abort once a peer is gone, which would fail a complete training."""
     sys.stderr.flush()
     os._exit(code)
 

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 
-from rvc_engine.checkpoints.pair_files import save_pair
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.pairs import pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import OwnCheckpoint
-from rvc_engine.checkpoints.retention import SaveRegistry, Save
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
@@ -31,16 +31,16 @@ def build(**changes: object) -> GanTrainState:
 @pytest.fixture(scope="module")
 def trained() -> GanTrainState:
     """Nets after two steps along random gradients."""
-    nets = build()
+    state = build()
     for _ in range(2):
         for net, optimizer in (
-            (nets.synthesizer, nets.generator_optimizer),
-            (nets.discriminators, nets.discriminator_optimizer),
+            (state.synthesizer, state.generator_optimizer),
+            (state.discriminators, state.discriminator_optimizer),
         ):
             for parameter in net.parameters():
                 parameter.grad = torch.randn_like(parameter)
             optimizer.step()
-    return nets
+    return state
 
 
 @pytest.fixture
@@ -48,7 +48,10 @@ def save(trained: GanTrainState, tmp_path: Path) -> Any:
     """Save a pair of an epoch under a name, as another program does, with changes to each half's tree."""
 
     def save_one(epoch: int, name: str, **changes: Any) -> None:
-        save_pair(Workspace(tmp_path, "anna"), trained, TrainProgress(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False)
+        write_pair(
+            Workspace(tmp_path, "anna").root,
+            pair_trees(trained, TrainProgress(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False),
+        )
         for letter in "GD":
             path = tmp_path / f"{letter}_999.pth"
             torch.save({**torch.load(path, weights_only=True), "scaler": {}, **changes}, path)
@@ -153,7 +156,10 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
 
 def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained: GanTrainState, tmp_path: Path) -> None:
     def save_latest(epoch: int) -> None:
-        save_pair(Workspace(tmp_path, "anna"), trained, TrainProgress(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True)
+        write_pair(
+            Workspace(tmp_path, "anna").root,
+            pair_trees(trained, TrainProgress(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True),
+        )
 
     save_latest(5)
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []  # killed before it was listed, or with -l 1
@@ -165,7 +171,9 @@ def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained:
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == ["G_2333333.pth"]
 
 
-def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(save: Any, trained: GanTrainState, tmp_path: Path) -> None:
+def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(
+    save: Any, trained: GanTrainState, tmp_path: Path
+) -> None:
     save(1, "1", optimizer={"state": {}, "param_groups": []})
     fresh, said = build(), []
     resume(pairs_to_resume(tmp_path, None, said.append), fresh, config(), said.append)
@@ -207,7 +215,9 @@ def test_a_pair_of_another_kind_is_named(save: Any, tmp_path: Path, asked: dict[
         resume(pairs_to_resume(tmp_path, None, lambda _: None), build(**asked), config(**asked), lambda _: None)
 
 
-def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(save: Any, trained: GanTrainState, tmp_path: Path) -> None:
+def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(
+    save: Any, trained: GanTrainState, tmp_path: Path
+) -> None:
     save(2, "1")
     ours = torch.load(tmp_path / "G_1.pth", weights_only=True)
     reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_1.pth", "applio")

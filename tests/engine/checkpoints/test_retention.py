@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rvc_engine.checkpoints.retention import SaveRegistry, Save
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
 from rvc_engine.config import TrainingConfig
 
 WORTH = {10: 30.0, 20: 25.0, 30: 40.0, 40: 26.0, 50: 35.0}

@@ -33,8 +33,8 @@ RATE = 16_000
 def make_voice(path, embedder="whisper-tiny.en-l2l3", f0=True):
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24, f0=f0)
     torch.manual_seed(0)
-    sizes = Hyperparameters.from_config(config)
-    write_voice(path, Synthesizer(sizes).state_dict(), sizes, VoiceDetails("anna", 1, 1, embedder, 60.0))
+    hparams = Hyperparameters.from_config(config)
+    write_voice(path, Synthesizer(hparams).state_dict(), hparams, VoiceDetails("anna", 1, 1, embedder, 60.0))
     return path
 
 
@@ -65,14 +65,14 @@ def glide(seconds, low=150.0, high=250.0):
 class TellingNet:
     """In place of the generator: 'speaks' the pitch it was given, in Hz / 1000, and keeps what it was given."""
 
-    sizes: Hyperparameters
+    hparams: Hyperparameters
     given: list = dataclasses.field(default_factory=list)
 
     def infer(self, features, coarse, f0, lengths, speakers, prior, source):
         self.given.append({"features": features[0].numpy(), "coarse": coarse[0].numpy(), "f0": f0[0].numpy()})
         assert features.shape[1] == f0.shape[1] == int(lengths[0]) == prior.shape[2]
-        assert source.shape[1] == f0.shape[1] * self.sizes.hop_length
-        return f0.repeat_interleave(self.sizes.hop_length, dim=1)[:, None] / 1000
+        assert source.shape[1] == f0.shape[1] * self.hparams.hop_length
+        return f0.repeat_interleave(self.hparams.hop_length, dim=1)[:, None] / 1000
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def converter(voice):
 
 @pytest.fixture
 def telling(converter):
-    net = TellingNet(converter._voice.sizes)
+    net = TellingNet(converter._voice.hparams)
     converter._voice = dataclasses.replace(converter._voice, net=net)
     return converter, net
 

@@ -10,10 +10,10 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import (
     Speakers,
-    speaker_ids,
     index_stem,
     recording_folders,
     several_folders_note,
+    speaker_ids,
     write_folders,
 )
 from rvc_engine.errors import InvalidDataset
@@ -117,7 +117,9 @@ def test_a_slice_is_of_the_speaker_in_whose_folder_its_recording_lies(tmp_path: 
 
 def test_what_applio_wrote_into_a_slices_name_tells_without_any_folders(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "duo")
-    assert Speakers.from_workspace(workspace, TrainingConfig(speakers="folders")).speaker_of_slice("3_0_1", found=3) == 3
+    assert (
+        Speakers.from_workspace(workspace, TrainingConfig(speakers="folders")).speaker_of_slice("3_0_1", found=3) == 3
+    )
     assert Speakers.from_workspace(workspace, TrainingConfig(speakers={"3": 1})).speaker_of_slice("3_0_1", found=3) == 1
     assert Speakers.from_workspace(workspace, TrainingConfig()).speaker_of_slice("3_0_1", found=3) == 3
     with pytest.raises(InvalidDataset, match="--dataset"):

@@ -20,9 +20,9 @@ def test_every_published_generator_is_known_with_and_without_its_posterior_encod
     kind = identify(LAYOUTS[key])
     assert kind is not None
     assert (kind.version, kind.rate, kind.f0, kind.width, kind.num_speakers) == (version, rate, f0 == "f0=1", 192, 109)
-    sizes = kind.hparams()
-    assert sizes is not None
-    assert list(generator_layout(sizes, with_posterior=True).items()) == list(LAYOUTS[key].items())
+    hparams = kind.hparams()
+    assert hparams is not None
+    assert list(generator_layout(hparams, with_posterior=True).items()) == list(LAYOUTS[key].items())
     small = identify({name: shape for name, shape in LAYOUTS[key].items() if not name.startswith("enc_q.")})
     assert small is not None
     looks_alike = key in {"G/v1/32k/f0=0", "G/v1/48k/f0=0"}  # what only the spectrogram's bins would tell

@@ -49,9 +49,9 @@ def test_workspace_config_holds_the_published_numbers(version: str, rate: str) -
 
 @pytest.mark.parametrize(("version", "rate", "f0"), KINDS)
 def test_sizes_come_back_from_a_voice_files_list(version: str, rate: str, f0: bool) -> None:
-    sizes = Hyperparameters.from_config(TrainingConfig(version=version, sample_rate=rate, f0=f0))
-    assert len(sizes.voice_config()) == 18
-    assert Hyperparameters.from_voice_config(sizes.voice_config(), version, f0, 109) == sizes
+    hparams = Hyperparameters.from_config(TrainingConfig(version=version, sample_rate=rate, f0=f0))
+    assert len(hparams.voice_config()) == 18
+    assert Hyperparameters.from_voice_config(hparams.voice_config(), version, f0, 109) == hparams
 
 
 def test_flow_undoes_itself() -> None:
@@ -92,8 +92,8 @@ def test_cut_segments_takes_each_clips_own_stretch() -> None:
 
 @pytest.mark.parametrize("width", [24, 48, 96])
 def test_small_nets_speak_as_many_samples_as_full_ones(width: int) -> None:
-    sizes = Hyperparameters.from_config(TrainingConfig(width=width, pretrained="none"))
-    net = Synthesizer(sizes)
+    hparams = Hyperparameters.from_config(TrainingConfig(width=width, pretrained="none"))
+    net = Synthesizer(hparams)
     wave = net.infer(
         torch.randn(1, 10, 768),
         torch.ones(1, 10, dtype=torch.long),

@@ -25,7 +25,14 @@ def run(wish: dict[str, str]) -> int:
     machine = Machine(device="cpu", num_threads=1, cache_folder=Path(wish["cache"]))
     torch.manual_seed(0)
     return run_engine(
-        Path(wish["dataset"]), workspace, config, machine, lambda _: None, lambda: False, StageSelection(), lock_wait_seconds=30
+        Path(wish["dataset"]),
+        workspace,
+        config,
+        machine,
+        lambda _: None,
+        lambda: False,
+        StageSelection(),
+        lock_wait_seconds=30,
     )
 
 

@@ -190,18 +190,18 @@ def test_a_run_is_also_evaluated_between_saves_and_with_a_scorer_that_is_install
 
 @pytest.fixture
 def clips(finished: Workspace) -> Callable[[Hyperparameters], list[ClipFiles]]:
-    return lambda sizes: list_clips(finished, sizes)[0][:2]
+    return lambda hparams: list_clips(finished, hparams)[0][:2]
 
 
 @pytest.mark.parametrize("variant", [{}, {"f0": False}])
 def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
     clips: Callable[[Hyperparameters], list[ClipFiles]], variant: dict[str, object]
 ) -> None:
-    sizes = Hyperparameters.from_config(TrainingConfig.model_validate({"width": 24, "pretrained": "none", **variant}))
-    net = Synthesizer(sizes)
+    hparams = Hyperparameters.from_config(TrainingConfig.model_validate({"width": 24, "pretrained": "none", **variant}))
+    net = Synthesizer(hparams)
     before = torch.get_rng_state()
-    first = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
-    evaluator = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None)
+    first = Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None).evaluate(net)
+    evaluator = Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None)
     assert evaluator.estimate_seconds(net) > 0
     assert evaluator.evaluate(net).values == evaluator.evaluate(net).values == first.values
     assert torch.equal(torch.get_rng_state(), before)
@@ -212,10 +212,10 @@ def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
 
 @pytest.mark.gpu
 def test_a_gpu_measures_what_a_cpu_does(clips: Callable[[Hyperparameters], list[ClipFiles]]) -> None:
-    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
-    net, cuda = Synthesizer(sizes), torch.device("cuda")
-    here = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
-    there = Evaluator(clips(sizes), sizes, cuda, SwiftEstimator(1), None).evaluate(net.to(cuda))
+    hparams = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
+    net, cuda = Synthesizer(hparams), torch.device("cuda")
+    here = Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None).evaluate(net)
+    there = Evaluator(clips(hparams), hparams, cuda, SwiftEstimator(1), None).evaluate(net.to(cuda))
     assert there.values["eval/mel"] == pytest.approx(here.values["eval/mel"], rel=0.01)
 
 

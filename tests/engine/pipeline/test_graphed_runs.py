@@ -56,7 +56,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> _Recorder:
     def graphed_steps(trainer: trainer._Trainer) -> GraphedSteps:
         assert trainer.sampler is not None
         batches = trainer.sampler
-        return GraphedSteps(trainer.nets, recorder, batches.max_frames, batches.batch_sizes, trainer.report.log)
+        return GraphedSteps(trainer.state, recorder, batches.max_frames, batches.batch_sizes, trainer.report.log)
 
     monkeypatch.setattr(batch_sampler, "pads_to_few_lengths", lambda _: True)
     monkeypatch.setattr(trainer._Trainer, "_graphed_steps", graphed_steps)

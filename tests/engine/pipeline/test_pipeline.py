@@ -148,23 +148,23 @@ def test_training_that_fails_leaves_the_index_and_the_failure(
 def test_an_export_that_sounds_otherwise_is_not_published(finished: Workspace) -> None:
     workspace = finished
     config = TrainingConfig(content="whisper-tiny", pretrained="none", pitch="dio", width=24)
-    sizes = Hyperparameters.from_config(config)
+    hparams = Hyperparameters.from_config(config)
     weights, _ = load_trained_synthesizer(workspace)
-    clip = load_clip(list_clips(workspace, sizes)[0][0])
-    export.check_voice(workspace.voice_file, weights, sizes, clip, torch.device("cpu"))
+    clip = load_clip(list_clips(workspace, hparams)[0][0])
+    export.check_voice(workspace.voice_file, weights, hparams, clip, torch.device("cpu"))
     for name in weights:
         if name.startswith("dec.ups.2"):
             weights[name] = weights[name].flip(0)
     with pytest.raises(ArtifactInvalid, match="does not sound"):
-        export.check_voice(workspace.voice_file, weights, sizes, clip, torch.device("cpu"))
+        export.check_voice(workspace.voice_file, weights, hparams, clip, torch.device("cpu"))
     assert not workspace.voice_file.exists()
 
 
 @pytest.mark.parametrize("fault", ["renamed", "reshaped", "float32", "nan", "empty"])
 def test_a_wrong_voice_file_is_refused(tmp_path: Path, fault: str) -> None:
-    sizes = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
+    hparams = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
     details = export.VoiceDetails("x", 1, 1, "contentvec", 60.0)
-    tree = export.voice_tree(Synthesizer(sizes).state_dict(), sizes, details)
+    tree = export.voice_tree(Synthesizer(hparams).state_dict(), hparams, details)
     weight = tree["weight"]
     if fault == "renamed":
         weight["dec.conv_pre.weights"] = weight.pop("dec.conv_pre.weight")
@@ -183,9 +183,9 @@ def test_a_wrong_voice_file_is_refused(tmp_path: Path, fault: str) -> None:
 
 def test_a_full_size_voice_file_has_the_published_names_and_shapes(tmp_path: Path) -> None:
     published = json.loads((Path(__file__).parents[2] / "golden" / "state_dicts.json").read_text())["G/v2/40k/f0=1"]
-    sizes = Hyperparameters.from_config(TrainingConfig())
+    hparams = Hyperparameters.from_config(TrainingConfig())
     details = export.VoiceDetails("anna", 3, 120, "contentvec", 3725.0)
-    export.write_voice(tmp_path / "anna.pth", Synthesizer(sizes).state_dict(), sizes, details)
+    export.write_voice(tmp_path / "anna.pth", Synthesizer(hparams).state_dict(), hparams, details)
     voice = torch.load(tmp_path / "anna.pth", weights_only=True)
     expected = {name: shape for name, shape in published.items() if not name.startswith("enc_q.")}
     assert {name: list(value.shape) for name, value in voice["weight"].items()} == expected

@@ -16,7 +16,7 @@ import soundfile
 import torch
 
 from rvc_engine import events
-from rvc_engine.checkpoints.pair_files import save_pair
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint, MissingWeights
@@ -87,8 +87,10 @@ def base_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(7)
     config = TrainingConfig(width=24, pretrained="none")
-    nets = GanTrainState.build(Hyperparameters.from_config(config), torch.device("cpu"), 1e-4)
-    pair = save_pair(Workspace(folder, "base"), nets, TrainProgress(1, 1, 1, 1.0, 2, 5), 1e-4, only_latest=False)
+    state = GanTrainState.build(Hyperparameters.from_config(config), torch.device("cpu"), 1e-4)
+    pair = write_pair(
+        Workspace(folder, "base").root, pair_trees(state, TrainProgress(1, 1, 1, 1.0, 2, 5), 1e-4, only_latest=False)
+    )
     return pair[0], pair[1]
 
 

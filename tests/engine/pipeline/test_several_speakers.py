@@ -172,10 +172,14 @@ def test_a_render_is_compared_with_recordings_of_its_own_speaker(duo: Workspace)
             self.heard += 1
             return np.eye(9, dtype=np.float32)[self.heard - 1]
 
-    sizes = Hyperparameters.from_config(CONFIG)
-    clips = [clip for clip in list_clips(duo, sizes, Speakers.from_workspace(duo, CONFIG))[0] if "mute" not in clip.wave.name]
+    hparams = Hyperparameters.from_config(CONFIG)
+    clips = [
+        clip
+        for clip in list_clips(duo, hparams, Speakers.from_workspace(duo, CONFIG))[0]
+        if "mute" not in clip.wave.name
+    ]
     chosen = [next(clip for clip in clips if clip.speaker == number) for number in (2, 5)]
-    evaluator = Evaluator(chosen, sizes, CPU, create_estimator("dio", Machine(num_threads=1)), Scorer())
+    evaluator = Evaluator(chosen, hparams, CPU, create_estimator("dio", Machine(num_threads=1)), Scorer())
     assert evaluator._speakers is not None
     assert {number: len(np.flatnonzero(mean)) for number, mean in evaluator._speakers.items()} == {2: 1, 5: 1}
 

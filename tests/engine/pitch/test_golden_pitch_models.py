@@ -21,7 +21,7 @@ from rvc_engine.pitch.neural.fcpe import THRESHOLD as FCPE_THRESHOLD
 from rvc_engine.pitch.neural.fcpe_model import Fcpe
 from rvc_engine.pitch.neural.rmvpe import THRESHOLD as RMVPE_THRESHOLD
 from rvc_engine.pitch.neural.rmvpe_model import Rmvpe
-from rvc_engine.pitch.neural.salience import CENTS, salience_to_hz, salience_from_mels
+from rvc_engine.pitch.neural.salience import CENTS, salience_from_mels, salience_to_hz
 from rvc_engine.pitch.neural.viterbi import viterbi_path
 
 FOLDER = Path(__file__).parents[2] / "golden"

@@ -25,7 +25,7 @@ from rvc_engine.pitch.neural.fcpe_model import Fcpe
 from rvc_engine.pitch.neural.published import load_published
 from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 from rvc_engine.pitch.neural.rmvpe_model import Rmvpe, log_mel
-from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, salience_to_hz, salience_from_mels
+from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, salience_from_mels, salience_to_hz
 from rvc_engine.pitch.neural.viterbi import viterbi_path
 from rvc_engine.weights.catalogue import PublishedFile
 
@@ -84,14 +84,14 @@ class Recording(nn.Module):
         return nn.functional.one_hot(mel[:, 0].long(), NUM_BINS).float()
 
 
-def heard(net: Recording, *lengths: int, **sizes: int) -> list[np.ndarray]:
+def predicted_bins(net: Recording, *lengths: int, **sizes: int) -> list[np.ndarray]:
     mels = [torch.arange(length).remainder(NUM_BINS).float()[None].repeat(3, 1) for length in lengths]
     return [rows.argmax(axis=1) for rows in salience_from_mels(mels, net, **sizes)]
 
 
 def test_only_clips_that_come_to_the_same_length_share_a_batch() -> None:
     net = Recording()
-    found = heard(net, 40, 64, 70, 33, multiple=32, window_frames=640, batch_frames=128)
+    found = predicted_bins(net, 40, 64, 70, 33, multiple=32, window_frames=640, batch_frames=128)
     assert net.shapes == [(2, 64), (1, 64), (1, 96)]
     assert [len(bins) for bins in found] == [40, 64, 70, 33]
     assert all(np.array_equal(bins, np.arange(len(bins))) for bins in found)
@@ -100,7 +100,7 @@ def test_only_clips_that_come_to_the_same_length_share_a_batch() -> None:
 @pytest.mark.parametrize("length", [1000, 1024, 1025, 1500, 2048, 3333])
 def test_a_long_clip_is_told_window_by_window_without_gaps(length: int) -> None:
     net = Recording()
-    [bins] = heard(net, length, multiple=32, window_frames=1024, batch_frames=1024)
+    [bins] = predicted_bins(net, length, multiple=32, window_frames=1024, batch_frames=1024)
     assert {frames for _, frames in net.shapes} == {min(1024, -(-length // 32) * 32)}
     assert np.array_equal(bins, np.arange(length) % NUM_BINS)
 

@@ -1,7 +1,7 @@
 """Two voices are suspected where there are two, and not where there is one.
 
-`voice_windows.npz` holds what `AcousticMeter` said of 250 recordings of each of three people (two women, one man), rows
-of: number of the file, voiced frames, pitch, colour.
+`voice_windows.npz` holds what `AudioQualityMeter` said of 250 recordings of each of three people (two women, one man),
+rows of: number of the file, voiced frames, pitch, colour.
 """
 
 import random
@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvc_engine.report.acoustics import VoiceWindow
+from rvc_engine.report.audio_quality import VoiceWindow
 from rvc_engine.report.speaker_clusters import MIN_WINDOWS, cluster_speakers
 
 VOICES = ("be_f_44k", "bg_m_44k", "en_f_16k")

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.workspace.external import clip_paths, check_workspace
+from rvc_engine.workspace.external import check_workspace, clip_paths
 from rvc_engine.workspace.layout import Workspace
 
 CONFIG = TrainingConfig(width=24, pretrained="none")

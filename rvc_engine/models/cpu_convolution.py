@@ -70,7 +70,7 @@ class PeriodConvolution(torch.autograd.Function):
         slope: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """See `convolve_periods`."""
+        """See `conv2d_periods`."""
         x = x.to(dtype).transpose(2, 3).contiguous(memory_format=torch.channels_last)
         cast_weight = weight.transpose(2, 3).to(dtype, memory_format=torch.channels_last)
         ctx.options = ((1, stride), (0, padding), (1, 1), False, (0, 0), 1)
@@ -91,7 +91,9 @@ class PeriodConvolution(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_x = grad_weight = grad_bias = None
         if needs_x:
-            grad_x = _aten_convolution_backward(gradient, x, weight, None, *ctx.options, (True, False, False))[0].transpose(2, 3)
+            grad_x = _aten_convolution_backward(gradient, x, weight, None, *ctx.options, (True, False, False))[
+                0
+            ].transpose(2, 3)
         if needs_weight:
             (_, stride), (_, padding) = ctx.options[:2]
             grad_weight = weight_gradient(x, gradient, weight.shape[3], stride, padding)

@@ -310,9 +310,11 @@ def _spectra(piece: Floats) -> Iterator[Floats]:
 
 
 def _fingerprint(in_bands: Floats) -> NDArray[np.int8]:
-    """Of band powers (frames, NUM_BANDS): see `Acoustics.sketch`."""
+    """Of band powers (frames, NUM_BANDS): see `AudioQuality.sketch`."""
     slots = min(len(in_bands) // FINGERPRINT_HOPS, FINGERPRINT_SLOTS)
-    grouped = in_bands[: slots * FINGERPRINT_HOPS].reshape(slots, FINGERPRINT_HOPS, FINGERPRINT_BANDS, NUM_BANDS // FINGERPRINT_BANDS)
+    grouped = in_bands[: slots * FINGERPRINT_HOPS].reshape(
+        slots, FINGERPRINT_HOPS, FINGERPRINT_BANDS, NUM_BANDS // FINGERPRINT_BANDS
+    )
     levels = _decibels(grouped.sum(axis=(1, 3)))
     fingerprint: NDArray[np.int8] = np.maximum(levels - levels.max(initial=-140.0), -FINGERPRINT_RANGE).astype(np.int8)
     return fingerprint
@@ -336,7 +338,7 @@ def _decay_histogram(levels: Floats) -> NDArray[np.int64]:
 
 
 def reverberation_seconds(decays: NDArray[np.int64]) -> float | None:
-    """About the time in which sound fades by 60 dB (T60), from summed `Acoustics.falls`; None where few were seen.
+    """About the time in which sound fades by 60 dB (T60), from summed `AudioQuality.falls`; None where few were seen.
 
     No fall is faster than the room's, so that of the quick ones tells. Dry speech gives 0.35 s and less, as it fades by
     itself; a voice close to the microphone hides its room in part.

@@ -15,8 +15,13 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses, weight_norm
+from rvc_engine.models.cpu_convolution import (
+    PeriodConvolution,
+    conv1d_channels_last,
+    prefers_channels_last,
+    weight_gradient,
+)
 from rvc_engine.models.discriminators import Discriminators
-from rvc_engine.models.short_convolution import PeriodConvolution, conv1d_channels_last, prefers_channels_last, weight_gradient
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights
 from rvc_engine.training.step import training_step
@@ -26,8 +31,8 @@ SHORT = Precision("bf16", "cpu")
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    rng = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
 
 
 def cosine(ours: Tensor, theirs: Tensor) -> float:
@@ -211,47 +216,49 @@ def test_auto_is_bfloat16_on_cpus_that_multiply_it(monkeypatch: pytest.MonkeyPat
 
 # --- gradients against float32
 
-SIZES = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
+HPARAMS = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
 
 
 def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:
     """Two clips of glides with harmonics, others at each step: noise would leave the nets nothing to learn."""
-    generator = torch.Generator().manual_seed(step)
-    ends = 120 + 150 * torch.rand(2, 2, generator=generator)
+    rng = torch.Generator().manual_seed(step)
+    ends = 120 + 150 * torch.rand(2, 2, generator=rng)
     hz = torch.stack([torch.linspace(*pair, frames) for pair in ends.tolist()])
-    phase = 2 * torch.pi * (hz.repeat_interleave(SIZES.hop_length, 1) / SIZES.sample_rate).cumsum(1)
-    wave = sum(0.1 / k * (k * phase).sin() for k in range(1, 9)) + 0.003 * torch.randn(phase.shape, generator=generator)
+    phase = 2 * torch.pi * (hz.repeat_interleave(HPARAMS.hop_length, 1) / HPARAMS.sample_rate).cumsum(1)
+    wave = sum(0.1 / k * (k * phase).sin() for k in range(1, 9)) + 0.003 * torch.randn(phase.shape, generator=rng)
     batch = Batch(
-        features=torch.randn(2, frames, 768, generator=generator),
+        features=torch.randn(2, frames, 768, generator=rng),
         coarse_f0=(hz / 4).long(),
         f0=hz,
-        spec=spectrogram(wave, SIZES.n_fft, SIZES.hop_length),
+        spec=spectrogram(wave, HPARAMS.n_fft, HPARAMS.hop_length),
         wave=wave,
         lengths=torch.tensor([frames, frames]),
         speakers=torch.zeros(2, dtype=torch.long),
     )
-    return batch, torch.tensor([3, 20]), Noise.draw(SIZES, 2, frames, generator)
+    return batch, torch.tensor([3, 20]), Noise.draw(HPARAMS, 2, frames, rng)
 
 
 def gradients(state: list[dict[str, Tensor]], name: precision.FormatName) -> list[Tensor]:
     """G's and D's in a step of length 0, on four clips and segments as long as a real run's."""
-    sizes = replace(SIZES, segment_frames=32)
-    nets = GanTrainState.build(sizes, CPU, 0.0, Precision(name, "cpu"))
-    nets.synthesizer.load_state_dict(state[0])
-    nets.discriminators.load_state_dict(state[1])
+    hparams = replace(HPARAMS, segment_frames=32)
+    state = GanTrainState.build(hparams, CPU, 0.0, Precision(name, "cpu"))
+    state.synthesizer.load_state_dict(state[0])
+    state.discriminators.load_state_dict(state[1])
     pairs = [voiced_batch(1000 + n, 60)[0] for n in range(2)]
     batch = Batch(*(torch.cat([getattr(pair, part.name) for pair in pairs]) for part in fields(Batch)))
-    noise = Noise.draw(sizes, 4, 60, torch.Generator().manual_seed(9))
-    training_step(nets, batch, torch.tensor([3, 20, 11, 0]), noise)
-    return [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (nets.synthesizer, nets.discriminators)]
+    noise = Noise.draw(hparams, 4, 60, torch.Generator().manual_seed(9))
+    training_step(state, batch, torch.tensor([3, 20, 11, 0]), noise)
+    return [
+        torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (state.synthesizer, state.discriminators)
+    ]
 
 
 @pytest.mark.parametrize("steps", [0, 40])
 def test_short_gradients_point_where_those_of_float32_point(steps: int) -> None:
     torch.manual_seed(1)
-    nets = GanTrainState.build(SIZES, CPU, 1e-4, SHORT)
+    state = GanTrainState.build(HPARAMS, CPU, 1e-4, SHORT)
     for step in range(steps):
-        training_step(nets, *voiced_batch(step))
-    state = [net.state_dict() for net in (nets.synthesizer, nets.discriminators)]
+        training_step(state, *voiced_batch(step))
+    state = [net.state_dict() for net in (state.synthesizer, state.discriminators)]
     for net, ours, theirs in zip("GD", gradients(state, "bf16"), gradients(state, "fp32"), strict=True):
         assert cosine(ours, theirs) > 0.999, net

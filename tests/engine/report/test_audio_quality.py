@@ -11,7 +11,7 @@ import soxr
 from numpy.typing import NDArray
 
 from rvc_engine.audio.reading import read_mono
-from rvc_engine.report.acoustics import AudioQualityMeter, AudioQuality, reverberation_seconds
+from rvc_engine.report.audio_quality import AudioQuality, AudioQualityMeter, reverberation_seconds
 from rvc_engine.report.duplicates import MIN_CORRELATION, correlation
 from rvc_engine.report.issues import Finding
 from rvc_engine.report.report import DatasetReport, make_report
