@@ -19,7 +19,7 @@ from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles, epoch_batches, list_clips, load_clip
-from rvc_engine.data.loader import collate
+from rvc_engine.data.loader import pad
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training.step import draw_starts, training_step
@@ -40,7 +40,8 @@ class Steps:
         lengths = [clip.frames for clip in self.clips]
         per_epoch = -(-len(lengths) // BATCH_SIZE)
         chosen = epoch_batches(lengths, BATCH_SIZE, 0, step // per_epoch)[step % per_epoch]
-        batch = collate([load_clip(self.clips[clip]) for clip in chosen], self.hparams, CPU)
+        loaded = [load_clip(self.clips[clip]) for clip in chosen]
+        batch = pad(loaded, max(clip.frames for clip in loaded), self.hparams).batch(self.hparams)
         rng = torch.Generator().manual_seed(step)
         starts = draw_starts(batch.lengths, self.hparams.segment_frames, rng)
         return batch, starts, Noise.draw(self.hparams, len(chosen), batch.spec.shape[2], rng)

@@ -102,8 +102,8 @@ class WhisperEncoder(nn.Module):
         """What the blocks of those numbers put out, each (B, ceil(frames / 2), width); mel (B, N_MELS, frames).
 
         Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied. `content_frames`
-        are those of each clip, where their mels, of twice as many frames, are followed by zeros, which change nothing, since
-        the convolutions pad with zeros too, and the second sees nothing beyond a clip's last frame.
+        are those of each clip, where their mels, of twice as many frames, are followed by zeros, which change nothing,
+        since the convolutions pad with zeros too, and the second sees nothing beyond a clip's last frame.
         """
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
         assert x.shape[1] <= MAX_POSITIONS, f"{x.shape[1]} rows; Whisper takes at most {MAX_POSITIONS}"

@@ -99,7 +99,7 @@ def test_the_end_waits_and_an_error_before_it_stays_the_news(disk: Disk) -> None
 def test_without_memory_for_a_copy_it_is_written_at_once(
     saver: AsyncCheckpointer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_writer, "SHARE_FOR_COPIES", 0)
+    monkeypatch.setattr(async_writer, "MAX_COPY_FRACTION", 0)
     disk.may_write.set()
     told: list[int] = []
     saver.submit({"a": torch.zeros(1)}, disk.write, told.append)

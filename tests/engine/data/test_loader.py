@@ -1,6 +1,6 @@
 """Batches hold each clip's own numbers, wherever the clips lie and however far they are padded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 
 import numpy as np
@@ -11,19 +11,25 @@ import torch
 from rvc_engine.audio.mel import spectrogram
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
-from rvc_engine.data.clips import ClipFiles, load_clip
+from rvc_engine.data.clips import Clip, ClipFiles, load_clip
 from rvc_engine.data.loader import (
     BatchPlan,
     ClipLoader,
     ClipsInMemory,
     ClipsOnDisk,
     ClipSource,
-    collate,
     length_buckets,
+    pad,
 )
 from rvc_engine.hyperparameters import Hyperparameters
 
 CPU = torch.device("cpu")
+
+
+def collate(clips: Sequence[Clip], hparams: Hyperparameters, device: torch.device) -> Batch:
+    return pad(clips, max(clip.frames for clip in clips), hparams).to(device).batch(hparams)
+
+
 HPARAMS = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
 LENGTHS = (41, 64, 90, 55)
 SPARE_SAMPLES = (0, 399, 5000, 13)

@@ -114,7 +114,7 @@ def test_a_narrow_convolution_in_float32_gives_the_same_in_its_faster_layout(
     layer = WeightNormConv1d(*channels, 7, padding=3 * dilation, dilation=dilation)
     x = torch.randn(2, channels[0], 200).requires_grad_()
     ours = layer(x, 0.1)
-    monkeypatch.setattr(weight_norm, "is_faster_last", lambda *_: False)
+    monkeypatch.setattr(weight_norm, "prefers_channels_last", lambda *_: False)
     theirs = layer(x, 0.1)
     assert (ours.stride(1), theirs.stride(2)) == (1, 1)
     pull = torch.randn_like(theirs)
@@ -208,9 +208,9 @@ def test_feature_matching_learns_from_the_exact_sign_of_every_difference(dtype: 
 )
 def test_auto_is_bfloat16_on_cpus_that_multiply_it(monkeypatch: pytest.MonkeyPatch, flags: set[str], name: str) -> None:
     monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(precision, "_library_knows_bf16", lambda: True)
+    monkeypatch.setattr(precision, "_onednn_supports_bf16", lambda: True)
     assert Precision.choose("auto", CPU).name == name
-    monkeypatch.setattr(precision, "_library_knows_bf16", lambda: False)
+    monkeypatch.setattr(precision, "_onednn_supports_bf16", lambda: False)
     assert Precision.choose("auto", CPU).name == "fp32"
 
 

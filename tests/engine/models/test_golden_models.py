@@ -114,22 +114,25 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     source = torch.zeros(BATCH, hparams.segment_samples, dtype=dtype) if hparams.f0 else None
     noise = Noise(torch.zeros(BATCH, 192, FRAMES, dtype=dtype), source)
 
-    posterior = state.synthesizer(
+    encoded: list[tuple[torch.Tensor, ...]] = []
+    hook = state.synthesizer.enc_q.register_forward_hook(lambda *call: encoded.append(call[2]))
+    output = state.synthesizer(
         batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
     )
+    hook.remove()
     whole_mel = log_mel(batch.spec, hparams.sample_rate, hparams.n_mels)
     fake_mel = log_mel(
-        spectrogram(posterior.wave[:, 0], hparams.n_fft, hparams.hop_length), hparams.sample_rate, hparams.n_mels
+        spectrogram(output.wave[:, 0], hparams.n_fft, hparams.hop_length), hparams.sample_rate, hparams.n_mels
     )
     arrays = {
         "spec": batch.spec,
         "mel": whole_mel,
-        "m_p": posterior.prior_mean,
-        "logs_p": posterior.prior_log_std,
-        "m_q": posterior.mean,
-        "logs_q": posterior.log_std,
-        "z_p": posterior.latent_prior,
-        "y_hat": posterior.wave,
+        "m_p": output.prior_mean,
+        "logs_p": output.prior_log_std,
+        "m_q": encoded[0][1],
+        "logs_q": output.log_std,
+        "z_p": output.latent_prior,
+        "y_hat": output.wave,
         "y_hat_mel": fake_mel,
     }
     arrays = {key: value.detach().clone() for key, value in arrays.items()}
@@ -138,7 +141,7 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     result = training_step(state, batch, starts, noise)
     grad_norm_d = norms(state.discriminators)
     with torch.no_grad():
-        for key, wave in (("d_real", real), ("d_fake", posterior.wave)):
+        for key, wave in (("d_real", real), ("d_fake", output.wave)):
             arrays[key] = torch.cat([score for score, _ in state.discriminators(wave)], dim=1)
     state.synthesizer.eval()
     full_noise = torch.zeros(1, FRAMES * hparams.hop_length, dtype=dtype) if hparams.f0 else None

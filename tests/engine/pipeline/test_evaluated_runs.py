@@ -150,7 +150,7 @@ def _without_last(manifest: str) -> str:
 def test_evaluations_cost_no_more_than_their_share_of_the_time_and_saves_go_when_newer_ones_are_there(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "MAX_SHARE", 0.0)
+    monkeypatch.setattr(runner, "MAX_TIME_FRACTION", 0.0)
     workspace, events = make(save_every_epochs=1, save_every_weights=True, keep_saves="latest")
     assert not evaluated(events)
     assert len([event for event in events if isinstance(event, Log) and "is not evaluated" in event.message]) == 2
@@ -176,7 +176,7 @@ class CountingScorer:
 def test_a_run_is_also_evaluated_between_saves_and_with_a_scorer_that_is_installed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "MAX_SHARE", 1000.0)
+    monkeypatch.setattr(runner, "MAX_TIME_FRACTION", 1000.0)
     monkeypatch.setattr(runner, "installed_scorer", CountingScorer)
     _, events = make(evaluate_every_epochs=1)
     first, second = evaluated(events)

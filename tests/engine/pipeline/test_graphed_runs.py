@@ -58,7 +58,7 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> _Recorder:
         batches = trainer.sampler
         return GraphedSteps(trainer.state, recorder, batches.max_frames, batches.batch_sizes, trainer.report.log)
 
-    monkeypatch.setattr(batch_sampler, "pads_to_few_lengths", lambda _: True)
+    monkeypatch.setattr(batch_sampler, "uses_length_buckets", lambda _: True)
     monkeypatch.setattr(trainer._Trainer, "_graphed_steps", graphed_steps)
     return recorder
 

@@ -98,7 +98,7 @@ def test_a_spoiled_last_step_that_nobody_looked_at_is_not_saved_and_progress_doe
     """As on a GPU, where reading the losses waits for the device and is not done at every step."""
     monkeypatch.setattr("rvc_engine.reporting.SECONDS_BETWEEN_PROGRESS", 0)
     real, calls = trainer.training_step, itertools.count(1)
-    monkeypatch.setattr(trainer._Trainer, "_measure", lambda *_: None)
+    monkeypatch.setattr(trainer._Trainer, "_read_metrics", lambda *_: None)
     monkeypatch.setattr(trainer, "training_step", lambda *given: (real(*given), NAN)[next(calls) == 3])
     _, events = make(total_epochs=1, checkpoint_every_steps=2)
     [warning] = [event.message for event in events if isinstance(event, Warned)]

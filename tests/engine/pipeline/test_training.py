@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -15,8 +15,8 @@ from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_synthesi
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
-from rvc_engine.data.clips import ClipFiles, epoch_batches, list_clips, load_clip
-from rvc_engine.data.loader import BatchPlan, ClipLoader, ClipsInMemory, collate
+from rvc_engine.data.clips import Clip, ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.data.loader import BatchPlan, ClipLoader, ClipsInMemory, pad
 from rvc_engine.errors import DiskFull, Diverged, IncompatibleCheckpoint
 from rvc_engine.events import CheckpointSaved, Event, Metric, Warned
 from rvc_engine.hyperparameters import Hyperparameters
@@ -29,6 +29,10 @@ from rvc_engine.workspace.layout import Workspace
 
 Make = Callable[..., tuple[Workspace, list[Event]]]
 CPU = torch.device("cpu")
+
+
+def collate(clips: Sequence[Clip], hparams: Hyperparameters, device: torch.device) -> Batch:
+    return pad(clips, max(clip.frames for clip in clips), hparams).to(device).batch(hparams)
 
 
 def losses(events: list[Event]) -> dict[int, dict[str, float]]:

@@ -211,7 +211,7 @@ def test_the_automatic_format_is_the_best_that_the_device_has_natively(
     monkeypatch: pytest.MonkeyPatch, choice: str, device: str, capability: tuple[int, int] | None, expected: str
 ) -> None:
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda _: capability)
-    monkeypatch.setattr("rvc_engine.compute.precision.cpu_multiplies_bf16", lambda: capability is not None)
+    monkeypatch.setattr("rvc_engine.compute.precision.cpu_supports_bf16", lambda: capability is not None)
     assert Precision.choose(choice, torch.device(device)) == Precision(expected, device)  # type: ignore[arg-type]
 
 

@@ -168,7 +168,7 @@ def test_the_longest_shape_is_recorded_before_others() -> None:
 
 
 def test_a_size_of_batch_that_never_comes_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "MOST_WARM_UP_STEPS", WARM_UP_STEPS + 1)
+    monkeypatch.setattr(cuda_graphs, "MAX_WARM_UP_STEPS", WARM_UP_STEPS + 1)
     recorder = FakeRecorder()
     run = Run(recorder, sizes=frozenset({1, 7}))
     for number in range(WARM_UP_STEPS + 2):

@@ -28,7 +28,7 @@ def marks(monkeypatch: pytest.MonkeyPatch) -> list[Mark]:
         made.append(Mark())
         return made[-1]
 
-    monkeypatch.setattr(AsyncMetricReader, "_mark", mark)
+    monkeypatch.setattr(AsyncMetricReader, "_record_event", mark)
     return made
 
 

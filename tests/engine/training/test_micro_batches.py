@@ -140,7 +140,7 @@ def in_backward_once(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 FAULTS = {
-    "the generator's pass": lambda state, patch: patch(state.generator, "forward", out_of_memory_once),
+    "the generator's pass": lambda state, patch: patch(state.synthesizer, "forward", out_of_memory_once),
     "the discriminators' pass": lambda state, patch: patch(state.discriminators, "forward", out_of_memory_once),
     "their way back": lambda state, patch: patch(losses, "discriminator_loss", in_backward_once),
     "their optimizer": lambda state, patch: patch(state.discriminator_optimizer, "step", out_of_memory_once),
@@ -161,9 +161,9 @@ def undisturbed() -> Tensor:
     return weights(state)
 
 
-@pytest.mark.parametrize("place", FAULTS)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_step_that_runs_out_of_memory_is_done_again_in_halves_with_the_same_outcome(
-    place: str, undisturbed: Tensor, monkeypatch: pytest.MonkeyPatch
+    fault: str, undisturbed: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     state, given, said = fresh_state(torch.float64), made_up(UNEQUAL, torch.float64), []
 
@@ -171,7 +171,7 @@ def test_a_step_that_runs_out_of_memory_is_done_again_in_halves_with_the_same_ou
         monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
 
     micro_batches = MicroBatcher(4, warn=said.append)
-    FAULTS[place](state, patch)
+    FAULTS[fault](state, patch)
     training_step(state, given.batch, given.starts, given.noise, None, micro_batches)
     assert distance(weights(state), undisturbed) < 1e-9
     assert micro_batches.limit == 2
@@ -187,7 +187,7 @@ def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pyte
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(state.synthesizer, "forward", full)
-    monkeypatch.setattr(state.synthesizer, "speak_again", full)
+    monkeypatch.setattr(state.synthesizer, "generate", full)
     with pytest.raises(GpuOutOfMemory, match=r"single clip.*gradient_checkpointing"):
         training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(4, warn=said.append))
     assert [warning.split(";")[1].split(" at")[0] for warning in said] == [" going on with 2", " going on with 1"]

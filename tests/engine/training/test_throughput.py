@@ -26,7 +26,7 @@ def test_products_and_convolutions_are_counted_both_ways() -> None:
 
 
 def test_the_share_is_what_steps_compute_by_what_the_machine_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(throughput, "reachable_flops", lambda *_: 1000.0)
+    monkeypatch.setattr(throughput, "peak_matmul_flops", lambda *_: 1000.0)
     steps = Throughput(CPU, FULL)
     assert (steps.clips_per_second, steps.mfu, steps.metrics) == (None, None, {})
     steps.add(clips=2, seconds=SETTLED_SECONDS / 2)
