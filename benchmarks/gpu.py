@@ -19,12 +19,12 @@ from pathlib import Path
 import soundfile
 import torch
 
-from benchmarks.lines import cpu_name, tell
+from benchmarks.lines import cpu_name, print_line
 from benchmarks.two_trainings import LOSSES, WAYS, PlainTraining, Setting
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Event, StageChanged
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.training.auto_batch import clips_bytes
 from rvc_engine.workspace.layout import Workspace
 
@@ -96,7 +96,9 @@ def prepare(plan: Plan, folder: Path) -> Workspace:
     """Slices, pitch and features of the speech."""
     workspace = Workspace(folder / "prepared", "bench")
     machine = Machine(device=str(plan.device))
-    make_voice(folder / "speech", workspace, plan.config(), machine, lambda _: None, wanted=Wanted(training=False))
+    make_voice(
+        folder / "speech", workspace, plan.config(), machine, lambda _: None, selection=StageSelection(training=False)
+    )
     return workspace
 
 
@@ -127,7 +129,7 @@ def time_steps(plan: Plan, workspace: Workspace, batch_size: int) -> None:
     notes = f"batch {batch_size}, median of {plan.turns} turns of {plan.steps_a_turn} steps each, loading included"
     for name in ("ours", "ours without graphs"):
         title = f"training step on a GPU{name.removeprefix('ours')}"
-        tell(title, medians[name], medians["reference"], "s", notes, plan.device_name)
+        print_line(title, medians[name], medians["reference"], "s", notes, plan.device_name)
 
 
 def most_memory(plan: Plan, workspace: Workspace, way: str, batch_size: int) -> int:
@@ -140,7 +142,7 @@ def most_memory(plan: Plan, workspace: Workspace, way: str, batch_size: int) -> 
     _synchronize(plan.device)
     if plan.device.type != "cuda":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    kept = 0 if isinstance(training, PlainTraining) else clips_bytes(setting.clips(), setting.sizes)
+    kept = 0 if isinstance(training, PlainTraining) else clips_bytes(setting.clips(), setting.hparams)
     return torch.cuda.max_memory_reserved(plan.device) - kept
 
 
@@ -159,7 +161,7 @@ def compare_memory(plan: Plan, workspace: Workspace, batch_size: int) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found[way] = int(done.stdout.split()[-1]) / 1e9
     notes = f"batch {batch_size}; what PyTorch reserves at most, without the clips kept on the device"
-    tell("most memory in training", found["ours"], found["reference"], "GB", notes, plan.device_name)
+    print_line("most memory in training", found["ours"], found["reference"], "GB", notes, plan.device_name)
 
 
 def compare_losses(plan: Plan, workspace: Workspace) -> None:
@@ -181,28 +183,28 @@ def compare_losses(plan: Plan, workspace: Workspace) -> None:
             f"{', '.join(f'{each:.4g}' for each in ours)}; reference {', '.join(f'{each:.4g}' for each in theirs)}; "
             f"{'within' if is_near else 'NOT within'} {allowed:.4g} of each other"
         )
-        tell(name, statistics.mean(ours), mean, "loss", notes, plan.device_name)
+        print_line(name, statistics.mean(ours), mean, "loss", notes, plan.device_name)
 
 
 def time_a_run(plan: Plan, folder: Path) -> None:
     """Recordings to a checked voice."""
     seconds: dict[str, float] = {}
 
-    def hear(event: Event) -> None:
+    def on_event(event: Event) -> None:
         if isinstance(event, StageChanged) and event.seconds is not None:
             seconds[event.stage] = event.seconds
 
     config = plan.config(batch_size=plan.batch_sizes[-1], total_epochs=plan.epochs)
     start = time.perf_counter()
     workspace = Workspace(folder / "run", "bench")
-    make_voice(folder / "speech", workspace, config, Machine(device=str(plan.device)), hear)
+    make_voice(folder / "speech", workspace, config, Machine(device=str(plan.device)), on_event)
     total = time.perf_counter() - start
     stages = ", ".join(f"{stage} {each:.1f}" for stage, each in seconds.items())
     notes = (
         f"{plan.speech_seconds / 60:.3g} min of speech, {plan.epochs} epochs, batch {plan.batch_sizes[-1]}; seconds by "
         f"stage: {stages}; in the reference's place stands the aim on an H200"
     )
-    tell("recordings to voice", total, AIM_SECONDS, "s", notes, plan.device_name)
+    print_line("recordings to voice", total, AIM_SECONDS, "s", notes, plan.device_name)
 
 
 def main() -> int:

@@ -12,14 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.lines import tell
+from benchmarks.lines import print_line
 from benchmarks.made_up_clips import write_clips
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles, epoch_batches, list_clips, load_clip
-from rvc_engine.data.loader import collate
+from rvc_engine.data.loader import pad
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training.step import draw_starts, training_step
@@ -32,38 +32,39 @@ CPU = torch.device("cpu")
 class Steps:
     """The inputs of a training's steps, without an end."""
 
-    def __init__(self, clips: Sequence[ClipFiles], sizes: Hyperparameters) -> None:
-        self.clips, self.sizes = clips, sizes
+    def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters) -> None:
+        self.clips, self.hparams = clips, hparams
 
     def inputs(self, step: int) -> tuple[Batch, Tensor, Noise]:
         """Clips, segments and noise of one."""
         lengths = [clip.frames for clip in self.clips]
         per_epoch = -(-len(lengths) // BATCH_SIZE)
         chosen = epoch_batches(lengths, BATCH_SIZE, 0, step // per_epoch)[step % per_epoch]
-        batch = collate([load_clip(self.clips[clip]) for clip in chosen], self.sizes, CPU)
-        generator = torch.Generator().manual_seed(step)
-        starts = draw_starts(batch.lengths, self.sizes.segment_frames, generator)
-        return batch, starts, Noise.draw(self.sizes, len(chosen), batch.spec.shape[2], generator)
+        loaded = [load_clip(self.clips[clip]) for clip in chosen]
+        batch = pad(loaded, max(clip.frames for clip in loaded), self.hparams).batch(self.hparams)
+        rng = torch.Generator().manual_seed(step)
+        starts = draw_starts(batch.lengths, self.hparams.segment_frames, rng)
+        return batch, starts, Noise.draw(self.hparams, len(chosen), batch.spec.shape[2], rng)
 
 
 class Probe:
     """Nets that take steps of length 0, to see their gradients."""
 
-    def __init__(self, sizes: Hyperparameters) -> None:
-        self.nets = Nets.build(sizes, CPU, 0.0)
+    def __init__(self, hparams: Hyperparameters) -> None:
+        self.state = GanTrainState.build(hparams, CPU, 0.0)
 
-    def cosines(self, nets: Nets, inputs: tuple[Batch, Tensor, Noise]) -> tuple[float, float]:
+    def cosines(self, state: GanTrainState, inputs: tuple[Batch, Tensor, Noise]) -> tuple[float, float]:
         """Of G's and of D's gradients in the nets' precision to those in float32."""
-        self.nets.generator.load_state_dict(nets.generator.state_dict())
-        self.nets.discriminators.load_state_dict(nets.discriminators.state_dict())
-        found = [self._gradients(precision, inputs) for precision in (nets.precision, nets.precision.full())]
+        self.state.synthesizer.load_state_dict(state.synthesizer.state_dict())
+        self.state.discriminators.load_state_dict(state.discriminators.state_dict())
+        found = [self._gradients(precision, inputs) for precision in (state.precision, state.precision.fp32())]
         g, d = (cosine(short, full) for short, full in zip(*found, strict=True))
         return g, d
 
     def _gradients(self, precision: Precision, inputs: tuple[Batch, Tensor, Noise]) -> tuple[Tensor, Tensor]:
-        self.nets.compute_in(precision)
-        training_step(self.nets, *inputs)
-        return flat_gradient(self.nets.generator), flat_gradient(self.nets.discriminators)
+        self.state.set_precision(precision)
+        training_step(self.state, *inputs)
+        return flat_gradient(self.state.synthesizer), flat_gradient(self.state.discriminators)
 
 
 def flat_gradient(net: torch.nn.Module) -> Tensor:
@@ -86,23 +87,23 @@ def main() -> None:
     precision = Precision.choose(options.precision, CPU)
     if precision.name == "fp32":
         return  # nothing to compare
-    sizes = Hyperparameters.of(TrainingConfig())
+    hparams = Hyperparameters.from_config(TrainingConfig())
     with tempfile.TemporaryDirectory() as name:
         prepared = options.prepared or Path(name)
         if options.prepared is None:
-            write_clips(prepared, sizes, 16, 3.7)
-        clips, _ = list_clips(Workspace(prepared, "bench"), sizes)
-        steps = Steps(clips, sizes)
+            write_clips(prepared, hparams, 16, 3.7)
+        clips, _ = list_clips(Workspace(prepared, "bench"), hparams)
+        steps = Steps(clips, hparams)
         torch.manual_seed(0)
-        nets, probe = Nets.build(sizes, CPU, 1e-4, precision), Probe(sizes)
+        state, probe = GanTrainState.build(hparams, CPU, 1e-4, precision), Probe(hparams)
         what = f"{len(clips)} {'real' if options.prepared else 'made-up'} clips, batch {BATCH_SIZE}, no base weights"
         for step in range(max(options.after, default=0) + 1):
             inputs = steps.inputs(step)
             if step in {0, *options.after}:
-                for net, value in zip("GD", probe.cosines(nets, inputs), strict=True):
+                for net, value in zip("GD", probe.cosines(state, inputs), strict=True):
                     notes = f"cosine to float32's over all of {net}, v2 40k f0, {what}; should be above 0.999"
-                    tell(f"gradient of {net} in {precision.name}, step {step}", value, 1.0, "cosine", notes)
-            training_step(nets, *inputs)
+                    print_line(f"gradient of {net} in {precision.name}, step {step}", value, 1.0, "cosine", notes)
+            training_step(state, *inputs)
 
 
 if __name__ == "__main__":

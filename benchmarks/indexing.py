@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks import rvc_webui
-from benchmarks.lines import cpu_name, tell
+from benchmarks.lines import cpu_name, print_line
 
 MAX_ROWS = 200_000
 NUM_CENTRES = 10_000
@@ -85,26 +85,26 @@ def _compare(options: argparse.Namespace, num_rows: int, scratch: Path) -> None:
             turns[way].peaks += [peak] if peak else []
     source = f"features of {options.features.name}" if options.features else "made-up features"
     notes = f"{num_rows} rows of {SIZE}, {source}, whole commands in turns, median of {options.rounds}"
-    _tell_all(turns, num_rows, held_out, sample, notes)
+    _print_all(turns, num_rows, held_out, sample, notes)
 
 
-def _tell_all(turns: Mapping[str, Turns], num_rows: int, held_out: Rows, sample: Rows, notes: str) -> None:
+def _print_all(turns: Mapping[str, Turns], num_rows: int, held_out: Rows, sample: Rows, notes: str) -> None:
     quality = {way: _quality(done.index, held_out, sample) for way, done in turns.items() if done.index}
     ours, bytes_of_rows, good = turns[OURS], num_rows * SIZE * 4, quality[OURS]
     for way in (PLAIN, THEIRS):
         if way not in turns:
             continue
         theirs, against = turns[way], f"against {way}; {notes}"
-        tell("index", statistics.median(ours.seconds), statistics.median(theirs.seconds), "s", against, _device())
+        print_line("index", statistics.median(ours.seconds), statistics.median(theirs.seconds), "s", against, _device())
         if theirs.peaks:
             our_peak, their_peak = (done.peaks[-1] / bytes_of_rows for done in (ours, theirs))
             told = f"Python and libraries too; {against}"
-            tell("index, peak memory", our_peak, their_peak, "times the features' size", told)
+            print_line("index, peak memory", our_peak, their_peak, "times the features' size", told)
         recall = f"nprobe 1, held-out rows, the nearest of an index's own vectors; {against}"
-        tell("index, recall@1", good.recall, quality[way].recall, "share", recall)
-        tell("index, vectors compared in a search", good.compared, quality[way].compared, "vectors", against)
+        print_line("index, recall@1", good.recall, quality[way].recall, "share", recall)
+        print_line("index, vectors compared in a search", good.compared, quality[way].compared, "vectors", against)
         if num_rows > MAX_ROWS:
-            tell(
+            print_line(
                 "index, distance to the nearest vector",
                 good.distance,
                 quality[way].distance,

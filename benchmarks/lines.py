@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 
-def tell(name: str, ours: float, reference: float, unit: str, notes: str, device: str | None = None) -> None:
+def print_line(name: str, ours: float, reference: float, unit: str, notes: str, device: str | None = None) -> None:
     """One line. The ratio is how many times the reference's cost ours is; of a quality it is their quotient too."""
     line = {
         "name": name,

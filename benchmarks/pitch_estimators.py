@@ -24,12 +24,13 @@ from numpy.typing import NDArray
 
 from rvc_engine.audio.reading import UnreadableAudio, read_mono
 from rvc_engine.audio.recordings import list_recordings
-from rvc_engine.audio.slicing import high_passed, levelled
+from rvc_engine.audio.slicing import high_pass, normalize_level
 from rvc_engine.compute.device import open_device
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.errors import EngineError
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.machine import Machine, default_weights_folder
-from rvc_engine.pitch.curve import HOP_LENGTH, SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 from rvc_engine.pitch.neural.rmvpe_model import Rmvpe
@@ -91,7 +92,7 @@ def compare_with_each_other(
     estimators: Sequence[PitchEstimator], folder: str, waves: Sequence[NDArray[np.float32]]
 ) -> None:
     """One line per estimator (cost, voiced share) and one per pair (agreement, timing)."""
-    minutes = round(sum(map(len, waves)) / SAMPLE_RATE / 60, 2)
+    minutes = round(sum(map(len, waves)) / ANALYSIS_SAMPLE_RATE / 60, 2)
     curves = {}
     for estimator in estimators:
         seconds, found = timed(estimator, waves)
@@ -112,7 +113,7 @@ def compare_with_each_other(
 
 def timed(estimator: PitchEstimator, waves: Sequence[NDArray[np.float32]]) -> tuple[float, list[NDArray[np.float64]]]:
     """Seconds that an estimator takes, warmed up, and its curves; in batches, as the stage hands clips over."""
-    estimator.estimate([waves[0][:SAMPLE_RATE]])
+    estimator.estimate([waves[0][:ANALYSIS_SAMPLE_RATE]])
     start = time.perf_counter()
     curves = []
     for first in range(0, len(waves), estimator.batch_size):
@@ -122,26 +123,26 @@ def timed(estimator: PitchEstimator, waves: Sequence[NDArray[np.float32]]) -> tu
 
 def per_minute(seconds: float, waves: Sequence[NDArray[np.float32]]) -> float:
     """Seconds that a minute of sound takes."""
-    return round(seconds / (sum(map(len, waves)) / SAMPLE_RATE / 60), 2)
+    return round(seconds / (sum(map(len, waves)) / ANALYSIS_SAMPLE_RATE / 60), 2)
 
 
 def made_up_voice(noise_db: float | None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Phrases between 70 and 900 Hz with glides, vibrato and pauses: the sound at 16 kHz and its pitch per 10 ms."""
     random = np.random.default_rng(0)
     seconds, pause = 1.5, 0.5
-    times = np.arange(int(seconds * SAMPLE_RATE)) / SAMPLE_RATE
+    times = np.arange(int(seconds * ANALYSIS_SAMPLE_RATE)) / ANALYSIS_SAMPLE_RATE
     sounds, pitches = [], []
     for low in np.geomspace(70, 450, 12):
         hz = low * 2 ** (times / seconds) * 2 ** (0.3 / 12 * np.sin(2 * np.pi * 5.5 * times))
-        phase = 2 * np.pi * np.cumsum(hz) / SAMPLE_RATE
+        phase = 2 * np.pi * np.cumsum(hz) / ANALYSIS_SAMPLE_RATE
         voice = np.zeros_like(times)
         for harmonic in range(1, 40):
             frequency = harmonic * hz
             formants = sum(np.exp(-(((frequency - centre) / 180) ** 2)) for centre in (500, 1500, 2500))
             voice += (frequency < 7000) * (0.1 + formants) / harmonic * np.sin(harmonic * phase)
         envelope = np.minimum(1, np.minimum(times, seconds - times) / 0.05)
-        sounds += [0.2 * voice * envelope, np.zeros(int(pause * SAMPLE_RATE))]
-        pitches += [np.where(envelope > 0.3, hz, 0.0), np.zeros(int(pause * SAMPLE_RATE))]
+        sounds += [0.2 * voice * envelope, np.zeros(int(pause * ANALYSIS_SAMPLE_RATE))]
+        pitches += [np.where(envelope > 0.3, hz, 0.0), np.zeros(int(pause * ANALYSIS_SAMPLE_RATE))]
     sound, pitch = np.concatenate(sounds), np.concatenate(pitches)
     level = np.sqrt(np.mean(sound**2)) * 10 ** ((noise_db if noise_db is not None else -80) / 20)
     sound = sound + level * random.standard_normal(len(sound))
@@ -152,13 +153,13 @@ def read_waves(folder: Path, max_seconds: float) -> list[NDArray[np.float32]]:
     """Recordings of a folder at 16 kHz until there are enough, high-passed and levelled as the stage gets them."""
     waves: list[NDArray[np.float32]] = []
     for recording in list_recordings(folder):
-        if sum(map(len, waves)) >= max_seconds * SAMPLE_RATE:
+        if sum(map(len, waves)) >= max_seconds * ANALYSIS_SAMPLE_RATE:
             break
         try:
-            (wave,) = high_passed([read_mono(recording.path, SAMPLE_RATE)], SAMPLE_RATE)
+            (wave,) = high_pass([read_mono(recording.path, ANALYSIS_SAMPLE_RATE)], ANALYSIS_SAMPLE_RATE)
         except UnreadableAudio:
             continue
-        level = levelled(wave.astype(np.float32))
+        level = normalize_level(wave.astype(np.float32))
         if level is not None:
             waves.append(level)
     return waves

@@ -29,14 +29,14 @@ import transformers
 from numpy.typing import NDArray
 
 from benchmarks import rvc_webui
-from benchmarks.lines import cpu_name, tell
+from benchmarks.lines import cpu_name, print_line
 from rvc_engine.audio import slicing
 from rvc_engine.audio.reading import probe
 from rvc_engine.audio.recordings import list_recordings
 from rvc_engine.audio.silence import Levels, loud_spans
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
-from rvc_engine.content.windows import num_rows
+from rvc_engine.content.windows import num_content_frames
 from rvc_engine.machine import Machine
 from rvc_engine.pitch import stage as pitch_stage
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
@@ -75,9 +75,11 @@ def against_plain(recordings: Path, hubert: Path, folder: Path) -> None:
     plain = prepare_plainly(recordings, folder / "plain", hubert)
     differences = compared(Workspace(folder / "ours", "v"), Workspace(folder / "plain", "v"))
     for stage in ours:
-        tell(f"preparation: {stage}", ours[stage], plain[stage], "s", f"plain way; {differences[stage]}", _device())
+        print_line(
+            f"preparation: {stage}", ours[stage], plain[stage], "s", f"plain way; {differences[stage]}", _device()
+        )
     notes = f"{_minutes(folder / 'ours'):.1f} minutes of slices; pitch swift, HuBERT-base; plain way"
-    tell("preparation", sum(ours.values()), sum(plain.values()), "s", notes, _device())
+    print_line("preparation", sum(ours.values()), sum(plain.values()), "s", notes, _device())
 
 
 def prepare(recordings: Path, workspace_folder: Path, estimator: str, hubert: Path) -> Seconds:
@@ -139,11 +141,11 @@ def _decoded(path: Path, rate: int) -> NDArray[np.float32]:
 def _slice_plainly(workspace: Workspace, recordings: list[tuple[int, Path]]) -> None:
     for number, path in recordings:
         rate = probe(path).sample_rate
-        (sound,) = slicing.high_passed([soxr.resample(_decoded(path, rate), rate, RATE)], RATE)
+        (sound,) = slicing.high_pass([soxr.resample(_decoded(path, rate), rate, RATE)], RATE)
         levels = Levels(RATE)
         levels.add(sound)
         found = (
-            slicing.levelled(sound[start:end].astype(np.float32))
+            slicing.normalize_level(sound[start:end].astype(np.float32))
             for first, last in loud_spans(levels.rms(), levels.num_samples, levels.hop_length)
             for start, end in slicing.pieces(first, last, RATE)
         )
@@ -167,7 +169,7 @@ def _encode_plainly(workspace: Workspace, hubert: Path) -> None:
     net = transformers.HubertModel.from_pretrained(hubert).eval()
     for path in sorted(workspace.slices_16k.iterdir()):
         wave = torch.from_numpy(scipy.io.wavfile.read(path)[1])
-        if not num_rows(len(wave)):
+        if not num_content_frames(len(wave)):
             continue
         np.save(workspace.features / f"{path.stem}.npy", net(wave[None]).last_hidden_state[0].numpy())
 
@@ -223,7 +225,7 @@ def against_rvc_webui(options: argparse.Namespace, folder: Path) -> None:
         f"{', '.join(f'{seconds:.1f}' for seconds in theirs)} s; files of features {counts[0]} and {counts[1]}; Praat, "
         f"HuBERT-base; stand-ins for: {reference.stand_ins()}"
     )
-    tell("preparation commands", ours, sum(theirs), "s", notes, _device())
+    print_line("preparation commands", ours, sum(theirs), "s", notes, _device())
 
 
 def _minutes(workspace_folder: Path) -> float:

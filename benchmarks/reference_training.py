@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks import rvc_webui
-from benchmarks.lines import cpu_name, tell
+from benchmarks.lines import cpu_name, print_line
 from benchmarks.made_up_clips import write_clips
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import list_clips, write_filelist
@@ -40,7 +40,7 @@ def main() -> None:
         reference = rvc_webui.Reference.place(options.reference, options.reference_python, Path(name) / "rvc")
         prepared = options.prepared or Path(name) / "prepared"
         if options.prepared is None:
-            write_clips(prepared, Hyperparameters.of(TrainingConfig()), options.clips, 3.7)
+            write_clips(prepared, Hyperparameters.from_config(TrainingConfig()), options.clips, 3.7)
         seconds: dict[str, list[float]] = {OURS: [], THEIRS: []}
         for _ in range(options.rounds):
             seconds[OURS].append(train_ours(reference.folder, prepared, options.epochs))
@@ -50,7 +50,9 @@ def main() -> None:
             f"in turns, median of {options.rounds}; steps: ours {steps(reference.folder, OURS)}, "
             f"RVC WebUI {steps(reference.folder, THEIRS)}; stand-ins for: {reference.stand_ins()}"
         )
-        tell("training command", *(statistics.median(seconds[who]) for who in (OURS, THEIRS)), "s", notes, _device())
+        print_line(
+            "training command", *(statistics.median(seconds[who]) for who in (OURS, THEIRS)), "s", notes, _device()
+        )
 
 
 def train_ours(folder: Path, prepared: Path, epochs: int) -> float:
@@ -79,10 +81,10 @@ def _place(folder: Path, prepared: Path, name: str) -> None:
     for part in PREPARED:
         shutil.copytree(prepared / part, root / part)
     config = TrainingConfig(total_epochs=1, pretrained="none")
-    sizes, workspace = Hyperparameters.of(config), Workspace(root, name)
-    clips, _ = list_clips(workspace, sizes)
+    hparams, workspace = Hyperparameters.from_config(config), Workspace(root, name)
+    clips, _ = list_clips(workspace, hparams)
     write_filelist(workspace, clips, config.seed)
-    (root / "config.json").write_text(sizes.workspace_config(config, BATCH_SIZE))
+    (root / "config.json").write_text(hparams.workspace_config(config, BATCH_SIZE))
 
 
 def steps(folder: Path, name: str) -> int | None:

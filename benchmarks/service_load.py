@@ -43,7 +43,7 @@ STEPS_OF_A_JOB = 100
 LAST_WORDS = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
-def tell(name: str, value: float, unit: str, notes: str, **more: float) -> None:
+def print_line(name: str, value: float, unit: str, notes: str, **more: float) -> None:
     """One JSON line."""
     print(
         json.dumps({"name": f"service {name}", "value": round(value, 4), "unit": unit, **more, "notes": notes}),
@@ -239,7 +239,7 @@ def measure_answers(place: Place, num_jobs: int, rounds: int) -> None:
         timed(lambda: client.post("/v1/jobs", json=wish).raise_for_status(), rounds, "submit", notes)
         for name, path in reads.items():
             timed(lambda path=path: client.get(path).raise_for_status(), rounds, name, notes)
-        tell("memory", server.peak_bytes / MIB, "MiB", f"the server's peak over all of these; {notes}")
+        print_line("memory", server.peak_bytes / MIB, "MiB", f"the server's peak over all of these; {notes}")
 
 
 def timed(work: Callable[[], object], rounds: int, name: str, notes: str) -> None:
@@ -252,7 +252,7 @@ def timed(work: Callable[[], object], rounds: int, name: str, notes: str) -> Non
         work()
         times.append(time.perf_counter() - begin)
     found = percentiles(times)
-    tell(name, found["p50"], "ms", f"p50 of {rounds}; {notes}", **found)
+    print_line(name, found["p50"], "ms", f"p50 of {rounds}; {notes}", **found)
 
 
 def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
@@ -265,8 +265,8 @@ def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
         used = (server.cpu_seconds - cpu) / seconds
         found = percentiles(delays)
         notes = f"p50 over {len(delays)} messages to {num_followers} followers of one job; {used:.2f} of a core"
-        tell("event to follower", found["p50"], "ms", notes, **found)
-        tell(
+        print_line("event to follower", found["p50"], "ms", notes, **found)
+        print_line(
             "memory with followers", server.peak_bytes / MIB, "MiB", f"the server's peak with {num_followers} followers"
         )
     place.book.hand_back(claim, "measured")
@@ -316,7 +316,7 @@ def measure_large_files(place: Place, size: int) -> None:
         answer = client.put("/v1/datasets/large/content", content=body()).raise_for_status()
         seconds = time.perf_counter() - begin
         assert answer.json()["size"] == size + 4
-        tell("upload", size / MIB / seconds, "MiB/s", f"{size / 2**30:g} GiB in one PUT, hashed and safe on disk")
+        print_line("upload", size / MIB / seconds, "MiB/s", f"{size / 2**30:g} GiB in one PUT, hashed and safe on disk")
 
         job_id, digest = _large_artifact(place, place.storage.dataset_folder(answer.json()["id"]) / "000001.wav")
         begin, got = time.perf_counter(), hashlib.sha256()
@@ -325,8 +325,10 @@ def measure_large_files(place: Place, size: int) -> None:
                 got.update(chunk)
         seconds = time.perf_counter() - begin
         assert got.hexdigest() == digest
-        tell("download", size / MIB / seconds, "MiB/s", f"{size / 2**30:g} GiB in one GET, hashed by its reader")
-        tell("memory with large files", server.peak_bytes / MIB, "MiB", "the server's peak; it should stay under 200")
+        print_line("download", size / MIB / seconds, "MiB/s", f"{size / 2**30:g} GiB in one GET, hashed by its reader")
+        print_line(
+            "memory with large files", server.peak_bytes / MIB, "MiB", "the server's peak; it should stay under 200"
+        )
 
 
 def _large_artifact(place: Place, source: Path) -> tuple[str, str]:
@@ -357,21 +359,21 @@ def measure_worker(place: Place, seconds: float, locked_seconds: float) -> None:
         after, wall = worker.cpu_times(), time.monotonic() - begin
         used = (after.user + after.system) - (before.user + before.system)
         notes = f"of one core, over {wall:.0f} s of an engine that speaks twice a second; it should stay under 1"
-        tell("worker's share of CPU", 100 * used / wall, "%", notes)
-        _tell_writes(writes, began, "the book being free")
+        print_line("worker's share of CPU", 100 * used / wall, "%", notes)
+        _print_writes(writes, began, "the book being free")
         began = time.time()
         with place.book.engine.connect() as connection, connection.begin():  # a writer that does not let go
             time.sleep(locked_seconds)
         time.sleep(1)
-        _tell_writes(writes, began, f"the book being locked for {locked_seconds:.0f} s")
+        _print_writes(writes, began, f"the book being locked for {locked_seconds:.0f} s")
     finally:
         child.terminate()
         child.wait()
 
 
-def _tell_writes(writes: Path, since: float, notes: str) -> None:
+def _print_writes(writes: Path, since: float, notes: str) -> None:
     took = [seconds for at, seconds in json.loads(writes.read_text()) if at >= since]
-    tell(
+    print_line(
         "engine's longest write to its pipe",
         max(took) * 1000,
         "ms",

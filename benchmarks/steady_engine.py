@@ -30,25 +30,25 @@ def main() -> None:
         nonlocal is_over
         is_over = True
 
-    def say(event: Event) -> None:
+    def emit(event: Event) -> None:
         line = (format_event(event) + "\n").encode()
         begin = time.perf_counter()
         os.write(1, line)
         writes.append((time.time(), time.perf_counter() - begin))
 
     signal.signal(signal.SIGTERM, stop)
-    say(StageChanged(stage="train", state="started"))
+    emit(StageChanged(stage="train", state="started"))
     step = 0
     while not is_over:
         step += 1
-        say(Metric(step=step, epoch=1, values=dict.fromkeys(KEYS, 1.0 + step / 1000)))
+        emit(Metric(step=step, epoch=1, values=dict.fromkeys(KEYS, 1.0 + step / 1000)))
         numbers = {"stage_progress": 0.5, "progress": 0.5, "eta_seconds": 100.0, "step_seconds": STEP_SECONDS}
-        say(Progress(stage="train", epoch=1, total_epochs=10, step=step, total_steps=10_000, **numbers))
+        emit(Progress(stage="train", epoch=1, total_epochs=10, step=step, total_steps=10_000, **numbers))
         if step % 20 == 0:
-            say(Log(message=f"step {step}"))
+            emit(Log(message=f"step {step}"))
         write_atomically(workspace / "writes.json", json.dumps(writes).encode())
         time.sleep(STEP_SECONDS)
-    say(Stopped(message="asked to"))
+    emit(Stopped(message="asked to"))
     sys.exit(EXIT_STOPPED)
 
 

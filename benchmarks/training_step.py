@@ -12,9 +12,9 @@ from unittest.mock import patch
 
 import torch
 
-from benchmarks.lines import cpu_name, in_turns, tell
+from benchmarks.lines import cpu_name, in_turns, print_line
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
@@ -27,53 +27,53 @@ from rvc_engine.training.step import training_step
 CLIP_FRAMES = 370
 
 
-def made_up_batch(sizes: Hyperparameters, batch_size: int, device: torch.device) -> Batch:
+def made_up_batch(hparams: Hyperparameters, batch_size: int, device: torch.device) -> Batch:
     """Clips of 3.7 s; what they hold does not change the cost."""
-    generator = torch.Generator().manual_seed(0)
-    wave = 0.1 * torch.randn(batch_size, CLIP_FRAMES * sizes.hop_length, generator=generator).to(device)
+    rng = torch.Generator().manual_seed(0)
+    wave = 0.1 * torch.randn(batch_size, CLIP_FRAMES * hparams.hop_length, generator=rng).to(device)
     return Batch(
-        features=torch.randn(batch_size, CLIP_FRAMES, sizes.feature_size, generator=generator).to(device),
-        coarse_f0=torch.randint(1, 256, (batch_size, CLIP_FRAMES), generator=generator).to(device),
+        features=torch.randn(batch_size, CLIP_FRAMES, hparams.feature_size, generator=rng).to(device),
+        coarse_f0=torch.randint(1, 256, (batch_size, CLIP_FRAMES), generator=rng).to(device),
         f0=torch.full((batch_size, CLIP_FRAMES), 200.0, device=device),
-        spec=spectrogram(wave, sizes.n_fft, sizes.hop_length),
+        spec=spectrogram(wave, hparams.n_fft, hparams.hop_length),
         wave=wave,
         lengths=torch.full((batch_size,), CLIP_FRAMES, device=device),
         speakers=torch.zeros(batch_size, dtype=torch.long, device=device),
     )
 
 
-def plain_nets(sizes: Hyperparameters, device: torch.device) -> Nets:
+def plain_nets(hparams: Hyperparameters, device: torch.device) -> GanTrainState:
     """Nets whose optimizers go through the tensors one by one."""
-    nets = Nets.build(sizes, device, 1e-4)
+    state = GanTrainState.build(hparams, device, 1e-4)
     options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY, "foreach": False, "fused": False}
-    nets.generator_optimizer = torch.optim.AdamW(nets.generator.parameters(), 1e-4, **options)
-    nets.discriminator_optimizer = torch.optim.AdamW(nets.discriminators.parameters(), 1e-4, **options)
-    return nets
+    state.generator_optimizer = torch.optim.AdamW(state.synthesizer.parameters(), 1e-4, **options)
+    state.discriminator_optimizer = torch.optim.AdamW(state.discriminators.parameters(), 1e-4, **options)
+    return state
 
 
-def plain_step(nets: Nets, batch: Batch, starts: torch.Tensor, noise: Noise) -> None:
+def plain_step(state: GanTrainState, batch: Batch, starts: torch.Tensor, noise: Noise) -> None:
     """A step of the same mathematics, the plain way."""
-    sizes, judge = nets.sizes, nets.discriminators
-    out = nets.generator(
+    hparams, judge = state.hparams, state.discriminators
+    out = state.synthesizer(
         batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
     )
-    real = cut_segments(batch.wave.unsqueeze(1), starts * sizes.hop_length, sizes.segment_samples)
+    real = cut_segments(batch.wave.unsqueeze(1), starts * hparams.hop_length, hparams.segment_samples)
     judged = zip(judge(real), judge(out.wave.detach()), strict=True)
     disc = losses.discriminator_loss([(one[0], other[0]) for one, other in judged])
-    nets.discriminator_optimizer.zero_grad()
+    state.discriminator_optimizer.zero_grad()
     disc.backward()
     sum(float(p.grad.norm()) for p in judge.parameters() if p.grad is not None)
-    nets.discriminator_optimizer.step()
+    state.discriminator_optimizer.step()
 
     real_judgements, fake_judgements = judge(real), judge(out.wave)
-    target = log_mel(cut_segments(batch.spec, starts, sizes.segment_frames), sizes.sample_rate, sizes.n_mels)
+    target = log_mel(cut_segments(batch.spec, starts, hparams.segment_frames), hparams.sample_rate, hparams.n_mels)
     kl = losses.kl_sum(out.latent_prior, out.log_std, out.prior_mean, out.prior_log_std, out.mask) / out.mask.sum()
     loss = losses.generator_loss(fake_judgements) + losses.feature_loss(real_judgements, fake_judgements)
-    loss = loss + MEL_WEIGHT * mel_distance(sizes, out.wave, target) + kl
-    nets.generator_optimizer.zero_grad()
+    loss = loss + MEL_WEIGHT * mel_distance(hparams, out.wave, target) + kl
+    state.generator_optimizer.zero_grad()
     loss.backward()
-    sum(float(p.grad.norm()) for p in nets.generator.parameters() if p.grad is not None)
-    nets.generator_optimizer.step()
+    sum(float(p.grad.norm()) for p in state.synthesizer.parameters() if p.grad is not None)
+    state.generator_optimizer.step()
 
 
 def main() -> None:
@@ -83,29 +83,30 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
-    sizes = Hyperparameters.of(TrainingConfig())
-    batch = made_up_batch(sizes, options.batch_size, device)
+    hparams = Hyperparameters.from_config(TrainingConfig())
+    batch = made_up_batch(hparams, options.batch_size, device)
     starts = torch.full((options.batch_size,), 50, device=device)
-    noise = Noise.draw(sizes, options.batch_size, CLIP_FRAMES, torch.Generator(device).manual_seed(1))
-    plain = plain_nets(sizes, device)
+    noise = Noise.draw(hparams, options.batch_size, CLIP_FRAMES, torch.Generator(device).manual_seed(1))
+    plain = plain_nets(hparams, device)
 
-    def work(nets: Nets | None) -> None:
-        if nets is None:
+    def work(state: GanTrainState | None) -> None:
+        if state is None:
             with patch.object(weight_norm, "is_faster_last", lambda *_: False):
                 plain_step(plain, batch, starts, noise)
         else:
-            training_step(nets, batch, starts, noise)
+            training_step(state, batch, starts, noise)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
     best = Precision.choose("auto", device).name
     ours = {
-        name: Nets.build(sizes, device, 1e-4, Precision(name, device.type)) for name in dict.fromkeys((best, "fp32"))
+        name: GanTrainState.build(hparams, device, 1e-4, Precision(name, device.type))
+        for name in dict.fromkeys((best, "fp32"))
     }
-    works = {name: (lambda nets=nets: work(nets)) for name, nets in {**ours, "plain": None}.items()}
+    works = {name: (lambda state=state: work(state)) for name, state in {**ours, "plain": None}.items()}
     seconds = in_turns(works, options.steps)
     for name in ours:
-        tell(
+        print_line(
             f"training step v2 40k f0 in {name}",
             seconds[name],
             seconds["plain"],

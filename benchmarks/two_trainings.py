@@ -16,9 +16,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.utils.data import DataLoader, Dataset
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision, use_tf32
-from rvc_engine.compute.process_group import ALONE
+from rvc_engine.compute.process_group import SINGLE_PROCESS
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import Clip, ClipFiles, epoch_batches, list_clips, load_clip
@@ -28,10 +28,10 @@ from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, cut_segments
 from rvc_engine.reporting import StageReport
-from rvc_engine.training.batch_sampler import EffectiveBatch, EffectiveBatches
-from rvc_engine.training.cuda_graphs import CudaRecorder, GraphedSteps, StepInputs
-from rvc_engine.training.metrics import Readings
-from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, StepInputs
+from rvc_engine.training.metrics import AsyncMetricReader
+from rvc_engine.training.step import BatchTotals, StepResult, draw_starts, training_step
 from rvc_engine.workspace.layout import Workspace
 
 LOSSES = StepResult.NAMES[:5]
@@ -49,40 +49,42 @@ class Setting:
     """Processes that read for the plain way, as in RVC WebUI."""
 
     @property
-    def sizes(self) -> Hyperparameters:
+    def hparams(self) -> Hyperparameters:
         """Of the nets."""
-        return Hyperparameters.of(self.config)
+        return Hyperparameters.from_config(self.config)
 
     def clips(self) -> list[ClipFiles]:
         """All of them."""
-        return list_clips(self.workspace, self.sizes)[0]
+        return list_clips(self.workspace, self.hparams)[0]
 
 
 class OurTraining:
     """The steps of the train stage."""
 
     def __init__(self, setting: Setting, with_graphs: bool = True) -> None:
-        self.setting, self.sizes = setting, setting.sizes
+        self.setting, self.hparams = setting, setting.hparams
         config, device = setting.config, setting.device
         torch.manual_seed(config.seed)
         if device.type == "cuda":
             use_tf32(config.tf32)
-        self.nets = Nets.build(self.sizes, device, config.learning_rate, Precision.choose(config.precision, device))
+        self.state = GanTrainState.build(
+            self.hparams, device, config.learning_rate, Precision.choose(config.precision, device)
+        )
         self.said: list[str] = []
         report = StageReport("train", lambda event: self.said.append(str(event)))
-        self.batches = EffectiveBatches.choose(setting.clips(), self.nets, config, None, ALONE, report)
+        self.batches = BatchSampler.from_config(setting.clips(), self.state, config, None, SINGLE_PROCESS, report)
         self.graphs: GraphedSteps | None = None
         if with_graphs and device.type == "cuda":
-            batches, recorder = self.batches, CudaRecorder(device)
-            self.graphs = GraphedSteps(self.nets, recorder, batches.most_frames, batches.sizes, self.said.append)
-        self.readings = Readings(device)
+            batches, recorder = self.batches, CudaGraphCapturer(device)
+            self.graphs = GraphedSteps(self.state, recorder, batches.max_frames, batches.batch_sizes, self.said.append)
+        self.readings = AsyncMetricReader(device)
         self._given, self._number = self._endless(), 0
 
-    def _endless(self) -> Generator[EffectiveBatch, None, None]:
+    def _endless(self) -> Generator[GlobalBatch, None, None]:
         epoch = 0
         while True:
             epoch += 1
-            yield from self.batches.of_epoch(epoch, 0)
+            yield from self.batches.epoch_batches(epoch, 0)
 
     def close(self) -> None:
         """Stop reading ahead."""
@@ -94,31 +96,31 @@ class OurTraining:
         assert given.batch is not None
         batch: Batch = given.batch
         seed = self.setting.config.seed * 2**31 + self._number
-        generator = torch.Generator(self.setting.device).manual_seed(seed)
-        starts = draw_starts(given.lengths, self.sizes.segment_frames, generator)
-        noise = Noise.draw(self.sizes, len(given.clips), given.frames, generator)
-        whole = Whole(len(given.clips), given.num_frames)
+        rng = torch.Generator(self.setting.device).manual_seed(seed)
+        starts = draw_starts(given.lengths, self.hparams.segment_frames, rng)
+        noise = Noise.draw(self.hparams, len(given.clips), given.frames, rng)
+        whole = BatchTotals(len(given.clips), given.num_frames)
 
         def eager() -> StepResult:
-            return training_step(self.nets, batch, starts, noise, whole, self.batches.micro_batches)
+            return training_step(self.state, batch, starts, noise, whole, self.batches.micro_batcher)
 
         inputs = StepInputs(batch, starts, noise)
-        result = self.graphs.take(inputs, self.batches.micro_batches, eager) if self.graphs else eager()
+        result = self.graphs.step(inputs, self.batches.micro_batcher, eager) if self.graphs else eager()
         self._number += 1
-        self.readings.end_step()
+        self.readings.throttle()
         return result.stacked()[: len(LOSSES)]
 
 
 class _StoredClips(Dataset[tuple[Clip, Tensor]]):
     """Clips with their spectrograms, each read from its files whenever it is asked for."""
 
-    def __init__(self, clips: list[ClipFiles], sizes: Hyperparameters, folder: Path) -> None:
+    def __init__(self, clips: list[ClipFiles], hparams: Hyperparameters, folder: Path) -> None:
         self._clips, self._folder = clips, folder
         folder.mkdir(parents=True, exist_ok=True)
         for number, files in enumerate(clips):
             if not self._path(number).is_file():
                 wave = load_clip(files).wave.unsqueeze(0)
-                torch.save(spectrogram(wave, sizes.n_fft, sizes.hop_length)[0], self._path(number))
+                torch.save(spectrogram(wave, hparams.n_fft, hparams.hop_length)[0], self._path(number))
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number}.spec.pt"
@@ -135,14 +137,14 @@ class _StoredClips(Dataset[tuple[Clip, Tensor]]):
 class _Collate:
     """Clips padded to the longest of them, with the spectrograms that were stored."""
 
-    sizes: Hyperparameters
+    hparams: Hyperparameters
 
     def __call__(self, parts: list[tuple[Clip, Tensor]]) -> Batch:
         clips = [clip for clip, _ in parts]
-        frames, hop = max(clip.frames for clip in clips), self.sizes.hop_length
-        padded, first = pad(clips, frames, self.sizes), (self.sizes.n_fft - hop) // 2
+        frames, hop = max(clip.frames for clip in clips), self.hparams.hop_length
+        padded, first = pad(clips, frames, self.hparams), (self.hparams.n_fft - hop) // 2
         return Batch(
-            features=padded.rows.repeat_interleave(2, dim=1)[:, :frames],
+            features=padded.content_frames.repeat_interleave(2, dim=1)[:, :frames],
             coarse_f0=padded.coarse_f0,
             f0=padded.f0,
             spec=torch.stack([nn.functional.pad(spec, (0, frames - spec.shape[1])) for _, spec in parts]),
@@ -156,18 +158,18 @@ class PlainTraining:
     """The reference's way."""
 
     def __init__(self, setting: Setting) -> None:
-        self.setting, self.sizes = setting, setting.sizes
+        self.setting, self.hparams = setting, setting.hparams
         config, device = setting.config, setting.device
         torch.manual_seed(config.seed)
         self.precision = Precision("fp16" if device.type == "cuda" else "fp32", device.type)
-        self.nets = Nets.build(self.sizes, device, config.learning_rate, self.precision)
+        self.state = GanTrainState.build(self.hparams, device, config.learning_rate, self.precision)
         options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY}
         rate = config.learning_rate
-        self.generator_optimizer = torch.optim.AdamW(self.nets.generator.parameters(), rate, **options)  # type: ignore[arg-type]
-        self.discriminator_optimizer = torch.optim.AdamW(self.nets.discriminators.parameters(), rate, **options)  # type: ignore[arg-type]
+        self.generator_optimizer = torch.optim.AdamW(self.state.synthesizer.parameters(), rate, **options)  # type: ignore[arg-type]
+        self.discriminator_optimizer = torch.optim.AdamW(self.state.discriminators.parameters(), rate, **options)  # type: ignore[arg-type]
         self.scaler = GradScaler(device.type, enabled=self.precision.name == "fp16")
         self.clips = setting.clips()
-        self.stored = _StoredClips(self.clips, self.sizes, setting.workspace.root / "specs")
+        self.stored = _StoredClips(self.clips, self.hparams, setting.workspace.root / "specs")
         self._given = self._endless()
 
     def _endless(self) -> Generator[Batch, None, None]:
@@ -178,7 +180,7 @@ class PlainTraining:
             epoch += 1
             plan = epoch_batches(lengths, config.batch_size, config.seed, epoch)
             yield from DataLoader(
-                self.stored, batch_sampler=plan, num_workers=self.setting.num_loaders, collate_fn=_Collate(self.sizes)
+                self.stored, batch_sampler=plan, num_workers=self.setting.num_loaders, collate_fn=_Collate(self.hparams)
             )
 
     def close(self) -> None:
@@ -189,24 +191,24 @@ class PlainTraining:
         """The five losses, on the device."""
         loaded = next(self._given)
         batch = Batch(*(None if part is None else part.to(self.setting.device) for part in vars(loaded).values()))  # type: ignore[arg-type]
-        starts = draw_starts(batch.lengths, self.sizes.segment_frames, self._random())
-        noise = Noise.draw(self.sizes, len(batch.lengths), batch.spec.shape[2], self._random())
+        starts = draw_starts(batch.lengths, self.hparams.segment_frames, self._random())
+        noise = Noise.draw(self.hparams, len(batch.lengths), batch.spec.shape[2], self._random())
         with self.precision.autocast():
-            out = self.nets.generator(
+            out = self.state.synthesizer(
                 batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
             )
-        real = cut_segments(batch.wave.unsqueeze(1), starts * self.sizes.hop_length, self.sizes.segment_samples)
+        real = cut_segments(batch.wave.unsqueeze(1), starts * self.hparams.hop_length, self.hparams.segment_samples)
         disc = self._teach_discriminators(real, out.wave.detach())
         target = log_mel(
-            cut_segments(batch.spec, starts, self.sizes.segment_frames), self.sizes.sample_rate, self.sizes.n_mels
+            cut_segments(batch.spec, starts, self.hparams.segment_frames), self.hparams.sample_rate, self.hparams.n_mels
         )
         kl = losses.kl_sum(out.latent_prior, out.log_std, out.prior_mean, out.prior_log_std, out.mask) / out.mask.sum()
-        mel = MEL_WEIGHT * mel_distance(self.sizes, out.wave, target)
-        gen, fm = self._judge(real, out.wave)
+        mel = MEL_WEIGHT * mel_distance(self.hparams, out.wave, target)
+        gen, fm = self._compare(real, out.wave)
         self.generator_optimizer.zero_grad()
         self.scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.generator_optimizer)
-        _read_norms(self.nets.generator)
+        _read_norms(self.state.synthesizer)
         self.scaler.step(self.generator_optimizer)
         self.scaler.update()
         return torch.stack([each.detach().float() for each in (disc, gen, fm, mel, kl)])
@@ -215,7 +217,7 @@ class PlainTraining:
         return torch.Generator(self.setting.device).manual_seed(int(torch.randint(2**31, ())))
 
     def _teach_discriminators(self, real: Tensor, fake: Tensor) -> Tensor:
-        judge = self.nets.discriminators
+        judge = self.state.discriminators
         with self.precision.autocast():
             judged = list(zip(judge(real), judge(fake), strict=True))
         disc = losses.discriminator_loss([(one[0], other[0]) for one, other in judged])
@@ -226,9 +228,9 @@ class PlainTraining:
         self.scaler.step(self.discriminator_optimizer)
         return disc
 
-    def _judge(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+    def _compare(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         with self.precision.autocast():
-            of_real, of_fake = self.nets.discriminators(real), self.nets.discriminators(fake)
+            of_real, of_fake = self.state.discriminators(real), self.state.discriminators(fake)
         return losses.generator_loss(of_fake), losses.feature_loss(of_real, of_fake)
 
 

@@ -63,7 +63,7 @@ def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def program_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """No more of `environment` than any program needs to start."""
-    return _with_search_path(_chosen(environment, PROGRAM_VARIABLES))
+    return _with_search_path(_select(environment, PROGRAM_VARIABLES))
 
 
 def engine_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
@@ -73,10 +73,10 @@ def engine_environment(environment: Mapping[str, str], more: Collection[str] = (
     """
     usual = {
         name: without_credentials(value) if name in _ADDRESSES else value
-        for name, value in _chosen(environment, ENGINE_VARIABLES).items()
+        for name, value in _select(environment, ENGINE_VARIABLES).items()
         if not _SECRET.search(name)
     }
-    further = {name: value for name, value in _chosen(environment, more).items() if not name.startswith(_OURS)}
+    further = {name: value for name, value in _select(environment, more).items() if not name.startswith(_OURS)}
     return _with_search_path(usual | further)
 
 
@@ -98,7 +98,7 @@ def without_credentials(address: str) -> str:
     return address[:start] + address[start:].rpartition("@")[2]
 
 
-def _chosen(environment: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+def _select(environment: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
     exact = {name for name in names if not name.endswith("*")}
     beginnings = tuple(name[:-1] for name in names if name.endswith("*"))
     return {key: value for key, value in environment.items() if key in exact or key.startswith(beginnings)}

@@ -8,12 +8,12 @@
     ├── GpuOutOfMemory          gpu_out_of_memory        the smallest micro-batch does not fit
     ├── Diverged                diverged                 losses became NaN or infinite and stayed so
     ├── DiskFull                disk_full                no room for a file the run must write
-    ├── RankLost                engine_crashed           one of several training processes died without a word
+    ├── RankFailure             engine_crashed           one of several training processes died without a reason
     ├── WorkspaceBusy           workspace_busy           another engine holds the workspace's lock
-    ├── ArtifactInvalid         artifact_invalid         an export that did not pass its own check
-    └── InternalError           internal                 a mistake of ours
+    └── ArtifactInvalid         artifact_invalid         an export that did not pass its own check
 
-Each message says what happened and what to do. `code` is stable: it goes into events, the database and HTTP answers.
+EngineError itself is a mistake of ours (code `internal`). Each message says what happened and what to do.
+`code` is stable: it goes into events, the database and HTTP answers.
 `retryable` is fixed per code: whether the same run, tried again, may well succeed.
 
 Codes that no engine can report about itself (the worker and the server give them) stand in `FailureCode` too, so that
@@ -111,7 +111,7 @@ class DiskFull(EngineError):
     code = FailureCode.DISK_FULL
 
 
-class RankLost(EngineError):
+class RankFailure(EngineError):
     """One of several processes that train together died without saying why."""
 
     code = FailureCode.ENGINE_CRASHED
@@ -129,15 +129,9 @@ class ArtifactInvalid(EngineError):
     code = FailureCode.ARTIFACT_INVALID
 
 
-class InternalError(EngineError):
-    """A mistake of ours; the log holds the traceback."""
-
-    code = FailureCode.INTERNAL
-
-
-def error_of(code: FailureCode, message: str) -> EngineError:
-    """The error that a child process told of by its code."""
-    return next((kind for kind in EngineError.__subclasses__() if kind.code is code), InternalError)(message)
+def error_from_code(code: FailureCode, message: str) -> EngineError:
+    """The error that a child process reported by its code."""
+    return next((kind for kind in EngineError.__subclasses__() if kind.code is code), EngineError)(message)
 
 
 class StopRequested(BaseException):

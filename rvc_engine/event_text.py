@@ -47,7 +47,7 @@ def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one a
             return None
 
 
-_MEASURES = {
+_METRIC_TEXTS = {
     "eval/mel": "mel {:.2f}",
     "eval/f0_cents": "pitch off by {:.0f} cents",
     "eval/voicing": "voicing wrong in {:.0%}",
@@ -57,15 +57,15 @@ _MEASURES = {
 
 def evaluation_text(event: Evaluated) -> str:
     """What an evaluation found, in a line."""
-    found = ", ".join(text.format(event.values[key]) for key, text in _MEASURES.items() if key in event.values)
+    found = ", ".join(text.format(event.values[key]) for key, text in _METRIC_TEXTS.items() if key in event.values)
     clips = f"{event.num_clips} {'held-out' if event.held_out else 'training'} clips"
     best = ", the best so far" if event.is_best else ""
     return f"epoch {event.epoch}, step {event.step} on {clips}: {found}{best} ({event.seconds:.1f} s)"
 
 
-def pace_text(clips_per_second: float | None, machine_share: float | None) -> str:
-    """How fast training goes, to be put behind its step; empty where that is not known."""
+def throughput_text(clips_per_second: float | None, mfu: float | None) -> str:
+    """Training throughput, to be put behind the step; empty where it is not known."""
     if clips_per_second is None:
         return ""
-    share = "" if machine_share is None else f", {machine_share:.0%} of the machine"
+    share = "" if mfu is None else f", {mfu:.0%} of the machine"
     return f" ({clips_per_second:.3g} clips/s{share})"

@@ -22,6 +22,12 @@ MEL_WEIGHT = 45.0
 KL_WEIGHT = 1.0
 MAX_FRAMES = 900
 """A training clip is cut to so many frames of 10 ms."""
+PUBLISHED_WIDTH = 192
+"""Hidden channels of published weights."""
+ANALYSIS_SAMPLE_RATE = 16_000
+"""Sample rate in Hz of the waves that pitch estimators and content encoders read."""
+NUM_NEIGHBOURS = 8
+"""Rows that RVC and Applio take from an index for each row of features."""
 
 _UPSAMPLING: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     # version/rate: rates and kernel sizes of the transposed convolutions; the rates multiply to the hop length
@@ -62,7 +68,7 @@ class Hyperparameters:
     num_speakers: int = NUM_SPEAKERS
 
     @classmethod
-    def of(cls, config: TrainingConfig) -> Self:
+    def from_config(cls, config: TrainingConfig) -> Self:
         """The numbers that a run with this config uses."""
         key, rate = f"{config.version}/{config.sample_rate}", config.sample_rate_hz
         rates, kernels = _UPSAMPLING[key]
@@ -78,8 +84,8 @@ class Hyperparameters:
             filter_channels=4 * config.width,
             upsample_rates=rates,
             upsample_kernel_sizes=kernels,
-            upsample_initial_channels=512 * config.width // 192,
-            gin_channels=256 * config.width // 192,
+            upsample_initial_channels=512 * config.width // PUBLISHED_WIDTH,
+            gin_channels=256 * config.width // PUBLISHED_WIDTH,
         )
 
     @property
@@ -126,7 +132,7 @@ class Hyperparameters:
         ]
 
     @classmethod
-    def of_voice(cls, config: list[Any], version: Version, f0: bool, num_speakers: int) -> Self:
+    def from_voice_config(cls, config: list[Any], version: Version, f0: bool, num_speakers: int) -> Self:
         """The numbers behind a voice file's `config`; `num_speakers` comes from its `emb_g.weight`.
 
         Raises ValueError, TypeError, KeyError or IndexError when the list is not what a voice file holds.

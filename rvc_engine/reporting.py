@@ -1,4 +1,4 @@
-"""How a stage speaks: progress, warnings, log lines; and how it hears that it should stop. No torch."""
+"""Progress, warnings and log lines of a stage, and the check for a stop request. No torch."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ SECONDS_BETWEEN_PROGRESS = 0.5
 
 
 class StageReport:
-    """What a stage's `run` gets: it speaks through this and asks it, between two pieces of work, whether to go on."""
+    """The reporter of a stage: sends its events, and raises StopRequested between two pieces of work."""
 
     def __init__(
         self,
@@ -44,7 +44,7 @@ class StageReport:
         self._report(Warned(message=message, stage=self.stage))
 
     def relay(self, event: Event) -> None:
-        """Send an event that another process, at work on this stage alone, said."""
+        """Send an event of another process that works on this stage alone."""
         if isinstance(event, Progress):
             start, end = self._span
             event = event.model_copy(update={"progress": start + (end - start) * event.stage_progress})
@@ -61,7 +61,7 @@ class StageReport:
             raise StopRequested
 
     def progress(self, done: float, total: float, **training: float | int | None) -> None:
-        """Say that `done` of `total` pieces of the stage are finished, and check whether to stop.
+        """Report that `done` of `total` pieces of the stage are finished, and check whether to stop.
 
         Sent at most twice a second, and always when all is done. `training` holds further fields of `Progress`.
         """

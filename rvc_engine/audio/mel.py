@@ -73,3 +73,13 @@ def log_mel(spec: Tensor, sample_rate: int, n_mels: int) -> Tensor:
     n_fft = 2 * (spec.shape[1] - 1)
     matrix = _mel_matrix(sample_rate, n_fft, n_mels, spec.device, spec.dtype)
     return (matrix @ spec).clamp(min=LOG_FLOOR).log()
+
+
+@lru_cache(maxsize=16)
+def mel_front_end(sample_rate: int, n_fft: int, n_mels: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Hann window (n_fft,) and mel filters (n_mels, n_fft / 2 + 1) in float32, for published models.
+
+    Apart from the training's own constants: these may be inference tensors, which autograd does not take.
+    """
+    filters = torch.from_numpy(mel_filters(sample_rate, n_fft, n_mels).astype(np.float32))
+    return torch.hann_window(n_fft, device=device), filters.to(device)

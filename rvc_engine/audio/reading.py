@@ -123,14 +123,14 @@ class AudioStream:
         assert self._decoder is not None
         seconds = 0.0
         for block in self._decoder.blocks():
-            _check_form(block.sample_rate, block.samples.shape[1])
+            _check_format(block.sample_rate, block.samples.shape[1])
             seconds += len(block.samples) / block.sample_rate
             if seconds > MAX_SECONDS:
                 raise UnreadableAudio(f"it is longer than {MAX_SECONDS // 3600} hours; cut it into shorter files")
             yield Block(_finite(block.samples), block.sample_rate)
-        self._tell_damage(seconds, self._decoder.damage)
+        self._note_damage(seconds, self._decoder.damage)
 
-    def _tell_damage(self, seconds: float, damage: int) -> None:
+    def _note_damage(self, seconds: float, damage: int) -> None:
         if seconds == 0:
             raise UnreadableAudio("damaged: none of its sound can be decoded" if damage else "it holds no sound")
         declared = self.info.seconds or 0.0
@@ -171,7 +171,7 @@ def open_audio(path: Path) -> AudioStream:
         raise UnreadableAudio(f"it cannot be opened: {error.strerror}") from error
     try:
         decoder = _open_decoder(file)
-        _check_form(decoder.info.sample_rate, decoder.info.channels)
+        _check_format(decoder.info.sample_rate, decoder.info.channels)
     except BaseException:
         file.close()
         raise
@@ -204,7 +204,7 @@ def _open_decoder(file: FileIO) -> _Decoder:
     return _FfmpegDecoder(file)
 
 
-def _check_form(sample_rate: int, channels: int) -> None:
+def _check_format(sample_rate: int, channels: int) -> None:
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
         raise UnreadableAudio(f"damaged: its header says {sample_rate} samples a second")
     if not 1 <= channels <= MAX_CHANNELS:

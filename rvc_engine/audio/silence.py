@@ -49,7 +49,7 @@ class Levels:
         rms: NDArray[np.float64] = np.sqrt(sums[:num_frames] / (WINDOW_HOPS * self.hop_length))
         return rms
 
-    def seconds_of_sound(self) -> float:
+    def sound_seconds(self) -> float:
         """Time above the threshold."""
         return float(np.count_nonzero(self.rms() >= THRESHOLD)) * HOP_SECONDS
 
@@ -60,7 +60,7 @@ def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> I
         yield 0, num_samples
         return
     start = 0
-    for drop_from, drop_to in _dropped(rms):
+    for drop_from, drop_to in _dropped_ranges(rms):
         if drop_from > start:
             yield start * hop_length, min(drop_from * hop_length, num_samples)
         start = drop_to
@@ -68,7 +68,7 @@ def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> I
         yield start * hop_length, num_samples
 
 
-def _dropped(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
+def _dropped_ranges(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
     """What is cut out, (from, to) in frames; an empty range is a cut that loses nothing."""
     last_cut = 0
     for start, end in _silent_runs(rms):

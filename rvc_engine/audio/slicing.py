@@ -22,14 +22,15 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.audio.silence import Levels, loud_spans
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.listing import shorten
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
 """Raised when the same recordings would give other slices, so that old results are not taken for new ones."""
 
-RATE_16K = 16_000
 HIGH_PASS_HZ = 48
 HIGH_PASS_ORDER = 5
 PIECE_SECONDS = 3.7
@@ -75,14 +76,14 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
     recordings = list_recordings(dataset)
     progress = _Progress(report, recordings)
     done = []
-    with disk_full_told(workspace.root):
+    with translating_disk_full(workspace.root):
         workspace.empty(workspace.slices)
         workspace.empty(workspace.slices_16k)
         for number, recording in enumerate(recordings):
             progress.enter(number)
             done.append(_slice_recording(number, recording, workspace, config.sample_rate_hz, progress))
     progress.enter(len(recordings))
-    _check_enough(done)
+    _check_usable(done)
     lengths = [seconds for recording in done for seconds in recording.slice_seconds]
     summary = SlicingSummary(len(lengths), sum(lengths), tuple(done))
     report.log(f"{summary.num_slices} slices, {summary.seconds / 60:.1f} minutes, from {len(recordings)} recordings")
@@ -116,7 +117,7 @@ def _slice_recording(
     try:
         with open_audio(recording.path) as stream, tempfile.TemporaryFile(dir=workspace.root) as spool:
             levels = Levels(sample_rate)
-            for block in high_passed(_watched(stream, sample_rate, progress), sample_rate):
+            for block in high_pass(_with_progress(stream, sample_rate, progress), sample_rate):
                 levels.add(block)
                 spool.write(block.astype(np.float32).tobytes())
             for note in stream.notes:
@@ -129,7 +130,7 @@ def _slice_recording(
     return SlicedRecording(recording.name, tuple(length / sample_rate for length in lengths), reason)
 
 
-def _watched(stream: AudioStream, sample_rate: int, progress: _Progress) -> Iterator[NDArray[np.float32]]:
+def _with_progress(stream: AudioStream, sample_rate: int, progress: _Progress) -> Iterator[NDArray[np.float32]]:
     """The recording's sound in blocks, with progress (decoding counts as half of a recording's work)."""
     expected = (stream.info.seconds or 3600.0) * sample_rate
     num_samples = 0
@@ -139,7 +140,7 @@ def _watched(stream: AudioStream, sample_rate: int, progress: _Progress) -> Iter
         yield block
 
 
-def high_passed(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Iterator[NDArray[np.float64]]:
+def high_pass(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Iterator[NDArray[np.float64]]:
     """The 48 Hz high-pass over consecutive blocks: Butterworth, order 5, causal, starting from silence."""
     b, a = scipy.signal.butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, btype="high", fs=sample_rate)
     state = np.zeros(HIGH_PASS_ORDER)
@@ -152,19 +153,23 @@ def _write_slices(
     number: int, spool: IO[bytes], levels: Levels, workspace: Workspace, sample_rate: int, progress: _Progress
 ) -> tuple[list[int], str | None]:
     """The usable pieces of one spooled recording as files: (samples in each, why there is none)."""
-    if not levels.seconds_of_sound():
+    if not levels.sound_seconds():
         return [], "nothing in it is louder than -42 dB; raise its level if it is a recording of a voice"
     lengths: list[int] = []
     for first, last in loud_spans(levels.rms(), levels.num_samples, levels.hop_length):
         for start, end in pieces(first, last, sample_rate):
             progress.within(0.5 + 0.5 * start / levels.num_samples)
             spool.seek(4 * start)
-            piece = levelled(np.frombuffer(spool.read(4 * (end - start)), np.float32))
+            piece = normalize_level(np.frombuffer(spool.read(4 * (end - start)), np.float32))
             if piece is None:
                 continue
             name = f"{number}_{len(lengths)}.wav"
             scipy.io.wavfile.write(workspace.slices / name, sample_rate, piece)
-            scipy.io.wavfile.write(workspace.slices_16k / name, RATE_16K, soxr.resample(piece, sample_rate, RATE_16K))
+            scipy.io.wavfile.write(
+                workspace.slices_16k / name,
+                ANALYSIS_SAMPLE_RATE,
+                soxr.resample(piece, sample_rate, ANALYSIS_SAMPLE_RATE),
+            )
             lengths.append(len(piece))
     return lengths, None if lengths else "all of it is silent or far beyond full scale"
 
@@ -183,7 +188,7 @@ def pieces(start: int, end: int, sample_rate: int) -> Iterator[tuple[int, int]]:
         yield start, end
 
 
-def levelled(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
+def normalize_level(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
     """A piece brought near to a common level, or None where its peak is zero, over 2.5 or not finite."""
     peak = float(np.abs(piece).max(initial=0.0))
     if not 0 < peak <= MAX_PEAK:  # also false for NaN
@@ -191,7 +196,7 @@ def levelled(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
     return (piece * (LEVEL * LEVEL_SHARE / peak + (1 - LEVEL_SHARE))).astype(np.float32)
 
 
-def _check_enough(recordings: list[SlicedRecording]) -> None:
+def _check_usable(recordings: list[SlicedRecording]) -> None:
     """Raise InvalidDataset unless at least one slice is long enough to train on."""
     lengths = [seconds for recording in recordings for seconds in recording.slice_seconds]
     if any(seconds >= LONGEST_SEGMENT_SECONDS for seconds in lengths):
@@ -202,5 +207,5 @@ def _check_enough(recordings: list[SlicedRecording]) -> None:
             " is needed to train at all, and 10 minutes make a good voice"
         )
     reasons = [f"{recording.name}: {recording.reason}" for recording in recordings]
-    more = f"; and {len(reasons) - MAX_REASONS} more" if len(reasons) > MAX_REASONS else ""
-    raise InvalidDataset(f"no recording of the dataset can be used: {'; '.join(reasons[:MAX_REASONS])}{more}")
+    shown = shorten(reasons, MAX_REASONS, "; ", "; and {} more")
+    raise InvalidDataset(f"no recording of the dataset can be used: {shown}")

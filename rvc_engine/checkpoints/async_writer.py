@@ -1,4 +1,4 @@
-"""Files written while training goes on: a copy of the state is taken between two steps, a thread does the rest."""
+"""Checkpoints written while training continues: the state is copied between two steps, a thread writes it."""
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,41 +15,41 @@ from rvc_engine.checkpoints.io import tensor_bytes
 
 T = TypeVar("T")
 
-SHARE_FOR_COPIES = 0.25
+MAX_COPY_FRACTION = 0.25
 """Of the machine's free memory, for a copy of what is being saved; what takes more is saved before training goes on."""
 
 
-class BackgroundSaver:
-    """One thread that writes one thing at a time. What it failed at is raised where it is next asked for."""
+class AsyncCheckpointer:
+    """Writes one checkpoint at a time in a thread. Its errors are raised at the next `submit`, `poll` or `wait`."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "saver")
-        self._end: Callable[[], None] | None = None
-        self._job: Future[Any] | None = None
+        self._on_finished: Callable[[], None] | None = None
+        self._future: Future[Any] | None = None
 
-    def begin(self, tree: Any, write: Callable[[Any], T], then: Callable[[T], None]) -> None:
-        """Let `write` save `tree` as it is now; `then` hears in this thread, at `look` or `wait`, what it made.
+    def submit(self, tree: Any, write: Callable[[Any], T], on_done: Callable[[T], None]) -> None:
+        """Let `write` save `tree` as it is now; `on_done(result)` runs on the caller's thread, at `poll` or `wait`.
 
         Waits for what is still being written. Where memory is short for a copy of the tree it is written at once.
         """
         self.wait()
-        as_now = _host_copy(tree)
-        if as_now is None:
-            then(write(tree))
+        snapshot = _host_copy(tree)
+        if snapshot is None:
+            on_done(write(tree))
             return
-        job = self._job = self._pool.submit(lambda: write(as_now()))
-        self._end = lambda: then(job.result())
+        future = self._future = self._pool.submit(lambda: write(snapshot()))
+        self._on_finished = lambda: on_done(future.result())
 
-    def look(self) -> None:
-        """Tell of what has been written meanwhile. Raises what it failed at."""
-        if self._job is not None and self._job.done():
+    def poll(self) -> None:
+        """Run `on_done` of a finished write. Raises its error."""
+        if self._future is not None and self._future.done():
             self.wait()
 
     def wait(self) -> None:
-        """Come back when nothing is being written any more. Raises what it failed at."""
-        end, self._end, self._job = self._end, None, None
-        if end is not None:
-            end()
+        """Wait for the write under way and run its `on_done`. Raises its error."""
+        on_finished, self._on_finished, self._future = self._on_finished, None, None
+        if on_finished is not None:
+            on_finished()
 
     def __enter__(self) -> Self:
         return self
@@ -68,19 +68,19 @@ def _host_copy(tree: Any) -> Callable[[], Any] | None:
 
     On CUDA the copies follow the work that is under way, and the one who asks for them waits, not the caller of this.
     """
-    if tensor_bytes(tree) > SHARE_FOR_COPIES * psutil.virtual_memory().available:
+    if tensor_bytes(tree) > MAX_COPY_FRACTION * psutil.virtual_memory().available:
         return None
-    copied, device = _copied(tree), _cuda_device(tree)
+    copied, device = _copy_tensors(tree), _cuda_device(tree)
     if device is None:
         return lambda: copied
-    copies_are_there = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copies_are_there.record(torch.cuda.current_stream(device))
+    copies_done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+    copies_done.record(torch.cuda.current_stream(device))
 
-    def when_there() -> Any:
-        copies_are_there.synchronize()
+    def wait_for_copies() -> Any:
+        copies_done.synchronize()
         return copied
 
-    return when_there
+    return wait_for_copies
 
 
 def _cuda_device(tree: Any) -> torch.device | None:
@@ -91,13 +91,13 @@ def _cuda_device(tree: Any) -> torch.device | None:
     return next(filter(None, map(_cuda_device, parts)), None)
 
 
-def _copied(tree: Any) -> Any:
+def _copy_tensors(tree: Any) -> Any:
     """The tree with tensors of its own; from CUDA into pinned memory, without waiting."""
     if isinstance(tree, Tensor):
         value = tree.detach()
         return value.to("cpu", non_blocking=True) if value.is_cuda else value.clone()
     if isinstance(tree, dict):
         copied = copy(tree)  # a state dict carries more than its items
-        copied.update((key, _copied(value)) for key, value in tree.items())
+        copied.update((key, _copy_tensors(value)) for key, value in tree.items())
         return copied
-    return type(tree)(map(_copied, tree)) if isinstance(tree, list | tuple) else tree
+    return type(tree)(map(_copy_tensors, tree)) if isinstance(tree, list | tuple) else tree

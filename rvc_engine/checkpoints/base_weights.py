@@ -9,14 +9,14 @@ from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.models.identity import Shapes, mismatch, shapes_of
 
 
-def load_base_weights(net: nn.Module, path: Path, role: str) -> None:
+def load_base_weights(model: nn.Module, path: Path, role: str) -> None:
     """Start a net from published weights (`model` of a G_/D_ file, either spelling of weight norm).
 
     `role` names the option for messages. Raises IncompatibleCheckpoint with what the file is when it does not fit.
     """
-    expected = net.state_dict()
+    expected = model.state_dict()
     weights = read_base_weights(path, role, shapes_of(expected))
-    net.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected})
+    model.load_state_dict({name: weights[name].to(expected[name].dtype) for name in expected})
 
 
 def read_base_weights(path: Path, role: str, expected: Shapes) -> dict[str, Tensor]:

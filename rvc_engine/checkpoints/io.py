@@ -12,9 +12,9 @@ from torch import Tensor
 
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
 from rvc_engine.workspace.atomic_files import sync_folder
-from rvc_engine.workspace.disk import check_room, is_disk_full
+from rvc_engine.workspace.disk import check_free_space, is_disk_full
 
-GOES_ON = "free some space and start the run again, it goes on from its last checkpoint"
+RESUME_HINT = "free some space and start the run again, it goes on from its last checkpoint"
 
 
 class _HashingFile:
@@ -45,12 +45,12 @@ def save_atomically(tree: Any, path: Path) -> str:
 def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = lambda _: None) -> list[str]:
     """Write files of one folder that belong together: all are whole on disk before the first gets its name.
 
-    Returns their sha256, of which `claim` hears before the files get their names. Raises DiskFull when there is no
+    Returns their sha256, which are passed to `claim` before the files get their names. Raises DiskFull when there is no
     room, before it writes anything if that can be told; what lay there before stays.
     """
     folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)
     folder.mkdir(parents=True, exist_ok=True)
-    check_room(folder, tensor_bytes(trees), names, GOES_ON)
+    check_free_space(folder, tensor_bytes(trees), names, RESUME_HINT)
     temporaries = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in trees}
     try:
         hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]
@@ -59,7 +59,7 @@ def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = l
             temporary.replace(path)
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFull(f"no room on the disk of {folder} for {names}; {GOES_ON}") from error
+            raise DiskFull(f"no room on the disk of {folder} for {names}; {RESUME_HINT}") from error
         raise
     finally:
         for temporary in temporaries.values():

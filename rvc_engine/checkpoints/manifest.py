@@ -3,7 +3,6 @@
 The engine writes it; whoever keeps copies of checkpoints elsewhere reads and writes the same form.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.checksum import sha256_of
 
 KEPT_CHECKPOINTS = 2
 FIXED_CHOICES = frozenset(
@@ -47,9 +47,8 @@ class CheckpointEntry:
             return "is missing"
         if path.stat().st_size != self.size:
             return f"has {path.stat().st_size} bytes in place of {self.size}"
-        with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.sha256:
-                return "does not match its checksum"
+        if sha256_of(path) != self.sha256:
+            return "does not match its checksum"
         return None
 
 

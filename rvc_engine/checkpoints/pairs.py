@@ -20,14 +20,13 @@ from torch.optim import AdamW
 from rvc_engine.checkpoints.base_weights import published_names
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.checkpoints.recovery import OwnCheckpoint
-from rvc_engine.checkpoints.retention import KeptSaves
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.retention import SaveRegistry
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.models.identity import mismatch, shapes_of
+from rvc_engine.models.identity import SPEAKER_EMBEDDING, mismatch, shapes_of
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-SPEAKER_EMBEDDING = "emb_g.weight"
 SAME_LEARNING_RATE = 0.01
 """Relative difference that is no other learning rate: the reference decays once more each time it resumes."""
 
@@ -79,14 +78,14 @@ def pairs_to_resume(root: Path, own: OwnCheckpoint | None, warn: Warn) -> list[S
     """
     if own is None:
         return _find(root, warn)
-    newer = (pair for pair in _listed(root)[0] if pair.epoch > own.epoch and pair.written > own.written)
-    saves = KeptSaves(root)
+    newer = (pair for pair in _list_pairs(root)[0] if pair.epoch > own.epoch and pair.written > own.written)
+    saves = SaveRegistry(root)
     candidates = (pair for pair in newer if not saves.is_own(pair.generator))
     return [pair for pair in sorted(candidates, key=SavedPair.age_key, reverse=True) if _is_whole(pair, warn)]
 
 
 def _find(root: Path, warn: Warn) -> list[SavedPair]:
-    found, faults = _listed(root)
+    found, faults = _list_pairs(root)
     found.sort(key=SavedPair.age_key, reverse=True)
     for written, fault in faults:
         # An old broken file is nobody's loss once there is a newer whole one.
@@ -100,7 +99,7 @@ def _find(root: Path, warn: Warn) -> list[SavedPair]:
     return found
 
 
-def _listed(root: Path) -> tuple[list[SavedPair], list[tuple[float, str]]]:
+def _list_pairs(root: Path) -> tuple[list[SavedPair], list[tuple[float, str]]]:
     """The pairs that say what they are, and of the other G_ files when they were written and what is wrong."""
     found, faults = [], []
     for path in sorted(root.glob("G_*.pth")):
@@ -135,14 +134,14 @@ class Resumed:
     """Factor on what the config's own schedule gives."""
 
 
-def resume(pairs: list[SavedPair], nets: Nets, config: TrainingConfig, warn: Warn) -> Resumed | None:
+def resume(pairs: list[SavedPair], state: GanTrainState, config: TrainingConfig, warn: Warn) -> Resumed | None:
     """Bring the nets and their optimizers to the first of these pairs that is whole; None when there are none.
 
     Raises IncompatibleCheckpoint when the newest whole one is of another kind than the run, or all are damaged.
     """
     for pair in pairs:
         try:
-            return _load(pair, nets, config, warn)
+            return _load(pair, state, config, warn)
         except _Unusable as error:
             warn(f"{error}; going on from the pair before")
     if not pairs:
@@ -163,15 +162,15 @@ def _halves(pair: SavedPair) -> tuple[_Half, _Half]:
     return generator, discriminators
 
 
-def _load(pair: SavedPair, nets: Nets, config: TrainingConfig, warn: Warn) -> Resumed:
+def _load(pair: SavedPair, state: GanTrainState, config: TrainingConfig, warn: Warn) -> Resumed:
     generator, discriminators = _halves(pair)
-    for path, half, net in (
-        (pair.generator, generator, nets.generator),
-        (pair.discriminators, discriminators, nets.discriminators),
+    for path, half, model in (
+        (pair.generator, generator, state.synthesizer),
+        (pair.discriminators, discriminators, state.discriminators),
     ):
-        _check_fits(path, half.weights, net)
-    _restore(pair.generator, generator, nets.generator, nets.generator_optimizer, warn)
-    _restore(pair.discriminators, discriminators, nets.discriminators, nets.discriminator_optimizer, warn)
+        _check_fits(path, half.weights, model)
+    _restore(pair.generator, generator, state.synthesizer, state.generator_optimizer, warn)
+    _restore(pair.discriminators, discriminators, state.discriminators, state.discriminator_optimizer, warn)
     return Resumed(pair, generator.epoch, _learning_rate_scale(generator, config, warn))
 
 
@@ -261,8 +260,8 @@ def _learning_rate(tree: dict[str, Any], optimizer: Any) -> float | None:
     return rate if math.isfinite(rate) and rate > 0 else None
 
 
-def _check_fits(path: Path, weights: dict[str, Tensor], net: nn.Module) -> None:
-    found, expected = shapes_of(weights), shapes_of(net.state_dict())
+def _check_fits(path: Path, weights: dict[str, Tensor], model: nn.Module) -> None:
+    found, expected = shapes_of(weights), shapes_of(model.state_dict())
     if SPEAKER_EMBEDDING in expected and found.get(SPEAKER_EMBEDDING, (0,))[0] < expected[SPEAKER_EMBEDDING][0]:
         # Applio's embedding has a row for each speaker of the dataset, and the published one 109.
         found[SPEAKER_EMBEDDING] = (expected[SPEAKER_EMBEDDING][0], *found.get(SPEAKER_EMBEDDING, (0, 0))[1:])
@@ -273,14 +272,14 @@ def _check_fits(path: Path, weights: dict[str, Tensor], net: nn.Module) -> None:
         )
 
 
-def _restore(path: Path, half: _Half, net: nn.Module, optimizer: AdamW, warn: Warn) -> None:
-    own = net.state_dict()
-    net.load_state_dict({name: _padded(half.weights[name], value, fill=value) for name, value in own.items()})
+def _restore(path: Path, half: _Half, model: nn.Module, optimizer: AdamW, warn: Warn) -> None:
+    own = model.state_dict()
+    model.load_state_dict({name: _padded(half.weights[name], value, fill=value) for name, value in own.items()})
     if half.moments is None:
         warn(f"{path.name} has no optimizer state that fits; its weights are gone on from with a fresh optimizer")
         return
     state = {}
-    for number, (name, parameter) in enumerate(net.named_parameters()):
+    for number, (name, parameter) in enumerate(model.named_parameters()):
         if name in half.moments:
             entry = half.moments[name]
             zeros = torch.zeros_like(parameter, dtype=torch.float32)

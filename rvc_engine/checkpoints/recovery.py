@@ -11,8 +11,8 @@ from torch.optim import AdamW
 
 from rvc_engine.checkpoints.io import load_file, save_atomically
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, manifest_in, read_entries, write_entries
-from rvc_engine.checkpoints.pair_files import _portable
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.pair_files import portable_optimizer_state
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
 
@@ -39,37 +39,33 @@ class RecoveryStore:
     def _entries(self) -> list[CheckpointEntry]:
         return read_entries(self.folder)
 
-    def save(self, nets: Nets, place: Place) -> Path:
-        """Write a checkpoint, then the manifest, then let go of the oldest."""
-        return self.write(self.tree(nets, place))
-
-    def tree(self, nets: Nets, place: Place) -> dict[str, Any]:
+    def tree(self, state: GanTrainState, progress: TrainProgress) -> dict[str, Any]:
         """What a checkpoint holds; the nets' own tensors, not copies of them."""
         return {
             "identity": self.identity,
-            "place": asdict(place),
-            "generator": nets.generator.state_dict(),
-            "discriminators": nets.discriminators.state_dict(),
-            "generator_optimizer": _portable(nets.generator_optimizer),
-            "discriminator_optimizer": _portable(nets.discriminator_optimizer),
+            "place": asdict(progress),
+            "generator": state.synthesizer.state_dict(),
+            "discriminators": state.discriminators.state_dict(),
+            "generator_optimizer": portable_optimizer_state(state.generator_optimizer),
+            "discriminator_optimizer": portable_optimizer_state(state.discriminator_optimizer),
             # Empty but in float16.
-            "generator_scaler": nets.generator_scaler.state_dict(),
-            "discriminator_scaler": nets.discriminator_scaler.state_dict(),
+            "generator_scaler": state.generator_scaler.state_dict(),
+            "discriminator_scaler": state.discriminator_scaler.state_dict(),
         }
 
     def write(self, tree: dict[str, Any]) -> Path:
         """Write what `tree` gave, then the manifest, then let go of the oldest. Any thread may, one at a time."""
         started = time.monotonic()
-        place, entries = Place(**tree["place"]), self._entries()
-        path = self.folder / f"step_{place.step:09d}.pt"
+        progress, entries = TrainProgress(**tree["place"]), self._entries()
+        path = self.folder / f"step_{progress.step:09d}.pt"
         digest = save_atomically(tree, path)
-        entry = CheckpointEntry(path.name, place.step, place.epoch, path.stat().st_size, digest)
+        entry = CheckpointEntry(path.name, progress.step, progress.epoch, path.stat().st_size, digest)
         kept = [*(old for old in entries if old.file != entry.file), entry][-KEPT_CHECKPOINTS:]
         write_entries(self.folder, kept)
         self.last_save_seconds = time.monotonic() - started
         return path
 
-    def load(self, nets: Nets, warn: Callable[[str], None]) -> Place | None:
+    def load(self, state: GanTrainState, warn: Callable[[str], None]) -> TrainProgress | None:
         """Bring the nets to the newest good checkpoint; None when the run has none yet.
 
         A damaged checkpoint is passed over for the one before, and said. Raises IncompatibleCheckpoint when the
@@ -80,7 +76,7 @@ class RecoveryStore:
             path = self.folder / entry.file
             fault = entry.fault(self.folder)
             if fault is None:
-                return self._restore(load_file(path, nets.generator.emb_g.weight.device), nets, path)
+                return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state, path)
             warn(f"the checkpoint of step {entry.step} {fault}; going on from the one before")
         if not entries:
             return None
@@ -103,7 +99,7 @@ class RecoveryStore:
         written = (path if path.is_file() else manifest_in(self.folder)).stat().st_mtime
         return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
 
-    def _restore(self, tree: Any, nets: Nets, path: Path) -> Place:
+    def _restore(self, tree: Any, state: GanTrainState, path: Path) -> TrainProgress:
         for key, value in self.identity.items():
             if tree["identity"].get(key) != value:
                 raise IncompatibleCheckpoint(
@@ -111,24 +107,24 @@ class RecoveryStore:
                     f"asks for {key}={value}; give the voice another name, or delete {path.parent} and the G_ and D_ "
                     "files beside it to train anew"
                 )
-        nets.generator.load_state_dict(tree["generator"])
-        nets.discriminators.load_state_dict(tree["discriminators"])
+        state.synthesizer.load_state_dict(tree["generator"])
+        state.discriminators.load_state_dict(tree["discriminators"])
         for name in ("generator_optimizer", "discriminator_optimizer"):
-            optimizer: AdamW = getattr(nets, name)
+            optimizer: AdamW = getattr(state, name)
             # The groups are our own: another device takes another kernel, and the learning rate is set by the epoch.
             own = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": tree[name]["state"], "param_groups": own})
-        scalers = {"generator_scaler": nets.generator_scaler, "discriminator_scaler": nets.discriminator_scaler}
+        scalers = {"generator_scaler": state.generator_scaler, "discriminator_scaler": state.discriminator_scaler}
         for name, scaler in scalers.items():
             if scaler.is_enabled() and tree.get(name):
                 scaler.load_state_dict(tree[name])
-        return Place(**tree["place"])
+        return TrainProgress(**tree["place"])
 
 
-def load_trained_generator(workspace: Workspace) -> tuple[dict[str, Tensor], Place]:
+def load_trained_synthesizer(workspace: Workspace) -> tuple[dict[str, Tensor], TrainProgress]:
     """The generator's weights in the newest recovery checkpoint, and where the run was."""
     entries = RecoveryStore(workspace, {})._entries()
     if not entries:
         raise IncompatibleCheckpoint(f"{workspace.recovery} holds no checkpoint; train the voice first")
     tree = load_file(workspace.recovery / entries[-1].file)
-    return tree["generator"], Place(**tree["place"])
+    return tree["generator"], TrainProgress(**tree["place"])

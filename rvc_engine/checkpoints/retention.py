@@ -4,7 +4,6 @@ Only files that `saves.json` names are ever deleted, and only after the newer sa
 folder before (base weights, another program's), recovery checkpoints, the voice and `2333333` pairs are not in it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.checksum import sha256_of
 
 
 class Save(BaseModel):
@@ -35,8 +35,8 @@ NUM_CLAIMS = 2
 """The newest save and the one before, which lies there still when a run dies between the claim and the renaming."""
 
 
-class KeptSaves:
-    """The saves of a run that are on disk, oldest first."""
+class SaveRegistry:
+    """Registry of a run's saves on disk (`saves.json`), oldest first."""
 
     def __init__(self, root: Path) -> None:
         """`root` is the run's folder."""
@@ -73,19 +73,18 @@ class KeptSaves:
             return True
         if not contents.claimed:
             return False
-        with generator.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() in contents.claimed
+        return sha256_of(generator) in contents.claimed
 
-    def add(self, save: Save, config: TrainingConfig, worth: Callable[[int], float]) -> list[Save]:
-        """Take in a save that is on disk, and let go of those that `config.keep_saves` no longer wants.
+    def add(self, save: Save, config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
+        """Register a save that is on disk, and delete those that `config.keep_saves` no longer keeps.
 
-        `worth` tells a step's evaluation, lower being better; infinity where there is none. Returns what was deleted.
+        `score` maps a step to its evaluation, lower being better; infinity without one. Returns what was deleted.
         """
         contents = self._contents()
-        known = [*(old for old in contents.saves if old.step != save.step), save]
-        kept = chosen(known, config, worth)
-        dropped = [each for each in known if each not in kept]
-        self._write(known, contents.claimed)  # first with both: a crash between leaves nothing that no list names
+        saves = [*(old for old in contents.saves if old.step != save.step), save]
+        kept = select(saves, config, score)
+        dropped = [each for each in saves if each not in kept]
+        self._write(saves, contents.claimed)  # first with both: a crash between leaves nothing that no list names
         needed = {name for each in kept for name in each.files}
         for name in {name for each in dropped for name in each.files} - needed:
             (self._root / name).unlink(missing_ok=True)
@@ -98,8 +97,8 @@ class KeptSaves:
         write_atomically(self.path, json.dumps(rows, indent=1, ensure_ascii=False).encode())
 
 
-def chosen(saves: Sequence[Save], config: TrainingConfig, worth: Callable[[int], float]) -> list[Save]:
-    """Those to keep, in their order. The newest is always one of them."""
+def select(saves: Sequence[Save], config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
+    """The saves to keep, in their order. The newest is always one of them."""
     match config.keep_saves:
         case "all":
             return list(saves)
@@ -107,5 +106,5 @@ def chosen(saves: Sequence[Save], config: TrainingConfig, worth: Callable[[int],
             return list(saves[-1:])
         case "best":
             newest_first = saves[::-1]  # among those that nobody measured, too
-            best = sorted(newest_first, key=lambda save: worth(save.step))[: config.num_best_saves]
+            best = sorted(newest_first, key=lambda save: score(save.step))[: config.num_best_saves]
             return [save for save in saves if save in best or save == saves[-1]]

@@ -1,4 +1,4 @@
-"""What a checkpoint holds: models with their optimizers and scalers, and the place in the training."""
+"""The state that a checkpoint holds: models with their optimizers and scalers, and the training's progress."""
 
 from dataclasses import dataclass, field
 
@@ -8,15 +8,15 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from rvc_engine.compute.precision import Precision
-from rvc_engine.hyperparameters import BETAS, EPSILON, WEIGHT_DECAY, Hyperparameters
-from rvc_engine.models.activation_checkpointing import recompute_blocks
+from rvc_engine.hyperparameters import BETAS, EPSILON, PUBLISHED_WIDTH, WEIGHT_DECAY, Hyperparameters
+from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a run is."""
+class TrainProgress:
+    """How far a run has trained."""
 
     step: int
     """Optimizer steps done."""
@@ -33,7 +33,7 @@ class Place:
     """Lowered each time the run had to go back after diverging."""
     num_rollbacks: int = 0
     is_full_precision: bool = False
-    """Whether the run fell back to float32 after diverging in a shorter format."""
+    """Whether the run fell back to float32 after diverging in a 16-bit format."""
 
     @property
     def last_epoch(self) -> int:
@@ -41,20 +41,17 @@ class Place:
         return self.epoch - 1 if self.batch == 0 and self.step else self.epoch
 
 
-def completed_epochs(place: Place) -> int:
+def completed_epochs(progress: TrainProgress) -> int:
     """Whole epochs done; at least 1, because loaders show it."""
-    return max(1, place.epoch - 1)
-
-
-PUBLISHED_WIDTH = 192
+    return max(1, progress.epoch - 1)
 
 
 @dataclass
-class Nets:
-    """Both nets with their optimizers, on one device."""
+class GanTrainState:
+    """Synthesizer and discriminators with their optimizers and gradient scalers, on one device."""
 
-    sizes: Hyperparameters
-    generator: Synthesizer
+    hparams: Hyperparameters
+    synthesizer: Synthesizer
     discriminators: Discriminators
     generator_optimizer: AdamW
     discriminator_optimizer: AdamW
@@ -63,54 +60,54 @@ class Nets:
     discriminator_scaler: GradScaler = field(init=False)
 
     def __post_init__(self) -> None:
-        self.compute_in(self.precision)
+        self.set_precision(self.precision)
 
     @classmethod
     def build(
         cls,
-        sizes: Hyperparameters,
+        hparams: Hyperparameters,
         device: torch.device,
         learning_rate: float,
         precision: Precision | None = None,
         gradient_checkpointing: bool = False,
-    ) -> "Nets":
-        """Fresh nets, initialised from PyTorch's global generator; in float32 unless `precision` says otherwise."""
-        generator = Synthesizer(sizes).to(device)
-        recompute_blocks(generator, gradient_checkpointing)
-        scale = sizes.hidden_channels / PUBLISHED_WIDTH
-        discriminators = Discriminators(sizes.version, scale).to(device)
+    ) -> "GanTrainState":
+        """Fresh models, initialised from PyTorch's global random state; in float32 unless `precision` is given."""
+        synthesizer = Synthesizer(hparams).to(device)
+        set_activation_checkpointing(synthesizer, gradient_checkpointing)
+        scale = hparams.hidden_channels / PUBLISHED_WIDTH
+        discriminators = Discriminators(hparams.version, scale).to(device)
         return cls(
-            sizes,
-            generator,
+            hparams,
+            synthesizer,
             discriminators,
-            _adamw(generator, learning_rate),
+            _adamw(synthesizer, learning_rate),
             _adamw(discriminators, learning_rate),
             precision or Precision("fp32", device.type),
         )
 
-    def compute_in(self, precision: Precision) -> None:
-        """Go on in another format, with fresh scalers. One for each net: one's spoiled step is not the other's."""
+    def set_precision(self, precision: Precision) -> None:
+        """Set the number format, with fresh scalers. One for each model: an overflow in one is none in the other."""
         self.precision = precision
         self.generator_scaler, self.discriminator_scaler = precision.scaler(), precision.scaler()
 
     @property
     def device(self) -> torch.device:
-        """Where the nets are."""
-        return self.generator.emb_g.weight.device
+        """The device of the models."""
+        return self.synthesizer.emb_g.weight.device
 
     @property
-    def least_scale(self) -> float | None:
+    def min_loss_scale(self) -> float | None:
         """The smaller of the float16 scales; None in other formats. Reading it waits for the device."""
         if not self.generator_scaler.is_enabled():
             return None
         return min(self.generator_scaler.get_scale(), self.discriminator_scaler.get_scale())
 
     def zeros(self, count: int) -> Tensor:
-        """(count,), on the nets' device and of their type."""
-        return self.generator.emb_g.weight.new_zeros(count)
+        """Zeros (count,), of the models' device and type."""
+        return self.synthesizer.emb_g.weight.new_zeros(count)
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """For both optimizers."""
+        """Set the learning rate of both optimizers."""
         for optimizer in (self.generator_optimizer, self.discriminator_optimizer):
             for group in optimizer.param_groups:
                 if isinstance(group["lr"], Tensor):
@@ -119,9 +116,9 @@ class Nets:
                     group["lr"] = learning_rate
 
 
-def _adamw(net: nn.Module, learning_rate: float) -> AdamW:
+def _adamw(model: nn.Module, learning_rate: float) -> AdamW:
     """On CUDA its learning rate lies on the device, where a graph of the step reads it."""
-    parameters = list(net.parameters())
+    parameters = list(model.parameters())
     device = parameters[0].device
     rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate
     return AdamW(parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from rvc_engine import events
-from rvc_engine.event_text import describe, pace_text
+from rvc_engine.event_text import describe, throughput_text
 from rvc_engine.events import Event
 from rvc_engine.reporting import Report
 
@@ -85,7 +85,7 @@ class Terminal:
 
     def _progress(self, event: events.Progress) -> None:
         place = f" epoch {event.epoch}/{event.total_epochs} step {event.step}" if event.step is not None else ""
-        text = f"{event.stage}{place}{pace_text(event.clips_per_second, event.machine_share)}"
+        text = f"{event.stage}{place}{throughput_text(event.clips_per_second, event.machine_share)}"
         if self._bar is not None:
             self._bar.update(self._task, completed=event.progress, description=text)
         elif time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES and self._level <= logging.INFO:
@@ -94,8 +94,8 @@ class Terminal:
             self._console.print(f"{100 * event.progress:3.0f} % {text}{eta}", markup=False)
 
 
-def both(*reports: Report) -> Report:
-    """One report that speaks to several."""
+def broadcast(*reports: Report) -> Report:
+    """One report that passes events to several."""
 
     def report(event: Event) -> None:
         for one in reports:

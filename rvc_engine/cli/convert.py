@@ -39,7 +39,7 @@ def convert(
     machine = Machine(device, threads, weights or default_weights_folder(), content_folder=content_folder)
     try:
         converter = Converter(voice, index, machine, open_device(machine))
-        number = converter.speaker_of(speaker)
+        number = converter.find_speaker(speaker)
         options = ConversionOptions(key, index_rate, protect, rms_mix_rate, pitch, number, seed)
         with Progress(console=Console(stderr=True), transient=True) as bars:
             task = bars.add_task("converting", total=1.0)

@@ -13,7 +13,7 @@ import typer
 from pydantic import ValidationError
 
 from rvc_engine.cli.convert import convert
-from rvc_engine.cli.voices import extract, hand_over, inspect, merge, onnx
+from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.errors import DiskFull, InvalidConfig
@@ -27,7 +27,7 @@ from rvc_engine.workspace.layout import Workspace
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-    from rvc_engine.pipeline.pipeline import Wanted
+    from rvc_engine.pipeline.pipeline import StageSelection
 
 app = typer.Typer(
     name="rvc-engine",
@@ -39,8 +39,14 @@ app = typer.Typer(
 
 app.add_typer(weights_app)
 app.command()(convert)
-for tool in (inspect, extract, merge, hand_over, onnx):
-    app.command()(tool)
+for name, tool in (
+    ("inspect", inspect),
+    ("extract", extract),
+    ("merge", merge),
+    ("hand-over", reorder_optimizer),
+    ("onnx", onnx),
+):
+    app.command(name)(tool)
 
 
 def usage_error(message: str) -> typer.Exit:
@@ -142,9 +148,11 @@ def run(
     switch.on_signals()
     if events:
         switch.on_end_of_input()
-    place = Workspace(workspace, name, training.version)
+    run_workspace = Workspace(workspace, name, training.version)
     report = EventLines(switch) if events else None
-    raise typer.Exit(execute(dataset, place, training, machine, switch, report=report, lock_wait_seconds=lock_wait))
+    raise typer.Exit(
+        execute(dataset, run_workspace, training, machine, switch, report=report, lock_wait_seconds=lock_wait)
+    )
 
 
 def execute(
@@ -155,23 +163,23 @@ def execute(
     switch: Callable[[], bool],
     *,
     report: Report | None = None,
-    wanted: "Wanted | None" = None,
+    selection: "StageSelection | None" = None,
     level: str = "info",
     lock_wait_seconds: float = 0,
 ) -> int:
     """Run the engine with events to `report`, or to the terminal, and to the log file. Returns the exit code."""
-    from rvc_engine.cli.console import LogFile, Terminal, both
-    from rvc_engine.pipeline.pipeline import Wanted
+    from rvc_engine.cli.console import LogFile, Terminal, broadcast
+    from rvc_engine.pipeline.pipeline import StageSelection
     from rvc_engine.pipeline.process import run_engine
 
     terminal = Terminal(level) if report is None else None
-    listener = report or terminal
-    assert listener is not None
+    sink = report or terminal
+    assert sink is not None
     try:
         log = LogFile(workspace.log)
     except OSError as error:
         message = f"{workspace.root} cannot be written to ({error.strerror}); free some space, or choose another folder"
-        listener(Failed(code=DiskFull.code if is_disk_full(error) else InvalidConfig.code, message=message))
+        sink(Failed(code=DiskFull.code if is_disk_full(error) else InvalidConfig.code, message=message))
         return EXIT_FAILED
     try:
         return run_engine(
@@ -179,9 +187,9 @@ def execute(
             workspace,
             config,
             machine,
-            both(listener, log),
+            broadcast(sink, log),
             switch,
-            wanted or Wanted(),
+            selection or StageSelection(),
             lock_wait_seconds,
         )
     finally:

@@ -144,13 +144,13 @@ def pipeline(
     config = config_from({**fields, **further}, flags | {name: f"--set {name}" for name in further})
     workspace = Workspace(logs / name, name, config.version)
     base = {"-pg/--pretrain_g": _path(pretrain_g), "-pd/--pretrain_d": _path(pretrain_d)}
-    faults = [*_faults_of_files(base), *_faults_of_folders(dataset, outside_index_root)]
+    faults = [*_file_faults(base), *_folder_faults(dataset, outside_index_root)]
     if faults:
         if dataset is None:  # all that is wrong at once, and not one thing after another
-            faults += external.examine(workspace, config, trains=not skip_training).faults
+            faults += external.check_workspace(workspace, config, trains=not skip_training).faults
         raise usage_error("; ".join(faults))
     machine = Machine(
-        device=_device(gpus),
+        device=_device_names(gpus),
         weights_folder=weights or default_weights_folder(),
         content_folder=content_folder,
         pretrained_g=base["-pg/--pretrain_g"],
@@ -175,7 +175,7 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def _faults_of_files(files: Mapping[str, Path | None]) -> list[str]:
+def _file_faults(files: Mapping[str, Path | None]) -> list[str]:
     """Of those given by these options."""
     return [
         f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
@@ -184,7 +184,7 @@ def _faults_of_files(files: Mapping[str, Path | None]) -> list[str]:
     ]
 
 
-def _faults_of_folders(dataset: Path | None, outside_index_root: Path | None) -> list[str]:
+def _folder_faults(dataset: Path | None, outside_index_root: Path | None) -> list[str]:
     """Before any work: hours later is late to hear that a folder cannot be."""
     faults = []
     if dataset is not None and not dataset.is_dir():
@@ -200,7 +200,7 @@ def _faults_of_folders(dataset: Path | None, outside_index_root: Path | None) ->
     return faults
 
 
-def _device(gpus: str) -> str:
+def _device_names(gpus: str) -> str:
     import torch
 
     numbers = gpus.split("-")
@@ -231,13 +231,13 @@ def _execute(
     continue_on_error: bool,
 ) -> int:
     from rvc_engine.index.build import link_outside
-    from rvc_engine.pipeline.pipeline import Wanted
+    from rvc_engine.pipeline.pipeline import StageSelection
     from rvc_engine.pipeline.process import StopSwitch
 
     switch = StopSwitch()
     switch.on_signals()
-    wanted = Wanted(not skip_training, not skip_index, continue_on_error)
-    code = execute(dataset, workspace, config, machine, switch, wanted=wanted, level=level.value)
+    selection = StageSelection(not skip_training, not skip_index, continue_on_error)
+    code = execute(dataset, workspace, config, machine, switch, selection=selection, level=level.value)
     has_index = code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)
     if outside_index_root is None or not has_index:
         return code

@@ -1,29 +1,18 @@
 """`rvc-engine inspect`, `extract`, `merge`, `hand-over` and `onnx`: tools for voices and checkpoints."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from rvc_engine.cli.errors import exit_on_error
 from rvc_engine.config import SampleRate
-from rvc_engine.errors import EngineError, InvalidConfig
+from rvc_engine.errors import InvalidConfig
 from rvc_engine.events import EXIT_FAILED, EXIT_USAGE
 
 Program = Literal["rvc", "applio"]
 Voice = Annotated[Path, typer.Argument(help="A voice, <voice>.pth.", exists=True, dir_okay=False)]
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """An engine's error in a sentence and an exit code, in place of a traceback."""
-    try:
-        yield
-    except EngineError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EXIT_USAGE if isinstance(error, InvalidConfig) else EXIT_FAILED) from error
 
 
 def inspect(
@@ -68,10 +57,10 @@ def extract(
     """Make a small voice file of a training checkpoint. Version, rate and pitch are told from its tensors."""
     from rvc_engine.voices.extract import extract as extract_voice
 
-    with _errors_told():
+    with exit_on_error(InvalidConfig):
         made = extract_voice(checkpoint, output, name or output.stem, sample_rate, encoder)
-    how = "" if made.encoder_is_known else " (nothing says so; name another with --encoder if it was another)"
-    typer.echo(f"{output}: epoch {made.epoch}, {made.kind}, content encoder {made.encoder}{how}")
+    how = "" if made.is_encoder_stated else " (nothing says so; name another with --encoder if it was another)"
+    typer.echo(f"{output}: epoch {made.epoch}, {made.identity}, content encoder {made.encoder}{how}")
 
 
 def merge(
@@ -84,7 +73,7 @@ def merge(
     """Mix two voices of the same version, rate, pitch and content encoder into one."""
     from rvc_engine.voices.merge import merge as merge_voices
 
-    with _errors_told():
+    with exit_on_error(InvalidConfig):
         made = merge_voices(first, second, ratio, output, name or output.stem)
     dropped = (
         f"; {made.speakers_dropped} speakers that only one of them had are left out" if made.speakers_dropped else ""
@@ -92,16 +81,16 @@ def merge(
     typer.echo(f"{output}: {made.info}{dropped}")
 
 
-def hand_over(
+def reorder_optimizer(
     checkpoint: Annotated[Path, typer.Argument(help="A G_ file.", exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="The G_ file to write.")],
     to: Annotated[Program, typer.Option(help="The program that is to go on training from it.")] = "applio",
 ) -> None:
     """Put a G_ file's optimizer entries into the order of RVC or Applio. D_ files serve both as they are."""
-    from rvc_engine.voices.optimizer_order import hand_over as write_for
+    from rvc_engine.voices.optimizer_order import reorder_optimizer as write_in_order
 
-    with _errors_told():
-        write_for(checkpoint, output, to)
+    with exit_on_error(InvalidConfig):
+        write_in_order(checkpoint, output, to)
     typer.echo(f"{output}: in the order of {to}")
 
 
@@ -112,7 +101,7 @@ def onnx(
     """Write a voice as an ONNX graph, with the inputs of RVC's own, and compare it with the net on two clips."""
     from rvc_engine.voices.onnx import export_onnx
 
-    with _errors_told():
+    with exit_on_error(InvalidConfig):
         checks = export_onnx(voice, output)
     for check in checks:
         typer.echo(f"{check.frames} frames: differs from PyTorch by at most {check.difference:.2e}")

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from rvc_engine.errors import EngineError
+from rvc_engine.cli.errors import exit_on_error
 from rvc_engine.events import EXIT_FAILED
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.catalogue import PublishedFile, Weights
@@ -59,7 +59,7 @@ def fetch_command(
     the other's files.
     """
     weights = Weights(folder)
-    with _errors_told():
+    with exit_on_error():
         files = list(dict.fromkeys(file for name in names for file in weights.files_of(name)))
         with _bars(files) as progress:
             fetch(weights, files, progress)
@@ -72,7 +72,7 @@ def import_command(
     folder: WeightsFolder,
 ) -> None:
     """Take known files from anywhere under a folder; they are told by content, whatever their names."""
-    with _errors_told():
+    with exit_on_error():
         taken = Weights(folder).import_from(source, lambda file, path: typer.echo(f"{file.key}: {path}"))
     typer.echo(f"{len(taken)} files taken into {folder}")
     if not taken:
@@ -98,16 +98,6 @@ def verify_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
 
 def _print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1))
-
-
-@contextlib.contextmanager
-def _errors_told() -> Iterator[None]:
-    """End with the error's own sentence and exit code 1."""
-    try:
-        yield
-    except EngineError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(EXIT_FAILED) from error
 
 
 @contextlib.contextmanager

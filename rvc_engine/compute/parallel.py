@@ -21,16 +21,16 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-def in_order(
+def map_ordered(
     work: Callable[[Piece], Result],
     pieces: Sequence[Piece],
     threads_per_call: int | None,
-    meanwhile: Callable[[], None] = lambda: None,
+    while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """The results of all pieces, in their order. Raises what a piece raises, when its turn comes.
+    """Map `work` over pieces in threads; the results in their order. Raises a piece's error when its turn comes.
 
     As many pieces are at work as PyTorch's thread count has room for, or one when `threads_per_call` is None, as for a
-    GPU. `meanwhile` is called in the caller's thread while a result is awaited, and may raise, to stop:
+    GPU. `while_waiting` is called in the caller's thread while a result is awaited, and may raise, to stop:
     then, as whenever the caller takes no more, no further piece begins, and those begun are waited for.
     """
     threads = torch.get_num_threads()
@@ -41,9 +41,9 @@ def in_order(
             for piece in pieces:
                 waiting.append(pool.submit(work, piece))
                 if len(waiting) >= LOOK_AHEAD * calls:
-                    yield _awaited(waiting.popleft(), meanwhile)
+                    yield _await_result(waiting.popleft(), while_waiting)
             while waiting:
-                yield _awaited(waiting.popleft(), meanwhile)
+                yield _await_result(waiting.popleft(), while_waiting)
         finally:
             try:
                 pool.shutdown(cancel_futures=True)
@@ -61,7 +61,7 @@ def _num_calls(threads: int, threads_per_call: int | None, num_pieces: int) -> i
     return fewer if is_idle and most < num_pieces else most
 
 
-def _awaited(future: Future[Result], meanwhile: Callable[[], None]) -> Result:
+def _await_result(future: Future[Result], while_waiting: Callable[[], None]) -> Result:
     while not wait([future], SECONDS_BETWEEN_LOOKS).done:
-        meanwhile()
+        while_waiting()
     return future.result()

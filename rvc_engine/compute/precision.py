@@ -1,4 +1,4 @@
-"""In which number format the nets compute: chosen, opened as autocast, and scaled where float16 asks for it.
+"""Number format of the models: chosen, applied as autocast, with a gradient scaler for float16.
 
 Weights, gradients and optimizers are float32 always. Autocast holds for the nets alone; spectra, losses, the latent's
 sampling, the sine source, the last layers and weight norm stay in float32: their small differences are what is learnt
@@ -22,7 +22,7 @@ FormatName = Literal["fp32", "bf16", "fp16"]
 NATIVE_BF16 = (8, 0)
 """The compute capability (Ampere) from which a GPU multiplies bfloat16 in hardware."""
 _NATIVE_BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
-LEAST_SCALE = 1.0
+MIN_LOSS_SCALE = 1.0
 """A float16 scale below this has been halved at least 17 times in a row: the losses are lost, not the step."""
 
 _DTYPES: dict[FormatName, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -41,20 +41,20 @@ class Precision:
         if choice != "auto":
             return cls(choice, device.type)
         if device.type != "cuda":
-            return cls("bf16" if cpu_multiplies_bf16() else "fp32", device.type)
+            return cls("bf16" if cpu_supports_bf16() else "fp32", device.type)
         return cls("bf16" if torch.cuda.get_device_capability(device) >= NATIVE_BF16 else "fp16", device.type)
 
-    def full(self) -> "Precision":
+    def fp32(self) -> "Precision":
         """The safest format on the same device."""
         return Precision("fp32", self.device_type)
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The short format; None for float32."""
+        """The 16-bit format; None for float32."""
         return _DTYPES.get(self.name)
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context for a net's pass; its outputs may be of the short format."""
+        """The context for a net's pass; its outputs may be of the 16-bit format."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
 
     def scaler(self) -> GradScaler:
@@ -62,15 +62,15 @@ class Precision:
         return GradScaler(self.device_type, enabled=self.name == "fp16")
 
 
-def cpu_multiplies_bf16() -> bool:
+def cpu_supports_bf16() -> bool:
     """Whether this CPU has instructions that multiply bfloat16, and PyTorch's library for convolutions uses them.
 
     AVX-512 or AMX on x86, BF16 on Arm. Others would only emulate it, slower than float32.
     """
-    return _library_knows_bf16() and bool(_NATIVE_BF16_FLAGS & _cpu_flags())
+    return _onednn_supports_bf16() and bool(_NATIVE_BF16_FLAGS & _cpu_flags())
 
 
-def _library_knows_bf16() -> bool:
+def _onednn_supports_bf16() -> bool:
     return torch._C._has_mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
@@ -94,19 +94,19 @@ def use_tf32(allowed: bool) -> None:
     torch.backends.cudnn.conv.fp32_precision = mode  # type: ignore[attr-defined]
 
 
-def in_full(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-    """A layer's output in float32, inside autocast too: for layers whose rounding the losses would see."""
+def run_fp32(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """A layer's output in float32, inside autocast too: for layers whose rounding changes the losses."""
     if not torch.is_autocast_enabled(x.device.type):
         return layer(x, *others)
     with torch.autocast(x.device.type, enabled=False):
-        return layer(lengthened(x), *others)
+        return layer(to_fp32(x), *others)
 
 
-def in_full_on_cpu(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
-    """`in_full` on a CPU, where float32 costs twice as much; on a GPU, where it costs far more, the layer as it is."""
-    return in_full(layer, x, *others) if x.device.type == "cpu" else layer(x, *others)
+def run_fp32_on_cpu(layer: Callable[..., Tensor], x: Tensor, *others: Tensor) -> Tensor:
+    """`run_fp32` on a CPU, where float32 costs twice as much; the layer as it is on a GPU (assumed to cost more)."""
+    return run_fp32(layer, x, *others) if x.device.type == "cpu" else layer(x, *others)
 
 
-def lengthened(x: Tensor) -> Tensor:
-    """Back to float32 what autocast made shorter; longer formats stay."""
+def to_fp32(x: Tensor) -> Tensor:
+    """16-bit tensors in float32; others stay."""
     return x.float() if x.dtype in {torch.float16, torch.bfloat16} else x

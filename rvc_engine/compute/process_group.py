@@ -1,14 +1,13 @@
-"""Several processes that train one voice together, and the few words that they exchange. One process is the usual case.
+"""Data-parallel training over torch.distributed. One process is the usual case.
 
 Every rank holds the same nets and learns from its share of each effective batch; gradients are added up, so that all
-take the same step. Decisions (stop, save, out of memory) are agreed upon before anyone acts, or the others would wait
-forever for one who left.
+take the same step. Decisions (stop, save, out of memory) are reduced over all ranks before any rank acts, or the others
+would wait forever for one that left.
 """
 
 import math
 import os
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -22,101 +21,96 @@ TIMEOUT = timedelta(minutes=15)
 """How long a rank waits for the others: longer than any save, evaluation or measuring takes."""
 
 
-class PeerLost(Exception):
-    """Another rank is gone or silent; this one can't go on, and has nothing to tell."""
+class PeerFailure(Exception):
+    """Another rank is gone or silent, so that this one cannot continue."""
 
 
-class Ranks:
-    """The processes of one training, seen from one of them. Alone, every answer is its own."""
+class DistributedContext:
+    """Rank and size of the training's process group, with its collectives. A single process communicates with none."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
+        self.rank, self.world_size = rank, size
 
     @classmethod
-    def join(cls, device: torch.device) -> "Ranks":
-        """Meet the others that torchrun started: gloo for decisions and CPU gradients, NCCL for CUDA gradients."""
+    def init(cls, device: torch.device) -> "DistributedContext":
+        """Join torchrun's process group: gloo for decisions and CPU gradients, NCCL for CUDA gradients."""
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
         return cls(dist.get_rank(), dist.get_world_size())
 
-    def leave(self) -> None:
-        """Let the others go."""
-        with suppress(RuntimeError):  # they may be gone already
-            dist.destroy_process_group()
-
     @property
-    def is_first(self) -> bool:
-        """Whether this is the process that writes files and speaks."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, which writes files and reports."""
         return self.rank == 0
 
-    def share_of(self, clips: Sequence[int]) -> slice:
-        """This rank's clips of an effective batch: every size-th, as neighbours are of like length. May be none."""
-        return slice(self.rank, len(clips), self.size)
+    def shard(self, clips: Sequence[int]) -> slice:
+        """This rank's clips of a global batch: every world_size-th, as neighbours are of like length. May be none."""
+        return slice(self.rank, len(clips), self.world_size)
 
-    def largest_share(self, num_clips: int) -> int:
-        """Clips of the rank that has most of them."""
-        return math.ceil(num_clips / self.size)
+    def max_shard_size(self, num_clips: int) -> int:
+        """The number of clips of the largest shard."""
+        return math.ceil(num_clips / self.world_size)
 
-    def agree(self, flags: Sequence[bool]) -> list[bool]:
-        """For each flag, whether any rank raised it."""
-        if self.size == 1:
+    def all_reduce_flags(self, flags: Sequence[bool]) -> list[bool]:
+        """For each flag, whether it is true on any rank."""
+        if self.world_size == 1:
             return list(flags)
-        return [value > 0 for value in self._reduced([float(flag) for flag in flags], dist.ReduceOp.MAX)]
+        return [value > 0 for value in self._all_reduce([float(flag) for flag in flags], dist.ReduceOp.MAX)]
 
-    def any(self, flag: bool) -> bool:
-        """Whether any rank raised the flag."""
-        return self.agree([flag])[0]
+    def all_reduce_any(self, flag: bool) -> bool:
+        """Whether the flag is true on any rank."""
+        return self.all_reduce_flags([flag])[0]
 
-    def least(self, value: int) -> int:
-        """The smallest of the ranks' numbers."""
-        return value if self.size == 1 else int(self._reduced([float(value)], dist.ReduceOp.MIN)[0])
+    def all_reduce_min(self, value: int) -> int:
+        """The smallest value over all ranks."""
+        return value if self.world_size == 1 else int(self._all_reduce([float(value)], dist.ReduceOp.MIN)[0])
 
-    def _reduced(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
+    def _all_reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
         """On the CPU, so that no GPU is waited for."""
         tensor = torch.tensor(values, dtype=torch.float64)
-        _told(lambda: dist.all_reduce(tensor, operation))
+        _translate_peer_failure(lambda: dist.all_reduce(tensor, operation))
         return tensor.tolist()
 
-    def from_first(self, make: Callable[[], T]) -> T:
-        """What the first rank makes, for all; the others wait for it."""
-        if self.size == 1:
+    def broadcast_object(self, make: Callable[[], T]) -> T:
+        """The result of `make` on rank 0, on all ranks; the others wait for it."""
+        if self.world_size == 1:
             return make()
-        made: list[Any] = [make() if self.is_first else None]
-        _told(lambda: dist.broadcast_object_list(made))
+        made: list[Any] = [make() if self.is_main else None]
+        _translate_peer_failure(lambda: dist.broadcast_object_list(made))
         return made[0]  # type: ignore[no-any-return]
 
-    def gather(self, net: nn.Module, losses: Tensor) -> Tensor | None:
-        """This rank's gradients and losses in one tensor, ready to be added up; None for one who is alone.
+    def flatten_gradients(self, model: nn.Module, losses: Tensor) -> Tensor | None:
+        """This rank's gradients and losses in one tensor for `all_reduce_gradients`; None for a single process.
 
-        Apart from `add_up` because it takes memory: who has none left must say so before the others wait for a sum.
+        Apart from `all_reduce_gradients` because it allocates: a rank that cannot must report before the others wait.
         """
-        if self.size == 1:
+        if self.world_size == 1:
             return None
-        parts = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in net.parameters()]
+        parts = [p.new_zeros(p.numel()) if p.grad is None else p.grad.flatten() for p in model.parameters()]
         return torch.cat([*parts, losses.to(parts[0].dtype)])
 
-    def add_up(self, net: nn.Module, losses: Tensor, gathered: Tensor | None) -> Tensor:
-        """Give the net the sum of all ranks' gradients; returns the sum of their losses, shaped as `losses`."""
-        if gathered is None:
+    def all_reduce_gradients(self, model: nn.Module, losses: Tensor, flat: Tensor | None) -> Tensor:
+        """Sum gradients over all ranks into the model; returns the sum of their losses, shaped as `losses`."""
+        if flat is None:
             return losses
-        _told(lambda: dist.all_reduce(gathered))
+        _translate_peer_failure(lambda: dist.all_reduce(flat))
         position = 0
-        for p in net.parameters():
-            p.grad = gathered[position : position + p.numel()].view_as(p)
+        for p in model.parameters():
+            p.grad = flat[position : position + p.numel()].view_as(p)
             position += p.numel()
-        return gathered[position:].to(losses.dtype)
+        return flat[position:].to(losses.dtype)
 
 
-ALONE = Ranks()
+SINGLE_PROCESS = DistributedContext()
 
 
-def _told(work: Callable[[], object]) -> None:
-    """Turn the library's word for a lost peer (a RuntimeError among many) into ours."""
+def _translate_peer_failure(work: Callable[[], object]) -> None:
+    """Run a collective; the RuntimeError that a lost peer causes becomes PeerFailure."""
     try:
         work()
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        raise PeerLost(str(error)) from error
+        raise PeerFailure(str(error)) from error
 
 
 def local_rank() -> int:

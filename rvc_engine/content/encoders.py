@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ContentEncoder(Protocol):
-    """Tells the content of clips of speech, 50 rows a second."""
+    """Encodes the content of clips of speech in 50 frames a second."""
 
     name: str
     """What a voice carries as `embedder_model`."""

@@ -29,10 +29,10 @@ from rvc_engine.content.windows import encode_in_windows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 
 V1_BLOCK = 9
-WINDOW_ROWS = 3000
+WINDOW_FRAMES = 3000
 """60 s: more than conversion ever hands over at once, so that it computes what RVC does. Attention grows with the
 square of it."""
-OVERLAP_ROWS = 100
+OVERLAP_FRAMES = 100
 
 _WEIGHT_NORM_NAMES = {
     # what PyTorch called the parts of a weight-normed convolution before 2.1
@@ -87,14 +87,14 @@ class HubertEncoder:
         if sizes.is_packable:
             self._hidden: _Hidden = PackedHubert(sizes, weights, dtype)
         else:
-            self._hidden = partial(_one_by_one, _transformers_net(described, weights).to(device))
+            self._hidden = partial(_encode_one_by_one, _transformers_model(described, weights).to(device))
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """See `ContentEncoder.encode`."""
-        return encode_in_windows(waves_16k, self._rows, self.feature_size, WINDOW_ROWS, OVERLAP_ROWS)
+        return encode_in_windows(waves_16k, self._encode_batch, self.feature_size, WINDOW_FRAMES, OVERLAP_FRAMES)
 
     @torch.inference_mode()
-    def _rows(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    def _encode_batch(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         clips = [torch.from_numpy(wave).to(self._device) for wave in waves]
         hidden = self._hidden(clips, None if self._projection is None else V1_BLOCK)
         projected = hidden if self._projection is None else [F.linear(rows, *self._projection) for rows in hidden]
@@ -162,28 +162,28 @@ def _our_name(name: str) -> str:
 
 
 def _shapes_by_transformers(described: dict[str, Any]) -> dict[str, tuple[int, ...]]:
-    weights = _without_weights(described).state_dict()
+    weights = _meta_model(described).state_dict()
     return {name: tuple(value.shape) for name, value in weights.items() if name != _NOT_NEEDED}
 
 
-def _transformers_net(described: dict[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
-    net = _without_weights(described)
-    own = {name: weights.get(name, torch.zeros(value.shape)) for name, value in net.state_dict().items()}
-    net.load_state_dict(own, assign=True)
-    return net.eval().requires_grad_(False)
+def _transformers_model(described: dict[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
+    model = _meta_model(described)
+    own = {name: weights.get(name, torch.zeros(value.shape)) for name, value in model.state_dict().items()}
+    model.load_state_dict(own, assign=True)
+    return model.eval().requires_grad_(False)
 
 
-def _without_weights(described: dict[str, Any]) -> nn.Module:
+def _meta_model(described: dict[str, Any]) -> nn.Module:
     """The net as `transformers` builds it, for forms other than the published one; its shapes only."""
     from transformers import HubertConfig, HubertModel  # three seconds, and rarely needed
 
     with torch.device("meta"):
-        net: nn.Module = HubertModel(HubertConfig(**described))
-    return net
+        model: nn.Module = HubertModel(HubertConfig(**described))
+    return model
 
 
-def _one_by_one(net: nn.Module, clips: Sequence[Tensor], num_blocks: int | None) -> list[Tensor]:
+def _encode_one_by_one(model: nn.Module, clips: Sequence[Tensor], num_blocks: int | None) -> list[Tensor]:
     """What `PackedHubert` gives, by `transformers`."""
-    outputs = (net(clip[None], output_hidden_states=num_blocks is not None) for clip in clips)
+    outputs = (model(clip[None], output_hidden_states=num_blocks is not None) for clip in clips)
     hidden = (out.last_hidden_state if num_blocks is None else out.hidden_states[num_blocks] for out in outputs)
     return [rows[0] for rows in hidden]

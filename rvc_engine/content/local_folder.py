@@ -12,7 +12,7 @@ from rvc_engine.config import Version
 from rvc_engine.content.names import embedder_name
 from rvc_engine.errors import IncompatibleCheckpoint, MissingWeights
 from rvc_engine.machine import Machine
-from rvc_engine.weights.catalogue import sha256_of
+from rvc_engine.workspace.checksum import sha256_of
 
 WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors")
 
@@ -24,13 +24,13 @@ _HOW = (
 
 def local_folder(machine: Machine) -> Path:
     """The folder. Raises MissingWeights when the machine has none, or files are missing in it."""
-    if problem := problem_of(machine):
+    if problem := local_folder_problem(machine):
         raise MissingWeights(problem)
     assert machine.content_folder is not None
     return machine.content_folder
 
 
-def problem_of(machine: Machine) -> str | None:
+def local_folder_problem(machine: Machine) -> str | None:
     """What keeps content=local from being used on this machine, in a sentence without its dot."""
     folder = machine.content_folder
     if folder is None:

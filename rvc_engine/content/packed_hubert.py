@@ -15,26 +15,26 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rvc_engine.compute.precision import cpu_multiplies_bf16
-from rvc_engine.content.windows import num_rows
+from rvc_engine.compute.precision import cpu_supports_bf16
+from rvc_engine.content.windows import num_content_frames
 
 FIRST_KERNEL, FIRST_STRIDE = 10, 5
 KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)
 STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
-PACKED_ROWS = 4 * 185
+PREPACKED_ROWS = 4 * 185
 """Which oneDNN lays weights out for: a batch of training slices. Others are multiplied as well."""
-PACKED_FRAMES = 5920
+PREPACKED_FRAMES = 5920
 """The same for convolutions."""
 PIECE_FRAMES = 2048
 """Of the first layer at once: 4 MB of a core's cache."""
 GROUP_NORM_EPS = 1e-5
 
-_Afterwards = tuple[str, list[float], str]
+_PostOps = tuple[str, list[float], str]
 """What oneDNN does to a product before it is written."""
-_GELU: _Afterwards = ("gelu", [], "none")
-_NOTHING: _Afterwards = ("none", [], "")
+_GELU: _PostOps = ("gelu", [], "none")
+_NO_POST_OPS: _PostOps = ("none", [], "")
 
-_How = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
+_ConvParams = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
 """Padding, stride, dilation and groups of a convolution over images."""
 
 NamedWeights = Mapping[str, Tensor]
@@ -134,11 +134,11 @@ class PackedHubert:
         self._dtype = dtype
         self._channels: int = sizes.conv_dim[-1]
         self._first = weights[_CONV.format(0)].squeeze(1).T.contiguous()
-        self._first_norm = _Norm.of(weights, _FIRST_NORM, GROUP_NORM_EPS)
+        self._first_norm = _Norm.from_state_dict(weights, _FIRST_NORM, GROUP_NORM_EPS)
         self._convs = [
             _Conv(weights[_CONV.format(n)].to(dtype), None, stride=stride) for n, stride in enumerate(STRIDES[1:], 1)
         ]
-        self._projection_norm = _Norm.of(weights, _PROJECTION_NORM, eps)
+        self._projection_norm = _Norm.from_state_dict(weights, _PROJECTION_NORM, eps)
         self._projection = _Linear(weights, [_PROJECTION], dtype)
         position = torch._weight_norm(weights[_POSITION_DIRECTION], weights[_POSITION_GAIN], dim=2)
         self._position = _Conv(
@@ -147,14 +147,14 @@ class PackedHubert:
             padding=position.shape[-1] // 2,
             groups=sizes.num_conv_pos_embedding_groups,
         )
-        self._norm = _Norm.of(weights, _NORM, eps)
+        self._norm = _Norm.from_state_dict(weights, _NORM, eps)
         self._blocks = [_Block(sizes, weights, _BLOCK.format(n), dtype) for n in range(sizes.num_hidden_layers)]
 
     def __call__(self, waves: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
         """Clips (num_samples,) of at least one row to what the blocks up to a number put out: (rows, hidden_size)."""
-        rows = torch.tensor([num_rows(len(wave)) for wave in waves])
+        rows = torch.tensor([num_content_frames(len(wave)) for wave in waves])
         is_own = (torch.arange(int(rows.max())) < rows[:, None]).to(waves[0].device)
-        x = self._extracted(waves, is_own.shape[1])
+        x = self._extract_features(waves, is_own.shape[1])
         x = self._projection(self._projection_norm(x)).float()
         x = torch.where(is_own.unsqueeze(-1), x, 0.0)  # what the positional convolution finds behind each clip's end
         x = self._norm(x + self._positions(x))
@@ -163,7 +163,7 @@ class PackedHubert:
             x = block(x, keys)
         return [clip[:count] for clip, count in zip(x, rows.tolist(), strict=True)]
 
-    def _extracted(self, waves: Sequence[Tensor], rows: int) -> Tensor:
+    def _extract_features(self, waves: Sequence[Tensor], rows: int) -> Tensor:
         """The convolutions' output, zeros behind a clip's own rows: (clips, rows, channels).
 
         A clip at a time, and the widest layer in pieces: memory that fits the caches, and that is used again at once,
@@ -171,15 +171,15 @@ class PackedHubert:
         """
         x = waves[0].new_zeros((len(waves), rows, self._channels), dtype=self._dtype)
         for clip, wave in zip(x, waves, strict=True):
-            y = self._first_frames(wave)[None]
+            y = self._first_layer(wave)[None]
             for conv in self._convs:
                 y = conv(y)
             clip[: y.shape[1]] = y[0]
         return x
 
-    def _first_frames(self, wave: Tensor) -> Tensor:
+    def _first_layer(self, wave: Tensor) -> Tensor:
         """What the first layer, its norm and its GELU make of a clip (num_samples,): (frames, channels)."""
-        weight, bias = self._first_of(wave)
+        weight, bias = self._fold_first_norm(wave)
         seen = wave.unfold(0, FIRST_KERNEL, FIRST_STRIDE)
         x = wave.new_empty((len(seen), weight.shape[1]), dtype=self._dtype)
         for start in range(0, len(seen), PIECE_FRAMES):
@@ -187,7 +187,7 @@ class PackedHubert:
             x[piece] = F.gelu(torch.addmm(bias, seen[piece], weight))
         return x
 
-    def _first_of(self, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def _fold_first_norm(self, wave: Tensor) -> tuple[Tensor, Tensor]:
         """The first convolution with its norm, as this clip has it: weights (10, channels) and bias.
 
         Mean and variance of what the convolution gives follow from the moments of what it sees.
@@ -214,7 +214,7 @@ class _Norm(NamedTuple):
     eps: float
 
     @classmethod
-    def of(cls, weights: NamedWeights, name: str, eps: float) -> "_Norm":
+    def from_state_dict(cls, weights: NamedWeights, name: str, eps: float) -> "_Norm":
         return cls(weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -230,14 +230,14 @@ class _Linear:
         self._weight = torch.cat([weights[f"{name}.weight"].to(dtype) for name in names])
         self._bias = torch.cat([weights[f"{name}.bias"].to(dtype) for name in names])
         self._is_gelu_next = is_gelu_next
-        self._is_packed = _packs(self._weight)
-        if self._is_packed:
-            self._weight = _packed(self._weight)
+        self._is_prepacked = _is_prepackable(self._weight)
+        if self._is_prepacked:
+            self._weight = _prepack(self._weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         x = x.to(self._bias.dtype)
-        if self._is_packed:
-            return _product(x, self._weight, self._bias, _GELU if self._is_gelu_next else _NOTHING)
+        if self._is_prepacked:
+            return _linear_pointwise(x, self._weight, self._bias, _GELU if self._is_gelu_next else _NO_POST_OPS)
         y = F.linear(x, self._weight, self._bias)
         return F.gelu(y) if self._is_gelu_next else y
 
@@ -250,18 +250,18 @@ class _Conv:
         # Over images of height 1, channels last: the frames as they lie.
         self._weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
         self._bias = bias
-        self._how: _How = (0, padding), (1, stride), (1, 1), groups
+        self._params: _ConvParams = (0, padding), (1, stride), (1, 1), groups
         # In groups oneDNN wants another layout for some lengths, and takes a third of a second to change it.
-        self._is_packed = groups == 1 and _packs(weight)
-        if self._is_packed:
-            self._weight = _packed_kernel(self._weight, self._how)
+        self._is_prepacked = groups == 1 and _is_prepackable(weight)
+        if self._is_prepacked:
+            self._weight = _prepack_kernel(self._weight, self._params)
 
     def __call__(self, x: Tensor) -> Tensor:
         image = x.transpose(1, 2).unsqueeze(2)
-        if self._is_packed:
-            y = _convolved(image, self._weight, self._bias, self._how)
+        if self._is_prepacked:
+            y = _convolution_pointwise(image, self._weight, self._bias, self._params)
         else:
-            padding, stride, dilation, groups = self._how
+            padding, stride, dilation, groups = self._params
             y = F.gelu(F.conv2d(image, self._weight, self._bias, stride, padding, dilation, groups))
         frames: Tensor = y.squeeze(2).transpose(1, 2)
         return frames
@@ -274,10 +274,10 @@ class _Block:
         self._num_heads = sizes.num_attention_heads
         self._qkv = _Linear(weights, [f"{name}.{each}" for each in _ATTENTION], dtype)
         self._out = _Linear(weights, [f"{name}.{_ATTENTION_OUT}"], dtype)
-        self._norm = _Norm.of(weights, f"{name}.{_ATTENTION_NORM}", sizes.layer_norm_eps)
+        self._norm = _Norm.from_state_dict(weights, f"{name}.{_ATTENTION_NORM}", sizes.layer_norm_eps)
         self._wide = _Linear(weights, [f"{name}.{_WIDE}"], dtype, is_gelu_next=True)
         self._narrow = _Linear(weights, [f"{name}.{_NARROW}"], dtype)
-        self._final_norm = _Norm.of(weights, f"{name}.{_BLOCK_NORM}", sizes.layer_norm_eps)
+        self._final_norm = _Norm.from_state_dict(weights, f"{name}.{_BLOCK_NORM}", sizes.layer_norm_eps)
 
     def __call__(self, x: Tensor, keys: Tensor) -> Tensor:
         """x (clips, rows, hidden_size), keys (clips, 1, 1, rows)."""
@@ -287,43 +287,43 @@ class _Block:
         return self._final_norm(x + self._narrow(self._wide(x)))
 
 
-def _packs(weight: Tensor) -> bool:
+def _is_prepackable(weight: Tensor) -> bool:
     """Whether oneDNN keeps this weight in the layout that it multiplies fastest, as PyTorch's compiler has it do."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _can_pack()
+    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _can_prepack()
 
 
 @cache
-def _can_pack() -> bool:
+def _can_prepack() -> bool:
     """Whether this PyTorch has the operators, which are its own business, as they are called here; seen by trying."""
-    if not cpu_multiplies_bf16():
+    if not cpu_supports_bf16():
         return False
     weight, kernel = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((32, 32), (32, 32, 1, 3)))
-    how: _How = (0, 0), (1, 2), (1, 1), 1
+    params: _ConvParams = (0, 0), (1, 2), (1, 1), 1
     try:
-        _product(weight, _packed(weight), weight[0], _GELU)
-        _convolved(weight.T[None, :, None], _packed_kernel(kernel, how), None, how)
+        _linear_pointwise(weight, _prepack(weight), weight[0], _GELU)
+        _convolution_pointwise(weight.T[None, :, None], _prepack_kernel(kernel, params), None, params)
     except (AttributeError, TypeError, RuntimeError):
         return False
     return True
 
 
-def _packed(weight: Tensor) -> Tensor:
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_ROWS)
-    return packed
+def _prepack(weight: Tensor) -> Tensor:
+    prepacked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PREPACKED_ROWS)
+    return prepacked
 
 
-def _product(x: Tensor, packed: Tensor, bias: Tensor, afterwards: _Afterwards) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, packed, bias, *afterwards)
+def _linear_pointwise(x: Tensor, prepacked: Tensor, bias: Tensor, post_ops: _PostOps) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, *post_ops)
     return y
 
 
-def _packed_kernel(weight: Tensor, how: _How) -> Tensor:
-    shape = (1, weight.shape[1], 1, PACKED_FRAMES)
-    packed: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *how, shape)
-    return packed
+def _prepack_kernel(weight: Tensor, params: _ConvParams) -> Tensor:
+    shape = (1, weight.shape[1], 1, PREPACKED_FRAMES)
+    prepacked: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *params, shape)
+    return prepacked
 
 
-def _convolved(image: Tensor, packed: Tensor, bias: Tensor | None, how: _How) -> Tensor:
+def _convolution_pointwise(image: Tensor, prepacked: Tensor, bias: Tensor | None, params: _ConvParams) -> Tensor:
     """With a GELU."""
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(image, packed, bias, *how, *_GELU)
+    y: Tensor = torch.ops.mkldnn._convolution_pointwise(image, prepacked, bias, *params, *_GELU)
     return y

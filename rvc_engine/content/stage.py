@@ -1,6 +1,5 @@
 """Stage `content`: what is said in every slice, one row of features per 20 ms."""
 
-import io
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -8,29 +7,32 @@ from pathlib import Path
 import numpy as np
 import scipy.io.wavfile
 import torch
-from numpy.typing import NDArray
 
-from rvc_engine.compute.parallel import in_order
+from rvc_engine.compute.parallel import map_ordered
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import ContentEncoder, create_encoder
 from rvc_engine.content.local_folder import check_fits, embedder_of_folder, local_folder
 from rvc_engine.content.names import embedder_name
-from rvc_engine.content.windows import BATCH_ROWS, ROW_SAMPLES
+from rvc_engine.content.windows import BATCH_FRAMES, FRAME_SAMPLES, batches_by_size
 from rvc_engine.errors import GpuOutOfMemory, InvalidDataset
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.listing import shorten
 from rvc_engine.machine import Machine
 from rvc_engine.reporting import StageReport
 from rvc_engine.weights.assets import WHISPER_TINY_WEIGHTS
-from rvc_engine.weights.catalogue import ENCODER_IDS, Weights, sha256_of
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.weights.catalogue import ENCODER_IDS, Weights
+from rvc_engine.workspace.arrays import save_array
+from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
 """Raised when the same slices would give other features, so that old results are not taken for new ones."""
 
-BATCH_BYTES = 4 * BATCH_ROWS * ROW_SAMPLES
+BATCH_BYTES = 4 * BATCH_FRAMES * FRAME_SAMPLES
 """Of the slices' files in a batch, as if all were as long as the longest. Between batches the stage hears a stop."""
-MUTE_SAMPLES = 3 * 16_000
+MUTE_SAMPLES = 3 * ANALYSIS_SAMPLE_RATE
 MAX_NAMED = 5
 """Slices named in a warning."""
 
@@ -47,15 +49,15 @@ def run(
     encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
     left_out: list[str] = []
     try:
-        with disk_full_told(workspace.root):
+        with translating_disk_full(workspace.root):
             workspace.empty(workspace.features)
             _write_mute(workspace, encoder)
             batches = list(_batches(paths))
             work = partial(_encode, encoder, workspace.features)
             threads_per_call = 1 if device.type == "cpu" else None
             report.progress(0, len(paths))
-            for done, without in enumerate(in_order(work, batches, threads_per_call, report.check_stop)):
-                left_out += without
+            for done, without_features in enumerate(map_ordered(work, batches, threads_per_call, report.check_stop)):
+                left_out += without_features
                 report.progress(done, len(batches))
     except torch.OutOfMemoryError as error:
         raise GpuOutOfMemory(
@@ -63,7 +65,7 @@ def run(
             "use it, or run on the CPU"
         ) from error
     report.progress(len(paths), len(paths))
-    _tell_left_out(sorted(left_out), len(paths), report)
+    _warn_left_out(sorted(left_out), len(paths), report)
 
 
 def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device) -> None:
@@ -71,7 +73,7 @@ def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, d
 
     Raises MissingWeights when the encoder is not here, DiskFull.
     """
-    with disk_full_told(workspace.root):
+    with translating_disk_full(workspace.root):
         encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
         _write_mute(workspace, encoder)
 
@@ -114,14 +116,8 @@ def _sha256_of_hubert(weights: Weights, name: str) -> str:
 
 def _batches(paths: list[Path]) -> Iterator[list[Path]]:
     """Slices of like length together (files of like size are), the shortest first, in a stable order."""
-    batch: list[Path] = []
-    for size, _, path in sorted((path.stat().st_size, path.name, path) for path in paths):
-        if batch and (len(batch) + 1) * size > BATCH_BYTES:
-            yield batch
-            batch = []
-        batch.append(path)
-    if batch:
-        yield batch
+    by_size = sorted((path.stat().st_size, path.name, path) for path in paths)
+    return batches_by_size(((size, path) for size, _, path in by_size), BATCH_BYTES)
 
 
 def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[str]:
@@ -130,7 +126,7 @@ def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[st
     waves = [scipy.io.wavfile.read(path)[1] for path in batch]
     for path, features in zip(batch, encoder.encode(waves), strict=True):
         if len(features) and np.isfinite(features).all():
-            _save(folder / f"{path.stem}.npy", features)
+            save_array(folder / f"{path.stem}.npy", features)
         else:
             left_out.append(path.name)
     return left_out
@@ -139,20 +135,13 @@ def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[st
 def _write_mute(workspace: Workspace, encoder: ContentEncoder) -> None:
     [features] = encoder.encode([np.zeros(MUTE_SAMPLES, np.float32)])
     workspace.mute_features.parent.mkdir(parents=True, exist_ok=True)
-    _save(workspace.mute_features, features)
+    save_array(workspace.mute_features, features)
 
 
-def _tell_left_out(names: list[str], total: int, report: StageReport) -> None:
+def _warn_left_out(names: list[str], total: int, report: StageReport) -> None:
     if not names:
         return
-    shown = ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+    shown = shorten(names, MAX_NAMED, rest=", ...")
     if len(names) == total:
         raise InvalidDataset(f"no slice gives content features ({shown}); the recordings are damaged or far too short")
     report.warn(f"{len(names)} of {total} slices give no content features and are left out: {shown}")
-
-
-def _save(path: Path, features: NDArray[np.float32]) -> None:
-    """Write an array. Not by `np.save` on the file: on a full disk that raises an OSError without saying which."""
-    buffer = io.BytesIO()
-    np.save(buffer, features)
-    path.write_bytes(buffer.getvalue())

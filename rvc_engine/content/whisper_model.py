@@ -5,16 +5,14 @@ Tensor names are those of `transformers`' WhisperEncoder, so that its weights lo
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.audio.mel import mel_filters
+from rvc_engine.audio.mel import mel_front_end
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 N_FFT = 400
 HOP_LENGTH = 160
 N_MELS = 80
@@ -23,13 +21,6 @@ MAX_POSITIONS = 1500
 HEAD_SIZE = 64
 DYNAMIC_RANGE = 8.0
 """Decades of power below the loudest point that are kept."""
-
-
-@lru_cache(maxsize=4)
-def _front_end(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window (N_FFT,) and mel filters (N_MELS, N_FFT / 2 + 1)."""
-    filters = torch.from_numpy(mel_filters(SAMPLE_RATE, N_FFT, N_MELS).astype(np.float32))
-    return torch.hann_window(N_FFT, device=device), filters.to(device)
 
 
 def log_mel(waves: Tensor, first_centre: int = 0, frames: int | None = None) -> Tensor:
@@ -44,7 +35,7 @@ def log_mel(waves: Tensor, first_centre: int = 0, frames: int | None = None) -> 
     right = (frames - 1) * HOP_LENGTH + N_FFT - left - waves.shape[-1]
     padded = F.pad(waves.unsqueeze(1), (left, max(right, 0)), "reflect").squeeze(1)
     padded = padded[:, : (frames - 1) * HOP_LENGTH + N_FFT]
-    window, filters = _front_end(waves.device)
+    window, filters = mel_front_end(ANALYSIS_SAMPLE_RATE, N_FFT, N_MELS, waves.device)
     spectrum = torch.stft(padded, N_FFT, HOP_LENGTH, window=window, center=False, return_complex=True)
     mel = (filters @ spectrum.abs().square()).clamp(min=1e-10).log10()
     floor = mel.amax(dim=(1, 2), keepdim=True) - DYNAMIC_RANGE
@@ -99,27 +90,27 @@ class WhisperEncoder(nn.Module):
         self.layer_norm = nn.LayerNorm(width)
 
     @classmethod
-    def of_weights(cls, weights: Mapping[str, Tensor]) -> "WhisperEncoder":
+    def from_state_dict(cls, weights: Mapping[str, Tensor]) -> "WhisperEncoder":
         """The net that these weights belong to, in float32, for use. Every name and shape must fit."""
         ffn_width, width = weights["layers.0.fc1.weight"].shape
         num_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
-        net = cls(width, num_layers, ffn_width)
-        net.load_state_dict({name: value.float() for name, value in weights.items()})
-        return net.eval().requires_grad_(False)
+        model = cls(width, num_layers, ffn_width)
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        return model.eval().requires_grad_(False)
 
-    def forward(self, mel: Tensor, layers: Sequence[int], rows: Sequence[int] | None = None) -> list[Tensor]:
+    def forward(self, mel: Tensor, layers: Sequence[int], content_frames: Sequence[int] | None = None) -> list[Tensor]:
         """What the blocks of those numbers put out, each (B, ceil(frames / 2), width); mel (B, N_MELS, frames).
 
-        Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied. `rows` are those
-        of each clip, where their mels, of twice as many frames, are followed by zeros: none hears of what follows it,
+        Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied. `content_frames`
+        are those of each clip, where their mels, of twice as many frames, are followed by zeros, which change nothing,
         since the convolutions pad with zeros too, and the second sees nothing beyond a clip's last frame.
         """
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
         assert x.shape[1] <= MAX_POSITIONS, f"{x.shape[1]} rows; Whisper takes at most {MAX_POSITIONS}"
         x = x + self.embed_positions.weight[: x.shape[1]]
         keys = None
-        if rows is not None and min(rows) < x.shape[1]:
-            keys = (torch.arange(x.shape[1]) < torch.tensor(rows)[:, None])[:, None, None, :].to(x.device)
+        if content_frames is not None and min(content_frames) < x.shape[1]:
+            keys = (torch.arange(x.shape[1]) < torch.tensor(content_frames)[:, None])[:, None, None, :].to(x.device)
         outputs = [x]
         for block in self.layers[: max(layers)]:
             outputs.append(block(outputs[-1], keys))

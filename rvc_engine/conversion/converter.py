@@ -19,34 +19,33 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rvc_engine.audio.reading import UnreadableAudio, read_mono
+from rvc_engine.audio.slicing import HIGH_PASS_HZ, HIGH_PASS_ORDER
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.content.encoders import create_encoder
-from rvc_engine.content.windows import num_rows
+from rvc_engine.content.windows import num_content_frames
 from rvc_engine.errors import InvalidConfig, InvalidDataset
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.index.retrieval import Retrieval
 from rvc_engine.machine import Machine
+from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.voices.voice import load_voice
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 
-RATE_16K = 16_000
 FRAME = 160
 """Samples at 16 kHz per frame of pitch: 10 ms."""
 MAX_INPUT_PEAK = 0.95
 MAX_OUTPUT_PEAK = 0.99
-HIGH_PASS_HZ = 48
-HIGH_PASS_ORDER = 5
-PADDING = 1 * RATE_16K
+PADDING = 1 * ANALYSIS_SAMPLE_RATE
 """Reflected sound before and after each piece, so that the nets do not see its ends."""
-LONGEST_WHOLE = 41 * RATE_16K
+LONGEST_WHOLE = 41 * ANALYSIS_SAMPLE_RATE
 """Longer input is cut,"""
-CUT_EVERY = 38 * RATE_16K
+CUT_EVERY = 38 * ANALYSIS_SAMPLE_RATE
 """about so often,"""
-CUT_WITHIN = 6 * RATE_16K
+CUT_WITHIN = 6 * ANALYSIS_SAMPLE_RATE
 """at the quietest point at most so far from there."""
 SHORTEST = 400
-PRIOR_NOISE_SCALE = 0.66666
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 
@@ -101,9 +100,9 @@ class Converter:
     def __init__(self, voice: Path, index: Path | None, machine: Machine, device: torch.device) -> None:
         """Raises IncompatibleCheckpoint for files that are no voice or no index of it, MissingWeights."""
         self._voice = load_voice(voice, device)
-        self._retrieval = Retrieval(index, self._voice.sizes.feature_size) if index is not None else None
+        self._retrieval = Retrieval(index, self._voice.hparams.feature_size) if index is not None else None
         self._encoder = create_encoder(
-            self._voice.encoder, self._voice.sizes.version, machine, device, self._voice.embedder
+            self._voice.encoder, self._voice.hparams.version, machine, device, self._voice.embedder
         )
         self._machine = machine
         self._device = device
@@ -112,7 +111,7 @@ class Converter:
     @property
     def sample_rate(self) -> int:
         """Of what comes out, in Hz."""
-        return self._voice.sizes.sample_rate
+        return self._voice.hparams.sample_rate
 
     def convert(
         self,
@@ -127,42 +126,42 @@ class Converter:
         weights.
         """
         self._check_speaker(options.speaker)
-        wave = high_passed(limited(wave_16k))
+        wave = high_pass(limit_peak(wave_16k))
         pieces = list(self._pieces(wave, options))
-        generator = torch.Generator().manual_seed(options.seed)
+        rng = torch.Generator().manual_seed(options.seed)
         parts = []
         for done, piece in enumerate(pieces):
             progress(done / len(pieces))
-            parts.append(self._speak(piece, options, generator))
+            parts.append(self._synthesize(piece, options, rng))
         progress(1.0)
         spoken = np.concatenate(parts)
-        num_heard = len(spoken) - len(parts[-1]) + self._num_heard(pieces[-1])
-        return to_16_bit(mix_loudness(wave, spoken, self.sample_rate, options.rms_mix_rate, num_heard))
+        num_reference_samples = len(spoken) - len(parts[-1]) + self._num_reference_samples(pieces[-1])
+        return to_int16(mix_loudness(wave, spoken, self.sample_rate, options.rms_mix_rate, num_reference_samples))
 
-    def _num_heard(self, piece: _Piece) -> int:
+    def _num_reference_samples(self, piece: _Piece) -> int:
         """Samples that the reference makes of the last piece: its features are a frame or two short of it."""
-        frames = min(2 * num_rows(len(piece.wave)), len(piece.wave) // FRAME) - 2 * PADDING // FRAME
-        return frames * self._voice.sizes.hop_length
+        frames = min(2 * num_content_frames(len(piece.wave)), len(piece.wave) // FRAME) - 2 * PADDING // FRAME
+        return frames * self._voice.hparams.hop_length
 
-    def speaker_of(self, name: str) -> int:
+    def find_speaker(self, name: str) -> int:
         """The speaker of that name, or number; of no name, the voice's first. Raises InvalidConfig for a stranger."""
         named = self._voice.speakers
         if not name:
             return min(named, default=0)
-        known = {shown: number for number, shown in named.items()}
-        if name in known or (name.isascii() and name.isdigit()):
-            return known[name] if name in known else int(name)
+        numbers = {shown: number for number, shown in named.items()}
+        if name in numbers or (name.isascii() and name.isdigit()):
+            return numbers[name] if name in numbers else int(name)
         shown = ", ".join(f"{number} {each}" for number, each in named.items()) or "no names, only numbers"
         raise InvalidConfig(f"the voice has no speaker {name!r}; it has {shown}")
 
     def _check_speaker(self, speaker: int) -> None:
-        count = self._voice.sizes.num_speakers
+        count = self._voice.hparams.num_speakers
         if not 0 <= speaker < count:
             raise InvalidConfig(f"the voice has speakers 0 to {count - 1}, and {speaker} was asked for")
 
     def _pieces(self, wave: NDArray[np.float32], options: ConversionOptions) -> Iterator[_Piece]:
         padded = np.pad(wave, PADDING, mode="reflect")
-        pitch = self._pitch(padded, options) if self._voice.sizes.f0 else None
+        pitch = self._pitch(padded, options) if self._voice.hparams.f0 else None
         edges = [0, *cut_points(wave), len(wave)]
         for start, end in pairwise(edges):
             is_last = end == len(wave)
@@ -184,18 +183,18 @@ class Converter:
         own, blended = own.repeat(2, axis=0), blended.repeat(2, axis=0)
         if piece.pitch is None or options.protect >= 0.5:
             return blended
-        return protected(own, blended, piece.pitch.is_voiced, options.protect)
+        return protect_unvoiced(own, blended, piece.pitch.is_voiced, options.protect)
 
-    def _speak(self, piece: _Piece, options: ConversionOptions, generator: torch.Generator) -> NDArray[np.float32]:
+    def _synthesize(self, piece: _Piece, options: ConversionOptions, rng: torch.Generator) -> NDArray[np.float32]:
         """The piece in the voice, without its padding."""
-        sizes = self._voice.sizes
+        hparams = self._voice.hparams
         features = self._features(piece, options)
         lengths = [len(features), len(piece.wave) // FRAME, *([len(piece.pitch.hz)] if piece.pitch else [])]
         frames = min(lengths)
-        prior = torch.randn(1, sizes.hidden_channels, frames, generator=generator) * PRIOR_NOISE_SCALE
-        source = torch.randn(1, frames * sizes.hop_length, generator=generator) if sizes.f0 else None
+        prior = torch.randn(1, hparams.hidden_channels, frames, generator=rng) * PRIOR_NOISE_SCALE
+        source = torch.randn(1, frames * hparams.hop_length, generator=rng) if hparams.f0 else None
         hz = piece.pitch.hz[:frames] if piece.pitch is not None else None
-        wave = self._voice.net.infer(
+        wave = self._voice.model.infer(
             self._tensor(features[:frames]),
             None if hz is None else self._tensor(coarse_pitch(hz)),
             None if hz is None else self._tensor(hz.astype(np.float32)),
@@ -205,9 +204,9 @@ class Converter:
             None if source is None else source.to(self._device),
         )
         # From the start, not to the end: the features may be a frame or two short, and there is padding to take from.
-        start = PADDING * sizes.sample_rate // RATE_16K
+        start = PADDING * hparams.sample_rate // ANALYSIS_SAMPLE_RATE
         spoken: NDArray[np.float32] = wave[0, 0].float().cpu().numpy()
-        return spoken[start:][: piece.num_samples * sizes.sample_rate // RATE_16K]
+        return spoken[start:][: piece.num_samples * hparams.sample_rate // ANALYSIS_SAMPLE_RATE]
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values))[None].to(self._device)
@@ -228,12 +227,12 @@ def convert_file(
     if kind is None:
         raise InvalidConfig(f"{target.name}: what comes out is written as .wav or .flac; give such a name")
     try:
-        wave = read_mono(source, RATE_16K)
+        wave = read_mono(source, ANALYSIS_SAMPLE_RATE)
     except UnreadableAudio as error:
         raise InvalidDataset(f"{source.name} cannot be read: {error}") from error
     spoken = converter.convert(wave, options, progress)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with disk_full_told(target.parent):
+    with translating_disk_full(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             soundfile.write(temporary, spoken, converter.sample_rate, subtype="PCM_16", format=kind)
@@ -243,17 +242,17 @@ def convert_file(
     return len(spoken) / converter.sample_rate
 
 
-def limited(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+def limit_peak(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     """The input, scaled down where its peak is too high. Raises InvalidDataset when it is too short to be speech."""
     if len(wave) < SHORTEST:
-        raise InvalidDataset(f"the recording is only {len(wave) / RATE_16K:.3f} s long; give a longer one")
+        raise InvalidDataset(f"the recording is only {len(wave) / ANALYSIS_SAMPLE_RATE:.3f} s long; give a longer one")
     excess = np.abs(wave).max() / MAX_INPUT_PEAK
     return wave / excess if excess > 1 else wave
 
 
-def high_passed(wave: NDArray[np.float32]) -> NDArray[np.float32]:
+def high_pass(wave: NDArray[np.float32]) -> NDArray[np.float32]:
     """Without what lies below 48 Hz, nothing shifted in time."""
-    b, a = scipy.signal.butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, "high", fs=RATE_16K)
+    b, a = scipy.signal.butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, "high", fs=ANALYSIS_SAMPLE_RATE)
     filtered: NDArray[np.float32] = scipy.signal.filtfilt(b, a, wave).astype(np.float32)
     return filtered
 
@@ -273,7 +272,7 @@ def cut_points(wave: NDArray[np.float32]) -> list[int]:
     return points
 
 
-def protected(
+def protect_unvoiced(
     own: NDArray[np.float32], blended: NDArray[np.float32], is_voiced: NDArray[np.bool_], protect: float
 ) -> NDArray[np.float32]:
     """Features (frames, size) with unvoiced frames mostly as they were: protect * blended + (1 - protect) * own."""
@@ -299,23 +298,23 @@ def mix_loudness(
     spoken: NDArray[np.float32],
     sample_rate: int,
     rate: float,
-    num_heard: int | None = None,
+    num_reference_samples: int | None = None,
 ) -> NDArray[np.float32]:
     """The output with a loudness between the input's (rate 0) and its own (rate 1).
 
-    The curves are drawn through the first `num_heard` samples of the output, by default all of them, and held after
-    that: the reference loses the last few frames, and draws them through what it has.
+    The curves are drawn through the first `num_reference_samples` of the output, by default all, and held after that:
+    the reference loses the last few frames, and draws them through what it has.
     """
     if rate == 1:
         return spoken
-    length = max(1, len(spoken) if num_heard is None else num_heard)
-    wanted = loudness_envelope(wave_16k, RATE_16K, length)
+    length = max(1, len(spoken) if num_reference_samples is None else num_reference_samples)
+    wanted = loudness_envelope(wave_16k, ANALYSIS_SAMPLE_RATE, length)
     own = loudness_envelope(spoken[:length], sample_rate, length).clamp(min=1e-6)
     gain: NDArray[np.float32] = (wanted ** (1 - rate) * own ** (rate - 1)).numpy()
     return spoken * np.pad(gain, (0, len(spoken) - length), mode="edge")
 
 
-def to_16_bit(wave: NDArray[np.float32]) -> NDArray[np.int16]:
+def to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
     """Samples as 16-bit integers, scaled down where the peak is too high."""
     peak = np.abs(wave).max(initial=0.0) / MAX_OUTPUT_PEAK
     scale = 32768 / max(peak, 1.0)

@@ -10,7 +10,7 @@ class Batch:
     """Clips padded to the longest of them, on the device."""
 
     features: Tensor
-    """(B, T, feature_size), content at 100 rows a second."""
+    """(B, T, feature_size), content features at 100 Hz."""
     coarse_f0: Tensor | None
     """(B, T), pitch bins; None without pitch."""
     f0: Tensor | None

@@ -37,7 +37,7 @@ class ClipFiles:
     frames: int
     """Length after trimming, in frames of 10 ms."""
 
-    def line(self) -> str:
+    def filelist_line(self) -> str:
         """The clip's line in `filelist.txt`."""
         parts = [self.wave, self.features, *(p for p in (self.coarse_f0, self.f0) if p is not None), self.speaker]
         return "|".join(str(part.absolute() if isinstance(part, Path) else part) for part in parts)
@@ -58,13 +58,13 @@ class Clip:
 
 
 def list_clips(
-    workspace: Workspace, sizes: Hyperparameters, speakers: Speakers = ONE_SPEAKER
+    workspace: Workspace, hparams: Hyperparameters, speakers: Speakers = ONE_SPEAKER
 ) -> tuple[list[ClipFiles], int]:
     """All clips of the workspace in a stable order, the silent ones last, and how many were too short to train on.
 
     Raises InvalidDataset when slices have no features or no pitch, or none is long enough, or nobody knows who speaks.
     """
-    found = clip_paths(workspace, sizes.f0)
+    found = clip_paths(workspace, hparams.f0)
     if not found:
         raise InvalidDataset(NO_SLICES.format(folder=workspace.slices))
     clips, num_missing = [], 0
@@ -72,54 +72,56 @@ def list_clips(
         if paths.missing:
             num_missing += 1
         else:
-            speaker = speakers.of_slice(paths.wave.stem, paths.speaker)
-            clips.append(_measure(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, sizes))
+            speaker = speakers.speaker_of_slice(paths.wave.stem, paths.speaker)
+            clips.append(_clip_files(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, hparams))
     if not clips:
         raise InvalidDataset(
             f"none of the {num_missing} slices in {workspace.slices} has "
-            f"{'features and pitch' if sizes.f0 else 'features'}; run the pitch and content stages first"
+            f"{'features and pitch' if hparams.f0 else 'features'}; run the pitch and content stages first"
         )
-    kept = [clip for clip in clips if clip.frames >= sizes.segment_frames]
+    kept = [clip for clip in clips if clip.frames >= hparams.segment_frames]
     if not kept:
         raise InvalidDataset(
             f"no slice in {workspace.slices} is as long as one training segment "
-            f"({sizes.segment_frames / 100:.2f} s); add recordings"
+            f"({hparams.segment_frames / 100:.2f} s); add recordings"
         )
     num_short = len(clips) - len(kept)
     ids = sorted({clip.speaker for clip in kept})
-    return kept + _mute_clips(workspace, sizes, ids), num_short + num_missing
+    return kept + _mute_clips(workspace, hparams, ids), num_short + num_missing
 
 
 def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
     """The speakers of the workspace's clips: names by id. Raises InvalidDataset when nobody knows who speaks."""
-    speakers = Speakers.of(workspace, config)
+    speakers = Speakers.from_workspace(workspace, config)
     clips = (paths for paths in clip_paths(workspace, config.f0) if not paths.missing)
-    return speakers.table({speakers.of_slice(paths.wave.stem, paths.speaker) for paths in clips} or {config.speaker_id})
+    return speakers.names_by_id(
+        {speakers.speaker_of_slice(paths.wave.stem, paths.speaker) for paths in clips} or {config.speaker_id}
+    )
 
 
-def _mute_clips(workspace: Workspace, sizes: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
+def _mute_clips(workspace: Workspace, hparams: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
     """Two silent clips of each speaker teach silence, as in the reference; the content stage makes their features."""
     features = workspace.mute_features
     if not features.is_file():
         return []
     folder = features.parent
-    wave = folder / f"mute{sizes.rate_name}.wav"
+    wave = folder / f"mute{hparams.rate_name}.wav"
     if not wave.is_file():
         sound = io.BytesIO()
         soundfile.write(
-            sound, np.zeros(3 * sizes.sample_rate, np.float32), sizes.sample_rate, format="WAV", subtype="FLOAT"
+            sound, np.zeros(3 * hparams.sample_rate, np.float32), hparams.sample_rate, format="WAV", subtype="FLOAT"
         )
         write_atomically(wave, sound.getvalue())
     coarse = f0 = None
-    if sizes.f0:
+    if hparams.f0:
         coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
         np.save(coarse, np.ones(300, np.int64))
         np.save(f0, np.zeros(300, np.float32))
-    return [_measure(wave, features, coarse, f0, speaker, sizes) for speaker in speakers for _ in range(2)]
+    return [_clip_files(wave, features, coarse, f0, speaker, hparams) for speaker in speakers for _ in range(2)]
 
 
-def _measure(
-    wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, sizes: Hyperparameters
+def _clip_files(
+    wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, hparams: Hyperparameters
 ) -> ClipFiles:
     try:
         info, shape = soundfile.info(wave), np.load(features, mmap_mode="r").shape
@@ -128,23 +130,23 @@ def _measure(
         raise InvalidDataset(
             f"the slice {wave}, its features or its pitch cannot be read ({error}); prepare the recordings anew"
         ) from error
-    if info.samplerate != sizes.sample_rate:
+    if info.samplerate != hparams.sample_rate:
         raise InvalidDataset(
-            f"{wave} has {info.samplerate} Hz and the voice {sizes.sample_rate} Hz; "
-            f"slice the recordings anew for {sizes.rate_name}, or choose the other rate"
+            f"{wave} has {info.samplerate} Hz and the voice {hparams.sample_rate} Hz; "
+            f"slice the recordings anew for {hparams.rate_name}, or choose the other rate"
         )
-    if len(shape) != 2 or shape[1] != sizes.feature_size:
+    if len(shape) != 2 or shape[1] != hparams.feature_size:
         raise InvalidDataset(
-            f"{features} holds {shape} numbers and a {sizes.version} voice takes rows of {sizes.feature_size}; "
-            f"extract the features anew for {sizes.version}"
+            f"{features} holds {shape} numbers and a {hparams.version} voice takes rows of {hparams.feature_size}; "
+            f"extract the features anew for {hparams.version}"
         )
-    lengths += [2 * shape[0], info.frames // sizes.hop_length, MAX_FRAMES]
+    lengths += [2 * shape[0], info.frames // hparams.hop_length, MAX_FRAMES]
     return ClipFiles(wave, features, coarse, f0, speaker, min(lengths))
 
 
 def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) -> None:
     """`filelist.txt` as RVC's trainer reads it: shuffled, the silent clips last."""
-    lines = [clip.line() for clip in clips]
+    lines = [clip.filelist_line() for clip in clips]
     voiced = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent == workspace.slices]
     random.Random(seed).shuffle(voiced)
     rest = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent != workspace.slices]
@@ -155,31 +157,31 @@ def load_clip(files: ClipFiles) -> Clip:
     """Read one clip's files."""
     wave, _ = soundfile.read(files.wave, dtype="float32")
     frames = files.frames
-    rows = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
+    content_frames = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
     return Clip(
-        features=torch.from_numpy(rows.repeat(2, axis=0)[:frames]),
-        coarse_f0=_load(files.coarse_f0, frames, np.int64),
-        f0=_load(files.f0, frames, np.float32),
+        features=torch.from_numpy(content_frames.repeat(2, axis=0)[:frames]),
+        coarse_f0=_load_pitch(files.coarse_f0, frames, np.int64),
+        f0=_load_pitch(files.f0, frames, np.float32),
         wave=torch.from_numpy(wave),
         frames=frames,
         speaker=files.speaker,
     )
 
 
-def _load(path: Path | None, frames: int, dtype: type) -> Tensor | None:
+def _load_pitch(path: Path | None, frames: int, dtype: type) -> Tensor | None:
     return None if path is None else torch.from_numpy(np.load(path)[:frames].astype(dtype))
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
     """Which clips form each batch of an epoch: every clip exactly once, the order drawn from seed and epoch alone."""
-    generator = random.Random(f"{seed}/{epoch}")
+    rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
-    generator.shuffle(order)
+    rng.shuffle(order)
     batches = []
     num_batches = -(-len(order) // batch_size)
     pool_size = batch_size * max(1, min(MAX_BATCHES_PER_POOL, num_batches // MIN_POOLS))
     for start in range(0, len(order), pool_size):
         pool = sorted(order[start : start + pool_size], key=lambda clip: lengths[clip])
         batches += [pool[n : n + batch_size] for n in range(0, len(pool), batch_size)]
-    generator.shuffle(batches)
+    rng.shuffle(batches)
     return batches

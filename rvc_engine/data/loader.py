@@ -1,4 +1,4 @@
-"""Clips side by side on the device: kept there, or brought there one batch ahead; their spectra computed there.
+"""Padded batches on the device: of clips kept there, or prefetched one batch ahead; spectra are computed there.
 
 Nothing here waits for a GPU: what it needs to know of a batch goes there through pinned memory, while it works.
 """
@@ -19,24 +19,24 @@ from rvc_engine.data.clips import Clip, ClipFiles, load_clip
 from rvc_engine.hyperparameters import Hyperparameters
 
 NUM_READERS = 4
-NUM_PADDED_LENGTHS = 4
-FRAMES_APART = 8
+NUM_LENGTH_BUCKETS = 4
+BUCKET_MULTIPLE = 8
 """Padded lengths are multiples of this."""
 
 
-def padded_lengths(lengths: Sequence[int]) -> tuple[int, ...]:
+def length_buckets(lengths: Sequence[int]) -> tuple[int, ...]:
     """The few lengths that batches are padded to where each one costs a graph, ascending; the last fits all clips."""
     longest = max(lengths)
-    parts = (-(-longest * n // NUM_PADDED_LENGTHS) for n in range(1, NUM_PADDED_LENGTHS + 1))
-    return tuple(sorted({-(-part // FRAMES_APART) * FRAMES_APART for part in parts}))
+    parts = (-(-longest * n // NUM_LENGTH_BUCKETS) for n in range(1, NUM_LENGTH_BUCKETS + 1))
+    return tuple(sorted({-(-part // BUCKET_MULTIPLE) * BUCKET_MULTIPLE for part in parts}))
 
 
 @dataclass(frozen=True)
 class PaddedClips:
     """Clips as they are read, padded to `frames` of any length. What lies behind a clip's end means nothing."""
 
-    rows: Tensor
-    """(B, frames / 2 rounded up, feature_size), content at 50 rows a second."""
+    content_frames: Tensor
+    """(B, frames / 2 rounded up, feature_size), content features at 50 Hz."""
     coarse_f0: Tensor | None
     """(B, frames)."""
     f0: Tensor | None
@@ -50,50 +50,50 @@ class PaddedClips:
 
     def pinned(self) -> "PaddedClips":
         """A copy in memory that a GPU reads by itself."""
-        return self._each(lambda part: part.pin_memory())
+        return self._map(lambda part: part.pin_memory())
 
-    def on(self, device: torch.device) -> "PaddedClips":
+    def to(self, device: torch.device) -> "PaddedClips":
         """On the device, without waiting for it where these are pinned."""
-        return self._each(lambda part: part.to(device, non_blocking=True))
+        return self._map(lambda part: part.to(device, non_blocking=True))
 
-    def used_on(self, stream: torch.cuda.Stream) -> None:
-        """Their memory is not given away before this stream is done with it."""
+    def record_stream(self, stream: torch.cuda.Stream) -> None:
+        """Keep the memory from being reused before this stream is done with it."""
         for each in fields(self):
             part = getattr(self, each.name)
             if part is not None:
                 part.record_stream(stream)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> "PaddedClips":
+    def _map(self, change: Callable[[Tensor], Tensor]) -> "PaddedClips":
         parts = {each.name: getattr(self, each.name) for each in fields(self)}
         return replace(self, **{name: change(part) for name, part in parts.items() if part is not None})
 
-    def batch(self, sizes: Hyperparameters) -> Batch:
-        """With their spectra, and silence where a clip is over."""
-        hop, samples = sizes.hop_length, self.wave.shape[1] - (sizes.n_fft - sizes.hop_length)
-        frames, first = samples // hop, (sizes.n_fft - hop) // 2
-        is_over = torch.arange(frames, device=self.lengths.device) >= self.lengths[:, None]
-        features = self.rows.repeat_interleave(2, dim=1)[:, :frames]
+    def batch(self, hparams: Hyperparameters) -> Batch:
+        """The batch with its spectra; zeros where a clip is padded."""
+        hop, samples = hparams.hop_length, self.wave.shape[1] - (hparams.n_fft - hparams.hop_length)
+        frames, first = samples // hop, (hparams.n_fft - hop) // 2
+        is_padding = torch.arange(frames, device=self.lengths.device) >= self.lengths[:, None]
+        features = self.content_frames.repeat_interleave(2, dim=1)[:, :frames]
         return Batch(
-            features=features.masked_fill(is_over[:, :, None], 0),
-            coarse_f0=None if self.coarse_f0 is None else self.coarse_f0.masked_fill(is_over, 0),
-            f0=None if self.f0 is None else self.f0.masked_fill(is_over, 0),
-            spec=magnitudes(self.wave, sizes.n_fft, hop).masked_fill(is_over[:, None], 0),
-            wave=self.wave[:, first : first + samples].masked_fill(is_over.repeat_interleave(hop, dim=1), 0),
+            features=features.masked_fill(is_padding[:, :, None], 0),
+            coarse_f0=None if self.coarse_f0 is None else self.coarse_f0.masked_fill(is_padding, 0),
+            f0=None if self.f0 is None else self.f0.masked_fill(is_padding, 0),
+            spec=magnitudes(self.wave, hparams.n_fft, hop).masked_fill(is_padding[:, None], 0),
+            wave=self.wave[:, first : first + samples].masked_fill(is_padding.repeat_interleave(hop, dim=1), 0),
             lengths=self.lengths,
             speakers=self.speakers,
         )
 
 
-def _with_surroundings(clip: Clip, sizes: Hyperparameters) -> Tensor:
-    """(frames * hop + n_fft - hop,): the wave that the clip's spectrogram is computed of, its ends reflected."""
-    padding = (sizes.n_fft - sizes.hop_length) // 2
-    end = clip.frames * sizes.hop_length + padding
+def _with_reflection(clip: Clip, hparams: Hyperparameters) -> Tensor:
+    """The wave of a clip's spectrogram, its ends reflected, (frames * hop + n_fft - hop,)."""
+    padding = (hparams.n_fft - hparams.hop_length) // 2
+    end = clip.frames * hparams.hop_length + padding
     wave, missing = clip.wave, end - len(clip.wave)
     behind = wave[-missing - 1 : -1].flip(0) if missing > 0 else wave[:0]
     return torch.cat([wave[1 : padding + 1].flip(0), wave[:end], behind])
 
 
-def pad(clips: Sequence[Clip], frames: int, sizes: Hyperparameters) -> PaddedClips:
+def pad(clips: Sequence[Clip], frames: int, hparams: Hyperparameters) -> PaddedClips:
     """Put clips of at most `frames` side by side, where they are."""
 
     def padded(parts: list[Tensor], length: int) -> Tensor:
@@ -101,24 +101,19 @@ def pad(clips: Sequence[Clip], frames: int, sizes: Hyperparameters) -> PaddedCli
 
     coarse_f0 = [clip.coarse_f0 for clip in clips if clip.coarse_f0 is not None]
     f0 = [clip.f0 for clip in clips if clip.f0 is not None]
-    rows = [clip.features[::2] for clip in clips]
-    num_rows = -(-frames // 2)
+    content_frames = [clip.features[::2] for clip in clips]
+    num_content_frames = -(-frames // 2)
     return PaddedClips(
-        rows=torch.stack([F.pad(part, (0, 0, 0, num_rows - len(part))) for part in rows]),
+        content_frames=torch.stack([F.pad(part, (0, 0, 0, num_content_frames - len(part))) for part in content_frames]),
         coarse_f0=padded(coarse_f0, frames) if coarse_f0 else None,
         f0=padded(f0, frames) if f0 else None,
         wave=padded(
-            [_with_surroundings(clip, sizes) for clip in clips],
-            frames * sizes.hop_length + sizes.n_fft - sizes.hop_length,
+            [_with_reflection(clip, hparams) for clip in clips],
+            frames * hparams.hop_length + hparams.n_fft - hparams.hop_length,
         ),
         lengths=torch.tensor([clip.frames for clip in clips]),
         speakers=torch.tensor([clip.speaker for clip in clips]),
     )
-
-
-def collate(clips: Sequence[Clip], sizes: Hyperparameters, device: torch.device) -> Batch:
-    """Pad clips to the longest of them. Each clip's spectrogram is its own: padding comes after it, not into it."""
-    return pad(clips, max(clip.frames for clip in clips), sizes).on(device).batch(sizes)
 
 
 class ClipSource(Protocol):
@@ -131,36 +126,36 @@ class ClipSource(Protocol):
 class ClipsOnDisk:
     """Read anew each time."""
 
-    def __init__(self, clips: Sequence[ClipFiles], sizes: Hyperparameters) -> None:
-        self._clips, self._sizes = clips, sizes
+    def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters) -> None:
+        self._clips, self._hparams = clips, hparams
 
     def padded(self, clips: Sequence[int], frames: int) -> PaddedClips:
         """On the CPU."""
-        return pad([load_clip(self._clips[clip]) for clip in clips], frames, self._sizes)
+        return pad([load_clip(self._clips[clip]) for clip in clips], frames, self._hparams)
 
 
 class ClipsInMemory:
     """All clips in a row, without padding between them, on one device."""
 
-    def __init__(self, clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device) -> None:
+    def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device) -> None:
         """Reads them all."""
         with ThreadPoolExecutor(NUM_READERS, "clip-reader") as pool:
             read = list(pool.map(load_clip, clips))
-        self._device, self._surroundings = device, sizes.n_fft - sizes.hop_length
-        self._hop = sizes.hop_length
-        self._rows, self._first_row = self._in_a_row([clip.features[::2] for clip in read])
-        self._waves, self._first_sample = self._in_a_row([_with_surroundings(clip, sizes) for clip in read])
+        self._device, self._reflection_samples = device, hparams.n_fft - hparams.hop_length
+        self._hop = hparams.hop_length
+        self._content_frames, self._first_content_frame = self._concatenate([clip.features[::2] for clip in read])
+        self._waves, self._first_sample = self._concatenate([_with_reflection(clip, hparams) for clip in read])
         self._coarse_f0 = self._f0 = None
-        if sizes.f0:
-            self._coarse_f0, self._first_frame = self._in_a_row(
+        if hparams.f0:
+            self._coarse_f0, self._first_frame = self._concatenate(
                 [clip.coarse_f0 for clip in read if clip.coarse_f0 is not None]
             )
-            self._f0, _ = self._in_a_row([clip.f0 for clip in read if clip.f0 is not None])
+            self._f0, _ = self._concatenate([clip.f0 for clip in read if clip.f0 is not None])
         self._lengths = torch.tensor([clip.frames for clip in clips]).to(device)
         self._speakers = torch.tensor([clip.speaker for clip in clips]).to(device)
 
-    def _in_a_row(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """All parts, and where each begins, on the device."""
+    def _concatenate(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """All parts in one tensor, and where each begins, on the device."""
         starts = [0, *accumulate(len(part) for part in parts)][:-1]
         return torch.cat(parts).to(self._device), torch.tensor(starts).to(self._device)
 
@@ -171,24 +166,24 @@ class ClipsInMemory:
     def padded_at(self, clips: Tensor, frames: int) -> PaddedClips:
         """The same, of numbers (B,) that lie on the device: nothing waits for it."""
 
-        def stretch(row: Tensor, starts: Tensor, length: int) -> Tensor:
+        def gather_padded(row: Tensor, starts: Tensor, length: int) -> Tensor:
             # Behind a clip's end the next one begins; behind the last one, its own last value again.
             index = starts[clips][:, None] + torch.arange(length, device=self._device)
             return row[index.clamp(max=len(row) - 1)]
 
         return PaddedClips(
-            rows=stretch(self._rows, self._first_row, -(-frames // 2)),
-            coarse_f0=None if self._coarse_f0 is None else stretch(self._coarse_f0, self._first_frame, frames),
-            f0=None if self._f0 is None else stretch(self._f0, self._first_frame, frames),
-            wave=stretch(self._waves, self._first_sample, frames * self._hop + self._surroundings),
+            content_frames=gather_padded(self._content_frames, self._first_content_frame, -(-frames // 2)),
+            coarse_f0=None if self._coarse_f0 is None else gather_padded(self._coarse_f0, self._first_frame, frames),
+            f0=None if self._f0 is None else gather_padded(self._f0, self._first_frame, frames),
+            wave=gather_padded(self._waves, self._first_sample, frames * self._hop + self._reflection_samples),
             lengths=self._lengths[clips],
             speakers=self._speakers[clips],
         )
 
 
 @dataclass(frozen=True)
-class Planned:
-    """A batch to be made."""
+class BatchPlan:
+    """The clips of a batch and the length they are padded to."""
 
     clips: Sequence[int]
     """Numbers of the clips; may be none."""
@@ -197,52 +192,52 @@ class Planned:
 
 
 class ClipLoader:
-    """Batches on the device: of clips that lie there, or brought there while the one before trains."""
+    """Batches on the device: of clips kept there, or prefetched while the batch before trains."""
 
-    def __init__(self, source: ClipSource, sizes: Hyperparameters, device: torch.device) -> None:
-        self._source, self._sizes, self._device = source, sizes, device
+    def __init__(self, source: ClipSource, hparams: Hyperparameters, device: torch.device) -> None:
+        self._source, self._hparams, self._device = source, hparams, device
         is_cuda = device.type == "cuda"
         self._stream = torch.cuda.Stream(device) if is_cuda else None  # type: ignore[no-untyped-call]
 
-    def batches(self, plan: Sequence[Planned]) -> Iterator[Batch | None]:
+    def batches(self, plan: Sequence[BatchPlan]) -> Iterator[Batch | None]:
         """The batches of a plan, in its order; None for one without clips."""
         source = self._source
         if isinstance(source, ClipsInMemory) and source._device == self._device:
-            numbers = numbers_on(self._device, [each.clips for each in plan])
+            numbers = to_device_tensors(self._device, [each.clips for each in plan])
             for each, clips in zip(plan, numbers, strict=True):
-                yield source.padded_at(clips, each.frames).batch(self._sizes) if each.clips else None
+                yield source.padded_at(clips, each.frames).batch(self._hparams) if each.clips else None
         else:
-            yield from self._brought(plan)
+            yield from self._prefetched(plan)
 
-    def _brought(self, plan: Sequence[Planned]) -> Iterator[Batch | None]:
+    def _prefetched(self, plan: Sequence[BatchPlan]) -> Iterator[Batch | None]:
         with ThreadPoolExecutor(1, "clip-loader") as pool:
-            coming = pool.submit(self._bring, plan[0]) if plan else None
+            pending = pool.submit(self._prefetch, plan[0]) if plan else None
             for position in range(len(plan)):
-                assert coming is not None
-                arrived = coming.result()
-                coming = pool.submit(self._bring, plan[position + 1]) if position + 1 < len(plan) else None
-                yield None if arrived is None else self._received(*arrived)
+                assert pending is not None
+                ready = pending.result()
+                pending = pool.submit(self._prefetch, plan[position + 1]) if position + 1 < len(plan) else None
+                yield None if ready is None else self._to_batch(*ready)
 
-    def _bring(self, each: Planned) -> tuple[PaddedClips, torch.cuda.Event | None] | None:
-        """Begin to copy clips to the device, and what tells when they are there."""
+    def _prefetch(self, each: BatchPlan) -> tuple[PaddedClips, torch.cuda.Event | None] | None:
+        """Start copying clips to the device; the event marks the end of the copies."""
         if not each.clips:
             return None
         clips = self._source.padded(each.clips, each.frames)
         if self._stream is None:
             return clips, None
         with torch.cuda.stream(self._stream):
-            return clips.pinned().on(self._device), self._stream.record_event()
+            return clips.pinned().to(self._device), self._stream.record_event()
 
-    def _received(self, clips: PaddedClips, are_there: torch.cuda.Event | None) -> Batch:
-        if are_there is not None:
+    def _to_batch(self, clips: PaddedClips, copied: torch.cuda.Event | None) -> Batch:
+        if copied is not None:
             stream = torch.cuda.current_stream(self._device)
-            stream.wait_event(are_there)
-            clips.used_on(stream)
-        return clips.batch(self._sizes)
+            stream.wait_event(copied)
+            clips.record_stream(stream)
+        return clips.batch(self._hparams)
 
 
-def numbers_on(device: torch.device, groups: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Groups of numbers as tensors on the device, brought there at once and without waiting for it."""
+def to_device_tensors(device: torch.device, groups: Sequence[Sequence[int]]) -> list[Tensor]:
+    """Groups of numbers as tensors on the device, copied in one transfer and without waiting for it."""
     numbers = torch.tensor([number for group in groups for number in group], dtype=torch.long)
     if device.type == "cuda":
         numbers = numbers.pin_memory().to(device, non_blocking=True)

@@ -14,11 +14,10 @@ from pathlib import PurePosixPath
 from rvc_engine.audio.recordings import Recording
 from rvc_engine.config import NUM_SPEAKERS, SpeakerChoice, TrainingConfig, check_voice_name, voice_file_stem
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.listing import shorten
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
 
-MAX_NAMED = 3
-"""Folders or recordings named in one sentence."""
 MAX_STEM_BYTES = 200
 """File systems allow names of 255 bytes, and an index's has words of its own around the stem."""
 
@@ -34,24 +33,24 @@ def recording_folders(recordings: Sequence[Recording]) -> list[str]:
     return [each[0] if each else "" for each in parts]
 
 
-def ids_of_folders(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dict[str, int]:
+def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dict[str, int]:
     """The speaker of each folder (`folders`: that of each recording), in the order of the ids.
 
     A mapping says it; with None a folder whose name is a number is that speaker, and the others take the free numbers
-    in the order of their names. Raises InvalidDataset when a recording is nobody's or a speaker has no folder.
+    in the order of their names. Raises InvalidDataset when a recording has no speaker or a speaker has no folder.
     """
     found = sorted(set(folders) - {""})
     faults = []
     if num_loose := folders.count(""):
         faults.append(f"{num_loose} of {len(folders)} recordings lie in no folder, so they are nobody's")
     if choice is None:
-        ids = _numbered(found, faults)
+        ids = _assign_ids(found, faults)
     else:
         given = {unicodedata.normalize("NFC", name): number for name, number in choice.items()}
         if missing := sorted(given.keys() - set(found)):
-            faults.append(f"the dataset has no folder {_some(missing)}; it has {_some(found) or 'none'}")
+            faults.append(f"the dataset has no folder {_quoted(missing)}; it has {_quoted(found) or 'none'}")
         if unnamed := [folder for folder in found if folder not in given]:
-            faults.append(f"speakers says nothing of the folder {_some(unnamed)}")
+            faults.append(f"speakers says nothing of the folder {_quoted(unnamed)}")
         ids = {folder: given[folder] for folder in found if folder in given}
     if not found and not faults:
         faults.append("the dataset has no folders")
@@ -63,10 +62,10 @@ def ids_of_folders(choice: Mapping[str, int] | None, folders: Sequence[str]) -> 
     return dict(sorted(ids.items(), key=lambda entry: (entry[1], entry[0])))
 
 
-def _numbered(folders: Iterable[str], faults: list[str]) -> dict[str, int]:
+def _assign_ids(folders: Iterable[str], faults: list[str]) -> dict[str, int]:
     numbers = {folder: int(folder) for folder in folders if folder.isascii() and folder.isdigit()}
     if wrong := [folder for folder, number in numbers.items() if number >= NUM_SPEAKERS]:
-        faults.append(f"the folder {_some(wrong)} is no speaker's number; they go from 0 to {NUM_SPEAKERS - 1}")
+        faults.append(f"the folder {_quoted(wrong)} is no speaker's number; they go from 0 to {NUM_SPEAKERS - 1}")
     free = [number for number in range(NUM_SPEAKERS) if number not in numbers.values()]
     others = [folder for folder in folders if folder not in numbers]
     if len(others) > len(free):
@@ -74,8 +73,8 @@ def _numbered(folders: Iterable[str], faults: list[str]) -> dict[str, int]:
     return numbers | dict(zip(others, free, strict=False))
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:MAX_NAMED])) + (f" and {len(names) - MAX_NAMED} more" * (len(names) > MAX_NAMED))
+def _quoted(names: Sequence[str]) -> str:
+    return shorten([repr(name) for name in names])
 
 
 def several_folders_note(choice: SpeakerChoice, folders: Sequence[str]) -> str | None:
@@ -84,8 +83,8 @@ def several_folders_note(choice: SpeakerChoice, folders: Sequence[str]) -> str |
     if choice != "one" or len(found) < 2:
         return None
     return (
-        f"the recordings lie in {len(found)} folders ({_some(found)}) and are taken for one speaker; if each folder is "
-        f"a speaker, say speakers=folders, or name them: speakers={found[0]}=0,{found[1]}=1"
+        f"the recordings lie in {len(found)} folders ({_quoted(found)}) and are taken for one speaker; if each folder "
+        f"is a speaker, say speakers=folders, or name them: speakers={found[0]}=0,{found[1]}=1"
     )
 
 
@@ -116,20 +115,20 @@ class Speakers:
     """By id; empty with speakers=one."""
 
     @classmethod
-    def of(cls, workspace: Workspace, config: TrainingConfig) -> "Speakers":
+    def from_workspace(cls, workspace: Workspace, config: TrainingConfig) -> "Speakers":
         """As the config chooses among the workspace's folders. Raises InvalidDataset when they do not fit."""
-        return cls.of_folders(config, _read_folders(workspace))
+        return cls.from_folders(config, _read_folders(workspace))
 
     @classmethod
-    def of_folders(cls, config: TrainingConfig, folders: Sequence[str]) -> "Speakers":
+    def from_folders(cls, config: TrainingConfig, folders: Sequence[str]) -> "Speakers":
         """The same, of the folder of each recording; without any, only Applio's slices can tell who speaks."""
         choice = config.speakers
         if choice == "one" or not folders:
-            return cls(choice, config.speaker_id, (), _named(choice))
-        ids = ids_of_folders(None if choice == "folders" else choice, folders)
+            return cls(choice, config.speaker_id, (), _configured_names(choice))
+        ids = speaker_ids(None if choice == "folders" else choice, folders)
         return cls(choice, config.speaker_id, tuple(ids[folder] for folder in folders), _names(ids))
 
-    def of_slice(self, stem: str, found: int | None = None) -> int:
+    def speaker_of_slice(self, stem: str, found: int | None = None) -> int:
         """Who speaks in the slice of that name; `found` is what it or a file list says by itself.
 
         Raises InvalidDataset when nothing tells.
@@ -137,19 +136,19 @@ class Speakers:
         if self.choice == "one":
             return self.speaker_id if found is None else found
         if found is not None:
-            return found if self.choice == "folders" else self._chosen(str(found), stem)
+            return found if self.choice == "folders" else self._mapped_id(str(found), stem)
         number = stem.partition("_")[0]
         if number.isascii() and number.isdigit() and int(number) < len(self.by_recording):
             return self.by_recording[int(number)]
-        raise _nobody(stem)
+        raise _unknown_speaker(stem)
 
-    def _chosen(self, folder: str, stem: str) -> int:
+    def _mapped_id(self, folder: str, stem: str) -> int:
         assert isinstance(self.choice, dict)
         if folder not in self.choice:
-            raise _nobody(stem)
+            raise _unknown_speaker(stem)
         return self.choice[folder]
 
-    def table(self, ids: Iterable[int]) -> dict[int, str]:
+    def names_by_id(self, ids: Iterable[int]) -> dict[int, str]:
         """The names of these speakers, by id; one that nobody named is called by the number."""
         return {number: self.names.get(number, str(number)) for number in sorted(set(ids))}
 
@@ -158,7 +157,7 @@ ONE_SPEAKER = Speakers("one", 0, (), {})
 """All slices are speaker 0's, but those that say something else."""
 
 
-def _named(choice: SpeakerChoice) -> dict[int, str]:
+def _configured_names(choice: SpeakerChoice) -> dict[int, str]:
     return _names(choice) if isinstance(choice, dict) else {}
 
 
@@ -167,7 +166,7 @@ def _names(ids: Mapping[str, int]) -> dict[int, str]:
     return {number: folder for folder, number in sorted(ids.items(), reverse=True)}
 
 
-def _nobody(stem: str) -> InvalidDataset:
+def _unknown_speaker(stem: str) -> InvalidDataset:
     return InvalidDataset(
         f"nothing tells who speaks in the slice {stem}: give the recordings again with --dataset, each speaker's in a "
         "folder of its own; or name slices <speaker>_<i>_<j> as Applio does; or say speakers=one"

@@ -3,7 +3,7 @@
 The same clips, places in them and noise at every save of a run, so that its values can be compared. What is measured:
 
 - `eval/mel`: mean absolute log-mel difference of render and recording, weighted as the training's mel loss. The render
-  takes the way of a conversion (text encoder, flow, decoder): training's own mel loss hears the recording's spectrogram
+  takes the way of a conversion (text encoder, flow, decoder): training's own mel loss gets the recording's spectrogram
   through the posterior encoder, and stays low for a voice that cannot speak from content. The lowest is the best save.
 - `eval/mel_posterior`: training's own mel loss, on fixed segments.
 - `eval/f0_cents`: mean distance of the pitch curves of render and recording, by the same estimator for both, over the
@@ -15,7 +15,8 @@ PyTorch's global random state is neither read nor changed, and the nets keep no 
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,19 +29,18 @@ from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.data.clips import Clip, ClipFiles, load_clip
 from rvc_engine.data.split import name_hash
 from rvc_engine.evaluation.speaker_similarity import SpeakerScorer
-from rvc_engine.hyperparameters import MEL_WEIGHT, Hyperparameters
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE, MEL_WEIGHT, Hyperparameters
 from rvc_engine.models.losses import mel_distance
-from rvc_engine.models.synthesizer import Noise, Synthesizer, cut_segments
-from rvc_engine.pitch.curve import SAMPLE_RATE, fit_length
+from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Noise, Synthesizer, cut_segments
+from rvc_engine.pitch.curve import fit_length
 from rvc_engine.pitch.estimators import PitchEstimator
-from rvc_engine.voices.export import PRIOR_NOISE_SCALE
 
 PREVIEW_FRAMES = 400
 """The clip that is also written as a preview is rendered up to this length: 4 s."""
 OTHER_FRAMES = 150
 """Of every other clip so much is rendered, from its middle: away from where its neighbours overlap it."""
 TRIAL_FRAMES = 50
-OVER_RENDERING = 1.3
+EVAL_OVERHEAD = 1.3
 """Seconds of an evaluation for each second of its rendering: the posterior's way, pitch, preview, the best's export."""
 MEL = "eval/mel"
 MEL_POSTERIOR = "eval/mel_posterior"
@@ -97,7 +97,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a save is worth."""
+    """The result of evaluating a save."""
 
     values: dict[str, float]
     """Over all clips, by the keys of this module. What could not be measured is left out."""
@@ -121,20 +121,20 @@ class Evaluator:
     def __init__(
         self,
         clips: Sequence[ClipFiles],
-        sizes: Hyperparameters,
+        hparams: Hyperparameters,
         device: torch.device,
         estimator: PitchEstimator,
         scorer: SpeakerScorer | None,
     ) -> None:
         """The longest clip comes first, and is rendered at length: it is the preview."""
-        self._sizes, self._device = sizes, device
+        self._hparams, self._device = hparams, device
         self._estimator, self._scorer = estimator, scorer
         longest_first = sorted(clips, key=lambda clip: -min(clip.frames, PREVIEW_FRAMES))
         lengths = [PREVIEW_FRAMES] + [OTHER_FRAMES] * (len(clips) - 1)
         self.windows = [
-            _window(files, length, sizes, device) for files, length in zip(longest_first, lengths, strict=True)
+            _window(files, length, hparams, device) for files, length in zip(longest_first, lengths, strict=True)
         ]
-        waves = [_at_16k(window.wave, sizes) for window in self.windows]
+        waves = [_to_16k(window.wave, hparams) for window in self.windows]
         self._curves = self._estimator.estimate(waves)
         self._speakers = None if scorer is None else _mean_by_speaker(scorer, self.windows, waves)
 
@@ -143,35 +143,37 @@ class Evaluator:
         """Frames that an evaluation renders."""
         return sum(window.frames for window in self.windows)
 
-    def trial_seconds(self, net: Synthesizer) -> float:
-        """About how long an evaluation takes, judged by rendering half a second."""
+    def estimate_seconds(self, model: Synthesizer) -> float:
+        """About how long an evaluation takes, estimated from rendering half a second."""
         window, frames = self.windows[0], min(TRIAL_FRAMES, self.windows[0].frames)
         started = time.monotonic()
-        with _at_rest(net):
-            float(_render(net, window, frames, self._sizes).sum())
-        return (time.monotonic() - started) / frames * self.num_frames * OVER_RENDERING
+        with eval_mode(model):
+            float(_render(model, window, frames, self._hparams).sum())
+        return (time.monotonic() - started) / frames * self.num_frames * EVAL_OVERHEAD
 
-    def evaluate(self, net: Synthesizer) -> Evaluation:
+    def evaluate(self, model: Synthesizer) -> Evaluation:
         """Render and measure all clips."""
         renderings, counts = [], []
-        with _at_rest(net):
+        with eval_mode(model):
             for window, curve in zip(self.windows, self._curves, strict=True):
-                rendering, count = self._measure(net, window, curve)
+                rendering, count = self._evaluate_window(model, window, curve)
                 renderings.append(rendering)
                 counts.append(count)
         values = _overall([each.scores for each in renderings], counts)
         return Evaluation({key: value for key, value in values.items() if math.isfinite(value)}, renderings)
 
-    def _measure(self, net: Synthesizer, window: Window, curve: NDArray[np.float64]) -> tuple[Rendering, _PitchCount]:
-        sizes = self._sizes
-        wave = _render(net, window, window.frames, sizes)
-        mel = log_mel(spectrogram(wave[:, 0], sizes.n_fft, sizes.hop_length), sizes.sample_rate, sizes.n_mels)
+    def _evaluate_window(
+        self, model: Synthesizer, window: Window, curve: NDArray[np.float64]
+    ) -> tuple[Rendering, _PitchCount]:
+        hparams = self._hparams
+        wave = _render(model, window, window.frames, hparams)
+        mel = log_mel(spectrogram(wave[:, 0], hparams.n_fft, hparams.hop_length), hparams.sample_rate, hparams.n_mels)
         rendered = wave[0, 0].float().cpu().numpy()
-        rendered_16k = _at_16k(rendered, sizes)
+        rendered_16k = _to_16k(rendered, hparams)
         count = _compare_pitch(self._estimator.estimate([rendered_16k])[0], curve)
         scores = {
             MEL: MEL_WEIGHT * float((mel - window.mel).abs().mean()),
-            MEL_POSTERIOR: MEL_WEIGHT * _posterior_distance(net, window, sizes),
+            MEL_POSTERIOR: MEL_WEIGHT * _posterior_distance(model, window, hparams),
             **_pitch_scores([count]),
         }
         if self._scorer is not None and self._speakers is not None:
@@ -189,49 +191,48 @@ def _mean_by_speaker(
     return {number: np.mean(each, axis=0) for number, each in embedded.items()}
 
 
-class _at_rest:  # noqa: N801 - reads as a word: with the net at rest
-    """The net in evaluation mode and without gradients, and afterwards as it was."""
-
-    def __init__(self, net: Synthesizer) -> None:
-        self._net, self._was_training, self._no_grad = net, net.training, torch.no_grad()
-
-    def __enter__(self) -> None:
-        self._net.eval()
-        self._no_grad.__enter__()
-
-    def __exit__(self, *error: object) -> None:
-        self._no_grad.__exit__(None, None, None)
-        self._net.train(self._was_training)
+@contextmanager
+def eval_mode(model: Synthesizer) -> Iterator[None]:
+    """The model in evaluation mode and without gradients, restored afterwards."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
 
 
-def _window(files: ClipFiles, length: int, sizes: Hyperparameters, device: torch.device) -> Window:
+def _window(files: ClipFiles, length: int, hparams: Hyperparameters, device: torch.device) -> Window:
     """The middle of a clip, at most `length` frames; its noise comes from its name."""
     clip = load_clip(files)
     frames = min(clip.frames, length)
     start = (clip.frames - frames) // 2
-    spec = spectrogram(clip.wave.unsqueeze(0), sizes.n_fft, sizes.hop_length)[:, :, start : start + frames].to(device)
-    generator = torch.Generator().manual_seed(int(name_hash(files.wave.stem)[:12], 16))
+    spec = spectrogram(clip.wave.unsqueeze(0), hparams.n_fft, hparams.hop_length)[:, :, start : start + frames].to(
+        device
+    )
+    rng = torch.Generator().manual_seed(int(name_hash(files.wave.stem)[:12], 16))
 
     def noise(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator).to(device)
+        return torch.randn(*shape, generator=rng).to(device)
 
-    starts = torch.tensor([(frames - sizes.segment_frames) * part // 4 for part in (1, 3)], device=device)
+    starts = torch.tensor([(frames - hparams.segment_frames) * part // 4 for part in (1, 3)], device=device)
     return Window(
         name=files.wave.stem,
         features=clip.features[None, start : start + frames].to(device),
         coarse_f0=_cut(clip.coarse_f0, start, frames, device),
         f0=_cut(clip.f0, start, frames, device),
         spec=spec,
-        mel=log_mel(spec, sizes.sample_rate, sizes.n_mels),
+        mel=log_mel(spec, hparams.sample_rate, hparams.n_mels),
         speaker=torch.tensor([clip.speaker], device=device),
-        prior_noise=noise(1, sizes.hidden_channels, frames) * PRIOR_NOISE_SCALE,
-        source_noise=noise(1, frames * sizes.hop_length) if sizes.f0 else None,
+        prior_noise=noise(1, hparams.hidden_channels, frames) * PRIOR_NOISE_SCALE,
+        source_noise=noise(1, frames * hparams.hop_length) if hparams.f0 else None,
         posterior_noise=Noise(
-            noise(1, sizes.hidden_channels, frames).expand(len(starts), -1, -1),
-            noise(len(starts), sizes.segment_samples) if sizes.f0 else None,
+            noise(1, hparams.hidden_channels, frames).expand(len(starts), -1, -1),
+            noise(len(starts), hparams.segment_samples) if hparams.f0 else None,
         ),
         starts=starts,
-        wave=_samples(clip, start, frames, sizes),
+        wave=_samples(clip, start, frames, hparams),
     )
 
 
@@ -239,25 +240,25 @@ def _cut(curve: Tensor | None, start: int, frames: int, device: torch.device) ->
     return None if curve is None else curve[None, start : start + frames].to(device)
 
 
-def _samples(clip: Clip, start: int, frames: int, sizes: Hyperparameters) -> NDArray[np.float32]:
-    wave: NDArray[np.float32] = clip.wave[start * sizes.hop_length : (start + frames) * sizes.hop_length].numpy()
+def _samples(clip: Clip, start: int, frames: int, hparams: Hyperparameters) -> NDArray[np.float32]:
+    wave: NDArray[np.float32] = clip.wave[start * hparams.hop_length : (start + frames) * hparams.hop_length].numpy()
     return wave
 
 
-def _render(net: Synthesizer, window: Window, frames: int, sizes: Hyperparameters) -> Tensor:
+def _render(model: Synthesizer, window: Window, frames: int, hparams: Hyperparameters) -> Tensor:
     """The first `frames` of a window as the voice speaks them, (1, 1, frames * hop)."""
-    return net.infer(
+    return model.infer(
         window.features[:, :frames],
         None if window.coarse_f0 is None else window.coarse_f0[:, :frames],
         None if window.f0 is None else window.f0[:, :frames],
         torch.tensor([frames], device=window.features.device),
         window.speaker,
         window.prior_noise[:, :, :frames],
-        None if window.source_noise is None else window.source_noise[:, : frames * sizes.hop_length],
+        None if window.source_noise is None else window.source_noise[:, : frames * hparams.hop_length],
     )
 
 
-def _posterior_distance(net: Synthesizer, window: Window, sizes: Hyperparameters) -> float:
+def _posterior_distance(model: Synthesizer, window: Window, hparams: Hyperparameters) -> float:
     """Mean absolute log-mel difference of two segments that went through the posterior encoder, as in training."""
     count = len(window.starts)
 
@@ -266,7 +267,7 @@ def _posterior_distance(net: Synthesizer, window: Window, sizes: Hyperparameters
 
     spec = window.spec.expand(count, -1, -1)
     lengths = torch.full((count,), window.frames, device=spec.device)
-    posterior = net(
+    output = model(
         window.features.expand(count, -1, -1),
         repeated(window.coarse_f0),
         repeated(window.f0),
@@ -276,12 +277,12 @@ def _posterior_distance(net: Synthesizer, window: Window, sizes: Hyperparameters
         window.starts,
         window.posterior_noise,
     )
-    target = log_mel(cut_segments(spec, window.starts, sizes.segment_frames), sizes.sample_rate, sizes.n_mels)
-    return float(mel_distance(sizes, posterior.wave, target))
+    target = log_mel(cut_segments(spec, window.starts, hparams.segment_frames), hparams.sample_rate, hparams.n_mels)
+    return float(mel_distance(hparams, output.wave, target))
 
 
-def _at_16k(wave: NDArray[np.float32], sizes: Hyperparameters) -> NDArray[np.float32]:
-    return np.asarray(soxr.resample(wave, sizes.sample_rate, SAMPLE_RATE), np.float32)
+def _to_16k(wave: NDArray[np.float32], hparams: Hyperparameters) -> NDArray[np.float32]:
+    return np.asarray(soxr.resample(wave, hparams.sample_rate, ANALYSIS_SAMPLE_RATE), np.float32)
 
 
 def _compare_pitch(rendered: NDArray[np.float64], recorded: NDArray[np.float64]) -> _PitchCount:

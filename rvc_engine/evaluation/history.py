@@ -1,4 +1,4 @@
-"""`evaluation.json`: what every save of a run was worth, which was the best, and what all of it has cost. No torch.
+"""`evaluation.json`: the scores of a run's saves, the best save, and the time that evaluations took. No torch.
 
 It follows the training: a run that starts again at a step forgets what was measured beyond it, for that is trained and
 measured anew. The best alone stays, because its voice file does.
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from rvc_engine.workspace.atomic_files import write_atomically
 
-DECIDING = "eval/mel"
+SELECTION_METRIC = "eval/mel"
 
 
 class Row(BaseModel):
@@ -30,9 +30,9 @@ class Row(BaseModel):
     """Its previews, relative to the run's folder."""
 
     @property
-    def worth(self) -> float:
+    def score(self) -> float:
         """Lower is better."""
-        value = self.values.get(DECIDING, math.inf)
+        value = self.values.get(SELECTION_METRIC, math.inf)
         return value if math.isfinite(value) else math.inf
 
 
@@ -60,7 +60,7 @@ class EvaluationHistory:
 
     @classmethod
     def load(cls, root: Path, clips: Sequence[str], held_out: bool, warn: Callable[[str], None]) -> Self:
-        """What is remembered of a run. A file that cannot be read is told of, and begun anew: no training needs it."""
+        """The history of a run. A file that cannot be read is warned of, and begun anew: no training needs it."""
         history = cls(root, clips, held_out)
         try:
             contents = _Contents.model_validate_json(history.path.read_bytes())
@@ -81,7 +81,7 @@ class EvaluationHistory:
 
     def is_best(self, row: Row) -> bool:
         """Whether nothing measured so far is better."""
-        return math.isfinite(row.worth) and (self.best is None or row.worth <= self.best.worth)
+        return math.isfinite(row.score) and (self.best is None or row.score <= self.best.score)
 
     def add(self, row: Row, seconds: float, *, is_best: bool) -> None:
         """Take in a row that cost so many seconds, in place of one of the same step, and write the file."""
@@ -91,8 +91,8 @@ class EvaluationHistory:
         self.rows = sorted([*(old for old in self.rows if old.step != row.step), row], key=lambda each: each.step)
         self._write()
 
-    def go_back_to(self, step: int) -> None:
-        """Forget what was measured beyond a step, with its previews. The best stays while its files do."""
+    def truncate_after(self, step: int) -> None:
+        """Drop evaluations beyond a step, with their previews. The best stays while its files do."""
         beyond = [row for row in self.rows if row.step > step]
         if not beyond:
             return
@@ -100,8 +100,8 @@ class EvaluationHistory:
         self._write()
         self._delete_files(beyond)
 
-    def forget_all(self) -> None:
-        """The run begins anew: nothing of it was measured."""
+    def clear(self) -> None:
+        """Drop all evaluations: the run begins anew."""
         forgotten = [*self.rows, *([self.best] if self.best is not None else [])]
         self.rows, self.best, self.spent_seconds = [], None, 0.0
         self.path.unlink(missing_ok=True)

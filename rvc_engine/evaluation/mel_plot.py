@@ -47,7 +47,7 @@ class Panel:
     """(n_mels, T), natural logarithm."""
 
 
-def mel_picture(panels: Sequence[Panel], sample_rate: int) -> bytes:
+def plot_mels(panels: Sequence[Panel], sample_rate: int) -> bytes:
     """The panels as a PNG, all on the scale of the first: what is as bright is as loud."""
     brightest = float(np.percentile(panels[0].mel, 99.9))
     heights = [panel.mel.shape[0] * PIXELS_PER_BAND + _TOP + _BOTTOM for panel in panels]
@@ -66,7 +66,7 @@ def _draw(image: Image.Image, top: int, panel: Panel, brightest: float, sample_r
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(_FONT_SIZE)
     num_bands, num_frames = panel.mel.shape
     height = num_bands * PIXELS_PER_BAND
-    image.paste(_coloured(panel.mel, brightest), (_LEFT, top + _TOP))
+    image.paste(_colorize(panel.mel, brightest), (_LEFT, top + _TOP))
     draw.text((_LEFT, top + 4), panel.title, _INK, font)
     for hz, band in _ticks(sample_rate, num_bands):
         y = top + _TOP + height - PIXELS_PER_BAND * band
@@ -86,7 +86,7 @@ def _ticks(sample_rate: int, num_bands: int) -> list[tuple[int, int]]:
     return [(hz, int(filters[:, hz // 10].argmax())) for hz in _TICKS_HZ if hz < sample_rate / 2]
 
 
-def _coloured(mel: NDArray[np.float32], brightest: float) -> Image.Image:
+def _colorize(mel: NDArray[np.float32], brightest: float) -> Image.Image:
     """Low bands at the bottom."""
     shares = np.clip((mel[::-1].astype(np.float64) - brightest) / RANGE + 1, 0, 1) * (len(_COLOURS) - 1)
     points = np.arange(len(_COLOURS))

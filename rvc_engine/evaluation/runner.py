@@ -1,6 +1,6 @@
-"""What follows a save: it is measured, heard and seen, and when it is the best so far its voice is written out.
+"""Evaluates each save, writes previews, exports the best.
 
-The train stage calls `begin` where it starts and `appraise` after each save, before the next recovery checkpoint, so
+The train stage calls `start` where it starts and `run` after each save, before the next recovery checkpoint, so
 that a run which goes on from that has nothing to make up for. Only one process of a run does this.
 """
 
@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from rvc_engine.checkpoints.train_state import Place, completed_epochs
+from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.split import Split
@@ -26,79 +26,82 @@ from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
-MAX_SHARE = 0.1
+MAX_TIME_FRACTION = 0.1
 """Of the training time, for all evaluations of a run together, where `evaluate` is auto."""
 
 
-class Appraiser:
-    """Measures the saves of one run."""
+class EvaluationRunner:
+    """Runs the evaluations of one run's saves."""
 
     def __init__(
         self,
         workspace: Workspace,
         config: TrainingConfig,
-        sizes: Hyperparameters,
+        hparams: Hyperparameters,
         device: torch.device,
         split: Split,
         report: StageReport,
     ) -> None:
-        self._workspace, self._config, self._sizes = workspace, config, sizes
+        self._workspace, self._config, self._hparams = workspace, config, hparams
         self._device, self._split, self._report = device, split, report
         names = [clip.wave.stem for clip in split.evaluated]
         self._history = EvaluationHistory.load(workspace.root, names, split.are_held_out, report.warn)
-        self._made: Evaluator | None = None
+        self._cached_evaluator: Evaluator | None = None
         self._cost: float | None = None
         """Seconds of an evaluation, as far as is known."""
-        self._appraised_step: int | None = None
+        self._last_step: int | None = None
 
-    def begin(self, place: Place) -> None:
-        """Training starts at this place: what was measured beyond it is done anew."""
-        self._appraised_step = None
-        if place.step == 0:
-            self._history.forget_all()
+    def start(self, progress: TrainProgress) -> None:
+        """Start at this progress: later evaluations are dropped, to be done anew."""
+        self._last_step = None
+        if progress.step == 0:
+            self._history.clear()
             self._workspace.best_file.unlink(missing_ok=True)
             return
-        self._history.go_back_to(place.step)
+        self._history.truncate_after(progress.step)
         if not self._workspace.best_file.is_file():
             self._history.best = None
 
-    def worth(self, step: int) -> float:
-        """What the evaluation at a step said; lower is better, infinity where there was none."""
-        return next((row.worth for row in self._history.rows if row.step == step), math.inf)
+    def score(self, step: int) -> float:
+        """The score of the evaluation at a step; lower is better, infinity where there was none."""
+        return next((row.score for row in self._history.rows if row.step == step), math.inf)
 
-    def appraise(self, net: Synthesizer, place: Place) -> None:
-        """Measure the generator as it is at this place, unless that would take too much of the run's time."""
+    def run(self, model: Synthesizer, progress: TrainProgress) -> None:
+        """Evaluate the synthesizer as it is, unless that would take too much of the run's time."""
         is_wanted = self._config.evaluate != "never" and bool(self._split.evaluated)
-        if not is_wanted or self._appraised_step == place.step:
+        if not is_wanted or self._last_step == progress.step:
             return
-        self._appraised_step = place.step
+        self._last_step = progress.step
         started = time.monotonic()
         try:
-            if self._is_affordable(net, place):
-                self._appraise(net, place, started)
+            if self._is_affordable(model, progress):
+                self._evaluate(model, progress, started)
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self._report.warn(f"step {place.step} was not evaluated: the device has no memory left for it")
+            self._report.warn(f"step {progress.step} was not evaluated: the device has no memory left for it")
 
-    def _is_affordable(self, net: Synthesizer, place: Place) -> bool:
+    def _is_affordable(self, model: Synthesizer, progress: TrainProgress) -> bool:
         if self._config.evaluate == "always":
             return True
-        allowed = MAX_SHARE * place.seconds - self._history.spent_seconds
+        allowed = MAX_TIME_FRACTION * progress.seconds - self._history.spent_seconds
         if allowed > 0 and self._cost is None:
-            self._cost = self._evaluator().trial_seconds(net)
+            self._cost = self._evaluator().estimate_seconds(model)
         if self._cost is not None and self._cost <= allowed:
             return True
         self._report.log(
-            f"step {place.step} is not evaluated: that would take more than {MAX_SHARE:.0%} of the training time so far"
+            f"step {progress.step} is not evaluated: that would take more than {MAX_TIME_FRACTION:.0%} of the "
+            "training time so far"
         )
         return False
 
     def _evaluator(self) -> Evaluator:
-        if self._made is None:
+        if self._cached_evaluator is None:
             estimator = SwiftEstimator(torch.get_num_threads())
-            self._made = Evaluator(self._split.evaluated, self._sizes, self._device, estimator, self._scorer())
-        return self._made
+            self._cached_evaluator = Evaluator(
+                self._split.evaluated, self._hparams, self._device, estimator, self._scorer()
+            )
+        return self._cached_evaluator
 
     def _scorer(self) -> SpeakerScorer | None:
         try:
@@ -107,38 +110,38 @@ class Appraiser:
             self._report.warn(f"speaker similarity is not measured: {error}")
             return None
 
-    def _appraise(self, net: Synthesizer, place: Place, started: float) -> None:
-        evaluator, epoch = self._evaluator(), completed_epochs(place)
-        found = evaluator.evaluate(net)
-        previews = self._write_previews(evaluator, found, epoch, place.step)
+    def _evaluate(self, model: Synthesizer, progress: TrainProgress, started: float) -> None:
+        evaluator, epoch = self._evaluator(), completed_epochs(progress)
+        evaluation = evaluator.evaluate(model)
+        previews = self._write_previews(evaluator, evaluation, epoch, progress.step)
         root = self._workspace.root
         files = [str(path.relative_to(root)) for each in previews for path in (each.audio, each.picture)]
-        row = Row(step=place.step, epoch=epoch, values=found.values, files=files)
-        is_best = self._history.is_best(row) and self._write_best(net, place)
+        row = Row(step=progress.step, epoch=epoch, values=evaluation.values, files=files)
+        is_best = self._history.is_best(row) and self._write_best(model, progress)
         self._cost = time.monotonic() - started
         self._history.add(row, self._cost, is_best=is_best)
         self._report.event(
             Evaluated(
-                step=place.step,
+                step=progress.step,
                 epoch=epoch,
-                values=found.values,
+                values=evaluation.values,
                 held_out=self._split.are_held_out,
                 is_best=is_best,
-                num_clips=len(found.renderings),
+                num_clips=len(evaluation.renderings),
                 seconds=self._cost,
             )
         )
-        self._tell_previews(found, previews, epoch, place.step)
+        self._report_previews(evaluation, previews, epoch, progress.step)
 
-    def _write_previews(self, evaluator: Evaluator, found: Evaluation, epoch: int, step: int) -> list[Preview]:
-        window, rendering = evaluator.windows[0], found.renderings[0]
+    def _write_previews(self, evaluator: Evaluator, evaluation: Evaluation, epoch: int, step: int) -> list[Preview]:
+        window, rendering = evaluator.windows[0], evaluation.renderings[0]
         recorded = Sound(window.wave, window.mel[0].cpu().numpy())
         rendered = Sound(rendering.wave, rendering.mel)
         folder = self._workspace.previews
-        return [write_preview(folder, 1, epoch, step, rendered, recorded, self._sizes.sample_rate)]
+        return [write_preview(folder, 1, epoch, step, rendered, recorded, self._hparams.sample_rate)]
 
-    def _tell_previews(self, found: Evaluation, previews: list[Preview], epoch: int, step: int) -> None:
-        for number, (preview, rendering) in enumerate(zip(previews, found.renderings, strict=False), start=1):
+    def _report_previews(self, evaluation: Evaluation, previews: list[Preview], epoch: int, step: int) -> None:
+        for number, (preview, rendering) in enumerate(zip(previews, evaluation.renderings, strict=False), start=1):
             self._report.event(
                 PreviewReady(
                     step=step,
@@ -147,17 +150,17 @@ class Appraiser:
                     audio=str(preview.audio),
                     picture=str(preview.picture),
                     recording=str(preview.recording),
-                    seconds=len(rendering.wave) / self._sizes.sample_rate,
+                    seconds=len(rendering.wave) / self._hparams.sample_rate,
                     scores=rendering.scores,
                 )
             )
 
-    def _write_best(self, net: Synthesizer, place: Place) -> bool:
+    def _write_best(self, model: Synthesizer, progress: TrainProgress) -> bool:
         """Write the best voice so far, and whether that worked. A net that has no export does not stop the training."""
-        details = export.VoiceDetails.of(self._workspace, self._config, place)
+        details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, progress)
         try:
-            export.write_voice(self._workspace.best_file, net.state_dict(), self._sizes, details)
+            export.write_voice(self._workspace.best_file, model.state_dict(), self._hparams, details)
         except ArtifactInvalid as error:
-            self._report.warn(f"step {place.step} is the best so far, but its voice could not be written: {error}")
+            self._report.warn(f"step {progress.step} is the best so far, but its voice could not be written: {error}")
             return False
         return True

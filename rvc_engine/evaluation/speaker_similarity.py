@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from rvc_engine.audio.mel import mel_filters
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 
-SAMPLE_RATE = 16_000
 _N_FFT = 400
 _HOP_LENGTH = 160
 _NUM_MELS = 40
@@ -80,26 +80,26 @@ class ResemblyzerScorer:
     def __init__(self, weights: Path) -> None:
         """Raises IncompatibleCheckpoint when the file is not what the package brings."""
         with torch.random.fork_rng(devices=[]):  # a net is drawn before it is read: training must not notice
-            self._net = _VoiceEncoder().eval()
+            self._model = _VoiceEncoder().eval()
         tree = load_file(weights)
         try:
             tree = tree["model_state"]
-            self._net.load_state_dict({name: tree[name] for name in self._net.state_dict()})
+            self._model.load_state_dict({name: tree[name] for name in self._model.state_dict()})
         except (KeyError, TypeError, RuntimeError) as error:
             message = f"{weights} is not the file that the package resemblyzer brings; install it again"
             raise IncompatibleCheckpoint(message) from error
-        self._filters = torch.from_numpy(mel_filters(SAMPLE_RATE, _N_FFT, _NUM_MELS).astype(np.float32))
+        self._filters = torch.from_numpy(mel_filters(ANALYSIS_SAMPLE_RATE, _N_FFT, _NUM_MELS).astype(np.float32))
         self._window = torch.hann_window(_N_FFT)
 
     @torch.no_grad()
     def embed(self, wave_16k: NDArray[np.float32]) -> NDArray[np.float32]:
         """See `SpeakerScorer.embed`."""
-        wave = _raised(torch.from_numpy(np.ascontiguousarray(wave_16k, np.float32)))
+        wave = _normalize_level(torch.from_numpy(np.ascontiguousarray(wave_16k, np.float32)))
         starts = _partial_starts(len(wave))
         wave = F.pad(wave, (0, max(0, (starts[-1] + _PARTIAL_FRAMES) * _HOP_LENGTH - len(wave))))
         mels = self._mels(wave)
         partials = torch.stack([mels[start : start + _PARTIAL_FRAMES] for start in starts])
-        embedding: NDArray[np.float32] = F.normalize(self._net(partials).mean(0), dim=0).numpy()
+        embedding: NDArray[np.float32] = F.normalize(self._model(partials).mean(0), dim=0).numpy()
         return embedding
 
     def _mels(self, wave: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class ResemblyzerScorer:
         return (self._filters @ power).t()
 
 
-def _raised(wave: Tensor) -> Tensor:
+def _normalize_level(wave: Tensor) -> Tensor:
     level = 10 * torch.log10(wave.square().mean() + 1e-12)
     return wave * 10 ** (max(0.0, _TARGET_DBFS - float(level)) / 20) if float(level) > -100 else wave
 

@@ -1,7 +1,7 @@
 """The index stage: all content features of a voice in a FAISS index that RVC and Applio search at conversion.
 
 `IVF<n>,Flat` with L2 distances and nprobe 1. Rows go through a file (`total_fea.npy`, a speaker's together), so that
-memory holds one index at a time and nothing twice; between two batches of rows the stage hears that it should stop.
+memory holds one index at a time and nothing twice; the stage can be stopped between two batches of rows.
 """
 
 import os
@@ -18,11 +18,11 @@ import torch
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import Speakers, index_stem
 from rvc_engine.errors import InvalidDataset
-from rvc_engine.index.kmeans import Tick, centres_of, let_go, many_centres_of
+from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.atomic_files import sync_folder
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder
+from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.layout import Workspace
 
@@ -62,8 +62,8 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
     DiskFull when there is no room.
     """
     parts = _parts(workspace, config)
-    with disk_full_told(workspace.root):
-        rows, ends = _gather([part.files for part in parts], workspace.total_features, report)
+    with translating_disk_full(workspace.root):
+        rows, ends = _concatenate_features([part.files for part in parts], workspace.total_features, report)
         spans = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends]), strict=True))
         # The common one last: of two that fit a voice, RVC takes the newest.
         wanted = {**(spans if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
@@ -72,9 +72,9 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
             if start == end:
                 report.warn(f"no row of features is left for an index {stem}.index")
                 continue
-            tell = _Share(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
-            written[stem] = _write(_index_of(rows[start:end], config.seed, tell, report), workspace, stem)
-        _sweep(workspace, written)
+            progress = _ProgressSpan(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
+            written[stem] = _write(_build(rows[start:end], config.seed, progress, report), workspace, stem)
+        _remove_stale_indexes(workspace, written)
         report.progress(1, 1)
         return written[workspace.stem]
 
@@ -97,17 +97,17 @@ def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
     files = sorted(workspace.features.glob("*.npy"))
     if not files:
         raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
-    speakers = Speakers.of(workspace, config)
+    speakers = Speakers.from_workspace(workspace, config)
     by_speaker: dict[int, list[Path]] = {}
     for file in files:
-        by_speaker.setdefault(speakers.of_slice(file.stem, speaker_in(file.stem)), []).append(file)
-    names = speakers.table(by_speaker)
+        by_speaker.setdefault(speakers.speaker_of_slice(file.stem, speaker_in(file.stem)), []).append(file)
+    names = speakers.names_by_id(by_speaker)
     return [_Part(number, name, by_speaker[number]) for number, name in names.items()]
 
 
 @dataclass(frozen=True)
-class _Share:
-    """Tells how far a part of the stage is, and hears there that it should stop."""
+class _ProgressSpan:
+    """Maps a part's progress to the stage's, and raises StopRequested there."""
 
     report: StageReport
     start: float
@@ -117,16 +117,16 @@ class _Share:
         self.report.progress(self.start + share * (self.end - self.start), 1)
 
 
-def _index_of(rows: np.ndarray, seed: int, tell: Tick, report: StageReport) -> faiss.IndexIVFFlat:
+def _build(rows: np.ndarray, seed: int, progress: ProgressCallback, report: StageReport) -> faiss.IndexIVFFlat:
     """The index of rows; so many that searching them would take long are reduced first."""
     if len(rows) <= MAX_ROWS:
-        return build_index(rows, seed, tell)
+        return build_index(rows, seed, progress)
     report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
-    centres = many_centres_of(rows, NUM_CENTRES, seed, lambda share: tell(0.9 * share))
-    return build_index(centres, seed, lambda share: tell(0.9 + 0.1 * share))
+    centres = two_level_kmeans(rows, NUM_CENTRES, seed, lambda share: progress(0.9 * share))
+    return build_index(centres, seed, lambda share: progress(0.9 + 0.1 * share))
 
 
-def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
+def _concatenate_features(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
     """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size).
 
     And where each part's rows end in it. Rows of numbers that are none or beyond all bounds, as other programs may
@@ -160,8 +160,8 @@ def _gather(parts: list[list[Path]], target: Path, report: StageReport) -> tuple
             "finite, or beyond all bounds"
         )
     temporary.replace(target)
-    of_files = iter(counts)
-    lengths = [sum(next(of_files) for _ in part) for part in parts]
+    file_counts = iter(counts)
+    lengths = [sum(next(file_counts) for _ in part) for part in parts]
     return np.load(target, mmap_mode="r"), list(accumulate(lengths))
 
 
@@ -171,7 +171,7 @@ def _write_header(out: BinaryIO, count: int, size: int) -> None:
     np.lib.format.write_array_header_1_0(out, header)
 
 
-def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
+def build_index(rows: np.ndarray, seed: int, progress: ProgressCallback) -> faiss.IndexIVFFlat:
     """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order.
 
     The same for a seed on machines of one kind. Each row lies in the list in which FAISS looks for it first.
@@ -179,20 +179,20 @@ def build_index(rows: np.ndarray, seed: int, tick: Tick) -> faiss.IndexIVFFlat:
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
     index.nprobe = 1
-    centres = centres_of(rows, index.nlist, num_passes(count), seed, lambda share: tick(0.8 * share))
+    centres = minibatch_kmeans(rows, index.nlist, num_passes(count), seed, lambda share: progress(0.8 * share))
     index.quantizer.add(centres)
     index.is_trained = True
     near = Nearest(centres, dtype=torch.float32)
     lists = np.empty(count, np.int64)
     for start in range(0, count, ROWS_PER_ADD):
-        tick(0.8 + 0.1 * start / count)
+        progress(0.8 + 0.1 * start / count)
         lists[start : start + ROWS_PER_ADD] = near(np.array(rows[start : start + ROWS_PER_ADD]))
-    let_go(rows)
-    _fill(index, rows, lists, lambda share: tick(0.9 + 0.1 * share))
+    release_pages(rows)
+    _fill(index, rows, lists, lambda share: progress(0.9 + 0.1 * share))
     return index
 
 
-def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, tick: Tick) -> None:
+def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, progress: ProgressCallback) -> None:
     """Put each row into its list. FAISS's own `add` lets the lists grow, to up to twice the memory they need."""
     inverted = index.invlists
     assert inverted is not None
@@ -200,7 +200,7 @@ def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, tick: 
         inverted.resize(number, length)
     filled = np.zeros(index.nlist, np.int64)
     for start in range(0, len(rows), ROWS_PER_ADD):
-        tick(start / len(rows))
+        progress(start / len(rows))
         block = lists[start : start + ROWS_PER_ADD]
         order = np.argsort(block, kind="stable")
         ids, codes = order + start, np.ascontiguousarray(rows[start + order])
@@ -211,7 +211,7 @@ def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, tick: 
                 number, int(filled[number]), length, faiss.swig_ptr(ids[at]), faiss.swig_ptr(codes[at].view(np.uint8))
             )
         filled[numbers] += lengths
-        let_go(rows)
+        release_pages(rows)
     index.ntotal = len(rows)
 
 
@@ -226,18 +226,15 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
         os.fsync(file.fileno())
     temporary.replace(added)
     workspace.weights.mkdir(parents=True, exist_ok=True)
-    taken_away = workspace.weights / f"{stem}.index"
-    taken_away.unlink(missing_ok=True)
-    try:
-        os.link(added, taken_away)
-    except OSError:  # a file system without hard links
-        taken_away.write_bytes(added.read_bytes())
+    exported = workspace.weights / f"{stem}.index"
+    exported.unlink(missing_ok=True)
+    link_or_copy(added, exported)
     sync_folder(workspace.root)
     sync_folder(workspace.weights)
     return added
 
 
-def _sweep(workspace: Workspace, written: Mapping[str, Path]) -> None:
+def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path]) -> None:
     """Delete the indexes of an earlier run of this version: other speakers', or with another number of lists."""
     kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
     for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):

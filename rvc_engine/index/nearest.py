@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from rvc_engine.compute.precision import cpu_multiplies_bf16
+from rvc_engine.compute.precision import cpu_supports_bf16
 
 Rows = NDArray[np.float32]
 Numbers = NDArray[np.int64]
@@ -32,12 +32,12 @@ class Nearest:
 
         `dtype` is that of the product: without one, what the CPU is good at.
         """
-        dtype = dtype or (torch.bfloat16 if cpu_multiplies_bf16() else torch.float32)
+        dtype = dtype or (torch.bfloat16 if cpu_supports_bf16() else torch.float32)
         origin = centres.mean(axis=0) if origin is None else origin
         seen = centres - origin
         count, self._size = seen.shape
         self._origin = torch.from_numpy(origin)
-        padded = _rounded_up(count, CENTRES_STEP)
+        padded = _round_up(count, CENTRES_STEP)
         # The bias lies in the product itself: a pass over all scores is spared.
         self._centres = torch.zeros(padded, self._size + BIAS_COLUMNS, dtype=dtype)
         self._centres[:count, : self._size] = torch.from_numpy(seen)
@@ -46,7 +46,7 @@ class Nearest:
         for column in range(self._size, self._size + BIAS_COLUMNS):
             self._centres[:, column] = rest
             rest -= self._centres[:, column]
-        self._rows_at_once = min(MAX_ROWS_AT_ONCE, _rounded_up(max(1, SCORES_AT_ONCE // padded), ROWS_STEP))
+        self._rows_at_once = min(MAX_ROWS_AT_ONCE, _round_up(max(1, SCORES_AT_ONCE // padded), ROWS_STEP))
         self._buffers: tuple[Tensor, Tensor] | None = None
 
     def __call__(self, rows: Rows) -> Numbers:
@@ -54,7 +54,7 @@ class Nearest:
         numbers = torch.empty(len(rows), dtype=torch.int64)
         for start in range(0, len(rows), self._rows_at_once):
             block = torch.from_numpy(rows[start : start + self._rows_at_once])
-            padded = _rounded_up(len(block), ROWS_STEP)
+            padded = _round_up(len(block), ROWS_STEP)
             seen, scores = (buffer[:padded] for buffer in self._buffers or self._make_buffers(padded))
             torch.sub(block, self._origin, out=seen[: len(block), : self._size])
             torch.mm(seen, self._centres.T, out=scores)
@@ -71,5 +71,5 @@ class Nearest:
         return buffers
 
 
-def _rounded_up(count: int, step: int) -> int:
+def _round_up(count: int, step: int) -> int:
     return -(-count // step) * step

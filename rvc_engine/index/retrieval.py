@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rvc_engine.errors import IncompatibleCheckpoint
+from rvc_engine.hyperparameters import NUM_NEIGHBOURS
 
-NUM_NEIGHBOURS = 8
 SMALLEST_DISTANCE = 1e-9
 """Squared distances below it count as it, so that a row that is in the index itself gives no infinite weight."""
 

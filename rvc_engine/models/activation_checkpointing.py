@@ -1,4 +1,4 @@
-"""Gradient checkpointing (Chen et al., 2016): forget what lies inside a block, and compute it again going backward."""
+"""Activation checkpointing (Chen et al., 2016): a block's activations are recomputed in the backward pass."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -10,21 +10,21 @@ from torch.utils.checkpoint import checkpoint
 Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 
-class Recomputing(nn.Module):
-    """A net that can trade time for memory: its blocks run through `_block`."""
+class ActivationCheckpointing(nn.Module):
+    """A module whose blocks, run through `_run_block`, can be checkpointed: time for memory."""
 
-    recompute = False
+    checkpoints_activations = False
     """Whether blocks keep their inputs only. The gradients are the same."""
 
-    def _block(self, function: Callable[..., Result], *inputs: Tensor | None) -> Result:
-        """Call a block. It must draw no random numbers: their state is not kept for the second time."""
-        if not (self.recompute and torch.is_grad_enabled()):
+    def _run_block(self, function: Callable[..., Result], *inputs: Tensor | None) -> Result:
+        """Call a block. It must draw no random numbers: their state is not kept for recomputation."""
+        if not (self.checkpoints_activations and torch.is_grad_enabled()):
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
 
-def recompute_blocks(net: nn.Module, recompute: bool) -> None:
-    """Turn it on or off for all parts of a net that can."""
-    for module in net.modules():
-        if isinstance(module, Recomputing):
-            module.recompute = recompute
+def set_activation_checkpointing(model: nn.Module, enabled: bool) -> None:
+    """Turn activation checkpointing on or off in all modules that support it."""
+    for module in model.modules():
+        if isinstance(module, ActivationCheckpointing):
+            module.checkpoints_activations = enabled

@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full
+from rvc_engine.compute.precision import run_fp32
 from rvc_engine.hyperparameters import N_HEADS, N_LAYERS, TEXT_KERNEL_SIZE
-from rvc_engine.models.activation_checkpointing import Recomputing
+from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 
 WINDOW = 10
 MASK_FILL = -1e4
@@ -94,7 +94,7 @@ class FeedForward(nn.Module):
         return self.conv_2(self.conv_1(x * mask).relu() * mask) * mask
 
 
-class Encoder(Recomputing):
+class Encoder(ActivationCheckpointing):
     """Six layers of attention and feed-forward, each followed by a norm of its sum with its input.
 
     Attention is computed in float32 always: rounded scores alone would turn the net's gradient by 3 degrees.
@@ -113,6 +113,6 @@ class Encoder(Recomputing):
         x = x * mask
         layers = zip(self.attn_layers, self.norm_layers_1, self.ffn_layers, self.norm_layers_2, strict=True)
         for attention, norm_1, feed_forward, norm_2 in layers:
-            x = norm_1(x + self._block(partial(in_full, attention), x, pair_mask))
-            x = norm_2(x + self._block(feed_forward, x, mask))
+            x = norm_1(x + self._run_block(partial(run_fp32, attention), x, pair_mask))
+            x = norm_2(x + self._run_block(feed_forward, x, mask))
         return x * mask

@@ -8,16 +8,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full, in_full_on_cpu, lengthened
+from rvc_engine.compute.precision import run_fp32, run_fp32_on_cpu, to_fp32
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
-from rvc_engine.models.activation_checkpointing import Recomputing
+from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
 VOICED_NOISE = 0.003
 UNVOICED_NOISE = SINE_AMPLITUDE / 3
-FULL_STAGES = 1
+FP32_STAGES = 1
 """Upsampling stages, the last ones, that are computed in float32 on a CPU."""
 
 
@@ -74,23 +74,23 @@ class ResBlock(nn.Module):
         return x
 
 
-class Generator(Recomputing):
+class HifiGanDecoder(ActivationCheckpointing):
     """Latent frames to samples; with pitch, the sine source joins at every stage."""
 
-    def __init__(self, sizes: Hyperparameters) -> None:
+    def __init__(self, hparams: Hyperparameters) -> None:
         super().__init__()
-        widths = [sizes.upsample_initial_channels >> n for n in range(len(sizes.upsample_rates) + 1)]
-        if sizes.f0:
-            self.m_source = SineSource(sizes.sample_rate, sizes.hop_length)
+        widths = [hparams.upsample_initial_channels >> n for n in range(len(hparams.upsample_rates) + 1)]
+        if hparams.f0:
+            self.m_source = SineSource(hparams.sample_rate, hparams.hop_length)
             self.noise_convs = nn.ModuleList(
-                self._noise_conv(width, math.prod(sizes.upsample_rates[stage + 1 :]))
+                self._noise_conv(width, math.prod(hparams.upsample_rates[stage + 1 :]))
                 for stage, width in enumerate(widths[1:])
             )
-        self.conv_pre = nn.Conv1d(sizes.hidden_channels, widths[0], 7, padding=3)
+        self.conv_pre = nn.Conv1d(hparams.hidden_channels, widths[0], 7, padding=3)
         self.ups = nn.ModuleList(
             WeightNormConvTranspose1d(wide, narrow, kernel, rate, (kernel - rate) // 2)
             for (wide, narrow), kernel, rate in zip(
-                pairwise(widths), sizes.upsample_kernel_sizes, sizes.upsample_rates, strict=True
+                pairwise(widths), hparams.upsample_kernel_sizes, hparams.upsample_rates, strict=True
             )
         )
         self.resblocks = nn.ModuleList(
@@ -99,7 +99,7 @@ class Generator(Recomputing):
             for kernel, dilations in zip(RESBLOCK_KERNEL_SIZES, RESBLOCK_DILATIONS, strict=True)
         )
         self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
-        self.cond = nn.Conv1d(sizes.gin_channels, widths[0], 1)
+        self.cond = nn.Conv1d(hparams.gin_channels, widths[0], 1)
 
     @staticmethod
     def _noise_conv(channels: int, stride: int) -> nn.Conv1d:
@@ -116,8 +116,8 @@ class Generator(Recomputing):
         source = self.m_source(f0, noise) if f0 is not None else None
         x = self.conv_pre(latent) + self.cond(speaker)
         for stage in range(len(self.ups)):
-            x = self._block(partial(self._stage, stage), x, source)
-        return torch.tanh(in_full(self.conv_post, F.leaky_relu(x)))
+            x = self._run_block(partial(self._stage, stage), x, source)
+        return torch.tanh(run_fp32(self.conv_post, F.leaky_relu(x)))
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
         """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate).
@@ -126,14 +126,14 @@ class Generator(Recomputing):
         """
         work = partial(self._upsample, stage)
         inputs = (x,) if source is None else (x, source)
-        return in_full_on_cpu(work, *inputs) if stage >= len(self.ups) - FULL_STAGES else work(*inputs)
+        return run_fp32_on_cpu(work, *inputs) if stage >= len(self.ups) - FP32_STAGES else work(*inputs)
 
     def _upsample(self, stage: int, x: Tensor, source: Tensor | None = None) -> Tensor:
         kernels = len(RESBLOCK_KERNEL_SIZES)
         x = self.ups[stage](F.leaky_relu(x, SLOPE))
         if x.device.type == "cpu" or stage == len(self.ups) - 1:  # what residuals are added to
-            x = lengthened(x)
+            x = to_fp32(x)
         if source is not None:
-            x = x + in_full(self.noise_convs[stage], source).to(x.dtype)
+            x = x + run_fp32(self.noise_convs[stage], source).to(x.dtype)
         blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]
         return torch.stack([block(x) for block in blocks]).mean(0)

@@ -5,16 +5,16 @@ from functools import partial
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full_on_cpu
+from rvc_engine.compute.precision import run_fp32_on_cpu
 from rvc_engine.config import Version
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d
 
 PERIODS: dict[Version, tuple[int, ...]] = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}
 SLOPE = 0.1
-FULL_LAYERS = 3
+FP32_LAYERS = 3
 """Layers of each discriminator, the first ones, that are computed in float32 on a CPU: 10 % of the work."""
 
-Judgement = tuple[Tensor, list[Tensor]]
+DiscriminatorOutput = tuple[Tensor, list[Tensor]]
 """Scores (B, N) and the feature maps behind them, the scores' own among them."""
 
 
@@ -30,12 +30,12 @@ class ScaleDiscriminator(nn.Module):
             WeightNormConv1d(widths[n], widths[n + 1], kernels[n], strides[n], kernels[n] // 2, groups=groups[n])
             for n in range(6)
         )
-        _begin_in_full(self.convs)
+        _keep_first_layers_fp32(self.convs)
         self.conv_post = WeightNormConv1d(widths[-1], 1, 3, padding=1)
 
-    def forward(self, wave: Tensor) -> Judgement:
+    def forward(self, wave: Tensor) -> DiscriminatorOutput:
         """wave (B, 1, T)."""
-        return _judge(wave, self.convs, self.conv_post)
+        return _forward(wave, self.convs, self.conv_post)
 
 
 class PeriodDiscriminator(nn.Module):
@@ -49,29 +49,29 @@ class PeriodDiscriminator(nn.Module):
         self.convs = nn.ModuleList(
             WeightNormConv2d(widths[n], widths[n + 1], 5, strides[n], padding=2) for n in range(5)
         )
-        _begin_in_full(self.convs)
+        _keep_first_layers_fp32(self.convs)
         self.conv_post = WeightNormConv2d(widths[-1], 1, 3, padding=1)
 
-    def forward(self, wave: Tensor) -> Judgement:
+    def forward(self, wave: Tensor) -> DiscriminatorOutput:
         """wave (B, 1, T)."""
         missing = -wave.shape[2] % self.period
         if missing:
             wave = F.pad(wave, (0, missing), "reflect")
-        return _judge(wave.unflatten(2, (-1, self.period)), self.convs, self.conv_post)
+        return _forward(wave.unflatten(2, (-1, self.period)), self.convs, self.conv_post)
 
 
-def _begin_in_full(convs: nn.ModuleList) -> None:
+def _keep_first_layers_fp32(convs: nn.ModuleList) -> None:
     """A quiet wave is small beside the first layers' biases: rounding would swallow it."""
-    for conv in convs[:FULL_LAYERS]:
+    for conv in convs[:FP32_LAYERS]:
         assert isinstance(conv, WeightNormConv1d | WeightNormConv2d)
-        conv.is_full = True
+        conv.keep_fp32 = True
 
 
-def _judge(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> Judgement:
+def _forward(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> DiscriminatorOutput:
     maps = []
     for conv in convs:
         work = partial(conv, slope=SLOPE)
-        x = in_full_on_cpu(work, x) if conv.is_full else work(x)
+        x = run_fp32_on_cpu(work, x) if conv.is_full else work(x)
         maps.append(x)
     x = last(x)
     maps.append(x)
@@ -87,6 +87,6 @@ class Discriminators(nn.Module):
         self.discriminators = nn.ModuleList([ScaleDiscriminator(scale)])
         self.discriminators.extend(PeriodDiscriminator(period, scale) for period in PERIODS[version])
 
-    def forward(self, wave: Tensor) -> list[Judgement]:
-        """wave (B, 1, T) -> one judgement per discriminator."""
+    def forward(self, wave: Tensor) -> list[DiscriminatorOutput]:
+        """wave (B, 1, T) -> one output per discriminator."""
         return [discriminator(wave) for discriminator in self.discriminators]

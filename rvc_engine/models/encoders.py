@@ -6,8 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full
-from rvc_engine.models.activation_checkpointing import Recomputing
+from rvc_engine.compute.precision import run_fp32
+from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.attention import Encoder
 from rvc_engine.models.weight_norm import WeightNormConv1d
 
@@ -37,11 +37,11 @@ class TextEncoder(nn.Module):
         if coarse_f0 is not None:
             x = x + self.emb_pitch(coarse_f0)
         x = nn.functional.leaky_relu(x * math.sqrt(self.channels), 0.1).transpose(1, 2)
-        mean, log_std = (in_full(self.proj, self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
+        mean, log_std = (run_fp32(self.proj, self.encoder(x * mask, mask)) * mask).chunk(2, dim=1)
         return mean, log_std
 
 
-class WaveNet(Recomputing):
+class WaveNet(ActivationCheckpointing):
     """Gated convolutions with residual and skip outputs, conditioned on the speaker (van den Oord et al., 2016)."""
 
     def __init__(self, channels: int, kernel_size: int, num_layers: int, gin_channels: int) -> None:
@@ -57,10 +57,10 @@ class WaveNet(Recomputing):
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor) -> Tensor:
         """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T)."""
-        conditions = self.cond_layer(speaker).chunk(len(self.in_layers), dim=1)
+        conditionings = self.cond_layer(speaker).chunk(len(self.in_layers), dim=1)
         output = torch.zeros_like(x)
-        for layer, condition in enumerate(conditions):
-            res_skip = self._block(partial(self._layer, layer), x, condition)
+        for layer, condition in enumerate(conditionings):
+            res_skip = self._run_block(partial(self._layer, layer), x, condition)
             if res_skip.shape[1] > self.channels:
                 residual, skip = res_skip.chunk(2, dim=1)
                 x = (x + residual) * mask
@@ -87,5 +87,5 @@ class PosteriorEncoder(nn.Module):
     def forward(self, spec: Tensor, mask: Tensor, speaker: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """spec (B, bins, T), mask (B, 1, T), speaker (B, gin, 1), noise (B, C, T) -> latent, mean, log std."""
         hidden = self.enc(self.pre(spec) * mask, mask, speaker)
-        mean, log_std = (in_full(self.proj, hidden) * mask).chunk(2, dim=1)
+        mean, log_std = (run_fp32(self.proj, hidden) * mask).chunk(2, dim=1)
         return (mean + noise * log_std.exp()) * mask, mean, log_std

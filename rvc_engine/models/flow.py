@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import in_full
+from rvc_engine.compute.precision import run_fp32
 from rvc_engine.models.encoders import WaveNet
 
 NUM_COUPLINGS = 4
@@ -24,7 +24,7 @@ class Coupling(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
         """x (B, C, T) -> (B, C, T); `reverse` undoes the other direction."""
         kept, shifted = x.chunk(2, dim=1)
-        shift = in_full(self.post, self.enc(self.pre(kept) * mask, mask, speaker)) * mask
+        shift = run_fp32(self.post, self.enc(self.pre(kept) * mask, mask, speaker)) * mask
         return torch.cat([kept, (shifted - shift) * mask if reverse else shifted * mask + shift], dim=1)
 
 

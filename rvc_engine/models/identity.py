@@ -1,4 +1,4 @@
-"""Which net a set of tensors is, told from names and shapes alone: generator or discriminators, version, rate, pitch.
+"""Identification of a model from its tensors' names and shapes: generator or discriminators, version, rate, pitch.
 
 Nothing in a G_ or D_ file says it in words, so this is what explains a file that does not fit. Two kinds look alike
 only where the posterior encoder is left out and pitch is off: v1 at 32k and at 48k.
@@ -12,24 +12,25 @@ import torch
 from torch import Tensor
 
 from rvc_engine.config import SampleRate, TrainingConfig, Version, Width
-from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.hyperparameters import PUBLISHED_WIDTH, Hyperparameters
 from rvc_engine.models.discriminators import PERIODS, Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
 
-PUBLISHED_WIDTH = 192
+SPEAKER_EMBEDDING = "emb_g.weight"
+"""Key of the speaker embedding in a generator's state dict: its rows are the speakers."""
 
 Shapes = Mapping[str, tuple[int, ...]]
-Half = Literal["generator", "discriminators"]
+Role = Literal["generator", "discriminators"]
 
 _RATES: tuple[SampleRate, ...] = get_args(SampleRate)
 _WIDTHS: tuple[Width, ...] = get_args(Width)
 
 
 @dataclass(frozen=True)
-class NetKind:
-    """What kind of net some weights are."""
+class ModelIdentity:
+    """Version, rate, pitch and size of a model, as its weights' names and shapes show them."""
 
-    half: Half
+    role: Role
     version: Version
     width: int
     """Hidden channels; 192 is the published size."""
@@ -49,17 +50,17 @@ class NetKind:
 
     def __str__(self) -> str:
         size = "" if self.width == PUBLISHED_WIDTH else f" of width {self.width}"
-        if self.half == "discriminators":
+        if self.role == "discriminators":
             return f"{self.version} discriminators{size}"
         rates = " or ".join(self.rates) if self.rates else "of no published rate"
         return f"{self.version} {rates} weights with{'' if self.f0 else 'out'} pitch{size}"
 
-    def sizes(self, rate: SampleRate | None = None) -> Hyperparameters | None:
+    def hparams(self, rate: SampleRate | None = None) -> Hyperparameters | None:
         """The numbers of this kind of generator, or None where the layout or the rate is not known."""
         rate = rate or self.rate
-        if self.half != "generator" or rate is None or self.width not in _WIDTHS:
+        if self.role != "generator" or rate is None or self.width not in _WIDTHS:
             return None
-        return replace(_sizes(self.version, rate, bool(self.f0), self.width), num_speakers=self.num_speakers)
+        return replace(_hparams(self.version, rate, bool(self.f0), self.width), num_speakers=self.num_speakers)
 
 
 def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
@@ -67,71 +68,71 @@ def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(value.shape) for name, value in weights.items()}
 
 
-def kind_of(shapes: Shapes) -> NetKind | None:
+def identify(shapes: Shapes) -> ModelIdentity | None:
     """The kind of net behind names and shapes in the published spelling; None when they are no net of RVC's."""
     try:
         if "enc_p.emb_phone.weight" in shapes:
-            return _generator_kind(shapes)
+            return _identify_generator(shapes)
         if "discriminators.0.convs.0.weight_v" in shapes:
-            return _discriminators_kind(shapes)
+            return _identify_discriminators(shapes)
     except (KeyError, IndexError, ValueError):  # a piece of a net, or one that only begins like it
         return None
     return None
 
 
-def _generator_kind(shapes: Shapes) -> NetKind | None:
+def _identify_generator(shapes: Shapes) -> ModelIdentity | None:
     width, feature_size = shapes["enc_p.emb_phone.weight"]
     version: Version | None = {256: "v1", 768: "v2"}.get(feature_size)  # type: ignore[assignment]
     if version is None:
         return None
     f0 = "enc_p.emb_pitch.weight" in shapes
-    return NetKind(
+    return ModelIdentity(
         "generator",
         version,
         width,
-        tuple(rate for rate in _RATES if _fits(shapes, _sizes(version, rate, f0, PUBLISHED_WIDTH))),
+        tuple(rate for rate in _RATES if _fits(shapes, _hparams(version, rate, f0, PUBLISHED_WIDTH))),
         f0,
-        shapes["emb_g.weight"][0],
+        shapes[SPEAKER_EMBEDDING][0],
         "enc_q.pre.weight" in shapes,
     )
 
 
-def _sizes(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperparameters:
+def _hparams(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperparameters:
     assert width in _WIDTHS
     config = TrainingConfig(
         version=version, sample_rate=rate, f0=f0, width=width, content="contentvec", pretrained="none"
     )
-    return Hyperparameters.of(config)
+    return Hyperparameters.from_config(config)
 
 
-def _fits(shapes: Shapes, sizes: Hyperparameters) -> bool:
+def _fits(shapes: Shapes, hparams: Hyperparameters) -> bool:
     """Whether what depends on the sample rate, and not on the width, is as it is at this rate."""
     kernels: list[int] = []
     while (name := f"dec.ups.{len(kernels)}.weight_v") in shapes:
         kernels.append(shapes[name][2])
-    if tuple(kernels) != sizes.upsample_kernel_sizes:
+    if tuple(kernels) != hparams.upsample_kernel_sizes:
         return False
-    if sizes.f0 and shapes["dec.noise_convs.0.weight"][2] != 2 * sizes.hop_length // sizes.upsample_rates[0]:
+    if hparams.f0 and shapes["dec.noise_convs.0.weight"][2] != 2 * hparams.hop_length // hparams.upsample_rates[0]:
         return False
-    return "enc_q.pre.weight" not in shapes or shapes["enc_q.pre.weight"][1] == sizes.spec_channels
+    return "enc_q.pre.weight" not in shapes or shapes["enc_q.pre.weight"][1] == hparams.spec_channels
 
 
-def _discriminators_kind(shapes: Shapes) -> NetKind | None:
+def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
     count = len({name.split(".")[1] for name in shapes if name.startswith("discriminators.")})
     widest = shapes["discriminators.0.convs.0.weight_v"][0]  # 16 at the published width
     for version, periods in PERIODS.items():
         if count == len(periods) + 1:
-            return NetKind("discriminators", version, widest * PUBLISHED_WIDTH // 16)
+            return ModelIdentity("discriminators", version, widest * PUBLISHED_WIDTH // 16)
     return None
 
 
-def generator_layout(sizes: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
+def generator_layout(hparams: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a generator, in the published order. Builds nothing in memory."""
     with torch.device("meta"):
-        return shapes_of(Synthesizer(sizes, with_posterior).state_dict())
+        return shapes_of(Synthesizer(hparams, with_posterior).state_dict())
 
 
-def discriminators_layout(kind: NetKind) -> dict[str, tuple[int, ...]]:
+def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the discriminators, in the published order. Builds nothing in memory."""
     with torch.device("meta"):
         return shapes_of(Discriminators(kind.version, kind.width / PUBLISHED_WIDTH).state_dict())
@@ -152,12 +153,12 @@ def mismatch(found: Shapes, expected: Shapes) -> str | None:
     faults = differences(found, expected)
     if not faults:
         return None
-    theirs, ours = kind_of(found), kind_of(expected)
-    if theirs is None:
-        return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {ours}"
-    if ours is not None and str(theirs) != str(ours):
-        return f"these are {theirs}; the job asks for {ours}"
-    return f"these are {theirs} of another layout: {len(faults)} tensors differ, for example {faults[0]}"
+    found_identity, expected_identity = identify(found), identify(expected)
+    if found_identity is None:
+        return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {expected_identity}"
+    if expected_identity is not None and str(found_identity) != str(expected_identity):
+        return f"these are {found_identity}; the job asks for {expected_identity}"
+    return f"these are {found_identity} of another layout: {len(faults)} tensors differ, for example {faults[0]}"
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -7,24 +7,24 @@ import torch
 from torch import Tensor
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.compute.precision import lengthened
+from rvc_engine.compute.precision import to_fp32
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.discriminators import Judgement
+from rvc_engine.models.discriminators import DiscriminatorOutput
 
 
 def discriminator_loss(scores: Iterable[Sequence[Tensor]]) -> Tensor:
-    """Of each discriminator's scores for real and for fake segments: those should be 1, these 0. A scalar, summed."""
+    """LSGAN discriminator loss, summed over discriminators: real scores to 1, fake ones to 0. A scalar."""
     return torch.stack(
-        [(1 - lengthened(real)).square().mean() + lengthened(fake).square().mean() for real, fake in scores]
+        [(1 - to_fp32(real)).square().mean() + to_fp32(fake).square().mean() for real, fake in scores]
     ).sum()
 
 
-def generator_loss(fake: list[Judgement]) -> Tensor:
-    """Fake scores should be 1; summed over discriminators. A scalar."""
-    return torch.stack([(1 - lengthened(score)).square().mean() for score, _ in fake]).sum()
+def generator_loss(fake: list[DiscriminatorOutput]) -> Tensor:
+    """LSGAN generator loss, summed over discriminators: fake scores to 1. A scalar."""
+    return torch.stack([(1 - to_fp32(score)).square().mean() for score, _ in fake]).sum()
 
 
-def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
+def feature_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
     """Twice the mean distance of each feature map of the fake to the real one's, summed over all maps. A scalar."""
     return (
         2
@@ -41,8 +41,8 @@ def feature_loss(real: list[Judgement], fake: list[Judgement]) -> Tensor:
 class _MeanDistance(torch.autograd.Function):
     """Mean absolute difference of two maps, in float32; the second is no variable.
 
-    Short maps are subtracted as they are, which gets every difference's sign right and the mean to six digits: half the
-    memory traffic of doing it in float32.
+    16-bit maps are subtracted as they are, which gets every difference's sign right and the mean to six digits: half
+    the memory traffic of doing it in float32.
     """
 
     @staticmethod
@@ -69,7 +69,7 @@ def kl_sum(latent_prior: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_
     return (kl * mask).sum()
 
 
-def mel_distance(sizes: Hyperparameters, wave: Tensor, target_mel: Tensor) -> Tensor:
+def mel_distance(hparams: Hyperparameters, wave: Tensor, target_mel: Tensor) -> Tensor:
     """Mean absolute log-mel difference of a wave (B, 1, samples) and a target (B, n_mels, frames). A scalar."""
-    spec = spectrogram(wave.squeeze(1), sizes.n_fft, sizes.hop_length)
-    return (log_mel(spec, sizes.sample_rate, sizes.n_mels) - target_mel).abs().mean()
+    spec = spectrogram(wave.squeeze(1), hparams.n_fft, hparams.hop_length)
+    return (log_mel(spec, hparams.sample_rate, hparams.n_mels) - target_mel).abs().mean()

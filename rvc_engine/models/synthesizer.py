@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.decoder import Generator
+from rvc_engine.models.decoder import HifiGanDecoder
 from rvc_engine.models.encoders import PosteriorEncoder, TextEncoder, frame_mask
 from rvc_engine.models.flow import Flow
+
+PRIOR_NOISE_SCALE = 0.66666
+"""Factor on the prior's noise at inference, as the reference has it."""
 
 
 class Noise(NamedTuple):
@@ -24,19 +27,19 @@ class Noise(NamedTuple):
     """(B, segment samples), normal; None without pitch."""
 
     @classmethod
-    def draw(cls, sizes: Hyperparameters, batch: int, frames: int, generator: torch.Generator) -> "Noise":
+    def draw(cls, hparams: Hyperparameters, batch: int, frames: int, rng: torch.Generator) -> "Noise":
         """Fresh noise for one step."""
-        device = generator.device
-        posterior = torch.randn(batch, sizes.hidden_channels, frames, generator=generator, device=device)
+        device = rng.device
+        posterior = torch.randn(batch, hparams.hidden_channels, frames, generator=rng, device=device)
         source = None
-        if sizes.f0:
-            source = torch.randn(batch, sizes.segment_samples, generator=generator, device=device)
+        if hparams.f0:
+            source = torch.randn(batch, hparams.segment_samples, generator=rng, device=device)
         return cls(posterior, source)
 
 
 @dataclass(frozen=True)
-class Posterior:
-    """What a training step needs of the generator's pass. All but `wave` are (B, C, T)."""
+class SynthesizerOutput:
+    """Output of the generator's training pass. All but `wave` are (B, C, T)."""
 
     wave: Tensor
     """(B, 1, segment samples)."""
@@ -44,7 +47,6 @@ class Posterior:
     """(B, 1, T)."""
     prior_mean: Tensor
     prior_log_std: Tensor
-    mean: Tensor
     log_std: Tensor
     latent_prior: Tensor
     """The posterior's latent seen through the flow."""
@@ -60,24 +62,24 @@ def cut_segments(x: Tensor, starts: Tensor, length: int) -> Tensor:
 class Synthesizer(nn.Module):
     """G. State dict names and shapes are those of published RVC weights."""
 
-    def __init__(self, sizes: Hyperparameters, with_posterior: bool = True) -> None:
+    def __init__(self, hparams: Hyperparameters, with_posterior: bool = True) -> None:
         """`with_posterior=False` leaves out the part that only training needs, as a voice file does."""
         super().__init__()
-        self.sizes = sizes
-        channels, gin = sizes.hidden_channels, sizes.gin_channels
+        self.hparams = hparams
+        channels, gin = hparams.hidden_channels, hparams.gin_channels
 
         def text_encoder() -> TextEncoder:
-            return TextEncoder(sizes.feature_size, channels, sizes.filter_channels, sizes.f0)
+            return TextEncoder(hparams.feature_size, channels, hparams.filter_channels, hparams.f0)
 
         # The published files number optimizer entries by the order of parameters; v1 and v2 differ in it.
-        if sizes.version == "v1":
+        if hparams.version == "v1":
             self.enc_p = text_encoder()
-        self.dec = Generator(sizes)
+        self.dec = HifiGanDecoder(hparams)
         if with_posterior:
-            self.enc_q = PosteriorEncoder(sizes.spec_channels, channels, gin)
+            self.enc_q = PosteriorEncoder(hparams.spec_channels, channels, gin)
         self.flow = Flow(channels, gin)
-        self.emb_g = nn.Embedding(sizes.num_speakers, gin)
-        if sizes.version == "v2":
+        self.emb_g = nn.Embedding(hparams.num_speakers, gin)
+        if hparams.version == "v2":
             self.enc_p = text_encoder()
 
     def forward(
@@ -90,8 +92,8 @@ class Synthesizer(nn.Module):
         speakers: Tensor,
         starts: Tensor,
         noise: Noise,
-    ) -> Posterior:
-        """One training pass: the latent of a real spectrogram, a segment of it spoken again.
+    ) -> SynthesizerOutput:
+        """One training pass: the latent of a real spectrogram, a segment of it decoded.
 
         features (B, T, feature_size); coarse_f0 (B, T) bins and f0 (B, T) Hz, or None; spec (B, bins, T); lengths,
         speakers and starts (B,), in frames.
@@ -99,26 +101,26 @@ class Synthesizer(nn.Module):
         speaker = self.emb_g(speakers).unsqueeze(2)
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         prior_mean, prior_log_std = self.enc_p(features, coarse_f0, mask)
-        latent, mean, log_std = self.enc_q(spec, mask, speaker, noise.posterior)
-        wave = self._speak_segments(latent, f0, speaker, starts, noise)
-        return Posterior(
-            wave, mask, prior_mean, prior_log_std, mean, log_std, latent_prior=self.flow(latent, mask, speaker)
+        latent, _, log_std = self.enc_q(spec, mask, speaker, noise.posterior)
+        wave = self._decode_segments(latent, f0, speaker, starts, noise)
+        return SynthesizerOutput(
+            wave, mask, prior_mean, prior_log_std, log_std, latent_prior=self.flow(latent, mask, speaker)
         )
 
     @torch.no_grad()
-    def speak_again(
+    def generate(
         self, f0: Tensor | None, spec: Tensor, lengths: Tensor, speakers: Tensor, starts: Tensor, noise: Noise
     ) -> Tensor:
-        """The wave (B, 1, segment samples) of a training pass alone, to be judged and not learnt from."""
+        """The wave (B, 1, segment samples) of a training pass alone, without gradients."""
         speaker = self.emb_g(speakers).unsqueeze(2)
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         latent, _, _ = self.enc_q(spec, mask, speaker, noise.posterior)
-        return self._speak_segments(latent, f0, speaker, starts, noise)
+        return self._decode_segments(latent, f0, speaker, starts, noise)
 
-    def _speak_segments(
+    def _decode_segments(
         self, latent: Tensor, f0: Tensor | None, speaker: Tensor, starts: Tensor, noise: Noise
     ) -> Tensor:
-        frames = self.sizes.segment_frames
+        frames = self.hparams.segment_frames
         segment_f0 = cut_segments(f0, starts, frames) if f0 is not None else None
         return self.dec(cut_segments(latent, starts, frames), segment_f0, speaker, noise.source)
 

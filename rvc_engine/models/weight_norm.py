@@ -11,15 +11,20 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.models.short_convolution import convolve_1d, convolve_periods, is_faster_last, is_short_on_cpu
+from rvc_engine.models.cpu_convolution import (
+    conv1d_channels_last,
+    conv2d_periods,
+    is_bf16_on_cpu,
+    prefers_channels_last,
+)
 
 
 class _WeightNorm(nn.Module):
     """Takes bias and initial weight from a plain convolution, so that PyTorch's default initialisation holds."""
 
-    is_full = False
+    keep_fp32 = False
     """Whether on a CPU it is called outside autocast, in float32, always."""
-    _kept: Tensor | None = None
+    _cached: Tensor | None = None
 
     def __init__(self, conv: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> None:
         super().__init__()
@@ -31,7 +36,7 @@ class _WeightNorm(nn.Module):
 
     def weight(self) -> Tensor:
         """The convolution's weight, of weight_v's shape; float32 inside autocast too, which does not know this."""
-        return torch._weight_norm(self.weight_v, self.weight_g, 0) if self._kept is None else self._kept
+        return torch._weight_norm(self.weight_v, self.weight_g, 0) if self._cached is None else self._cached
 
 
 class WeightNormConv1d(_WeightNorm):
@@ -52,10 +57,10 @@ class WeightNormConv1d(_WeightNorm):
 
     def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
         """(B, in_channels, T) -> (B, out_channels, T'), through a LeakyReLU of this slope if any."""
-        weight, is_short = self.weight(), is_short_on_cpu(x)
-        if self.groups == 1 and (is_short or is_faster_last(x, weight, self.dilation)):
-            dtype = torch.bfloat16 if is_short else x.dtype
-            x = convolve_1d(x, weight, self.bias, self.stride, self.padding, self.dilation, dtype)
+        weight, is_bf16 = self.weight(), is_bf16_on_cpu(x)
+        if self.groups == 1 and (is_bf16 or prefers_channels_last(x, weight, self.dilation)):
+            dtype = torch.bfloat16 if is_bf16 else x.dtype
+            x = conv1d_channels_last(x, weight, self.bias, self.stride, self.padding, self.dilation, dtype)
         else:
             x = F.conv1d(x, weight, self.bias, self.stride, self.padding, self.dilation, self.groups)
         return x if slope is None else F.leaky_relu(x, slope)
@@ -72,8 +77,8 @@ class WeightNormConv2d(_WeightNorm):
 
     def forward(self, x: Tensor, slope: float | None = None) -> Tensor:
         """(B, in_channels, T, period) -> (B, out_channels, T', period), through a LeakyReLU of this slope if any."""
-        if is_short_on_cpu(x):
-            return convolve_periods(x, self.weight(), self.bias, self.stride, self.padding, slope)
+        if is_bf16_on_cpu(x):
+            return conv2d_periods(x, self.weight(), self.bias, self.stride, self.padding, slope)
         x = F.conv2d(x, self.weight(), self.bias, (self.stride, 1), (self.padding, 0))
         return x if slope is None else F.leaky_relu(x, slope, inplace=True)
 
@@ -91,22 +96,22 @@ class WeightNormConvTranspose1d(_WeightNorm):
 
 
 @contextmanager
-def weights_kept(net: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
-    """Compute the weights of a net's convolutions once, in a short format or (None) their own, for several passes.
+def cached_weights(model: nn.Module, dtype: torch.dtype | None) -> Iterator[None]:
+    """Compute the weights of a model's convolutions once, in a 16-bit format or (None) their own, for several passes.
 
-    Layers that are full keep their own always. Nothing is learnt meanwhile: the passes give gradients of their inputs.
+    Layers with `keep_fp32` keep their own always. The weights get no gradients meanwhile; the passes' inputs do.
     """
-    layers = [module for module in net.modules() if isinstance(module, _WeightNorm)]
+    layers = [module for module in model.modules() if isinstance(module, _WeightNorm)]
     try:
         with torch.no_grad():
             for layer in layers:
                 weight = layer.weight()
                 is_on_cpu = weight.device.type == "cpu"
-                wanted = None if layer.is_full and is_on_cpu else dtype
+                wanted = None if layer.keep_fp32 and is_on_cpu else dtype
                 is_last = wanted == torch.bfloat16 and weight.ndim == 4 and is_on_cpu
                 layout = torch.channels_last if is_last else torch.preserve_format
-                layer._kept = weight.to(wanted or weight.dtype, memory_format=layout)
+                layer._cached = weight.to(wanted or weight.dtype, memory_format=layout)
         yield
     finally:
         for layer in layers:
-            layer._kept = None
+            layer._cached = None

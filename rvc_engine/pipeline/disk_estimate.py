@@ -12,10 +12,10 @@ from rvc_engine.audio.reading import UnreadableAudio, probe
 from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS
 from rvc_engine.config import TrainingConfig
-from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE, Hyperparameters
 from rvc_engine.index.build import MAX_ROWS
-from rvc_engine.models.identity import NetKind, discriminators_layout, generator_layout
-from rvc_engine.workspace.disk import check_room, in_words
+from rvc_engine.models.identity import ModelIdentity, discriminators_layout, generator_layout
+from rvc_engine.workspace.disk import check_free_space, format_bytes, size_on_disk
 from rvc_engine.workspace.layout import Workspace
 
 RESERVE_BYTES = 256 * 2**20
@@ -31,7 +31,7 @@ MIN_SECONDS_PER_SAVE = 60
 
 
 @dataclass(frozen=True)
-class SpaceNeeded:
+class DiskEstimate:
     """Bytes still to be written, by what they are for."""
 
     prepared: int
@@ -56,30 +56,30 @@ class SpaceNeeded:
             "the index": self.index,
             "the voice": self.export,
         }
-        return ", ".join(f"{name} {in_words(size)}" for name, size in parts.items() if size)
+        return ", ".join(f"{name} {format_bytes(size)}" for name, size in parts.items() if size)
 
 
 def check_space(
     dataset: Path | None,
     workspace: Workspace,
     config: TrainingConfig,
-    is_there: Collection[Path] = (),
+    cached_folders: Collection[Path] = (),
     *,
     trains: bool = True,
     indexes: bool = True,
 ) -> None:
     """Raise DiskFull, with both numbers and what to do, when the run does not fit on the workspace's disk.
 
-    `is_there`: the workspace's folders that need no room, because their content is in a cache.
+    `cached_folders`: the workspace's folders that need no room, because their content is in a cache.
     """
-    needed = estimate(dataset, workspace, config, is_there, trains=trains, indexes=indexes)
+    needed = estimate(dataset, workspace, config, cached_folders, trains=trains, indexes=indexes)
     ways = "free some space"
     if needed.saves > needed.total / 4:
         ways += ", or let it save less: larger save_every_epochs, save_only_latest, keep_saves=latest"
-    check_room(
+    check_free_space(
         workspace.root,
         needed.total + RESERVE_BYTES if needed.total else 0,
-        f"the run ({needed}, and {in_words(RESERVE_BYTES)} in reserve)",
+        f"the run ({needed}, and {format_bytes(RESERVE_BYTES)} in reserve)",
         f"{ways}, or choose another disk",
     )
 
@@ -88,46 +88,46 @@ def estimate(
     dataset: Path | None,
     workspace: Workspace,
     config: TrainingConfig,
-    is_there: Collection[Path] = (),
+    cached_folders: Collection[Path] = (),
     *,
     trains: bool = True,
     indexes: bool = True,
-) -> SpaceNeeded:
+) -> DiskEstimate:
     """What the run will write."""
-    sizes = Hyperparameters.of(config)
-    prepared, features = _prepared(dataset, workspace, sizes, is_there)
+    hparams = Hyperparameters.from_config(config)
+    prepared, features = _preprocessing_bytes(dataset, workspace, hparams, cached_folders)
     # total_fea.npy holds all rows, and so does the index, up to the number above which it holds centres.
     # Of several speakers each has an index of its own rows beside it.
-    rows_in_index = min(features, MAX_ROWS * FLOAT * sizes.feature_size) * (1 if config.speakers == "one" else 2)
-    index = features + rows_in_index - _size(workspace.total_features) if indexes else 0
+    rows_in_index = min(features, MAX_ROWS * FLOAT * hparams.feature_size) * (1 if config.speakers == "one" else 2)
+    index = features + rows_in_index - size_on_disk(workspace.total_features) if indexes else 0
     if not trains:
-        return SpaceNeeded(prepared, 0, 0, max(0, index), 0)
-    generator, pair = _net_bytes(sizes)
+        return DiskEstimate(prepared, 0, 0, max(0, index), 0)
+    generator, pair = _model_bytes(hparams)
     voice = generator // 2
-    checkpoints = (KEPT_CHECKPOINTS + 1) * 3 * pair - _size(workspace.recovery)
+    checkpoints = (KEPT_CHECKPOINTS + 1) * 3 * pair - size_on_disk(workspace.recovery)
     num_saves, is_replaced = _kept_saves(config)
-    saved = sum(_size(path) for letter in "GD" for path in workspace.root.glob(f"{letter}_*.pth"))
+    saved = sum(size_on_disk(path) for letter in "GD" for path in workspace.root.glob(f"{letter}_*.pth"))
     num_voices = (num_saves if config.save_every_weights else 0) + (config.evaluate != "never")
     saves = num_saves * 3 * pair + (3 * generator if is_replaced else 0) + num_voices * voice - saved
-    return SpaceNeeded(prepared, max(0, checkpoints), max(0, saves), max(0, index), 2 * voice)
+    return DiskEstimate(prepared, max(0, checkpoints), max(0, saves), max(0, index), 2 * voice)
 
 
-def _prepared(
-    dataset: Path | None, workspace: Workspace, sizes: Hyperparameters, is_there: Collection[Path]
+def _preprocessing_bytes(
+    dataset: Path | None, workspace: Workspace, hparams: Hyperparameters, cached_folders: Collection[Path]
 ) -> tuple[int, int]:
     """Bytes still to be written by the stages before training; and of all features."""
     if dataset is None:
-        return 0, _size(workspace.features)
-    seconds = _seconds_of_sound(list_recordings(dataset)) * SLICE_OVERLAP
+        return 0, size_on_disk(workspace.features)
+    seconds = _estimate_seconds(list_recordings(dataset)) * SLICE_OVERLAP
     per_second = {
-        workspace.slices: FLOAT * sizes.sample_rate,
-        workspace.slices_16k: FLOAT * 16_000,
-        workspace.features: FLOAT * 50 * sizes.feature_size,
+        workspace.slices: FLOAT * hparams.sample_rate,
+        workspace.slices_16k: FLOAT * ANALYSIS_SAMPLE_RATE,
+        workspace.features: FLOAT * 50 * hparams.feature_size,
     }
-    if sizes.f0:
+    if hparams.f0:
         per_second |= {workspace.coarse_f0: 8 * 100, workspace.f0_hz: FLOAT * 100}
     whole = {folder: round(seconds * rate) for folder, rate in per_second.items()}
-    missing = sum(max(0, size - _size(folder)) for folder, size in whole.items() if folder not in is_there)
+    missing = sum(max(0, size - size_on_disk(folder)) for folder, size in whole.items() if folder not in cached_folders)
     return missing, whole[workspace.features]
 
 
@@ -145,23 +145,23 @@ def _kept_saves(config: TrainingConfig) -> tuple[int, bool]:
     return number, False
 
 
-def _net_bytes(sizes: Hyperparameters) -> tuple[int, int]:
+def _model_bytes(hparams: Hyperparameters) -> tuple[int, int]:
     """Of the generator's weights in float32, and of both nets'; an optimizer holds twice as much again."""
-    generator = generator_layout(sizes, with_posterior=True)
-    discriminators = discriminators_layout(NetKind("discriminators", sizes.version, sizes.hidden_channels))
-    of_generator, of_discriminators = (
+    generator = generator_layout(hparams, with_posterior=True)
+    discriminators = discriminators_layout(ModelIdentity("discriminators", hparams.version, hparams.hidden_channels))
+    generator_bytes, discriminators_bytes = (
         FLOAT * sum(math.prod(shape) for shape in layout.values()) for layout in (generator, discriminators)
     )
-    return of_generator, of_generator + of_discriminators
+    return generator_bytes, generator_bytes + discriminators_bytes
 
 
-def _seconds_of_sound(recordings: list[Recording]) -> float:
+def _estimate_seconds(recordings: list[Recording]) -> float:
     """As far as headers tell."""
     step = -(-len(recordings) // MAX_PROBED) or 1
     probed = recordings[::step]
     seconds = sum(_header_seconds(recording.path) for recording in probed)
-    size = sum(_size(recording.path) for recording in probed)
-    return seconds * sum(_size(recording.path) for recording in recordings) / size if size else 0.0
+    size = sum(size_on_disk(recording.path) for recording in probed)
+    return seconds * sum(size_on_disk(recording.path) for recording in recordings) / size if size else 0.0
 
 
 def _header_seconds(path: Path) -> float:
@@ -169,10 +169,4 @@ def _header_seconds(path: Path) -> float:
         seconds = probe(path).seconds
     except UnreadableAudio:
         return 0.0
-    return seconds if seconds is not None else _size(path) / BYTES_PER_SECOND
-
-
-def _size(path: Path) -> int:
-    """Of a file, or of all files in a folder; 0 for nothing."""
-    files = path.rglob("*") if path.is_dir() else [path]
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return seconds if seconds is not None else size_on_disk(path) / BYTES_PER_SECOND

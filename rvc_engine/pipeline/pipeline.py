@@ -27,22 +27,29 @@ from rvc_engine.training import trainer
 from rvc_engine.training.distributed import launcher
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.voices import export
-from rvc_engine.weights.catalogue import sha256_of
+from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.layout import Workspace, fingerprint_of
 from rvc_engine.workspace.stage_cache import StageCache
 
-_ENDS: dict[Stage, float] = {"slice": 0.03, "pitch": 0.05, "content": 0.12, "train": 0.95, "index": 0.97, "export": 1.0}
+_PROGRESS_ENDS: dict[Stage, float] = {
+    "slice": 0.03,
+    "pitch": 0.05,
+    "content": 0.12,
+    "train": 0.95,
+    "index": 0.97,
+    "export": 1.0,
+}
 """Where each stage ends on the way from 0 to 1; for the progress of a run as a whole."""
 
-OTHER_FEATURES = (
+FEATURES_MISMATCH = (
     "the base weights were trained on ContentVec's features and this run uses content={content}: they give the voice a "
     "sound to start from, and it must learn anew what is said; pretrained=none may do as well"
 )
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which parts of the way to go."""
+class StageSelection:
+    """The stages of a run to execute after preprocessing."""
 
     training: bool = True
     index: bool = True
@@ -57,7 +64,7 @@ def make_voice(
     machine: Machine,
     report: Report,
     is_stopping: Callable[[], bool] = lambda: False,
-    wanted: Wanted = Wanted(),
+    selection: StageSelection = StageSelection(),
 ) -> None:
     """Make `<voice>.pth` and `<voice>.index` in the workspace; stages whose inputs are unchanged are skipped.
 
@@ -65,32 +72,32 @@ def make_voice(
     The caller holds the workspace's lock. Raises EngineError's kinds, and StopRequested when `is_stopping` said so.
     """
     run = _Run(workspace, config, machine, report, is_stopping)
-    goes_on = wanted.continue_on_error and wanted.index
+    continues_on_error = selection.continue_on_error and selection.index
     failure = preflight.check(
-        dataset, workspace, config, machine, report, trains=wanted.training, is_index_wanted_anyway=goes_on
+        dataset, workspace, config, machine, report, trains=selection.training, continues_to_index=continues_on_error
     )
-    preparations = run.preparations(dataset) if dataset is not None else []
-    run.check_space(dataset, preparations, wanted)
-    for preparation in preparations:
-        run.do(preparation)
-    if wanted.training and failure is None:
+    tasks = run.preprocessing_tasks(dataset) if dataset is not None else []
+    run.check_space(dataset, tasks, selection)
+    for task in tasks:
+        run.run_task(task)
+    if selection.training and failure is None:
         try:
             run.train(is_prepared_here=dataset is not None)
         except EngineError as error:
             failure = error
     if failure is not None:
-        if not goes_on:
+        if not continues_on_error:
             raise failure
         report(Log(level="error", message=f"training failed ({failure.code}): {failure}; going on to the index"))
-    if wanted.index:
+    if selection.index:
         run.index()
     if failure is not None:
         raise failure
-    run.export(has_voice=wanted.training)
+    run.export(has_voice=selection.training)
 
 
 @dataclass(frozen=True)
-class _Work:
+class _StageTask:
     """One stage whose result is kept for as long as its inputs stay the same."""
 
     stage: Stage
@@ -119,26 +126,26 @@ class _Run:
         self.device = self.devices[0]
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None
 
-    def preparations(self, dataset: Path) -> list[_Work]:
+    def preprocessing_tasks(self, dataset: Path) -> list[_StageTask]:
         """What slices, pitch curves and content features of the recordings take. Raises InvalidDataset."""
         workspace, config = self.workspace, self.config
-        self._note_folders(dataset)
+        self._record_folders(dataset)
         sliced = fingerprint_of(slicing.VERSION, dataset_hash(dataset), config.sample_rate)
         pitched = fingerprint_of(pitch_stage.VERSION, sliced, config.pitch)
         encoded = fingerprint_of(sliced, *content_stage.fingerprint_parts(config, self.machine))
-        slices = _Work(
+        slices = _StageTask(
             "slice",
             sliced,
             [workspace.slices, workspace.slices_16k],
             lambda r: slicing.run(dataset, workspace, config, r),
         )
-        curves = _Work(
+        curves = _StageTask(
             "pitch",
             pitched,
             [workspace.coarse_f0, workspace.f0_hz],
             lambda r: pitch_stage.run(workspace, config, self.machine, r),
         )
-        features = _Work(
+        features = _StageTask(
             "content",
             encoded,
             [workspace.features, workspace.mute_features.parent],
@@ -147,18 +154,18 @@ class _Run:
         )
         return [slices, curves, features] if config.f0 else [slices, features]
 
-    def _note_folders(self, dataset: Path) -> None:
+    def _record_folders(self, dataset: Path) -> None:
         """Keep in which folder each recording lies: by it the speakers are told apart."""
         folders = speakers.recording_folders(recordings.list_recordings(dataset))
         speakers.write_folders(self.workspace, folders)
         if note := speakers.several_folders_note(self.config.speakers, folders):
             self.report(Log(message=note))
 
-    def check_space(self, dataset: Path | None, preparations: list[_Work], wanted: Wanted) -> None:
+    def check_space(self, dataset: Path | None, tasks: list[_StageTask], selection: StageSelection) -> None:
         """Raise DiskFull when the run does not fit on the workspace's disk."""
-        at_hand = [each for each in preparations if self._is_done(each) or self._is_cached(each)]
-        folders = {folder for each in at_hand for folder in each.folders}
-        check_space(dataset, self.workspace, self.config, folders, trains=wanted.training, indexes=wanted.index)
+        available = [each for each in tasks if self._is_done(each) or self._is_cached(each)]
+        folders = {folder for each in available for folder in each.folders}
+        check_space(dataset, self.workspace, self.config, folders, trains=selection.training, indexes=selection.index)
 
     def base_weights(self) -> BaseWeights:
         """The files that training starts from, which are there and fit."""
@@ -170,23 +177,25 @@ class _Run:
         """The nets, up to their last checkpoint."""
         base = self.base_weights()
         if self.config.content != "contentvec" and base.generator is not None:
-            self.report(Warned(message=OTHER_FEATURES.format(content=self.config.content)))
+            self.report(Warned(message=FEATURES_MISMATCH.format(content=self.config.content)))
         if not is_prepared_here:
             self._make_mute()
         if not RecoveryStore(self.workspace, {}).is_newest_whole():
             self.workspace.mark_undone("train")  # someone took it away, to train anew, or damaged it
         features = self._features_identity()
         inputs = [features, base.identity, self.config.model_dump(mode="json")]
-        self.do(_Work("train", fingerprint_of(trainer.VERSION, inputs), [], lambda r: self._train(base, features, r)))
+        self.run_task(
+            _StageTask("train", fingerprint_of(trainer.VERSION, inputs), [], lambda r: self._train(base, features, r))
+        )
 
     def _features_identity(self) -> str:
         """What the workspace's features are, if a run with recordings made them: training goes on with no others."""
         encoded = self.workspace.fingerprint("content")
         if encoded is None:
             return "as found in the workspace"
-        whose = speakers.Speakers.of(self.workspace, self.config).by_recording
+        speaker_numbers = speakers.Speakers.from_workspace(self.workspace, self.config).by_recording
         pitch_curves = self.workspace.fingerprint("pitch") if self.config.f0 else None
-        return fingerprint_of(encoded, pitch_curves, *([whose] if whose else []))
+        return fingerprint_of(encoded, pitch_curves, *([speaker_numbers] if speaker_numbers else []))
 
     def _make_mute(self) -> None:
         """The silent clips' features, which other programs keep elsewhere; without the encoder, none."""
@@ -223,29 +232,29 @@ class _Run:
             else:
                 export.run_index_only(self.workspace, self.config, stage_report)
 
-    def _is_done(self, work: _Work) -> bool:
-        is_marked = self.workspace.is_done(work.stage, work.fingerprint)
-        return is_marked and all(folder.is_dir() for folder in work.folders)
+    def _is_done(self, task: _StageTask) -> bool:
+        is_marked = self.workspace.is_done(task.stage, task.fingerprint)
+        return is_marked and all(folder.is_dir() for folder in task.folders)
 
-    def _is_cached(self, work: _Work) -> bool:
-        return bool(work.folders) and self.cache is not None and self.cache.holds(work.stage, work.fingerprint)
+    def _is_cached(self, task: _StageTask) -> bool:
+        return bool(task.folders) and self.cache is not None and self.cache.contains(task.stage, task.fingerprint)
 
-    def do(self, work: _Work) -> None:
+    def run_task(self, task: _StageTask) -> None:
         """Run a stage unless its result is there, in the workspace or in the cache."""
-        stage, fingerprint, folders = work.stage, work.fingerprint, work.folders
-        is_there = self._is_done(work) or (
+        stage, fingerprint, folders = task.stage, task.fingerprint, task.folders
+        is_there = self._is_done(task) or (
             bool(folders) and self.cache is not None and self.cache.restore(stage, fingerprint, folders)
         )
         if is_there:
-            self.workspace.mark_done(stage, fingerprint, work.made_with)
+            self.workspace.mark_done(stage, fingerprint, task.made_with)
             self.report(StageChanged(stage=stage, state="skipped"))
             return
         self.workspace.mark_undone(stage)
         for folder in folders:  # its files may be links into the cache, and must not be written through
             shutil.rmtree(folder, ignore_errors=True)
         with self._stage(stage) as stage_report:
-            work.run(stage_report)
-            self.workspace.mark_done(stage, fingerprint, work.made_with)
+            task.run(stage_report)
+            self.workspace.mark_done(stage, fingerprint, task.made_with)
             if folders and self.cache is not None:
                 self.cache.store(stage, fingerprint, folders)
 
@@ -254,8 +263,8 @@ class _Run:
         self.report(StageChanged(stage=stage, state="started"))
         started = time.monotonic()
         position = STAGES.index(stage)
-        start = _ENDS[STAGES[position - 1]] if position else 0.0
-        stage_report = StageReport(stage, self.report, self.is_stopping, (start, _ENDS[stage]))
+        start = _PROGRESS_ENDS[STAGES[position - 1]] if position else 0.0
+        stage_report = StageReport(stage, self.report, self.is_stopping, (start, _PROGRESS_ENDS[stage]))
         stage_report.check_stop()
         yield stage_report
         self.report(StageChanged(stage=stage, state="finished", seconds=time.monotonic() - started))

@@ -12,7 +12,7 @@ from rvc_engine.errors import EngineError, InvalidConfig, InvalidDataset, Missin
 from rvc_engine.events import Warned
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
-from rvc_engine.models.identity import NetKind, discriminators_layout, generator_layout
+from rvc_engine.models.identity import ModelIdentity, discriminators_layout, generator_layout
 from rvc_engine.pipeline.required_weights import check_weights
 from rvc_engine.reporting import Report
 from rvc_engine.weights.catalogue import Weights
@@ -28,29 +28,29 @@ def check(
     report: Report,
     *,
     trains: bool,
-    is_index_wanted_anyway: bool,
+    continues_to_index: bool,
 ) -> EngineError | None:
     """Raise one error that lists everything that keeps the run from starting; what is merely left out is reported.
 
-    With `is_index_wanted_anyway`, what keeps only the training from starting is returned, not raised.
+    With `continues_to_index`, what keeps only the training from starting is returned, not raised.
     """
-    for_all = list(_faults_of_preparation(dataset, workspace, config, machine))
+    for_all = list(_preprocessing_faults(dataset, workspace, config, machine))
     for_training: list[EngineError] = []
     if dataset is None:
-        found = external.examine(workspace, config, trains=trains)
+        found = external.check_workspace(workspace, config, trains=trains)
         faults = [InvalidDataset(text) for text in found.faults]
-        can_index = is_index_wanted_anyway and not external.examine(workspace, config, trains=False).faults
+        can_index = continues_to_index and not external.check_workspace(workspace, config, trains=False).faults
         (for_training if can_index else for_all).extend(faults)
         for remark in found.remarks:
             report(Warned(message=remark))
     if trains:
-        for_training += _faults_of_base_weights(config, machine)
-    if for_all or (for_training and not is_index_wanted_anyway):
-        raise _joined([*for_all, *for_training])
-    return _joined(for_training) if for_training else None
+        for_training += _base_weights_faults(config, machine)
+    if for_all or (for_training and not continues_to_index):
+        raise _join_errors([*for_all, *for_training])
+    return _join_errors(for_training) if for_training else None
 
 
-def _faults_of_preparation(
+def _preprocessing_faults(
     dataset: Path | None, workspace: Workspace, config: TrainingConfig, machine: Machine
 ) -> Iterator[EngineError]:
     try:
@@ -80,24 +80,24 @@ def _faults_of_preparation(
 def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:
     """Raise InvalidDataset when the folders do not tell who speaks, or not whom the config names."""
     if dataset is not None:
-        Speakers.of_folders(config, recording_folders(list_recordings(dataset)))
+        Speakers.from_folders(config, recording_folders(list_recordings(dataset)))
         return
-    speakers = Speakers.of(workspace, config)
+    speakers = Speakers.from_workspace(workspace, config)
     for clip in external.clip_paths(workspace, config.f0):
-        speakers.of_slice(clip.wave.stem, clip.speaker)
+        speakers.speaker_of_slice(clip.wave.stem, clip.speaker)
 
 
-def _faults_of_base_weights(config: TrainingConfig, machine: Machine) -> Iterator[EngineError]:
+def _base_weights_faults(config: TrainingConfig, machine: Machine) -> Iterator[EngineError]:
     """Missing ones, and those of another kind of voice."""
     try:
         check_weights(config, machine, prepares=False, trains=True)
     except EngineError as error:
         yield error
         return
-    sizes = Hyperparameters.of(config)
+    hparams = Hyperparameters.from_config(config)
     layouts = (
-        generator_layout(sizes, with_posterior=True),
-        discriminators_layout(NetKind("discriminators", sizes.version, sizes.hidden_channels)),
+        generator_layout(hparams, with_posterior=True),
+        discriminators_layout(ModelIdentity("discriminators", hparams.version, hparams.hidden_channels)),
     )
     roles = ("pretrained generator", "pretrained discriminator")
     for path, layout, role in zip(base_weight_paths(config, machine), layouts, roles, strict=True):
@@ -121,7 +121,7 @@ def base_weight_paths(config: TrainingConfig, machine: Machine) -> tuple[Path | 
     return generator, discriminators
 
 
-def _joined(errors: Sequence[EngineError]) -> EngineError:
+def _join_errors(errors: Sequence[EngineError]) -> EngineError:
     """One error with the sentences of all; of the kind of the first that misses weights, or else of the first."""
     if len(errors) == 1:
         return errors[0]

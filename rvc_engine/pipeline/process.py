@@ -18,7 +18,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, EngineError, FailureCode, StopRequested
 from rvc_engine.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, Event, Failed, Stopped, Succeeded, format_event
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.reporting import Report
 from rvc_engine.workspace.layout import Workspace
 
@@ -83,13 +83,13 @@ def run_engine(
     machine: Machine,
     report: Report,
     switch: Callable[[], bool],
-    wanted: Wanted,
+    selection: StageSelection,
     lock_wait_seconds: float,
 ) -> int:
     """Make the voice; returns the exit code. Never raises for what may go wrong in a run."""
     try:
         with workspace.lock(lock_wait_seconds):
-            make_voice(dataset, workspace, config, machine, report, switch, wanted)
+            make_voice(dataset, workspace, config, machine, report, switch, selection)
     except StopRequested:
         report(Stopped(message="stopped as asked; started again, the run goes on from here"))
         return EXIT_STOPPED

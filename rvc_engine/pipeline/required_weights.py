@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.content.local_folder import problem_of
+from rvc_engine.content.local_folder import local_folder_problem
 from rvc_engine.errors import MissingWeights
 from rvc_engine.machine import Machine
-from rvc_engine.pitch.names import check_installed, complaint_about_weights
+from rvc_engine.pitch.names import check_installed, weights_problem
 from rvc_engine.weights.catalogue import ENCODER_IDS, PublishedFile, Weights
 
 _OTHER_ENCODER = (
@@ -25,20 +25,20 @@ def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = 
     if prepares and config.f0:
         check_installed(config.pitch)
     weights = Weights(machine.weights_folder)
-    complaints: list[str] = []
+    problems: list[str] = []
     if prepares:
-        complaints += _of_content(config, machine, weights)
-        if config.f0 and (complaint := complaint_about_weights(config.pitch, weights)):
-            complaints.append(complaint)
+        problems += _content_problems(config, machine, weights)
+        if config.f0 and (problem := weights_problem(config.pitch, weights)):
+            problems.append(problem)
     if trains:
-        complaints += _of_base(config, machine, weights)
-    if complaints:
-        raise MissingWeights(". Also, ".join(complaints))
+        problems += _base_weights_problems(config, machine, weights)
+    if problems:
+        raise MissingWeights(". Also, ".join(problems))
 
 
-def _of_content(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
+def _content_problems(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
     if config.content == "local":
-        if problem := problem_of(machine):
+        if problem := local_folder_problem(machine):
             yield problem
     elif (name := ENCODER_IDS.get(config.content)) and (problems := weights.problems(weights.files_of(name))):
         ways = weights.ways_to_get(name, _OTHER_ENCODER)
@@ -46,7 +46,7 @@ def _of_content(config: TrainingConfig, machine: Machine, weights: Weights) -> I
         yield f"the content encoder {shown} cannot be used, {'; '.join(problems)}. {ways}"
 
 
-def _of_base(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
+def _base_weights_problems(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:
     if config.pretrained == "auto" and (problems := _base_problems(config, machine, weights)):
         ways = weights.ways_to_get(f"pretrained-{config.version}-{config.sample_rate}", _NO_BASE_WEIGHTS)
         yield f"the base weights cannot be used, {'; '.join(problems)}. {ways}"

@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-SAMPLE_RATE = 16_000
 HOP_LENGTH = 160
 """Samples between frames: 10 ms. Frame k tells the pitch at sample k * HOP_LENGTH."""
 MIN_HZ = 50.0

@@ -11,11 +11,11 @@ from rvc_engine.machine import Machine
 
 
 class PitchEstimator(Protocol):
-    """Tells the pitch of clips of one voice."""
+    """Estimates F0 curves of clips of one voice."""
 
     name: str
     batch_size: int
-    """Clips of a few seconds to hand over at once: what suits the device. A stop is heard between two calls."""
+    """Clips of a few seconds to hand over at once: what suits the device. A run can be stopped between two calls."""
     threads_per_call: int | None
     """CPU threads that a call needs at least, where several may go on at once; None: one call at a time."""
 
@@ -34,7 +34,7 @@ def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:
     Raises MissingWeights when its published weights are not here and whole, InvalidConfig when its package is one that
     the engine does not bring and is not installed, or the machine's device is not there.
     """
-    return _MAKERS[name](machine)
+    return _FACTORIES[name](machine)
 
 
 def _swift(machine: Machine) -> PitchEstimator:
@@ -46,25 +46,25 @@ def _swift(machine: Machine) -> PitchEstimator:
 def _rmvpe(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 
-    return RmvpeEstimator.of_published(machine)
+    return RmvpeEstimator.from_published(machine)
 
 
 def _fcpe(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.neural.fcpe import FcpeEstimator
 
-    return FcpeEstimator.of_published(machine)
+    return FcpeEstimator.from_published(machine)
 
 
 def _crepe(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.neural.crepe import CrepeEstimator
 
-    return CrepeEstimator.of_published("crepe", machine)
+    return CrepeEstimator.from_published("crepe", machine)
 
 
 def _crepe_tiny(machine: Machine) -> PitchEstimator:
     from rvc_engine.pitch.neural.crepe import CrepeEstimator
 
-    return CrepeEstimator.of_published("crepe-tiny", machine)
+    return CrepeEstimator.from_published("crepe-tiny", machine)
 
 
 def _dio(machine: Machine) -> PitchEstimator:
@@ -85,7 +85,7 @@ def _pm(machine: Machine) -> PitchEstimator:
     return PraatEstimator()
 
 
-_MAKERS: dict[EstimatorName, Callable[[Machine], PitchEstimator]] = {
+_FACTORIES: dict[EstimatorName, Callable[[Machine], PitchEstimator]] = {
     "swift": _swift,
     "rmvpe": _rmvpe,
     "fcpe": _fcpe,

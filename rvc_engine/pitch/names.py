@@ -21,7 +21,7 @@ def check_installed(name: PitchEstimator) -> None:
         )
 
 
-def complaint_about_weights(name: PitchEstimator, weights: Weights) -> str | None:
+def weights_problem(name: PitchEstimator, weights: Weights) -> str | None:
     """What keeps the estimator's weights from being used, with the ways out: a sentence without its dot, or None."""
     if name not in PUBLISHED_WEIGHTS or not (problems := weights.problems(weights.files_of(name))):
         return None

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, SAMPLE_RATE, fit_length, num_frames, resample_curve
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames, resample_curve
 from rvc_engine.pitch.names import check_installed
 
 VOICING_THRESHOLD = 0.6
@@ -31,20 +32,20 @@ class PraatEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         import parselmouth
 
         length = num_frames(len(wave))
         if not length:
             return np.zeros(0)
-        sound = parselmouth.Sound(np.pad(wave.astype(np.float64), _PADDING_SAMPLES), float(SAMPLE_RATE))
+        sound = parselmouth.Sound(np.pad(wave.astype(np.float64), _PADDING_SAMPLES), float(ANALYSIS_SAMPLE_RATE))
         pitch = sound.to_pitch_ac(
-            time_step=HOP_LENGTH / SAMPLE_RATE,
+            time_step=HOP_LENGTH / ANALYSIS_SAMPLE_RATE,
             voicing_threshold=VOICING_THRESHOLD,
             pitch_floor=MIN_HZ,
             pitch_ceiling=MAX_HZ,
         )
-        times = (np.arange(length) * HOP_LENGTH + _PADDING_SAMPLES) / SAMPLE_RATE
+        times = (np.arange(length) * HOP_LENGTH + _PADDING_SAMPLES) / ANALYSIS_SAMPLE_RATE
         return fit_length(resample_curve(pitch.selected_array["frequency"], pitch.xs(), times), length)

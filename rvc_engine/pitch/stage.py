@@ -1,6 +1,5 @@
 """Stage `pitch`: the pitch curve of every slice, in Hz and in coarse bins, as RVC keeps them."""
 
-import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -11,14 +10,15 @@ import scipy.io.wavfile
 import torch
 from numpy.typing import NDArray
 
-from rvc_engine.compute.parallel import in_order
+from rvc_engine.compute.parallel import map_ordered
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import GpuOutOfMemory
 from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import coarse_pitch, interpolate_unvoiced
 from rvc_engine.pitch.estimators import PitchEstimator, create_estimator
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.arrays import save_array
+from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
@@ -33,14 +33,14 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
     """
     paths = list(workspace.slices_16k.glob("*.wav"))
     num_voiced = num_frames = 0
-    with disk_full_told(workspace.root), _out_of_memory_told(config.pitch):
+    with translating_disk_full(workspace.root), _translating_out_of_memory(config.pitch):
         estimator = create_estimator(config.pitch, machine)
         workspace.empty(workspace.coarse_f0)
         workspace.empty(workspace.f0_hz)
         batches = _batches(paths, estimator.batch_size)
         work = partial(_estimate, estimator, workspace)
         report.progress(0, len(paths))
-        for done, curves in enumerate(in_order(work, batches, estimator.threads_per_call, report.check_stop)):
+        for done, curves in enumerate(map_ordered(work, batches, estimator.threads_per_call, report.check_stop)):
             num_voiced += sum(int(np.count_nonzero(hz)) for hz in curves)
             num_frames += sum(len(hz) for hz in curves)
             report.progress(done, len(batches))
@@ -65,7 +65,7 @@ def _estimate(estimator: PitchEstimator, workspace: Workspace, batch: list[Path]
 
 
 @contextmanager
-def _out_of_memory_told(name: str) -> Iterator[None]:
+def _translating_out_of_memory(name: str) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -76,12 +76,5 @@ def _out_of_memory_told(name: str) -> Iterator[None]:
 
 
 def _write_curve(workspace: Workspace, name: str, hz: NDArray[np.float64]) -> None:
-    _save(workspace.coarse_f0 / f"{name}.npy", coarse_pitch(hz))
-    _save(workspace.f0_hz / f"{name}.npy", hz)
-
-
-def _save(path: Path, array: NDArray[np.generic]) -> None:
-    """Write an array. Not by `np.save` on the file: on a full disk that raises an OSError without saying which."""
-    buffer = io.BytesIO()
-    np.save(buffer, array)
-    path.write_bytes(buffer.getvalue())
+    save_array(workspace.coarse_f0 / f"{name}.npy", coarse_pitch(hz))
+    save_array(workspace.f0_hz / f"{name}.npy", hz)

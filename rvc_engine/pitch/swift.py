@@ -6,7 +6,8 @@ import numpy as np
 import swift_f0
 from numpy.typing import NDArray
 
-from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, SAMPLE_RATE, fit_length, num_frames, resample_curve
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames, resample_curve
 
 VOICED_CONFIDENCE = 0.5
 """The net's confidence is calibrated so that a frame is voiced from here on."""
@@ -26,13 +27,13 @@ class SwiftEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         length = num_frames(len(wave))
         if not length:
             return np.zeros(0)
-        result = self._detector.detect(wave, SAMPLE_RATE, fmin=MIN_HZ, fmax=MAX_HZ)
+        result = self._detector.detect(wave, ANALYSIS_SAMPLE_RATE, fmin=MIN_HZ, fmax=MAX_HZ)
         hz = np.where(result.confidence >= VOICED_CONFIDENCE, result.pitch_hz, 0.0)
-        times = np.arange(length, dtype=np.float64) * (HOP_LENGTH / SAMPLE_RATE)
+        times = np.arange(length, dtype=np.float64) * (HOP_LENGTH / ANALYSIS_SAMPLE_RATE)
         return fit_length(resample_curve(hz, result.timestamps, times), length)

@@ -6,9 +6,10 @@ import numpy as np
 import pyworld
 from numpy.typing import NDArray
 
-from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, SAMPLE_RATE, fit_length, num_frames
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames
 
-_FRAME_MILLISECONDS = 1000 * HOP_LENGTH / SAMPLE_RATE
+_FRAME_MILLISECONDS = 1000 * HOP_LENGTH / ANALYSIS_SAMPLE_RATE
 _SHORTEST_SAMPLES = 2 * HOP_LENGTH
 """WORLD gives nonsense for clips of a frame or less."""
 
@@ -22,14 +23,16 @@ class DioEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         if len(wave) < _SHORTEST_SAMPLES:
             return np.zeros(num_frames(len(wave)))
         samples = wave.astype(np.float64)
-        hz, times = pyworld.dio(samples, SAMPLE_RATE, f0_floor=MIN_HZ, f0_ceil=MAX_HZ, frame_period=_FRAME_MILLISECONDS)
-        return fit_length(pyworld.stonemask(samples, hz, times, SAMPLE_RATE), num_frames(len(wave)))
+        hz, times = pyworld.dio(
+            samples, ANALYSIS_SAMPLE_RATE, f0_floor=MIN_HZ, f0_ceil=MAX_HZ, frame_period=_FRAME_MILLISECONDS
+        )
+        return fit_length(pyworld.stonemask(samples, hz, times, ANALYSIS_SAMPLE_RATE), num_frames(len(wave)))
 
 
 class HarvestEstimator:
@@ -41,12 +44,16 @@ class HarvestEstimator:
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [self._one(wave) for wave in waves_16k]
+        return [self._estimate_clip(wave) for wave in waves_16k]
 
-    def _one(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _estimate_clip(self, wave: NDArray[np.float32]) -> NDArray[np.float64]:
         if len(wave) < _SHORTEST_SAMPLES:
             return np.zeros(num_frames(len(wave)))
         hz, _ = pyworld.harvest(
-            wave.astype(np.float64), SAMPLE_RATE, f0_floor=MIN_HZ, f0_ceil=MAX_HZ, frame_period=_FRAME_MILLISECONDS
+            wave.astype(np.float64),
+            ANALYSIS_SAMPLE_RATE,
+            f0_floor=MIN_HZ,
+            f0_ceil=MAX_HZ,
+            frame_period=_FRAME_MILLISECONDS,
         )
         return fit_length(hz, num_frames(len(wave)))

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-ALIKE = 0.97
+MIN_CORRELATION = 0.97
 """Correlation of two sketches from which two files count as one take. Coded copies give 0.98 and more, other sentences
 of one voice below 0.9."""
 MIN_SLOTS = 62
@@ -27,20 +27,20 @@ def same_samples(digests: Sequence[str | None]) -> list[list[int]]:
     return [group for group in groups.values() if len(group) > 1]
 
 
-def same_takes(sketches: Sequence[NDArray[np.int8]], seconds: Sequence[float]) -> list[tuple[int, int]]:
+def same_takes(fingerprints: Sequence[NDArray[np.int8]], seconds: Sequence[float]) -> list[tuple[int, int]]:
     """Pairs of places whose sound runs alike; `seconds` are the lengths of the files."""
-    order = sorted(range(len(sketches)), key=lambda place: seconds[place])
+    order = sorted(range(len(fingerprints)), key=lambda place: seconds[place])
     pairs = []
     for rank, one in enumerate(order):
         for other in order[rank + 1 : rank + 1 + MAX_COMPARED]:
             if seconds[other] - seconds[one] > LENGTH_SLACK:
                 break
-            if likeness(sketches[one], sketches[other]) >= ALIKE:
+            if correlation(fingerprints[one], fingerprints[other]) >= MIN_CORRELATION:
                 pairs.append((min(one, other), max(one, other)))
     return sorted(pairs)
 
 
-def likeness(one: NDArray[np.int8], other: NDArray[np.int8]) -> float:
+def correlation(one: NDArray[np.int8], other: NDArray[np.int8]) -> float:
     """The greatest correlation of two sketches over small shifts, each band's mean aside; -1 for short ones."""
     slots = min(len(one), len(other)) - MAX_SHIFT
     if slots < MIN_SLOTS:

@@ -9,7 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from rvc_engine.report.speaker_clusters import TwoGroups
+from rvc_engine.listing import shorten
+from rvc_engine.report.speaker_clusters import SpeakerClusters
 
 Severity = Literal["warning", "info"]
 """warning: it may spoil the voice. info: good to know."""
@@ -82,8 +83,8 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class DatasetMeasures:
-    """What the files say together; None where there is too little to tell."""
+class DatasetMetrics:
+    """Metrics over all files; None where there is too little to tell."""
 
     seconds: float
     speech_seconds: float
@@ -95,28 +96,27 @@ class DatasetMeasures:
     same_samples: list[list[str]]
     """Groups of names."""
     same_takes: list[tuple[str, str]]
-    groups: TwoGroups | None
+    groups: SpeakerClusters | None
     in_smaller_group: list[str]
 
 
-def find(files: Sequence[FileReport], measures: DatasetMeasures) -> list[Finding]:
+def find_issues(files: Sequence[FileReport], metrics: DatasetMetrics) -> list[Finding]:
     """All findings about a usable dataset, warnings first."""
-    found = [finding for rule in _RULES for finding in rule(files, measures)]
+    found = [finding for rule in _RULES for finding in rule(files, metrics)]
     return sorted(found, key=lambda finding: finding.severity != "warning")
 
 
-def told(finding: Finding) -> str:
+def finding_text(finding: Finding) -> str:
     """A finding as one sentence."""
     return f"{finding.message}; {finding.advice}"
 
 
 def quoted(texts: Sequence[str], separator: str = ", ") -> str:
     """The first few, and how many more there are."""
-    more = f"{separator}and {len(texts) - MAX_NAMES} more" if len(texts) > MAX_NAMES else ""
-    return separator.join(texts[:MAX_NAMES]) + more
+    return shorten(texts, MAX_NAMES, separator, f"{separator}and {{}} more")
 
 
-def _of_files(
+def _file_finding(
     code: str, severity: Severity, what: str, advice: str, found: Sequence[tuple[str, str]], **values: float
 ) -> Iterator[Finding]:
     """A finding about these (name, name with a remark), if there are any."""
@@ -135,7 +135,7 @@ def _of_files(
     )
 
 
-def _little_speech(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _little_speech(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     minutes = measures.speech_seconds / 60
     if minutes < FEW_MINUTES_OF_SPEECH:
         yield Finding(
@@ -147,42 +147,44 @@ def _little_speech(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterat
         )
 
 
-def _unreadable(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+def _unreadable(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({file.error})") for file in files if file.error]
-    yield from _of_files("unreadable", "warning", "unreadable", "they are left out; record or export them anew", found)
+    yield from _file_finding(
+        "unreadable", "warning", "unreadable", "they are left out; record or export them anew", found
+    )
 
 
-def _damaged(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+def _damaged(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({'; '.join(file.notes)})") for file in files if file.notes]
     advice = "what could be read is used; export them anew where a part is missing"
-    yield from _of_files("damaged", "warning", "damaged", advice, found)
+    yield from _file_finding("damaged", "warning", "damaged", advice, found)
 
 
-def _silent(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+def _silent(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, file.name) for file in files if not file.error and not file.speech_seconds]
     advice = "nothing in them is louder than -42 dB, and they are left out; raise their level if they hold speech"
-    yield from _of_files("silent", "warning", "silent", advice, found)
+    yield from _file_finding("silent", "warning", "silent", advice, found)
 
 
-def _too_short(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+def _too_short(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({file.seconds:.2f} s)") for file in files if 0 < file.seconds < SHORT_SECONDS]
     advice = f"what is shorter than {SHORT_SECONDS} s may be left out of training; nothing needs to be done"
-    yield from _of_files("too_short", "info", "very short", advice, found)
+    yield from _file_finding("too_short", "info", "very short", advice, found)
 
 
-def _clipped(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+def _clipped(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     worst_first = sorted(files, key=lambda file: -file.clipped_share)
     found = [
         (f.name, f"{f.name} ({100 * f.clipped_share:.1f} %)") for f in worst_first if f.clipped_share > MUCH_CLIPPING
     ]
     share = worst_first[0].clipped_share if worst_first else 0.0
     advice = "record them with less gain, or leave them out"
-    yield from _of_files(
+    yield from _file_finding(
         "clipped", "warning", "clipped, so the voice may sound harsh", advice, found, worst_share=round(share, 4)
     )
 
 
-def _noisy(files: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _noisy(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     snr, noise = measures.snr_db, measures.noise_db
     if snr is None or noise is None:
         return
@@ -205,10 +207,12 @@ def _noisy(files: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[F
         if file.snr_db is not None and file.snr_db < NOISY_DB and file.seconds >= 3
     ]
     advice = f"others have about {snr:.0f} dB between voice and noise; listen to these, and leave out what is bad"
-    yield from _of_files("noisy_files", "info", "noisier than the others, or without a pause", advice, found, **values)
+    yield from _file_finding(
+        "noisy_files", "info", "noisier than the others, or without a pause", advice, found, **values
+    )
 
 
-def _reverberant(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _reverberant(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     seconds = measures.reverberation_seconds
     if seconds is not None and seconds >= REVERBERANT_SECONDS:
         yield Finding(
@@ -220,7 +224,7 @@ def _reverberant(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator
         )
 
 
-def _low_rate(files: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _low_rate(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     low = [file for file in files if file.sample_rate is not None and file.sample_rate < LOW_SAMPLE_RATE]
     if sum(file.seconds for file in low) > 0.5 * measures.seconds:
         rates = sorted({f"{(file.sample_rate or 0) / 1000:g}" for file in low}, key=float)
@@ -248,7 +252,7 @@ def _old_rate(bandwidth_hz: float) -> str:
     return f"{min(rates, key=lambda rate: abs(rate / 2 - bandwidth_hz)) / 1000:g}"
 
 
-def _same_samples(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _same_samples(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     groups = measures.same_samples
     if groups:
         num_more = sum(len(group) - 1 for group in groups)
@@ -263,7 +267,7 @@ def _same_samples(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterato
         )
 
 
-def _same_takes(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _same_takes(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     pairs = measures.same_takes
     if pairs:
         yield Finding(
@@ -277,7 +281,7 @@ def _same_takes(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[
         )
 
 
-def _speakers(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _speakers(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     groups = measures.groups
     if groups is not None:
         names = measures.in_smaller_group
@@ -299,7 +303,7 @@ def _speakers(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Fi
         )
 
 
-def _uneven(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding]:
+def _uneven(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     levels = [file.speech_db for file in files if file.speech_db is not None]
     if len(levels) >= 5 and (spread := float(np.percentile(levels, 90) - np.percentile(levels, 10))) > UNEVEN_DB:
         yield Finding(
@@ -312,7 +316,7 @@ def _uneven(files: Sequence[FileReport], _: DatasetMeasures) -> Iterator[Finding
         )
 
 
-def _much_silence(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterator[Finding]:
+def _much_silence(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
     share = 1 - measures.speech_seconds / measures.seconds if measures.seconds else 0.0
     if share > MUCH_SILENCE:
         yield Finding(
@@ -324,7 +328,7 @@ def _much_silence(_: Sequence[FileReport], measures: DatasetMeasures) -> Iterato
         )
 
 
-_RULES: tuple[Callable[[Sequence[FileReport], DatasetMeasures], Iterator[Finding]], ...] = (
+_RULES: tuple[Callable[[Sequence[FileReport], DatasetMetrics], Iterator[Finding]], ...] = (
     _little_speech,
     _unreadable,
     _damaged,

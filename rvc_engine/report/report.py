@@ -19,12 +19,12 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.audio.silence import Levels
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.report import duplicates
-from rvc_engine.report.acoustics import NUM_FALLS, AcousticMeter, Acoustics, reverberation_seconds
-from rvc_engine.report.issues import DatasetMeasures, FileReport, Finding, find, quoted, told
-from rvc_engine.report.speaker_clusters import find_two_groups
+from rvc_engine.report.audio_quality import NUM_DECAYS, AudioQuality, AudioQualityMeter, reverberation_seconds
+from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, finding_text, quoted
+from rvc_engine.report.speaker_clusters import cluster_speakers
 from rvc_engine.report.waveform_overview import Envelope, Overview, draw
 from rvc_engine.workspace.atomic_files import write_atomically
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 
 MIN_SECONDS_OF_SOUND = 1.0
 """A dataset with less sound than this is not usable."""
@@ -73,11 +73,11 @@ class DatasetReport:
 
 
 @dataclass(frozen=True)
-class _Examined:
+class _FileAnalysis:
     """One file's report, and what only the comparison with others needs."""
 
     report: FileReport
-    acoustics: Acoustics | None = None
+    quality: AudioQuality | None = None
     digest: str | None = None
     """Of the decoded samples."""
     envelope: NDArray[np.float32] | None = None
@@ -86,7 +86,7 @@ class _Examined:
 def write_report(dataset: Path, output: Path) -> DatasetReport:
     """Report on a dataset folder as JSON in a file. An unusable dataset is no error here: the report says so."""
     report = make_report(dataset)
-    with disk_full_told(output.parent):
+    with translating_disk_full(output.parent):
         write_atomically(output, json.dumps(asdict(report), allow_nan=False, ensure_ascii=False).encode())
     return report
 
@@ -97,26 +97,21 @@ def make_report(dataset: Path) -> DatasetReport:
         recordings = list_recordings(dataset)
     except InvalidDataset as error:
         return _summary([], str(error))
-    return _summary([_examine(recording) for recording in recordings], None)
+    return _summary([_analyze(recording) for recording in recordings], None)
 
 
-def report_file(recording: Recording) -> FileReport:
-    """Decode one file and tell what it holds."""
-    return _examine(recording).report
-
-
-def _examine(recording: Recording) -> _Examined:
+def _analyze(recording: Recording) -> _FileAnalysis:
     try:
         with open_audio(recording.path) as stream:
             return _measure(recording.name, stream)
     except UnreadableAudio as error:
-        return _Examined(FileReport(recording.name, error=str(error)))
+        return _FileAnalysis(FileReport(recording.name, error=str(error)))
 
 
-def _measure(name: str, stream: AudioStream) -> _Examined:
+def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
     levels: dict[int, Levels] = {}  # by rate: a stream may change it on the way
     digest = hashlib.blake2b(digest_size=16)
-    meter, clipping, envelope = AcousticMeter(), _Clipping(), Envelope()
+    meter, clipping, envelope = AudioQualityMeter(), _Clipping(), Envelope()
     for block in stream.blocks():
         digest.update(block.samples.tobytes())
         clipping.add(block)
@@ -126,7 +121,7 @@ def _measure(name: str, stream: AudioStream) -> _Examined:
         meter.add(mono, block.sample_rate)
         envelope.add(mono, block.sample_rate)
     digest.update(f"{stream.info.sample_rate} {stream.info.channels}".encode())
-    acoustics = meter.result()
+    quality = meter.result()
     report = FileReport(
         name=name,
         seconds=sum(level.num_samples / rate for rate, level in levels.items()),
@@ -136,14 +131,14 @@ def _measure(name: str, stream: AudioStream) -> _Examined:
         codec=stream.info.codec,
         peak=clipping.peak,
         clipped_share=clipping.share,
-        speech_seconds=sum(level.seconds_of_sound() for level in levels.values()),
-        speech_db=_rounded(acoustics.speech_db),
-        noise_db=_rounded(acoustics.noise_db),
-        snr_db=_rounded(acoustics.snr_db),
-        bandwidth_hz=_rounded(acoustics.bandwidth_hz),
+        speech_seconds=sum(level.sound_seconds() for level in levels.values()),
+        speech_db=_rounded(quality.speech_db),
+        noise_db=_rounded(quality.noise_db),
+        snr_db=_rounded(quality.snr_db),
+        bandwidth_hz=_rounded(quality.bandwidth_hz),
         notes=stream.notes,
     )
-    return _Examined(report, acoustics, digest.hexdigest(), envelope.result())
+    return _FileAnalysis(report, quality, digest.hexdigest(), envelope.result())
 
 
 class _Clipping:
@@ -167,13 +162,13 @@ class _Clipping:
         return self._num_clipped / self._num_samples if self._num_samples else 0.0
 
 
-def _summary(examined: Sequence[_Examined], error: str | None) -> DatasetReport:
-    files = [each.report for each in examined]
+def _summary(analyses: Sequence[_FileAnalysis], error: str | None) -> DatasetReport:
+    files = [each.report for each in analyses]
     seconds = sum(file.seconds for file in files)
     speech_seconds = min(sum(file.speech_seconds for file in files), seconds)
     reason = error or _reason(files, speech_seconds)
-    measures = _compare(examined, speech_seconds, seconds)
-    findings = find(files, measures) if reason is None else []
+    metrics = _compare(analyses, speech_seconds, seconds)
+    findings = find_issues(files, metrics) if reason is None else []
     return DatasetReport(
         usable=reason is None,
         reason=reason,
@@ -183,16 +178,16 @@ def _summary(examined: Sequence[_Examined], error: str | None) -> DatasetReport:
         num_files=len(files),
         num_usable=sum(file.speech_seconds > 0 for file in files),
         files=files,
-        warnings=[told(finding) for finding in findings if finding.severity == "warning"],
+        warnings=[finding_text(finding) for finding in findings if finding.severity == "warning"],
         findings=findings,
         sample_rates=_sample_rates(files),
         clipped_share=sum(file.clipped_share * file.seconds for file in files) / seconds if seconds else 0.0,
-        speech_db=measures.speech_db,
-        noise_db=measures.noise_db,
-        snr_db=measures.snr_db,
-        reverberation_seconds=measures.reverberation_seconds,
-        bandwidth_hz=measures.bandwidth_hz,
-        overview=draw([each.envelope for each in examined if each.envelope is not None]),
+        speech_db=metrics.speech_db,
+        noise_db=metrics.noise_db,
+        snr_db=metrics.snr_db,
+        reverberation_seconds=metrics.reverberation_seconds,
+        bandwidth_hz=metrics.bandwidth_hz,
+        overview=draw([each.envelope for each in analyses if each.envelope is not None]),
     )
 
 
@@ -204,28 +199,28 @@ def _sample_rates(files: Sequence[FileReport]) -> dict[str, float]:
     return {str(rate): round(float(seconds[rate]), 3) for rate in sorted(seconds)}
 
 
-def _compare(examined: Sequence[_Examined], speech_seconds: float, seconds: float) -> DatasetMeasures:
+def _compare(analyses: Sequence[_FileAnalysis], speech_seconds: float, seconds: float) -> DatasetMetrics:
     """What the files say together."""
-    heard = [each for each in examined if each.acoustics is not None]
-    acoustics = [each.acoustics for each in heard if each.acoustics is not None]
-    windows = [window for each in acoustics for window in each.windows]
-    names = [each.report.name for each in heard for _ in (each.acoustics.windows if each.acoustics else ())]
-    falls: NDArray[np.int64] = sum((each.falls for each in acoustics), np.zeros(NUM_FALLS, np.int64))
-    groups = find_two_groups(windows)
-    same = duplicates.same_samples([each.digest for each in heard])
+    readable = [each for each in analyses if each.quality is not None]
+    qualities = [each.quality for each in readable if each.quality is not None]
+    windows = [window for each in qualities for window in each.windows]
+    names = [each.report.name for each in readable for _ in (each.quality.windows if each.quality else ())]
+    decays: NDArray[np.int64] = sum((each.decays for each in qualities), np.zeros(NUM_DECAYS, np.int64))
+    groups = cluster_speakers(windows)
+    same = duplicates.same_samples([each.digest for each in readable])
     in_same = {frozenset((one, other)) for group in same for one in group for other in group}
-    takes = duplicates.same_takes([each.sketch for each in acoustics], [each.report.seconds for each in heard])
-    return DatasetMeasures(
+    takes = duplicates.same_takes([each.fingerprint for each in qualities], [each.report.seconds for each in readable])
+    return DatasetMetrics(
         seconds=seconds,
         speech_seconds=speech_seconds,
-        speech_db=_typical(heard, "speech_db"),
-        noise_db=_typical(heard, "noise_db"),
-        snr_db=_typical(heard, "snr_db"),
-        bandwidth_hz=_typical(heard, "bandwidth_hz"),
-        reverberation_seconds=_rounded(reverberation_seconds(falls), 2),
-        same_samples=[[heard[place].report.name for place in group] for group in same],
+        speech_db=_weighted_median(readable, "speech_db"),
+        noise_db=_weighted_median(readable, "noise_db"),
+        snr_db=_weighted_median(readable, "snr_db"),
+        bandwidth_hz=_weighted_median(readable, "bandwidth_hz"),
+        reverberation_seconds=_rounded(reverberation_seconds(decays), 2),
+        same_samples=[[readable[index].report.name for index in group] for group in same],
         same_takes=[
-            (heard[one].report.name, heard[other].report.name)
+            (readable[one].report.name, readable[other].report.name)
             for one, other in takes
             if frozenset((one, other)) not in in_same
         ],
@@ -238,9 +233,9 @@ def _compare(examined: Sequence[_Examined], speech_seconds: float, seconds: floa
     )
 
 
-def _typical(heard: Sequence[_Examined], measure: str) -> float | None:
+def _weighted_median(readable: Sequence[_FileAnalysis], metric: str) -> float | None:
     """The median of a measure over all files, by their seconds of speech."""
-    known = [(getattr(each.report, measure), each.report) for each in heard]
+    known = [(getattr(each.report, metric), each.report) for each in readable]
     known = [(value, report) for value, report in known if value is not None]
     if any(report.seconds >= MIN_MEASURED_SECONDS for _, report in known):
         known = [(value, report) for value, report in known if report.seconds >= MIN_MEASURED_SECONDS]

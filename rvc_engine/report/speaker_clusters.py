@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rvc_engine.report.acoustics import VoiceWindow
+from rvc_engine.report.audio_quality import VoiceWindow
 
 MIN_WINDOWS = 40
 MIN_SHARE = 0.1
@@ -23,7 +23,7 @@ MAX_BETWEEN = 0.06
 NUM_CEPSTRA = 8
 PITCH_UNIT = 1 / 6
 """Octaves (2 semitones), by which single files of one voice differ."""
-COLOUR_UNIT = 6.0
+TIMBRE_UNIT = 6.0
 NUM_AXES = 3
 """Principal axes along which a first division is tried."""
 MAX_ROUNDS = 30
@@ -32,7 +32,7 @@ Floats = NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class TwoGroups:
+class SpeakerClusters:
     """How the voice in the recordings falls apart."""
 
     share: float
@@ -44,19 +44,19 @@ class TwoGroups:
     """(windows,)."""
 
 
-def find_two_groups(windows: Sequence[VoiceWindow]) -> TwoGroups | None:
+def cluster_speakers(windows: Sequence[VoiceWindow]) -> SpeakerClusters | None:
     """The two groups that the windows of all recordings fall into; None where they form one, or are few."""
     if len(windows) < MIN_WINDOWS:
         return None
     pitches = np.array([window.pitch for window in windows])
-    colours = np.array([window.colour for window in windows])
+    timbres = np.array([window.timbre for window in windows])
     weights = np.sqrt([float(window.num_frames) for window in windows])
-    cepstra = colours @ _cosines(colours.shape[1]) / COLOUR_UNIT
+    cepstra = timbres @ _cosines(timbres.shape[1]) / TIMBRE_UNIT
     pitch = pitches[:, None] / PITCH_UNIT
     for points in (pitch, np.hstack([pitch, cepstra])):
-        split = _part(points, weights)
+        split = _split(points, weights)
         if split is not None:
-            return _described(split, pitches, weights)
+            return _describe(split, pitches, weights)
     return None
 
 
@@ -67,23 +67,23 @@ def _cosines(num_bands: int) -> Floats:
     return cosines
 
 
-def _described(split: NDArray[np.bool_], pitches: Floats, weights: Floats) -> TwoGroups:
+def _describe(split: NDArray[np.bool_], pitches: Floats, weights: Floats) -> SpeakerClusters:
     smaller = split if weights[split].sum() <= weights[~split].sum() else ~split
     hz = [float(2 ** np.average(pitches[group], weights=weights[group])) for group in (~smaller, smaller)]
-    return TwoGroups(float(weights[smaller].sum() / weights.sum()), hz[0], hz[1], smaller)
+    return SpeakerClusters(float(weights[smaller].sum() / weights.sum()), hz[0], hz[1], smaller)
 
 
-def _part(points: Floats, weights: Floats) -> NDArray[np.bool_] | None:
+def _split(points: Floats, weights: Floats) -> NDArray[np.bool_] | None:
     """The clearest division of points (N, D) into two; None when it leaves no gap."""
     centred = points - np.average(points, axis=0, weights=weights)
     _, _, axes = np.linalg.svd(centred * np.sqrt(weights)[:, None], full_matrices=False)
     divisions = [_two_means(points, weights, centred @ axis > 0) for axis in axes[:NUM_AXES]]
-    judged = [
+    scored = [
         (_distance(points, weights, each), n) for n, each in enumerate(divisions) if each.any() and not each.all()
     ]
-    if not judged:
+    if not scored:
         return None
-    (distance, between), best = max(judged)
+    (distance, between), best = max(scored)
     division = divisions[best]
     share = float(weights[division].sum() / weights.sum())
     is_clear = distance >= MIN_DISTANCE and between <= MAX_BETWEEN and min(share, 1 - share) >= MIN_SHARE

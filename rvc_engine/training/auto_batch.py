@@ -6,7 +6,7 @@ import psutil
 import torch
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles
@@ -14,43 +14,43 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training.step import training_step
 
-LARGEST_AUTO = 32
+MAX_AUTO_BATCH_SIZE = 32
 """Larger batches take fewer steps an epoch, and learn less of the same recordings."""
-CPU_AUTO = 4
+CPU_BATCH_SIZE = 4
 """The reference's default: on a CPU a larger batch is slower by as much, and memory is seldom the limit."""
-LEAST_BATCHES = 4
+MIN_STEPS_PER_EPOCH = 4
 """An epoch of fewer steps than this would hardly mix its clips."""
-SHARE_OF_FREE = 0.85
+MAX_MEMORY_FRACTION = 0.85
 """Of the free memory, for training: the rest is for what other programs and longer runs come to need."""
-SHARE_FOR_CLIPS = 0.5
+MAX_CLIPS_FRACTION = 0.5
 """Of the free memory, for clips kept on the device: training needs the rest."""
 
 
-def auto_batch_size(nets: Nets, clips: Sequence[ClipFiles], num_groups: int, kept_bytes: int) -> int:
+def auto_batch_size(state: GanTrainState, clips: Sequence[ClipFiles], num_groups: int, reserved_bytes: int) -> int:
     """Clips that one pass should take: the largest power of two that memory, dataset and good sense allow.
 
     On CUDA it is tried: steps on made-up clips as long as the longest, which spoil the nets. `num_groups` such passes
-    form one effective batch; `kept_bytes` of memory are promised to the dataset.
+    form one effective batch; `reserved_bytes` of memory are promised to the dataset.
     """
-    cap = max(1, min(LARGEST_AUTO, len(clips) // (LEAST_BATCHES * num_groups)))
-    device = nets.device
+    cap = max(1, min(MAX_AUTO_BATCH_SIZE, len(clips) // (MIN_STEPS_PER_EPOCH * num_groups)))
+    device = state.device
     if device.type != "cuda":
-        return min(CPU_AUTO, cap)
+        return min(CPU_BATCH_SIZE, cap)
     frames = max(clip.frames for clip in clips)
-    limit = SHARE_OF_FREE * (free_bytes(device) + torch.cuda.memory_reserved(device)) - kept_bytes
+    limit = MAX_MEMORY_FRACTION * (free_bytes(device) + torch.cuda.memory_reserved(device)) - reserved_bytes
     fits, size = 1, 1
-    while size <= cap and _peak_bytes(nets, size, frames, device) <= limit:
+    while size <= cap and _peak_bytes(state, size, frames, device) <= limit:
         fits, size = size, 2 * size
     torch.cuda.empty_cache()
     return fits
 
 
-def _peak_bytes(nets: Nets, size: int, frames: int, device: torch.device) -> float:
+def _peak_bytes(state: GanTrainState, size: int, frames: int, device: torch.device) -> float:
     """The most memory that a step takes, optimizers included; infinite where it runs out."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
-        _try_step(nets, size, frames, device)
+        _trial_step(state, size, frames, device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -58,33 +58,33 @@ def _peak_bytes(nets: Nets, size: int, frames: int, device: torch.device) -> flo
     return torch.cuda.max_memory_reserved(device)
 
 
-def _try_step(nets: Nets, size: int, frames: int, device: torch.device) -> None:
+def _trial_step(state: GanTrainState, size: int, frames: int, device: torch.device) -> None:
     """A step on clips of noise."""
-    sizes = nets.sizes
-    generator = torch.Generator(device).manual_seed(0)
-    wave = 0.1 * torch.randn(size, frames * sizes.hop_length, generator=generator, device=device)
+    hparams = state.hparams
+    rng = torch.Generator(device).manual_seed(0)
+    wave = 0.1 * torch.randn(size, frames * hparams.hop_length, generator=rng, device=device)
     batch = Batch(
-        features=torch.randn(size, frames, sizes.feature_size, generator=generator, device=device),
-        coarse_f0=torch.ones(size, frames, dtype=torch.long, device=device) if sizes.f0 else None,
-        f0=torch.full((size, frames), 200.0, device=device) if sizes.f0 else None,
-        spec=spectrogram(wave, sizes.n_fft, sizes.hop_length),
+        features=torch.randn(size, frames, hparams.feature_size, generator=rng, device=device),
+        coarse_f0=torch.ones(size, frames, dtype=torch.long, device=device) if hparams.f0 else None,
+        f0=torch.full((size, frames), 200.0, device=device) if hparams.f0 else None,
+        spec=spectrogram(wave, hparams.n_fft, hparams.hop_length),
         wave=wave,
         lengths=torch.full((size,), frames, device=device),
         speakers=torch.zeros(size, dtype=torch.long, device=device),
     )
     starts = torch.zeros(size, dtype=torch.long, device=device)
-    training_step(nets, batch, starts, Noise.draw(sizes, size, frames, generator))
+    training_step(state, batch, starts, Noise.draw(hparams, size, frames, rng))
 
 
-def clips_bytes(clips: Sequence[ClipFiles], sizes: Hyperparameters) -> int:
+def clips_bytes(clips: Sequence[ClipFiles], hparams: Hyperparameters) -> int:
     """Memory of all clips as `ClipsInMemory` holds them: features, wave, and pitch in both forms."""
-    per_frame = 2 * sizes.feature_size + 4 * sizes.hop_length + (12 if sizes.f0 else 0)
+    per_frame = 2 * hparams.feature_size + 4 * hparams.hop_length + (12 if hparams.f0 else 0)
     return per_frame * sum(clip.frames for clip in clips)
 
 
-def clips_fit(clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device) -> bool:
+def clips_fit(clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device) -> bool:
     """Whether all clips may stay on the device beside the training."""
-    return clips_bytes(clips, sizes) <= SHARE_FOR_CLIPS * free_bytes(device)
+    return clips_bytes(clips, hparams) <= MAX_CLIPS_FRACTION * free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> int:

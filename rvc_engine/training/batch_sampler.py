@@ -7,29 +7,29 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rvc_engine.checkpoints.train_state import Nets, Place
-from rvc_engine.compute.process_group import Ranks
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
+from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.data.clips import ClipFiles, epoch_batches
 from rvc_engine.data.loader import (
+    BatchPlan,
     ClipLoader,
     ClipsInMemory,
     ClipsOnDisk,
     ClipSource,
-    Planned,
-    numbers_on,
-    padded_lengths,
+    length_buckets,
+    to_device_tensors,
 )
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.auto_batch import auto_batch_size, clips_bytes, clips_fit
-from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.training.micro_batches import MicroBatcher
 
 
 @dataclass(frozen=True)
-class EffectiveBatch:
-    """What one step learns from, over all ranks."""
+class GlobalBatch:
+    """The clips of one optimizer step over all ranks, with this rank's shard as tensors."""
 
     clips: Sequence[int]
     """Their numbers."""
@@ -43,104 +43,114 @@ class EffectiveBatch:
     """This rank's share; None where it has none, as may be in an epoch's last batch."""
 
 
-class EffectiveBatches:
-    """Planned once for all ranks, so that each clip comes exactly once an epoch, whoever takes it."""
+class BatchSampler:
+    """Batches of an epoch, planned alike on all ranks, so that each clip comes exactly once."""
 
     def __init__(
         self,
         clips: Sequence[ClipFiles],
-        sizes: Hyperparameters,
+        hparams: Hyperparameters,
         config: TrainingConfig,
-        per_pass: int,
+        micro_batch_size: int,
         source: ClipSource,
         device: torch.device,
-        ranks: Ranks,
+        ranks: DistributedContext,
         report: StageReport,
     ) -> None:
-        """`per_pass` clips go through the nets at once, on each rank."""
-        self.per_pass, self.lengths, self._seed, self._ranks = per_pass, [c.frames for c in clips], config.seed, ranks
+        """`micro_batch_size` clips go through the models at once, on each rank."""
+        self.micro_batch_size, self.lengths, self._seed, self._ranks = (
+            micro_batch_size,
+            [c.frames for c in clips],
+            config.seed,
+            ranks,
+        )
         self._device = device
-        self._padded_lengths = padded_lengths(self.lengths) if pads_to_few_lengths(device) else None
-        self.size = per_pass * config.accumulate_steps * ranks.size
+        self._length_buckets = length_buckets(self.lengths) if uses_length_buckets(device) else None
+        self.batch_size = micro_batch_size * config.accumulate_steps * ranks.world_size
         """Clips a step."""
-        self.per_epoch = math.ceil(len(clips) / self.size)
+        self.steps_per_epoch = math.ceil(len(clips) / self.batch_size)
         """Steps an epoch."""
-        self.micro_batches = MicroBatches(per_pass, ranks, report.warn)
-        self._loader = ClipLoader(source, sizes, device)
-        parts = [f"{ranks.size} processes"] if ranks.size > 1 else []
+        self.micro_batcher = MicroBatcher(micro_batch_size, ranks, report.warn)
+        self._loader = ClipLoader(source, hparams, device)
+        parts = [f"{ranks.world_size} processes"] if ranks.world_size > 1 else []
         parts += [f"{config.accumulate_steps} micro-batches"] if config.accumulate_steps > 1 else []
-        self._parts = f" ({' of '.join([*parts, str(per_pass)])} each)" if parts else ""
+        self._parts = f" ({' of '.join([*parts, str(micro_batch_size)])} each)" if parts else ""
 
     @classmethod
-    def choose(
+    def from_config(
         cls,
         clips: Sequence[ClipFiles],
-        nets: Nets,
+        state: GanTrainState,
         config: TrainingConfig,
-        place: Place | None,
-        ranks: Ranks,
+        progress: TrainProgress | None,
+        ranks: DistributedContext,
         report: StageReport,
-    ) -> "EffectiveBatches":
-        """As the config says. batch_size=auto takes what the run began with, or tries it out, which spoils the nets."""
-        sizes, device = nets.sizes, nets.device
-        keeps_clips = config.cache_data_on_device or device.type == "cuda"
-        if keeps_clips and ranks.any(not clips_fit(clips, sizes, device)):
-            keeps_clips = False
-            tell = report.warn if config.cache_data_on_device else report.log
-            tell(
-                f"the dataset ({clips_bytes(clips, sizes) / 1e6:.0f} MB) does not fit into the device's memory beside "
-                "the training; going on without cache_data_on_device"
+    ) -> "BatchSampler":
+        """Create the sampler. batch_size=auto takes the run's earlier size, or trial steps that spoil the models."""
+        hparams, device = state.hparams, state.device
+        caches_clips = config.cache_data_on_device or device.type == "cuda"
+        if caches_clips and ranks.all_reduce_any(not clips_fit(clips, hparams, device)):
+            caches_clips = False
+            log = report.warn if config.cache_data_on_device else report.log
+            log(
+                f"the dataset ({clips_bytes(clips, hparams) / 1e6:.0f} MB) does not fit into the device's memory "
+                "beside the training; going on without cache_data_on_device"
             )
-        num_groups = config.accumulate_steps * ranks.size
+        num_groups = config.accumulate_steps * ranks.world_size
         if config.batch_size != "auto":
-            per_pass = config.batch_size
-        elif place is not None:
-            per_pass = max(1, place.batch_size // num_groups)
+            micro_batch_size = config.batch_size
+        elif progress is not None:
+            micro_batch_size = max(1, progress.batch_size // num_groups)
         else:
-            kept_bytes = clips_bytes(clips, sizes) if keeps_clips else 0
-            per_pass = ranks.least(auto_batch_size(nets, clips, num_groups, kept_bytes))
-            report.log(f"batch_size=auto: {per_pass} clips at a time")
-        source = _source(clips, sizes, device, keeps_clips)
-        return cls(clips, sizes, config, per_pass, source, device, ranks, report)
+            reserved_bytes = clips_bytes(clips, hparams) if caches_clips else 0
+            micro_batch_size = ranks.all_reduce_min(auto_batch_size(state, clips, num_groups, reserved_bytes))
+            report.log(f"batch_size=auto: {micro_batch_size} clips at a time")
+        source = _clip_source(clips, hparams, device, caches_clips)
+        return cls(clips, hparams, config, micro_batch_size, source, device, ranks, report)
 
     def __str__(self) -> str:
-        return f"{len(self.lengths)} clips in batches of {self.size}{self._parts}: {self.per_epoch} steps an epoch"
+        batches = f"{len(self.lengths)} clips in batches of {self.batch_size}{self._parts}"
+        return f"{batches}: {self.steps_per_epoch} steps an epoch"
 
-    def of_epoch(self, epoch: int, first: int) -> Iterator[EffectiveBatch]:
-        """From the `first` batch on."""
-        plan = epoch_batches(self.lengths, self.size, self._seed, epoch)[first:]
-        shares = [clips[self._ranks.share_of(clips)] for clips in plan]
-        batches = self._loader.batches([Planned(share, self._padded(share)) for share in shares])
-        lengths = numbers_on(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
-        for clips, of_clips, batch in zip(plan, lengths, batches, strict=True):
-            yield EffectiveBatch(clips, sum(self.lengths[clip] for clip in clips), self._padded(clips), of_clips, batch)
-
-    @property
-    def sizes(self) -> set[int]:
-        """In clips, of all batches of an epoch."""
-        return {min(self.size, len(self.lengths)), len(self.lengths) % self.size or self.size}
+    def epoch_batches(self, epoch: int, first: int) -> Iterator[GlobalBatch]:
+        """The batches of an epoch, from the `first` on."""
+        plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch)[first:]
+        shares = [clips[self._ranks.shard(clips)] for clips in plan]
+        batches = self._loader.batches([BatchPlan(share, self._padded_length(share)) for share in shares])
+        lengths = to_device_tensors(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
+        for clips, clip_lengths, batch in zip(plan, lengths, batches, strict=True):
+            yield GlobalBatch(
+                clips, sum(self.lengths[clip] for clip in clips), self._padded_length(clips), clip_lengths, batch
+            )
 
     @property
-    def most_frames(self) -> int:
-        """What the longest clip is padded to."""
-        return max(self.lengths) if self._padded_lengths is None else self._padded_lengths[-1]
+    def batch_sizes(self) -> set[int]:
+        """The sizes in clips that batches of an epoch have."""
+        return {min(self.batch_size, len(self.lengths)), len(self.lengths) % self.batch_size or self.batch_size}
 
-    def _padded(self, clips: Sequence[int]) -> int:
+    @property
+    def max_frames(self) -> int:
+        """Frames that the longest clip is padded to."""
+        return max(self.lengths) if self._length_buckets is None else self._length_buckets[-1]
+
+    def _padded_length(self, clips: Sequence[int]) -> int:
         """What these clips are padded to, in frames: the longest of them, or a little more where lengths are few."""
         longest = max((self.lengths[clip] for clip in clips), default=0)
-        return longest if self._padded_lengths is None else next(n for n in self._padded_lengths if n >= longest)
+        return longest if self._length_buckets is None else next(n for n in self._length_buckets if n >= longest)
 
 
-def pads_to_few_lengths(device: torch.device) -> bool:
+def uses_length_buckets(device: torch.device) -> bool:
     """On a GPU, where each length takes a graph of its own; elsewhere padding costs time and gives nothing."""
     return device.type == "cuda"
 
 
-def _source(clips: Sequence[ClipFiles], sizes: Hyperparameters, device: torch.device, keeps_clips: bool) -> ClipSource:
+def _clip_source(
+    clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device, caches_clips: bool
+) -> ClipSource:
     """Kept on the device; or for a GPU in the machine's memory, if they fit there; or left on the disk."""
     cpu = torch.device("cpu")
-    if keeps_clips:
-        return ClipsInMemory(clips, sizes, device)
-    if device.type == "cuda" and clips_fit(clips, sizes, cpu):
-        return ClipsInMemory(clips, sizes, cpu)
-    return ClipsOnDisk(clips, sizes)
+    if caches_clips:
+        return ClipsInMemory(clips, hparams, device)
+    if device.type == "cuda" and clips_fit(clips, hparams, cpu):
+        return ClipsInMemory(clips, hparams, cpu)
+    return ClipsOnDisk(clips, hparams)

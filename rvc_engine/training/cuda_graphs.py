@@ -1,4 +1,4 @@
-"""Whole training steps recorded as CUDA graphs: a step is one launch in place of thousands.
+"""Whole training steps captured as CUDA graphs: a step is one launch in place of thousands.
 
 A graph is of one shape: so many clips, padded to so many frames, so many of them at once. It reads its inputs where
 they lay when it was recorded, so each shape has buffers of its own. All graphs share their memory: they run one after
@@ -19,33 +19,33 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.data.batch import Batch
 from rvc_engine.models.synthesizer import Noise
-from rvc_engine.training.micro_batches import MicroBatches
-from rvc_engine.training.step import StepResult, Whole, training_step
+from rvc_engine.training.micro_batches import MicroBatcher
+from rvc_engine.training.step import BatchTotals, StepResult, training_step
 
 T = TypeVar("T")
 
 WARM_UP_STEPS = 3
-MOST_WARM_UP_STEPS = 100
+MAX_WARM_UP_STEPS = 100
 """An epoch's smaller last batch is not waited for any longer."""
 
 
-class Shape(NamedTuple):
+class GraphShape(NamedTuple):
     """What steps of one graph have in common."""
 
     clips: int
     frames: int
     """Padded length."""
-    at_once: int
+    micro_batch_size: int
     """Clips in a piece of the batch."""
 
 
 @dataclass(frozen=True)
 class StepInputs:
-    """All that a step takes in."""
+    """The input tensors of a step."""
 
     batch: Batch
     starts: Tensor
@@ -58,36 +58,36 @@ class StepInputs:
         parts = [getattr(self.batch, each.name) for each in fields(Batch)]
         return [part for part in (*parts, self.starts, *self.noise) if part is not None]
 
-    def buffers(self) -> "StepInputs":
-        """The same in memory of their own."""
-        parts: dict[str, Any] = {each.name: _cloned(getattr(self.batch, each.name)) for each in fields(Batch)}
-        noise = Noise(self.noise.posterior.clone(), _cloned(self.noise.source))
+    def static_clone(self) -> "StepInputs":
+        """Static buffers with a copy of these values, for a graph to read."""
+        parts: dict[str, Any] = {each.name: _clone(getattr(self.batch, each.name)) for each in fields(Batch)}
+        noise = Noise(self.noise.posterior.clone(), _clone(self.noise.source))
         return StepInputs(Batch(**parts), self.starts.clone(), noise)
 
-    def take(self, given: "StepInputs") -> None:
-        """Copy other inputs of the same shape into these, where they lie."""
-        torch._foreach_copy_(self.tensors, given.tensors)
+    def copy_from(self, source: "StepInputs") -> None:
+        """Copy other inputs of the same shape into these buffers."""
+        torch._foreach_copy_(self.tensors, source.tensors)
 
 
-def _cloned(tensor: Tensor | None) -> Tensor | None:
+def _clone(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.clone()
 
 
 Step = Callable[[], StepResult]
 
 
-class Recorder(Protocol):
-    """Records work on a device."""
+class Capturer(Protocol):
+    """Captures work on a device for replay."""
 
-    def warming_up(self) -> AbstractContextManager[None]:
-        """Where work is done that will be recorded later."""
+    def warm_up(self) -> AbstractContextManager[None]:
+        """Context for eager work that will be captured later."""
 
-    def record(self, step: Step) -> Step:
-        """What does the same again, on the same memory, and gives its result there. Raises RuntimeError."""
+    def capture(self, step: Step) -> Step:
+        """Capture `step`; the result replays it on the same memory. Raises RuntimeError."""
 
 
-class CudaRecorder:
-    """Records CUDA graphs that share their memory."""
+class CudaGraphCapturer:
+    """Captures CUDA graphs that share one memory pool."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -95,15 +95,15 @@ class CudaRecorder:
         self._pool = torch.cuda.graph_pool_handle()
 
     @contextmanager
-    def warming_up(self) -> Iterator[None]:
-        """On the stream that recording takes place on: gradients are bound to the one they first came on."""
+    def warm_up(self) -> Iterator[None]:
+        """On the stream that captures use: gradients are bound to the stream they were first computed on."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
             yield
         current.wait_stream(self._stream)
 
-    def record(self, step: Step) -> Step:
+    def capture(self, step: Step) -> Step:
         """Waits for the device, and gives back the memory that nothing uses."""
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
@@ -121,115 +121,115 @@ class CudaRecorder:
 
 
 @dataclass(frozen=True)
-class _Recorded:
+class _CapturedGraph:
     inputs: StepInputs
     replay: Step
 
 
 class GraphedSteps:
-    """Takes training steps of one pair of nets, from graphs where it can."""
+    """Training steps of one GanTrainState, replayed from graphs where possible."""
 
     def __init__(
         self,
-        nets: Nets,
-        recorder: Recorder,
-        most_frames: int,
+        state: GanTrainState,
+        capturer: Capturer,
+        max_frames: int,
         batch_sizes: Collection[int],
-        say: Callable[[str], None],
+        log: Callable[[str], None],
     ) -> None:
-        """`most_frames`: what the longest clip is padded to; `batch_sizes`: of all batches to come, in clips.
+        """`max_frames`: what the longest clip is padded to; `batch_sizes`: of all batches to come, in clips.
 
-        `say` hears, once, that graphs cannot be used.
+        `log` gets one message when graphs cannot be used.
         """
-        self._nets, self._recorder, self._say = nets, recorder, say
-        self._most_frames, self._batch_sizes = most_frames, frozenset(batch_sizes)
-        self._graphs: dict[Shape, _Recorded] = {}
-        self._eager: Counter[tuple[int, int]] = Counter()
-        """Eager steps by clips, and clips at once: other lengths need no other setting up."""
-        self._works = True
+        self._state, self._capturer, self._log = state, capturer, log
+        self._max_frames, self._batch_sizes = max_frames, frozenset(batch_sizes)
+        self._graphs: dict[GraphShape, _CapturedGraph] = {}
+        self._eager_steps: Counter[tuple[int, int]] = Counter()
+        """Eager steps by clips and micro-batch size. Assumed, not measured: lengths need no set-up of their own."""
+        self._is_enabled = True
 
     @property
     def num_graphs(self) -> int:
-        """How many shapes have been recorded."""
+        """The number of captured shapes."""
         return len(self._graphs)
 
-    def take(self, given: StepInputs, micro_batches: MicroBatches, eager: Step) -> StepResult:
-        """A step of both nets; `eager` takes it one kernel after another.
+    def step(self, inputs: StepInputs, micro_batcher: MicroBatcher, eager: Step) -> StepResult:
+        """Take a step of both models; `eager` takes it one kernel after another.
 
         The result lies where the next step's will lie.
         """
-        clips, frames = len(given.starts), given.batch.spec.shape[2]
-        shape = Shape(clips, frames, min(clips, micro_batches.limit))
-        if shape not in self._graphs and self._is_due(shape):
-            self._try_to_record(shape, given)
-        recorded = self._graphs.get(shape)
-        if recorded is not None:
-            recorded.inputs.take(given)
-            return recorded.replay()
-        self._eager[clips, shape.at_once] += 1
-        if not self._works:
+        clips, frames = len(inputs.starts), inputs.batch.spec.shape[2]
+        shape = GraphShape(clips, frames, min(clips, micro_batcher.limit))
+        if shape not in self._graphs and self._is_capture_due(shape):
+            self._try_capture(shape, inputs)
+        graph = self._graphs.get(shape)
+        if graph is not None:
+            graph.inputs.copy_from(inputs)
+            return graph.replay()
+        self._eager_steps[clips, shape.micro_batch_size] += 1
+        if not self._is_enabled:
             return eager()
-        with self._recorder.warming_up():
+        with self._capturer.warm_up():
             return eager()
 
-    def _is_due(self, shape: Shape) -> bool:
-        if not self._works or not self._eager[shape.clips, shape.at_once]:
+    def _is_capture_due(self, shape: GraphShape) -> bool:
+        if not self._is_enabled or not self._eager_steps[shape.clips, shape.micro_batch_size]:
             return False
         if self._graphs:
             return True
-        num_steps, sizes_met = self._eager.total(), {clips for clips, _ in self._eager}
-        is_warm = num_steps >= WARM_UP_STEPS and (self._batch_sizes <= sizes_met or num_steps >= MOST_WARM_UP_STEPS)
-        return is_warm and shape.frames == self._most_frames
+        num_steps, sizes_seen = self._eager_steps.total(), {clips for clips, _ in self._eager_steps}
+        is_warm = num_steps >= WARM_UP_STEPS and (self._batch_sizes <= sizes_seen or num_steps >= MAX_WARM_UP_STEPS)
+        return is_warm and shape.frames == self._max_frames
 
-    def _try_to_record(self, shape: Shape, given: StepInputs) -> None:
+    def _try_capture(self, shape: GraphShape, inputs: StepInputs) -> None:
         scales = [scaler.state_dict() for scaler in self._scalers]
         try:
-            self._graphs[shape] = self._record(shape, given)
+            self._graphs[shape] = self._capture(shape, inputs)
             return
         except RuntimeError as error:
-            is_short, fault = is_out_of_memory(error), str(error).partition("\n")[0]
+            is_oom, fault = is_out_of_memory(error), str(error).partition("\n")[0]
         # Outside of the handler: what the error's frames hold is free now.
-        self._works = False
+        self._is_enabled = False
         self._graphs.clear()
-        self._nets.compute_in(self._nets.precision)  # a scaler that was stopped halfway takes no further step
+        self._state.set_precision(self._state.precision)  # a scaler that was stopped halfway takes no further step
         for scaler, scale in zip(self._scalers, scales, strict=True):
             if scale:
                 scaler.load_state_dict(scale)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        why = "the device has no memory left for them" if is_short else fault
-        self._say(f"steps go on without CUDA graphs, one kernel after another: {why}")
+        why = "the device has no memory left for them" if is_oom else fault
+        self._log(f"steps go on without CUDA graphs, one kernel after another: {why}")
 
     @property
     def _scalers(self) -> tuple[torch.amp.GradScaler, torch.amp.GradScaler]:
-        return self._nets.generator_scaler, self._nets.discriminator_scaler
+        return self._state.generator_scaler, self._state.discriminator_scaler
 
-    def _record(self, shape: Shape, given: StepInputs) -> _Recorded:
-        inputs, nets = given.buffers(), self._nets
-        pieces = _InPieces(shape.at_once)
+    def _capture(self, shape: GraphShape, given: StepInputs) -> _CapturedGraph:
+        inputs, state = given.static_clone(), self._state
+        micro_batcher = _FixedMicroBatcher(shape.micro_batch_size)
 
         def step() -> StepResult:
-            whole = Whole(shape.clips, inputs.batch.lengths.sum())
-            return training_step(nets, inputs.batch, inputs.starts, inputs.noise, whole, pieces)
+            whole = BatchTotals(shape.clips, inputs.batch.lengths.sum())
+            return training_step(state, inputs.batch, inputs.starts, inputs.noise, whole, micro_batcher)
 
-        with _capturable(nets):
-            return _Recorded(inputs, self._recorder.record(step))
+        with _capturable(state):
+            return _CapturedGraph(inputs, self._capturer.capture(step))
 
 
-class _InPieces(MicroBatches):
-    """Pieces of one size, that are not made smaller: a graph has the memory that it needs, or there is none."""
+class _FixedMicroBatcher(MicroBatcher):
+    """Micro-batches of one size, without retries: a graph has the memory that it needs, or there is none."""
 
-    def attempt(self, num_clips: int, gather: Callable[[int], T], apply: Callable[[T], object]) -> None:
-        apply(gather(self.limit))
+    def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
+        step(backward(self.limit))
 
 
 @contextmanager
-def _capturable(nets: Nets) -> Iterator[None]:
-    """Let optimizers be recorded; their fused kernel needs nothing else for it than the learning rate's place."""
+def _capturable(state: GanTrainState) -> Iterator[None]:
+    """Mark the optimizers as capturable; their fused kernel needs nothing more, since its learning rate is a tensor."""
     groups = [
         group
-        for optimizer in (nets.generator_optimizer, nets.discriminator_optimizer)
+        for optimizer in (state.generator_optimizer, state.discriminator_optimizer)
         for group in optimizer.param_groups
     ]
     try:

@@ -1,6 +1,6 @@
-"""Pieces of an effective batch that fit into memory, and what is done when one does not.
+"""Micro-batches of a global batch, made smaller when memory runs out.
 
-Adding up the gradients of micro-batches gives those of the whole batch, so a smaller piece costs time and nothing else.
+The sum of the micro-batches' gradients is the whole batch's, so smaller ones cost time and nothing else.
 """
 
 import gc
@@ -10,37 +10,39 @@ from typing import TypeVar
 import torch
 
 from rvc_engine.compute.out_of_memory import is_out_of_memory
-from rvc_engine.compute.process_group import ALONE, Ranks
+from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.errors import GpuOutOfMemory
 
 T = TypeVar("T")
 
 
-class MicroBatches:
-    """How many clips a rank takes through the nets at once. Lowered for good when memory runs out."""
+class MicroBatcher:
+    """The micro-batch size of a rank. Halved for good when memory runs out."""
 
-    def __init__(self, limit: int, ranks: Ranks = ALONE, warn: Callable[[str], None] = lambda _: None) -> None:
-        self.limit, self.ranks, self._warn = limit, ranks, warn
+    def __init__(
+        self, limit: int, distributed: DistributedContext = SINGLE_PROCESS, warn: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self.limit, self.distributed, self._warn = limit, distributed, warn
 
-    def attempt(self, num_clips: int, gather: Callable[[int], T], apply: Callable[[T], object]) -> None:
-        """Do half a step: `gather` takes the limit and adds up gradients, `apply` changes the weights.
+    def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
+        """Run half a step: `backward(limit)` accumulates gradients, `step(result)` changes the weights.
 
-        When memory runs out while gathering, on any rank, all ranks gather again with half the limit; `gather` must
-        begin anew each time. `apply` is done once. `num_clips` is the effective batch's. Raises GpuOutOfMemory when
+        When memory runs out in `backward` on any rank, all ranks run it again with half the limit; it must start
+        anew each time. `step` runs once. `num_clips` is the global batch's. Raises GpuOutOfMemory when
         single clips do not fit.
         """
         while True:
-            gathered: list[T] = []
-            is_short = _runs_short(lambda into=gathered: into.append(gather(self.limit)))  # type: ignore[misc]
-            if not self.ranks.any(is_short):
+            results: list[T] = []
+            is_oom = _runs_out_of_memory(lambda into=results: into.append(backward(self.limit)))  # type: ignore[misc]
+            if not self.distributed.all_reduce_any(is_oom):
                 # Alone, this may be tried again too: the optimizer's kernel takes no memory once it has begun.
-                is_short = _runs_short(lambda of=gathered: apply(of[0]), self.ranks.size == 1)  # type: ignore[misc]
-                if not is_short:
+                is_oom = _runs_out_of_memory(lambda of=results: step(of[0]), self.distributed.world_size == 1)  # type: ignore[misc]
+                if not is_oom:
                     return
-            del gathered
-            self._lower(self.ranks.largest_share(num_clips))
+            del results
+            self._reduce_limit(self.distributed.max_shard_size(num_clips))
 
-    def _lower(self, most_clips: int) -> None:
+    def _reduce_limit(self, most_clips: int) -> None:
         clips = min(self.limit, most_clips)
         if clips == 1:
             raise GpuOutOfMemory(
@@ -57,12 +59,12 @@ class MicroBatches:
         )
 
 
-def _runs_short(work: Callable[[], object], may_try_again: bool = True) -> bool:
-    """Whether memory ran out. The error, whose frames hold the graph, is let go of before this returns."""
+def _runs_out_of_memory(work: Callable[[], object], may_retry: bool = True) -> bool:
+    """True on out of memory. Returns outside the except block, so that the traceback with the graph is freed."""
     try:
         work()
     except RuntimeError as error:
-        if not (may_try_again and is_out_of_memory(error)):
+        if not (may_retry and is_out_of_memory(error)):
             raise
         return True
     return False

@@ -1,63 +1,65 @@
-"""The saves that `save_every_epochs` asks for: a pair in the published form, with it a small voice; both judged."""
+"""The saves of `save_every_epochs`: a G_/D_ pair, with it a small voice; each save is evaluated."""
 
 from pathlib import Path
 from typing import Any
 
-from rvc_engine.checkpoints.async_writer import BackgroundSaver
+from rvc_engine.checkpoints.async_writer import AsyncCheckpointer
 from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
-from rvc_engine.checkpoints.retention import KeptSaves, Save
-from rvc_engine.checkpoints.train_state import Nets, Place, completed_epochs
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
-from rvc_engine.evaluation.runner import Appraiser
+from rvc_engine.evaluation.runner import EvaluationRunner
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
 
-class RunSaves:
-    """Of one run. Files are written in the background, while the save is evaluated."""
+class CheckpointSaver:
+    """Writes the saves of one run in the background, while they are evaluated."""
 
     def __init__(
         self,
         workspace: Workspace,
         config: TrainingConfig,
-        sizes: Hyperparameters,
-        saver: BackgroundSaver,
-        appraiser: Appraiser,
+        hparams: Hyperparameters,
+        checkpointer: AsyncCheckpointer,
+        evaluation: EvaluationRunner,
         report: StageReport,
     ) -> None:
-        self._workspace, self._config, self._sizes = workspace, config, sizes
-        self._saver, self._appraiser, self._report = saver, appraiser, report
+        self._workspace, self._config, self._hparams = workspace, config, hparams
+        self._checkpointer, self._evaluation, self._report = checkpointer, evaluation, report
 
-    def save(self, nets: Nets, place: Place) -> None:
-        """Begin to write the nets as they are; judge them meanwhile. It is told once it is whole."""
+    def save(self, state: GanTrainState, progress: TrainProgress) -> None:
+        """Start writing the state as it is, and evaluate it meanwhile. It is logged once it is whole."""
         config = self._config
-        self._saver.begin(
-            pair_trees(nets, place, config.learning_rate, config.save_only_latest),
-            lambda trees: self._write(trees, place),
-            lambda files: self._let_go_of_others(files, place),
+        self._checkpointer.submit(
+            pair_trees(state, progress, config.learning_rate, config.save_only_latest),
+            lambda trees: self._write(trees, progress),
+            lambda files: self._apply_retention(files, progress),
         )
-        self._appraiser.appraise(nets.generator, place)
+        self._evaluation.run(state.synthesizer, progress)
 
-    def _write(self, trees: dict[str, dict[str, Any]], place: Place) -> list[Path]:
+    def _write(self, trees: dict[str, dict[str, Any]], progress: TrainProgress) -> list[Path]:
         """Returns the files that are this save's alone."""
         files = write_pair(self._workspace.root, trees)
         if self._config.save_only_latest:
             files = []  # each takes the place of the one before
         if self._config.save_every_weights:
-            path = self._workspace.weights / f"{self._workspace.stem}_e{completed_epochs(place)}_s{place.step}.pth"
-            details = export.VoiceDetails.of(self._workspace, self._config, place)
-            export.write_voice(path, next(iter(trees.values()))["model"], self._sizes, details)
+            path = (
+                self._workspace.weights / f"{self._workspace.stem}_e{completed_epochs(progress)}_s{progress.step}.pth"
+            )
+            details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, progress)
+            export.write_voice(path, next(iter(trees.values()))["model"], self._hparams, details)
             files.append(path)
         return files
 
-    def _let_go_of_others(self, files: list[Path], place: Place) -> None:
-        """Tell of the new save; keep what `keep_saves` wants, now that it is there."""
-        self._report.log(f"saved epoch {completed_epochs(place)}, step {place.step}")
+    def _apply_retention(self, files: list[Path], progress: TrainProgress) -> None:
+        """Log the new save, then delete the saves that `keep_saves` does not keep."""
+        self._report.log(f"saved epoch {completed_epochs(progress)}, step {progress.step}")
         names = [path.relative_to(self._workspace.root).as_posix() for path in files]
-        save = Save(step=place.step, epoch=completed_epochs(place), files=names)
-        for old in KeptSaves(self._workspace.root).add(save, self._config, self._appraiser.worth):
+        save = Save(step=progress.step, epoch=completed_epochs(progress), files=names)
+        for old in SaveRegistry(self._workspace.root).add(save, self._config, self._evaluation.score):
             self._report.log(
                 f"deleted the save of epoch {old.epoch}, step {old.step} (keep_saves={self._config.keep_saves})"
             )

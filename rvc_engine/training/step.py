@@ -14,15 +14,15 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from rvc_engine.audio.mel import log_mel
-from rvc_engine.checkpoints.train_state import Nets
-from rvc_engine.compute.process_group import Ranks
+from rvc_engine.checkpoints.train_state import GanTrainState
+from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import KL_WEIGHT, MEL_WEIGHT, Hyperparameters
 from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
-from rvc_engine.models.synthesizer import Noise, Posterior, cut_segments
-from rvc_engine.models.weight_norm import weights_kept
-from rvc_engine.training.micro_batches import MicroBatches
+from rvc_engine.models.synthesizer import Noise, SynthesizerOutput, cut_segments
+from rvc_engine.models.weight_norm import cached_weights
+from rvc_engine.training.micro_batches import MicroBatcher
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class StepResult:
     NAMES = ("loss/disc", "loss/gen", "loss/fm", "loss/mel", "loss/kl", "grad_norm/d", "grad_norm/g")
 
 
-def draw_starts(lengths: Tensor, segment_frames: int, generator: torch.Generator) -> Tensor:
+def draw_starts(lengths: Tensor, segment_frames: int, rng: torch.Generator) -> Tensor:
     """A random segment of each clip: first frames (B,), uniform over all places where a segment fits."""
-    uniform = torch.rand(len(lengths), generator=generator, device=generator.device)
+    uniform = torch.rand(len(lengths), generator=rng, device=rng.device)
     return (uniform * (lengths - segment_frames + 1)).long()
 
 
 @dataclass(frozen=True)
-class Whole:
-    """The effective batch that a step's means are taken over: all micro-batches of all ranks."""
+class BatchTotals:
+    """Totals of the global batch that a step's means are taken over: all micro-batches of all ranks."""
 
     num_clips: int
     num_frames: Tensor | int
@@ -61,7 +61,7 @@ class Whole:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _MicroBatch:
     """Some clips of a batch with their random numbers."""
 
     batch: Batch
@@ -73,47 +73,47 @@ class _Part:
     def num_clips(self) -> int:
         return len(self.starts)
 
-    def cut(self, limit: int) -> "list[_Part]":
-        """Into pieces of nearly equal size, of at most `limit` clips, each padded to its own longest clip."""
-        num_pieces = math.ceil(self.num_clips / limit)
-        if num_pieces <= 1:
+    def split(self, limit: int) -> "list[_MicroBatch]":
+        """Split into micro-batches of about equal size, at most `limit` clips, each padded to its own longest clip."""
+        num_micro_batches = math.ceil(self.num_clips / limit)
+        if num_micro_batches <= 1:
             return [self]
         # On a GPU to the whole batch's padding: reading the lengths would wait for it.
         lengths, padded = self.batch.lengths, self.batch.spec.shape[2]
         frames = [padded] * self.num_clips if lengths.is_cuda else lengths.tolist()
-        edges = [self.num_clips * n // num_pieces for n in range(num_pieces + 1)]
-        return [self._clips(slice(*edge), max(frames[slice(*edge)])) for edge in pairwise(edges)]
+        edges = [self.num_clips * n // num_micro_batches for n in range(num_micro_batches + 1)]
+        return [self._slice(slice(*edge), max(frames[slice(*edge)])) for edge in pairwise(edges)]
 
-    def _clips(self, some: slice, frames: int) -> "_Part":
+    def _slice(self, clips: slice, frames: int) -> "_MicroBatch":
         batch, noise = self.batch, self.noise
-        return _Part(
+        return _MicroBatch(
             Batch(
-                features=batch.features[some, :frames],
-                coarse_f0=None if batch.coarse_f0 is None else batch.coarse_f0[some, :frames],
-                f0=None if batch.f0 is None else batch.f0[some, :frames],
-                spec=batch.spec[some, :, :frames],
-                wave=batch.wave[some],
-                lengths=batch.lengths[some],
-                speakers=batch.speakers[some],
+                features=batch.features[clips, :frames],
+                coarse_f0=None if batch.coarse_f0 is None else batch.coarse_f0[clips, :frames],
+                f0=None if batch.f0 is None else batch.f0[clips, :frames],
+                spec=batch.spec[clips, :, :frames],
+                wave=batch.wave[clips],
+                lengths=batch.lengths[clips],
+                speakers=batch.speakers[clips],
             ),
-            self.starts[some],
-            Noise(noise.posterior[some, :, :frames], None if noise.source is None else noise.source[some]),
+            self.starts[clips],
+            Noise(noise.posterior[clips, :, :frames], None if noise.source is None else noise.source[clips]),
         )
 
-    def real(self, sizes: Hyperparameters) -> Tensor:
+    def real_segments(self, hparams: Hyperparameters) -> Tensor:
         """The recordings' segments (B, 1, samples)."""
-        return cut_segments(self.batch.wave.unsqueeze(1), self.starts * sizes.hop_length, sizes.segment_samples)
+        return cut_segments(self.batch.wave.unsqueeze(1), self.starts * hparams.hop_length, hparams.segment_samples)
 
-    def target_mel(self, sizes: Hyperparameters) -> Tensor:
+    def target_mel(self, hparams: Hyperparameters) -> Tensor:
         """The recordings' log-mels (B, n_mels, segment frames)."""
-        spec = cut_segments(self.batch.spec, self.starts, sizes.segment_frames)
-        return log_mel(spec, sizes.sample_rate, sizes.n_mels)
+        spec = cut_segments(self.batch.spec, self.starts, hparams.segment_frames)
+        return log_mel(spec, hparams.sample_rate, hparams.n_mels)
 
-    def speak(self, nets: Nets) -> Posterior:
-        """The generator's pass, to be learnt from."""
+    def generator_forward(self, state: GanTrainState) -> SynthesizerOutput:
+        """Generator forward with autograd."""
         batch = self.batch
-        with nets.precision.autocast():
-            return nets.generator(  # type: ignore[no-any-return]
+        with state.precision.autocast():
+            return state.synthesizer(  # type: ignore[no-any-return]
                 batch.features,
                 batch.coarse_f0,
                 batch.f0,
@@ -124,116 +124,122 @@ class _Part:
                 self.noise,
             )
 
-    def speak_again(self, nets: Nets) -> Tensor:
-        """The same wave (B, 1, samples) without a graph."""
+    def generate(self, state: GanTrainState) -> Tensor:
+        """The same wave (B, 1, samples) without autograd."""
         batch = self.batch
-        with nets.precision.autocast():
-            return nets.generator.speak_again(
+        with state.precision.autocast():
+            return state.synthesizer.generate(
                 batch.f0, batch.spec, batch.lengths, batch.speakers, self.starts, self.noise
             )
 
 
 def training_step(
-    nets: Nets,
+    state: GanTrainState,
     batch: Batch | None,
     starts: Tensor,
     noise: Noise,
-    whole: Whole | None = None,
-    micro_batches: MicroBatches | None = None,
+    totals: BatchTotals | None = None,
+    micro_batcher: MicroBatcher | None = None,
 ) -> StepResult:
-    """One step of both nets. `starts` (B,) are the first frames of the segments.
+    """Take one step of both models. `starts` (B,) are the first frames of the segments.
 
-    `batch`, `starts` and `noise` are this rank's; `whole` tells of the effective batch that it is a share of (alone:
-    the batch itself). A rank without clips gives None. The batch goes through the nets in pieces as `micro_batches`
-    says (none: at once), which changes cost and not result; the clips' order within it does neither.
+    `batch`, `starts` and `noise` are this rank's shard; `totals` are those of the global batch (None: of the shard).
+    A rank without clips passes no batch. `micro_batcher` splits the shard (None: no split), which changes cost and not
+    the result; the clips' order within it does neither.
     """
-    if whole is None:
+    if totals is None:
         assert batch is not None
-        whole = Whole(len(batch.lengths), batch.lengths.sum())
-    micro_batches = micro_batches or MicroBatches(whole.num_clips)
-    step = _Step(nets, None if batch is None else _Part(batch, starts, noise), whole, micro_batches.ranks)
-    micro_batches.attempt(whole.num_clips, step.gather_for_discriminators, step.apply_to_discriminators)
-    micro_batches.attempt(whole.num_clips, step.gather_for_generator, step.apply_to_generator)
+        totals = BatchTotals(len(batch.lengths), batch.lengths.sum())
+    micro_batcher = micro_batcher or MicroBatcher(totals.num_clips)
+    step = _Step(state, None if batch is None else _MicroBatch(batch, starts, noise), totals, micro_batcher.distributed)
+    micro_batcher.attempt(totals.num_clips, step.backward_discriminators, step.step_discriminators)
+    micro_batcher.attempt(totals.num_clips, step.backward_generator, step.step_generator)
     return step.result()
 
 
 class _Step:
-    """The two halves of a step. Each is gathered as often as memory asks for, and applied once."""
+    """The two halves of a step. Each `backward` may run again when memory runs out; each `step` runs once."""
 
-    def __init__(self, nets: Nets, part: _Part | None, whole: Whole, ranks: Ranks) -> None:
-        self.nets, self.part, self.whole, self.ranks = nets, part, whole, ranks
-        self.posterior: Posterior | None = None
-        """Of the whole part, kept from one half for the other where it went through the nets at once."""
+    def __init__(
+        self, state: GanTrainState, batch: _MicroBatch | None, totals: BatchTotals, distributed: DistributedContext
+    ) -> None:
+        self.state, self.batch, self.totals, self.distributed = state, batch, totals, distributed
+        self.output: SynthesizerOutput | None = None
+        """The generator's output, kept for the generator's half where the shard is one micro-batch."""
 
-    def _pieces(self, limit: int) -> list[_Part]:
-        return [] if self.part is None else self.part.cut(limit)
+    def _micro_batches(self, limit: int) -> list[_MicroBatch]:
+        return [] if self.batch is None else self.batch.split(limit)
 
-    def gather_for_discriminators(self, limit: int) -> tuple[Tensor, Tensor | None]:
-        """Gradients that teach D to tell real from fake. Returns the loss (1,) and what ranks exchange."""
-        nets, pieces = self.nets, self._pieces(limit)
-        self.posterior = None
-        prepare(nets.discriminator_optimizer)
-        loss = nets.zeros(1)
-        for piece in pieces:
-            if len(pieces) == 1:
-                self.posterior = piece.speak(nets)
-                fake = self.posterior.wave.detach()
+    def backward_discriminators(self, limit: int) -> tuple[Tensor, Tensor | None]:
+        """Accumulate D's gradients. Returns the loss (1,) and the flat gradients to all-reduce."""
+        state, micro_batches = self.state, self._micro_batches(limit)
+        self.output = None
+        zero_grad_and_init(state.discriminator_optimizer)
+        loss = state.zeros(1)
+        for micro_batch in micro_batches:
+            if len(micro_batches) == 1:
+                self.output = micro_batch.generator_forward(state)
+                fake = self.output.wave.detach()
             else:
-                fake = piece.speak_again(nets)
-            with nets.precision.autocast():
-                judgements = nets.discriminators(torch.cat([piece.real(nets.sizes), fake]))
-            scores = [score.chunk(2) for score, _ in judgements]
-            part_loss = losses.discriminator_loss(scores) * (piece.num_clips / self.whole.num_clips)
-            nets.discriminator_scaler.scale(part_loss).backward()  # type: ignore[no-untyped-call]
-            loss += part_loss.detach()
-        return loss, self.ranks.gather(nets.discriminators, loss)
+                fake = micro_batch.generate(state)
+            with state.precision.autocast():
+                outputs = state.discriminators(torch.cat([micro_batch.real_segments(state.hparams), fake]))
+            scores = [score.chunk(2) for score, _ in outputs]
+            micro_batch_loss = losses.discriminator_loss(scores) * (micro_batch.num_clips / self.totals.num_clips)
+            state.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
+            loss += micro_batch_loss.detach()
+        return loss, self.distributed.flatten_gradients(state.discriminators, loss)
 
-    def apply_to_discriminators(self, gathered: tuple[Tensor, Tensor | None]) -> None:
-        """Let D take its step."""
-        nets = self.nets
-        self.disc = self.ranks.add_up(nets.discriminators, *gathered)
-        self.grad_norm_d = _take_step(nets.discriminators, nets.discriminator_optimizer, nets.discriminator_scaler)
-
-    def gather_for_generator(self, limit: int) -> tuple[Tensor, Tensor | None]:
-        """Gradients that teach G against a D that stands still. Returns the losses (4,) and what ranks exchange."""
-        nets, pieces = self.nets, self._pieces(limit)
-        kept, self.posterior = self.posterior, None  # a graph serves one way back
-        prepare(nets.generator_optimizer)
-        values = nets.zeros(4)
-        nets.discriminators.requires_grad_(False)
-        try:
-            with weights_kept(nets.discriminators, nets.precision.dtype):
-                for piece in pieces:
-                    posterior = kept if kept is not None and len(pieces) == 1 else piece.speak(nets)
-                    part_losses = self._generator_losses(piece, posterior)
-                    gen, fm, mel, kl = part_losses
-                    nets.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
-                    values += torch.stack(part_losses).detach()
-                    del posterior, part_losses, gen, fm, mel, kl
-        finally:
-            nets.discriminators.requires_grad_(True)
-        return values, self.ranks.gather(nets.generator, values)
-
-    def _generator_losses(self, piece: _Part, posterior: Posterior) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A piece's share of the four weighted losses: adversarial, feature matching, mel, KL. Scalars."""
-        nets, share = self.nets, piece.num_clips / self.whole.num_clips
-        with nets.precision.autocast():
-            with torch.no_grad():
-                real_judgements = nets.discriminators(piece.real(nets.sizes))
-            fake_judgements = nets.discriminators(posterior.wave)
-        gen = losses.generator_loss(fake_judgements)
-        fm = losses.feature_loss(real_judgements, fake_judgements)
-        mel = MEL_WEIGHT * mel_distance(nets.sizes, posterior.wave, piece.target_mel(nets.sizes))
-        kl = losses.kl_sum(
-            posterior.latent_prior, posterior.log_std, posterior.prior_mean, posterior.prior_log_std, posterior.mask
+    def step_discriminators(self, flat: tuple[Tensor, Tensor | None]) -> None:
+        """Optimizer step for D."""
+        state = self.state
+        self.disc = self.distributed.all_reduce_gradients(state.discriminators, *flat)
+        self.grad_norm_d = _optimizer_step(
+            state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
         )
-        return gen * share, fm * share, mel * share, KL_WEIGHT * kl / self.whole.num_frames
 
-    def apply_to_generator(self, gathered: tuple[Tensor, Tensor | None]) -> None:
-        """Let G take its step."""
-        nets = self.nets
-        self.gen, self.fm, self.mel, self.kl = self.ranks.add_up(nets.generator, *gathered).unbind()
-        self.grad_norm_g = _take_step(nets.generator, nets.generator_optimizer, nets.generator_scaler)
+    def backward_generator(self, limit: int) -> tuple[Tensor, Tensor | None]:
+        """Accumulate G's gradients with D frozen. Returns the losses (4,) and the flat gradients to all-reduce."""
+        state, micro_batches = self.state, self._micro_batches(limit)
+        kept, self.output = self.output, None  # a graph serves one way back
+        zero_grad_and_init(state.generator_optimizer)
+        values = state.zeros(4)
+        state.discriminators.requires_grad_(False)
+        try:
+            with cached_weights(state.discriminators, state.precision.dtype):
+                for micro_batch in micro_batches:
+                    output = (
+                        kept if kept is not None and len(micro_batches) == 1 else micro_batch.generator_forward(state)
+                    )
+                    micro_batch_losses = self._generator_losses(micro_batch, output)
+                    gen, fm, mel, kl = micro_batch_losses
+                    state.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
+                    values += torch.stack(micro_batch_losses).detach()
+                    del output, micro_batch_losses, gen, fm, mel, kl
+        finally:
+            state.discriminators.requires_grad_(True)
+        return values, self.distributed.flatten_gradients(state.synthesizer, values)
+
+    def _generator_losses(
+        self, micro_batch: _MicroBatch, output: SynthesizerOutput
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """A micro-batch's share of the four weighted losses: adversarial, feature matching, mel, KL. Scalars."""
+        state, share = self.state, micro_batch.num_clips / self.totals.num_clips
+        with state.precision.autocast():
+            with torch.no_grad():
+                real_outputs = state.discriminators(micro_batch.real_segments(state.hparams))
+            fake_outputs = state.discriminators(output.wave)
+        gen = losses.generator_loss(fake_outputs)
+        fm = losses.feature_loss(real_outputs, fake_outputs)
+        mel = MEL_WEIGHT * mel_distance(state.hparams, output.wave, micro_batch.target_mel(state.hparams))
+        kl = losses.kl_sum(output.latent_prior, output.log_std, output.prior_mean, output.prior_log_std, output.mask)
+        return gen * share, fm * share, mel * share, KL_WEIGHT * kl / self.totals.num_frames
+
+    def step_generator(self, flat: tuple[Tensor, Tensor | None]) -> None:
+        """Optimizer step for G."""
+        state = self.state
+        self.gen, self.fm, self.mel, self.kl = self.distributed.all_reduce_gradients(state.synthesizer, *flat).unbind()
+        self.grad_norm_g = _optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
 
     def result(self) -> StepResult:
         """What the step measured."""
@@ -242,8 +248,8 @@ class _Step:
         )
 
 
-def prepare(optimizer: AdamW) -> None:
-    """Forget the last gradients, and take the memory of a first step beforehand: a step under way must not fail."""
+def zero_grad_and_init(optimizer: AdamW) -> None:
+    """Clear gradients, and allocate optimizer state before the first step: a step under way must not fail."""
     optimizer.zero_grad()
     for group in optimizer.param_groups:
         for p in group["params"]:
@@ -254,10 +260,10 @@ def prepare(optimizer: AdamW) -> None:
                 optimizer.state[p] = state
 
 
-def _take_step(net: nn.Module, optimizer: AdamW, scaler: GradScaler) -> Tensor:
+def _optimizer_step(model: nn.Module, optimizer: AdamW, scaler: GradScaler) -> Tensor:
     """Change the weights by the gradients, unless float16 spoiled those. Returns the gradients' norm, on the device."""
     scaler.unscale_(optimizer)
-    norm = nn.utils.get_total_norm([p.grad for p in net.parameters() if p.grad is not None])
+    norm = nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     scaler.step(optimizer)
     scaler.update()
     return norm

@@ -1,4 +1,4 @@
-"""How fast a training goes, and what share that is of what its machine can compute."""
+"""Training throughput in clips a second, and model FLOPs utilisation (MFU)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,14 +15,14 @@ from rvc_engine.compute.precision import Precision
 SETTLED_SECONDS = 5.0
 """Training time before the machine is measured: first steps are slow, and a run that is over by then need not wait."""
 MEASURING_SECONDS = 0.3
-NEWEST = 0.2
-"""Weight of the newest step in what is told."""
-_PRODUCT_SIZES = {"cuda": 8192, "cpu": 1024}
+EMA_WEIGHT = 0.2
+"""Weight of the newest step in the moving averages."""
+_MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
 """Rows of the matrices that the machine is measured with: large enough to keep all of it busy."""
 
 
-class Pace:
-    """Of the steps of one attempt, the newest counting most."""
+class Throughput:
+    """Exponential moving averages over the steps of one attempt."""
 
     def __init__(self, device: torch.device, precision: Precision, num_devices: int = 1) -> None:
         """`num_devices` that each do as much."""
@@ -31,23 +31,23 @@ class Pace:
         self._clip_seconds: float | None = None
         self._seconds = 0.0
         self._clip_flops: float | None = None
-        self._reachable: float | None = None
+        self._peak_flops: float | None = None
         self._is_measured = False
 
     def add(self, clips: int, seconds: float) -> None:
-        """A step on so many clips took so long."""
+        """Record a step on so many clips that took so long."""
         self._seconds += seconds
-        self.step_seconds = _blended(self.step_seconds, seconds)
-        self._clip_seconds = _blended(self._clip_seconds, seconds / clips)
+        self.step_seconds = _ema(self.step_seconds, seconds)
+        self._clip_seconds = _ema(self._clip_seconds, seconds / clips)
 
     @contextmanager
-    def counting(self, clips: int) -> Iterator[None]:
+    def count_flops(self, clips: int) -> Iterator[None]:
         """Count once what a step on so many clips of this device computes; it must be taken operation by operation."""
         is_due = self._device.type == "cuda" or self._seconds >= SETTLED_SECONDS  # graphs hide what they compute
         if self._clip_flops is not None or clips == 0 or not is_due:
             yield
             return
-        with _Counter() as counter:  # type: ignore[no-untyped-call]
+        with _FlopCounter() as counter:  # type: ignore[no-untyped-call]
             yield
         self._clip_flops = counter.flops / clips
 
@@ -57,32 +57,32 @@ class Pace:
         return 1 / self._clip_seconds if self._clip_seconds else None
 
     @property
-    def machine_share(self) -> float | None:
-        """Of the operations a second that the machine reaches in matrix products; None while that is not known.
+    def mfu(self) -> float | None:
+        """Model FLOPs utilisation: FLOPs a second as a share of what matrix products reach; None while not measured.
 
-        Measures it, in well under a second, the first time that the pace has settled.
+        Measures it, in well under a second, the first time that the throughput has settled.
         """
         if not self._is_measured and self._seconds >= SETTLED_SECONDS:
             self._is_measured = True
-            self._reachable = reachable_flops(self._device, self._precision)
-        if self._reachable is None or self._clip_flops is None or self.clips_per_second is None:
+            self._peak_flops = peak_matmul_flops(self._device, self._precision)
+        if self._peak_flops is None or self._clip_flops is None or self.clips_per_second is None:
             return None
-        return self.clips_per_second * self._clip_flops / (self._reachable * self._num_devices)
+        return self.clips_per_second * self._clip_flops / (self._peak_flops * self._num_devices)
 
     @property
-    def values(self) -> dict[str, float]:
-        """What is known, for a curve over the steps; nothing before the pace has settled."""
-        share = self.machine_share
-        if share is None or self.clips_per_second is None:
+    def metrics(self) -> dict[str, float]:
+        """The metrics of a step; none before the throughput has settled."""
+        mfu = self.mfu
+        if mfu is None or self.clips_per_second is None:
             return {}
-        return {"speed/clips_per_second": self.clips_per_second, "speed/machine_share": share}
+        return {"speed/clips_per_second": self.clips_per_second, "speed/machine_share": mfu}
 
 
-def _blended(old: float | None, new: float) -> float:
-    return new if old is None else (1 - NEWEST) * old + NEWEST * new
+def _ema(old: float | None, new: float) -> float:
+    return new if old is None else (1 - EMA_WEIGHT) * old + EMA_WEIGHT * new
 
 
-class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the multiplications and additions of matrix products and convolutions."""
 
     flops = 0
@@ -98,15 +98,15 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
 
-def reachable_flops(device: torch.device, precision: Precision) -> float | None:
+def peak_matmul_flops(device: torch.device, precision: Precision) -> float | None:
     """Operations a second of a large matrix product in this format; None where there is no memory for it."""
-    size = _PRODUCT_SIZES.get(device.type, 1024)
+    size = _MATMUL_SIZES.get(device.type, 1024)
     try:
         matrix = torch.ones(size, size, device=device, dtype=precision.dtype or torch.float32)
         product = torch.empty_like(matrix)
         best, until = float("inf"), time.monotonic() + MEASURING_SECONDS
         while time.monotonic() < until:
-            best = min(best, _product_seconds(matrix, product))
+            best = min(best, _matmul_seconds(matrix, product))
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -114,7 +114,7 @@ def reachable_flops(device: torch.device, precision: Precision) -> float | None:
     return float(2 * size**3 / best)
 
 
-def _product_seconds(matrix: torch.Tensor, product: torch.Tensor) -> float:
+def _matmul_seconds(matrix: torch.Tensor, product: torch.Tensor) -> float:
     if matrix.is_cuda:
         torch.cuda.synchronize(matrix.device)
     started = time.perf_counter()

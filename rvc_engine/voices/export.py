@@ -19,8 +19,8 @@ from torch import Tensor
 
 from rvc_engine.audio.mel import log_mel, spectrogram
 from rvc_engine.checkpoints.io import load_file, save_atomically
-from rvc_engine.checkpoints.recovery import load_trained_generator
-from rvc_engine.checkpoints.train_state import Place, completed_epochs
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
+from rvc_engine.checkpoints.train_state import TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features
 from rvc_engine.data.clips import Clip, list_clips, load_clip, speakers_present
@@ -28,9 +28,10 @@ from rvc_engine.data.speakers import Speakers
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.events import ArtifactKind, ArtifactReady
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.synthesizer import Synthesizer
+from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
+from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
@@ -39,7 +40,6 @@ MAX_MEL_DIFFERENCE = 0.01
 """Mean absolute log-mel difference of file and net: float16 rounding gives 0.001, one scrambled block 0.04."""
 CHECK_FRAMES = 200
 """Length of the clip that the check renders."""
-PRIOR_NOISE_SCALE = 0.66666
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class VoiceDetails:
     """Names of those it was trained on, by id."""
 
     @classmethod
-    def of(cls, workspace: Workspace, config: TrainingConfig, place: Place) -> Self:
+    def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
         """The details of a run at this place. Raises InvalidDataset when nothing tells who speaks in a slice."""
         seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
         speakers = speakers_present(workspace, config)
-        return cls(workspace.voice, completed_epochs(place), place.step, embedder, seconds, speakers)
+        return cls(workspace.voice, completed_epochs(progress), progress.step, embedder, seconds, speakers)
 
 
-def voice_tree(weights: dict[str, Tensor], sizes: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
+def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
     """Everything that a voice file holds, as plain types and tensors.
 
     `weights` is the generator's state dict; its posterior encoder is left out, the rest becomes float16.
@@ -76,11 +76,11 @@ def voice_tree(weights: dict[str, Tensor], sizes: Hyperparameters, details: Voic
     names = {} if is_usual else {SPEAKER_NAMES: dict(details.speakers)}
     return {
         "weight": kept,
-        "config": sizes.voice_config(),
+        "config": hparams.voice_config(),
         "info": f"{details.epoch}epoch",
-        "sr": sizes.rate_name,
-        "f0": int(sizes.f0),
-        "version": sizes.version,
+        "sr": hparams.rate_name,
+        "f0": int(hparams.f0),
+        "version": hparams.version,
         # What Applio shows; RVC ignores it.
         "epoch": details.epoch,
         "step": details.step,
@@ -105,9 +105,9 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def write_voice(path: Path, weights: dict[str, Tensor], sizes: Hyperparameters, details: VoiceDetails) -> None:
+def write_voice(path: Path, weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> None:
     """Write a voice file and read it back strictly. Raises ArtifactInvalid, and leaves no file, when that fails."""
-    save_atomically(voice_tree(weights, sizes, details), path)
+    save_atomically(voice_tree(weights, hparams, details), path)
     try:
         read_voice(path)
     except ArtifactInvalid:
@@ -121,9 +121,9 @@ def read_voice(path: Path) -> Synthesizer:
     try:
         weights = tree["weight"]
         speakers = weights["emb_g.weight"].shape[0]
-        sizes = Hyperparameters.of_voice(tree["config"], tree["version"], bool(tree["f0"]), speakers)
-        net = Synthesizer(sizes, with_posterior=False)
-        expected = {name: value.shape for name, value in net.state_dict().items()}
+        hparams = Hyperparameters.from_voice_config(tree["config"], tree["version"], bool(tree["f0"]), speakers)
+        model = Synthesizer(hparams, with_posterior=False)
+        expected = {name: value.shape for name, value in model.state_dict().items()}
         found = {name: value.shape for name, value in weights.items()}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactInvalid(f"{path} is no voice file: {type(error).__name__} {error}") from error
@@ -133,29 +133,29 @@ def read_voice(path: Path) -> Synthesizer:
     for name, value in weights.items():
         if value.dtype != torch.float16 or not bool(value.isfinite().all()):
             raise ArtifactInvalid(f"{path}: {name} is {value.dtype}, or holds values that are no numbers")
-    net.load_state_dict(weights)
-    return net.eval()
+    model.load_state_dict(weights)
+    return model.eval()
 
 
 def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
     """Write the voice from the newest checkpoint, check both files, and announce them. Raises ArtifactInvalid."""
-    sizes = Hyperparameters.of(config)
-    weights, place = load_trained_generator(workspace)
-    write_voice(workspace.voice_file, weights, sizes, VoiceDetails.of(workspace, config, place))
+    hparams = Hyperparameters.from_config(config)
+    weights, progress = load_trained_synthesizer(workspace)
+    write_voice(workspace.voice_file, weights, hparams, VoiceDetails.from_checkpoint(workspace, config, progress))
     report.progress(1, 4)
-    clips, _ = list_clips(workspace, sizes, Speakers.of(workspace, config))
+    clips, _ = list_clips(workspace, hparams, Speakers.from_workspace(workspace, config))
     longest = max(clips, key=lambda clip: clip.frames)
-    check_voice(workspace.voice_file, weights, sizes, load_clip(longest), device)
+    check_voice(workspace.voice_file, weights, hparams, load_clip(longest), device)
     report.progress(2, 4)
-    for path in _indexes(workspace):
-        check_index(path, sizes.feature_size)
+    for path in _index_files(workspace):
+        check_index(path, hparams.feature_size)
     report.progress(3, 4)
     announce(workspace, report)
 
 
 def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
     """Check and announce the index of a run that trained nothing. Raises ArtifactInvalid."""
-    for path, kind in _indexes(workspace).items():
+    for path, kind in _index_files(workspace).items():
         check_index(path, config.feature_size)
         report.event(_artifact(kind, path))
     report.progress(1, 1)
@@ -164,7 +164,7 @@ def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageRe
 def announce(workspace: Workspace, report: StageReport) -> None:
     """Say which files a voice consists of; the best save's voice is a file more, which no voice needs to be whole."""
     report.event(_artifact("voice", workspace.voice_file))
-    for path, kind in _indexes(workspace).items():
+    for path, kind in _index_files(workspace).items():
         report.event(_artifact(kind, path))
     if workspace.best_file.exists():
         try:
@@ -175,7 +175,7 @@ def announce(workspace: Workspace, report: StageReport) -> None:
     report.progress(1, 1)
 
 
-def _indexes(workspace: Workspace) -> dict[Path, ArtifactKind]:
+def _index_files(workspace: Workspace) -> dict[Path, ArtifactKind]:
     """The indexes that are there, the common one last: RVC takes the newest that fits, also of downloaded ones."""
     common: dict[Path, ArtifactKind] = {workspace.index_file: "index"} if workspace.index_file.exists() else {}
     speakers: dict[Path, ArtifactKind] = dict.fromkeys(workspace.speaker_index_files(), "speaker_index")
@@ -183,22 +183,20 @@ def _indexes(workspace: Workspace) -> dict[Path, ArtifactKind]:
 
 
 def _artifact(kind: ArtifactKind, path: Path) -> ArtifactReady:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=digest)
+    return ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256_of(path))
 
 
 def check_voice(
-    path: Path, weights: dict[str, Tensor], sizes: Hyperparameters, clip: Clip, device: torch.device
+    path: Path, weights: dict[str, Tensor], hparams: Hyperparameters, clip: Clip, device: torch.device
 ) -> None:
     """Render a clip with the file and with the net it was made from, same noise; they must sound alike.
 
     Raises ArtifactInvalid when the mean absolute log-mel difference is MAX_MEL_DIFFERENCE or more.
     """
     from_file = read_voice(path).to(device)
-    net = Synthesizer(sizes, with_posterior=False)
-    net.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
-    difference = mel_difference(from_file, net.to(device).eval(), clip, device)
+    model = Synthesizer(hparams, with_posterior=False)
+    model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
+    difference = mel_difference(from_file, model.to(device).eval(), clip, device)
     if not difference < MAX_MEL_DIFFERENCE:  # also true for NaN
         path.unlink(missing_ok=True)
         raise ArtifactInvalid(
@@ -209,14 +207,14 @@ def check_voice(
 
 def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: torch.device) -> float:
     """Mean absolute log-mel difference of two nets on the same clip and noise."""
-    sizes = one.sizes
+    hparams = one.hparams
     frames = min(clip.frames, CHECK_FRAMES)
-    generator = torch.Generator().manual_seed(0)
-    prior = torch.randn(1, sizes.hidden_channels, frames, generator=generator) * PRIOR_NOISE_SCALE
-    source = torch.randn(1, frames * sizes.hop_length, generator=generator) if sizes.f0 else None
+    rng = torch.Generator().manual_seed(0)
+    prior = torch.randn(1, hparams.hidden_channels, frames, generator=rng) * PRIOR_NOISE_SCALE
+    source = torch.randn(1, frames * hparams.hop_length, generator=rng) if hparams.f0 else None
     mels = []
-    for net in (one, other):
-        wave = net.infer(
+    for model in (one, other):
+        wave = model.infer(
             clip.features[None, :frames].to(device),
             None if clip.coarse_f0 is None else clip.coarse_f0[None, :frames].to(device),
             None if clip.f0 is None else clip.f0[None, :frames].to(device),
@@ -225,7 +223,9 @@ def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: tor
             prior.to(device),
             None if source is None else source.to(device),
         )
-        mels.append(log_mel(spectrogram(wave[:, 0], sizes.n_fft, sizes.hop_length), sizes.sample_rate, sizes.n_mels))
+        mels.append(
+            log_mel(spectrogram(wave[:, 0], hparams.n_fft, hparams.hop_length), hparams.sample_rate, hparams.n_mels)
+        )
     return float((mels[0] - mels[1]).abs().mean())
 
 

@@ -13,7 +13,7 @@ from rvc_engine.config import ContentEncoder, SampleRate
 from rvc_engine.content.names import embedder_name
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.identity import NetKind, generator_layout, kind_of, mismatch, shapes_of
+from rvc_engine.models.identity import ModelIdentity, generator_layout, identify, mismatch, shapes_of
 from rvc_engine.voices.export import VoiceDetails, write_voice
 from rvc_engine.voices.inspect import CONTENTVEC
 from rvc_engine.workspace.layout import Workspace
@@ -23,11 +23,11 @@ from rvc_engine.workspace.layout import Workspace
 class Extracted:
     """What a voice was made from."""
 
-    kind: NetKind
+    identity: ModelIdentity
     epoch: int
     encoder: str
     """As the voice now says it."""
-    encoder_is_known: bool
+    is_encoder_stated: bool
     """Whether something beside the checkpoint said so, or the caller; else it is RVC's only one."""
 
 
@@ -50,17 +50,17 @@ def extract(
     """
     found = _read(source)
     shapes = shapes_of(found.weights)
-    kind = kind_of(shapes)
-    if kind is None or kind.half == "discriminators":
-        what = f"these are {kind}" if kind else "these are no weights of an RVC net"
+    identity = identify(shapes)
+    if identity is None or identity.role == "discriminators":
+        what = f"these are {identity}" if identity else "these are no weights of an RVC net"
         raise IncompatibleCheckpoint(f"{source} makes no voice: {what}; give the G_ file of the run")
-    sizes = _sizes(source, kind, sample_rate)
-    if fault := mismatch(shapes, generator_layout(sizes, kind.has_posterior)):
+    hparams = _hparams(source, identity, sample_rate)
+    if fault := mismatch(shapes, generator_layout(hparams, identity.has_posterior)):
         raise IncompatibleCheckpoint(f"{source} makes no voice that RVC or Applio could load: {fault}")
-    said = _embedder(encoder) if encoder else _encoder_beside(source)
-    details = VoiceDetails(name, found.epoch, found.step, said or CONTENTVEC, seconds=0.0)
-    write_voice(target, found.weights, sizes, details)
-    return Extracted(kind, found.epoch, said or CONTENTVEC, said is not None)
+    stated = _embedder(encoder) if encoder else _encoder_beside(source)
+    details = VoiceDetails(name, found.epoch, found.step, stated or CONTENTVEC, seconds=0.0)
+    write_voice(target, found.weights, hparams, details)
+    return Extracted(identity, found.epoch, stated or CONTENTVEC, stated is not None)
 
 
 def _read(source: Path) -> _Source:
@@ -68,8 +68,8 @@ def _read(source: Path) -> _Source:
     if isinstance(tree, dict) and "weight" in tree and "config" in tree:
         raise IncompatibleCheckpoint(f"{source} is a small voice already; there is nothing to extract")
     if isinstance(tree, dict) and "generator" in tree and isinstance(tree.get("place"), dict):
-        place = tree["place"]
-        epoch, step = _count(place.get("epoch")), _count(place.get("step"))
+        progress = tree["place"]
+        epoch, step = _count(progress.get("epoch")), _count(progress.get("step"))
         return _Source(_tensors(source, tree["generator"]), max(1, epoch - 1), step)
     weights = _tensors(source, tree.get("model", tree) if isinstance(tree, dict) else None)
     return _Source(weights, _count(tree.get("iteration")), _steps_done(tree.get("optimizer")))
@@ -96,19 +96,19 @@ def _count(value: Any) -> int:
         return 0
 
 
-def _sizes(source: Path, kind: NetKind, sample_rate: SampleRate | None) -> Hyperparameters:
-    if not kind.rates:
-        raise IncompatibleCheckpoint(f"{source}: these are {kind}; only the program that made them can use them")
-    if sample_rate is not None and sample_rate not in kind.rates:
-        raise InvalidConfig(f"--sample-rate {sample_rate} is wrong: {source} holds {kind}")
-    if sample_rate is None and kind.rate is None:
+def _hparams(source: Path, identity: ModelIdentity, sample_rate: SampleRate | None) -> Hyperparameters:
+    if not identity.rates:
+        raise IncompatibleCheckpoint(f"{source}: these are {identity}; only the program that made them can use them")
+    if sample_rate is not None and sample_rate not in identity.rates:
+        raise InvalidConfig(f"--sample-rate {sample_rate} is wrong: {source} holds {identity}")
+    if sample_rate is None and identity.rate is None:
         raise InvalidConfig(
-            f"{source} holds {kind}, which look alike; say which with --sample-rate {' or '.join(kind.rates)}"
+            f"{source} holds {identity}, which look alike; say which with --sample-rate {' or '.join(identity.rates)}"
         )
-    sizes = kind.sizes(sample_rate)
-    if sizes is None:
-        raise IncompatibleCheckpoint(f"{source}: nets of width {kind.width} are not known here")
-    return sizes
+    hparams = identity.hparams(sample_rate)
+    if hparams is None:
+        raise IncompatibleCheckpoint(f"{source}: nets of width {identity.width} are not known here")
+    return hparams
 
 
 def _embedder(encoder: str) -> str:

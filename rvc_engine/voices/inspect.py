@@ -20,10 +20,18 @@ from rvc_engine.checkpoints.io import load_file
 from rvc_engine.checkpoints.pairs import named_moments
 from rvc_engine.content.names import encoder_of, programs_note
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.identity import NetKind, differences, discriminators_layout, generator_layout, kind_of, shapes_of
+from rvc_engine.hyperparameters import NUM_NEIGHBOURS, Hyperparameters
+from rvc_engine.listing import MAX_NAMED, shorten
+from rvc_engine.models.identity import (
+    ModelIdentity,
+    differences,
+    discriminators_layout,
+    generator_layout,
+    identify,
+    shapes_of,
+)
 from rvc_engine.voices.voice import speaker_names
-from rvc_engine.weights.catalogue import sha256_of
+from rvc_engine.workspace.checksum import sha256_of
 
 Contents = Literal[
     "voice",
@@ -38,13 +46,9 @@ Contents = Literal[
 ]
 """checkpoint: a G_ or D_ file that training goes on from; weights: such a file without optimizer, to start from."""
 
-NAMED = 3
-"""So many names are given as examples of a fault."""
 CONTENTVEC = "contentvec"
 NEW_SPELLING = ".parametrizations.weight.original"
 FEATURE_SIZES = (256, 768)
-NUM_NEIGHBOURS = 8
-"""RVC and Applio ask an index for so many."""
 
 
 class FileReport(BaseModel):
@@ -103,11 +107,11 @@ def inspect_file(path: Path) -> FileReport:
     try:
         tree = load_file(path, lazily=True)
     except IncompatibleCheckpoint as error:
-        return FileReport(**facts, contents="unreadable", faults=[_refusal(path, error)])
+        return FileReport(**facts, contents="unreadable", faults=[_unreadable_reason(path, error)])
     return FileReport(**facts, **_tree_facts(path, tree))
 
 
-def _refusal(path: Path, error: IncompatibleCheckpoint) -> str:
+def _unreadable_reason(path: Path, error: IncompatibleCheckpoint) -> str:
     """Why a file was not read: it asks for code to be run, or it is damaged."""
     try:
         asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
@@ -115,7 +119,7 @@ def _refusal(path: Path, error: IncompatibleCheckpoint) -> str:
         asked = []
     if asked:
         return (
-            f"holds code that loading it would run ({', '.join(sorted(asked)[:NAMED])}); nothing was run. Use it "
+            f"holds code that loading it would run ({', '.join(sorted(asked)[:MAX_NAMED])}); nothing was run. Use it "
             "nowhere unless you know who made it and why"
         )
     return str(error)
@@ -152,9 +156,11 @@ def _weights_facts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[
     empty = [name for name, value in weights.items() if value.ndim > 1 and not bool(value.any())]
     faults = []
     if spoiled:
-        faults.append(f"{_some(spoiled)} hold NaN or infinite values: it speaks noise or silence; take an earlier save")
+        faults.append(
+            f"{_tensor_names(spoiled)} hold NaN or infinite values: it speaks noise or silence; take an earlier save"
+        )
     if empty:
-        faults.append(f"{_some(empty)} hold nothing but zeros: never trained, or lost")
+        faults.append(f"{_tensor_names(empty)} hold nothing but zeros: never trained, or lost")
     if any(NEW_SPELLING in name for name in weights):
         faults.append(
             "its weight norm is spelled as newer PyTorch does (parametrizations); RVC ignores such tensors in silence "
@@ -163,33 +169,32 @@ def _weights_facts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[
     return facts, faults
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({', '.join(names[:NAMED])}{more})"
+def _tensor_names(names: list[str]) -> str:
+    return f"{len(names)} tensor{'s' if len(names) > 1 else ''} ({shorten(names)})"
 
 
-def _kind_facts(kind: NetKind) -> dict[str, Any]:
+def _identity_facts(identity: ModelIdentity) -> dict[str, Any]:
     return {
-        "version": kind.version,
-        "sample_rate": " or ".join(kind.rates) or None,
-        "f0": kind.f0,
-        "width": kind.width,
-        "speakers": kind.num_speakers or None,
+        "version": identity.version,
+        "sample_rate": " or ".join(identity.rates) or None,
+        "f0": identity.f0,
+        "width": identity.width,
+        "speakers": identity.num_speakers or None,
     }
 
 
 def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     raw: dict[str, Tensor] = {str(name): value for name, value in tree["weight"].items()}
     weights = published_names(raw)
-    kind = kind_of(shapes_of(weights))
+    identity = identify(shapes_of(weights))
     facts, faults = _weights_facts(raw)
     # Early v1 files name neither version nor pitch; RVC takes them so.
-    said_version, said_f0 = str(tree.get("version", "v1")), bool(tree.get("f0", 1))
-    facts |= {**(_kind_facts(kind) if kind else {}), "version": said_version, "f0": said_f0}
+    stated_version, stated_f0 = str(tree.get("version", "v1")), bool(tree.get("f0", 1))
+    facts |= {**(_identity_facts(identity) if identity else {}), "version": stated_version, "f0": stated_f0}
     facts |= {
         "contents": "voice",
-        "sample_rate": _rate_name(_rate_of(tree.get("config"))) or _rate_name(_hz(tree.get("sr"))),
-        "epoch": _epoch_said(tree),
+        "sample_rate": _rate_name(_config_rate(tree.get("config"))) or _rate_name(_hz(tree.get("sr"))),
+        "epoch": _stated_epoch(tree),
         "step": _whole_number(tree.get("step")),
         "encoder": _text(tree.get("embedder_model")) or CONTENTVEC,
         "speaker_names": speaker_names(tree) or None,
@@ -198,9 +203,11 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
         "created": _text(tree.get("creation_date")),
         "info": _text(tree.get("info")),
     }
-    layout_faults = _voice_layout_faults(tree, weights, said_version, said_f0)
-    if kind is not None and layout_faults and (kind.version, kind.f0) != (said_version, said_f0):
-        faults.append(f"says that it is {said_version} with{'' if said_f0 else 'out'} pitch; its tensors are {kind}")
+    layout_faults = _voice_layout_faults(tree, weights, stated_version, stated_f0)
+    if identity is not None and layout_faults and (identity.version, identity.f0) != (stated_version, stated_f0):
+        faults.append(
+            f"says that it is {stated_version} with{'' if stated_f0 else 'out'} pitch; its tensors are {identity}"
+        )
     faults += layout_faults + _voice_label_faults(path, tree)
     if facts["dtype"] != "float16":
         faults.append(f"its tensors are {facts['dtype']}; published voices are float16, half the size and no worse")
@@ -226,8 +233,8 @@ def _voice_layout_faults(tree: dict[str, Any], weights: dict[str, Tensor], versi
         return ["has no `config` of 18 entries, so no loader can build its net"]
     try:
         rows = weights["emb_g.weight"].shape[0]
-        sizes = Hyperparameters.of_voice(config, version, f0, rows)
-        return _layout_faults(weights, generator_layout(sizes, with_posterior=False))
+        hparams = Hyperparameters.from_voice_config(config, version, f0, rows)
+        return _layout_faults(weights, generator_layout(hparams, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
         return [f"its `config` describes no net that can be built ({type(error).__name__}: {error})"]
 
@@ -236,14 +243,14 @@ def _layout_faults(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[i
     faults = differences(shapes_of(weights), expected)
     if not faults:
         return []
-    more = f", and {len(faults) - NAMED} more" if len(faults) > NAMED else ""
-    return [f"differs from the published layout in {len(faults)} tensors: {'; '.join(faults[:NAMED])}{more}"]
+    examples = shorten(faults, separator="; ", rest=", and {} more")
+    return [f"differs from the published layout in {len(faults)} tensors: {examples}"]
 
 
 def _voice_label_faults(path: Path, tree: dict[str, Any]) -> list[str]:
     faults = [f"has no `{key}`, which RVC reads" for key in ("info", "sr", "f0", "version") if key not in tree]
-    said, listed = _hz(tree.get("sr")), _rate_of(tree.get("config"))
-    if said and listed and said != listed:
+    stated, listed = _hz(tree.get("sr")), _config_rate(tree.get("config"))
+    if stated and listed and stated != listed:
         faults.append(f"says sr={tree['sr']}, and its config says {listed} Hz: it speaks too high or too low somewhere")
     vocoder = tree.get("vocoder", "HiFi-GAN")
     if vocoder != "HiFi-GAN":
@@ -257,16 +264,16 @@ def _voice_label_faults(path: Path, tree: dict[str, Any]) -> list[str]:
 
 def _recovery_facts(tree: dict[str, Any]) -> dict[str, Any]:
     facts, faults = _weights_facts({**tree["generator"], **_tensors(tree.get("discriminators"))})
-    kind = kind_of(shapes_of(tree["generator"]))
-    facts |= _kind_facts(kind) if kind else {}
-    faults += _net_faults(tree["generator"], kind)
-    place = tree["place"]
-    epoch, batch = _whole_number(place.get("epoch")), _whole_number(place.get("batch"))
+    identity = identify(shapes_of(tree["generator"]))
+    facts |= _identity_facts(identity) if identity else {}
+    faults += _model_faults(tree["generator"], identity)
+    progress = tree["place"]
+    epoch, batch = _whole_number(progress.get("epoch")), _whole_number(progress.get("batch"))
     return {
         **facts,
         "contents": "recovery checkpoint",
         "epoch": None if epoch is None else epoch - 1,
-        "step": _whole_number(place.get("step")),
+        "step": _whole_number(progress.get("step")),
         "optimizer": "fits",
         "info": f"in epoch {epoch}, {batch} batches done of it",
         "faults": faults,
@@ -280,10 +287,10 @@ def _tensors(value: Any) -> dict[str, Tensor]:
 def _checkpoint_facts(tree: dict[str, Any]) -> dict[str, Any]:
     raw: dict[str, Tensor] = {str(name): value for name, value in tree["model"].items()}
     weights = published_names(raw)
-    kind = kind_of(shapes_of(weights))
+    identity = identify(shapes_of(weights))
     facts, faults = _weights_facts(raw)
-    if kind is None:
-        names = ", ".join(list(raw)[:NAMED])
+    if identity is None:
+        names = ", ".join(list(raw)[:MAX_NAMED])
         return {**facts, "contents": "unknown", "faults": [f"its tensors are no net of RVC's: {names}", *faults]}
     optimizer = tree.get("optimizer")
     has_state = isinstance(optimizer, dict) and bool(optimizer.get("state"))
@@ -293,25 +300,25 @@ def _checkpoint_facts(tree: dict[str, Any]) -> dict[str, Any]:
     rate = tree.get("learning_rate")
     return {
         **facts,
-        **_kind_facts(kind),
-        "contents": f"{kind.half} {'checkpoint' if has_state else 'weights'}",
+        **_identity_facts(identity),
+        "contents": f"{identity.role} {'checkpoint' if has_state else 'weights'}",
         "epoch": _whole_number(tree.get("iteration")),
         "learning_rate": float(rate) if isinstance(rate, int | float) else None,
         "optimizer": ("fits" if fits else "does not fit") if has_state else None,
-        "faults": faults + _net_faults(weights, kind),
+        "faults": faults + _model_faults(weights, identity),
     }
 
 
-def _net_faults(weights: Mapping[str, Tensor], kind: NetKind | None) -> list[str]:
+def _model_faults(weights: Mapping[str, Tensor], identity: ModelIdentity | None) -> list[str]:
     """How a net of a training run differs from the published layout of its kind."""
-    if kind is None:
+    if identity is None:
         return ["its tensors are no net of RVC's"]
-    if kind.half == "discriminators":
-        return _layout_faults(weights, discriminators_layout(kind))
-    sizes = kind.sizes(kind.rates[0] if kind.rates else None)
-    if sizes is None:
+    if identity.role == "discriminators":
+        return _layout_faults(weights, discriminators_layout(identity))
+    hparams = identity.hparams(identity.rates[0] if identity.rates else None)
+    if hparams is None:
         return ["its upsampling is of no published sample rate: only the program that made it can use it"]
-    return _layout_faults(weights, generator_layout(sizes, kind.has_posterior))
+    return _layout_faults(weights, generator_layout(hparams, identity.has_posterior))
 
 
 def _index_facts(path: Path) -> dict[str, Any]:
@@ -373,7 +380,7 @@ def _hz(rate: Any) -> int | None:
     return int(match[1]) * 1000 if match else None
 
 
-def _rate_of(config: Any) -> int | None:
+def _config_rate(config: Any) -> int | None:
     return _hz(config[17]) if isinstance(config, list) and len(config) == 18 else None
 
 
@@ -381,7 +388,7 @@ def _rate_name(hz: int | None) -> str | None:
     return f"{hz // 1000}k" if hz else None
 
 
-def _epoch_said(tree: dict[str, Any]) -> int | None:
+def _stated_epoch(tree: dict[str, Any]) -> int | None:
     epoch = _whole_number(tree.get("epoch"))
     match = re.match(r"(\d+)epoch", str(tree.get("info")))
     return epoch if epoch is not None else int(match[1]) if match else None

@@ -10,12 +10,10 @@ from rvc_engine.checkpoints.base_weights import published_names
 from rvc_engine.checkpoints.io import load_file, save_atomically
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models.identity import differences, generator_layout, shapes_of
+from rvc_engine.models.identity import SPEAKER_EMBEDDING, differences, generator_layout, shapes_of
 from rvc_engine.voices.export import VoiceDetails, read_voice, voice_tree
 from rvc_engine.voices.inspect import CONTENTVEC
 from rvc_engine.voices.voice import speaker_names
-
-SPEAKER_EMBEDDING = "emb_g.weight"
 
 
 @dataclass(frozen=True)
@@ -24,7 +22,7 @@ class _Parent:
     tree: dict[str, Any]
     weights: dict[str, Tensor]
     """Of the published names."""
-    sizes: Hyperparameters
+    hparams: Hyperparameters
 
     @property
     def encoder(self) -> str:
@@ -54,18 +52,18 @@ def merge(first: Path, second: Path, ratio: float, target: Path, name: str) -> M
         raise InvalidConfig(f"the ratio is {ratio}; it must be between 0 (the second voice) and 1 (the first)")
     one, other = _read(first), _read(second)
     _check_alike(one, other)
-    rows = min(one.sizes.num_speakers, other.sizes.num_speakers)
-    dropped = max(one.sizes.num_speakers, other.sizes.num_speakers) - rows
+    rows = min(one.hparams.num_speakers, other.hparams.num_speakers)
+    dropped = max(one.hparams.num_speakers, other.hparams.num_speakers) - rows
     weights = {}
     for key, value in one.weights.items():
         stop = rows if key == SPEAKER_EMBEDDING else len(value)
         weights[key] = ratio * value[:stop].float() + (1 - ratio) * other.weights[key][:stop].float()
-    sizes = Hyperparameters.of_voice(one.tree["config"], one.sizes.version, one.sizes.f0, rows)
+    hparams = Hyperparameters.from_voice_config(one.tree["config"], one.hparams.version, one.hparams.f0, rows)
     info = f"{ratio:g} of {first.name} and {1 - ratio:g} of {second.name}"
     epoch = max(_number(parent, "epoch") for parent in (one, other))
     step = max(_number(parent, "step") for parent in (one, other))
     speakers = {number: each for number, each in _speakers(one, other).items() if number < rows}
-    tree = voice_tree(weights, sizes, VoiceDetails(name, epoch, step, one.encoder, 0.0, speakers or {0: "0"}))
+    tree = voice_tree(weights, hparams, VoiceDetails(name, epoch, step, one.encoder, 0.0, speakers or {0: "0"}))
     save_atomically({**tree, "info": info}, target)
     try:
         read_voice(target)
@@ -96,8 +94,8 @@ def _read(path: Path) -> _Parent:
         }
         rows = weights[SPEAKER_EMBEDDING].shape[0]
         version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
-        sizes = Hyperparameters.of_voice(tree["config"], version, f0, rows)
-        faults = differences(shapes_of(weights), generator_layout(sizes, with_posterior=False))
+        hparams = Hyperparameters.from_voice_config(tree["config"], version, f0, rows)
+        faults = differences(shapes_of(weights), generator_layout(hparams, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise IncompatibleCheckpoint(
             f"{path} is no voice file ({type(error).__name__}: {error}); give two <voice>.pth as RVC, Applio or this "
@@ -107,16 +105,16 @@ def _read(path: Path) -> _Parent:
         raise IncompatibleCheckpoint(
             f"{path} differs from the published layout in {len(faults)} tensors ({faults[0]}); see `rvc-engine inspect`"
         )
-    return _Parent(path, tree, weights, sizes)
+    return _Parent(path, tree, weights, hparams)
 
 
 def _check_alike(one: _Parent, other: _Parent) -> None:
     pairs = [
-        ("version", one.sizes.version, other.sizes.version),
-        ("sample rate", one.sizes.rate_name, other.sizes.rate_name),
-        ("pitch", "with" if one.sizes.f0 else "without", "with" if other.sizes.f0 else "without"),
+        ("version", one.hparams.version, other.hparams.version),
+        ("sample rate", one.hparams.rate_name, other.hparams.rate_name),
+        ("pitch", "with" if one.hparams.f0 else "without", "with" if other.hparams.f0 else "without"),
         ("content encoder", one.encoder, other.encoder),
-        ("width", one.sizes.hidden_channels, other.sizes.hidden_channels),
+        ("width", one.hparams.hidden_channels, other.hparams.hidden_channels),
     ]
     unlike = [f"{what} {ours} and {theirs}" for what, ours, theirs in pairs if ours != theirs]
     if unlike:

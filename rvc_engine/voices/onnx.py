@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.installation import install_command
+from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE
 from rvc_engine.pitch.curve import coarse_pitch
-from rvc_engine.voices.export import PRIOR_NOISE_SCALE
 from rvc_engine.voices.voice import Voice, load_voice
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.disk import translating_disk_full
 
 OPSET = 18
 MAX_DIFFERENCE = 1e-4
@@ -62,11 +62,13 @@ class _Graph(nn.Module):
 
     def __init__(self, voice: Voice) -> None:
         super().__init__()
-        self.net, self.sizes = voice.net, voice.sizes
-        mix = torch.randn(self.sizes.hop_length, self.sizes.hidden_channels, generator=torch.Generator().manual_seed(0))
+        self.net, self.hparams = voice.model, voice.hparams
+        mix = torch.randn(
+            self.hparams.hop_length, self.hparams.hidden_channels, generator=torch.Generator().manual_seed(0)
+        )
         self.register_buffer("source_mix", mix / mix.norm(dim=1, keepdim=True))
 
-    def speak(
+    def infer(
         self,
         phone: Tensor,
         phone_lengths: Tensor,
@@ -84,12 +86,12 @@ class _WithPitch(_Graph):
     def forward(
         self, phone: Tensor, phone_lengths: Tensor, pitch: Tensor, pitchf: Tensor, ds: Tensor, rnd: Tensor
     ) -> Tensor:
-        return self.speak(phone, phone_lengths, pitch, pitchf, ds, rnd)
+        return self.infer(phone, phone_lengths, pitch, pitchf, ds, rnd)
 
 
 class _WithoutPitch(_Graph):
     def forward(self, phone: Tensor, phone_lengths: Tensor, ds: Tensor, rnd: Tensor) -> Tensor:
-        return self.speak(phone, phone_lengths, None, None, ds, rnd)
+        return self.infer(phone, phone_lengths, None, None, ds, rnd)
 
 
 def export_onnx(voice_file: Path, target: Path) -> list[Check]:
@@ -100,9 +102,9 @@ def export_onnx(voice_file: Path, target: Path) -> list[Check]:
     """
     _require_packages()
     voice = load_voice(voice_file, torch.device("cpu"))
-    graph = (_WithPitch if voice.sizes.f0 else _WithoutPitch)(voice).eval()
+    graph = (_WithPitch if voice.hparams.f0 else _WithoutPitch)(voice).eval()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    with disk_full_told(target.parent):
+    with translating_disk_full(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             _write(graph, voice, temporary)
@@ -130,24 +132,24 @@ def _require_packages() -> None:
         ) from error
 
 
-def example_inputs(sizes: Hyperparameters, frames: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
+def example_inputs(hparams: Hyperparameters, frames: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
     """Made-up inputs of a clip by name: a voiced and an unvoiced stretch."""
     random = np.random.default_rng(seed)
     hz = np.where(np.arange(frames) % 50 < 40, 120 + 80 * random.random(frames), 0.0)
     inputs: dict[str, NDArray[np.generic]] = {
-        "phone": random.standard_normal((1, frames, sizes.feature_size)).astype(np.float32),
+        "phone": random.standard_normal((1, frames, hparams.feature_size)).astype(np.float32),
         "phone_lengths": np.array([frames], np.int64),
     }
-    if sizes.f0:
+    if hparams.f0:
         inputs |= {"pitch": coarse_pitch(hz)[None].astype(np.int64), "pitchf": hz[None].astype(np.float32)}
-    noise = random.standard_normal((1, sizes.hidden_channels, frames)).astype(np.float32)
+    noise = random.standard_normal((1, hparams.hidden_channels, frames)).astype(np.float32)
     return {**inputs, "ds": np.array([0], np.int64), "rnd": noise}
 
 
 def _write(graph: _Graph, voice: Voice, path: Path) -> None:
     import onnx
 
-    inputs = example_inputs(graph.sizes, TRACED_FRAMES)
+    inputs = example_inputs(graph.hparams, TRACED_FRAMES)
     time = torch.export.Dim("frames", min=2)
     axes = {
         "phone": {1: time},
@@ -157,7 +159,7 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
         "ds": {},
         "rnd": {2: time},
     }
-    with _quiet(), torch.no_grad():
+    with _exporter_silenced(), torch.no_grad():
         program = torch.onnx.export(
             graph,
             tuple(torch.from_numpy(value) for value in inputs.values()),
@@ -171,11 +173,11 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
     assert program is not None
     proto = program.model_proto
     facts = {
-        "sample_rate": str(graph.sizes.sample_rate),
-        "version": graph.sizes.version,
-        "f0": str(int(graph.sizes.f0)),
-        "hop_length": str(graph.sizes.hop_length),
-        "speakers": str(graph.sizes.num_speakers),
+        "sample_rate": str(graph.hparams.sample_rate),
+        "version": graph.hparams.version,
+        "f0": str(int(graph.hparams.f0)),
+        "hop_length": str(graph.hparams.hop_length),
+        "speakers": str(graph.hparams.num_speakers),
         "embedder_model": voice.embedder,
     }
     onnx.helper.set_model_props(proto, facts)
@@ -184,7 +186,7 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _exporter_silenced() -> Iterator[None]:
     """The exporter speaks of its own business in warnings and log lines."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
@@ -200,11 +202,11 @@ def _quiet() -> Iterator[None]:
 def _check(graph: _Graph, path: Path, frames: int) -> Check:
     import onnxruntime
 
-    inputs = example_inputs(graph.sizes, frames, seed=1)
+    inputs = example_inputs(graph.hparams, frames, seed=1)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    [spoken] = session.run(["audio"], inputs)
+    [rendered] = session.run(["audio"], inputs)
     with torch.no_grad():
         expected = graph(*(torch.from_numpy(value) for value in inputs.values())).numpy()
-    if spoken.shape != expected.shape:
-        raise ArtifactInvalid(f"the ONNX graph gives sound of shape {spoken.shape} in place of {expected.shape}")
-    return Check(frames, float(np.abs(spoken - expected).max()))
+    if rendered.shape != expected.shape:
+        raise ArtifactInvalid(f"the ONNX graph gives sound of shape {rendered.shape} in place of {expected.shape}")
+    return Check(frames, float(np.abs(rendered - expected).max()))

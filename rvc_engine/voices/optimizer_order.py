@@ -1,4 +1,4 @@
-"""A `G_` file written anew for the program that is to go on from it.
+"""The order of optimizer entries in a `G_` file, rewritten for the program that is to continue training from it.
 
 Optimizer entries bear numbers and no names, and each program counts its own parameters: RVC WebUI and Applio hold the
 same generator in different orders, and neither looks whether an entry fits. Ours are RVC's; Applio needs its own, or it
@@ -12,7 +12,7 @@ from rvc_engine.checkpoints.base_weights import published_names
 from rvc_engine.checkpoints.io import load_file, save_atomically
 from rvc_engine.checkpoints.pairs import named_moments
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.models.identity import generator_layout, kind_of, mismatch, shapes_of
+from rvc_engine.models.identity import generator_layout, identify, mismatch, shapes_of
 
 Program = Literal["rvc", "applio"]
 
@@ -32,7 +32,7 @@ APPLIO_ORDER = (
 """Applio's order of a generator's parts; within a part both programs agree."""
 
 
-def hand_over(source: Path, target: Path, program: Program) -> None:
+def reorder_optimizer(source: Path, target: Path, program: Program) -> None:
     """Write a `G_` file with weights and optimizer entries in the order of the program that is to go on from it.
 
     Raises IncompatibleCheckpoint when it is no generator of a published layout with an optimizer, DiskFull.
@@ -42,11 +42,11 @@ def hand_over(source: Path, target: Path, program: Program) -> None:
     if not isinstance(model, dict):
         raise IncompatibleCheckpoint(f"{source} holds no `model` of tensors; give the G_ file of a run")
     weights = published_names(model)
-    kind = kind_of(shapes_of(weights))
-    sizes = kind.sizes() if kind else None
-    if sizes is None:
-        raise IncompatibleCheckpoint(f"{source} holds {kind or 'no RVC net'}; give the G_ file of a run")
-    layout = generator_layout(sizes, with_posterior=True)
+    identity = identify(shapes_of(weights))
+    hparams = identity.hparams() if identity else None
+    if hparams is None:
+        raise IncompatibleCheckpoint(f"{source} holds {identity or 'no RVC net'}; give the G_ file of a run")
+    layout = generator_layout(hparams, with_posterior=True)
     if fault := mismatch(shapes_of(weights), layout):
         raise IncompatibleCheckpoint(f"{source} cannot be handed over: {fault}")
     moments = named_moments(tree.get("optimizer"), list(weights.items()))

@@ -23,7 +23,7 @@ SPEAKER_NAMES = "speaker_names"
 class Voice:
     """A voice ready to speak."""
 
-    net: Synthesizer
+    model: Synthesizer
     """Without the posterior encoder, float32, on the device."""
     encoder: ContentEncoder
     """The only encoder whose features it understands."""
@@ -33,9 +33,9 @@ class Voice:
     """The names of its speakers, by id, where the file tells them."""
 
     @property
-    def sizes(self) -> Hyperparameters:
+    def hparams(self) -> Hyperparameters:
         """Rates and sizes."""
-        return self.net.sizes
+        return self.model.hparams
 
 
 def load_voice(path: Path, device: torch.device) -> Voice:
@@ -48,19 +48,19 @@ def load_voice(path: Path, device: torch.device) -> Voice:
         weights: dict[str, Tensor] = published_names(tree["weight"])
         # Early v1 files name neither version nor pitch.
         version, f0 = tree.get("version", "v1"), bool(tree.get("f0", 1))
-        sizes = Hyperparameters.of_voice(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
+        hparams = Hyperparameters.from_voice_config(tree["config"], version, f0, weights["emb_g.weight"].shape[0])
         embedder = tree.get("embedder_model")
         if not isinstance(embedder, str | None):
             raise TypeError(f"its embedder_model is a {type(embedder).__name__}")
-        net = Synthesizer(sizes, with_posterior=False)
-        net.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("enc_q.")})
+        model = Synthesizer(hparams, with_posterior=False)
+        model.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("enc_q.")})
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise IncompatibleCheckpoint(
             f"{path} is not a voice file of a kind that is known here ({type(error).__name__}: {error}); give a "
             "<voice>.pth as RVC, Applio or this engine exports it, not a G_ or D_ checkpoint"
         ) from error
     encoder = encoder_of(embedder)
-    return Voice(net.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", speaker_names(tree))
+    return Voice(model.eval().requires_grad_(False).to(device), encoder, embedder or "contentvec", speaker_names(tree))
 
 
 def speaker_names(tree: dict[str, Any]) -> dict[int, str]:

@@ -5,10 +5,8 @@ and time of change, so that a start does not read gigabytes. Downloads: `rvc_eng
 """
 
 import functools
-import hashlib
 import os
 import shlex
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +19,9 @@ from rvc_engine.config import SampleRate, Version
 from rvc_engine.errors import InvalidConfig, MissingWeights
 from rvc_engine.machine import default_weights_folder
 from rvc_engine.weights.assets import PUBLISHED_WEIGHTS
-from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder, write_atomically
+from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.disk import translating_disk_full
 
 FileState = Literal["verified", "unverified", "damaged", "missing"]
 """verified: here, and its sha256 is right. unverified: here, of the right size, sha256 not yet taken."""
@@ -32,7 +31,7 @@ ENCODER_IDS: Mapping[str, str] = MappingProxyType(
     {"contentvec": HUBERT, "spin": "embedder-spin", "spin-v2": "embedder-spin-v2"}
 )
 """Which published files a content encoder is, by its name in the configuration."""
-_MEMORY = ".verified.json"
+_CHECKSUM_FILE = ".verified.json"
 
 
 class Wheel(BaseModel):
@@ -99,7 +98,7 @@ class _Verified(BaseModel):
     sha256: str
 
 
-class _Memory(BaseModel):
+class _ChecksumCache(BaseModel):
     files: dict[str, _Verified] = {}
 
 
@@ -135,10 +134,10 @@ class Weights:
             return "missing"
         if found.st_size != file.size:
             return "damaged"
-        remembered = self._memory().files.get(file.key)
-        if remembered is None or (remembered.size, remembered.mtime_ns) != (found.st_size, found.st_mtime_ns):
+        recorded = self._checksums().files.get(file.key)
+        if recorded is None or (recorded.size, recorded.mtime_ns) != (found.st_size, found.st_mtime_ns):
             return "unverified"
-        return "verified" if remembered.sha256 == file.sha256 else "damaged"
+        return "verified" if recorded.sha256 == file.sha256 else "damaged"
 
     def verify(self, file: PublishedFile, again: bool = False) -> FileState:
         """As `state`, but a copy whose sha256 was not yet taken is read; with `again` every copy is."""
@@ -148,20 +147,20 @@ class Weights:
         if found is None or found.st_size != file.size or (state != "unverified" and not again):
             return state
         digest = sha256_of(path)
-        self.remember(file, digest, found)
+        self.record_checksum(file, digest, found)
         return "verified" if digest == file.sha256 else "damaged"
 
-    def remember(self, file: PublishedFile, digest: str, found: os.stat_result) -> None:
+    def record_checksum(self, file: PublishedFile, digest: str, found: os.stat_result) -> None:
         """Keep the sha256 of a copy. Of two programs that do so at once one may lose its note, and hashes again."""
-        memory = self._memory()
-        memory.files[file.key] = _Verified(size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=digest)
-        write_atomically(self.folder / _MEMORY, memory.model_dump_json(indent=1).encode())
+        cache = self._checksums()
+        cache.files[file.key] = _Verified(size=found.st_size, mtime_ns=found.st_mtime_ns, sha256=digest)
+        write_atomically(self.folder / _CHECKSUM_FILE, cache.model_dump_json(indent=1).encode())
 
-    def _memory(self) -> _Memory:
+    def _checksums(self) -> _ChecksumCache:
         try:
-            return _Memory.model_validate_json((self.folder / _MEMORY).read_bytes())
+            return _ChecksumCache.model_validate_json((self.folder / _CHECKSUM_FILE).read_bytes())
         except (OSError, ValueError):
-            return _Memory()
+            return _ChecksumCache()
 
     def problems(self, files: Iterable[PublishedFile]) -> list[str]:
         """What keeps these files from being used, in phrases; none when all are here and whole."""
@@ -181,13 +180,7 @@ class Weights:
         """The published base weights, generator first, for a kind of voice."""
         prefix = "f0" if f0 else ""
         folder = f"pretrained-{version}-{rate}"
-        return [self.files_of(f"{folder}/{prefix}{net}{rate}.pth")[0] for net in "GD"]
-
-    def pretrained_pair(self, version: Version, rate: SampleRate, f0: bool) -> tuple[Path, Path]:
-        """Verified base weights of generator and discriminator for a kind of voice. Raises MissingWeights."""
-        generator, discriminator = self.pretrained_files(version, rate, f0)
-        self.require([generator, discriminator], generator.id)
-        return self.path_of(generator), self.path_of(discriminator)
+        return [self.files_of(f"{folder}/{prefix}{letter}{rate}.pth")[0] for letter in "GD"]
 
     def require(self, files: Sequence[PublishedFile], name: str) -> None:
         """Raise MissingWeights, naming the ways to get `name`, unless all files are here and whole."""
@@ -202,12 +195,12 @@ class Weights:
         return f"{download}, {take}, or {otherwise}" if otherwise else f"{download}, or {take}"
 
     def import_from(
-        self, source: Path, tell: Callable[[PublishedFile, Path], None] = lambda _file, _path: None
+        self, source: Path, on_file: Callable[[PublishedFile, Path], None] = lambda _file, _path: None
     ) -> list[PublishedFile]:
         """Take every known file that lies anywhere under `source` and is not here yet; returns those taken.
 
         Files are known by size, then sha256, whatever they are called. They are hard-linked, or copied where that does
-        not work. `tell` hears of each. Raises InvalidConfig when there is no such folder, DiskFull.
+        not work. `on_file` is called for each. Raises InvalidConfig when there is no such folder, DiskFull.
         """
         if not source.is_dir():
             raise InvalidConfig(f"there is no folder {source}; give the folder of an RVC or Applio installation")
@@ -217,29 +210,23 @@ class Weights:
             if not wanted:
                 break
             for file in _matches(path, wanted.values()):
-                self._adopt(path, file)
-                tell(file, path)
+                self._import_file(path, file)
+                on_file(file, path)
                 taken.append(wanted.pop(file.key))
         return taken
 
-    def _adopt(self, source: Path, file: PublishedFile) -> None:
+    def _import_file(self, source: Path, file: PublishedFile) -> None:
         target = self.path_of(file)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with disk_full_told(self.folder):
+        with translating_disk_full(self.folder):
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
-                _link_or_copy(source, temporary)
+                link_or_copy(source, temporary)
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
-            self.remember(file, file.sha256, target.stat())
-
-
-def sha256_of(path: Path) -> str:
-    """Of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+            self.record_checksum(file, file.sha256, target.stat())
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -269,12 +256,3 @@ def _matches(path: Path, files: Iterable[PublishedFile]) -> list[PublishedFile]:
     except OSError:  # a file of someone else's
         return []
     return [file for file in same_size if file.sha256 == digest]
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())

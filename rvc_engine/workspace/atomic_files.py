@@ -1,6 +1,7 @@
 """Files and folders that survive a power cut: temporary name, fsync, rename, fsync of the folder."""
 
 import os
+import shutil
 from pathlib import Path
 
 
@@ -28,3 +29,13 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where that does not work."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:  # another file system, or one without hard links
+        shutil.copyfile(source, target)
+        with target.open("rb") as file:
+            os.fsync(file.fileno())

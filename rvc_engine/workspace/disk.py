@@ -1,4 +1,4 @@
-"""Room on a disk, looked at before it is needed; and a full disk, told as such. No torch."""
+"""Free space on a disk, checked before it is needed; a full disk as a DiskFull error. No torch."""
 
 import contextlib
 import errno
@@ -17,8 +17,8 @@ def is_disk_full(error: OSError) -> bool:
 
 
 @contextlib.contextmanager
-def disk_full_told(folder: Path) -> Iterator[None]:
-    """Turn the system's word for a full disk (or quota, or file size limit) into DiskFull; other errors pass."""
+def translating_disk_full(folder: Path) -> Iterator[None]:
+    """Translate the OSError of a full disk (or quota, or file size limit) into DiskFull; other errors pass."""
     try:
         yield
     except OSError as error:
@@ -33,18 +33,26 @@ def free_bytes(folder: Path) -> int:
     return shutil.disk_usage(existing).free
 
 
-def check_room(folder: Path, needed: int, what: str, advice: str = "free some space and start again") -> None:
+def size_on_disk(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder; 0 where there is neither."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
+
+
+def check_free_space(folder: Path, needed: int, purpose: str, advice: str = "free some space and start again") -> None:
     """Raise DiskFull, with both numbers, when `folder`'s disk has less than `needed` bytes left.
 
     A quota may still say no: whoever writes must be ready for that.
     """
     free = free_bytes(folder)
     if free < needed:
-        raise DiskFull(f"{what} needs {in_words(needed)}, and the disk of {folder} has {in_words(free)} left; {advice}")
+        raise DiskFull(
+            f"{purpose} needs {format_bytes(needed)}, and the disk of {folder} has {format_bytes(free)} left; {advice}"
+        )
 
 
-def in_words(num_bytes: int) -> str:
-    """`1.3 GB`."""
+def format_bytes(num_bytes: int) -> str:
+    """A size for people, such as `1.3 GB`."""
     amount, unit = float(num_bytes), "bytes"
     for bigger in ("kB", "MB", "GB", "TB"):
         if amount < 1000:

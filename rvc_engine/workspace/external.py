@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
+from rvc_engine.listing import shorten
 from rvc_engine.workspace.layout import Workspace
 
 NO_SLICES = (
@@ -21,8 +22,6 @@ NO_SLICES = (
 )
 COARSE_BINS = 256
 """Rows of the nets' embedding of the coarse pitch."""
-MAX_NAMED = 3
-"""Files named in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +59,10 @@ def clip_paths(workspace: Workspace, f0: bool) -> list[ClipPaths]:
 
 
 def _waves(workspace: Workspace) -> list[Path]:
-    return sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural(path.stem))
+    return sorted(workspace.slices.glob("*.wav"), key=lambda path: _natural_key(path.stem))
 
 
-def _natural(stem: str) -> tuple[object, ...]:
+def _natural_key(stem: str) -> tuple[object, ...]:
     """`2_10` after `2_9`."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in stem.split("_"))
 
@@ -92,7 +91,7 @@ def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
     except OSError:
         return
     for line in dict.fromkeys(lines):
-        clip = _listed_clip(line, f0)
+        clip = _parse_filelist_line(line, f0)
         if clip is None or clip.wave.stem.startswith("mute"):
             continue
         is_own = clip.wave.absolute().is_relative_to(workspace.root.absolute())
@@ -100,7 +99,7 @@ def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
             yield clip
 
 
-def _listed_clip(line: str, f0: bool) -> ClipPaths | None:
+def _parse_filelist_line(line: str, f0: bool) -> ClipPaths | None:
     """Of `wave|features|coarse|hz|speaker`, or `wave|features|speaker`; None when the line is of another kind."""
     parts = line.strip().split("|")
     if len(parts) != (5 if f0 else 3) or not parts[-1].isdecimal() or "" in parts:
@@ -112,8 +111,8 @@ def _listed_clip(line: str, f0: bool) -> ClipPaths | None:
 
 
 @dataclass
-class Examination:
-    """Whether a run can begin with what was found."""
+class WorkspaceCheck:
+    """Faults and remarks of a workspace that a run is to begin with."""
 
     faults: list[str] = field(default_factory=list)
     """What keeps it from it, a sentence each."""
@@ -121,9 +120,9 @@ class Examination:
     """What is left out."""
 
 
-def examine(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> Examination:
-    """Look at everything that training, or else the index alone, would read; nothing is written."""
-    found = Examination()
+def check_workspace(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> WorkspaceCheck:
+    """Check everything that training, or else the index alone, would read; nothing is written."""
+    found = WorkspaceCheck()
     if not trains:
         if not any(workspace.features.glob("*.npy")):
             found.faults.append(_no_features(workspace))
@@ -132,8 +131,8 @@ def examine(workspace: Workspace, config: TrainingConfig, *, trains: bool = True
     if not clips:
         found.faults.append(NO_SLICES.format(folder=workspace.slices))
         return found
-    _examine_parts(workspace, clips, found)
-    _examine_contents(workspace, config, clips, found)
+    _check_parts(workspace, clips, found)
+    _check_contents(workspace, config, clips, found)
     return found
 
 
@@ -148,7 +147,7 @@ def _no_features(workspace: Workspace) -> str:
     return f"{fault}; extract them, or give the recordings with --dataset"
 
 
-def _examine_parts(workspace: Workspace, clips: list[ClipPaths], found: Examination) -> None:
+def _check_parts(workspace: Workspace, clips: list[ClipPaths], found: WorkspaceCheck) -> None:
     without = {part: [clip.wave.name for clip in clips if part in clip.missing] for part in ("features", "pitch")}
     if len(without["features"]) == len(clips):
         found.faults.append(_no_features(workspace))
@@ -164,14 +163,14 @@ def _examine_parts(workspace: Workspace, clips: list[ClipPaths], found: Examinat
 
 
 def _left_out(names: list[str], total: int, part: str) -> str:
-    return f"{len(names)} of {total} slices have no {part} and are left out: {_some(names)}"
+    return f"{len(names)} of {total} slices have no {part} and are left out: {_examples(names)}"
 
 
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:MAX_NAMED]) + (", ..." if len(names) > MAX_NAMED else "")
+def _examples(names: list[str]) -> str:
+    return shorten(names, rest=", ...")
 
 
-def _rate_of(wave: Path) -> int:
+def _sample_rate(wave: Path) -> int:
     """In Hz. Raises ValueError for a slice of several channels."""
     info = soundfile.info(wave)
     if info.channels != 1:
@@ -179,7 +178,7 @@ def _rate_of(wave: Path) -> int:
     return int(info.samplerate)
 
 
-def _shape_of_features(path: Path) -> tuple[int, ...]:
+def _features_shape(path: Path) -> tuple[int, ...]:
     """Raises ValueError for values that training would only find hours later, and an index never."""
     features = np.load(path, mmap_mode="r")
     if not np.isfinite(features).all():
@@ -198,14 +197,16 @@ def _check_curve(path: Path, highest: float) -> None:
         raise ValueError(f"{path.parent.name}/{path.name} holds values beyond {range_text}")
 
 
-def _examine_contents(workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: Examination) -> None:
+def _check_contents(
+    workspace: Workspace, config: TrainingConfig, clips: list[ClipPaths], found: WorkspaceCheck
+) -> None:
     rates: dict[int, list[str]] = {}
     shapes: dict[tuple[int, ...], list[str]] = {}
     for clip in clips:
         try:
-            rates.setdefault(_rate_of(clip.wave), []).append(clip.wave.name)
+            rates.setdefault(_sample_rate(clip.wave), []).append(clip.wave.name)
             if "features" not in clip.missing:
-                shapes.setdefault(_shape_of_features(clip.features)[1:], []).append(clip.features.name)
+                shapes.setdefault(_features_shape(clip.features)[1:], []).append(clip.features.name)
             for path, highest in ((clip.coarse_f0, COARSE_BINS - 1), (clip.f0, math.inf)):
                 if path is not None and path.is_file():
                     _check_curve(path, highest)
@@ -219,11 +220,11 @@ def _examine_contents(workspace: Workspace, config: TrainingConfig, clips: list[
         choose = f"say sample_rate={names[rate]} (-sr {names[rate]}), or " if rate in names else ""
         found.faults.append(
             f"{len(rates[rate])} of {len(clips)} slices in {workspace.slices} have {rate} Hz and the voice "
-            f"{config.sample_rate_hz} Hz ({_some(rates[rate])}); {choose}slice the recordings anew"
+            f"{config.sample_rate_hz} Hz ({_examples(rates[rate])}); {choose}slice the recordings anew"
         )
     for shape in sorted(set(shapes) - {(config.feature_size,)}):
         found.faults.append(
             f"{len(shapes[shape])} files in {workspace.features} hold rows of {'x'.join(map(str, shape)) or 'nothing'} "
-            f"numbers and a {config.version} voice takes rows of {config.feature_size} ({_some(shapes[shape])}); "
+            f"numbers and a {config.version} voice takes rows of {config.feature_size} ({_examples(shapes[shape])}); "
             f"extract the features anew for {config.version}"
         )

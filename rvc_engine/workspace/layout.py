@@ -39,7 +39,7 @@ class Workspace:
         """Stem of the voice's file names."""
         return voice_file_stem(self.voice)
 
-    def _found(self, name: str, applio_name: str) -> Path:
+    def _existing(self, name: str, applio_name: str) -> Path:
         """A folder by RVC's name, or by Applio's where the workspace has only that."""
         ours, theirs = self.root / name, self.root / applio_name
         return theirs if theirs.is_dir() and not ours.is_dir() else ours
@@ -47,12 +47,12 @@ class Workspace:
     @property
     def slices(self) -> Path:
         """`<i>_<j>.wav`, mono float32 at the voice's rate."""
-        return self._found("0_gt_wavs", "sliced_audios")
+        return self._existing("0_gt_wavs", "sliced_audios")
 
     @property
     def slices_16k(self) -> Path:
         """The same slices at 16 kHz, mono float32."""
-        return self._found("1_16k_wavs", "sliced_audios_16k")
+        return self._existing("1_16k_wavs", "sliced_audios_16k")
 
     @property
     def speakers(self) -> Path:
@@ -62,17 +62,17 @@ class Workspace:
     @property
     def coarse_f0(self) -> Path:
         """`<i>_<j>.wav.npy`: pitch bins 1..255, one per 10 ms."""
-        return self._found("2a_f0", "f0")
+        return self._existing("2a_f0", "f0")
 
     @property
     def f0_hz(self) -> Path:
         """`<i>_<j>.wav.npy`: pitch in Hz, one per 10 ms, gaps interpolated."""
-        return self._found("2b-f0nsf", "f0_voiced")
+        return self._existing("2b-f0nsf", "f0_voiced")
 
     @property
     def features(self) -> Path:
         """`<i>_<j>.npy`: content features, float32, one row per 20 ms."""
-        return self._found("3_feature256" if self.version == "v1" else "3_feature768", "extracted")
+        return self._existing("3_feature256" if self.version == "v1" else "3_feature768", "extracted")
 
     @property
     def mute_features(self) -> Path:
@@ -171,7 +171,7 @@ class Workspace:
         Raises WorkspaceBusy when another engine still holds it after `wait_seconds`.
         """
         with self._locked(".lock", wait_seconds):
-            self._sweep()
+            self._remove_temporary_files()
             yield
 
     def training_lock(self) -> contextlib.AbstractContextManager[None]:
@@ -196,7 +196,7 @@ class Workspace:
         finally:
             lock.release()
 
-    def _sweep(self) -> None:
+    def _remove_temporary_files(self) -> None:
         """Half-written files of an engine that was killed: a checkpoint's can be a gigabyte."""
         for folder in (self.root, self.recovery, self.weights, self.previews):
             for path in folder.glob(".*.tmp"):

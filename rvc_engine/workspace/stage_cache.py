@@ -12,6 +12,8 @@ from pathlib import Path
 import filelock
 
 from rvc_engine.events import Stage
+from rvc_engine.workspace.atomic_files import link_or_copy
+from rvc_engine.workspace.disk import size_on_disk
 
 MAX_BYTES = 20 * 2**30
 """Beyond it, the entries that were used longest ago go."""
@@ -23,7 +25,7 @@ class StageCache:
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self.folder, self.max_bytes = folder, max_bytes
 
-    def holds(self, stage: Stage, fingerprint: str) -> bool:
+    def contains(self, stage: Stage, fingerprint: str) -> bool:
         """Whether a result is kept for this fingerprint, now."""
         return (self.folder / stage / fingerprint).is_dir()
 
@@ -52,11 +54,11 @@ class StageCache:
                 temporary.rename(entry)
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
-            self._make_room(entry)
+            self._evict(entry)
 
-    def _make_room(self, newest: Path) -> None:
+    def _evict(self, newest: Path) -> None:
         entries = [path for stage in self.folder.iterdir() if stage.is_dir() for path in stage.iterdir()]
-        sizes = {path: _size(path) for path in sorted(entries, key=lambda path: path.stat().st_mtime)}
+        sizes = {path: size_on_disk(path) for path in sorted(entries, key=lambda path: path.stat().st_mtime)}
         total = sum(sizes.values())
         for path, size in sizes.items():
             if total <= self.max_bytes:
@@ -74,11 +76,4 @@ def _link_tree(source: Path, target: Path) -> None:
     """A copy of a flat folder made of hard links, or of copies across file systems."""
     target.mkdir(parents=True)
     for file in source.iterdir():
-        try:
-            os.link(file, target / file.name)
-        except OSError:
-            shutil.copy2(file, target / file.name)
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        link_or_copy(file, target / file.name)

@@ -52,9 +52,9 @@ def make_tiny_voice(environment, *options: str) -> Path:
 @pytest.fixture
 def untrained_voice(tmp_path: Path) -> Path:
     """A voice's file with random weights, of a small net."""
-    sizes = Hyperparameters.of(TrainingConfig(pretrained="none", width=24))
+    hparams = Hyperparameters.from_config(TrainingConfig(pretrained="none", width=24))
     voice = tmp_path / "tiny.pth"
-    write_voice(voice, Synthesizer(sizes).state_dict(), sizes, VoiceDetails("tiny", 1, 1, "contentvec", 60.0))
+    write_voice(voice, Synthesizer(hparams).state_dict(), hparams, VoiceDetails("tiny", 1, 1, "contentvec", 60.0))
     return voice
 
 

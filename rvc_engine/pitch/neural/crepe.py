@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from rvc_engine.compute.device import open_device
 from rvc_engine.machine import Machine
-from rvc_engine.pitch.curve import MAX_HZ, MIN_HZ, fit_length, num_frames
-from rvc_engine.pitch.neural.crepe_model import HOP_LENGTH, WINDOW, Crepe, Kind, normalised
+from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames
+from rvc_engine.pitch.neural.crepe_model import WINDOW, Crepe, Kind, normalize
 from rvc_engine.pitch.neural.published import load_published
-from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, hz_around
-from rvc_engine.pitch.neural.viterbi import likeliest_path
+from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, local_average_hz
+from rvc_engine.pitch.neural.viterbi import viterbi_path
 
 THRESHOLD = 0.1
 """Periodicity from which a frame is voiced, as in Applio."""
@@ -28,52 +28,52 @@ THRESHOLD = 0.1
 class CrepeEstimator:
     """Frame k is centred on sample 160 k."""
 
-    def __init__(self, net: Crepe, device: torch.device) -> None:
-        self.name: str = net.kind
-        self._net = net.eval().requires_grad_(False).to(device)
+    def __init__(self, model: Crepe, device: torch.device) -> None:
+        self.name: str = model.kind
+        self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
         is_cpu = device.type == "cpu"
         # The full net takes half a gigabyte for its windows.
-        self.threads_per_call = (4 if net.kind == "crepe" else 1) if is_cpu else None
-        self.batch_size = 1 if net.kind == "crepe" and is_cpu else 8
+        self.threads_per_call = (4 if model.kind == "crepe" else 1) if is_cpu else None
+        self.batch_size = 1 if model.kind == "crepe" and is_cpu else 8
         self._batch_windows = 256 if is_cpu else 4096
 
     @classmethod
-    def of_published(cls, kind: Kind, machine: Machine) -> "CrepeEstimator":
+    def from_published(cls, kind: Kind, machine: Machine) -> "CrepeEstimator":
         """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
-        net = Crepe(kind)
-        load_published(net, kind, machine, net.of_published)
-        return cls(net, open_device(machine))
+        model = Crepe(kind)
+        load_published(model, kind, machine, model.convert_published_weights)
+        return cls(model, open_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
-        return [fit_length(curve_of_activation(self.activation(wave)), num_frames(len(wave))) for wave in waves_16k]
+        return [fit_length(activation_to_hz(self.activation(wave)), num_frames(len(wave))) for wave in waves_16k]
 
     @torch.inference_mode()
     def activation(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
         """How much each bin is heard in each frame, (1 + num_samples // 160, NUM_BINS)."""
         padded = torch.nn.functional.pad(torch.from_numpy(wave).to(self._device), (WINDOW // 2, WINDOW // 2))
         windows = padded.unfold(0, WINDOW, HOP_LENGTH)
-        parts = [self._net(normalised(part)).cpu().numpy() for part in torch.split(windows, self._batch_windows)]
+        parts = [self._model(normalize(part)).cpu().numpy() for part in torch.split(windows, self._batch_windows)]
         activation: NDArray[np.float32] = np.concatenate(parts)
         return activation
 
 
-def curve_of_activation(activation: NDArray[np.float32]) -> NDArray[np.float64]:
+def activation_to_hz(activation: NDArray[np.float32]) -> NDArray[np.float64]:
     """Activation (T, NUM_BINS) to Hz (T,), 0 where unvoiced."""
-    path = likeliest_path(likelihood(activation))
+    path = viterbi_path(likelihood(activation))
     periodicity = np.take_along_axis(activation, path[:, None], axis=1)[:, 0]
     steady = scipy.ndimage.median_filter(periodicity, size=3, mode="constant", cval=-np.inf)  # at an end: the lesser
-    return np.where(steady >= THRESHOLD, hz_around(activation, path, CENTS), 0.0)
+    return np.where(steady >= THRESHOLD, local_average_hz(activation, path, CENTS), 0.0)
 
 
 def likelihood(activation: NDArray[np.float32]) -> NDArray[np.float32]:
     """torchcrepe's: the softmax of the activation over the bins that may be told, (T, NUM_BINS)."""
     lowest, highest = (1200 * np.log2(hz / 10) for hz in (MIN_HZ, MAX_HZ))
-    may_be = (np.arange(NUM_BINS) >= np.floor((lowest - CENTS[0]) / 20)) & (
+    is_allowed = (np.arange(NUM_BINS) >= np.floor((lowest - CENTS[0]) / 20)) & (
         np.arange(NUM_BINS) < np.ceil((highest - CENTS[0]) / 20)
     )
-    odds = np.exp(activation) * may_be
+    odds = np.exp(activation) * is_allowed
     shares: NDArray[np.float32] = (odds / odds.sum(axis=1, keepdims=True)).astype(np.float32)
     return shares

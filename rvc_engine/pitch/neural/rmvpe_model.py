@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from rvc_engine.audio.mel import triangular_filters
+from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
+from rvc_engine.pitch.curve import HOP_LENGTH
+from rvc_engine.pitch.neural.salience import NUM_BINS
 
-SAMPLE_RATE = 16_000
 N_FFT = 1024
-HOP_LENGTH = 160
 N_MELS = 128
 LOWEST_HZ, HIGHEST_HZ = 30.0, 8000.0
 LOG_FLOOR = 1e-5
-NUM_BINS = 360
 NUM_LEVELS = 5
 FRAME_MULTIPLE = 2**NUM_LEVELS
 """The net takes this many frames, or a multiple: each level halves them."""
@@ -34,7 +34,7 @@ def _front_end(device: torch.device) -> tuple[Tensor, Tensor]:
     """Window (N_FFT,) and mel filters (N_MELS, N_FFT / 2 + 1) on the scale 2595 log10(1 + f / 700)."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (LOWEST_HZ, HIGHEST_HZ))
     edges = 700 * (10 ** (np.linspace(low, high, N_MELS + 2) / 2595) - 1)
-    filters = torch.from_numpy(triangular_filters(edges, SAMPLE_RATE, N_FFT).astype(np.float32))
+    filters = torch.from_numpy(triangular_filters(edges, ANALYSIS_SAMPLE_RATE, N_FFT).astype(np.float32))
     return torch.hann_window(N_FFT, device=device), filters.to(device)
 
 
@@ -106,7 +106,7 @@ class _Encoder(nn.Module):
         return x, levels
 
 
-class _Bottom(nn.Module):
+class _Bottleneck(nn.Module):
     """Four levels at the lowest size, the first of which doubles the channels."""
 
     def __init__(self, out_channels: int) -> None:
@@ -122,7 +122,7 @@ class _Bottom(nn.Module):
         return x
 
 
-class _Rise(nn.Module):
+class _UpBlock(nn.Module):
     """Upwards by one level: time and frequency doubled, joined with what the encoder had there."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -134,9 +134,9 @@ class _Rise(nn.Module):
         )
         self.conv2 = _residuals(2 * out_channels, out_channels)
 
-    def forward(self, x: Tensor, beside: Tensor) -> Tensor:
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         """(B, in_channels, T, F) and (B, out_channels, 2 T, 2 F) -> (B, out_channels, 2 T, 2 F)."""
-        x = torch.cat([self.conv1(x), beside], dim=1)
+        x = torch.cat([self.conv1(x), skip], dim=1)
         for block in self.conv2:
             x = block(x)
         return x
@@ -145,12 +145,12 @@ class _Rise(nn.Module):
 class _Decoder(nn.Module):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(_Rise(in_channels >> n, in_channels >> (n + 1)) for n in range(NUM_LEVELS))
+        self.layers = nn.ModuleList(_UpBlock(in_channels >> n, in_channels >> (n + 1)) for n in range(NUM_LEVELS))
 
     def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         """(B, in_channels, T / 32, F / 32) and the encoder's levels -> (B, in_channels / 32, T, F)."""
-        for rise, beside in zip(self.layers, reversed(levels), strict=True):
-            x = rise(x, beside)
+        for rise, skip in zip(self.layers, reversed(levels), strict=True):
+            x = rise(x, skip)
         return x
 
 
@@ -159,7 +159,7 @@ class _UNet(nn.Module):
         super().__init__()
         lowest = width << NUM_LEVELS
         self.encoder = _Encoder(width)
-        self.intermediate = _Bottom(lowest)
+        self.intermediate = _Bottleneck(lowest)
         self.decoder = _Decoder(lowest)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,17 +19,17 @@ _REACH = 4
 _MARGIN_FRAMES = 256
 """Frames at a window's edge that the neighbouring window tells better."""
 
-Net = Callable[[Tensor], Tensor]
+SalienceModel = Callable[[Tensor], Tensor]
 """Log-mels (B, n_mels, T) to salience (B, T, NUM_BINS)."""
 
 
-def curve_of(salience: NDArray[np.float32], cents: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
+def salience_to_hz(salience: NDArray[np.float32], cents: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
     """Salience (T, NUM_BINS) to Hz (T,): the mean pitch around the strongest bin, 0 where none is above `threshold`."""
-    hz = hz_around(salience, salience.argmax(axis=1), cents)
+    hz = local_average_hz(salience, salience.argmax(axis=1), cents)
     return np.where(salience.max(axis=1) > threshold, hz, 0.0)
 
 
-def hz_around(
+def local_average_hz(
     salience: NDArray[np.float32], bins: NDArray[np.int64], cents: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     """The mean pitch of the bins around one bin of each frame (T,), weighted by their salience (T, NUM_BINS)."""
@@ -52,8 +52,8 @@ class _Window:
     mel: Tensor
 
 
-def salience_of_mels(
-    mels: Sequence[Tensor], net: Net, *, multiple: int, window_frames: int, batch_frames: int
+def salience_from_mels(
+    mels: Sequence[Tensor], model: SalienceModel, *, multiple: int, window_frames: int, batch_frames: int
 ) -> list[NDArray[np.float32]]:
     """Salience of each clip (T, NUM_BINS) from its log-mel (n_mels, T), T >= 1.
 
@@ -63,9 +63,9 @@ def salience_of_mels(
     """
     saliences = [np.zeros((mel.shape[1], NUM_BINS), np.float32) for mel in mels]
     windows = [window for clip, mel in enumerate(mels) for window in _windows(clip, mel, multiple, window_frames)]
-    for batch in _batches(windows, batch_frames):
-        told = net(torch.stack([window.mel for window in batch])).float().cpu().numpy()
-        for window, rows in zip(batch, told, strict=True):
+    for batch in _batches_of_equal_length(windows, batch_frames):
+        outputs = model(torch.stack([window.mel for window in batch])).float().cpu().numpy()
+        for window, rows in zip(batch, outputs, strict=True):
             kept = rows[window.kept]
             saliences[window.clip][window.start + window.kept.start :][: len(kept)] = kept
     return saliences
@@ -91,7 +91,7 @@ def _windows(clip: int, mel: Tensor, multiple: int, window_frames: int) -> list[
     ]
 
 
-def _batches(windows: Sequence[_Window], batch_frames: int) -> Iterator[list[_Window]]:
+def _batches_of_equal_length(windows: Sequence[_Window], batch_frames: int) -> Iterator[list[_Window]]:
     by_length: dict[int, list[_Window]] = defaultdict(list)
     for window in windows:
         by_length[window.mel.shape[1]].append(window)

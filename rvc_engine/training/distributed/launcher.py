@@ -1,7 +1,7 @@
-"""The train stage in several processes, seen from the engine: start them, hear them, stop them, and say how they ended.
+"""The train stage in several processes: start them, relay their events, stop them, and report how they ended.
 
-torchrun starts one process a rank and ends the others as soon as one fails. It tells of that on standard error only, so
-what a rank said before its end counts first; a rank that ended without a word is named from torchrun's table.
+torchrun starts one process a rank and ends the others as soon as one fails. It reports that on standard error only, so
+a rank's own `failed` event counts first; a rank that ended without one is named from torchrun's table.
 """
 
 import os
@@ -21,15 +21,15 @@ import torch
 
 from rvc_engine.child_processes import inherited_environment, python_command
 from rvc_engine.config import TrainingConfig
-from rvc_engine.errors import EngineError, RankLost, StopRequested, error_of
+from rvc_engine.errors import EngineError, RankFailure, StopRequested, error_from_code
 from rvc_engine.events import Failed, Stopped, Succeeded, parse_event
 from rvc_engine.reporting import StageReport
-from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_LOST, STOP, RankRequest
+from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_FAILED, STOP, RankRequest
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
 
-SECONDS_TO_END = 10
+SHUTDOWN_SECONDS = 10
 """From the first sign of an end until what is left is killed."""
 _TABLE_ROW = re.compile(r"rank\s*:\s*(\d+) .*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
 """A failed rank in torchrun's last words."""
@@ -45,7 +45,7 @@ def run(
 ) -> None:
     """`training.run` in one process for each of `devices`, with its end as the result.
 
-    Raises what the ranks raised, StopRequested after a checkpoint, and RankLost when one died without a word.
+    Raises what the ranks raised, StopRequested after a checkpoint, and RankFailure when one died without a word.
     """
     request = RankRequest(
         root=workspace.root.absolute(),
@@ -67,9 +67,9 @@ def run(
     try:
         group.follow()
     finally:
-        group.end()
+        group.shut_down()
         path.unlink(missing_ok=True)
-    group.raise_for_end()
+    group.raise_for_exit()
 
 
 class _RankGroup:
@@ -79,14 +79,14 @@ class _RankGroup:
         self._devices, self._report = request.devices, report
         self._lines: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
         """What was said, and whether on standard output."""
-        self._noise: deque[str] = deque(maxlen=400)
+        self._stderr_lines: deque[str] = deque(maxlen=400)
         self._failed: Failed | None = None
-        self._stopped = self._succeeded = self._was_asked = False
+        self._stopped = self._succeeded = self._is_stop_sent = False
         # fmt: off
         command = [
             *python_command("torch.distributed.run"), "--standalone", "--nnodes", "1",
             "--nproc-per-node", str(len(request.devices)), "--max-restarts", "0", "--local-addr", "127.0.0.1",
-            "--shutdown-timeout", str(SECONDS_TO_END),
+            "--shutdown-timeout", str(SHUTDOWN_SECONDS),
             "--no-python", *python_command("rvc_engine.training.distributed.worker", str(path.absolute())),
         ]
         # fmt: on
@@ -96,7 +96,7 @@ class _RankGroup:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is the engine's to hear, which then stops the ranks in order
+            start_new_session=True,  # Ctrl-C is for the engine, which then stops the ranks in order
         )
         assert self._process.stdin is not None
         self._input: IO[bytes] = self._process.stdin
@@ -115,24 +115,24 @@ class _RankGroup:
         return thread
 
     def follow(self) -> None:
-        """Pass on what the ranks say, and the wish to stop, until torchrun is gone."""
+        """Relay the ranks' events, and a stop request to them, until torchrun has ended."""
         while self._process.poll() is None:
-            if self._report.is_stopping and not self._was_asked:
-                self._was_asked = True
+            if self._report.is_stopping and not self._is_stop_sent:
+                self._is_stop_sent = True
                 with suppress(OSError):
                     self._input.write(STOP)
                     self._input.flush()
-            self._hear(timeout=0.2)
+            self._drain_output(timeout=0.2)
 
-    def _hear(self, timeout: float) -> None:
+    def _drain_output(self, timeout: float) -> None:
         with suppress(queue.Empty):
             while True:
-                self._take(*self._lines.get(timeout=timeout))
+                self._handle_line(*self._lines.get(timeout=timeout))
                 timeout = 0
 
-    def _take(self, is_output: bool, line: str) -> None:
+    def _handle_line(self, is_output: bool, line: str) -> None:
         if not is_output:
-            self._noise.append(line)
+            self._stderr_lines.append(line)
             self._report.log(line, "debug")
             return
         match parse_event(line):
@@ -145,41 +145,43 @@ class _RankGroup:
             case event:
                 self._report.relay(event)
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         """Leave nothing running: ranks end when their input does, and torchrun when they have."""
         with suppress(OSError):
             self._input.close()
         try:
-            self._process.wait(SECONDS_TO_END)
+            self._process.wait(SHUTDOWN_SECONDS)
         except subprocess.TimeoutExpired:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         for reader in self._readers:
-            reader.join(SECONDS_TO_END)
-        self._hear(timeout=0)
+            reader.join(SHUTDOWN_SECONDS)
+        self._drain_output(timeout=0)
 
-    def raise_for_end(self) -> None:
+    def raise_for_exit(self) -> None:
         """Return for a training that came to its end; raise for every other end."""
         if self._failed is not None:
-            raise error_of(self._failed.code, self._failed.message)
+            raise error_from_code(self._failed.code, self._failed.message)
         if self._process.returncode == 0 and self._stopped:
             raise StopRequested
         if self._process.returncode != 0 or not self._succeeded:
-            raise self._lost()
+            raise self._rank_failure()
 
-    def _lost(self) -> EngineError:
+    def _rank_failure(self) -> EngineError:
         """Who died, as far as torchrun's table tells. Those that it ended itself (SIGTERM) are not to be named."""
-        ends = {int(rank): int(code) for rank, code in _TABLE_ROW.findall("\n".join(self._noise))}
-        consequences = {EXIT_PEER_LOST, EXIT_ORPHANED, -signal.SIGTERM}
-        rank = next((rank for rank, code in ends.items() if code not in consequences), None)
+        exit_codes = {int(rank): int(code) for rank, code in _TABLE_ROW.findall("\n".join(self._stderr_lines))}
+        secondary_codes = {EXIT_PEER_FAILED, EXIT_ORPHANED, -signal.SIGTERM}
+        rank = next((rank for rank, code in exit_codes.items() if code not in secondary_codes), None)
         if rank is None:
-            who = f"one of the {len(self._devices)} processes that trained the voice died"
+            culprit = f"one of the {len(self._devices)} processes that trained the voice died"
         else:
-            who = f"process {rank + 1} of {len(self._devices)} that trained the voice, on {self._devices[rank]}, died"
-            code = ends[rank]
-            who += f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
-        return RankLost(f"{who}; the others were stopped. Start again: the run goes on from its last checkpoint")
+            culprit = (
+                f"process {rank + 1} of {len(self._devices)} that trained the voice, on {self._devices[rank]}, died"
+            )
+            code = exit_codes[rank]
+            culprit += f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+        return RankFailure(f"{culprit}; the others were stopped. Start again: the run goes on from its last checkpoint")
 
 
 def _environment(num_threads: int) -> dict[str, str]:

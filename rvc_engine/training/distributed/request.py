@@ -1,4 +1,4 @@
-"""What an engine tells the processes that train for it together: a small JSON file."""
+"""The request that an engine passes to its training processes: a small JSON file."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict
 
 from rvc_engine.config import TrainingConfig, Version
 
-EXIT_PEER_LOST = 75
+EXIT_PEER_FAILED = 75
 """A rank ended because another one was gone: it is not the one to name."""
 EXIT_ORPHANED = 76
 """A rank ended because the engine that started it was gone."""

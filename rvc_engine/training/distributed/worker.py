@@ -1,6 +1,6 @@
 """One process of a data-parallel training: `torchrun ... -m rvc_engine.training.distributed.worker FILE`.
 
-The first rank says what happens, as event lines on standard output; every rank says why it fails. A rank whose input
+Rank 0 writes events as lines on standard output; every rank reports why it fails. A rank whose input
 ends has lost its engine, and ends at once: what it has done since the last checkpoint is done again by the next engine.
 """
 
@@ -14,18 +14,18 @@ from typing import NoReturn
 
 import torch
 
-from rvc_engine.compute.process_group import PeerLost, Ranks, local_rank
+from rvc_engine.compute.process_group import DistributedContext, PeerFailure, local_rank
 from rvc_engine.errors import EngineError, FailureCode, StopRequested
 from rvc_engine.events import EXIT_FAILED, Event, Failed, Log, Stopped, Succeeded, format_event
 from rvc_engine.reporting import StageReport
 from rvc_engine.training import trainer
-from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_LOST, RankRequest
+from rvc_engine.training.distributed.request import EXIT_ORPHANED, EXIT_PEER_FAILED, RankRequest
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.workspace.layout import Workspace
 
 
 class _RankReport(StageReport):
-    """Speaks for the first rank only, and leaves it to the ranks' agreement when to stop."""
+    """Reports on rank 0 only; whether to stop is decided by all ranks together."""
 
     def check_stop(self) -> None:
         """Nothing: one rank that stops alone would leave the others waiting."""
@@ -40,27 +40,27 @@ def main() -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        ranks = Ranks.join(device)
-        name = f"process {ranks.rank + 1} of {ranks.size}"
-        _say(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
-        report = _RankReport("train", _say if ranks.is_first else _stay_silent, stop.is_set)
+        ranks = DistributedContext.init(device)
+        name = f"process {ranks.rank + 1} of {ranks.world_size}"
+        _emit(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
+        report = _RankReport("train", _emit if ranks.is_main else _discard, stop.is_set)
         _train(request, device, report, ranks)
-        with suppress(PeerLost):  # this one's work is whole; who died tells it by an exit code
-            ranks.any(False)  # until the first one has saved, too
-        _end(0)
-    except PeerLost as error:
+        with suppress(PeerFailure):  # this rank's work is done; the exit code of the dead one names it
+            ranks.all_reduce_any(False)  # until the first one has saved, too
+        _exit(0)
+    except PeerFailure as error:
         print(f"lost the other processes: {error}", file=sys.stderr)  # noqa: T201 - the engine's debug log
-        _end(EXIT_PEER_LOST)
+        _exit(EXIT_PEER_FAILED)
     except EngineError as error:
-        _say(Failed(code=error.code, message=str(error)))
-        _end(EXIT_FAILED)
-    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must hear why
+        _emit(Failed(code=error.code, message=str(error)))
+        _exit(EXIT_FAILED)
+    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must get a reason
         traceback.print_exception(error)
-        _say(Failed(code=FailureCode.INTERNAL, message=f"{name} failed unforeseen ({type(error).__name__}: {error})"))
-        _end(EXIT_FAILED)
+        _emit(Failed(code=FailureCode.INTERNAL, message=f"{name} failed unforeseen ({type(error).__name__}: {error})"))
+        _exit(EXIT_FAILED)
 
 
-def _train(request: RankRequest, device: torch.device, report: StageReport, ranks: Ranks) -> None:
+def _train(request: RankRequest, device: torch.device, report: StageReport, ranks: DistributedContext) -> None:
     """The stage itself. A stop on request is a good end: torchrun would kill the others for any other exit code."""
     base = BaseWeights(request.base_generator, request.base_discriminators, request.base_identity)
     workspace = Workspace(request.root, request.voice, request.version)
@@ -85,19 +85,18 @@ def _watch_input() -> threading.Event:
     return stop
 
 
-def _say(event: Event) -> None:
+def _emit(event: Event) -> None:
     """One line, in one write: the ranks share the pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), f"{format_event(event)}\n".encode())
 
 
-def _stay_silent(_event: Event) -> None:
-    """The first rank speaks for all."""
+def _discard(_event: Event) -> None:
+    """Drop an event: rank 0 reports for all."""
 
 
-def _end(code: int) -> NoReturn:
-    """Without the library's farewells: they may wait for ranks that are gone, and gloo's abort the process at times
-    ("terminate called without an active exception"), which would make a crash of a training that is complete."""
+def _exit(code: int) -> NoReturn:
+    """os._exit: NCCL and gloo teardown can hang or abort once a peer is gone, which would fail a complete training."""
     sys.stderr.flush()
     os._exit(code)
 

@@ -95,4 +95,4 @@ def test_what_remains_up_to_four_seconds_is_one_piece() -> None:
 def test_time_above_the_threshold_is_told_in_seconds(rate: int) -> None:
     levels = Levels(rate)
     levels.add(np.concatenate([np.full(rate, 0.1), np.zeros(rate)]))
-    assert levels.seconds_of_sound() == pytest.approx(1.0, abs=0.05)
+    assert levels.sound_seconds() == pytest.approx(1.0, abs=0.05)

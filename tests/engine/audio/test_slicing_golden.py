@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rvc_engine.audio.silence import Levels, loud_spans
-from rvc_engine.audio.slicing import high_passed, levelled, pieces
+from rvc_engine.audio.slicing import high_pass, normalize_level, pieces
 from rvc_engine.pitch.curve import coarse_pitch
 
 TOLERANCE = 1e-6
@@ -44,12 +44,12 @@ def test_golden_slices_hold_whatever_the_blocks(golden: dict[str, Any], block: i
     assert len(sound) == golden["input_samples"]
     assert sound.sum() == pytest.approx(golden["input_sum"], abs=1e-9)
     levels, kept = Levels(rate), []
-    for part in high_passed(np.split(sound, range(block, len(sound), block)), rate):
+    for part in high_pass(np.split(sound, range(block, len(sound), block)), rate):
         levels.add(part)
         kept.append(part.astype(np.float32))
     filtered = np.concatenate(kept)
     slices = [
-        levelled(filtered[start:end])
+        normalize_level(filtered[start:end])
         for span in loud_spans(levels.rms(), levels.num_samples, levels.hop_length)
         for start, end in pieces(*span, rate)
     ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from rvc_engine.checkpoints import async_writer
-from rvc_engine.checkpoints.async_writer import BackgroundSaver
+from rvc_engine.checkpoints.async_writer import AsyncCheckpointer
 
 
 class Disk:
@@ -32,8 +32,8 @@ def disk() -> Disk:
 
 
 @pytest.fixture
-def saver() -> Iterator[BackgroundSaver]:
-    with BackgroundSaver() as saver:
+def saver() -> Iterator[AsyncCheckpointer]:
+    with AsyncCheckpointer() as saver:
         yield saver
 
 
@@ -45,12 +45,12 @@ def ignore(_: object) -> None:
     return
 
 
-def test_what_changes_while_the_file_is_written_is_not_in_it(saver: BackgroundSaver, disk: Disk) -> None:
+def test_what_changes_while_the_file_is_written_is_not_in_it(saver: AsyncCheckpointer, disk: Disk) -> None:
     weight = torch.ones(3)
     told: list[int] = []
-    saver.begin({"weight": weight}, disk.write, told.append)
+    saver.submit({"weight": weight}, disk.write, told.append)
     weight += 1
-    saver.look()
+    saver.poll()
     assert told == []  # not before it is whole
     disk.may_write.set()
     saver.wait()
@@ -61,22 +61,22 @@ def test_what_changes_while_the_file_is_written_is_not_in_it(saver: BackgroundSa
     assert told == [1]  # once
 
 
-def test_a_second_save_waits_for_the_first(saver: BackgroundSaver, disk: Disk) -> None:
+def test_a_second_save_waits_for_the_first(saver: AsyncCheckpointer, disk: Disk) -> None:
     order: list[str] = []
-    saver.begin({"a": torch.zeros(1)}, disk.write, lambda number: order.append(f"told {number}"))
+    saver.submit({"a": torch.zeros(1)}, disk.write, lambda number: order.append(f"told {number}"))
     disk.may_write.set()
-    saver.begin({"b": torch.zeros(1)}, disk.write, lambda number: order.append(f"told {number}"))
+    saver.submit({"b": torch.zeros(1)}, disk.write, lambda number: order.append(f"told {number}"))
     assert order == ["told 1"]
     saver.wait()
     assert order == ["told 1", "told 2"]
 
 
-@pytest.mark.parametrize("ask", [BackgroundSaver.wait, lambda saver: saver.begin({}, ignore, ignore)])
+@pytest.mark.parametrize("ask", [AsyncCheckpointer.wait, lambda saver: saver.begin({}, ignore, ignore)])
 def test_what_the_writer_failed_at_is_raised_where_it_is_next_asked_for(
-    saver: BackgroundSaver, ask: Callable[[BackgroundSaver], None]
+    saver: AsyncCheckpointer, ask: Callable[[AsyncCheckpointer], None]
 ) -> None:
     told: list[None] = []
-    saver.begin({"a": torch.zeros(1)}, fails, told.append)
+    saver.submit({"a": torch.zeros(1)}, fails, told.append)
     with pytest.raises(OSError, match="No space"):
         ask(saver)
     assert told == []
@@ -86,35 +86,35 @@ def test_what_the_writer_failed_at_is_raised_where_it_is_next_asked_for(
 def test_the_end_waits_and_an_error_before_it_stays_the_news(disk: Disk) -> None:
     told: list[int] = []
     disk.may_write.set()
-    with BackgroundSaver() as saver:
-        saver.begin({"a": torch.zeros(1)}, disk.write, told.append)
+    with AsyncCheckpointer() as saver:
+        saver.submit({"a": torch.zeros(1)}, disk.write, told.append)
     assert told == [1]
-    with pytest.raises(ZeroDivisionError), BackgroundSaver() as saver:  # noqa: PT012
-        saver.begin({"a": torch.zeros(1)}, fails, ignore)
+    with pytest.raises(ZeroDivisionError), AsyncCheckpointer() as saver:  # noqa: PT012
+        saver.submit({"a": torch.zeros(1)}, fails, ignore)
         raise ZeroDivisionError
-    with pytest.raises(OSError, match="No space"), BackgroundSaver() as saver:
-        saver.begin({"a": torch.zeros(1)}, fails, ignore)
+    with pytest.raises(OSError, match="No space"), AsyncCheckpointer() as saver:
+        saver.submit({"a": torch.zeros(1)}, fails, ignore)
 
 
 def test_without_memory_for_a_copy_it_is_written_at_once(
-    saver: BackgroundSaver, disk: Disk, monkeypatch: pytest.MonkeyPatch
+    saver: AsyncCheckpointer, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(async_writer, "SHARE_FOR_COPIES", 0)
+    monkeypatch.setattr(async_writer, "MAX_COPY_FRACTION", 0)
     disk.may_write.set()
     told: list[int] = []
-    saver.begin({"a": torch.zeros(1)}, disk.write, told.append)
+    saver.submit({"a": torch.zeros(1)}, disk.write, told.append)
     assert told == [1]
     assert disk.threads == [threading.get_ident()]
 
 
 @pytest.mark.gpu
 def test_on_a_gpu_what_changes_after_the_copy_was_asked_for_is_not_in_the_file(
-    saver: BackgroundSaver, disk: Disk
+    saver: AsyncCheckpointer, disk: Disk
 ) -> None:
     weight = torch.ones(2**24, device="cuda")
     for _ in range(100):
         weight *= 1.0  # work that the copy has to wait for
-    saver.begin({"weight": weight}, disk.write, ignore)
+    saver.submit({"weight": weight}, disk.write, ignore)
     weight += 1
     disk.may_write.set()
     saver.wait()

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 import torch
 
-from rvc_engine.checkpoints.pair_files import save_pair
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.pairs import pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import OwnCheckpoint
-from rvc_engine.checkpoints.retention import KeptSaves, Save
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.voices.optimizer_order import hand_over
+from rvc_engine.voices.optimizer_order import reorder_optimizer
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -23,32 +23,35 @@ def config(**changes: object) -> TrainingConfig:
     return TrainingConfig.model_validate({"pretrained": "none", "width": 24, **changes})
 
 
-def build(**changes: object) -> Nets:
+def build(**changes: object) -> GanTrainState:
     torch.manual_seed(1)
-    return Nets.build(Hyperparameters.of(config(**changes)), torch.device("cpu"), 1e-4)
+    return GanTrainState.build(Hyperparameters.from_config(config(**changes)), torch.device("cpu"), 1e-4)
 
 
 @pytest.fixture(scope="module")
-def trained() -> Nets:
+def trained() -> GanTrainState:
     """Nets after two steps along random gradients."""
-    nets = build()
+    state = build()
     for _ in range(2):
         for net, optimizer in (
-            (nets.generator, nets.generator_optimizer),
-            (nets.discriminators, nets.discriminator_optimizer),
+            (state.synthesizer, state.generator_optimizer),
+            (state.discriminators, state.discriminator_optimizer),
         ):
             for parameter in net.parameters():
                 parameter.grad = torch.randn_like(parameter)
             optimizer.step()
-    return nets
+    return state
 
 
 @pytest.fixture
-def save(trained: Nets, tmp_path: Path) -> Any:
+def save(trained: GanTrainState, tmp_path: Path) -> Any:
     """Save a pair of an epoch under a name, as another program does, with changes to each half's tree."""
 
     def save_one(epoch: int, name: str, **changes: Any) -> None:
-        save_pair(Workspace(tmp_path, "anna"), trained, Place(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False)
+        write_pair(
+            Workspace(tmp_path, "anna").root,
+            pair_trees(trained, TrainProgress(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False),
+        )
         for letter in "GD":
             path = tmp_path / f"{letter}_999.pth"
             torch.save({**torch.load(path, weights_only=True), "scaler": {}, **changes}, path)
@@ -80,14 +83,14 @@ def test_the_newest_is_the_one_of_the_latest_epoch_then_of_the_latest_time_whate
     assert names(tmp_path / "elsewhere") == []
 
 
-def test_weights_moments_and_epoch_arrive(save: Any, trained: Nets, tmp_path: Path) -> None:
+def test_weights_moments_and_epoch_arrive(save: Any, trained: GanTrainState, tmp_path: Path) -> None:
     save(7, "5")
     fresh, said = build(), []
     resumed = resume(pairs_to_resume(tmp_path, None, said.append), fresh, config(), said.append)
     assert resumed is not None
     assert (resumed.epoch, resumed.pair.generator.name, said) == (7, "G_5.pth", [])
     for ours, theirs, optimizer, other in (
-        (fresh.generator, trained.generator, fresh.generator_optimizer, trained.generator_optimizer),
+        (fresh.synthesizer, trained.synthesizer, fresh.generator_optimizer, trained.generator_optimizer),
         (fresh.discriminators, trained.discriminators, fresh.discriminator_optimizer, trained.discriminator_optimizer),
     ):
         assert_same(ours, theirs)
@@ -97,7 +100,7 @@ def test_weights_moments_and_epoch_arrive(save: Any, trained: Nets, tmp_path: Pa
 
 
 def test_a_damaged_newest_is_passed_over_and_said_and_an_old_broken_one_is_nobodys_loss(
-    save: Any, trained: Nets, tmp_path: Path
+    save: Any, trained: GanTrainState, tmp_path: Path
 ) -> None:
     save(1, "1a")
     save(2, "2a")
@@ -143,7 +146,7 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
     assert names(tmp_path, OwnCheckpoint(4, written - 60)) == ["G_50.pth"]
     assert names(tmp_path, OwnCheckpoint(5, written - 60)) == []  # no further
     assert names(tmp_path, OwnCheckpoint(4, written + 60)) == []  # not since
-    KeptSaves(tmp_path).add(Save(step=50, epoch=5, files=["G_50.pth", "D_50.pth"]), config(), lambda _: 0.0)
+    SaveRegistry(tmp_path).add(Save(step=50, epoch=5, files=["G_50.pth", "D_50.pth"]), config(), lambda _: 0.0)
     assert names(tmp_path, OwnCheckpoint(4, written - 60)) == []  # this run's own save
     save(6, "60")
     (tmp_path / "D_60.pth").write_bytes(b"")
@@ -151,13 +154,16 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
     assert "D_60.pth is damaged" in warning
 
 
-def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained: Nets, tmp_path: Path) -> None:
+def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained: GanTrainState, tmp_path: Path) -> None:
     def save_latest(epoch: int) -> None:
-        save_pair(Workspace(tmp_path, "anna"), trained, Place(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True)
+        write_pair(
+            Workspace(tmp_path, "anna").root,
+            pair_trees(trained, TrainProgress(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True),
+        )
 
     save_latest(5)
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []  # killed before it was listed, or with -l 1
-    KeptSaves(tmp_path).claim("0" * 64)  # of a save that a kill kept from getting its name
+    SaveRegistry(tmp_path).claim("0" * 64)  # of a save that a kill kept from getting its name
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []
     for letter in "GD":  # another program goes on from it
         path = tmp_path / f"{letter}_2333333.pth"
@@ -165,14 +171,16 @@ def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained:
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == ["G_2333333.pth"]
 
 
-def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(save: Any, trained: Nets, tmp_path: Path) -> None:
+def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(
+    save: Any, trained: GanTrainState, tmp_path: Path
+) -> None:
     save(1, "1", optimizer={"state": {}, "param_groups": []})
     fresh, said = build(), []
     resume(pairs_to_resume(tmp_path, None, said.append), fresh, config(), said.append)
     assert [warning.split(";")[0] for warning in said] == [
         f"{letter}_1.pth has no optimizer state that fits" for letter in "GD"
     ]
-    assert_same(fresh.generator, trained.generator)
+    assert_same(fresh.synthesizer, trained.synthesizer)
     assert not fresh.generator_optimizer.state
 
 
@@ -207,10 +215,12 @@ def test_a_pair_of_another_kind_is_named(save: Any, tmp_path: Path, asked: dict[
         resume(pairs_to_resume(tmp_path, None, lambda _: None), build(**asked), config(**asked), lambda _: None)
 
 
-def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(save: Any, trained: Nets, tmp_path: Path) -> None:
+def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(
+    save: Any, trained: GanTrainState, tmp_path: Path
+) -> None:
     save(2, "1")
     ours = torch.load(tmp_path / "G_1.pth", weights_only=True)
-    hand_over(tmp_path / "G_1.pth", tmp_path / "G_1.pth", "applio")
+    reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_1.pth", "applio")
     theirs = torch.load(tmp_path / "G_1.pth", weights_only=True)
     order, other = list(ours["model"]), list(theirs["model"])
     parts = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in other if name.startswith("dec.")))
@@ -226,8 +236,8 @@ def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(save: Any, t
 
     fresh = build()
     resume(pairs_to_resume(tmp_path, None, lambda _: None), fresh, config(), lambda _: None)
-    assert_same(fresh.generator, trained.generator)
-    hand_over(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
+    assert_same(fresh.synthesizer, trained.synthesizer)
+    reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
     assert list(torch.load(tmp_path / "G_back.pth", weights_only=True)["model"]) == order
     with pytest.raises(IncompatibleCheckpoint, match="holds v2 discriminators of width 24; give the G_ file"):
-        hand_over(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")
+        reorder_optimizer(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")

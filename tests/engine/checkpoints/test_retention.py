@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from rvc_engine.checkpoints.retention import KeptSaves, Save
+from rvc_engine.checkpoints.retention import Save, SaveRegistry
 from rvc_engine.config import TrainingConfig
 
 WORTH = {10: 30.0, 20: 25.0, 30: 40.0, 40: 26.0, 50: 35.0}
@@ -14,7 +14,7 @@ WORTH = {10: 30.0, 20: 25.0, 30: 40.0, 40: 26.0, 50: 35.0}
 
 def save_all(root: Path, steps: list[int], **config: object) -> list[int]:
     """Make saves one after the other; the steps whose files are left."""
-    kept = KeptSaves(root)
+    kept = SaveRegistry(root)
     for step in steps:
         files = [f"G_{step}.pth", f"D_{step}.pth", f"weights/anna_e{step}_s{step}.pth"]
         for name in files:
@@ -53,7 +53,7 @@ def test_files_that_this_run_did_not_save_are_left_alone(tmp_path: Path) -> None
     for path in others:
         path.parent.mkdir(exist_ok=True)
         path.touch()
-    kept = KeptSaves(tmp_path)
+    kept = SaveRegistry(tmp_path)
     config = TrainingConfig(keep_saves="latest")
     for step in (10, 20):
         (tmp_path / f"G_{step}.pth").touch()

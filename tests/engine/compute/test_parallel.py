@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rvc_engine.compute.parallel import LOOK_AHEAD, _num_calls, in_order
+from rvc_engine.compute.parallel import LOOK_AHEAD, _num_calls, map_ordered
 from rvc_engine.errors import StopRequested
 
 
@@ -25,7 +25,7 @@ def test_results_come_in_the_order_of_the_pieces_whichever_ends_first() -> None:
         time.sleep(0.02 if number % 4 == 0 else 0)
         return number
 
-    assert list(in_order(work, range(20), 1)) == list(range(20))
+    assert list(map_ordered(work, range(20), 1)) == list(range(20))
 
 
 @pytest.mark.parametrize(("threads_per_call", "calls"), [(1, 4), (2, 2), (3, 1), (8, 1), (None, 1)])
@@ -43,7 +43,7 @@ def test_as_many_pieces_are_at_work_as_there_are_threads_for(threads_per_call: i
             at_work -= 1
         return torch.get_num_threads()
 
-    assert set(in_order(work, range(4 * calls), threads_per_call)) == {4 // calls}
+    assert set(map_ordered(work, range(4 * calls), threads_per_call)) == {4 // calls}
     assert most == calls
 
 
@@ -65,7 +65,7 @@ def test_few_threads_are_left_idle(threads: int, threads_per_call: int, pieces: 
 
 
 def test_threads_of_later_work_are_as_before() -> None:
-    list(in_order(abs, range(4), 1))
+    list(map_ordered(abs, range(4), 1))
     seen = []
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
     later.start()
@@ -83,7 +83,7 @@ def test_a_piece_that_fails_ends_all_and_no_further_one_begins() -> None:
         return number
 
     with pytest.raises(ValueError, match="the third"):
-        list(in_order(work, range(1000), 1))
+        list(map_ordered(work, range(1000), 1))
     assert max(begun) <= 3 + LOOK_AHEAD * 4
 
 
@@ -101,5 +101,5 @@ def test_whoever_waits_for_a_long_piece_hears_a_stop() -> None:
         assert go_on.wait(30)
 
     with pytest.raises(StopRequested):
-        list(in_order(work, range(100), 1, stop))
+        list(map_ordered(work, range(100), 1, stop))
     assert len(begun) <= LOOK_AHEAD * 4

@@ -19,7 +19,7 @@ from rvc_engine.content.hubert import HubertEncoder
 from rvc_engine.content.names import embedder_name, encoder_of, programs_note
 from rvc_engine.content.packed_hubert import HubertSizes, weight_shapes
 from rvc_engine.content.whisper_model import log_mel
-from rvc_engine.content.windows import num_rows
+from rvc_engine.content.windows import num_content_frames
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, MissingWeights
 from rvc_engine.machine import Machine
 from rvc_engine.weights.catalogue import Weights
@@ -125,7 +125,7 @@ def test_huberts_rows_tell_of_the_same_sound_within_half_a_row(hubert_folder, sp
     extracted = HubertEncoder(hubert_folder, "v2", CPU)._hidden._extracted
     clicked = wave.copy()
     clicked[sample] += 0.5
-    before, after = (extracted([torch.from_numpy(w)], num_rows(len(w)))[0].numpy() for w in (wave, clicked))
+    before, after = (extracted([torch.from_numpy(w)], num_content_frames(len(w)))[0].numpy() for w in (wave, clicked))
     assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.5
 
 

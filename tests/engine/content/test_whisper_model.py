@@ -19,7 +19,7 @@ CLIP_SECONDS = 30
 
 @pytest.fixture(scope="module")
 def net():
-    return WhisperEncoder.of_weights(load_file(WHISPER_TINY_WEIGHTS))
+    return WhisperEncoder.from_state_dict(load_file(WHISPER_TINY_WEIGHTS))
 
 
 @pytest.fixture(scope="module")

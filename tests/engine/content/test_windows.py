@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import HubertConfig, HubertModel
 
-from rvc_engine.content.windows import BATCH_ROWS, encode_in_windows, num_rows
+from rvc_engine.content.windows import BATCH_FRAMES, encode_in_windows, num_content_frames
 
 
 def local_net(waves):
@@ -33,7 +33,7 @@ def test_windows_change_nothing_where_a_row_depends_on_its_own_samples_only(num_
 def test_there_are_as_many_rows_as_huberts_convolutions_give(num_samples):
     config = HubertConfig()
     expected = HubertModel._get_feat_extract_output_lengths(type("Net", (), {"config": config})(), num_samples)
-    assert num_rows(num_samples) == int(expected) == (num_samples - 80) // 320
+    assert num_content_frames(num_samples) == int(expected) == (num_samples - 80) // 320
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 399])
@@ -61,12 +61,12 @@ def test_batches_stay_within_their_rows():
     sizes = []
 
     def net(waves):
-        sizes.append(len(waves) * num_rows(max(len(wave) for wave in waves)))
+        sizes.append(len(waves) * num_content_frames(max(len(wave) for wave in waves)))
         return local_net(waves)
 
     encode_in_windows([noise(64_000 - 320 * n) for n in range(20)], net, 2, 200, 50)
-    assert 0.7 * BATCH_ROWS < max(sizes) <= BATCH_ROWS
-    assert sum(sizes) < 1.1 * sum(num_rows(64_000 - 320 * n) for n in range(20))
+    assert 0.7 * BATCH_FRAMES < max(sizes) <= BATCH_FRAMES
+    assert sum(sizes) < 1.1 * sum(num_content_frames(64_000 - 320 * n) for n in range(20))
 
 
 def test_where_windows_disagree_their_rows_are_cross_faded():
@@ -77,7 +77,7 @@ def test_where_windows_disagree_their_rows_are_cross_faded():
         nonlocal count
         first = count
         count += len(waves)
-        return [np.full((num_rows(len(wave)), 1), first + n, np.float32) for n, wave in enumerate(waves)]
+        return [np.full((num_content_frames(len(wave)), 1), first + n, np.float32) for n, wave in enumerate(waves)]
 
     [rows] = encode_in_windows([noise(1000 * 320)], net, 1, 200, 50)
     assert rows.min() == 0

@@ -113,8 +113,8 @@ def recipe_voice(case: Case, path: Path) -> Path:
             "pretrained": "none",
         }
     )
-    sizes = Hyperparameters.of(config)
-    weights = Synthesizer(sizes).state_dict()
+    hparams = Hyperparameters.from_config(config)
+    weights = Synthesizer(hparams).state_dict()
     for name, value in weights.items():
         a = random(name).standard_normal(tuple(value.shape))
         scale = 1 / np.sqrt(np.prod(value.shape[1:])) if value.ndim > 1 else 0.02
@@ -122,7 +122,7 @@ def recipe_voice(case: Case, path: Path) -> Path:
         if name.endswith("weight_g"):
             a = np.full(value.shape, 1.5)
         weights[name] = torch.from_numpy(a.astype(np.float32))
-    write_voice(path, weights, sizes, VoiceDetails("anna", 1, 1, "contentvec", 60.0))
+    write_voice(path, weights, hparams, VoiceDetails("anna", 1, 1, "contentvec", 60.0))
     return path
 
 

@@ -33,8 +33,8 @@ RATE = 16_000
 def make_voice(path, embedder="whisper-tiny.en-l2l3", f0=True):
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24, f0=f0)
     torch.manual_seed(0)
-    sizes = Hyperparameters.of(config)
-    write_voice(path, Synthesizer(sizes).state_dict(), sizes, VoiceDetails("anna", 1, 1, embedder, 60.0))
+    hparams = Hyperparameters.from_config(config)
+    write_voice(path, Synthesizer(hparams).state_dict(), hparams, VoiceDetails("anna", 1, 1, embedder, 60.0))
     return path
 
 
@@ -65,14 +65,14 @@ def glide(seconds, low=150.0, high=250.0):
 class TellingNet:
     """In place of the generator: 'speaks' the pitch it was given, in Hz / 1000, and keeps what it was given."""
 
-    sizes: Hyperparameters
+    hparams: Hyperparameters
     given: list = dataclasses.field(default_factory=list)
 
     def infer(self, features, coarse, f0, lengths, speakers, prior, source):
         self.given.append({"features": features[0].numpy(), "coarse": coarse[0].numpy(), "f0": f0[0].numpy()})
         assert features.shape[1] == f0.shape[1] == int(lengths[0]) == prior.shape[2]
-        assert source.shape[1] == f0.shape[1] * self.sizes.hop_length
-        return f0.repeat_interleave(self.sizes.hop_length, dim=1)[:, None] / 1000
+        assert source.shape[1] == f0.shape[1] * self.hparams.hop_length
+        return f0.repeat_interleave(self.hparams.hop_length, dim=1)[:, None] / 1000
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ def converter(voice):
 
 @pytest.fixture
 def telling(converter):
-    net = TellingNet(converter._voice.sizes)
+    net = TellingNet(converter._voice.hparams)
     converter._voice = dataclasses.replace(converter._voice, net=net)
     return converter, net
 
@@ -130,7 +130,7 @@ def test_an_index_of_other_features_is_refused(index, tmp_path):
 
 def test_protection_keeps_unvoiced_frames_mostly_as_they_were():
     own, blended = np.zeros((4, 2), np.float32), np.ones((4, 2), np.float32)
-    mixed = conversion.protected(own, blended, np.array([True, False, False, True]), 0.3)
+    mixed = conversion.protect_unvoiced(own, blended, np.array([True, False, False, True]), 0.3)
     np.testing.assert_allclose(mixed[:, 0], [1, 0.3, 0.3, 1], rtol=1e-6)
 
 
@@ -157,17 +157,17 @@ def test_loudness_stays_ones_own_at_rate_one_and_is_the_inputs_at_rate_zero():
 
 
 def test_too_loud_input_and_output_are_scaled_down_and_others_left():
-    assert np.abs(conversion.limited(np.full(500, 2.0, np.float32))).max() == pytest.approx(0.95)
-    assert np.abs(conversion.limited(np.full(500, 0.5, np.float32))).max() == 0.5
-    assert conversion.to_16_bit(np.array([2.0, -1.0], np.float32)).tolist() == [32440, -16220]
-    assert conversion.to_16_bit(np.array([0.5], np.float32)).tolist() == [16384]
+    assert np.abs(conversion.limit_peak(np.full(500, 2.0, np.float32))).max() == pytest.approx(0.95)
+    assert np.abs(conversion.limit_peak(np.full(500, 0.5, np.float32))).max() == 0.5
+    assert conversion.to_int16(np.array([2.0, -1.0], np.float32)).tolist() == [32440, -16220]
+    assert conversion.to_int16(np.array([0.5], np.float32)).tolist() == [16384]
 
 
 def test_the_high_pass_takes_hum_and_shifts_nothing():
     hum, tone = (np.sin(2 * np.pi * hz * np.arange(RATE) / RATE).astype(np.float32) for hz in (15, 400))
     middle = slice(4000, 12_000)
-    assert np.abs(conversion.high_passed(hum)[middle]).max() < 0.01
-    np.testing.assert_allclose(conversion.high_passed(tone)[middle], tone[middle], atol=1e-3)
+    assert np.abs(conversion.high_pass(hum)[middle]).max() < 0.01
+    np.testing.assert_allclose(conversion.high_pass(tone)[middle], tone[middle], atol=1e-3)
 
 
 def test_pitch_arrives_shifted_by_the_key_and_in_coarse_bins_as_in_training(telling):
@@ -264,12 +264,12 @@ def test_a_voice_of_an_unknown_encoder_is_refused_and_one_of_either_spelling_is_
     with pytest.raises(IncompatibleCheckpoint, match="chinese-hubert"):
         load_voice(make_voice(tmp_path / "chinese-hubert.pth", embedder="chinese-hubert"), CPU)
     tree = load_file(voice)
-    original = load_voice(voice, CPU).net.state_dict()
+    original = load_voice(voice, CPU).model.state_dict()
     spellings = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
     for old, new in spellings.items():
         tree["weight"] = {name.replace(old, new): value.float() for name, value in tree["weight"].items()}
     torch.save(tree, tmp_path / "new.pth")
-    for name, value in load_voice(tmp_path / "new.pth", CPU).net.state_dict().items():
+    for name, value in load_voice(tmp_path / "new.pth", CPU).model.state_dict().items():
         torch.testing.assert_close(value, original[name])
 
 

@@ -10,10 +10,10 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import (
     Speakers,
-    ids_of_folders,
     index_stem,
     recording_folders,
     several_folders_note,
+    speaker_ids,
     write_folders,
 )
 from rvc_engine.errors import InvalidDataset
@@ -27,7 +27,7 @@ def named(*names: str) -> list[Recording]:
 
 
 def speakers_of(choice: object, folders: list[str] = FOLDERS) -> Speakers:
-    return Speakers.of_folders(TrainingConfig.model_validate({"speakers": choice}), folders)
+    return Speakers.from_folders(TrainingConfig.model_validate({"speakers": choice}), folders)
 
 
 @pytest.mark.parametrize(
@@ -63,13 +63,13 @@ def test_a_folder_named_twice_and_a_speaker_id_beside_speakers_are_refused() -> 
 
 
 def test_a_folder_whose_name_is_a_number_is_that_speaker_and_the_others_take_the_free_numbers() -> None:
-    assert ids_of_folders(None, ["bob", "7", "0", "anna", "bob"]) == {"0": 0, "anna": 1, "bob": 2, "7": 7}
+    assert speaker_ids(None, ["bob", "7", "0", "anna", "bob"]) == {"0": 0, "anna": 1, "bob": 2, "7": 7}
 
 
 def test_a_mapping_may_give_one_speaker_two_folders_under_the_firsts_name() -> None:
     speakers = speakers_of({"anna": 4, "bob": 4})
     assert speakers.by_recording == (4, 4, 4)
-    assert speakers.table([4]) == {4: "anna"}
+    assert speakers.names_by_id([4]) == {4: "anna"}
 
 
 @pytest.mark.parametrize(
@@ -108,20 +108,22 @@ def test_names_of_an_uploads_manifest_tell_the_folders_too(tmp_path: Path) -> No
 def test_a_slice_is_of_the_speaker_in_whose_folder_its_recording_lies(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "duo")
     write_folders(workspace, FOLDERS)
-    speakers = Speakers.of(workspace, TrainingConfig(speakers={"anna": 5, "bob": 0}))
-    assert [speakers.of_slice(stem) for stem in ("0_0", "1_12", "2_0")] == [5, 5, 0]
-    assert Speakers.of(workspace, TrainingConfig(speaker_id=9)).of_slice("2_0") == 9
+    speakers = Speakers.from_workspace(workspace, TrainingConfig(speakers={"anna": 5, "bob": 0}))
+    assert [speakers.speaker_of_slice(stem) for stem in ("0_0", "1_12", "2_0")] == [5, 5, 0]
+    assert Speakers.from_workspace(workspace, TrainingConfig(speaker_id=9)).speaker_of_slice("2_0") == 9
     with pytest.raises(InvalidDataset, match="nothing tells who speaks in the slice 3_0"):
-        speakers.of_slice("3_0")
+        speakers.speaker_of_slice("3_0")
 
 
 def test_what_applio_wrote_into_a_slices_name_tells_without_any_folders(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "duo")
-    assert Speakers.of(workspace, TrainingConfig(speakers="folders")).of_slice("3_0_1", found=3) == 3
-    assert Speakers.of(workspace, TrainingConfig(speakers={"3": 1})).of_slice("3_0_1", found=3) == 1
-    assert Speakers.of(workspace, TrainingConfig()).of_slice("3_0_1", found=3) == 3
+    assert (
+        Speakers.from_workspace(workspace, TrainingConfig(speakers="folders")).speaker_of_slice("3_0_1", found=3) == 3
+    )
+    assert Speakers.from_workspace(workspace, TrainingConfig(speakers={"3": 1})).speaker_of_slice("3_0_1", found=3) == 1
+    assert Speakers.from_workspace(workspace, TrainingConfig()).speaker_of_slice("3_0_1", found=3) == 3
     with pytest.raises(InvalidDataset, match="--dataset"):
-        Speakers.of(workspace, TrainingConfig(speakers="folders")).of_slice("0_1")
+        Speakers.from_workspace(workspace, TrainingConfig(speakers="folders")).speaker_of_slice("0_1")
 
 
 def test_recordings_in_folders_that_are_taken_for_one_speaker_are_told_of() -> None:

@@ -46,7 +46,7 @@ def test_what_was_measured_beyond_the_checkpoint_goes_with_its_previews_and_the_
     for each in (row(1, 30.0, "a.flac"), row(2, 20.0, "b.flac")):
         (tmp_path / each.files[0]).touch()
         add(kept, each)
-    kept.go_back_to(1)
+    kept.truncate_after(1)
     again = history(tmp_path)
     assert (again.rows, again.best) == ([row(1, 30.0, "a.flac")], row(2, 20.0, "b.flac"))
     assert not (tmp_path / "b.flac").exists()
@@ -64,7 +64,7 @@ def test_values_of_other_clips_are_not_compared_with(tmp_path: Path) -> None:
 def test_a_run_begun_anew_remembers_nothing(tmp_path: Path) -> None:
     kept = history(tmp_path)
     add(kept, row(1, 1.0))
-    kept.forget_all()
+    kept.clear()
     assert history(tmp_path).best is None
     assert not kept.path.exists()
 

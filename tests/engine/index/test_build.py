@@ -144,7 +144,9 @@ def test_all_features_go_through_a_file_and_never_lie_in_memory_together(workspa
     fill(workspace, 40, 400)
     run(workspace)  # what is loaded once does not count
     tracemalloc.start()
-    build._gather([sorted(workspace.features.glob("*.npy"))], workspace.total_features, StageReport("index", print))
+    build._concatenate_features(
+        [sorted(workspace.features.glob("*.npy"))], workspace.total_features, StageReport("index", print)
+    )
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     size = workspace.total_features.stat().st_size

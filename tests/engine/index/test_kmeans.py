@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rvc_engine.errors import StopRequested
 from rvc_engine.index import kmeans
-from rvc_engine.index.kmeans import BATCH_ROWS, Tick, centres_of, many_centres_of
+from rvc_engine.index.kmeans import BATCH_ROWS, ProgressCallback, minibatch_kmeans, two_level_kmeans
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,13 @@ def distance(rows: NDArray[np.float32], centres: NDArray[np.float32]) -> float:
 def test_it_finds_centres_as_good_as_faiss_finds(rows: NDArray[np.float32]) -> None:
     theirs = faiss.Kmeans(32, 100, niter=20, seed=1)
     theirs.train(rows)
-    ours = centres_of(rows, 100, 3, 1, quiet)
+    ours = minibatch_kmeans(rows, 100, 3, 1, quiet)
     assert ours.shape == (100, 32)
     assert distance(rows, ours) < 1.1 * distance(rows, theirs.centroids)
 
 
 def test_the_same_seed_gives_the_same_centres_and_another_seed_others(rows: NDArray[np.float32]) -> None:
-    one, same, other = (centres_of(rows, 60, 1, seed, quiet) for seed in (1, 1, 2))
+    one, same, other = (minibatch_kmeans(rows, 60, 1, seed, quiet) for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.array_equal(one, other)
 
@@ -63,7 +63,7 @@ def test_it_hears_that_it_should_stop_at_every_batch(rows: NDArray[np.float32]) 
             raise StopRequested
 
     with pytest.raises(StopRequested):
-        centres_of(rows, 60, 2, 1, stop_at_second)
+        minibatch_kmeans(rows, 60, 2, 1, stop_at_second)
     assert heard == [0, pytest.approx(0.5 / -(-len(rows) // BATCH_ROWS))]
 
 
@@ -71,7 +71,7 @@ def test_memory_holds_a_batch_and_the_centres_and_never_all_rows(tmp_path: Path)
     np.save(tmp_path / "rows.npy", np.random.default_rng(0).standard_normal((60_000, 128), dtype=np.float32))
     rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
     tracemalloc.start()
-    for find in (lambda: centres_of(rows, 50, 1, 1, quiet), lambda: many_centres_of(rows, 400, 1, quiet)):
+    for find in (lambda: minibatch_kmeans(rows, 50, 1, 1, quiet), lambda: two_level_kmeans(rows, 400, 1, quiet)):
         tracemalloc.reset_peak()
         find()
         _, peak = tracemalloc.get_traced_memory()
@@ -101,14 +101,14 @@ def test_pages_of_the_file_are_given_back_after_every_few_rows(tmp_path: Path, s
     assert watched.times > (1 + kmeans.REFINING_PASSES) * len(rows) / kmeans.ROWS_READ
 
 
-@pytest.mark.parametrize("find", [lambda rows: centres_of(rows, 9, 2, 1, quiet), lambda rows: many(rows, 9)])
+@pytest.mark.parametrize("find", [lambda rows: minibatch_kmeans(rows, 9, 2, 1, quiet), lambda rows: many(rows, 9)])
 def test_as_many_centres_as_rows_are_the_rows(find: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> None:
     rows = np.eye(9, dtype=np.float32)
     np.testing.assert_allclose(sorted(find(rows).tolist()), sorted(rows.tolist()), atol=1e-6)
 
 
-def many(rows: NDArray[np.float32], count: int, seed: int = 1, tick: Tick = quiet) -> NDArray[np.float32]:
-    return many_centres_of(rows, count, seed, tick)
+def many(rows: NDArray[np.float32], count: int, seed: int = 1, tick: ProgressCallback = quiet) -> NDArray[np.float32]:
+    return two_level_kmeans(rows, count, seed, tick)
 
 
 def test_many_centres_found_cell_by_cell_are_as_good_as_those_of_comparing_all_with_all(

@@ -46,6 +46,6 @@ def test_one_centre_is_nearest_to_all_however_far(rows: NDArray[np.float32], dty
 def test_where_the_cpu_has_no_bf16_products_are_of_float32(
     rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(nearest, "cpu_multiplies_bf16", lambda: False)
+    monkeypatch.setattr(nearest, "cpu_supports_bf16", lambda: False)
     full = Nearest(rows[:700], dtype=torch.float32)(rows)
     np.testing.assert_array_equal(Nearest(rows[:700])(rows), full)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
@@ -21,17 +21,17 @@ DAILY = {("v1", "48k", False), ("v2", "32k", True)}
 CPU = torch.device("cpu")
 
 
-def batch_of(sizes: Hyperparameters) -> Batch:
+def batch_of(hparams: Hyperparameters) -> Batch:
     """One clip, a little longer than a segment, of numbers of the right kind."""
-    frames = sizes.segment_frames + 4
+    frames = hparams.segment_frames + 4
     random = torch.Generator().manual_seed(1)
     f0 = 200 + 20 * torch.rand(1, frames, generator=random)
     return Batch(
-        features=torch.randn(1, frames, sizes.feature_size, generator=random),
-        coarse_f0=torch.full((1, frames), 60) if sizes.f0 else None,
-        f0=f0 if sizes.f0 else None,
-        spec=torch.rand(1, sizes.n_fft // 2 + 1, frames, generator=random),
-        wave=0.1 * torch.randn(1, frames * sizes.hop_length, generator=random),
+        features=torch.randn(1, frames, hparams.feature_size, generator=random),
+        coarse_f0=torch.full((1, frames), 60) if hparams.f0 else None,
+        f0=f0 if hparams.f0 else None,
+        spec=torch.rand(1, hparams.n_fft // 2 + 1, frames, generator=random),
+        wave=0.1 * torch.randn(1, frames * hparams.hop_length, generator=random),
         lengths=torch.tensor([frames]),
         speakers=torch.tensor([0]),
     )
@@ -49,22 +49,22 @@ def test_a_variant_trains_and_exports_under_the_published_names(
     tmp_path: Path, version: str, rate: str, f0: bool
 ) -> None:
     config = {"version": version, "sample_rate": rate, "f0": f0, "pretrained": "none"}
-    sizes = Hyperparameters.of(TrainingConfig.model_validate(config))
+    hparams = Hyperparameters.from_config(TrainingConfig.model_validate(config))
     torch.manual_seed(0)
-    nets, batch = Nets.build(sizes, CPU, 1e-4), batch_of(sizes)
+    state, batch = GanTrainState.build(hparams, CPU, 1e-4), batch_of(hparams)
     random = torch.Generator().manual_seed(2)
-    before = {name: value.clone() for name, value in nets.generator.state_dict().items()}
+    before = {name: value.clone() for name, value in state.synthesizer.state_dict().items()}
     for _ in range(2):
-        starts = draw_starts(batch.lengths, sizes.segment_frames, random)
-        result = training_step(nets, batch, starts, Noise.draw(sizes, 1, batch.spec.shape[2], random))
+        starts = draw_starts(batch.lengths, hparams.segment_frames, random)
+        result = training_step(state, batch, starts, Noise.draw(hparams, 1, batch.spec.shape[2], random))
         assert torch.isfinite(result.stacked()).all()
-    trained = nets.generator.state_dict()
+    trained = state.synthesizer.state_dict()
     published = PUBLISHED[f"G/{version}/{rate}/f0={int(f0)}"]
     assert shapes(trained) == published
-    assert shapes(nets.discriminators.state_dict()) == PUBLISHED[f"D/{version}"]
+    assert shapes(state.discriminators.state_dict()) == PUBLISHED[f"D/{version}"]
     assert any(not torch.equal(trained[name], before[name]) for name in before)
     path = tmp_path / "voice.pth"
-    write_voice(path, trained, sizes, VoiceDetails("voice", 1, 2, "contentvec", 1.0))
+    write_voice(path, trained, hparams, VoiceDetails("voice", 1, 2, "contentvec", 1.0))
     weights = torch.load(path, weights_only=True)["weight"]
     assert shapes(weights) == {name: shape for name, shape in published.items() if not name.startswith("enc_q.")}
     assert {value.dtype for value in weights.values()} == {torch.float16}

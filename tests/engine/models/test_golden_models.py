@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
@@ -79,21 +79,21 @@ def changes(net: torch.nn.Module, before: dict[str, torch.Tensor]) -> dict[str, 
     return {name: float((p.detach() - before[name]).double().norm()) for name, p in net.named_parameters()}
 
 
-def recipe_batch(sizes: Hyperparameters, dtype: torch.dtype) -> Batch:
+def recipe_batch(hparams: Hyperparameters, dtype: torch.dtype) -> Batch:
     r = np.random.RandomState(crc32(b"inputs"))
 
     def made(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.float32)).to(dtype)
 
-    features = made(r.standard_normal((BATCH, FRAMES, sizes.feature_size)))
+    features = made(r.standard_normal((BATCH, FRAMES, hparams.feature_size)))
     coarse = torch.from_numpy(r.randint(1, 256, (BATCH, FRAMES)))
     f0 = made(100 + 200 * r.random_sample((BATCH, FRAMES)))
-    wave = made(0.1 * r.standard_normal((BATCH, 1, FRAMES * sizes.hop_length)))[:, 0]
+    wave = made(0.1 * r.standard_normal((BATCH, 1, FRAMES * hparams.hop_length)))[:, 0]
     return Batch(
         features,
-        coarse if sizes.f0 else None,
-        f0 if sizes.f0 else None,
-        spectrogram(wave, sizes.n_fft, sizes.hop_length),
+        coarse if hparams.f0 else None,
+        f0 if hparams.f0 else None,
+        spectrogram(wave, hparams.n_fft, hparams.hop_length),
         wave,
         lengths=torch.tensor([64, 54]),
         speakers=torch.zeros(BATCH, dtype=torch.long),
@@ -104,45 +104,48 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     torch.set_num_threads(os.cpu_count() or 1)
     version, rate, pitch = name.split("_")
     config = TrainingConfig(version=version, sample_rate=rate, f0=pitch == "f0")
-    sizes = Hyperparameters.of(config)
-    nets = Nets.build(sizes, torch.device("cpu"), config.learning_rate)
+    hparams = Hyperparameters.from_config(config)
+    state = GanTrainState.build(hparams, torch.device("cpu"), config.learning_rate)
     # The type first: the recipe's weight_g are float64, and one rounded to float32 can turn a LeakyReLU's sign.
-    load_recipe(nets.generator.to(dtype))
-    load_recipe(nets.discriminators.to(dtype))
-    batch = recipe_batch(sizes, dtype)
+    load_recipe(state.synthesizer.to(dtype))
+    load_recipe(state.discriminators.to(dtype))
+    batch = recipe_batch(hparams, dtype)
     starts = torch.tensor([3, 11])
-    source = torch.zeros(BATCH, sizes.segment_samples, dtype=dtype) if sizes.f0 else None
+    source = torch.zeros(BATCH, hparams.segment_samples, dtype=dtype) if hparams.f0 else None
     noise = Noise(torch.zeros(BATCH, 192, FRAMES, dtype=dtype), source)
 
-    posterior = nets.generator(
+    encoded: list[tuple[torch.Tensor, ...]] = []
+    hook = state.synthesizer.enc_q.register_forward_hook(lambda *call: encoded.append(call[2]))
+    output = state.synthesizer(
         batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
     )
-    whole_mel = log_mel(batch.spec, sizes.sample_rate, sizes.n_mels)
+    hook.remove()
+    whole_mel = log_mel(batch.spec, hparams.sample_rate, hparams.n_mels)
     fake_mel = log_mel(
-        spectrogram(posterior.wave[:, 0], sizes.n_fft, sizes.hop_length), sizes.sample_rate, sizes.n_mels
+        spectrogram(output.wave[:, 0], hparams.n_fft, hparams.hop_length), hparams.sample_rate, hparams.n_mels
     )
     arrays = {
         "spec": batch.spec,
         "mel": whole_mel,
-        "m_p": posterior.prior_mean,
-        "logs_p": posterior.prior_log_std,
-        "m_q": posterior.mean,
-        "logs_q": posterior.log_std,
-        "z_p": posterior.latent_prior,
-        "y_hat": posterior.wave,
+        "m_p": output.prior_mean,
+        "logs_p": output.prior_log_std,
+        "m_q": encoded[0][1],
+        "logs_q": output.log_std,
+        "z_p": output.latent_prior,
+        "y_hat": output.wave,
         "y_hat_mel": fake_mel,
     }
     arrays = {key: value.detach().clone() for key, value in arrays.items()}
-    real = cut_segments(batch.wave.unsqueeze(1), starts * sizes.hop_length, sizes.segment_samples)
-    before_g, before_d = snapshot(nets.generator), snapshot(nets.discriminators)
-    result = training_step(nets, batch, starts, noise)
-    grad_norm_d = norms(nets.discriminators)
+    real = cut_segments(batch.wave.unsqueeze(1), starts * hparams.hop_length, hparams.segment_samples)
+    before_g, before_d = snapshot(state.synthesizer), snapshot(state.discriminators)
+    result = training_step(state, batch, starts, noise)
+    grad_norm_d = norms(state.discriminators)
     with torch.no_grad():
-        for key, wave in (("d_real", real), ("d_fake", posterior.wave)):
-            arrays[key] = torch.cat([score for score, _ in nets.discriminators(wave)], dim=1)
-    nets.generator.eval()
-    full_noise = torch.zeros(1, FRAMES * sizes.hop_length, dtype=dtype) if sizes.f0 else None
-    arrays["infer_after_step"] = nets.generator.infer(
+        for key, wave in (("d_real", real), ("d_fake", output.wave)):
+            arrays[key] = torch.cat([score for score, _ in state.discriminators(wave)], dim=1)
+    state.synthesizer.eval()
+    full_noise = torch.zeros(1, FRAMES * hparams.hop_length, dtype=dtype) if hparams.f0 else None
+    arrays["infer_after_step"] = state.synthesizer.infer(
         batch.features[:1],
         batch.coarse_f0[:1] if batch.coarse_f0 is not None else None,
         batch.f0[:1] if batch.f0 is not None else None,
@@ -154,10 +157,10 @@ def run_recipe(name: str, dtype: torch.dtype) -> Run:
     return Run(
         arrays,
         {name: float(getattr(result, name)) for name in ("disc", "gen", "fm", "mel", "kl")},
-        norms(nets.generator),
+        norms(state.synthesizer),
         grad_norm_d,
-        changes(nets.generator, before_g),
-        changes(nets.discriminators, before_d),
+        changes(state.synthesizer, before_g),
+        changes(state.discriminators, before_d),
     )
 
 

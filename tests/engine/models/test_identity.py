@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from rvc_engine.models.identity import differences, discriminators_layout, generator_layout, kind_of, mismatch
+from rvc_engine.models.identity import differences, discriminators_layout, generator_layout, identify, mismatch
 
 LAYOUTS = {
     key: {name: tuple(shape) for name, shape in dict(layout).items()}
@@ -17,13 +17,13 @@ GENERATORS = [key for key in LAYOUTS if key.startswith("G/")]
 @pytest.mark.parametrize("key", GENERATORS)
 def test_every_published_generator_is_known_with_and_without_its_posterior_encoder(key: str) -> None:
     _, version, rate, f0 = key.split("/")
-    kind = kind_of(LAYOUTS[key])
+    kind = identify(LAYOUTS[key])
     assert kind is not None
     assert (kind.version, kind.rate, kind.f0, kind.width, kind.num_speakers) == (version, rate, f0 == "f0=1", 192, 109)
-    sizes = kind.sizes()
-    assert sizes is not None
-    assert list(generator_layout(sizes, with_posterior=True).items()) == list(LAYOUTS[key].items())
-    small = kind_of({name: shape for name, shape in LAYOUTS[key].items() if not name.startswith("enc_q.")})
+    hparams = kind.hparams()
+    assert hparams is not None
+    assert list(generator_layout(hparams, with_posterior=True).items()) == list(LAYOUTS[key].items())
+    small = identify({name: shape for name, shape in LAYOUTS[key].items() if not name.startswith("enc_q.")})
     assert small is not None
     looks_alike = key in {"G/v1/32k/f0=0", "G/v1/48k/f0=0"}  # what only the spectrogram's bins would tell
     assert small.rates == (("32k", "48k") if looks_alike else (rate,))
@@ -31,7 +31,7 @@ def test_every_published_generator_is_known_with_and_without_its_posterior_encod
 
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_discriminators_are_known_by_their_number(version: str) -> None:
-    kind = kind_of(LAYOUTS[f"D/{version}"])
+    kind = identify(LAYOUTS[f"D/{version}"])
     assert kind is not None
     assert str(kind) == f"{version} discriminators"
     assert discriminators_layout(kind) == LAYOUTS[f"D/{version}"]
@@ -56,9 +56,9 @@ def test_a_mismatch_explains_itself() -> None:
 
 def test_pieces_of_a_net_are_no_net_and_odd_upsampling_is_of_no_rate() -> None:
     layout = LAYOUTS["G/v2/40k/f0=1"]
-    assert kind_of({"enc_p.emb_phone.weight": (192, 768)}) is None
-    assert kind_of({**layout, "enc_p.emb_phone.weight": (192, 1024)}) is None
-    odd = kind_of({**layout, "dec.ups.0.weight_v": (512, 256, 99)})
+    assert identify({"enc_p.emb_phone.weight": (192, 768)}) is None
+    assert identify({**layout, "enc_p.emb_phone.weight": (192, 1024)}) is None
+    odd = identify({**layout, "dec.ups.0.weight_v": (512, 256, 99)})
     assert odd is not None
-    assert (odd.rates, odd.sizes()) == ((), None)
+    assert (odd.rates, odd.hparams()) == ((), None)
     assert differences({"x": (1,)}, {"y": (1,)}) == ["y is missing", "x is unknown"]

@@ -24,7 +24,7 @@ KINDS = [(v, r, f) for v in ("v1", "v2") for r in ("32k", "40k", "48k") for f in
 def test_generator_has_the_published_names_and_shapes_in_order(version: str, rate: str, f0: bool) -> None:
     config = TrainingConfig(version=version, sample_rate=rate, f0=f0)
     with torch.device("meta"):
-        net = Synthesizer(Hyperparameters.of(config))
+        net = Synthesizer(Hyperparameters.from_config(config))
     ours = {name: list(value.shape) for name, value in net.state_dict().items()}
     published = STATE_DICTS[f"G/{version}/{rate}/f0={int(f0)}"]
     assert ours == published
@@ -42,16 +42,16 @@ def test_discriminators_have_the_published_names_and_shapes_in_order(version: st
 @pytest.mark.parametrize(("version", "rate"), [(v, r) for v, r, f in KINDS if f])
 def test_workspace_config_holds_the_published_numbers(version: str, rate: str) -> None:
     config = TrainingConfig(version=version, sample_rate=rate)
-    written = json.loads(Hyperparameters.of(config).workspace_config(config, 4))
+    written = json.loads(Hyperparameters.from_config(config).workspace_config(config, 4))
     for part, numbers in PUBLISHED[f"{version}/{rate}"].items():
         assert written[part] == numbers
 
 
 @pytest.mark.parametrize(("version", "rate", "f0"), KINDS)
 def test_sizes_come_back_from_a_voice_files_list(version: str, rate: str, f0: bool) -> None:
-    sizes = Hyperparameters.of(TrainingConfig(version=version, sample_rate=rate, f0=f0))
-    assert len(sizes.voice_config()) == 18
-    assert Hyperparameters.of_voice(sizes.voice_config(), version, f0, 109) == sizes
+    hparams = Hyperparameters.from_config(TrainingConfig(version=version, sample_rate=rate, f0=f0))
+    assert len(hparams.voice_config()) == 18
+    assert Hyperparameters.from_voice_config(hparams.voice_config(), version, f0, 109) == hparams
 
 
 def test_flow_undoes_itself() -> None:
@@ -92,8 +92,8 @@ def test_cut_segments_takes_each_clips_own_stretch() -> None:
 
 @pytest.mark.parametrize("width", [24, 48, 96])
 def test_small_nets_speak_as_many_samples_as_full_ones(width: int) -> None:
-    sizes = Hyperparameters.of(TrainingConfig(width=width, pretrained="none"))
-    net = Synthesizer(sizes)
+    hparams = Hyperparameters.from_config(TrainingConfig(width=width, pretrained="none"))
+    net = Synthesizer(hparams)
     wave = net.infer(
         torch.randn(1, 10, 768),
         torch.ones(1, 10, dtype=torch.long),

@@ -9,7 +9,7 @@ import pytest
 from rvc_engine.config import TrainingConfig
 from rvc_engine.events import Event
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.workspace.layout import Workspace
 
 SAMPLES = sorted((Path(__file__).parents[3] / "samples").glob("*.flac"))
@@ -25,7 +25,7 @@ TINY = {
 }
 
 
-ALL = Wanted()
+ALL = StageSelection()
 
 
 def tiny_config(**changes: object) -> TrainingConfig:
@@ -71,12 +71,12 @@ def make(tmp_path: Path, recordings: Path, machine: Machine) -> Callable[..., tu
     """Make a voice in this process; returns its workspace and all events."""
 
     def make_one(
-        name: str = "anna", dataset: Path | None = recordings, wanted: Wanted = ALL, **changes: object
+        name: str = "anna", dataset: Path | None = recordings, wanted: StageSelection = ALL, **changes: object
     ) -> tuple[Workspace, list[Event]]:
         config = tiny_config(**changes)
         workspace = Workspace(tmp_path / name, name, config.version)
         events: list[Event] = []
-        make_voice(dataset, workspace, config, machine, events.append, wanted=wanted)
+        make_voice(dataset, workspace, config, machine, events.append, selection=wanted)
         return workspace, events
 
     return make_one

@@ -14,7 +14,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.evaluation import evaluator  # noqa: F401 - loaded before the forks
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline import pipeline  # noqa: F401 - loaded before the forks
-from rvc_engine.pipeline.pipeline import Wanted
+from rvc_engine.pipeline.pipeline import StageSelection
 from rvc_engine.pipeline.process import run_engine
 from rvc_engine.workspace.layout import Workspace
 
@@ -25,7 +25,14 @@ def run(wish: dict[str, str]) -> int:
     machine = Machine(device="cpu", num_threads=1, cache_folder=Path(wish["cache"]))
     torch.manual_seed(0)
     return run_engine(
-        Path(wish["dataset"]), workspace, config, machine, lambda _: None, lambda: False, Wanted(), lock_wait_seconds=30
+        Path(wish["dataset"]),
+        workspace,
+        config,
+        machine,
+        lambda _: None,
+        lambda: False,
+        StageSelection(),
+        lock_wait_seconds=30,
     )
 
 

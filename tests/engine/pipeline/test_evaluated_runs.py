@@ -11,7 +11,7 @@ import soundfile
 import torch
 from PIL import Image
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import ClipFiles, list_clips
 from rvc_engine.errors import StopRequested
@@ -108,7 +108,7 @@ def test_training_ends_in_the_same_weights_with_evaluations_and_without(
     without, events = make(**{**ALWAYS, "evaluate": "never"})
     assert not evaluated(events)
     assert not (without.root / "evaluation.json").exists()
-    ours, theirs = load_trained_generator(Workspace(judged_once[0], "anna"))[0], load_trained_generator(without)[0]
+    ours, theirs = load_trained_synthesizer(Workspace(judged_once[0], "anna"))[0], load_trained_synthesizer(without)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
@@ -150,7 +150,7 @@ def _without_last(manifest: str) -> str:
 def test_evaluations_cost_no_more_than_their_share_of_the_time_and_saves_go_when_newer_ones_are_there(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "MAX_SHARE", 0.0)
+    monkeypatch.setattr(runner, "MAX_TIME_FRACTION", 0.0)
     workspace, events = make(save_every_epochs=1, save_every_weights=True, keep_saves="latest")
     assert not evaluated(events)
     assert len([event for event in events if isinstance(event, Log) and "is not evaluated" in event.message]) == 2
@@ -176,7 +176,7 @@ class CountingScorer:
 def test_a_run_is_also_evaluated_between_saves_and_with_a_scorer_that_is_installed(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runner, "MAX_SHARE", 1000.0)
+    monkeypatch.setattr(runner, "MAX_TIME_FRACTION", 1000.0)
     monkeypatch.setattr(runner, "installed_scorer", CountingScorer)
     _, events = make(evaluate_every_epochs=1)
     first, second = evaluated(events)
@@ -190,19 +190,19 @@ def test_a_run_is_also_evaluated_between_saves_and_with_a_scorer_that_is_install
 
 @pytest.fixture
 def clips(finished: Workspace) -> Callable[[Hyperparameters], list[ClipFiles]]:
-    return lambda sizes: list_clips(finished, sizes)[0][:2]
+    return lambda hparams: list_clips(finished, hparams)[0][:2]
 
 
 @pytest.mark.parametrize("variant", [{}, {"f0": False}])
 def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
     clips: Callable[[Hyperparameters], list[ClipFiles]], variant: dict[str, object]
 ) -> None:
-    sizes = Hyperparameters.of(TrainingConfig.model_validate({"width": 24, "pretrained": "none", **variant}))
-    net = Synthesizer(sizes)
+    hparams = Hyperparameters.from_config(TrainingConfig.model_validate({"width": 24, "pretrained": "none", **variant}))
+    net = Synthesizer(hparams)
     before = torch.get_rng_state()
-    first = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
-    evaluator = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None)
-    assert evaluator.trial_seconds(net) > 0
+    first = Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None).evaluate(net)
+    evaluator = Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None)
+    assert evaluator.estimate_seconds(net) > 0
     assert evaluator.evaluate(net).values == evaluator.evaluate(net).values == first.values
     assert torch.equal(torch.get_rng_state(), before)
     assert net.training
@@ -212,10 +212,10 @@ def test_an_evaluation_gives_the_same_values_each_time_and_leaves_no_trace(
 
 @pytest.mark.gpu
 def test_a_gpu_measures_what_a_cpu_does(clips: Callable[[Hyperparameters], list[ClipFiles]]) -> None:
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
-    net, cuda = Synthesizer(sizes), torch.device("cuda")
-    here = Evaluator(clips(sizes), sizes, CPU, SwiftEstimator(1), None).evaluate(net)
-    there = Evaluator(clips(sizes), sizes, cuda, SwiftEstimator(1), None).evaluate(net.to(cuda))
+    hparams = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
+    net, cuda = Synthesizer(hparams), torch.device("cuda")
+    here = Evaluator(clips(hparams), hparams, CPU, SwiftEstimator(1), None).evaluate(net)
+    there = Evaluator(clips(hparams), hparams, cuda, SwiftEstimator(1), None).evaluate(net.to(cuda))
     assert there.values["eval/mel"] == pytest.approx(here.values["eval/mel"], rel=0.01)
 
 

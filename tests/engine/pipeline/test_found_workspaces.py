@@ -12,12 +12,12 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, InvalidConfig, InvalidDataset
 from rvc_engine.events import Event, Metric, StageChanged
 from rvc_engine.index import build
-from rvc_engine.pipeline.pipeline import Wanted
+from rvc_engine.pipeline.pipeline import StageSelection
 from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.layout import Workspace
 
 Make = Callable[..., tuple[Workspace, list[Event]]]
-ONLY_INDEX = Wanted(training=False)
+ONLY_INDEX = StageSelection(training=False)
 
 
 def steps(events: list[Event]) -> list[int]:

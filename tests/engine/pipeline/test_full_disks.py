@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from rvc_engine.checkpoints.pair_files import save_pair
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
 from rvc_engine.errors import DiskFull
@@ -26,7 +26,7 @@ from rvc_engine.workspace import disk
 from rvc_engine.workspace.layout import Workspace
 
 Make = Callable[..., tuple[Workspace, list[Event]]]
-SIZES = Hyperparameters.of(TrainingConfig(width=24, pretrained="none", content="whisper-tiny"))
+HPARAMS = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none", content="whisper-tiny"))
 DETAILS = export.VoiceDetails("anna", 1, 1, "whisper-tiny", 60.0)
 NO_SPACE = OSError(28, "No space left on device")
 
@@ -92,13 +92,13 @@ def full_disk(monkeypatch: pytest.MonkeyPatch) -> FullDisk:
 
 
 @pytest.fixture(scope="module")
-def nets() -> Nets:
+def state() -> GanTrainState:
     torch.manual_seed(0)
-    return Nets.build(SIZES, torch.device("cpu"), 1e-4)
+    return GanTrainState.build(HPARAMS, torch.device("cpu"), 1e-4)
 
 
-def place(step: int) -> Place:
-    return Place(step, 1, step, 1.0, 2, 10)
+def progress(step: int) -> TrainProgress:
+    return TrainProgress(step, 1, step, 1.0, 2, 10)
 
 
 def left_behind(folder: Path) -> list[str]:
@@ -111,56 +111,59 @@ at_each_call = pytest.mark.parametrize("call", CALLS)
 
 @at_each_call
 def test_a_checkpoint_without_room_leaves_the_one_before_good(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk, call: str
+    tmp_path: Path, state: GanTrainState, full_disk: FullDisk, call: str
 ) -> None:
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
-    store.save(nets, place(1))
+    store.write(store.tree(state, progress(1)))
     full_disk.at(call, "step_000000002")
     with pytest.raises(DiskFull, match="it goes on from its last checkpoint"):
-        store.save(nets, place(2))
+        store.write(store.tree(state, progress(2)))
     assert store.is_newest_whole()
-    restored = store.load(nets, pytest.fail)
-    assert restored == place(1)
+    restored = store.load(state, pytest.fail)
+    assert restored == progress(1)
     assert not left_behind(tmp_path)
 
 
 def test_a_manifest_without_room_leaves_the_checkpoint_before_good(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk
+    tmp_path: Path, state: GanTrainState, full_disk: FullDisk
 ) -> None:
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
-    store.save(nets, place(1))
+    store.write(store.tree(state, progress(1)))
     full_disk.at("fsync", "manifest.json")
     with pytest.raises(OSError, match="No space"):  # the outermost guard calls it disk_full, too
-        store.save(nets, place(2))
-    assert store.load(nets, pytest.fail) == place(1)
+        store.write(store.tree(state, progress(2)))
+    assert store.load(state, pytest.fail) == progress(1)
 
 
 @pytest.mark.parametrize(
     ("call", "word"), [*[(call, "G_2333333") for call in CALLS], ("write", "D_2333333"), ("fsync", "D_2333333")]
 )
 def test_a_pair_without_room_leaves_both_files_of_the_one_before(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk, call: str, word: str
+    tmp_path: Path, state: GanTrainState, full_disk: FullDisk, call: str, word: str
 ) -> None:
     workspace = Workspace(tmp_path, "anna")
-    before = {path: path.read_bytes() for path in save_pair(workspace, nets, place(1), 1e-4, only_latest=True)}
+    before = {
+        path: path.read_bytes()
+        for path in write_pair(workspace.root, pair_trees(state, progress(1), 1e-4, only_latest=True))
+    }
     full_disk.at(call, word)
     with pytest.raises(DiskFull, match=r"G_2333333\.pth and D_2333333\.pth"):
-        save_pair(workspace, nets, place(100), 1e-4, only_latest=True)
+        write_pair(workspace.root, pair_trees(state, progress(100), 1e-4, only_latest=True))
     assert {path: path.read_bytes() for path in before} == before
     assert not left_behind(tmp_path)
 
 
 @at_each_call
 def test_an_export_without_room_leaves_the_voice_before(
-    tmp_path: Path, nets: Nets, full_disk: FullDisk, call: str
+    tmp_path: Path, state: GanTrainState, full_disk: FullDisk, call: str
 ) -> None:
     voice = tmp_path / "anna.pth"
-    weights = nets.generator.state_dict()
-    export.write_voice(voice, weights, SIZES, DETAILS)
+    weights = state.synthesizer.state_dict()
+    export.write_voice(voice, weights, HPARAMS, DETAILS)
     before = voice.read_bytes()
     full_disk.at(call, "anna.pth")
     with pytest.raises(DiskFull):
-        export.write_voice(voice, weights, SIZES, DETAILS)
+        export.write_voice(voice, weights, HPARAMS, DETAILS)
     assert voice.read_bytes() == before
     assert not left_behind(tmp_path)
 
@@ -215,7 +218,7 @@ def test_a_run_that_would_save_too_much_is_told_how_to_save_less(make: Make, mon
 
 
 def test_the_estimate_is_near_what_a_run_writes_and_nothing_is_needed_once_it_is_there(
-    recordings: Path, finished: Workspace, nets: Nets
+    recordings: Path, finished: Workspace, state: GanTrainState
 ) -> None:
     config = TrainingConfig(
         content="whisper-tiny", pretrained="none", width=24, total_epochs=1, pitch="dio", save_every_weights=True
@@ -253,14 +256,14 @@ def test_saves_are_counted_as_they_are_kept(tmp_path: Path, recordings: Path) ->
 
 
 def test_a_checkpoint_that_will_not_fit_is_not_begun(
-    tmp_path: Path, nets: Nets, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, state: GanTrainState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
-    store.save(nets, place(1))
+    store.write(store.tree(state, progress(1)))
     before = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
     with_free(monkeypatch, 1_000_000)
     with pytest.raises(DiskFull, match=r"step_000000002.pt needs \d+(\.\d)? MB, and the disk .* has 1.0 MB left"):
-        store.save(nets, place(2))
+        store.write(store.tree(state, progress(2)))
     assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == before
 
 

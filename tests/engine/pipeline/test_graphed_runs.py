@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import StopRequested
 from rvc_engine.events import Event, Metric
@@ -54,11 +54,11 @@ def recorder(monkeypatch: pytest.MonkeyPatch) -> _Recorder:
     recorder = _Recorder()
 
     def graphed_steps(trainer: trainer._Trainer) -> GraphedSteps:
-        assert trainer.batches is not None
-        batches = trainer.batches
-        return GraphedSteps(trainer.nets, recorder, batches.most_frames, batches.sizes, trainer.report.log)
+        assert trainer.sampler is not None
+        batches = trainer.sampler
+        return GraphedSteps(trainer.state, recorder, batches.max_frames, batches.batch_sizes, trainer.report.log)
 
-    monkeypatch.setattr(batch_sampler, "pads_to_few_lengths", lambda _: True)
+    monkeypatch.setattr(batch_sampler, "uses_length_buckets", lambda _: True)
     monkeypatch.setattr(trainer._Trainer, "_graphed_steps", graphed_steps)
     return recorder
 
@@ -78,5 +78,5 @@ def test_a_run_from_graphs_that_is_stopped_goes_on_to_the_very_weights(
     assert recorder.num_replayed >= len(whole) // 3
     first = run("stopped", lambda event: isinstance(event, Metric) and event.step == 5)
     assert first + run("stopped", lambda _: False) == whole
-    ours, theirs = (load_trained_generator(Workspace(tmp_path / name, "anna"))[0] for name in ("stopped", "whole"))
+    ours, theirs = (load_trained_synthesizer(Workspace(tmp_path / name, "anna"))[0] for name in ("stopped", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.events import EXIT_SUCCEEDED
 from rvc_engine.workspace.layout import Workspace
 
@@ -83,7 +83,7 @@ def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generator(root: Path) -> dict[str, torch.Tensor]:
-    return load_trained_generator(Workspace(root, "anna"))[0]
+    return load_trained_synthesizer(Workspace(root, "anna"))[0]
 
 
 def half_written(root: Path) -> list[Path]:

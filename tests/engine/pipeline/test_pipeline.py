@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import list_clips, load_clip
 from rvc_engine.errors import ArtifactInvalid, InvalidDataset, MissingWeights
@@ -18,7 +18,7 @@ from rvc_engine.events import ArtifactReady, Event, Metric, Progress, StageChang
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import Synthesizer
-from rvc_engine.pipeline.pipeline import Wanted, _Run, _Work, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageTask, make_voice
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
@@ -94,7 +94,7 @@ def test_another_run_on_the_same_recordings_takes_slices_pitch_and_features_from
     make: Make, finished: Workspace
 ) -> None:
     first = finished
-    second, events = make("two", wanted=Wanted(training=False))
+    second, events = make("two", wanted=StageSelection(training=False))
     assert stages(events)[:3] == [("slice", "skipped"), ("pitch", "skipped"), ("content", "skipped")]
     for folder in ("0_gt_wavs", "2a_f0", "3_feature768"):
         names = sorted(path.name for path in (first.root / folder).iterdir())
@@ -127,7 +127,7 @@ def test_missing_weights_are_told_before_slicing(tmp_path: Path, recordings: Pat
 
 
 def test_only_the_index_is_made_when_training_is_not_wanted(make: Make) -> None:
-    workspace, events = make(wanted=Wanted(training=False))
+    workspace, events = make(wanted=StageSelection(training=False))
     assert workspace.index_file.is_file()
     assert not workspace.voice_file.exists()
     assert [event.kind for event in events if isinstance(event, ArtifactReady)] == ["index"]
@@ -141,30 +141,30 @@ def test_training_that_fails_leaves_the_index_and_the_failure(
 
     monkeypatch.setattr("rvc_engine.training.trainer.run", fail)
     with pytest.raises(InvalidDataset, match="made to fail"):
-        make("fails", wanted=Wanted(continue_on_error=True))
+        make("fails", wanted=StageSelection(continue_on_error=True))
     assert (tmp_path / "fails" / "weights" / "fails.index").is_file()
 
 
 def test_an_export_that_sounds_otherwise_is_not_published(finished: Workspace) -> None:
     workspace = finished
     config = TrainingConfig(content="whisper-tiny", pretrained="none", pitch="dio", width=24)
-    sizes = Hyperparameters.of(config)
-    weights, _ = load_trained_generator(workspace)
-    clip = load_clip(list_clips(workspace, sizes)[0][0])
-    export.check_voice(workspace.voice_file, weights, sizes, clip, torch.device("cpu"))
+    hparams = Hyperparameters.from_config(config)
+    weights, _ = load_trained_synthesizer(workspace)
+    clip = load_clip(list_clips(workspace, hparams)[0][0])
+    export.check_voice(workspace.voice_file, weights, hparams, clip, torch.device("cpu"))
     for name in weights:
         if name.startswith("dec.ups.2"):
             weights[name] = weights[name].flip(0)
     with pytest.raises(ArtifactInvalid, match="does not sound"):
-        export.check_voice(workspace.voice_file, weights, sizes, clip, torch.device("cpu"))
+        export.check_voice(workspace.voice_file, weights, hparams, clip, torch.device("cpu"))
     assert not workspace.voice_file.exists()
 
 
 @pytest.mark.parametrize("fault", ["renamed", "reshaped", "float32", "nan", "empty"])
 def test_a_wrong_voice_file_is_refused(tmp_path: Path, fault: str) -> None:
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
+    hparams = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
     details = export.VoiceDetails("x", 1, 1, "contentvec", 60.0)
-    tree = export.voice_tree(Synthesizer(sizes).state_dict(), sizes, details)
+    tree = export.voice_tree(Synthesizer(hparams).state_dict(), hparams, details)
     weight = tree["weight"]
     if fault == "renamed":
         weight["dec.conv_pre.weights"] = weight.pop("dec.conv_pre.weight")
@@ -183,9 +183,9 @@ def test_a_wrong_voice_file_is_refused(tmp_path: Path, fault: str) -> None:
 
 def test_a_full_size_voice_file_has_the_published_names_and_shapes(tmp_path: Path) -> None:
     published = json.loads((Path(__file__).parents[2] / "golden" / "state_dicts.json").read_text())["G/v2/40k/f0=1"]
-    sizes = Hyperparameters.of(TrainingConfig())
+    hparams = Hyperparameters.from_config(TrainingConfig())
     details = export.VoiceDetails("anna", 3, 120, "contentvec", 3725.0)
-    export.write_voice(tmp_path / "anna.pth", Synthesizer(sizes).state_dict(), sizes, details)
+    export.write_voice(tmp_path / "anna.pth", Synthesizer(hparams).state_dict(), hparams, details)
     voice = torch.load(tmp_path / "anna.pth", weights_only=True)
     expected = {name: shape for name, shape in published.items() if not name.startswith("enc_q.")}
     assert {name: list(value.shape) for name, value in voice["weight"].items()} == expected
@@ -211,6 +211,6 @@ def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(b"other features")
 
-    run.do(_Work("content", "another fingerprint", stage_folders, other_features))
+    run.run_task(_StageTask("content", "another fingerprint", stage_folders, other_features))
     assert kept
     assert all(path.read_bytes() == data for path, data in kept.items())

@@ -16,8 +16,8 @@ import soundfile
 import torch
 
 from rvc_engine import events
-from rvc_engine.checkpoints.pair_files import save_pair
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint, MissingWeights
 from rvc_engine.hyperparameters import Hyperparameters
@@ -87,8 +87,10 @@ def base_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("base")
     torch.manual_seed(7)
     config = TrainingConfig(width=24, pretrained="none")
-    nets = Nets.build(Hyperparameters.of(config), torch.device("cpu"), 1e-4)
-    pair = save_pair(Workspace(folder, "base"), nets, Place(1, 1, 1, 1.0, 2, 5), 1e-4, only_latest=False)
+    state = GanTrainState.build(Hyperparameters.from_config(config), torch.device("cpu"), 1e-4)
+    pair = write_pair(
+        Workspace(folder, "base").root, pair_trees(state, TrainProgress(1, 1, 1, 1.0, 2, 5), 1e-4, only_latest=False)
+    )
     return pair[0], pair[1]
 
 
@@ -238,7 +240,7 @@ def test_all_that_is_wrong_is_told_at_once_before_training(script: Run, place: P
 
 
 def look(workspace: Workspace, config: TrainingConfig, machine: Machine, dataset: Path | None = None) -> None:
-    preflight.check(dataset, workspace, config, machine, lambda _: None, trains=True, is_index_wanted_anyway=False)
+    preflight.check(dataset, workspace, config, machine, lambda _: None, trains=True, continues_to_index=False)
 
 
 def test_missing_base_weights_are_told_together_with_what_is_wrong_with_the_folder(tmp_path: Path) -> None:

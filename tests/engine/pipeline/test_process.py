@@ -16,7 +16,7 @@ import torch
 
 import rvc_engine
 from rvc_engine import events
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.events import Event, parse_event
 from rvc_engine.workspace.layout import Workspace
 
@@ -94,7 +94,7 @@ class Engine:
         }
 
     def weights(self) -> dict[str, torch.Tensor]:
-        return load_trained_generator(Workspace(self.root, "anna"))[0]
+        return load_trained_synthesizer(Workspace(self.root, "anna"))[0]
 
 
 @pytest.fixture

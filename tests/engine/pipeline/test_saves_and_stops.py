@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from rvc_engine.checkpoints.recovery import load_trained_generator
+from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import StopRequested
 from rvc_engine.events import STAGES, CheckpointSaved, Event, Metric, Progress, Stage, StageChanged, Warned
@@ -52,7 +52,7 @@ def test_a_stop_in_any_stage_is_gone_on_from_and_ends_in_the_same_voice(
             run(workspace, recordings, in_stage(stage), machine, total_epochs=1)
     run(workspace, recordings, lambda _: False, machine, total_epochs=1)
 
-    ours, theirs = load_trained_generator(workspace)[0], load_trained_generator(whole)[0]
+    ours, theirs = load_trained_synthesizer(workspace)[0], load_trained_synthesizer(whole)[0]
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert np.array_equal(np.load(workspace.total_features), np.load(whole.total_features))
     assert workspace.index_file.read_bytes() == whole.index_file.read_bytes()
@@ -98,7 +98,7 @@ def test_a_spoiled_last_step_that_nobody_looked_at_is_not_saved_and_progress_doe
     """As on a GPU, where reading the losses waits for the device and is not done at every step."""
     monkeypatch.setattr("rvc_engine.reporting.SECONDS_BETWEEN_PROGRESS", 0)
     real, calls = trainer.training_step, itertools.count(1)
-    monkeypatch.setattr(trainer._Trainer, "_measure", lambda *_: None)
+    monkeypatch.setattr(trainer._Trainer, "_read_metrics", lambda *_: None)
     monkeypatch.setattr(trainer, "training_step", lambda *given: (real(*given), NAN)[next(calls) == 3])
     _, events = make(total_epochs=1, checkpoint_every_steps=2)
     [warning] = [event.message for event in events if isinstance(event, Warned)]

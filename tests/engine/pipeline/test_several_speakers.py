@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from rvc_engine.checkpoints.io import load_file
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.cli.pipeline_script import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.conversion.converter import ConversionOptions, Converter
@@ -22,7 +22,7 @@ from rvc_engine.evaluation.evaluator import Evaluator
 from rvc_engine.events import ArtifactReady, Event, Log, StageChanged
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
-from rvc_engine.pipeline.pipeline import Wanted, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.pitch.estimators import create_estimator
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices import export
@@ -94,14 +94,14 @@ def test_the_voice_names_its_speakers_and_learns_them_alone(duo: Workspace) -> N
     tree = load_file(duo.voice_file)
     assert (tree["speakers_id"], tree["speaker_names"]) == (6, {2: "anna", 5: "bob"})
     torch.manual_seed(1234)
-    fresh = Nets.build(Hyperparameters.of(CONFIG), CPU, 1e-3).generator
+    fresh = GanTrainState.build(Hyperparameters.from_config(CONFIG), CPU, 1e-3).synthesizer
     moved = (tree["weight"]["emb_g.weight"].float() - fresh.state_dict()["emb_g.weight"]).abs().mean(dim=1)
     assert set(moved.topk(2).indices.tolist()) == {2, 5}
     assert moved[[2, 5]].min() > 5 * moved[[0, 1, 3, 4]].max()
 
 
 def test_batches_mix_the_speakers(duo: Workspace) -> None:
-    clips, _ = list_clips(duo, Hyperparameters.of(CONFIG), Speakers.of(duo, CONFIG))
+    clips, _ = list_clips(duo, Hyperparameters.from_config(CONFIG), Speakers.from_workspace(duo, CONFIG))
     plans = [epoch_batches([clip.frames for clip in clips], 4, 1234, epoch) for epoch in range(1, 6)]
     mixed = [{clips[number].speaker for number in batch} for plan in plans for batch in plan]
     assert {2, 5} in mixed
@@ -139,12 +139,12 @@ def test_a_speakers_index_that_does_not_answer_is_not_published(duo: Workspace) 
 
 def test_conversion_takes_a_speaker_by_name_or_number_and_they_sound_different(duo: Workspace) -> None:
     converter = Converter(duo.voice_file, duo.index_file, Machine(num_threads=1), CPU)
-    assert [converter.speaker_of(word) for word in ("anna", "bob", "5", "")] == [2, 5, 5, 2]
+    assert [converter.find_speaker(word) for word in ("anna", "bob", "5", "")] == [2, 5, 5, 2]
     with pytest.raises(InvalidConfig, match="no speaker 'eve'; it has 2 anna, 5 bob"):
-        converter.speaker_of("eve")
+        converter.find_speaker("eve")
     wave = 0.3 * np.sin(2 * np.pi * 200 * np.arange(8000) / 16_000).astype(np.float32)
     one, same, other = (
-        converter.convert(wave, ConversionOptions(pitch="dio", speaker=converter.speaker_of(name))).astype(float)
+        converter.convert(wave, ConversionOptions(pitch="dio", speaker=converter.find_speaker(name))).astype(float)
         for name in ("anna", "2", "bob")
     )
     assert np.array_equal(one, same)
@@ -172,10 +172,14 @@ def test_a_render_is_compared_with_recordings_of_its_own_speaker(duo: Workspace)
             self.heard += 1
             return np.eye(9, dtype=np.float32)[self.heard - 1]
 
-    sizes = Hyperparameters.of(CONFIG)
-    clips = [clip for clip in list_clips(duo, sizes, Speakers.of(duo, CONFIG))[0] if "mute" not in clip.wave.name]
+    hparams = Hyperparameters.from_config(CONFIG)
+    clips = [
+        clip
+        for clip in list_clips(duo, hparams, Speakers.from_workspace(duo, CONFIG))[0]
+        if "mute" not in clip.wave.name
+    ]
     chosen = [next(clip for clip in clips if clip.speaker == number) for number in (2, 5)]
-    evaluator = Evaluator(chosen, sizes, CPU, create_estimator("dio", Machine(num_threads=1)), Scorer())
+    evaluator = Evaluator(chosen, hparams, CPU, create_estimator("dio", Machine(num_threads=1)), Scorer())
     assert evaluator._speakers is not None
     assert {number: len(np.flatnonzero(mean)) for number, mean in evaluator._speakers.items()} == {2: 1, 5: 1}
 
@@ -186,7 +190,7 @@ def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_aw
     shutil.rmtree(duo.recovery)
     for path in duo.root.glob("[GD]_*.pth"):
         path.unlink()
-    _, events = make("duo", folders, Wanted(training=False), **{**CHOICES, "speakers": "one"})
+    _, events = make("duo", folders, StageSelection(training=False), **{**CHOICES, "speakers": "one"})
     assert [states(events)[stage] for stage in ("slice", "pitch", "content")] == ["skipped"] * 3
     assert artifacts(events) == {"duo.index": "index"}
     assert [path.name for path in duo.weights.glob("*.index")] == ["duo.index"]
@@ -194,7 +198,7 @@ def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_aw
 
 
 def test_a_run_is_gone_on_with_by_what_its_folder_remembers(make: Make, duo: Workspace) -> None:
-    _, events = make("duo", None, Wanted(training=False), **CHOICES)
+    _, events = make("duo", None, StageSelection(training=False), **CHOICES)
     assert set(artifacts(events)) == {"duo-anna.index", "duo-bob.index", "duo.index"}
 
 

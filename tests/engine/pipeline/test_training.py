@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,12 @@ import torch
 from rvc_engine.audio.mel import log_mel
 from rvc_engine.checkpoints.base_weights import load_base_weights
 from rvc_engine.checkpoints.io import load_file
-from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_generator
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.recovery import RecoveryStore, load_trained_synthesizer
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
-from rvc_engine.data.clips import ClipFiles, epoch_batches, list_clips, load_clip
-from rvc_engine.data.loader import ClipLoader, ClipsInMemory, Planned, collate
+from rvc_engine.data.clips import Clip, ClipFiles, epoch_batches, list_clips, load_clip
+from rvc_engine.data.loader import BatchPlan, ClipLoader, ClipsInMemory, pad
 from rvc_engine.errors import DiskFull, Diverged, IncompatibleCheckpoint
 from rvc_engine.events import CheckpointSaved, Event, Metric, Warned
 from rvc_engine.hyperparameters import Hyperparameters
@@ -31,12 +31,16 @@ Make = Callable[..., tuple[Workspace, list[Event]]]
 CPU = torch.device("cpu")
 
 
+def collate(clips: Sequence[Clip], hparams: Hyperparameters, device: torch.device) -> Batch:
+    return pad(clips, max(clip.frames for clip in clips), hparams).to(device).batch(hparams)
+
+
 def losses(events: list[Event]) -> dict[int, dict[str, float]]:
     return {event.step: event.values for event in events if isinstance(event, Metric)}
 
 
 def newest_weights(workspace: Workspace) -> dict[str, torch.Tensor]:
-    return load_trained_generator(workspace)[0]
+    return load_trained_synthesizer(workspace)[0]
 
 
 # --- learning
@@ -46,52 +50,54 @@ def newest_weights(workspace: Workspace) -> dict[str, torch.Tensor]:
 def clips_of_the_sample(tmp_path_factory: pytest.TempPathFactory) -> list[ClipFiles]:
     """All of the sample voice, prepared by the real stages."""
     from rvc_engine.machine import Machine
-    from rvc_engine.pipeline.pipeline import Wanted, make_voice
+    from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=48)
     workspace = Workspace(tmp_path_factory.mktemp("sample"), "sample")
     samples = Path(__file__).parents[3] / "samples"
-    make_voice(samples, workspace, config, Machine(device="cpu"), lambda _: None, wanted=Wanted(training=False))
-    return list_clips(workspace, Hyperparameters.of(config))[0]
+    make_voice(
+        samples, workspace, config, Machine(device="cpu"), lambda _: None, selection=StageSelection(training=False)
+    )
+    return list_clips(workspace, Hyperparameters.from_config(config))[0]
 
 
-def held_out_mel(nets: Nets, batch: Batch) -> float:
+def held_out_mel(state: GanTrainState, batch: Batch) -> float:
     """Mel loss on fixed clips that are never trained on, with fixed segments and noise."""
-    sizes = nets.sizes
-    generator = torch.Generator().manual_seed(99)
-    starts = draw_starts(batch.lengths, sizes.segment_frames, generator)
-    noise = Noise.draw(sizes, len(batch.lengths), batch.features.shape[1], generator)
+    hparams = state.hparams
+    rng = torch.Generator().manual_seed(99)
+    starts = draw_starts(batch.lengths, hparams.segment_frames, rng)
+    noise = Noise.draw(hparams, len(batch.lengths), batch.features.shape[1], rng)
     with torch.no_grad():
-        spoken = nets.generator(
+        spoken = state.synthesizer(
             batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
         )
-        target = log_mel(cut_segments(batch.spec, starts, sizes.segment_frames), sizes.sample_rate, sizes.n_mels)
-        return 45 * float(mel_distance(sizes, spoken.wave, target))
+        target = log_mel(cut_segments(batch.spec, starts, hparams.segment_frames), hparams.sample_rate, hparams.n_mels)
+        return 45 * float(mel_distance(hparams, spoken.wave, target))
 
 
 def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
     """Train a small net for 100 steps; mel loss on held-out clips before and after."""
     torch.set_num_threads(1)  # so small a net gains nothing from a second one
-    sizes = Hyperparameters.of(TrainingConfig(width=48, pretrained="none"))
+    hparams = Hyperparameters.from_config(TrainingConfig(width=48, pretrained="none"))
     voiced = [clip for clip in clips if "mute" not in clip.wave.name]
     held_out, trained = voiced[::7], [clip for n, clip in enumerate(voiced) if n % 7]
     torch.manual_seed(seed)
-    nets = Nets.build(sizes, CPU, learning_rate=1e-3)
-    batch = collate([load_clip(clip) for clip in held_out], sizes, CPU)
-    loader = ClipLoader(ClipsInMemory(trained, sizes, CPU), sizes, CPU)
+    state = GanTrainState.build(hparams, CPU, learning_rate=1e-3)
+    batch = collate([load_clip(clip) for clip in held_out], hparams, CPU)
+    loader = ClipLoader(ClipsInMemory(trained, hparams, CPU), hparams, CPU)
 
-    def endless() -> Iterator[Planned]:
+    def endless() -> Iterator[BatchPlan]:
         for epoch in itertools.count(1):
             for pair in epoch_batches([clip.frames for clip in trained], 2, seed, epoch):
-                yield Planned(pair, max(trained[clip].frames for clip in pair))
+                yield BatchPlan(pair, max(trained[clip].frames for clip in pair))
 
-    before = held_out_mel(nets, batch)
+    before = held_out_mel(state, batch)
     for step, batch_of_clips in enumerate(loader.batches(list(itertools.islice(endless(), 100)))):
-        generator = torch.Generator().manual_seed(seed * 1000 + step)
-        starts = draw_starts(batch_of_clips.lengths, sizes.segment_frames, generator)
-        noise = Noise.draw(sizes, len(batch_of_clips.lengths), batch_of_clips.features.shape[1], generator)
-        training_step(nets, batch_of_clips, starts, noise)
-    return before, held_out_mel(nets, batch)
+        rng = torch.Generator().manual_seed(seed * 1000 + step)
+        starts = draw_starts(batch_of_clips.lengths, hparams.segment_frames, rng)
+        noise = Noise.draw(hparams, len(batch_of_clips.lengths), batch_of_clips.features.shape[1], rng)
+        training_step(state, batch_of_clips, starts, noise)
+    return before, held_out_mel(state, batch)
 
 
 @pytest.mark.timeout(1200)  # 100 steps: minutes, where other tests take the other core
@@ -128,11 +134,11 @@ def test_training_by_the_clock_takes_whole_steps_and_at_least_eight(make: Make) 
 
 def test_a_batchs_spectrogram_is_each_clips_own(finished: Workspace) -> None:
     workspace = finished
-    sizes = Hyperparameters.of(TrainingConfig(width=24, pretrained="none"))
-    clips = sorted(list_clips(workspace, sizes)[0], key=lambda clip: clip.frames)
+    hparams = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
+    clips = sorted(list_clips(workspace, hparams)[0], key=lambda clip: clip.frames)
     short, long = load_clip(clips[0]), load_clip(clips[-1])
-    alone = collate([short], sizes, CPU).spec[0]
-    together = collate([short, long], sizes, CPU).spec[0]
+    alone = collate([short], hparams, CPU).spec[0]
+    together = collate([short, long], hparams, CPU).spec[0]
     assert torch.equal(together[:, : short.frames], alone)
     assert not together[:, short.frames :].any()
 
@@ -206,8 +212,8 @@ def test_losses_that_stay_no_numbers_fail_as_diverged(make: Make, monkeypatch: p
 
 
 def test_base_weights_of_another_kind_are_refused_with_what_differs(tmp_path: Path) -> None:
-    other = Synthesizer(Hyperparameters.of(TrainingConfig(width=24, version="v1", pretrained="none")))
-    ours = Synthesizer(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")))
+    other = Synthesizer(Hyperparameters.from_config(TrainingConfig(width=24, version="v1", pretrained="none")))
+    ours = Synthesizer(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")))
     torch.save({"model": other.state_dict()}, tmp_path / "G.pth")
     with pytest.raises(IncompatibleCheckpoint, match=r"these are v1 .* weights.*version"):
         load_base_weights(ours, tmp_path / "G.pth", "-pg")

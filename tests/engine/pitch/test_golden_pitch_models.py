@@ -15,14 +15,14 @@ import torch
 from torch import nn
 
 from rvc_engine.pitch.neural import crepe_model, fcpe_model, rmvpe_model
-from rvc_engine.pitch.neural.crepe import CrepeEstimator, curve_of_activation, likelihood
+from rvc_engine.pitch.neural.crepe import CrepeEstimator, activation_to_hz, likelihood
 from rvc_engine.pitch.neural.crepe_model import Crepe
 from rvc_engine.pitch.neural.fcpe import THRESHOLD as FCPE_THRESHOLD
 from rvc_engine.pitch.neural.fcpe_model import Fcpe
 from rvc_engine.pitch.neural.rmvpe import THRESHOLD as RMVPE_THRESHOLD
 from rvc_engine.pitch.neural.rmvpe_model import Rmvpe
-from rvc_engine.pitch.neural.salience import CENTS, curve_of, salience_of_mels
-from rvc_engine.pitch.neural.viterbi import likeliest_path
+from rvc_engine.pitch.neural.salience import CENTS, salience_from_mels, salience_to_hz
+from rvc_engine.pitch.neural.viterbi import viterbi_path
 
 FOLDER = Path(__file__).parents[2] / "golden"
 LAYOUTS = json.loads((FOLDER / "pitch_nets.json").read_text())
@@ -87,17 +87,17 @@ def test_rmvpe_hears_what_the_references_hears(golden: Mapping[str, np.ndarray],
     mel = rmvpe_model.log_mel(torch.from_numpy(sound)[None])
     assert np.abs(mel[0].numpy()[::4] - golden["rmvpe_mel"]).max() < 1e-4
     with torch.inference_mode():
-        [salience] = salience_of_mels(list(mel), net, multiple=32, window_frames=6144, batch_frames=6144)
+        [salience] = salience_from_mels(list(mel), net, multiple=32, window_frames=6144, batch_frames=6144)
     assert salience.shape == (71, 360)
     assert np.abs(salience[::3] - golden["rmvpe_salience"]).max() < 1e-4
 
 
 def test_rmvpes_salience_is_decoded_as_the_reference_does(golden: Mapping[str, np.ndarray]) -> None:
     salience = golden["rmvpe_salience"]
-    curve = curve_of(salience, CENTS, RMVPE_THRESHOLD)
+    curve = salience_to_hz(salience, CENTS, RMVPE_THRESHOLD)
     assert np.abs(1200 * np.log2(curve / golden["rmvpe_f0"])).max() < 0.01
     faint = salience * np.linspace(0.02, 1, 71, dtype=np.float32)[::3, None]
-    quiet, expected = curve_of(faint, CENTS, RMVPE_THRESHOLD), golden["rmvpe_quiet_f0"]
+    quiet, expected = salience_to_hz(faint, CENTS, RMVPE_THRESHOLD), golden["rmvpe_quiet_f0"]
     assert 0 < np.count_nonzero(expected == 0) < len(expected)
     assert np.allclose(quiet, expected, rtol=1e-6)
 
@@ -109,10 +109,10 @@ def test_fcpe_hears_what_torchfcpes_hears(golden: Mapping[str, np.ndarray], soun
     mel = fcpe_model.log_mel(torch.from_numpy(sound)[None])
     assert np.abs(mel[0].numpy()[::4] - golden["fcpe_mel"]).max() < 1e-4
     with torch.inference_mode():
-        [salience] = salience_of_mels(list(mel), net, multiple=1, window_frames=6144, batch_frames=6144)
+        [salience] = salience_from_mels(list(mel), net, multiple=1, window_frames=6144, batch_frames=6144)
     assert salience.shape == (71, 360)
     assert np.abs(salience[::3] - golden["fcpe_salience"]).max() < 1e-4
-    curve = curve_of(golden["fcpe_salience"], golden["fcpe_cent_table"].astype(np.float64), FCPE_THRESHOLD)
+    curve = salience_to_hz(golden["fcpe_salience"], golden["fcpe_cent_table"].astype(np.float64), FCPE_THRESHOLD)
     told = (golden["fcpe_f0"] > 50) & (golden["fcpe_f0"] < 1100)
     assert told.sum() > 10
     assert np.abs(1200 * np.log2(curve[told] / golden["fcpe_f0"][told])).max() < 0.01
@@ -123,7 +123,7 @@ def test_crepe_hears_what_torchcrepes_hears(
     kind: crepe_model.Kind, golden: Mapping[str, np.ndarray], sound: np.ndarray
 ) -> None:
     net = Crepe(kind)
-    net.load_state_dict(net.of_published(recipe(published_shapes(net))))
+    net.load_state_dict(net.convert_published_weights(recipe(published_shapes(net))))
     expected = golden[f"{kind.replace('-', '_')}_activation"]
     if kind == "crepe-tiny":
         activation = CrepeEstimator(net, CPU).activation(sound)
@@ -133,7 +133,7 @@ def test_crepe_hears_what_torchcrepes_hears(
         padded = np.pad(sound, 512)
         windows = np.stack([padded[frame * 160 :][:1024] for frame in range(30, 34)])
         with torch.inference_mode():
-            activation = net.eval()(crepe_model.normalised(torch.from_numpy(windows))).numpy()
+            activation = net.eval()(crepe_model.normalize(torch.from_numpy(windows))).numpy()
         assert np.abs(activation - expected).max() < 1e-5
 
 
@@ -143,8 +143,8 @@ def test_crepes_path_and_periodicity_are_torchcrepes(golden: Mapping[str, np.nda
         centre = int(120 + 60 * np.sin(frame / 9))
         activation[frame, centre - 2 : centre + 3] = 0.9 if frame % 11 else 0.05
     path = golden["crepe_tiny_path"]
-    assert np.array_equal(likeliest_path(likelihood(activation)), path)
-    curve = curve_of_activation(activation)
+    assert np.array_equal(viterbi_path(likelihood(activation)), path)
+    curve = activation_to_hz(activation)
     own = np.rint((1200 * np.log2(np.where(curve > 0, curve, 10) / 10) - CENTS[0]) / 20)
     voiced = golden["crepe_tiny_periodicity"] >= 0.1
     assert np.array_equal(curve > 0, voiced)

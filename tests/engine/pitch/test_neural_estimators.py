@@ -25,8 +25,8 @@ from rvc_engine.pitch.neural.fcpe_model import Fcpe
 from rvc_engine.pitch.neural.published import load_published
 from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 from rvc_engine.pitch.neural.rmvpe_model import Rmvpe, log_mel
-from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, curve_of, salience_of_mels
-from rvc_engine.pitch.neural.viterbi import likeliest_path
+from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, salience_from_mels, salience_to_hz
+from rvc_engine.pitch.neural.viterbi import viterbi_path
 from rvc_engine.weights.catalogue import PublishedFile
 
 CPU = torch.device("cpu")
@@ -84,14 +84,14 @@ class Recording(nn.Module):
         return nn.functional.one_hot(mel[:, 0].long(), NUM_BINS).float()
 
 
-def heard(net: Recording, *lengths: int, **sizes: int) -> list[np.ndarray]:
+def predicted_bins(net: Recording, *lengths: int, **sizes: int) -> list[np.ndarray]:
     mels = [torch.arange(length).remainder(NUM_BINS).float()[None].repeat(3, 1) for length in lengths]
-    return [rows.argmax(axis=1) for rows in salience_of_mels(mels, net, **sizes)]
+    return [rows.argmax(axis=1) for rows in salience_from_mels(mels, net, **sizes)]
 
 
 def test_only_clips_that_come_to_the_same_length_share_a_batch() -> None:
     net = Recording()
-    found = heard(net, 40, 64, 70, 33, multiple=32, window_frames=640, batch_frames=128)
+    found = predicted_bins(net, 40, 64, 70, 33, multiple=32, window_frames=640, batch_frames=128)
     assert net.shapes == [(2, 64), (1, 64), (1, 96)]
     assert [len(bins) for bins in found] == [40, 64, 70, 33]
     assert all(np.array_equal(bins, np.arange(len(bins))) for bins in found)
@@ -100,7 +100,7 @@ def test_only_clips_that_come_to_the_same_length_share_a_batch() -> None:
 @pytest.mark.parametrize("length", [1000, 1024, 1025, 1500, 2048, 3333])
 def test_a_long_clip_is_told_window_by_window_without_gaps(length: int) -> None:
     net = Recording()
-    [bins] = heard(net, length, multiple=32, window_frames=1024, batch_frames=1024)
+    [bins] = predicted_bins(net, length, multiple=32, window_frames=1024, batch_frames=1024)
     assert {frames for _, frames in net.shapes} == {min(1024, -(-length // 32) * 32)}
     assert np.array_equal(bins, np.arange(length) % NUM_BINS)
 
@@ -112,7 +112,7 @@ def test_a_net_hears_in_windows_what_it_hears_in_the_whole_clip() -> None:
     mel = log_mel(torch.from_numpy(noise(16 * RATE))[None])[0]
     with torch.inference_mode():
         [whole], [pieces] = (
-            salience_of_mels([mel], net, multiple=32, window_frames=window, batch_frames=6144)
+            salience_from_mels([mel], net, multiple=32, window_frames=window, batch_frames=6144)
             for window in (6144, 1024)
         )
     assert whole.shape == pieces.shape == (1601, NUM_BINS)
@@ -126,11 +126,11 @@ def test_the_pitch_of_a_frame_is_the_mean_around_its_strongest_bin() -> None:
     heard[1, 100], heard[1, 300] = 0.5, 0.4  # far from the strongest: not in the mean
     heard[2, 100] = 0.03  # not above the threshold
     heard[3, 359] = 0.9  # the last bin has neighbours on one side only
-    curve = curve_of(heard, CENTS, threshold=0.03)
+    curve = salience_to_hz(heard, CENTS, threshold=0.03)
     hz = 10 * 2 ** (CENTS / 1200)
     assert curve[0] == pytest.approx(10 * 2 ** ((CENTS[100] + 20 * 0.49 / 0.99) / 1200))
     assert curve[1:] == pytest.approx([hz[100], 0, hz[359]])
-    assert not curve_of(np.zeros((2, NUM_BINS), np.float32), CENTS, threshold=0.03).any()
+    assert not salience_to_hz(np.zeros((2, NUM_BINS), np.float32), CENTS, threshold=0.03).any()
 
 
 def test_the_bins_are_20_cents_apart_from_c1_on() -> None:
@@ -145,10 +145,10 @@ def test_the_likeliest_path_passes_over_one_wrong_frame_and_follows_a_glide() ->
     probability[np.arange(40), glide] = 0.5
     probability[20] = 0.01
     probability[20, 45] = 0.5
-    path = likeliest_path(probability)
+    path = viterbi_path(probability)
     assert abs(path[20] - glide[20]) <= 1
     assert np.array_equal(np.delete(path, 20), np.delete(glide, 20))
-    assert len(likeliest_path(probability[:0])) == 0
+    assert len(viterbi_path(probability[:0])) == 0
 
 
 @pytest.fixture

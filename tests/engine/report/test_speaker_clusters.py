@@ -1,7 +1,7 @@
 """Two voices are suspected where there are two, and not where there is one.
 
-`voice_windows.npz` holds what `AcousticMeter` said of 250 recordings of each of three people (two women, one man), rows
-of: number of the file, voiced frames, pitch, colour.
+`voice_windows.npz` holds what `AudioQualityMeter` said of 250 recordings of each of three people (two women, one man),
+rows of: number of the file, voiced frames, pitch, colour.
 """
 
 import random
@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rvc_engine.report.acoustics import VoiceWindow
-from rvc_engine.report.speaker_clusters import MIN_WINDOWS, find_two_groups
+from rvc_engine.report.audio_quality import VoiceWindow
+from rvc_engine.report.speaker_clusters import MIN_WINDOWS, cluster_speakers
 
 VOICES = ("be_f_44k", "bg_m_44k", "en_f_16k")
 
@@ -28,14 +28,14 @@ def windows(voice: str, num_files: int, seed: int) -> list[VoiceWindow]:
 @pytest.mark.parametrize("num_files", [80, 150])
 @pytest.mark.parametrize("voice", VOICES)
 def test_one_voice_is_not_taken_for_several(voice: str, num_files: int, seed: int) -> None:
-    assert find_two_groups(windows(voice, num_files, seed)) is None
+    assert cluster_speakers(windows(voice, num_files, seed)) is None
 
 
 @pytest.mark.parametrize(("one", "other"), [*combinations(VOICES, 2)])
 @pytest.mark.parametrize("num_files", [(80, 80), (120, 40)])
 def test_two_voices_together_are_suspected(one: str, other: str, num_files: tuple[int, int]) -> None:
     first, second = windows(one, num_files[0], 1), windows(other, num_files[1], 2)
-    groups = find_two_groups(first + second)
+    groups = cluster_speakers(first + second)
     assert groups is not None
     is_second = np.arange(len(first) + len(second)) >= len(first)
     agreement = np.mean(groups.in_smaller == is_second)
@@ -43,7 +43,7 @@ def test_two_voices_together_are_suspected(one: str, other: str, num_files: tupl
 
 
 def test_the_pitch_of_both_groups_is_told() -> None:
-    groups = find_two_groups(windows("be_f_44k", 100, 1) + windows("bg_m_44k", 50, 1))
+    groups = cluster_speakers(windows("be_f_44k", 100, 1) + windows("bg_m_44k", 50, 1))
     assert groups is not None
     assert 230 < groups.larger_hz < 270
     assert 105 < groups.smaller_hz < 130
@@ -52,4 +52,4 @@ def test_the_pitch_of_both_groups_is_told() -> None:
 
 def test_of_few_windows_nothing_is_said() -> None:
     few = windows("be_f_44k", 60, 1)[: MIN_WINDOWS // 2] + windows("bg_m_44k", 60, 1)[: MIN_WINDOWS // 2 - 1]
-    assert find_two_groups(few) is None
+    assert cluster_speakers(few) is None

@@ -11,45 +11,45 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training import cuda_graphs
-from rvc_engine.training.cuda_graphs import WARM_UP_STEPS, CudaRecorder, GraphedSteps, Recorder, Step, StepInputs
-from rvc_engine.training.micro_batches import MicroBatches
-from rvc_engine.training.step import StepResult, Whole, draw_starts, training_step
+from rvc_engine.training.cuda_graphs import WARM_UP_STEPS, Capturer, CudaGraphCapturer, GraphedSteps, Step, StepInputs
+from rvc_engine.training.micro_batches import MicroBatcher
+from rvc_engine.training.step import BatchTotals, StepResult, draw_starts, training_step
 
 CPU = torch.device("cpu")
-SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=4)
+HPARAMS = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=4)
 """The smallest nets and short segments, to be quick."""
 LONG, SHORT = 24, 16
 
 
-def fresh_nets(precision: Precision | None = None, device: torch.device = CPU) -> Nets:
+def fresh_state(precision: Precision | None = None, device: torch.device = CPU) -> GanTrainState:
     torch.manual_seed(3)
-    return Nets.build(SIZES, device, 1e-3, precision)
+    return GanTrainState.build(HPARAMS, device, 1e-3, precision)
 
 
 def inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device = CPU) -> StepInputs:
     """Clips of noise, one of them shorter than the padding."""
-    generator = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([frames - 5 * (clip % 2) for clip in range(clips)])
     mask = (torch.arange(frames) < lengths[:, None]).float()
-    wave = 0.1 * torch.randn(clips, frames * SIZES.hop_length, generator=generator)
+    wave = 0.1 * torch.randn(clips, frames * HPARAMS.hop_length, generator=rng)
     batch = Batch(
-        features=torch.randn(clips, frames, 768, generator=generator) * mask[:, :, None],
-        coarse_f0=torch.randint(1, 256, (clips, frames), generator=generator) * mask.long(),
+        features=torch.randn(clips, frames, 768, generator=rng) * mask[:, :, None],
+        coarse_f0=torch.randint(1, 256, (clips, frames), generator=rng) * mask.long(),
         f0=200 * mask,
-        spec=spectrogram(wave, SIZES.n_fft, SIZES.hop_length) * mask[:, None],
+        spec=spectrogram(wave, HPARAMS.n_fft, HPARAMS.hop_length) * mask[:, None],
         wave=wave,
         lengths=lengths,
         speakers=torch.arange(clips),
     )
-    starts = draw_starts(lengths, SIZES.segment_frames, generator)
-    noise = Noise.draw(SIZES, clips, frames, generator)
+    starts = draw_starts(lengths, HPARAMS.segment_frames, rng)
+    noise = Noise.draw(HPARAMS, clips, frames, rng)
     batch = Batch(*(part.to(device) for part in vars(batch).values()))
     return StepInputs(batch, starts.to(device), Noise(noise.posterior.to(device), noise.source.to(device)))
 
@@ -82,30 +82,30 @@ class Run:
 
     def __init__(
         self,
-        recorder: Recorder | None,
+        recorder: Capturer | None,
         limit: int = 8,
         precision: Precision | None = None,
         sizes: frozenset[int] = frozenset(),
     ) -> None:
-        self.nets, self.pieces, self.said = fresh_nets(precision), MicroBatches(limit), list[str]()
-        self.steps = None if recorder is None else GraphedSteps(self.nets, recorder, LONG, sizes, self.said.append)
+        self.state, self.pieces, self.said = fresh_state(precision), MicroBatcher(limit), list[str]()
+        self.steps = None if recorder is None else GraphedSteps(self.state, recorder, LONG, sizes, self.said.append)
 
     def take(self, given: StepInputs) -> list[float]:
         def eager() -> StepResult:
-            whole = Whole(len(given.starts), given.batch.lengths.sum())
-            return training_step(self.nets, given.batch, given.starts, given.noise, whole, self.pieces)
+            totals = BatchTotals(len(given.starts), given.batch.lengths.sum())
+            return training_step(self.state, given.batch, given.starts, given.noise, totals, self.pieces)
 
-        result = eager() if self.steps is None else self.steps.take(given, self.pieces, eager)
+        result = eager() if self.steps is None else self.steps.step(given, self.pieces, eager)
         return result.stacked().tolist()
 
     @property
     def weights(self) -> Tensor:
-        parts = [*self.nets.generator.parameters(), *self.nets.discriminators.parameters()]
+        parts = [*self.state.synthesizer.parameters(), *self.state.discriminators.parameters()]
         return torch.cat([part.detach().flatten() for part in parts])
 
 
-def gradients(nets: Nets) -> Tensor:
-    return torch.cat([part.grad.flatten() for part in nets.generator.parameters() if part.grad is not None])
+def gradients(state: GanTrainState) -> Tensor:
+    return torch.cat([part.grad.flatten() for part in state.synthesizer.parameters() if part.grad is not None])
 
 
 SHAPES = [(2, LONG), (2, SHORT), (2, LONG), (1, SHORT), (2, SHORT), (2, LONG), (1, LONG), (2, SHORT), (2, LONG)]
@@ -118,7 +118,7 @@ def test_recorded_steps_give_the_very_losses_and_weights_of_steps_taken_one_by_o
     graphed, plain = Run(recorder, limit, sizes=frozenset({1, 2})), Run(None, limit)
     for number, (clips, frames) in enumerate(SHAPES):
         for run in (graphed, plain):
-            run.nets.set_learning_rate(1e-3 * 0.9**number)
+            run.state.set_learning_rate(1e-3 * 0.9**number)
         given = inputs(number, clips, frames)
         assert graphed.take(given) == plain.take(given)
     assert torch.equal(graphed.weights, plain.weights)
@@ -168,7 +168,7 @@ def test_the_longest_shape_is_recorded_before_others() -> None:
 
 
 def test_a_size_of_batch_that_never_comes_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda_graphs, "MOST_WARM_UP_STEPS", WARM_UP_STEPS + 1)
+    monkeypatch.setattr(cuda_graphs, "MAX_WARM_UP_STEPS", WARM_UP_STEPS + 1)
     recorder = FakeRecorder()
     run = Run(recorder, sizes=frozenset({1, 7}))
     for number in range(WARM_UP_STEPS + 2):
@@ -200,35 +200,35 @@ def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(why: str)
 class _StopsHalfway(FakeRecorder):
     """Fails after the first half of a step has been recorded, as where the second half's memory is not there."""
 
-    def __init__(self, run: Callable[[], Nets]) -> None:
+    def __init__(self, run: Callable[[], GanTrainState]) -> None:
         super().__init__()
-        self.nets = run
+        self.state = run
 
     def record(self, step: Step) -> Step:
-        nets = self.nets()
-        real = nets.discriminator_optimizer.step
+        state = self.state()
+        real = state.discriminator_optimizer.step
 
         def fault(*_: object) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-        nets.discriminator_optimizer.step = fault  # type: ignore[method-assign, assignment]
+        state.discriminator_optimizer.step = fault  # type: ignore[method-assign, assignment]
         try:
             step()
         finally:
-            nets.discriminator_optimizer.step = real  # type: ignore[method-assign]
+            state.discriminator_optimizer.step = real  # type: ignore[method-assign]
         raise AssertionError("it should have stopped")
 
 
 def test_a_recording_that_stops_halfway_leaves_scales_and_optimizers_ready_for_the_next_step() -> None:
     run = Run(None, precision=Precision("fp16", "cpu"))
     run.take(inputs(0, clips=1))
-    run.steps = GraphedSteps(run.nets, _StopsHalfway(lambda: run.nets), LONG, (1,), run.said.append)
-    run.nets.generator_scaler.update(1024.0)
+    run.steps = GraphedSteps(run.state, _StopsHalfway(lambda: run.state), LONG, (1,), run.said.append)
+    run.state.generator_scaler.update(1024.0)
     for number in range(WARM_UP_STEPS + 2):
         run.take(inputs(number, clips=1))
     assert len(run.said) == 1
-    assert run.nets.generator_scaler.get_scale() == 1024  # carried over, not begun anew
-    assert not any(group["capturable"] for group in run.nets.generator_optimizer.param_groups)
+    assert run.state.generator_scaler.get_scale() == 1024  # carried over, not begun anew
+    assert not any(group["capturable"] for group in run.state.generator_optimizer.param_groups)
 
 
 # --- padding
@@ -248,7 +248,7 @@ def test_padding_to_a_longer_length_changes_nothing_but_rounding() -> None:
         coarse_f0=longer(given.batch.coarse_f0, more, 1),
         f0=longer(given.batch.f0, more, 1),
         spec=longer(given.batch.spec, more, 2),
-        wave=longer(given.batch.wave, more * SIZES.hop_length, 1),
+        wave=longer(given.batch.wave, more * HPARAMS.hop_length, 1),
         lengths=given.batch.lengths,
         speakers=given.batch.speakers,
     )
@@ -256,10 +256,10 @@ def test_padding_to_a_longer_length_changes_nothing_but_rounding() -> None:
     found = []
     for each in (given, StepInputs(batch, given.starts, noise)):
         run = Run(None)
-        found.append((run.take(each), run.nets))
-    (values, nets), (padded, padded_nets) = found
+        found.append((run.take(each), run.state))
+    (values, state), (padded, padded_state) = found
     assert padded == pytest.approx(values, rel=1e-5)
-    expected, found_gradients = (gradients(each) for each in (nets, padded_nets))
+    expected, found_gradients = (gradients(each) for each in (state, padded_state))
     assert float((found_gradients - expected).norm() / expected.norm()) < 1e-4
 
 
@@ -307,13 +307,13 @@ FORMATS = [Precision("fp32", "cpu"), Precision("bf16", "cpu"), Precision("fp16",
 @pytest.mark.parametrize("precision", FORMATS, ids=lambda precision: precision.name)
 def test_nothing_in_a_step_waits_for_the_device(no_waiting: Callable[[], object], precision: Precision) -> None:
     run, given = Run(None, precision=precision), inputs(1)
-    whole = Whole(2, 2 * LONG)
-    training_step(run.nets, given.batch, given.starts, given.noise, whole)  # constants are made once
+    totals = BatchTotals(2, 2 * LONG)
+    training_step(run.state, given.batch, given.starts, given.noise, totals)  # constants are made once
     with no_waiting():  # type: ignore[attr-defined]
-        generator = torch.Generator().manual_seed(5)
-        starts = draw_starts(given.batch.lengths, SIZES.segment_frames, generator)
-        noise = Noise.draw(SIZES, 2, LONG, generator)
-        result = training_step(run.nets, given.batch, starts, noise, whole)
+        rng = torch.Generator().manual_seed(5)
+        starts = draw_starts(given.batch.lengths, HPARAMS.segment_frames, rng)
+        noise = Noise.draw(HPARAMS, 2, LONG, rng)
+        result = training_step(run.state, given.batch, starts, noise, totals)
         read = result.stacked()
     assert len(read.tolist()) == 7
 
@@ -343,21 +343,21 @@ def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_w
     torch.backends.cudnn.deterministic = True
     found = []
     for is_graphed in (False, True):
-        nets, said = fresh_nets(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
-        steps = GraphedSteps(nets, CudaRecorder(device), LONG, (1, 2), said.append) if is_graphed else None
-        pieces, values = MicroBatches(8), []
+        state, said = fresh_state(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
+        steps = GraphedSteps(state, CudaGraphCapturer(device), LONG, (1, 2), said.append) if is_graphed else None
+        pieces, values = MicroBatcher(8), []
         for number, (clips, frames) in enumerate(SHAPES):
             given = inputs(number, clips, frames, device)
-            whole = Whole(clips, int(given.batch.lengths.sum()))
+            totals = BatchTotals(clips, int(given.batch.lengths.sum()))
 
-            def eager(given: StepInputs = given, whole: Whole = whole) -> StepResult:
-                return training_step(nets, given.batch, given.starts, given.noise, whole, pieces)  # noqa: B023
+            def eager(given: StepInputs = given, totals: BatchTotals = totals) -> StepResult:
+                return training_step(state, given.batch, given.starts, given.noise, totals, pieces)  # noqa: B023
 
             is_recording = steps is not None and number >= WARM_UP_STEPS  # which waits, once for each shape
             torch.cuda.synchronize()
             torch.cuda.set_sync_debug_mode("default" if is_recording or number == 0 else "error")
             try:
-                result = eager() if steps is None else steps.take(given, pieces, eager)
+                result = eager() if steps is None else steps.step(given, pieces, eager)
                 stacked = result.stacked().clone()
             finally:
                 torch.cuda.set_sync_debug_mode("default")

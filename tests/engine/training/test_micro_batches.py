@@ -13,23 +13,23 @@ import torch
 from torch import Tensor
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
-from rvc_engine.compute.precision import LEAST_SCALE, FormatName, Precision
-from rvc_engine.compute.process_group import Ranks
+from rvc_engine.checkpoints.train_state import GanTrainState
+from rvc_engine.compute.precision import MIN_LOSS_SCALE, FormatName, Precision
+from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.errors import GpuOutOfMemory
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses
-from rvc_engine.models.activation_checkpointing import recompute_blocks
+from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.synthesizer import Noise
 from rvc_engine.models.weight_norm import WeightNormConv1d
 from rvc_engine.training import step
-from rvc_engine.training.micro_batches import MicroBatches
-from rvc_engine.training.step import StepResult, Whole, training_step
+from rvc_engine.training.micro_batches import MicroBatcher
+from rvc_engine.training.step import BatchTotals, StepResult, training_step
 
 CPU = torch.device("cpu")
-SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
+HPARAMS = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
 """The smallest nets, and segments a quarter as long as a real run's, to be quick."""
 EQUAL, UNEQUAL = [60, 60, 60, 60], [40, 47, 60, 90]
 
@@ -43,41 +43,43 @@ class Input:
 
 def made_up(lengths: list[int], dtype: torch.dtype) -> Input:
     """Clips of noise; what lies behind a clip's end is padding, as `collate` pads."""
-    generator = torch.Generator().manual_seed(5)
+    rng = torch.Generator().manual_seed(5)
     clips, frames = len(lengths), max(lengths)
     ends = torch.tensor(lengths)
     mask = (torch.arange(frames) < ends[:, None]).to(dtype)
-    wave = 0.1 * torch.randn(clips, frames * SIZES.hop_length, generator=generator, dtype=dtype)
+    wave = 0.1 * torch.randn(clips, frames * HPARAMS.hop_length, generator=rng, dtype=dtype)
     batch = Batch(
-        features=torch.randn(clips, frames, 768, generator=generator, dtype=dtype) * mask[:, :, None],
-        coarse_f0=torch.randint(1, 256, (clips, frames), generator=generator) * mask.long(),
+        features=torch.randn(clips, frames, 768, generator=rng, dtype=dtype) * mask[:, :, None],
+        coarse_f0=torch.randint(1, 256, (clips, frames), generator=rng) * mask.long(),
         f0=torch.full((clips, frames), 220.0, dtype=dtype) * mask,
-        spec=spectrogram(wave, SIZES.n_fft, SIZES.hop_length) * mask[:, None],
+        spec=spectrogram(wave, HPARAMS.n_fft, HPARAMS.hop_length) * mask[:, None],
         wave=wave,
         lengths=ends,
         speakers=torch.arange(clips) % 2,
     )
     noise = Noise(
-        torch.randn(clips, 24, frames, generator=generator, dtype=dtype),
-        torch.randn(clips, SIZES.segment_samples, generator=generator, dtype=dtype),
+        torch.randn(clips, 24, frames, generator=rng, dtype=dtype),
+        torch.randn(clips, HPARAMS.segment_samples, generator=rng, dtype=dtype),
     )
     return Input(batch, torch.tensor([3, 0, 8, 5])[:clips], noise)
 
 
-def fresh_nets(dtype: torch.dtype = torch.float32, precision: Precision | None = None) -> Nets:
+def fresh_state(dtype: torch.dtype = torch.float32, precision: Precision | None = None) -> GanTrainState:
     torch.manual_seed(1)
-    nets = Nets.build(SIZES, CPU, 1e-3, precision)
-    nets.generator.to(dtype)
-    nets.discriminators.to(dtype)
-    return nets
+    state = GanTrainState.build(HPARAMS, CPU, 1e-3, precision)
+    state.synthesizer.to(dtype)
+    state.discriminators.to(dtype)
+    return state
 
 
-def gradients(nets: Nets) -> Tensor:
-    return torch.cat([p.grad.flatten() for net in (nets.generator, nets.discriminators) for p in net.parameters()])
+def gradients(state: GanTrainState) -> Tensor:
+    return torch.cat([p.grad.flatten() for net in (state.synthesizer, state.discriminators) for p in net.parameters()])
 
 
-def weights(nets: Nets) -> Tensor:
-    return torch.cat([p.detach().flatten() for net in (nets.generator, nets.discriminators) for p in net.parameters()])
+def weights(state: GanTrainState) -> Tensor:
+    return torch.cat(
+        [p.detach().flatten() for net in (state.synthesizer, state.discriminators) for p in net.parameters()]
+    )
 
 
 def distance(ours: Tensor, theirs: Tensor) -> float:
@@ -90,21 +92,21 @@ def distance(ours: Tensor, theirs: Tensor) -> float:
 @pytest.mark.parametrize("lengths", [EQUAL, UNEQUAL], ids=["equal lengths", "unequal lengths"])
 def test_micro_batches_add_up_to_the_whole_batch(lengths: list[int]) -> None:
     given = made_up(lengths, torch.float64)
-    whole = fresh_nets(torch.float64)
+    whole = fresh_state(torch.float64)
     expected = training_step(whole, given.batch, given.starts, given.noise)
     for limit in (3, 1):  # pieces of two and two; four pieces
-        nets = fresh_nets(torch.float64)
-        result = training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(limit))
-        assert distance(gradients(nets), gradients(whole)) < 1e-9
-        assert distance(weights(nets), weights(whole)) < 1e-9
+        state = fresh_state(torch.float64)
+        result = training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(limit))
+        assert distance(gradients(state), gradients(whole)) < 1e-9
+        assert distance(weights(state), weights(whole)) < 1e-9
         assert result.stacked().tolist() == pytest.approx(expected.stacked().tolist(), rel=1e-6)
 
 
 def test_a_micro_batch_is_padded_to_its_own_longest_clip_only() -> None:
-    nets, given = fresh_nets(), made_up(UNEQUAL, torch.float32)
+    state, given = fresh_state(), made_up(UNEQUAL, torch.float32)
     seen: list[tuple[int, ...]] = []
-    nets.generator.flow.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
-    training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(2))
+    state.synthesizer.flow.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(2))
     assert seen == [(2, 24, 47), (2, 24, 90)]
 
 
@@ -138,95 +140,95 @@ def in_backward_once(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 FAULTS = {
-    "the generator's pass": lambda nets, patch: patch(nets.generator, "forward", out_of_memory_once),
-    "the discriminators' pass": lambda nets, patch: patch(nets.discriminators, "forward", out_of_memory_once),
-    "their way back": lambda nets, patch: patch(losses, "discriminator_loss", in_backward_once),
-    "their optimizer": lambda nets, patch: patch(nets.discriminator_optimizer, "step", out_of_memory_once),
-    "the generator's half": lambda nets, patch: patch(
-        nets.discriminators, "forward", lambda work: out_of_memory_once(work, call=3)
+    "the generator's pass": lambda state, patch: patch(state.synthesizer, "forward", out_of_memory_once),
+    "the discriminators' pass": lambda state, patch: patch(state.discriminators, "forward", out_of_memory_once),
+    "their way back": lambda state, patch: patch(losses, "discriminator_loss", in_backward_once),
+    "their optimizer": lambda state, patch: patch(state.discriminator_optimizer, "step", out_of_memory_once),
+    "the generator's half": lambda state, patch: patch(
+        state.discriminators, "forward", lambda work: out_of_memory_once(work, call=3)
     ),
-    "the mel loss": lambda nets, patch: patch(step, "mel_distance", out_of_memory_once),
-    "the generator's way back": lambda nets, patch: patch(losses, "kl_sum", in_backward_once),
-    "its optimizer": lambda nets, patch: patch(nets.generator_optimizer, "step", out_of_memory_once),
+    "the mel loss": lambda state, patch: patch(step, "mel_distance", out_of_memory_once),
+    "the generator's way back": lambda state, patch: patch(losses, "kl_sum", in_backward_once),
+    "its optimizer": lambda state, patch: patch(state.generator_optimizer, "step", out_of_memory_once),
 }
 
 
 @pytest.fixture(scope="module")
 def undisturbed() -> Tensor:
     """The weights after a step in which nothing goes wrong."""
-    nets, given = fresh_nets(torch.float64), made_up(UNEQUAL, torch.float64)
-    training_step(nets, given.batch, given.starts, given.noise)
-    return weights(nets)
+    state, given = fresh_state(torch.float64), made_up(UNEQUAL, torch.float64)
+    training_step(state, given.batch, given.starts, given.noise)
+    return weights(state)
 
 
-@pytest.mark.parametrize("place", FAULTS)
+@pytest.mark.parametrize("fault", FAULTS)
 def test_a_step_that_runs_out_of_memory_is_done_again_in_halves_with_the_same_outcome(
-    place: str, undisturbed: Tensor, monkeypatch: pytest.MonkeyPatch
+    fault: str, undisturbed: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nets, given, said = fresh_nets(torch.float64), made_up(UNEQUAL, torch.float64), []
+    state, given, said = fresh_state(torch.float64), made_up(UNEQUAL, torch.float64), []
 
     def patch(owner: object, name: str, wrap: Callable[..., object]) -> None:
         monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
 
-    micro_batches = MicroBatches(4, warn=said.append)
-    FAULTS[place](nets, patch)
-    training_step(nets, given.batch, given.starts, given.noise, None, micro_batches)
-    assert distance(weights(nets), undisturbed) < 1e-9
+    micro_batches = MicroBatcher(4, warn=said.append)
+    FAULTS[fault](state, patch)
+    training_step(state, given.batch, given.starts, given.noise, None, micro_batches)
+    assert distance(weights(state), undisturbed) < 1e-9
     assert micro_batches.limit == 2
     [warning] = said
     assert "4 clips at a time; going on with 2" in warning
-    assert all(p.requires_grad for p in nets.discriminators.parameters())
+    assert all(p.requires_grad for p in state.discriminators.parameters())
 
 
 def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    nets, given, said = fresh_nets(), made_up(EQUAL, torch.float32), []
+    state, given, said = fresh_state(), made_up(EQUAL, torch.float32), []
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(nets.generator, "forward", full)
-    monkeypatch.setattr(nets.generator, "speak_again", full)
+    monkeypatch.setattr(state.synthesizer, "forward", full)
+    monkeypatch.setattr(state.synthesizer, "generate", full)
     with pytest.raises(GpuOutOfMemory, match=r"single clip.*gradient_checkpointing"):
-        training_step(nets, given.batch, given.starts, given.noise, None, MicroBatches(4, warn=said.append))
+        training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(4, warn=said.append))
     assert [warning.split(";")[1].split(" at")[0] for warning in said] == [" going on with 2", " going on with 1"]
 
 
 def test_an_error_that_is_no_lack_of_memory_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    nets, given = fresh_nets(), made_up(EQUAL, torch.float32)
+    state, given = fresh_state(), made_up(EQUAL, torch.float32)
 
     def wrong(*_: object, **__: object) -> None:
         raise RuntimeError("shapes cannot be multiplied")
 
-    monkeypatch.setattr(nets.generator, "forward", wrong)
+    monkeypatch.setattr(state.synthesizer, "forward", wrong)
     with pytest.raises(RuntimeError, match="shapes"):
-        training_step(nets, given.batch, given.starts, given.noise)
+        training_step(state, given.batch, given.starts, given.noise)
 
 
 # --- short formats
 
 
-def three_steps(name: FormatName) -> tuple[Nets, list[StepResult]]:
-    nets, given = fresh_nets(precision=Precision(name, "cpu")), made_up(UNEQUAL, torch.float32)
-    return nets, [training_step(nets, given.batch, given.starts, given.noise) for _ in range(3)]
+def three_steps(name: FormatName) -> tuple[GanTrainState, list[StepResult]]:
+    state, given = fresh_state(precision=Precision(name, "cpu")), made_up(UNEQUAL, torch.float32)
+    return state, [training_step(state, given.batch, given.starts, given.noise) for _ in range(3)]
 
 
 def test_bfloat16_trains_with_losses_near_those_of_float32() -> None:
-    nets, results = three_steps("bf16")
+    state, results = three_steps("bf16")
     _, in_fp32 = three_steps("fp32")
     for ours, theirs in zip(results, in_fp32, strict=True):
         assert ours.stacked()[:5].tolist() == pytest.approx(theirs.stacked()[:5].tolist(), rel=0.05)
         assert ours.stacked().tolist() != theirs.stacked().tolist()
-    assert {value.dtype for value in nets.generator.state_dict().values()} == {torch.float32}
+    assert {value.dtype for value in state.synthesizer.state_dict().values()} == {torch.float32}
     assert results[-1].grad_norm_g == pytest.approx(float(in_fp32[-1].grad_norm_g), rel=0.3)
 
 
 def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format() -> None:
-    nets, given = fresh_nets(precision=Precision("bf16", "cpu")), made_up(EQUAL, torch.float32)
+    state, given = fresh_state(precision=Precision("bf16", "cpu")), made_up(EQUAL, torch.float32)
     seen: dict[str, torch.dtype] = {}
-    net = nets.generator
+    net = state.synthesizer
     net.dec.m_source.register_forward_hook(lambda *a: seen.update(source=a[2].dtype))
     net.dec.resblocks[0].convs1[0].register_forward_hook(lambda *a: seen.update(block=a[2].dtype))
-    with nets.precision.autocast():
+    with state.precision.autocast():
         out = net(
             given.batch.features,
             given.batch.coarse_f0,
@@ -245,16 +247,16 @@ def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format(
 
 
 def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers_the_scale() -> None:
-    nets, given = fresh_nets(precision=Precision("fp16", "cpu")), made_up(EQUAL, torch.float32)
-    before, scale = weights(nets), nets.least_scale
-    nets.generator_scaler.load_state_dict({**nets.generator_scaler.state_dict(), "scale": 2.0**60})
-    nets.discriminator_scaler.load_state_dict({**nets.discriminator_scaler.state_dict(), "scale": 2.0**60})
-    result = training_step(nets, given.batch, given.starts, given.noise)
+    state, given = fresh_state(precision=Precision("fp16", "cpu")), made_up(EQUAL, torch.float32)
+    before, scale = weights(state), state.min_loss_scale
+    state.generator_scaler.load_state_dict({**state.generator_scaler.state_dict(), "scale": 2.0**60})
+    state.discriminator_scaler.load_state_dict({**state.discriminator_scaler.state_dict(), "scale": 2.0**60})
+    result = training_step(state, given.batch, given.starts, given.noise)
     assert not result.grad_norm_g.isfinite()
-    assert torch.equal(weights(nets), before)
-    assert nets.least_scale == 2.0**59
+    assert torch.equal(weights(state), before)
+    assert state.min_loss_scale == 2.0**59
     assert scale is not None
-    assert scale > LEAST_SCALE
+    assert scale > MIN_LOSS_SCALE
 
 
 # --- blocks computed twice
@@ -262,16 +264,16 @@ def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers
 
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
     given = made_up(UNEQUAL, torch.float64)
-    kept, twice = fresh_nets(torch.float64), fresh_nets(torch.float64)
-    recompute_blocks(twice.generator, recompute=True)
+    kept, twice = fresh_state(torch.float64), fresh_state(torch.float64)
+    set_activation_checkpointing(twice.synthesizer, enabled=True)
     stored = {}
-    for name, nets in (("kept", kept), ("twice", twice)):
+    for name, state in (("kept", kept), ("twice", twice)):
         seen: dict[int, int] = {}
         with torch.autograd.graph.saved_tensors_hooks(
             lambda t, seen=seen: seen.__setitem__(t.untyped_storage().data_ptr(), t.untyped_storage().nbytes()) or t,
             lambda t: t,
         ):
-            out = nets.generator(
+            out = state.synthesizer(
                 given.batch.features,
                 given.batch.coarse_f0,
                 given.batch.f0,
@@ -283,18 +285,18 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> Non
             )
         stored[name] = sum(seen.values())
         del out
-        training_step(nets, given.batch, given.starts, given.noise)
+        training_step(state, given.batch, given.starts, given.noise)
     assert distance(gradients(twice), gradients(kept)) < 1e-12
     assert stored["twice"] < stored["kept"] / 2
 
 
 def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
     """`recompute` is a net's own: turning it on for one leaves the class alone."""
-    nets = fresh_nets()
-    other = copy.deepcopy(nets.generator)
-    recompute_blocks(nets.generator, recompute=True)
-    assert nets.generator.dec.recompute
-    assert not other.dec.recompute
+    state = fresh_state()
+    other = copy.deepcopy(state.synthesizer)
+    set_activation_checkpointing(state.synthesizer, enabled=True)
+    assert state.synthesizer.dec.checkpoints_activations
+    assert not other.dec.checkpoints_activations
 
 
 # --- several processes
@@ -315,25 +317,25 @@ def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo"
     )
-    ranks = Ranks.join(CPU)
+    distributed = DistributedContext.init(CPU)
     found = {}
     for name in [*LENGTHS, "out of memory"]:
-        given, nets = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
+        given, state = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_state()
         lengths = given.batch.lengths
-        share, micro_batches = ranks.share_of(lengths.tolist()), MicroBatches(2, ranks)
+        share, micro_batches = distributed.shard(lengths.tolist()), MicroBatcher(2, distributed)
         if name == "out of memory" and rank == 1:
-            nets.discriminators.forward = out_of_memory_once(nets.discriminators.forward, call=3)  # type: ignore[method-assign]
+            state.discriminators.forward = out_of_memory_once(state.discriminators.forward, call=3)  # type: ignore[method-assign]
         training_step(
-            nets,
+            state,
             share_of(given.batch, share),
             given.starts[share],
             Noise(*(noise[share] for noise in given.noise)),
-            Whole(len(lengths), int(lengths.sum())),
+            BatchTotals(len(lengths), int(lengths.sum())),
             micro_batches,
         )
-        found[name] = gradients(nets)
+        found[name] = gradients(state)
         found[f"limit, {name}"] = torch.tensor(micro_batches.limit)
-    ranks.leave()
+    torch.distributed.destroy_process_group()
     return found
 
 
@@ -344,7 +346,7 @@ def test_two_processes_with_half_the_batch_each_give_the_gradients_of_one() -> N
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         first, second = pool.map(gradients_of_one_of_two, [0, 1], [port, port])
     for name in [*LENGTHS, "out of memory"]:
-        given, alone = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_nets()
+        given, alone = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_state()
         training_step(alone, given.batch, given.starts, given.noise)
         assert distance(first[name], gradients(alone)) < 1e-5, name
         assert torch.equal(first[name], second[name]), name

@@ -21,8 +21,8 @@ from rvc_engine.voices.onnx import example_inputs, export_onnx
 
 def make_voice(path: Path, f0: bool) -> Path:
     torch.manual_seed(0)
-    sizes = Hyperparameters.of(TrainingConfig(pretrained="none", width=24, f0=f0))
-    write_voice(path, Synthesizer(sizes).state_dict(), sizes, VoiceDetails("anna", 1, 1, "contentvec", 60.0))
+    hparams = Hyperparameters.from_config(TrainingConfig(pretrained="none", width=24, f0=f0))
+    write_voice(path, Synthesizer(hparams).state_dict(), hparams, VoiceDetails("anna", 1, 1, "contentvec", 60.0))
     return path
 
 
@@ -41,9 +41,9 @@ def test_a_voice_is_exported_with_the_inputs_that_rvcs_consumers_give(tmp_path: 
     assert [each.name for each in graph.get_outputs()] == ["audio"]
     facts = graph.get_modelmeta().custom_metadata_map
     assert (facts["sample_rate"], facts["version"], facts["embedder_model"]) == ("40000", "v2", "contentvec")
-    sizes = Hyperparameters.of(TrainingConfig(pretrained="none", width=24))
+    hparams = Hyperparameters.from_config(TrainingConfig(pretrained="none", width=24))
     for frames in (20, 333):  # neither length is one that the export tried
-        inputs = example_inputs(sizes, frames, seed=5)
+        inputs = example_inputs(hparams, frames, seed=5)
         [audio] = graph.run(None, inputs)
         assert audio.shape == (1, 1, frames * 400)
         assert np.abs(audio).max() > 0.01

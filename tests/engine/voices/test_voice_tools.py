@@ -15,10 +15,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from rvc_engine.checkpoints.pair_files import save_pair
+from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.pairs import pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import RecoveryStore
-from rvc_engine.checkpoints.train_state import Nets, Place
+from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.cli.main import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
@@ -28,22 +28,22 @@ from rvc_engine.voices.export import VoiceDetails, read_voice, write_voice
 from rvc_engine.voices.extract import extract
 from rvc_engine.voices.inspect import describe, inspect_file
 from rvc_engine.voices.merge import merge
-from rvc_engine.voices.optimizer_order import hand_over
+from rvc_engine.voices.optimizer_order import reorder_optimizer
 from rvc_engine.voices.voice import load_voice
 from rvc_engine.workspace.layout import Workspace
 
 SPELLINGS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
 
 
-def sizes_of(**changes: object) -> Hyperparameters:
-    return Hyperparameters.of(TrainingConfig.model_validate({"pretrained": "none", "width": 24, **changes}))
+def hparams_of(**changes: object) -> Hyperparameters:
+    return Hyperparameters.from_config(TrainingConfig.model_validate({"pretrained": "none", "width": 24, **changes}))
 
 
 def make_voice(path: Path, seed: int = 0, embedder: str = "contentvec", **changes: object) -> Path:
     torch.manual_seed(seed)
-    sizes = sizes_of(**changes)
-    weights = {name: torch.randn_like(value) * 0.1 for name, value in Synthesizer(sizes).state_dict().items()}
-    write_voice(path, weights, sizes, VoiceDetails("anna", 20, 100, embedder, 60.0))
+    hparams = hparams_of(**changes)
+    weights = {name: torch.randn_like(value) * 0.1 for name, value in Synthesizer(hparams).state_dict().items()}
+    write_voice(path, weights, hparams, VoiceDetails("anna", 20, 100, embedder, 60.0))
     return path
 
 
@@ -52,18 +52,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A voice, a G_/D_ pair and a recovery checkpoint of nets after a step."""
     root = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
-    nets = Nets.build(sizes_of(), torch.device("cpu"), 1e-4)
+    state = GanTrainState.build(hparams_of(), torch.device("cpu"), 1e-4)
     for net, optimizer in (
-        (nets.generator, nets.generator_optimizer),
-        (nets.discriminators, nets.discriminator_optimizer),
+        (state.synthesizer, state.generator_optimizer),
+        (state.discriminators, state.discriminator_optimizer),
     ):
         for parameter in net.parameters():
             parameter.grad = torch.randn_like(parameter)
         optimizer.step()
-    place = Place(step=1, epoch=3, batch=0, seconds=1.0, batch_size=1, num_clips=1)
+    progress = TrainProgress(step=1, epoch=3, batch=0, seconds=1.0, batch_size=1, num_clips=1)
     workspace = Workspace(root, "anna")
-    save_pair(workspace, nets, place, 1e-4, only_latest=False)
-    RecoveryStore(workspace, {}).save(nets, place)
+    write_pair(workspace.root, pair_trees(state, progress, 1e-4, only_latest=False))
+    store = RecoveryStore(workspace, {})
+    store.write(store.tree(state, progress))
     make_voice(root / "anna.pth")
     return root
 
@@ -219,7 +220,7 @@ def test_a_voice_is_extracted_from_each_kind_of_checkpoint(folder: Path, tmp_pat
         renamed[name] = value
     for source in (folder / "G_1.pth", recovery, changed("G_1.pth", model=renamed)):
         made = extract(source, tmp_path / "out.pth", "bella")
-        assert (str(made.kind), made.epoch, made.encoder_is_known) == (
+        assert (str(made.identity), made.epoch, made.is_encoder_stated) == (
             "v2 40k weights with pitch of width 24",
             2,
             False,
@@ -242,15 +243,15 @@ def test_the_encoder_is_the_one_that_the_runs_folder_names(folder: Path, tmp_pat
         write(tmp_path / run)
         made = extract(tmp_path / run / "G_1.pth", tmp_path / "out.pth", "x")
         expected = {"ours": "whisper-tiny.en-l2l3", "applio": "spin"}[run]
-        assert (made.encoder, made.encoder_is_known) == (expected, True)
+        assert (made.encoder, made.is_encoder_stated) == (expected, True)
         assert (
             extract(tmp_path / run / "G_1.pth", tmp_path / "out.pth", "x", encoder="contentvec").encoder == "contentvec"
         )
 
 
 def test_where_shapes_cannot_tell_the_rate_it_is_asked_for(tmp_path: Path) -> None:
-    sizes = sizes_of(version="v1", sample_rate="48k", f0=False)
-    weights = Synthesizer(sizes, with_posterior=False).state_dict()
+    hparams = hparams_of(version="v1", sample_rate="48k", f0=False)
+    weights = Synthesizer(hparams, with_posterior=False).state_dict()
     torch.save({"model": weights}, tmp_path / "G_9.pth")
     with pytest.raises(InvalidConfig, match="say which with --sample-rate 32k or 48k"):
         extract(tmp_path / "G_9.pth", tmp_path / "out.pth", "x")
@@ -301,14 +302,14 @@ def test_files_of_any_odd_form_are_told_and_crash_no_tool(folder: Path, tmp_path
     odd = tmp_path / "G_1.pth"
     torch.save(change(torch.load(folder / "G_1.pth", weights_only=True)), odd)
     shutil.copy(odd, tmp_path / "D_1.pth")
-    nets = Nets.build(sizes_of(), torch.device("cpu"), 1e-4)
+    state = GanTrainState.build(hparams_of(), torch.device("cpu"), 1e-4)
     config = TrainingConfig.model_validate({"pretrained": "none", "width": 24})
 
     assert inspect_file(odd).contents != "voice"
     for use in (
         lambda: extract(odd, tmp_path / "out.pth", "x"),
-        lambda: hand_over(odd, tmp_path / "out.pth", "applio"),
-        lambda: resume(pairs_to_resume(tmp_path, None, str), nets, config, str),
+        lambda: reorder_optimizer(odd, tmp_path / "out.pth", "applio"),
+        lambda: resume(pairs_to_resume(tmp_path, None, str), state, config, str),
     ):
         with contextlib.suppress(IncompatibleCheckpoint):
             use()
@@ -340,7 +341,7 @@ def test_of_speaker_embeddings_of_unlike_heights_the_common_rows_are_mixed(tmp_p
     torch.save(tree, other)
     made = merge(one, other, 0.5, tmp_path / "c.pth", "c")
     assert (made.speakers, made.speakers_dropped) == (3, 106)
-    assert read_voice(tmp_path / "c.pth").sizes.num_speakers == 3
+    assert read_voice(tmp_path / "c.pth").hparams.num_speakers == 3
 
 
 @pytest.mark.parametrize(

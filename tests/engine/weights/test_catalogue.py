@@ -89,8 +89,9 @@ def test_a_spoilt_memory_costs_only_a_new_hash(weights):
 
 
 def test_missing_weights_name_what_is_missing_and_the_ways_to_get_it(tmp_path):
+    weights = Weights(tmp_path / "my weights")
     with pytest.raises(MissingWeights) as caught:
-        Weights(tmp_path / "my weights").pretrained_pair("v2", "40k", f0=True)
+        weights.require(weights.pretrained_files("v2", "40k", f0=True), "pretrained-v2-40k")
     message = str(caught.value)
     assert f"missing in {tmp_path}/my weights/pretrained-v2-40k: f0G40k.pth, f0D40k.pth" in message
     assert f"rvc-engine weights fetch pretrained-v2-40k --weights '{tmp_path}/my weights'" in message

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from rvc_engine.cli.weights import app
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
 from rvc_engine.weights.catalogue import PublishedFile, Weights
-from rvc_engine.weights.download import _only_one, fetch
+from rvc_engine.weights.download import _download_lock, fetch
 
 DATA = bytes(range(256)) * 4000
 SIZE = len(DATA)
@@ -244,13 +244,13 @@ def test_a_file_larger_than_the_disk_is_refused_before_anything_is_asked(hub, we
 
 def test_two_programs_never_download_into_one_folder_at_once(hub, weights):
     weights.folder.mkdir()
-    with _only_one(weights.folder), pytest.raises(WorkspaceBusy, match="another program"):
+    with _download_lock(weights.folder), pytest.raises(WorkspaceBusy, match="another program"):
         download(weights)
     assert download(weights).read_bytes() == DATA
 
 
 @pytest.fixture
-def known(weights, monkeypatch):
+def known_weights(weights, monkeypatch):
     """The command line knows the one file of these tests."""
     monkeypatch.setattr("rvc_engine.weights.catalogue.published_files", lambda: weights.catalogue)
     return weights

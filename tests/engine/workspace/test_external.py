@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.workspace.external import clip_paths, examine
+from rvc_engine.workspace.external import check_workspace, clip_paths
 from rvc_engine.workspace.layout import Workspace
 
 CONFIG = TrainingConfig(width=24, pretrained="none")
@@ -41,7 +41,7 @@ def test_applios_folders_are_found_and_their_files_name_the_speaker(tmp_path: Pa
         (0, "anna/sliced_audios/0_10_0.wav"),
         (3, "anna/sliced_audios/3_0_0.wav"),
     ]
-    assert examine(workspace, CONFIG).faults == []
+    assert check_workspace(workspace, CONFIG).faults == []
 
 
 def test_rvcs_own_folders_win_over_applios(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_slices_without_all_parts_are_left_out_and_counted(tmp_path: Path) -> No
     (workspace.features / "1_0.npy").unlink()
     (workspace.f0_hz / "2_0.wav.npy").unlink()
     (workspace.coarse_f0 / "3_0.wav.npy").unlink()
-    found = examine(workspace, CONFIG)
+    found = check_workspace(workspace, CONFIG)
     assert found.faults == []
     assert found.remarks == [
         "1 of 6 slices have no features and are left out: 1_0.wav",
@@ -98,8 +98,8 @@ def test_a_voice_without_pitch_needs_none(tmp_path: Path) -> None:
     add_clip(workspace.root, "0_0")
     (workspace.f0_hz / "0_0.wav.npy").unlink()
     without = TrainingConfig(width=24, pretrained="none", f0=False)
-    assert examine(workspace, without).faults == []
-    [fault] = examine(workspace, CONFIG).faults
+    assert check_workspace(workspace, without).faults == []
+    [fault] = check_workspace(workspace, CONFIG).faults
     assert "f0=false (-f0 0)" in fault
 
 
@@ -120,12 +120,12 @@ def test_what_training_could_not_read_is_a_fault_before_it(
     workspace = Workspace(tmp_path / "anna", "anna")
     add_clip(workspace.root, "²_0")  # a name that only looks like a number
     add_clip(workspace.root, "0_0")
-    assert examine(workspace, CONFIG).faults == []
+    assert check_workspace(workspace, CONFIG).faults == []
     if part.endswith(".npy"):
         np.save(workspace.root / part, values)
     else:
         soundfile.write(workspace.root / part, values, 40_000, subtype="FLOAT")
-    [found] = examine(workspace, CONFIG).faults
+    [found] = check_workspace(workspace, CONFIG).faults
     assert fault in found
     assert "0_0.wav" in found
 
@@ -139,7 +139,7 @@ def test_a_damaged_file_is_a_fault_of_its_own(tmp_path: Path, part: str, fault: 
     add_clip(workspace.root, "0_0")
     add_clip(workspace.root, "1_0", rate=48_000)
     (workspace.root / part).write_bytes(b"damage")
-    faults = examine(workspace, CONFIG).faults
+    faults = check_workspace(workspace, CONFIG).faults
     assert len(faults) == 2
     assert fault in faults[0]
     assert "1 of 2 slices" in faults[1]
@@ -149,13 +149,13 @@ def test_a_damaged_file_is_a_fault_of_its_own(tmp_path: Path, part: str, fault: 
 def test_features_of_another_size_in_the_folder_are_a_fault(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "anna", "anna")
     add_clip(workspace.root, "0_0", size=256)
-    [fault] = examine(workspace, CONFIG).faults
+    [fault] = check_workspace(workspace, CONFIG).faults
     assert "hold rows of 256 numbers and a v2 voice takes rows of 768 (0_0.npy)" in fault
 
 
 def test_the_index_alone_needs_features_only(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path / "anna", "anna")
     add_clip(workspace.root, "0_0", rate=48_000)
-    assert examine(workspace, CONFIG, trains=False).faults == []
+    assert check_workspace(workspace, CONFIG, trains=False).faults == []
     (workspace.features / "0_0.npy").unlink()
-    assert len(examine(workspace, CONFIG, trains=False).faults) == 1
+    assert len(check_workspace(workspace, CONFIG, trains=False).faults) == 1

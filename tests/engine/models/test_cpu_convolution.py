@@ -8,17 +8,22 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from rvc_engine.audio.mel import spectrogram
-from rvc_engine.checkpoints.train_state import Nets
+from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute import precision
 from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses, weight_norm
+from rvc_engine.models.cpu_convolution import (
+    PeriodConvolution,
+    conv1d_channels_last,
+    prefers_channels_last,
+    weight_gradient,
+)
 from rvc_engine.models.discriminators import Discriminators
-from rvc_engine.models.short_convolution import PeriodConvolution, convolve_1d, is_faster_last, weight_gradient
 from rvc_engine.models.synthesizer import Noise
-from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, weights_kept
+from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, cached_weights
 from rvc_engine.training.step import training_step
 
 CPU = torch.device("cpu")
@@ -26,8 +31,8 @@ SHORT = Precision("bf16", "cpu")
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    generator = torch.Generator().manual_seed(sum(shape))
-    return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+    rng = torch.Generator().manual_seed(sum(shape))
+    return torch.randn(*shape, generator=rng, dtype=torch.float64).to(dtype).requires_grad_()
 
 
 def cosine(ours: Tensor, theirs: Tensor) -> float:
@@ -95,7 +100,7 @@ def test_short_layers_differ_from_full_ones_by_rounding_alone() -> None:
 def test_channels_last_computes_the_dilated_convolution(dilation: int) -> None:
     x, weight, bias = (drawn(*shape, dtype=torch.float32) for shape in ((2, 8, 50), (8, 8, 3), (8,)))
     with SHORT.autocast():
-        ours = convolve_1d(x, weight, bias, 1, dilation, dilation, torch.bfloat16)
+        ours = conv1d_channels_last(x, weight, bias, 1, dilation, dilation, torch.bfloat16)
         theirs = F.conv1d(x, weight, bias, 1, dilation, dilation)
     assert ours.stride(1) == 1
     assert torch.allclose(ours.float(), theirs.float(), atol=0.02, rtol=0.01)
@@ -109,7 +114,7 @@ def test_a_narrow_convolution_in_float32_gives_the_same_in_its_faster_layout(
     layer = WeightNormConv1d(*channels, 7, padding=3 * dilation, dilation=dilation)
     x = torch.randn(2, channels[0], 200).requires_grad_()
     ours = layer(x, 0.1)
-    monkeypatch.setattr(weight_norm, "is_faster_last", lambda *_: False)
+    monkeypatch.setattr(weight_norm, "prefers_channels_last", lambda *_: False)
     theirs = layer(x, 0.1)
     assert (ours.stride(1), theirs.stride(2)) == (1, 1)
     pull = torch.randn_like(theirs)
@@ -139,8 +144,8 @@ def test_the_faster_layout_is_taken_where_it_was_found_faster(
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     x, weight = torch.zeros(1, channels[0], 8, dtype=dtype), torch.zeros(channels[1], channels[0], 3, dtype=dtype)
-    assert is_faster_last(x, weight, dilation) is is_last
-    assert is_faster_last(x.to("meta"), weight, dilation) is False
+    assert prefers_channels_last(x, weight, dilation) is is_last
+    assert prefers_channels_last(x.to("meta"), weight, dilation) is False
 
 
 # --- weights that stand still
@@ -159,7 +164,7 @@ def test_kept_weights_give_the_same_judgements_and_gradients(name: precision.For
         return scores, torch.autograd.grad(scores.sum(), given)[0]
 
     fresh = judged()
-    with weights_kept(net, Precision(name, "cpu").dtype):
+    with cached_weights(net, Precision(name, "cpu").dtype):
         kept = judged()
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept, fresh, strict=True))
 
@@ -167,7 +172,7 @@ def test_kept_weights_give_the_same_judgements_and_gradients(name: precision.For
 def test_kept_weights_are_forgotten_also_when_memory_runs_out() -> None:
     layer = WeightNormConv2d(2, 2, 3)
     before = layer.weight().clone()
-    with pytest.raises(torch.OutOfMemoryError), weights_kept(layer, torch.bfloat16):
+    with pytest.raises(torch.OutOfMemoryError), cached_weights(layer, torch.bfloat16):
         raise torch.OutOfMemoryError
     with torch.no_grad():
         layer.weight_g.mul_(2)
@@ -203,55 +208,57 @@ def test_feature_matching_learns_from_the_exact_sign_of_every_difference(dtype: 
 )
 def test_auto_is_bfloat16_on_cpus_that_multiply_it(monkeypatch: pytest.MonkeyPatch, flags: set[str], name: str) -> None:
     monkeypatch.setattr(precision, "_cpu_flags", lambda: frozenset(flags))
-    monkeypatch.setattr(precision, "_library_knows_bf16", lambda: True)
+    monkeypatch.setattr(precision, "_onednn_supports_bf16", lambda: True)
     assert Precision.choose("auto", CPU).name == name
-    monkeypatch.setattr(precision, "_library_knows_bf16", lambda: False)
+    monkeypatch.setattr(precision, "_onednn_supports_bf16", lambda: False)
     assert Precision.choose("auto", CPU).name == "fp32"
 
 
 # --- gradients against float32
 
-SIZES = replace(Hyperparameters.of(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
+HPARAMS = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none")), segment_frames=8)
 
 
 def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:
     """Two clips of glides with harmonics, others at each step: noise would leave the nets nothing to learn."""
-    generator = torch.Generator().manual_seed(step)
-    ends = 120 + 150 * torch.rand(2, 2, generator=generator)
+    rng = torch.Generator().manual_seed(step)
+    ends = 120 + 150 * torch.rand(2, 2, generator=rng)
     hz = torch.stack([torch.linspace(*pair, frames) for pair in ends.tolist()])
-    phase = 2 * torch.pi * (hz.repeat_interleave(SIZES.hop_length, 1) / SIZES.sample_rate).cumsum(1)
-    wave = sum(0.1 / k * (k * phase).sin() for k in range(1, 9)) + 0.003 * torch.randn(phase.shape, generator=generator)
+    phase = 2 * torch.pi * (hz.repeat_interleave(HPARAMS.hop_length, 1) / HPARAMS.sample_rate).cumsum(1)
+    wave = sum(0.1 / k * (k * phase).sin() for k in range(1, 9)) + 0.003 * torch.randn(phase.shape, generator=rng)
     batch = Batch(
-        features=torch.randn(2, frames, 768, generator=generator),
+        features=torch.randn(2, frames, 768, generator=rng),
         coarse_f0=(hz / 4).long(),
         f0=hz,
-        spec=spectrogram(wave, SIZES.n_fft, SIZES.hop_length),
+        spec=spectrogram(wave, HPARAMS.n_fft, HPARAMS.hop_length),
         wave=wave,
         lengths=torch.tensor([frames, frames]),
         speakers=torch.zeros(2, dtype=torch.long),
     )
-    return batch, torch.tensor([3, 20]), Noise.draw(SIZES, 2, frames, generator)
+    return batch, torch.tensor([3, 20]), Noise.draw(HPARAMS, 2, frames, rng)
 
 
 def gradients(state: list[dict[str, Tensor]], name: precision.FormatName) -> list[Tensor]:
     """G's and D's in a step of length 0, on four clips and segments as long as a real run's."""
-    sizes = replace(SIZES, segment_frames=32)
-    nets = Nets.build(sizes, CPU, 0.0, Precision(name, "cpu"))
-    nets.generator.load_state_dict(state[0])
-    nets.discriminators.load_state_dict(state[1])
+    hparams = replace(HPARAMS, segment_frames=32)
+    state = GanTrainState.build(hparams, CPU, 0.0, Precision(name, "cpu"))
+    state.synthesizer.load_state_dict(state[0])
+    state.discriminators.load_state_dict(state[1])
     pairs = [voiced_batch(1000 + n, 60)[0] for n in range(2)]
     batch = Batch(*(torch.cat([getattr(pair, part.name) for pair in pairs]) for part in fields(Batch)))
-    noise = Noise.draw(sizes, 4, 60, torch.Generator().manual_seed(9))
-    training_step(nets, batch, torch.tensor([3, 20, 11, 0]), noise)
-    return [torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (nets.generator, nets.discriminators)]
+    noise = Noise.draw(hparams, 4, 60, torch.Generator().manual_seed(9))
+    training_step(state, batch, torch.tensor([3, 20, 11, 0]), noise)
+    return [
+        torch.cat([p.grad.flatten() for p in net.parameters()]) for net in (state.synthesizer, state.discriminators)
+    ]
 
 
 @pytest.mark.parametrize("steps", [0, 40])
 def test_short_gradients_point_where_those_of_float32_point(steps: int) -> None:
     torch.manual_seed(1)
-    nets = Nets.build(SIZES, CPU, 1e-4, SHORT)
+    state = GanTrainState.build(HPARAMS, CPU, 1e-4, SHORT)
     for step in range(steps):
-        training_step(nets, *voiced_batch(step))
-    state = [net.state_dict() for net in (nets.generator, nets.discriminators)]
+        training_step(state, *voiced_batch(step))
+    state = [net.state_dict() for net in (state.synthesizer, state.discriminators)]
     for net, ours, theirs in zip("GD", gradients(state, "bf16"), gradients(state, "fp32"), strict=True):
         assert cosine(ours, theirs) > 0.999, net

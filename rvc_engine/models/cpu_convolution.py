@@ -15,18 +15,18 @@ from torch import Tensor
 NARROW_CHANNELS = range(32, 129)
 """For float32 convolutions of so many channels, channels last is faster: by 10 to 40 %, the most for the fewest."""
 
-_convolution = torch.ops.aten.convolution
-_backward = torch.ops.aten.convolution_backward
+_aten_convolution = torch.ops.aten.convolution
+_aten_convolution_backward = torch.ops.aten.convolution_backward
 
 
-def is_short_on_cpu(x: Tensor) -> bool:
+def is_bf16_on_cpu(x: Tensor) -> bool:
     """Whether autocast has convolutions of this tensor computed in bfloat16 on a CPU."""
     if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
         return False
     return torch.get_autocast_dtype("cpu") == torch.bfloat16
 
 
-def is_faster_last(x: Tensor, weight: Tensor, dilation: int) -> bool:
+def prefers_channels_last(x: Tensor, weight: Tensor, dilation: int) -> bool:
     """Whether a 1-D convolution in float32 is faster with channels last: narrow ones are with oneDNN and AVX.
 
     Undilated ones only with AVX-512: without it oneDNN has a faster algorithm for them that takes the other layout.
@@ -40,7 +40,7 @@ def is_faster_last(x: Tensor, weight: Tensor, dilation: int) -> bool:
     return torch.backends.cpu.get_cpu_capability() in (("AVX2", "AVX512") if dilation > 1 else ("AVX512",))
 
 
-def convolve_1d(
+def conv1d_channels_last(
     x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, dilation: int, dtype: torch.dtype
 ) -> Tensor:
     """`F.conv1d` of x (B, C, T) in a format, or autocast's -> (B, C', T'), both channels last in memory."""
@@ -48,7 +48,7 @@ def convolve_1d(
     return F.conv2d(x, weight.unsqueeze(2), bias, (1, stride), (0, padding), (1, dilation)).squeeze(2)
 
 
-def convolve_periods(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, slope: float | None) -> Tensor:
+def conv2d_periods(x: Tensor, weight: Tensor, bias: Tensor, stride: int, padding: int, slope: float | None) -> Tensor:
     """`F.conv2d` of x (B, C, T, period) with a weight (C', C, K, 1) in bfloat16, then a LeakyReLU unless slope is None.
 
     The result (B, C', T', period) lies in memory as (B, period, T', C').
@@ -70,15 +70,15 @@ class PeriodConvolution(torch.autograd.Function):
         slope: float | None,
         dtype: torch.dtype,
     ) -> Tensor:
-        """See `convolve_periods`."""
+        """See `conv2d_periods`."""
         x = x.to(dtype).transpose(2, 3).contiguous(memory_format=torch.channels_last)
-        short = weight.transpose(2, 3).to(dtype, memory_format=torch.channels_last)
+        cast_weight = weight.transpose(2, 3).to(dtype, memory_format=torch.channels_last)
         ctx.options = ((1, stride), (0, padding), (1, 1), False, (0, 0), 1)
-        y = _convolution(x, short, bias.to(dtype), *ctx.options)
+        y = _aten_convolution(x, cast_weight, bias.to(dtype), *ctx.options)
         if slope is not None:
             y = F.leaky_relu_(y, slope)
         ctx.slope, ctx.parameters_dtype = slope, weight.dtype
-        ctx.save_for_backward(x, short, y if slope is not None else None)
+        ctx.save_for_backward(x, cast_weight, y if slope is not None else None)
         return y.transpose(2, 3)
 
     @staticmethod
@@ -89,16 +89,18 @@ class PeriodConvolution(torch.autograd.Function):
         if y is not None:
             gradient = torch.ops.aten.leaky_relu_backward(gradient, y, ctx.slope, True)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        of_x = of_weight = of_bias = None
+        grad_x = grad_weight = grad_bias = None
         if needs_x:
-            of_x = _backward(gradient, x, weight, None, *ctx.options, (True, False, False))[0].transpose(2, 3)
+            grad_x = _aten_convolution_backward(gradient, x, weight, None, *ctx.options, (True, False, False))[
+                0
+            ].transpose(2, 3)
         if needs_weight:
             (_, stride), (_, padding) = ctx.options[:2]
-            of_weight = weight_gradient(x, gradient, weight.shape[3], stride, padding)
-            of_weight = of_weight.transpose(2, 3).to(ctx.parameters_dtype, memory_format=torch.contiguous_format)
+            grad_weight = weight_gradient(x, gradient, weight.shape[3], stride, padding)
+            grad_weight = grad_weight.transpose(2, 3).to(ctx.parameters_dtype, memory_format=torch.contiguous_format)
         if needs_bias:
-            of_bias = gradient.sum((0, 2, 3), dtype=ctx.parameters_dtype)
-        return of_x, of_weight, of_bias, None, None, None, None
+            grad_bias = gradient.sum((0, 2, 3), dtype=ctx.parameters_dtype)
+        return grad_x, grad_weight, grad_bias, None, None, None, None
 
 
 def weight_gradient(x: Tensor, gradient: Tensor, kernel_size: int, stride: int, padding: int) -> Tensor:

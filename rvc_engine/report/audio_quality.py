@@ -40,17 +40,17 @@ ACTIVE_RANGE = 15.9
 MIN_FRAMES = 30
 """Half a second: of less nothing is said."""
 
-FALL_BANDS_HZ = (300.0, 4000.0)
+DECAY_BANDS_HZ = (300.0, 4000.0)
 PEAK_HOPS = 16
-FALL_HOPS = 6
+DECAY_HOPS = 6
 """96 ms."""
-FALL_RANGE = 26.0
+DECAY_RANGE = 26.0
 """dB above the noise at which a fall must begin, to have room."""
-FALL_STEP = 4.0
+DECAY_STEP = 4.0
 """dB a second; falls are counted in steps of it."""
-NUM_FALLS = 150
-QUICK_FALLS = 0.75
-MIN_FALLS = 60
+NUM_DECAYS = 150
+FAST_DECAYS = 0.75
+MIN_DECAYS = 60
 """Falls, counted every 16 ms, that a judgement of the room takes: a few seconds of speech over a low noise."""
 
 PITCH_RATE = 8000
@@ -60,17 +60,17 @@ PITCH_FFT = 1024
 PITCH_HZ = (65.0, 450.0)
 VOICED = 0.6
 """Normalised autocorrelation at the period from which a frame counts as voiced."""
-NUM_COLOURS = 20
+NUM_TIMBRE_BANDS = 20
 """Bands from 100 to 3900 Hz in which the colour of a voice is told: telephones pass them, too."""
 WINDOW_FRAMES = 100
 """Voiced frames (2 s of voice) that are summed up as one window."""
 MIN_WINDOW_FRAMES = 25
 
-SKETCH_HOPS = 2
-SKETCH_SLOTS = 500
+FINGERPRINT_HOPS = 2
+FINGERPRINT_SLOTS = 500
 """Of 32 ms: the first 16 s of a file."""
-SKETCH_BANDS = 8
-SKETCH_RANGE = 50.0
+FINGERPRINT_BANDS = 8
+FINGERPRINT_RANGE = 50.0
 """dB below the loudest: coders differ in what they make of silence."""
 
 Floats = NDArray[np.floating]
@@ -83,12 +83,12 @@ class VoiceWindow:
     num_frames: int
     pitch: float
     """Median, in octaves above 1 Hz."""
-    colour: Floats
+    timbre: Floats
     """(NUM_COLOURS,): mean level in dB of each band, less the mean of all."""
 
 
 @dataclass(frozen=True)
-class Acoustics:
+class AudioQuality:
     """What was measured in one recording; None where there is too little to tell."""
 
     speech_db: float | None
@@ -97,10 +97,10 @@ class Acoustics:
     """Level of the noise beneath, dB of full scale."""
     bandwidth_hz: float | None
     """Up to where the recording holds anything, pauses and speech taken together."""
-    falls: NDArray[np.int64]
+    decays: NDArray[np.int64]
     """(NUM_FALLS,): how often the level fell how fast; see `reverberation_seconds`."""
     windows: tuple[VoiceWindow, ...]
-    sketch: NDArray[np.int8]
+    fingerprint: NDArray[np.int8]
     """(slots of 32 ms, SKETCH_BANDS): levels in dB below the loudest, of the first seconds; to tell copies by."""
 
     @property
@@ -109,7 +109,7 @@ class Acoustics:
         return None if self.speech_db is None or self.noise_db is None else self.speech_db - self.noise_db
 
 
-class AcousticMeter:
+class AudioQualityMeter:
     """Takes a recording block by block."""
 
     def __init__(self) -> None:
@@ -117,12 +117,12 @@ class AcousticMeter:
         self._to_common: soxr.ResampleStream | None = None
         self._waiting: list[Floats] = []
         self._num_waiting = self._num_pieces = 0
-        self._sketch = np.zeros((0, SKETCH_BANDS), np.int8)
+        self._fingerprint = np.zeros((0, FINGERPRINT_BANDS), np.int8)
         least, greatest, bins = HISTOGRAM
         self._bands = np.zeros((NUM_BANDS, bins), np.int64)
         self._levels = np.zeros(bins, np.int64)
         self._peaks = np.zeros(FRAME // 2 + 1)
-        self._falls = np.zeros(NUM_FALLS, np.int64)
+        self._decays = np.zeros(NUM_DECAYS, np.int64)
         self._voice = _VoiceSums()
         self._scale = bins / (greatest - least)
 
@@ -135,20 +135,20 @@ class AcousticMeter:
         samples = np.asarray(block, np.float32)
         self._keep(samples if self._to_common is None else self._to_common.resample_chunk(samples))
 
-    def result(self) -> Acoustics:
+    def result(self) -> AudioQuality:
         """What was measured. Call once, after the last block."""
         self._flush_resampler()
         self._measure_waiting()
         noise, speech = self._noise_db(), None
         if noise is not None:
             speech = self._speech_db(noise)
-        return Acoustics(
+        return AudioQuality(
             speech_db=speech,
             noise_db=noise,
             bandwidth_hz=self._bandwidth() if speech is not None else None,
-            falls=self._falls,
+            decays=self._decays,
             windows=self._voice.windows(),
-            sketch=self._sketch,
+            fingerprint=self._fingerprint,
         )
 
     def _flush_resampler(self) -> None:
@@ -176,19 +176,19 @@ class AcousticMeter:
         voice_levels, sketched = [], []
         for power in _spectra(piece):
             total = _decibels(power[:, _first_bin(LOWEST_HZ) :].sum(axis=1))
-            heard = total > DIGITAL_SILENCE
-            self._levels += self._count(total[heard])
+            is_audible = total > DIGITAL_SILENCE
+            self._levels += self._count(total[is_audible])
             in_bands = power @ _BANDS.T
-            bands = _decibels(in_bands[heard])
+            bands = _decibels(in_bands[is_audible])
             for band in range(NUM_BANDS):
                 self._bands[band] += self._count(bands[:, band])
             if self._num_pieces == 0:
                 sketched.append(in_bands)
-            self._peaks += power[heard].sum(axis=0)
-            voice_levels.append(_decibels(power[:, slice(*map(_first_bin, FALL_BANDS_HZ))].sum(axis=1)))
-        self._falls += _falls(np.concatenate(voice_levels))
+            self._peaks += power[is_audible].sum(axis=0)
+            voice_levels.append(_decibels(power[:, slice(*map(_first_bin, DECAY_BANDS_HZ))].sum(axis=1)))
+        self._decays += _decay_histogram(np.concatenate(voice_levels))
         if sketched:
-            self._sketch = _sketch_of(np.concatenate(sketched))
+            self._fingerprint = _fingerprint(np.concatenate(sketched))
         self._voice.add(piece)
 
     def _count(self, levels: Floats) -> NDArray[np.int64]:
@@ -227,8 +227,8 @@ class AcousticMeter:
         smooth = np.convolve(power, np.ones(width) / width, mode="valid")
         edge = _first_bin(1000)
         loudest = smooth[:edge].max()
-        heard = np.flatnonzero(smooth > max(loudest - 75, -125))
-        return float((heard[-1] + width) * RATE / FRAME) if len(heard) else 0.0
+        audible = np.flatnonzero(smooth > max(loudest - 75, -125))
+        return float((audible[-1] + width) * RATE / FRAME) if len(audible) else 0.0
 
 
 class _VoiceSums:
@@ -237,16 +237,16 @@ class _VoiceSums:
     def __init__(self) -> None:
         self._windows: list[VoiceWindow] = []
         self._pitches: list[Floats] = []
-        self._colours: list[Floats] = []
+        self._timbres: list[Floats] = []
 
     def add(self, piece: Floats) -> None:
         """A piece at RATE."""
-        pitches, colours = _voiced_frames(soxr.resample(piece, RATE, PITCH_RATE))
+        pitches, timbres = _voiced_frames(soxr.resample(piece, RATE, PITCH_RATE))
         while len(pitches):
             room = WINDOW_FRAMES - sum(map(len, self._pitches))
             self._pitches.append(pitches[:room])
-            self._colours.append(colours[:room])
-            pitches, colours = pitches[room:], colours[room:]
+            self._timbres.append(timbres[:room])
+            pitches, timbres = pitches[room:], timbres[room:]
             if sum(map(len, self._pitches)) == WINDOW_FRAMES:
                 self._close()
 
@@ -257,16 +257,16 @@ class _VoiceSums:
         return tuple(self._windows)
 
     def _close(self) -> None:
-        pitches, colours = np.concatenate(self._pitches), np.concatenate(self._colours).mean(axis=0)
-        self._pitches, self._colours = [], []
-        self._windows.append(VoiceWindow(len(pitches), float(np.median(pitches)), colours - colours.mean()))
+        pitches, timbre = np.concatenate(self._pitches), np.concatenate(self._timbres).mean(axis=0)
+        self._pitches, self._timbres = [], []
+        self._windows.append(VoiceWindow(len(pitches), float(np.median(pitches)), timbre - timbre.mean()))
 
 
 def _voiced_frames(samples: Floats) -> tuple[Floats, Floats]:
     """Pitch (N,) in octaves above 1 Hz and band levels (N, NUM_COLOURS) in dB of the voiced frames."""
     if len(samples) < PITCH_FRAME:
-        return np.zeros(0), np.zeros((0, NUM_COLOURS))
-    pitches, colours = [], []
+        return np.zeros(0), np.zeros((0, NUM_TIMBRE_BANDS))
+    pitches, timbres = [], []
     for frames in _frames(samples, PITCH_FRAME, PITCH_HOP):
         spectra = np.abs(np.fft.rfft(frames * _PITCH_WINDOW, PITCH_FFT)) ** 2
         loud = spectra[:, 1:].sum(axis=1)
@@ -275,8 +275,8 @@ def _voiced_frames(samples: Floats) -> tuple[Floats, Floats]:
         lags = lags / np.maximum(lags[:, :1], 1e-12) / _WINDOW_LAGS
         pitch, is_voiced = _pitch_of(lags)
         pitches.append(pitch[is_voiced])
-        colours.append(_decibels(spectra[kept][is_voiced] @ _COLOURS.T))
-    return np.concatenate(pitches), np.concatenate(colours)
+        timbres.append(_decibels(spectra[kept][is_voiced] @ _TIMBRE_BANDS.T))
+    return np.concatenate(pitches), np.concatenate(timbres)
 
 
 def _pitch_of(lags: Floats) -> tuple[Floats, NDArray[np.bool_]]:
@@ -287,12 +287,12 @@ def _pitch_of(lags: Floats) -> tuple[Floats, NDArray[np.bool_]]:
     heights = np.where(is_peak, inner, 0)
     best = heights.max(axis=1, initial=0.0)
     # The shortest period among those nearly as good: the others are its multiples.
-    place = np.argmax(heights >= 0.85 * best[:, None], axis=1) + first
+    lag = np.argmax(heights >= 0.85 * best[:, None], axis=1) + first
     rows = np.arange(len(lags))
-    left, middle, right = (lags[rows, place + step] for step in (-1, 0, 1))
+    left, middle, right = (lags[rows, lag + step] for step in (-1, 0, 1))
     bend = left - 2 * middle + right
     shift = np.where(bend < 0, 0.5 * (left - right) / np.where(bend < 0, bend, 1), 0)
-    return np.log2(PITCH_RATE / (place + np.clip(shift, -0.5, 0.5))), best > VOICED
+    return np.log2(PITCH_RATE / (lag + np.clip(shift, -0.5, 0.5))), best > VOICED
 
 
 def _frames(samples: Floats, length: int, hop: int) -> Iterator[Floats]:
@@ -309,42 +309,44 @@ def _spectra(piece: Floats) -> Iterator[Floats]:
         yield spectra.real**2 + spectra.imag**2
 
 
-def _sketch_of(in_bands: Floats) -> NDArray[np.int8]:
-    """Of band powers (frames, NUM_BANDS): see `Acoustics.sketch`."""
-    slots = min(len(in_bands) // SKETCH_HOPS, SKETCH_SLOTS)
-    grouped = in_bands[: slots * SKETCH_HOPS].reshape(slots, SKETCH_HOPS, SKETCH_BANDS, NUM_BANDS // SKETCH_BANDS)
+def _fingerprint(in_bands: Floats) -> NDArray[np.int8]:
+    """Of band powers (frames, NUM_BANDS): see `AudioQuality.sketch`."""
+    slots = min(len(in_bands) // FINGERPRINT_HOPS, FINGERPRINT_SLOTS)
+    grouped = in_bands[: slots * FINGERPRINT_HOPS].reshape(
+        slots, FINGERPRINT_HOPS, FINGERPRINT_BANDS, NUM_BANDS // FINGERPRINT_BANDS
+    )
     levels = _decibels(grouped.sum(axis=(1, 3)))
-    sketch: NDArray[np.int8] = np.maximum(levels - levels.max(initial=-140.0), -SKETCH_RANGE).astype(np.int8)
-    return sketch
+    fingerprint: NDArray[np.int8] = np.maximum(levels - levels.max(initial=-140.0), -FINGERPRINT_RANGE).astype(np.int8)
+    return fingerprint
 
 
-def _falls(levels: Floats) -> NDArray[np.int64]:
+def _decay_histogram(levels: Floats) -> NDArray[np.int64]:
     """How often the level (dB, one per HOP) falls how fast behind the peaks of speech: counts by FALLS' steps.
 
     Looked at is what comes 8 dB and more below a peak of the last quarter of a second: there a room is heard, and the
     direct sound is over. A fall that ends in the noise counts as far as the noise; it must have had room to be fast.
     """
-    if len(levels) <= PEAK_HOPS + FALL_HOPS:
-        return np.zeros(NUM_FALLS, np.int64)
+    if len(levels) <= PEAK_HOPS + DECAY_HOPS:
+        return np.zeros(NUM_DECAYS, np.int64)
     floor, loud = np.percentile(levels, [5, 90])
-    peaks = np.lib.stride_tricks.sliding_window_view(levels, PEAK_HOPS).max(axis=1)[:-FALL_HOPS]
-    now = levels[PEAK_HOPS - 1 : -FALL_HOPS]
-    then = np.maximum(levels[PEAK_HOPS - 1 + FALL_HOPS :], floor + 3)
-    is_seen = (peaks - now > 8) & (peaks > loud - 12) & (now > floor + FALL_RANGE) & (now > then)
-    speeds = (now - then)[is_seen] / (FALL_HOPS * HOP_SECONDS)
-    return np.bincount(np.minimum(speeds / FALL_STEP, NUM_FALLS - 1).astype(np.int64), minlength=NUM_FALLS)
+    peaks = np.lib.stride_tricks.sliding_window_view(levels, PEAK_HOPS).max(axis=1)[:-DECAY_HOPS]
+    now = levels[PEAK_HOPS - 1 : -DECAY_HOPS]
+    then = np.maximum(levels[PEAK_HOPS - 1 + DECAY_HOPS :], floor + 3)
+    is_seen = (peaks - now > 8) & (peaks > loud - 12) & (now > floor + DECAY_RANGE) & (now > then)
+    speeds = (now - then)[is_seen] / (DECAY_HOPS * HOP_SECONDS)
+    return np.bincount(np.minimum(speeds / DECAY_STEP, NUM_DECAYS - 1).astype(np.int64), minlength=NUM_DECAYS)
 
 
-def reverberation_seconds(falls: NDArray[np.int64]) -> float | None:
-    """About the time in which sound fades by 60 dB (T60), from summed `Acoustics.falls`; None where few were seen.
+def reverberation_seconds(decays: NDArray[np.int64]) -> float | None:
+    """About the time in which sound fades by 60 dB (T60), from summed `AudioQuality.falls`; None where few were seen.
 
     No fall is faster than the room's, so that of the quick ones tells. Dry speech gives 0.35 s and less, as it fades by
     itself; a voice close to the microphone hides its room in part.
     """
-    if falls.sum() < MIN_FALLS:
+    if decays.sum() < MIN_DECAYS:
         return None
-    place = int(np.searchsorted(np.cumsum(falls), QUICK_FALLS * falls.sum()))
-    return 60 / ((place + 0.5) * FALL_STEP)
+    step = int(np.searchsorted(np.cumsum(decays), FAST_DECAYS * decays.sum()))
+    return 60 / ((step + 0.5) * DECAY_STEP)
 
 
 def _decibels(power: Floats) -> Floats:
@@ -383,8 +385,8 @@ def _mel(hz: Floats) -> Floats:
 
 def _band_rows(num_bands: int, low: float, high: float, bins: int, bin_hz: float) -> Floats:
     """(num_bands, bins): which bins belong to which band; bands are equally wide on the mel scale."""
-    place = (_mel(np.arange(bins) * bin_hz) - _mel(np.array(low))) / (_mel(np.array(high)) - _mel(np.array(low)))
-    rows: Floats = (np.floor(place * num_bands) == np.arange(num_bands)[:, None]).astype(np.float32)
+    position = (_mel(np.arange(bins) * bin_hz) - _mel(np.array(low))) / (_mel(np.array(high)) - _mel(np.array(low)))
+    rows: Floats = (np.floor(position * num_bands) == np.arange(num_bands)[:, None]).astype(np.float32)
     return rows
 
 
@@ -399,5 +401,5 @@ _WINDOW = np.hanning(FRAME).astype(np.float32)
 _WINDOW *= np.float32(np.sqrt(2 / (FRAME * float((_WINDOW**2).sum()))))
 _PITCH_WINDOW = np.hanning(PITCH_FRAME).astype(np.float32)
 _BANDS = _band_rows(NUM_BANDS, LOWEST_HZ, RATE / 2 + 1, FRAME // 2 + 1, RATE / FRAME)
-_COLOURS = _band_rows(NUM_COLOURS, 100.0, 3900.0, PITCH_FFT // 2 + 1, PITCH_RATE / PITCH_FFT)
+_TIMBRE_BANDS = _band_rows(NUM_TIMBRE_BANDS, 100.0, 3900.0, PITCH_FFT // 2 + 1, PITCH_RATE / PITCH_FFT)
 _WINDOW_LAGS = _window_lags()

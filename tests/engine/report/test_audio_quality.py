@@ -11,8 +11,8 @@ import soxr
 from numpy.typing import NDArray
 
 from rvc_engine.audio.reading import read_mono
-from rvc_engine.report.acoustics import AcousticMeter, Acoustics, reverberation_seconds
-from rvc_engine.report.duplicates import ALIKE, likeness
+from rvc_engine.report.audio_quality import AudioQuality, AudioQualityMeter, reverberation_seconds
+from rvc_engine.report.duplicates import MIN_CORRELATION, correlation
 from rvc_engine.report.issues import Finding
 from rvc_engine.report.report import DatasetReport, make_report
 
@@ -28,8 +28,8 @@ def speech() -> Sound:
     return np.concatenate([read_mono(path, RATE) for path in SAMPLES])[: 35 * RATE]
 
 
-def measured(sound: Sound, rate: int = RATE) -> Acoustics:
-    meter = AcousticMeter()
+def measured(sound: Sound, rate: int = RATE) -> AudioQuality:
+    meter = AudioQualityMeter()
     for start in range(0, len(sound), 50_000):
         meter.add(sound[start : start + 50_000].astype(np.float32), rate)
     return meter.result()
@@ -71,8 +71,8 @@ def test_pauses_of_digital_silence_do_not_hide_noise(speech: Sound) -> None:
 
 def test_a_room_of_0_8_s_is_heard_and_dry_speech_is_not_called_reverberant(speech: Sound) -> None:
     dry, wet = (
-        reverberation_seconds(measured(speech).falls),
-        reverberation_seconds(measured(in_a_room(speech, 0.8)).falls),
+        reverberation_seconds(measured(speech).decays),
+        reverberation_seconds(measured(in_a_room(speech, 0.8)).decays),
     )
     assert dry is not None
     assert wet is not None
@@ -81,7 +81,7 @@ def test_a_room_of_0_8_s_is_heard_and_dry_speech_is_not_called_reverberant(speec
 
 
 def test_noise_is_not_taken_for_a_room(speech: Sound) -> None:
-    seconds = reverberation_seconds(measured(with_noise(speech, 15, -20)).falls)
+    seconds = reverberation_seconds(measured(with_noise(speech, 15, -20)).decays)
     assert seconds is None or seconds < 0.4
 
 
@@ -99,9 +99,9 @@ def test_a_coded_and_scaled_copy_is_known_and_another_sentence_is_not(
 ) -> None:
     take, other = speech[: 5 * RATE], speech[5 * RATE : 10 * RATE]
     coded = read_mono(encode(tmp_path / "a.mp3", 0.4 * take, RATE, "mp3", "libmp3lame"), RATE)
-    sketch = measured(take).sketch
-    assert likeness(sketch, measured(coded).sketch) > ALIKE
-    assert likeness(sketch, measured(other).sketch) < 0.8
+    sketch = measured(take).fingerprint
+    assert correlation(sketch, measured(coded).fingerprint) > MIN_CORRELATION
+    assert correlation(sketch, measured(other).fingerprint) < 0.8
 
 
 def test_each_fault_is_told_with_what_to_do(dataset: Path, save: Save, speech: Sound) -> None:
