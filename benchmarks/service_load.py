@@ -32,8 +32,8 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import create_engine, write_session
 from server.database.tables import Artifact, Attempt, Dataset, Event, Job, Metric, Worker, new_id
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 
@@ -56,7 +56,7 @@ class Place:
     """A data folder with a book."""
 
     folder: Path
-    book: JobBook
+    book: JobService
     storage: Storage
     dataset_id: str
 
@@ -72,13 +72,13 @@ class Place:
         with write_session(engine) as session:
             session.add(dataset)
         storage.dataset_folder(dataset.id).mkdir(parents=True)
-        return cls(folder, JobBook(engine), storage, dataset.id)
+        return cls(folder, JobService(engine), storage, dataset.id)
 
     def submit(self) -> Job:
         """A job that waits."""
         return self.book.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
 
-    def claim(self) -> Claim:
+    def claim(self) -> Lease:
         """The next job, in our hands."""
         claim = self.book.claim(self.book.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
         assert claim is not None
@@ -272,7 +272,7 @@ def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
     place.book.hand_back(claim, "measured")
 
 
-async def _follow(url: str, job_id: str, place: Place, claim: Claim, num_followers: int, seconds: float) -> list[float]:
+async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followers: int, seconds: float) -> list[float]:
     delays: list[float] = []
     written: dict[int, float] = {}
     ready = asyncio.Semaphore(0)

@@ -13,11 +13,11 @@ import httpx
 import platformdirs
 from pydantic import ValidationError
 
-from rvc_train.errors import BadInput, ClientError
+from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.downloads import Offered, Progress, download
 from rvc_train.http.packing import packed
 from rvc_train.http.streams import PATIENCE_SECONDS, OnWait, follow
-from rvc_train.http.transport import Calls, parse
+from rvc_train.http.transport import Transport, parse
 from rvc_train.http.uploads import upload
 from rvc_train.resources.access import Access
 from rvc_train.resources.administration import PublishedWeights, Retention
@@ -46,14 +46,14 @@ def connect(url: str, token: str | None = None) -> httpx.Client:
     headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
     if token:
         if not (token.isascii() and token.isprintable() and " " not in token):
-            raise BadInput("the token holds a space or a letter that no token has; copy it again")
+            raise UsageError("the token holds a space or a letter that no token has; copy it again")
         headers["Authorization"] = f"Bearer {token}"
     try:
         address = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
-        raise BadInput(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
+        raise UsageError(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:
-        raise BadInput(f"{url!r} is no server address; {EXAMPLE}")
+        raise UsageError(f"{url!r} is no server address; {EXAMPLE}")
     is_here = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
     return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_here)
 
@@ -64,7 +64,7 @@ class Client:
     def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
         """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
         self._http = http
-        self._calls = calls = Calls(http)
+        self._calls = calls = Transport(http)
         self.webhooks = Webhooks(calls)
         self.weights = PublishedWeights(calls)
         self.retention = Retention(calls)
@@ -194,7 +194,7 @@ class Client:
         if wanted == "last":
             newest = next(self.jobs(limit=1), None)
             if newest is None:
-                raise BadInput("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
+                raise UsageError("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
             return newest
         matching = islice(self.jobs(limit=2, id_prefix=wanted), 2) if wanted else ()
         found = self._find("job", wanted, (job.id for job in matching))
@@ -319,8 +319,8 @@ class Client:
         if len(matching) == 1 or wanted in matching:
             return wanted if wanted in matching else matching[0]
         if matching:
-            raise BadInput(f"{wanted} is the beginning of several {kind} ids; give more of it")
-        raise BadInput(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
+            raise UsageError(f"{wanted} is the beginning of several {kind} ids; give more of it")
+        raise UsageError(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
 
 
 _LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
@@ -329,7 +329,7 @@ _LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
 def default_dataset_name(paths: Sequence[Path]) -> str:
     """What a dataset is called when nobody says: as the folder, the zip (without `.zip`), or the recording."""
     if not paths:
-        raise BadInput("nothing to upload; name a folder, a zip or audio files")
+        raise UsageError("nothing to upload; name a folder, a zip or audio files")
     first = paths[0].resolve()
     if len(paths) > 1:
         return first.parent.name or "dataset"

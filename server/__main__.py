@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.app import create_app
-from server.context import Services
+from server.context import AppContext
 from server.errors import SettingsRefused
 from server.logging import set_up_logging
 from server.settings import ServerSettings
@@ -30,7 +30,7 @@ LOCK_WAIT_SECONDS = 15
 class Server(uvicorn.Server):
     """Uvicorn, which also tells followers at the first signal: it would wait for their streams for ever."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(self, config: uvicorn.Config, services: AppContext) -> None:
         super().__init__(config)
         self._services = services
 
@@ -51,9 +51,9 @@ def main() -> int:
         set_up_logging(settings.log_level)
         check(settings.data_folder, settings.url)  # before anything is made, the lock's file included
         app = create_app(settings)
-        lock = app.state.services.storage.lock(LOCK_WAIT_SECONDS)
-        open_instance(app.state.services.engine, app.state.services.storage)
-        for sentence in close_data_folder(app.state.services.storage.root):
+        lock = app.state.context.storage.lock(LOCK_WAIT_SECONDS)
+        open_instance(app.state.context.engine, app.state.services.storage)
+        for sentence in close_data_folder(app.state.context.storage.root):
             logger.warning(sentence)
     except (ValidationError, SettingsRefused) as error:
         sys.stderr.write(f"rvc-train server: {error}\n")
@@ -76,7 +76,7 @@ def _serve(app: FastAPI, settings: ServerSettings) -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )
-    server = Server(config, app.state.services)
+    server = Server(config, app.state.context)
     server.run()
     return 0 if server.started else 1
 

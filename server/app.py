@@ -16,35 +16,35 @@ from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
 from server.admin.retention import Retention
-from server.admin.scheduler import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
+from server.admin.scheduler import CHORE_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
 from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
 from server.auth.audit import AuditTrail
-from server.auth.authentication import Auth
+from server.auth.authentication import AuthMiddleware
 from server.auth.quotas import Quotas
-from server.auth.throttle import Refusals
-from server.auth.tokens import TokenBook
-from server.context import Services
+from server.auth.throttle import AuthThrottle
+from server.auth.tokens import TokenService
+from server.context import AppContext
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
 from server.datasets import validator
-from server.datasets.service import DatasetShelf
-from server.datasets.validator import Examiner
+from server.datasets.service import DatasetService
+from server.datasets.validator import DatasetValidator
 from server.estimates.estimator import Estimator
-from server.estimates.queue_forecast import Outlook
-from server.estimates.service import Forecaster
+from server.estimates.queue_forecast import QueueForecast
+from server.estimates.service import EstimateService
 from server.http.problem_details import install
-from server.http.sse import Streamer
-from server.job_store.idempotency import UnderWay
-from server.job_store.queries import History
-from server.jobs.event_stream import Feeds
-from server.jobs.retry import Retries
-from server.jobs.service import JobBook
-from server.metrics import Measures
-from server.middleware import RequestContext
+from server.http.sse import SseResponder
+from server.job_store.idempotency import InFlightKeys
+from server.job_store.queries import JobQueries
+from server.jobs.event_stream import EventBroadcaster
+from server.jobs.retry import RetryService
+from server.jobs.service import JobService
+from server.metrics import Metrics
+from server.middleware import RequestContextMiddleware
 from server.openapi import document
 from server.pages import shells
 from server.pages.assets import Assets
@@ -53,11 +53,11 @@ from server.storage.instances import open_instance
 from server.storage.local import Storage
 from server.storage.orphans import SECONDS_BETWEEN_LOOKS, Orphans
 from server.storage.sizes import JobSizes
-from server.uploads.receive import Receptions
-from server.uploads.service import UploadShelf
+from server.uploads.receive import UploadLocks
+from server.uploads.service import UploadService
 from server.webhooks import delivery
 from server.webhooks.delivery import Deliverer
-from server.webhooks.service import WebhookBook
+from server.webhooks.service import WebhookService
 
 logger = structlog.get_logger(__name__)
 
@@ -99,7 +99,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
         await run_in_threadpool(_open, services)
         deliverer = Deliverer(services.engine, settings, utc_now)
-        housekeeper = Housekeeper(
+        housekeeper = Scheduler(
             services.book, services.uploads, deliverer, services.retention, settings, *_chores(services)
         )
         services.examiner.start()
@@ -126,11 +126,11 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # ours loads nothing from elsewhere
         redoc_url=None,
         middleware=[
-            Middleware(RequestContext, measures=services.measures),
-            Middleware(Auth, settings=settings, tokens=services.tokens, refusals=services.refusals),
+            Middleware(RequestContextMiddleware, measures=services.measures),
+            Middleware(AuthMiddleware, settings=settings, tokens=services.tokens, refusals=services.refusals),
         ],
     )
-    app.state.services = services
+    app.state.context = services
     install(app)
     app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's own way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
@@ -143,52 +143,52 @@ def create_app(settings: ServerSettings) -> FastAPI:
     return app
 
 
-def _services(settings: ServerSettings) -> Services:
+def _services(settings: ServerSettings) -> AppContext:
     engine = create_engine(settings.url, NUM_CONNECTIONS)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
-    history = History(engine)
-    book = JobBook(
+    history = JobQueries(engine)
+    book = JobService(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
         max_recoveries=settings.max_recoveries,
         quotas=quotas,
     )
-    shelf = DatasetShelf(book, storage, settings, quotas=quotas)
-    outlook = Outlook(Estimator(settings.lease_seconds))
+    shelf = DatasetService(book, storage, settings, quotas=quotas)
+    outlook = QueueForecast(Estimator(settings.lease_seconds))
     first_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
-    return Services(
+    return AppContext(
         settings=settings,
         engine=engine,
         book=book,
-        retries=Retries(book, storage),
-        under_way=UnderWay(),
+        retries=RetryService(book, storage),
+        under_way=InFlightKeys(),
         outlook=outlook,
-        forecaster=Forecaster(engine, outlook, storage, quotas, utc_now),
+        forecaster=EstimateService(engine, outlook, storage, quotas, utc_now),
         shelf=shelf,
-        uploads=UploadShelf(engine, storage, settings, quotas=quotas),
-        receptions=Receptions(),
-        webhooks=WebhookBook(engine, utc_now),
+        uploads=UploadService(engine, storage, settings, quotas=quotas),
+        receptions=UploadLocks(),
+        webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         retention=Retention(book, storage),
-        tokens=TokenBook(engine, utc_now, first_token, settings.session_hours),
+        tokens=TokenService(engine, utc_now, first_token, settings.session_hours),
         quotas=quotas,
         audit=audit,
-        refusals=Refusals(settings.refusals_per_minute, audit),
-        measures=Measures(engine, storage, settings.lease_seconds),
+        refusals=AuthThrottle(settings.refusals_per_minute, audit),
+        measures=Metrics(engine, storage, settings.lease_seconds),
         storage=storage,
         history=history,
         pages=shells.Pages(),
-        feeds=Feeds(history.events, settings.follow_poll_seconds),
-        examiner=Examiner(shelf, storage, settings),
-        streamer=Streamer(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
+        feeds=EventBroadcaster(history.events, settings.follow_poll_seconds),
+        examiner=DatasetValidator(shelf, storage, settings),
+        streamer=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,
     )
 
 
-def _chores(services: Services) -> Iterator[Chore]:
+def _chores(services: AppContext) -> Iterator[PeriodicTask]:
     """What the housekeeper does for who may do what, and for the disk."""
     settings = services.settings
     orphans = Orphans(services.engine, services.storage, settings.trash_days, settings.report_timeout_seconds)
@@ -199,7 +199,7 @@ def _chores(services: Services) -> Iterator[Chore]:
     yield SECONDS_BETWEEN_LOOKS, orphans.collect
 
 
-def _open(services: Services) -> None:
+def _open(services: AppContext) -> None:
     open_instance(services.engine, services.storage)
     if (warning := sqlite_warning(services.engine)) is not None:
         logger.warning(warning)

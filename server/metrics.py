@@ -24,12 +24,12 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Measures:
+class Metrics:
     """All numbers of one server."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Book(engine, storage, lease_seconds))
+        self._registry.register(_DatabaseCollector(engine, storage, lease_seconds))
         self._requests = Histogram(
             "rvc_train_http_request_seconds",
             "Time to answer a request, by route; streams count until their end.",
@@ -47,7 +47,7 @@ class Measures:
         return generate_latest(self._registry)
 
 
-class _Book(Collector):
+class _DatabaseCollector(Collector):
     """Asks the book at the moment that Prometheus asks."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:

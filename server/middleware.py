@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.problem_details import problem_response
 from server.http.security_headers import add_security_headers
-from server.metrics import Measures
+from server.metrics import Metrics
 
 logger = structlog.get_logger(__name__)
 
@@ -29,10 +29,10 @@ class BodyTooLarge(HTTPException):
         super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
-class RequestContext:
+class RequestContextMiddleware:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+    def __init__(self, app: ASGIApp, measures: Metrics) -> None:
         self._app = app
         self._measures = measures
 
@@ -41,7 +41,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(self._app, scope, receive, send)
+        request = _RequestContext(self._app, scope, receive, send)
         started = time.monotonic()
         try:
             await request.serve()
@@ -56,7 +56,7 @@ def _pattern(scope: Scope) -> str:
     return f"/v1{pattern}" if is_part else pattern
 
 
-class _Request:
+class _RequestContext:
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._app, self._scope, self._receive, self._send = app, scope, receive, send
         given = Headers(scope=scope).get("x-request-id", "")

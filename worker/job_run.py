@@ -16,18 +16,18 @@ from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import CheckpointSaved, Event, Warned
 from rvc_engine.workspace.atomic_files import write_atomically
-from server.errors import ClaimLost
-from server.job_store.leases import Claim, Wish
-from server.jobs.service import JobBook
+from server.errors import LeaseLost
+from server.job_store.leases import Lease, WorkerCommand
+from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
 from server.storage.local import Storage
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
-from worker.engine.outcome import Failure, HandBack, Reason, Success, judge
-from worker.engine.process import Ended, EngineProcess, end_old_engine
+from worker.engine.outcome import Failure, Released, StopReason, Success, judge
+from worker.engine.process import EngineExit, EngineProcess, end_old_engine
 from worker.engine.workspaces import Workspaces
 from worker.hardware.devices import binding, engine_device
-from worker.reporting.event_reporter import Reports
+from worker.reporting.event_reporter import EventReporter
 from worker.reporting.heartbeat import Heartbeat
 from worker.reporting.retry import insist
 from worker.settings import WorkerSettings
@@ -38,7 +38,11 @@ SECONDS_WITHOUT_A_LOOK = 0.2
 """At most so long the worker sleeps without looking whether it is to stop its engine."""
 SECONDS_FOR_LAST_COPY = 120
 """For the last checkpoint on its way out of the workspace, before the job is handed on."""
-_REASONS = {Wish.CANCEL: Reason.CANCEL, Wish.PAUSE: Reason.PAUSE, Wish.DRAIN: Reason.DRAIN}
+_REASONS = {
+    WorkerCommand.CANCEL: StopReason.CANCEL,
+    WorkerCommand.PAUSE: StopReason.PAUSE,
+    WorkerCommand.DRAIN: StopReason.DRAIN,
+}
 
 
 class JobRun:
@@ -47,10 +51,10 @@ class JobRun:
     def __init__(
         self,
         settings: WorkerSettings,
-        book: JobBook,
+        book: JobService,
         storage: Storage,
         workspaces: Workspaces,
-        claim: Claim,
+        claim: Lease,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
     ) -> None:
@@ -63,9 +67,9 @@ class JobRun:
         self._workspaces = workspaces
         self._workspace = workspaces.of(claim)
         spool = workspaces.home(claim.job_id) / f"events.{claim.token}.spool"
-        self._reports = Reports(book, storage, claim, self._workspace.root, spool)
+        self._reports = EventReporter(book, storage, claim, self._workspace.root, spool)
         self._sync: CheckpointSync | None = None
-        self._reason: Reason | None = None
+        self._reason: StopReason | None = None
         self._next_delivery_at = 0.0
 
     def run(self) -> None:
@@ -76,7 +80,7 @@ class JobRun:
                 self._end_old_engine(log)
                 ended = self._prepare(log) or self._run_engine(log)
                 self._finish(ended, log)
-            except ClaimLost:
+            except LeaseLost:
                 logger.warning("the job was taken away; nothing more is written", job_id=self._claim.job_id)
             finally:
                 self._reports.close()
@@ -103,7 +107,7 @@ class JobRun:
             log.line("info", f"brought the checkpoint of step {brought.step} from the storage")
         return None
 
-    def _run_engine(self, log: JobLog) -> Ended | Failure:
+    def _run_engine(self, log: JobLog) -> EngineExit | Failure:
         try:
             engine = EngineProcess(self._command(), self._environment(), log, self._claim.step_seconds)
         except OSError as error:
@@ -151,7 +155,7 @@ class JobRun:
         insist(lambda: self._book.engine_process(self._claim, pid, started_at), give_up=self._must_go)
         logger.info("engine started", job_id=self._claim.job_id, attempt=self._claim.attempt, pid=pid)
 
-    def _supervise(self, engine: EngineProcess) -> Ended:
+    def _supervise(self, engine: EngineProcess) -> EngineExit:
         started = time.monotonic()
         stop_asked_at: float | None = None
         while (ended := engine.ended()) is None:
@@ -187,21 +191,21 @@ class JobRun:
         self._next_delivery_at = time.monotonic() + self._settings.record_seconds
         try:
             self._reports.deliver()
-        except ClaimLost:
-            self._reason = Reason.LOST
+        except LeaseLost:
+            self._reason = StopReason.LOST
 
-    def _why_stop(self, engine: EngineProcess, started: float) -> Reason | None:
+    def _why_stop(self, engine: EngineProcess, started: float) -> StopReason | None:
         limit = self._claim.max_duration_seconds
         if self._heartbeat.is_lost:
-            return Reason.LOST
-        if (wish := self._heartbeat.wish) is not Wish.NONE:
+            return StopReason.LOST
+        if (wish := self._heartbeat.wish) is not WorkerCommand.NONE:
             return _REASONS[wish]
         if self._is_draining():
-            return Reason.DRAIN
+            return StopReason.DRAIN
         if limit is not None and time.monotonic() - started > limit:
-            return Reason.TOO_LONG
+            return StopReason.TOO_LONG
         if engine.silent_seconds > engine.patience(self._settings.silence_seconds, steps=20):
-            return Reason.SILENT
+            return StopReason.SILENT
         return None
 
     def _is_patience_over(self, engine: EngineProcess, asked_at: float) -> bool:
@@ -212,9 +216,9 @@ class JobRun:
     def _must_go(self) -> bool:
         return self._is_draining() or self._heartbeat.is_lost
 
-    def _finish(self, ended: Ended | Failure, log: JobLog) -> None:
+    def _finish(self, ended: EngineExit | Failure, log: JobLog) -> None:
         """Hand over the last reports and the end, however long the database is away (but for a draining worker)."""
-        if self._reason is Reason.LOST:
+        if self._reason is StopReason.LOST:
             return
         give_up = Deadline(self._settings.stop_seconds, self._must_go)
         while not self._reports.deliver():
@@ -223,7 +227,7 @@ class JobRun:
             time.sleep(1)
         insist(lambda: self._conclude(ended, log), pause_seconds=1, give_up=give_up)
 
-    def _conclude(self, ended: Ended | Failure, log: JobLog) -> None:
+    def _conclude(self, ended: EngineExit | Failure, log: JobLog) -> None:
         """Tell the book what became of the attempt, in one call."""
         verdict = judge(ended, self._reason, self._reports, self._claim.max_duration_seconds)
         book, claim = self._book, self._claim
@@ -231,7 +235,7 @@ class JobRun:
             case Success():
                 book.succeed(claim)
                 logger.info("job succeeded", job_id=claim.job_id)
-            case HandBack():
+            case Released():
                 status = book.hand_back(claim, verdict.why)
                 log.line("info", f"the engine stopped: {verdict.why}")
                 logger.info("job handed back", job_id=claim.job_id, reason=verdict.why, status=str(status))

@@ -13,15 +13,15 @@ import structlog
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import database_name, migrate
-from server.errors import ClaimLost, NotFound, SettingsRefused
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.errors import LeaseLost, NotFound, SettingsRefused
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.storage.instances import Pairing, is_joined, look
 from server.storage.local import Storage
 from server.storage.permissions import close
 from worker.engine.workspaces import Workspaces
 from worker.hardware.devices import device_name, visible_gpus
-from worker.hardware.gpus import GpuWatch
+from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
 from worker.reporting.heartbeat import Heartbeat
 from worker.reporting.retry import DATABASE_AWAY, first_line, insist
@@ -40,7 +40,7 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     instance_id = _open(settings, engine, stop)
     if instance_id is None:
         return
-    book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds)
+    book = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
     workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
     insist(lambda: workspaces.claim_scratch(instance_id, partial(_status, book)), give_up=stop.is_set)
     if settings.scratch_folder is not None:
@@ -101,7 +101,7 @@ def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairi
     return None
 
 
-def _status(book: JobBook, job_id: str) -> JobStatus | None:
+def _status(book: JobService, job_id: str) -> JobStatus | None:
     """A job's status; None for one that the database does not have."""
     try:
         return JobStatus(book.get(job_id).status)
@@ -109,7 +109,7 @@ def _status(book: JobBook, job_id: str) -> JobStatus | None:
         return None
 
 
-def _register(settings: WorkerSettings, book: JobBook) -> str:
+def _register(settings: WorkerSettings, book: JobService) -> str:
     return book.register_worker(
         settings.worker_name,
         os.getpid(),
@@ -120,16 +120,16 @@ def _register(settings: WorkerSettings, book: JobBook) -> str:
     )
 
 
-def _gpu_watch(settings: WorkerSettings, worker_id: str) -> GpuWatch:
+def _gpu_watch(settings: WorkerSettings, worker_id: str) -> GpuMonitor:
     gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
-    return GpuWatch(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
+    return GpuMonitor(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
 
 
 class _Worker:
     def __init__(
         self,
         settings: WorkerSettings,
-        book: JobBook,
+        book: JobService,
         worker_id: str,
         heartbeat: Heartbeat,
         stop: threading.Event,
@@ -151,13 +151,13 @@ class _Worker:
             self._sweep_now_and_then()
             self._stop.wait(self._settings.poll_seconds)
 
-    def _claim(self) -> Claim | None:
+    def _claim(self) -> Lease | None:
         try:
             return self._book.claim(self._worker_id)
         except DATABASE_AWAY:
             return None
 
-    def _run(self, claim: Claim) -> None:
+    def _run(self, claim: Lease) -> None:
         """Run one job. A mistake of ours ends that job with a code, not the worker."""
         logger.info("job claimed", job_id=claim.job_id, attempt=claim.attempt, voice=claim.voice)
         self._heartbeat.hold(claim)
@@ -178,10 +178,10 @@ class _Worker:
             self._heartbeat.hold(None)
             self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
 
-    def _fail(self, claim: Claim, message: str) -> None:
+    def _fail(self, claim: Lease, message: str) -> None:
         try:
             insist(lambda: self._book.fail(claim, FailureCode.INTERNAL, message), give_up=self._stop.is_set)
-        except ClaimLost:
+        except LeaseLost:
             logger.warning("the job was taken away meanwhile", job_id=claim.job_id)
 
     def _sweep_now_and_then(self) -> None:

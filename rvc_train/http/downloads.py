@@ -11,7 +11,7 @@ from typing import Protocol
 import filelock
 import httpx
 
-from rvc_train.errors import BadDownload, BadInput, ConnectionFailed
+from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.problems import error_of
 
 
@@ -50,12 +50,12 @@ def download(http: httpx.Client, artifact: Offered, target: Path, progress: Prog
 
 @contextmanager
 def _alone(part: Path) -> Iterator[None]:
-    """Be the only one to fill a part. BadInput while another download does."""
+    """Be the only one to fill a part. UsageError while another download does."""
     lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise BadInput(
+        raise UsageError(
             f"another download is at work on {part}; wait for it, or choose another folder with --output"
         ) from error
     try:

@@ -32,9 +32,9 @@ def follow(
     """The stream's events up to its `end`, each once, whatever happens to the connection.
 
     A new connection asks to go on after the last id that came. Raises ConnectionFailed when there was no answer for
-    `patience_seconds`, and ServerSaysNo for an answer that trying again will not change.
+    `patience_seconds`, and ApiError for an answer that trying again will not change.
     """
-    trying = _Trying(patience_seconds, on_wait)
+    trying = _Reconnection(patience_seconds, on_wait)
     while True:
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
         try:
@@ -62,7 +62,7 @@ def follow(
             trying.wait(str(error) or type(error).__name__)
 
 
-class _Trying:
+class _Reconnection:
     """Waits between two tries, longer each time, until patience is at an end."""
 
     def __init__(self, patience_seconds: float, on_wait: OnWait | None) -> None:

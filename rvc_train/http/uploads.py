@@ -35,7 +35,7 @@ def upload(http: httpx.Client, file: Path, name: str, progress: Progress, memory
     """Make a dataset of a zip or a recording, sending only what the server lacks. `memory`: folder for what is begun.
 
     Raises ConnectionFailed when the server stays away (what came is kept there; the same call goes on), BadUpload when
-    the server has other bytes than were sent, ServerSaysNo for its own reasons.
+    the server has other bytes than were sent, ApiError for its own reasons.
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
@@ -90,7 +90,7 @@ def _send(http: httpx.Client, file: Path, size: int, address: str | None, note: 
 def _send_rest(
     http: httpx.Client, file: Path, address: str, offset: int, size: int, progress: Progress
 ) -> ClientError | None:
-    """One request with all that is missing; what stopped it, where trying again may help. Raises ServerSaysNo."""
+    """One request with all that is missing; what stopped it, where trying again may help. Raises ApiError."""
     headers = {
         "Content-Type": "application/offset+octet-stream",
         "Content-Length": str(size - offset),

@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator
 
-from rvc_train.http.transport import Calls
+from rvc_train.http.transport import Transport
 from rvc_train.schemas import access
 
 
 class Access:
     """Who may do what."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Transport) -> None:
         self._calls = calls
 
     def me(self) -> access.Me:

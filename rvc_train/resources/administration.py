@@ -1,13 +1,13 @@
 """What the server's keeper looks at and decides over HTTP: published weights, and what is kept how long."""
 
-from rvc_train.http.transport import Calls
+from rvc_train.http.transport import Transport
 from rvc_train.schemas import administration
 
 
 class PublishedWeights:
     """Weights on the server's machine."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Transport) -> None:
         self._calls = calls
 
     def list(self) -> list[administration.WeightsPublic]:
@@ -26,7 +26,7 @@ class PublishedWeights:
 class Retention:
     """What is kept how long."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Transport) -> None:
         self._calls = calls
 
     def get(self) -> administration.RetentionPublic:

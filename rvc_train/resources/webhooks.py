@@ -3,14 +3,14 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rvc_train.http.transport import Calls
+from rvc_train.http.transport import Transport
 from rvc_train.schemas import webhooks
 
 
 class Webhooks:
     """Who is told of jobs."""
 
-    def __init__(self, calls: Calls) -> None:
+    def __init__(self, calls: Transport) -> None:
         self._calls = calls
 
     def create(self, wish: webhooks.WebhookCreate) -> webhooks.WebhookPublic:

@@ -28,7 +28,7 @@ MANIFEST = "backup.json"
 
 
 @dataclass
-class BackupDone:
+class BackupResult:
     """What a backup holds."""
 
     folder: Path
@@ -39,7 +39,7 @@ class BackupDone:
     """Files that were deleted while the backup was made."""
 
 
-def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupDone:
+def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
     """Make a backup in the folder `target`, which must not be there yet; it appears when it is whole.
 
     It is laid out as a data folder: to restore it, start the server on a copy of it. The book is copied for SQLite; of
@@ -52,7 +52,7 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupDone:
     temporary = target.with_name(f".{target.name}.{uuid6.uuid7().hex}.tmp")
     temporary.mkdir(parents=True)
     try:
-        done = BackupDone(target, engine.dialect.name == "sqlite")
+        done = BackupResult(target, engine.dialect.name == "sqlite")
         if done.has_database:
             _copy_database(Path(str(engine.url.database)), temporary / DATABASE)
         for name in _files(storage):
@@ -105,7 +105,7 @@ def _below(root: Path, path: Path) -> Iterator[Path]:
             yield each.relative_to(root)
 
 
-def _take(source: Path, target: Path, done: BackupDone) -> None:
+def _take(source: Path, target: Path, done: BackupResult) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     grows = source.suffix == ".log" or source.parent.name == "uploads"
     try:

@@ -21,11 +21,11 @@ from server.admin.backup import back_up
 from server.admin.doctor import examine
 from server.admin.retention import Retention
 from server.auth.principal import AT_THE_MACHINE, present_caller
-from server.auth.tokens import TokenBook
+from server.auth.tokens import TokenService
 from server.database.clock import utc_now
 from server.database.engine import create_engine, migrate, present_version
 from server.errors import ServerError
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.instances import Pairing, adopt, check, look
 from server.storage.local import Storage
@@ -64,7 +64,7 @@ def gc(
     """Carry the retention policy out now, move what belongs to nobody to the trash, and empty that of what is old."""
     with _opened() as (settings, engine):
         storage = Storage(settings.data_folder)
-        retention = Retention(JobBook(engine), storage)
+        retention = Retention(JobService(engine), storage)
         orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
         answer = plan.model_dump(mode="json") | {
@@ -158,7 +158,7 @@ def force_fail(
 ) -> None:
     """End a job that is stuck, whatever it is doing. Its worker stops at its next heartbeat."""
     with _opened() as (_settings, engine):
-        job = JobBook(engine).force_fail(job_id, message)
+        job = JobService(engine).force_fail(job_id, message)
         typer.echo(f"{job.id}  {job.name}  {job.status}")
 
 
@@ -172,7 +172,7 @@ def create(
     """Make a token past HTTP: the first one, or when all others are lost. Its secret is shown this once."""
     with _opened() as (settings, engine):
         wish = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
-        made, secret = TokenBook(engine, utc_now, None, settings.session_hours).create(wish)
+        made, secret = TokenService(engine, utc_now, None, settings.session_hours).create(wish)
         typer.echo(f"{made.id}  {made.owner}  {', '.join(made.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
 
 
@@ -180,7 +180,7 @@ def create(
 def list_tokens(as_json: AsJson = False) -> None:
     """All tokens, without their secrets, newest first."""
     with _opened() as (settings, engine):
-        public = list(_all(TokenBook(engine, utc_now, None, settings.session_hours)))
+        public = list(_all(TokenService(engine, utc_now, None, settings.session_hours)))
         if as_json:
             typer.echo(json.dumps([each.model_dump(mode="json") for each in public], indent=1))
             return
@@ -196,7 +196,7 @@ def list_tokens(as_json: AsJson = False) -> None:
 def revoke(token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id.")]) -> None:
     """Let a token open nothing any more, at once, and end the sessions that were opened with it."""
     with _opened() as (settings, engine):
-        TokenBook(engine, utc_now, None, settings.session_hours).revoke(token_id)
+        TokenService(engine, utc_now, None, settings.session_hours).revoke(token_id)
         typer.echo(f"{token_id} opens nothing any more")
 
 
@@ -218,7 +218,7 @@ def backup(
             typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
 
 
-def _all(book: TokenBook) -> Iterator[TokenPublic]:
+def _all(book: TokenService) -> Iterator[TokenPublic]:
     after, has_more = None, True
     while has_more:
         page, has_more = book.list(after=after, limit=100)

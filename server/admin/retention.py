@@ -19,7 +19,7 @@ from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Job, Policy
 from server.errors import Conflict, NotFound
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.storage.local import Storage
 from server.storage.sizes import JobSizes, size_of
 
@@ -32,7 +32,7 @@ _NAME = "retention"
 class Retention:
     """The policy of one server."""
 
-    def __init__(self, book: JobBook, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, book: JobService, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
         self._book = book
         self._storage = storage
         self._clock = clock

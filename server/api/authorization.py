@@ -12,8 +12,8 @@ from fastapi import Depends, Query, Request
 from sqlmodel import Session, select
 
 from rvc_train.schemas.access import Scope
-from server.auth.principal import Caller, present_caller
-from server.context import ServicesDep
+from server.auth.principal import Principal, present_caller
+from server.context import Context
 from server.database.engine import read_session
 from server.database.tables import Dataset, Job, Upload, Webhook
 from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
@@ -48,7 +48,7 @@ def wanted_scope(endpoint: Callable[..., Any]) -> Scope | None:
     return scope
 
 
-def present() -> Caller:
+def present() -> Principal:
     """Who is asking. For routes."""
     caller = present_caller.get()
     if caller is None:
@@ -65,11 +65,11 @@ def _whose(
     return caller.sees if owner is None else owner
 
 
-Whose = Annotated[str | None, Depends(_whose)]
+OwnerFilter = Annotated[str | None, Depends(_whose)]
 """Of whose things a list tells: the caller's own; for administrators everyone's (None), or one owner's."""
 
 
-def check_access(request: Request, services: ServicesDep) -> None:
+def check_access(request: Request, services: Context) -> None:
     """Raise ScopeMissing, Forbidden or NotFound. A dependency of all routes under `/v1`."""
     caller = present()
     scope = wanted_scope(request.scope["endpoint"])

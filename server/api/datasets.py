@@ -8,13 +8,13 @@ from starlette.concurrency import run_in_threadpool
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport
-from server.api.authorization import Whose, present, requires
-from server.context import After, Limit, Services, ServicesDep, link_next
+from server.api.authorization import OwnerFilter, present, requires
+from server.context import After, AppContext, Context, Limit, link_next
 from server.datasets.service import checked_name
 from server.errors import UploadTooLarge
 from server.http.problem_details import documented
 from server.job_store.serializers import dataset_public
-from server.uploads.receive import Body
+from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -40,7 +40,7 @@ _BODY = {
     ),
 )
 @requires(Scope.SUBMIT)
-async def upload(name: str, request: Request, response: Response, services: ServicesDep) -> DatasetPublic:
+async def upload(name: str, request: Request, response: Response, services: Context) -> DatasetPublic:
     """Make a dataset of one zip or one audio file, sent as the raw body.
 
     The recordings are examined afterwards; jobs may be submitted at once and wait for that. The same bytes under the
@@ -55,7 +55,7 @@ async def upload(name: str, request: Request, response: Response, services: Serv
     with services.storage.incoming_folder() as folder:
         path = folder / "upload"
         digest = hashlib.sha256()
-        body = Body(request, services.settings.upload_idle_seconds, lambda size: _check_size(size, services))
+        body = StreamedBody(request, services.settings.upload_idle_seconds, lambda size: _check_size(size, services))
         await body.write(path, digest)
         dataset, is_new = await run_in_threadpool(
             services.shelf.admit, owner, name, path, digest.hexdigest(), body.size
@@ -67,7 +67,7 @@ async def upload(name: str, request: Request, response: Response, services: Serv
     return dataset_public(dataset)
 
 
-def _check_size(size: int, services: Services) -> None:
+def _check_size(size: int, services: AppContext) -> None:
     limit = services.settings.max_upload_bytes
     if size > limit:
         raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
@@ -82,7 +82,7 @@ def _check_size(size: int, services: Services) -> None:
     ),
 )
 @requires(Scope.SUBMIT)
-def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDep) -> DatasetPublic:
+def create_dataset(wish: DatasetCreate, response: Response, services: Context) -> DatasetPublic:
     """Make a dataset of an upload that has come whole, or of bytes that are here already in another dataset.
 
     With `sha256` nothing needs to be sent: 404 says that these bytes are not here yet.
@@ -104,8 +104,8 @@ def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDe
 def list_datasets(
     request: Request,
     response: Response,
-    services: ServicesDep,
-    whose: Whose,
+    services: Context,
+    whose: OwnerFilter,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[DatasetPublic]:
@@ -118,20 +118,20 @@ def list_datasets(
 
 @router.get("/{dataset_id}", responses=documented(404))
 @requires(Scope.READ)
-def get_dataset(dataset_id: str, services: ServicesDep) -> DatasetPublic:
+def get_dataset(dataset_id: str, services: Context) -> DatasetPublic:
     """One dataset."""
     return dataset_public(services.shelf.get(dataset_id))
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
 @requires(Scope.READ)
-def get_report(dataset_id: str, services: ServicesDep) -> DatasetReport:
+def get_report(dataset_id: str, services: Context) -> DatasetReport:
     """What was found in the recordings. 409 while they are being examined."""
     return services.shelf.report(dataset_id)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
-def delete_dataset(dataset_id: str, services: ServicesDep) -> None:
+def delete_dataset(dataset_id: str, services: Context) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""
     services.shelf.delete(dataset_id)

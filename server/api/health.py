@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_train.schemas.system import Health
-from server.context import Services, ServicesDep
+from server.context import AppContext, Context
 from server.database.engine import SCHEMA_VERSION, check_write, present_version
 from server.metrics import MEDIA_TYPE
 
@@ -22,13 +22,13 @@ async def live() -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}},
 )
-def get_measures(services: ServicesDep) -> Response:
+def get_measures(services: Context) -> Response:
     """Numbers for Prometheus."""
     return Response(services.measures.text(), media_type=MEDIA_TYPE)
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; `checks` says why"}})
-def ready(response: Response, services: ServicesDep) -> Health:
+def ready(response: Response, services: Context) -> Health:
     """The database can be written, has this program's schema, and the disk has room."""
     checks = {"database": _check_database(services), "disk": _check_disk(services)}
     if all(check == "ok" for check in checks.values()):
@@ -37,7 +37,7 @@ def ready(response: Response, services: ServicesDep) -> Health:
     return Health(status="unavailable", checks=checks)
 
 
-def _check_database(services: Services) -> str:
+def _check_database(services: AppContext) -> str:
     try:
         version = present_version(services.engine)
         if version != SCHEMA_VERSION:
@@ -48,7 +48,7 @@ def _check_database(services: Services) -> str:
     return "ok"
 
 
-def _check_disk(services: Services) -> str:
+def _check_disk(services: AppContext) -> str:
     free = services.storage.free_bytes()
     reserve = services.settings.disk_reserve_bytes
     return "ok" if free >= reserve else f"{free} bytes are free, and {reserve} are kept in reserve; free some space"

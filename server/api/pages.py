@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
-from server.context import ServicesDep
+from server.context import Context
 from server.pages import shells
 
 router = APIRouter(include_in_schema=False)
@@ -20,7 +20,7 @@ _PAGES = {
 
 
 def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
-    def page(request: Request, services: ServicesDep) -> HTMLResponse:
+    def page(request: Request, services: Context) -> HTMLResponse:
         return services.pages.render(shell, request)
 
     return page

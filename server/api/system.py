@@ -13,7 +13,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.system import Limits, SystemPublic
 from server.api.authorization import requires
-from server.context import ServicesDep
+from server.context import Context
 from server.database.engine import sqlite_warning
 from server.datasets.ingest import AUDIO_SUFFIXES
 
@@ -29,7 +29,7 @@ def get_config_schema() -> dict[str, Any]:
 
 @router.get("/system")
 @requires(Scope.READ)
-def get_system(services: ServicesDep) -> SystemPublic:
+def get_system(services: Context) -> SystemPublic:
     """What this server is, what it takes, and what it has to say about the machine."""
     settings = services.settings
     disk = shutil.disk_usage(services.storage.root)

@@ -15,11 +15,11 @@ from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from server.api.authorization import present, requires
-from server.context import MAX_INTEGER, Services, ServicesDep
+from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
 from server.http.problem_details import TUS_VERSION, documented
-from server.uploads.receive import Body
+from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
@@ -47,7 +47,7 @@ def _speak_tus(version: str | None) -> None:
         raise UnsupportedTus(f"send the header Tus-Resumable: {TUS_VERSION}; this server speaks no other version")
 
 
-def _headers(response: Response, services: Services, expires_at: datetime | None = None) -> None:
+def _headers(response: Response, services: AppContext, expires_at: datetime | None = None) -> None:
     response.headers["Tus-Resumable"] = TUS_VERSION
     response.headers["Cache-Control"] = "no-store"
     if expires_at is not None:
@@ -56,7 +56,7 @@ def _headers(response: Response, services: Services, expires_at: datetime | None
 
 @router.options("", status_code=204)
 @requires(Scope.READ)
-def tus_options(response: Response, services: ServicesDep) -> None:
+def tus_options(response: Response, services: Context) -> None:
     """What this server can do, as tus clients ask for it."""
     _headers(response, services)
     response.headers["Tus-Version"] = TUS_VERSION
@@ -69,7 +69,7 @@ def tus_options(response: Response, services: ServicesDep) -> None:
 @requires(Scope.SUBMIT)
 async def create_upload(
     response: Response,
-    services: ServicesDep,
+    services: Context,
     upload_length: Annotated[int, Header(ge=1, le=MAX_INTEGER, description="Bytes of the whole upload.")],
     upload_metadata: Annotated[str, Header(max_length=4096, description="As tus has it; given back by HEAD.")] = "",
     tus_resumable: TusResumable = None,
@@ -85,7 +85,7 @@ async def create_upload(
 @router.head("/{upload_id}", responses=documented(404, 410, 412))
 @requires(Scope.READ)
 async def get_offset(
-    upload_id: UploadId, response: Response, services: ServicesDep, tus_resumable: TusResumable = None
+    upload_id: UploadId, response: Response, services: Context, tus_resumable: TusResumable = None
 ) -> None:
     """How many bytes are here, in `Upload-Offset`. Ends a PATCH of the same upload that is still under way."""
     _speak_tus(tus_resumable)
@@ -110,7 +110,7 @@ async def receive_piece(
     upload_id: UploadId,
     request: Request,
     response: Response,
-    services: ServicesDep,
+    services: Context,
     upload_offset: Annotated[int, Header(ge=0, le=MAX_INTEGER, description="Where the piece begins.")],
     upload_checksum: Annotated[
         str | None, Header(max_length=200, description="`sha256`, `sha1` or `md5`, a space, the base64 of the digest.")
@@ -129,7 +129,7 @@ async def receive_piece(
             raise OffsetMismatch(f"{offset} bytes are here; go on from there", offset)
         await run_in_threadpool(services.uploads.begin_piece, upload_id, None if expected is None else offset)
         digest = _DIGESTS[algorithm](usedforsecurity=False)
-        body = Body(request, services.settings.upload_idle_seconds, _check(services, upload.length - offset))
+        body = StreamedBody(request, services.settings.upload_idle_seconds, _check(services, upload.length - offset))
         try:
             await body.write(services.uploads.path(upload_id), digest, append=True)
         except BaseException:
@@ -147,7 +147,7 @@ async def receive_piece(
 @router.delete("/{upload_id}", status_code=204, responses=documented(404, 410, 412))
 @requires(Scope.SUBMIT)
 async def delete_upload(
-    upload_id: UploadId, response: Response, services: ServicesDep, tus_resumable: TusResumable = None
+    upload_id: UploadId, response: Response, services: Context, tus_resumable: TusResumable = None
 ) -> None:
     """Forget an upload and its bytes."""
     _speak_tus(tus_resumable)
@@ -157,7 +157,7 @@ async def delete_upload(
     _headers(response, services)
 
 
-def _find(services: Services, upload_id: str) -> tuple[Upload, int]:
+def _find(services: AppContext, upload_id: str) -> tuple[Upload, int]:
     upload = services.uploads.get(None, upload_id)
     return upload, services.uploads.offset(upload)
 
@@ -175,7 +175,7 @@ def _checksum(header: str | None) -> tuple[str, bytes | None]:
     return algorithm, expected
 
 
-def _check(services: Services, most: int) -> Callable[[int], None]:
+def _check(services: AppContext, most: int) -> Callable[[int], None]:
     def check(size: int) -> None:
         if size > most:
             raise Conflict("more bytes came than the upload's length leaves room for; begin it anew with the true one")

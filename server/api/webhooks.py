@@ -14,8 +14,8 @@ from rvc_train.schemas.webhooks import (
     WebhookPublic,
     WebhookSecretPublic,
 )
-from server.api.authorization import Whose, present, requires
-from server.context import After, Limit, Services, ServicesDep, link_next
+from server.api.authorization import OwnerFilter, present, requires
+from server.context import After, AppContext, Context, Limit, link_next
 from server.database.tables import Delivery, Webhook
 from server.http.problem_details import documented
 from server.webhooks.egress import check_url, resolve
@@ -25,7 +25,7 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 WebhookId = Annotated[str, Path(max_length=64)]
 
 
-def check_address(services: Services, url: str) -> None:
+def check_address(services: AppContext, url: str) -> None:
     """Raise Refused, before anything is written, when the server would not call that address."""
     resolve(check_url(url), 0, services.settings.webhook_allow_private)
 
@@ -43,7 +43,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.SUBMIT)
-def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDep) -> WebhookPublic:
+def create_webhook(wish: WebhookCreate, response: Response, services: Context) -> WebhookPublic:
     """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
     check_address(services, wish.url)
     webhook = services.webhooks.create(present().owner, wish)
@@ -56,8 +56,8 @@ def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDe
 def list_webhooks(
     request: Request,
     response: Response,
-    services: ServicesDep,
-    whose: Whose,
+    services: Context,
+    whose: OwnerFilter,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[WebhookPublic]:
@@ -70,14 +70,14 @@ def list_webhooks(
 
 @router.get("/{webhook_id}", responses=documented(404))
 @requires(Scope.READ)
-def get_webhook(webhook_id: WebhookId, services: ServicesDep) -> WebhookPublic:
+def get_webhook(webhook_id: WebhookId, services: Context) -> WebhookPublic:
     """One webhook."""
     return _public(services.webhooks.get(None, webhook_id))
 
 
 @router.patch("/{webhook_id}", responses=documented(404))
 @requires(Scope.SUBMIT)
-def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: ServicesDep) -> WebhookPublic:
+def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: Context) -> WebhookPublic:
     """Change where messages go or what they tell; stop them, or let them go on."""
     if "url" in patch.model_fields_set:
         check_address(services, patch.url)
@@ -86,21 +86,21 @@ def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: Service
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented(404))
 @requires(Scope.SUBMIT)
-def delete_webhook(webhook_id: WebhookId, services: ServicesDep) -> None:
+def delete_webhook(webhook_id: WebhookId, services: Context) -> None:
     """Delete a webhook and the log of its messages."""
     services.webhooks.delete(None, webhook_id)
 
 
 @router.get("/{webhook_id}/secret", responses=documented(404))
 @requires(Scope.SUBMIT)
-def get_secret(webhook_id: WebhookId, services: ServicesDep) -> WebhookSecretPublic:
+def get_secret(webhook_id: WebhookId, services: Context) -> WebhookSecretPublic:
     """What the messages are signed with."""
     return WebhookSecretPublic(secret=services.webhooks.get(None, webhook_id).secret)
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(404))
 @requires(Scope.SUBMIT)
-def test_webhook(webhook_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
+def test_webhook(webhook_id: WebhookId, services: Context) -> DeliveryPublic:
     """Send a message of the type `ping`; the log of messages tells what became of it."""
     return _delivery_public(services.webhooks.ping(None, webhook_id))
 
@@ -111,7 +111,7 @@ def list_deliveries(
     webhook_id: WebhookId,
     request: Request,
     response: Response,
-    services: ServicesDep,
+    services: Context,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[DeliveryPublic]:
@@ -124,6 +124,6 @@ def list_deliveries(
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(404))
 @requires(Scope.SUBMIT)
-def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
+def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, services: Context) -> DeliveryPublic:
     """Send a message again."""
     return _delivery_public(services.webhooks.redeliver(None, webhook_id, delivery_id))

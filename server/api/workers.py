@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.workers import WorkerList, WorkerPublic
 from server.api.authorization import present, requires
-from server.context import ServicesDep
+from server.context import Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.errors import NotFound
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/workers", tags=["server"])
 
 @router.get("")
 @requires(Scope.READ)
-def list_workers(services: ServicesDep) -> WorkerList:
+def list_workers(services: Context) -> WorkerList:
     """Processes that run jobs, seen within the last day."""
     now, lease_seconds = utc_now(), services.settings.lease_seconds
     with read_session(services.engine) as session:
@@ -38,7 +38,7 @@ def list_workers(services: ServicesDep) -> WorkerList:
 def drain(
     worker_id: str,
     response: Response,
-    services: ServicesDep,
+    services: Context,
     mode: Annotated[
         Drain,
         Query(

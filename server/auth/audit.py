@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from server.auth.principal import Caller, present_caller
+from server.auth.principal import Principal, present_caller
 from server.database.engine import read_session, write_session
 from server.database.tables import AuditEntry
 
@@ -23,7 +23,7 @@ def note(session: Session, action: str, target: str, **detail: Any) -> None:
         note_of(caller, session, action, target, **detail)
 
 
-def note_of(caller: Caller, session: Session, action: str, target: str, **detail: Any) -> None:
+def note_of(caller: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
     """As `note`, of someone in particular."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),

@@ -15,9 +15,9 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.auth.principal import EVERYTHING, Caller, present_caller
-from server.auth.throttle import Refusals
-from server.auth.tokens import TokenBook
+from server.auth.principal import EVERYTHING, Principal, present_caller
+from server.auth.throttle import AuthThrottle
+from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import database_away, headers_of, problem_response, status_of
@@ -34,10 +34,10 @@ SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"
 
 
-class Auth:
+class AuthMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenBook, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, refusals: AuthThrottle) -> None:
         self._app = app
         self._tokens = tokens
         self._refusals = refusals
@@ -70,7 +70,7 @@ class Auth:
         finally:
             present_caller.reset(token)
 
-    async def _caller(self, scope: Scope) -> Caller | None:
+    async def _caller(self, scope: Scope) -> Principal | None:
         """Who is asking; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
         found = await self._identified(scope, headers)
@@ -81,12 +81,12 @@ class Auth:
                     return None
                 raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
-            found = Caller(LOCAL_OWNER, EVERYTHING)
+            found = Principal(LOCAL_OWNER, EVERYTHING)
         else:
             self._check_rate(found.token_id or found.owner, scope["method"])
-        return Caller(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
+        return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
-    async def _identified(self, scope: Scope, headers: Headers) -> Caller | None:
+    async def _identified(self, scope: Scope, headers: Headers) -> Principal | None:
         """Whoever shows a token or a session; None when nobody does. Raises Unauthorized for one that is no good."""
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme:
@@ -107,7 +107,7 @@ class Auth:
             raise Forbidden("a page from elsewhere may not change anything here")
         return caller
 
-    async def _known(self, caller: Caller | None, scope: Scope) -> Caller:
+    async def _known(self, caller: Principal | None, scope: Scope) -> Principal:
         if caller is not None:
             return caller
         raise await self._refusals.refuse(address_of(scope), scope["path"], scope["state"]["request_id"])

@@ -15,7 +15,7 @@ IMPLIED = {
 
 
 @dataclass(frozen=True)
-class Caller:
+class Principal:
     """Someone who asks."""
 
     owner: str
@@ -38,8 +38,8 @@ class Caller:
 
 EVERYTHING = frozenset({Scope.ADMIN})
 
-AT_THE_MACHINE = Caller(LOCAL_OWNER, EVERYTHING, address="rvc-train admin")
+AT_THE_MACHINE = Principal(LOCAL_OWNER, EVERYTHING, address="rvc-train admin")
 """Whoever works on the server's machine past HTTP, with `rvc-train admin`."""
 
-present_caller: ContextVar[Caller | None] = ContextVar("present_caller", default=None)
+present_caller: ContextVar[Principal | None] = ContextVar("present_caller", default=None)
 """Set for each request by `server.auth.authentication`; None in workers and housekeeping."""

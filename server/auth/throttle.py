@@ -10,7 +10,7 @@ LINES_PER_MINUTE = 60
 """Of the audit trail, from all addresses together: guessing from many of them must not fill the disk."""
 
 
-class Refusals:
+class AuthThrottle:
     """Keeps count for one server."""
 
     def __init__(self, per_minute: float | None, audit: AuditTrail) -> None:

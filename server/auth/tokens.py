@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from rvc_train.schemas.access import Scope, TokenCreate
 from server.auth.audit import note, note_of
-from server.auth.principal import EVERYTHING, Caller
+from server.auth.principal import EVERYTHING, Principal
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
@@ -27,7 +27,7 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class TokenBook:
+class TokenService:
     """All tokens and sessions, on one database."""
 
     def __init__(
@@ -86,11 +86,11 @@ class TokenBook:
                 session.execute(sa.delete(BrowserSession).where(col(BrowserSession.token_id) == token_id))
                 note(session, "token.revoked", token_id, owner=token.owner)
 
-    def caller_of(self, secret: str) -> Caller | None:
+    def caller_of(self, secret: str) -> Principal | None:
         """Who shows this token; None when it opens nothing."""
         digest = hash_of(secret)
         if self._first_hash is not None and secrets.compare_digest(digest, self._first_hash):
-            return Caller(LOCAL_OWNER, EVERYTHING)
+            return Principal(LOCAL_OWNER, EVERYTHING)
         with read_session(self._engine) as session:
             token = session.exec(select(Token).where(Token.sha256 == digest)).first()
         return None if token is None or not self._is_good(token) else self._used(token)
@@ -98,9 +98,9 @@ class TokenBook:
     def _is_good(self, token: Token) -> bool:
         return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock())
 
-    def _used(self, token: Token) -> Caller:
+    def _used(self, token: Token) -> Principal:
         self._uses[token.id] = self._clock()
-        return Caller(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
+        return Principal(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
 
     def tidy(self) -> None:
         """Write down when tokens were used, and forget sessions that have ended. Once a minute, by housekeeping."""
@@ -143,7 +143,7 @@ class TokenBook:
         with write_session(self._engine) as session:
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.sha256) == hash_of(session_id)))
 
-    def caller_of_session(self, session_id: str) -> Caller | None:
+    def caller_of_session(self, session_id: str) -> Principal | None:
         """Who holds this session; None when it has ended, or its token opens nothing any more."""
         with read_session(self._engine) as session:
             row = session.get(BrowserSession, hash_of(session_id))
@@ -151,7 +151,7 @@ class TokenBook:
                 return None
             if row.token_id is None:
                 is_same = row.first_token_hash is not None and row.first_token_hash == self._first_hash
-                return Caller(LOCAL_OWNER, EVERYTHING) if is_same else None
+                return Principal(LOCAL_OWNER, EVERYTHING) if is_same else None
             token = _token(session, row.token_id)
         return None if token is None or not self._is_good(token) else self._used(token)
 

@@ -128,7 +128,7 @@ class Upload(Table, table=True):
 
 
 class Job(Table, table=True):
-    """One wish to make a voice. Only `server.jobs.service.JobBook` changes its status."""
+    """One wish to make a voice. Only `server.jobs.service.JobService` changes its status."""
 
     __tablename__ = "jobs"
     __table_args__ = (

@@ -57,7 +57,7 @@ class UnpackLimits:
 
 
 @dataclass(frozen=True)
-class Admitted:
+class IngestResult:
     """What an upload held."""
 
     num_files: int
@@ -65,7 +65,7 @@ class Admitted:
     """What was left out, in sentences."""
 
 
-def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Admitted:
+def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
     """Bring the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
 
     Raises UploadRefused, UploadTooLarge or NoSpace with a sentence for the person who uploaded.
@@ -85,7 +85,7 @@ def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Admitt
     stored = f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(head)}"
     upload.rename(folder / stored)
     _write_manifest(folder, [(stored, name)])
-    return Admitted(1)
+    return IngestResult(1)
 
 
 def _suffix_of(head: bytes) -> str:
@@ -97,7 +97,7 @@ def _suffix_of(head: bytes) -> str:
     return ".m4a" if head[4:8] == b"ftyp" else ".audio"
 
 
-def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> Admitted:
+def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResult:
     try:
         with upload.open("rb") as file:
             _check_directory_size(file, limits)
@@ -116,7 +116,7 @@ def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> Admitted:
     if not stored:
         raise UploadRefused(_nothing_found(entries))
     _write_manifest(folder, stored)
-    return Admitted(len(stored), notes)
+    return IngestResult(len(stored), notes)
 
 
 def _nothing_found(entries: list[zipfile.ZipInfo]) -> str:

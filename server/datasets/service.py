@@ -21,7 +21,7 @@ from server.database.tables import Dataset, Job, Upload, new_id
 from server.datasets.ingest import UnpackLimits, admit
 from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExceeded
 from server.job_store.states import RUNNABLE_STATUSES
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage
 from server.storage.sizes import share_of
@@ -38,12 +38,12 @@ def no_space_told() -> Iterator[None]:
         raise
 
 
-class DatasetShelf:
+class DatasetService:
     """All datasets, on one database and one storage."""
 
     def __init__(
         self,
-        book: JobBook,
+        book: JobService,
         storage: Storage,
         settings: ServerSettings,
         clock: Callable[[], datetime] = utc_now,

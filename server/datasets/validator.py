@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
 from rvc_train.schemas.datasets import DatasetReport
-from server.datasets.service import DatasetShelf
+from server.datasets.service import DatasetService
 from server.settings import ServerSettings
 from server.storage.local import Storage
 
@@ -27,14 +27,14 @@ NUM_THREADS = 1
 _POLL_SECONDS = 0.1
 
 
-class ExaminationFailed(Exception):
+class ValidationFailed(Exception):
     """The report program gave no report; the message says why."""
 
 
-class Examiner:
+class DatasetValidator:
     """A thread that examines datasets."""
 
-    def __init__(self, shelf: DatasetShelf, storage: Storage, settings: ServerSettings) -> None:
+    def __init__(self, shelf: DatasetService, storage: Storage, settings: ServerSettings) -> None:
         self._shelf = shelf
         self._storage = storage
         self._settings = settings
@@ -71,7 +71,7 @@ class Examiner:
         for attempt in range(1, TRIES + 1):
             try:
                 report = self._report(dataset_id)
-            except ExaminationFailed as error:
+            except ValidationFailed as error:
                 logger.warning("a dataset's report failed", dataset_id=dataset_id, attempt=attempt, reason=str(error))
                 report = DatasetReport(usable=False, reason=f"the recordings could not be examined: {error}")
             if self._stopping.is_set():
@@ -82,7 +82,7 @@ class Examiner:
         self._shelf.settle(dataset_id, report)
 
     def _report(self, dataset_id: str) -> DatasetReport:
-        """Run the report program to its end. Raises ExaminationFailed."""
+        """Run the report program to its end. Raises ValidationFailed."""
         with self._storage.incoming_folder() as folder:
             output = folder / "report.json"
             with tempfile.TemporaryFile() as said:
@@ -91,11 +91,11 @@ class Examiner:
                 words = said.read().decode(errors="replace").strip()
             if status != 0:
                 logger.info("the report program ended badly", dataset_id=dataset_id, status=status, said=words)
-                raise ExaminationFailed(self._reason(status))
+                raise ValidationFailed(self._reason(status))
             try:
                 return DatasetReport.model_validate_json(output.read_bytes())
             except (OSError, ValidationError) as error:
-                raise ExaminationFailed("the report program wrote no report; see the server's log") from error
+                raise ValidationFailed("the report program wrote no report; see the server's log") from error
 
     def _run(self, dataset: Path, output: Path, said: int) -> int:
         settings = self._settings

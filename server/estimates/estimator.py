@@ -11,7 +11,7 @@ from sqlmodel import Session, col
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import Range
 from server.database.tables import Dataset, Job, Worker
-from server.estimates.throughput import Devices, Paces, StepTime, batch_range
+from server.estimates.throughput import Devices, StepTime, ThroughputHistory, batch_range
 
 SECONDS_REMEMBERED = 20.0
 """What was measured changes slowly; the book is asked so often."""
@@ -38,7 +38,7 @@ _OF_GPU = 0.1
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioStats:
     """What is known of a dataset's sound."""
 
     seconds: float
@@ -57,7 +57,7 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Effort:
+class Workload:
     """What a job takes of time."""
 
     steps: Range
@@ -66,13 +66,13 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Situation:
+class EstimatorContext:
     """What estimates are made from, as it was a moment ago."""
 
-    paces: Paces
+    paces: ThroughputHistory
     devices: Devices
 
-    def effort(self, config: TrainingConfig, sound: Sound) -> Effort:
+    def effort(self, config: TrainingConfig, sound: AudioStats) -> Workload:
         """Steps and seconds of a job, from its start to its end."""
         step = self.paces.step(config, self.devices)
         steps = _steps(config, sound.clips, batch_range(config, self.devices))
@@ -89,9 +89,9 @@ class Situation:
         before, after = self._preparation(config, sound), self.paces.last_stages(self.devices)
         low = before.low + train.low + after.low
         high = before.high + train.high * _OVERHEAD[config.evaluate] + after.high
-        return Effort(steps, Range(low=low, high=high), step)
+        return Workload(steps, Range(low=low, high=high), step)
 
-    def _preparation(self, config: TrainingConfig, sound: Sound) -> Range:
+    def _preparation(self, config: TrainingConfig, sound: AudioStats) -> Range:
         low = high = 0.0
         for stage, words in _GUESSED_PER_MINUTE.items():
             if stage == "pitch" and not config.f0:
@@ -113,13 +113,13 @@ class Estimator:
     def __init__(self, lease_seconds: float) -> None:
         """A worker silent for `lease_seconds` is none to count on."""
         self._lease = timedelta(seconds=lease_seconds)
-        self._remembered: tuple[float, Paces] | None = None
+        self._remembered: tuple[float, ThroughputHistory] | None = None
 
-    def situation(self, session: Session, now: datetime) -> Situation:
+    def situation(self, session: Session, now: datetime) -> EstimatorContext:
         """Paces so far, and the devices of the workers that live."""
-        return Situation(self._recent_paces(session), self._devices(session, now))
+        return EstimatorContext(self._recent_paces(session), self._devices(session, now))
 
-    def _recent_paces(self, session: Session) -> Paces:
+    def _recent_paces(self, session: Session) -> ThroughputHistory:
         """As remembered, or loaded anew; by several threads at once rather than under a lock.
 
         Whoever held a lock here would wait for a connection from the pool while others, who have theirs, wait for the
@@ -127,7 +127,7 @@ class Estimator:
         """
         remembered = self._remembered
         if remembered is None or time.monotonic() - remembered[0] > SECONDS_REMEMBERED:
-            remembered = self._remembered = (time.monotonic(), Paces.load(session))
+            remembered = self._remembered = (time.monotonic(), ThroughputHistory.load(session))
         return remembered[1]
 
     def workers(self, session: Session, now: datetime) -> list[Worker]:
@@ -144,14 +144,14 @@ class Estimator:
         return Devices("cuda" if has_gpu else "cpu", names)
 
 
-def sounds(session: Session, dataset_ids: Collection[str]) -> dict[str, Sound]:
+def sounds(session: Session, dataset_ids: Collection[str]) -> dict[str, AudioStats]:
     """What is known of these datasets; those whose report is not there are left out."""
     speech = col(Dataset.report)["speech_seconds"].as_float()
     query = sa.select(col(Dataset.id), col(Dataset.seconds), col(Dataset.num_usable), col(Dataset.num_files), speech)
     rows = session.connection().execute(query.where(col(Dataset.id).in_(dataset_ids)))
     clips = _counted_clips(session, dataset_ids)
     return {
-        an_id: Sound(seconds, seconds if spoken is None else spoken, usable or files, clips.get(an_id))
+        an_id: AudioStats(seconds, seconds if spoken is None else spoken, usable or files, clips.get(an_id))
         for an_id, seconds, usable, files, spoken in rows
         if seconds is not None
     }

@@ -16,7 +16,7 @@ from sqlmodel import Session, col, select
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus, Range
 from server.database.tables import Job, Worker
-from server.estimates.estimator import Estimator, Situation, Sound, sounds
+from server.estimates.estimator import AudioStats, Estimator, EstimatorContext, sounds
 
 NUM_PLAYED = 300
 """Of a longer queue, nothing is told of those behind."""
@@ -25,7 +25,7 @@ _RUNNING_SPREAD = (0.8, 1.3)
 
 
 @dataclass(frozen=True)
-class Prospect:
+class JobForecast:
     """What is ahead of a job."""
 
     starts_in: Range | None = None
@@ -33,29 +33,29 @@ class Prospect:
 
 
 @dataclass(frozen=True)
-class _Wait:
+class _WorkerWaits:
     """How long until each worker is free, in seconds."""
 
     low: list[float]
     high: list[float]
 
 
-class Outlook:
+class QueueForecast:
     """Looks ahead, in the caller's transaction."""
 
     def __init__(self, estimator: Estimator) -> None:
         self.estimator = estimator
 
-    def prospects(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, Prospect]:
+    def prospects(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
         """What is ahead of these jobs, by number; those that have ended have nothing."""
         if not any(job.status in HELD_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
             return {}
         situation = self.estimator.situation(session, now)
-        found: dict[int | None, Prospect] = {}
+        found: dict[int | None, JobForecast] = {}
         running = [job for job in jobs if job.status in HELD_STATUSES]
         known = sounds(session, {job.dataset_id for job in running})
         for job in running:
-            found[job.number] = Prospect(eta=_remaining(job, situation, known.get(job.dataset_id)))
+            found[job.number] = JobForecast(eta=_remaining(job, situation, known.get(job.dataset_id)))
         if any(job.status == JobStatus.QUEUED for job in jobs):
             found |= self._waiting(session, situation, now)
         return found
@@ -70,10 +70,10 @@ class Outlook:
         self._play(session, situation, wait, ahead)
         return Range(low=wait.low[0], high=wait.high[0]) if wait.low else None
 
-    def _waiting(self, session: Session, situation: Situation, now: datetime) -> dict[int | None, Prospect]:
+    def _waiting(self, session: Session, situation: EstimatorContext, now: datetime) -> dict[int | None, JobForecast]:
         return self._play(session, situation, self._free_workers(session, situation, now), _queue(session))
 
-    def _free_workers(self, session: Session, situation: Situation, now: datetime) -> _Wait:
+    def _free_workers(self, session: Session, situation: EstimatorContext, now: datetime) -> _WorkerWaits:
         workers = self.estimator.workers(session, now)
         busy = _jobs_of(session, workers)
         known = sounds(session, {job.dataset_id for job in busy.values()})
@@ -86,24 +86,26 @@ class Outlook:
                 high.append(left.high)
         heapq.heapify(low)
         heapq.heapify(high)
-        return _Wait(low, high)
+        return _WorkerWaits(low, high)
 
     @staticmethod
-    def _play(session: Session, situation: Situation, wait: _Wait, queue: Sequence[Job]) -> dict[int | None, Prospect]:
+    def _play(
+        session: Session, situation: EstimatorContext, wait: _WorkerWaits, queue: Sequence[Job]
+    ) -> dict[int | None, JobForecast]:
         """Give each job to the worker that is free first; stops at the first job of which nothing can be told."""
         known = sounds(session, {job.dataset_id for job in queue})
-        found: dict[int | None, Prospect] = {}
+        found: dict[int | None, JobForecast] = {}
         for job in queue:
             if not wait.low:
                 break
             starts_in = Range(low=wait.low[0], high=wait.high[0])
             takes = _whole(job, situation, known.get(job.dataset_id))
             if takes is None:
-                found[job.number] = Prospect(starts_in)
+                found[job.number] = JobForecast(starts_in)
                 wait.low.clear()
                 break
             end = Range(low=starts_in.low + takes.low, high=starts_in.high + takes.high)
-            found[job.number] = Prospect(starts_in, end)
+            found[job.number] = JobForecast(starts_in, end)
             heapq.heapreplace(wait.low, end.low)
             heapq.heapreplace(wait.high, end.high)
         return found
@@ -119,7 +121,7 @@ def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
     return {job.worker_id or "": job for job in session.execute(query).scalars()}
 
 
-def _whole(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
+def _whole(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
     """Seconds of a job that waits; one that was begun needs only its rest."""
     if sound is None:
         return None
@@ -132,7 +134,7 @@ def _whole(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
     return Range(low=seconds.low * left, high=seconds.high * left)
 
 
-def _remaining(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
+def _remaining(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
     """Seconds until a running job's end: as its engine says, or as others took."""
     if job.eta_seconds is None:
         return _whole(job, situation, sound)

@@ -15,8 +15,8 @@ from server.auth.quotas import Quotas
 from server.database.engine import read_session
 from server.database.tables import Dataset
 from server.errors import QuotaExceeded, StorageQuotaExceeded
-from server.estimates.estimator import Sound, sounds
-from server.estimates.queue_forecast import Outlook
+from server.estimates.estimator import AudioStats, sounds
+from server.estimates.queue_forecast import QueueForecast
 from server.estimates.resources import disk_bytes, memory_bytes
 from server.estimates.throughput import batch_range
 from server.job_store.lookups import usable_dataset
@@ -24,11 +24,11 @@ from server.job_store.serializers import notice_of
 from server.storage.local import Storage
 
 
-class Forecaster:
+class EstimateService:
     """Estimates of one server."""
 
     def __init__(
-        self, engine: sa.Engine, outlook: Outlook, storage: Storage, quotas: Quotas, clock: Callable[[], datetime]
+        self, engine: sa.Engine, outlook: QueueForecast, storage: Storage, quotas: Quotas, clock: Callable[[], datetime]
     ) -> None:
         self._engine, self._outlook, self._storage = engine, outlook, storage
         self._quotas, self._clock = quotas, clock
@@ -65,7 +65,7 @@ class Forecaster:
         return made.model_copy(update={"warnings": warnings})
 
     def _warnings(
-        self, wish: EstimateRequest, dataset: Dataset, sound: Sound | None, made: JobEstimate, *, has_worker: bool
+        self, wish: EstimateRequest, dataset: Dataset, sound: AudioStats | None, made: JobEstimate, *, has_worker: bool
     ) -> Iterator[str]:
         if sound is None:
             yield "the dataset's report is not there yet; ask again in a moment"

@@ -27,7 +27,7 @@ _AUTO_BATCH = {"cpu": (4, 4), "cuda": (4, 32)}
 
 
 @dataclass(frozen=True)
-class Pace:
+class AttemptThroughput:
     """What was measured of one attempt."""
 
     device_name: str | None
@@ -61,13 +61,13 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class Paces:
+class ThroughputHistory:
     """Everything measured that is looked at."""
 
-    measured: tuple[Pace, ...] = field(default=())
+    measured: tuple[AttemptThroughput, ...] = field(default=())
 
     @classmethod
-    def load(cls, session: Session) -> "Paces":
+    def load(cls, session: Session) -> "ThroughputHistory":
         """From the newest attempts that trained, or did another stage whole."""
         query = (
             sa.select(
@@ -84,7 +84,11 @@ class Paces:
             .limit(NUM_REMEMBERED)
         )
         rows = session.connection().execute(query)
-        return cls(tuple(Pace(name, config, step, stages or {}, sound) for name, config, step, stages, sound in rows))
+        return cls(
+            tuple(
+                AttemptThroughput(name, config, step, stages or {}, sound) for name, config, step, stages, sound in rows
+            )
+        )
 
     def step(self, config: TrainingConfig, devices: Devices) -> StepTime:
         """Time of a step: of attempts with the same setting, or else of others, or else a rule of thumb."""
@@ -148,7 +152,7 @@ def _around(values: Collection[float], low: float, high: float) -> Range:
     return Range(low=low * min(values), high=high * max(values))
 
 
-def _scaled(pace: Pace, wanted: Mapping[str, Any]) -> tuple[float, float]:
+def _scaled(pace: AttemptThroughput, wanted: Mapping[str, Any]) -> tuple[float, float]:
     """Between in proportion and not at all for clips; for the width between its ratio and the square of that."""
     clips = _num_clips(wanted) / _num_clips(pace.config)
     width = wanted["width"] / pace.config.get("width", 192)

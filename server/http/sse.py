@@ -30,7 +30,7 @@ MAX_ID_DIGITS = 18
 
 
 @dataclass(frozen=True)
-class News:
+class Batch:
     """What one look found."""
 
     messages: list[bytes] = field(default_factory=list)
@@ -40,11 +40,11 @@ class News:
     """Look again at once."""
 
 
-Look = Callable[[], Awaitable[News]]
+Poll = Callable[[], Awaitable[Batch]]
 """Finds what is new since it was last called. Runs on the event loop and must not hold it up."""
 
 
-def in_a_thread(look: Callable[[], News]) -> Look:
+def in_a_thread(look: Callable[[], Batch]) -> Poll:
     """A look that reads files or the database."""
     return partial(run_in_threadpool, look)
 
@@ -70,7 +70,7 @@ def last_event_id(request: Request) -> int | None:
     return int(text)
 
 
-class Streamer:
+class SseResponder:
     """Makes the streams, and ends them all when the server stops."""
 
     def __init__(self, poll_seconds: float, keep_alive_seconds: float, stopping: threading.Event) -> None:
@@ -78,12 +78,12 @@ class Streamer:
         self._keep_alive_seconds = keep_alive_seconds
         self._stopping = stopping
 
-    def response(self, look: Look) -> StreamingResponse:
+    def response(self, look: Poll) -> StreamingResponse:
         """The answer that follows `look`."""
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
         return StreamingResponse(self._messages(look), headers=headers, media_type=MEDIA_TYPE)
 
-    async def _messages(self, look: Look) -> AsyncIterator[bytes]:
+    async def _messages(self, look: Poll) -> AsyncIterator[bytes]:
         yield b": here\n"
         prefix = f"retry: {RETRY_MS}\n".encode()  # a message of its own would be an empty one to some readers
         last_said = time.monotonic()
@@ -91,7 +91,7 @@ class Streamer:
             try:
                 news = await look()
             except NotFound:  # deleted while we looked on
-                news = News(end='{"status":"deleted"}')
+                news = Batch(end='{"status":"deleted"}')
             except SQLAlchemyError:
                 logger.exception("a stream ends early: the database did not answer")
                 return

@@ -7,11 +7,11 @@ import sqlalchemy as sa
 
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
-from server.job_store.transitions import Ledger
+from server.job_store.transitions import Transitions
 
 
-class Book:
-    """The base of `server.jobs.service.JobBook` and its parts. Each call of theirs is one transaction."""
+class JobStore:
+    """The base of `server.jobs.service.JobService` and its parts. Each call of theirs is one transaction."""
 
     def __init__(
         self,
@@ -28,7 +28,7 @@ class Book:
         """
         self.engine = engine
         self._clock = clock
-        self._ledger = Ledger(clock)
+        self._ledger = Transitions(clock)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
         self._quotas = quotas

@@ -18,7 +18,7 @@ _ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
 
 
 @dataclass(frozen=True)
-class Entry:
+class NewEvent:
     """An event to be written."""
 
     type: EventType
@@ -28,10 +28,10 @@ class Entry:
 
 
 @dataclass
-class Digest:
+class EventBatch:
     """What a batch of engine events comes to."""
 
-    entries: list[Entry] = field(default_factory=list)
+    entries: list[NewEvent] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns of the job's row to set."""
     losses: dict[str, float] = field(default_factory=dict)
@@ -43,9 +43,9 @@ class Digest:
     evaluations: list[said.Evaluated] = field(default_factory=list)
 
 
-def digest(events: Sequence[said.Event]) -> Digest:
+def digest(events: Sequence[said.Event]) -> EventBatch:
     """Sum up a batch. Previews, artifacts and endings are not in it: the worker reports those by calls of their own."""
-    result = Digest()
+    result = EventBatch()
     last_progress = max((i for i, event in enumerate(events) if isinstance(event, said.Progress)), default=-1)
     last_metric = max((i for i, event in enumerate(events) if isinstance(event, said.Metric)), default=-1)
     for i, event in enumerate(events):
@@ -58,11 +58,11 @@ def digest(events: Sequence[said.Event]) -> Digest:
                 _metric(result, event, is_told=i == last_metric)
             case said.Warned():
                 result.num_warnings += 1
-                result.entries.append(Entry(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
+                result.entries.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
             case said.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
                 result.columns["step"] = event.step  # of the last one before a stop, no progress is told
-                result.entries.append(Entry(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
+                result.entries.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
             case said.Evaluated():
                 _evaluation(result, event)
             case _:
@@ -70,18 +70,18 @@ def digest(events: Sequence[said.Event]) -> Digest:
     return result
 
 
-def _stage(result: Digest, event: said.StageChanged) -> None:
+def _stage(result: EventBatch, event: said.StageChanged) -> None:
     seconds = _finite(event.seconds)
     data = {"stage": event.stage, "state": event.state, "seconds": seconds}
     took = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
-    result.entries.append(Entry(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
+    result.entries.append(NewEvent(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
     if event.state == "finished" and seconds is not None:
         result.stage_seconds[event.stage] = seconds
     if event.state != "skipped":
         result.columns["stage"] = event.stage
 
 
-def _progress(result: Digest, event: said.Progress, *, is_told: bool) -> None:
+def _progress(result: EventBatch, event: said.Progress, *, is_told: bool) -> None:
     numbers = event.model_dump(exclude={"type", "time"})
     stage_progress = numbers.pop("stage_progress")
     pace = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
@@ -90,26 +90,28 @@ def _progress(result: Digest, event: said.Progress, *, is_told: bool) -> None:
     result.columns |= {key: value for key, value in numbers.items() if key in _ALWAYS or value is not None}
     if is_told:
         message = f"{event.stage} {stage_progress:.0%}"
-        result.entries.append(Entry(EventType.PROGRESS, message, {**numbers, **pace, "stage_progress": stage_progress}))
+        result.entries.append(
+            NewEvent(EventType.PROGRESS, message, {**numbers, **pace, "stage_progress": stage_progress})
+        )
 
 
-def _metric(result: Digest, event: said.Metric, *, is_told: bool) -> None:
+def _metric(result: EventBatch, event: said.Metric, *, is_told: bool) -> None:
     finite = {key: value for key, value in event.values.items() if math.isfinite(value)}
     result.losses |= finite
     result.metrics |= {(key, event.step): finite.get(key) for key in event.values}
     if is_told:
         values = {key: finite.get(key) for key in event.values}
         data = {"step": event.step, "epoch": event.epoch, "values": values}
-        result.entries.append(Entry(EventType.METRIC, f"step {event.step}", data))
+        result.entries.append(NewEvent(EventType.METRIC, f"step {event.step}", data))
 
 
-def _evaluation(result: Digest, event: said.Evaluated) -> None:
+def _evaluation(result: EventBatch, event: said.Evaluated) -> None:
     """Its values are metrics as well: a curve over the steps."""
     result.evaluations.append(event)
     result.losses |= event.values
     result.metrics |= {(key, event.step): value for key, value in event.values.items()}
     data = event.model_dump(exclude={"type", "time"})
-    result.entries.append(Entry(EventType.EVALUATED, evaluation_text(event), data))
+    result.entries.append(NewEvent(EventType.EVALUATED, evaluation_text(event), data))
 
 
 def _finite(value: float | None) -> float | None:

@@ -22,7 +22,7 @@ HOURS_KEPT = 24
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotentRequest:
     """A request that must be done once."""
 
     owner: str
@@ -36,7 +36,7 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def known(session: Session, once: Once, now: datetime) -> IdempotencyKey | None:
+def known(session: Session, once: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
     """What was done under the key before; None when nothing was. Refused when it was something else."""
     oldest = now - timedelta(hours=HOURS_KEPT)
     row = session.get(IdempotencyKey, (once.owner, once.key))
@@ -47,7 +47,7 @@ def known(session: Session, once: Once, now: datetime) -> IdempotencyKey | None:
     return row
 
 
-def remember(session: Session, once: Once, job_id: str, answer: str | None, now: datetime) -> None:
+def remember(session: Session, once: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
     """Write down what was done, and forget what was done more than a day ago."""
     oldest = now - timedelta(hours=HOURS_KEPT)
     session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
@@ -63,7 +63,7 @@ def remember(session: Session, once: Once, job_id: str, answer: str | None, now:
     )
 
 
-class UnderWay:
+class InFlightKeys:
     """The keys whose requests are being served by this process."""
 
     def __init__(self) -> None:

@@ -10,14 +10,14 @@ from sqlmodel import col
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
 from server.database.tables import Attempt, Job, UtcDateTime, Worker
-from server.errors import ClaimLost
+from server.errors import LeaseLost
 
 S = JobStatus
 LONGEST_RETRY_DELAY = timedelta(minutes=10)
 CLOCK_SLACK = timedelta(minutes=1)
 
 
-class Wish(StrEnum):
+class WorkerCommand(StrEnum):
     """What the book wants of a worker that holds a job."""
 
     NONE = "none"
@@ -46,11 +46,11 @@ class Drain(StrEnum):
         return cls.HAND_BACK if mode is None else cls(mode)
 
 
-WISHES = {S.RUNNING: Wish.NONE, S.CANCELLING: Wish.CANCEL, S.PAUSING: Wish.PAUSE}
+WISHES = {S.RUNNING: WorkerCommand.NONE, S.CANCELLING: WorkerCommand.CANCEL, S.PAUSING: WorkerCommand.PAUSE}
 
 
 @dataclass(frozen=True)
-class Claim:
+class Lease:
     """A worker's right to one job, until the token is replaced."""
 
     job_id: str
@@ -79,7 +79,7 @@ class EngineProcess:
 
 
 @dataclass(frozen=True)
-class Held:
+class ActiveLease:
     """A job in a worker's hands, as the reaper sees it."""
 
     job_id: str
@@ -117,7 +117,7 @@ def claiming(worker_id: str, now: datetime) -> sa.Executable:
     )
 
 
-def holding(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+def holding(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     """What every write of a worker ends with."""
     return (
         col(Job.id) == claim.job_id,
@@ -126,16 +126,16 @@ def holding(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
     )
 
 
-def attempt_of(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
+def attempt_of(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     """The row of the attempt that runs under a claim."""
     return (col(Attempt.job_number) == claim.job_number, col(Attempt.token) == claim.token)
 
 
-def claim_of(job: Job, worker_id: str) -> Claim:
+def claim_of(job: Job, worker_id: str) -> Lease:
     """The claim on a job that was just taken. ValidationError when its config is not one of this version."""
     if job.number is None:
         raise AssertionError("a stored job has a number")
-    return Claim(
+    return Lease(
         job_id=job.id,
         job_number=job.number,
         token=job.token,
@@ -149,6 +149,6 @@ def claim_of(job: Job, worker_id: str) -> Claim:
     )
 
 
-def lost(claim: Claim) -> ClaimLost:
+def lost(claim: Lease) -> LeaseLost:
     """What a worker is told when its claim no longer holds."""
-    return ClaimLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")
+    return LeaseLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")

@@ -28,7 +28,7 @@ class EventsPage:
         return self.status.is_terminal and last_sent >= self.last_seq
 
 
-class History:
+class JobQueries:
     """All that is known of jobs' past, on one database."""
 
     def __init__(self, engine: sa.Engine) -> None:

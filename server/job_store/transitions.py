@@ -13,23 +13,23 @@ from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
 from server.database.tables import Attempt, Event, Job, Metric
-from server.errors import ClaimLost, Conflict
-from server.job_store.events import Entry
+from server.errors import Conflict, LeaseLost
+from server.job_store.events import NewEvent
 from server.job_store.states import may_follow
 from server.webhooks.service import note_event
 
 S = JobStatus
 
 
-class Ledger:
-    """Writes in the caller's transaction. Only `server.jobs.service.JobBook` has one."""
+class Transitions:
+    """Writes in the caller's transaction. Only `server.jobs.service.JobService` has one."""
 
     def __init__(self, clock: Callable[[], datetime]) -> None:
         """`clock` gives the present time, with its zone."""
         self._clock = clock
 
     def move(
-        self, session: Session, job: Job, to: JobStatus, entry: Entry, *, outcome: str | None = None, **columns: Any
+        self, session: Session, job: Job, to: JobStatus, entry: NewEvent, *, outcome: str | None = None, **columns: Any
     ) -> None:
         """The one way from a status to another: the event, the row, the end of the attempt. Conflict if not allowed."""
         before = JobStatus(job.status)
@@ -50,11 +50,11 @@ class Ledger:
         unchanged = (col(Job.number) == job.number, col(Job.token) == job.token, col(Job.status) == before)
         moved = session.connection().execute(sa.update(Job).where(*unchanged).values(**columns))
         if moved.rowcount != 1:
-            raise ClaimLost(f"the job {job.id} changed under our hands")
+            raise LeaseLost(f"the job {job.id} changed under our hands")
         session.refresh(job)
         note_event(session, job, entry.type, now)
 
-    def tell(self, session: Session, job: Job, *entries: Entry) -> None:
+    def tell(self, session: Session, job: Job, *entries: NewEvent) -> None:
         """Append events; their numbers come from this very transaction, so no follower skips one."""
         if not entries:
             return
@@ -86,7 +86,7 @@ class Ledger:
         """The job has failed for good."""
         data = {"code": str(code), "retryable": code.retryable}
         columns |= {"error_code": str(code), "error_message": message}
-        self.move(session, job, S.FAILED, Entry(EventType.FAILED, message, data, "error"), **columns)
+        self.move(session, job, S.FAILED, NewEvent(EventType.FAILED, message, data, "error"), **columns)
 
 
 def upsert_metrics(session: Session, number: int, metrics: dict[tuple[str, int], float | None]) -> None:

@@ -11,7 +11,7 @@ from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import Event
-from server.http.sse import Look, News, message
+from server.http.sse import Batch, Poll, message
 from server.job_store.queries import EventsPage
 from server.job_store.serializers import event_public
 
@@ -26,31 +26,31 @@ Read = Callable[[str, int, int], EventsPage]
 """Events of a job behind a number, so many at most."""
 
 
-class Feeds:
+class EventBroadcaster:
     """A feed for each job that somebody follows; it is gone with its last follower. Used on the event loop alone."""
 
     def __init__(self, read: Read, poll_seconds: float) -> None:
         self._read, self._fresh_seconds = read, poll_seconds * FRESH_SHARE
-        self._feeds: WeakValueDictionary[str, _Feed] = WeakValueDictionary()
+        self._feeds: WeakValueDictionary[str, _JobChannel] = WeakValueDictionary()
 
-    def follow(self, job_id: str, start: int, last_seq: int) -> Look:
+    def follow(self, job_id: str, start: int, last_seq: int) -> Poll:
         """Looks for what comes behind event `start`; the job had `last_seq` events a moment ago."""
         seen = start
-        feed: _Feed | None = None
+        feed: _JobChannel | None = None
 
-        async def look() -> News:
+        async def look() -> Batch:
             nonlocal seen, feed
             if feed is None:  # not before the event loop asks: a route may run in a thread
                 feed = self._feeds.get(job_id)
                 if feed is None:
-                    feed = self._feeds[job_id] = _Feed(self._read, job_id, last_seq, self._fresh_seconds)
+                    feed = self._feeds[job_id] = _JobChannel(self._read, job_id, last_seq, self._fresh_seconds)
             seen, news = await feed.behind(seen)
             return news
 
         return look
 
 
-class _Feed:
+class _JobChannel:
     """One job's newest events, numbered without a gap."""
 
     def __init__(self, read: Read, job_id: str, begin: int, fresh_seconds: float) -> None:
@@ -61,7 +61,7 @@ class _Feed:
         self._looked_at = -float("inf")
         self._looking: asyncio.Task[None] | None = None
 
-    async def behind(self, seen: int) -> tuple[int, News]:
+    async def behind(self, seen: int) -> tuple[int, Batch]:
         """What follows event `seen`: the number of the last event in it, and the news. Raises what looking raises."""
         if seen == self._end:
             await self._refresh()
@@ -89,16 +89,16 @@ class _Feed:
         if self._end == self._last_seq:
             self._looked_at = time.monotonic()
 
-    async def _alone(self, seen: int) -> tuple[int, News]:
+    async def _alone(self, seen: int) -> tuple[int, Batch]:
         page = await run_in_threadpool(self._read, self._job_id, seen, BATCH)
         end = page.events[-1].seq if page.events else seen
         texts = [_written(event) for event in page.events]
         return end, self._news(texts, end, page.status, page.last_seq)
 
     @staticmethod
-    def _news(texts: list[bytes], end: int, status: JobStatus | None, last_seq: int) -> News:
+    def _news(texts: list[bytes], end: int, status: JobStatus | None, last_seq: int) -> Batch:
         is_complete = status is not None and status.is_terminal and end >= last_seq
-        return News(texts, json.dumps({"status": status}) if is_complete else None, has_more=end < last_seq)
+        return Batch(texts, json.dumps({"status": status}) if is_complete else None, has_more=end < last_seq)
 
 
 def _written(event: Event) -> bytes:

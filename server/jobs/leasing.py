@@ -1,6 +1,6 @@
 """The part of the job book that workers write: a claim, and all that happens under it until the attempt's end.
 
-A worker's call presents its claim and is turned away with ClaimLost when the token was replaced or the job has ended.
+A worker's call presents its claim and is turned away with LeaseLost when the token was replaced or the job has ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,16 +18,16 @@ from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Artifact, Attempt, Job, Worker, new_id
-from server.errors import ClaimLost, NothingPublished
-from server.job_store.base import Book
-from server.job_store.events import Digest, Entry, digest
+from server.errors import LeaseLost, NothingPublished
+from server.job_store.base import JobStore
+from server.job_store.events import EventBatch, NewEvent, digest
 from server.job_store.leases import (
     LONGEST_RETRY_DELAY,
     WISHES,
-    Claim,
     Drain,
     EngineProcess,
-    Wish,
+    Lease,
+    WorkerCommand,
     attempt_of,
     claim_of,
     claiming,
@@ -41,10 +41,10 @@ from server.webhooks.service import note_event
 S = JobStatus
 
 
-class Attempts(Book):
+class LeaseOperations(JobStore):
     """Runs of jobs by workers."""
 
-    def claim(self, worker_id: str) -> Claim | None:
+    def claim(self, worker_id: str) -> Lease | None:
         """Take the next job: by priority, then by order of submission. None when nothing waits."""
         while True:
             with write_session(self.engine) as session:
@@ -54,7 +54,7 @@ class Attempts(Book):
                 job = session.exec(select(Job).where(Job.number == number)).one()
                 worker = session.get_one(Worker, worker_id)
                 data = {"worker_id": worker_id, "device": worker.device}
-                self._ledger.tell(session, job, Entry(EventType.STARTED, f"attempt {job.claims} started", data))
+                self._ledger.tell(session, job, NewEvent(EventType.STARTED, f"attempt {job.claims} started", data))
                 note_event(session, job, EventType.STARTED, self._clock())
                 attempt = Attempt(
                     job_number=number,
@@ -73,8 +73,8 @@ class Attempts(Book):
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it anew"
                     self._ledger.fail(session, job, FailureCode.INVALID_CONFIG, message)
 
-    def heartbeat(self, claim: Claim) -> Wish:
-        """Say that the job is being worked on, and hear what is wished. ClaimLost."""
+    def heartbeat(self, claim: Lease) -> WorkerCommand:
+        """Say that the job is being worked on, and hear what is wished. LeaseLost."""
         with self._under(claim) as session:
             statement = (
                 sa.update(Job)
@@ -94,10 +94,10 @@ class Attempts(Book):
             )
             is_handing_back = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
             wish = WISHES[JobStatus(status)]
-            return Wish.DRAIN if wish is Wish.NONE and is_handing_back else wish
+            return WorkerCommand.DRAIN if wish is WorkerCommand.NONE and is_handing_back else wish
 
-    def record(self, claim: Claim, events: Sequence[said.Event]) -> None:
-        """Write down what the engine said. ClaimLost."""
+    def record(self, claim: Lease, events: Sequence[said.Event]) -> None:
+        """Write down what the engine said. LeaseLost."""
         summed = digest(events)
         with self._under(claim) as session:
             job = self._held(session, claim)
@@ -111,7 +111,7 @@ class Attempts(Book):
             self._note_pace(session, claim, summed)
 
     @staticmethod
-    def _note_pace(session: Session, claim: Claim, summed: Digest) -> None:
+    def _note_pace(session: Session, claim: Lease, summed: EventBatch) -> None:
         """How fast the attempt goes, for estimates of others."""
         pace: dict[str, Any] = {}
         if (step_seconds := summed.columns.get("step_seconds")) is not None:
@@ -122,21 +122,21 @@ class Attempts(Book):
         if pace:
             session.execute(sa.update(Attempt).where(*attempt_of(claim)).values(**pace))
 
-    def publish_preview(self, claim: Claim, preview: said.PreviewReady, files: PreviewFiles) -> None:
-        """Offer the stored files of a preview. ClaimLost."""
+    def publish_preview(self, claim: Lease, preview: said.PreviewReady, files: PreviewFiles) -> None:
+        """Offer the stored files of a preview. LeaseLost."""
         with self._under(claim) as session:
             job = self._held(session, claim)
             entry = write_preview(session, claim.job_id, claim.job_number, preview, files, self._clock())
             self._ledger.tell(session, job, entry)
 
-    def engine_process(self, claim: Claim, pid: int, started_at: float) -> None:
-        """Record the attempt's engine, so that a successor can end it should it outlive its worker. ClaimLost."""
+    def engine_process(self, claim: Lease, pid: int, started_at: float) -> None:
+        """Record the attempt's engine, so that a successor can end it should it outlive its worker. LeaseLost."""
         with self._under(claim) as session:
             self._held(session, claim)
             statement = sa.update(Attempt).where(*attempt_of(claim))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
 
-    def previous_engine(self, claim: Claim) -> EngineProcess | None:
+    def previous_engine(self, claim: Lease) -> EngineProcess | None:
         """The last engine that an earlier attempt at the job ran; it may still live."""
         with read_session(self.engine) as session:
             query = (
@@ -156,8 +156,8 @@ class Attempts(Book):
         attempt, worker = found
         return EngineProcess(found[0].engine_pid, attempt.engine_started_at or 0.0, worker.host)
 
-    def publish_artifact(self, claim: Claim, kind: str, name: str, path: str, size: int, sha256: str) -> None:
-        """Offer a stored file for download; a file of the same name is replaced. `path` as `StoredFile`. ClaimLost."""
+    def publish_artifact(self, claim: Lease, kind: str, name: str, path: str, size: int, sha256: str) -> None:
+        """Offer a stored file for download; a file of the same name is replaced. `path` as `StoredFile`. LeaseLost."""
         with self._under(claim) as session:
             job = self._held(session, claim)
             named = (col(Artifact.job_number) == claim.job_number, col(Artifact.name) == name)
@@ -174,10 +174,10 @@ class Attempts(Book):
             )
             session.add(artifact)
             data = {"kind": kind, "name": name, "size": size, "sha256": sha256}
-            self._ledger.tell(session, job, Entry(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
+            self._ledger.tell(session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
 
-    def succeed(self, claim: Claim) -> None:
-        """The voice is made and published. Wins over a cancel that came before. ClaimLost, NothingPublished."""
+    def succeed(self, claim: Lease) -> None:
+        """The voice is made and published. Wins over a cancel that came before. LeaseLost, NothingPublished."""
         with self._under(claim) as session:
             job = self._held(session, claim)
             has_voice = sa.select(
@@ -186,11 +186,11 @@ class Attempts(Book):
             if not session.execute(has_voice).scalar_one():
                 raise NothingPublished(f"the job {job.id} published no voice; it cannot have succeeded")
             self._ledger.move(
-                session, job, S.SUCCEEDED, Entry(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0
+                session, job, S.SUCCEEDED, NewEvent(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0
             )
 
-    def fail(self, claim: Claim, code: FailureCode, message: str) -> JobStatus:
-        """The attempt failed: to be tried again where that can help, or the job has failed. ClaimLost.
+    def fail(self, claim: Lease, code: FailureCode, message: str) -> JobStatus:
+        """The attempt failed: to be tried again where that can help, or the job has failed. LeaseLost.
 
         Returns what became of the job.
         """
@@ -200,44 +200,44 @@ class Attempts(Book):
             data = {"code": str(code)}
             is_retried = code.retryable and job.failures + 1 < job.max_attempts
             if job.status == S.CANCELLING:
-                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **failures)
+                self._ledger.move(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **failures)
             elif job.status == S.PAUSING and code.retryable:
-                entry = Entry(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
+                entry = NewEvent(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
                 self._ledger.move(session, job, S.PAUSED, entry, **failures)
             elif is_retried:
                 delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY.total_seconds())
-                entry = Entry(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
+                entry = NewEvent(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
                 not_before = self._clock() + timedelta(seconds=delay)
                 self._ledger.move(session, job, S.QUEUED, entry, not_before=not_before, **failures)
             else:
                 self._ledger.fail(session, job, code, message, **failures)
             return JobStatus(job.status)
 
-    def hand_back(self, claim: Claim, reason: str) -> JobStatus:
-        """The engine stopped because it was asked to; no failure is counted. ClaimLost. Returns the new status."""
+    def hand_back(self, claim: Lease, reason: str) -> JobStatus:
+        """The engine stopped because it was asked to; no failure is counted. LeaseLost. Returns the new status."""
         with self._under(claim) as session:
             job = self._held(session, claim)
             if job.status == S.CANCELLING:
-                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
+                self._ledger.move(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
             elif job.status == S.PAUSING:
-                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
+                self._ledger.move(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
             else:
-                self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, f"back in the queue: {reason}"))
+                self._ledger.move(session, job, S.QUEUED, NewEvent(EventType.QUEUED, f"back in the queue: {reason}"))
             return JobStatus(job.status)
 
     @contextmanager
-    def _under(self, claim: Claim) -> Iterator[Session]:
+    def _under(self, claim: Lease) -> Iterator[Session]:
         """A transaction under a claim; where that no longer holds, nothing is written but that it was turned away."""
         try:
             with write_session(self.engine) as session:
                 yield session
-        except ClaimLost:
+        except LeaseLost:
             with write_session(self.engine) as session:
                 one_more = sa.update(Attempt).where(*attempt_of(claim)).values(stale_writes=Attempt.stale_writes + 1)
                 session.execute(one_more.execution_options(synchronize_session=False))
             raise
 
-    def _held(self, session: Session, claim: Claim) -> Job:
+    def _held(self, session: Session, claim: Lease) -> Job:
         job = session.exec(select(Job).where(*holding(claim)).with_for_update()).first()
         if job is None:
             raise lost(claim)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import structlog
 
-from server.job_store.leases import Held
-from server.jobs.service import JobBook
+from server.job_store.leases import ActiveLease
+from server.jobs.service import JobService
 
 logger = structlog.get_logger(__name__)
 
@@ -20,7 +20,7 @@ class Reaper:
 
     def __init__(
         self,
-        book: JobBook,
+        book: JobService,
         lease_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
         *,
@@ -31,7 +31,7 @@ class Reaper:
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
         self._max_gap = max_gap
-        self._first_seen: dict[Held, float] = {}
+        self._first_seen: dict[ActiveLease, float] = {}
         self._last_sweep = monotonic()
 
     def sweep(self) -> int:

@@ -8,27 +8,33 @@ from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_train.schemas.jobs import JobCreate, JobRetry, JobStatus
 from server.database.tables import Job, new_id
 from server.errors import Conflict, Refused
-from server.job_store.idempotency import Once
-from server.jobs.service import JobBook
-from server.jobs.submission import Render, Retried
-from server.results.checkpoints import NotWhole, StoredCheckpoints
+from server.job_store.idempotency import IdempotentRequest
+from server.jobs.service import JobService
+from server.jobs.submission import Render, RetryOrigin
+from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 from server.storage.local import Storage
 
 
-class Retries:
+class RetryService:
     """Retries on one book and one storage."""
 
-    def __init__(self, book: JobBook, storage: Storage) -> None:
+    def __init__(self, book: JobService, storage: Storage) -> None:
         self._book = book
         self._storage = storage
 
     def retry(
-        self, job_id: str, wish: JobRetry, *, sees: str | None, once: Once | None = None, render: Render | None = None
+        self,
+        job_id: str,
+        wish: JobRetry,
+        *,
+        sees: str | None,
+        once: IdempotentRequest | None = None,
+        render: Render | None = None,
     ) -> Job:
         """Take the new job in, for the owner of the old one.
 
         NotFound; Conflict when the job has not ended, or there is no checkpoint to go on from; Refused for a config
-        that cannot be, or not from a checkpoint; and what `JobBook.submit` raises.
+        that cannot be, or not from a checkpoint; and what `JobService.submit` raises.
         """
         old = self._book.get(job_id)
         if not JobStatus(old.status).is_terminal:
@@ -45,7 +51,7 @@ class Retries:
                 once=once,
                 render=render,
                 job_id=new_job_id,
-                retried=Retried(old.id, wish.start_from, step),
+                retried=RetryOrigin(old.id, wish.start_from, step),
             )
         except BaseException:
             self._storage.delete_job(new_job_id)
@@ -58,7 +64,7 @@ class Retries:
         stored = StoredCheckpoints(self._storage.checkpoints(old.id))
         try:
             found = stored.hand_to(StoredCheckpoints(self._storage.checkpoints(new_job_id)))
-        except (NotWhole, IncompatibleCheckpoint, FileNotFoundError) as error:
+        except (CorruptCheckpoint, IncompatibleCheckpoint, FileNotFoundError) as error:
             raise Conflict(f"the job's checkpoints are damaged ({error}); try it again from the start") from error
         if found is None:
             raise Conflict("the job left no checkpoint to go on from; try it again from the start")

@@ -13,7 +13,7 @@ from rvc_train.schemas.jobs import HELD_STATUSES, JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.tables import Artifact, Job, Worker
-from server.estimates.queue_forecast import Outlook, Prospect
+from server.estimates.queue_forecast import JobForecast, QueueForecast
 from server.job_store.serializers import content_notice
 from server.jobs.updates import edit_tag
 
@@ -21,7 +21,7 @@ NUM_QUEUED_SHOWN = 100
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
 
-def jobs_public(session: Session, jobs: Sequence[Job], outlook: Outlook, now: datetime) -> list[JobPublic]:
+def jobs_public(session: Session, jobs: Sequence[Job], outlook: QueueForecast, now: datetime) -> list[JobPublic]:
     """Jobs' rows as the world sees them, with their places in the queue and what is ahead of them."""
     numbers = [job.number for job in jobs]
     positions = _queue_positions(session, jobs)
@@ -33,7 +33,7 @@ def jobs_public(session: Session, jobs: Sequence[Job], outlook: Outlook, now: da
     )
     counts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
     return [
-        _job_public(job, positions.get(job.number), prospects.get(job.number, Prospect()), counts.get(job.number, 0))
+        _job_public(job, positions.get(job.number), prospects.get(job.number, JobForecast()), counts.get(job.number, 0))
         for job in jobs
     ]
 
@@ -66,7 +66,7 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, 
     return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
-def _job_public(job: Job, queue_position: int | None, prospect: Prospect, num_artifacts: int) -> JobPublic:
+def _job_public(job: Job, queue_position: int | None, prospect: JobForecast, num_artifacts: int) -> JobPublic:
     fields = job.model_dump(exclude={"losses"})
     return JobPublic(
         **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
@@ -90,7 +90,7 @@ def _job_error(job: Job) -> JobError | None:
 
 
 def queue_public(
-    session: Session, outlook: Outlook, now: datetime, lease_seconds: float, sees: str | None = None
+    session: Session, outlook: QueueForecast, now: datetime, lease_seconds: float, sees: str | None = None
 ) -> QueuePublic:
     """What runs and what waits; of other owners' jobs than `sees` (None: everyone's) only the number."""
     running = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES)).order_by(col(Job.number))).all()
@@ -113,8 +113,8 @@ def queue_public(
     )
 
 
-def _queue_entry(job: Job, position: int | None, prospects: dict[int | None, Prospect]) -> QueueEntry:
-    prospect = prospects.get(job.number, Prospect())
+def _queue_entry(job: Job, position: int | None, prospects: dict[int | None, JobForecast]) -> QueueEntry:
+    prospect = prospects.get(job.number, JobForecast())
     return QueueEntry(
         id=job.id,
         name=job.name,

@@ -20,20 +20,20 @@ from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Job
 from server.errors import Conflict, NotFound, PreconditionFailed
-from server.job_store.events import Entry
-from server.job_store.leases import Claim, Drain, EngineProcess, Held, Wish
+from server.job_store.events import NewEvent
+from server.job_store.leases import ActiveLease, Drain, EngineProcess, Lease, WorkerCommand
 from server.job_store.lookups import find_job
-from server.jobs.leasing import Attempts
+from server.jobs.leasing import LeaseOperations
 from server.jobs.submission import Submissions
 from server.jobs.updates import apply_edits, edit_tag
-from server.workers.registry import WorkerRoll
+from server.workers.registry import WorkerRegistry
 
 S = JobStatus
 
-__all__ = ["Claim", "Drain", "EngineProcess", "Held", "JobBook", "Wish", "utc_now"]
+__all__ = ["Lease", "Drain", "EngineProcess", "ActiveLease", "JobService", "WorkerCommand", "utc_now"]
 
 
-class JobBook(Submissions, WorkerRoll, Attempts):
+class JobService(Submissions, WorkerRegistry, LeaseOperations):
     """All jobs, on one database."""
 
     # For those who look
@@ -94,10 +94,10 @@ class JobBook(Submissions, WorkerRoll, Attempts):
                 return job, False
             note(session, "job.cancelled", job.id)
             if job.status in {S.RUNNING, S.PAUSING}:
-                entry = Entry(EventType.CANCEL_REQUESTED, "cancel requested; the worker will stop")
+                entry = NewEvent(EventType.CANCEL_REQUESTED, "cancel requested; the worker will stop")
                 self._ledger.move(session, job, S.CANCELLING, entry)
             else:
-                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
+                self._ledger.move(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
             return job, True
 
     def pause(self, job_id: str) -> tuple[Job, bool]:
@@ -108,10 +108,10 @@ class JobBook(Submissions, WorkerRoll, Attempts):
                 return job, False
             note(session, "job.paused", job.id)
             if job.status == S.RUNNING:
-                entry = Entry(EventType.PAUSE_REQUESTED, "pause requested; the worker will stop after a checkpoint")
+                entry = NewEvent(EventType.PAUSE_REQUESTED, "pause requested; the worker will stop after a checkpoint")
                 self._ledger.move(session, job, S.PAUSING, entry)
             else:
-                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
+                self._ledger.move(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
             return job, True
 
     def resume(self, job_id: str) -> tuple[Job, bool]:
@@ -123,7 +123,7 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             if job.status != S.PAUSED:
                 raise Conflict(f"the job is {job.status}; only a paused job can be resumed")
             note(session, "job.resumed", job.id)
-            self._ledger.move(session, job, S.QUEUED, Entry(EventType.RESUMED, "resumed"), not_before=self._clock())
+            self._ledger.move(session, job, S.QUEUED, NewEvent(EventType.RESUMED, "resumed"), not_before=self._clock())
             return job, True
 
     def edit(self, job_id: str, patch: JobPatch, if_match: Collection[str] | None = None) -> Job:
@@ -162,13 +162,13 @@ class JobBook(Submissions, WorkerRoll, Attempts):
 
     # For housekeeping
 
-    def held(self) -> Sequence[Held]:
+    def held(self) -> Sequence[ActiveLease]:
         """All jobs in workers' hands."""
         with read_session(self.engine) as session:
             query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(HELD_STATUSES))
-            return [Held(*row) for row in session.exec(query).all()]
+            return [ActiveLease(*row) for row in session.exec(query).all()]
 
-    def requeue_lost(self, held: Held) -> JobStatus | None:
+    def requeue_lost(self, held: ActiveLease) -> JobStatus | None:
         """Take a job from a worker that is lost, unless it has spoken since. Returns the new status; None: it has."""
         with write_session(self.engine) as session:
             query = select(Job).where(
@@ -182,18 +182,18 @@ class JobBook(Submissions, WorkerRoll, Attempts):
                 return None
             data: dict[str, Any] = {"worker_id": job.worker_id}
             self._ledger.tell(
-                session, job, Entry(EventType.WORKER_LOST, "the worker stopped answering", data, "warning")
+                session, job, NewEvent(EventType.WORKER_LOST, "the worker stopped answering", data, "warning")
             )
             recoveries: dict[str, Any] = {"recoveries": job.recoveries + 1, "outcome": "lost"}
             if job.status == S.CANCELLING:
-                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **recoveries)
+                self._ledger.move(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **recoveries)
             elif job.status == S.PAUSING:
-                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"), **recoveries)
+                self._ledger.move(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"), **recoveries)
             elif job.recoveries >= self._max_recoveries:
                 message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
                 self._ledger.fail(session, job, FailureCode.WORKER_LOST, message, **recoveries)
             else:
-                entry = Entry(EventType.QUEUED, "back in the queue; it goes on from its last checkpoint")
+                entry = NewEvent(EventType.QUEUED, "back in the queue; it goes on from its last checkpoint")
                 self._ledger.move(session, job, S.QUEUED, entry, not_before=self._clock(), **recoveries)
             return JobStatus(job.status)
 

@@ -14,9 +14,9 @@ from server.auth.audit import note
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, Job, new_id
 from server.job_store import idempotency
-from server.job_store.base import Book
-from server.job_store.events import Entry
-from server.job_store.idempotency import Once
+from server.job_store.base import JobStore
+from server.job_store.events import NewEvent
+from server.job_store.idempotency import IdempotentRequest
 from server.job_store.lookups import usable_dataset
 from server.webhooks.service import for_wish
 
@@ -27,7 +27,7 @@ Render = Callable[[Session, Job], str]
 
 
 @dataclass(frozen=True)
-class Retried:
+class RetryOrigin:
     """What a new job tries again."""
 
     job_id: str
@@ -36,7 +36,7 @@ class Retried:
     """Of the checkpoint that it goes on from."""
 
 
-class Submissions(Book):
+class Submissions(JobStore):
     """Jobs on their way in."""
 
     def submit(
@@ -54,7 +54,7 @@ class Submissions(Book):
 
         Raises Refused when the dataset is unknown or unusable, or the key was used for another wish; QuotaExceeded.
         """
-        once = None if idempotency_key is None else Once(owner, idempotency_key, wish_fingerprint(wish))
+        once = None if idempotency_key is None else IdempotentRequest(owner, idempotency_key, wish_fingerprint(wish))
         return self.take_in(wish, owner=owner, sees=sees, once=once, render=render)
 
     def take_in(
@@ -63,10 +63,10 @@ class Submissions(Book):
         *,
         owner: str,
         sees: str | None,
-        once: Once | None,
+        once: IdempotentRequest | None,
         render: Render | None = None,
         job_id: str | None = None,
-        retried: Retried | None = None,
+        retried: RetryOrigin | None = None,
     ) -> Job:
         """As `submit`, for any request that makes a job. `job_id`: the new one's, where its folder is there already."""
         with write_session(self.engine) as session:
@@ -84,7 +84,7 @@ class Submissions(Book):
             session.flush()
             if wish.webhook is not None:
                 session.add(for_wish(owner, wish.webhook, job.id, now))
-            self._ledger.tell(session, job, Entry(EventType.CREATED, _created(job, retried)))
+            self._ledger.tell(session, job, NewEvent(EventType.CREATED, _created(job, retried)))
             origin = {} if retried is None else {"retry_of": retried.job_id, "from": retried.start_from}
             note(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
             if dataset.status == DatasetStatus.READY:
@@ -95,13 +95,13 @@ class Submissions(Book):
                 idempotency.remember(session, once, job.id, answer, now)
             return job
 
-    def first_answer(self, once: Once) -> str | None:
+    def first_answer(self, once: IdempotentRequest) -> str | None:
         """What a request under the key was answered with, if there was one. Refused when it was another request."""
         with read_session(self.engine) as session:
             row = idempotency.known(session, once, self._clock())
             return None if row is None else row.answer
 
-    def _replayed(self, session: Session, once: Once) -> Job | None:
+    def _replayed(self, session: Session, once: IdempotentRequest) -> Job | None:
         row = idempotency.known(session, once, self._clock())
         if row is None:
             return None
@@ -123,8 +123,8 @@ class Submissions(Book):
                 self._ledger.fail(session, job, FailureCode.INVALID_DATASET, reason)
 
     def _enqueue_validated(self, session: Session, job: Job) -> None:
-        self._ledger.tell(session, job, Entry(EventType.VALIDATED, "the dataset is usable"))
-        self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, "waiting for a worker"))
+        self._ledger.tell(session, job, NewEvent(EventType.VALIDATED, "the dataset is usable"))
+        self._ledger.move(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
 
 
 def wish_fingerprint(wish: JobCreate) -> str:
@@ -132,7 +132,7 @@ def wish_fingerprint(wish: JobCreate) -> str:
     return hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
 
 
-def _created(job: Job, retried: Retried | None) -> str:
+def _created(job: Job, retried: RetryOrigin | None) -> str:
     text = f"job for the voice {job.name!r} created"
     if retried is None:
         return text

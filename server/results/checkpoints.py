@@ -26,7 +26,7 @@ EVALUATIONS = "evaluation.json"
 _BEST = "best.pth"
 
 
-class NotWhole(Exception):
+class CorruptCheckpoint(Exception):
     """A checkpoint's file is not what its manifest says."""
 
 
@@ -61,7 +61,7 @@ class StoredCheckpoints:
     def take_in(self, workspace: Workspace, token: int) -> CheckpointEntry | None:
         """Keep the workspace's newest checkpoint, in place of the oldest; None when it is here, or there is none.
 
-        Raises NotWhole, OSError, IncompatibleCheckpoint.
+        Raises CorruptCheckpoint, OSError, IncompatibleCheckpoint.
         """
         there = read_entries(workspace.recovery)
         folder = self._of(token)
@@ -87,7 +87,7 @@ class StoredCheckpoints:
         for entry in run.entries:
             try:
                 put(run.folder / entry.file, workspace.recovery / entry.file, entry)
-            except (NotWhole, FileNotFoundError):
+            except (CorruptCheckpoint, FileNotFoundError):
                 continue  # the one beside it may be good; with none, the engine says that there is none
             good.append(entry)
         if good:
@@ -114,7 +114,7 @@ class StoredCheckpoints:
 
 
 def put(source: Path, target: Path, entry: CheckpointEntry | None = None) -> None:
-    """A link to a file or, from another disk, a copy; whole and on disk before it has its name. NotWhole, OSError.
+    """A link to a file or, from another disk, a copy; whole and on disk before it has its name. CorruptCheckpoint, OSError.
 
     A link is the very file that its writer hashed; only its size is looked at, and the engine verifies what it loads.
     """
@@ -125,7 +125,7 @@ def put(source: Path, target: Path, entry: CheckpointEntry | None = None) -> Non
         digest = _link_or_copy(source, temporary)
         size = temporary.stat().st_size
         if entry is not None and (size != entry.size or digest not in {None, entry.sha256}):
-            raise NotWhole(f"{source} is not the checkpoint that its manifest names")
+            raise CorruptCheckpoint(f"{source} is not the checkpoint that its manifest names")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

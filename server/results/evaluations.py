@@ -19,7 +19,7 @@ from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPubl
 from server.database.engine import read_session
 from server.database.tables import Evaluation, Job, Preview
 from server.errors import NotFound
-from server.job_store.events import Entry
+from server.job_store.events import NewEvent
 from server.storage.local import StoredFile
 
 _FILE_NAME = re.compile(
@@ -52,7 +52,7 @@ def write_evaluations(session: Session, job_number: int, events: Sequence[said.E
 
 def write_preview(
     session: Session, job_id: str, job_number: int, event: said.PreviewReady, files: PreviewFiles, now: datetime
-) -> Entry:
+) -> NewEvent:
     """Take in a preview in place of one of the same step and clip; the event that tells of it."""
     known = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
     session.execute(sa.delete(Preview).where(*known))
@@ -64,10 +64,10 @@ def write_preview(
     names = _names(event.epoch, event.step, event.clip)
     data: dict[str, Any] = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
     data |= {kind: _url(job_id, name) for kind, name in names.items()}
-    return Entry(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
+    return NewEvent(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
 
 
-class Saves:
+class EvaluationQueries:
     """All that is known of jobs' saves, on one database. Nothing here writes."""
 
     def __init__(self, engine: sa.Engine) -> None:

@@ -37,7 +37,7 @@ _PENDING = "instance.json.new"
 """The mark that is to come, written before the row: a crash between the two leaves no pair that does not match."""
 
 
-class Mark(BaseModel):
+class InstanceMark(BaseModel):
     """The content of `instance.json`."""
 
     id: str
@@ -155,7 +155,7 @@ def _counts(numbers: dict[str, int]) -> str:
 def read_mark(path: Path) -> str | None:
     """The instance id in a file; None where there is no such file. SettingsRefused where it cannot be read."""
     try:
-        return Mark.model_validate_json(path.read_bytes()).id
+        return InstanceMark.model_validate_json(path.read_bytes()).id
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -169,7 +169,7 @@ def read_mark(path: Path) -> str | None:
 
 def write_mark(path: Path, an_id: str) -> None:
     """Write the id so that it survives a power cut."""
-    write_atomically(path, Mark(id=an_id, created_at=utc_now()).model_dump_json(indent=1).encode() + b"\n")
+    write_atomically(path, InstanceMark(id=an_id, created_at=utc_now()).model_dump_json(indent=1).encode() + b"\n")
 
 
 def look(folder: Path, url: str) -> Pairing:

@@ -19,7 +19,7 @@ from server.database.tables import Dataset, Job, Upload
 from server.storage.instances import is_joined
 from server.storage.local import Storage
 from server.storage.sizes import size_of
-from server.storage.trash import SECONDS_UNTOUCHED, Trash, Trashed, is_untouched
+from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouched
 
 logger = structlog.get_logger(__name__)
 
@@ -74,7 +74,7 @@ class Orphans:
             if path.name not in known[kind]
         ]
 
-    def overdue(self) -> list[Trashed]:
+    def overdue(self) -> list[TrashEntry]:
         """What the trash has kept for long enough."""
         return self._trash.overdue(self._trash_days)
 

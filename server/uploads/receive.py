@@ -23,16 +23,16 @@ WRITE_BYTES = 1 << 20
 
 
 @dataclass
-class _Reception:
+class _LockHolder:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Receptions:
+class UploadLocks:
     """The receptions under way, by upload. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._running: dict[str, _Reception] = {}
+        self._running: dict[str, _LockHolder] = {}
 
     @asynccontextmanager
     async def alone(self, upload_id: str) -> AsyncIterator[None]:
@@ -40,7 +40,7 @@ class Receptions:
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
             await other.done.wait()
-        mine = self._running[upload_id] = _Reception()
+        mine = self._running[upload_id] = _LockHolder()
         try:
             with mine.scope:
                 yield
@@ -51,7 +51,7 @@ class Receptions:
             raise Conflict("a later request took this upload over; ask for its offset and go on from there")
 
 
-class Body:
+class StreamedBody:
     """The body of a request on its way to a file."""
 
     def __init__(self, request: Request, idle_seconds: float, check: Callable[[int], None]) -> None:

@@ -19,7 +19,7 @@ from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, new_id
-from server.datasets.service import DatasetShelf
+from server.datasets.service import DatasetService
 from server.errors import Conflict, Gone, NotFound, UploadTooLarge
 from server.settings import ServerSettings
 from server.storage.local import Storage
@@ -27,7 +27,7 @@ from server.storage.local import Storage
 logger = structlog.get_logger(__name__)
 
 
-class UploadShelf:
+class UploadService:
     """All uploads that are not yet datasets."""
 
     def __init__(
@@ -119,10 +119,10 @@ class UploadShelf:
             raise Conflict(f"the upload has {offset} of its {upload.length} bytes; send the rest first")
         return upload
 
-    def make_dataset(self, shelf: DatasetShelf, sees: str | None, name: str, upload_id: str) -> tuple[Dataset, bool]:
+    def make_dataset(self, shelf: DatasetService, sees: str | None, name: str, upload_id: str) -> tuple[Dataset, bool]:
         """Turn a whole upload into a dataset; and whether that is new. Asked again it gives the same one for a while.
 
-        Raises Conflict while bytes are missing, and what `DatasetShelf.admit` raises.
+        Raises Conflict while bytes are missing, and what `DatasetService.admit` raises.
         """
         upload = self.whole(sees, upload_id)
         if upload.dataset_id is not None:

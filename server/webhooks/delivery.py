@@ -33,7 +33,7 @@ _SAY_WHEN = frozenset({429, 503})
 
 
 @dataclass(frozen=True)
-class Answer:
+class DeliveryResult:
     """What became of one try."""
 
     status: int | None
@@ -91,10 +91,10 @@ class Deliverer:
         try:
             answer = send(delivery, webhook, self._settings.webhook_allow_private)
         except Refused as error:
-            answer = Answer(None, str(error))
+            answer = DeliveryResult(None, str(error))
         self._record(delivery, webhook, answer)
 
-    def _record(self, delivery: Delivery, webhook: Webhook, answer: Answer) -> None:
+    def _record(self, delivery: Delivery, webhook: Webhook, answer: DeliveryResult) -> None:
         now = self._clock()
         tries = delivery.num_tries + 1
         columns: dict[str, object] = {
@@ -133,7 +133,7 @@ class Deliverer:
             session.execute(sa.delete(Delivery).where(*old))
 
 
-def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> Answer:
+def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryResult:
     """One try. The body of the answer is not read, redirects are not followed. Raises Refused for the address."""
     import httpx  # most servers have no webhook and need not carry it
 
@@ -162,11 +162,11 @@ def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> Answer:
             ) as response,
         ):
             if response.is_success:
-                return Answer(response.status_code, None)
+                return DeliveryResult(response.status_code, None)
             error = f"answered {response.status_code} {response.reason_phrase}"
-            return Answer(response.status_code, error, _retry_after(response.status_code, response.headers))
+            return DeliveryResult(response.status_code, error, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
-        return Answer(None, f"no answer ({error or type(error).__name__})")
+        return DeliveryResult(None, f"no answer ({error or type(error).__name__})")
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:

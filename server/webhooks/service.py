@@ -86,7 +86,7 @@ def _delivery(webhook: Webhook, event: str, data: dict[str, object], now: dateti
     )
 
 
-class WebhookBook:
+class WebhookService:
     """All webhooks and the log of their messages."""
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:

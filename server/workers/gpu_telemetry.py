@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 from rvc_train.schemas.workers import GpuPublic, WorkerPublic
 from server.storage.local import Storage
 
@@ -18,7 +18,7 @@ KEPT = timedelta(days=1)
 """As long as workers are listed."""
 
 
-class Reading(Answer):
+class GpuTelemetry(ResponseModel):
     """The content of such a file."""
 
     read_at: datetime
@@ -30,7 +30,7 @@ def write_reading(storage: Storage, worker_id: str, gpus: Sequence[GpuPublic], n
     path = storage.reading_file(worker_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(Reading(read_at=now, gpus=list(gpus)).model_dump_json(), encoding="utf-8")
+    temporary.write_text(GpuTelemetry(read_at=now, gpus=list(gpus)).model_dump_json(), encoding="utf-8")
     temporary.replace(path)
 
 
@@ -53,7 +53,7 @@ def _gpus(worker: WorkerPublic, storage: Storage, now: datetime, lease_seconds: 
     if worker.status in {"stopped", "lost"}:
         return []
     try:
-        reading = Reading.model_validate_json(storage.reading_file(worker.id).read_bytes())
+        reading = GpuTelemetry.model_validate_json(storage.reading_file(worker.id).read_bytes())
     except (OSError, ValidationError):
         return []
     return reading.gpus if now - reading.read_at < timedelta(seconds=lease_seconds) else []

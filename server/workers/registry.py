@@ -9,11 +9,11 @@ from server.auth.audit import note
 from server.database.engine import write_session
 from server.database.tables import Worker, new_id
 from server.errors import Conflict, NotFound
-from server.job_store.base import Book
+from server.job_store.base import JobStore
 from server.job_store.leases import Drain
 
 
-class WorkerRoll(Book):
+class WorkerRegistry(JobStore):
     """The workers of one book."""
 
     def register_worker(

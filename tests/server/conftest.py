@@ -32,11 +32,11 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate
 from server.__main__ import Server
 from server.app import create_app
-from server.context import Services
+from server.context import AppContext
 from server.database.engine import create_engine, migrate, write_session
 from server.database.tables import Dataset, Job, new_id
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage
 
@@ -116,15 +116,15 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def book(engine: sa.Engine, clock: Clock) -> JobBook:
-    return JobBook(engine, clock, retry_delay_seconds=10, max_recoveries=2)
+def book(engine: sa.Engine, clock: Clock) -> JobService:
+    return JobService(engine, clock, retry_delay_seconds=10, max_recoveries=2)
 
 
 @dataclass
 class Bench:
     """A book with what a test needs beside it."""
 
-    book: JobBook
+    book: JobService
     clock: Clock
 
     def dataset(self, status: DatasetStatus = DatasetStatus.READY) -> str:
@@ -149,17 +149,17 @@ class Bench:
     def worker(self) -> str:
         return self.book.register_worker("worker", os.getpid(), "here", "cpu")
 
-    def claim(self) -> Claim:
+    def claim(self) -> Lease:
         claim = self.book.claim(self.worker())
         assert claim is not None
         return claim
 
-    def publish(self, claim: Claim) -> None:
+    def publish(self, claim: Lease) -> None:
         self.book.publish_artifact(claim, "voice", "anna.pth", f"jobs/{claim.job_id}/artifacts/00", 3, "00")
 
 
 @pytest.fixture
-def bench(book: JobBook, clock: Clock) -> Bench:
+def bench(book: JobService, clock: Clock) -> Bench:
     return Bench(book, clock)
 
 
@@ -168,7 +168,7 @@ class Running:
     """A server on loopback."""
 
     url: str
-    services: Services
+    services: AppContext
     server: Server
 
     def client(self, **headers: str) -> httpx.Client:
@@ -213,9 +213,9 @@ class ConnectionsByThread:
 def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
     """Serve in a thread until the block ends. `port` 0: any free one."""
     app = create_app(settings)
-    connections = ConnectionsByThread(app.state.services.engine)
+    connections = ConnectionsByThread(app.state.context.engine)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    server = Server(config, app.state.services)
+    server = Server(config, app.state.context)
     # With its protocol named, or asyncio leaves Nagle's algorithm on, and each answer takes 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -225,9 +225,9 @@ def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
         wait_until(lambda: server.started or not thread.is_alive())
         try:
             assert server.started
-            yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.services, server)
+            yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.context, server)
         finally:
-            app.state.services.stopping.set()
+            app.state.context.stopping.set()
             server.should_exit = True
             thread.join()
     assert not connections.greedy, connections.greedy[0]
@@ -274,7 +274,7 @@ def finished_job(live: Running, content: bytes, name: str = "anna") -> str:
     return job.id
 
 
-def publish(services: Services, claim: Claim, content: bytes, name: str) -> None:
+def publish(services: AppContext, claim: Lease, content: bytes, name: str) -> None:
     source = services.storage.workspace(claim.job_id) / "weights" / "made"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)

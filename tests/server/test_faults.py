@@ -10,7 +10,7 @@ import pytest
 from rvc_engine.errors import FailureCode
 from server.admin.scheduler import SteadyClock
 from server.database.clock import utc_now
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.storage.orphans import Orphans
 
 
@@ -88,7 +88,7 @@ def test_a_clock_that_goes_back_an_hour_holds_no_job_up(bench: Any) -> None:
 def test_a_clock_that_goes_on_an_hour_fails_no_waiting_job(bench: Any) -> None:
     monotonic = [1000.0]
     steady = SteadyClock(bench.clock, lambda: monotonic[0])
-    housekeeping = JobBook(bench.book.engine, steady)
+    housekeeping = JobService(bench.book.engine, steady)
     job = bench.job()
     bench.clock.advance(3600)
     monotonic[0] += 5

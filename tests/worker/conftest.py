@@ -18,7 +18,7 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import create_engine, read_session, write_session
 from server.database.tables import Artifact, Attempt, Dataset, Event, Job, new_id
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 from worker.loop import work
@@ -39,7 +39,7 @@ class Shop:
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)
-        self.book = JobBook(self.engine)
+        self.book = JobService(self.engine)
         self.dataset_id = self._make_dataset()
         self.script = folder / "script.json"
 

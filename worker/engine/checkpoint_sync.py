@@ -10,7 +10,7 @@ import structlog
 
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
-from server.results.checkpoints import NotWhole, StoredCheckpoints
+from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 
 logger = structlog.get_logger(__name__)
 
@@ -61,7 +61,7 @@ class CheckpointSync:
             taken = self._stored.take_in(self._workspace, self._token)
         except FileNotFoundError:  # overtaken while we looked: the engine has finished another, and tells of it
             logger.debug("a checkpoint was overtaken", workspace=str(self._workspace.root))
-        except (OSError, NotWhole, IncompatibleCheckpoint) as error:
+        except (OSError, CorruptCheckpoint, IncompatibleCheckpoint) as error:
             logger.warning("a checkpoint was not copied", reason=str(error))
             with self._changed:
                 self._complaint = str(error)

@@ -8,13 +8,13 @@ from typing import Protocol
 
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import EXIT_SUCCEEDED, EXIT_USAGE, Failed, Stopped, Succeeded
-from worker.engine.process import Ended
+from worker.engine.process import EngineExit
 
 NEEDED_KINDS = frozenset({"voice", "index"})
 """Artifacts without which no job has succeeded."""
 
 
-class Reason(StrEnum):
+class StopReason(StrEnum):
     """Why the worker asked an engine to stop."""
 
     CANCEL = "cancelled"
@@ -25,7 +25,7 @@ class Reason(StrEnum):
     SILENT = "the engine was silent for too long"
 
 
-_ASKED_FOR = frozenset({Reason.CANCEL, Reason.PAUSE, Reason.DRAIN})
+_ASKED_FOR = frozenset({StopReason.CANCEL, StopReason.PAUSE, StopReason.DRAIN})
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Success:
 
 
 @dataclass(frozen=True)
-class HandBack:
+class Released:
     """The engine stopped because it was asked to; nothing failed."""
 
     why: str
@@ -61,28 +61,28 @@ class Published(Protocol):
 
 
 def judge(
-    ended: Ended | Failure, reason: Reason | None, artifacts: Published, max_duration_seconds: float | None
-) -> Success | HandBack | Failure:
+    ended: EngineExit | Failure, reason: StopReason | None, artifacts: Published, max_duration_seconds: float | None
+) -> Success | Released | Failure:
     """A voice that is there wins over every wish to stop; then comes why it was stopped, then what the engine said.
 
     `ended` is a Failure when no engine could be started.
     """
-    if isinstance(ended, Ended) and isinstance(ended.last_event, Succeeded):
+    if isinstance(ended, EngineExit) and isinstance(ended.last_event, Succeeded):
         return _why_not_succeeded(ended, artifacts) or Success()
     if reason in _ASKED_FOR:
-        return HandBack(str(reason))
+        return Released(str(reason))
     if isinstance(ended, Failure):
         return ended
-    if reason is Reason.TOO_LONG:
+    if reason is StopReason.TOO_LONG:
         message = f"the attempt took longer than max_duration_seconds={max_duration_seconds}; raise it or train less"
         return Failure(FailureCode.MAX_DURATION_EXCEEDED, message)
-    if reason is Reason.SILENT:
+    if reason is StopReason.SILENT:
         message = "the engine said nothing for so long that it counts as hung; it was stopped"
         return Failure(FailureCode.NO_PROGRESS, message)
     return _why_failed(ended)
 
 
-def _why_not_succeeded(ended: Ended, artifacts: Published) -> Failure | None:
+def _why_not_succeeded(ended: EngineExit, artifacts: Published) -> Failure | None:
     """What the engine's word is worth: its exit code and the published files decide."""
     if artifacts.rejected is not None:
         return Failure(artifacts.rejected.code, str(artifacts.rejected))
@@ -95,7 +95,7 @@ def _why_not_succeeded(ended: Ended, artifacts: Published) -> Failure | None:
     return None
 
 
-def _why_failed(ended: Ended) -> Failure:
+def _why_failed(ended: EngineExit) -> Failure:
     """What the engine said, or what can be told when it died without a word."""
     if isinstance(ended.last_event, Failed):
         return Failure(ended.last_event.code, ended.last_event.message)

@@ -28,7 +28,7 @@ SECONDS_FOR_LAST_WORDS = 5
 
 
 @dataclass(frozen=True)
-class Ended:
+class EngineExit:
     """How a child went."""
 
     exit_code: int
@@ -53,7 +53,7 @@ class EngineProcess:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._last_event: Succeeded | Failed | Stopped | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._pace = Pace(step_seconds)
+        self._pace = Watchdog(step_seconds)
         self._exited_at: float | None = None
         self._child = subprocess.Popen(
             list(command),
@@ -98,7 +98,7 @@ class EngineProcess:
                 events.append(self._events.get_nowait())
         return events
 
-    def ended(self) -> Ended | None:
+    def ended(self) -> EngineExit | None:
         """How the child went, once it is gone and its pipes are empty; None before.
 
         A grandchild that escaped the group may hold the pipes open; after a few seconds nobody waits for it.
@@ -111,7 +111,7 @@ class EngineProcess:
         is_late = time.monotonic() - self._exited_at > SECONDS_FOR_LAST_WORDS
         if not is_late and any(reader.is_alive() for reader in self._readers):
             return None
-        return Ended(self._child.returncode, self._last_event, tuple(self._last_lines))
+        return EngineExit(self._child.returncode, self._last_event, tuple(self._last_lines))
 
     def ask_to_stop(self) -> None:
         """SIGTERM, and the end of its standard input: it saves a checkpoint and ends."""
@@ -153,7 +153,7 @@ class EngineProcess:
         self._log.line("debug", line)
 
 
-class Pace:
+class Watchdog:
     """How fast a child goes, judged by its events: what silence is long for one is a single step for another."""
 
     def __init__(self, step_seconds: float | None = None) -> None:

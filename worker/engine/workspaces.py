@@ -23,7 +23,7 @@ from rvc_engine.workspace.layout import Workspace
 from rvc_train.schemas.jobs import JobStatus
 from server.database.clock import utc_now
 from server.errors import SettingsRefused
-from server.job_store.leases import Claim
+from server.job_store.leases import Lease
 from server.results.checkpoints import StoredCheckpoints, StoredRun
 from server.storage.instances import MARK, read_mark, write_mark
 from server.storage.local import Storage
@@ -48,12 +48,12 @@ class Workspaces:
         """The worker's own folder for a job."""
         return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
 
-    def of(self, claim: Claim) -> Workspace:
+    def of(self, claim: Lease) -> Workspace:
         """The workspace of a claimed job."""
         folder = self.home(claim.job_id) / "workspace"
         return Workspace(folder, claim.voice, claim.config.version)
 
-    def prepare(self, claim: Claim, lock_wait_seconds: float) -> CheckpointEntry | None:
+    def prepare(self, claim: Lease, lock_wait_seconds: float) -> CheckpointEntry | None:
         """Bring the last checkpoint from the storage, unless the workspace has it or a later one; which it was.
 
         Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine works there,

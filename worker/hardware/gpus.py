@@ -18,7 +18,7 @@ from server.workers.gpu_telemetry import forget_readings, write_reading
 logger = structlog.get_logger(__name__)
 
 
-class GpuWatch:
+class GpuMonitor:
     """Writes a reading every `seconds`, from start to stop. Does nothing on a machine without NVIDIA's driver."""
 
     def __init__(self, storage: Storage, worker_id: str, gpus: Sequence[str], seconds: float) -> None:

@@ -8,8 +8,8 @@ import structlog
 
 from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
 from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
 from server.storage.local import Storage
 from worker.reporting.retry import DATABASE_AWAY, first_line
@@ -21,10 +21,10 @@ BATCH = 500
 """Events of one transaction at most: a backlog of hours goes over in short ones."""
 
 
-class Reports:
+class EventReporter:
     """Events that the book does not know yet."""
 
-    def __init__(self, book: JobBook, storage: Storage, claim: Claim, workspace: Path, spool: Path) -> None:
+    def __init__(self, book: JobService, storage: Storage, claim: Lease, workspace: Path, spool: Path) -> None:
         """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
         self._book = book
         self._storage = storage
@@ -49,7 +49,7 @@ class Reports:
     def deliver(self) -> bool:
         """Hand over all that waits; False when the database is away and something had to stay.
 
-        Raises ClaimLost when the job is no longer ours.
+        Raises LeaseLost when the job is no longer ours.
         """
         try:
             while waiting := self._waiting.front():

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import structlog
 
-from server.errors import ClaimLost, NotFound
-from server.job_store.leases import Claim, Drain, Wish
-from server.jobs.service import JobBook
+from server.errors import LeaseLost, NotFound
+from server.job_store.leases import Drain, Lease, WorkerCommand
+from server.jobs.service import JobService
 from worker.reporting.retry import DATABASE_AWAY, first_line
 
 logger = structlog.get_logger(__name__)
@@ -23,7 +23,7 @@ class Heartbeat:
 
     def __init__(
         self,
-        book: JobBook,
+        book: JobService,
         worker_id: str,
         heartbeat_seconds: float,
         wish_seconds: float,
@@ -35,10 +35,10 @@ class Heartbeat:
         self._worker_id = worker_id
         self._heartbeat_seconds = heartbeat_seconds
         self._wish_seconds = min(wish_seconds, heartbeat_seconds)
-        self._claim: Claim | None = None
+        self._claim: Lease | None = None
         self._changed = threading.Condition()
         self._is_over = False
-        self.wish = Wish.NONE
+        self.wish = WorkerCommand.NONE
         """What the book wishes for the present job."""
         self.is_lost = False
         """Whether the present job was taken away."""
@@ -57,10 +57,10 @@ class Heartbeat:
             self._changed.notify_all()
         self._thread.join(timeout=5)
 
-    def hold(self, claim: Claim | None) -> None:
+    def hold(self, claim: Lease | None) -> None:
         """From now on beat for this job too, or for none."""
         with self._changed:
-            self._claim, self.wish, self.is_lost = claim, Wish.NONE, False
+            self._claim, self.wish, self.is_lost = claim, WorkerCommand.NONE, False
             self._changed.notify_all()
 
     def _beat_on(self) -> None:
@@ -92,12 +92,12 @@ class Heartbeat:
         except DATABASE_AWAY as error:
             logger.warning("no heartbeat: the database is away", reason=first_line(error))
 
-    def _beat_for(self, claim: Claim) -> None:
+    def _beat_for(self, claim: Lease) -> None:
         try:
             wish, is_lost = self._book.heartbeat(claim), False
-        except ClaimLost as error:
+        except LeaseLost as error:
             logger.warning("the job is no longer ours", job_id=claim.job_id, reason=str(error))
-            wish, is_lost = Wish.NONE, True
+            wish, is_lost = WorkerCommand.NONE, True
         except DATABASE_AWAY as error:
             logger.warning("no heartbeat: the database is away", job_id=claim.job_id, reason=first_line(error))
             return

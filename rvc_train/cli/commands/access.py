@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from rvc_train.cli.output import ago, size, table
 from rvc_train.cli.session import Session, connected
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 from rvc_train.schemas.access import OwnerPublic, Quota, Scope, TokenCreate
 
 tokens = typer.Typer(no_args_is_help=True, help="Keys to the server; for administrators.")
@@ -61,7 +61,7 @@ def create_token(
         wish = TokenCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"{first['loc'][0]}: {first['msg']}") from error
+        raise UsageError(f"{first['loc'][0]}: {first['msg']}") from error
     made = session.client.access.create_token(wish)
     session.output.result(made, f"{made.id}\nexport RVC_TRAIN_TOKEN={made.secret}")
 
@@ -115,7 +115,7 @@ def set_quota(
         try:
             quota = Quota.model_validate(fields)
         except ValidationError as error:
-            raise BadInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+            raise UsageError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
         found = session.client.access.set_quota(owner, quota)
     session.output.result(found, f"{found.owner}: {_use(found)}")
 

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from rvc_train.cli.output import ago, size, table
 from rvc_train.cli.session import Session, connected
-from rvc_train.errors import BadInput, ClientError
+from rvc_train.errors import ClientError, UsageError
 from rvc_train.schemas.administration import RetentionPlan, RetentionPolicy, RetentionPublic, WeightsPublic
 from rvc_train.schemas.webhooks import LAST_EVENTS, WebhookCreate
 
@@ -41,7 +41,7 @@ def add_webhook(
         wish = WebhookCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
     made = session.client.webhooks.create(wish)
     told = session.client.webhooks.secret(made.id)
     session.output.result(made.model_dump(mode="json") | {"secret": told}, f"{made.id}\nsecret: {told}")
@@ -164,7 +164,7 @@ def set_retention(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
     found = session.client.retention.set(policy, dry_run=dry_run)
     session.output.result(found, _described(found))
 

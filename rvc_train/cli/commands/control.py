@@ -9,7 +9,7 @@ from rvc_train.cli.commands.jobs import JobArgument, labels_of
 from rvc_train.cli.output import ago, size, span, table
 from rvc_train.cli.session import Session, connected
 from rvc_train.cli.training_options import training_config, with_training_options
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobPublic, Range
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
 
@@ -159,6 +159,6 @@ def drain(
     """Have a worker take nothing new, let go of its job after a checkpoint, and end."""
     found = session.client.find_worker(worker)
     if found.status == "stopped":
-        raise BadInput(f"the worker {found.id} has stopped already")
+        raise UsageError(f"the worker {found.id} has stopped already")
     drained = session.client.drain_worker(found.id, "finish" if finish else "hand_back")
     session.output.result(drained, f"{drained.id}  {drained.name}  {drained.status}")

@@ -25,7 +25,7 @@ from rvc_train.cli.session import told
 from rvc_train.cli.training_options import training_config
 from rvc_train.cli.watch import tell_end, watch
 from rvc_train.client import Client, connect
-from rvc_train.errors import BadInput, ClientError
+from rvc_train.errors import ClientError, UsageError
 from rvc_train.schemas.datasets import DatasetPublic
 from rvc_train.schemas.jobs import JobCreate, JobPublic, JobStatus
 from rvc_train.schemas.results import ArtifactPublic
@@ -71,7 +71,7 @@ def demo(
 
 
 def training(max_train_seconds: float | None, width: int) -> TrainingConfig:
-    """The demo's choices: nothing to download, and an end by time. Raises BadInput."""
+    """The demo's choices: nothing to download, and an end by time. Raises UsageError."""
     choices = {
         "content": "whisper-tiny",
         "pretrained": "none",
@@ -85,10 +85,10 @@ def training(max_train_seconds: float | None, width: int) -> TrainingConfig:
 
 
 def sample_recordings() -> list[Path]:
-    """The recordings that come with the package. Raises BadInput where they were left out of it."""
+    """The recordings that come with the package. Raises UsageError where they were left out of it."""
     recordings = sorted(path for folder in SAMPLES for path in folder.glob("*.flac"))
     if not recordings:
-        raise BadInput(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
+        raise UsageError(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
     return recordings
 
 

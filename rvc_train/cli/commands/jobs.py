@@ -15,7 +15,7 @@ from rvc_train.cli.output import ago, size, span, table
 from rvc_train.cli.session import Session, connected
 from rvc_train.cli.training_options import training_config, with_training_options
 from rvc_train.cli.watch import tell_end, watch
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique beginning of one, or `last`.")]
@@ -65,7 +65,7 @@ def submit(
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise BadInput(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
     job = session.client.submit(wish)
     if job.content_notice:
         session.output.warning(job.content_notice)
@@ -176,7 +176,7 @@ def download(
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
     if not files:
-        raise BadInput(f"the job {found.id} has no files yet; it is {found.status}")
+        raise UsageError(f"the job {found.id} has no files yet; it is {found.status}")
     paths = []
     with session.output.transfer_bar() as bar:
         for file in files:
@@ -205,11 +205,11 @@ def delete(session: Session, job: JobArgument) -> None:
 
 
 def labels_of(words: list[str]) -> dict[str, str]:
-    """Labels from the line. BadInput for a word that is none."""
+    """Labels from the line. UsageError for a word that is none."""
     labels = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise BadInput(f"--label {word}: write it as KEY=VALUE")
+            raise UsageError(f"--label {word}: write it as KEY=VALUE")
         labels[key] = value
     return labels

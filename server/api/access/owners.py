@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from rvc_train.schemas.access import AuditPublic, Me, OwnerList, OwnerName, OwnerPublic, Quota, Scope
 from rvc_train.schemas.base import Page
 from server.api.authorization import present, requires
-from server.context import MAX_INTEGER, Limit, ServicesDep, link_next
+from server.context import MAX_INTEGER, Context, Limit, link_next
 from server.http.problem_details import documented
 
 router = APIRouter(tags=["access"])
@@ -17,7 +17,7 @@ Owner = Annotated[OwnerName, Path()]
 
 @router.get("/me")
 @requires(Scope.READ)
-def get_me(services: ServicesDep) -> Me:
+def get_me(services: Context) -> Me:
     """Who you are to this server: owner, scopes, quota and what you use of it."""
     caller = present()
     mine = services.quotas.of(caller.owner)
@@ -26,21 +26,21 @@ def get_me(services: ServicesDep) -> Me:
 
 @router.get("/owners")
 @requires(Scope.ADMIN)
-def list_owners(services: ServicesDep) -> OwnerList:
+def list_owners(services: Context) -> OwnerList:
     """Every owner with quota and use."""
     return OwnerList(data=services.quotas.all())
 
 
 @router.put("/owners/{owner}/quota", responses=documented(422))
 @requires(Scope.ADMIN)
-def set_quota(owner: Owner, quota: Quota, services: ServicesDep) -> OwnerPublic:
+def set_quota(owner: Owner, quota: Quota, services: Context) -> OwnerPublic:
     """Give an owner a quota of their own."""
     return services.quotas.set(owner, quota)
 
 
 @router.delete("/owners/{owner}/quota", responses=documented(422))
 @requires(Scope.ADMIN)
-def delete_quota(owner: Owner, services: ServicesDep) -> OwnerPublic:
+def delete_quota(owner: Owner, services: Context) -> OwnerPublic:
     """Let the server's quota hold for an owner again."""
     return services.quotas.set(owner, None)
 
@@ -50,7 +50,7 @@ def delete_quota(owner: Owner, services: ServicesDep) -> OwnerPublic:
 def list_audit(
     request: Request,
     response: Response,
-    services: ServicesDep,
+    services: Context,
     actor: Annotated[str | None, Query(max_length=64, description="Only of this owner.")] = None,
     action: Annotated[str | None, Query(max_length=64, description="Only this, such as job.submitted.")] = None,
     target: Annotated[str | None, Query(max_length=200, description="Only what was done to this.")] = None,

@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from rvc_train.schemas.access import Scope, SessionCreate
 from server.api.authorization import requires
 from server.auth.authentication import COOKIE, SIGN_IN, address_of
-from server.context import ServicesDep
+from server.context import Context
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/session", tags=["access"])
@@ -15,7 +15,7 @@ sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 
 
 @sign_in.post("", status_code=204, responses=documented(401, 422))
-async def create_session(wish: SessionCreate, request: Request, response: Response, services: ServicesDep) -> None:
+async def create_session(wish: SessionCreate, request: Request, response: Response, services: Context) -> None:
     """Show a token, get a cookie."""
     address, request_id = address_of(request.scope), request.state.request_id
     opened = await run_in_threadpool(services.tokens.open_session, wish.token, address=address, request_id=request_id)
@@ -35,7 +35,7 @@ async def create_session(wish: SessionCreate, request: Request, response: Respon
 
 @router.delete("", status_code=204)
 @requires(Scope.READ)
-def delete_session(request: Request, response: Response, services: ServicesDep) -> None:
+def delete_session(request: Request, response: Response, services: Context) -> None:
     """Sign out."""
     session_id = request.cookies.get(COOKIE)
     if session_id is not None:

@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from rvc_train.schemas.access import Scope, TokenCreate, TokenMade, TokenPublic
 from rvc_train.schemas.base import Page
 from server.api.authorization import requires
-from server.context import After, Limit, ServicesDep, link_next
+from server.context import After, Context, Limit, link_next
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/tokens", tags=["access"])
@@ -13,7 +13,7 @@ router = APIRouter(prefix="/tokens", tags=["access"])
 
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.ADMIN)
-def create_token(wish: TokenCreate, response: Response, services: ServicesDep) -> TokenMade:
+def create_token(wish: TokenCreate, response: Response, services: Context) -> TokenMade:
     """Make a token for an owner. The answer holds its secret, which is told this once."""
     token, secret = services.tokens.create(wish)
     response.headers["Cache-Control"] = "no-store"
@@ -23,7 +23,7 @@ def create_token(wish: TokenCreate, response: Response, services: ServicesDep) -
 @router.get("", responses=documented(422))
 @requires(Scope.ADMIN)
 def list_tokens(
-    request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
+    request: Request, response: Response, services: Context, after: After = None, limit: Limit = 20
 ) -> Page[TokenPublic]:
     """Everyone's tokens without their secrets, newest first, revoked ones too."""
     found, has_more = services.tokens.list(after=after, limit=limit)
@@ -35,6 +35,6 @@ def list_tokens(
 
 @router.delete("/{token_id}", status_code=204, responses=documented(404))
 @requires(Scope.ADMIN)
-def revoke_token(token_id: str, services: ServicesDep) -> None:
+def revoke_token(token_id: str, services: Context) -> None:
     """Let a token open nothing any more, at once."""
     services.tokens.revoke(token_id)

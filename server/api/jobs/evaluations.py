@@ -5,27 +5,27 @@ from fastapi import APIRouter, Request, Response
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.results import CheckpointList, PreviewList
 from server.api.authorization import requires
-from server.context import ServicesDep
+from server.context import Context
 from server.errors import Gone
 from server.http.byte_ranges import file_response
 from server.http.problem_details import documented
-from server.results.evaluations import MEDIA_TYPES, Saves
+from server.results.evaluations import MEDIA_TYPES, EvaluationQueries
 
 router = APIRouter(prefix="/jobs", tags=["results"])
 
 
 @router.get("/{job_id}/checkpoints", responses=documented(404))
 @requires(Scope.READ)
-def list_checkpoints(job_id: str, services: ServicesDep) -> CheckpointList:
+def list_checkpoints(job_id: str, services: Context) -> CheckpointList:
     """Saves that were evaluated, by step, with their scores, and which is the best so far."""
-    return CheckpointList(data=Saves(services.engine).checkpoints(services.book.get(job_id)))
+    return CheckpointList(data=EvaluationQueries(services.engine).checkpoints(services.book.get(job_id)))
 
 
 @router.get("/{job_id}/previews", responses=documented(404))
 @requires(Scope.READ)
-def list_previews(job_id: str, services: ServicesDep) -> PreviewList:
+def list_previews(job_id: str, services: Context) -> PreviewList:
     """Clips as the voice spoke them at its saves, with scores, and where to fetch their sound and picture."""
-    return PreviewList(data=Saves(services.engine).previews(services.book.get(job_id)))
+    return PreviewList(data=EvaluationQueries(services.engine).previews(services.book.get(job_id)))
 
 
 @router.head("/{job_id}/previews/{name}", include_in_schema=False)
@@ -44,9 +44,9 @@ def list_previews(job_id: str, services: ServicesDep) -> PreviewList:
     ),
 )
 @requires(Scope.READ)
-def get_preview(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
+def get_preview(job_id: str, name: str, request: Request, services: Context) -> Response:
     """One file of a preview. Its ETag is its sha256; ranges and conditional requests are understood."""
-    stored = Saves(services.engine).preview_file(services.book.get(job_id), name)
+    stored = EvaluationQueries(services.engine).preview_file(services.book.get(job_id), name)
     path = services.storage.resolve(stored.path)
     if not path.is_file():
         raise Gone(f"the preview {name!r} is no longer stored")

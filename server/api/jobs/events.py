@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.events import EventList, EventType
 from server.api.authorization import requires
-from server.context import MAX_INTEGER, ServicesDep
+from server.context import MAX_INTEGER, Context
 from server.errors import Refused
 from server.http.problem_details import documented
 from server.http.sse import last_event_id, wants_stream
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/jobs", tags=["progress"])
 def get_events(
     job_id: str,
     request: Request,
-    services: ServicesDep,
+    services: Context,
     after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events behind this number.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most, in a list.")] = 100,
     types: Annotated[

@@ -10,16 +10,16 @@ from sqlmodel import Session
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.jobs import JobCreate, JobPatch, JobPublic, JobRetry, JobStatus, LabelKey, LabelValue
-from server.api.authorization import Whose, present, requires
+from server.api.authorization import OwnerFilter, present, requires
 from server.api.webhooks import check_address
-from server.context import After, Limit, Services, ServicesDep, link_next
+from server.context import After, AppContext, Context, Limit, link_next
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Job
 from server.errors import Refused
 from server.http.etags import matches_weakly
 from server.http.problem_details import documented
-from server.job_store.idempotency import Once, fingerprint
+from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.jobs.serializers import edit_tags, job_etag, jobs_public
 from server.jobs.submission import Render, wish_fingerprint
 
@@ -40,18 +40,18 @@ _AS_IT_WAS = JobRetry()
 _LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, LabelValue])
 
 
-def _public(services: Services, job: Job) -> JobPublic:
+def _public(services: AppContext, job: Job) -> JobPublic:
     with read_session(services.engine) as session:
         return jobs_public(session, [job], services.outlook, utc_now())[0]
 
 
-def _with_etag(services: Services, job: Job, response: Response) -> JobPublic:
+def _with_etag(services: AppContext, job: Job, response: Response) -> JobPublic:
     public = _public(services, job)
     response.headers["ETag"] = job_etag(job, public)
     return public
 
 
-def _rendered(services: Services) -> Render:
+def _rendered(services: AppContext) -> Render:
     """The answer to a submission, made in its transaction, for those who ask again with the same key."""
 
     def render(session: Session, job: Job) -> str:
@@ -60,7 +60,7 @@ def _rendered(services: Services) -> Render:
     return render
 
 
-def _answer_once(services: Services, once: Once | None, act: Callable[[], Job]) -> Response:
+def _answer_once(services: AppContext, once: IdempotentRequest | None, act: Callable[[], Job]) -> Response:
     """Act, or give the answer that the first request under the key got."""
     if once is None:
         return _accepted(_public(services, act()).model_dump_json())
@@ -92,12 +92,12 @@ _MAKES_JOB = {
 
 @router.post("", status_code=202, responses=documented(409, 422, 429, also=_MAKES_JOB))
 @requires(Scope.SUBMIT)
-def submit(wish: JobCreate, services: ServicesDep, idempotency_key: IdempotencyKey = None) -> Response:
+def submit(wish: JobCreate, services: Context, idempotency_key: IdempotencyKey = None) -> Response:
     """Ask for a voice. The job waits for its dataset's report, then for a worker."""
     caller = present()
     if wish.webhook is not None:
         check_address(services, wish.webhook.url)
-    once = None if idempotency_key is None else Once(caller.owner, idempotency_key, wish_fingerprint(wish))
+    once = None if idempotency_key is None else IdempotentRequest(caller.owner, idempotency_key, wish_fingerprint(wish))
 
     def act() -> Job:
         return services.book.take_in(wish, owner=caller.owner, sees=caller.sees, once=once, render=_rendered(services))
@@ -110,8 +110,8 @@ def submit(wish: JobCreate, services: ServicesDep, idempotency_key: IdempotencyK
 def list_jobs(
     request: Request,
     response: Response,
-    services: ServicesDep,
-    whose: Whose,
+    services: Context,
+    whose: OwnerFilter,
     status: Annotated[list[JobStatus] | None, Query(description="Only jobs that stand so; may be repeated.")] = None,
     dataset: Annotated[str | None, Query(max_length=64, description="Only jobs on this dataset.")] = None,
     name: Annotated[str | None, Query(max_length=200, description="Only jobs for a voice of this name.")] = None,
@@ -160,7 +160,7 @@ def _labels(request: Request) -> dict[str, str]:
 def get_job(
     job_id: str,
     response: Response,
-    services: ServicesDep,
+    services: Context,
     if_none_match: Annotated[str | None, Header(description="304 while the job is as it was.")] = None,
 ) -> JobPublic | Response:
     """One job."""
@@ -177,7 +177,7 @@ def edit(
     job_id: str,
     patch: JobPatch,
     response: Response,
-    services: ServicesDep,
+    services: Context,
     if_match: Annotated[
         str | None, Header(description="412 when labels or priority are no longer as in the job with this ETag.")
     ] = None,
@@ -188,26 +188,26 @@ def edit(
 
 @router.post("/{job_id}/cancel", status_code=202, responses=documented(404, 409, also=_ALREADY_SO))
 @requires(Scope.SUBMIT)
-def cancel(job_id: str, response: Response, services: ServicesDep) -> JobPublic:
+def cancel(job_id: str, response: Response, services: Context) -> JobPublic:
     """Cancel a job: at once while it waits; a running one ends after its present step and a checkpoint."""
     return _steered(services, services.book.cancel(job_id), response)
 
 
 @router.post("/{job_id}/pause", status_code=202, responses=documented(404, 409, also=_ALREADY_SO))
 @requires(Scope.SUBMIT)
-def pause(job_id: str, response: Response, services: ServicesDep) -> JobPublic:
+def pause(job_id: str, response: Response, services: Context) -> JobPublic:
     """Pause a job: at once while it waits; a running one stops after its present step and a checkpoint."""
     return _steered(services, services.book.pause(job_id), response)
 
 
 @router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409, also=_ALREADY_SO))
 @requires(Scope.SUBMIT)
-def resume(job_id: str, response: Response, services: ServicesDep) -> JobPublic:
+def resume(job_id: str, response: Response, services: Context) -> JobPublic:
     """Put a paused job back into the queue, at the place that its age and priority give it."""
     return _steered(services, services.book.resume(job_id), response)
 
 
-def _steered(services: Services, result: tuple[Job, bool], response: Response) -> JobPublic:
+def _steered(services: AppContext, result: tuple[Job, bool], response: Response) -> JobPublic:
     job, is_new = result
     if not is_new:
         response.status_code = 200
@@ -218,7 +218,7 @@ def _steered(services: Services, result: tuple[Job, bool], response: Response) -
 @requires(Scope.SUBMIT)
 def retry(
     job_id: str,
-    services: ServicesDep,
+    services: Context,
     wish: JobRetry = _AS_IT_WAS,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
@@ -231,7 +231,7 @@ def retry(
     once = None
     if idempotency_key is not None:
         payload = fingerprint("retry", job_id, wish.model_dump(mode="json"))
-        once = Once(caller.owner, idempotency_key, payload)
+        once = IdempotentRequest(caller.owner, idempotency_key, payload)
 
     def act() -> Job:
         return services.retries.retry(job_id, wish, sees=caller.sees, once=once, render=_rendered(services))
@@ -241,7 +241,7 @@ def retry(
 
 @router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
-def delete_job(job_id: str, services: ServicesDep) -> None:
+def delete_job(job_id: str, services: Context) -> None:
     """Delete a job that has ended, with its checkpoints, log and voice."""
     services.book.delete(job_id)
     services.storage.delete_job(job_id)

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from server.api.authorization import requires
-from server.context import Services, ServicesDep
+from server.context import AppContext, Context
 from server.errors import RangeNotSatisfiable, Refused
 from server.http.byte_ranges import Span, file_response, span_response
 from server.http.problem_details import documented
-from server.http.sse import Look, News, in_a_thread, last_event_id, message, wants_stream
+from server.http.sse import Batch, Poll, in_a_thread, last_event_id, message, wants_stream
 from server.results.logs import read_lines, size_of, tail_offset
 
 router = APIRouter(prefix="/jobs", tags=["progress"])
@@ -37,7 +37,7 @@ TEXT = "text/plain; charset=utf-8"
 def get_logs(
     job_id: str,
     request: Request,
-    services: ServicesDep,
+    services: Context,
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="Only the last lines.")] = None,
     offset: Annotated[int | None, Query(ge=0, description="Only what comes behind so many bytes.")] = None,
     follow: Annotated[bool, Query(description="A stream of lines, also without `Accept: text/event-stream`.")] = False,
@@ -73,20 +73,20 @@ def _start(path: Path, tail: int | None, offset: int | None) -> int:
     return tail_offset(path, tail) if tail is not None else offset or 0
 
 
-def _look(services: Services, job_id: str, path: Path, start: int) -> Look:
+def _look(services: AppContext, job_id: str, path: Path, start: int) -> Poll:
     place = start
     was_finished = False
 
-    def look() -> News:
+    def look() -> Batch:
         nonlocal place, was_finished
         status = services.history.status(job_id)  # before the file: what is written before the end is not missed
         lines = read_lines(path, place, is_finished=was_finished)
         if lines:
             place = lines[-1].end
-            return News([message(line.text, line.end) for line in lines], has_more=True)
+            return Batch([message(line.text, line.end) for line in lines], has_more=True)
         # One look more after the end: a worker may write its last line just behind its last word to the book.
         end = json.dumps({"status": status}) if was_finished else None
         was_finished = status.is_terminal
-        return News([], end)
+        return Batch([], end)
 
     return in_a_thread(look)

@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from rvc_train.client import Client, connect
-from rvc_train.errors import BadInput, BadUpload, ConnectionFailed, ServerSaysNo
+from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
 from rvc_train.http import uploads
 
 DATASET = {
@@ -197,10 +197,10 @@ def test_other_bytes_than_were_sent_are_noticed(shelf, client, recording):
 
 
 def test_what_does_not_exist_or_is_empty_is_told_before_anything_is_sent(server, client, tmp_path):
-    with pytest.raises(BadInput, match="no such file or folder"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         client.upload_dataset([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="holds no files"):
+    with pytest.raises(UsageError, match="holds no files"):
         client.upload_dataset([tmp_path / "empty"])
     assert server.seen == []
 
@@ -208,19 +208,19 @@ def test_what_does_not_exist_or_is_empty_is_told_before_anything_is_sent(server,
 def test_a_refused_upload_is_told_in_the_servers_words(server, client, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1")
     server.answer = lambda request: request.send_problem(413, "upload_too_large", "at most 4 GiB are taken")
-    with pytest.raises(ServerSaysNo, match="at most 4 GiB") as caught:
+    with pytest.raises(ApiError, match="at most 4 GiB") as caught:
         client.upload_dataset([tmp_path / "a.wav"])
     assert caught.value.problem.code == "upload_too_large"
 
 
 def test_an_answer_that_is_no_problem_of_ours_says_to_check_the_address(server, client):
     server.answer = lambda request: request.send(502, b"<html>proxy</html>", "text/html")
-    with pytest.raises(ServerSaysNo, match="check the server's address"):
+    with pytest.raises(ApiError, match="check the server's address"):
         client.queue()
 
 
 def test_fields_at_fault_are_named(server, client):
     errors = [{"detail": "must be at least 1", "pointer": "/config/batch_size"}]
     server.answer = lambda request: request.send_problem(422, "invalid_request", "the request is wrong", errors=errors)
-    with pytest.raises(ServerSaysNo, match=r"the request is wrong \(config\.batch_size: must be at least 1\)"):
+    with pytest.raises(ApiError, match=r"the request is wrong \(config\.batch_size: must be at least 1\)"):
         client.queue()

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 from rvc_train.schemas.access import Scope
 from server.app import _chores, create_app
 from server.auth.audit import AuditTrail
-from server.auth.throttle import LINES_PER_MINUTE, Refusals
-from server.auth.tokens import TokenBook
+from server.auth.throttle import LINES_PER_MINUTE, AuthThrottle
+from server.auth.tokens import TokenService
 from server.database.engine import read_session
 from server.database.tables import BrowserSession, Token
 from server.errors import TooManyRequests
@@ -260,7 +260,7 @@ def test_guessing_at_the_sign_in_is_limited_and_told_like_guessing_anywhere(
 
 
 def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) -> None:
-    refusals = Refusals(None, AuditTrail(engine, lambda: datetime.now(UTC)))
+    refusals = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
         for i in range(LINES_PER_MINUTE + 10):
@@ -274,7 +274,7 @@ def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) ->
 
 
 def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine) -> None:
-    refusals = Refusals(2, AuditTrail(engine, lambda: datetime.now(UTC)))
+    refusals = AuthThrottle(2, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
         for i in range(2):
@@ -320,7 +320,7 @@ def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> 
 
 
 def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: Any) -> None:
-    book = TokenBook(engine, clock, FIRST, session_hours=2)
+    book = TokenService(engine, clock, FIRST, session_hours=2)
     opened = book.open_session(FIRST)
     assert opened is not None
     assert book.caller_of_session(opened[0]) is not None
@@ -332,10 +332,10 @@ def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: 
 
 
 def test_another_first_token_ends_the_sessions_of_the_one_before(engine: sa.Engine, clock: Any) -> None:
-    opened = TokenBook(engine, clock, FIRST, session_hours=2).open_session(FIRST)
+    opened = TokenService(engine, clock, FIRST, session_hours=2).open_session(FIRST)
     assert opened is not None
-    assert TokenBook(engine, clock, FIRST, session_hours=2).caller_of_session(opened[0]) is not None
-    assert TokenBook(engine, clock, "another-first-token", session_hours=2).caller_of_session(opened[0]) is None
+    assert TokenService(engine, clock, FIRST, session_hours=2).caller_of_session(opened[0]) is not None
+    assert TokenService(engine, clock, "another-first-token", session_hours=2).caller_of_session(opened[0]) is None
 
 
 def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> No
 def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path))
     names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _chores(app.state.services)}
-    assert {"TokenBook.tidy", "JobSizes.measure"} < names
+    assert {"TokenService.tidy", "JobSizes.measure"} < names
     assert app.state.services.audit.forget_old in names
     app.state.services.engine.dispose()
 

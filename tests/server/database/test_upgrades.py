@@ -15,7 +15,7 @@ from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import SCHEMA_VERSION, create_engine, migrate, present_version
 from server.database.migrate import alembic_config
 from server.database.tables import metadata
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 
 pytestmark = pytest.mark.sqlite
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -134,7 +134,7 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
         assert len(rows) == len(ROWS[name]), name
         for row, before in zip(rows, ROWS[name], strict=True):
             assert {key: row[key] for key in before} == before, name
-    book = JobBook(engine)
+    book = JobService(engine)
     assert {each.id for each in book.list()[0]} == {"job_1", "job_2", "job_3", "job_4"}
     assert book.submit(JobCreate(name="new", dataset_id="ds_1")).number == 5
     claimed = book.claim(book.register_worker("w", 1, "h", "cpu"))

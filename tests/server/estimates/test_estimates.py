@@ -14,21 +14,21 @@ from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Worker
 from server.estimates.estimator import Estimator, sounds
-from server.estimates.queue_forecast import Outlook
+from server.estimates.queue_forecast import QueueForecast
 from server.estimates.resources import disk_bytes, memory_bytes
-from server.estimates.throughput import Devices, Pace, Paces
+from server.estimates.throughput import AttemptThroughput, Devices, ThroughputHistory
 from server.jobs.serializers import jobs_public
 
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
 
 
-def pace(step_seconds: float, device: str = "a GPU", **config: Any) -> Pace:
+def pace(step_seconds: float, device: str = "a GPU", **config: Any) -> AttemptThroughput:
     made = TrainingConfig(**config).model_dump(mode="json")
-    return Pace(device, made, step_seconds, {"content": 6.0, "index": 2.0, "export": 1.0}, 120.0)
+    return AttemptThroughput(device, made, step_seconds, {"content": 6.0, "index": 2.0, "export": 1.0}, 120.0)
 
 
 def test_a_step_takes_what_it_took_with_the_same_setting_on_the_same_device() -> None:
-    paces = Paces((pace(0.5), pace(0.6), pace(9.0, "another"), pace(3.0, batch_size=16)))
+    paces = ThroughputHistory((pace(0.5), pace(0.6), pace(9.0, "another"), pace(3.0, batch_size=16)))
     found = paces.step(TrainingConfig(), Devices("cuda", frozenset({"a GPU"})))
     assert found.basis == "measured"
     assert 0.4 < found.seconds.low < 0.5
@@ -36,21 +36,23 @@ def test_a_step_takes_what_it_took_with_the_same_setting_on_the_same_device() ->
 
 
 def test_another_batch_size_is_scaled_between_not_at_all_and_in_proportion() -> None:
-    found = Paces((pace(1.0, batch_size=4),)).step(TrainingConfig(batch_size=8), Devices("cuda", frozenset({"a GPU"})))
+    found = ThroughputHistory((pace(1.0, batch_size=4),)).step(
+        TrainingConfig(batch_size=8), Devices("cuda", frozenset({"a GPU"}))
+    )
     assert found.basis == "scaled"
     assert (found.seconds.low, found.seconds.high) == pytest.approx((0.9, 2.5))
 
 
 def test_where_nothing_was_measured_the_answer_is_wide_and_says_that_it_is_a_guess() -> None:
-    found = Paces().step(TrainingConfig(), Devices("cpu"))
+    found = ThroughputHistory().step(TrainingConfig(), Devices("cpu"))
     assert found.basis == "guess"
     assert found.seconds.high / found.seconds.low >= 5
-    other = Paces((pace(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
+    other = ThroughputHistory((pace(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
     assert other.basis == "guess"
 
 
 def test_stages_take_in_proportion_to_the_sound() -> None:
-    paces = Paces((pace(1.0),))
+    paces = ThroughputHistory((pace(1.0),))
     found = paces.stage("content", TrainingConfig(), Devices(), 1200)
     assert found is not None
     assert found.low < 60 < found.high
@@ -125,7 +127,7 @@ def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
 def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     run_once(shop, dataset_id, 0.5)
-    outlook = Outlook(Estimator(60))
+    outlook = QueueForecast(Estimator(60))
     with read_session(shop.book.engine) as session:
         situation = outlook.estimator.situation(session, shop.clock())
         sound = sounds(session, [dataset_id])[dataset_id]
@@ -140,7 +142,7 @@ def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
 def prospects(shop: Any, *jobs: Any) -> list[Any]:
     with read_session(shop.book.engine) as session:
         rows = [shop.book.get(job.id) for job in jobs]
-        return jobs_public(session, rows, Outlook(Estimator(60)), shop.clock())
+        return jobs_public(session, rows, QueueForecast(Estimator(60)), shop.clock())
 
 
 def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers(shop: Any) -> None:

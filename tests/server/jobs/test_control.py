@@ -12,7 +12,7 @@ from rvc_engine.errors import FailureCode
 from rvc_engine.events import CheckpointSaved, Progress
 from rvc_train.schemas.jobs import JobPublic
 from server.errors import StillRunning
-from server.job_store.idempotency import UnderWay
+from server.job_store.idempotency import InFlightKeys
 from server.results.checkpoints import StoredCheckpoints
 
 
@@ -217,7 +217,7 @@ def test_of_many_requests_at_once_under_one_key_one_makes_a_job_and_all_others_w
 
 
 def test_a_key_is_let_go_of_whatever_happens_and_is_its_owners_alone():
-    under_way = UnderWay()
+    under_way = InFlightKeys()
 
     def serve(fault: type[Exception]) -> None:
         with under_way.alone("a", "k"), under_way.alone("b", "k"):

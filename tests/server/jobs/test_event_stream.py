@@ -10,7 +10,7 @@ from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import Event
 from server.errors import NotFound
 from server.job_store.queries import EventsPage
-from server.jobs.event_stream import BATCH, WINDOW, Feeds
+from server.jobs.event_stream import BATCH, WINDOW, EventBroadcaster
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
@@ -29,7 +29,7 @@ class Book:
         return EventsPage(events, self.status, self.num_events)
 
 
-async def follow(feeds: Feeds, book: Book, start: int) -> list[int]:
+async def follow(feeds: EventBroadcaster, book: Book, start: int) -> list[int]:
     """The numbers of all events that a follower is told until the end."""
     look, told = feeds.follow("job_1", start, book.num_events), []
     while True:
@@ -51,7 +51,7 @@ async def talk(book: Book, num_events: int, at_once: int = 1) -> None:
 def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
     async def run(num_followers: int) -> int:
         book = Book(num_events=7)
-        feeds = Feeds(book.read, poll_seconds=0.04)
+        feeds = EventBroadcaster(book.read, poll_seconds=0.04)
         told = await asyncio.gather(*(follow(feeds, book, 7) for _ in range(num_followers)), talk(book, 50))
         assert told[:-1] == [list(range(8, 58))] * num_followers
         return book.num_looks
@@ -63,7 +63,7 @@ def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
 def test_followers_who_begin_anywhere_miss_nothing_and_hear_nothing_twice(at_once: int) -> None:
     async def run() -> None:
         book = Book(num_events=3 * WINDOW)
-        feeds = Feeds(book.read, poll_seconds=0.004)
+        feeds = EventBroadcaster(book.read, poll_seconds=0.004)
         starts = [0, 1, 2 * WINDOW, 3 * WINDOW - 1, 3 * WINDOW]
         followers = [asyncio.create_task(follow(feeds, book, start)) for start in starts]
         await talk(book, 20, at_once)
@@ -78,7 +78,7 @@ def test_all_who_follow_hear_that_a_job_was_deleted() -> None:
         def read(job_id: str, after: int, limit: int) -> EventsPage:
             raise NotFound(f"there is no job {job_id}")
 
-        feeds = Feeds(read, 0.4)
+        feeds = EventBroadcaster(read, 0.4)
         looks = [feeds.follow("job_1", 0, 0) for _ in range(3)]
         for found in await asyncio.gather(*(look() for look in looks), return_exceptions=True):
             assert isinstance(found, NotFound)

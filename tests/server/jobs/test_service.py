@@ -14,17 +14,17 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Artifact, Attempt, Event, Job, Metric
-from server.errors import ClaimLost, Conflict, NotFound, NothingPublished, Refused
-from server.job_store.leases import EngineProcess, Wish
-from server.job_store.queries import History
+from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
+from server.job_store.leases import EngineProcess, WorkerCommand
+from server.job_store.queries import JobQueries
 from server.jobs.reaper import Reaper
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.settings import ServerSettings
 from worker.settings import WorkerSettings
 
 
 def types_of(book, job_id):
-    return [event.type for event in History(book.engine).events(job_id, 0, 1000).events]
+    return [event.type for event in JobQueries(book.engine).events(job_id, 0, 1000).events]
 
 
 def test_each_of_many_jobs_is_claimed_exactly_once_by_threads_that_compete(bench):
@@ -97,7 +97,7 @@ def test_every_write_under_a_replaced_token_is_turned_away_and_changes_nothing(b
     bench.book.hand_back(stale, "drained")
     bench.claim()
     before = bench.book.get(job.id).model_dump()
-    with pytest.raises(ClaimLost):
+    with pytest.raises(LeaseLost):
         write(bench.book, stale)
     assert bench.book.get(job.id).model_dump() == before
     with bench.book.engine.connect() as connection:
@@ -131,7 +131,7 @@ def test_a_success_wins_over_a_cancel_that_came_before(bench):
     claim = bench.claim()
     bench.publish(claim)
     bench.book.cancel(job.id)
-    assert bench.book.heartbeat(claim) is Wish.CANCEL
+    assert bench.book.heartbeat(claim) is WorkerCommand.CANCEL
     bench.book.succeed(claim)
     assert bench.book.get(job.id).status == JobStatus.SUCCEEDED
 
@@ -139,9 +139,9 @@ def test_a_success_wins_over_a_cancel_that_came_before(bench):
 def test_a_heartbeat_tells_of_a_wish_to_pause(bench):
     job = bench.job()
     claim = bench.claim()
-    assert bench.book.heartbeat(claim) is Wish.NONE
+    assert bench.book.heartbeat(claim) is WorkerCommand.NONE
     bench.book.pause(job.id)
-    assert bench.book.heartbeat(claim) is Wish.PAUSE
+    assert bench.book.heartbeat(claim) is WorkerCommand.PAUSE
 
 
 def test_a_retry_waits_longer_each_time_and_gives_up_after_max_attempts(bench):
@@ -196,10 +196,10 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
     assert row.losses == {"loss/mel": 29.0}
     new = ["stage_changed", "stage_changed", "warning", "progress", "metric", "checkpoint_saved"]
     assert types_of(bench.book, job.id) == ["created", "validated", "queued", "started", *new]
-    told = History(bench.book.engine).events(job.id, 0, 100).events
+    told = JobQueries(bench.book.engine).events(job.id, 0, 100).events
     [progress] = [event for event in told if event.type == "progress"]
     assert (progress.data["clips_per_second"], progress.data["machine_share"]) == (8.0, 0.4)
-    series = {each.key: each for each in History(bench.book.engine).metrics(job.id, (), 0, 100)}
+    series = {each.key: each for each in JobQueries(bench.book.engine).metrics(job.id, (), 0, 100)}
     assert (series["loss/mel"].steps, series["loss/mel"].values) == ([19, 20], [30.0, 29.0])
     assert series["loss/kl"].values == [None]
 
@@ -218,14 +218,14 @@ def test_a_step_done_again_after_a_resume_replaces_its_numbers(bench):
     claim = bench.claim()
     for value in (5.0, 4.0):
         bench.book.record(claim, [Measured(step=1, epoch=1, values={"loss/mel": value})])
-    assert History(bench.book.engine).metrics(job.id, (), 0, 100)[0].values == [4.0]
+    assert JobQueries(bench.book.engine).metrics(job.id, (), 0, 100)[0].values == [4.0]
 
 
 def test_a_long_series_is_thinned_and_keeps_its_last_point(bench):
     job = bench.job()
     claim = bench.claim()
     bench.book.record(claim, [Measured(step=i, epoch=1, values={"a": float(i), "b": 0.0}) for i in range(1, 1004)])
-    history = History(bench.book.engine)
+    history = JobQueries(bench.book.engine)
     (series,) = history.metrics(job.id, ["a"], 0, 100)
     assert series.num_points == 1003
     assert 80 <= len(series.steps) <= 101
@@ -267,7 +267,7 @@ def test_a_lost_worker_is_found_by_a_standing_heartbeat_and_not_by_the_wall_cloc
     now[0] = 160
     assert reaper.sweep() == 1
     assert bench.book.get(job.id).status == JobStatus.QUEUED
-    with pytest.raises(ClaimLost):
+    with pytest.raises(LeaseLost):
         bench.book.heartbeat(claim)
 
 
@@ -345,7 +345,7 @@ def test_lists_are_cut_into_pages_newest_first(bench):
 def test_the_book_stays_whole_when_another_process_holds_the_lock_for_a_moment(bench):
     """A writer that finds the database locked waits; it does not fail."""
     job = bench.job()
-    other = JobBook(bench.book.engine, bench.clock)
+    other = JobService(bench.book.engine, bench.clock)
     released = threading.Event()
     with bench.book.engine.connect() as connection:
         transaction = connection.begin()

@@ -27,10 +27,10 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import HELD_STATUSES, JobCreate, JobStatus
 from server.database.engine import create_engine, read_session, write_session
 from server.database.tables import Attempt, Dataset, Event, Job, new_id
-from server.errors import ClaimLost, Conflict, NothingPublished
-from server.job_store.leases import Claim
+from server.errors import Conflict, LeaseLost, NothingPublished
+from server.job_store.leases import Lease
 from server.job_store.states import TRANSITIONS
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 
 S = JobStatus
 CODES = st.sampled_from([FailureCode.ENGINE_CRASHED, FailureCode.GPU_OUT_OF_MEMORY, FailureCode.DIVERGED])
@@ -52,10 +52,10 @@ class JobBookMachine(RuleBasedStateMachine):
         shutil.copy(self.empty_database, self.folder / "book.db")
         self.engine = create_engine(f"sqlite:///{self.folder / 'book.db'}")
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
-        self.book = JobBook(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
+        self.book = JobService(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
         self.seen: dict[str, Any] = {}
         """The last row that was seen of each job."""
-        self.holders: dict[str, Claim] = {}
+        self.holders: dict[str, Lease] = {}
         """The one claim on each job that must still hold."""
         self.published: set[str] = set()
         self.num_stale = 0
@@ -121,21 +121,21 @@ class JobBookMachine(RuleBasedStateMachine):
         return claim
 
     @rule(claim=claims, step=st.integers(1, 9))
-    def report(self, claim: Claim, step: int) -> None:
+    def report(self, claim: Lease, step: int) -> None:
         event = Progress(stage="train", stage_progress=0.5, progress=0.5, step=step)
         self.attempt(claim, lambda: self.book.record(claim, [event]))
 
     @rule(claim=claims)
-    def heartbeat(self, claim: Claim) -> None:
+    def heartbeat(self, claim: Lease) -> None:
         self.attempt(claim, lambda: self.book.heartbeat(claim))
 
     @rule(claim=claims)
-    def publish(self, claim: Claim) -> None:
+    def publish(self, claim: Lease) -> None:
         if self.attempt(claim, lambda: self.book.publish_artifact(claim, "voice", "a.pth", "x", 1, "00")):
             self.published.add(claim.job_id)
 
     @rule(claim=claims)
-    def succeed(self, claim: Claim) -> None:
+    def succeed(self, claim: Lease) -> None:
         try:
             ended = self.attempt(claim, lambda: self.book.succeed(claim))
         except NothingPublished:
@@ -146,12 +146,12 @@ class JobBookMachine(RuleBasedStateMachine):
             del self.holders[claim.job_id]
 
     @rule(claim=claims, code=CODES)
-    def fail(self, claim: Claim, code: FailureCode) -> None:
+    def fail(self, claim: Lease, code: FailureCode) -> None:
         if self.attempt(claim, lambda: self.book.fail(claim, code, "it failed")):
             del self.holders[claim.job_id]
 
     @rule(claim=claims)
-    def hand_back(self, claim: Claim) -> None:
+    def hand_back(self, claim: Lease) -> None:
         if self.attempt(claim, lambda: self.book.hand_back(claim, "draining")):
             del self.holders[claim.job_id]
 
@@ -213,13 +213,13 @@ class JobBookMachine(RuleBasedStateMachine):
 
     # How
 
-    def attempt(self, claim: Claim, act: Any) -> bool:
+    def attempt(self, claim: Lease, act: Any) -> bool:
         """Whether a worker's write went through: exactly when its claim is the one that holds."""
         holds = self.holders.get(claim.job_id) == claim
         before = self.row(claim.job_id)
         try:
             act()
-        except ClaimLost:
+        except LeaseLost:
             assert not holds, "the owner was turned away"
             assert self.row(claim.job_id) == before, "a stale worker wrote"
             self.num_stale += 1

@@ -14,7 +14,7 @@ from server.jobs.serializers import workers_public
 from server.storage.local import Storage
 from server.workers.gpu_telemetry import KEPT, forget_readings, with_gpus, write_reading
 from worker.hardware import gpus
-from worker.hardware.gpus import GpuWatch, read_gpu
+from worker.hardware.gpus import GpuMonitor, read_gpu
 
 GIB = 2**30
 WORKER = "wrk_" + "0" * 32
@@ -103,7 +103,7 @@ def test_a_machine_without_the_driver_has_workers_all_the_same(shop: Any) -> Non
 
 
 def test_a_gpu_that_the_driver_lost_leaves_the_watch_going(shop: Any, driver: Driver) -> None:
-    watch = GpuWatch(shop.storage, WORKER, ["7"], 0.01)
+    watch = GpuMonitor(shop.storage, WORKER, ["7"], 0.01)
     watch.start()
     shop.wait_until(lambda: driver.is_open, "the first look")
     assert shop.storage.reading_files() == []
