@@ -269,7 +269,7 @@ def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
         tell(
             "memory with followers", server.peak_bytes / MIB, "MiB", f"the server's peak with {num_followers} followers"
         )
-    place.book.hand_back(claim, "measured")
+    place.book.release(claim, "measured")
 
 
 async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followers: int, seconds: float) -> list[float]:
@@ -293,7 +293,7 @@ async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followe
         for step in range(1, int(seconds * 2) + 1):
             said = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
             written[step] = time.monotonic()
-            await asyncio.to_thread(place.book.record, claim, [said])
+            await asyncio.to_thread(place.book.record_events, claim, [said])
             await asyncio.sleep(0.5)
         for follower in followers:
             follower.cancel()

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.downloads import Offered, Progress, download
 from rvc_train.http.packing import packed
-from rvc_train.http.streams import PATIENCE_SECONDS, OnWait, follow
+from rvc_train.http.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.http.transport import Transport, parse
 from rvc_train.http.uploads import upload
 from rvc_train.resources.access import Access
@@ -64,7 +64,7 @@ class Client:
     def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
         """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
         self._http = http
-        self._calls = calls = Transport(http)
+        self._transport = calls = Transport(http)
         self.webhooks = Webhooks(calls)
         self.weights = PublishedWeights(calls)
         self.retention = Retention(calls)
@@ -88,19 +88,19 @@ class Client:
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
         """All datasets, page by page; for an administrator everyone's, or those of `owner`."""
         params = {"limit": limit} | ({} if owner is None else {"owner": owner})
-        return self._calls.pages("/v1/datasets", DatasetPublic, params)
+        return self._transport.pages("/v1/datasets", DatasetPublic, params)
 
     def dataset(self, dataset_id: str) -> DatasetPublic:
         """One dataset."""
-        return self._calls.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
+        return self._transport.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
 
     def dataset_report(self, dataset_id: str) -> DatasetReport:
         """What the server found in a dataset's recordings."""
-        return self._calls.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
+        return self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset and all that was derived from it; not while a job needs it."""
-        self._calls.send("DELETE", f"/v1/datasets/{dataset_id}")
+        self._transport.send("DELETE", f"/v1/datasets/{dataset_id}")
 
     # Jobs
 
@@ -108,12 +108,12 @@ class Client:
         """Ask for a voice. The same key gives the same job, however often it is sent; None: a new key."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = job.model_dump(mode="json", exclude_none=True)
-        return parse(JobPublic, self._calls.send("POST", "/v1/jobs", json=body, headers=headers))
+        return parse(JobPublic, self._transport.send("POST", "/v1/jobs", json=body, headers=headers))
 
     def estimate(self, job: EstimateRequest) -> JobEstimate:
         """What a job would take, as ranges; and what should be known before it is submitted."""
         body = job.model_dump(mode="json", exclude_none=True)
-        return self._calls.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
+        return self._transport.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
 
     def jobs(
         self,
@@ -132,23 +132,23 @@ class Client:
         words |= {"search": search, "owner": owner}
         params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
         params |= {f"label.{key}": value for key, value in (labels or {}).items()}
-        return self._calls.pages("/v1/jobs", JobPublic, params)
+        return self._transport.pages("/v1/jobs", JobPublic, params)
 
     def job(self, job_id: str) -> JobPublic:
         """One job."""
-        return self._calls.get(f"/v1/jobs/{job_id}", JobPublic)
+        return self._transport.get(f"/v1/jobs/{job_id}", JobPublic)
 
     def cancel(self, job_id: str) -> JobPublic:
         """Ask a job to end. A running one ends after its present step and a checkpoint."""
-        return parse(JobPublic, self._calls.send("POST", f"/v1/jobs/{job_id}/cancel"))
+        return parse(JobPublic, self._transport.send("POST", f"/v1/jobs/{job_id}/cancel"))
 
     def pause(self, job_id: str) -> JobPublic:
         """Ask a job to stop and wait. A running one stops after its present step and a checkpoint."""
-        return self._calls.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
 
     def resume(self, job_id: str) -> JobPublic:
         """Put a paused job back into the queue."""
-        return self._calls.call("POST", f"/v1/jobs/{job_id}/resume", JobPublic)
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/resume", JobPublic)
 
     def retry(
         self,
@@ -160,7 +160,7 @@ class Client:
         """Try a job that has ended again, as a new one; `config` holds training options to change."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = {"from": start_from, "config": dict(config or {})}
-        return self._calls.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
 
     def edit(
         self,
@@ -176,18 +176,18 @@ class Client:
         words = {"labels": None if labels is None else dict(labels), "priority": priority}
         body = {key: value for key, value in words.items() if value is not None}
         headers = {} if if_match is None else {"If-Match": if_match}
-        return self._calls.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
+        return self._transport.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
 
     def job_if_changed(self, job_id: str, etag: str | None = None) -> tuple[JobPublic | None, str]:
         """One job and its tag; None in its place while it is as it was when it had the tag given."""
         headers = {} if etag is None else {"If-None-Match": etag}
-        response = self._calls.send("GET", f"/v1/jobs/{job_id}", headers=headers)
+        response = self._transport.send("GET", f"/v1/jobs/{job_id}", headers=headers)
         is_as_it_was = response.status_code == httpx.codes.NOT_MODIFIED
         return (None if is_as_it_was else parse(JobPublic, response)), response.headers.get("ETag", "")
 
     def delete_job(self, job_id: str) -> None:
         """Delete a finished job with its checkpoints, log and voice."""
-        self._calls.send("DELETE", f"/v1/jobs/{job_id}")
+        self._transport.send("DELETE", f"/v1/jobs/{job_id}")
 
     def find_job(self, wanted: str) -> JobPublic:
         """The job of an id, of the unique beginning of one (`job_` may be left out), or the newest for `last`."""
@@ -217,7 +217,7 @@ class Client:
         """The events so far that come after the one numbered `after`; of these types alone, if any are named."""
         while True:
             params = {"after": after, "type": types} if types else {"after": after}
-            page = self._calls.get(f"/v1/jobs/{job_id}/events", EventList, params)
+            page = self._transport.get(f"/v1/jobs/{job_id}/events", EventList, params)
             yield from page.data
             if not page.has_more or not page.data:
                 return
@@ -228,7 +228,7 @@ class Client:
         job_id: str,
         after: int = 0,
         on_wait: OnWait | None = None,
-        patience_seconds: float = PATIENCE_SECONDS,
+        patience_seconds: float = RECONNECT_SECONDS,
     ) -> Iterator[EventPublic]:
         """Events as they happen until the job is at its end, each once and in order, through restarts of the server."""
         last_id = str(after) if after else None
@@ -245,7 +245,7 @@ class Client:
     def logs(self, job_id: str, tail: int | None = None) -> str:
         """The job's log so far, or its last `tail` lines."""
         params = {} if tail is None else {"tail": str(tail)}
-        return self._calls.send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
+        return self._transport.send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
 
     def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
         """Lines of the log as they come until the job is at its end, through restarts of the server."""
@@ -255,19 +255,19 @@ class Client:
 
     def metrics(self, job_id: str, **query: str | int) -> MetricList:
         """Numbers over the training steps: `key`, `since_step`, `max_points` narrow them."""
-        return self._calls.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
+        return self._transport.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
 
     def artifacts(self, job_id: str) -> list[ArtifactPublic]:
         """Files that the job offers."""
-        return self._calls.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
+        return self._transport.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
 
     def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
         """Evaluated saves with their scores, by step."""
-        return self._calls.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
+        return self._transport.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
 
     def previews(self, job_id: str) -> list[PreviewPublic]:
         """Clips as the voice spoke them at its saves, by step."""
-        return self._calls.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
+        return self._transport.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
 
     def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
         """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
@@ -280,12 +280,12 @@ class Client:
 
     def workers(self) -> list[WorkerPublic]:
         """Processes that run jobs."""
-        return self._calls.get("/v1/workers", WorkerList).data
+        return self._transport.get("/v1/workers", WorkerList).data
 
     def drain_worker(self, worker_id: str, mode: str = "hand_back") -> WorkerPublic:
         """Have a worker end: `hand_back` lets another go on with its job, `finish` brings it to its end first."""
         path = f"/v1/workers/{worker_id}/drain"
-        return self._calls.call("POST", path, WorkerPublic, params={"mode": mode})
+        return self._transport.call("POST", path, WorkerPublic, params={"mode": mode})
 
     def find_worker(self, wanted: str) -> WorkerPublic:
         """The worker of an id, of the unique beginning of one, or of a name that one alone has."""
@@ -298,11 +298,11 @@ class Client:
 
     def queue(self) -> QueuePublic:
         """What runs and what waits."""
-        return self._calls.get("/v1/queue", QueuePublic)
+        return self._transport.get("/v1/queue", QueuePublic)
 
     def system(self) -> SystemPublic:
         """What the server is and can do."""
-        return self._calls.get("/v1/system", SystemPublic)
+        return self._transport.get("/v1/system", SystemPublic)
 
     def is_ready(self) -> bool:
         """Whether the server answers and is ready to work."""

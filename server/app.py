@@ -16,7 +16,7 @@ from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
 from server.admin.retention import Retention
-from server.admin.scheduler import CHORE_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
+from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
 from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
 from server.api.access import owners, session, tokens
@@ -51,7 +51,7 @@ from server.pages.assets import Assets
 from server.settings import ServerSettings
 from server.storage.instances import open_instance
 from server.storage.local import Storage
-from server.storage.orphans import SECONDS_BETWEEN_LOOKS, Orphans
+from server.storage.orphans import SCAN_SECONDS, Orphans
 from server.storage.sizes import JobSizes
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
@@ -92,7 +92,7 @@ _MODULES = (
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """The service for these settings. Nothing is opened or started before its lifespan begins."""
-    services = _services(settings)
+    services = _build_context(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -100,9 +100,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
         await run_in_threadpool(_open, services)
         deliverer = Deliverer(services.engine, settings, utc_now)
         housekeeper = Scheduler(
-            services.book, services.uploads, deliverer, services.retention, settings, *_chores(services)
+            services.jobs, services.uploads, deliverer, services.retention, settings, *_periodic_tasks(services)
         )
-        services.examiner.start()
+        services.dataset_validator.start()
         deliverer.start()
         housekeeper.start()
         logger.info("the server is ready", data_folder=str(services.storage.root))
@@ -110,10 +110,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
             yield
         finally:
             services.stopping.set()
-            await run_in_threadpool(services.examiner.stop)
+            await run_in_threadpool(services.dataset_validator.stop)
             await run_in_threadpool(housekeeper.stop)
             await run_in_threadpool(deliverer.stop)
-            await run_in_threadpool(services.tokens.tidy)
+            await run_in_threadpool(services.tokens.clean_up)
             services.engine.dispose()
             logger.info("the server has stopped")
 
@@ -126,8 +126,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # ours loads nothing from elsewhere
         redoc_url=None,
         middleware=[
-            Middleware(RequestContextMiddleware, measures=services.measures),
-            Middleware(AuthMiddleware, settings=settings, tokens=services.tokens, refusals=services.refusals),
+            Middleware(RequestContextMiddleware, measures=services.metrics),
+            Middleware(AuthMiddleware, settings=settings, tokens=services.tokens, refusals=services.auth_throttle),
         ],
     )
     app.state.context = services
@@ -143,7 +143,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     return app
 
 
-def _services(settings: ServerSettings) -> AppContext:
+def _build_context(settings: ServerSettings) -> AppContext:
     engine = create_engine(settings.url, NUM_CONNECTIONS)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
@@ -162,41 +162,41 @@ def _services(settings: ServerSettings) -> AppContext:
     return AppContext(
         settings=settings,
         engine=engine,
-        book=book,
+        jobs=book,
         retries=RetryService(book, storage),
-        under_way=InFlightKeys(),
-        outlook=outlook,
-        forecaster=EstimateService(engine, outlook, storage, quotas, utc_now),
-        shelf=shelf,
+        in_flight_keys=InFlightKeys(),
+        queue_forecast=outlook,
+        estimates=EstimateService(engine, outlook, storage, quotas, utc_now),
+        datasets=shelf,
         uploads=UploadService(engine, storage, settings, quotas=quotas),
-        receptions=UploadLocks(),
+        upload_locks=UploadLocks(),
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         retention=Retention(book, storage),
         tokens=TokenService(engine, utc_now, first_token, settings.session_hours),
         quotas=quotas,
         audit=audit,
-        refusals=AuthThrottle(settings.refusals_per_minute, audit),
-        measures=Metrics(engine, storage, settings.lease_seconds),
+        auth_throttle=AuthThrottle(settings.refusals_per_minute, audit),
+        metrics=Metrics(engine, storage, settings.lease_seconds),
         storage=storage,
-        history=history,
+        job_queries=history,
         pages=shells.Pages(),
-        feeds=EventBroadcaster(history.events, settings.follow_poll_seconds),
-        examiner=DatasetValidator(shelf, storage, settings),
-        streamer=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
+        event_broadcaster=EventBroadcaster(history.events, settings.follow_poll_seconds),
+        dataset_validator=DatasetValidator(shelf, storage, settings),
+        sse_responder=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,
     )
 
 
-def _chores(services: AppContext) -> Iterator[PeriodicTask]:
+def _periodic_tasks(services: AppContext) -> Iterator[PeriodicTask]:
     """What the housekeeper does for who may do what, and for the disk."""
     settings = services.settings
     orphans = Orphans(services.engine, services.storage, settings.trash_days, settings.report_timeout_seconds)
     sizes = JobSizes(services.engine, services.storage, utc_now)
-    yield CHORE_SECONDS, services.tokens.tidy
-    yield CHORE_SECONDS, sizes.measure
-    yield EXPIRY_SECONDS, partial(services.audit.forget_old, settings.audit_days)
-    yield SECONDS_BETWEEN_LOOKS, orphans.collect
+    yield CLEANUP_SECONDS, services.tokens.clean_up
+    yield CLEANUP_SECONDS, sizes.measure
+    yield EXPIRY_SECONDS, partial(services.audit.delete_old, settings.audit_days)
+    yield SCAN_SECONDS, orphans.collect
 
 
 def _open(services: AppContext) -> None:

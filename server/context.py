@@ -38,38 +38,38 @@ class AppContext:
 
     settings: ServerSettings
     engine: sa.Engine
-    book: JobService
+    jobs: JobService
     retries: RetryService
-    under_way: InFlightKeys
-    outlook: QueueForecast
-    forecaster: EstimateService
-    shelf: DatasetService
+    in_flight_keys: InFlightKeys
+    queue_forecast: QueueForecast
+    estimates: EstimateService
+    datasets: DatasetService
     uploads: UploadService
-    receptions: UploadLocks
+    upload_locks: UploadLocks
     webhooks: WebhookService
     weights: WeightsFetcher
-    measures: Metrics
+    metrics: Metrics
     retention: Retention
     tokens: TokenService
     quotas: Quotas
     audit: AuditTrail
-    refusals: AuthThrottle
+    auth_throttle: AuthThrottle
     storage: Storage
-    history: JobQueries
-    examiner: DatasetValidator
+    job_queries: JobQueries
+    dataset_validator: DatasetValidator
     pages: Pages
-    feeds: EventBroadcaster
-    streamer: SseResponder
+    event_broadcaster: EventBroadcaster
+    sse_responder: SseResponder
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
 
 
-def _services(request: Request) -> AppContext:
+def _context(request: Request) -> AppContext:
     services: AppContext = request.app.state.context
     return services
 
 
-Context = Annotated[AppContext, Depends(_services)]
+Context = Annotated[AppContext, Depends(_context)]
 MAX_INTEGER = 2**62
 """The largest that may be asked about: less than the database's 2**63 - 1, and exact as a float, as OpenAPI has it."""
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]

@@ -34,7 +34,7 @@ class RequestContextMiddleware:
 
     def __init__(self, app: ASGIApp, measures: Metrics) -> None:
         self._app = app
-        self._measures = measures
+        self._metrics = measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -46,7 +46,7 @@ class RequestContextMiddleware:
         try:
             await request.serve()
         finally:
-            self._measures.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
+            self._metrics.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
 
 
 def _pattern(scope: Scope) -> str:
@@ -78,11 +78,11 @@ class _RequestContext:
             logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
             if self.status is not None:
                 raise  # half an answer is out: only closing the connection tells that it is not whole
-            await self._answer(500, "something went wrong on the server; its log has the details under the request id")
+            await self._respond(500, "something went wrong on the server; its log has the details under the request id")
         finally:
             self._log(time.monotonic() - started)
 
-    async def _answer(self, status: int, detail: str) -> None:
+    async def _respond(self, status: int, detail: str) -> None:
         answer = problem_response(status, detail, path=self._scope["path"], request_id=self._id)
         await answer(self._scope, self._receive, self._watched_send)
 

@@ -60,7 +60,7 @@ def fail(error: ClientError | OSError, output: Output) -> NoReturn:
     raise typer.Exit(exit_code_of(error))
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the option --json; it gets an Output as its first argument, and its ClientErrors are told."""
 
     def run(json: bool, *args: Any, **kwargs: Any) -> None:
@@ -73,7 +73,7 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options(function, run, {"json": (JsonOption, False)})
 
 
-def connected(function: Callable[..., Any]) -> Callable[..., Any]:
+def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command --server, --token and --json; it gets a Session as its first argument; its errors are told."""
 
     def run(server: str | None, token: str | None, json: bool, *args: Any, **kwargs: Any) -> None:

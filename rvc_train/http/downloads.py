@@ -44,12 +44,12 @@ def download(http: httpx.Client, artifact: Offered, target: Path, progress: Prog
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with _alone(part):
+    with _exclusive(part):
         return _download(http, artifact, target, part, told)
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[None]:
+def _exclusive(part: Path) -> Iterator[None]:
     """Be the only one to fill a part. UsageError while another download does."""
     lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
     try:

@@ -12,7 +12,7 @@ from rvc_train.http.problems import error_of
 
 READ_SECONDS = 60
 """A stream silent for so long is dead: the server sends a comment every 15 s."""
-PATIENCE_SECONDS = 600
+RECONNECT_SECONDS = 600
 """How long to try again when the server does not answer."""
 BUSY_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Answers of a server, or of a proxy before it, that is coming up."""
@@ -27,7 +27,7 @@ def follow(
     last_id: str | None = None,
     params: dict[str, str] | None = None,
     on_wait: OnWait | None = None,
-    patience_seconds: float = PATIENCE_SECONDS,
+    patience_seconds: float = RECONNECT_SECONDS,
 ) -> Iterator[ServerSentEvent]:
     """The stream's events up to its `end`, each once, whatever happens to the connection.
 
@@ -66,7 +66,7 @@ class _Reconnection:
     """Waits between two tries, longer each time, until patience is at an end."""
 
     def __init__(self, patience_seconds: float, on_wait: OnWait | None) -> None:
-        self._patience = patience_seconds
+        self._give_up_seconds = patience_seconds
         self._on_wait = on_wait
         self._tries = 0
         self._failing_since: float | None = None
@@ -81,8 +81,8 @@ class _Reconnection:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-        if now - self._failing_since > self._patience:
-            raise ConnectionFailed(f"the server has not answered for {self._patience:.0f} s ({reason}); is it running?")
+        if now - self._failing_since > self._give_up_seconds:
+            raise ConnectionFailed(f"the server has not answered for {self._give_up_seconds:.0f} s ({reason}); is it running?")
         if self._on_wait is not None and self._tries == 0:
             self._on_wait(f"connection lost ({reason}); trying again")
         time.sleep(min(0.3 * 1.7**self._tries, 10.0) * random.uniform(0.8, 1.2))

@@ -45,7 +45,7 @@ def upload(http: httpx.Client, file: Path, name: str, progress: Progress, memory
         progress(size, size)
         return _dataset(known, sha256)
     note = memory / f"{hashlib.sha256(f'{http.base_url} {sha256}'.encode()).hexdigest()}.json"
-    address = _send(http, file, size, _remembered(note), note, progress)
+    address = _send(http, file, size, _saved_address(note), note, progress)
     wish = {"name": name, "upload_id": address.rpartition("/")[2]}
     dataset = _dataset(_retried(http, "POST", "/v1/datasets", json=wish, timeout=ADMISSION), sha256)
     note.unlink(missing_ok=True)
@@ -61,7 +61,7 @@ def _dataset(response: httpx.Response, sha256: str) -> DatasetPublic:
     return dataset
 
 
-def _remembered(note: Path) -> str | None:
+def _saved_address(note: Path) -> str | None:
     try:
         address = json.loads(note.read_text())["address"]
     except (OSError, ValueError, KeyError, TypeError):

@@ -20,7 +20,7 @@ import uuid6
 from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
 from server.database.engine import present_version
 from server.errors import Refused
-from server.storage.instances import MARK
+from server.storage.instances import INSTANCE_FILE
 from server.storage.local import Storage, link_or_copy, sync_file
 
 DATABASE = "rvc-train.db"
@@ -56,7 +56,7 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
         if done.has_database:
             _copy_database(Path(str(engine.url.database)), temporary / DATABASE)
         for name in _files(storage):
-            _take(storage.root / name, temporary / name, done)
+            _copy_file(storage.root / name, temporary / name, done)
         manifest = {
             "made_at": datetime.now(UTC).isoformat(),
             "version": version("rvc-train"),
@@ -89,23 +89,23 @@ def _copy_database(source: Path, target: Path) -> None:
 def _files(storage: Storage) -> Iterator[Path]:
     """Everything worth keeping, relative to the root: the instance's id, recordings, logs, artifacts, synced
     checkpoints, uploads."""
-    yield from _below(storage.root, storage.root / MARK)
+    yield from _files_below(storage.root, storage.root / INSTANCE_FILE)
     for folder in ("datasets", "uploads"):
-        yield from _below(storage.root, storage.root / folder)
+        yield from _files_below(storage.root, storage.root / folder)
     for job in sorted((storage.root / "jobs").glob("*_*")):
         for part in sorted(job.iterdir()):
             if part.name != storage.workspace(job.name).name:
-                yield from _below(storage.root, part)
+                yield from _files_below(storage.root, part)
 
 
-def _below(root: Path, path: Path) -> Iterator[Path]:
+def _files_below(root: Path, path: Path) -> Iterator[Path]:
     paths = [path] if path.is_file() else sorted(path.rglob("*"))
     for each in paths:
         if each.is_file() and not each.name.endswith(".tmp"):
             yield each.relative_to(root)
 
 
-def _take(source: Path, target: Path, done: BackupResult) -> None:
+def _copy_file(source: Path, target: Path, done: BackupResult) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     grows = source.suffix == ".log" or source.parent.name == "uploads"
     try:

@@ -18,16 +18,16 @@ from pydantic import ValidationError
 
 from rvc_train.schemas.access import Scope, TokenCreate, TokenPublic
 from server.admin.backup import back_up
-from server.admin.doctor import examine
+from server.admin.doctor import run_checks
 from server.admin.retention import Retention
-from server.auth.principal import AT_THE_MACHINE, present_caller
+from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
 from server.auth.tokens import TokenService
 from server.database.clock import utc_now
 from server.database.engine import create_engine, migrate, present_version
 from server.errors import ServerError
 from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.storage.instances import Pairing, adopt, check, look
+from server.storage.instances import Pairing, adopt, check_pairing, inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from server.storage.permissions import UMASK
@@ -98,9 +98,9 @@ def adopt_command(
     is_sure: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Join the data folder and the database after a restore: give both the same instance id. Deletes nothing."""
-    with _told():
+    with _exit_on_errors():
         settings = ServerSettings()
-        found = look(settings.data_folder, settings.url)
+        found = inspect_pairing(settings.data_folder, settings.url)
         if found.is_joined:
             typer.echo(f"{found.folder} and {found.database} belong together already: {found.folder_id}")
             return
@@ -110,12 +110,12 @@ def adopt_command(
             typer.confirm("Join the two?", abort=True, err=True)
         storage = Storage(settings.data_folder)
         engine = create_engine(settings.url)
-        before = present_caller.set(AT_THE_MACHINE)
+        before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
             with storage.lock(0):
                 typer.echo(f"joined: {adopt(engine, storage, found)}")
         finally:
-            present_caller.reset(before)
+            current_principal.reset(before)
             engine.dispose()
 
 
@@ -139,9 +139,9 @@ def _print_pairing(found: Pairing, trash_days: float) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do: GPU, precision, ffmpeg, weights, disk, database, clock. Changes nothing."""
-    with _told():
+    with _exit_on_errors():
         findings = []
-        for finding in examine(ServerSettings()):
+        for finding in run_checks(ServerSettings()):
             findings.append(finding)
             if not as_json:
                 typer.echo(f"{MARKS[finding.state]}  {finding.what:<9} {finding.text}")
@@ -180,7 +180,7 @@ def create(
 def list_tokens(as_json: AsJson = False) -> None:
     """All tokens, without their secrets, newest first."""
     with _opened() as (settings, engine):
-        public = list(_all(TokenService(engine, utc_now, None, settings.session_hours)))
+        public = list(_all_tokens(TokenService(engine, utc_now, None, settings.session_hours)))
         if as_json:
             typer.echo(json.dumps([each.model_dump(mode="json") for each in public], indent=1))
             return
@@ -218,7 +218,7 @@ def backup(
             typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
 
 
-def _all(book: TokenService) -> Iterator[TokenPublic]:
+def _all_tokens(book: TokenService) -> Iterator[TokenPublic]:
     after, has_more = None, True
     while has_more:
         page, has_more = book.list(after=after, limit=100)
@@ -228,7 +228,7 @@ def _all(book: TokenService) -> Iterator[TokenPublic]:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _exit_on_errors() -> Iterator[None]:
     """Errors in a sentence, and exit code 1; settings that cannot be: 2."""
     try:
         yield
@@ -249,7 +249,7 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
 
     Brought to the newest schema unless the command does so.
     """
-    with _told():
+    with _exit_on_errors():
         settings = ServerSettings()
         if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
             typer.echo(
@@ -258,15 +258,15 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
                 err=True,
             )
             raise typer.Exit(1)
-        check(settings.data_folder, settings.url)
+        check_pairing(settings.data_folder, settings.url)
         engine = create_engine(settings.url)
-        before = present_caller.set(AT_THE_MACHINE)
+        before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
             if not may_migrate:
                 migrate(engine)
             yield settings, engine
         finally:
-            present_caller.reset(before)
+            current_principal.reset(before)
             engine.dispose()
 
 

@@ -30,7 +30,7 @@ from server.database.engine import (
 from server.database.tables import Event
 from server.errors import SettingsRefused
 from server.settings import GIB, ServerSettings, is_loopback
-from server.storage.instances import look
+from server.storage.instances import inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from server.storage.sizes import size_of
@@ -53,7 +53,7 @@ class Finding:
     """What was found; for all that is not well, what to do."""
 
 
-def examine(settings: ServerSettings) -> Iterator[Finding]:
+def run_checks(settings: ServerSettings) -> Iterator[Finding]:
     """Every check, one after another; none of them changes anything."""
     checks: tuple[Callable[[ServerSettings], Iterator[Finding]], ...] = (
         _engine,
@@ -168,8 +168,8 @@ def _has_database(settings: ServerSettings) -> bool:
 
 def _instance(settings: ServerSettings) -> Iterator[Finding]:
     """Data folder and database must belong together; then: what belongs to nobody, and what lies in the trash."""
-    found = look(settings.data_folder, settings.url)
-    if (refusal := found.refusal) is not None:
+    found = inspect_pairing(settings.data_folder, settings.url)
+    if (refusal := found.mismatch) is not None:
         yield Finding("instance", "fault", refusal)
         return
     if not found.is_joined:

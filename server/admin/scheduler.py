@@ -9,7 +9,7 @@ import structlog
 
 from server.admin.retention import Retention
 from server.database.clock import utc_now
-from server.database.engine import checkpoint
+from server.database.engine import checkpoint_wal
 from server.jobs.reaper import Reaper
 from server.jobs.service import JobService
 from server.settings import ServerSettings
@@ -20,7 +20,7 @@ logger = structlog.get_logger(__name__)
 
 
 EXPIRY_SECONDS = 300.0
-CHORE_SECONDS = 60.0
+CLEANUP_SECONDS = 60.0
 NUM_THREADS = 2
 PeriodicTask = tuple[float, Callable[[], object]]
 """How often in seconds, and what."""
@@ -56,9 +56,9 @@ class Scheduler:
         reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         reaping: list[PeriodicTask] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
         tasks: list[PeriodicTask] = [
-            (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
+            (settings.checkpoint_seconds, lambda: checkpoint_wal(book.engine)),
             (EXPIRY_SECONDS, uploads.expire),
-            (EXPIRY_SECONDS, deliverer.forget_old),
+            (EXPIRY_SECONDS, deliverer.delete_old),
             (settings.retention_seconds, retention.apply),
             *chores,
         ]

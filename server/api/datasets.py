@@ -8,7 +8,7 @@ from starlette.concurrency import run_in_threadpool
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport
-from server.api.authorization import OwnerFilter, present, requires
+from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import After, AppContext, Context, Limit, link_next
 from server.datasets.service import checked_name
 from server.errors import UploadTooLarge
@@ -49,8 +49,8 @@ async def upload(name: str, request: Request, response: Response, services: Cont
     checked_name(name)
     told = request.headers.get("content-length", "")
     _check_size(int(told) if told.isdecimal() else 0, services)
-    owner = present().owner
-    await run_in_threadpool(services.shelf.check_room, int(told) if told.isdecimal() else 0)
+    owner = require_principal().owner
+    await run_in_threadpool(services.datasets.check_room, int(told) if told.isdecimal() else 0)
     await run_in_threadpool(services.quotas.check_upload, owner, int(told) if told.isdecimal() else 0)
     with services.storage.incoming_folder() as folder:
         path = folder / "upload"
@@ -58,9 +58,9 @@ async def upload(name: str, request: Request, response: Response, services: Cont
         body = StreamedBody(request, services.settings.upload_idle_seconds, lambda size: _check_size(size, services))
         await body.write(path, digest)
         dataset, is_new = await run_in_threadpool(
-            services.shelf.admit, owner, name, path, digest.hexdigest(), body.size
+            services.datasets.ingest, owner, name, path, digest.hexdigest(), body.size
         )
-    services.examiner.wake()
+    services.dataset_validator.wake()
     if not is_new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
@@ -71,7 +71,7 @@ def _check_size(size: int, services: AppContext) -> None:
     limit = services.settings.max_upload_bytes
     if size > limit:
         raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
-    services.shelf.check_room(0)
+    services.datasets.check_room(0)
 
 
 @router.post(
@@ -87,12 +87,12 @@ def create_dataset(wish: DatasetCreate, response: Response, services: Context) -
 
     With `sha256` nothing needs to be sent: 404 says that these bytes are not here yet.
     """
-    caller = present()
+    caller = require_principal()
     if wish.upload_id is not None:
-        dataset, is_new = services.uploads.make_dataset(services.shelf, caller.sees, wish.name, wish.upload_id)
+        dataset, is_new = services.uploads.make_dataset(services.datasets, caller.visible_owner, wish.name, wish.upload_id)
     else:
-        dataset, is_new = services.shelf.admit_known(caller.owner, wish.name, wish.sha256 or "")
-    services.examiner.wake()
+        dataset, is_new = services.datasets.ingest_existing(caller.owner, wish.name, wish.sha256 or "")
+    services.dataset_validator.wake()
     if not is_new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
@@ -110,7 +110,7 @@ def list_datasets(
     limit: Limit = 20,
 ) -> Page[DatasetPublic]:
     """Your datasets, newest first."""
-    datasets, has_more = services.shelf.list(owner=whose, after=after, limit=limit)
+    datasets, has_more = services.datasets.list(owner=whose, after=after, limit=limit)
     cursor = datasets[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)
@@ -120,18 +120,18 @@ def list_datasets(
 @requires(Scope.READ)
 def get_dataset(dataset_id: str, services: Context) -> DatasetPublic:
     """One dataset."""
-    return dataset_public(services.shelf.get(dataset_id))
+    return dataset_public(services.datasets.get(dataset_id))
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
 @requires(Scope.READ)
 def get_report(dataset_id: str, services: Context) -> DatasetReport:
     """What was found in the recordings. 409 while they are being examined."""
-    return services.shelf.report(dataset_id)
+    return services.datasets.report(dataset_id)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def delete_dataset(dataset_id: str, services: Context) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""
-    services.shelf.delete(dataset_id)
+    services.datasets.delete(dataset_id)

@@ -22,9 +22,9 @@ async def live() -> Health:
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}},
 )
-def get_measures(services: Context) -> Response:
+def get_metrics(services: Context) -> Response:
     """Numbers for Prometheus."""
-    return Response(services.measures.text(), media_type=MEDIA_TYPE)
+    return Response(services.metrics.text(), media_type=MEDIA_TYPE)
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; `checks` says why"}})

@@ -14,7 +14,7 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
-from server.api.authorization import present, requires
+from server.api.authorization import require_principal, requires
 from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
@@ -24,7 +24,7 @@ from server.uploads.receive import StreamedBody
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 EXTENSIONS = "creation,checksum,expiration,termination"
-PIECE_TYPE = "application/offset+octet-stream"
+CHUNK_TYPE = "application/offset+octet-stream"
 _DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 
 UploadId = Annotated[str, Path(pattern="^upl_[0-9a-f]{32}$")]
@@ -37,12 +37,12 @@ _BODY = {
     "requestBody": {
         "required": True,
         "description": "The bytes that follow `Upload-Offset`.",
-        "content": {PIECE_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 
 
-def _speak_tus(version: str | None) -> None:
+def _check_tus_version(version: str | None) -> None:
     if version != TUS_VERSION:
         raise UnsupportedTus(f"send the header Tus-Resumable: {TUS_VERSION}; this server speaks no other version")
 
@@ -75,9 +75,9 @@ async def create_upload(
     tus_resumable: TusResumable = None,
 ) -> None:
     """Begin an upload; its address is in `Location`. Then send its bytes with PATCH, in as many pieces as you like."""
-    _speak_tus(tus_resumable)
-    await run_in_threadpool(services.shelf.check_room, upload_length)
-    upload = await run_in_threadpool(services.uploads.create, present().owner, upload_length, upload_metadata)
+    _check_tus_version(tus_resumable)
+    await run_in_threadpool(services.datasets.check_room, upload_length)
+    upload = await run_in_threadpool(services.uploads.create, require_principal().owner, upload_length, upload_metadata)
     _headers(response, services, upload.expires_at)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
 
@@ -88,9 +88,9 @@ async def get_offset(
     upload_id: UploadId, response: Response, services: Context, tus_resumable: TusResumable = None
 ) -> None:
     """How many bytes are here, in `Upload-Offset`. Ends a PATCH of the same upload that is still under way."""
-    _speak_tus(tus_resumable)
+    _check_tus_version(tus_resumable)
     await run_in_threadpool(services.uploads.get, None, upload_id)
-    async with services.receptions.alone(upload_id):
+    async with services.upload_locks.exclusive(upload_id):
         upload, offset = await run_in_threadpool(_find, services, upload_id)
     _headers(response, services, upload.expires_at)
     response.headers["Upload-Offset"] = str(offset)
@@ -106,7 +106,7 @@ async def get_offset(
     responses=documented(404, 408, 409, 410, 412, 413, 415, 422, 460, 507),
 )
 @requires(Scope.SUBMIT)
-async def receive_piece(
+async def receive_chunk(
     upload_id: UploadId,
     request: Request,
     response: Response,
@@ -118,16 +118,16 @@ async def receive_piece(
     tus_resumable: TusResumable = None,
 ) -> None:
     """Append bytes. What arrived before a broken connection is kept; with a checksum a piece counts as a whole."""
-    _speak_tus(tus_resumable)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PIECE_TYPE:
-        raise UnsupportedMedia(f"send the piece with the header Content-Type: {PIECE_TYPE}")
+    _check_tus_version(tus_resumable)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CHUNK_TYPE:
+        raise UnsupportedMedia(f"send the piece with the header Content-Type: {CHUNK_TYPE}")
     algorithm, expected = _checksum(upload_checksum)
     await run_in_threadpool(services.uploads.get, None, upload_id)
-    async with services.receptions.alone(upload_id):
+    async with services.upload_locks.exclusive(upload_id):
         upload, offset = await run_in_threadpool(_find, services, upload_id)
         if upload_offset != offset:
             raise OffsetMismatch(f"{offset} bytes are here; go on from there", offset)
-        await run_in_threadpool(services.uploads.begin_piece, upload_id, None if expected is None else offset)
+        await run_in_threadpool(services.uploads.begin_chunk, upload_id, None if expected is None else offset)
         digest = _DIGESTS[algorithm](usedforsecurity=False)
         body = StreamedBody(request, services.settings.upload_idle_seconds, _check(services, upload.length - offset))
         try:
@@ -135,11 +135,11 @@ async def receive_piece(
         except BaseException:
             if expected is None:  # with a checksum, the row still says that these bytes do not count
                 with anyio.CancelScope(shield=True):
-                    await run_in_threadpool(services.uploads.end_piece, upload_id)
+                    await run_in_threadpool(services.uploads.end_chunk, upload_id)
             raise
         if expected is not None and not hmac.compare_digest(digest.digest(), expected):
             raise ChecksumMismatch(f"the piece does not match its {algorithm} checksum; send it again")
-        expires_at = await run_in_threadpool(services.uploads.end_piece, upload_id)
+        expires_at = await run_in_threadpool(services.uploads.end_chunk, upload_id)
     _headers(response, services, expires_at)
     response.headers["Upload-Offset"] = str(offset + body.size)
 
@@ -150,9 +150,9 @@ async def delete_upload(
     upload_id: UploadId, response: Response, services: Context, tus_resumable: TusResumable = None
 ) -> None:
     """Forget an upload and its bytes."""
-    _speak_tus(tus_resumable)
+    _check_tus_version(tus_resumable)
     await run_in_threadpool(services.uploads.get, None, upload_id)
-    async with services.receptions.alone(upload_id):
+    async with services.upload_locks.exclusive(upload_id):
         await run_in_threadpool(services.uploads.delete, None, upload_id)
     _headers(response, services)
 
@@ -179,6 +179,6 @@ def _check(services: AppContext, most: int) -> Callable[[int], None]:
     def check(size: int) -> None:
         if size > most:
             raise Conflict("more bytes came than the upload's length leaves room for; begin it anew with the true one")
-        services.shelf.check_room(0)
+        services.datasets.check_room(0)
 
     return check

@@ -14,7 +14,7 @@ from rvc_train.schemas.webhooks import (
     WebhookPublic,
     WebhookSecretPublic,
 )
-from server.api.authorization import OwnerFilter, present, requires
+from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import After, AppContext, Context, Limit, link_next
 from server.database.tables import Delivery, Webhook
 from server.http.problem_details import documented
@@ -46,7 +46,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 def create_webhook(wish: WebhookCreate, response: Response, services: Context) -> WebhookPublic:
     """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
     check_address(services, wish.url)
-    webhook = services.webhooks.create(present().owner, wish)
+    webhook = services.webhooks.create(require_principal().owner, wish)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return _public(webhook)
 

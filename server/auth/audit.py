@@ -11,19 +11,19 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from server.auth.principal import Principal, present_caller
+from server.auth.principal import Principal, current_principal
 from server.database.engine import read_session, write_session
 from server.database.tables import AuditEntry
 
 
-def note(session: Session, action: str, target: str, **detail: Any) -> None:
+def record(session: Session, action: str, target: str, **detail: Any) -> None:
     """Write a line in the transaction of the deed, when someone is asking. `action`: `job.submitted` and the like."""
-    caller = present_caller.get()
+    caller = current_principal.get()
     if caller is not None:
-        note_of(caller, session, action, target, **detail)
+        record_as(caller, session, action, target, **detail)
 
 
-def note_of(caller: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
+def record_as(caller: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
     """As `note`, of someone in particular."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),
@@ -60,7 +60,7 @@ class AuditTrail:
             found = session.exec(query).all()
             return found[:limit], len(found) > limit
 
-    def refused(self, address: str, path: str, request_id: str) -> None:
+    def record_rejected_token(self, address: str, path: str, request_id: str) -> None:
         """Someone showed a token that opens nothing. Told by `server.auth.authentication`, which limits how often."""
         with write_session(self._engine) as session:
             session.add(
@@ -75,7 +75,7 @@ class AuditTrail:
                 )
             )
 
-    def forget_old(self, days: float) -> None:
+    def delete_old(self, days: float) -> None:
         """Delete lines older than so many days."""
         with write_session(self._engine) as session:
             oldest = self._clock() - timedelta(days=days)

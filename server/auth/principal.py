@@ -26,20 +26,20 @@ class Principal:
     """IP address that the request came from."""
     request_id: str = ""
 
-    def may(self, scope: Scope) -> bool:
+    def has_scope(self, scope: Scope) -> bool:
         """Whether a scope, or one that implies it, is among the caller's."""
         return any(scope in IMPLIED[mine] for mine in self.scopes)
 
     @property
-    def sees(self) -> str | None:
+    def visible_owner(self) -> str | None:
         """The owner whose things the caller sees; None: everyone's."""
-        return None if self.may(Scope.ADMIN) else self.owner
+        return None if self.has_scope(Scope.ADMIN) else self.owner
 
 
-EVERYTHING = frozenset({Scope.ADMIN})
+ALL_SCOPES = frozenset({Scope.ADMIN})
 
-AT_THE_MACHINE = Principal(LOCAL_OWNER, EVERYTHING, address="rvc-train admin")
+LOCAL_ADMINISTRATOR = Principal(LOCAL_OWNER, ALL_SCOPES, address="rvc-train admin")
 """Whoever works on the server's machine past HTTP, with `rvc-train admin`."""
 
-present_caller: ContextVar[Principal | None] = ContextVar("present_caller", default=None)
+current_principal: ContextVar[Principal | None] = ContextVar("present_caller", default=None)
 """Set for each request by `server.auth.authentication`; None in workers and housekeeping."""

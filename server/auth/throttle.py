@@ -19,13 +19,13 @@ class AuthThrottle:
         self._lines = RateLimit(LINES_PER_MINUTE)
         self._audit = audit
 
-    async def refuse(self, address: str, path: str, request_id: str) -> Unauthorized:
+    async def reject(self, address: str, path: str, request_id: str) -> Unauthorized:
         """The error for someone whose token opens nothing. Raises TooManyRequests when that came too often."""
         wait = self._limit.take(_network(address))
         if wait:
             raise TooManyRequests("too many tokens that open nothing came from your address; wait a while", wait)
         if not self._lines.take("all"):
-            await run_in_threadpool(self._audit.refused, address, path, request_id)
+            await run_in_threadpool(self._audit.record_rejected_token, address, path, request_id)
         return Unauthorized("the token is not one of this server's, or is revoked or expired")
 
 

@@ -10,15 +10,15 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_train.schemas.access import Scope, TokenCreate
-from server.auth.audit import note, note_of
-from server.auth.principal import EVERYTHING, Principal
+from server.auth.audit import record, record_as
+from server.auth.principal import ALL_SCOPES, Principal
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
 
 PREFIX = "rvct_"
-_FIRST = "RVC_TRAIN_TOKEN"
-SHOWN_LETTERS = 9
+_BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"
+SHOWN_CHARACTERS = 9
 """Of a token, the prefix and a little more: enough to tell one from another."""
 
 
@@ -36,7 +36,7 @@ class TokenService:
         """`first_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
         self._engine = engine
         self._clock = clock
-        self._first_hash = None if first_token is None else hash_of(first_token)
+        self._bootstrap_hash = None if first_token is None else hash_of(first_token)
         self._session_hours = session_hours
         self._uses: dict[str, datetime] = {}
         """When tokens were used, as far as no row says so yet: no request waits for a write because of it."""
@@ -52,7 +52,7 @@ class TokenService:
             id=new_id("tok"),
             owner=wish.owner,
             name=wish.name,
-            begins=secret[:SHOWN_LETTERS],
+            begins=secret[:SHOWN_CHARACTERS],
             sha256=hash_of(secret),
             scopes=[str(scope) for scope in wish.scopes],
             created_at=now,
@@ -60,7 +60,7 @@ class TokenService:
         )
         with write_session(self._engine) as session:
             session.add(token)
-            note(session, "token.created", token.id, owner=token.owner, scopes=token.scopes)
+            record(session, "token.created", token.id, owner=token.owner, scopes=token.scopes)
         return token, secret
 
     def list(self, *, after: str | None, limit: int) -> tuple[Sequence[Token], bool]:
@@ -84,25 +84,25 @@ class TokenService:
                 token.revoked_at = self._clock()
                 session.add(token)
                 session.execute(sa.delete(BrowserSession).where(col(BrowserSession.token_id) == token_id))
-                note(session, "token.revoked", token_id, owner=token.owner)
+                record(session, "token.revoked", token_id, owner=token.owner)
 
-    def caller_of(self, secret: str) -> Principal | None:
+    def authenticate(self, secret: str) -> Principal | None:
         """Who shows this token; None when it opens nothing."""
         digest = hash_of(secret)
-        if self._first_hash is not None and secrets.compare_digest(digest, self._first_hash):
-            return Principal(LOCAL_OWNER, EVERYTHING)
+        if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
+            return Principal(LOCAL_OWNER, ALL_SCOPES)
         with read_session(self._engine) as session:
             token = session.exec(select(Token).where(Token.sha256 == digest)).first()
-        return None if token is None or not self._is_good(token) else self._used(token)
+        return None if token is None or not self._is_valid(token) else self._record_use(token)
 
-    def _is_good(self, token: Token) -> bool:
+    def _is_valid(self, token: Token) -> bool:
         return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock())
 
-    def _used(self, token: Token) -> Principal:
+    def _record_use(self, token: Token) -> Principal:
         self._uses[token.id] = self._clock()
         return Principal(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
 
-    def tidy(self) -> None:
+    def clean_up(self) -> None:
         """Write down when tokens were used, and forget sessions that have ended. Once a minute, by housekeeping."""
         uses, self._uses = self._uses, {}
         now = self._clock()
@@ -119,7 +119,7 @@ class TokenService:
 
     def open_session(self, secret: str, *, address: str = "", request_id: str = "") -> tuple[str, datetime] | None:
         """A session for a browser that shows a token: its id, for a cookie, and its end; None for a useless token."""
-        caller = self.caller_of(secret)
+        caller = self.authenticate(secret)
         if caller is None:
             return None
         session_id = secrets.token_urlsafe(32)
@@ -128,14 +128,14 @@ class TokenService:
         row = BrowserSession(
             sha256=hash_of(session_id),
             token_id=caller.token_id,
-            first_token_hash=self._first_hash if caller.token_id is None else None,
+            first_token_hash=self._bootstrap_hash if caller.token_id is None else None,
             created_at=now,
             expires_at=expires_at,
         )
         with write_session(self._engine) as session:
             session.add(row)
             who = replace(caller, address=address, request_id=request_id)
-            note_of(who, session, "session.opened", caller.token_id or _FIRST)
+            record_as(who, session, "session.opened", caller.token_id or _BOOTSTRAP_TOKEN)
         return session_id, expires_at
 
     def close_session(self, session_id: str) -> None:
@@ -143,17 +143,17 @@ class TokenService:
         with write_session(self._engine) as session:
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.sha256) == hash_of(session_id)))
 
-    def caller_of_session(self, session_id: str) -> Principal | None:
+    def authenticate_session(self, session_id: str) -> Principal | None:
         """Who holds this session; None when it has ended, or its token opens nothing any more."""
         with read_session(self._engine) as session:
             row = session.get(BrowserSession, hash_of(session_id))
             if row is None or row.expires_at <= self._clock():
                 return None
             if row.token_id is None:
-                is_same = row.first_token_hash is not None and row.first_token_hash == self._first_hash
-                return Principal(LOCAL_OWNER, EVERYTHING) if is_same else None
+                is_same = row.first_token_hash is not None and row.first_token_hash == self._bootstrap_hash
+                return Principal(LOCAL_OWNER, ALL_SCOPES) if is_same else None
             token = _token(session, row.token_id)
-        return None if token is None or not self._is_good(token) else self._used(token)
+        return None if token is None or not self._is_valid(token) else self._record_use(token)
 
 
 def _token(session: Session, token_id: str) -> Token | None:

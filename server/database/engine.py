@@ -94,7 +94,7 @@ def read_session(engine: sa.Engine) -> Iterator[Session]:
         yield session
 
 
-def one_at_a_time(session: Session, key: str) -> None:
+def advisory_lock(session: Session, key: str) -> None:
     """Let no other transaction with this key past here before this one ends. SQLite has one writer at a time anyway."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(key, 0))))
@@ -154,7 +154,7 @@ def check_write(engine: sa.Engine) -> None:
                 dbapi.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
-def checkpoint(engine: sa.Engine) -> None:
+def checkpoint_wal(engine: sa.Engine) -> None:
     """Fold the write-ahead log into the database file. For the one housekeeping thread; a no-op beyond SQLite."""
     if engine.dialect.name != "sqlite":
         return

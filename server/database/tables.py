@@ -12,7 +12,7 @@ import uuid6
 from sqlmodel import Field, SQLModel
 
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import HELD_STATUSES, TERMINAL_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 
 LOCAL_OWNER = "local"
@@ -134,9 +134,9 @@ class Job(Table, table=True):
     __table_args__ = (
         sa.CheckConstraint(_in("status", JobStatus), name="status_known"),
         sa.CheckConstraint(
-            f"({_in('status', HELD_STATUSES)}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"
+            f"({_in('status', LEASED_STATUSES)}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"
         ),
-        sa.CheckConstraint(f"NOT ({_in('status', HELD_STATUSES)}) OR token > 0", name="held_has_token"),
+        sa.CheckConstraint(f"NOT ({_in('status', LEASED_STATUSES)}) OR token > 0", name="held_has_token"),
         sa.CheckConstraint(
             f"({_in('status', TERMINAL_STATUSES)}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"
         ),

@@ -65,7 +65,7 @@ class IngestResult:
     """What was left out, in sentences."""
 
 
-def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
+def ingest(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
     """Bring the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
 
     Raises UploadRefused, UploadTooLarge or NoSpace with a sentence for the person who uploaded.
@@ -78,7 +78,7 @@ def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Ingest
         raise UploadRefused("this kind of archive is not read here; send a zip, or one audio file")
     folder.mkdir(parents=True)
     if head.startswith(ZIP_MAGICS):
-        return _admit_zip(upload, folder, limits)
+        return _ingest_zip(upload, folder, limits)
     if upload.stat().st_size > limits.max_file_bytes:
         raise UploadTooLarge(f"the file is larger than the {limits.max_file_bytes} bytes that a recording may have")
     suffix = PurePosixPath(name).suffix.lower()
@@ -97,7 +97,7 @@ def _suffix_of(head: bytes) -> str:
     return ".m4a" if head[4:8] == b"ftyp" else ".audio"
 
 
-def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResult:
+def _ingest_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResult:
     try:
         with upload.open("rb") as file:
             _check_directory_size(file, limits)

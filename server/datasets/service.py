@@ -13,12 +13,12 @@ from sqlmodel import col, select
 
 from rvc_engine.config import check_voice_name
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
-from server.auth.audit import note
+from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Job, Upload, new_id
-from server.datasets.ingest import UnpackLimits, admit
+from server.datasets.ingest import UnpackLimits, ingest
 from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExceeded
 from server.job_store.states import RUNNABLE_STATUSES
 from server.jobs.service import JobService
@@ -28,7 +28,7 @@ from server.storage.sizes import share_of
 
 
 @contextmanager
-def no_space_told() -> Iterator[None]:
+def full_disk_as_no_space() -> Iterator[None]:
     """Turn a full disk into NoSpace."""
     try:
         yield
@@ -51,7 +51,7 @@ class DatasetService:
     ) -> None:
         self._quotas = quotas
         self._engine = book.engine
-        self._book = book
+        self._jobs = book
         self._storage = storage
         self._settings = settings
         self._clock = clock
@@ -61,7 +61,7 @@ class DatasetService:
         if self._storage.free_bytes() - size < self._settings.disk_reserve_bytes:
             raise NoSpace("the server's disk has no room for this upload; free some space there and try again")
 
-    def admit(
+    def ingest(
         self, owner: str, name: str, upload: Path, sha256: str, size: int, *, upload_id: str | None = None
     ) -> tuple[Dataset, bool]:
         """Make a dataset of an upload; and whether it is new. The same bytes under the same name are kept once.
@@ -78,10 +78,10 @@ class DatasetService:
         ) is not None:
             return made
         dataset_id = new_id("ds")
-        with no_space_told(), self._storage.incoming_folder() as folder:
-            admitted = admit(upload, name, folder / "recordings", self._limits())
+        with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
+            admitted = ingest(upload, name, folder / "recordings", self._limits())
             stored_bytes = share_of(folder / "recordings")
-            self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
+            self._storage.commit_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
         try:
             return self._add(
                 Dataset(
@@ -107,7 +107,7 @@ class DatasetService:
                 raise
             return known, False
 
-    def admit_known(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
+    def ingest_existing(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
         """A dataset of bytes that are here already; and whether it is new. NotFound when they are not here."""
         name = checked_name(name)
         known = self._find_same(owner, name, sha256)
@@ -138,9 +138,9 @@ class DatasetService:
             "validated_at",
         )
         try:
-            with no_space_told(), self._storage.incoming_folder() as folder:
+            with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
                 shutil.copytree(self._storage.dataset_folder(twin.id), folder / "recordings", copy_function=os.link)
-                self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
+                self._storage.commit_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
         except (shutil.Error, OSError):
             return None
         dataset = Dataset(
@@ -171,7 +171,7 @@ class DatasetService:
                 stored = dataset.size if dataset.stored_bytes is None else dataset.stored_bytes
                 self._quotas.check_bytes(session, dataset.owner, stored)
             session.add(dataset)
-            note(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
+            record(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
             return dataset
 
     def _limits(self) -> UnpackLimits:
@@ -236,12 +236,12 @@ class DatasetService:
             using = select(Job.id).where(Job.dataset_id == dataset_id, col(Job.status).in_(RUNNABLE_STATUSES))
             if (job_id := session.exec(using).first()) is not None:
                 raise Conflict(f"the dataset is in use by {job_id}; cancel that job first")
-            note(session, "dataset.deleted", dataset_id, name=dataset.name)
+            record(session, "dataset.deleted", dataset_id, name=dataset.name)
             dataset.deleted_at = self._clock()
             dataset.report = None
         self._storage.delete_dataset(dataset_id)
 
-    def next_unexamined(self) -> str | None:
+    def next_unvalidated(self) -> str | None:
         """The oldest dataset that waits for its report."""
         with read_session(self._engine) as session:
             query = select(Dataset.id).where(
@@ -249,7 +249,7 @@ class DatasetService:
             )
             return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
-    def settle(self, dataset_id: str, report: DatasetReport) -> None:
+    def finish_validation(self, dataset_id: str, report: DatasetReport) -> None:
         """Write a report down, and let the jobs that waited for it go on or fail, in one transaction."""
         reason = None if report.usable else report.reason or "nothing usable was found in the recordings"
         with write_session(self._engine) as session:
@@ -270,7 +270,7 @@ class DatasetService:
                 )
             )
             session.execute(statement)
-            self._book.settle_dataset(session, dataset_id, reason)
+            self._jobs.finish_dataset_validation(session, dataset_id, reason)
 
 
 def checked_name(name: str) -> str:

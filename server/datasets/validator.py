@@ -35,39 +35,39 @@ class DatasetValidator:
     """A thread that examines datasets."""
 
     def __init__(self, shelf: DatasetService, storage: Storage, settings: ServerSettings) -> None:
-        self._shelf = shelf
+        self._datasets = shelf
         self._storage = storage
         self._settings = settings
         self._stopping = threading.Event()
-        self._news = threading.Event()
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._work, name="examiner", daemon=True)
 
     def start(self) -> None:
         """Begin with what waits."""
-        self._news.set()
+        self._wake.set()
         self._thread.start()
 
     def wake(self) -> None:
         """Say that there is a new dataset."""
-        self._news.set()
+        self._wake.set()
 
     def stop(self) -> None:
         """End the thread and its child."""
         self._stopping.set()
-        self._news.set()
+        self._wake.set()
         self._thread.join()
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            self._news.wait(timeout=5)
-            self._news.clear()
+            self._wake.wait(timeout=5)
+            self._wake.clear()
             try:
-                while not self._stopping.is_set() and (dataset_id := self._shelf.next_unexamined()) is not None:
-                    self._examine(dataset_id)
+                while not self._stopping.is_set() and (dataset_id := self._datasets.next_unvalidated()) is not None:
+                    self._validate(dataset_id)
             except Exception:
                 logger.exception("datasets could not be examined; trying again in a moment")
 
-    def _examine(self, dataset_id: str) -> None:
+    def _validate(self, dataset_id: str) -> None:
         for attempt in range(1, TRIES + 1):
             try:
                 report = self._report(dataset_id)
@@ -79,7 +79,7 @@ class DatasetValidator:
             if report.usable or report.files or attempt == TRIES:
                 break
         logger.info("dataset examined", dataset_id=dataset_id, usable=report.usable, reason=report.reason)
-        self._shelf.settle(dataset_id, report)
+        self._datasets.finish_validation(dataset_id, report)
 
     def _report(self, dataset_id: str) -> DatasetReport:
         """Run the report program to its end. Raises ValidationFailed."""

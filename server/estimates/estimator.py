@@ -69,12 +69,12 @@ class Workload:
 class EstimatorContext:
     """What estimates are made from, as it was a moment ago."""
 
-    paces: ThroughputHistory
+    throughput: ThroughputHistory
     devices: Devices
 
-    def effort(self, config: TrainingConfig, sound: AudioStats) -> Workload:
+    def workload(self, config: TrainingConfig, sound: AudioStats) -> Workload:
         """Steps and seconds of a job, from its start to its end."""
-        step = self.paces.step(config, self.devices)
+        step = self.throughput.step(config, self.devices)
         steps = _steps(config, sound.clips, batch_range(config, self.devices))
         train = Range(low=steps.low * step.seconds.low, high=steps.high * step.seconds.high)
         if config.max_train_seconds is not None:
@@ -86,7 +86,7 @@ class EstimatorContext:
                 low=min(steps.low, max(MIN_TIMED_STEPS, train.low // step.seconds.high)),
                 high=min(steps.high, max(MIN_TIMED_STEPS, train.high // step.seconds.low)),
             )
-        before, after = self._preparation(config, sound), self.paces.last_stages(self.devices)
+        before, after = self._preparation(config, sound), self.throughput.last_stages(self.devices)
         low = before.low + train.low + after.low
         high = before.high + train.high * _OVERHEAD[config.evaluate] + after.high
         return Workload(steps, Range(low=low, high=high), step)
@@ -96,7 +96,7 @@ class EstimatorContext:
         for stage, words in _GUESSED_PER_MINUTE.items():
             if stage == "pitch" and not config.f0:
                 continue
-            found = self.paces.stage(stage, config, self.devices, sound.seconds)
+            found = self.throughput.stage(stage, config, self.devices, sound.seconds)
             if found is None:
                 per_minute = words.get(str(getattr(config, stage, "")), words[""])
                 least = per_minute[0] * (_OF_GPU if self.devices.kind == "cuda" else 1)
@@ -115,11 +115,11 @@ class Estimator:
         self._lease = timedelta(seconds=lease_seconds)
         self._remembered: tuple[float, ThroughputHistory] | None = None
 
-    def situation(self, session: Session, now: datetime) -> EstimatorContext:
+    def context(self, session: Session, now: datetime) -> EstimatorContext:
         """Paces so far, and the devices of the workers that live."""
-        return EstimatorContext(self._recent_paces(session), self._devices(session, now))
+        return EstimatorContext(self._recent_throughput(session), self._devices(session, now))
 
-    def _recent_paces(self, session: Session) -> ThroughputHistory:
+    def _recent_throughput(self, session: Session) -> ThroughputHistory:
         """As remembered, or loaded anew; by several threads at once rather than under a lock.
 
         Whoever held a lock here would wait for a connection from the pool while others, who have theirs, wait for the
@@ -144,7 +144,7 @@ class Estimator:
         return Devices("cuda" if has_gpu else "cpu", names)
 
 
-def sounds(session: Session, dataset_ids: Collection[str]) -> dict[str, AudioStats]:
+def audio_stats(session: Session, dataset_ids: Collection[str]) -> dict[str, AudioStats]:
     """What is known of these datasets; those whose report is not there are left out."""
     speech = col(Dataset.report)["speech_seconds"].as_float()
     query = sa.select(col(Dataset.id), col(Dataset.seconds), col(Dataset.num_usable), col(Dataset.num_files), speech)

@@ -14,11 +14,11 @@ from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from rvc_engine.config import TrainingConfig
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus, Range
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
 from server.database.tables import Job, Worker
-from server.estimates.estimator import AudioStats, Estimator, EstimatorContext, sounds
+from server.estimates.estimator import AudioStats, Estimator, EstimatorContext, audio_stats
 
-NUM_PLAYED = 300
+MAX_SIMULATED_JOBS = 300
 """Of a longer queue, nothing is told of those behind."""
 _RUNNING_SPREAD = (0.8, 1.3)
 """Around the time that a running engine says it still needs."""
@@ -46,14 +46,14 @@ class QueueForecast:
     def __init__(self, estimator: Estimator) -> None:
         self.estimator = estimator
 
-    def prospects(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
+    def forecasts(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
         """What is ahead of these jobs, by number; those that have ended have nothing."""
-        if not any(job.status in HELD_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
+        if not any(job.status in LEASED_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
             return {}
-        situation = self.estimator.situation(session, now)
+        situation = self.estimator.context(session, now)
         found: dict[int | None, JobForecast] = {}
-        running = [job for job in jobs if job.status in HELD_STATUSES]
-        known = sounds(session, {job.dataset_id for job in running})
+        running = [job for job in jobs if job.status in LEASED_STATUSES]
+        known = audio_stats(session, {job.dataset_id for job in running})
         for job in running:
             found[job.number] = JobForecast(eta=_remaining(job, situation, known.get(job.dataset_id)))
         if any(job.status == JobStatus.QUEUED for job in jobs):
@@ -62,21 +62,21 @@ class QueueForecast:
 
     def new_job_starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
         """How long a job that is submitted now would wait; None while no worker lives, or nothing can be told."""
-        situation = self.estimator.situation(session, now)
+        situation = self.estimator.context(session, now)
         wait = self._free_workers(session, situation, now)
         ahead = [job for job in _queue(session) if job.priority >= priority]
-        if len(ahead) >= NUM_PLAYED:
+        if len(ahead) >= MAX_SIMULATED_JOBS:
             return None
-        self._play(session, situation, wait, ahead)
+        self._simulate(session, situation, wait, ahead)
         return Range(low=wait.low[0], high=wait.high[0]) if wait.low else None
 
     def _waiting(self, session: Session, situation: EstimatorContext, now: datetime) -> dict[int | None, JobForecast]:
-        return self._play(session, situation, self._free_workers(session, situation, now), _queue(session))
+        return self._simulate(session, situation, self._free_workers(session, situation, now), _queue(session))
 
     def _free_workers(self, session: Session, situation: EstimatorContext, now: datetime) -> _WorkerWaits:
         workers = self.estimator.workers(session, now)
         busy = _jobs_of(session, workers)
-        known = sounds(session, {job.dataset_id for job in busy.values()})
+        known = audio_stats(session, {job.dataset_id for job in busy.values()})
         low, high = [], []
         for worker in workers:
             job = busy.get(worker.id)
@@ -89,17 +89,17 @@ class QueueForecast:
         return _WorkerWaits(low, high)
 
     @staticmethod
-    def _play(
+    def _simulate(
         session: Session, situation: EstimatorContext, wait: _WorkerWaits, queue: Sequence[Job]
     ) -> dict[int | None, JobForecast]:
         """Give each job to the worker that is free first; stops at the first job of which nothing can be told."""
-        known = sounds(session, {job.dataset_id for job in queue})
+        known = audio_stats(session, {job.dataset_id for job in queue})
         found: dict[int | None, JobForecast] = {}
         for job in queue:
             if not wait.low:
                 break
             starts_in = Range(low=wait.low[0], high=wait.high[0])
-            takes = _whole(job, situation, known.get(job.dataset_id))
+            takes = _total_seconds(job, situation, known.get(job.dataset_id))
             if takes is None:
                 found[job.number] = JobForecast(starts_in)
                 wait.low.clear()
@@ -113,7 +113,7 @@ class QueueForecast:
 
 def _queue(session: Session) -> Sequence[Job]:
     query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(col(Job.priority).desc(), col(Job.number))
-    return session.exec(query.limit(NUM_PLAYED)).all()
+    return session.exec(query.limit(MAX_SIMULATED_JOBS)).all()
 
 
 def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
@@ -121,7 +121,7 @@ def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
     return {job.worker_id or "": job for job in session.execute(query).scalars()}
 
 
-def _whole(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
+def _total_seconds(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
     """Seconds of a job that waits; one that was begun needs only its rest."""
     if sound is None:
         return None
@@ -129,7 +129,7 @@ def _whole(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> R
         config = TrainingConfig.model_validate(job.config)
     except ValidationError:  # of another version: a worker will say so
         return None
-    seconds = situation.effort(config, sound).seconds
+    seconds = situation.workload(config, sound).seconds
     left = 1 - job.progress
     return Range(low=seconds.low * left, high=seconds.high * left)
 
@@ -137,7 +137,7 @@ def _whole(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> R
 def _remaining(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
     """Seconds until a running job's end: as its engine says, or as others took."""
     if job.eta_seconds is None:
-        return _whole(job, situation, sound)
-    after = situation.paces.last_stages(situation.devices) if job.stage == "train" else Range(low=0, high=0)
+        return _total_seconds(job, situation, sound)
+    after = situation.throughput.last_stages(situation.devices) if job.stage == "train" else Range(low=0, high=0)
     low, high = (factor * job.eta_seconds for factor in _RUNNING_SPREAD)
     return Range(low=low + after.low, high=high + after.high)

@@ -15,7 +15,7 @@ from server.auth.quotas import Quotas
 from server.database.engine import read_session
 from server.database.tables import Dataset
 from server.errors import QuotaExceeded, StorageQuotaExceeded
-from server.estimates.estimator import AudioStats, sounds
+from server.estimates.estimator import AudioStats, audio_stats
 from server.estimates.queue_forecast import QueueForecast
 from server.estimates.resources import disk_bytes, memory_bytes
 from server.estimates.throughput import batch_range
@@ -30,7 +30,7 @@ class EstimateService:
     def __init__(
         self, engine: sa.Engine, outlook: QueueForecast, storage: Storage, quotas: Quotas, clock: Callable[[], datetime]
     ) -> None:
-        self._engine, self._outlook, self._storage = engine, outlook, storage
+        self._engine, self._queue_forecast, self._storage = engine, outlook, storage
         self._quotas, self._clock = quotas, clock
 
     def estimate(self, wish: EstimateRequest, *, owner: str, sees: str | None) -> JobEstimate:
@@ -38,13 +38,13 @@ class EstimateService:
         config, now = wish.config, self._clock()
         with read_session(self._engine) as session:
             dataset = usable_dataset(session, wish.dataset_id, sees)
-            situation = self._outlook.estimator.situation(session, now)
-            sound = sounds(session, [dataset.id]).get(dataset.id)
-            effort = None if sound is None else situation.effort(config, sound)
-            step = situation.paces.step(config, situation.devices)
-            starts_in = self._outlook.new_job_starts_in(session, wish.priority, now)
+            situation = self._queue_forecast.estimator.context(session, now)
+            sound = audio_stats(session, [dataset.id]).get(dataset.id)
+            effort = None if sound is None else situation.workload(config, sound)
+            step = situation.throughput.step(config, situation.devices)
+            starts_in = self._queue_forecast.new_job_starts_in(session, wish.priority, now)
             quota = self._quota_warning(session, owner)
-            has_worker = bool(self._outlook.estimator.workers(session, now))
+            has_worker = bool(self._queue_forecast.estimator.workers(session, now))
         disk = None if sound is None else disk_bytes(config, sound.seconds)
         made = JobEstimate(
             dataset_status=DatasetStatus(dataset.status),

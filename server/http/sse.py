@@ -44,7 +44,7 @@ Poll = Callable[[], Awaitable[Batch]]
 """Finds what is new since it was last called. Runs on the event loop and must not hold it up."""
 
 
-def in_a_thread(look: Callable[[], Batch]) -> Poll:
+def in_thread(look: Callable[[], Batch]) -> Poll:
     """A look that reads files or the database."""
     return partial(run_in_threadpool, look)
 

@@ -28,7 +28,7 @@ class JobStore:
         """
         self.engine = engine
         self._clock = clock
-        self._ledger = Transitions(clock)
+        self._transitions = Transitions(clock)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
         self._quotas = quotas

@@ -31,7 +31,7 @@ class NewEvent:
 class EventBatch:
     """What a batch of engine events comes to."""
 
-    entries: list[NewEvent] = field(default_factory=list)
+    events: list[NewEvent] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns of the job's row to set."""
     losses: dict[str, float] = field(default_factory=dict)
@@ -43,7 +43,7 @@ class EventBatch:
     evaluations: list[said.Evaluated] = field(default_factory=list)
 
 
-def digest(events: Sequence[said.Event]) -> EventBatch:
+def aggregate(events: Sequence[said.Event]) -> EventBatch:
     """Sum up a batch. Previews, artifacts and endings are not in it: the worker reports those by calls of their own."""
     result = EventBatch()
     last_progress = max((i for i, event in enumerate(events) if isinstance(event, said.Progress)), default=-1)
@@ -58,11 +58,11 @@ def digest(events: Sequence[said.Event]) -> EventBatch:
                 _metric(result, event, is_told=i == last_metric)
             case said.Warned():
                 result.num_warnings += 1
-                result.entries.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
+                result.events.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
             case said.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
                 result.columns["step"] = event.step  # of the last one before a stop, no progress is told
-                result.entries.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
+                result.events.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
             case said.Evaluated():
                 _evaluation(result, event)
             case _:
@@ -74,7 +74,7 @@ def _stage(result: EventBatch, event: said.StageChanged) -> None:
     seconds = _finite(event.seconds)
     data = {"stage": event.stage, "state": event.state, "seconds": seconds}
     took = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
-    result.entries.append(NewEvent(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
+    result.events.append(NewEvent(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
     if event.state == "finished" and seconds is not None:
         result.stage_seconds[event.stage] = seconds
     if event.state != "skipped":
@@ -90,7 +90,7 @@ def _progress(result: EventBatch, event: said.Progress, *, is_told: bool) -> Non
     result.columns |= {key: value for key, value in numbers.items() if key in _ALWAYS or value is not None}
     if is_told:
         message = f"{event.stage} {stage_progress:.0%}"
-        result.entries.append(
+        result.events.append(
             NewEvent(EventType.PROGRESS, message, {**numbers, **pace, "stage_progress": stage_progress})
         )
 
@@ -102,7 +102,7 @@ def _metric(result: EventBatch, event: said.Metric, *, is_told: bool) -> None:
     if is_told:
         values = {key: finite.get(key) for key in event.values}
         data = {"step": event.step, "epoch": event.epoch, "values": values}
-        result.entries.append(NewEvent(EventType.METRIC, f"step {event.step}", data))
+        result.events.append(NewEvent(EventType.METRIC, f"step {event.step}", data))
 
 
 def _evaluation(result: EventBatch, event: said.Evaluated) -> None:
@@ -111,7 +111,7 @@ def _evaluation(result: EventBatch, event: said.Evaluated) -> None:
     result.losses |= event.values
     result.metrics |= {(key, event.step): value for key, value in event.values.items()}
     data = event.model_dump(exclude={"type", "time"})
-    result.entries.append(NewEvent(EventType.EVALUATED, evaluation_text(event), data))
+    result.events.append(NewEvent(EventType.EVALUATED, evaluation_text(event), data))
 
 
 def _finite(value: float | None) -> float | None:

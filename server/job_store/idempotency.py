@@ -18,7 +18,7 @@ from sqlmodel import Session, col
 from server.database.tables import IdempotencyKey
 from server.errors import Refused, StillRunning
 
-HOURS_KEPT = 24
+RETENTION_HOURS = 24
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def known(session: Session, once: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
+def find(session: Session, once: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
     """What was done under the key before; None when nothing was. Refused when it was something else."""
-    oldest = now - timedelta(hours=HOURS_KEPT)
+    oldest = now - timedelta(hours=RETENTION_HOURS)
     row = session.get(IdempotencyKey, (once.owner, once.key))
     if row is None or row.created_at < oldest:
         return None
@@ -47,9 +47,9 @@ def known(session: Session, once: IdempotentRequest, now: datetime) -> Idempoten
     return row
 
 
-def remember(session: Session, once: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
+def store(session: Session, once: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
     """Write down what was done, and forget what was done more than a day ago."""
-    oldest = now - timedelta(hours=HOURS_KEPT)
+    oldest = now - timedelta(hours=RETENTION_HOURS)
     session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
     session.add(
         IdempotencyKey(
@@ -71,7 +71,7 @@ class InFlightKeys:
         self._lock = threading.Lock()
 
     @contextmanager
-    def alone(self, owner: str, key: str) -> Iterator[None]:
+    def exclusive(self, owner: str, key: str) -> Iterator[None]:
         """Be the only request under the key. StillRunning when another is."""
         mine = (owner, key)
         with self._lock:

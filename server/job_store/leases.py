@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from rvc_engine.config import TrainingConfig
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.tables import Attempt, Job, UtcDateTime, Worker
 from server.errors import LeaseLost
 
@@ -46,7 +46,7 @@ class Drain(StrEnum):
         return cls.HAND_BACK if mode is None else cls(mode)
 
 
-WISHES = {S.RUNNING: WorkerCommand.NONE, S.CANCELLING: WorkerCommand.CANCEL, S.PAUSING: WorkerCommand.PAUSE}
+COMMANDS = {S.RUNNING: WorkerCommand.NONE, S.CANCELLING: WorkerCommand.CANCEL, S.PAUSING: WorkerCommand.PAUSE}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class ActiveLease:
     heartbeat: int
 
 
-def claiming(worker_id: str, now: datetime) -> sa.Executable:
+def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
     """The one statement that takes the next job for a worker and returns its number."""
     may_claim = sa.exists().where(
         col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
@@ -117,12 +117,12 @@ def claiming(worker_id: str, now: datetime) -> sa.Executable:
     )
 
 
-def holding(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+def lease_is_valid(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     """What every write of a worker ends with."""
     return (
         col(Job.id) == claim.job_id,
         col(Job.token) == claim.token,
-        col(Job.status).in_(HELD_STATUSES),
+        col(Job.status).in_(LEASED_STATUSES),
     )
 
 
@@ -131,7 +131,7 @@ def attempt_of(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     return (col(Attempt.job_number) == claim.job_number, col(Attempt.token) == claim.token)
 
 
-def claim_of(job: Job, worker_id: str) -> Lease:
+def lease_of(job: Job, worker_id: str) -> Lease:
     """The claim on a job that was just taken. ValidationError when its config is not one of this version."""
     if job.number is None:
         raise AssertionError("a stored job has a number")
@@ -149,6 +149,6 @@ def claim_of(job: Job, worker_id: str) -> Lease:
     )
 
 
-def lost(claim: Lease) -> LeaseLost:
+def lease_lost(claim: Lease) -> LeaseLost:
     """What a worker is told when its claim no longer holds."""
     return LeaseLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")

@@ -4,7 +4,7 @@ A committed success wins over a cancel. In `pausing`, a lost worker, a drain or 
 `cancelling`, every end but success gives `cancelled`. An admin's force-fail goes from any state that is not terminal.
 """
 
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 
 _S = JobStatus
 
@@ -21,7 +21,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 """`paused -> failed` and `cancelling -> failed` happen by an admin's force-fail alone."""
 
-RUNNABLE_STATUSES = frozenset({_S.VALIDATING, _S.QUEUED, _S.PAUSED}) | HELD_STATUSES
+RUNNABLE_STATUSES = frozenset({_S.VALIDATING, _S.QUEUED, _S.PAUSED}) | LEASED_STATUSES
 """Not terminal: the job still needs its dataset."""
 
 

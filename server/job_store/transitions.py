@@ -11,12 +11,12 @@ from sqlmodel import Session, col
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.tables import Attempt, Event, Job, Metric
 from server.errors import Conflict, LeaseLost
 from server.job_store.events import NewEvent
 from server.job_store.states import may_follow
-from server.webhooks.service import note_event
+from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
 
@@ -28,21 +28,21 @@ class Transitions:
         """`clock` gives the present time, with its zone."""
         self._clock = clock
 
-    def move(
+    def transition(
         self, session: Session, job: Job, to: JobStatus, entry: NewEvent, *, outcome: str | None = None, **columns: Any
     ) -> None:
         """The one way from a status to another: the event, the row, the end of the attempt. Conflict if not allowed."""
         before = JobStatus(job.status)
         if not may_follow(before, to):
             raise Conflict(f"the job is {before}; it cannot become {to}")
-        self.tell(session, job, entry)
+        self.append_events(session, job, entry)
         now = self._clock()
         columns["status"] = to
         if to is S.QUEUED:
             columns["queued_at"] = now
         if to.is_terminal:
             columns["finished_at"] = now
-        if before in HELD_STATUSES and to not in HELD_STATUSES:
+        if before in LEASED_STATUSES and to not in LEASED_STATUSES:
             columns |= {"worker_id": None, "eta_seconds": columns.get("eta_seconds")}
             ended = (col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
             values = {"ended_at": now, "outcome": outcome or str(to), "message": entry.message}
@@ -52,9 +52,9 @@ class Transitions:
         if moved.rowcount != 1:
             raise LeaseLost(f"the job {job.id} changed under our hands")
         session.refresh(job)
-        note_event(session, job, entry.type, now)
+        enqueue_deliveries(session, job, entry.type, now)
 
-    def tell(self, session: Session, job: Job, *entries: NewEvent) -> None:
+    def append_events(self, session: Session, job: Job, *entries: NewEvent) -> None:
         """Append events; their numbers come from this very transaction, so no follower skips one."""
         if not entries:
             return
@@ -86,7 +86,7 @@ class Transitions:
         """The job has failed for good."""
         data = {"code": str(code), "retryable": code.retryable}
         columns |= {"error_code": str(code), "error_message": message}
-        self.move(session, job, S.FAILED, NewEvent(EventType.FAILED, message, data, "error"), **columns)
+        self.transition(session, job, S.FAILED, NewEvent(EventType.FAILED, message, data, "error"), **columns)
 
 
 def upsert_metrics(session: Session, number: int, metrics: dict[tuple[str, int], float | None]) -> None:

@@ -20,23 +20,23 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Artifact, Attempt, Job, Worker, new_id
 from server.errors import LeaseLost, NothingPublished
 from server.job_store.base import JobStore
-from server.job_store.events import EventBatch, NewEvent, digest
+from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (
     LONGEST_RETRY_DELAY,
-    WISHES,
+    COMMANDS,
     Drain,
     EngineProcess,
     Lease,
     WorkerCommand,
     attempt_of,
-    claim_of,
-    claiming,
-    holding,
-    lost,
+    lease_of,
+    claim_statement,
+    lease_is_valid,
+    lease_lost,
 )
 from server.job_store.transitions import upsert_metrics
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
-from server.webhooks.service import note_event
+from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
 
@@ -48,14 +48,14 @@ class LeaseOperations(JobStore):
         """Take the next job: by priority, then by order of submission. None when nothing waits."""
         while True:
             with write_session(self.engine) as session:
-                number = session.execute(claiming(worker_id, self._clock())).scalar_one_or_none()
+                number = session.execute(claim_statement(worker_id, self._clock())).scalar_one_or_none()
                 if number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
                 worker = session.get_one(Worker, worker_id)
                 data = {"worker_id": worker_id, "device": worker.device}
-                self._ledger.tell(session, job, NewEvent(EventType.STARTED, f"attempt {job.claims} started", data))
-                note_event(session, job, EventType.STARTED, self._clock())
+                self._transitions.append_events(session, job, NewEvent(EventType.STARTED, f"attempt {job.claims} started", data))
+                enqueue_deliveries(session, job, EventType.STARTED, self._clock())
                 attempt = Attempt(
                     job_number=number,
                     attempt=job.claims,
@@ -68,24 +68,24 @@ class LeaseOperations(JobStore):
                 session.add(attempt)
                 session.flush()
                 try:
-                    return claim_of(job, worker_id)
+                    return lease_of(job, worker_id)
                 except ValidationError as error:  # an older server's config that this one no longer takes
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it anew"
-                    self._ledger.fail(session, job, FailureCode.INVALID_CONFIG, message)
+                    self._transitions.fail(session, job, FailureCode.INVALID_CONFIG, message)
 
     def heartbeat(self, claim: Lease) -> WorkerCommand:
         """Say that the job is being worked on, and hear what is wished. LeaseLost."""
-        with self._under(claim) as session:
+        with self._lease_session(claim) as session:
             statement = (
                 sa.update(Job)
-                .where(*holding(claim))
+                .where(*lease_is_valid(claim))
                 .values(heartbeat=Job.heartbeat + 1)
                 .returning(col(Job.status))
                 .execution_options(synchronize_session=False)
             )
             status = session.execute(statement).scalar_one_or_none()
             if status is None:
-                raise lost(claim)
+                raise lease_lost(claim)
             worker = (
                 sa.update(Worker)
                 .where(col(Worker.id) == claim.worker_id)
@@ -93,25 +93,25 @@ class LeaseOperations(JobStore):
                 .returning(col(Worker.is_draining), col(Worker.drain_mode))
             )
             is_handing_back = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
-            wish = WISHES[JobStatus(status)]
+            wish = COMMANDS[JobStatus(status)]
             return WorkerCommand.DRAIN if wish is WorkerCommand.NONE and is_handing_back else wish
 
-    def record(self, claim: Lease, events: Sequence[said.Event]) -> None:
+    def record_events(self, claim: Lease, events: Sequence[said.Event]) -> None:
         """Write down what the engine said. LeaseLost."""
-        summed = digest(events)
-        with self._under(claim) as session:
-            job = self._held(session, claim)
-            self._ledger.tell(session, job, *summed.entries)
+        summed = aggregate(events)
+        with self._lease_session(claim) as session:
+            job = self._leased_job(session, claim)
+            self._transitions.append_events(session, job, *summed.events)
             columns = summed.columns | {"num_warnings": job.num_warnings + summed.num_warnings}
             if summed.losses:
                 columns["losses"] = job.losses | summed.losses
-            session.execute(sa.update(Job).where(*holding(claim)).values(**columns))
+            session.execute(sa.update(Job).where(*lease_is_valid(claim)).values(**columns))
             upsert_metrics(session, claim.job_number, summed.metrics)
             write_evaluations(session, claim.job_number, summed.evaluations, self._clock())
-            self._note_pace(session, claim, summed)
+            self._record_throughput(session, claim, summed)
 
     @staticmethod
-    def _note_pace(session: Session, claim: Lease, summed: EventBatch) -> None:
+    def _record_throughput(session: Session, claim: Lease, summed: EventBatch) -> None:
         """How fast the attempt goes, for estimates of others."""
         pace: dict[str, Any] = {}
         if (step_seconds := summed.columns.get("step_seconds")) is not None:
@@ -124,15 +124,15 @@ class LeaseOperations(JobStore):
 
     def publish_preview(self, claim: Lease, preview: said.PreviewReady, files: PreviewFiles) -> None:
         """Offer the stored files of a preview. LeaseLost."""
-        with self._under(claim) as session:
-            job = self._held(session, claim)
+        with self._lease_session(claim) as session:
+            job = self._leased_job(session, claim)
             entry = write_preview(session, claim.job_id, claim.job_number, preview, files, self._clock())
-            self._ledger.tell(session, job, entry)
+            self._transitions.append_events(session, job, entry)
 
-    def engine_process(self, claim: Lease, pid: int, started_at: float) -> None:
+    def record_engine_process(self, claim: Lease, pid: int, started_at: float) -> None:
         """Record the attempt's engine, so that a successor can end it should it outlive its worker. LeaseLost."""
-        with self._under(claim) as session:
-            self._held(session, claim)
+        with self._lease_session(claim) as session:
+            self._leased_job(session, claim)
             statement = sa.update(Attempt).where(*attempt_of(claim))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
 
@@ -158,8 +158,8 @@ class LeaseOperations(JobStore):
 
     def publish_artifact(self, claim: Lease, kind: str, name: str, path: str, size: int, sha256: str) -> None:
         """Offer a stored file for download; a file of the same name is replaced. `path` as `StoredFile`. LeaseLost."""
-        with self._under(claim) as session:
-            job = self._held(session, claim)
+        with self._lease_session(claim) as session:
+            job = self._leased_job(session, claim)
             named = (col(Artifact.job_number) == claim.job_number, col(Artifact.name) == name)
             session.execute(sa.delete(Artifact).where(*named))
             artifact = Artifact(
@@ -174,18 +174,18 @@ class LeaseOperations(JobStore):
             )
             session.add(artifact)
             data = {"kind": kind, "name": name, "size": size, "sha256": sha256}
-            self._ledger.tell(session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
+            self._transitions.append_events(session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
 
     def succeed(self, claim: Lease) -> None:
         """The voice is made and published. Wins over a cancel that came before. LeaseLost, NothingPublished."""
-        with self._under(claim) as session:
-            job = self._held(session, claim)
+        with self._lease_session(claim) as session:
+            job = self._leased_job(session, claim)
             has_voice = sa.select(
                 sa.exists().where(col(Artifact.job_number) == job.number, col(Artifact.kind) == "voice")
             )
             if not session.execute(has_voice).scalar_one():
                 raise NothingPublished(f"the job {job.id} published no voice; it cannot have succeeded")
-            self._ledger.move(
+            self._transitions.transition(
                 session, job, S.SUCCEEDED, NewEvent(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0
             )
 
@@ -194,39 +194,39 @@ class LeaseOperations(JobStore):
 
         Returns what became of the job.
         """
-        with self._under(claim) as session:
-            job = self._held(session, claim)
+        with self._lease_session(claim) as session:
+            job = self._leased_job(session, claim)
             failures: dict[str, Any] = {"failures": job.failures + 1}
             data = {"code": str(code)}
             is_retried = code.retryable and job.failures + 1 < job.max_attempts
             if job.status == S.CANCELLING:
-                self._ledger.move(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **failures)
+                self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **failures)
             elif job.status == S.PAUSING and code.retryable:
                 entry = NewEvent(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
-                self._ledger.move(session, job, S.PAUSED, entry, **failures)
+                self._transitions.transition(session, job, S.PAUSED, entry, **failures)
             elif is_retried:
                 delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY.total_seconds())
                 entry = NewEvent(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
                 not_before = self._clock() + timedelta(seconds=delay)
-                self._ledger.move(session, job, S.QUEUED, entry, not_before=not_before, **failures)
+                self._transitions.transition(session, job, S.QUEUED, entry, not_before=not_before, **failures)
             else:
-                self._ledger.fail(session, job, code, message, **failures)
+                self._transitions.fail(session, job, code, message, **failures)
             return JobStatus(job.status)
 
-    def hand_back(self, claim: Lease, reason: str) -> JobStatus:
+    def release(self, claim: Lease, reason: str) -> JobStatus:
         """The engine stopped because it was asked to; no failure is counted. LeaseLost. Returns the new status."""
-        with self._under(claim) as session:
-            job = self._held(session, claim)
+        with self._lease_session(claim) as session:
+            job = self._leased_job(session, claim)
             if job.status == S.CANCELLING:
-                self._ledger.move(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
+                self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
             elif job.status == S.PAUSING:
-                self._ledger.move(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
+                self._transitions.transition(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
             else:
-                self._ledger.move(session, job, S.QUEUED, NewEvent(EventType.QUEUED, f"back in the queue: {reason}"))
+                self._transitions.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, f"back in the queue: {reason}"))
             return JobStatus(job.status)
 
     @contextmanager
-    def _under(self, claim: Lease) -> Iterator[Session]:
+    def _lease_session(self, claim: Lease) -> Iterator[Session]:
         """A transaction under a claim; where that no longer holds, nothing is written but that it was turned away."""
         try:
             with write_session(self.engine) as session:
@@ -237,8 +237,8 @@ class LeaseOperations(JobStore):
                 session.execute(one_more.execution_options(synchronize_session=False))
             raise
 
-    def _held(self, session: Session, claim: Lease) -> Job:
-        job = session.exec(select(Job).where(*holding(claim)).with_for_update()).first()
+    def _leased_job(self, session: Session, claim: Lease) -> Job:
+        job = session.exec(select(Job).where(*lease_is_valid(claim)).with_for_update()).first()
         if job is None:
-            raise lost(claim)
+            raise lease_lost(claim)
         return job

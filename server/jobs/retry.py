@@ -19,7 +19,7 @@ class RetryService:
     """Retries on one book and one storage."""
 
     def __init__(self, book: JobService, storage: Storage) -> None:
-        self._book = book
+        self._jobs = book
         self._storage = storage
 
     def retry(
@@ -36,15 +36,15 @@ class RetryService:
         NotFound; Conflict when the job has not ended, or there is no checkpoint to go on from; Refused for a config
         that cannot be, or not from a checkpoint; and what `JobService.submit` raises.
         """
-        old = self._book.get(job_id)
+        old = self._jobs.get(job_id)
         if not JobStatus(old.status).is_terminal:
             raise Conflict(f"the job is {old.status}; cancel it before you try it again")
-        again = _wish(old, wish)
+        again = _retry_request(old, wish)
         new_job_id = new_id("job")
         try:
             checkpoint = self._checkpoint(old, new_job_id) if wish.start_from == "checkpoint" else None
             step = None if checkpoint is None else checkpoint.step
-            job = self._book.take_in(
+            job = self._jobs.submit(
                 again,
                 owner=old.owner,
                 sees=sees,
@@ -63,7 +63,7 @@ class RetryService:
     def _checkpoint(self, old: Job, new_job_id: str) -> CheckpointEntry:
         stored = StoredCheckpoints(self._storage.checkpoints(old.id))
         try:
-            found = stored.hand_to(StoredCheckpoints(self._storage.checkpoints(new_job_id)))
+            found = stored.copy_to(StoredCheckpoints(self._storage.checkpoints(new_job_id)))
         except (CorruptCheckpoint, IncompatibleCheckpoint, FileNotFoundError) as error:
             raise Conflict(f"the job's checkpoints are damaged ({error}); try it again from the start") from error
         if found is None:
@@ -71,7 +71,7 @@ class RetryService:
         return found
 
 
-def _wish(old: Job, wish: JobRetry) -> JobCreate:
+def _retry_request(old: Job, wish: JobRetry) -> JobCreate:
     """What the new job asks for. Refused when that cannot be."""
     changed = {name for name, value in wish.config.items() if old.config.get(name) != value}
     if wish.start_from == "checkpoint" and (fixed := sorted(changed & FIXED_CHOICES)):

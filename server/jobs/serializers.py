@@ -9,13 +9,13 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
-from rvc_train.schemas.jobs import HELD_STATUSES, JobError, JobPublic, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.tables import Artifact, Job, Worker
 from server.estimates.queue_forecast import JobForecast, QueueForecast
 from server.job_store.serializers import content_notice
-from server.jobs.updates import edit_tag
+from server.jobs.updates import update_tag
 
 NUM_QUEUED_SHOWN = 100
 FORGET_WORKERS_AFTER = timedelta(days=1)
@@ -25,7 +25,7 @@ def jobs_public(session: Session, jobs: Sequence[Job], outlook: QueueForecast, n
     """Jobs' rows as the world sees them, with their places in the queue and what is ahead of them."""
     numbers = [job.number for job in jobs]
     positions = _queue_positions(session, jobs)
-    prospects = outlook.prospects(session, jobs, now)
+    prospects = outlook.forecasts(session, jobs, now)
     query = (
         sa.select(col(Artifact.job_number), sa.func.count())
         .where(col(Artifact.job_number).in_(numbers))
@@ -45,10 +45,10 @@ def job_etag(job: Job, public: JobPublic) -> str:
     the time, could hardly be edited.
     """
     whole = hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:24]
-    return f'"{edit_tag(job)}-{whole}"'
+    return f'"{update_tag(job)}-{whole}"'
 
 
-def edit_tags(header: str | None) -> set[str] | None:
+def update_tags(header: str | None) -> set[str] | None:
     """The first halves of the tags that an `If-Match` names; None when it names none, or any."""
     if header is None:
         return None
@@ -93,7 +93,7 @@ def queue_public(
     session: Session, outlook: QueueForecast, now: datetime, lease_seconds: float, sees: str | None = None
 ) -> QueuePublic:
     """What runs and what waits; of other owners' jobs than `sees` (None: everyone's) only the number."""
-    running = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES)).order_by(col(Job.number))).all()
+    running = session.exec(select(Job).where(col(Job.status).in_(LEASED_STATUSES)).order_by(col(Job.number))).all()
     order = (col(Job.priority).desc(), col(Job.number))
     query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*order)
     mine = query if sees is None else query.where(Job.owner == sees)
@@ -102,7 +102,7 @@ def queue_public(
     count = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
     counts = {row[0]: row[1] for row in session.connection().execute(count)}
     shown = [job for job in running if sees in {None, job.owner}]
-    prospects = outlook.prospects(session, [*shown, *queued], now)
+    prospects = outlook.forecasts(session, [*shown, *queued], now)
     workers = workers_public(session, now, lease_seconds)
     return QueuePublic(
         running=[_queue_entry(job, None, prospects) for job in shown],
@@ -140,7 +140,7 @@ def workers_public(
         query = query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)
     else:
         query = query.where(Worker.id == only)
-    held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(HELD_STATUSES))
+    held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(LEASED_STATUSES))
     jobs = {row[0]: (row[1], row[2]) for row in session.exec(held).all()}
     workers = session.exec(query).all()
     return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds, sees) for worker in workers]

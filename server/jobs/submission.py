@@ -10,7 +10,7 @@ from rvc_engine.errors import FailureCode
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, Job, new_id
 from server.job_store import idempotency
@@ -18,7 +18,7 @@ from server.job_store.base import JobStore
 from server.job_store.events import NewEvent
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.lookups import usable_dataset
-from server.webhooks.service import for_wish
+from server.webhooks.service import new_webhook
 
 S = JobStatus
 
@@ -54,10 +54,10 @@ class Submissions(JobStore):
 
         Raises Refused when the dataset is unknown or unusable, or the key was used for another wish; QuotaExceeded.
         """
-        once = None if idempotency_key is None else IdempotentRequest(owner, idempotency_key, wish_fingerprint(wish))
-        return self.take_in(wish, owner=owner, sees=sees, once=once, render=render)
+        once = None if idempotency_key is None else IdempotentRequest(owner, idempotency_key, request_fingerprint(wish))
+        return self.submit(wish, owner=owner, sees=sees, once=once, render=render)
 
-    def take_in(
+    def submit(
         self,
         wish: JobCreate,
         *,
@@ -70,7 +70,7 @@ class Submissions(JobStore):
     ) -> Job:
         """As `submit`, for any request that makes a job. `job_id`: the new one's, where its folder is there already."""
         with write_session(self.engine) as session:
-            if once is not None and (known := self._replayed(session, once)) is not None:
+            if once is not None and (known := self._find_replayed(session, once)) is not None:
                 return known
             dataset = usable_dataset(session, wish.dataset_id, sees)
             if self._quotas is not None:
@@ -83,26 +83,26 @@ class Submissions(JobStore):
             session.add(job)
             session.flush()
             if wish.webhook is not None:
-                session.add(for_wish(owner, wish.webhook, job.id, now))
-            self._ledger.tell(session, job, NewEvent(EventType.CREATED, _created(job, retried)))
+                session.add(new_webhook(owner, wish.webhook, job.id, now))
+            self._transitions.append_events(session, job, NewEvent(EventType.CREATED, _created_message(job, retried)))
             origin = {} if retried is None else {"retry_of": retried.job_id, "from": retried.start_from}
-            note(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
+            record(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
             if dataset.status == DatasetStatus.READY:
                 self._enqueue_validated(session, job)
             session.refresh(job)
             if once is not None:
                 answer = None if render is None else render(session, job)
-                idempotency.remember(session, once, job.id, answer, now)
+                idempotency.store(session, once, job.id, answer, now)
             return job
 
-    def first_answer(self, once: IdempotentRequest) -> str | None:
+    def stored_response(self, once: IdempotentRequest) -> str | None:
         """What a request under the key was answered with, if there was one. Refused when it was another request."""
         with read_session(self.engine) as session:
-            row = idempotency.known(session, once, self._clock())
+            row = idempotency.find(session, once, self._clock())
             return None if row is None else row.answer
 
-    def _replayed(self, session: Session, once: IdempotentRequest) -> Job | None:
-        row = idempotency.known(session, once, self._clock())
+    def _find_replayed(self, session: Session, once: IdempotentRequest) -> Job | None:
+        row = idempotency.find(session, once, self._clock())
         if row is None:
             return None
         job = session.exec(select(Job).where(Job.id == row.job_id)).first()
@@ -113,26 +113,26 @@ class Submissions(JobStore):
 
     # For the dataset's report
 
-    def settle_dataset(self, session: Session, dataset_id: str, reason: str | None) -> None:
+    def finish_dataset_validation(self, session: Session, dataset_id: str, reason: str | None) -> None:
         """Let the jobs that waited for a dataset's report go on, or fail with `reason`; in the caller's transaction."""
         query = select(Job).where(Job.dataset_id == dataset_id, Job.status == S.VALIDATING).order_by(col(Job.number))
         for job in session.exec(query.with_for_update()).all():
             if reason is None:
                 self._enqueue_validated(session, job)
             else:
-                self._ledger.fail(session, job, FailureCode.INVALID_DATASET, reason)
+                self._transitions.fail(session, job, FailureCode.INVALID_DATASET, reason)
 
     def _enqueue_validated(self, session: Session, job: Job) -> None:
-        self._ledger.tell(session, job, NewEvent(EventType.VALIDATED, "the dataset is usable"))
-        self._ledger.move(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
+        self._transitions.append_events(session, job, NewEvent(EventType.VALIDATED, "the dataset is usable"))
+        self._transitions.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
 
 
-def wish_fingerprint(wish: JobCreate) -> str:
+def request_fingerprint(wish: JobCreate) -> str:
     """Stands for a submission's payload."""
     return hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
 
 
-def _created(job: Job, retried: RetryOrigin | None) -> str:
+def _created_message(job: Job, retried: RetryOrigin | None) -> str:
     text = f"job for the voice {job.name!r} created"
     if retried is None:
         return text

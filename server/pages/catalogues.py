@@ -27,13 +27,13 @@ def choose(cookie: str | None, accept_language: str) -> str:
     """The language to answer in: the one chosen on the page, else the first of the browser's that there is."""
     if cookie is not None and cookie in languages():
         return cookie
-    for code in _wishes(accept_language):
+    for code in _preferred_languages(accept_language):
         if code.partition("-")[0] in languages():
             return code.partition("-")[0]
     return DEFAULT
 
 
-def _wishes(accept_language: str) -> list[str]:
+def _preferred_languages(accept_language: str) -> list[str]:
     """Language codes of an `Accept-Language` header, the dearest first (RFC 9110, 12.5.4). Nonsense is left out."""
     wishes = []
     for part in accept_language.split(","):

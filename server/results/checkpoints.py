@@ -58,35 +58,35 @@ class StoredCheckpoints:
                 return StoredRun(int(run.name), run, entries)
         return None
 
-    def take_in(self, workspace: Workspace, token: int) -> CheckpointEntry | None:
+    def upload(self, workspace: Workspace, token: int) -> CheckpointEntry | None:
         """Keep the workspace's newest checkpoint, in place of the oldest; None when it is here, or there is none.
 
         Raises CorruptCheckpoint, OSError, IncompatibleCheckpoint.
         """
         there = read_entries(workspace.recovery)
-        folder = self._of(token)
+        folder = self._run_folder(token)
         here = read_entries(folder)
         if not there or there[-1] in here:
             return None
         newest = there[-1]
         folder.mkdir(parents=True, exist_ok=True)
-        put(workspace.recovery / newest.file, folder / newest.file, newest)
+        link_or_copy_verified(workspace.recovery / newest.file, folder / newest.file, newest)
         for source, name in ((workspace.best_file, _BEST), (workspace.root / EVALUATIONS, EVALUATIONS)):
             if source.is_file():
-                put(source, folder / name)
+                link_or_copy_verified(source, folder / name)
         write_entries(folder, [*(old for old in here if old.file != newest.file), newest][-KEPT_CHECKPOINTS:])
         for other in self.folder.glob("[0-9]*"):
             if other.name.isdecimal() and int(other.name) < token:
                 shutil.rmtree(other, ignore_errors=True)
         return newest
 
-    def bring_to(self, run: StoredRun, workspace: Workspace) -> list[CheckpointEntry]:
+    def restore(self, run: StoredRun, workspace: Workspace) -> list[CheckpointEntry]:
         """Put a run's checkpoints into an empty workspace; returns those that were whole, oldest first. OSError."""
         workspace.recovery.mkdir(parents=True, exist_ok=True)
         good = []
         for entry in run.entries:
             try:
-                put(run.folder / entry.file, workspace.recovery / entry.file, entry)
+                link_or_copy_verified(run.folder / entry.file, workspace.recovery / entry.file, entry)
             except (CorruptCheckpoint, FileNotFoundError):
                 continue  # the one beside it may be good; with none, the engine says that there is none
             good.append(entry)
@@ -94,26 +94,26 @@ class StoredCheckpoints:
             write_entries(workspace.recovery, good)
         for name, target in ((_BEST, workspace.best_file), (EVALUATIONS, workspace.root / EVALUATIONS)):
             if (run.folder / name).is_file():
-                put(run.folder / name, target)
+                link_or_copy_verified(run.folder / name, target)
         return good
 
-    def hand_to(self, other: "StoredCheckpoints") -> CheckpointEntry | None:
+    def copy_to(self, other: "StoredCheckpoints") -> CheckpointEntry | None:
         """Give the newest checkpoints to another job, to begin from; which one is its newest, None without any."""
         run = self.latest()
         if run is None:
             return None
-        folder = other._of(ORIGIN)
+        folder = other._run_folder(ORIGIN)
         folder.mkdir(parents=True)
         for entry in run.entries:
-            put(run.folder / entry.file, folder / entry.file, entry)
+            link_or_copy_verified(run.folder / entry.file, folder / entry.file, entry)
         write_entries(folder, run.entries)
         return run.newest
 
-    def _of(self, token: int) -> Path:
+    def _run_folder(self, token: int) -> Path:
         return self.folder / f"{token:06d}"
 
 
-def put(source: Path, target: Path, entry: CheckpointEntry | None = None) -> None:
+def link_or_copy_verified(source: Path, target: Path, entry: CheckpointEntry | None = None) -> None:
     """A link to a file or, from another disk, a copy; whole and on disk before it has its name. CorruptCheckpoint, OSError.
 
     A link is the very file that its writer hashed; only its size is looked at, and the engine verifies what it loads.

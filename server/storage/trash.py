@@ -41,7 +41,7 @@ class Trash:
         self.folder = root / NAME
         self._clock = clock
 
-    def take(self, path: Path, kind: str) -> bool:
+    def add(self, path: Path, kind: str) -> bool:
         """Move a file or folder here; False, with a line in the log, where that is not possible."""
         target = self.folder / self._clock().astimezone(UTC).strftime(_STAMP) / kind / path.name
         try:

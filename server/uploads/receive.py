@@ -15,7 +15,7 @@ import anyio
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
-from server.datasets.service import no_space_told
+from server.datasets.service import full_disk_as_no_space
 from server.errors import Conflict, TooSlow
 from server.storage.local import sync_file
 
@@ -35,7 +35,7 @@ class UploadLocks:
         self._running: dict[str, _LockHolder] = {}
 
     @asynccontextmanager
-    async def alone(self, upload_id: str) -> AsyncIterator[None]:
+    async def exclusive(self, upload_id: str) -> AsyncIterator[None]:
         """Be the only one at an upload; whoever was before is ended first. Conflict when a later one ends this."""
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
@@ -66,7 +66,7 @@ class StreamedBody:
         NoSpace, or what `check` raises.
         """
         waiting = bytearray()
-        with no_space_told(), _synced(path, "ab" if append else "wb") as file:
+        with full_disk_as_no_space(), _synced(path, "ab" if append else "wb") as file:
             try:
                 async for chunk in self._chunks():
                     self.size += len(chunk)

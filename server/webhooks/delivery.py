@@ -29,7 +29,7 @@ NUM_SENDERS = 4
 NUM_THREADS = 1 + NUM_SENDERS
 _BATCH = 20
 _GONE = 410
-_SAY_WHEN = frozenset({429, 503})
+_RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Deliverer:
             tries=tries,
         )
 
-    def forget_old(self) -> None:
+    def delete_old(self) -> None:
         """Delete messages from before the days that the log is kept."""
         oldest = self._clock() - timedelta(days=self._settings.webhook_log_days)
         with write_session(self._engine) as session:
@@ -170,7 +170,7 @@ def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryR
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:
-    if status not in _SAY_WHEN:
+    if status not in _RETRY_AFTER_STATUSES:
         return None
     text = headers.get("retry-after", "")
     return min(float(text), RETRY_SECONDS[-1]) if text.isdecimal() else None

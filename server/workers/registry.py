@@ -5,7 +5,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import col
 
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.engine import write_session
 from server.database.tables import Worker, new_id
 from server.errors import Conflict, NotFound
@@ -57,7 +57,7 @@ class WorkerRegistry(JobStore):
                 raise NotFound(f"there is no worker {worker_id}; register first")
             return Drain.of(*row)
 
-    def worker_stopped(self, worker_id: str) -> None:
+    def deregister_worker(self, worker_id: str) -> None:
         """Say that the worker ends, cleanly."""
         with write_session(self.engine) as session:
             now = self._clock()
@@ -80,5 +80,5 @@ class WorkerRegistry(JobStore):
                 return False
             values: dict[str, Any] = {"is_draining": True, "drain_mode": str(drain)}
             session.execute(sa.update(Worker).where(col(Worker.id) == worker_id).values(**values))
-            note(session, "worker.drained", worker_id, mode=str(drain))
+            record(session, "worker.drained", worker_id, mode=str(drain))
             return True

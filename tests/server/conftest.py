@@ -176,7 +176,7 @@ class Running:
 
     @property
     def bench(self) -> Bench:
-        return Bench(self.services.book, Clock(datetime.now(UTC)))
+        return Bench(self.services.jobs, Clock(datetime.now(UTC)))
 
 
 def settings_for(folder: Path, **more: object) -> ServerSettings:
@@ -280,7 +280,7 @@ def publish(services: AppContext, claim: Lease, content: bytes, name: str) -> No
     source.write_bytes(content)
     stored = services.storage.store_artifact(claim.job_id, source)
     said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    services.book.publish_artifact(claim, said.kind, said.name, stored.path, stored.size, stored.sha256)
+    services.jobs.publish_artifact(claim, said.kind, said.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture

@@ -56,7 +56,7 @@ def test_a_server_killed_between_a_datasets_rename_and_its_row_takes_it_again_an
 
     content = b"RIFF" + bytes(1000)
     with serve(tmp_path) as server:
-        shelf = server.services.shelf
+        shelf = server.services.datasets
         upload = tmp_path / "upload"
         upload.write_bytes(content)
 
@@ -65,7 +65,7 @@ def test_a_server_killed_between_a_datasets_rename_and_its_row_takes_it_again_an
 
         monkeypatch.setattr(shelf, "_add", killed)
         with pytest.raises(Killed):
-            shelf.admit("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
+            shelf.ingest("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
         (left,) = (tmp_path / "datasets").iterdir()
     with serve(tmp_path) as server, server.client() as http:
         assert left.is_dir()
@@ -106,7 +106,7 @@ def test_a_clock_that_is_set_disturbs_no_claim_and_no_numbering(bench: Any) -> N
         claim = bench.claim()
         bench.clock.advance(hours * 3600)
         bench.book.heartbeat(claim)
-        bench.book.record(claim, [Progress(stage="train", stage_progress=0, progress=0), Log(message="x")])
+        bench.book.record_events(claim, [Progress(stage="train", stage_progress=0, progress=0), Log(message="x")])
         bench.publish(claim)
         bench.book.succeed(claim)
         found = bench.book.get(job.id)

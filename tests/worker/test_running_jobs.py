@@ -230,9 +230,9 @@ class abandoned_engine:  # noqa: N801 - reads as a word of the test
         self.engine = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
-        book.engine_process(claim, self.engine.pid, psutil.Process(self.engine.pid).create_time())
+        book.record_engine_process(claim, self.engine.pid, psutil.Process(self.engine.pid).create_time())
         shop.wait_until(lambda: len(shop.steps(self.job_id)) >= 1, "the old engine's first step")
-        held = book.held()[0]
+        held = book.active_leases()[0]
         book.requeue_lost(held)
         return self.engine
 

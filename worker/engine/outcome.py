@@ -25,7 +25,7 @@ class StopReason(StrEnum):
     SILENT = "the engine was silent for too long"
 
 
-_ASKED_FOR = frozenset({StopReason.CANCEL, StopReason.PAUSE, StopReason.DRAIN})
+_REQUESTED_STOPS = frozenset({StopReason.CANCEL, StopReason.PAUSE, StopReason.DRAIN})
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Published(Protocol):
         """Why one was not."""
 
 
-def judge(
+def decide_outcome(
     ended: EngineExit | Failure, reason: StopReason | None, artifacts: Published, max_duration_seconds: float | None
 ) -> Success | Released | Failure:
     """A voice that is there wins over every wish to stop; then comes why it was stopped, then what the engine said.
@@ -69,7 +69,7 @@ def judge(
     """
     if isinstance(ended, EngineExit) and isinstance(ended.last_event, Succeeded):
         return _why_not_succeeded(ended, artifacts) or Success()
-    if reason in _ASKED_FOR:
+    if reason in _REQUESTED_STOPS:
         return Released(str(reason))
     if isinstance(ended, Failure):
         return ended
@@ -91,7 +91,7 @@ def _why_not_succeeded(ended: EngineExit, artifacts: Published) -> Failure | Non
         message = f"the engine said that it succeeded, but offered no {' and no '.join(missing)}; see the log"
         return Failure(FailureCode.ARTIFACT_INVALID, message)
     if ended.exit_code != EXIT_SUCCEEDED:
-        return Failure(FailureCode.ENGINE_CRASHED, f"the engine {_way_of_going(ended.exit_code)} after its last word")
+        return Failure(FailureCode.ENGINE_CRASHED, f"the engine {_describe_exit(ended.exit_code)} after its last word")
     return None
 
 
@@ -106,11 +106,11 @@ def _why_failed(ended: EngineExit) -> Failure:
     if ended.exit_code == EXIT_USAGE:
         message = f"the engine did not understand its options, a mistake of ours. It said:\n{words}"
         return Failure(FailureCode.INTERNAL, message)
-    message = f"the engine {_way_of_going(ended.exit_code)} without saying why. Its last words:\n{words}"
+    message = f"the engine {_describe_exit(ended.exit_code)} without saying why. Its last words:\n{words}"
     return Failure(FailureCode.ENGINE_CRASHED, message)
 
 
-def _way_of_going(exit_code: int) -> str:
+def _describe_exit(exit_code: int) -> str:
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

@@ -12,7 +12,7 @@ from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
 from server.storage.local import Storage
-from worker.reporting.retry import DATABASE_AWAY, first_line
+from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line
 from worker.reporting.spool import Spool
 
 logger = structlog.get_logger(__name__)
@@ -26,9 +26,9 @@ class EventReporter:
 
     def __init__(self, book: JobService, storage: Storage, claim: Lease, workspace: Path, spool: Path) -> None:
         """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
-        self._book = book
+        self._jobs = book
         self._storage = storage
-        self._claim = claim
+        self._lease = claim
         self._workspace = workspace
         self._waiting = Spool(spool)
         self._is_away = False
@@ -46,7 +46,7 @@ class EventReporter:
         """Drop what still waits."""
         self._waiting.close()
 
-    def deliver(self) -> bool:
+    def flush(self) -> bool:
         """Hand over all that waits; False when the database is away and something had to stay.
 
         Raises LeaseLost when the job is no longer ours.
@@ -61,10 +61,10 @@ class EventReporter:
                     waiting.popleft()
                 else:
                     batch = _next_batch(waiting)
-                    self._book.record(self._claim, batch)
+                    self._jobs.record_events(self._lease, batch)
                     for _ in batch:
                         waiting.popleft()
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             if not self._is_away:
                 logger.warning("the database is away; the engine goes on", reason=first_line(error))
             self._is_away = True
@@ -76,7 +76,7 @@ class EventReporter:
         """Check a file of the workspace, copy it into the storage, and offer it for download."""
         try:
             self._check_place(artifact.path)
-            stored = self._storage.store_artifact(self._claim.job_id, Path(artifact.path))
+            stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
         except (ArtifactInvalid, OSError) as error:
             is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
             kind = DiskFull if is_full else ArtifactInvalid
@@ -88,7 +88,7 @@ class EventReporter:
                 f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
             )
             return
-        self._book.publish_artifact(self._claim, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
+        self._jobs.publish_artifact(self._lease, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
         self.published.add(artifact.kind)
 
     def _publish_preview(self, preview: PreviewReady) -> None:
@@ -97,12 +97,12 @@ class EventReporter:
             paths = (preview.audio, preview.picture, preview.recording)
             for path in paths:
                 self._check_place(path)
-            stored = [self._storage.store_artifact(self._claim.job_id, Path(path)) for path in paths]
+            stored = [self._storage.store_artifact(self._lease.job_id, Path(path)) for path in paths]
         except (ArtifactInvalid, OSError) as error:
             warning = f"the preview of step {preview.step} cannot be published: {error}"
-            self._book.record(self._claim, [Warned(message=warning, stage="train")])
+            self._jobs.record_events(self._lease, [Warned(message=warning, stage="train")])
             return
-        self._book.publish_preview(self._claim, preview, PreviewFiles(*stored))
+        self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored))
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):

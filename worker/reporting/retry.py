@@ -10,19 +10,19 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 T = TypeVar("T")
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 """What SQLAlchemy raises when the database does not answer, is locked for too long, or has no room."""
 
 logger = structlog.get_logger(__name__)
 
 
-def insist(act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False) -> T | None:
+def retry_until_available(act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False) -> T | None:
     """Do something with the database, trying again as long as it is away; None when `give_up` says so first."""
     is_told = False
     while True:
         try:
             return act()
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             if give_up():
                 return None
             if not is_told:

@@ -7,7 +7,7 @@ import typer
 from pydantic import ValidationError
 
 from rvc_train.cli.output import ago, size, table
-from rvc_train.cli.session import Session, connected
+from rvc_train.cli.session import Session, api_command
 from rvc_train.errors import UsageError
 from rvc_train.schemas.access import OwnerPublic, Quota, Scope, TokenCreate
 
@@ -19,10 +19,10 @@ OwnerArgument = Annotated[str, typer.Argument(metavar="OWNER", help="Small lette
 
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the program."""
-    app.command("me")(connected(me))
+    app.command("me")(api_command(me))
     app.add_typer(tokens, name="token")
     app.add_typer(owners, name="owner")
-    app.command("audit")(connected(audit))
+    app.command("audit")(api_command(audit))
 
 
 def me(session: Session) -> None:
@@ -45,7 +45,7 @@ def _use(owner: OwnerPublic) -> str:
 
 
 @tokens.command("create")
-@connected
+@api_command
 def create_token(
     session: Session,
     owner: OwnerArgument,
@@ -67,7 +67,7 @@ def create_token(
 
 
 @tokens.command("list")
-@connected
+@api_command
 def list_tokens(session: Session) -> None:
     """Everyone's tokens, without their secrets."""
     found = list(session.client.access.tokens())
@@ -82,7 +82,7 @@ def list_tokens(session: Session) -> None:
 
 
 @tokens.command("revoke")
-@connected
+@api_command
 def revoke_token(session: Session, token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id.")]) -> None:
     """Let a token open nothing any more, at once."""
     session.client.access.revoke_token(token_id)
@@ -90,7 +90,7 @@ def revoke_token(session: Session, token_id: Annotated[str, typer.Argument(metav
 
 
 @owners.command("list")
-@connected
+@api_command
 def list_owners(session: Session) -> None:
     """Every owner with quota and use."""
     found = session.client.access.owners()
@@ -98,7 +98,7 @@ def list_owners(session: Session) -> None:
 
 
 @owners.command("quota")
-@connected
+@api_command
 def set_quota(
     session: Session,
     owner: OwnerArgument,

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from rvc_train.cli.commands.jobs import JobArgument
 from rvc_train.cli.output import table
-from rvc_train.cli.session import Session, connected
+from rvc_train.cli.session import Session, api_command
 from rvc_train.schemas.results import CheckpointPublic, PreviewPublic
 
 
 def add_to(app: typer.Typer) -> None:
     """Give the command to the program."""
-    app.command("previews")(connected(previews))
+    app.command("previews")(api_command(previews))
 
 
 def previews(

@@ -12,9 +12,9 @@ from rich.progress import Progress, TaskID
 
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table
-from rvc_train.cli.session import Session, connected
+from rvc_train.cli.session import Session, api_command
 from rvc_train.cli.training_options import training_config, with_training_options
-from rvc_train.cli.watch import tell_end, watch
+from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 
@@ -23,14 +23,14 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique begi
 
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the program."""
-    app.command("submit")(connected(with_training_options(submit)))
-    app.command("watch")(connected(watch_job))
-    app.command("logs")(connected(logs))
-    app.command("jobs")(connected(jobs))
-    app.command("show")(connected(show))
-    app.command("cancel")(connected(cancel))
-    app.command("download")(connected(download))
-    app.command("delete")(connected(delete))
+    app.command("submit")(api_command(with_training_options(submit)))
+    app.command("watch")(api_command(watch_job))
+    app.command("logs")(api_command(logs))
+    app.command("jobs")(api_command(jobs))
+    app.command("show")(api_command(show))
+    app.command("cancel")(api_command(cancel))
+    app.command("download")(api_command(download))
+    app.command("delete")(api_command(delete))
 
 
 def submit(
@@ -88,7 +88,7 @@ def watch_job(
 
 def _watch_to_the_end(session: Session, job: JobPublic, after: int | None = None) -> int:
     try:
-        return tell_end(watch(session.client, job, session.output, after), session.output)
+        return print_outcome(watch(session.client, job, session.output, after), session.output)
     except KeyboardInterrupt:
         session.output.warning(f"the job goes on without you; see it again with: rvc-train watch {job.id}")
         return exit_codes.INTERRUPTED

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
-from rvc_train.cli.session import TokenOption, told
+from rvc_train.cli.session import TokenOption, command
 from rvc_train.cli.settings import resolve
 from rvc_train.errors import UsageError
 
@@ -27,7 +27,7 @@ class Stopped(BaseException):
 
 def add_to(app: typer.Typer) -> None:
     """Give the command to the program."""
-    app.command("up")(told(up))
+    app.command("up")(command(up))
 
 
 def up(

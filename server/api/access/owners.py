@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from rvc_train.schemas.access import AuditPublic, Me, OwnerList, OwnerName, OwnerPublic, Quota, Scope
 from rvc_train.schemas.base import Page
-from server.api.authorization import present, requires
+from server.api.authorization import require_principal, requires
 from server.context import MAX_INTEGER, Context, Limit, link_next
 from server.http.problem_details import documented
 
@@ -19,7 +19,7 @@ Owner = Annotated[OwnerName, Path()]
 @requires(Scope.READ)
 def get_me(services: Context) -> Me:
     """Who you are to this server: owner, scopes, quota and what you use of it."""
-    caller = present()
+    caller = require_principal()
     mine = services.quotas.of(caller.owner)
     return Me(scopes=sorted(caller.scopes), token_id=caller.token_id, **dict(mine))
 

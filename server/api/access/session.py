@@ -20,7 +20,7 @@ async def create_session(wish: SessionCreate, request: Request, response: Respon
     address, request_id = address_of(request.scope), request.state.request_id
     opened = await run_in_threadpool(services.tokens.open_session, wish.token, address=address, request_id=request_id)
     if opened is None:
-        raise await services.refusals.refuse(address, SIGN_IN, request_id)
+        raise await services.auth_throttle.reject(address, SIGN_IN, request_id)
     session_id, expires_at = opened
     response.set_cookie(
         COOKIE,

@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
-from server.api.authorization import present, requires
+from server.api.authorization import require_principal, requires
 from server.context import Context
 from server.http.problem_details import documented
 
@@ -19,5 +19,5 @@ def estimate(wish: EstimateRequest, services: Context) -> JobEstimate:
     Takes what `POST /v1/jobs` takes, and changes nothing. Times come from earlier attempts with this setting on this
     kind of device, or else from others, or else from a rule of thumb; `basis` says from which.
     """
-    caller = present()
-    return services.forecaster.estimate(wish, owner=caller.owner, sees=caller.sees)
+    caller = require_principal()
+    return services.estimates.estimate(wish, owner=caller.owner, sees=caller.visible_owner)

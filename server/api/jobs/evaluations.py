@@ -18,14 +18,14 @@ router = APIRouter(prefix="/jobs", tags=["results"])
 @requires(Scope.READ)
 def list_checkpoints(job_id: str, services: Context) -> CheckpointList:
     """Saves that were evaluated, by step, with their scores, and which is the best so far."""
-    return CheckpointList(data=EvaluationQueries(services.engine).checkpoints(services.book.get(job_id)))
+    return CheckpointList(data=EvaluationQueries(services.engine).checkpoints(services.jobs.get(job_id)))
 
 
 @router.get("/{job_id}/previews", responses=documented(404))
 @requires(Scope.READ)
 def list_previews(job_id: str, services: Context) -> PreviewList:
     """Clips as the voice spoke them at its saves, with scores, and where to fetch their sound and picture."""
-    return PreviewList(data=EvaluationQueries(services.engine).previews(services.book.get(job_id)))
+    return PreviewList(data=EvaluationQueries(services.engine).previews(services.jobs.get(job_id)))
 
 
 @router.head("/{job_id}/previews/{name}", include_in_schema=False)
@@ -46,7 +46,7 @@ def list_previews(job_id: str, services: Context) -> PreviewList:
 @requires(Scope.READ)
 def get_preview(job_id: str, name: str, request: Request, services: Context) -> Response:
     """One file of a preview. Its ETag is its sha256; ranges and conditional requests are understood."""
-    stored = EvaluationQueries(services.engine).preview_file(services.book.get(job_id), name)
+    stored = EvaluationQueries(services.engine).preview_file(services.jobs.get(job_id), name)
     path = services.storage.resolve(stored.path)
     if not path.is_file():
         raise Gone(f"the preview {name!r} is no longer stored")

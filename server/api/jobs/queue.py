@@ -4,7 +4,7 @@ from fastapi import APIRouter
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.queue import QueuePublic
-from server.api.authorization import present, requires
+from server.api.authorization import require_principal, requires
 from server.context import Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
@@ -18,4 +18,4 @@ router = APIRouter(tags=["server"])
 def get_queue(services: Context) -> QueuePublic:
     """What runs and what waits: your jobs, with their places and when they may start; and how many there are of all."""
     with read_session(services.engine) as session:
-        return queue_public(session, services.outlook, utc_now(), services.settings.lease_seconds, present().sees)
+        return queue_public(session, services.queue_forecast, utc_now(), services.settings.lease_seconds, require_principal().visible_owner)

@@ -24,7 +24,7 @@ def job_id(live):
     for step, mel in ((10, 21.5), (20, 23.0)):
         values = {"eval/mel": mel, "eval/f0_cents": 55.4, "eval/voicing": 0.08}
         fields = {"step": step, "epoch": step // 10, "values": values, "held_out": True, "is_best": step == 10}
-        bench.book.record(claim, [Evaluated(**fields, num_clips=8, seconds=1.5)])
+        bench.book.record_events(claim, [Evaluated(**fields, num_clips=8, seconds=1.5)])
         stored = []
         for kind in ("audio", "picture", "recording"):
             source = storage.workspace(job.id) / "made"
@@ -75,7 +75,7 @@ def test_what_follows_of_a_deleted_job_is_nothing(live, http):
     job = bench.job(priority=100)
     claim = bench.claim()
     fields = {"step": 1, "epoch": 1, "values": {"eval/mel": 1.0}, "held_out": False, "is_best": True}
-    bench.book.record(claim, [Evaluated(**fields, num_clips=2, seconds=0.1)])
+    bench.book.record_events(claim, [Evaluated(**fields, num_clips=2, seconds=0.1)])
     bench.book.force_fail(job.id, "enough")
     assert http.delete(f"/v1/jobs/{job.id}").status_code == 204
     assert http.get(f"/v1/jobs/{job.id}/checkpoints").status_code == 404

@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 
 from rvc_train.schemas.access import Scope, TokenCreate
-from server.api.authorization import NOBODYS, OWNED, check_access, requires, wanted_scope
+from server.api.authorization import UNOWNED_PARAMS, OWNED_PARAMS, check_access, requires, required_scope
 from server.app import create_app
 from server.settings import ServerSettings
 
@@ -113,14 +113,14 @@ def routes_of(app: Any) -> dict[str, Any]:
 def test_every_route_is_written_down_with_its_scope(tmp_path: Path) -> None:
     routes = routes_of(create_app(ServerSettings(data_folder=tmp_path)))
     assert set(routes) == set(WANTED)
-    told = {route: wanted_scope(endpoint) for route, endpoint in routes.items()}
+    told = {route: required_scope(endpoint) for route, endpoint in routes.items()}
     guarded = {route: wanted for route, wanted in WANTED.items() if wanted in {READ, SUBMIT, ADMIN}}
     assert {route: told[route] for route in guarded} == guarded
 
 
 def test_of_every_part_of_a_path_it_is_known_whose_it_is(tmp_path: Path) -> None:
     parts = {part for route in WANTED for part in re.findall(r"\{(\w+)\}", route)}
-    assert parts <= set(OWNED) | NOBODYS
+    assert parts <= set(OWNED_PARAMS) | UNOWNED_PARAMS
     alone = {part: {WANTED[route] for route in WANTED if f"{{{part}}}" in route} for part in ("worker_id", "token_id")}
     assert alone == {"worker_id": {ADMIN}, "token_id": {ADMIN}}
 
@@ -155,7 +155,7 @@ TUS = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "applicat
 
 
 OWNED_ROUTES = [
-    route for route, wanted in WANTED.items() if wanted != OPEN and any(f"{{{part}}}" in route for part in OWNED)
+    route for route, wanted in WANTED.items() if wanted != OPEN and any(f"{{{part}}}" in route for part in OWNED_PARAMS)
 ]
 
 

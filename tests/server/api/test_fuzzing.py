@@ -52,7 +52,7 @@ def filled(server: Any) -> dict[str, list[str]]:
     for _ in range(NUM_JOBS):
         job = bench.job(labels={KEEP_LABEL: ""}, priority=100)
         claim = bench.claim()
-        bench.book.record(claim, [Evaluated(**SAVE, num_clips=8, seconds=1.5)])
+        bench.book.record_events(claim, [Evaluated(**SAVE, num_clips=8, seconds=1.5)])
         source = services.storage.workspace(job.id) / "weights" / "made"
         source.parent.mkdir(parents=True)
         source.write_bytes(b"0123456789" * 100)

@@ -174,7 +174,7 @@ def test_a_database_that_does_not_answer_is_503_and_worth_a_retry(http, live, mo
 def test_metrics_are_series_by_key(http, live):
     job = live.bench.job(priority=100)
     claim = live.bench.claim()
-    live.services.book.record(claim, [Metric(step=i, epoch=1, values={"a": 1.0 / i, "b": 2.0}) for i in range(1, 21)])
+    live.services.book.record_events(claim, [Metric(step=i, epoch=1, values={"a": 1.0 / i, "b": 2.0}) for i in range(1, 21)])
     everything = http.get(f"/v1/jobs/{job.id}/metrics").json()["data"]
     assert [(series["key"], series["num_points"]) for series in everything] == [("a", 20), ("b", 20)]
     query = {"key": "a", "since_step": 10, "max_points": 5}
@@ -190,9 +190,9 @@ def test_the_queue_and_the_workers_tell_what_runs_and_what_waits(tmp_path, serve
         bench.job(DatasetStatus.VALIDATING)
         worker = bench.book.register_worker("gpu-0", 7, "box", "cuda:0")
         idle = bench.book.register_worker("gpu-1", 8, "box", "cuda:1")
-        bench.book.worker_stopped(bench.worker())
+        bench.book.deregister_worker(bench.worker())
         with_priority = bench.book.claim(worker)
-        bench.book.hand_back(with_priority, "back")
+        bench.book.release(with_priority, "back")
         bench.book.cancel(first.id)
         assert bench.book.claim(worker).job_id == running.id
         queue = http.get("/v1/queue").json()

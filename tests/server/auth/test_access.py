@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rvc_train.schemas.access import Scope
-from server.app import _chores, create_app
+from server.app import _periodic_tasks, create_app
 from server.auth.audit import AuditTrail
 from server.auth.throttle import LINES_PER_MINUTE, AuthThrottle
 from server.auth.tokens import TokenService
@@ -264,7 +264,7 @@ def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) ->
 
     async def guess() -> None:
         for i in range(LINES_PER_MINUTE + 10):
-            await refusals.refuse(f"10.0.{i}.1", "/v1/me", "r")
+            await refusals.reject(f"10.0.{i}.1", "/v1/me", "r")
 
     anyio.run(guess)
     lines, _ = AuditTrail(engine, lambda: datetime.now(UTC)).list(
@@ -278,10 +278,10 @@ def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine)
 
     async def guess() -> None:
         for i in range(2):
-            await refusals.refuse(f"2001:db8:1:2::{i}", "/v1/me", "r")
-        await refusals.refuse("2001:db8:1:3::1", "/v1/me", "r")
+            await refusals.reject(f"2001:db8:1:2::{i}", "/v1/me", "r")
+        await refusals.reject("2001:db8:1:3::1", "/v1/me", "r")
         with pytest.raises(TooManyRequests):
-            await refusals.refuse("2001:db8:1:2::9", "/v1/me", "r")
+            await refusals.reject("2001:db8:1:2::9", "/v1/me", "r")
 
     anyio.run(guess)
 
@@ -314,7 +314,7 @@ def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> 
         assert told["last_used_at"] is not None
         with read_session(live.services.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is None
-        live.services.tokens.tidy()
+        live.services.tokens.clean_up()
         with read_session(live.services.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is not None
 
@@ -323,10 +323,10 @@ def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: 
     book = TokenService(engine, clock, FIRST, session_hours=2)
     opened = book.open_session(FIRST)
     assert opened is not None
-    assert book.caller_of_session(opened[0]) is not None
+    assert book.authenticate_session(opened[0]) is not None
     clock.advance(2 * 3600)
-    assert book.caller_of_session(opened[0]) is None
-    book.tidy()
+    assert book.authenticate_session(opened[0]) is None
+    book.clean_up()
     with read_session(engine) as session:
         assert session.execute(sa.select(sa.func.count()).select_from(BrowserSession)).scalar() == 0
 
@@ -334,8 +334,8 @@ def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: 
 def test_another_first_token_ends_the_sessions_of_the_one_before(engine: sa.Engine, clock: Any) -> None:
     opened = TokenService(engine, clock, FIRST, session_hours=2).open_session(FIRST)
     assert opened is not None
-    assert TokenService(engine, clock, FIRST, session_hours=2).caller_of_session(opened[0]) is not None
-    assert TokenService(engine, clock, "another-first-token", session_hours=2).caller_of_session(opened[0]) is None
+    assert TokenService(engine, clock, FIRST, session_hours=2).authenticate_session(opened[0]) is not None
+    assert TokenService(engine, clock, "another-first-token", session_hours=2).authenticate_session(opened[0]) is None
 
 
 def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_path: Path) -> None:
@@ -350,18 +350,18 @@ def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_p
 def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> None:
     trail = AuditTrail(engine, clock)
     for day in range(3):
-        trail.refused("", f"/{day}", "")
+        trail.record_rejected_token("", f"/{day}", "")
         clock.advance(86_400)
-    trail.forget_old(2.5)
+    trail.delete_old(2.5)
     lines, _ = trail.list(actor=None, action=None, target=None, after=None, limit=10)
     assert [line.target for line in lines] == ["/2", "/1"]
 
 
 def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path))
-    names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _chores(app.state.services)}
+    names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.services)}
     assert {"TokenService.tidy", "JobSizes.measure"} < names
-    assert app.state.services.audit.forget_old in names
+    assert app.state.services.audit.delete_old in names
     app.state.services.engine.dispose()
 
 

@@ -145,7 +145,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
     services.storage.delete_workspace(job_id)
     sizes.measure()
     assert stored(client) - before == 50_000  # a job that has ended is not looked at again, unless it is told
-    sizes.forget(job_id)
+    sizes.invalidate(job_id)
     sizes.measure()
     assert stored(client) == before
     assert submit(client, dataset).status_code == 202

@@ -13,7 +13,7 @@ from rvc_train.schemas.jobs import Range
 from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Worker
-from server.estimates.estimator import Estimator, sounds
+from server.estimates.estimator import Estimator, audio_stats
 from server.estimates.queue_forecast import QueueForecast
 from server.estimates.resources import disk_bytes, memory_bytes
 from server.estimates.throughput import AttemptThroughput, Devices, ThroughputHistory
@@ -81,7 +81,7 @@ def run_once(bench: Any, dataset_id: str, step_seconds: float) -> None:
     """A job that trained 14 steps an epoch."""
     bench.job_on(dataset_id)
     claim = bench.claim()
-    bench.book.record(
+    bench.book.record_events(
         claim,
         [
             StageChanged(stage="content", state="finished", seconds=2.0),
@@ -115,10 +115,10 @@ def shop(bench: Any) -> Any:
 def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     with read_session(shop.book.engine) as session:
-        before = sounds(session, [dataset_id])[dataset_id].clips
+        before = audio_stats(session, [dataset_id])[dataset_id].clips
     run_once(shop, dataset_id, 0.5)
     with read_session(shop.book.engine) as session:
-        after = sounds(session, [dataset_id])[dataset_id].clips
+        after = audio_stats(session, [dataset_id])[dataset_id].clips
     assert (after.low, after.high) == (53, 56)
     assert before.low < 53
     assert before.high < 60
@@ -129,10 +129,10 @@ def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
     run_once(shop, dataset_id, 0.5)
     outlook = QueueForecast(Estimator(60))
     with read_session(shop.book.engine) as session:
-        situation = outlook.estimator.situation(session, shop.clock())
-        sound = sounds(session, [dataset_id])[dataset_id]
-        whole = situation.effort(TrainingConfig(**SMALL), sound)
-        short = situation.effort(TrainingConfig(**SMALL, max_train_seconds=10), sound)
+        situation = outlook.estimator.context(session, shop.clock())
+        sound = audio_stats(session, [dataset_id])[dataset_id]
+        whole = situation.workload(TrainingConfig(**SMALL), sound)
+        short = situation.workload(TrainingConfig(**SMALL, max_train_seconds=10), sound)
     assert whole.steps == Range(low=140, high=140)
     assert whole.seconds.low >= 60
     assert short.seconds.high < whole.seconds.high
@@ -169,7 +169,7 @@ def test_a_running_job_ends_about_when_its_engine_says_and_those_behind_it_wait_
     running, waiting = shop.job_on(dataset_id), shop.job_on(dataset_id)
     claim = shop.claim()
     said = Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)
-    shop.book.record(claim, [said])
+    shop.book.record_events(claim, [said])
     now, next_one = prospects(shop, running, waiting)
     assert now.eta.low <= 100 <= now.eta.high
     assert next_one.starts_in == now.eta

@@ -77,8 +77,8 @@ def test_the_tag_of_a_job_changes_with_every_visible_change_and_answers_304_unti
     claim = live.bench.claim()
     for change in (
         lambda: None,
-        lambda: live.bench.book.record(claim, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)]),
-        lambda: live.bench.book.record(claim, [CheckpointSaved(step=1, epoch=1, path="x")]),
+        lambda: live.bench.book.record_events(claim, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)]),
+        lambda: live.bench.book.record_events(claim, [CheckpointSaved(step=1, epoch=1, path="x")]),
         lambda: http.patch(path, json={"labels": {"a": "b"}}),
         lambda: http.post(f"{path}/cancel"),
     ):
@@ -94,7 +94,7 @@ def test_an_edit_with_if_match_is_refused_once_labels_have_changed_but_not_becau
     path = f"/v1/jobs/{job.id}"
     etag = http.get(path).headers["etag"]
     claim = live.bench.claim()
-    live.bench.book.record(claim, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)])
+    live.bench.book.record_events(claim, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)])
     assert http.patch(path, json={"labels": {"a": "1"}}, headers={"If-Match": etag}).status_code == 200
     late = http.patch(path, json={"labels": {"a": "2"}}, headers={"If-Match": etag})
     assert (late.status_code, late.json()["code"]) == (412, "precondition_failed")
@@ -192,7 +192,7 @@ def test_a_retry_that_comes_twice_under_a_key_makes_one_job(http, live):
 
 def test_a_request_under_a_key_that_is_being_served_is_409_and_worth_another_try(http, live):
     wish = {"name": "anna", "dataset_id": live.bench.dataset()}
-    with live.services.under_way.alone("local", "slow"):
+    with live.services.in_flight_keys.exclusive("local", "slow"):
         answer = http.post("/v1/jobs", json=wish, headers={"Idempotency-Key": "slow"})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (409, "still_running", True)
     assert answer.headers["retry-after"] == "1"
@@ -220,12 +220,12 @@ def test_a_key_is_let_go_of_whatever_happens_and_is_its_owners_alone():
     under_way = InFlightKeys()
 
     def serve(fault: type[Exception]) -> None:
-        with under_way.alone("a", "k"), under_way.alone("b", "k"):
+        with under_way.exclusive("a", "k"), under_way.exclusive("b", "k"):
             raise fault
 
     with pytest.raises(OSError):  # noqa: PT011 - any
         serve(OSError)
-    with under_way.alone("a", "k"), pytest.raises(StillRunning):
+    with under_way.exclusive("a", "k"), pytest.raises(StillRunning):
         serve(OSError)
 
 
@@ -240,7 +240,7 @@ def test_a_worker_is_drained_over_http_and_claims_nothing_more(http, live):
     assert bench.book.claim(worker) is None
     assert http.post("/v1/workers/wrk_none/drain").status_code == 404
     assert http.post(f"/v1/workers/{worker}/drain?mode=now").status_code == 422
-    bench.book.worker_stopped(worker)
+    bench.book.deregister_worker(worker)
     assert http.post(f"/v1/workers/{worker}/drain").status_code == 409
 
 

@@ -22,7 +22,7 @@ def running_job(live):
     assert claim.job_id == job.id
     yield claim
     live.services.book.cancel(job.id)
-    live.services.book.hand_back(claim, "the test is over")
+    live.services.book.release(claim, "the test is over")
 
 
 def messages(http, path, last_id=None, stop_after=None):
@@ -86,7 +86,7 @@ def test_followers_who_lose_their_line_again_and_again_miss_nothing_and_see_noth
 
     def talk():
         for i in range(total):
-            live.services.book.record(running_job, [Warned(message=f"{i}")])
+            live.services.book.record_events(running_job, [Warned(message=f"{i}")])
             time.sleep(0.005)
 
     writer = threading.Thread(target=talk)
@@ -123,7 +123,7 @@ def test_streams_end_when_the_server_stops_and_go_on_where_they_were_after_its_r
 
         follower = threading.Thread(target=follow)
         follower.start()
-        while len(server.services.history.events(job.id, 0, 9).events) > len(seen) and follower.is_alive():
+        while len(server.services.job_queries.events(job.id, 0, 9).events) > len(seen) and follower.is_alive():
             time.sleep(0.02)
             if server.server.server_state.connections:
                 break

@@ -67,7 +67,7 @@ def test_a_claim_carries_all_that_a_worker_needs(bench):
 def test_a_stopped_worker_claims_nothing(bench):
     bench.job()
     worker = bench.worker()
-    bench.book.worker_stopped(worker)
+    bench.book.deregister_worker(worker)
     assert bench.book.claim(worker) is None
 
 
@@ -83,18 +83,18 @@ def test_a_config_that_this_version_cannot_read_fails_its_job_and_not_the_queue(
     "write",
     [
         lambda book, claim: book.heartbeat(claim),
-        lambda book, claim: book.record(claim, [Log(message="x")]),
-        lambda book, claim: book.engine_process(claim, 1, 1.0),
+        lambda book, claim: book.record_events(claim, [Log(message="x")]),
+        lambda book, claim: book.record_engine_process(claim, 1, 1.0),
         lambda book, claim: book.publish_artifact(claim, "voice", "anna.pth", "x", 1, "x"),
         lambda book, claim: book.succeed(claim),
         lambda book, claim: book.fail(claim, FailureCode.INTERNAL, "x"),
-        lambda book, claim: book.hand_back(claim, "x"),
+        lambda book, claim: book.release(claim, "x"),
     ],
 )
 def test_every_write_under_a_replaced_token_is_turned_away_and_changes_nothing(bench, write):
     job = bench.job()
     stale = bench.claim()
-    bench.book.hand_back(stale, "drained")
+    bench.book.release(stale, "drained")
     bench.claim()
     before = bench.book.get(job.id).model_dump()
     with pytest.raises(LeaseLost):
@@ -158,7 +158,7 @@ def test_a_retry_waits_longer_each_time_and_gives_up_after_max_attempts(bench):
 
 def test_a_drained_attempt_counts_no_failure_and_is_taken_up_at_once(bench):
     job = bench.job()
-    bench.book.hand_back(bench.claim(), "the worker stops")
+    bench.book.release(bench.claim(), "the worker stops")
     assert bench.claim().attempt == 2
     assert bench.book.get(job.id).failures == 0
 
@@ -167,8 +167,8 @@ def test_the_next_attempt_learns_of_the_engine_before_it(bench):
     bench.job()
     first = bench.claim()
     assert bench.book.previous_engine(first) is None
-    bench.book.engine_process(first, 4711, 123.5)
-    bench.book.hand_back(first, "drained")
+    bench.book.record_engine_process(first, 4711, 123.5)
+    bench.book.release(first, "drained")
     assert bench.book.previous_engine(bench.claim()) == EngineProcess(4711, 123.5, "here")
 
 
@@ -177,7 +177,7 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
     claim = bench.claim()
     training = {"epoch": 2, "total_epochs": 3, "step": 20, "total_steps": 30, "step_seconds": 0.5}
     training |= {"clips_per_second": 8.0, "machine_share": 0.4}
-    bench.book.record(
+    bench.book.record_events(
         claim,
         [
             StageChanged(stage="slice", state="finished", seconds=1.5),
@@ -207,8 +207,8 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
 def test_what_training_reached_stays_in_the_row_while_later_stages_run(bench):
     job = bench.job()
     claim = bench.claim()
-    bench.book.record(claim, [Progress(stage="train", stage_progress=1, progress=0.9, epoch=3, step=30, eta_seconds=5)])
-    bench.book.record(claim, [Progress(stage="index", stage_progress=0.5, progress=0.95)])
+    bench.book.record_events(claim, [Progress(stage="train", stage_progress=1, progress=0.9, epoch=3, step=30, eta_seconds=5)])
+    bench.book.record_events(claim, [Progress(stage="index", stage_progress=0.5, progress=0.95)])
     row = bench.book.get(job.id)
     assert (row.stage, row.epoch, row.step, row.eta_seconds) == ("index", 3, 30, None)
 
@@ -217,14 +217,14 @@ def test_a_step_done_again_after_a_resume_replaces_its_numbers(bench):
     job = bench.job()
     claim = bench.claim()
     for value in (5.0, 4.0):
-        bench.book.record(claim, [Measured(step=1, epoch=1, values={"loss/mel": value})])
+        bench.book.record_events(claim, [Measured(step=1, epoch=1, values={"loss/mel": value})])
     assert JobQueries(bench.book.engine).metrics(job.id, (), 0, 100)[0].values == [4.0]
 
 
 def test_a_long_series_is_thinned_and_keeps_its_last_point(bench):
     job = bench.job()
     claim = bench.claim()
-    bench.book.record(claim, [Measured(step=i, epoch=1, values={"a": float(i), "b": 0.0}) for i in range(1, 1004)])
+    bench.book.record_events(claim, [Measured(step=i, epoch=1, values={"a": float(i), "b": 0.0}) for i in range(1, 1004)])
     history = JobQueries(bench.book.engine)
     (series,) = history.metrics(job.id, ["a"], 0, 100)
     assert series.num_points == 1003
@@ -239,7 +239,7 @@ def test_events_are_numbered_per_job_without_a_gap_under_threads(bench):
 
     def talk(claim):
         for _ in range(15):
-            bench.book.record(claim, [Warned(message="a"), Warned(message="b")])
+            bench.book.record_events(claim, [Warned(message="a"), Warned(message="b")])
 
     threads = [threading.Thread(target=talk, args=(claim,)) for claim in claims for _ in range(2)]
     for thread in threads:
@@ -285,7 +285,7 @@ def test_a_job_that_loses_its_worker_too_often_has_failed(bench):
     job = bench.job()
     for expected in (JobStatus.QUEUED, JobStatus.QUEUED, JobStatus.FAILED):
         bench.claim()
-        assert bench.book.requeue_lost(bench.book.held()[0]) == expected
+        assert bench.book.requeue_lost(bench.book.active_leases()[0]) == expected
     assert bench.book.get(job.id).error_code == FailureCode.WORKER_LOST
     with read_session(bench.book.engine) as session:
         assert session.execute(sa.select(Attempt.outcome)).scalars().all() == ["lost", "lost", "lost"]
@@ -295,7 +295,7 @@ def test_jobs_of_a_dataset_wait_for_its_report_and_go_on_or_fail_with_the_reason
     job = bench.job(DatasetStatus.VALIDATING)
     assert job.status == JobStatus.VALIDATING
     with write_session(bench.book.engine) as session:
-        bench.book.settle_dataset(session, job.dataset_id, "only silence")
+        bench.book.finish_dataset_validation(session, job.dataset_id, "only silence")
     row = bench.book.get(job.id)
     assert (row.status, row.error_code, row.error_message) == ("failed", "invalid_dataset", "only silence")
 
@@ -320,7 +320,7 @@ def test_the_same_key_gives_the_same_job_for_a_day_and_another_wish_is_refused(b
 def test_a_job_is_deleted_with_all_its_rows_and_only_after_its_end(bench):
     job = bench.job()
     claim = bench.claim()
-    bench.book.record(claim, [Measured(step=1, epoch=1, values={"a": 1.0})])
+    bench.book.record_events(claim, [Measured(step=1, epoch=1, values={"a": 1.0})])
     bench.publish(claim)
     with pytest.raises(Conflict, match="cancel it before"):
         bench.book.delete(job.id)

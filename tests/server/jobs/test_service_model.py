@@ -24,7 +24,7 @@ from sqlmodel import col, select
 from rvc_engine.errors import FailureCode
 from rvc_engine.events import Progress
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import HELD_STATUSES, JobCreate, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobCreate, JobStatus
 from server.database.engine import create_engine, read_session, write_session
 from server.database.tables import Attempt, Dataset, Event, Job, new_id
 from server.errors import Conflict, LeaseLost, NothingPublished
@@ -97,14 +97,14 @@ class JobBookMachine(RuleBasedStateMachine):
                 getattr(self.book, what)(job_id)
         except Conflict:
             assert self.status(job_id) is before
-        if self.status(job_id) not in HELD_STATUSES:
+        if self.status(job_id) not in LEASED_STATUSES:
             self.holders.pop(job_id, None)
 
     @rule(job_id=jobs, reason=st.sampled_from([None, "there is no speech"]))
     def settle(self, job_id: str, reason: str | None) -> None:
         with write_session(self.engine) as session:
             dataset_id = session.exec(select(Job.dataset_id).where(Job.id == job_id)).one()
-            self.book.settle_dataset(session, dataset_id, reason)
+            self.book.finish_dataset_validation(session, dataset_id, reason)
 
     # What workers do
 
@@ -123,7 +123,7 @@ class JobBookMachine(RuleBasedStateMachine):
     @rule(claim=claims, step=st.integers(1, 9))
     def report(self, claim: Lease, step: int) -> None:
         event = Progress(stage="train", stage_progress=0.5, progress=0.5, step=step)
-        self.attempt(claim, lambda: self.book.record(claim, [event]))
+        self.attempt(claim, lambda: self.book.record_events(claim, [event]))
 
     @rule(claim=claims)
     def heartbeat(self, claim: Lease) -> None:
@@ -152,14 +152,14 @@ class JobBookMachine(RuleBasedStateMachine):
 
     @rule(claim=claims)
     def hand_back(self, claim: Lease) -> None:
-        if self.attempt(claim, lambda: self.book.hand_back(claim, "draining")):
+        if self.attempt(claim, lambda: self.book.release(claim, "draining")):
             del self.holders[claim.job_id]
 
     # What the server does
 
     @rule(data=st.data())
     def lose_a_worker(self, data: st.DataObject) -> None:
-        held = self.book.held()
+        held = self.book.active_leases()
         if held:
             lost = data.draw(st.sampled_from(list(held)))
             assert self.book.requeue_lost(lost) is not None
@@ -193,7 +193,7 @@ class JobBookMachine(RuleBasedStateMachine):
     @invariant()
     def a_job_has_one_owner_or_none(self) -> None:
         with read_session(self.engine) as session:
-            held = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES))).all()
+            held = session.exec(select(Job).where(col(Job.status).in_(LEASED_STATUSES))).all()
             assert {job.id: job.token for job in held} == {key: claim.token for key, claim in self.holders.items()}
             for job in held:
                 running = select(Attempt).where(Attempt.job_number == job.number, col(Attempt.ended_at).is_(None))

@@ -16,7 +16,7 @@ RETRYABLE, FATAL = FailureCode.ENGINE_CRASHED, FailureCode.DIVERGED
 def settle(reason):
     def act(bench, job, claim):
         with write_session(bench.book.engine) as session:
-            bench.book.settle_dataset(session, job.dataset_id, reason)
+            bench.book.finish_dataset_validation(session, job.dataset_id, reason)
 
     return act
 
@@ -29,7 +29,7 @@ def succeed(bench, job, claim):
 def lose(times):
     def act(bench, job, claim):
         for _ in range(times):
-            bench.book.requeue_lost(bench.book.held()[0])
+            bench.book.requeue_lost(bench.book.active_leases()[0])
             if times > 1:
                 bench.book.claim(bench.worker())
 
@@ -51,7 +51,7 @@ ACTIONS = {
     "succeed": succeed,
     "fail, worth a retry": lambda bench, job, claim: bench.book.fail(claim, RETRYABLE, "x"),
     "fail for good": lambda bench, job, claim: bench.book.fail(claim, FATAL, "x"),
-    "hand back": lambda bench, job, claim: bench.book.hand_back(claim, "x"),
+    "hand back": lambda bench, job, claim: bench.book.release(claim, "x"),
     "lose the worker": lose(1),
     "wait too long": time_out,
     "force-fail": lambda bench, job, claim: bench.book.force_fail(job.id, "x"),
@@ -116,11 +116,11 @@ def brought_to(bench, status):
     claim = bench.claim()
     ways = {
         S.PAUSING: lambda: bench.book.pause(job.id),
-        S.PAUSED: lambda: (bench.book.pause(job.id), bench.book.hand_back(claim, "x")),
+        S.PAUSED: lambda: (bench.book.pause(job.id), bench.book.release(claim, "x")),
         S.CANCELLING: lambda: bench.book.cancel(job.id),
         S.SUCCEEDED: lambda: succeed(bench, job, claim),
         S.FAILED: lambda: bench.book.fail(claim, FATAL, "x"),
-        S.CANCELLED: lambda: (bench.book.cancel(job.id), bench.book.hand_back(claim, "x")),
+        S.CANCELLED: lambda: (bench.book.cancel(job.id), bench.book.release(claim, "x")),
     }
     ways.get(status, lambda: None)()
     return bench.book.get(job.id), claim
@@ -132,7 +132,7 @@ def test_every_action_in_this_state_leads_where_the_table_says_or_nowhere(bench,
         job, claim = brought_to(bench, status)
         assert bench.book.get(job.id).status == status
         needs_claim = name in {"succeed", "fail, worth a retry", "fail for good", "hand back"}
-        needs_holder = name == "lose the worker" and not bench.book.held()
+        needs_holder = name == "lose the worker" and not bench.book.active_leases()
         if not (needs_claim and claim is None) and not needs_holder:
             try:
                 act(bench, job, claim)

@@ -56,9 +56,9 @@ def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
     """Both look before either has written: the database decides, and the loser's files go."""
     first = put(b"RIFF race", "race").json()
     before = stored(live)
-    look, looks = live.services.shelf._find_same, iter([True])
+    look, looks = live.services.datasets._find_same, iter([True])
     blind_once = lambda *which: None if next(looks, False) else look(*which)  # noqa: E731
-    monkeypatch.setattr(live.services.shelf, "_find_same", blind_once)
+    monkeypatch.setattr(live.services.datasets, "_find_same", blind_once)
     again = put(b"RIFF race", "race")
     assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
 
@@ -179,9 +179,9 @@ def test_of_a_dataset_deleted_while_it_was_examined_nothing_is_kept(live):
     dataset_id = live.bench.dataset()
     with write_session(live.services.engine) as session:
         session.get(Dataset, dataset_id).status = DatasetStatus.VALIDATING
-    live.services.shelf.delete(dataset_id)
+    live.services.datasets.delete(dataset_id)
     found = DatasetReport(usable=True, files=[RecordingReport(name="my voice.wav")])
-    live.services.shelf.settle(dataset_id, found)
+    live.services.datasets.finish_validation(dataset_id, found)
     with read_session(live.services.engine) as session:
         assert session.get(Dataset, dataset_id).report is None
 

@@ -239,10 +239,10 @@ def test_the_log_of_messages_is_kept_for_some_days(
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
     services = open_server.services
     later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=29))
-    later.forget_old()
+    later.delete_old()
     assert len(http.get(log).json()["data"]) == 1
     later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=31))
-    later.forget_old()
+    later.delete_old()
     assert http.get(log).json()["data"] == []
 
 
