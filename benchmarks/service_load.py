@@ -56,7 +56,7 @@ class Place:
     """A data folder with a book."""
 
     folder: Path
-    book: JobService
+    job_service: JobService
     storage: Storage
     dataset_id: str
 

@@ -64,11 +64,11 @@ class Client:
     def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
         """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
         self._http = http
-        self._transport = calls = Transport(http)
-        self.webhooks = Webhooks(calls)
-        self.weights = PublishedWeights(calls)
-        self.retention = Retention(calls)
-        self.access = Access(calls)
+        self._transport = transport = Transport(http)
+        self.webhooks = Webhooks(transport)
+        self.weights = PublishedWeights(transport)
+        self.retention = Retention(transport)
+        self.access = Access(transport)
         self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
 
     # Datasets
@@ -228,11 +228,11 @@ class Client:
         job_id: str,
         after: int = 0,
         on_wait: OnWait | None = None,
-        patience_seconds: float = RECONNECT_SECONDS,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> Iterator[EventPublic]:
         """Events as they happen until the job is at its end, each once and in order, through restarts of the server."""
         last_id = str(after) if after else None
-        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, patience_seconds)
+        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, reconnect_seconds)
         for message in stream:
             try:
                 event = EventPublic.model_validate_json(message.data)
@@ -245,7 +245,9 @@ class Client:
     def logs(self, job_id: str, tail: int | None = None) -> str:
         """The job's log so far, or its last `tail` lines."""
         params = {} if tail is None else {"tail": str(tail)}
-        return self._transport.send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
+        return self._transport.send(
+            "GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}
+        ).text
 
     def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
         """Lines of the log as they come until the job is at its end, through restarts of the server."""

@@ -30,9 +30,9 @@ LOCK_WAIT_SECONDS = 15
 class Server(uvicorn.Server):
     """Uvicorn, which also tells followers at the first signal: it would wait for their streams for ever."""
 
-    def __init__(self, config: uvicorn.Config, services: AppContext) -> None:
+    def __init__(self, config: uvicorn.Config, context: AppContext) -> None:
         super().__init__(config)
-        self._context = services
+        self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop."""

@@ -92,29 +92,29 @@ _MODULES = (
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """The service for these settings. Nothing is opened or started before its lifespan begins."""
-    services = _build_context(settings)
+    context = _build_context(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
-        await run_in_threadpool(_open, services)
-        deliverer = Deliverer(services.engine, settings, utc_now)
+        await run_in_threadpool(_open, context)
+        deliverer = Deliverer(context.engine, settings, utc_now)
         housekeeper = Scheduler(
-            services.jobs, services.uploads, deliverer, services.retention, settings, *_periodic_tasks(services)
+            context.jobs, context.uploads, deliverer, context.retention, settings, *_periodic_tasks(context)
         )
-        services.dataset_validator.start()
+        context.dataset_validator.start()
         deliverer.start()
         housekeeper.start()
-        logger.info("the server is ready", data_folder=str(services.storage.root))
+        logger.info("the server is ready", data_folder=str(context.storage.root))
         try:
             yield
         finally:
-            services.stopping.set()
-            await run_in_threadpool(services.dataset_validator.stop)
+            context.stopping.set()
+            await run_in_threadpool(context.dataset_validator.stop)
             await run_in_threadpool(housekeeper.stop)
             await run_in_threadpool(deliverer.stop)
-            await run_in_threadpool(services.tokens.clean_up)
-            services.engine.dispose()
+            await run_in_threadpool(context.tokens.clean_up)
+            context.engine.dispose()
             logger.info("the server has stopped")
 
     app = FastAPI(
@@ -126,11 +126,11 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # ours loads nothing from elsewhere
         redoc_url=None,
         middleware=[
-            Middleware(RequestContextMiddleware, measures=services.metrics),
-            Middleware(AuthMiddleware, settings=settings, tokens=services.tokens, refusals=services.auth_throttle),
+            Middleware(RequestContextMiddleware, metrics=context.metrics),
+            Middleware(AuthMiddleware, settings=settings, tokens=context.tokens, throttle=context.auth_throttle),
         ],
     )
-    app.state.context = services
+    app.state.context = context
     install(app)
     app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's own way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
@@ -148,58 +148,58 @@ def _build_context(settings: ServerSettings) -> AppContext:
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
-    history = JobQueries(engine)
-    book = JobService(
+    job_queries = JobQueries(engine)
+    job_service = JobService(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
         max_recoveries=settings.max_recoveries,
         quotas=quotas,
     )
-    shelf = DatasetService(book, storage, settings, quotas=quotas)
-    outlook = QueueForecast(Estimator(settings.lease_seconds))
-    first_token = None if settings.token is None else settings.token.get_secret_value()
+    dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
+    queue_forecast = QueueForecast(Estimator(settings.lease_seconds))
+    bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
     return AppContext(
         settings=settings,
         engine=engine,
-        jobs=book,
-        retries=RetryService(book, storage),
+        jobs=job_service,
+        retries=RetryService(job_service, storage),
         in_flight_keys=InFlightKeys(),
-        queue_forecast=outlook,
-        estimates=EstimateService(engine, outlook, storage, quotas, utc_now),
-        datasets=shelf,
+        queue_forecast=queue_forecast,
+        estimates=EstimateService(engine, queue_forecast, storage, quotas, utc_now),
+        datasets=dataset_service,
         uploads=UploadService(engine, storage, settings, quotas=quotas),
         upload_locks=UploadLocks(),
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
-        retention=Retention(book, storage),
-        tokens=TokenService(engine, utc_now, first_token, settings.session_hours),
+        retention=Retention(job_service, storage),
+        tokens=TokenService(engine, utc_now, bootstrap_token, settings.session_hours),
         quotas=quotas,
         audit=audit,
         auth_throttle=AuthThrottle(settings.refusals_per_minute, audit),
         metrics=Metrics(engine, storage, settings.lease_seconds),
         storage=storage,
-        job_queries=history,
+        job_queries=job_queries,
         pages=shells.Pages(),
-        event_broadcaster=EventBroadcaster(history.events, settings.follow_poll_seconds),
-        dataset_validator=DatasetValidator(shelf, storage, settings),
+        event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
+        dataset_validator=DatasetValidator(dataset_service, storage, settings),
         sse_responder=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,
     )
 
 
-def _periodic_tasks(services: AppContext) -> Iterator[PeriodicTask]:
+def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
     """What the housekeeper does for who may do what, and for the disk."""
-    settings = services.settings
-    orphans = Orphans(services.engine, services.storage, settings.trash_days, settings.report_timeout_seconds)
-    sizes = JobSizes(services.engine, services.storage, utc_now)
-    yield CLEANUP_SECONDS, services.tokens.clean_up
+    settings = context.settings
+    orphans = Orphans(context.engine, context.storage, settings.trash_days, settings.report_timeout_seconds)
+    sizes = JobSizes(context.engine, context.storage, utc_now)
+    yield CLEANUP_SECONDS, context.tokens.clean_up
     yield CLEANUP_SECONDS, sizes.measure
-    yield EXPIRY_SECONDS, partial(services.audit.delete_old, settings.audit_days)
+    yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect
 
 
-def _open(services: AppContext) -> None:
-    open_instance(services.engine, services.storage)
-    if (warning := sqlite_warning(services.engine)) is not None:
+def _open(context: AppContext) -> None:
+    open_instance(context.engine, context.storage)
+    if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

@@ -65,8 +65,8 @@ class AppContext:
 
 
 def _context(request: Request) -> AppContext:
-    services: AppContext = request.app.state.context
-    return services
+    context: AppContext = request.app.state.context
+    return context
 
 
 Context = Annotated[AppContext, Depends(_context)]

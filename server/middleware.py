@@ -32,9 +32,9 @@ class BodyTooLarge(HTTPException):
 class RequestContextMiddleware:
     """ASGI middleware, the outermost."""
 
-    def __init__(self, app: ASGIApp, measures: Metrics) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._metrics = measures
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""

@@ -51,23 +51,23 @@ class JobRun:
     def __init__(
         self,
         settings: WorkerSettings,
-        book: JobService,
+        job_service: JobService,
         storage: Storage,
         workspaces: Workspaces,
-        claim: Lease,
+        lease: Lease,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
     ) -> None:
         self._settings = settings
-        self._jobs = book
+        self._jobs = job_service
         self._storage = storage
-        self._lease = claim
+        self._lease = lease
         self._heartbeat = heartbeat
         self._is_draining = is_draining
         self._workspaces = workspaces
-        self._workspace = workspaces.workspace(claim)
-        spool = workspaces.job_folder(claim.job_id) / f"events.{claim.token}.spool"
-        self._reporter = EventReporter(book, storage, claim, self._workspace.root, spool)
+        self._workspace = workspaces.workspace(lease)
+        spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
+        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool)
         self._sync: CheckpointSync | None = None
         self._stop_reason: StopReason | None = None
         self._next_flush_at = 0.0
@@ -78,8 +78,8 @@ class JobRun:
             log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
             try:
                 self._terminate_stale_engine(log)
-                ended = self._prepare(log) or self._run_engine(log)
-                self._finish(ended, log)
+                engine_exit = self._prepare(log) or self._run_engine(log)
+                self._finish(engine_exit, log)
             except LeaseLost:
                 logger.warning("the job was taken away; nothing more is written", job_id=self._lease.job_id)
             finally:
@@ -96,15 +96,15 @@ class JobRun:
     def _prepare(self, log: JobLog) -> Failure | None:
         """Bring the last checkpoint of an attempt that was made elsewhere; the failure where that cannot be."""
         try:
-            brought = self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
+            restored = self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
         except EngineError as error:
             return Failure(error.code, str(error))
         except OSError as error:
             is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
             code = FailureCode.DISK_FULL if is_full else FailureCode.INTERNAL
             return Failure(code, f"the job's last checkpoint cannot be brought into the workspace: {error}")
-        if brought is not None:
-            log.line("info", f"brought the checkpoint of step {brought.step} from the storage")
+        if restored is not None:
+            log.line("info", f"brought the checkpoint of step {restored.step} from the storage")
         return None
 
     def _run_engine(self, log: JobLog) -> EngineExit | Failure:
@@ -123,17 +123,17 @@ class JobRun:
                 logger.warning("the last checkpoint is still being copied", job_id=self._lease.job_id)
 
     def _command(self) -> list[str]:
-        claim, storage = self._lease, self._storage
-        config = storage.job_home(claim.job_id) / "config.json"
-        write_atomically(config, json.dumps(claim.config.model_dump(mode="json"), indent=2).encode())
+        lease, storage = self._lease, self._storage
+        config = storage.job_home(lease.job_id) / "config.json"
+        write_atomically(config, json.dumps(lease.config.model_dump(mode="json"), indent=2).encode())
         options = {
             "--workspace": self._workspace.root,
-            "--dataset": storage.dataset_folder(claim.dataset_id),
-            "--voice": claim.voice,
+            "--dataset": storage.dataset_folder(lease.dataset_id),
+            "--voice": lease.voice,
             "--config": config,
             "--device": engine_device(self._settings.device),
             "--weights": self._settings.weights_folder or storage.weights_folder,
-            "--cache": storage.cache_folder(claim.dataset_id),
+            "--cache": storage.cache_folder(lease.dataset_id),
             "--threads": self._settings.num_threads,
             "--lock-wait": self._settings.lock_wait_seconds,
         }
@@ -152,13 +152,15 @@ class JobRun:
     def _record_process(self, engine: EngineProcess) -> None:
         """Write down which process it is, before it can do harm; the engine's own lock guards what comes between."""
         pid, started_at = engine.pid, engine.started_at
-        retry_until_available(lambda: self._jobs.record_engine_process(self._lease, pid, started_at), give_up=self._must_stop)
+        retry_until_available(
+            lambda: self._jobs.record_engine_process(self._lease, pid, started_at), give_up=self._must_stop
+        )
         logger.info("engine started", job_id=self._lease.job_id, attempt=self._lease.attempt, pid=pid)
 
     def _supervise(self, engine: EngineProcess) -> EngineExit:
         started = time.monotonic()
         stop_asked_at: float | None = None
-        while (ended := engine.poll()) is None:
+        while (engine_exit := engine.poll()) is None:
             self._collect(engine.take_events(timeout=self._settings.record_seconds))
             self._flush()
             self._stop_reason = self._stop_reason or self._find_stop_reason(engine, started)
@@ -170,15 +172,15 @@ class JobRun:
                 logger.warning("the engine did not stop; killing it", job_id=self._lease.job_id)
                 engine.kill()
         self._collect(engine.take_events(timeout=0))
-        return ended
+        return engine_exit
 
     def _collect(self, events: list[Event]) -> None:
         self._reporter.add(events)
         assert self._sync is not None  # noqa: S101 - made before the engine is listened to
         if any(isinstance(event, CheckpointSaved) for event in events):
             self._sync.schedule()
-        if (complaint := self._sync.pop_error()) is not None:
-            message = f"a checkpoint was not copied out of the workspace, so only this worker could go on: {complaint}"
+        if (error := self._sync.pop_error()) is not None:
+            message = f"a checkpoint was not copied out of the workspace, so only this worker could go on: {error}"
             self._reporter.add([Warned(message=message, stage="train")])
 
     def _flush(self) -> None:
@@ -216,7 +218,7 @@ class JobRun:
     def _must_stop(self) -> bool:
         return self._is_draining() or self._heartbeat.is_lost
 
-    def _finish(self, ended: EngineExit | Failure, log: JobLog) -> None:
+    def _finish(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
         """Hand over the last reports and the end, however long the database is away (but for a draining worker)."""
         if self._stop_reason is StopReason.LOST:
             return
@@ -225,24 +227,24 @@ class JobRun:
             if give_up():
                 return
             time.sleep(1)
-        retry_until_available(lambda: self._report_outcome(ended, log), pause_seconds=1, give_up=give_up)
+        retry_until_available(lambda: self._report_outcome(engine_exit, log), pause_seconds=1, give_up=give_up)
 
-    def _report_outcome(self, ended: EngineExit | Failure, log: JobLog) -> None:
+    def _report_outcome(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
         """Tell the book what became of the attempt, in one call."""
-        verdict = decide_outcome(ended, self._stop_reason, self._reporter, self._lease.max_duration_seconds)
-        book, claim = self._jobs, self._lease
-        match verdict:
+        outcome = decide_outcome(engine_exit, self._stop_reason, self._reporter, self._lease.max_duration_seconds)
+        job_service, lease = self._jobs, self._lease
+        match outcome:
             case Success():
-                book.succeed(claim)
-                logger.info("job succeeded", job_id=claim.job_id)
+                job_service.succeed(lease)
+                logger.info("job succeeded", job_id=lease.job_id)
             case Released():
-                status = book.release(claim, verdict.why)
-                log.line("info", f"the engine stopped: {verdict.why}")
-                logger.info("job handed back", job_id=claim.job_id, reason=verdict.why, status=str(status))
+                status = job_service.release(lease, outcome.why)
+                log.line("info", f"the engine stopped: {outcome.why}")
+                logger.info("job handed back", job_id=lease.job_id, reason=outcome.why, status=str(status))
             case Failure():
-                status = book.fail(claim, verdict.code, verdict.message)
-                log.line("error", f"attempt failed ({verdict.code}): {verdict.message}")
-                logger.warning("attempt failed", job_id=claim.job_id, code=str(verdict.code), status=str(status))
+                status = job_service.fail(lease, outcome.code, outcome.message)
+                log.line("error", f"attempt failed ({outcome.code}): {outcome.message}")
+                logger.warning("attempt failed", job_id=lease.job_id, code=str(outcome.code), status=str(status))
 
 
 class Deadline:

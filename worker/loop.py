@@ -16,7 +16,7 @@ from server.database.engine import database_name, migrate
 from server.errors import LeaseLost, NotFound, SettingsRefused
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
-from server.storage.instances import Pairing, is_joined, inspect_pairing
+from server.storage.instances import Pairing, inspect_pairing, is_joined
 from server.storage.local import Storage
 from server.storage.permissions import restrict_access
 from worker.engine.workspaces import Workspaces
@@ -40,26 +40,30 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
-    book = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
+    job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
     workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
-    retry_until_available(lambda: workspaces.claim_scratch(instance_id, partial(_status, book)), give_up=stop.is_set)
+    retry_until_available(
+        lambda: workspaces.claim_scratch(instance_id, partial(_status, job_service)), give_up=stop.is_set
+    )
     if settings.scratch_folder is not None:
         for sentence in restrict_access(settings.scratch_folder.glob("job_*")):
             logger.warning(sentence)
-    worker_id = retry_until_available(lambda: _register(settings, book), give_up=stop.is_set)
+    worker_id = retry_until_available(lambda: _register(settings, job_service), give_up=stop.is_set)
     if worker_id is None:
         return
     logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
-    heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file)
+    heartbeat = Heartbeat(
+        job_service, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file
+    )
     heartbeat.start()
     watch = _gpu_monitor(settings, worker_id)
     watch.start()
     try:
-        _Worker(settings, book, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
+        _Worker(settings, job_service, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
     finally:
         watch.stop()
         heartbeat.stop()
-        retry_until_available(lambda: book.deregister_worker(worker_id), give_up=lambda: True)
+        retry_until_available(lambda: job_service.deregister_worker(worker_id), give_up=lambda: True)
         logger.info("worker stopped", worker_id=worker_id, drained=heartbeat.drain is not None)
 
 
@@ -86,7 +90,9 @@ def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.
 def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairing | None:
     """Data folder and database, with one id; None when `stop` is set first. SettingsRefused when they do not match."""
     num_waits = num_refusals = 0
-    while (found := retry_until_available(lambda: inspect_pairing(settings.data_folder, settings.url), give_up=stop.is_set)) is not None:
+    while (
+        found := retry_until_available(lambda: inspect_pairing(settings.data_folder, settings.url), give_up=stop.is_set)
+    ) is not None:
         if found.is_joined:
             return found
         # The server may have written the id between our looks at the two; and a network folder may show it later.
@@ -101,16 +107,16 @@ def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairi
     return None
 
 
-def _status(book: JobService, job_id: str) -> JobStatus | None:
+def _status(job_service: JobService, job_id: str) -> JobStatus | None:
     """A job's status; None for one that the database does not have."""
     try:
-        return JobStatus(book.get(job_id).status)
+        return JobStatus(job_service.get(job_id).status)
     except NotFound:
         return None
 
 
-def _register(settings: WorkerSettings, book: JobService) -> str:
-    return book.register_worker(
+def _register(settings: WorkerSettings, job_service: JobService) -> str:
+    return job_service.register_worker(
         settings.worker_name,
         os.getpid(),
         socket.gethostname(),
@@ -129,14 +135,14 @@ class _Worker:
     def __init__(
         self,
         settings: WorkerSettings,
-        book: JobService,
+        job_service: JobService,
         worker_id: str,
         heartbeat: Heartbeat,
         stop: threading.Event,
         workspaces: Workspaces,
         instance_id: str,
     ) -> None:
-        self._settings, self._jobs, self._worker_id = settings, book, worker_id
+        self._settings, self._jobs, self._worker_id = settings, job_service, worker_id
         self._heartbeat, self._stop = heartbeat, stop
         self._storage = Storage(settings.data_folder)
         self._workspaces, self._instance_id = workspaces, instance_id
@@ -144,9 +150,9 @@ class _Worker:
 
     def run_jobs(self) -> None:
         while not (self._stop.is_set() or self._heartbeat.drain is not None):
-            claim = self._claim()
-            if claim is not None:
-                self._run(claim)
+            lease = self._claim()
+            if lease is not None:
+                self._run(lease)
                 continue
             self._sweep_if_due()
             self._stop.wait(self._settings.poll_seconds)
@@ -157,32 +163,34 @@ class _Worker:
         except DATABASE_UNAVAILABLE:
             return None
 
-    def _run(self, claim: Lease) -> None:
+    def _run(self, lease: Lease) -> None:
         """Run one job. A mistake of ours ends that job with a code, not the worker."""
-        logger.info("job claimed", job_id=claim.job_id, attempt=claim.attempt, voice=claim.voice)
-        self._heartbeat.attach(claim)
+        logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
+        self._heartbeat.attach(lease)
         try:
             JobRun(
                 self._settings,
                 self._jobs,
                 self._storage,
                 self._workspaces,
-                claim,
+                lease,
                 self._heartbeat,
                 self._stop.is_set,
             ).run()
         except Exception as error:
-            logger.exception("the worker made a mistake", job_id=claim.job_id)
-            self._fail(claim, f"the worker made a mistake ({type(error).__name__}: {error}); see its log")
+            logger.exception("the worker made a mistake", job_id=lease.job_id)
+            self._fail(lease, f"the worker made a mistake ({type(error).__name__}: {error}); see its log")
         finally:
             self._heartbeat.attach(None)
             self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
 
-    def _fail(self, claim: Lease, message: str) -> None:
+    def _fail(self, lease: Lease, message: str) -> None:
         try:
-            retry_until_available(lambda: self._jobs.fail(claim, FailureCode.INTERNAL, message), give_up=self._stop.is_set)
+            retry_until_available(
+                lambda: self._jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self._stop.is_set
+            )
         except LeaseLost:
-            logger.warning("the job was taken away meanwhile", job_id=claim.job_id)
+            logger.warning("the job was taken away meanwhile", job_id=lease.job_id)
 
     def _sweep_if_due(self) -> None:
         if time.monotonic() - self._swept_at < SECONDS_BETWEEN_SWEEPS:

@@ -27,14 +27,14 @@ def follow(
     last_id: str | None = None,
     params: dict[str, str] | None = None,
     on_wait: OnWait | None = None,
-    patience_seconds: float = RECONNECT_SECONDS,
+    reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> Iterator[ServerSentEvent]:
     """The stream's events up to its `end`, each once, whatever happens to the connection.
 
     A new connection asks to go on after the last id that came. Raises ConnectionFailed when there was no answer for
-    `patience_seconds`, and ApiError for an answer that trying again will not change.
+    `reconnect_seconds`, and ApiError for an answer that trying again will not change.
     """
-    trying = _Reconnection(patience_seconds, on_wait)
+    trying = _Reconnection(reconnect_seconds, on_wait)
     while True:
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
         try:
@@ -65,8 +65,8 @@ def follow(
 class _Reconnection:
     """Waits between two tries, longer each time, until patience is at an end."""
 
-    def __init__(self, patience_seconds: float, on_wait: OnWait | None) -> None:
-        self._give_up_seconds = patience_seconds
+    def __init__(self, reconnect_seconds: float, on_wait: OnWait | None) -> None:
+        self._give_up_seconds = reconnect_seconds
         self._on_wait = on_wait
         self._tries = 0
         self._failing_since: float | None = None
@@ -82,7 +82,9 @@ class _Reconnection:
         if self._failing_since is None:
             self._failing_since = now
         if now - self._failing_since > self._give_up_seconds:
-            raise ConnectionFailed(f"the server has not answered for {self._give_up_seconds:.0f} s ({reason}); is it running?")
+            raise ConnectionFailed(
+                f"the server has not answered for {self._give_up_seconds:.0f} s ({reason}); is it running?"
+            )
         if self._on_wait is not None and self._tries == 0:
             self._on_wait(f"connection lost ({reason}); trying again")
         time.sleep(min(0.3 * 1.7**self._tries, 10.0) * random.uniform(0.8, 1.2))

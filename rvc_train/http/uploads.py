@@ -39,15 +39,15 @@ def upload(http: httpx.Client, file: Path, name: str, progress: Progress, memory
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
-    wish = {"name": name, "sha256": sha256}
-    known = _retried(http, "POST", "/v1/datasets", tries=1, json=wish, timeout=ADMISSION)
+    request = {"name": name, "sha256": sha256}
+    known = _retried(http, "POST", "/v1/datasets", tries=1, json=request, timeout=ADMISSION)
     if known.status_code != httpx.codes.NOT_FOUND:
         progress(size, size)
         return _dataset(known, sha256)
     note = memory / f"{hashlib.sha256(f'{http.base_url} {sha256}'.encode()).hexdigest()}.json"
     address = _send(http, file, size, _saved_address(note), note, progress)
-    wish = {"name": name, "upload_id": address.rpartition("/")[2]}
-    dataset = _dataset(_retried(http, "POST", "/v1/datasets", json=wish, timeout=ADMISSION), sha256)
+    request = {"name": name, "upload_id": address.rpartition("/")[2]}
+    dataset = _dataset(_retried(http, "POST", "/v1/datasets", json=request, timeout=ADMISSION), sha256)
     note.unlink(missing_ok=True)
     return dataset
 

@@ -9,16 +9,16 @@ from rvc_train.schemas import access
 class Access:
     """Who may do what."""
 
-    def __init__(self, calls: Transport) -> None:
-        self._transport = calls
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def me(self) -> access.Me:
         """Who the caller is: owner, scopes, quota, use."""
         return self._transport.get("/v1/me", access.Me)
 
-    def create_token(self, wish: access.TokenCreate) -> access.TokenMade:
+    def create_token(self, request: access.TokenCreate) -> access.TokenMade:
         """Make a token; its secret is told this once."""
-        body = wish.model_dump(mode="json", exclude_none=True)
+        body = request.model_dump(mode="json", exclude_none=True)
         return self._transport.call("POST", "/v1/tokens", access.TokenMade, json=body)
 
     def tokens(self) -> Iterator[access.TokenPublic]:

@@ -7,8 +7,8 @@ from rvc_train.schemas import administration
 class PublishedWeights:
     """Weights on the server's machine."""
 
-    def __init__(self, calls: Transport) -> None:
-        self._transport = calls
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def list(self) -> list[administration.WeightsPublic]:
         """All that are known, and whether they are there."""
@@ -26,8 +26,8 @@ class PublishedWeights:
 class Retention:
     """What is kept how long."""
 
-    def __init__(self, calls: Transport) -> None:
-        self._transport = calls
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def get(self) -> administration.RetentionPublic:
         """The policy, and what it would delete now."""

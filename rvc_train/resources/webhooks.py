@@ -10,12 +10,12 @@ from rvc_train.schemas import webhooks
 class Webhooks:
     """Who is told of jobs."""
 
-    def __init__(self, calls: Transport) -> None:
-        self._transport = calls
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def create(self, wish: webhooks.WebhookCreate) -> webhooks.WebhookPublic:
+    def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookPublic:
         """Have an address told of all your jobs."""
-        body = wish.model_dump(mode="json", exclude_none=True)
+        body = request.model_dump(mode="json", exclude_none=True)
         return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookPublic, json=body)
 
     def list(self) -> Iterator[webhooks.WebhookPublic]:

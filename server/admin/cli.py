@@ -171,8 +171,8 @@ def create(
 ) -> None:
     """Make a token past HTTP: the first one, or when all others are lost. Its secret is shown this once."""
     with _opened() as (settings, engine):
-        wish = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
-        made, secret = TokenService(engine, utc_now, None, settings.session_hours).create(wish)
+        request = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
+        made, secret = TokenService(engine, utc_now, None, settings.session_hours).create(request)
         typer.echo(f"{made.id}  {made.owner}  {', '.join(made.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
 
 
@@ -218,10 +218,10 @@ def backup(
             typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
 
 
-def _all_tokens(book: TokenService) -> Iterator[TokenPublic]:
+def _all_tokens(job_service: TokenService) -> Iterator[TokenPublic]:
     after, has_more = None, True
     while has_more:
-        page, has_more = book.list(after=after, limit=100)
+        page, has_more = job_service.list(after=after, limit=100)
         for token in page:
             after = token.id
             yield TokenPublic.model_validate(token, from_attributes=True)

@@ -32,11 +32,11 @@ _NAME = "retention"
 class Retention:
     """The policy of one server."""
 
-    def __init__(self, book: JobService, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
-        self._jobs = book
+    def __init__(self, job_service: JobService, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
+        self._jobs = job_service
         self._storage = storage
         self._clock = clock
-        self._sizes = JobSizes(book.engine, storage, clock)
+        self._sizes = JobSizes(job_service.engine, storage, clock)
 
     def policy(self) -> RetentionPolicy:
         """The present policy; by default everything is kept."""

@@ -45,7 +45,7 @@ class Scheduler:
 
     def __init__(
         self,
-        book: JobService,
+        job_service: JobService,
         uploads: UploadService,
         deliverer: Deliverer,
         retention: Retention,
@@ -53,17 +53,17 @@ class Scheduler:
         *chores: PeriodicTask,
     ) -> None:
         """`chores`: what else is to be done now and then."""
-        reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
+        reaper = Reaper(job_service, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         reaping: list[PeriodicTask] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
         tasks: list[PeriodicTask] = [
-            (settings.checkpoint_seconds, lambda: checkpoint_wal(book.engine)),
+            (settings.checkpoint_seconds, lambda: checkpoint_wal(job_service.engine)),
             (EXPIRY_SECONDS, uploads.expire),
             (EXPIRY_SECONDS, deliverer.delete_old),
             (settings.retention_seconds, retention.apply),
             *chores,
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
-            steady = JobService(book.engine, SteadyClock())
+            steady = JobService(job_service.engine, SteadyClock())
             tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
         self._stopping = threading.Event()
         self._threads = [

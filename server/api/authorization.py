@@ -50,40 +50,40 @@ def required_scope(endpoint: Callable[..., Any]) -> Scope | None:
 
 def require_principal() -> Principal:
     """Who is asking. For routes."""
-    caller = current_principal.get()
-    if caller is None:
+    principal = current_principal.get()
+    if principal is None:
         raise Unauthorized("nobody is known to ask")
-    return caller
+    return principal
 
 
 def _owner_filter(
     owner: Annotated[str | None, Query(max_length=64, description="Only of this owner; for administrators.")] = None,
 ) -> str | None:
-    caller = require_principal()
-    if owner is not None and owner != caller.owner and not caller.has_scope(Scope.ADMIN):
+    principal = require_principal()
+    if owner is not None and owner != principal.owner and not principal.has_scope(Scope.ADMIN):
         raise ScopeMissing("what others have is for administrators to see; leave `owner` out")
-    return caller.visible_owner if owner is None else owner
+    return principal.visible_owner if owner is None else owner
 
 
 OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
 """Of whose things a list tells: the caller's own; for administrators everyone's (None), or one owner's."""
 
 
-def check_access(request: Request, services: Context) -> None:
+def check_access(request: Request, context: Context) -> None:
     """Raise ScopeMissing, Forbidden or NotFound. A dependency of all routes under `/v1`."""
-    caller = require_principal()
+    principal = require_principal()
     scope = required_scope(request.scope["endpoint"])
     if scope is None:
         raise Forbidden("nobody may do this: the route does not say which scope it wants")
-    if not caller.has_scope(scope):
-        mine = ", ".join(sorted(caller.scopes)) or "none"
+    if not principal.has_scope(scope):
+        mine = ", ".join(sorted(principal.scopes)) or "none"
         raise ScopeMissing(f"this needs the scope {scope}, and your token has {mine}; ask the server's keeper for one")
-    if caller.visible_owner is None:
+    if principal.visible_owner is None:
         return
-    with read_session(services.engine) as session:
+    with read_session(context.engine) as session:
         for name, value in request.path_params.items():
             if name in OWNED_PARAMS:
-                _check_owner(session, name, str(value), caller.visible_owner)
+                _check_owner(session, name, str(value), principal.visible_owner)
             elif name not in UNOWNED_PARAMS:
                 raise Forbidden(f"nobody may do this: whose `{name}` is, the server does not know")
 

@@ -20,8 +20,8 @@ _PAGES = {
 
 
 def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
-    def page(request: Request, services: Context) -> HTMLResponse:
-        return services.pages.render(shell, request)
+    def page(request: Request, context: Context) -> HTMLResponse:
+        return context.pages.render(shell, request)
 
     return page
 

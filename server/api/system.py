@@ -29,17 +29,17 @@ def get_config_schema() -> dict[str, Any]:
 
 @router.get("/system")
 @requires(Scope.READ)
-def get_system(services: Context) -> SystemPublic:
+def get_system(context: Context) -> SystemPublic:
     """What this server is, what it takes, and what it has to say about the machine."""
-    settings = services.settings
-    disk = shutil.disk_usage(services.storage.root)
-    is_sqlite = services.engine.dialect.name == "sqlite"
-    warning = sqlite_warning(services.engine)
+    settings = context.settings
+    disk = shutil.disk_usage(context.storage.root)
+    is_sqlite = context.engine.dialect.name == "sqlite"
+    warning = sqlite_warning(context.engine)
     return SystemPublic(
         name="rvc-train",
         version=version("rvc-train"),
         python=platform.python_version(),
-        database=services.engine.dialect.name,
+        database=context.engine.dialect.name,
         database_version=sqlite3.sqlite_version if is_sqlite else "",
         limits=Limits(
             max_upload_bytes=settings.max_upload_bytes,

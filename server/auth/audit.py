@@ -18,19 +18,19 @@ from server.database.tables import AuditEntry
 
 def record(session: Session, action: str, target: str, **detail: Any) -> None:
     """Write a line in the transaction of the deed, when someone is asking. `action`: `job.submitted` and the like."""
-    caller = current_principal.get()
-    if caller is not None:
-        record_as(caller, session, action, target, **detail)
+    principal = current_principal.get()
+    if principal is not None:
+        record_as(principal, session, action, target, **detail)
 
 
-def record_as(caller: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
+def record_as(principal: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
     """As `note`, of someone in particular."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),
-        actor=caller.owner,
-        token_id=caller.token_id,
-        address=caller.address,
-        request_id=caller.request_id,
+        actor=principal.owner,
+        token_id=principal.token_id,
+        address=principal.address,
+        request_id=principal.request_id,
         action=action,
         target=target,
         detail=detail,

@@ -37,10 +37,10 @@ COOKIE = "rvc_session"
 class AuthMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, refusals: AuthThrottle) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, throttle: AuthThrottle) -> None:
         self._app = app
         self._tokens = tokens
-        self._throttle = refusals
+        self._throttle = throttle
         self._needs_token = settings.token is not None
         self._names = LOOPBACK_NAMES | {settings.host.lower()}
         self._requests = RateLimit(settings.requests_per_minute)
@@ -53,7 +53,7 @@ class AuthMiddleware:
             return
         path, request_id = scope["path"], scope["state"]["request_id"]
         try:
-            caller = await self._principal(scope)
+            principal = await self._principal(scope)
         except ServerError as error:
             status, headers = status_of(error), headers_of(error)
             answer = problem_response(
@@ -64,7 +64,7 @@ class AuthMiddleware:
         except OperationalError as error:
             await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
             return
-        token = current_principal.set(caller)
+        token = current_principal.set(principal)
         try:
             await self._app(scope, receive, send)
         finally:
@@ -97,19 +97,19 @@ class AuthMiddleware:
         session_id = _cookie(headers)
         if session_id is None:
             return None
-        caller = await run_in_threadpool(self._tokens.authenticate_session, session_id)
-        if caller is None:
+        principal = await run_in_threadpool(self._tokens.authenticate_session, session_id)
+        if principal is None:
             return None  # an old cookie is no reason to refuse what is open to all
         if (
             scope["method"] not in SAFE_METHODS
             and _netloc(headers.get("origin", "")) != headers.get("host", "").lower()
         ):
             raise Forbidden("a page from elsewhere may not change anything here")
-        return caller
+        return principal
 
-    async def _require(self, caller: Principal | None, scope: Scope) -> Principal:
-        if caller is not None:
-            return caller
+    async def _require(self, principal: Principal | None, scope: Scope) -> Principal:
+        if principal is not None:
+            return principal
         raise await self._throttle.reject(address_of(scope), scope["path"], scope["state"]["request_id"])
 
     def _check_rate(self, key: str, method: str) -> None:

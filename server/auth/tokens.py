@@ -31,30 +31,30 @@ class TokenService:
     """All tokens and sessions, on one database."""
 
     def __init__(
-        self, engine: sa.Engine, clock: Callable[[], datetime], first_token: str | None, session_hours: float
+        self, engine: sa.Engine, clock: Callable[[], datetime], bootstrap_token: str | None, session_hours: float
     ) -> None:
-        """`first_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
+        """`bootstrap_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
         self._engine = engine
         self._clock = clock
-        self._bootstrap_hash = None if first_token is None else hash_of(first_token)
+        self._bootstrap_hash = None if bootstrap_token is None else hash_of(bootstrap_token)
         self._session_hours = session_hours
         self._uses: dict[str, datetime] = {}
         """When tokens were used, as far as no row says so yet: no request waits for a write because of it."""
 
     # Tokens
 
-    def create(self, wish: TokenCreate) -> tuple[Token, str]:
+    def create(self, request: TokenCreate) -> tuple[Token, str]:
         """Make a token; the row, and the secret, which nobody can tell again."""
         secret = PREFIX + secrets.token_urlsafe(32)
         now = self._clock()
-        expires_at = None if wish.expires_in_days is None else now + timedelta(days=wish.expires_in_days)
+        expires_at = None if request.expires_in_days is None else now + timedelta(days=request.expires_in_days)
         token = Token(
             id=new_id("tok"),
-            owner=wish.owner,
-            name=wish.name,
+            owner=request.owner,
+            name=request.name,
             begins=secret[:SHOWN_CHARACTERS],
             sha256=hash_of(secret),
-            scopes=[str(scope) for scope in wish.scopes],
+            scopes=[str(scope) for scope in request.scopes],
             created_at=now,
             expires_at=expires_at,
         )
@@ -119,23 +119,23 @@ class TokenService:
 
     def open_session(self, secret: str, *, address: str = "", request_id: str = "") -> tuple[str, datetime] | None:
         """A session for a browser that shows a token: its id, for a cookie, and its end; None for a useless token."""
-        caller = self.authenticate(secret)
-        if caller is None:
+        principal = self.authenticate(secret)
+        if principal is None:
             return None
         session_id = secrets.token_urlsafe(32)
         now = self._clock()
         expires_at = now + timedelta(hours=self._session_hours)
         row = BrowserSession(
             sha256=hash_of(session_id),
-            token_id=caller.token_id,
-            first_token_hash=self._bootstrap_hash if caller.token_id is None else None,
+            token_id=principal.token_id,
+            first_token_hash=self._bootstrap_hash if principal.token_id is None else None,
             created_at=now,
             expires_at=expires_at,
         )
         with write_session(self._engine) as session:
             session.add(row)
-            who = replace(caller, address=address, request_id=request_id)
-            record_as(who, session, "session.opened", caller.token_id or _BOOTSTRAP_TOKEN)
+            who = replace(principal, address=address, request_id=request_id)
+            record_as(who, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
         return session_id, expires_at
 
     def close_session(self, session_id: str) -> None:

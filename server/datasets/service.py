@@ -43,15 +43,15 @@ class DatasetService:
 
     def __init__(
         self,
-        book: JobService,
+        job_service: JobService,
         storage: Storage,
         settings: ServerSettings,
         clock: Callable[[], datetime] = utc_now,
         quotas: Quotas | None = None,
     ) -> None:
         self._quotas = quotas
-        self._engine = book.engine
-        self._jobs = book
+        self._engine = job_service.engine
+        self._jobs = job_service
         self._storage = storage
         self._settings = settings
         self._clock = clock

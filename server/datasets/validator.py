@@ -34,8 +34,8 @@ class ValidationFailed(Exception):
 class DatasetValidator:
     """A thread that examines datasets."""
 
-    def __init__(self, shelf: DatasetService, storage: Storage, settings: ServerSettings) -> None:
-        self._datasets = shelf
+    def __init__(self, dataset_service: DatasetService, storage: Storage, settings: ServerSettings) -> None:
+        self._datasets = dataset_service
         self._storage = storage
         self._settings = settings
         self._stopping = threading.Event()

@@ -72,10 +72,10 @@ class EstimatorContext:
     throughput: ThroughputHistory
     devices: Devices
 
-    def workload(self, config: TrainingConfig, sound: AudioStats) -> Workload:
+    def workload(self, config: TrainingConfig, audio: AudioStats) -> Workload:
         """Steps and seconds of a job, from its start to its end."""
         step = self.throughput.step(config, self.devices)
-        steps = _steps(config, sound.clips, batch_range(config, self.devices))
+        steps = _steps(config, audio.clips, batch_range(config, self.devices))
         train = Range(low=steps.low * step.seconds.low, high=steps.high * step.seconds.high)
         if config.max_train_seconds is not None:
             train = Range(
@@ -86,24 +86,24 @@ class EstimatorContext:
                 low=min(steps.low, max(MIN_TIMED_STEPS, train.low // step.seconds.high)),
                 high=min(steps.high, max(MIN_TIMED_STEPS, train.high // step.seconds.low)),
             )
-        before, after = self._preparation(config, sound), self.throughput.last_stages(self.devices)
+        before, after = self._preparation(config, audio), self.throughput.last_stages(self.devices)
         low = before.low + train.low + after.low
         high = before.high + train.high * _OVERHEAD[config.evaluate] + after.high
         return Workload(steps, Range(low=low, high=high), step)
 
-    def _preparation(self, config: TrainingConfig, sound: AudioStats) -> Range:
+    def _preparation(self, config: TrainingConfig, audio: AudioStats) -> Range:
         low = high = 0.0
         for stage, words in _GUESSED_PER_MINUTE.items():
             if stage == "pitch" and not config.f0:
                 continue
-            found = self.throughput.stage(stage, config, self.devices, sound.seconds)
+            found = self.throughput.stage(stage, config, self.devices, audio.seconds)
             if found is None:
                 per_minute = words.get(str(getattr(config, stage, "")), words[""])
                 least = per_minute[0] * (_OF_GPU if self.devices.kind == "cuda" else 1)
-                minutes = sound.seconds / 60
+                minutes = audio.seconds / 60
                 found = Range(low=minutes * least, high=minutes * per_minute[1] + 5)
             low, high = low + found.low, high + found.high
-        is_prepared = sound.num_clips is not None  # by an earlier job, whose results may be in the cache
+        is_prepared = audio.num_clips is not None  # by an earlier job, whose results may be in the cache
         return Range(low=0.0 if is_prepared else low, high=high)
 
 

@@ -50,37 +50,37 @@ class QueueForecast:
         """What is ahead of these jobs, by number; those that have ended have nothing."""
         if not any(job.status in LEASED_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
             return {}
-        situation = self.estimator.context(session, now)
+        context = self.estimator.context(session, now)
         found: dict[int | None, JobForecast] = {}
         running = [job for job in jobs if job.status in LEASED_STATUSES]
         known = audio_stats(session, {job.dataset_id for job in running})
         for job in running:
-            found[job.number] = JobForecast(eta=_remaining(job, situation, known.get(job.dataset_id)))
+            found[job.number] = JobForecast(eta=_remaining(job, context, known.get(job.dataset_id)))
         if any(job.status == JobStatus.QUEUED for job in jobs):
-            found |= self._waiting(session, situation, now)
+            found |= self._waiting(session, context, now)
         return found
 
     def new_job_starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
         """How long a job that is submitted now would wait; None while no worker lives, or nothing can be told."""
-        situation = self.estimator.context(session, now)
-        wait = self._free_workers(session, situation, now)
+        context = self.estimator.context(session, now)
+        wait = self._free_workers(session, context, now)
         ahead = [job for job in _queue(session) if job.priority >= priority]
         if len(ahead) >= MAX_SIMULATED_JOBS:
             return None
-        self._simulate(session, situation, wait, ahead)
+        self._simulate(session, context, wait, ahead)
         return Range(low=wait.low[0], high=wait.high[0]) if wait.low else None
 
-    def _waiting(self, session: Session, situation: EstimatorContext, now: datetime) -> dict[int | None, JobForecast]:
-        return self._simulate(session, situation, self._free_workers(session, situation, now), _queue(session))
+    def _waiting(self, session: Session, context: EstimatorContext, now: datetime) -> dict[int | None, JobForecast]:
+        return self._simulate(session, context, self._free_workers(session, context, now), _queue(session))
 
-    def _free_workers(self, session: Session, situation: EstimatorContext, now: datetime) -> _WorkerWaits:
+    def _free_workers(self, session: Session, context: EstimatorContext, now: datetime) -> _WorkerWaits:
         workers = self.estimator.workers(session, now)
         busy = _jobs_of(session, workers)
         known = audio_stats(session, {job.dataset_id for job in busy.values()})
         low, high = [], []
         for worker in workers:
             job = busy.get(worker.id)
-            left = Range(low=0, high=0) if job is None else _remaining(job, situation, known.get(job.dataset_id))
+            left = Range(low=0, high=0) if job is None else _remaining(job, context, known.get(job.dataset_id))
             if left is not None:
                 low.append(left.low)
                 high.append(left.high)
@@ -90,7 +90,7 @@ class QueueForecast:
 
     @staticmethod
     def _simulate(
-        session: Session, situation: EstimatorContext, wait: _WorkerWaits, queue: Sequence[Job]
+        session: Session, context: EstimatorContext, wait: _WorkerWaits, queue: Sequence[Job]
     ) -> dict[int | None, JobForecast]:
         """Give each job to the worker that is free first; stops at the first job of which nothing can be told."""
         known = audio_stats(session, {job.dataset_id for job in queue})
@@ -99,7 +99,7 @@ class QueueForecast:
             if not wait.low:
                 break
             starts_in = Range(low=wait.low[0], high=wait.high[0])
-            takes = _total_seconds(job, situation, known.get(job.dataset_id))
+            takes = _total_seconds(job, context, known.get(job.dataset_id))
             if takes is None:
                 found[job.number] = JobForecast(starts_in)
                 wait.low.clear()
@@ -121,23 +121,23 @@ def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
     return {job.worker_id or "": job for job in session.execute(query).scalars()}
 
 
-def _total_seconds(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
+def _total_seconds(job: Job, context: EstimatorContext, audio: AudioStats | None) -> Range | None:
     """Seconds of a job that waits; one that was begun needs only its rest."""
-    if sound is None:
+    if audio is None:
         return None
     try:
         config = TrainingConfig.model_validate(job.config)
     except ValidationError:  # of another version: a worker will say so
         return None
-    seconds = situation.workload(config, sound).seconds
+    seconds = context.workload(config, audio).seconds
     left = 1 - job.progress
     return Range(low=seconds.low * left, high=seconds.high * left)
 
 
-def _remaining(job: Job, situation: EstimatorContext, sound: AudioStats | None) -> Range | None:
+def _remaining(job: Job, context: EstimatorContext, audio: AudioStats | None) -> Range | None:
     """Seconds until a running job's end: as its engine says, or as others took."""
     if job.eta_seconds is None:
-        return _total_seconds(job, situation, sound)
-    after = situation.throughput.last_stages(situation.devices) if job.stage == "train" else Range(low=0, high=0)
+        return _total_seconds(job, context, audio)
+    after = context.throughput.last_stages(context.devices) if job.stage == "train" else Range(low=0, high=0)
     low, high = (factor * job.eta_seconds for factor in _RUNNING_SPREAD)
     return Range(low=low + after.low, high=high + after.high)

@@ -86,7 +86,7 @@ class ThroughputHistory:
         rows = session.connection().execute(query)
         return cls(
             tuple(
-                AttemptThroughput(name, config, step, stages or {}, sound) for name, config, step, stages, sound in rows
+                AttemptThroughput(name, config, step, stages or {}, audio) for name, config, step, stages, audio in rows
             )
         )
 

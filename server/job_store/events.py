@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rvc_engine import events as said
+from rvc_engine import events as engine_events
 from rvc_engine.event_text import evaluation_text
 from rvc_train.schemas.events import EventType
 
@@ -24,7 +24,7 @@ class NewEvent:
     type: EventType
     message: str
     data: dict[str, Any] = field(default_factory=dict)
-    level: said.Level = "info"
+    level: engine_events.Level = "info"
 
 
 @dataclass
@@ -40,37 +40,37 @@ class EventBatch:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     """How long stages took that have ended."""
     num_warnings: int = 0
-    evaluations: list[said.Evaluated] = field(default_factory=list)
+    evaluations: list[engine_events.Evaluated] = field(default_factory=list)
 
 
-def aggregate(events: Sequence[said.Event]) -> EventBatch:
+def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
     """Sum up a batch. Previews, artifacts and endings are not in it: the worker reports those by calls of their own."""
     result = EventBatch()
-    last_progress = max((i for i, event in enumerate(events) if isinstance(event, said.Progress)), default=-1)
-    last_metric = max((i for i, event in enumerate(events) if isinstance(event, said.Metric)), default=-1)
+    last_progress = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Progress)), default=-1)
+    last_metric = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Metric)), default=-1)
     for i, event in enumerate(events):
         match event:
-            case said.StageChanged():
+            case engine_events.StageChanged():
                 _stage(result, event)
-            case said.Progress():
+            case engine_events.Progress():
                 _progress(result, event, is_told=i == last_progress)
-            case said.Metric():
+            case engine_events.Metric():
                 _metric(result, event, is_told=i == last_metric)
-            case said.Warned():
+            case engine_events.Warned():
                 result.num_warnings += 1
                 result.events.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
-            case said.CheckpointSaved():
+            case engine_events.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
                 result.columns["step"] = event.step  # of the last one before a stop, no progress is told
                 result.events.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
-            case said.Evaluated():
+            case engine_events.Evaluated():
                 _evaluation(result, event)
             case _:
                 pass
     return result
 
 
-def _stage(result: EventBatch, event: said.StageChanged) -> None:
+def _stage(result: EventBatch, event: engine_events.StageChanged) -> None:
     seconds = _finite(event.seconds)
     data = {"stage": event.stage, "state": event.state, "seconds": seconds}
     took = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
@@ -81,7 +81,7 @@ def _stage(result: EventBatch, event: said.StageChanged) -> None:
         result.columns["stage"] = event.stage
 
 
-def _progress(result: EventBatch, event: said.Progress, *, is_told: bool) -> None:
+def _progress(result: EventBatch, event: engine_events.Progress, *, is_told: bool) -> None:
     numbers = event.model_dump(exclude={"type", "time"})
     stage_progress = numbers.pop("stage_progress")
     pace = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
@@ -95,7 +95,7 @@ def _progress(result: EventBatch, event: said.Progress, *, is_told: bool) -> Non
         )
 
 
-def _metric(result: EventBatch, event: said.Metric, *, is_told: bool) -> None:
+def _metric(result: EventBatch, event: engine_events.Metric, *, is_told: bool) -> None:
     finite = {key: value for key, value in event.values.items() if math.isfinite(value)}
     result.losses |= finite
     result.metrics |= {(key, event.step): finite.get(key) for key in event.values}
@@ -105,7 +105,7 @@ def _metric(result: EventBatch, event: said.Metric, *, is_told: bool) -> None:
         result.events.append(NewEvent(EventType.METRIC, f"step {event.step}", data))
 
 
-def _evaluation(result: EventBatch, event: said.Evaluated) -> None:
+def _evaluation(result: EventBatch, event: engine_events.Evaluated) -> None:
     """Its values are metrics as well: a curve over the steps."""
     result.evaluations.append(event)
     result.losses |= event.values

@@ -36,26 +36,26 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def find(session: Session, once: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
+def find(session: Session, idempotent: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
     """What was done under the key before; None when nothing was. Refused when it was something else."""
     oldest = now - timedelta(hours=RETENTION_HOURS)
-    row = session.get(IdempotencyKey, (once.owner, once.key))
+    row = session.get(IdempotencyKey, (idempotent.owner, idempotent.key))
     if row is None or row.created_at < oldest:
         return None
-    if row.fingerprint != once.fingerprint:
+    if row.fingerprint != idempotent.fingerprint:
         raise Refused("this Idempotency-Key was used for another request; take a new key")
     return row
 
 
-def store(session: Session, once: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
+def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
     """Write down what was done, and forget what was done more than a day ago."""
     oldest = now - timedelta(hours=RETENTION_HOURS)
     session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
     session.add(
         IdempotencyKey(
-            owner=once.owner,
-            key=once.key,
-            fingerprint=once.fingerprint,
+            owner=idempotent.owner,
+            key=idempotent.key,
+            fingerprint=idempotent.fingerprint,
             job_id=job_id,
             answer=answer,
             created_at=now,

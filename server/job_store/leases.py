@@ -117,18 +117,18 @@ def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
     )
 
 
-def lease_is_valid(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+def lease_is_valid(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     """What every write of a worker ends with."""
     return (
-        col(Job.id) == claim.job_id,
-        col(Job.token) == claim.token,
+        col(Job.id) == lease.job_id,
+        col(Job.token) == lease.token,
         col(Job.status).in_(LEASED_STATUSES),
     )
 
 
-def attempt_of(claim: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+def attempt_of(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
     """The row of the attempt that runs under a claim."""
-    return (col(Attempt.job_number) == claim.job_number, col(Attempt.token) == claim.token)
+    return (col(Attempt.job_number) == lease.job_number, col(Attempt.token) == lease.token)
 
 
 def lease_of(job: Job, worker_id: str) -> Lease:
@@ -149,6 +149,6 @@ def lease_of(job: Job, worker_id: str) -> Lease:
     )
 
 
-def lease_lost(claim: Lease) -> LeaseLost:
+def lease_lost(lease: Lease) -> LeaseLost:
     """What a worker is told when its claim no longer holds."""
-    return LeaseLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")
+    return LeaseLost(f"the claim {lease.token} on the job {lease.job_id} was replaced or ended")

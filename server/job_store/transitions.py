@@ -29,13 +29,13 @@ class Transitions:
         self._clock = clock
 
     def transition(
-        self, session: Session, job: Job, to: JobStatus, entry: NewEvent, *, outcome: str | None = None, **columns: Any
+        self, session: Session, job: Job, to: JobStatus, event: NewEvent, *, outcome: str | None = None, **columns: Any
     ) -> None:
         """The one way from a status to another: the event, the row, the end of the attempt. Conflict if not allowed."""
         before = JobStatus(job.status)
         if not may_follow(before, to):
             raise Conflict(f"the job is {before}; it cannot become {to}")
-        self.append_events(session, job, entry)
+        self.append_events(session, job, event)
         now = self._clock()
         columns["status"] = to
         if to is S.QUEUED:
@@ -45,40 +45,40 @@ class Transitions:
         if before in LEASED_STATUSES and to not in LEASED_STATUSES:
             columns |= {"worker_id": None, "eta_seconds": columns.get("eta_seconds")}
             ended = (col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
-            values = {"ended_at": now, "outcome": outcome or str(to), "message": entry.message}
+            values = {"ended_at": now, "outcome": outcome or str(to), "message": event.message}
             session.execute(sa.update(Attempt).where(*ended).values(**values))
         unchanged = (col(Job.number) == job.number, col(Job.token) == job.token, col(Job.status) == before)
         moved = session.connection().execute(sa.update(Job).where(*unchanged).values(**columns))
         if moved.rowcount != 1:
             raise LeaseLost(f"the job {job.id} changed under our hands")
         session.refresh(job)
-        enqueue_deliveries(session, job, entry.type, now)
+        enqueue_deliveries(session, job, event.type, now)
 
-    def append_events(self, session: Session, job: Job, *entries: NewEvent) -> None:
+    def append_events(self, session: Session, job: Job, *events: NewEvent) -> None:
         """Append events; their numbers come from this very transaction, so no follower skips one."""
-        if not entries:
+        if not events:
             return
         statement = (
             sa.update(Job)
             .where(col(Job.number) == job.number)
-            .values(last_seq=Job.last_seq + len(entries))
+            .values(last_seq=Job.last_seq + len(events))
             .returning(col(Job.last_seq))
             .execution_options(synchronize_session=False)
         )
-        first = session.execute(statement).scalar_one() - len(entries) + 1
+        first = session.execute(statement).scalar_one() - len(events) + 1
         now = self._clock()
         rows = [
             {
                 "job_number": job.number,
                 "seq": first + i,
-                "type": str(entry.type),
-                "level": entry.level,
-                "message": entry.message,
-                "data": entry.data,
+                "type": str(event.type),
+                "level": event.level,
+                "message": event.message,
+                "data": event.data,
                 "attempt": job.claims,
                 "created_at": now,
             }
-            for i, entry in enumerate(entries)
+            for i, event in enumerate(events)
         ]
         session.connection().execute(sa.insert(Event), rows)
 

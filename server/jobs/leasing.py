@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
-from rvc_engine import events as said
+from rvc_engine import events as engine_events
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import JobStatus
@@ -22,17 +22,17 @@ from server.errors import LeaseLost, NothingPublished
 from server.job_store.base import JobStore
 from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (
-    LONGEST_RETRY_DELAY,
     COMMANDS,
+    LONGEST_RETRY_DELAY,
     Drain,
     EngineProcess,
     Lease,
     WorkerCommand,
     attempt_of,
-    lease_of,
     claim_statement,
     lease_is_valid,
     lease_lost,
+    lease_of,
 )
 from server.job_store.transitions import upsert_metrics
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
@@ -54,7 +54,9 @@ class LeaseOperations(JobStore):
                 job = session.exec(select(Job).where(Job.number == number)).one()
                 worker = session.get_one(Worker, worker_id)
                 data = {"worker_id": worker_id, "device": worker.device}
-                self._transitions.append_events(session, job, NewEvent(EventType.STARTED, f"attempt {job.claims} started", data))
+                self._transitions.append_events(
+                    session, job, NewEvent(EventType.STARTED, f"attempt {job.claims} started", data)
+                )
                 enqueue_deliveries(session, job, EventType.STARTED, self._clock())
                 attempt = Attempt(
                     job_number=number,
@@ -73,77 +75,77 @@ class LeaseOperations(JobStore):
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it anew"
                     self._transitions.fail(session, job, FailureCode.INVALID_CONFIG, message)
 
-    def heartbeat(self, claim: Lease) -> WorkerCommand:
+    def heartbeat(self, lease: Lease) -> WorkerCommand:
         """Say that the job is being worked on, and hear what is wished. LeaseLost."""
-        with self._lease_session(claim) as session:
+        with self._lease_session(lease) as session:
             statement = (
                 sa.update(Job)
-                .where(*lease_is_valid(claim))
+                .where(*lease_is_valid(lease))
                 .values(heartbeat=Job.heartbeat + 1)
                 .returning(col(Job.status))
                 .execution_options(synchronize_session=False)
             )
             status = session.execute(statement).scalar_one_or_none()
             if status is None:
-                raise lease_lost(claim)
+                raise lease_lost(lease)
             worker = (
                 sa.update(Worker)
-                .where(col(Worker.id) == claim.worker_id)
+                .where(col(Worker.id) == lease.worker_id)
                 .values(last_seen_at=self._clock())
                 .returning(col(Worker.is_draining), col(Worker.drain_mode))
             )
             is_handing_back = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
-            wish = COMMANDS[JobStatus(status)]
-            return WorkerCommand.DRAIN if wish is WorkerCommand.NONE and is_handing_back else wish
+            request = COMMANDS[JobStatus(status)]
+            return WorkerCommand.DRAIN if request is WorkerCommand.NONE and is_handing_back else request
 
-    def record_events(self, claim: Lease, events: Sequence[said.Event]) -> None:
+    def record_events(self, lease: Lease, events: Sequence[engine_events.Event]) -> None:
         """Write down what the engine said. LeaseLost."""
         summed = aggregate(events)
-        with self._lease_session(claim) as session:
-            job = self._leased_job(session, claim)
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
             self._transitions.append_events(session, job, *summed.events)
             columns = summed.columns | {"num_warnings": job.num_warnings + summed.num_warnings}
             if summed.losses:
                 columns["losses"] = job.losses | summed.losses
-            session.execute(sa.update(Job).where(*lease_is_valid(claim)).values(**columns))
-            upsert_metrics(session, claim.job_number, summed.metrics)
-            write_evaluations(session, claim.job_number, summed.evaluations, self._clock())
-            self._record_throughput(session, claim, summed)
+            session.execute(sa.update(Job).where(*lease_is_valid(lease)).values(**columns))
+            upsert_metrics(session, lease.job_number, summed.metrics)
+            write_evaluations(session, lease.job_number, summed.evaluations, self._clock())
+            self._record_throughput(session, lease, summed)
 
     @staticmethod
-    def _record_throughput(session: Session, claim: Lease, summed: EventBatch) -> None:
+    def _record_throughput(session: Session, lease: Lease, summed: EventBatch) -> None:
         """How fast the attempt goes, for estimates of others."""
         pace: dict[str, Any] = {}
         if (step_seconds := summed.columns.get("step_seconds")) is not None:
             pace["step_seconds"] = step_seconds
         if summed.stage_seconds:
-            before = session.execute(sa.select(col(Attempt.stage_seconds)).where(*attempt_of(claim))).scalar_one()
+            before = session.execute(sa.select(col(Attempt.stage_seconds)).where(*attempt_of(lease))).scalar_one()
             pace["stage_seconds"] = (before or {}) | summed.stage_seconds
         if pace:
-            session.execute(sa.update(Attempt).where(*attempt_of(claim)).values(**pace))
+            session.execute(sa.update(Attempt).where(*attempt_of(lease)).values(**pace))
 
-    def publish_preview(self, claim: Lease, preview: said.PreviewReady, files: PreviewFiles) -> None:
+    def publish_preview(self, lease: Lease, preview: engine_events.PreviewReady, files: PreviewFiles) -> None:
         """Offer the stored files of a preview. LeaseLost."""
-        with self._lease_session(claim) as session:
-            job = self._leased_job(session, claim)
-            entry = write_preview(session, claim.job_id, claim.job_number, preview, files, self._clock())
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
+            entry = write_preview(session, lease.job_id, lease.job_number, preview, files, self._clock())
             self._transitions.append_events(session, job, entry)
 
-    def record_engine_process(self, claim: Lease, pid: int, started_at: float) -> None:
+    def record_engine_process(self, lease: Lease, pid: int, started_at: float) -> None:
         """Record the attempt's engine, so that a successor can end it should it outlive its worker. LeaseLost."""
-        with self._lease_session(claim) as session:
-            self._leased_job(session, claim)
-            statement = sa.update(Attempt).where(*attempt_of(claim))
+        with self._lease_session(lease) as session:
+            self._leased_job(session, lease)
+            statement = sa.update(Attempt).where(*attempt_of(lease))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
 
-    def previous_engine(self, claim: Lease) -> EngineProcess | None:
+    def previous_engine(self, lease: Lease) -> EngineProcess | None:
         """The last engine that an earlier attempt at the job ran; it may still live."""
         with read_session(self.engine) as session:
             query = (
                 select(Attempt, Worker)
                 .where(
-                    Attempt.job_number == claim.job_number,
-                    col(Attempt.token) < claim.token,
+                    Attempt.job_number == lease.job_number,
+                    col(Attempt.token) < lease.token,
                     col(Attempt.engine_pid).is_not(None),
                     Attempt.worker_id == Worker.id,
                 )
@@ -156,15 +158,15 @@ class LeaseOperations(JobStore):
         attempt, worker = found
         return EngineProcess(found[0].engine_pid, attempt.engine_started_at or 0.0, worker.host)
 
-    def publish_artifact(self, claim: Lease, kind: str, name: str, path: str, size: int, sha256: str) -> None:
+    def publish_artifact(self, lease: Lease, kind: str, name: str, path: str, size: int, sha256: str) -> None:
         """Offer a stored file for download; a file of the same name is replaced. `path` as `StoredFile`. LeaseLost."""
-        with self._lease_session(claim) as session:
-            job = self._leased_job(session, claim)
-            named = (col(Artifact.job_number) == claim.job_number, col(Artifact.name) == name)
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
+            named = (col(Artifact.job_number) == lease.job_number, col(Artifact.name) == name)
             session.execute(sa.delete(Artifact).where(*named))
             artifact = Artifact(
                 id=new_id("art"),
-                job_number=claim.job_number,
+                job_number=lease.job_number,
                 kind=kind,
                 name=name,
                 path=path,
@@ -174,12 +176,14 @@ class LeaseOperations(JobStore):
             )
             session.add(artifact)
             data = {"kind": kind, "name": name, "size": size, "sha256": sha256}
-            self._transitions.append_events(session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
+            self._transitions.append_events(
+                session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data)
+            )
 
-    def succeed(self, claim: Lease) -> None:
+    def succeed(self, lease: Lease) -> None:
         """The voice is made and published. Wins over a cancel that came before. LeaseLost, NothingPublished."""
-        with self._lease_session(claim) as session:
-            job = self._leased_job(session, claim)
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
             has_voice = sa.select(
                 sa.exists().where(col(Artifact.job_number) == job.number, col(Artifact.kind) == "voice")
             )
@@ -189,18 +193,20 @@ class LeaseOperations(JobStore):
                 session, job, S.SUCCEEDED, NewEvent(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0
             )
 
-    def fail(self, claim: Lease, code: FailureCode, message: str) -> JobStatus:
+    def fail(self, lease: Lease, code: FailureCode, message: str) -> JobStatus:
         """The attempt failed: to be tried again where that can help, or the job has failed. LeaseLost.
 
         Returns what became of the job.
         """
-        with self._lease_session(claim) as session:
-            job = self._leased_job(session, claim)
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
             failures: dict[str, Any] = {"failures": job.failures + 1}
             data = {"code": str(code)}
             is_retried = code.retryable and job.failures + 1 < job.max_attempts
             if job.status == S.CANCELLING:
-                self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **failures)
+                self._transitions.transition(
+                    session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **failures
+                )
             elif job.status == S.PAUSING and code.retryable:
                 entry = NewEvent(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
                 self._transitions.transition(session, job, S.PAUSED, entry, **failures)
@@ -213,32 +219,34 @@ class LeaseOperations(JobStore):
                 self._transitions.fail(session, job, code, message, **failures)
             return JobStatus(job.status)
 
-    def release(self, claim: Lease, reason: str) -> JobStatus:
+    def release(self, lease: Lease, reason: str) -> JobStatus:
         """The engine stopped because it was asked to; no failure is counted. LeaseLost. Returns the new status."""
-        with self._lease_session(claim) as session:
-            job = self._leased_job(session, claim)
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
             if job.status == S.CANCELLING:
                 self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
             elif job.status == S.PAUSING:
                 self._transitions.transition(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
             else:
-                self._transitions.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, f"back in the queue: {reason}"))
+                self._transitions.transition(
+                    session, job, S.QUEUED, NewEvent(EventType.QUEUED, f"back in the queue: {reason}")
+                )
             return JobStatus(job.status)
 
     @contextmanager
-    def _lease_session(self, claim: Lease) -> Iterator[Session]:
+    def _lease_session(self, lease: Lease) -> Iterator[Session]:
         """A transaction under a claim; where that no longer holds, nothing is written but that it was turned away."""
         try:
             with write_session(self.engine) as session:
                 yield session
         except LeaseLost:
             with write_session(self.engine) as session:
-                one_more = sa.update(Attempt).where(*attempt_of(claim)).values(stale_writes=Attempt.stale_writes + 1)
+                one_more = sa.update(Attempt).where(*attempt_of(lease)).values(stale_writes=Attempt.stale_writes + 1)
                 session.execute(one_more.execution_options(synchronize_session=False))
             raise
 
-    def _leased_job(self, session: Session, claim: Lease) -> Job:
-        job = session.exec(select(Job).where(*lease_is_valid(claim)).with_for_update()).first()
+    def _leased_job(self, session: Session, lease: Lease) -> Job:
+        job = session.exec(select(Job).where(*lease_is_valid(lease)).with_for_update()).first()
         if job is None:
-            raise lease_lost(claim)
+            raise lease_lost(lease)
         return job

@@ -20,14 +20,14 @@ class Reaper:
 
     def __init__(
         self,
-        book: JobService,
+        job_service: JobService,
         lease_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
         *,
         max_gap: float = 30,
     ) -> None:
         """`max_gap`: after a pause between two sweeps longer than this (seconds), what was seen before is forgotten."""
-        self._jobs = book
+        self._jobs = job_service
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
         self._max_gap = max_gap
@@ -40,12 +40,12 @@ class Reaper:
         if now - self._last_sweep > self._max_gap:  # we were asleep: heartbeats may have come and gone unseen
             self._first_seen.clear()
         self._last_sweep = now
-        self._first_seen = {held: self._first_seen.get(held, now) for held in self._jobs.active_leases()}
+        self._first_seen = {lease: self._first_seen.get(lease, now) for lease in self._jobs.active_leases()}
         num_taken = 0
-        for held, since in self._first_seen.items():
+        for lease, since in self._first_seen.items():
             if now - since >= self._lease_seconds:
-                status = self._jobs.requeue_lost(held)
+                status = self._jobs.requeue_lost(lease)
                 if status is not None:
-                    logger.warning("a worker was lost", job_id=held.job_id, status=str(status))
+                    logger.warning("a worker was lost", job_id=lease.job_id, status=str(status))
                     num_taken += 1
         return num_taken

@@ -18,17 +18,17 @@ from server.storage.local import Storage
 class RetryService:
     """Retries on one book and one storage."""
 
-    def __init__(self, book: JobService, storage: Storage) -> None:
-        self._jobs = book
+    def __init__(self, job_service: JobService, storage: Storage) -> None:
+        self._jobs = job_service
         self._storage = storage
 
     def retry(
         self,
         job_id: str,
-        wish: JobRetry,
+        request: JobRetry,
         *,
-        sees: str | None,
-        once: IdempotentRequest | None = None,
+        visible_owner: str | None,
+        idempotent: IdempotentRequest | None = None,
         render: Render | None = None,
     ) -> Job:
         """Take the new job in, for the owner of the old one.
@@ -39,19 +39,19 @@ class RetryService:
         old = self._jobs.get(job_id)
         if not JobStatus(old.status).is_terminal:
             raise Conflict(f"the job is {old.status}; cancel it before you try it again")
-        again = _retry_request(old, wish)
+        again = _retry_request(old, request)
         new_job_id = new_id("job")
         try:
-            checkpoint = self._checkpoint(old, new_job_id) if wish.start_from == "checkpoint" else None
+            checkpoint = self._checkpoint(old, new_job_id) if request.start_from == "checkpoint" else None
             step = None if checkpoint is None else checkpoint.step
             job = self._jobs.submit(
                 again,
                 owner=old.owner,
-                sees=sees,
-                once=once,
+                visible_owner=visible_owner,
+                idempotent=idempotent,
                 render=render,
                 job_id=new_job_id,
-                retried=RetryOrigin(old.id, wish.start_from, step),
+                retry_origin=RetryOrigin(old.id, request.start_from, step),
             )
         except BaseException:
             self._storage.delete_job(new_job_id)
@@ -71,17 +71,17 @@ class RetryService:
         return found
 
 
-def _retry_request(old: Job, wish: JobRetry) -> JobCreate:
+def _retry_request(old: Job, request: JobRetry) -> JobCreate:
     """What the new job asks for. Refused when that cannot be."""
-    changed = {name for name, value in wish.config.items() if old.config.get(name) != value}
-    if wish.start_from == "checkpoint" and (fixed := sorted(changed & FIXED_CHOICES)):
+    changed = {name for name, value in request.config.items() if old.config.get(name) != value}
+    if request.start_from == "checkpoint" and (fixed := sorted(changed & FIXED_CHOICES)):
         raise Refused(
             f"{', '.join(fixed)} cannot change when training goes on from a checkpoint; try the job again from the "
             "start, which repeats no preparation that is the same",
             f"/config/{fixed[0]}",
         )
     try:
-        config = TrainingConfig.model_validate({**old.config, **wish.config})
+        config = TrainingConfig.model_validate({**old.config, **request.config})
     except ValidationError as error:
         first = error.errors()[0]
         place = "".join(f"/{part}" for part in first["loc"])

@@ -123,7 +123,9 @@ class JobService(Submissions, WorkerRegistry, LeaseOperations):
             if job.status != S.PAUSED:
                 raise Conflict(f"the job is {job.status}; only a paused job can be resumed")
             record(session, "job.resumed", job.id)
-            self._transitions.transition(session, job, S.QUEUED, NewEvent(EventType.RESUMED, "resumed"), not_before=self._clock())
+            self._transitions.transition(
+                session, job, S.QUEUED, NewEvent(EventType.RESUMED, "resumed"), not_before=self._clock()
+            )
             return job, True
 
     def update(self, job_id: str, patch: JobPatch, if_match: Collection[str] | None = None) -> Job:
@@ -168,13 +170,13 @@ class JobService(Submissions, WorkerRegistry, LeaseOperations):
             query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(LEASED_STATUSES))
             return [ActiveLease(*row) for row in session.exec(query).all()]
 
-    def requeue_lost(self, held: ActiveLease) -> JobStatus | None:
+    def requeue_lost(self, lease: ActiveLease) -> JobStatus | None:
         """Take a job from a worker that is lost, unless it has spoken since. Returns the new status; None: it has."""
         with write_session(self.engine) as session:
             query = select(Job).where(
-                Job.id == held.job_id,
-                Job.token == held.token,
-                Job.heartbeat == held.heartbeat,
+                Job.id == lease.job_id,
+                Job.token == lease.token,
+                Job.heartbeat == lease.heartbeat,
                 col(Job.status).in_(LEASED_STATUSES),
             )
             job = session.exec(query.with_for_update()).first()
@@ -186,7 +188,9 @@ class JobService(Submissions, WorkerRegistry, LeaseOperations):
             )
             recoveries: dict[str, Any] = {"recoveries": job.recoveries + 1, "outcome": "lost"}
             if job.status == S.CANCELLING:
-                self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **recoveries)
+                self._transitions.transition(
+                    session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **recoveries
+                )
             elif job.status == S.PAUSING:
                 self._transitions.transition(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"), **recoveries)
             elif job.recoveries >= self._max_recoveries:

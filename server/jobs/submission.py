@@ -41,68 +41,57 @@ class Submissions(JobStore):
 
     def submit(
         self,
-        wish: JobCreate,
+        request: JobCreate,
         *,
         owner: str = LOCAL_OWNER,
-        sees: str | None = None,
-        idempotency_key: str | None = None,
-        render: Render | None = None,
-    ) -> Job:
-        """Take a job in. The same key with the same wish gives the same job again for a day.
-
-        `sees`: whose datasets may be used; None: anyone's. `render` makes the answer to keep under the key.
-
-        Raises Refused when the dataset is unknown or unusable, or the key was used for another wish; QuotaExceeded.
-        """
-        once = None if idempotency_key is None else IdempotentRequest(owner, idempotency_key, request_fingerprint(wish))
-        return self.submit(wish, owner=owner, sees=sees, once=once, render=render)
-
-    def submit(
-        self,
-        wish: JobCreate,
-        *,
-        owner: str,
-        sees: str | None,
-        once: IdempotentRequest | None,
+        visible_owner: str | None = None,
+        idempotent: IdempotentRequest | None = None,
         render: Render | None = None,
         job_id: str | None = None,
-        retried: RetryOrigin | None = None,
+        retry_origin: RetryOrigin | None = None,
     ) -> Job:
-        """As `submit`, for any request that makes a job. `job_id`: the new one's, where its folder is there already."""
+        """Create a job. The same idempotency key with the same request gives the same job again for a day.
+
+        `visible_owner`: whose datasets may be used; None: anyone's. `render` makes the answer to store under the key.
+        `job_id`: the new one's, where its folder is there already. Raises Refused when the dataset is unknown or
+        unusable, or the key was used for another request; QuotaExceeded.
+        """
         with write_session(self.engine) as session:
-            if once is not None and (known := self._find_replayed(session, once)) is not None:
+            if idempotent is not None and (known := self._find_replayed(session, idempotent)) is not None:
                 return known
-            dataset = usable_dataset(session, wish.dataset_id, sees)
+            dataset = usable_dataset(session, request.dataset_id, visible_owner)
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             now = self._clock()
-            fields = wish.model_dump(mode="json", exclude={"webhook"})
+            fields = request.model_dump(mode="json", exclude={"webhook"})
             job = Job(**fields, id=job_id or new_id("job"), owner=owner, created_at=now, not_before=now)
-            if retried is not None:
-                job.retry_of, job.retry_from = retried.job_id, retried.start_from
+            if retry_origin is not None:
+                job.retry_of, job.retry_from = retry_origin.job_id, retry_origin.start_from
             session.add(job)
             session.flush()
-            if wish.webhook is not None:
-                session.add(new_webhook(owner, wish.webhook, job.id, now))
-            self._transitions.append_events(session, job, NewEvent(EventType.CREATED, _created_message(job, retried)))
-            origin = {} if retried is None else {"retry_of": retried.job_id, "from": retried.start_from}
+            if request.webhook is not None:
+                session.add(new_webhook(owner, request.webhook, job.id, now))
+            self._transitions.append_events(
+                session, job, NewEvent(EventType.CREATED, _created_message(job, retry_origin))
+            )
+            origin = {} if retry_origin is None else {"retry_of": retry_origin.job_id, "from": retry_origin.start_from}
             record(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
             if dataset.status == DatasetStatus.READY:
                 self._enqueue_validated(session, job)
             session.refresh(job)
-            if once is not None:
+            if idempotent is not None:
                 answer = None if render is None else render(session, job)
-                idempotency.store(session, once, job.id, answer, now)
+                idempotency.store(session, idempotent, job.id, answer, now)
             return job
 
-    def stored_response(self, once: IdempotentRequest) -> str | None:
+    def stored_response(self, idempotent: IdempotentRequest) -> str | None:
         """What a request under the key was answered with, if there was one. Refused when it was another request."""
         with read_session(self.engine) as session:
-            row = idempotency.find(session, once, self._clock())
+            row = idempotency.find(session, idempotent, self._clock())
             return None if row is None else row.answer
 
-    def _find_replayed(self, session: Session, once: IdempotentRequest) -> Job | None:
-        row = idempotency.find(session, once, self._clock())
+    def _find_replayed(self, session: Session, idempotent: IdempotentRequest) -> Job | None:
+        row = idempotency.find(session, idempotent, self._clock())
         if row is None:
             return None
         job = session.exec(select(Job).where(Job.id == row.job_id)).first()
@@ -127,14 +116,14 @@ class Submissions(JobStore):
         self._transitions.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
 
 
-def request_fingerprint(wish: JobCreate) -> str:
+def request_fingerprint(request: JobCreate) -> str:
     """Stands for a submission's payload."""
-    return hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
-def _created_message(job: Job, retried: RetryOrigin | None) -> str:
+def _created_message(job: Job, retry_origin: RetryOrigin | None) -> str:
     text = f"job for the voice {job.name!r} created"
-    if retried is None:
+    if retry_origin is None:
         return text
-    how = "from the start" if retried.step is None else f"from the checkpoint of step {retried.step}"
-    return f"{text}, trying {retried.job_id} again {how}"
+    how = "from the start" if retry_origin.step is None else f"from the checkpoint of step {retry_origin.step}"
+    return f"{text}, trying {retry_origin.job_id} again {how}"

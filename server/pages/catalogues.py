@@ -44,4 +44,4 @@ def _preferred_languages(accept_language: str) -> list[str]:
             continue
         if quality > 0:
             wishes.append((quality, code.strip().lower()))
-    return [code for _, code in sorted(wishes, key=lambda wish: -wish[0])]
+    return [code for _, code in sorted(wishes, key=lambda request: -request[0])]

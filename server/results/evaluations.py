@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from rvc_engine import events as said
+from rvc_engine import events as engine_events
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPublic
 from server.database.engine import read_session
@@ -37,7 +37,9 @@ class PreviewFiles:
     recording: StoredFile
 
 
-def write_evaluations(session: Session, job_number: int, events: Sequence[said.Evaluated], now: datetime) -> None:
+def write_evaluations(
+    session: Session, job_number: int, events: Sequence[engine_events.Evaluated], now: datetime
+) -> None:
     """Take in what the engine said of its saves, in the caller's transaction."""
     for event in events:
         for table in (Evaluation, Preview):
@@ -51,7 +53,12 @@ def write_evaluations(session: Session, job_number: int, events: Sequence[said.E
 
 
 def write_preview(
-    session: Session, job_id: str, job_number: int, event: said.PreviewReady, files: PreviewFiles, now: datetime
+    session: Session,
+    job_id: str,
+    job_number: int,
+    event: engine_events.PreviewReady,
+    files: PreviewFiles,
+    now: datetime,
 ) -> NewEvent:
     """Take in a preview in place of one of the same step and clip; the event that tells of it."""
     known = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)

@@ -20,9 +20,9 @@ from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
 from server.auth.audit import record
 from server.database.clock import utc_now
 from server.database.engine import (
+    advisory_lock,
     database_name,
     migrate,
-    advisory_lock,
     read_session,
     reading_connection,
     write_session,

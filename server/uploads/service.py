@@ -119,18 +119,20 @@ class UploadService:
             raise Conflict(f"the upload has {offset} of its {upload.length} bytes; send the rest first")
         return upload
 
-    def make_dataset(self, shelf: DatasetService, sees: str | None, name: str, upload_id: str) -> tuple[Dataset, bool]:
+    def make_dataset(
+        self, dataset_service: DatasetService, visible_owner: str | None, name: str, upload_id: str
+    ) -> tuple[Dataset, bool]:
         """Turn a whole upload into a dataset; and whether that is new. Asked again it gives the same one for a while.
 
         Raises Conflict while bytes are missing, and what `DatasetService.admit` raises.
         """
-        upload = self.require_complete(sees, upload_id)
+        upload = self.require_complete(visible_owner, upload_id)
         if upload.dataset_id is not None:
-            return shelf.get(upload.dataset_id), False
+            return dataset_service.get(upload.dataset_id), False
         path = self.path(upload_id)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        dataset, is_new = shelf.ingest(upload.owner, name, path, sha256, upload.length, upload_id=upload_id)
+        dataset, is_new = dataset_service.ingest(upload.owner, name, path, sha256, upload.length, upload_id=upload_id)
         self._update(upload_id, dataset_id=dataset.id)
         path.unlink(missing_ok=True)
         return dataset, is_new

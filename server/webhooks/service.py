@@ -93,9 +93,9 @@ class WebhookService:
         self._engine = engine
         self._clock = clock
 
-    def create(self, owner: str, wish: WebhookCreate) -> Webhook:
+    def create(self, owner: str, request: WebhookCreate) -> Webhook:
         """Make a webhook for all of the owner's jobs."""
-        webhook = new_webhook(owner, wish, None, self._clock())
+        webhook = new_webhook(owner, request, None, self._clock())
         with write_session(self._engine) as session:
             session.add(webhook)
             record(session, "webhook.created", webhook.id, url=webhook.url)
@@ -166,15 +166,15 @@ class WebhookService:
             return delivery
 
 
-def new_webhook(owner: str, wish: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
+def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
     """The row of a wish; `job_id`: only for that job."""
     return Webhook(
         id=new_id("whk"),
         owner=owner,
         job_id=job_id,
-        url=wish.url,
-        secret=wish.secret or new_secret(),
-        events=list(wish.events),
+        url=request.url,
+        secret=request.secret or new_secret(),
+        events=list(request.events),
         created_at=now,
     )
 

@@ -116,7 +116,7 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def book(engine: sa.Engine, clock: Clock) -> JobService:
+def job_service(engine: sa.Engine, clock: Clock) -> JobService:
     return JobService(engine, clock, retry_delay_seconds=10, max_recoveries=2)
 
 
@@ -124,11 +124,11 @@ def book(engine: sa.Engine, clock: Clock) -> JobService:
 class Bench:
     """A book with what a test needs beside it."""
 
-    book: JobService
+    job_service: JobService
     clock: Clock
 
     def dataset(self, status: DatasetStatus = DatasetStatus.READY) -> str:
-        with write_session(self.book.engine) as session:
+        with write_session(self.jobs.engine) as session:
             reason = "it is silent" if status is DatasetStatus.INVALID else None
             row = Dataset(
                 id=new_id("ds"),
@@ -143,24 +143,24 @@ class Bench:
             session.add(row)
             return row.id
 
-    def job(self, status: DatasetStatus = DatasetStatus.READY, **wish: object) -> Job:
-        return self.book.submit(JobCreate(**{"name": "anna", "dataset_id": self.dataset(status), **wish}))
+    def job(self, status: DatasetStatus = DatasetStatus.READY, **request: object) -> Job:
+        return self.jobs.submit(JobCreate(**{"name": "anna", "dataset_id": self.dataset(status), **request}))
 
     def worker(self) -> str:
-        return self.book.register_worker("worker", os.getpid(), "here", "cpu")
+        return self.jobs.register_worker("worker", os.getpid(), "here", "cpu")
 
-    def claim(self) -> Lease:
-        claim = self.book.claim(self.worker())
-        assert claim is not None
-        return claim
+    def lease(self) -> Lease:
+        lease = self.jobs.claim(self.worker())
+        assert lease is not None
+        return lease
 
-    def publish(self, claim: Lease) -> None:
-        self.book.publish_artifact(claim, "voice", "anna.pth", f"jobs/{claim.job_id}/artifacts/00", 3, "00")
+    def publish(self, lease: Lease) -> None:
+        self.jobs.publish_artifact(lease, "voice", "anna.pth", f"jobs/{lease.job_id}/artifacts/00", 3, "00")
 
 
 @pytest.fixture
-def bench(book: JobService, clock: Clock) -> Bench:
-    return Bench(book, clock)
+def bench(job_service: JobService, clock: Clock) -> Bench:
+    return Bench(job_service, clock)
 
 
 @dataclass
@@ -267,20 +267,20 @@ def finished_job(live: Running, content: bytes, name: str = "anna") -> str:
     """A job that succeeded, its voice being a file of these bytes; returns its id."""
     bench = live.bench
     job = bench.job(name=name, priority=100)
-    claim = bench.claim()
-    assert claim.job_id == job.id
-    publish(live.services, claim, content, f"{name}.pth")
-    bench.book.succeed(claim)
+    lease = bench.claim()
+    assert lease.job_id == job.id
+    publish(live.context, lease, content, f"{name}.pth")
+    bench.jobs.succeed(lease)
     return job.id
 
 
-def publish(services: AppContext, claim: Lease, content: bytes, name: str) -> None:
-    source = services.storage.workspace(claim.job_id) / "weights" / "made"
+def publish(services: AppContext, lease: Lease, content: bytes, name: str) -> None:
+    source = services.storage.workspace(lease.job_id) / "weights" / "made"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
-    stored = services.storage.store_artifact(claim.job_id, source)
+    stored = services.storage.store_artifact(lease.job_id, source)
     said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    services.jobs.publish_artifact(claim, said.kind, said.name, stored.path, stored.size, stored.sha256)
+    services.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture

@@ -36,8 +36,8 @@ class CheckpointSync:
     def pop_error(self) -> str | None:
         """Why the last copy was not made, once."""
         with self._changed:
-            complaint, self._error = self._error, None
-            return complaint
+            error, self._error = self._error, None
+            return error
 
     def finish(self, seconds: float) -> bool:
         """See to it that the newest checkpoint is copied, and end; whether that was done in time."""

@@ -186,7 +186,7 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def terminate_stale_engine(pid: int, started_at: float, patience_seconds: float) -> bool:
+def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) -> bool:
     """End an engine that an earlier attempt left behind: SIGTERM, and SIGKILL for its group when that does not help.
 
     The start time keeps us from ending a stranger that got the same pid. True when there was one to end.
@@ -196,7 +196,7 @@ def terminate_stale_engine(pid: int, started_at: float, patience_seconds: float)
         if abs(old.create_time() - started_at) > 1:
             return False
         old.terminate()
-        old.wait(patience_seconds)
+        old.wait(grace_seconds)
     except psutil.NoSuchProcess:
         return False
     except psutil.TimeoutExpired:

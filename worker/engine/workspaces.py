@@ -48,25 +48,25 @@ class Workspaces:
         """The worker's own folder for a job."""
         return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
 
-    def workspace(self, claim: Lease) -> Workspace:
+    def workspace(self, lease: Lease) -> Workspace:
         """The workspace of a claimed job."""
-        folder = self.job_folder(claim.job_id) / "workspace"
-        return Workspace(folder, claim.voice, claim.config.version)
+        folder = self.job_folder(lease.job_id) / "workspace"
+        return Workspace(folder, lease.voice, lease.config.version)
 
-    def prepare(self, claim: Lease, lock_wait_seconds: float) -> CheckpointEntry | None:
+    def prepare(self, lease: Lease, lock_wait_seconds: float) -> CheckpointEntry | None:
         """Bring the last checkpoint from the storage, unless the workspace has it or a later one; which it was.
 
         Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine works there,
         OSError.
         """
-        workspace = self.workspace(claim)
-        run = StoredCheckpoints(self._storage.checkpoints(claim.job_id)).latest()
-        brought = None
+        workspace = self.workspace(lease)
+        run = StoredCheckpoints(self._storage.checkpoints(lease.job_id)).latest()
+        restored = None
         if run is not None and not _is_up_to_date(workspace, run):
             with workspace.lock(lock_wait_seconds):
-                brought = self._restore(run, workspace)
-        write_atomically(workspace.root / _ATTEMPT_FILE, str(claim.token).encode())
-        return brought
+                restored = self._restore(run, workspace)
+        write_atomically(workspace.root / _ATTEMPT_FILE, str(lease.token).encode())
+        return restored
 
     @staticmethod
     def _restore(run: StoredRun, workspace: Workspace) -> CheckpointEntry:

@@ -24,11 +24,11 @@ BATCH = 500
 class EventReporter:
     """Events that the book does not know yet."""
 
-    def __init__(self, book: JobService, storage: Storage, claim: Lease, workspace: Path, spool: Path) -> None:
+    def __init__(self, job_service: JobService, storage: Storage, lease: Lease, workspace: Path, spool: Path) -> None:
         """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
-        self._jobs = book
+        self._jobs = job_service
         self._storage = storage
-        self._lease = claim
+        self._lease = lease
         self._workspace = workspace
         self._waiting = Spool(spool)
         self._is_away = False

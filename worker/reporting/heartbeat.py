@@ -23,14 +23,14 @@ class Heartbeat:
 
     def __init__(
         self,
-        book: JobService,
+        job_service: JobService,
         worker_id: str,
         heartbeat_seconds: float,
         wish_seconds: float,
         accepted_file: Path | None = None,
     ) -> None:
         """`accepted_file`: touched at each heartbeat of the worker that the database took."""
-        self._jobs = book
+        self._jobs = job_service
         self._accepted_file = accepted_file
         self._worker_id = worker_id
         self._heartbeat_seconds = heartbeat_seconds
@@ -57,10 +57,10 @@ class Heartbeat:
             self._changed.notify_all()
         self._thread.join(timeout=5)
 
-    def attach(self, claim: Lease | None) -> None:
+    def attach(self, lease: Lease | None) -> None:
         """From now on beat for this job too, or for none."""
         with self._changed:
-            self._lease, self.command, self.is_lost = claim, WorkerCommand.NONE, False
+            self._lease, self.command, self.is_lost = lease, WorkerCommand.NONE, False
             self._changed.notify_all()
 
     def _run(self) -> None:
@@ -69,14 +69,14 @@ class Heartbeat:
             with self._changed:
                 if self._is_over:
                     return
-                claim = self._lease
+                lease = self._lease
             if time.monotonic() - last_worker_beat >= self._heartbeat_seconds:
                 last_worker_beat = time.monotonic()
                 self._send_worker_heartbeat()
-            if claim is not None and not self.is_lost:
-                self._send_lease_heartbeat(claim)
+            if lease is not None and not self.is_lost:
+                self._send_lease_heartbeat(lease)
             with self._changed:
-                if self._lease is claim and not self._is_over:
+                if self._lease is lease and not self._is_over:
                     self._changed.wait(self._command_seconds)
 
     def _send_worker_heartbeat(self) -> None:
@@ -92,15 +92,15 @@ class Heartbeat:
         except DATABASE_UNAVAILABLE as error:
             logger.warning("no heartbeat: the database is away", reason=first_line(error))
 
-    def _send_lease_heartbeat(self, claim: Lease) -> None:
+    def _send_lease_heartbeat(self, lease: Lease) -> None:
         try:
-            wish, is_lost = self._jobs.heartbeat(claim), False
+            wish, is_lost = self._jobs.heartbeat(lease), False
         except LeaseLost as error:
-            logger.warning("the job is no longer ours", job_id=claim.job_id, reason=str(error))
+            logger.warning("the job is no longer ours", job_id=lease.job_id, reason=str(error))
             wish, is_lost = WorkerCommand.NONE, True
         except DATABASE_UNAVAILABLE as error:
-            logger.warning("no heartbeat: the database is away", job_id=claim.job_id, reason=first_line(error))
+            logger.warning("no heartbeat: the database is away", job_id=lease.job_id, reason=first_line(error))
             return
         with self._changed:
-            if self._lease is claim:
+            if self._lease is lease:
                 self.command, self.is_lost = wish, is_lost

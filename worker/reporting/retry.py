@@ -16,7 +16,9 @@ DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 logger = structlog.get_logger(__name__)
 
 
-def retry_until_available(act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False) -> T | None:
+def retry_until_available(
+    act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False
+) -> T | None:
     """Do something with the database, trying again as long as it is away; None when `give_up` says so first."""
     is_told = False
     while True:

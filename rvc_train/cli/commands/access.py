@@ -58,11 +58,11 @@ def create_token(
     """Make a token. Its secret is shown this once."""
     fields = {"owner": owner, "scopes": scope or [Scope.SUBMIT], "name": name, "expires_in_days": days}
     try:
-        wish = TokenCreate.model_validate(fields)
+        request = TokenCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{first['loc'][0]}: {first['msg']}") from error
-    made = session.client.access.create_token(wish)
+    made = session.client.access.create_token(request)
     session.output.result(made, f"{made.id}\nexport RVC_TRAIN_TOKEN={made.secret}")
 
 

@@ -38,11 +38,11 @@ def add_webhook(
     """Have an address told of all your jobs; prints the secret that messages are signed with."""
     fields = {"url": url, "events": event or list(LAST_EVENTS), "secret": secret}
     try:
-        wish = WebhookCreate.model_validate(fields)
+        request = WebhookCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
-    made = session.client.webhooks.create(wish)
+    made = session.client.webhooks.create(request)
     told = session.client.webhooks.secret(made.id)
     session.output.result(made.model_dump(mode="json") | {"secret": told}, f"{made.id}\nsecret: {told}")
 

@@ -86,8 +86,8 @@ def report(session: Session, dataset: DatasetArgument) -> None:
             file.error or "; ".join(file.notes),
         )
     session.output.result(found, rows)
-    verdict = "usable" if found.usable else f"not usable: {found.reason}"
-    session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {verdict}")
+    summary = "usable" if found.usable else f"not usable: {found.reason}"
+    session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {summary}")
     for line in _statistics(found):
         session.output.note(line)
     for finding in found.findings:

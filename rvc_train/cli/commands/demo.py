@@ -140,8 +140,8 @@ class Demo:
     def _make_voice(self, client: Client, recordings: list[Path]) -> tuple[JobPublic, list[Path]]:
         self._step("server and worker are running")
         dataset = self._upload(client, recordings)
-        wish = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
-        job = client.submit(wish)
+        request = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
+        job = client.submit(request)
         self._step(f"submitted the job {job.id}")
         job = watch(client, job, self._output)
         if job.status is not JobStatus.SUCCEEDED:

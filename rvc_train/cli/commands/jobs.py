@@ -61,12 +61,12 @@ def submit(
         "max_duration_seconds": max_duration_seconds,
     }
     try:
-        wish = JobCreate.model_validate(fields)
+        request = JobCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
         raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
-    job = session.client.submit(wish)
+    job = session.client.submit(request)
     if job.content_notice:
         session.output.warning(job.content_notice)
     if watch_it:

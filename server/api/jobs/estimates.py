@@ -13,11 +13,11 @@ router = APIRouter(tags=["jobs"])
 
 @router.post("/jobs:estimate", responses=documented(422))
 @requires(Scope.READ)
-def estimate(wish: EstimateRequest, services: Context) -> JobEstimate:
+def estimate(request: EstimateRequest, context: Context) -> JobEstimate:
     """What a job would take: clips, steps, seconds, disk, memory, as ranges; and what should be known before.
 
     Takes what `POST /v1/jobs` takes, and changes nothing. Times come from earlier attempts with this setting on this
     kind of device, or else from others, or else from a rule of thumb; `basis` says from which.
     """
-    caller = require_principal()
-    return services.estimates.estimate(wish, owner=caller.owner, sees=caller.visible_owner)
+    principal = require_principal()
+    return context.estimates.estimate(request, owner=principal.owner, visible_owner=principal.visible_owner)

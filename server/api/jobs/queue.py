@@ -15,7 +15,13 @@ router = APIRouter(tags=["server"])
 
 @router.get("/queue")
 @requires(Scope.READ)
-def get_queue(services: Context) -> QueuePublic:
+def get_queue(context: Context) -> QueuePublic:
     """What runs and what waits: your jobs, with their places and when they may start; and how many there are of all."""
-    with read_session(services.engine) as session:
-        return queue_public(session, services.queue_forecast, utc_now(), services.settings.lease_seconds, require_principal().visible_owner)
+    with read_session(context.engine) as session:
+        return queue_public(
+            session,
+            context.queue_forecast,
+            utc_now(),
+            context.settings.lease_seconds,
+            require_principal().visible_owner,
+        )

@@ -56,12 +56,12 @@ class Shelf:
             case _:
                 request.send_problem(404, "not_found", "there is nothing")
 
-    def make(self, request, wish):
-        sha256 = wish.get("sha256") or hashlib.sha256(self.bytes).hexdigest()
-        if "sha256" in wish and sha256 not in self.known:
+    def make(self, request, body):
+        sha256 = body.get("sha256") or hashlib.sha256(self.bytes).hexdigest()
+        if "sha256" in body and sha256 not in self.known:
             request.send_problem(404, "not_found", "these bytes are not here")
             return
-        self.name = wish["name"]
+        self.name = body["name"]
         request.send_json(DATASET | {"name": self.name, "sha256": sha256}, 202)
 
     def take(self, request):

@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 
 from rvc_train.schemas.access import Scope, TokenCreate
-from server.api.authorization import UNOWNED_PARAMS, OWNED_PARAMS, check_access, requires, required_scope
+from server.api.authorization import OWNED_PARAMS, UNOWNED_PARAMS, check_access, required_scope, requires
 from server.app import create_app
 from server.settings import ServerSettings
 

@@ -79,8 +79,8 @@ def test_the_same_idempotency_key_of_two_owners_makes_two_jobs(holder: Callable[
     ids = set()
     for owner in ("carl", "dora"):
         client = holder(owner, SUBMIT)
-        wish = {"name": "anna", "dataset_id": upload(client, b"two")["id"]}
-        answers = [client.post("/v1/jobs", json=wish, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+        request = {"name": "anna", "dataset_id": upload(client, b"two")["id"]}
+        answers = [client.post("/v1/jobs", json=request, headers={"Idempotency-Key": "k"}) for _ in range(2)]
         assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
         ids.add(answers[0].json()["id"])
     assert len(ids) == 2
@@ -213,8 +213,8 @@ def test_a_server_without_a_token_knows_tokens_all_the_same(live: Any) -> None:
 @pytest.mark.parametrize(
     "wish", [{"owner": "Anna"}, {"owner": "a b"}, {"owner": "a", "scopes": []}, {"owner": "a", "scopes": ["root"]}]
 )
-def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, wish: dict[str, Any]) -> None:
-    assert keeper.post("/v1/tokens", json=wish).status_code == 422
+def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, request: dict[str, Any]) -> None:
+    assert keeper.post("/v1/tokens", json=request).status_code == 422
 
 
 def test_scopes_are_few() -> None:
@@ -312,21 +312,21 @@ def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> 
             rosa.get("/v1/me")
         told = next(each for each in http.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
         assert told["last_used_at"] is not None
-        with read_session(live.services.engine) as session:
+        with read_session(live.context.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is None
-        live.services.tokens.clean_up()
-        with read_session(live.services.engine) as session:
+        live.context.tokens.clean_up()
+        with read_session(live.context.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is not None
 
 
 def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: Any) -> None:
-    book = TokenService(engine, clock, FIRST, session_hours=2)
-    opened = book.open_session(FIRST)
+    job_service = TokenService(engine, clock, FIRST, session_hours=2)
+    opened = job_service.open_session(FIRST)
     assert opened is not None
-    assert book.authenticate_session(opened[0]) is not None
+    assert job_service.authenticate_session(opened[0]) is not None
     clock.advance(2 * 3600)
-    assert book.authenticate_session(opened[0]) is None
-    book.clean_up()
+    assert job_service.authenticate_session(opened[0]) is None
+    job_service.clean_up()
     with read_session(engine) as session:
         assert session.execute(sa.select(sa.func.count()).select_from(BrowserSession)).scalar() == 0
 
@@ -359,7 +359,9 @@ def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> No
 
 def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path))
-    names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.services)}
+    names = {
+        getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.services)
+    }
     assert {"TokenService.tidy", "JobSizes.measure"} < names
     assert app.state.services.audit.delete_old in names
     app.state.services.engine.dispose()

@@ -152,7 +152,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
 
 
 def test_retention_has_a_job_measured_again(live: Any, http: httpx.Client) -> None:
-    services = live.services
+    services = live.context
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
     workspace = services.storage.workspace(job.id)
@@ -162,7 +162,7 @@ def test_retention_has_a_job_measured_again(live: Any, http: httpx.Client) -> No
     sizes = JobSizes(services.engine, services.storage, lambda: datetime.now(UTC))
     sizes.measure()
     assert http.get("/v1/me").json()["usage"]["bytes"] == before + 30_000
-    later = Retention(services.book, services.storage, lambda: datetime.now(UTC) + timedelta(days=9))
+    later = Retention(services.jobs, services.storage, lambda: datetime.now(UTC) + timedelta(days=9))
     http.put("/v1/retention", json={"workspace_days": 1})
     assert [removal.kind for removal in later.apply().removals] == ["workspace"]
     sizes.measure()

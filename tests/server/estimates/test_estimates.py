@@ -71,7 +71,7 @@ def test_disk_is_what_a_real_small_run_took_and_grows_with_saves_and_width() -> 
 
 def told_dataset(bench: Any, seconds: float = 120.0) -> str:
     dataset_id = bench.dataset()
-    with write_session(bench.book.engine) as session:
+    with write_session(bench.jobs.engine) as session:
         values = {"seconds": seconds, "num_usable": 5, "report": {"speech_seconds": 0.9 * seconds, "warnings": ["hm"]}}
         session.execute(sa.update(Dataset).where(Dataset.id == dataset_id).values(**values))
     return str(dataset_id)
@@ -80,9 +80,9 @@ def told_dataset(bench: Any, seconds: float = 120.0) -> str:
 def run_once(bench: Any, dataset_id: str, step_seconds: float) -> None:
     """A job that trained 14 steps an epoch."""
     bench.job_on(dataset_id)
-    claim = bench.claim()
-    bench.book.record_events(
-        claim,
+    lease = bench.claim()
+    bench.jobs.record_events(
+        lease,
         [
             StageChanged(stage="content", state="finished", seconds=2.0),
             Progress(
@@ -96,17 +96,17 @@ def run_once(bench: Any, dataset_id: str, step_seconds: float) -> None:
             ),
         ],
     )
-    bench.publish(claim)
-    bench.book.succeed(claim)
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
 
 
 @pytest.fixture
 def shop(bench: Any) -> Any:
-    def job_on(dataset_id: str, **wish: object) -> Any:
+    def job_on(dataset_id: str, **request: object) -> Any:
         from rvc_train.schemas.jobs import JobCreate
 
-        fields = {"name": "anna", "dataset_id": dataset_id, "config": TrainingConfig(**SMALL)} | wish
-        return bench.book.submit(JobCreate(**fields))
+        fields = {"name": "anna", "dataset_id": dataset_id, "config": TrainingConfig(**SMALL)} | request
+        return bench.jobs.submit(JobCreate(**fields))
 
     bench.job_on = job_on
     return bench
@@ -114,10 +114,10 @@ def shop(bench: Any) -> Any:
 
 def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
     dataset_id = told_dataset(shop)
-    with read_session(shop.book.engine) as session:
+    with read_session(shop.jobs.engine) as session:
         before = audio_stats(session, [dataset_id])[dataset_id].clips
     run_once(shop, dataset_id, 0.5)
-    with read_session(shop.book.engine) as session:
+    with read_session(shop.jobs.engine) as session:
         after = audio_stats(session, [dataset_id])[dataset_id].clips
     assert (after.low, after.high) == (53, 56)
     assert before.low < 53
@@ -128,7 +128,7 @@ def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     run_once(shop, dataset_id, 0.5)
     outlook = QueueForecast(Estimator(60))
-    with read_session(shop.book.engine) as session:
+    with read_session(shop.jobs.engine) as session:
         situation = outlook.estimator.context(session, shop.clock())
         sound = audio_stats(session, [dataset_id])[dataset_id]
         whole = situation.workload(TrainingConfig(**SMALL), sound)
@@ -140,15 +140,15 @@ def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
 
 
 def prospects(shop: Any, *jobs: Any) -> list[Any]:
-    with read_session(shop.book.engine) as session:
-        rows = [shop.book.get(job.id) for job in jobs]
+    with read_session(shop.jobs.engine) as session:
+        rows = [shop.jobs.get(job.id) for job in jobs]
         return jobs_public(session, rows, QueueForecast(Estimator(60)), shop.clock())
 
 
 def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     run_once(shop, dataset_id, 0.5)
-    with write_session(shop.book.engine) as session:
+    with write_session(shop.jobs.engine) as session:
         session.execute(sa.update(Worker).values(stopped_at=shop.clock()))
     first, second = shop.job_on(dataset_id), shop.job_on(dataset_id)
     assert [job.starts_in for job in prospects(shop, first, second)] == [None, None]  # nobody works
@@ -160,16 +160,16 @@ def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers
     assert alone[0].eta.low < alone[0].eta.high
     shop.worker()
     assert prospects(shop, second)[0].starts_in == Range(low=0, high=0)
-    shop.book.drain_worker(worker, "hand_back")
+    shop.jobs.drain_worker(worker, "hand_back")
     assert prospects(shop, second)[0].starts_in == alone[0].eta
 
 
 def test_a_running_job_ends_about_when_its_engine_says_and_those_behind_it_wait_for_that(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     running, waiting = shop.job_on(dataset_id), shop.job_on(dataset_id)
-    claim = shop.claim()
+    lease = shop.claim()
     said = Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)
-    shop.book.record_events(claim, [said])
+    shop.jobs.record_events(lease, [said])
     now, next_one = prospects(shop, running, waiting)
     assert now.eta.low <= 100 <= now.eta.high
     assert next_one.starts_in == now.eta
@@ -210,6 +210,6 @@ def test_the_estimate_of_a_job_comes_over_http_with_warnings_and_changes_nothing
 def test_a_worker_long_silent_is_none_to_count_on(shop: Any) -> None:
     shop.worker()
     estimator = Estimator(60)
-    with read_session(shop.book.engine) as session:
+    with read_session(shop.jobs.engine) as session:
         assert len(estimator.workers(session, shop.clock())) == 1
         assert estimator.workers(session, datetime.now(UTC) + timedelta(days=1)) == []

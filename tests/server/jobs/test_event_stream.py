@@ -29,9 +29,9 @@ class Book:
         return EventsPage(events, self.status, self.num_events)
 
 
-async def follow(feeds: EventBroadcaster, book: Book, start: int) -> list[int]:
+async def follow(feeds: EventBroadcaster, job_service: Book, start: int) -> list[int]:
     """The numbers of all events that a follower is told until the end."""
-    look, told = feeds.follow("job_1", start, book.num_events), []
+    look, told = feeds.follow("job_1", start, job_service.num_events), []
     while True:
         news = await look()
         told += [int(line[4:]) for text in news.messages for line in text.decode().splitlines() if line[:4] == "id: "]
@@ -41,20 +41,22 @@ async def follow(feeds: EventBroadcaster, book: Book, start: int) -> list[int]:
             await asyncio.sleep(0.01)
 
 
-async def talk(book: Book, num_events: int, at_once: int = 1) -> None:
+async def talk(job_service: Book, num_events: int, at_once: int = 1) -> None:
     for _ in range(num_events):
         await asyncio.sleep(0.002)
-        book.num_events += at_once
-    book.status = JobStatus.SUCCEEDED
+        job_service.num_events += at_once
+    job_service.status = JobStatus.SUCCEEDED
 
 
 def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
     async def run(num_followers: int) -> int:
-        book = Book(num_events=7)
-        feeds = EventBroadcaster(book.read, poll_seconds=0.04)
-        told = await asyncio.gather(*(follow(feeds, book, 7) for _ in range(num_followers)), talk(book, 50))
+        job_service = Book(num_events=7)
+        feeds = EventBroadcaster(job_service.read, poll_seconds=0.04)
+        told = await asyncio.gather(
+            *(follow(feeds, job_service, 7) for _ in range(num_followers)), talk(job_service, 50)
+        )
         assert told[:-1] == [list(range(8, 58))] * num_followers
-        return book.num_looks
+        return job_service.num_looks
 
     assert asyncio.run(run(200)) < 4 * asyncio.run(run(1))
 
@@ -62,13 +64,13 @@ def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
 @pytest.mark.parametrize("at_once", [1, WINDOW + BATCH + 7])
 def test_followers_who_begin_anywhere_miss_nothing_and_hear_nothing_twice(at_once: int) -> None:
     async def run() -> None:
-        book = Book(num_events=3 * WINDOW)
-        feeds = EventBroadcaster(book.read, poll_seconds=0.004)
+        job_service = Book(num_events=3 * WINDOW)
+        feeds = EventBroadcaster(job_service.read, poll_seconds=0.004)
         starts = [0, 1, 2 * WINDOW, 3 * WINDOW - 1, 3 * WINDOW]
-        followers = [asyncio.create_task(follow(feeds, book, start)) for start in starts]
-        await talk(book, 20, at_once)
+        followers = [asyncio.create_task(follow(feeds, job_service, start)) for start in starts]
+        await talk(job_service, 20, at_once)
         for start, follower in zip(starts, followers, strict=True):
-            assert await follower == list(range(start + 1, book.num_events + 1))
+            assert await follower == list(range(start + 1, job_service.num_events + 1))
 
     asyncio.run(run())
 

@@ -75,9 +75,9 @@ def http(open_server: Any) -> Iterator[httpx.Client]:
 def finish(server: Any) -> str:
     bench = server.bench
     job = bench.job(name="anna")
-    claim = bench.claim()
-    bench.publish(claim)
-    bench.book.succeed(claim)
+    lease = bench.claim()
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
     return job.id
 
 
@@ -102,8 +102,8 @@ def test_a_listener_hears_only_what_it_asked_for(
     http.post("/v1/webhooks", json={"url": ear.url, "events": ["job.started", "job.failed"]})
     bench = open_server.bench
     bench.job(name="anna", max_attempts=1)
-    claim = bench.claim()
-    bench.book.fail(claim, FailureCode.DIVERGED, "it diverged")
+    lease = bench.claim()
+    bench.jobs.fail(lease, FailureCode.DIVERGED, "it diverged")
     finish(open_server)
     eventually(lambda: len(ear.heard) == 3)
     told = sorted(json.loads(body)["type"] for _, body in ear.heard)
@@ -116,11 +116,11 @@ def test_a_jobs_own_listener_hears_of_that_job_alone(
     open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
 ) -> None:
     bench = open_server.bench
-    wish = {"name": "bella", "dataset_id": bench.dataset(), "webhook": {"url": ear.url}, "priority": -1}
-    mine = http.post("/v1/jobs", json=wish).json()["id"]
+    request = {"name": "bella", "dataset_id": bench.dataset(), "webhook": {"url": ear.url}, "priority": -1}
+    mine = http.post("/v1/jobs", json=request).json()["id"]
     finish(open_server)
-    bench.publish(claim := bench.claim())
-    bench.book.succeed(claim)
+    bench.publish(lease := bench.claim())
+    bench.jobs.succeed(lease)
     eventually(lambda: ear.heard)
     assert [json.loads(body)["data"]["id"] for _, body in ear.heard] == [mine]
 
@@ -182,8 +182,8 @@ def test_an_address_inside_the_network_is_refused(live: Any) -> None:
             answer = http.post("/v1/webhooks", json={"url": url})
             assert (answer.status_code, answer.json()["code"]) == (422, "refused"), url
             assert "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE" in answer.json()["detail"]
-        wish = {"name": "a", "dataset_id": live.bench.dataset(), "webhook": {"url": "http://10.0.0.1/"}}
-        assert http.post("/v1/jobs", json=wish).status_code == 422
+        request = {"name": "a", "dataset_id": live.bench.dataset(), "webhook": {"url": "http://10.0.0.1/"}}
+        assert http.post("/v1/jobs", json=request).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_the_log_of_messages_is_kept_for_some_days(
     assert http.get(log).json()["data"] == []
 
 
-def test_a_message_is_written_only_if_its_event_is(book: Any, bench: Any) -> None:
+def test_a_message_is_written_only_if_its_event_is(job_service: Any, bench: Any) -> None:
     """The transaction that fails takes its message with it."""
     import sqlalchemy as sa
     from sqlmodel import col, select
@@ -255,21 +255,21 @@ def test_a_message_is_written_only_if_its_event_is(book: Any, bench: Any) -> Non
     from server.database.tables import Delivery, Webhook
 
     job = bench.job()
-    with book.engine.begin() as connection:
+    with job_service.engine.begin() as connection:
         row = {"id": "whk_1", "owner": "local", "url": "http://a", "secret": "whsec_", "events": ["job.cancelled"]}
         row |= {"is_enabled": True, "created_at": datetime.now(UTC)}
         connection.execute(sa.insert(Webhook), [row])
-    book.cancel(job.id)
-    book.cancel(job.id)  # changes nothing, and tells nothing
-    with read_session(book.engine) as session:
+    job_service.cancel(job.id)
+    job_service.cancel(job.id)  # changes nothing, and tells nothing
+    with read_session(job_service.engine) as session:
         assert [each.job_id for each in session.exec(select(Delivery).order_by(col(Delivery.id)))] == [job.id]
 
 
 def test_a_jobs_webhook_is_part_of_what_an_idempotency_key_stands_for(
     http: httpx.Client, open_server: Any, ear: Ear
 ) -> None:
-    wish = {"name": "a", "dataset_id": open_server.bench.dataset()}
-    JobCreate.model_validate(wish)
+    request = {"name": "a", "dataset_id": open_server.bench.dataset()}
+    JobCreate.model_validate(request)
     headers = {"Idempotency-Key": "k"}
-    assert http.post("/v1/jobs", json=wish, headers=headers).status_code == 202
-    assert http.post("/v1/jobs", json=wish | {"webhook": {"url": ear.url}}, headers=headers).status_code == 422
+    assert http.post("/v1/jobs", json=request, headers=headers).status_code == 202
+    assert http.post("/v1/jobs", json=request | {"webhook": {"url": ear.url}}, headers=headers).status_code == 422

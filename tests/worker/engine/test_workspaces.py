@@ -90,7 +90,7 @@ def test_several_workers_share_a_scratch_folder_and_take_over_one_from_before_th
     put(scratch, UNKNOWN)
     instance_id = read_instance_id(shop.folder / INSTANCE_FILE)
     for _ in range(2):
-        Workspaces(shop.storage, scratch).claim_scratch(instance_id, partial(_status, shop.book))
+        Workspaces(shop.storage, scratch).claim_scratch(instance_id, partial(_status, shop.jobs))
     assert read_instance_id(scratch / INSTANCE_FILE) == instance_id
 
 
@@ -105,8 +105,8 @@ def test_a_start_deletes_no_scratch_folder_and_the_end_of_a_job_only_those_of_jo
 ) -> None:
     scratch = tmp_path / "scratch"
     over, paused = shop.submit([["succeed"]]), shop.submit([["succeed"]])
-    shop.book.cancel(over)
-    shop.book.pause(paused)
+    shop.jobs.cancel(over)
+    shop.jobs.pause(paused)
     for job_id in (over, paused, UNKNOWN):
         put(scratch, job_id)
     with shop.worker(scratch_folder=scratch):

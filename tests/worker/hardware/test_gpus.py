@@ -111,7 +111,7 @@ def test_a_gpu_that_the_driver_lost_leaves_the_watch_going(shop: Any, driver: Dr
 
 
 def test_readings_of_long_ago_are_not_shown_and_go(shop: Any) -> None:
-    worker_id = shop.book.register_worker("one", 1, "here", "cuda:0")
+    worker_id = shop.jobs.register_worker("one", 1, "here", "cuda:0")
     now = datetime.now(UTC)
     gpu = GpuPublic(name="Card", memory_used_bytes=1, memory_total_bytes=2)
     write_gpu_telemetry(shop.storage, worker_id, [gpu], now - timedelta(seconds=90))
