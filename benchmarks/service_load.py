@@ -76,11 +76,11 @@ class Place:
 
     def submit(self) -> Job:
         """A job that waits."""
-        return self.book.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
+        return self.jobs.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
 
     def claim(self) -> Lease:
         """The next job, in our hands."""
-        claim = self.book.claim(self.book.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
+        claim = self.jobs.claim(self.jobs.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
         assert claim is not None
         return claim
 
@@ -91,13 +91,13 @@ class Place:
         worker = Worker(
             id=new_id("wrk"), name="old", pid=1, host="old", device="cpu", registered_at=start, last_seen_at=start
         )
-        with write_session(self.book.engine) as session:
+        with write_session(self.jobs.engine) as session:
             session.add(worker)
         ids = []
         for first in range(0, num_jobs, 500):
             numbers = range(first + 1, min(first + 500, num_jobs) + 1)
             ids += self._fill(numbers, config, start, worker.id)
-        with self.book.engine.connect() as connection:
+        with self.jobs.engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")
         return ids
 
@@ -152,7 +152,7 @@ class Place:
         for attempt in attempts:
             attempt.pop("created_at")
             attempt["outcome"] = "succeeded"
-        with write_session(self.book.engine) as session:
+        with write_session(self.jobs.engine) as session:
             connection = session.connection()
             for table, rows in (
                 (Job, jobs),
@@ -269,7 +269,7 @@ def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
         tell(
             "memory with followers", server.peak_bytes / MIB, "MiB", f"the server's peak with {num_followers} followers"
         )
-    place.book.release(claim, "measured")
+    place.jobs.release(claim, "measured")
 
 
 async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followers: int, seconds: float) -> list[float]:
@@ -293,7 +293,7 @@ async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followe
         for step in range(1, int(seconds * 2) + 1):
             said = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
             written[step] = time.monotonic()
-            await asyncio.to_thread(place.book.record_events, claim, [said])
+            await asyncio.to_thread(place.jobs.record_events, claim, [said])
             await asyncio.sleep(0.5)
         for follower in followers:
             follower.cancel()
@@ -334,8 +334,8 @@ def _large_artifact(place: Place, source: Path) -> tuple[str, str]:
     while claim.job_id != job.id:  # what other measurements left behind
         claim = place.claim()
     stored = place.storage.store_artifact(job.id, source)
-    place.book.publish_artifact(claim, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
-    place.book.succeed(claim)
+    place.jobs.publish_artifact(claim, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
+    place.jobs.succeed(claim)
     return job.id, stored.sha256
 
 
@@ -360,7 +360,7 @@ def measure_worker(place: Place, seconds: float, locked_seconds: float) -> None:
         tell("worker's share of CPU", 100 * used / wall, "%", notes)
         _tell_writes(writes, began, "the book being free")
         began = time.time()
-        with place.book.engine.connect() as connection, connection.begin():  # a writer that does not let go
+        with place.jobs.engine.connect() as connection, connection.begin():  # a writer that does not let go
             time.sleep(locked_seconds)
         time.sleep(1)
         _tell_writes(writes, began, f"the book being locked for {locked_seconds:.0f} s")

@@ -17,7 +17,7 @@ from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
 
 PREFIX = "rvct_"
-_BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"
+_BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"  # noqa: S105 - the name of the variable that holds it
 SHOWN_CHARACTERS = 9
 """Of a token, the prefix and a little more: enough to tell one from another."""
 

@@ -135,9 +135,9 @@ def _queue_entry(job: Job, position: int | None, forecasts: dict[int | None, Job
 def workers_public(
     session: Session, now: datetime, lease_seconds: float, visible_owner: str | None = None, only: str | None = None
 ) -> list[WorkerPublic]:
-    """Workers that spoke within the last day, newest first; which jobs they have only where those are of `visible_owner`.
+    """Workers seen within the last day, newest first; with their jobs where those belong to `visible_owner`.
 
-    `only`: this one alone, however long ago it spoke.
+    `only`: this one alone, however long ago it was seen.
     """
     query = select(Worker).order_by(col(Worker.id).desc())
     if only is None:

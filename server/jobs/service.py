@@ -30,7 +30,7 @@ from server.workers.registry import WorkerRegistry
 
 S = JobStatus
 
-__all__ = ["Lease", "Drain", "EngineProcess", "ActiveLease", "JobService", "WorkerCommand", "utc_now"]
+__all__ = ["ActiveLease", "Drain", "EngineProcess", "JobService", "Lease", "WorkerCommand", "utc_now"]
 
 
 class JobService(Submissions, WorkerRegistry, LeaseOperations):

@@ -114,7 +114,9 @@ class StoredCheckpoints:
 
 
 def link_or_copy_verified(source: Path, target: Path, entry: CheckpointEntry | None = None) -> None:
-    """A link to a file or, from another disk, a copy; whole and on disk before it has its name. CorruptCheckpoint, OSError.
+    """Link a file or, from another disk, copy it; complete and on disk before it has its name.
+
+    Raises CorruptCheckpoint, OSError.
 
     A link is the very file that its writer hashed; only its size is looked at, and the engine verifies what it loads.
     """

@@ -168,7 +168,7 @@ class Running:
     """A server on loopback."""
 
     url: str
-    services: AppContext
+    context: AppContext
     server: Server
 
     def client(self, **headers: str) -> httpx.Client:
@@ -176,7 +176,7 @@ class Running:
 
     @property
     def bench(self) -> Bench:
-        return Bench(self.services.jobs, Clock(datetime.now(UTC)))
+        return Bench(self.context.jobs, Clock(datetime.now(UTC)))
 
 
 def settings_for(folder: Path, **more: object) -> ServerSettings:
@@ -274,13 +274,13 @@ def finished_job(live: Running, content: bytes, name: str = "anna") -> str:
     return job.id
 
 
-def publish(services: AppContext, lease: Lease, content: bytes, name: str) -> None:
-    source = services.storage.workspace(lease.job_id) / "weights" / "made"
+def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> None:
+    source = context.storage.workspace(lease.job_id) / "weights" / "made"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
-    stored = services.storage.store_artifact(lease.job_id, source)
+    stored = context.storage.store_artifact(lease.job_id, source)
     said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    services.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
+    context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture

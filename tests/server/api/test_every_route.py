@@ -218,10 +218,10 @@ def test_a_route_that_does_not_say_its_scope_or_whose_its_things_are_is_refused(
         return stranger_id
 
     app.include_router(careless)
-    _, secret = app.state.services.tokens.create(TokenCreate(owner="anna"))
+    _, secret = app.state.context.tokens.create(TokenCreate(owner="anna"))
     http = TestClient(app, "http://localhost")
     assert http.get("/v1/silent").json()["code"] == "forbidden"
     assert http.get("/v1/of/nobody").text == '"nobody"'
     refused = http.get("/v1/of/nobody", headers={"Authorization": f"Bearer {secret}"})
     assert (refused.status_code, "does not know" in refused.json()["detail"]) == (403, True)
-    app.state.services.engine.dispose()
+    app.state.context.engine.dispose()

@@ -92,7 +92,7 @@ def test_a_token_is_told_once_and_kept_as_a_hash(keeper: httpx.Client, guarded: 
     assert made["secret"].startswith(listed["begins"])
     assert "secret" not in listed
     assert "sha256" not in listed
-    database = guarded.services.storage.root
+    database = guarded.context.storage.root
     stored = b"".join(path.read_bytes() for path in database.glob("rvc-train.db*"))
     assert made["secret"].encode() not in stored
     assert FIRST.encode() not in stored
@@ -211,10 +211,10 @@ def test_a_server_without_a_token_knows_tokens_all_the_same(live: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", [{"owner": "Anna"}, {"owner": "a b"}, {"owner": "a", "scopes": []}, {"owner": "a", "scopes": ["root"]}]
+    "body", [{"owner": "Anna"}, {"owner": "a b"}, {"owner": "a", "scopes": []}, {"owner": "a", "scopes": ["root"]}]
 )
-def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, request: dict[str, Any]) -> None:
-    assert keeper.post("/v1/tokens", json=request).status_code == 422
+def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, body: dict[str, Any]) -> None:
+    assert keeper.post("/v1/tokens", json=body).status_code == 422
 
 
 def test_scopes_are_few() -> None:
@@ -344,7 +344,7 @@ def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_p
         answer = TestClient(app, f"{scheme}://voices.example").post("/v1/session", json={"token": FIRST})
         assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
         assert ("strict-transport-security" in answer.headers) == (scheme == "https")
-    app.state.services.engine.dispose()
+    app.state.context.engine.dispose()
 
 
 def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> None:
@@ -360,11 +360,11 @@ def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> No
 def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path))
     names = {
-        getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.services)
+        getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.context)
     }
-    assert {"TokenService.tidy", "JobSizes.measure"} < names
-    assert app.state.services.audit.delete_old in names
-    app.state.services.engine.dispose()
+    assert {"TokenService.clean_up", "JobSizes.measure"} < names
+    assert app.state.context.audit.delete_old in names
+    app.state.context.engine.dispose()
 
 
 @pytest.mark.sqlite
@@ -376,7 +376,7 @@ def test_a_database_that_is_away_is_no_fault_of_the_token(engine: sa.Engine, tmp
     answer = TestClient(app).get("/v1/me", headers={"Authorization": "Bearer rvct_of-someone"})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "unavailable", True)
     assert answer.headers["retry-after"]
-    app.state.services.engine.dispose()
+    app.state.context.engine.dispose()
 
 
 def test_everything_that_is_done_to_a_job_is_in_the_trail(

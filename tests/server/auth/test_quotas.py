@@ -75,7 +75,7 @@ def test_gpu_hours_count_after_the_job_is_deleted(
     now = datetime.now(UTC)
     worker_id = guarded.bench.worker()
     start = max(now - timedelta(hours=2), now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
-    with write_session(guarded.services.engine) as session:
+    with write_session(guarded.context.engine) as session:
         number = session.execute(sa.select(col(Job.number)).where(col(Job.id) == job_id)).scalar_one()
         row = {"job_number": number, "attempt": 1, "token": 1, "worker_id": worker_id}
         session.execute(sa.insert(Attempt), [row | {"started_at": start, "ended_at": now}])
@@ -109,11 +109,11 @@ def test_what_a_zip_unpacks_to_is_what_counts_and_nothing_of_it_stays_when_it_is
     keeper.put("/v1/owners/kurt/quota", json={"max_bytes": 20_000})
     packed = zipped({f"{i}.wav": b"RIFF" + bytes(10_000) for i in range(3)})
     assert len(packed) < 5_000
-    before = set(guarded.services.storage.root.glob("datasets/*"))
+    before = set(guarded.context.storage.root.glob("datasets/*"))
     refused = client.put("/v1/datasets/mine/content", content=packed)
     assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
     assert "more would be too much" in refused.json()["detail"]
-    assert set(guarded.services.storage.root.glob("datasets/*")) == before
+    assert set(guarded.context.storage.root.glob("datasets/*")) == before
     assert stored(client) == 0
     keeper.put("/v1/owners/kurt/quota", json={"max_bytes": 50_000})
     assert client.put("/v1/datasets/mine/content", content=packed).status_code == 201
@@ -123,17 +123,17 @@ def test_what_a_zip_unpacks_to_is_what_counts_and_nothing_of_it_stays_when_it_is
 def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job(
     holder: Callable[..., httpx.Client], keeper: httpx.Client, guarded: Any
 ) -> None:
-    services = guarded.services
+    context = guarded.context
     client = holder("lars", SUBMIT)
     dataset = upload(client, b"seven")
     job_id = submit(client, dataset).json()["id"]
     before = stored(client)
-    sizes = JobSizes(services.engine, services.storage, lambda: datetime.now(UTC))
-    workspace = services.storage.workspace(job_id)
+    sizes = JobSizes(context.engine, context.storage, lambda: datetime.now(UTC))
+    workspace = context.storage.workspace(job_id)
     workspace.mkdir(parents=True)
     (workspace / "G_1.pth").write_bytes(bytes(50_000))
-    services.storage.artifacts_folder(job_id).mkdir()
-    (services.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # the book counts these itself
+    context.storage.artifacts_folder(job_id).mkdir()
+    (context.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # the book counts these itself
     sizes.measure()
     assert stored(client) - before == 50_000
     keeper.put("/v1/owners/lars/quota", json={"max_bytes": 40_000})
@@ -142,7 +142,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
     assert "delete jobs or datasets" in refused.json()["detail"]
     client.post(f"/v1/jobs/{job_id}/cancel")
     sizes.measure()
-    services.storage.delete_workspace(job_id)
+    context.storage.delete_workspace(job_id)
     sizes.measure()
     assert stored(client) - before == 50_000  # a job that has ended is not looked at again, unless it is told
     sizes.invalidate(job_id)
@@ -152,17 +152,17 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
 
 
 def test_retention_has_a_job_measured_again(live: Any, http: httpx.Client) -> None:
-    services = live.context
+    context = live.context
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
-    workspace = services.storage.workspace(job.id)
+    workspace = context.storage.workspace(job.id)
     workspace.mkdir(parents=True)
     (workspace / "clip").write_bytes(bytes(30_000))
     before = http.get("/v1/me").json()["usage"]["bytes"]
-    sizes = JobSizes(services.engine, services.storage, lambda: datetime.now(UTC))
+    sizes = JobSizes(context.engine, context.storage, lambda: datetime.now(UTC))
     sizes.measure()
     assert http.get("/v1/me").json()["usage"]["bytes"] == before + 30_000
-    later = Retention(services.jobs, services.storage, lambda: datetime.now(UTC) + timedelta(days=9))
+    later = Retention(context.jobs, context.storage, lambda: datetime.now(UTC) + timedelta(days=9))
     http.put("/v1/retention", json={"workspace_days": 1})
     assert [removal.kind for removal in later.apply().removals] == ["workspace"]
     sizes.measure()

@@ -204,9 +204,9 @@ def test_bytes_that_are_here_need_not_be_sent(http: httpx.Client, live: Any, rec
     assert file.read_bytes().startswith(b"RIFF")
 
 
-@pytest.mark.parametrize("wish", [{"name": "a"}, {"name": "a", "upload_id": "upl_x", "sha256": "0" * 64}])
-def test_a_dataset_is_made_of_one_thing(http: httpx.Client, request: dict[str, str]) -> None:
-    assert http.post("/v1/datasets", json=request).status_code == 422
+@pytest.mark.parametrize("body", [{"name": "a"}, {"name": "a", "upload_id": "upl_x", "sha256": "0" * 64}])
+def test_a_dataset_is_made_of_one_thing(http: httpx.Client, body: dict[str, str]) -> None:
+    assert http.post("/v1/datasets", json=body).status_code == 422
 
 
 def test_two_pieces_at_once_leave_one_of_them_whole(http: httpx.Client, live: Any, upload: str) -> None:

@@ -237,11 +237,11 @@ def test_the_log_of_messages_is_kept_for_some_days(
     finish(open_server)
     log = f"/v1/webhooks/{webhook['id']}/deliveries"
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
-    services = open_server.services
-    later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=29))
+    context = open_server.context
+    later = Deliverer(context.engine, context.settings, lambda: datetime.now(UTC) + timedelta(days=29))
     later.delete_old()
     assert len(http.get(log).json()["data"]) == 1
-    later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=31))
+    later = Deliverer(context.engine, context.settings, lambda: datetime.now(UTC) + timedelta(days=31))
     later.delete_old()
     assert http.get(log).json()["data"] == []
 
