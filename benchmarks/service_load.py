@@ -80,9 +80,9 @@ class Place:
 
     def claim(self) -> Lease:
         """The next job, in our hands."""
-        claim = self.jobs.claim(self.jobs.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
-        assert claim is not None
-        return claim
+        lease = self.jobs.claim(self.jobs.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
+        assert lease is not None
+        return lease
 
     def fill(self, num_jobs: int) -> list[str]:
         """Write jobs that have ended, with events, metrics, an attempt and two files each; their ids."""
@@ -218,7 +218,7 @@ def percentiles(times: list[float]) -> dict[str, float]:
 def measure_answers(place: Place, num_jobs: int, rounds: int) -> None:
     """Submit, lists and reads, one after another, with so many finished jobs in the book."""
     ids = place.fill(num_jobs)
-    wish = {"name": "anna", "dataset_id": place.dataset_id}
+    body = {"name": "anna", "dataset_id": place.dataset_id}
     middle = ids[len(ids) // 2]
     reads: dict[str, str] = {
         "list, first page": "/v1/jobs",
@@ -236,7 +236,7 @@ def measure_answers(place: Place, num_jobs: int, rounds: int) -> None:
     }
     with serving(place.folder) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         notes = f"{num_jobs} finished jobs in the book, one caller"
-        timed(lambda: client.post("/v1/jobs", json=wish).raise_for_status(), rounds, "submit", notes)
+        timed(lambda: client.post("/v1/jobs", json=body).raise_for_status(), rounds, "submit", notes)
         for name, path in reads.items():
             timed(lambda path=path: client.get(path).raise_for_status(), rounds, name, notes)
         tell("memory", server.peak_bytes / MIB, "MiB", f"the server's peak over all of these; {notes}")
@@ -258,10 +258,10 @@ def timed(work: Callable[[], object], rounds: int, name: str, notes: str) -> Non
 def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
     """Many followers of one job, whose worker writes twice a second; how late each hears of each event."""
     job = place.submit()
-    claim = place.claim()
+    lease = place.claim()
     with serving(place.folder, FOLLOW_POLL_SECONDS="0.4") as server:
         cpu = server.cpu_seconds
-        delays = asyncio.run(_follow(server.url, job.id, place, claim, num_followers, seconds))
+        delays = asyncio.run(_follow(server.url, job.id, place, lease, num_followers, seconds))
         used = (server.cpu_seconds - cpu) / seconds
         found = percentiles(delays)
         notes = f"p50 over {len(delays)} messages to {num_followers} followers of one job; {used:.2f} of a core"
@@ -269,10 +269,10 @@ def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
         tell(
             "memory with followers", server.peak_bytes / MIB, "MiB", f"the server's peak with {num_followers} followers"
         )
-    place.jobs.release(claim, "measured")
+    place.jobs.release(lease, "measured")
 
 
-async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followers: int, seconds: float) -> list[float]:
+async def _follow(url: str, job_id: str, place: Place, lease: Lease, num_followers: int, seconds: float) -> list[float]:
     delays: list[float] = []
     written: dict[int, float] = {}
     ready = asyncio.Semaphore(0)
@@ -291,9 +291,9 @@ async def _follow(url: str, job_id: str, place: Place, claim: Lease, num_followe
         for _ in followers:
             await ready.acquire()
         for step in range(1, int(seconds * 2) + 1):
-            said = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
+            event = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
             written[step] = time.monotonic()
-            await asyncio.to_thread(place.jobs.record_events, claim, [said])
+            await asyncio.to_thread(place.jobs.record_events, lease, [event])
             await asyncio.sleep(0.5)
         for follower in followers:
             follower.cancel()
@@ -330,12 +330,12 @@ def measure_large_files(place: Place, size: int) -> None:
 
 
 def _large_artifact(place: Place, source: Path) -> tuple[str, str]:
-    job, claim = place.submit(), place.claim()
-    while claim.job_id != job.id:  # what other measurements left behind
-        claim = place.claim()
+    job, lease = place.submit(), place.claim()
+    while lease.job_id != job.id:  # what other measurements left behind
+        lease = place.claim()
     stored = place.storage.store_artifact(job.id, source)
-    place.jobs.publish_artifact(claim, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
-    place.jobs.succeed(claim)
+    place.jobs.publish_artifact(lease, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
+    place.jobs.succeed(lease)
     return job.id, stored.sha256
 
 

@@ -39,8 +39,8 @@ class Problem:
     def sentence(self) -> str:
         """What the server says, with the fields it complains about."""
         text = self.detail or self.title or f"HTTP status {self.status}"
-        told = [f"{_dotted(pointer)}: {detail}" for detail, pointer in self.pointers if detail not in text]
-        return f"{text} ({'; '.join(told)})" if told else text
+        fields = [f"{_dotted(pointer)}: {detail}" for detail, pointer in self.pointers if detail not in text]
+        return f"{text} ({'; '.join(fields)})" if fields else text
 
 
 def _dotted(pointer: str) -> str:

@@ -99,19 +99,19 @@ def create_app(settings: ServerSettings) -> FastAPI:
         current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
         await run_in_threadpool(_open, context)
         deliverer = Deliverer(context.engine, settings, utc_now)
-        housekeeper = Scheduler(
+        task_scheduler = Scheduler(
             context.jobs, context.uploads, deliverer, context.retention, settings, *_periodic_tasks(context)
         )
         context.dataset_validator.start()
         deliverer.start()
-        housekeeper.start()
+        task_scheduler.start()
         logger.info("the server is ready", data_folder=str(context.storage.root))
         try:
             yield
         finally:
             context.stopping.set()
             await run_in_threadpool(context.dataset_validator.stop)
-            await run_in_threadpool(housekeeper.stop)
+            await run_in_threadpool(task_scheduler.stop)
             await run_in_threadpool(deliverer.stop)
             await run_in_threadpool(context.tokens.clean_up)
             context.engine.dispose()

@@ -200,8 +200,8 @@ class JobRun:
         limit = self._lease.max_duration_seconds
         if self._heartbeat.is_lost:
             return StopReason.LOST
-        if (wish := self._heartbeat.command) is not WorkerCommand.NONE:
-            return _STOP_REASONS[wish]
+        if (command := self._heartbeat.command) is not WorkerCommand.NONE:
+            return _STOP_REASONS[command]
         if self._is_draining():
             return StopReason.DRAIN
         if limit is not None and time.monotonic() - started > limit:

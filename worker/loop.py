@@ -56,12 +56,12 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
         job_service, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file
     )
     heartbeat.start()
-    watch = _gpu_monitor(settings, worker_id)
-    watch.start()
+    gpu_monitor = _gpu_monitor(settings, worker_id)
+    gpu_monitor.start()
     try:
         _Worker(settings, job_service, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
     finally:
-        watch.stop()
+        gpu_monitor.stop()
         heartbeat.stop()
         retry_until_available(lambda: job_service.deregister_worker(worker_id), give_up=lambda: True)
         logger.info("worker stopped", worker_id=worker_id, drained=heartbeat.drain is not None)
@@ -89,15 +89,15 @@ def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.
 
 def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairing | None:
     """Data folder and database, with one id; None when `stop` is set first. SettingsRefused when they do not match."""
-    num_waits = num_refusals = 0
+    num_waits = num_mismatches = 0
     while (
         found := retry_until_available(lambda: inspect_pairing(settings.data_folder, settings.url), give_up=stop.is_set)
     ) is not None:
         if found.is_joined:
             return found
         # The server may have written the id between our looks at the two; and a network folder may show it later.
-        num_refusals = 0 if found.mismatch is None else num_refusals + 1
-        if found.mismatch is not None and num_refusals > (MAX_NETWORK_FOLDER_CHECKS if num_waits else 1):
+        num_mismatches = 0 if found.mismatch is None else num_mismatches + 1
+        if found.mismatch is not None and num_mismatches > (MAX_NETWORK_FOLDER_CHECKS if num_waits else 1):
             raise SettingsRefused(found.mismatch)
         if found.mismatch is None and num_waits == 0:
             logger.info("waiting for the server, whose first start gives data folder and database their id")

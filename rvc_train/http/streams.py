@@ -34,7 +34,7 @@ def follow(
     A new connection asks to go on after the last id that came. Raises ConnectionFailed when there was no answer for
     `reconnect_seconds`, and ApiError for an answer that trying again will not change.
     """
-    trying = _Reconnection(reconnect_seconds, on_wait)
+    reconnection = _Reconnection(reconnect_seconds, on_wait)
     while True:
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
         try:
@@ -43,13 +43,13 @@ def follow(
                 if source.response.status_code == httpx.codes.NO_CONTENT:
                     return
                 if source.response.status_code in BUSY_STATUSES:
-                    trying.wait(f"the server answered {source.response.status_code}")
+                    reconnection.wait(f"the server answered {source.response.status_code}")
                     continue
                 if source.response.is_error:
                     source.response.read()
                     raise error_of(source.response)
                 for message in source.iter_sse():
-                    trying.succeeded()
+                    reconnection.succeeded()
                     if message.event == "end":
                         return
                     if not message.data and message.id in {"", last_id}:
@@ -57,9 +57,9 @@ def follow(
                     if message.id:
                         last_id = message.id
                     yield message
-            trying.wait("the server closed the stream")
+            reconnection.wait("the server closed the stream")
         except (httpx.TransportError, SSEError) as error:
-            trying.wait(str(error) or type(error).__name__)
+            reconnection.wait(str(error) or type(error).__name__)
 
 
 class _Reconnection:

@@ -40,15 +40,15 @@ def upload(http: httpx.Client, file: Path, name: str, progress: Progress, memory
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
     request = {"name": name, "sha256": sha256}
-    known = _retried(http, "POST", "/v1/datasets", tries=1, json=request, timeout=ADMISSION)
-    if known.status_code != httpx.codes.NOT_FOUND:
+    existing = _retried(http, "POST", "/v1/datasets", tries=1, json=request, timeout=ADMISSION)
+    if existing.status_code != httpx.codes.NOT_FOUND:
         progress(size, size)
-        return _dataset(known, sha256)
-    note = memory / f"{hashlib.sha256(f'{http.base_url} {sha256}'.encode()).hexdigest()}.json"
-    address = _send(http, file, size, _saved_address(note), note, progress)
+        return _dataset(existing, sha256)
+    record_file = memory / f"{hashlib.sha256(f'{http.base_url} {sha256}'.encode()).hexdigest()}.json"
+    address = _send(http, file, size, _saved_address(record_file), record_file, progress)
     request = {"name": name, "upload_id": address.rpartition("/")[2]}
     dataset = _dataset(_retried(http, "POST", "/v1/datasets", json=request, timeout=ADMISSION), sha256)
-    note.unlink(missing_ok=True)
+    record_file.unlink(missing_ok=True)
     return dataset
 
 
@@ -61,21 +61,21 @@ def _dataset(response: httpx.Response, sha256: str) -> DatasetPublic:
     return dataset
 
 
-def _saved_address(note: Path) -> str | None:
+def _saved_address(record_file: Path) -> str | None:
     try:
-        address = json.loads(note.read_text())["address"]
+        address = json.loads(record_file.read_text())["address"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return address if isinstance(address, str) and address.startswith("/v1/uploads/") else None
 
 
-def _send(http: httpx.Client, file: Path, size: int, address: str | None, note: Path, progress: Progress) -> str:
+def _send(http: httpx.Client, file: Path, size: int, address: str | None, record_file: Path, progress: Progress) -> str:
     """Bring every byte of the file to the server, over as many connections as it takes; the upload's address."""
     failures, most = 0, -1
     while True:
         offset = None if address is None else _offset(http, address)
         if address is None or offset is None:
-            address, offset = _begin(http, size, note), 0
+            address, offset = _begin(http, size, record_file), 0
         progress(offset, size)
         if offset == size:
             return address
@@ -109,14 +109,14 @@ def _send_rest(
     raise error_of(response)
 
 
-def _begin(http: httpx.Client, size: int, note: Path) -> str:
+def _begin(http: httpx.Client, size: int, record_file: Path) -> str:
     response = _retried(http, "POST", "/v1/uploads", headers=TUS | {"Upload-Length": str(size)})
     if response.is_error:
         raise error_of(response)
     address = httpx.URL(response.headers["Location"]).path
     with suppress(OSError):  # a cache that cannot be written only means that a killed client begins anew
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"address": address}))
+        record_file.parent.mkdir(parents=True, exist_ok=True)
+        record_file.write_text(json.dumps({"address": address}))
     return address
 
 

@@ -81,11 +81,11 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
         yield Finding("engine", "fault", f"the engine said nothing for {ENGINE_SECONDS} s; look at the GPU's driver")
         return
     if ran.returncode != 0:
-        said = ran.stderr.decode(errors="replace").strip().splitlines()
+        lines = ran.stderr.decode(errors="replace").strip().splitlines()
         yield Finding(
             "engine",
             "fault",
-            f"the engine cannot start here ({said[-1] if said else 'it said nothing'}); a worker needs the `engine` "
+            f"the engine cannot start here ({lines[-1] if lines else 'it lines nothing'}); a worker needs the `engine` "
             f"extra: {install_command('engine')}. A server alone does not",
         )
         return
@@ -169,8 +169,8 @@ def _has_database(settings: ServerSettings) -> bool:
 def _instance(settings: ServerSettings) -> Iterator[Finding]:
     """Data folder and database must belong together; then: what belongs to nobody, and what lies in the trash."""
     found = inspect_pairing(settings.data_folder, settings.url)
-    if (refusal := found.mismatch) is not None:
-        yield Finding("instance", "fault", refusal)
+    if (mismatch := found.mismatch) is not None:
+        yield Finding("instance", "fault", mismatch)
         return
     if not found.is_joined:
         yield Finding("instance", "note", "data folder and database have no id yet; a start of the server gives it")

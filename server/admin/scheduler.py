@@ -50,9 +50,9 @@ class Scheduler:
         deliverer: Deliverer,
         retention: Retention,
         settings: ServerSettings,
-        *chores: PeriodicTask,
+        *further_tasks: PeriodicTask,
     ) -> None:
-        """`chores`: what else is to be done now and then."""
+        """`further_tasks`: what else is to be done now and then."""
         reaper = Reaper(job_service, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         reaping: list[PeriodicTask] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
         tasks: list[PeriodicTask] = [
@@ -60,7 +60,7 @@ class Scheduler:
             (EXPIRY_SECONDS, uploads.expire),
             (EXPIRY_SECONDS, deliverer.delete_old),
             (settings.retention_seconds, retention.apply),
-            *chores,
+            *further_tasks,
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
             steady = JobService(job_service.engine, SteadyClock())

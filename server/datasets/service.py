@@ -70,9 +70,9 @@ class DatasetService:
         Raises Refused (and its kinds) or NoSpace with a sentence for the person.
         """
         name = checked_name(name)
-        known = self._find_same(owner, name, sha256)
-        if known is not None:
-            return known, False
+        existing = self._find_same(owner, name, sha256)
+        if existing is not None:
+            return existing, False
         if (twin := self._find_bytes(owner, sha256)) is not None and (
             made := self._copy(twin, name, upload_id)
         ) is not None:
@@ -102,17 +102,17 @@ class DatasetService:
             raise
         except sa.exc.IntegrityError:  # the same upload came in at the same time
             self._storage.delete_dataset(dataset_id)
-            known = self._find_same(owner, name, sha256)
-            if known is None:
+            existing = self._find_same(owner, name, sha256)
+            if existing is None:
                 raise
-            return known, False
+            return existing, False
 
     def ingest_existing(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
         """A dataset of bytes that are here already; and whether it is new. NotFound when they are not here."""
         name = checked_name(name)
-        known = self._find_same(owner, name, sha256)
-        if known is not None:
-            return known, False
+        existing = self._find_same(owner, name, sha256)
+        if existing is not None:
+            return existing, False
         twin = self._find_bytes(owner, sha256)
         made = None if twin is None else self._copy(twin, name)
         if made is None:
@@ -158,8 +158,8 @@ class DatasetService:
             raise
         except sa.exc.IntegrityError:  # the same wish came in at the same time
             self._storage.delete_dataset(dataset_id)
-            known = self._find_same(twin.owner, name, twin.sha256)
-            return None if known is None else (known, False)
+            existing = self._find_same(twin.owner, name, twin.sha256)
+            return None if existing is None else (existing, False)
         return dataset, True
 
     def _add(self, dataset: Dataset, upload_id: str | None) -> Dataset:

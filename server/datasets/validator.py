@@ -40,7 +40,7 @@ class DatasetValidator:
         self._settings = settings
         self._stopping = threading.Event()
         self._wake = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="examiner", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="dataset-validator", daemon=True)
 
     def start(self) -> None:
         """Begin with what waits."""
@@ -85,27 +85,27 @@ class DatasetValidator:
         """Run the report program to its end. Raises ValidationFailed."""
         with self._storage.incoming_folder() as folder:
             output = folder / "report.json"
-            with tempfile.TemporaryFile() as said:
-                status = self._run(self._storage.dataset_folder(dataset_id), output, said.fileno())
-                said.seek(max(0, said.seek(0, os.SEEK_END) - 4000))
-                words = said.read().decode(errors="replace").strip()
+            with tempfile.TemporaryFile() as stdout:
+                status = self._run(self._storage.dataset_folder(dataset_id), output, stdout.fileno())
+                stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - 4000))
+                words = stdout.read().decode(errors="replace").strip()
             if status != 0:
-                logger.info("the report program ended badly", dataset_id=dataset_id, status=status, said=words)
+                logger.info("the report program ended badly", dataset_id=dataset_id, status=status, stdout=words)
                 raise ValidationFailed(self._reason(status))
             try:
                 return DatasetReport.model_validate_json(output.read_bytes())
             except (OSError, ValidationError) as error:
                 raise ValidationFailed("the report program wrote no report; see the server's log") from error
 
-    def _run(self, dataset: Path, output: Path, said: int) -> int:
+    def _run(self, dataset: Path, output: Path, log: int) -> int:
         settings = self._settings
         limits = [settings.report_cpu_seconds, settings.report_memory_bytes, MAX_REPORT_BYTES]
         command = [*python_command("server.datasets.sandbox", *map(str, limits)), *settings.report_command]
         child = subprocess.Popen(
             [*command, str(dataset), "--output", str(output)],
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=log,
+            stderr=log,
             env=_child_environment(),
             start_new_session=True,
         )

@@ -53,9 +53,9 @@ class QueueForecast:
         context = self.estimator.context(session, now)
         found: dict[int | None, JobForecast] = {}
         running = [job for job in jobs if job.status in LEASED_STATUSES]
-        known = audio_stats(session, {job.dataset_id for job in running})
+        audio_by_dataset = audio_stats(session, {job.dataset_id for job in running})
         for job in running:
-            found[job.number] = JobForecast(eta=_remaining(job, context, known.get(job.dataset_id)))
+            found[job.number] = JobForecast(eta=_remaining(job, context, audio_by_dataset.get(job.dataset_id)))
         if any(job.status == JobStatus.QUEUED for job in jobs):
             found |= self._waiting(session, context, now)
         return found
@@ -76,11 +76,13 @@ class QueueForecast:
     def _free_workers(self, session: Session, context: EstimatorContext, now: datetime) -> _WorkerWaits:
         workers = self.estimator.workers(session, now)
         busy = _jobs_of(session, workers)
-        known = audio_stats(session, {job.dataset_id for job in busy.values()})
+        audio_by_dataset = audio_stats(session, {job.dataset_id for job in busy.values()})
         low, high = [], []
         for worker in workers:
             job = busy.get(worker.id)
-            left = Range(low=0, high=0) if job is None else _remaining(job, context, known.get(job.dataset_id))
+            left = (
+                Range(low=0, high=0) if job is None else _remaining(job, context, audio_by_dataset.get(job.dataset_id))
+            )
             if left is not None:
                 low.append(left.low)
                 high.append(left.high)
@@ -93,13 +95,13 @@ class QueueForecast:
         session: Session, context: EstimatorContext, wait: _WorkerWaits, queue: Sequence[Job]
     ) -> dict[int | None, JobForecast]:
         """Give each job to the worker that is free first; stops at the first job of which nothing can be told."""
-        known = audio_stats(session, {job.dataset_id for job in queue})
+        audio_by_dataset = audio_stats(session, {job.dataset_id for job in queue})
         found: dict[int | None, JobForecast] = {}
         for job in queue:
             if not wait.low:
                 break
             starts_in = Range(low=wait.low[0], high=wait.high[0])
-            takes = _total_seconds(job, context, known.get(job.dataset_id))
+            takes = _total_seconds(job, context, audio_by_dataset.get(job.dataset_id))
             if takes is None:
                 found[job.number] = JobForecast(starts_in)
                 wait.low.clear()

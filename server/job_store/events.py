@@ -53,9 +53,9 @@ def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
             case engine_events.StageChanged():
                 _stage(result, event)
             case engine_events.Progress():
-                _progress(result, event, is_told=i == last_progress)
+                _progress(result, event, is_reported=i == last_progress)
             case engine_events.Metric():
-                _metric(result, event, is_told=i == last_metric)
+                _metric(result, event, is_reported=i == last_metric)
             case engine_events.Warned():
                 result.num_warnings += 1
                 result.events.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
@@ -81,25 +81,25 @@ def _stage(result: EventBatch, event: engine_events.StageChanged) -> None:
         result.columns["stage"] = event.stage
 
 
-def _progress(result: EventBatch, event: engine_events.Progress, *, is_told: bool) -> None:
+def _progress(result: EventBatch, event: engine_events.Progress, *, is_reported: bool) -> None:
     numbers = event.model_dump(exclude={"type", "time"})
     stage_progress = numbers.pop("stage_progress")
-    pace = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
+    throughput = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
     for key in ("eta_seconds", "step_seconds"):
         numbers[key] = _finite(numbers[key])
     result.columns |= {key: value for key, value in numbers.items() if key in _ALWAYS or value is not None}
-    if is_told:
+    if is_reported:
         message = f"{event.stage} {stage_progress:.0%}"
         result.events.append(
-            NewEvent(EventType.PROGRESS, message, {**numbers, **pace, "stage_progress": stage_progress})
+            NewEvent(EventType.PROGRESS, message, {**numbers, **throughput, "stage_progress": stage_progress})
         )
 
 
-def _metric(result: EventBatch, event: engine_events.Metric, *, is_told: bool) -> None:
+def _metric(result: EventBatch, event: engine_events.Metric, *, is_reported: bool) -> None:
     finite = {key: value for key, value in event.values.items() if math.isfinite(value)}
     result.losses |= finite
     result.metrics |= {(key, event.step): finite.get(key) for key in event.values}
-    if is_told:
+    if is_reported:
         values = {key: finite.get(key) for key in event.values}
         data = {"step": event.step, "epoch": event.epoch, "values": values}
         result.events.append(NewEvent(EventType.METRIC, f"step {event.step}", data))

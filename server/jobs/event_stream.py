@@ -36,18 +36,18 @@ class EventBroadcaster:
     def follow(self, job_id: str, start: int, last_seq: int) -> Poll:
         """Looks for what comes behind event `start`; the job had `last_seq` events a moment ago."""
         seen = start
-        feed: _JobChannel | None = None
+        channel: _JobChannel | None = None
 
-        async def look() -> Batch:
-            nonlocal seen, feed
-            if feed is None:  # not before the event loop asks: a route may run in a thread
-                feed = self._channels.get(job_id)
-                if feed is None:
-                    feed = self._channels[job_id] = _JobChannel(self._read, job_id, last_seq, self._fresh_seconds)
-            seen, news = await feed.events_after(seen)
-            return news
+        async def poll() -> Batch:
+            nonlocal seen, channel
+            if channel is None:  # not before the event loop asks: a route may run in a thread
+                channel = self._channels.get(job_id)
+                if channel is None:
+                    channel = self._channels[job_id] = _JobChannel(self._read, job_id, last_seq, self._fresh_seconds)
+            seen, batch = await channel.events_after(seen)
+            return batch
 
-        return look
+        return poll
 
 
 class _JobChannel:

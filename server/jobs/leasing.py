@@ -94,35 +94,35 @@ class LeaseOperations(JobStore):
                 .values(last_seen_at=self._clock())
                 .returning(col(Worker.is_draining), col(Worker.drain_mode))
             )
-            is_handing_back = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
+            must_release = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
             request = COMMANDS[JobStatus(status)]
-            return WorkerCommand.DRAIN if request is WorkerCommand.NONE and is_handing_back else request
+            return WorkerCommand.DRAIN if request is WorkerCommand.NONE and must_release else request
 
     def record_events(self, lease: Lease, events: Sequence[engine_events.Event]) -> None:
         """Write down what the engine said. LeaseLost."""
-        summed = aggregate(events)
+        batch = aggregate(events)
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
-            self._transitions.append_events(session, job, *summed.events)
-            columns = summed.columns | {"num_warnings": job.num_warnings + summed.num_warnings}
-            if summed.losses:
-                columns["losses"] = job.losses | summed.losses
+            self._transitions.append_events(session, job, *batch.events)
+            columns = batch.columns | {"num_warnings": job.num_warnings + batch.num_warnings}
+            if batch.losses:
+                columns["losses"] = job.losses | batch.losses
             session.execute(sa.update(Job).where(*lease_is_valid(lease)).values(**columns))
-            upsert_metrics(session, lease.job_number, summed.metrics)
-            write_evaluations(session, lease.job_number, summed.evaluations, self._clock())
-            self._record_throughput(session, lease, summed)
+            upsert_metrics(session, lease.job_number, batch.metrics)
+            write_evaluations(session, lease.job_number, batch.evaluations, self._clock())
+            self._record_throughput(session, lease, batch)
 
     @staticmethod
-    def _record_throughput(session: Session, lease: Lease, summed: EventBatch) -> None:
+    def _record_throughput(session: Session, lease: Lease, batch: EventBatch) -> None:
         """How fast the attempt goes, for estimates of others."""
-        pace: dict[str, Any] = {}
-        if (step_seconds := summed.columns.get("step_seconds")) is not None:
-            pace["step_seconds"] = step_seconds
-        if summed.stage_seconds:
+        throughput: dict[str, Any] = {}
+        if (step_seconds := batch.columns.get("step_seconds")) is not None:
+            throughput["step_seconds"] = step_seconds
+        if batch.stage_seconds:
             before = session.execute(sa.select(col(Attempt.stage_seconds)).where(*attempt_of(lease))).scalar_one()
-            pace["stage_seconds"] = (before or {}) | summed.stage_seconds
-        if pace:
-            session.execute(sa.update(Attempt).where(*attempt_of(lease)).values(**pace))
+            throughput["stage_seconds"] = (before or {}) | batch.stage_seconds
+        if throughput:
+            session.execute(sa.update(Attempt).where(*attempt_of(lease)).values(**throughput))
 
     def publish_preview(self, lease: Lease, preview: engine_events.PreviewReady, files: PreviewFiles) -> None:
         """Offer the stored files of a preview. LeaseLost."""

@@ -57,8 +57,8 @@ class Submissions(JobStore):
         unusable, or the key was used for another request; QuotaExceeded.
         """
         with write_session(self.engine) as session:
-            if idempotent is not None and (known := self._find_replayed(session, idempotent)) is not None:
-                return known
+            if idempotent is not None and (existing := self._find_replayed(session, idempotent)) is not None:
+                return existing
             dataset = usable_dataset(session, request.dataset_id, visible_owner)
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)

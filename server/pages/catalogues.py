@@ -35,7 +35,7 @@ def choose(cookie: str | None, accept_language: str) -> str:
 
 def _preferred_languages(accept_language: str) -> list[str]:
     """Language codes of an `Accept-Language` header, the dearest first (RFC 9110, 12.5.4). Nonsense is left out."""
-    wishes = []
+    preferences = []
     for part in accept_language.split(","):
         code, _, weight = part.partition(";")
         try:
@@ -43,5 +43,5 @@ def _preferred_languages(accept_language: str) -> list[str]:
         except ValueError:
             continue
         if quality > 0:
-            wishes.append((quality, code.strip().lower()))
-    return [code for _, code in sorted(wishes, key=lambda request: -request[0])]
+            preferences.append((quality, code.strip().lower()))
+    return [code for _, code in sorted(preferences, key=lambda request: -request[0])]

@@ -61,8 +61,8 @@ def write_preview(
     now: datetime,
 ) -> NewEvent:
     """Take in a preview in place of one of the same step and clip; the event that tells of it."""
-    known = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
-    session.execute(sa.delete(Preview).where(*known))
+    replaced = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
+    session.execute(sa.delete(Preview).where(*replaced))
     row = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
     for kind in ("audio", "picture", "recording"):
         stored: StoredFile = getattr(files, kind)

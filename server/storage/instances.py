@@ -206,8 +206,8 @@ def _rows(connection: sa.Connection | None, kind: str, tables: set[str]) -> tupl
 
 def check_pairing(folder: Path, url: str) -> None:
     """Raise SettingsRefused where no server may work with this folder and this database. Changes nothing."""
-    if (refusal := inspect_pairing(folder, url).mismatch) is not None:
-        raise SettingsRefused(refusal)
+    if (mismatch := inspect_pairing(folder, url).mismatch) is not None:
+        raise SettingsRefused(mismatch)
 
 
 def open_instance(engine: sa.Engine, storage: Storage) -> str:

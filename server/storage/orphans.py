@@ -66,12 +66,12 @@ class Orphans:
         """All of them. Changes nothing."""
         # The files first: what gets its row between the two looks is no orphan.
         entries = [(kind, path) for kind in KINDS for path in self._storage.entries(kind)]
-        known = self._ids_with_rows()
+        ids = self._ids_with_rows()
         now = self._clock()
         return [
             Orphan(kind, path, is_untouched(path, now, self._seconds[kind]))
             for kind, path in entries
-            if path.name not in known[kind]
+            if path.name not in ids[kind]
         ]
 
     def overdue(self) -> list[TrashEntry]:

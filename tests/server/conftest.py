@@ -381,18 +381,18 @@ def guarded(
 
 
 @pytest.fixture
-def keeper(guarded: Running) -> Iterator[httpx.Client]:
+def administrator(guarded: Running) -> Iterator[httpx.Client]:
     with guarded.client(Authorization=f"Bearer {FIRST_TOKEN}") as http:
         yield http
 
 
 @pytest.fixture
-def holder(guarded: Running, keeper: httpx.Client) -> Iterator[Callable[..., httpx.Client]]:
+def holder(guarded: Running, administrator: httpx.Client) -> Iterator[Callable[..., httpx.Client]]:
     """`holder("anna", "read")`: a client with a token of that owner."""
     clients = []
 
     def hold(owner: str, *scopes: str) -> httpx.Client:
-        made = keeper.post("/v1/tokens", json={"owner": owner, "scopes": list(scopes)})
+        made = administrator.post("/v1/tokens", json={"owner": owner, "scopes": list(scopes)})
         assert made.status_code == 201, made.text
         client = guarded.client(Authorization=f"Bearer {made.json()['secret']}")
         clients.append(client)

@@ -253,7 +253,7 @@ def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop)
     shop.be_impatient()
     with shop.worker():
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        with locked_book(shop):
+        with locked_database(shop):
             shop.wait_until(lambda: len(shop.steps(job_id)) == 20, "all steps, with the book away")
         job = shop.wait_for(job_id, "succeeded", "failed")
     assert job.status == "succeeded"
@@ -262,7 +262,7 @@ def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop)
     assert steps[-1] == 20
 
 
-class locked_book:  # noqa: N801 - reads as a word of the test
+class locked_database:  # noqa: N801 - reads as a word of the test
     """Somebody else holds the database."""
 
     def __init__(self, shop) -> None:

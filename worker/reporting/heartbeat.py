@@ -15,7 +15,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """A worker's pulse: every `heartbeat_seconds`, and every `wish_seconds` while it holds a job.
+    """A worker's pulse: every `heartbeat_seconds`, and every `command_seconds` while it holds a job.
 
     A database that is away misses beats, and nothing else happens: whoever took the job meanwhile has raised its
     token, and the next beat tells.
@@ -26,7 +26,7 @@ class Heartbeat:
         job_service: JobService,
         worker_id: str,
         heartbeat_seconds: float,
-        wish_seconds: float,
+        command_seconds: float,
         accepted_file: Path | None = None,
     ) -> None:
         """`accepted_file`: touched at each heartbeat of the worker that the database took."""
@@ -34,7 +34,7 @@ class Heartbeat:
         self._accepted_file = accepted_file
         self._worker_id = worker_id
         self._heartbeat_seconds = heartbeat_seconds
-        self._command_seconds = min(wish_seconds, heartbeat_seconds)
+        self._command_seconds = min(command_seconds, heartbeat_seconds)
         self._lease: Lease | None = None
         self._changed = threading.Condition()
         self._is_over = False
@@ -94,13 +94,13 @@ class Heartbeat:
 
     def _send_lease_heartbeat(self, lease: Lease) -> None:
         try:
-            wish, is_lost = self._jobs.heartbeat(lease), False
+            command, is_lost = self._jobs.heartbeat(lease), False
         except LeaseLost as error:
             logger.warning("the job is no longer ours", job_id=lease.job_id, reason=str(error))
-            wish, is_lost = WorkerCommand.NONE, True
+            command, is_lost = WorkerCommand.NONE, True
         except DATABASE_UNAVAILABLE as error:
             logger.warning("no heartbeat: the database is away", job_id=lease.job_id, reason=first_line(error))
             return
         with self._changed:
             if self._lease is lease:
-                self.command, self.is_lost = wish, is_lost
+                self.command, self.is_lost = command, is_lost

@@ -17,19 +17,19 @@ logger = structlog.get_logger(__name__)
 
 
 def retry_until_available(
-    act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False
+    action: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False
 ) -> T | None:
     """Do something with the database, trying again as long as it is away; None when `give_up` says so first."""
-    is_told = False
+    is_logged = False
     while True:
         try:
-            return act()
+            return action()
         except DATABASE_UNAVAILABLE as error:
             if give_up():
                 return None
-            if not is_told:
+            if not is_logged:
                 logger.warning("the database is away; trying again until it is back", reason=first_line(error))
-                is_told = True
+                is_logged = True
             time.sleep(pause_seconds)
 
 

@@ -43,8 +43,10 @@ def add_webhook(
         first = error.errors()[0]
         raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
     made = session.client.webhooks.create(request)
-    told = session.client.webhooks.secret(made.id)
-    session.output.result(made.model_dump(mode="json") | {"secret": told}, f"{made.id}\nsecret: {told}")
+    signing_secret = session.client.webhooks.secret(made.id)
+    session.output.result(
+        made.model_dump(mode="json") | {"secret": signing_secret}, f"{made.id}\nsecret: {signing_secret}"
+    )
 
 
 @webhooks.command("list")

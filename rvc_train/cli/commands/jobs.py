@@ -180,8 +180,8 @@ def download(
     paths = []
     with session.output.transfer_bar() as bar:
         for file in files:
-            told = partial(_show_transfer, bar, bar.add_task(file.name, total=file.size))
-            paths.append(session.client.download_artifact(file, folder, told))
+            report_progress = partial(_show_transfer, bar, bar.add_task(file.name, total=file.size))
+            paths.append(session.client.download_artifact(file, folder, report_progress))
     rows = [
         {"path": str(path), "size": file.size, "sha256": file.sha256} for path, file in zip(paths, files, strict=True)
     ]

@@ -77,7 +77,7 @@ def _poller(context: AppContext, job_id: str, path: Path, start: int) -> Poll:
     place = start
     was_finished = False
 
-    def look() -> Batch:
+    def poll() -> Batch:
         nonlocal place, was_finished
         status = context.job_queries.status(job_id)  # before the file: what is written before the end is not missed
         lines = read_lines(path, place, is_finished=was_finished)
@@ -89,4 +89,4 @@ def _poller(context: AppContext, job_id: str, path: Path, start: int) -> Poll:
         was_finished = status.is_terminal
         return Batch([], end)
 
-    return in_thread(look)
+    return in_thread(poll)

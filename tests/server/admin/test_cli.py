@@ -115,7 +115,7 @@ def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
     assert admin(root, "token", "revoke", listed["id"]).returncode == 0
     with live.client(Authorization=f"Bearer {secret}") as http:
         assert http.get("/v1/me").status_code == 401
-    trail = http_of_keeper(live, "/v1/audit?target=" + listed["id"])
+    trail = http_of_administrator(live, "/v1/audit?target=" + listed["id"])
     assert [(each["action"], each["address"]) for each in trail] == [
         ("token.revoked", "rvc-train admin"),
         ("token.created", "rvc-train admin"),
@@ -123,7 +123,7 @@ def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
     assert "revoked" in admin(root, "token", "list").stdout
 
 
-def http_of_keeper(live: Any, path: str) -> list[dict[str, Any]]:
+def http_of_administrator(live: Any, path: str) -> list[dict[str, Any]]:
     with live.client() as http:
         return list(http.get(path).json()["data"])
 

@@ -188,8 +188,8 @@ def test_the_page_of_a_job_is_one_shell_for_every_id(guarded: Any, annas_things:
 @pytest.fixture(scope="module")
 def annas_things(guarded: Any) -> dict[str, str]:
     """Ids of one of everything that has an owner."""
-    with guarded.client(Authorization="Bearer the-first-token-of-all") as keeper:
-        secret = keeper.post("/v1/tokens", json={"owner": "anna"}).json()["secret"]
+    with guarded.client(Authorization="Bearer the-first-token-of-all") as administrator:
+        secret = administrator.post("/v1/tokens", json={"owner": "anna"}).json()["secret"]
     with guarded.client(Authorization=f"Bearer {secret}") as anna:
         dataset_id = anna.put("/v1/datasets/mine/content", content=b"RIFFone").json()["id"]
         begun = anna.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "5"})

@@ -36,7 +36,7 @@ def submit(client: httpx.Client, dataset: dict[str, Any], **more: Any) -> httpx.
     return client.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"], **more})
 
 
-def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
+def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], administrator: httpx.Client) -> None:
     anna, bob = holder("anna", SUBMIT), holder("bob", SUBMIT)
     dataset = upload(anna, b"one")
     job = submit(anna, dataset).json()
@@ -56,7 +56,7 @@ def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], keepe
         assert theirs.json()["detail"].startswith("there is no "), path
         assert nobodys.status_code == 404 or "webhooks" in path
         assert anna.get(path).status_code != 404 or path.endswith(".zip")
-        assert keeper.get(path).status_code != 404 or path.endswith(".zip")
+        assert administrator.get(path).status_code != 404 or path.endswith(".zip")
     assert bob.head(begun, headers=tus).status_code == 404
     assert bob.post(f"/v1/jobs/{job['id']}/cancel").status_code == 404
     assert bob.delete(f"/v1/datasets/{dataset['id']}").status_code == 404
@@ -70,7 +70,7 @@ def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], keepe
     assert bob.post("/v1/datasets", json={"name": "x", "upload_id": upload_id}).status_code == 404
     assert bob.post("/v1/datasets", json={"name": "x", "sha256": dataset["sha256"]}).status_code == 404
     assert upload(bob, b"one")["id"] != dataset["id"]
-    assert job["id"] in {each["id"] for each in keeper.get("/v1/jobs").json()["data"]}
+    assert job["id"] in {each["id"] for each in administrator.get("/v1/jobs").json()["data"]}
     queue = bob.get("/v1/queue").json()
     assert job["id"] not in str(queue)
 
@@ -86,9 +86,9 @@ def test_the_same_idempotency_key_of_two_owners_makes_two_jobs(holder: Callable[
     assert len(ids) == 2
 
 
-def test_a_token_is_told_once_and_kept_as_a_hash(keeper: httpx.Client, guarded: Any) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "erik", "name": "laptop"}).json()
-    listed = next(each for each in keeper.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
+def test_a_token_is_told_once_and_kept_as_a_hash(administrator: httpx.Client, guarded: Any) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "erik", "name": "laptop"}).json()
+    listed = next(each for each in administrator.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
     assert made["secret"].startswith(listed["begins"])
     assert "secret" not in listed
     assert "sha256" not in listed
@@ -98,27 +98,27 @@ def test_a_token_is_told_once_and_kept_as_a_hash(keeper: httpx.Client, guarded: 
     assert FIRST.encode() not in stored
 
 
-def test_a_revoked_or_expired_token_opens_nothing(keeper: httpx.Client, guarded: Any) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "frida"}).json()
+def test_a_revoked_or_expired_token_opens_nothing(administrator: httpx.Client, guarded: Any) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "frida"}).json()
     headers = {"Authorization": f"Bearer {made['secret']}"}
     with guarded.client(**headers) as http:
         assert http.get("/v1/me").json()["scopes"] == ["submit"]
-        assert keeper.delete(f"/v1/tokens/{made['id']}").status_code == 204
+        assert administrator.delete(f"/v1/tokens/{made['id']}").status_code == 204
         assert http.get("/v1/me").status_code == 401
-    short = keeper.post("/v1/tokens", json={"owner": "frida", "expires_in_days": 1e-9}).json()
+    short = administrator.post("/v1/tokens", json={"owner": "frida", "expires_in_days": 1e-9}).json()
     with guarded.client(Authorization=f"Bearer {short['secret']}") as http:
         assert http.get("/v1/me").status_code == 401
-    assert keeper.delete("/v1/tokens/tok_none").status_code == 404
+    assert administrator.delete("/v1/tokens/tok_none").status_code == 404
 
 
-def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
+def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], administrator: httpx.Client) -> None:
     client = holder("jana", SUBMIT)
     dataset = upload(client, b"five")
     job = submit(client, dataset).json()
     client.post(f"/v1/jobs/{job['id']}/cancel", headers={"X-Request-ID": "the-cancel"})
     client.delete(f"/v1/jobs/{job['id']}")
     client.delete(f"/v1/datasets/{dataset['id']}")
-    trail = keeper.get("/v1/audit", params={"actor": "jana"}).json()["data"]
+    trail = administrator.get("/v1/audit", params={"actor": "jana"}).json()["data"]
     assert [each["action"] for each in trail] == [
         "dataset.deleted",
         "job.deleted",
@@ -128,25 +128,25 @@ def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], keepe
     ]
     assert all(each["token_id"].startswith("tok_") and each["address"] == "127.0.0.1" for each in trail)
     assert trail[2]["request_id"] == "the-cancel"
-    mine = keeper.get("/v1/audit", params={"action": "token.created", "limit": 1}).json()
+    mine = administrator.get("/v1/audit", params={"action": "token.created", "limit": 1}).json()
     assert mine["data"][0]["actor"] == "local"
-    after = keeper.get("/v1/audit", params={"actor": "jana", "limit": 2}).json()
-    rest = keeper.get("/v1/audit", params={"actor": "jana", "after": after["next_cursor"]}).json()
+    after = administrator.get("/v1/audit", params={"actor": "jana", "limit": 2}).json()
+    rest = administrator.get("/v1/audit", params={"actor": "jana", "after": after["next_cursor"]}).json()
     assert [each["number"] for each in after["data"] + rest["data"]] == [each["number"] for each in trail]
 
 
 def test_what_was_refused_is_not_in_the_trail_as_done(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
 ) -> None:
     client = holder("karl", SUBMIT)
     job = submit(client, upload(client, b"six")).json()
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 409
-    actions = [each["action"] for each in keeper.get("/v1/audit", params={"actor": "karl"}).json()["data"]]
+    actions = [each["action"] for each in administrator.get("/v1/audit", params={"actor": "karl"}).json()["data"]]
     assert actions == ["job.submitted", "dataset.admitted"]
 
 
-def test_a_browser_signs_in_by_a_cookie_that_other_sites_cannot_use(guarded: Any, keeper: httpx.Client) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "lena"}).json()
+def test_a_browser_signs_in_by_a_cookie_that_other_sites_cannot_use(guarded: Any, administrator: httpx.Client) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "lena"}).json()
     with guarded.client() as http:
         assert http.post("/v1/session", json={"token": "wrong"}).status_code == 401
         answer = http.post("/v1/session", json={"token": made["secret"]})
@@ -165,12 +165,12 @@ def test_a_browser_signs_in_by_a_cookie_that_other_sites_cannot_use(guarded: Any
         assert http.get("/v1/me").status_code == 401
 
 
-def test_revoking_a_token_ends_its_sessions(guarded: Any, keeper: httpx.Client) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "mona"}).json()
+def test_revoking_a_token_ends_its_sessions(guarded: Any, administrator: httpx.Client) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "mona"}).json()
     with guarded.client() as http:
         http.post("/v1/session", json={"token": made["secret"]})
         assert http.get("/v1/me").status_code == 200
-        keeper.delete(f"/v1/tokens/{made['id']}")
+        administrator.delete(f"/v1/tokens/{made['id']}")
         assert http.get("/v1/me").status_code == 401
 
 
@@ -213,8 +213,8 @@ def test_a_server_without_a_token_knows_tokens_all_the_same(live: Any) -> None:
 @pytest.mark.parametrize(
     "body", [{"owner": "Anna"}, {"owner": "a b"}, {"owner": "a", "scopes": []}, {"owner": "a", "scopes": ["root"]}]
 )
-def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, body: dict[str, Any]) -> None:
-    assert keeper.post("/v1/tokens", json=body).status_code == 422
+def test_a_token_that_cannot_be_is_refused(administrator: httpx.Client, body: dict[str, Any]) -> None:
+    assert administrator.post("/v1/tokens", json=body).status_code == 422
 
 
 def test_scopes_are_few() -> None:
@@ -222,18 +222,18 @@ def test_scopes_are_few() -> None:
 
 
 def test_an_administrator_sees_everyones_things_or_one_owners(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
 ) -> None:
     olga, pia = holder("olga", SUBMIT), holder("pia", SUBMIT)
     for client in (olga, pia):
         submit(client, upload(client, b"ten"))
         client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"})
     for path in ("/v1/jobs", "/v1/datasets"):
-        owners = {each["owner"] for each in keeper.get(path, params={"limit": 100}).json()["data"]}
+        owners = {each["owner"] for each in administrator.get(path, params={"limit": 100}).json()["data"]}
         assert owners >= {"olga", "pia"}
-        assert {each["owner"] for each in keeper.get(path, params={"owner": "pia"}).json()["data"]} == {"pia"}
+        assert {each["owner"] for each in administrator.get(path, params={"owner": "pia"}).json()["data"]} == {"pia"}
         assert len(olga.get(path, params={"owner": "olga"}).json()["data"]) == 1
-    assert len(keeper.get("/v1/webhooks", params={"owner": "pia"}).json()["data"]) == 1
+    assert len(administrator.get("/v1/webhooks", params={"owner": "pia"}).json()["data"]) == 1
     for path in ("/v1/jobs", "/v1/datasets", "/v1/webhooks"):
         refused = [olga.get(path, params={"owner": owner}) for owner in ("pia", "nobody")]
         assert [answer.status_code for answer in refused] == [403, 403]
@@ -380,7 +380,7 @@ def test_a_database_that_is_away_is_no_fault_of_the_token(engine: sa.Engine, tmp
 
 
 def test_everything_that_is_done_to_a_job_is_in_the_trail(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client, eventually: Callable[..., None]
+    holder: Callable[..., httpx.Client], administrator: httpx.Client, eventually: Callable[..., None]
 ) -> None:
     client = holder("sara", SUBMIT)
     job_id = submit(client, upload(client, b"eleven")).json()["id"]
@@ -389,13 +389,13 @@ def test_everything_that_is_done_to_a_job_is_in_the_trail(
         answer = client.post(f"/v1/jobs/{job_id}/{step}", json={"from": "start"} if step == "retry" else None)
         assert answer.status_code == 202, answer.text
     client.patch(f"/v1/jobs/{job_id}", json={"labels": {"a": "b"}})
-    keeper.put("/v1/retention", json={})
-    keeper.put("/v1/owners/sara/quota", json={"max_jobs": 7})
-    trail = keeper.get("/v1/audit", params={"actor": "sara", "limit": 100}).json()["data"]
+    administrator.put("/v1/retention", json={})
+    administrator.put("/v1/owners/sara/quota", json={"max_jobs": 7})
+    trail = administrator.get("/v1/audit", params={"actor": "sara", "limit": 100}).json()["data"]
     done = ["edited", "submitted", "cancelled", "resumed", "paused", "submitted"]
     assert [each["action"] for each in trail][:6] == [f"job.{word}" for word in done]
     assert trail[1]["detail"]["retry_of"] == job_id
-    by_keeper = keeper.get("/v1/audit", params={"actor": "local", "limit": 2}).json()["data"]
+    by_keeper = administrator.get("/v1/audit", params={"actor": "local", "limit": 2}).json()["data"]
     assert [(each["action"], each["target"]) for each in by_keeper] == [
         ("quota.changed", "sara"),
         ("retention.changed", "retention"),

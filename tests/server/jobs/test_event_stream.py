@@ -15,7 +15,7 @@ from server.jobs.event_stream import BATCH, WINDOW, EventBroadcaster
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-class Book:
+class EventLog:
     """A job that says something now and then."""
 
     def __init__(self, num_events: int = 0) -> None:
@@ -29,9 +29,9 @@ class Book:
         return EventsPage(events, self.status, self.num_events)
 
 
-async def follow(feeds: EventBroadcaster, job_service: Book, start: int) -> list[int]:
+async def follow(broadcaster: EventBroadcaster, job_service: EventLog, start: int) -> list[int]:
     """The numbers of all events that a follower is told until the end."""
-    look, told = feeds.follow("job_1", start, job_service.num_events), []
+    look, told = broadcaster.follow("job_1", start, job_service.num_events), []
     while True:
         news = await look()
         told += [int(line[4:]) for text in news.messages for line in text.decode().splitlines() if line[:4] == "id: "]
@@ -41,7 +41,7 @@ async def follow(feeds: EventBroadcaster, job_service: Book, start: int) -> list
             await asyncio.sleep(0.01)
 
 
-async def talk(job_service: Book, num_events: int, at_once: int = 1) -> None:
+async def talk(job_service: EventLog, num_events: int, at_once: int = 1) -> None:
     for _ in range(num_events):
         await asyncio.sleep(0.002)
         job_service.num_events += at_once
@@ -50,10 +50,10 @@ async def talk(job_service: Book, num_events: int, at_once: int = 1) -> None:
 
 def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
     async def run(num_followers: int) -> int:
-        job_service = Book(num_events=7)
-        feeds = EventBroadcaster(job_service.read, poll_seconds=0.04)
+        job_service = EventLog(num_events=7)
+        broadcaster = EventBroadcaster(job_service.read, poll_seconds=0.04)
         told = await asyncio.gather(
-            *(follow(feeds, job_service, 7) for _ in range(num_followers)), talk(job_service, 50)
+            *(follow(broadcaster, job_service, 7) for _ in range(num_followers)), talk(job_service, 50)
         )
         assert told[:-1] == [list(range(8, 58))] * num_followers
         return job_service.num_looks
@@ -64,10 +64,10 @@ def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
 @pytest.mark.parametrize("at_once", [1, WINDOW + BATCH + 7])
 def test_followers_who_begin_anywhere_miss_nothing_and_hear_nothing_twice(at_once: int) -> None:
     async def run() -> None:
-        job_service = Book(num_events=3 * WINDOW)
-        feeds = EventBroadcaster(job_service.read, poll_seconds=0.004)
+        job_service = EventLog(num_events=3 * WINDOW)
+        broadcaster = EventBroadcaster(job_service.read, poll_seconds=0.004)
         starts = [0, 1, 2 * WINDOW, 3 * WINDOW - 1, 3 * WINDOW]
-        followers = [asyncio.create_task(follow(feeds, job_service, start)) for start in starts]
+        followers = [asyncio.create_task(follow(broadcaster, job_service, start)) for start in starts]
         await talk(job_service, 20, at_once)
         for start, follower in zip(starts, followers, strict=True):
             assert await follower == list(range(start + 1, job_service.num_events + 1))
@@ -80,8 +80,8 @@ def test_all_who_follow_hear_that_a_job_was_deleted() -> None:
         def read(job_id: str, after: int, limit: int) -> EventsPage:
             raise NotFound(f"there is no job {job_id}")
 
-        feeds = EventBroadcaster(read, 0.4)
-        looks = [feeds.follow("job_1", 0, 0) for _ in range(3)]
+        broadcaster = EventBroadcaster(read, 0.4)
+        looks = [broadcaster.follow("job_1", 0, 0) for _ in range(3)]
         for found in await asyncio.gather(*(look() for look in looks), return_exceptions=True):
             assert isinstance(found, NotFound)
 

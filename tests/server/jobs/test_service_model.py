@@ -39,7 +39,7 @@ MAX_JOBS = 2
 """Few, so that a story is about one job for long: claimed, lost, claimed again, with its old workers still alive."""
 
 
-class JobBookMachine(RuleBasedStateMachine):
+class JobServiceMachine(RuleBasedStateMachine):
     """Some jobs, some workers, and everything that anyone may do, stale workers too."""
 
     empty_database: Path
@@ -151,7 +151,7 @@ class JobBookMachine(RuleBasedStateMachine):
             del self.holders[lease.job_id]
 
     @rule(lease=claims)
-    def hand_back(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         if self.attempt(lease, lambda: self.jobs.release(lease, "draining")):
             del self.holders[lease.job_id]
 
@@ -245,7 +245,7 @@ class JobBookMachine(RuleBasedStateMachine):
 
 
 def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> None:
-    class Machine(JobBookMachine):
+    class Machine(JobServiceMachine):
         pass
 
     Machine.empty_database = empty_database
@@ -257,7 +257,7 @@ def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> N
 
 @pytest.mark.long
 def test_the_book_keeps_its_promises_over_thousands_of_stories(empty_database: Path) -> None:
-    class Machine(JobBookMachine):
+    class Machine(JobServiceMachine):
         pass
 
     Machine.empty_database = empty_database
