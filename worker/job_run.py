@@ -3,7 +3,6 @@
 end the old engine -> bring what it left -> start ours -> listen, record, obey -> say how it ended
 """
 
-import errno
 import json
 import os
 import socket
@@ -20,7 +19,7 @@ from server.errors import LeaseLost
 from server.job_store.leases import Lease, WorkerCommand
 from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
-from server.storage.local import Storage
+from server.storage.local import Storage, is_disk_full
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
 from worker.engine.outcome import Failure, Released, StopReason, Success, decide_outcome
@@ -100,8 +99,7 @@ class JobRun:
         except EngineError as error:
             return Failure(error.code, str(error))
         except OSError as error:
-            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            code = FailureCode.DISK_FULL if is_full else FailureCode.INTERNAL
+            code = FailureCode.DISK_FULL if is_disk_full(error) else FailureCode.INTERNAL
             return Failure(code, f"the job's last checkpoint cannot be brought into the workspace: {error}")
         if restored is not None:
             log.line("info", f"brought the checkpoint of step {restored.step} from the storage")

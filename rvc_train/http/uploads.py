@@ -17,6 +17,7 @@ import httpx
 from rvc_train.errors import BadUpload, ClientError, ConnectionFailed
 from rvc_train.http.downloads import Progress, sha256_of
 from rvc_train.http.problems import error_of
+from rvc_train.http.transport import BUSY
 from rvc_train.schemas.datasets import DatasetPublic
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -24,8 +25,7 @@ TRIES = 6
 """Lost connections in a row, without a byte between them, before giving up."""
 _CHUNK = 1 << 20
 _START_ANEW = frozenset({404, 410})
-_BUSY = frozenset({429, 502, 503, 504})
-_WORTH_ANOTHER_TRY = _BUSY | {408, 409}
+_WORTH_ANOTHER_TRY = BUSY | {408, 409}
 """409: the server has more or less than we thought, and will say how much."""
 ADMISSION = httpx.Timeout(30, read=1800)
 """Admission unpacks and hashes before it answers; that may take minutes for gigabytes."""
@@ -147,7 +147,7 @@ def _retried(http: httpx.Client, method: str, path: str, tries: int = TRIES, **h
                 raise _lost(http, error) from error
         else:
             failures += 1
-            if response.status_code not in _BUSY or failures >= tries:
+            if response.status_code not in BUSY or failures >= tries:
                 return response
         _wait(failures)
 

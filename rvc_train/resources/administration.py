@@ -1,4 +1,4 @@
-"""What the server's keeper looks at and decides over HTTP: published weights, and what is kept how long."""
+"""What the server's administrator looks at and decides over HTTP: published weights, and what is kept how long."""
 
 from rvc_train.http.transport import Transport
 from rvc_train.schemas import administration

@@ -1,4 +1,4 @@
-"""Wire shapes of what a server's keeper decides: what is kept how long, which weights are there."""
+"""Wire shapes of what a server's administrator decides: what is kept how long, which weights are there."""
 
 from typing import Literal
 

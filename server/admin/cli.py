@@ -1,4 +1,4 @@
-"""`python -m server.admin.cli`, or `rvc-train admin`: what the server's keeper does on its machine, past HTTP.
+"""`python -m server.admin.cli`, or `rvc-train admin`: what the server's administrator does on its machine, past HTTP.
 
 The settings are those of the server: environment variables with the prefix `RVC_TRAIN_`.
 """
@@ -37,10 +37,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="For the server's keeper, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
+    help="For the server's administrator, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
 )
 
-tokens = typer.Typer(no_args_is_help=True, help="Tokens, past HTTP: for a keeper who has none.")
+tokens = typer.Typer(no_args_is_help=True, help="Tokens, past HTTP: for an administrator who has none.")
 app.add_typer(tokens, name="token")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
@@ -154,7 +154,9 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command("force-fail")
 def force_fail(
     job_id: Annotated[str, typer.Argument(metavar="JOB")],
-    message: Annotated[str, typer.Option(help="Why, for whoever submitted it.")] = "ended by the server's keeper",
+    message: Annotated[
+        str, typer.Option(help="Why, for whoever submitted it.")
+    ] = "ended by the server's administrator",
 ) -> None:
     """End a job that is stuck, whatever it is doing. Its worker stops at its next heartbeat."""
     with _opened() as (_settings, engine):

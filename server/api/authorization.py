@@ -77,7 +77,9 @@ def check_access(request: Request, context: Context) -> None:
         raise Forbidden("nobody may do this: the route does not say which scope it wants")
     if not principal.has_scope(scope):
         mine = ", ".join(sorted(principal.scopes)) or "none"
-        raise ScopeMissing(f"this needs the scope {scope}, and your token has {mine}; ask the server's keeper for one")
+        raise ScopeMissing(
+            f"this needs the scope {scope}, and your token has {mine}; ask the server's administrator for one"
+        )
     if principal.visible_owner is None:
         return
     with read_session(context.engine) as session:

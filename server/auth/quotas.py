@@ -19,7 +19,7 @@ from server.settings import ServerSettings
 
 
 class Quotas:
-    """The quotas of one server: its settings' for everyone, an owner's own where the keeper set one."""
+    """The quotas of one server: its settings' for everyone, an owner's own where the administrator set one."""
 
     def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -67,7 +67,7 @@ class Quotas:
             if hours >= quota.max_gpu_hours:
                 raise QuotaExceeded(
                     f"{owner} has used {hours:.1f} of {quota.max_gpu_hours:g} GPU hours this month; wait for the next "
-                    "month, or ask the server's keeper for more"
+                    "month, or ask the server's administrator for more"
                 )
         if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
@@ -103,7 +103,7 @@ class Quotas:
 def _too_many_bytes(owner: str, used: int, most: int, why: str) -> StorageQuotaExceeded:
     return StorageQuotaExceeded(
         f"{owner} has {_size(used)} stored, and may have {_size(most)}; {why}: delete jobs or datasets, or ask the "
-        "server's keeper for more"
+        "server's administrator for more"
     )
 
 

@@ -461,7 +461,7 @@ class AuditEntry(Table, table=True):
 
 
 class Policy(Table, table=True):
-    """What the server's keeper has decided, by name."""
+    """What the server's administrator has decided, by name."""
 
     __tablename__ = "policies"
 

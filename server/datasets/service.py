@@ -1,6 +1,5 @@
 """The datasets: admitting an upload, listing, deleting, what their reports say. Statuses of jobs are the book's."""
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +22,7 @@ from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExce
 from server.job_store.states import RUNNABLE_STATUSES
 from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.storage.local import Storage
+from server.storage.local import Storage, is_disk_full
 from server.storage.sizes import share_of
 
 
@@ -33,7 +32,7 @@ def full_disk_as_no_space() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_disk_full(error):
             raise NoSpace("the server's disk is full; free some space there and try again") from error
         raise
 

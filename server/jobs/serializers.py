@@ -14,6 +14,7 @@ from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.tables import Artifact, Job, Worker
 from server.estimates.queue_forecast import JobForecast, QueueForecast
+from server.http.etags import named_tags
 from server.job_store.serializers import content_notice
 from server.jobs.updates import update_tag
 
@@ -52,7 +53,7 @@ def update_tags(header: str | None) -> set[str] | None:
     """The first halves of the tags that an `If-Match` names; None when it names none, or any."""
     if header is None:
         return None
-    tags = {tag.strip() for tag in header.split(",")}
+    tags = named_tags(header)
     return None if "*" in tags else {tag.strip('"').partition("-")[0] for tag in tags if not tag.startswith("W/")}
 
 

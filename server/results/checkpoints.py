@@ -8,7 +8,6 @@ it still writes is a good checkpoint of the same run, and older than what counts
 and storage share a disk, and take no room then; a copy is hashed on its way.
 """
 
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,9 +16,8 @@ from pathlib import Path
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.layout import Workspace
-from server.storage.local import sync_file
+from server.storage.local import link_or_copy
 
-_CHUNK = 1 << 20
 ORIGIN = 0
 """The token under which a retry finds the checkpoints of the job that it tries again."""
 EVALUATIONS = "evaluation.json"
@@ -124,7 +122,7 @@ def link_or_copy_verified(source: Path, target: Path, entry: CheckpointEntry | N
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        digest = _link_or_copy(source, temporary)
+        digest = link_or_copy(source, temporary)
         size = temporary.stat().st_size
         if entry is not None and (size != entry.size or digest not in {None, entry.sha256}):
             raise CorruptCheckpoint(f"{source} is not the checkpoint that its manifest names")
@@ -132,20 +130,3 @@ def link_or_copy_verified(source: Path, target: Path, entry: CheckpointEntry | N
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
-
-
-def _link_or_copy(source: Path, target: Path) -> str | None:
-    """The sha256 of a copy; None of a link."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without hard links
-        digest = hashlib.sha256()
-        with source.open("rb") as read, target.open("wb") as write:
-            while chunk := read.read(_CHUNK):
-                digest.update(chunk)
-                write.write(chunk)
-        sync_file(target)
-        return digest.hexdigest()
-    return None

@@ -18,6 +18,7 @@ No path holds a word that a user typed. The class is small on purpose: an object
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -211,6 +212,7 @@ class Storage:
 
 
 def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a file onto the disk; the copy's sha256 and size in bytes."""
     digest = hashlib.sha256()
     size = 0
     with source.open("rb") as read, target.open("wb") as write:
@@ -223,15 +225,20 @@ def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name; a copy of it, on disk, where it cannot be linked."""
+def link_or_copy(source: Path, target: Path) -> str | None:
+    """Link a file under another name, or copy it onto the disk where it cannot be linked; a copy's sha256."""
     try:
         os.link(source, target)
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-        sync_file(target)
+        return copy_and_hash(source, target)[0]
+    return None
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of room, or of the user's share of it."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def sync_file(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the guide for a server's keeper says of settings, failure codes and metrics is what the programs have."""
+"""What the guide for a server's administrator says of settings, failure codes and metrics is what the programs have."""
 
 import re
 from pathlib import Path

@@ -1,6 +1,5 @@
 """The way of an engine's events into the book: kept in order, handed over in batches, none lost while it is away."""
 
-import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
-from server.storage.local import Storage
+from server.storage.local import Storage, is_disk_full
 from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line
 from worker.reporting.spool import Spool
 
@@ -78,7 +77,7 @@ class EventReporter:
             self._check_place(artifact.path)
             stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
         except (ArtifactInvalid, OSError) as error:
-            is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+            is_full = isinstance(error, OSError) and is_disk_full(error)
             kind = DiskFull if is_full else ArtifactInvalid
             self.rejected = kind(f"{artifact.name} cannot be published: {error}")
             return

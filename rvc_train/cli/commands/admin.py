@@ -1,4 +1,4 @@
-"""`rvc-train webhook`, `weights`, `retention`: what a server's keeper and its users decide now and then."""
+"""`rvc-train webhook`, `weights`, `retention`: what a server's administrator and its users decide now and then."""
 
 import time
 from typing import Annotated

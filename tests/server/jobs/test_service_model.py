@@ -92,7 +92,7 @@ class JobServiceMachine(RuleBasedStateMachine):
         before = self.status(job_id)
         try:
             if what == "force_fail":
-                self.jobs.force_fail(job_id, "the keeper said so")
+                self.jobs.force_fail(job_id, "the administrator said so")
             else:
                 getattr(self.jobs, what)(job_id)
         except Conflict:
