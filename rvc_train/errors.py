@@ -2,12 +2,12 @@
 
     ClientError
     ├── ConnectionFailed    no answer from the server
-    ├── ApiError        an answer that is an error, with the server's code and sentence
+    ├── ApiError            an answer that is an error, with the server's code and sentence
     │   ├── NotFound        404
-    │   └── AuthError      401 and 403
+    │   └── AuthError       401 and 403
     ├── BadUpload           the server has other bytes than were sent
     ├── BadDownload         a file that is not what the server said it was
-    └── UsageError            something that the caller named does not exist or is not usable
+    └── UsageError          something that the caller named does not exist or is not usable
 
 Each message is one sentence for a person, with what to do where that is known.
 """

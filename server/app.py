@@ -189,7 +189,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
 
 
 def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
-    """What the housekeeper does for who may do what, and for the disk."""
+    """Periodic tasks of tokens, the audit trail and the disk."""
     settings = context.settings
     orphans = Orphans(context.engine, context.storage, settings.trash_days, settings.report_timeout_seconds)
     sizes = JobSizes(context.engine, context.storage, utc_now)

@@ -1,4 +1,4 @@
-"""What routes work with, made once by `server.app.create_app` and handed to each by dependency."""
+"""The application context of routes, made once by `server.app.create_app` and handed to each by dependency."""
 
 import threading
 from dataclasses import dataclass

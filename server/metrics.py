@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests as they are answered, and the book, the workers and the disk when it asks."""
+"""Prometheus metrics: requests as they are answered; jobs, workers and the disk when they are scraped."""
 
 from collections.abc import Iterator
 
@@ -25,7 +25,7 @@ MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """All numbers of one server."""
+    """All metrics of one server."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
         self._registry = CollectorRegistry()
@@ -48,7 +48,7 @@ class Metrics:
 
 
 class _DatabaseCollector(Collector):
-    """Asks the book at the moment that Prometheus asks."""
+    """Queries the database at each scrape."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds

@@ -30,7 +30,7 @@ class BodyTooLarge(HTTPException):
 
 
 class RequestContextMiddleware:
-    """ASGI middleware, the outermost."""
+    """ASGI middleware, the outermost: the context of each request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app

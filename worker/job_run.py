@@ -36,7 +36,7 @@ logger = structlog.get_logger(__name__)
 MAX_SLEEP_SECONDS = 0.2
 """At most so long the worker sleeps without looking whether it is to stop its engine."""
 LAST_COPY_SECONDS = 120
-"""For the last checkpoint on its way out of the workspace, before the job is handed on."""
+"""For the last checkpoint on its way out of the workspace, before the job is released."""
 _STOP_REASONS = {
     WorkerCommand.CANCEL: StopReason.CANCEL,
     WorkerCommand.PAUSE: StopReason.PAUSE,
@@ -217,7 +217,7 @@ class JobRun:
         return self._is_draining() or self._heartbeat.is_lost
 
     def _finish(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
-        """Hand over the last reports and the end, however long the database is away (but for a draining worker)."""
+        """Flush the last events and report the outcome, however long that takes; a draining worker gives up."""
         if self._stop_reason is StopReason.LOST:
             return
         give_up = Deadline(self._settings.stop_seconds, self._must_stop)
@@ -228,7 +228,7 @@ class JobRun:
         retry_until_available(lambda: self._report_outcome(engine_exit, log), pause_seconds=1, give_up=give_up)
 
     def _report_outcome(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
-        """Tell the book what became of the attempt, in one call."""
+        """Report the outcome of the attempt, in one call."""
         outcome = decide_outcome(engine_exit, self._stop_reason, self._reporter, self._lease.max_duration_seconds)
         job_service, lease = self._jobs, self._lease
         match outcome:

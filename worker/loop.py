@@ -81,7 +81,7 @@ def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.
         retry_until_available(lambda: migrate(engine), give_up=stop.is_set)
     except sa.exc.DatabaseError as error:
         raise SettingsRefused(
-            f"{database_name(settings.url)} cannot be used as the book: {first_line(error)}; set "
+            f"{database_name(settings.url)} cannot be used as the database: {first_line(error)}; set "
             "RVC_TRAIN_DATA_FOLDER or RVC_TRAIN_DATABASE_URL to the server's"
         ) from error
     return found.folder_id
@@ -164,7 +164,7 @@ class _Worker:
             return None
 
     def _run(self, lease: Lease) -> None:
-        """Run one job. A mistake of ours ends that job with a code, not the worker."""
+        """Run one job. An unexpected error of the worker fails that job, not the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
         self._heartbeat.attach(lease)
         try:
@@ -178,8 +178,8 @@ class _Worker:
                 self._stop.is_set,
             ).run()
         except Exception as error:
-            logger.exception("the worker made a mistake", job_id=lease.job_id)
-            self._fail(lease, f"the worker made a mistake ({type(error).__name__}: {error}); see its log")
+            logger.exception("unexpected worker error", job_id=lease.job_id)
+            self._fail(lease, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
         finally:
             self._heartbeat.attach(None)
             self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)

@@ -61,7 +61,7 @@ def fail(error: ClientError | OSError, output: Output) -> NoReturn:
 
 
 def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --json; it gets an Output as its first argument, and its ClientErrors are told."""
+    """Give a command the option --json; it gets an Output as its first argument, and its ClientErrors are reported."""
 
     def run(json: bool, *args: Any, **kwargs: Any) -> None:
         output = Output(as_json=json)
@@ -74,7 +74,7 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --server, --token and --json; it gets a Session as its first argument; its errors are told."""
+    """Give a command --server, --token and --json; it gets a Session as its first argument; its errors are reported."""
 
     def run(server: str | None, token: str | None, json: bool, *args: Any, **kwargs: Any) -> None:
         output = Output(as_json=json)

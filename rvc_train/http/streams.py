@@ -63,7 +63,7 @@ def follow(
 
 
 class _Reconnection:
-    """Waits between two tries, longer each time, until patience is at an end."""
+    """Waits between two tries, longer each time, until the time is up."""
 
     def __init__(self, reconnect_seconds: float, on_wait: OnWait | None) -> None:
         self._give_up_seconds = reconnect_seconds

@@ -1,8 +1,8 @@
-"""A copy of everything, made while the server runs: the book as of one moment, then the files that it speaks of.
+"""A copy of everything, made while the server runs: the database as of one moment, then the files that it names.
 
-Files of the storage never change once they have their name, so those that the copied book names are linked, or copied
-where the disk cannot link. Workspaces are left out: they are large, change all the time, and a job that was running
-goes on from the last checkpoint that the storage has, or begins again.
+Files of the storage never change once they have their name, so those that the copied database names are linked, or
+copied where the disk cannot link. Workspaces are left out: they are large, change all the time, and a job that was
+running goes on from the last checkpoint that the storage has, or begins again.
 """
 
 import json
@@ -42,8 +42,8 @@ class BackupResult:
 def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
     """Make a backup in the folder `target`, which must not be there yet; it appears when it is whole.
 
-    It is laid out as a data folder: to restore it, start the server on a copy of it. The book is copied for SQLite; of
-    another database make a dump with its own tools, before the files. Raises Refused, OSError.
+    It is laid out as a data folder: to restore it, start the server on a copy of it. The database is copied for SQLite;
+    of another database make a dump with its own tools, before the files. Raises Refused, OSError.
     """
     if target.exists():
         raise Refused(f"{target} is there already; name a folder that is not")
@@ -74,7 +74,7 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """The book in one piece, with what its write-ahead log holds; checked afterwards. Raises Refused."""
+    """Copy the database in one piece, its write-ahead log included; checked afterwards. Raises Refused."""
     with sqlite3.connect(source, timeout=30) as reading, sqlite3.connect(target) as writing:
         reading.backup(writing)
         writing.execute("PRAGMA journal_mode=DELETE")

@@ -206,7 +206,7 @@ def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
 
 
 def _clock(settings: ServerSettings) -> Iterator[Finding]:
-    """The book's newest moment must not lie ahead, and the system should follow a time server."""
+    """The database's newest moment must not lie ahead, and the system should follow a time server."""
     if _has_database(settings):
         engine = create_engine(settings.url)
         try:

@@ -1,4 +1,4 @@
-"""What the server does every few seconds whether anyone asks or not."""
+"""Periodic tasks of the server, on threads of their own."""
 
 import threading
 import time
@@ -68,7 +68,7 @@ class Scheduler:
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, args=(mine,), name=name, daemon=True)
-            for name, mine in (("reaper", reaping), ("housekeeper", tasks))
+            for name, mine in (("reaper", reaping), ("scheduler", tasks))
         ]
 
     def start(self) -> None:
@@ -93,4 +93,4 @@ class Scheduler:
                 try:
                     task()
                 except Exception:
-                    logger.exception("housekeeping failed; trying again later")
+                    logger.exception("a periodic task failed; trying again later")

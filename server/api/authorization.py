@@ -1,4 +1,4 @@
-"""What a caller may do: the scope that a route wants, and whether the thing it names is theirs.
+"""Authorization: the scope that a route requires, and the owner of the thing that its path names.
 
 Every route under `/v1` passes here, and says with `requires` which scope it wants; one that does not say is refused to
 everyone. So is one whose path has a part that is neither something of an owner's nor known to be nobody's. Another
@@ -27,9 +27,9 @@ OWNED_PARAMS: dict[str, tuple[str, Any, Any]] = {
     "upload_id": ("upload", Upload.id, Upload.owner),
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
-"""Parts of a path that name something with an owner."""
+"""Path parameters that name something with an owner."""
 UNOWNED_PARAMS = frozenset({"name", "weights_id", "worker_id", "token_id", "delivery_id", "owner"})
-"""Parts of a path that name nothing with an owner, or something inside such a thing, or what is for admins alone."""
+"""Path parameters that need no ownership check."""
 
 
 def requires(scope: Scope) -> Callable[[F], F]:
@@ -49,7 +49,7 @@ def required_scope(endpoint: Callable[..., Any]) -> Scope | None:
 
 
 def require_principal() -> Principal:
-    """Who is asking. For routes."""
+    """The principal of the request. For routes."""
     principal = current_principal.get()
     if principal is None:
         raise Unauthorized("nobody is known to ask")
@@ -66,7 +66,7 @@ def _owner_filter(
 
 
 OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
-"""Of whose things a list tells: the caller's own; for administrators everyone's (None), or one owner's."""
+"""Owner of the rows that a list shows: the principal; for administrators everyone (None), or one owner."""
 
 
 def check_access(request: Request, context: Context) -> None:

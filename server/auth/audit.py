@@ -1,7 +1,7 @@
 """The audit trail: who did what to what, written in the transaction of the deed.
 
-Who it was comes from the request that is being served (`server.auth.principal.present_caller`); deeds of workers and of
-housekeeping are in the jobs' events and leave no trace here.
+Who it was comes from the request that is being served (`server.auth.principal.current_principal`); deeds of workers and
+of periodic tasks are in the jobs' events and leave no trace here.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from server.database.tables import AuditEntry
 
 
 def record(session: Session, action: str, target: str, **detail: Any) -> None:
-    """Write a line in the transaction of the deed, when someone is asking. `action`: `job.submitted` and the like."""
+    """Record an action in its own transaction, when there is a principal. `action`: `job.submitted` and the like."""
     principal = current_principal.get()
     if principal is not None:
         record_as(principal, session, action, target, **detail)
 
 
 def record_as(principal: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
-    """As `note`, of someone in particular."""
+    """As `record`, for the principal given."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),
         actor=principal.owner,
@@ -61,7 +61,7 @@ class AuditTrail:
             return found[:limit], len(found) > limit
 
     def record_rejected_token(self, address: str, path: str, request_id: str) -> None:
-        """Someone showed a token that opens nothing. Told by `server.auth.authentication`, which limits how often."""
+        """Record a token that is not valid. Called by `server.auth.authentication`, which limits how often."""
         with write_session(self._engine) as session:
             session.add(
                 AuditEntry(

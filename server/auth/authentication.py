@@ -1,4 +1,4 @@
-"""Who is asking: the holder of a token or of a browser's session, or, where there is no token, whoever sits here.
+"""Authentication: by token or browser session, or as the local user when no token is configured.
 
 Without a token any page in the user's browser could reach a server on loopback. So only requests that name this machine
 as their host are served (else a foreign name that resolves to 127.0.0.1 would do), and a write from another page's
@@ -71,7 +71,7 @@ class AuthMiddleware:
             current_principal.reset(token)
 
     async def _principal(self, scope: Scope) -> Principal | None:
-        """Who is asking; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
+        """The principal; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
         found = await self._authenticate(scope, headers)
         if found is None:
@@ -87,7 +87,7 @@ class AuthMiddleware:
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Principal | None:
-        """Whoever shows a token or a session; None when nobody does. Raises Unauthorized for one that is no good."""
+        """The principal of a token or a session; None without either. Raises Unauthorized for one that is not valid."""
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme:
             secret = secret.strip()

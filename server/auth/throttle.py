@@ -1,4 +1,4 @@
-"""Tokens that open nothing: how often one address may show them, and the audit trail's lines about them."""
+"""Throttle of failed authentication: a limit for each address, and lines in the audit trail."""
 
 from starlette.concurrency import run_in_threadpool
 
@@ -11,7 +11,7 @@ LINES_PER_MINUTE = 60
 
 
 class AuthThrottle:
-    """Keeps count for one server."""
+    """Counts failures of one server."""
 
     def __init__(self, per_minute: float | None, audit: AuditTrail) -> None:
         """`per_minute`: for each address; None: as many as they like."""

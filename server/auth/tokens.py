@@ -75,7 +75,7 @@ class TokenService:
         return found[:limit], len(found) > limit
 
     def revoke(self, token_id: str) -> None:
-        """Let a token open nothing any more, nor the sessions made with it. NotFound."""
+        """Revoke a token and the sessions made with it. NotFound."""
         with write_session(self._engine) as session:
             token = session.get(Token, token_id)
             if token is None:
@@ -87,7 +87,7 @@ class TokenService:
                 record(session, "token.revoked", token_id, owner=token.owner)
 
     def authenticate(self, secret: str) -> Principal | None:
-        """Who shows this token; None when it opens nothing."""
+        """The principal of a token; None when it is not valid."""
         digest = hash_of(secret)
         if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
             return Principal(LOCAL_OWNER, ALL_SCOPES)
@@ -103,7 +103,7 @@ class TokenService:
         return Principal(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
 
     def clean_up(self) -> None:
-        """Write down when tokens were used, and forget sessions that have ended. Once a minute, by housekeeping."""
+        """Write the times of use to the rows, and delete sessions that have ended. Once a minute, by the scheduler."""
         uses, self._uses = self._uses, {}
         now = self._clock()
         with read_session(self._engine) as session:
@@ -144,7 +144,7 @@ class TokenService:
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.sha256) == hash_of(session_id)))
 
     def authenticate_session(self, session_id: str) -> Principal | None:
-        """Who holds this session; None when it has ended, or its token opens nothing any more."""
+        """The principal of a session; None when it has ended, or its token is not valid any more."""
         with read_session(self._engine) as session:
             row = session.get(BrowserSession, hash_of(session_id))
             if row is None or row.expires_at <= self._clock():

@@ -3,7 +3,7 @@
 SQLite is opened in WAL mode with `synchronous=FULL`. Writers begin IMMEDIATE: a transaction that reads first and writes
 later would fail at once when another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
 when two connections checkpoint at once, so no connection checkpoints by itself; `checkpoint` is called by the one
-housekeeping thread of the server.
+scheduler thread of the server.
 """
 
 import sqlite3
@@ -155,7 +155,7 @@ def check_write(engine: sa.Engine) -> None:
 
 
 def checkpoint_wal(engine: sa.Engine) -> None:
-    """Fold the write-ahead log into the database file. For the one housekeeping thread; a no-op beyond SQLite."""
+    """Checkpoint the WAL. For the one scheduler thread; a no-op beyond SQLite."""
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""The rows of the book. Who may change which is said in `server.jobs.service` and `server.datasets.service`.
+"""The tables. Who may change which is documented in `server.jobs.service` and `server.datasets.service`.
 
 Jobs have two names: `number`, an integer taken in the inserting transaction (the order of the queue, and the short key
 of events and metrics), and `id`, the one that the world sees.
@@ -128,7 +128,7 @@ class Upload(Table, table=True):
 
 
 class Job(Table, table=True):
-    """One wish to make a voice. Only `server.jobs.service.JobService` changes its status."""
+    """A request to train a voice. Only `server.jobs.service.JobService` changes its status."""
 
     __tablename__ = "jobs"
     __table_args__ = (
@@ -461,7 +461,7 @@ class AuditEntry(Table, table=True):
 
 
 class Policy(Table, table=True):
-    """What the server's administrator has decided, by name."""
+    """Decisions of the server's administrator, by name."""
 
     __tablename__ = "policies"
 

@@ -66,7 +66,7 @@ class IngestResult:
 
 
 def ingest(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
-    """Bring the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
+    """Ingest the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
 
     Raises UploadRefused, UploadTooLarge or NoSpace with a sentence for the person who uploaded.
     """

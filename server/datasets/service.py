@@ -1,4 +1,4 @@
-"""The datasets: admitting an upload, listing, deleting, what their reports say. Statuses of jobs are the book's."""
+"""Datasets: ingesting an upload, listing, deleting, reports. Statuses of jobs belong to the job service."""
 
 import os
 import shutil
@@ -28,7 +28,7 @@ from server.storage.sizes import share_of
 
 @contextmanager
 def full_disk_as_no_space() -> Iterator[None]:
-    """Turn a full disk into NoSpace."""
+    """Raise NoSpace for a full disk."""
     try:
         yield
     except OSError as error:
@@ -155,7 +155,7 @@ class DatasetService:
         except StorageQuotaExceeded:
             self._storage.delete_dataset(dataset_id)
             raise
-        except sa.exc.IntegrityError:  # the same wish came in at the same time
+        except sa.exc.IntegrityError:  # the same request came in at the same time
             self._storage.delete_dataset(dataset_id)
             existing = self._find_same(twin.owner, name, twin.sha256)
             return None if existing is None else (existing, False)
@@ -249,7 +249,7 @@ class DatasetService:
             return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
     def finish_validation(self, dataset_id: str, report: DatasetReport) -> None:
-        """Write a report down, and let the jobs that waited for it go on or fail, in one transaction."""
+        """Store a report, and queue or fail the jobs that waited for it, in one transaction."""
         reason = None if report.usable else report.reason or "nothing usable was found in the recordings"
         with write_session(self._engine) as session:
             statement = (

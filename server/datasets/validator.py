@@ -1,4 +1,4 @@
-"""Looks at new datasets, one after another: runs the report program in a limited child and writes down what it says.
+"""Validates new datasets, one after another: runs the report program in a sandboxed child and stores its report.
 
 What it did not finish when the server stopped it begins again at the next start, because the dataset still waits.
 """
@@ -32,7 +32,7 @@ class ValidationFailed(Exception):
 
 
 class DatasetValidator:
-    """A thread that examines datasets."""
+    """A thread that validates datasets."""
 
     def __init__(self, dataset_service: DatasetService, storage: Storage, settings: ServerSettings) -> None:
         self._datasets = dataset_service
@@ -65,7 +65,7 @@ class DatasetValidator:
                 while not self._stopping.is_set() and (dataset_id := self._datasets.next_unvalidated()) is not None:
                     self._validate(dataset_id)
             except Exception:
-                logger.exception("datasets could not be examined; trying again in a moment")
+                logger.exception("datasets could not be validated; trying again in a moment")
 
     def _validate(self, dataset_id: str) -> None:
         for attempt in range(1, TRIES + 1):
@@ -78,7 +78,7 @@ class DatasetValidator:
                 return
             if report.usable or report.files or attempt == TRIES:
                 break
-        logger.info("dataset examined", dataset_id=dataset_id, usable=report.usable, reason=report.reason)
+        logger.info("dataset validated", dataset_id=dataset_id, usable=report.usable, reason=report.reason)
         self._datasets.finish_validation(dataset_id, report)
 
     def _report(self, dataset_id: str) -> DatasetReport:

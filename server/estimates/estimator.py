@@ -14,7 +14,7 @@ from server.database.tables import Dataset, Job, Worker
 from server.estimates.throughput import Devices, StepTime, ThroughputHistory, batch_range
 
 SECONDS_REMEMBERED = 20.0
-"""What was measured changes slowly; the book is asked so often."""
+"""What was measured changes slowly; the database is queried so often."""
 MIN_TIMED_STEPS = 8
 """`max_train_seconds` does not end training before so many steps."""
 _SLICE_SECONDS = 3.7
@@ -39,7 +39,7 @@ _OF_GPU = 0.1
 
 @dataclass(frozen=True)
 class AudioStats:
-    """What is known of a dataset's sound."""
+    """Length of a dataset's audio, and the clips it gives."""
 
     seconds: float
     speech_seconds: float
@@ -58,7 +58,7 @@ class AudioStats:
 
 @dataclass(frozen=True)
 class Workload:
-    """What a job takes of time."""
+    """Steps and seconds of a job."""
 
     steps: Range
     seconds: Range
@@ -67,7 +67,7 @@ class Workload:
 
 @dataclass(frozen=True)
 class EstimatorContext:
-    """What estimates are made from, as it was a moment ago."""
+    """Throughput and devices that estimates are made from."""
 
     throughput: ThroughputHistory
     devices: Devices
@@ -108,7 +108,7 @@ class EstimatorContext:
 
 
 class Estimator:
-    """Looks at the book for what estimates need, and remembers it for a while."""
+    """Reads the database for what estimates need, and caches it for a while."""
 
     def __init__(self, lease_seconds: float) -> None:
         """A worker silent for `lease_seconds` is none to count on."""
@@ -116,7 +116,7 @@ class Estimator:
         self._remembered: tuple[float, ThroughputHistory] | None = None
 
     def context(self, session: Session, now: datetime) -> EstimatorContext:
-        """Paces so far, and the devices of the workers that live."""
+        """The throughput so far, and the devices of live workers."""
         return EstimatorContext(self._recent_throughput(session), self._devices(session, now))
 
     def _recent_throughput(self, session: Session) -> ThroughputHistory:

@@ -1,7 +1,6 @@
-"""When waiting jobs will start, and when jobs will end: ranges, from the paces of running jobs and of those ahead.
+"""Forecast of the queue: when waiting jobs will start and jobs will end, as ranges.
 
-The queue is played through twice, with everything at its shortest and at its longest: whoever is first goes to the
-worker that is free first.
+Simulates the queue twice, best case and worst case: the first job goes to the worker that is free first.
 """
 
 import heapq
@@ -26,7 +25,7 @@ _RUNNING_SPREAD = (0.8, 1.3)
 
 @dataclass(frozen=True)
 class JobForecast:
-    """What is ahead of a job."""
+    """The forecast of one job."""
 
     starts_in: Range | None = None
     eta: Range | None = None
@@ -41,13 +40,13 @@ class _WorkerWaits:
 
 
 class QueueForecast:
-    """Looks ahead, in the caller's transaction."""
+    """Forecasts of the queue, in the caller's transaction."""
 
     def __init__(self, estimator: Estimator) -> None:
         self.estimator = estimator
 
     def forecasts(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
-        """What is ahead of these jobs, by number; those that have ended have nothing."""
+        """The forecasts of these jobs, by number; none for those that have ended."""
         if not any(job.status in LEASED_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
             return {}
         context = self.estimator.context(session, now)

@@ -25,7 +25,7 @@ from server.storage.local import Storage
 
 
 class EstimateService:
-    """Estimates of one server."""
+    """Dry runs of jobs on one server."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How fast attempts went before, by device and setting: what estimates are made from."""
+"""Throughput of earlier attempts by device and setting, the basis of estimates."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -62,7 +62,7 @@ class StepTime:
 
 @dataclass(frozen=True)
 class ThroughputHistory:
-    """Everything measured that is looked at."""
+    """The measured attempts, newest first."""
 
     measured: tuple[AttemptThroughput, ...] = field(default=())
 

@@ -1,4 +1,4 @@
-"""Server-sent events: a stream asks for news a few times a second, each time in a short transaction.
+"""Server-sent events: a stream polls a few times a second, each time in a short transaction.
 
 No connection to the database is held between two polls, and `server.jobs.event_stream` polls once for all followers of
 a job. A stream ends with `event: end` when nothing can follow, and without it when the server stops: then the client
@@ -31,13 +31,13 @@ MAX_ID_DIGITS = 18
 
 @dataclass(frozen=True)
 class Batch:
-    """What one look found."""
+    """The result of one poll."""
 
     messages: list[bytes] = field(default_factory=list)
     end: str | None = None
     """JSON for the last message, when nothing can follow."""
     has_more: bool = False
-    """Look again at once."""
+    """Poll again at once."""
 
 
 Poll = Callable[[], Awaitable[Batch]]
@@ -45,7 +45,7 @@ Poll = Callable[[], Awaitable[Batch]]
 
 
 def in_thread(poll: Callable[[], Batch]) -> Poll:
-    """A look that reads files or the database."""
+    """A poll that reads files or the database."""
     return partial(run_in_threadpool, poll)
 
 

@@ -1,4 +1,4 @@
-"""What all parts of the job book stand on: one database, one clock, the hand that writes, and how a job is found."""
+"""The base of the job service's parts: one database, one clock, and the transitions."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -24,7 +24,7 @@ class JobStore:
     ) -> None:
         """`clock` gives the present time, with its zone; the two numbers are as in `ServerSettings`.
 
-        `quotas`: what owners may have, for the book that takes jobs in.
+        `quotas`: what owners may have, for the service that accepts submissions.
         """
         self.engine = engine
         self._clock = clock

@@ -1,4 +1,4 @@
-"""From what an engine says to what the book keeps: event rows, metrics, and the job's own columns. Pure.
+"""Aggregation of engine events into event rows, metrics, and columns of the job. Pure.
 
 Within one batch only the newest progress and the newest numbers become events (they come up to twice a second, for
 hours); every number goes into the metrics all the same. Log lines are in the job's log and nowhere else.
@@ -29,7 +29,7 @@ class NewEvent:
 
 @dataclass
 class EventBatch:
-    """What a batch of engine events comes to."""
+    """The aggregate of a batch of engine events."""
 
     events: list[NewEvent] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class EventBatch:
 
 
 def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
-    """Sum up a batch. Previews, artifacts and endings are not in it: the worker reports those by calls of their own."""
+    """Aggregate a batch. Previews, artifacts and endings are not in it: the worker reports those separately."""
     result = EventBatch()
     last_progress = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Progress)), default=-1)
     last_metric = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Metric)), default=-1)

@@ -23,7 +23,7 @@ RETENTION_HOURS = 24
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A request that must be done once."""
+    """A request with an idempotency key."""
 
     owner: str
     key: str
@@ -72,7 +72,7 @@ class InFlightKeys:
 
     @contextmanager
     def exclusive(self, owner: str, key: str) -> Iterator[None]:
-        """Be the only request under the key. StillRunning when another is."""
+        """Hold the key for one request. StillRunning when another holds it."""
         mine = (owner, key)
         with self._lock:
             if mine in self._keys:

@@ -1,4 +1,4 @@
-"""A worker's right to a job: what it holds, how it is taken, and what every write under it ends with."""
+"""Leases: a worker's right to a job, the statement that takes it, and the conditions of every write under it."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,16 +18,16 @@ CLOCK_SLACK = timedelta(minutes=1)
 
 
 class WorkerCommand(StrEnum):
-    """What the book wants of a worker that holds a job."""
+    """Command for the worker that holds the lease."""
 
     NONE = "none"
     """Go on."""
     CANCEL = "cancel"
-    """Stop the engine and hand the job back: it will be cancelled."""
+    """Stop the engine and release the job: it will be cancelled."""
     PAUSE = "pause"
-    """Stop the engine after a checkpoint and hand the job back: it will be paused."""
+    """Stop the engine after a checkpoint and release the job: it will be paused."""
     DRAIN = "drain"
-    """Stop the engine after a checkpoint and hand the job back: another worker goes on with it."""
+    """Stop the engine after a checkpoint and release the job: another worker goes on with it."""
 
 
 class Drain(StrEnum):
@@ -80,7 +80,7 @@ class EngineProcess:
 
 @dataclass(frozen=True)
 class ActiveLease:
-    """A job in a worker's hands, as the reaper sees it."""
+    """A lease with its heartbeat, as the reaper sees it."""
 
     job_id: str
     token: int
@@ -118,7 +118,7 @@ def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
 
 
 def lease_is_valid(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
-    """What every write of a worker ends with."""
+    """Conditions that every write of a worker ends with."""
     return (
         col(Job.id) == lease.job_id,
         col(Job.token) == lease.token,
@@ -127,12 +127,12 @@ def lease_is_valid(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def attempt_of(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
-    """The row of the attempt that runs under a claim."""
+    """Conditions for the row of the attempt that runs under a lease."""
     return (col(Attempt.job_number) == lease.job_number, col(Attempt.token) == lease.token)
 
 
 def lease_of(job: Job, worker_id: str) -> Lease:
-    """The claim on a job that was just taken. ValidationError when its config is not one of this version."""
+    """The lease on a job that was just claimed. ValidationError when its config is not one of this version."""
     if job.number is None:
         raise AssertionError("a stored job has a number")
     return Lease(
@@ -150,5 +150,5 @@ def lease_of(job: Job, worker_id: str) -> Lease:
 
 
 def lease_lost(lease: Lease) -> LeaseLost:
-    """What a worker is told when its claim no longer holds."""
-    return LeaseLost(f"the claim {lease.token} on the job {lease.job_id} was replaced or ended")
+    """The error for a lease that is no longer valid."""
+    return LeaseLost(f"the lease {lease.token} on the job {lease.job_id} was replaced or ended")

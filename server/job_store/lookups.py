@@ -17,7 +17,7 @@ def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
 
 
 def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None) -> Dataset:
-    """The dataset of a wish. Refused when it is unknown or unusable; `visible_owner` as in `Submissions.submit`."""
+    """The dataset of a request. Refused when it is unknown or unusable; `visible_owner` as in `Submissions.submit`."""
     dataset = session.get(Dataset, dataset_id)
     if dataset is None or dataset.deleted_at is not None or visible_owner not in {None, dataset.owner}:
         raise Refused(f"there is no dataset {dataset_id}; upload one first", "/dataset_id")

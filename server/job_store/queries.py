@@ -29,7 +29,7 @@ class EventsPage:
 
 
 class JobQueries:
-    """All that is known of jobs' past, on one database."""
+    """Queries of jobs' events, metrics and artifacts, on one database."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

@@ -1,4 +1,4 @@
-"""Which status may follow which: the one table that the job book obeys.
+"""The transition table: which status may follow which.
 
 A committed success wins over a cancel. In `pausing`, a lost worker, a drain or a retryable failure gives `paused`; in
 `cancelling`, every end but success gives `cancelled`. An admin's force-fail goes from any state that is not terminal.

@@ -1,4 +1,4 @@
-"""The hand that writes in the job book: an event with its number, a status with all that goes with it."""
+"""Applies state transitions and appends events, inside the caller's transaction."""
 
 import functools
 from collections.abc import Callable
@@ -50,7 +50,7 @@ class Transitions:
         unchanged = (col(Job.number) == job.number, col(Job.token) == job.token, col(Job.status) == before)
         moved = session.connection().execute(sa.update(Job).where(*unchanged).values(**columns))
         if moved.rowcount != 1:
-            raise LeaseLost(f"the job {job.id} changed under our hands")
+            raise LeaseLost(f"the job {job.id} changed at the same time")
         session.refresh(job)
         enqueue_deliveries(session, job, event.type, now)
 
@@ -83,7 +83,7 @@ class Transitions:
         session.connection().execute(sa.insert(Event), rows)
 
     def fail(self, session: Session, job: Job, code: FailureCode, message: str, **columns: Any) -> None:
-        """The job has failed for good."""
+        """Fail the job for good."""
         data = {"code": str(code), "retryable": code.retryable}
         columns |= {"error_code": str(code), "error_message": message}
         self.transition(session, job, S.FAILED, NewEvent(EventType.FAILED, message, data, "error"), **columns)

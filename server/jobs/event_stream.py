@@ -16,18 +16,18 @@ from server.job_store.queries import EventsPage
 from server.job_store.serializers import event_public
 
 BATCH = 500
-"""Events of one look."""
+"""Events of one poll."""
 WINDOW = 1000
-"""Newest events that are kept written out. Who is further behind looks for himself until he has caught up."""
+"""Newest events that are kept written out. Followers further behind query on their own."""
 FRESH_SHARE = 0.25
-"""How old a look may be for others to use it, as a share of the time between two looks of one follower."""
+"""How old a poll may be for others to use it, as a share of the time between two polls of one follower."""
 
 Read = Callable[[str, int, int], EventsPage]
 """Events of a job behind a number, so many at most."""
 
 
 class EventBroadcaster:
-    """A feed for each job that somebody follows; it is gone with its last follower. Used on the event loop alone."""
+    """Broadcasts the events of followed jobs, a channel for each. Used on the event loop alone."""
 
     def __init__(self, read: Read, poll_seconds: float) -> None:
         self._read, self._fresh_seconds = read, poll_seconds * FRESH_SHARE
@@ -62,7 +62,7 @@ class _JobChannel:
         self._poll_task: asyncio.Task[None] | None = None
 
     async def events_after(self, seen: int) -> tuple[int, Batch]:
-        """What follows event `seen`: the number of the last event in it, and the news. Raises what looking raises."""
+        """The events after `seen`: the number of the last one, and the batch. Raises what polling raises."""
         if seen == self._end:
             await self._refresh()
         num_new = self._end - seen
@@ -72,7 +72,7 @@ class _JobChannel:
         return self._end, self._batch(texts, self._end, self._status, self._last_seq)
 
     async def _refresh(self) -> None:
-        """Look, unless somebody has just looked; together with whoever is looking."""
+        """Poll, unless the last poll is fresh; concurrent followers share one poll."""
         if time.monotonic() - self._polled_at < self._fresh_seconds:
             return
         if self._poll_task is None or self._poll_task.done():

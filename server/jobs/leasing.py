@@ -1,6 +1,6 @@
-"""The part of the job book that workers write: a claim, and all that happens under it until the attempt's end.
+"""Writes of workers: taking a lease, and everything under it until the attempt's end.
 
-A worker's call presents its claim and is turned away with LeaseLost when the token was replaced or the job has ended.
+A worker's call presents its lease and is refused with LeaseLost when the token was replaced or the job has ended.
 """
 
 from collections.abc import Iterator, Sequence
@@ -76,7 +76,7 @@ class LeaseOperations(JobStore):
                     self._transitions.fail(session, job, FailureCode.INVALID_CONFIG, message)
 
     def heartbeat(self, lease: Lease) -> WorkerCommand:
-        """Say that the job is being worked on, and hear what is wished. LeaseLost."""
+        """Renew the lease; the command for its worker. LeaseLost."""
         with self._lease_session(lease) as session:
             statement = (
                 sa.update(Job)
@@ -99,7 +99,7 @@ class LeaseOperations(JobStore):
             return WorkerCommand.DRAIN if request is WorkerCommand.NONE and must_release else request
 
     def record_events(self, lease: Lease, events: Sequence[engine_events.Event]) -> None:
-        """Write down what the engine said. LeaseLost."""
+        """Record events of the engine. LeaseLost."""
         batch = aggregate(events)
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
@@ -114,7 +114,7 @@ class LeaseOperations(JobStore):
 
     @staticmethod
     def _record_throughput(session: Session, lease: Lease, batch: EventBatch) -> None:
-        """How fast the attempt goes, for estimates of others."""
+        """Record the attempt's throughput, for estimates of other jobs."""
         throughput: dict[str, Any] = {}
         if (step_seconds := batch.columns.get("step_seconds")) is not None:
             throughput["step_seconds"] = step_seconds
@@ -235,7 +235,7 @@ class LeaseOperations(JobStore):
 
     @contextmanager
     def _lease_session(self, lease: Lease) -> Iterator[Session]:
-        """A transaction under a claim; where that no longer holds, nothing is written but that it was turned away."""
+        """A transaction under a lease; where that is no longer valid, only the refused write is counted."""
         try:
             with write_session(self.engine) as session:
                 yield session

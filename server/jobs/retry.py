@@ -1,4 +1,4 @@
-"""Trying a job again: a new job with the wishes of the old one, from its last checkpoint or afresh."""
+"""Retry of a job: a new job with the old one's request, from its last checkpoint or from the start."""
 
 from pydantic import ValidationError
 
@@ -16,7 +16,7 @@ from server.storage.local import Storage
 
 
 class RetryService:
-    """Retries on one book and one storage."""
+    """Retries on one job service and one storage."""
 
     def __init__(self, job_service: JobService, storage: Storage) -> None:
         self._jobs = job_service

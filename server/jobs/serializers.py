@@ -1,4 +1,4 @@
-"""Jobs, the queue and the workers as the world sees them: rows, and what the outlook says of them."""
+"""Jobs, the queue and the workers as the world sees them: rows, and their queue forecasts."""
 
 import hashlib
 from collections.abc import Sequence

@@ -36,7 +36,7 @@ __all__ = ["ActiveLease", "Drain", "EngineProcess", "JobService", "Lease", "Work
 class JobService(Submissions, WorkerRegistry, LeaseOperations):
     """All jobs, on one database."""
 
-    # For those who look
+    # Queries
 
     def get(self, job_id: str) -> Job:
         """One job. NotFound."""
@@ -84,7 +84,7 @@ class JobService(Submissions, WorkerRegistry, LeaseOperations):
             jobs = session.exec(query).all()
             return jobs[:limit], len(jobs) > limit
 
-    # For those who steer
+    # Commands
 
     def cancel(self, job_id: str) -> tuple[Job, bool]:
         """Cancel a job, at once or by asking its worker; and whether that was new. Conflict when it has ended."""
@@ -162,10 +162,10 @@ class JobService(Submissions, WorkerRegistry, LeaseOperations):
             record_spent_hours(session, job, self._clock())
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
-    # For housekeeping
+    # Periodic tasks
 
     def active_leases(self) -> Sequence[ActiveLease]:
-        """All jobs in workers' hands."""
+        """The active leases."""
         with read_session(self.engine) as session:
             query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(LEASED_STATUSES))
             return [ActiveLease(*row) for row in session.exec(query).all()]

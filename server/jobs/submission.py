@@ -1,4 +1,4 @@
-"""The part of the job book that takes jobs in, each once, and lets them into the queue when their dataset is ready."""
+"""Submission of jobs: each once, and into the queue when their dataset is ready."""
 
 import hashlib
 from collections.abc import Callable

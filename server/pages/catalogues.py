@@ -7,7 +7,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "locales"
 DEFAULT = "en"
 COOKIE = "rvc_language"
-"""Holds the language that was chosen on the page; without it the browser's own wish holds."""
+"""Holds the language that was chosen on the page; without it the browser's own preference holds."""
 
 
 @cache

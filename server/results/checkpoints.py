@@ -57,7 +57,7 @@ class StoredCheckpoints:
         return None
 
     def upload(self, workspace: Workspace, token: int) -> CheckpointEntry | None:
-        """Keep the workspace's newest checkpoint, in place of the oldest; None when it is here, or there is none.
+        """Upload the workspace's newest checkpoint, in place of the oldest; None when it is here, or there is none.
 
         Raises CorruptCheckpoint, OSError, IncompatibleCheckpoint.
         """
@@ -79,7 +79,7 @@ class StoredCheckpoints:
         return newest
 
     def restore(self, run: StoredRun, workspace: Workspace) -> list[CheckpointEntry]:
-        """Put a run's checkpoints into an empty workspace; returns those that were whole, oldest first. OSError."""
+        """Restore a run's checkpoints into an empty workspace; returns those that are intact, oldest first. OSError."""
         workspace.recovery.mkdir(parents=True, exist_ok=True)
         good = []
         for entry in run.entries:
@@ -96,7 +96,7 @@ class StoredCheckpoints:
         return good
 
     def copy_to(self, other: "StoredCheckpoints") -> CheckpointEntry | None:
-        """Give the newest checkpoints to another job, to begin from; which one is its newest, None without any."""
+        """Copy the newest checkpoints to another job, to begin from; the newest of them, None without any."""
         run = self.latest()
         if run is None:
             return None

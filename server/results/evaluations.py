@@ -75,7 +75,7 @@ def write_preview(
 
 
 class EvaluationQueries:
-    """All that is known of jobs' saves, on one database. Nothing here writes."""
+    """Evaluations and previews of jobs, on one database. Nothing here writes."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

@@ -94,7 +94,7 @@ class Pairing:
 
     @property
     def mismatch(self) -> str | None:
-        """Why no program may work with the two, and what to do; None where it may."""
+        """Why the two do not belong together, and what to do; None where they do."""
         is_interrupted = self.database_id is not None and self.database_id == self.pending_id
         is_without_id = self.folder_id is None and self.database_id is None
         if self.is_joined or is_interrupted or (is_without_id and self._fits()):

@@ -17,7 +17,7 @@ from server.storage.local import Storage
 
 BLOCK = 512
 ARTIFACTS = "artifacts"
-"""The folder of a job whose files the book knows one by one."""
+"""The folder of a job whose files have a row each."""
 _BATCH = 200
 
 

@@ -1,7 +1,7 @@
-"""Taking in the bodies of uploads: streamed to disk, hashed on the way, one reception of an upload at a time.
+"""Receiving the bodies of uploads: streamed to disk, hashed on the way, one request of an upload at a time.
 
 The newest request wins: a client whose connection broke asks again long before the server knows that the old connection
-is dead, so the old reception is ended and what it wrote is kept.
+is dead, so the old request is pre-empted and what it wrote is kept.
 """
 
 import hashlib
@@ -29,14 +29,14 @@ class _LockHolder:
 
 
 class UploadLocks:
-    """The receptions under way, by upload. Belongs to one event loop."""
+    """A lock for each upload. Belongs to one event loop."""
 
     def __init__(self) -> None:
         self._running: dict[str, _LockHolder] = {}
 
     @asynccontextmanager
     async def exclusive(self, upload_id: str) -> AsyncIterator[None]:
-        """Be the only one at an upload; whoever was before is ended first. Conflict when a later one ends this."""
+        """Hold the upload's lock; the newest request pre-empts the holder. Conflict when a later one pre-empts this."""
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
             await other.done.wait()
@@ -52,7 +52,7 @@ class UploadLocks:
 
 
 class StreamedBody:
-    """The body of a request on its way to a file."""
+    """The body of a request, streamed to a file."""
 
     def __init__(self, request: Request, idle_seconds: float, check: Callable[[int], None]) -> None:
         """`check` is told the bytes so far before a piece is written, and raises when they are too many."""

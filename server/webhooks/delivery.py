@@ -34,7 +34,7 @@ _RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 @dataclass(frozen=True)
 class DeliveryResult:
-    """What became of one try."""
+    """Result of one delivery attempt."""
 
     status: int | None
     """HTTP status; None when nobody answered."""

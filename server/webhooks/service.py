@@ -39,7 +39,7 @@ def signature(secret: str, message_id: str, timestamp: int, body: str) -> str:
 
 
 def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetime) -> None:
-    """Write a message for everyone who wants to hear of this, in the caller's transaction."""
+    """Enqueue a message for each webhook subscribed to this event, in the caller's transaction."""
     if kind not in DELIVERED_EVENTS:
         return
     query = select(Webhook).where(
@@ -167,7 +167,7 @@ class WebhookService:
 
 
 def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
-    """The row of a wish; `job_id`: only for that job."""
+    """The row of a webhook to be made; `job_id`: only for that job."""
     return Webhook(
         id=new_id("whk"),
         owner=owner,

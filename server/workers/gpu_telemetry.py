@@ -1,6 +1,6 @@
-"""What workers' GPUs were doing when they were last looked at: a small file per worker, since nobody wants it later.
+"""GPU telemetry of workers: a small file per worker, replaced at each sample.
 
-Kept beside the book, not in it: it changes all the time, and a power cut may take it.
+Kept beside the database, not in it: it changes all the time, and a power cut may take it.
 """
 
 import contextlib

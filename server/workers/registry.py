@@ -1,4 +1,4 @@
-"""The part of the job book that knows the workers: who there is, who lives, who is asked to go."""
+"""The worker registry: registration, heartbeats, draining."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from server.job_store.leases import Drain
 
 
 class WorkerRegistry(JobStore):
-    """The workers of one book."""
+    """The registered workers."""
 
     def register_worker(
         self,
@@ -44,7 +44,7 @@ class WorkerRegistry(JobStore):
             return worker.id
 
     def worker_heartbeat(self, worker_id: str) -> Drain | None:
-        """Say that the worker lives; returns how it is asked to go, if it is."""
+        """Record a heartbeat; returns how the worker is to drain, if it is."""
         with write_session(self.engine) as session:
             statement = (
                 sa.update(Worker)
@@ -58,7 +58,7 @@ class WorkerRegistry(JobStore):
             return Drain.of(*row)
 
     def deregister_worker(self, worker_id: str) -> None:
-        """Say that the worker ends, cleanly."""
+        """Record that the worker has ended, cleanly."""
         with write_session(self.engine) as session:
             now = self._clock()
             statement = sa.update(Worker).where(col(Worker.id) == worker_id)

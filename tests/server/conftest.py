@@ -124,7 +124,7 @@ def job_service(engine: sa.Engine, clock: Clock) -> JobService:
 class Bench:
     """A book with what a test needs beside it."""
 
-    job_service: JobService
+    jobs: JobService
     clock: Clock
 
     def dataset(self, status: DatasetStatus = DatasetStatus.READY) -> str:
@@ -149,7 +149,7 @@ class Bench:
     def worker(self) -> str:
         return self.jobs.register_worker("worker", os.getpid(), "here", "cpu")
 
-    def lease(self) -> Lease:
+    def claim(self) -> Lease:
         lease = self.jobs.claim(self.worker())
         assert lease is not None
         return lease

@@ -57,7 +57,7 @@ def test_the_guide_has_every_failure_code_and_says_whether_it_is_retried() -> No
 
 
 def test_the_guide_alerts_on_numbers_that_the_server_tells_of(tmp_path: Path) -> None:
-    engine = create_engine(f"sqlite:///{tmp_path / 'job_service.db'}")
+    engine = create_engine(f"sqlite:///{tmp_path / 'book.db'}")
     migrate(engine)
     measures = Metrics(engine, Storage(tmp_path), lease_seconds=60)
     measures.request("GET", "/livez", 200, 0.01)

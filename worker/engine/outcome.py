@@ -1,4 +1,4 @@
-"""What became of an attempt, judged by how the engine went and why. Pure: nothing is written here."""
+"""The outcome of an attempt, decided from the engine's exit and the reason to stop it. Pure."""
 
 import signal
 from collections.abc import Set as AbstractSet
@@ -66,7 +66,7 @@ def decide_outcome(
     artifacts: Published,
     max_duration_seconds: float | None,
 ) -> Success | Released | Failure:
-    """A voice that is there wins over every wish to stop; then comes why it was stopped, then what the engine said.
+    """Decide the outcome: a published voice wins over every reason to stop; then the stop reason, then the engine's.
 
     `engine_exit` is a Failure when no engine could be started.
     """

@@ -29,7 +29,7 @@ PIPE_DRAIN_SECONDS = 5
 
 @dataclass(frozen=True)
 class EngineExit:
-    """How a child went."""
+    """The exit of a child."""
 
     exit_code: int
     """As `subprocess` gives it: below zero is a signal."""
@@ -40,7 +40,7 @@ class EngineExit:
 
 
 class EngineProcess:
-    """A running engine. Use `take_events` until `ended` gives an answer."""
+    """A running engine. Use `take_events` until `poll` gives an exit."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], log: JobLog, step_seconds: float | None = None
@@ -86,7 +86,7 @@ class EngineProcess:
         return self._watchdog.silent_seconds
 
     def allowed_silence(self, least_seconds: float, steps: float = 3) -> float:
-        """Seconds of silence to allow: so many steps and saves by the child's own pace, and no less than the least."""
+        """Seconds of silence to allow: so many steps and saves as the child takes, and no less than `least_seconds`."""
         return self._watchdog.allowed_silence(least_seconds, steps)
 
     def take_events(self, timeout: float) -> list[Event]:
@@ -145,7 +145,7 @@ class EngineProcess:
         self._log.event(event)
         if isinstance(event, Succeeded | Failed | Stopped):
             self._last_event = event
-        if not isinstance(event, Log):  # the job's log has it, and the book does not want it
+        if not isinstance(event, Log):  # the job's log has it, and the database does not need it
             self._events.put(event)
 
     def _on_stderr(self, line: str) -> None:
@@ -154,7 +154,7 @@ class EngineProcess:
 
 
 class Watchdog:
-    """How fast a child goes, judged by its events: what silence is long for one is a single step for another."""
+    """Watchdog of a child, by its events: what silence is long for one is a single step for another."""
 
     def __init__(self, step_seconds: float | None = None) -> None:
         self._last_event_at = time.monotonic()
@@ -162,7 +162,7 @@ class Watchdog:
         self._save_seconds = 0.0
 
     def observe(self, event: Event) -> None:
-        """Learn from an event, at the moment it comes."""
+        """Observe an event, at the moment it comes."""
         now = time.monotonic()
         if isinstance(event, Progress) and event.step_seconds is not None:
             self._step_seconds = event.step_seconds

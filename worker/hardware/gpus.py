@@ -1,6 +1,6 @@
 """Looks now and then at what the worker's GPUs are doing, for those who watch.
 
-On a thread of its own: a driver that hangs may take that thread, but neither the pulse nor the job.
+On a thread of its own: a driver that hangs may take that thread, but neither the heartbeat nor the job.
 """
 
 import threading

@@ -1,4 +1,4 @@
-"""The way of an engine's events into the book: kept in order, handed over in batches, none lost while it is away."""
+"""Reports an engine's events to the job store: in order, in batches, none lost while the database is away."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,7 +21,7 @@ BATCH = 500
 
 
 class EventReporter:
-    """Events that the book does not know yet."""
+    """Events that are not in the database yet."""
 
     def __init__(self, job_service: JobService, storage: Storage, lease: Lease, workspace: Path, spool: Path) -> None:
         """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
@@ -46,7 +46,7 @@ class EventReporter:
         self._waiting.close()
 
     def flush(self) -> bool:
-        """Hand over all that waits; False when the database is away and something had to stay.
+        """Flush all that waits; False when the database is away and something had to stay.
 
         Raises LeaseLost when the job is no longer ours.
         """

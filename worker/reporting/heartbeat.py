@@ -1,4 +1,4 @@
-"""Says that the worker lives, on a thread of its own, and hears what the book wishes of it."""
+"""Heartbeats of the worker and its lease, on a thread of their own; their answers carry commands."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """A worker's pulse: every `heartbeat_seconds`, and every `command_seconds` while it holds a job.
+    """Sends heartbeats: every `heartbeat_seconds`, and every `command_seconds` while the worker holds a lease.
 
     A database that is away misses beats, and nothing else happens: whoever took the job meanwhile has raised its
     token, and the next beat tells.
@@ -39,7 +39,7 @@ class Heartbeat:
         self._changed = threading.Condition()
         self._is_over = False
         self.command = WorkerCommand.NONE
-        """What the book wishes for the present job."""
+        """The command for the present job."""
         self.is_lost = False
         """Whether the present job was taken away."""
         self.drain: Drain | None = None
@@ -58,7 +58,7 @@ class Heartbeat:
         self._thread.join(timeout=5)
 
     def attach(self, lease: Lease | None) -> None:
-        """From now on beat for this job too, or for none."""
+        """Attach a lease to send heartbeats for; None: detach it."""
         with self._changed:
             self._lease, self.command, self.is_lost = lease, WorkerCommand.NONE, False
             self._changed.notify_all()
@@ -87,7 +87,7 @@ class Heartbeat:
         except OSError as error:
             logger.warning("the heartbeat file cannot be touched", file=str(self._accepted_file), reason=str(error))
         except NotFound:
-            logger.warning("the book no longer knows this worker; it ends", worker_id=self._worker_id)
+            logger.warning("this worker is no longer registered; it ends", worker_id=self._worker_id)
             self.drain = Drain.FINISH
         except DATABASE_UNAVAILABLE as error:
             logger.warning("no heartbeat: the database is away", reason=first_line(error))

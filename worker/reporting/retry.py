@@ -1,4 +1,4 @@
-"""What the worker does while the database is away: it waits, and nothing of its work stops."""
+"""Retries while the database is away."""
 
 import time
 from collections.abc import Callable
@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 def retry_until_available(
     action: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False
 ) -> T | None:
-    """Do something with the database, trying again as long as it is away; None when `give_up` says so first."""
+    """Retry an action until the database is available; None when `give_up` returns true first."""
     is_logged = False
     while True:
         try:

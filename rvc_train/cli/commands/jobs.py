@@ -1,4 +1,4 @@
-"""`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: a voice from wish to file."""
+"""`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: jobs from submission to download."""
 
 import json as json_module
 import sys

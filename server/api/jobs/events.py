@@ -56,6 +56,8 @@ def get_events(
     first = context.job_queries.events(job_id, start, 1)
     if resumed is not None and first.status.is_terminal and not first.events:
         return Response(status_code=204)
-    if start > first.last_seq:  # a follower of another job, or of a book that was restored: it would wait in silence
+    if (
+        start > first.last_seq
+    ):  # a follower of another job, or of a database that was restored: it would wait in silence
         raise Refused(f"the job has {first.last_seq} events; none has the number {start}, so none can follow it")
     return context.sse_responder.response(context.event_broadcaster.follow(job_id, start, first.last_seq))

@@ -84,7 +84,7 @@ def _poller(context: AppContext, job_id: str, path: Path, start: int) -> Poll:
         if lines:
             place = lines[-1].end
             return Batch([message(line.text, line.end) for line in lines], has_more=True)
-        # One look more after the end: a worker may write its last line just behind its last word to the book.
+        # One poll more after the end: a worker may write its last line just after its last write to the database.
         end = json.dumps({"status": status}) if was_finished else None
         was_finished = status.is_terminal
         return Batch([], end)

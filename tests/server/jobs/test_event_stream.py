@@ -29,9 +29,9 @@ class EventLog:
         return EventsPage(events, self.status, self.num_events)
 
 
-async def follow(broadcaster: EventBroadcaster, job_service: EventLog, start: int) -> list[int]:
+async def follow(broadcaster: EventBroadcaster, event_log: EventLog, start: int) -> list[int]:
     """The numbers of all events that a follower is told until the end."""
-    look, told = broadcaster.follow("job_1", start, job_service.num_events), []
+    look, told = broadcaster.follow("job_1", start, event_log.num_events), []
     while True:
         news = await look()
         told += [int(line[4:]) for text in news.messages for line in text.decode().splitlines() if line[:4] == "id: "]
@@ -41,22 +41,22 @@ async def follow(broadcaster: EventBroadcaster, job_service: EventLog, start: in
             await asyncio.sleep(0.01)
 
 
-async def talk(job_service: EventLog, num_events: int, at_once: int = 1) -> None:
+async def talk(event_log: EventLog, num_events: int, at_once: int = 1) -> None:
     for _ in range(num_events):
         await asyncio.sleep(0.002)
-        job_service.num_events += at_once
-    job_service.status = JobStatus.SUCCEEDED
+        event_log.num_events += at_once
+    event_log.status = JobStatus.SUCCEEDED
 
 
 def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
     async def run(num_followers: int) -> int:
-        job_service = EventLog(num_events=7)
-        broadcaster = EventBroadcaster(job_service.read, poll_seconds=0.04)
+        event_log = EventLog(num_events=7)
+        broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.04)
         told = await asyncio.gather(
-            *(follow(broadcaster, job_service, 7) for _ in range(num_followers)), talk(job_service, 50)
+            *(follow(broadcaster, event_log, 7) for _ in range(num_followers)), talk(event_log, 50)
         )
         assert told[:-1] == [list(range(8, 58))] * num_followers
-        return job_service.num_looks
+        return event_log.num_looks
 
     assert asyncio.run(run(200)) < 4 * asyncio.run(run(1))
 
@@ -64,13 +64,13 @@ def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
 @pytest.mark.parametrize("at_once", [1, WINDOW + BATCH + 7])
 def test_followers_who_begin_anywhere_miss_nothing_and_hear_nothing_twice(at_once: int) -> None:
     async def run() -> None:
-        job_service = EventLog(num_events=3 * WINDOW)
-        broadcaster = EventBroadcaster(job_service.read, poll_seconds=0.004)
+        event_log = EventLog(num_events=3 * WINDOW)
+        broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.004)
         starts = [0, 1, 2 * WINDOW, 3 * WINDOW - 1, 3 * WINDOW]
-        followers = [asyncio.create_task(follow(broadcaster, job_service, start)) for start in starts]
-        await talk(job_service, 20, at_once)
+        followers = [asyncio.create_task(follow(broadcaster, event_log, start)) for start in starts]
+        await talk(event_log, 20, at_once)
         for start, follower in zip(starts, followers, strict=True):
-            assert await follower == list(range(start + 1, job_service.num_events + 1))
+            assert await follower == list(range(start + 1, event_log.num_events + 1))
 
     asyncio.run(run())
 

@@ -13,12 +13,14 @@ from rvc_engine.events import Metric as Measured
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import read_session, write_session
-from server.database.tables import Artifact, Attempt, Event, Job, Metric
+from server.database.tables import LOCAL_OWNER, Artifact, Attempt, Event, Job, Metric
 from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
+from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
 from server.job_store.queries import JobQueries
 from server.jobs.reaper import Reaper
 from server.jobs.service import JobService
+from server.jobs.submission import request_fingerprint
 from server.settings import ServerSettings
 from worker.settings import WorkerSettings
 
@@ -313,12 +315,14 @@ def test_a_job_on_an_unknown_or_unusable_dataset_is_refused(bench):
 
 def test_the_same_key_gives_the_same_job_for_a_day_and_another_wish_is_refused(bench):
     request = JobCreate(name="anna", dataset_id=bench.dataset())
-    first = bench.jobs.submit(request, idempotency_key="k")
-    assert bench.jobs.submit(request, idempotency_key="k").id == first.id
+    once = IdempotentRequest(LOCAL_OWNER, "k", request_fingerprint(request))
+    first = bench.jobs.submit(request, idempotent=once)
+    assert bench.jobs.submit(request, idempotent=once).id == first.id
+    other = request.model_copy(update={"name": "bob"})
     with pytest.raises(Refused, match="used for another request"):
-        bench.jobs.submit(request.model_copy(update={"name": "bob"}), idempotency_key="k")
+        bench.jobs.submit(other, idempotent=IdempotentRequest(LOCAL_OWNER, "k", request_fingerprint(other)))
     bench.clock.advance(24 * 3600 + 1)
-    assert bench.jobs.submit(request, idempotency_key="k").id != first.id
+    assert bench.jobs.submit(request, idempotent=once).id != first.id
 
 
 def test_a_job_is_deleted_with_all_its_rows_and_only_after_its_end(bench):

@@ -50,9 +50,9 @@ class JobServiceMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         shutil.copy(self.empty_database, self.folder / "book.db")
-        self.engine = create_engine(f"sqlite:///{self.folder / 'job_service.db'}")
+        self.engine = create_engine(f"sqlite:///{self.folder / 'book.db'}")
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
-        self.jobs = JobService(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
+        self.service = JobService(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
         self.seen: dict[str, Any] = {}
         """The last row that was seen of each job."""
         self.holders: dict[str, Lease] = {}
@@ -66,7 +66,7 @@ class JobServiceMachine(RuleBasedStateMachine):
 
     @initialize()
     def two_workers(self) -> None:
-        self.workers = [self.jobs.register_worker(f"worker {n}", n, "here", "cpu") for n in range(2)]
+        self.workers = [self.service.register_worker(f"worker {n}", n, "here", "cpu") for n in range(2)]
 
     # What people do
 
@@ -85,16 +85,16 @@ class JobServiceMachine(RuleBasedStateMachine):
         with write_session(self.engine) as session:
             session.add(row)
         request = JobCreate(name="a", dataset_id=row.id, priority=priority, max_attempts=max_attempts)
-        return self.jobs.submit(request).id
+        return self.service.submit(request).id
 
     @rule(job_id=jobs, what=st.sampled_from(["pause", "resume", "resume", "cancel", "force_fail"]))
     def ask(self, job_id: str, what: str) -> None:
         before = self.status(job_id)
         try:
             if what == "force_fail":
-                self.jobs.force_fail(job_id, "the administrator said so")
+                self.service.force_fail(job_id, "the administrator said so")
             else:
-                getattr(self.jobs, what)(job_id)
+                getattr(self.service, what)(job_id)
         except Conflict:
             assert self.status(job_id) is before
         if self.status(job_id) not in LEASED_STATUSES:
@@ -104,14 +104,14 @@ class JobServiceMachine(RuleBasedStateMachine):
     def settle(self, job_id: str, reason: str | None) -> None:
         with write_session(self.engine) as session:
             dataset_id = session.exec(select(Job.dataset_id).where(Job.id == job_id)).one()
-            self.jobs.finish_dataset_validation(session, dataset_id, reason)
+            self.service.finish_dataset_validation(session, dataset_id, reason)
 
     # What workers do
 
     @rule(target=claims, number=st.integers(0, 1))
-    def lease(self, number: int) -> Any:
+    def claim(self, number: int) -> Any:
         waiting = self.waiting()
-        lease = self.jobs.claim(self.workers[number])
+        lease = self.service.claim(self.workers[number])
         if lease is None:
             assert waiting == []
             return multiple()
@@ -123,21 +123,21 @@ class JobServiceMachine(RuleBasedStateMachine):
     @rule(lease=claims, step=st.integers(1, 9))
     def report(self, lease: Lease, step: int) -> None:
         event = Progress(stage="train", stage_progress=0.5, progress=0.5, step=step)
-        self.attempt(lease, lambda: self.jobs.record_events(lease, [event]))
+        self.attempt(lease, lambda: self.service.record_events(lease, [event]))
 
     @rule(lease=claims)
     def heartbeat(self, lease: Lease) -> None:
-        self.attempt(lease, lambda: self.jobs.heartbeat(lease))
+        self.attempt(lease, lambda: self.service.heartbeat(lease))
 
     @rule(lease=claims)
     def publish(self, lease: Lease) -> None:
-        if self.attempt(lease, lambda: self.jobs.publish_artifact(lease, "voice", "a.pth", "x", 1, "00")):
+        if self.attempt(lease, lambda: self.service.publish_artifact(lease, "voice", "a.pth", "x", 1, "00")):
             self.published.add(lease.job_id)
 
     @rule(lease=claims)
     def succeed(self, lease: Lease) -> None:
         try:
-            ended = self.attempt(lease, lambda: self.jobs.succeed(lease))
+            ended = self.attempt(lease, lambda: self.service.succeed(lease))
         except NothingPublished:
             assert lease.job_id not in self.published
             return
@@ -147,23 +147,23 @@ class JobServiceMachine(RuleBasedStateMachine):
 
     @rule(lease=claims, code=CODES)
     def fail(self, lease: Lease, code: FailureCode) -> None:
-        if self.attempt(lease, lambda: self.jobs.fail(lease, code, "it failed")):
+        if self.attempt(lease, lambda: self.service.fail(lease, code, "it failed")):
             del self.holders[lease.job_id]
 
     @rule(lease=claims)
     def release(self, lease: Lease) -> None:
-        if self.attempt(lease, lambda: self.jobs.release(lease, "draining")):
+        if self.attempt(lease, lambda: self.service.release(lease, "draining")):
             del self.holders[lease.job_id]
 
     # What the server does
 
     @rule(data=st.data())
     def lose_a_worker(self, data: st.DataObject) -> None:
-        held = self.jobs.active_leases()
+        held = self.service.active_leases()
         if held:
             lost = data.draw(st.sampled_from(list(held)))
-            assert self.jobs.requeue_lost(lost) is not None
-            assert self.jobs.requeue_lost(lost) is None  # taken once
+            assert self.service.requeue_lost(lost) is not None
+            assert self.service.requeue_lost(lost) is None  # taken once
             del self.holders[lost.job_id]
 
     @rule(seconds=st.sampled_from([30, 1000]))
