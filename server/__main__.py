@@ -52,7 +52,7 @@ def main() -> int:
         check_pairing(settings.data_folder, settings.url)  # before anything is made, the lock's file included
         app = create_app(settings)
         lock = app.state.context.storage.lock(LOCK_WAIT_SECONDS)
-        open_instance(app.state.context.engine, app.state.services.storage)
+        open_instance(app.state.context.engine, app.state.context.storage)
         for sentence in restrict_data_folder(app.state.context.storage.root):
             logger.warning(sentence)
     except (ValidationError, SettingsRefused) as error:

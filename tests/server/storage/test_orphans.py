@@ -84,7 +84,7 @@ def test_a_start_leaves_everything_where_it_is(serve: Callable[..., Any], tmp_pa
 def test_a_server_that_runs_moves_them_to_the_trash_by_itself(
     serve: Callable[..., Any], eventually: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.app, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(server.app, "SCAN_SECONDS", 0.05)
     monkeypatch.setattr(server.storage.orphans, "SECONDS_UNTOUCHED", 0.2)
     with serve(tmp_path, report_timeout_seconds=0.1) as live, live.client() as http:
         dataset_id = http.put("/v1/datasets/a/content", content=b"RIFF").json()["id"]
@@ -145,7 +145,7 @@ def test_a_dataset_that_comes_between_the_looks_at_files_and_rows_is_no_orphan(
         joined.dataset_home(bench.dataset()).mkdir(parents=True)
         return found
 
-    monkeypatch.setattr(orphans, "_known", and_then_one_comes)
+    monkeypatch.setattr(orphans, "_ids_with_rows", and_then_one_comes)
     assert orphans.find() == []
 
 
