@@ -32,8 +32,8 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import create_engine, write_session
 from server.database.tables import Artifact, Attempt, Dataset, Event, Job, Metric, Worker, new_id
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 
@@ -56,7 +56,7 @@ class Place:
     """A data folder with a book."""
 
     folder: Path
-    book: JobBook
+    job_service: JobService
     storage: Storage
     dataset_id: str
 
@@ -72,17 +72,17 @@ class Place:
         with write_session(engine) as session:
             session.add(dataset)
         storage.dataset_folder(dataset.id).mkdir(parents=True)
-        return cls(folder, JobBook(engine), storage, dataset.id)
+        return cls(folder, JobService(engine), storage, dataset.id)
 
     def submit(self) -> Job:
         """A job that waits."""
-        return self.book.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
+        return self.jobs.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
 
-    def claim(self) -> Claim:
+    def claim(self) -> Lease:
         """The next job, in our hands."""
-        claim = self.book.claim(self.book.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
-        assert claim is not None
-        return claim
+        lease = self.jobs.claim(self.jobs.register_worker("bench", os.getpid(), socket.gethostname(), "cpu"))
+        assert lease is not None
+        return lease
 
     def fill(self, num_jobs: int) -> list[str]:
         """Write jobs that have ended, with events, metrics, an attempt and two files each; their ids."""
@@ -91,13 +91,13 @@ class Place:
         worker = Worker(
             id=new_id("wrk"), name="old", pid=1, host="old", device="cpu", registered_at=start, last_seen_at=start
         )
-        with write_session(self.book.engine) as session:
+        with write_session(self.jobs.engine) as session:
             session.add(worker)
         ids = []
         for first in range(0, num_jobs, 500):
             numbers = range(first + 1, min(first + 500, num_jobs) + 1)
             ids += self._fill(numbers, config, start, worker.id)
-        with self.book.engine.connect() as connection:
+        with self.jobs.engine.connect() as connection:
             connection.exec_driver_sql("ANALYZE")
         return ids
 
@@ -152,7 +152,7 @@ class Place:
         for attempt in attempts:
             attempt.pop("created_at")
             attempt["outcome"] = "succeeded"
-        with write_session(self.book.engine) as session:
+        with write_session(self.jobs.engine) as session:
             connection = session.connection()
             for table, rows in (
                 (Job, jobs),
@@ -218,7 +218,7 @@ def percentiles(times: list[float]) -> dict[str, float]:
 def measure_answers(place: Place, num_jobs: int, rounds: int) -> None:
     """Submit, lists and reads, one after another, with so many finished jobs in the book."""
     ids = place.fill(num_jobs)
-    wish = {"name": "anna", "dataset_id": place.dataset_id}
+    body = {"name": "anna", "dataset_id": place.dataset_id}
     middle = ids[len(ids) // 2]
     reads: dict[str, str] = {
         "list, first page": "/v1/jobs",
@@ -236,7 +236,7 @@ def measure_answers(place: Place, num_jobs: int, rounds: int) -> None:
     }
     with serving(place.folder) as server, httpx.Client(base_url=server.url, timeout=60) as client:
         notes = f"{num_jobs} finished jobs in the book, one caller"
-        timed(lambda: client.post("/v1/jobs", json=wish).raise_for_status(), rounds, "submit", notes)
+        timed(lambda: client.post("/v1/jobs", json=body).raise_for_status(), rounds, "submit", notes)
         for name, path in reads.items():
             timed(lambda path=path: client.get(path).raise_for_status(), rounds, name, notes)
         print_line("memory", server.peak_bytes / MIB, "MiB", f"the server's peak over all of these; {notes}")
@@ -258,10 +258,10 @@ def timed(work: Callable[[], object], rounds: int, name: str, notes: str) -> Non
 def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
     """Many followers of one job, whose worker writes twice a second; how late each hears of each event."""
     job = place.submit()
-    claim = place.claim()
+    lease = place.claim()
     with serving(place.folder, FOLLOW_POLL_SECONDS="0.4") as server:
         cpu = server.cpu_seconds
-        delays = asyncio.run(_follow(server.url, job.id, place, claim, num_followers, seconds))
+        delays = asyncio.run(_follow(server.url, job.id, place, lease, num_followers, seconds))
         used = (server.cpu_seconds - cpu) / seconds
         found = percentiles(delays)
         notes = f"p50 over {len(delays)} messages to {num_followers} followers of one job; {used:.2f} of a core"
@@ -269,10 +269,10 @@ def measure_followers(place: Place, num_followers: int, seconds: float) -> None:
         print_line(
             "memory with followers", server.peak_bytes / MIB, "MiB", f"the server's peak with {num_followers} followers"
         )
-    place.book.hand_back(claim, "measured")
+    place.jobs.release(lease, "measured")
 
 
-async def _follow(url: str, job_id: str, place: Place, claim: Claim, num_followers: int, seconds: float) -> list[float]:
+async def _follow(url: str, job_id: str, place: Place, lease: Lease, num_followers: int, seconds: float) -> list[float]:
     delays: list[float] = []
     written: dict[int, float] = {}
     ready = asyncio.Semaphore(0)
@@ -291,9 +291,9 @@ async def _follow(url: str, job_id: str, place: Place, claim: Claim, num_followe
         for _ in followers:
             await ready.acquire()
         for step in range(1, int(seconds * 2) + 1):
-            said = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
+            event = SaidMetric(step=step, epoch=1, values={"loss/mel": 1.0})
             written[step] = time.monotonic()
-            await asyncio.to_thread(place.book.record, claim, [said])
+            await asyncio.to_thread(place.jobs.record_events, lease, [event])
             await asyncio.sleep(0.5)
         for follower in followers:
             follower.cancel()
@@ -332,12 +332,12 @@ def measure_large_files(place: Place, size: int) -> None:
 
 
 def _large_artifact(place: Place, source: Path) -> tuple[str, str]:
-    job, claim = place.submit(), place.claim()
-    while claim.job_id != job.id:  # what other measurements left behind
-        claim = place.claim()
+    job, lease = place.submit(), place.claim()
+    while lease.job_id != job.id:  # what other measurements left behind
+        lease = place.claim()
     stored = place.storage.store_artifact(job.id, source)
-    place.book.publish_artifact(claim, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
-    place.book.succeed(claim)
+    place.jobs.publish_artifact(lease, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
+    place.jobs.succeed(lease)
     return job.id, stored.sha256
 
 
@@ -362,7 +362,7 @@ def measure_worker(place: Place, seconds: float, locked_seconds: float) -> None:
         print_line("worker's share of CPU", 100 * used / wall, "%", notes)
         _print_writes(writes, began, "the book being free")
         began = time.time()
-        with place.book.engine.connect() as connection, connection.begin():  # a writer that does not let go
+        with place.jobs.engine.connect() as connection, connection.begin():  # a writer that does not let go
             time.sleep(locked_seconds)
         time.sleep(1)
         _print_writes(writes, began, f"the book being locked for {locked_seconds:.0f} s")

@@ -13,11 +13,11 @@ import httpx
 import platformdirs
 from pydantic import ValidationError
 
-from rvc_train.errors import BadInput, ClientError
+from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.downloads import Offered, Progress, download
 from rvc_train.http.packing import packed
-from rvc_train.http.streams import PATIENCE_SECONDS, OnWait, follow
-from rvc_train.http.transport import Calls, parse
+from rvc_train.http.streams import RECONNECT_SECONDS, OnWait, follow
+from rvc_train.http.transport import Transport, parse
 from rvc_train.http.uploads import upload
 from rvc_train.resources.access import Access
 from rvc_train.resources.administration import PublishedWeights, Retention
@@ -46,14 +46,14 @@ def connect(url: str, token: str | None = None) -> httpx.Client:
     headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
     if token:
         if not (token.isascii() and token.isprintable() and " " not in token):
-            raise BadInput("the token holds a space or a letter that no token has; copy it again")
+            raise UsageError("the token holds a space or a letter that no token has; copy it again")
         headers["Authorization"] = f"Bearer {token}"
     try:
         address = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
-        raise BadInput(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
+        raise UsageError(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:
-        raise BadInput(f"{url!r} is no server address; {EXAMPLE}")
+        raise UsageError(f"{url!r} is no server address; {EXAMPLE}")
     is_here = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
     return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_here)
 
@@ -64,11 +64,11 @@ class Client:
     def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
         """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
         self._http = http
-        self._calls = calls = Calls(http)
-        self.webhooks = Webhooks(calls)
-        self.weights = PublishedWeights(calls)
-        self.retention = Retention(calls)
-        self.access = Access(calls)
+        self._transport = transport = Transport(http)
+        self.webhooks = Webhooks(transport)
+        self.weights = PublishedWeights(transport)
+        self.retention = Retention(transport)
+        self.access = Access(transport)
         self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
 
     # Datasets
@@ -88,19 +88,19 @@ class Client:
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
         """All datasets, page by page; for an administrator everyone's, or those of `owner`."""
         params = {"limit": limit} | ({} if owner is None else {"owner": owner})
-        return self._calls.pages("/v1/datasets", DatasetPublic, params)
+        return self._transport.pages("/v1/datasets", DatasetPublic, params)
 
     def dataset(self, dataset_id: str) -> DatasetPublic:
         """One dataset."""
-        return self._calls.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
+        return self._transport.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
 
     def dataset_report(self, dataset_id: str) -> DatasetReport:
         """What the server found in a dataset's recordings."""
-        return self._calls.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
+        return self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset and all that was derived from it; not while a job needs it."""
-        self._calls.send("DELETE", f"/v1/datasets/{dataset_id}")
+        self._transport.send("DELETE", f"/v1/datasets/{dataset_id}")
 
     # Jobs
 
@@ -108,12 +108,12 @@ class Client:
         """Ask for a voice. The same key gives the same job, however often it is sent; None: a new key."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = job.model_dump(mode="json", exclude_none=True)
-        return parse(JobPublic, self._calls.send("POST", "/v1/jobs", json=body, headers=headers))
+        return parse(JobPublic, self._transport.send("POST", "/v1/jobs", json=body, headers=headers))
 
     def estimate(self, job: EstimateRequest) -> JobEstimate:
         """What a job would take, as ranges; and what should be known before it is submitted."""
         body = job.model_dump(mode="json", exclude_none=True)
-        return self._calls.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
+        return self._transport.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
 
     def jobs(
         self,
@@ -132,23 +132,23 @@ class Client:
         words |= {"search": search, "owner": owner}
         params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
         params |= {f"label.{key}": value for key, value in (labels or {}).items()}
-        return self._calls.pages("/v1/jobs", JobPublic, params)
+        return self._transport.pages("/v1/jobs", JobPublic, params)
 
     def job(self, job_id: str) -> JobPublic:
         """One job."""
-        return self._calls.get(f"/v1/jobs/{job_id}", JobPublic)
+        return self._transport.get(f"/v1/jobs/{job_id}", JobPublic)
 
     def cancel(self, job_id: str) -> JobPublic:
         """Ask a job to end. A running one ends after its present step and a checkpoint."""
-        return parse(JobPublic, self._calls.send("POST", f"/v1/jobs/{job_id}/cancel"))
+        return parse(JobPublic, self._transport.send("POST", f"/v1/jobs/{job_id}/cancel"))
 
     def pause(self, job_id: str) -> JobPublic:
         """Ask a job to stop and wait. A running one stops after its present step and a checkpoint."""
-        return self._calls.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
 
     def resume(self, job_id: str) -> JobPublic:
         """Put a paused job back into the queue."""
-        return self._calls.call("POST", f"/v1/jobs/{job_id}/resume", JobPublic)
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/resume", JobPublic)
 
     def retry(
         self,
@@ -160,7 +160,7 @@ class Client:
         """Try a job that has ended again, as a new one; `config` holds training options to change."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = {"from": start_from, "config": dict(config or {})}
-        return self._calls.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
 
     def edit(
         self,
@@ -176,25 +176,25 @@ class Client:
         words = {"labels": None if labels is None else dict(labels), "priority": priority}
         body = {key: value for key, value in words.items() if value is not None}
         headers = {} if if_match is None else {"If-Match": if_match}
-        return self._calls.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
+        return self._transport.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
 
     def job_if_changed(self, job_id: str, etag: str | None = None) -> tuple[JobPublic | None, str]:
         """One job and its tag; None in its place while it is as it was when it had the tag given."""
         headers = {} if etag is None else {"If-None-Match": etag}
-        response = self._calls.send("GET", f"/v1/jobs/{job_id}", headers=headers)
+        response = self._transport.send("GET", f"/v1/jobs/{job_id}", headers=headers)
         is_as_it_was = response.status_code == httpx.codes.NOT_MODIFIED
         return (None if is_as_it_was else parse(JobPublic, response)), response.headers.get("ETag", "")
 
     def delete_job(self, job_id: str) -> None:
         """Delete a finished job with its checkpoints, log and voice."""
-        self._calls.send("DELETE", f"/v1/jobs/{job_id}")
+        self._transport.send("DELETE", f"/v1/jobs/{job_id}")
 
     def find_job(self, wanted: str) -> JobPublic:
         """The job of an id, of the unique beginning of one (`job_` may be left out), or the newest for `last`."""
         if wanted == "last":
             newest = next(self.jobs(limit=1), None)
             if newest is None:
-                raise BadInput("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
+                raise UsageError("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
             return newest
         matching = islice(self.jobs(limit=2, id_prefix=wanted), 2) if wanted else ()
         found = self._find("job", wanted, (job.id for job in matching))
@@ -217,7 +217,7 @@ class Client:
         """The events so far that come after the one numbered `after`; of these types alone, if any are named."""
         while True:
             params = {"after": after, "type": types} if types else {"after": after}
-            page = self._calls.get(f"/v1/jobs/{job_id}/events", EventList, params)
+            page = self._transport.get(f"/v1/jobs/{job_id}/events", EventList, params)
             yield from page.data
             if not page.has_more or not page.data:
                 return
@@ -228,11 +228,11 @@ class Client:
         job_id: str,
         after: int = 0,
         on_wait: OnWait | None = None,
-        patience_seconds: float = PATIENCE_SECONDS,
+        reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> Iterator[EventPublic]:
         """Events as they happen until the job is at its end, each once and in order, through restarts of the server."""
         last_id = str(after) if after else None
-        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, patience_seconds)
+        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, reconnect_seconds)
         for message in stream:
             try:
                 event = EventPublic.model_validate_json(message.data)
@@ -245,7 +245,9 @@ class Client:
     def logs(self, job_id: str, tail: int | None = None) -> str:
         """The job's log so far, or its last `tail` lines."""
         params = {} if tail is None else {"tail": str(tail)}
-        return self._calls.send("GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}).text
+        return self._transport.send(
+            "GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}
+        ).text
 
     def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
         """Lines of the log as they come until the job is at its end, through restarts of the server."""
@@ -255,19 +257,19 @@ class Client:
 
     def metrics(self, job_id: str, **query: str | int) -> MetricList:
         """Numbers over the training steps: `key`, `since_step`, `max_points` narrow them."""
-        return self._calls.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
+        return self._transport.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
 
     def artifacts(self, job_id: str) -> list[ArtifactPublic]:
         """Files that the job offers."""
-        return self._calls.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
+        return self._transport.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
 
     def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
         """Evaluated saves with their scores, by step."""
-        return self._calls.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
+        return self._transport.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
 
     def previews(self, job_id: str) -> list[PreviewPublic]:
         """Clips as the voice spoke them at its saves, by step."""
-        return self._calls.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
+        return self._transport.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
 
     def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
         """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
@@ -280,12 +282,12 @@ class Client:
 
     def workers(self) -> list[WorkerPublic]:
         """Processes that run jobs."""
-        return self._calls.get("/v1/workers", WorkerList).data
+        return self._transport.get("/v1/workers", WorkerList).data
 
     def drain_worker(self, worker_id: str, mode: str = "hand_back") -> WorkerPublic:
         """Have a worker end: `hand_back` lets another go on with its job, `finish` brings it to its end first."""
         path = f"/v1/workers/{worker_id}/drain"
-        return self._calls.call("POST", path, WorkerPublic, params={"mode": mode})
+        return self._transport.call("POST", path, WorkerPublic, params={"mode": mode})
 
     def find_worker(self, wanted: str) -> WorkerPublic:
         """The worker of an id, of the unique beginning of one, or of a name that one alone has."""
@@ -298,11 +300,11 @@ class Client:
 
     def queue(self) -> QueuePublic:
         """What runs and what waits."""
-        return self._calls.get("/v1/queue", QueuePublic)
+        return self._transport.get("/v1/queue", QueuePublic)
 
     def system(self) -> SystemPublic:
         """What the server is and can do."""
-        return self._calls.get("/v1/system", SystemPublic)
+        return self._transport.get("/v1/system", SystemPublic)
 
     def is_ready(self) -> bool:
         """Whether the server answers and is ready to work."""
@@ -319,8 +321,8 @@ class Client:
         if len(matching) == 1 or wanted in matching:
             return wanted if wanted in matching else matching[0]
         if matching:
-            raise BadInput(f"{wanted} is the beginning of several {kind} ids; give more of it")
-        raise BadInput(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
+            raise UsageError(f"{wanted} is the beginning of several {kind} ids; give more of it")
+        raise UsageError(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
 
 
 _LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
@@ -329,7 +331,7 @@ _LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
 def default_dataset_name(paths: Sequence[Path]) -> str:
     """What a dataset is called when nobody says: as the folder, the zip (without `.zip`), or the recording."""
     if not paths:
-        raise BadInput("nothing to upload; name a folder, a zip or audio files")
+        raise UsageError("nothing to upload; name a folder, a zip or audio files")
     first = paths[0].resolve()
     if len(paths) > 1:
         return first.parent.name or "dataset"

@@ -2,12 +2,12 @@
 
     ClientError
     ├── ConnectionFailed    no answer from the server
-    ├── ServerSaysNo        an answer that is an error, with the server's code and sentence
+    ├── ApiError            an answer that is an error, with the server's code and sentence
     │   ├── NotFound        404
-    │   └── NotAllowed      401 and 403
+    │   └── AuthError       401 and 403
     ├── BadUpload           the server has other bytes than were sent
     ├── BadDownload         a file that is not what the server said it was
-    └── BadInput            something that the caller named does not exist or is not usable
+    └── UsageError          something that the caller named does not exist or is not usable
 
 Each message is one sentence for a person, with what to do where that is known.
 """
@@ -39,8 +39,8 @@ class Problem:
     def sentence(self) -> str:
         """What the server says, with the fields it complains about."""
         text = self.detail or self.title or f"HTTP status {self.status}"
-        told = [f"{_dotted(pointer)}: {detail}" for detail, pointer in self.pointers if detail not in text]
-        return f"{text} ({'; '.join(told)})" if told else text
+        fields = [f"{_dotted(pointer)}: {detail}" for detail, pointer in self.pointers if detail not in text]
+        return f"{text} ({'; '.join(fields)})" if fields else text
 
 
 def _dotted(pointer: str) -> str:
@@ -48,7 +48,7 @@ def _dotted(pointer: str) -> str:
     return pointer.lstrip("#/").replace("/", ".")
 
 
-class ServerSaysNo(ClientError):
+class ApiError(ClientError):
     """The server answered with an error."""
 
     def __init__(self, problem: Problem) -> None:
@@ -56,11 +56,11 @@ class ServerSaysNo(ClientError):
         self.problem = problem
 
 
-class NotFound(ServerSaysNo):
+class NotFound(ApiError):
     """There is no such thing, or it is not yours."""
 
 
-class NotAllowed(ServerSaysNo):
+class AuthError(ApiError):
     """The token is missing, unknown, or allows too little."""
 
 
@@ -72,5 +72,5 @@ class BadDownload(ClientError):
     """What came is not what the server promised."""
 
 
-class BadInput(ClientError):
+class UsageError(ClientError):
     """A file, a folder or a name that the caller gave cannot be used."""

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from server.app import create_app
-from server.context import Services
+from server.context import AppContext
 from server.errors import SettingsRefused
 from server.logging import set_up_logging
 from server.settings import ServerSettings
-from server.storage.instances import check, open_instance
-from server.storage.permissions import UMASK, close_data_folder
+from server.storage.instances import check_pairing, open_instance
+from server.storage.permissions import UMASK, restrict_data_folder
 
 logger = structlog.get_logger(__name__)
 
@@ -30,13 +30,13 @@ LOCK_WAIT_SECONDS = 15
 class Server(uvicorn.Server):
     """Uvicorn, which also tells followers at the first signal: it would wait for their streams for ever."""
 
-    def __init__(self, config: uvicorn.Config, services: Services) -> None:
+    def __init__(self, config: uvicorn.Config, context: AppContext) -> None:
         super().__init__(config)
-        self._services = services
+        self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop."""
-        self._services.stopping.set()
+        self._context.stopping.set()
         super().handle_exit(sig, frame)
 
 
@@ -49,11 +49,11 @@ def main() -> int:
         settings = ServerSettings()
         settings.check_exposure()
         set_up_logging(settings.log_level)
-        check(settings.data_folder, settings.url)  # before anything is made, the lock's file included
+        check_pairing(settings.data_folder, settings.url)  # before anything is made, the lock's file included
         app = create_app(settings)
-        lock = app.state.services.storage.lock(LOCK_WAIT_SECONDS)
-        open_instance(app.state.services.engine, app.state.services.storage)
-        for sentence in close_data_folder(app.state.services.storage.root):
+        lock = app.state.context.storage.lock(LOCK_WAIT_SECONDS)
+        open_instance(app.state.context.engine, app.state.context.storage)
+        for sentence in restrict_data_folder(app.state.context.storage.root):
             logger.warning(sentence)
     except (ValidationError, SettingsRefused) as error:
         sys.stderr.write(f"rvc-train server: {error}\n")
@@ -76,7 +76,7 @@ def _serve(app: FastAPI, settings: ServerSettings) -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )
-    server = Server(config, app.state.services)
+    server = Server(config, app.state.context)
     server.run()
     return 0 if server.started else 1
 

@@ -16,48 +16,48 @@ from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
 from server.admin.retention import Retention
-from server.admin.scheduler import CHORE_SECONDS, EXPIRY_SECONDS, Chore, Housekeeper
+from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
 from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
 from server.auth.audit import AuditTrail
-from server.auth.authentication import Auth
+from server.auth.authentication import AuthMiddleware
 from server.auth.quotas import Quotas
-from server.auth.throttle import Refusals
-from server.auth.tokens import TokenBook
-from server.context import Services
+from server.auth.throttle import AuthThrottle
+from server.auth.tokens import TokenService
+from server.context import AppContext
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
 from server.datasets import validator
-from server.datasets.service import DatasetShelf
-from server.datasets.validator import Examiner
+from server.datasets.service import DatasetService
+from server.datasets.validator import DatasetValidator
 from server.estimates.estimator import Estimator
-from server.estimates.queue_forecast import Outlook
-from server.estimates.service import Forecaster
+from server.estimates.queue_forecast import QueueForecast
+from server.estimates.service import EstimateService
 from server.http.problem_details import install
-from server.http.sse import Streamer
-from server.job_store.idempotency import UnderWay
-from server.job_store.queries import History
-from server.jobs.event_stream import Feeds
-from server.jobs.retry import Retries
-from server.jobs.service import JobBook
-from server.metrics import Measures
-from server.middleware import RequestContext
+from server.http.sse import SseResponder
+from server.job_store.idempotency import InFlightKeys
+from server.job_store.queries import JobQueries
+from server.jobs.event_stream import EventBroadcaster
+from server.jobs.retry import RetryService
+from server.jobs.service import JobService
+from server.metrics import Metrics
+from server.middleware import RequestContextMiddleware
 from server.openapi import document
 from server.pages import shells
 from server.pages.assets import Assets
 from server.settings import ServerSettings
 from server.storage.instances import open_instance
 from server.storage.local import Storage
-from server.storage.orphans import SECONDS_BETWEEN_LOOKS, Orphans
+from server.storage.orphans import SCAN_SECONDS, Orphans
 from server.storage.sizes import JobSizes
-from server.uploads.receive import Receptions
-from server.uploads.service import UploadShelf
+from server.uploads.receive import UploadLocks
+from server.uploads.service import UploadService
 from server.webhooks import delivery
 from server.webhooks.delivery import Deliverer
-from server.webhooks.service import WebhookBook
+from server.webhooks.service import WebhookService
 
 logger = structlog.get_logger(__name__)
 
@@ -92,29 +92,29 @@ _MODULES = (
 
 def create_app(settings: ServerSettings) -> FastAPI:
     """The service for these settings. Nothing is opened or started before its lifespan begins."""
-    services = _services(settings)
+    context = _build_context(settings)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
-        await run_in_threadpool(_open, services)
-        deliverer = Deliverer(services.engine, settings, utc_now)
-        housekeeper = Housekeeper(
-            services.book, services.uploads, deliverer, services.retention, settings, *_chores(services)
+        await run_in_threadpool(_open, context)
+        deliverer = Deliverer(context.engine, settings, utc_now)
+        task_scheduler = Scheduler(
+            context.jobs, context.uploads, deliverer, context.retention, settings, *_periodic_tasks(context)
         )
-        services.examiner.start()
+        context.dataset_validator.start()
         deliverer.start()
-        housekeeper.start()
-        logger.info("the server is ready", data_folder=str(services.storage.root))
+        task_scheduler.start()
+        logger.info("the server is ready", data_folder=str(context.storage.root))
         try:
             yield
         finally:
-            services.stopping.set()
-            await run_in_threadpool(services.examiner.stop)
-            await run_in_threadpool(housekeeper.stop)
+            context.stopping.set()
+            await run_in_threadpool(context.dataset_validator.stop)
+            await run_in_threadpool(task_scheduler.stop)
             await run_in_threadpool(deliverer.stop)
-            await run_in_threadpool(services.tokens.tidy)
-            services.engine.dispose()
+            await run_in_threadpool(context.tokens.clean_up)
+            context.engine.dispose()
             logger.info("the server has stopped")
 
     app = FastAPI(
@@ -126,11 +126,11 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # ours loads nothing from elsewhere
         redoc_url=None,
         middleware=[
-            Middleware(RequestContext, measures=services.measures),
-            Middleware(Auth, settings=settings, tokens=services.tokens, refusals=services.refusals),
+            Middleware(RequestContextMiddleware, metrics=context.metrics),
+            Middleware(AuthMiddleware, settings=settings, tokens=context.tokens, throttle=context.auth_throttle),
         ],
     )
-    app.state.services = services
+    app.state.context = context
     install(app)
     app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's own way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
@@ -143,63 +143,63 @@ def create_app(settings: ServerSettings) -> FastAPI:
     return app
 
 
-def _services(settings: ServerSettings) -> Services:
+def _build_context(settings: ServerSettings) -> AppContext:
     engine = create_engine(settings.url, NUM_CONNECTIONS)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
-    history = History(engine)
-    book = JobBook(
+    job_queries = JobQueries(engine)
+    job_service = JobService(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
         max_recoveries=settings.max_recoveries,
         quotas=quotas,
     )
-    shelf = DatasetShelf(book, storage, settings, quotas=quotas)
-    outlook = Outlook(Estimator(settings.lease_seconds))
-    first_token = None if settings.token is None else settings.token.get_secret_value()
+    dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
+    queue_forecast = QueueForecast(Estimator(settings.lease_seconds))
+    bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
-    return Services(
+    return AppContext(
         settings=settings,
         engine=engine,
-        book=book,
-        retries=Retries(book, storage),
-        under_way=UnderWay(),
-        outlook=outlook,
-        forecaster=Forecaster(engine, outlook, storage, quotas, utc_now),
-        shelf=shelf,
-        uploads=UploadShelf(engine, storage, settings, quotas=quotas),
-        receptions=Receptions(),
-        webhooks=WebhookBook(engine, utc_now),
+        jobs=job_service,
+        retries=RetryService(job_service, storage),
+        in_flight_keys=InFlightKeys(),
+        queue_forecast=queue_forecast,
+        estimates=EstimateService(engine, queue_forecast, storage, quotas, utc_now),
+        datasets=dataset_service,
+        uploads=UploadService(engine, storage, settings, quotas=quotas),
+        upload_locks=UploadLocks(),
+        webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
-        retention=Retention(book, storage),
-        tokens=TokenBook(engine, utc_now, first_token, settings.session_hours),
+        retention=Retention(job_service, storage),
+        tokens=TokenService(engine, utc_now, bootstrap_token, settings.session_hours),
         quotas=quotas,
         audit=audit,
-        refusals=Refusals(settings.refusals_per_minute, audit),
-        measures=Measures(engine, storage, settings.lease_seconds),
+        auth_throttle=AuthThrottle(settings.refusals_per_minute, audit),
+        metrics=Metrics(engine, storage, settings.lease_seconds),
         storage=storage,
-        history=history,
+        job_queries=job_queries,
         pages=shells.Pages(),
-        feeds=Feeds(history.events, settings.follow_poll_seconds),
-        examiner=Examiner(shelf, storage, settings),
-        streamer=Streamer(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
+        event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
+        dataset_validator=DatasetValidator(dataset_service, storage, settings),
+        sse_responder=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,
     )
 
 
-def _chores(services: Services) -> Iterator[Chore]:
-    """What the housekeeper does for who may do what, and for the disk."""
-    settings = services.settings
-    orphans = Orphans(services.engine, services.storage, settings.trash_days, settings.report_timeout_seconds)
-    sizes = JobSizes(services.engine, services.storage, utc_now)
-    yield CHORE_SECONDS, services.tokens.tidy
-    yield CHORE_SECONDS, sizes.measure
-    yield EXPIRY_SECONDS, partial(services.audit.forget_old, settings.audit_days)
-    yield SECONDS_BETWEEN_LOOKS, orphans.collect
+def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
+    """Periodic tasks of tokens, the audit trail and the disk."""
+    settings = context.settings
+    orphans = Orphans(context.engine, context.storage, settings.trash_days, settings.report_timeout_seconds)
+    sizes = JobSizes(context.engine, context.storage, utc_now)
+    yield CLEANUP_SECONDS, context.tokens.clean_up
+    yield CLEANUP_SECONDS, sizes.measure
+    yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
+    yield SCAN_SECONDS, orphans.collect
 
 
-def _open(services: Services) -> None:
-    open_instance(services.engine, services.storage)
-    if (warning := sqlite_warning(services.engine)) is not None:
+def _open(context: AppContext) -> None:
+    open_instance(context.engine, context.storage)
+    if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

@@ -1,4 +1,4 @@
-"""What routes work with, made once by `server.app.create_app` and handed to each by dependency."""
+"""The application context of routes, made once by `server.app.create_app` and handed to each by dependency."""
 
 import threading
 from dataclasses import dataclass
@@ -11,65 +11,65 @@ from server.admin.retention import Retention
 from server.admin.weights import WeightsFetcher
 from server.auth.audit import AuditTrail
 from server.auth.quotas import Quotas
-from server.auth.throttle import Refusals
-from server.auth.tokens import TokenBook
-from server.datasets.service import DatasetShelf
-from server.datasets.validator import Examiner
-from server.estimates.queue_forecast import Outlook
-from server.estimates.service import Forecaster
-from server.http.sse import Streamer
-from server.job_store.idempotency import UnderWay
-from server.job_store.queries import History
-from server.jobs.event_stream import Feeds
-from server.jobs.retry import Retries
-from server.jobs.service import JobBook
-from server.metrics import Measures
+from server.auth.throttle import AuthThrottle
+from server.auth.tokens import TokenService
+from server.datasets.service import DatasetService
+from server.datasets.validator import DatasetValidator
+from server.estimates.queue_forecast import QueueForecast
+from server.estimates.service import EstimateService
+from server.http.sse import SseResponder
+from server.job_store.idempotency import InFlightKeys
+from server.job_store.queries import JobQueries
+from server.jobs.event_stream import EventBroadcaster
+from server.jobs.retry import RetryService
+from server.jobs.service import JobService
+from server.metrics import Metrics
 from server.pages.shells import Pages
 from server.settings import ServerSettings
 from server.storage.local import Storage
-from server.uploads.receive import Receptions
-from server.uploads.service import UploadShelf
-from server.webhooks.service import WebhookBook
+from server.uploads.receive import UploadLocks
+from server.uploads.service import UploadService
+from server.webhooks.service import WebhookService
 
 
 @dataclass(frozen=True)
-class Services:
+class AppContext:
     """Everything that a route may need."""
 
     settings: ServerSettings
     engine: sa.Engine
-    book: JobBook
-    retries: Retries
-    under_way: UnderWay
-    outlook: Outlook
-    forecaster: Forecaster
-    shelf: DatasetShelf
-    uploads: UploadShelf
-    receptions: Receptions
-    webhooks: WebhookBook
+    jobs: JobService
+    retries: RetryService
+    in_flight_keys: InFlightKeys
+    queue_forecast: QueueForecast
+    estimates: EstimateService
+    datasets: DatasetService
+    uploads: UploadService
+    upload_locks: UploadLocks
+    webhooks: WebhookService
     weights: WeightsFetcher
-    measures: Measures
+    metrics: Metrics
     retention: Retention
-    tokens: TokenBook
+    tokens: TokenService
     quotas: Quotas
     audit: AuditTrail
-    refusals: Refusals
+    auth_throttle: AuthThrottle
     storage: Storage
-    history: History
-    examiner: Examiner
+    job_queries: JobQueries
+    dataset_validator: DatasetValidator
     pages: Pages
-    feeds: Feeds
-    streamer: Streamer
+    event_broadcaster: EventBroadcaster
+    sse_responder: SseResponder
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
 
 
-def _services(request: Request) -> Services:
-    services: Services = request.app.state.services
-    return services
+def _context(request: Request) -> AppContext:
+    context: AppContext = request.app.state.context
+    return context
 
 
-ServicesDep = Annotated[Services, Depends(_services)]
+Context = Annotated[AppContext, Depends(_context)]
 MAX_INTEGER = 2**62
 """The largest that may be asked about: less than the database's 2**63 - 1, and exact as a float, as OpenAPI has it."""
 Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]

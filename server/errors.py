@@ -22,7 +22,7 @@ ServerError
 ├── NoSpace                    the disk is full, or nearly
 │   └── StorageQuotaExceeded   an owner has as many bytes as they may
 ├── RangeNotSatisfiable        a range that the file does not have
-├── ClaimLost                  a worker's claim was replaced, or its job was ended: write nothing more
+├── LeaseLost                  a worker's lease was replaced, or its job was ended: write nothing more
 └── NothingPublished           a worker called success without having published a voice
 """
 
@@ -185,7 +185,7 @@ class RangeNotSatisfiable(ServerError):
         self.size = size
 
 
-class ClaimLost(ServerError):
+class LeaseLost(ServerError):
     """The worker no longer holds the job: it stops its engine and writes nothing more."""
 
     code = "claim_lost"

@@ -1,4 +1,4 @@
-"""What Prometheus is told: requests as they are answered, and the book, the workers and the disk when it asks."""
+"""Prometheus metrics: requests as they are answered; jobs, workers and the disk when they are scraped."""
 
 from collections.abc import Iterator
 
@@ -24,12 +24,12 @@ BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Measures:
-    """All numbers of one server."""
+class Metrics:
+    """All metrics of one server."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_Book(engine, storage, lease_seconds))
+        self._registry.register(_DatabaseCollector(engine, storage, lease_seconds))
         self._requests = Histogram(
             "rvc_train_http_request_seconds",
             "Time to answer a request, by route; streams count until their end.",
@@ -47,8 +47,8 @@ class Measures:
         return generate_latest(self._registry)
 
 
-class _Book(Collector):
-    """Asks the book at the moment that Prometheus asks."""
+class _DatabaseCollector(Collector):
+    """Queries the database at each scrape."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds

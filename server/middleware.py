@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.problem_details import problem_response
 from server.http.security_headers import add_security_headers
-from server.metrics import Measures
+from server.metrics import Metrics
 
 logger = structlog.get_logger(__name__)
 
@@ -29,24 +29,24 @@ class BodyTooLarge(HTTPException):
         super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
-class RequestContext:
-    """ASGI middleware, the outermost."""
+class RequestContextMiddleware:
+    """ASGI middleware, the outermost: the context of each request."""
 
-    def __init__(self, app: ASGIApp, measures: Measures) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
-        self._measures = measures
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request = _Request(self._app, scope, receive, send)
+        request = _RequestContext(self._app, scope, receive, send)
         started = time.monotonic()
         try:
             await request.serve()
         finally:
-            self._measures.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
+            self._metrics.request(scope["method"], _pattern(scope), request.status, time.monotonic() - started)
 
 
 def _pattern(scope: Scope) -> str:
@@ -56,7 +56,7 @@ def _pattern(scope: Scope) -> str:
     return f"/v1{pattern}" if is_part else pattern
 
 
-class _Request:
+class _RequestContext:
     def __init__(self, app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
         self._app, self._scope, self._receive, self._send = app, scope, receive, send
         given = Headers(scope=scope).get("x-request-id", "")
@@ -78,11 +78,11 @@ class _Request:
             logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
             if self.status is not None:
                 raise  # half an answer is out: only closing the connection tells that it is not whole
-            await self._answer(500, "something went wrong on the server; its log has the details under the request id")
+            await self._respond(500, "something went wrong on the server; its log has the details under the request id")
         finally:
             self._log(time.monotonic() - started)
 
-    async def _answer(self, status: int, detail: str) -> None:
+    async def _respond(self, status: int, detail: str) -> None:
         answer = problem_response(status, detail, path=self._scope["path"], request_id=self._id)
         await answer(self._scope, self._receive, self._watched_send)
 

@@ -81,10 +81,10 @@ _METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"
 
 
 def _header_docs(*names: str) -> dict[str, Any]:
-    told = {name: _HEADERS[name] for name in names}
+    headers = {name: _HEADERS[name] for name in names}
     return {
         name: {"description": text, "schema": schema, "required": name in _REQUIRED}
-        for name, (text, schema) in told.items()
+        for name, (text, schema) in headers.items()
     }
 
 
@@ -143,9 +143,9 @@ def _complete_answers(path: str, method: str, operation: dict[str, Any]) -> None
     if {"after", "limit"} <= names and not path.endswith("/events"):
         good.append("Link")
     for status, answer in answers.items():
-        told = good if int(status) < 300 else _ERROR_HEADERS.get(int(status), ())
+        headers = good if int(status) < 300 else _ERROR_HEADERS.get(int(status), ())
         partial = ("Content-Range",) if status == "206" else ()
-        answer.setdefault("headers", {}).update(_header_docs("X-Request-ID", *told, *partial))
+        answer.setdefault("headers", {}).update(_header_docs("X-Request-ID", *headers, *partial))
         if int(status) >= 400 and "content" not in answer and method != "head":
             answer["content"] = {MEDIA_TYPE: {"schema": _PROBLEM}}
     operation["responses"] = dict(sorted(answers.items()))

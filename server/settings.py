@@ -33,6 +33,11 @@ def default_report_command() -> list[str]:
     return python_command("rvc_engine", "report")
 
 
+def database_url_of(data_folder: Path, configured: str | None) -> str:
+    """The database's SQLAlchemy URL: as configured, or of the SQLite file in the data folder."""
+    return configured or f"sqlite:///{data_folder.resolve() / 'rvc-train.db'}"
+
+
 class ServerSettings(BaseSettings):
     """One frozen object, read once at start."""
 
@@ -134,7 +139,7 @@ class ServerSettings(BaseSettings):
     @property
     def url(self) -> str:
         """The database's SQLAlchemy URL."""
-        return self.database_url or f"sqlite:///{self.data_folder.resolve() / 'rvc-train.db'}"
+        return database_url_of(self.data_folder, self.database_url)
 
     @model_validator(mode="after")
     def _check_exposure(self) -> "ServerSettings":

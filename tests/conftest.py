@@ -109,9 +109,9 @@ class Station:
         self.wait_until(is_settled, "the dataset's report", 60)
         return self.client.dataset(dataset.id)
 
-    def submit(self, dataset: DatasetPublic, **wish: object) -> JobPublic:
+    def submit(self, dataset: DatasetPublic, **request: object) -> JobPublic:
         fields = {"name": "anna", "dataset_id": dataset.id, "config": SMALL}
-        return self.client.submit(JobCreate.model_validate(fields | wish))
+        return self.client.submit(JobCreate.model_validate(fields | request))
 
     def steps(self, job: JobPublic) -> list[int]:
         """Steps the scripted engines did, in order, repeats included."""

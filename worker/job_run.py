@@ -3,7 +3,6 @@
 end the old engine -> bring what it left -> start ours -> listen, record, obey -> say how it ended
 """
 
-import errno
 import json
 import os
 import socket
@@ -16,29 +15,33 @@ from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import CheckpointSaved, Event, Warned
 from rvc_engine.workspace.atomic_files import write_atomically
-from server.errors import ClaimLost
-from server.job_store.leases import Claim, Wish
-from server.jobs.service import JobBook
+from server.errors import LeaseLost
+from server.job_store.leases import Lease, WorkerCommand
+from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
-from server.storage.local import Storage
+from server.storage.local import Storage, is_disk_full
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
-from worker.engine.outcome import Failure, HandBack, Reason, Success, judge
-from worker.engine.process import Ended, EngineProcess, end_old_engine
+from worker.engine.outcome import Failure, Released, StopReason, Success, decide_outcome
+from worker.engine.process import EngineExit, EngineProcess, terminate_stale_engine
 from worker.engine.workspaces import Workspaces
-from worker.hardware.devices import binding, engine_device
-from worker.reporting.event_reporter import Reports
+from worker.hardware.devices import device_environment, engine_device
+from worker.reporting.event_reporter import EventReporter
 from worker.reporting.heartbeat import Heartbeat
-from worker.reporting.retry import insist
+from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
 
-SECONDS_WITHOUT_A_LOOK = 0.2
+MAX_SLEEP_SECONDS = 0.2
 """At most so long the worker sleeps without looking whether it is to stop its engine."""
-SECONDS_FOR_LAST_COPY = 120
-"""For the last checkpoint on its way out of the workspace, before the job is handed on."""
-_REASONS = {Wish.CANCEL: Reason.CANCEL, Wish.PAUSE: Reason.PAUSE, Wish.DRAIN: Reason.DRAIN}
+LAST_COPY_SECONDS = 120
+"""For the last checkpoint on its way out of the workspace, before the job is released."""
+_STOP_REASONS = {
+    WorkerCommand.CANCEL: StopReason.CANCEL,
+    WorkerCommand.PAUSE: StopReason.PAUSE,
+    WorkerCommand.DRAIN: StopReason.DRAIN,
+}
 
 
 class JobRun:
@@ -47,89 +50,88 @@ class JobRun:
     def __init__(
         self,
         settings: WorkerSettings,
-        book: JobBook,
+        job_service: JobService,
         storage: Storage,
         workspaces: Workspaces,
-        claim: Claim,
+        lease: Lease,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
     ) -> None:
         self._settings = settings
-        self._book = book
+        self._jobs = job_service
         self._storage = storage
-        self._claim = claim
+        self._lease = lease
         self._heartbeat = heartbeat
         self._is_draining = is_draining
         self._workspaces = workspaces
-        self._workspace = workspaces.of(claim)
-        spool = workspaces.home(claim.job_id) / f"events.{claim.token}.spool"
-        self._reports = Reports(book, storage, claim, self._workspace.root, spool)
+        self._workspace = workspaces.workspace(lease)
+        spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
+        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool)
         self._sync: CheckpointSync | None = None
-        self._reason: Reason | None = None
-        self._next_delivery_at = 0.0
+        self._stop_reason: StopReason | None = None
+        self._next_flush_at = 0.0
 
     def run(self) -> None:
         """Run the job and write down how it ended. A job that was taken away is dropped without a word."""
-        with JobLog(self._storage.job_log(self._claim.job_id)) as log:
-            log.line("info", f"attempt {self._claim.attempt} of the job {self._claim.job_id} on {socket.gethostname()}")
+        with JobLog(self._storage.job_log(self._lease.job_id)) as log:
+            log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
             try:
-                self._end_old_engine(log)
-                ended = self._prepare(log) or self._run_engine(log)
-                self._finish(ended, log)
-            except ClaimLost:
-                logger.warning("the job was taken away; nothing more is written", job_id=self._claim.job_id)
+                self._terminate_stale_engine(log)
+                engine_exit = self._prepare(log) or self._run_engine(log)
+                self._finish(engine_exit, log)
+            except LeaseLost:
+                logger.warning("the job was taken away; nothing more is written", job_id=self._lease.job_id)
             finally:
-                self._reports.close()
+                self._reporter.close()
 
-    def _end_old_engine(self, log: JobLog) -> None:
+    def _terminate_stale_engine(self, log: JobLog) -> None:
         """Whatever an earlier attempt left running on this machine must not write beside us."""
-        old = insist(lambda: self._book.previous_engine(self._claim), give_up=self._is_draining)
+        old = retry_until_available(lambda: self._jobs.previous_engine(self._lease), give_up=self._is_draining)
         if old is None or old.host != socket.gethostname():
             return
-        if end_old_engine(old.pid, old.started_at, self._settings.stop_seconds):
+        if terminate_stale_engine(old.pid, old.started_at, self._settings.stop_seconds):
             log.line("warning", f"the engine of an earlier attempt still ran (process {old.pid}); ended it")
 
     def _prepare(self, log: JobLog) -> Failure | None:
         """Bring the last checkpoint of an attempt that was made elsewhere; the failure where that cannot be."""
         try:
-            brought = self._workspaces.prepare(self._claim, self._settings.lock_wait_seconds)
+            restored = self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
         except EngineError as error:
             return Failure(error.code, str(error))
         except OSError as error:
-            is_full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-            code = FailureCode.DISK_FULL if is_full else FailureCode.INTERNAL
+            code = FailureCode.DISK_FULL if is_disk_full(error) else FailureCode.INTERNAL
             return Failure(code, f"the job's last checkpoint cannot be brought into the workspace: {error}")
-        if brought is not None:
-            log.line("info", f"brought the checkpoint of step {brought.step} from the storage")
+        if restored is not None:
+            log.line("info", f"brought the checkpoint of step {restored.step} from the storage")
         return None
 
-    def _run_engine(self, log: JobLog) -> Ended | Failure:
+    def _run_engine(self, log: JobLog) -> EngineExit | Failure:
         try:
-            engine = EngineProcess(self._command(), self._environment(), log, self._claim.step_seconds)
+            engine = EngineProcess(self._command(), self._environment(), log, self._lease.step_seconds)
         except OSError as error:
             return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); mend the installation")
-        stored = StoredCheckpoints(self._storage.checkpoints(self._claim.job_id))
-        self._sync = sync = CheckpointSync(stored, self._workspace, self._claim.token)
+        stored = StoredCheckpoints(self._storage.checkpoints(self._lease.job_id))
+        self._sync = sync = CheckpointSync(stored, self._workspace, self._lease.token)
         try:
-            self._introduce(engine)
+            self._record_process(engine)
             return self._supervise(engine)
         finally:
             engine.close()
-            if not sync.finish(SECONDS_FOR_LAST_COPY):
-                logger.warning("the last checkpoint is still being copied", job_id=self._claim.job_id)
+            if not sync.finish(LAST_COPY_SECONDS):
+                logger.warning("the last checkpoint is still being copied", job_id=self._lease.job_id)
 
     def _command(self) -> list[str]:
-        claim, storage = self._claim, self._storage
-        config = storage.job_home(claim.job_id) / "config.json"
-        write_atomically(config, json.dumps(claim.config.model_dump(mode="json"), indent=2).encode())
+        lease, storage = self._lease, self._storage
+        config = storage.job_home(lease.job_id) / "config.json"
+        write_atomically(config, json.dumps(lease.config.model_dump(mode="json"), indent=2).encode())
         options = {
             "--workspace": self._workspace.root,
-            "--dataset": storage.dataset_folder(claim.dataset_id),
-            "--voice": claim.voice,
+            "--dataset": storage.dataset_folder(lease.dataset_id),
+            "--voice": lease.voice,
             "--config": config,
             "--device": engine_device(self._settings.device),
             "--weights": self._settings.weights_folder or storage.weights_folder,
-            "--cache": storage.cache_folder(claim.dataset_id),
+            "--cache": storage.cache_folder(lease.dataset_id),
             "--threads": self._settings.num_threads,
             "--lock-wait": self._settings.lock_wait_seconds,
         }
@@ -143,102 +145,104 @@ class JobRun:
         """What an engine may see of ours, with the worker's GPU alone and threads that sleep while they wait."""
         allowed = engine_environment(os.environ, variable_names(self._settings.engine_environment or ""))
         threads = {"OMP_WAIT_POLICY": "PASSIVE", "OMP_NUM_THREADS": str(self._settings.num_threads)}
-        return allowed | threads | binding(self._settings.device, os.environ) | {"PYTHONUNBUFFERED": "1"}
+        return allowed | threads | device_environment(self._settings.device, os.environ) | {"PYTHONUNBUFFERED": "1"}
 
-    def _introduce(self, engine: EngineProcess) -> None:
+    def _record_process(self, engine: EngineProcess) -> None:
         """Write down which process it is, before it can do harm; the engine's own lock guards what comes between."""
         pid, started_at = engine.pid, engine.started_at
-        insist(lambda: self._book.engine_process(self._claim, pid, started_at), give_up=self._must_go)
-        logger.info("engine started", job_id=self._claim.job_id, attempt=self._claim.attempt, pid=pid)
+        retry_until_available(
+            lambda: self._jobs.record_engine_process(self._lease, pid, started_at), give_up=self._must_stop
+        )
+        logger.info("engine started", job_id=self._lease.job_id, attempt=self._lease.attempt, pid=pid)
 
-    def _supervise(self, engine: EngineProcess) -> Ended:
+    def _supervise(self, engine: EngineProcess) -> EngineExit:
         started = time.monotonic()
         stop_asked_at: float | None = None
-        while (ended := engine.ended()) is None:
-            self._take(engine.take_events(timeout=self._settings.record_seconds))
-            self._deliver()
-            self._reason = self._reason or self._why_stop(engine, started)
-            if self._reason is not None and stop_asked_at is None:
-                logger.info("stopping the engine", job_id=self._claim.job_id, reason=str(self._reason))
+        while (engine_exit := engine.poll()) is None:
+            self._collect(engine.take_events(timeout=self._settings.record_seconds))
+            self._flush()
+            self._stop_reason = self._stop_reason or self._find_stop_reason(engine, started)
+            if self._stop_reason is not None and stop_asked_at is None:
+                logger.info("stopping the engine", job_id=self._lease.job_id, reason=str(self._stop_reason))
                 engine.ask_to_stop()
                 stop_asked_at = time.monotonic()
-            if stop_asked_at is not None and self._is_patience_over(engine, stop_asked_at):
-                logger.warning("the engine did not stop; killing it", job_id=self._claim.job_id)
+            if stop_asked_at is not None and self._has_stop_timed_out(engine, stop_asked_at):
+                logger.warning("the engine did not stop; killing it", job_id=self._lease.job_id)
                 engine.kill()
-        self._take(engine.take_events(timeout=0))
-        return ended
+        self._collect(engine.take_events(timeout=0))
+        return engine_exit
 
-    def _take(self, events: list[Event]) -> None:
-        self._reports.add(events)
+    def _collect(self, events: list[Event]) -> None:
+        self._reporter.add(events)
         assert self._sync is not None  # noqa: S101 - made before the engine is listened to
         if any(isinstance(event, CheckpointSaved) for event in events):
-            self._sync.notice()
-        if (complaint := self._sync.take_complaint()) is not None:
-            message = f"a checkpoint was not copied out of the workspace, so only this worker could go on: {complaint}"
-            self._reports.add([Warned(message=message, stage="train")])
+            self._sync.schedule()
+        if (error := self._sync.pop_error()) is not None:
+            message = f"a checkpoint was not copied out of the workspace, so only this worker could go on: {error}"
+            self._reporter.add([Warned(message=message, stage="train")])
 
-    def _deliver(self) -> None:
+    def _flush(self) -> None:
         """Write down what the engine said, every `record_seconds` at most: what came in between goes in one."""
         if self._heartbeat.is_lost:
             return
-        if (early := self._next_delivery_at - time.monotonic()) > 0:
-            time.sleep(min(early, SECONDS_WITHOUT_A_LOOK))
+        if (early := self._next_flush_at - time.monotonic()) > 0:
+            time.sleep(min(early, MAX_SLEEP_SECONDS))
             return
-        self._next_delivery_at = time.monotonic() + self._settings.record_seconds
+        self._next_flush_at = time.monotonic() + self._settings.record_seconds
         try:
-            self._reports.deliver()
-        except ClaimLost:
-            self._reason = Reason.LOST
+            self._reporter.flush()
+        except LeaseLost:
+            self._stop_reason = StopReason.LOST
 
-    def _why_stop(self, engine: EngineProcess, started: float) -> Reason | None:
-        limit = self._claim.max_duration_seconds
+    def _find_stop_reason(self, engine: EngineProcess, started: float) -> StopReason | None:
+        limit = self._lease.max_duration_seconds
         if self._heartbeat.is_lost:
-            return Reason.LOST
-        if (wish := self._heartbeat.wish) is not Wish.NONE:
-            return _REASONS[wish]
+            return StopReason.LOST
+        if (command := self._heartbeat.command) is not WorkerCommand.NONE:
+            return _STOP_REASONS[command]
         if self._is_draining():
-            return Reason.DRAIN
+            return StopReason.DRAIN
         if limit is not None and time.monotonic() - started > limit:
-            return Reason.TOO_LONG
-        if engine.silent_seconds > engine.patience(self._settings.silence_seconds, steps=20):
-            return Reason.SILENT
+            return StopReason.TOO_LONG
+        if engine.silent_seconds > engine.allowed_silence(self._settings.silence_seconds, steps=20):
+            return StopReason.SILENT
         return None
 
-    def _is_patience_over(self, engine: EngineProcess, asked_at: float) -> bool:
+    def _has_stop_timed_out(self, engine: EngineProcess, asked_at: float) -> bool:
         """Whether it had time for three steps and three saves, and at least `stop_seconds`, without an event."""
         silence = min(engine.silent_seconds, time.monotonic() - asked_at)
-        return silence > engine.patience(self._settings.stop_seconds)
+        return silence > engine.allowed_silence(self._settings.stop_seconds)
 
-    def _must_go(self) -> bool:
+    def _must_stop(self) -> bool:
         return self._is_draining() or self._heartbeat.is_lost
 
-    def _finish(self, ended: Ended | Failure, log: JobLog) -> None:
-        """Hand over the last reports and the end, however long the database is away (but for a draining worker)."""
-        if self._reason is Reason.LOST:
+    def _finish(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
+        """Flush the last events and report the outcome, however long that takes; a draining worker gives up."""
+        if self._stop_reason is StopReason.LOST:
             return
-        give_up = Deadline(self._settings.stop_seconds, self._must_go)
-        while not self._reports.deliver():
+        give_up = Deadline(self._settings.stop_seconds, self._must_stop)
+        while not self._reporter.flush():
             if give_up():
                 return
             time.sleep(1)
-        insist(lambda: self._conclude(ended, log), pause_seconds=1, give_up=give_up)
+        retry_until_available(lambda: self._report_outcome(engine_exit, log), pause_seconds=1, give_up=give_up)
 
-    def _conclude(self, ended: Ended | Failure, log: JobLog) -> None:
-        """Tell the book what became of the attempt, in one call."""
-        verdict = judge(ended, self._reason, self._reports, self._claim.max_duration_seconds)
-        book, claim = self._book, self._claim
-        match verdict:
+    def _report_outcome(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
+        """Report the outcome of the attempt, in one call."""
+        outcome = decide_outcome(engine_exit, self._stop_reason, self._reporter, self._lease.max_duration_seconds)
+        job_service, lease = self._jobs, self._lease
+        match outcome:
             case Success():
-                book.succeed(claim)
-                logger.info("job succeeded", job_id=claim.job_id)
-            case HandBack():
-                status = book.hand_back(claim, verdict.why)
-                log.line("info", f"the engine stopped: {verdict.why}")
-                logger.info("job handed back", job_id=claim.job_id, reason=verdict.why, status=str(status))
+                job_service.succeed(lease)
+                logger.info("job succeeded", job_id=lease.job_id)
+            case Released():
+                status = job_service.release(lease, outcome.why)
+                log.line("info", f"the engine stopped: {outcome.why}")
+                logger.info("job handed back", job_id=lease.job_id, reason=outcome.why, status=str(status))
             case Failure():
-                status = book.fail(claim, verdict.code, verdict.message)
-                log.line("error", f"attempt failed ({verdict.code}): {verdict.message}")
-                logger.warning("attempt failed", job_id=claim.job_id, code=str(verdict.code), status=str(status))
+                status = job_service.fail(lease, outcome.code, outcome.message)
+                log.line("error", f"attempt failed ({outcome.code}): {outcome.message}")
+                logger.warning("attempt failed", job_id=lease.job_id, code=str(outcome.code), status=str(status))
 
 
 class Deadline:

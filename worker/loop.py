@@ -13,57 +13,61 @@ import structlog
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import database_name, migrate
-from server.errors import ClaimLost, NotFound, SettingsRefused
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
-from server.storage.instances import Pairing, is_joined, look
+from server.errors import LeaseLost, NotFound, SettingsRefused
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
+from server.storage.instances import Pairing, inspect_pairing, is_joined
 from server.storage.local import Storage
-from server.storage.permissions import close
+from server.storage.permissions import restrict_access
 from worker.engine.workspaces import Workspaces
 from worker.hardware.devices import device_name, visible_gpus
-from worker.hardware.gpus import GpuWatch
+from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
 from worker.reporting.heartbeat import Heartbeat
-from worker.reporting.retry import DATABASE_AWAY, first_line, insist
+from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line, retry_until_available
 from worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
 
 
 SECONDS_BETWEEN_SWEEPS = 600
-LOOKS_AT_A_NETWORK_FOLDER = 90
+MAX_NETWORK_FOLDER_CHECKS = 90
 """NFS may show a new file a minute late."""
 
 
 def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
     """Run jobs one after the other until `stop` is set; then hand back the present one and return."""
-    instance_id = _open(settings, engine, stop)
+    instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
-    book = JobBook(engine, retry_delay_seconds=settings.retry_delay_seconds)
+    job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
     workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
-    insist(lambda: workspaces.claim_scratch(instance_id, partial(_status, book)), give_up=stop.is_set)
+    retry_until_available(
+        lambda: workspaces.claim_scratch(instance_id, partial(_status, job_service)), give_up=stop.is_set
+    )
     if settings.scratch_folder is not None:
-        for sentence in close(settings.scratch_folder.glob("job_*")):
+        for sentence in restrict_access(settings.scratch_folder.glob("job_*")):
             logger.warning(sentence)
-    worker_id = insist(lambda: _register(settings, book), give_up=stop.is_set)
+    worker_id = retry_until_available(lambda: _register(settings, job_service), give_up=stop.is_set)
     if worker_id is None:
         return
     logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
-    heartbeat = Heartbeat(book, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file)
+    heartbeat = Heartbeat(
+        job_service, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file
+    )
     heartbeat.start()
-    watch = _gpu_watch(settings, worker_id)
-    watch.start()
+    gpu_monitor = _gpu_monitor(settings, worker_id)
+    gpu_monitor.start()
     try:
-        _Worker(settings, book, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
+        _Worker(settings, job_service, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
     finally:
-        watch.stop()
+        gpu_monitor.stop()
         heartbeat.stop()
-        insist(lambda: book.worker_stopped(worker_id), give_up=lambda: True)
+        retry_until_available(lambda: job_service.deregister_worker(worker_id), give_up=lambda: True)
         logger.info("worker stopped", worker_id=worker_id, drained=heartbeat.drain is not None)
 
 
-def _open(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> str | None:
+def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> str | None:
     """Wait until data folder and database have one instance id, and bring the schema up to date; that id.
 
     A worker gives no id: on a machine where the data folder's disk is not mounted it would give it to an empty folder.
@@ -74,10 +78,10 @@ def _open(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) ->
         found = _wait_until_joined(settings, stop)
         if found is None:
             return None
-        insist(lambda: migrate(engine), give_up=stop.is_set)
+        retry_until_available(lambda: migrate(engine), give_up=stop.is_set)
     except sa.exc.DatabaseError as error:
         raise SettingsRefused(
-            f"{database_name(settings.url)} cannot be used as the book: {first_line(error)}; set "
+            f"{database_name(settings.url)} cannot be used as the database: {first_line(error)}; set "
             "RVC_TRAIN_DATA_FOLDER or RVC_TRAIN_DATABASE_URL to the server's"
         ) from error
     return found.folder_id
@@ -85,32 +89,34 @@ def _open(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) ->
 
 def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairing | None:
     """Data folder and database, with one id; None when `stop` is set first. SettingsRefused when they do not match."""
-    num_waits = num_refusals = 0
-    while (found := insist(lambda: look(settings.data_folder, settings.url), give_up=stop.is_set)) is not None:
+    num_waits = num_mismatches = 0
+    while (
+        found := retry_until_available(lambda: inspect_pairing(settings.data_folder, settings.url), give_up=stop.is_set)
+    ) is not None:
         if found.is_joined:
             return found
         # The server may have written the id between our looks at the two; and a network folder may show it later.
-        num_refusals = 0 if found.refusal is None else num_refusals + 1
-        if found.refusal is not None and num_refusals > (LOOKS_AT_A_NETWORK_FOLDER if num_waits else 1):
-            raise SettingsRefused(found.refusal)
-        if found.refusal is None and num_waits == 0:
+        num_mismatches = 0 if found.mismatch is None else num_mismatches + 1
+        if found.mismatch is not None and num_mismatches > (MAX_NETWORK_FOLDER_CHECKS if num_waits else 1):
+            raise SettingsRefused(found.mismatch)
+        if found.mismatch is None and num_waits == 0:
             logger.info("waiting for the server, whose first start gives data folder and database their id")
-        num_waits += found.refusal is None
+        num_waits += found.mismatch is None
         if stop.wait(settings.poll_seconds):
             break
     return None
 
 
-def _status(book: JobBook, job_id: str) -> JobStatus | None:
+def _status(job_service: JobService, job_id: str) -> JobStatus | None:
     """A job's status; None for one that the database does not have."""
     try:
-        return JobStatus(book.get(job_id).status)
+        return JobStatus(job_service.get(job_id).status)
     except NotFound:
         return None
 
 
-def _register(settings: WorkerSettings, book: JobBook) -> str:
-    return book.register_worker(
+def _register(settings: WorkerSettings, job_service: JobService) -> str:
+    return job_service.register_worker(
         settings.worker_name,
         os.getpid(),
         socket.gethostname(),
@@ -120,23 +126,23 @@ def _register(settings: WorkerSettings, book: JobBook) -> str:
     )
 
 
-def _gpu_watch(settings: WorkerSettings, worker_id: str) -> GpuWatch:
+def _gpu_monitor(settings: WorkerSettings, worker_id: str) -> GpuMonitor:
     gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
-    return GpuWatch(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
+    return GpuMonitor(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
 
 
 class _Worker:
     def __init__(
         self,
         settings: WorkerSettings,
-        book: JobBook,
+        job_service: JobService,
         worker_id: str,
         heartbeat: Heartbeat,
         stop: threading.Event,
         workspaces: Workspaces,
         instance_id: str,
     ) -> None:
-        self._settings, self._book, self._worker_id = settings, book, worker_id
+        self._settings, self._jobs, self._worker_id = settings, job_service, worker_id
         self._heartbeat, self._stop = heartbeat, stop
         self._storage = Storage(settings.data_folder)
         self._workspaces, self._instance_id = workspaces, instance_id
@@ -144,52 +150,54 @@ class _Worker:
 
     def run_jobs(self) -> None:
         while not (self._stop.is_set() or self._heartbeat.drain is not None):
-            claim = self._claim()
-            if claim is not None:
-                self._run(claim)
+            lease = self._claim()
+            if lease is not None:
+                self._run(lease)
                 continue
-            self._sweep_now_and_then()
+            self._sweep_if_due()
             self._stop.wait(self._settings.poll_seconds)
 
-    def _claim(self) -> Claim | None:
+    def _claim(self) -> Lease | None:
         try:
-            return self._book.claim(self._worker_id)
-        except DATABASE_AWAY:
+            return self._jobs.claim(self._worker_id)
+        except DATABASE_UNAVAILABLE:
             return None
 
-    def _run(self, claim: Claim) -> None:
-        """Run one job. A mistake of ours ends that job with a code, not the worker."""
-        logger.info("job claimed", job_id=claim.job_id, attempt=claim.attempt, voice=claim.voice)
-        self._heartbeat.hold(claim)
+    def _run(self, lease: Lease) -> None:
+        """Run one job. An unexpected error of the worker fails that job, not the worker."""
+        logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
+        self._heartbeat.attach(lease)
         try:
             JobRun(
                 self._settings,
-                self._book,
+                self._jobs,
                 self._storage,
                 self._workspaces,
-                claim,
+                lease,
                 self._heartbeat,
                 self._stop.is_set,
             ).run()
         except Exception as error:
-            logger.exception("the worker made a mistake", job_id=claim.job_id)
-            self._fail(claim, f"the worker made a mistake ({type(error).__name__}: {error}); see its log")
+            logger.exception("unexpected worker error", job_id=lease.job_id)
+            self._fail(lease, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
         finally:
-            self._heartbeat.hold(None)
+            self._heartbeat.attach(None)
             self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
 
-    def _fail(self, claim: Claim, message: str) -> None:
+    def _fail(self, lease: Lease, message: str) -> None:
         try:
-            insist(lambda: self._book.fail(claim, FailureCode.INTERNAL, message), give_up=self._stop.is_set)
-        except ClaimLost:
-            logger.warning("the job was taken away meanwhile", job_id=claim.job_id)
+            retry_until_available(
+                lambda: self._jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self._stop.is_set
+            )
+        except LeaseLost:
+            logger.warning("the job was taken away meanwhile", job_id=lease.job_id)
 
-    def _sweep_now_and_then(self) -> None:
+    def _sweep_if_due(self) -> None:
         if time.monotonic() - self._swept_at < SECONDS_BETWEEN_SWEEPS:
             return
         self._swept_at = time.monotonic()
         try:
-            if is_joined(self._book.engine, self._storage):
-                self._workspaces.sweep(self._instance_id, partial(_status, self._book), self._settings.trash_days)
-        except (*DATABASE_AWAY, SettingsRefused) as error:  # the latter of a disk that cannot be read
+            if is_joined(self._jobs.engine, self._storage):
+                self._workspaces.sweep(self._instance_id, partial(_status, self._jobs), self._settings.trash_days)
+        except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter of a disk that cannot be read
             logger.warning("scratch folders are looked at later", reason=first_line(error))

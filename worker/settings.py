@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command, variable_names
+from server.settings import database_url_of
 
 
 def default_engine_command() -> list[str]:
@@ -76,7 +77,7 @@ class WorkerSettings(BaseSettings):
     @property
     def url(self) -> str:
         """The database's SQLAlchemy URL."""
-        return self.database_url or f"sqlite:///{self.data_folder.resolve() / 'rvc-train.db'}"
+        return database_url_of(self.data_folder, self.database_url)
 
     @property
     def num_threads(self) -> int:

@@ -13,7 +13,7 @@ from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output
 from rvc_train.cli.settings import resolve
 from rvc_train.client import Client, connect
-from rvc_train.errors import BadInput, ClientError, ConnectionFailed, NotAllowed
+from rvc_train.errors import AuthError, ClientError, ConnectionFailed, UsageError
 
 ServerOption = Annotated[
     str | None,
@@ -39,9 +39,9 @@ def exit_code_of(error: ClientError | OSError) -> int:
     match error:
         case ConnectionFailed():
             return exit_codes.NO_CONNECTION
-        case NotAllowed():
+        case AuthError():
             return exit_codes.NOT_ALLOWED
-        case BadInput():
+        case UsageError():
             return exit_codes.USAGE
         case _:
             return exit_codes.ERROR
@@ -52,7 +52,7 @@ def fail(error: ClientError | OSError, output: Output) -> NoReturn:
     if isinstance(error, BrokenPipeError):
         raise error  # whoever read our output has enough (`| head`); the program ends without a word
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-    if isinstance(error, NotAllowed) and error.problem.status == httpx.codes.UNAUTHORIZED:
+    if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
     output.error(text)
     if output.as_json:
@@ -60,8 +60,8 @@ def fail(error: ClientError | OSError, output: Output) -> NoReturn:
     raise typer.Exit(exit_code_of(error))
 
 
-def told(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --json; it gets an Output as its first argument, and its ClientErrors are told."""
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option --json; it gets an Output as its first argument, and its ClientErrors are reported."""
 
     def run(json: bool, *args: Any, **kwargs: Any) -> None:
         output = Output(as_json=json)
@@ -73,8 +73,8 @@ def told(function: Callable[..., Any]) -> Callable[..., Any]:
     return _with_options(function, run, {"json": (JsonOption, False)})
 
 
-def connected(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --server, --token and --json; it gets a Session as its first argument; its errors are told."""
+def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command --server, --token and --json; it gets a Session as its first argument; its errors are reported."""
 
     def run(server: str | None, token: str | None, json: bool, *args: Any, **kwargs: Any) -> None:
         output = Output(as_json=json)

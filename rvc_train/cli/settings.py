@@ -8,7 +8,7 @@ from pathlib import Path
 
 import platformdirs
 
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 SERVER_VARIABLE = "RVC_TRAIN_SERVER"
@@ -33,7 +33,7 @@ def resolve(
 ) -> Connection:
     """What the flags say, or else the environment, or else the config file, or else the default.
 
-    Raises BadInput for a config file that cannot be read or holds something else.
+    Raises UsageError for a config file that cannot be read or holds something else.
     """
     environment = os.environ if environment is None else environment
     written = _read(config_file() if file is None else file)
@@ -49,9 +49,11 @@ def _read(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise BadInput(f"the config file {file} cannot be read ({error}); mend it or take it away") from error
+        raise UsageError(f"the config file {file} cannot be read ({error}); mend it or take it away") from error
     unknown = sorted(set(content) - {"server", "token"})
     wrong = sorted(key for key, value in content.items() if not isinstance(value, str))
     if unknown or wrong:
-        raise BadInput(f"the config file {file} may hold the words server and token only; see {(unknown + wrong)[0]!r}")
+        raise UsageError(
+            f"the config file {file} may hold the words server and token only; see {(unknown + wrong)[0]!r}"
+        )
     return {key: value for key, value in content.items() if isinstance(value, str)}

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from rvc_engine.config import TrainingConfig
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 
 
 def with_training_options(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -34,21 +34,21 @@ def with_training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def training_config(file: Path | None, choices: dict[str, Any]) -> TrainingConfig:
-    """The config of a JSON file (or none) with single choices over it. Raises BadInput naming the option at fault."""
+    """The config of a JSON file (or none) with single choices over it. Raises UsageError naming the option at fault."""
     written: Any = {}
     if file is not None:
         try:
             written = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise BadInput(f"the config file {file} cannot be read ({error}); give a JSON object") from error
+            raise UsageError(f"the config file {file} cannot be read ({error}); give a JSON object") from error
         if not isinstance(written, dict):
-            raise BadInput(f"the config file {file} holds no JSON object of training options")
+            raise UsageError(f"the config file {file} holds no JSON object of training options")
     try:
         return TrainingConfig.model_validate(written | choices)
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "the options"
-        raise BadInput(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+        raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:

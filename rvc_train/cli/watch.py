@@ -40,7 +40,7 @@ class View:
         )
         self.numbers |= {"clips_per_second": None, "machine_share": None}
 
-    def take(self, event: EventPublic) -> None:
+    def update(self, event: EventPublic) -> None:
         """Learn from an event."""
         if event.type in {"progress", "stage_changed"}:
             self.numbers |= {key: value for key, value in event.data.items() if key in self.numbers}
@@ -65,7 +65,7 @@ class View:
             )
         return str(stage)
 
-    def _pace(self) -> str:
+    def _throughput(self) -> str:
         """Time of a step, clips a second, and the share that this is of what the machine can compute."""
         n = self.numbers
         facts = [f"{n['step_seconds']:.2g} s"] if n["step_seconds"] else []
@@ -83,7 +83,7 @@ class View:
                 + (f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else "")
             )
         if n["step"] is not None and n["stage"] == "train":
-            words.append(f"step {n['step']}{self._pace()}")
+            words.append(f"step {n['step']}{self._throughput()}")
             losses = [f"{LOSSES[key]} {self.losses[key]:.2f}" for key in LOSSES if self.losses.get(key) is not None]
             words.append(" ".join(losses))
         if n["eta_seconds"] is not None:
@@ -97,7 +97,7 @@ class Display(Protocol):
     def show(self, view: View) -> None:
         """The state of things has changed."""
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Something happened."""
 
 
@@ -112,7 +112,7 @@ class Bar:
         """Draw the bar anew."""
         self._progress.update(self._task, completed=view.fraction, heading=view.heading(), details=view.details())
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line above the bar."""
         self._progress.console.print(text)
 
@@ -130,7 +130,7 @@ class Lines:
             self._last = time.monotonic()
             self._output.note(f"{view.fraction:6.1%}  {view.heading()}  {view.details()}".rstrip())
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A line, at once."""
         self._output.note(text)
 
@@ -141,7 +141,7 @@ class Silent:
     def show(self, view: View) -> None:
         """Nothing."""
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Nothing."""
 
 
@@ -178,14 +178,14 @@ def watch(client: Client, job: JobPublic, output: Output, after: int | None = No
         for event in client.follow_events(job.id, after=start, on_wait=output.warning):
             if output.as_json:
                 output.json(event, indent=None)
-            view.take(event)
+            view.update(event)
             shown.show(view)
             if event.type not in _QUIET:
-                shown.say(f"{event.created_at.astimezone():%H:%M:%S}  {event.message}")
+                shown.print_line(f"{event.created_at.astimezone():%H:%M:%S}  {event.message}")
     return client.job(job.id)
 
 
-def tell_end(job: JobPublic, output: Output) -> int:
+def print_outcome(job: JobPublic, output: Output) -> int:
     """Say how a job ended and what to do now; the exit code for it."""
     match job.status:
         case JobStatus.SUCCEEDED:

@@ -11,7 +11,7 @@ from typing import Protocol
 import filelock
 import httpx
 
-from rvc_train.errors import BadDownload, BadInput, ConnectionFailed
+from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.problems import error_of
 
 
@@ -38,24 +38,24 @@ def download(http: httpx.Client, artifact: Offered, target: Path, progress: Prog
     there and right is not fetched again. Raises BadDownload when the bytes are wrong, ConnectionFailed when the server
     is gone; the part stays for the next try in the latter case.
     """
-    told = progress or (lambda done, total: None)
+    report_progress = progress or (lambda done, total: None)
     if _is_whole(target, artifact):
-        told(artifact.size, artifact.size)
+        report_progress(artifact.size, artifact.size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
-    with _alone(part):
-        return _download(http, artifact, target, part, told)
+    with _exclusive(part):
+        return _download(http, artifact, target, part, report_progress)
 
 
 @contextmanager
-def _alone(part: Path) -> Iterator[None]:
-    """Be the only one to fill a part. BadInput while another download does."""
+def _exclusive(part: Path) -> Iterator[None]:
+    """Be the only one to fill a part. UsageError while another download does."""
     lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
-        raise BadInput(
+        raise UsageError(
             f"another download is at work on {part}; wait for it, or choose another folder with --output"
         ) from error
     try:
@@ -65,15 +65,15 @@ def _alone(part: Path) -> Iterator[None]:
         lock.release()
 
 
-def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, told: Progress) -> Path:
+def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, report_progress: Progress) -> Path:
     if _is_whole(target, artifact):  # another download has just brought it
-        told(artifact.size, artifact.size)
+        report_progress(artifact.size, artifact.size)
         return target
     was_begun = part.exists()
-    _fetch(http, artifact, part, told)
+    _fetch(http, artifact, part, report_progress)
     if was_begun and not _is_whole(part, artifact):  # the part was another voice's of the same name
         part.unlink()
-        _fetch(http, artifact, part, told)
+        _fetch(http, artifact, part, report_progress)
     if not _is_whole(part, artifact):
         part.unlink()
         raise BadDownload(f"{artifact.name} came with other bytes than the server announced; download it again")
@@ -91,12 +91,12 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch(http: httpx.Client, artifact: Offered, part: Path, told: Progress) -> None:
+def _fetch(http: httpx.Client, artifact: Offered, part: Path, report_progress: Progress) -> None:
     """Fill `part` up to the artifact's size, over as many connections as it takes."""
     failures = 0
     while (have := part.stat().st_size if part.exists() else 0) < artifact.size:
         try:
-            _fetch_from(http, artifact, part, have, told)
+            _fetch_from(http, artifact, part, have, report_progress)
         except httpx.TransportError as error:
             gained = part.exists() and part.stat().st_size > have
             failures = 0 if gained else failures + 1
@@ -111,7 +111,7 @@ def _fetch(http: httpx.Client, artifact: Offered, part: Path, told: Progress) ->
                 raise BadDownload(f"{artifact.name} ended too early: {have} of {artifact.size} bytes; try again later")
 
 
-def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, have: int, told: Progress) -> None:
+def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, have: int, report_progress: Progress) -> None:
     """One request: from byte `have` on when the server still has the same file, from the start when it has not."""
     headers = {"Accept-Encoding": "identity"}
     if have:
@@ -127,6 +127,6 @@ def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, have: int, to
             for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)
-                told(done, artifact.size)
+                report_progress(done, artifact.size)
             file.flush()
             os.fsync(file.fileno())

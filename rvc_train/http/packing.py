@@ -6,7 +6,7 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 
 
 @contextlib.contextmanager
@@ -14,18 +14,18 @@ def packed(paths: Sequence[Path]) -> Iterator[Path]:
     """The one file to send. A folder, or several files, become a temporary zip that is gone afterwards.
 
     Recordings are stored, not compressed: audio does not shrink, and storing costs no time.
-    Raises BadInput for what does not exist or holds no file.
+    Raises UsageError for what does not exist or holds no file.
     """
     missing = [path for path in paths if not path.exists()]
     if missing or not paths:
         named = ", ".join(map(str, missing)) or "nothing"
-        raise BadInput(f"cannot upload {named}: there is no such file or folder")
+        raise UsageError(f"cannot upload {named}: there is no such file or folder")
     if len(paths) == 1 and paths[0].is_file():
         yield paths[0]
         return
     members = list(_members(paths))
     if not members:
-        raise BadInput(f"{', '.join(map(str, paths))} holds no files; put recordings of one voice into it")
+        raise UsageError(f"{', '.join(map(str, paths))} holds no files; put recordings of one voice into it")
     with tempfile.TemporaryDirectory(prefix="rvc-train-") as folder:
         archive = Path(folder) / "dataset.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:

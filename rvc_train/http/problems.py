@@ -3,20 +3,20 @@
 import httpx
 from pydantic import ValidationError
 
-from rvc_train.errors import NotAllowed, NotFound, Problem, ServerSaysNo
+from rvc_train.errors import ApiError, AuthError, NotFound, Problem
 from rvc_train.schemas import system
 
 
-def error_of(response: httpx.Response) -> ServerSaysNo:
+def error_of(response: httpx.Response) -> ApiError:
     """The exception that an error answer (its body read) stands for."""
     problem = _problem(response)
     match response.status_code:
         case httpx.codes.NOT_FOUND:
             return NotFound(problem)
         case httpx.codes.UNAUTHORIZED | httpx.codes.FORBIDDEN:
-            return NotAllowed(problem)
+            return AuthError(problem)
         case _:
-            return ServerSaysNo(problem)
+            return ApiError(problem)
 
 
 def _problem(response: httpx.Response) -> Problem:

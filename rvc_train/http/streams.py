@@ -12,7 +12,7 @@ from rvc_train.http.problems import error_of
 
 READ_SECONDS = 60
 """A stream silent for so long is dead: the server sends a comment every 15 s."""
-PATIENCE_SECONDS = 600
+RECONNECT_SECONDS = 600
 """How long to try again when the server does not answer."""
 BUSY_STATUSES = frozenset({429, 500, 502, 503, 504})
 """Answers of a server, or of a proxy before it, that is coming up."""
@@ -27,14 +27,14 @@ def follow(
     last_id: str | None = None,
     params: dict[str, str] | None = None,
     on_wait: OnWait | None = None,
-    patience_seconds: float = PATIENCE_SECONDS,
+    reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> Iterator[ServerSentEvent]:
     """The stream's events up to its `end`, each once, whatever happens to the connection.
 
     A new connection asks to go on after the last id that came. Raises ConnectionFailed when there was no answer for
-    `patience_seconds`, and ServerSaysNo for an answer that trying again will not change.
+    `reconnect_seconds`, and ApiError for an answer that trying again will not change.
     """
-    trying = _Trying(patience_seconds, on_wait)
+    reconnection = _Reconnection(reconnect_seconds, on_wait)
     while True:
         headers = {} if last_id is None else {"Last-Event-ID": last_id}
         try:
@@ -43,13 +43,13 @@ def follow(
                 if source.response.status_code == httpx.codes.NO_CONTENT:
                     return
                 if source.response.status_code in BUSY_STATUSES:
-                    trying.wait(f"the server answered {source.response.status_code}")
+                    reconnection.wait(f"the server answered {source.response.status_code}")
                     continue
                 if source.response.is_error:
                     source.response.read()
                     raise error_of(source.response)
                 for message in source.iter_sse():
-                    trying.succeeded()
+                    reconnection.succeeded()
                     if message.event == "end":
                         return
                     if not message.data and message.id in {"", last_id}:
@@ -57,16 +57,16 @@ def follow(
                     if message.id:
                         last_id = message.id
                     yield message
-            trying.wait("the server closed the stream")
+            reconnection.wait("the server closed the stream")
         except (httpx.TransportError, SSEError) as error:
-            trying.wait(str(error) or type(error).__name__)
+            reconnection.wait(str(error) or type(error).__name__)
 
 
-class _Trying:
-    """Waits between two tries, longer each time, until patience is at an end."""
+class _Reconnection:
+    """Waits between two tries, longer each time, until the time is up."""
 
-    def __init__(self, patience_seconds: float, on_wait: OnWait | None) -> None:
-        self._patience = patience_seconds
+    def __init__(self, reconnect_seconds: float, on_wait: OnWait | None) -> None:
+        self._give_up_seconds = reconnect_seconds
         self._on_wait = on_wait
         self._tries = 0
         self._failing_since: float | None = None
@@ -81,8 +81,10 @@ class _Trying:
         now = time.monotonic()
         if self._failing_since is None:
             self._failing_since = now
-        if now - self._failing_since > self._patience:
-            raise ConnectionFailed(f"the server has not answered for {self._patience:.0f} s ({reason}); is it running?")
+        if now - self._failing_since > self._give_up_seconds:
+            raise ConnectionFailed(
+                f"the server has not answered for {self._give_up_seconds:.0f} s ({reason}); is it running?"
+            )
         if self._on_wait is not None and self._tries == 0:
             self._on_wait(f"connection lost ({reason}); trying again")
         time.sleep(min(0.3 * 1.7**self._tries, 10.0) * random.uniform(0.8, 1.2))

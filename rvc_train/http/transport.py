@@ -31,14 +31,14 @@ class _Busy(Exception):
         self.response = response
 
 
-class Calls:
+class Transport:
     """One server, by requests."""
 
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
 
     def send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """One request and its good answer. Raises ConnectionFailed, or ServerSaysNo and its kinds."""
+        """One request and its good answer. Raises ConnectionFailed, or ApiError and its kinds."""
         is_harmless = method in _HARMLESS or "Idempotency-Key" in (how.get("headers") or {})
         tries = tenacity.Retrying(
             stop=tenacity.stop_after_attempt(TRIES if is_harmless else 1),

@@ -17,6 +17,7 @@ import httpx
 from rvc_train.errors import BadUpload, ClientError, ConnectionFailed
 from rvc_train.http.downloads import Progress, sha256_of
 from rvc_train.http.problems import error_of
+from rvc_train.http.transport import BUSY
 from rvc_train.schemas.datasets import DatasetPublic
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -24,8 +25,7 @@ TRIES = 6
 """Lost connections in a row, without a byte between them, before giving up."""
 _CHUNK = 1 << 20
 _START_ANEW = frozenset({404, 410})
-_BUSY = frozenset({429, 502, 503, 504})
-_WORTH_ANOTHER_TRY = _BUSY | {408, 409}
+_WORTH_ANOTHER_TRY = BUSY | {408, 409}
 """409: the server has more or less than we thought, and will say how much."""
 ADMISSION = httpx.Timeout(30, read=1800)
 """Admission unpacks and hashes before it answers; that may take minutes for gigabytes."""
@@ -35,20 +35,20 @@ def upload(http: httpx.Client, file: Path, name: str, progress: Progress, memory
     """Make a dataset of a zip or a recording, sending only what the server lacks. `memory`: folder for what is begun.
 
     Raises ConnectionFailed when the server stays away (what came is kept there; the same call goes on), BadUpload when
-    the server has other bytes than were sent, ServerSaysNo for its own reasons.
+    the server has other bytes than were sent, ApiError for its own reasons.
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
-    wish = {"name": name, "sha256": sha256}
-    known = _retried(http, "POST", "/v1/datasets", tries=1, json=wish, timeout=ADMISSION)
-    if known.status_code != httpx.codes.NOT_FOUND:
+    request = {"name": name, "sha256": sha256}
+    existing = _retried(http, "POST", "/v1/datasets", tries=1, json=request, timeout=ADMISSION)
+    if existing.status_code != httpx.codes.NOT_FOUND:
         progress(size, size)
-        return _dataset(known, sha256)
-    note = memory / f"{hashlib.sha256(f'{http.base_url} {sha256}'.encode()).hexdigest()}.json"
-    address = _send(http, file, size, _remembered(note), note, progress)
-    wish = {"name": name, "upload_id": address.rpartition("/")[2]}
-    dataset = _dataset(_retried(http, "POST", "/v1/datasets", json=wish, timeout=ADMISSION), sha256)
-    note.unlink(missing_ok=True)
+        return _dataset(existing, sha256)
+    record_file = memory / f"{hashlib.sha256(f'{http.base_url} {sha256}'.encode()).hexdigest()}.json"
+    address = _send(http, file, size, _saved_address(record_file), record_file, progress)
+    request = {"name": name, "upload_id": address.rpartition("/")[2]}
+    dataset = _dataset(_retried(http, "POST", "/v1/datasets", json=request, timeout=ADMISSION), sha256)
+    record_file.unlink(missing_ok=True)
     return dataset
 
 
@@ -61,21 +61,21 @@ def _dataset(response: httpx.Response, sha256: str) -> DatasetPublic:
     return dataset
 
 
-def _remembered(note: Path) -> str | None:
+def _saved_address(record_file: Path) -> str | None:
     try:
-        address = json.loads(note.read_text())["address"]
+        address = json.loads(record_file.read_text())["address"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return address if isinstance(address, str) and address.startswith("/v1/uploads/") else None
 
 
-def _send(http: httpx.Client, file: Path, size: int, address: str | None, note: Path, progress: Progress) -> str:
+def _send(http: httpx.Client, file: Path, size: int, address: str | None, record_file: Path, progress: Progress) -> str:
     """Bring every byte of the file to the server, over as many connections as it takes; the upload's address."""
     failures, most = 0, -1
     while True:
         offset = None if address is None else _offset(http, address)
         if address is None or offset is None:
-            address, offset = _begin(http, size, note), 0
+            address, offset = _begin(http, size, record_file), 0
         progress(offset, size)
         if offset == size:
             return address
@@ -90,7 +90,7 @@ def _send(http: httpx.Client, file: Path, size: int, address: str | None, note: 
 def _send_rest(
     http: httpx.Client, file: Path, address: str, offset: int, size: int, progress: Progress
 ) -> ClientError | None:
-    """One request with all that is missing; what stopped it, where trying again may help. Raises ServerSaysNo."""
+    """One request with all that is missing; what stopped it, where trying again may help. Raises ApiError."""
     headers = {
         "Content-Type": "application/offset+octet-stream",
         "Content-Length": str(size - offset),
@@ -109,14 +109,14 @@ def _send_rest(
     raise error_of(response)
 
 
-def _begin(http: httpx.Client, size: int, note: Path) -> str:
+def _begin(http: httpx.Client, size: int, record_file: Path) -> str:
     response = _retried(http, "POST", "/v1/uploads", headers=TUS | {"Upload-Length": str(size)})
     if response.is_error:
         raise error_of(response)
     address = httpx.URL(response.headers["Location"]).path
     with suppress(OSError):  # a cache that cannot be written only means that a killed client begins anew
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(json.dumps({"address": address}))
+        record_file.parent.mkdir(parents=True, exist_ok=True)
+        record_file.write_text(json.dumps({"address": address}))
     return address
 
 
@@ -147,7 +147,7 @@ def _retried(http: httpx.Client, method: str, path: str, tries: int = TRIES, **h
                 raise _lost(http, error) from error
         else:
             failures += 1
-            if response.status_code not in _BUSY or failures >= tries:
+            if response.status_code not in BUSY or failures >= tries:
                 return response
         _wait(failures)
 

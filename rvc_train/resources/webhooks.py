@@ -3,28 +3,28 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from rvc_train.http.transport import Calls
+from rvc_train.http.transport import Transport
 from rvc_train.schemas import webhooks
 
 
 class Webhooks:
     """Who is told of jobs."""
 
-    def __init__(self, calls: Calls) -> None:
-        self._calls = calls
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
-    def create(self, wish: webhooks.WebhookCreate) -> webhooks.WebhookPublic:
+    def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookPublic:
         """Have an address told of all your jobs."""
-        body = wish.model_dump(mode="json", exclude_none=True)
-        return self._calls.call("POST", "/v1/webhooks", webhooks.WebhookPublic, json=body)
+        body = request.model_dump(mode="json", exclude_none=True)
+        return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookPublic, json=body)
 
     def list(self) -> Iterator[webhooks.WebhookPublic]:
         """All of yours, newest first."""
-        return self._calls.pages("/v1/webhooks", webhooks.WebhookPublic, {"limit": 100})
+        return self._transport.pages("/v1/webhooks", webhooks.WebhookPublic, {"limit": 100})
 
     def get(self, webhook_id: str) -> webhooks.WebhookPublic:
         """One webhook."""
-        return self._calls.get(f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic)
+        return self._transport.get(f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic)
 
     def change(
         self,
@@ -37,25 +37,25 @@ class Webhooks:
         """Change what is given; the rest stays."""
         given: dict[str, Any] = {"url": url, "events": events, "is_enabled": is_enabled}
         body = {name: value for name, value in given.items() if value is not None}
-        return self._calls.call("PATCH", f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic, json=body)
+        return self._transport.call("PATCH", f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic, json=body)
 
     def delete(self, webhook_id: str) -> None:
         """Forget a webhook."""
-        self._calls.send("DELETE", f"/v1/webhooks/{webhook_id}")
+        self._transport.send("DELETE", f"/v1/webhooks/{webhook_id}")
 
     def secret(self, webhook_id: str) -> str:
         """What its messages are signed with."""
-        return self._calls.get(f"/v1/webhooks/{webhook_id}/secret", webhooks.WebhookSecretPublic).secret
+        return self._transport.get(f"/v1/webhooks/{webhook_id}/secret", webhooks.WebhookSecretPublic).secret
 
     def test(self, webhook_id: str) -> webhooks.DeliveryPublic:
         """Send a `ping`."""
-        return self._calls.call("POST", f"/v1/webhooks/{webhook_id}/test", webhooks.DeliveryPublic)
+        return self._transport.call("POST", f"/v1/webhooks/{webhook_id}/test", webhooks.DeliveryPublic)
 
     def deliveries(self, webhook_id: str) -> Iterator[webhooks.DeliveryPublic]:
         """Its messages, newest first."""
-        return self._calls.pages(f"/v1/webhooks/{webhook_id}/deliveries", webhooks.DeliveryPublic, {"limit": 100})
+        return self._transport.pages(f"/v1/webhooks/{webhook_id}/deliveries", webhooks.DeliveryPublic, {"limit": 100})
 
     def redeliver(self, webhook_id: str, delivery_id: str) -> webhooks.DeliveryPublic:
         """Send a message again."""
         path = f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"
-        return self._calls.call("POST", path, webhooks.DeliveryPublic)
+        return self._transport.call("POST", path, webhooks.DeliveryPublic)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from rvc_train.schemas.base import Answer, Request
+from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
 class Scope(StrEnum):
@@ -23,7 +23,7 @@ class Scope(StrEnum):
 OwnerName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
-class TokenCreate(Request):
+class TokenCreate(RequestModel):
     """A token to be made."""
 
     owner: OwnerName
@@ -36,7 +36,7 @@ class TokenCreate(Request):
     """None: it is good until it is revoked."""
 
 
-class TokenPublic(Answer):
+class TokenPublic(ResponseModel):
     """A token, without its secret."""
 
     id: str
@@ -58,7 +58,7 @@ class TokenMade(TokenPublic):
     secret: str
 
 
-class Quota(Request):
+class Quota(RequestModel):
     """How much an owner may have. None: no limit."""
 
     max_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
@@ -69,7 +69,7 @@ class Quota(Request):
     """Time of workers on the owner's jobs in a calendar month (UTC)."""
 
 
-class Usage(Answer):
+class Usage(ResponseModel):
     """How much an owner has."""
 
     jobs: int
@@ -77,7 +77,7 @@ class Usage(Answer):
     gpu_hours_this_month: float
 
 
-class OwnerPublic(Answer):
+class OwnerPublic(ResponseModel):
     """An owner's quota and use."""
 
     owner: str
@@ -85,7 +85,7 @@ class OwnerPublic(Answer):
     usage: Usage
 
 
-class OwnerList(Answer):
+class OwnerList(ResponseModel):
     """All owners."""
 
     data: list[OwnerPublic]
@@ -98,13 +98,13 @@ class Me(OwnerPublic):
     token_id: str | None
 
 
-class SessionCreate(Request):
+class SessionCreate(RequestModel):
     """A browser's sign-in."""
 
     token: str = Field(min_length=1, max_length=500)
 
 
-class AuditPublic(Answer):
+class AuditPublic(ResponseModel):
     """Something that someone did."""
 
     number: int

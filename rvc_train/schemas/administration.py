@@ -1,13 +1,13 @@
-"""Wire shapes of what a server's keeper decides: what is kept how long, which weights are there."""
+"""Wire shapes of what a server's administrator decides: what is kept how long, which weights are there."""
 
 from typing import Literal
 
 from pydantic import Field
 
-from rvc_train.schemas.base import Answer, Request
+from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
-class RetentionPolicy(Request):
+class RetentionPolicy(RequestModel):
     """What is kept how long. A finished job stays while any of the two rules keeps it; with neither, for ever."""
 
     keep_days: float | None = Field(default=None, ge=0, le=36_500)
@@ -20,7 +20,7 @@ class RetentionPolicy(Request):
     """While less is free on the disk, workspaces of finished jobs go, oldest first, then stage results; no voice."""
 
 
-class Removal(Answer):
+class Removal(ResponseModel):
     """One thing that retention deletes."""
 
     kind: Literal["job", "workspace", "cache"]
@@ -32,21 +32,21 @@ class Removal(Answer):
     why: str
 
 
-class RetentionPlan(Answer):
+class RetentionPlan(ResponseModel):
     """What retention deletes."""
 
     removals: list[Removal]
     freed_bytes: int
 
 
-class RetentionPublic(Answer):
+class RetentionPublic(ResponseModel):
     """A policy, and what it would delete now."""
 
     policy: RetentionPolicy
     plan: RetentionPlan
 
 
-class WeightsFile(Answer):
+class WeightsFile(ResponseModel):
     """One published file."""
 
     name: str
@@ -56,7 +56,7 @@ class WeightsFile(Answer):
     """unverified: here, of the right size; the first run that needs it takes its sha256."""
 
 
-class WeightsPublic(Answer):
+class WeightsPublic(ResponseModel):
     """Published weights that belong together."""
 
     id: str
@@ -71,7 +71,7 @@ class WeightsPublic(Answer):
     files: list[WeightsFile]
 
 
-class WeightsList(Answer):
+class WeightsList(ResponseModel):
     """All weights that are known."""
 
     data: list[WeightsPublic]

@@ -5,13 +5,13 @@ from typing import Generic, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 
-class Request(BaseModel):
+class RequestModel(BaseModel):
     """Base of everything a caller sends."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
-class Answer(BaseModel):
+class ResponseModel(BaseModel):
     """Base of everything the server sends."""
 
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
@@ -20,7 +20,7 @@ class Answer(BaseModel):
 T = TypeVar("T")
 
 
-class Page(Answer, Generic[T]):
+class Page(ResponseModel, Generic[T]):
     """A piece of a list."""
 
     # pydantic looks for docstrings in the source around each `Page[...]`, and stumbles over it.

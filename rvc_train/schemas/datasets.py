@@ -6,10 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rvc_train.schemas.base import Answer, Request
+from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
-class RecordingReport(Answer):
+class RecordingReport(ResponseModel):
     """One recording of a dataset."""
 
     name: str
@@ -35,7 +35,7 @@ class RecordingReport(Answer):
     """Why it could not be read."""
 
 
-class DatasetFinding(Answer):
+class DatasetFinding(ResponseModel):
     """One thing to know about a dataset."""
 
     code: str
@@ -51,7 +51,7 @@ class DatasetFinding(Answer):
     """The numbers in the message."""
 
 
-class DatasetOverview(Answer):
+class DatasetOverview(ResponseModel):
     """The loudness of a dataset, one recording after the other, to be drawn."""
 
     peaks: list[float] = []
@@ -60,7 +60,7 @@ class DatasetOverview(Answer):
     """Where each recording begins, 0..1 of the whole; none where there are too many."""
 
 
-class DatasetReport(Answer):
+class DatasetReport(ResponseModel):
     """What `python -m rvc_engine report` found in a dataset."""
 
     usable: bool
@@ -97,7 +97,7 @@ class DatasetStatus(StrEnum):
     INVALID = "invalid"
 
 
-class DatasetCreate(Request):
+class DatasetCreate(RequestModel):
     """A dataset of an upload that has come whole, or of bytes that the server has already. Exactly one of the two."""
 
     name: str = Field(max_length=200)
@@ -114,7 +114,7 @@ class DatasetCreate(Request):
         return self
 
 
-class DatasetPublic(Answer):
+class DatasetPublic(ResponseModel):
     """A dataset as everyone sees it."""
 
     id: str

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 
 
 class EventType(StrEnum):
@@ -33,7 +33,7 @@ class EventType(StrEnum):
     CANCELLED = "cancelled"
 
 
-class EventPublic(Answer):
+class EventPublic(ResponseModel):
     """One thing that happened to a job."""
 
     seq: int
@@ -46,7 +46,7 @@ class EventPublic(Answer):
     created_at: datetime
 
 
-class EventList(Answer):
+class EventList(ResponseModel):
     """Events in order, oldest first."""
 
     data: list[EventPublic]
@@ -55,7 +55,7 @@ class EventList(Answer):
     """The newest event the job has; ask again with `after` set to the last one received."""
 
 
-class MetricSeries(Answer):
+class MetricSeries(ResponseModel):
     """One metric over the training steps."""
 
     key: str
@@ -66,7 +66,7 @@ class MetricSeries(Answer):
     """How many the book holds; more than `steps` has when the series was thinned."""
 
 
-class MetricList(Answer):
+class MetricList(ResponseModel):
     """Series by key."""
 
     data: list[MetricSeries]

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
-from rvc_train.schemas.base import Answer, Request
+from rvc_train.schemas.base import RequestModel, ResponseModel
 from rvc_train.schemas.webhooks import WebhookCreate
 
 
@@ -34,7 +34,7 @@ class JobStatus(StrEnum):
 
 TERMINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
-HELD_STATUSES = frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
+LEASED_STATUSES = frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
 """A worker has a lease on the job: the row has a worker and a token."""
 
 
@@ -43,7 +43,7 @@ LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0
 LabelValue = Annotated[str, Field(max_length=255)]
 
 
-class JobCreate(Request):
+class JobCreate(RequestModel):
     """A wish to make a voice."""
 
     name: VoiceName
@@ -64,7 +64,7 @@ class JobCreate(Request):
     """Someone to tell of this job alone."""
 
 
-class JobPatch(Request):
+class JobPatch(RequestModel):
     """What to change of a job; what is left out stays."""
 
     labels: dict[LabelKey, LabelValue | None] | None = Field(default=None, max_length=2 * MAX_LABELS)
@@ -76,7 +76,7 @@ class JobPatch(Request):
 RetryFrom = Literal["checkpoint", "start"]
 
 
-class JobRetry(Request):
+class JobRetry(RequestModel):
     """A job once more: a new one, with the same wishes but for what is given here."""
 
     start_from: RetryFrom = Field(default="checkpoint", alias="from")
@@ -85,14 +85,14 @@ class JobRetry(Request):
     """Training options to change. From a checkpoint, those that the nets' shape or the clips depend on must stay."""
 
 
-class Range(Answer):
+class Range(ResponseModel):
     """Between what and what a number will be, as far as can be told."""
 
     low: float
     high: float
 
 
-class JobError(Answer):
+class JobError(ResponseModel):
     """Why a job failed, and what to do."""
 
     code: FailureCode | str
@@ -100,7 +100,7 @@ class JobError(Answer):
     retryable: bool
 
 
-class JobPublic(Answer):
+class JobPublic(ResponseModel):
     """A job as everyone sees it."""
 
     id: str

@@ -3,12 +3,12 @@
 from typing import Literal
 
 from rvc_engine.config import VoiceName
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus, Range
 
 
-class QueueEntry(Answer):
+class QueueEntry(ResponseModel):
     """A job that waits or runs."""
 
     id: str
@@ -23,7 +23,7 @@ class QueueEntry(Answer):
     """As of the job itself."""
 
 
-class QueuePublic(Answer):
+class QueuePublic(ResponseModel):
     """What runs and what waits."""
 
     running: list[QueueEntry]
@@ -41,7 +41,7 @@ class EstimateRequest(JobCreate):
     name: VoiceName = "voice"
 
 
-class JobEstimate(Answer):
+class JobEstimate(ResponseModel):
     """What a job would take. A range says between what; None: it cannot be told yet."""
 
     dataset_status: DatasetStatus

@@ -2,10 +2,10 @@
 
 from datetime import datetime
 
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 
 
-class PreviewFile(Answer):
+class PreviewFile(ResponseModel):
     """A file of a preview."""
 
     name: str
@@ -15,7 +15,7 @@ class PreviewFile(Answer):
     sha256: str
 
 
-class PreviewPublic(Answer):
+class PreviewPublic(ResponseModel):
     """A clip as the voice spoke it at a save."""
 
     step: int
@@ -36,13 +36,13 @@ class PreviewPublic(Answer):
     created_at: datetime
 
 
-class PreviewList(Answer):
+class PreviewList(ResponseModel):
     """All previews of a job, by step."""
 
     data: list[PreviewPublic]
 
 
-class CheckpointPublic(Answer):
+class CheckpointPublic(ResponseModel):
     """A save that was evaluated."""
 
     step: int
@@ -57,7 +57,7 @@ class CheckpointPublic(Answer):
     created_at: datetime
 
 
-class CheckpointList(Answer):
+class CheckpointList(ResponseModel):
     """All evaluated saves of a job, by step."""
 
     data: list[CheckpointPublic]
@@ -69,7 +69,7 @@ CONTENT_NOTICE = (
 )
 
 
-class ArtifactPublic(Answer):
+class ArtifactPublic(ResponseModel):
     """A file that a job offers."""
 
     id: str
@@ -83,7 +83,7 @@ class ArtifactPublic(Answer):
     content_notice: str | None
 
 
-class ArtifactList(Answer):
+class ArtifactList(ResponseModel):
     """All files of a job."""
 
     data: list[ArtifactPublic]

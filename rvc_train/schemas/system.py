@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 
 
-class Limits(Answer):
+class Limits(ResponseModel):
     """What the server takes."""
 
     max_upload_bytes: int
@@ -14,7 +14,7 @@ class Limits(Answer):
     max_file_bytes: int
 
 
-class SystemPublic(Answer):
+class SystemPublic(ResponseModel):
     """What this server is and what it can do."""
 
     name: str
@@ -32,7 +32,7 @@ class SystemPublic(Answer):
     warnings: list[str]
 
 
-class ProblemDetail(Answer):
+class ProblemDetail(ResponseModel):
     """One thing wrong with a request."""
 
     detail: str
@@ -40,7 +40,7 @@ class ProblemDetail(Answer):
     """JSON pointer into the body, or `?name` for a query parameter."""
 
 
-class Problem(Answer):
+class Problem(ResponseModel):
     """An error, as RFC 9457 has it."""
 
     type: str
@@ -54,7 +54,7 @@ class Problem(Answer):
     errors: list[ProblemDetail] = []
 
 
-class Health(Answer):
+class Health(ResponseModel):
     """Whether the server lives, and what is wrong when it is not ready."""
 
     status: Literal["ok", "unavailable"]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from rvc_train.schemas.base import Answer, Request
+from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
 class DeliveryStatus(StrEnum):
@@ -34,7 +34,7 @@ _SECRET_PATTERN = f"^whsec_({_FOUR}){{8,20}}({_FOUR}|[A-Za-z0-9+/]{{3}}=|({_FOUR
 WebhookSecret = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _SECRET_PATTERN})]
 
 
-class WebhookCreate(Request):
+class WebhookCreate(RequestModel):
     """Someone to tell of jobs, by an HTTP POST signed as Standard Webhooks has it."""
 
     url: WebhookUrl
@@ -59,7 +59,7 @@ class WebhookCreate(Request):
         return secret
 
 
-class WebhookPatch(Request):
+class WebhookPatch(RequestModel):
     """What to change of a webhook; what is left out stays."""
 
     url: WebhookUrl = ""
@@ -67,7 +67,7 @@ class WebhookPatch(Request):
     is_enabled: bool = True
 
 
-class WebhookPublic(Answer):
+class WebhookPublic(ResponseModel):
     """A webhook."""
 
     id: str
@@ -80,13 +80,13 @@ class WebhookPublic(Answer):
     created_at: datetime
 
 
-class WebhookSecretPublic(Answer):
+class WebhookSecretPublic(ResponseModel):
     """What a webhook's messages are signed with."""
 
     secret: str
 
 
-class DeliveryPublic(Answer):
+class DeliveryPublic(ResponseModel):
     """A message to a webhook, and what became of it."""
 
     id: str

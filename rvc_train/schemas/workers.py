@@ -3,10 +3,10 @@
 from datetime import datetime
 from typing import Literal
 
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 
 
-class GpuPublic(Answer):
+class GpuPublic(ResponseModel):
     """What a GPU is doing, with whatever else runs on it."""
 
     name: str
@@ -16,7 +16,7 @@ class GpuPublic(Answer):
     memory_total_bytes: int
 
 
-class WorkerPublic(Answer):
+class WorkerPublic(ResponseModel):
     """A process that runs jobs."""
 
     id: str
@@ -39,7 +39,7 @@ class WorkerPublic(Answer):
     """Its GPUs as they were a moment ago; none on a CPU, and where the worker is gone."""
 
 
-class WorkerList(Answer):
+class WorkerList(ResponseModel):
     """All workers that registered in the last day."""
 
     data: list[WorkerPublic]

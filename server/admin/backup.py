@@ -1,8 +1,8 @@
-"""A copy of everything, made while the server runs: the book as of one moment, then the files that it speaks of.
+"""A copy of everything, made while the server runs: the database as of one moment, then the files that it names.
 
-Files of the storage never change once they have their name, so those that the copied book names are linked, or copied
-where the disk cannot link. Workspaces are left out: they are large, change all the time, and a job that was running
-goes on from the last checkpoint that the storage has, or begins again.
+Files of the storage never change once they have their name, so those that the copied database names are linked, or
+copied where the disk cannot link. Workspaces are left out: they are large, change all the time, and a job that was
+running goes on from the last checkpoint that the storage has, or begins again.
 """
 
 import json
@@ -20,7 +20,7 @@ import uuid6
 from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
 from server.database.engine import present_version
 from server.errors import Refused
-from server.storage.instances import MARK
+from server.storage.instances import INSTANCE_FILE
 from server.storage.local import Storage, link_or_copy, sync_file
 
 DATABASE = "rvc-train.db"
@@ -28,7 +28,7 @@ MANIFEST = "backup.json"
 
 
 @dataclass
-class BackupDone:
+class BackupResult:
     """What a backup holds."""
 
     folder: Path
@@ -39,11 +39,11 @@ class BackupDone:
     """Files that were deleted while the backup was made."""
 
 
-def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupDone:
+def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
     """Make a backup in the folder `target`, which must not be there yet; it appears when it is whole.
 
-    It is laid out as a data folder: to restore it, start the server on a copy of it. The book is copied for SQLite; of
-    another database make a dump with its own tools, before the files. Raises Refused, OSError.
+    It is laid out as a data folder: to restore it, start the server on a copy of it. The database is copied for SQLite;
+    of another database make a dump with its own tools, before the files. Raises Refused, OSError.
     """
     if target.exists():
         raise Refused(f"{target} is there already; name a folder that is not")
@@ -52,11 +52,11 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupDone:
     temporary = target.with_name(f".{target.name}.{uuid6.uuid7().hex}.tmp")
     temporary.mkdir(parents=True)
     try:
-        done = BackupDone(target, engine.dialect.name == "sqlite")
+        done = BackupResult(target, engine.dialect.name == "sqlite")
         if done.has_database:
             _copy_database(Path(str(engine.url.database)), temporary / DATABASE)
         for name in _files(storage):
-            _take(storage.root / name, temporary / name, done)
+            _copy_file(storage.root / name, temporary / name, done)
         manifest = {
             "made_at": datetime.now(UTC).isoformat(),
             "version": version("rvc-train"),
@@ -74,7 +74,7 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupDone:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """The book in one piece, with what its write-ahead log holds; checked afterwards. Raises Refused."""
+    """Copy the database in one piece, its write-ahead log included; checked afterwards. Raises Refused."""
     with sqlite3.connect(source, timeout=30) as reading, sqlite3.connect(target) as writing:
         reading.backup(writing)
         writing.execute("PRAGMA journal_mode=DELETE")
@@ -89,23 +89,23 @@ def _copy_database(source: Path, target: Path) -> None:
 def _files(storage: Storage) -> Iterator[Path]:
     """Everything worth keeping, relative to the root: the instance's id, recordings, logs, artifacts, synced
     checkpoints, uploads."""
-    yield from _below(storage.root, storage.root / MARK)
+    yield from _files_below(storage.root, storage.root / INSTANCE_FILE)
     for folder in ("datasets", "uploads"):
-        yield from _below(storage.root, storage.root / folder)
+        yield from _files_below(storage.root, storage.root / folder)
     for job in sorted((storage.root / "jobs").glob("*_*")):
         for part in sorted(job.iterdir()):
             if part.name != storage.workspace(job.name).name:
-                yield from _below(storage.root, part)
+                yield from _files_below(storage.root, part)
 
 
-def _below(root: Path, path: Path) -> Iterator[Path]:
+def _files_below(root: Path, path: Path) -> Iterator[Path]:
     paths = [path] if path.is_file() else sorted(path.rglob("*"))
     for each in paths:
         if each.is_file() and not each.name.endswith(".tmp"):
             yield each.relative_to(root)
 
 
-def _take(source: Path, target: Path, done: BackupDone) -> None:
+def _copy_file(source: Path, target: Path, done: BackupResult) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     grows = source.suffix == ".log" or source.parent.name == "uploads"
     try:

@@ -1,4 +1,4 @@
-"""`python -m server.admin.cli`, or `rvc-train admin`: what the server's keeper does on its machine, past HTTP.
+"""`python -m server.admin.cli`, or `rvc-train admin`: what the server's administrator does on its machine, past HTTP.
 
 The settings are those of the server: environment variables with the prefix `RVC_TRAIN_`.
 """
@@ -18,16 +18,16 @@ from pydantic import ValidationError
 
 from rvc_train.schemas.access import Scope, TokenCreate, TokenPublic
 from server.admin.backup import back_up
-from server.admin.doctor import examine
+from server.admin.doctor import run_checks
 from server.admin.retention import Retention
-from server.auth.principal import AT_THE_MACHINE, present_caller
-from server.auth.tokens import TokenBook
+from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
+from server.auth.tokens import TokenService
 from server.database.clock import utc_now
 from server.database.engine import create_engine, migrate, present_version
 from server.errors import ServerError
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.storage.instances import Pairing, adopt, check, look
+from server.storage.instances import Pairing, adopt, check_pairing, inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from server.storage.permissions import UMASK
@@ -37,10 +37,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="For the server's keeper, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
+    help="For the server's administrator, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
 )
 
-tokens = typer.Typer(no_args_is_help=True, help="Tokens, past HTTP: for a keeper who has none.")
+tokens = typer.Typer(no_args_is_help=True, help="Tokens, past HTTP: for an administrator who has none.")
 app.add_typer(tokens, name="token")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
@@ -64,7 +64,7 @@ def gc(
     """Carry the retention policy out now, move what belongs to nobody to the trash, and empty that of what is old."""
     with _opened() as (settings, engine):
         storage = Storage(settings.data_folder)
-        retention = Retention(JobBook(engine), storage)
+        retention = Retention(JobService(engine), storage)
         orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
         answer = plan.model_dump(mode="json") | {
@@ -98,9 +98,9 @@ def adopt_command(
     is_sure: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
 ) -> None:
     """Join the data folder and the database after a restore: give both the same instance id. Deletes nothing."""
-    with _told():
+    with _exit_on_errors():
         settings = ServerSettings()
-        found = look(settings.data_folder, settings.url)
+        found = inspect_pairing(settings.data_folder, settings.url)
         if found.is_joined:
             typer.echo(f"{found.folder} and {found.database} belong together already: {found.folder_id}")
             return
@@ -110,12 +110,12 @@ def adopt_command(
             typer.confirm("Join the two?", abort=True, err=True)
         storage = Storage(settings.data_folder)
         engine = create_engine(settings.url)
-        before = present_caller.set(AT_THE_MACHINE)
+        before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
             with storage.lock(0):
                 typer.echo(f"joined: {adopt(engine, storage, found)}")
         finally:
-            present_caller.reset(before)
+            current_principal.reset(before)
             engine.dispose()
 
 
@@ -139,9 +139,9 @@ def _print_pairing(found: Pairing, trash_days: float) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do: GPU, precision, ffmpeg, weights, disk, database, clock. Changes nothing."""
-    with _told():
+    with _exit_on_errors():
         findings = []
-        for finding in examine(ServerSettings()):
+        for finding in run_checks(ServerSettings()):
             findings.append(finding)
             if not as_json:
                 typer.echo(f"{MARKS[finding.state]}  {finding.what:<9} {finding.text}")
@@ -154,11 +154,13 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command("force-fail")
 def force_fail(
     job_id: Annotated[str, typer.Argument(metavar="JOB")],
-    message: Annotated[str, typer.Option(help="Why, for whoever submitted it.")] = "ended by the server's keeper",
+    message: Annotated[
+        str, typer.Option(help="Why, for whoever submitted it.")
+    ] = "ended by the server's administrator",
 ) -> None:
     """End a job that is stuck, whatever it is doing. Its worker stops at its next heartbeat."""
     with _opened() as (_settings, engine):
-        job = JobBook(engine).force_fail(job_id, message)
+        job = JobService(engine).force_fail(job_id, message)
         typer.echo(f"{job.id}  {job.name}  {job.status}")
 
 
@@ -171,8 +173,8 @@ def create(
 ) -> None:
     """Make a token past HTTP: the first one, or when all others are lost. Its secret is shown this once."""
     with _opened() as (settings, engine):
-        wish = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
-        made, secret = TokenBook(engine, utc_now, None, settings.session_hours).create(wish)
+        request = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
+        made, secret = TokenService(engine, utc_now, None, settings.session_hours).create(request)
         typer.echo(f"{made.id}  {made.owner}  {', '.join(made.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
 
 
@@ -180,7 +182,7 @@ def create(
 def list_tokens(as_json: AsJson = False) -> None:
     """All tokens, without their secrets, newest first."""
     with _opened() as (settings, engine):
-        public = list(_all(TokenBook(engine, utc_now, None, settings.session_hours)))
+        public = list(_all_tokens(TokenService(engine, utc_now, None, settings.session_hours)))
         if as_json:
             typer.echo(json.dumps([each.model_dump(mode="json") for each in public], indent=1))
             return
@@ -196,7 +198,7 @@ def list_tokens(as_json: AsJson = False) -> None:
 def revoke(token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id.")]) -> None:
     """Let a token open nothing any more, at once, and end the sessions that were opened with it."""
     with _opened() as (settings, engine):
-        TokenBook(engine, utc_now, None, settings.session_hours).revoke(token_id)
+        TokenService(engine, utc_now, None, settings.session_hours).revoke(token_id)
         typer.echo(f"{token_id} opens nothing any more")
 
 
@@ -218,17 +220,17 @@ def backup(
             typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
 
 
-def _all(book: TokenBook) -> Iterator[TokenPublic]:
+def _all_tokens(job_service: TokenService) -> Iterator[TokenPublic]:
     after, has_more = None, True
     while has_more:
-        page, has_more = book.list(after=after, limit=100)
+        page, has_more = job_service.list(after=after, limit=100)
         for token in page:
             after = token.id
             yield TokenPublic.model_validate(token, from_attributes=True)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _exit_on_errors() -> Iterator[None]:
     """Errors in a sentence, and exit code 1; settings that cannot be: 2."""
     try:
         yield
@@ -249,7 +251,7 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
 
     Brought to the newest schema unless the command does so.
     """
-    with _told():
+    with _exit_on_errors():
         settings = ServerSettings()
         if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
             typer.echo(
@@ -258,15 +260,15 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
                 err=True,
             )
             raise typer.Exit(1)
-        check(settings.data_folder, settings.url)
+        check_pairing(settings.data_folder, settings.url)
         engine = create_engine(settings.url)
-        before = present_caller.set(AT_THE_MACHINE)
+        before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
             if not may_migrate:
                 migrate(engine)
             yield settings, engine
         finally:
-            present_caller.reset(before)
+            current_principal.reset(before)
             engine.dispose()
 
 

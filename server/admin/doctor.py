@@ -30,7 +30,7 @@ from server.database.engine import (
 from server.database.tables import Event
 from server.errors import SettingsRefused
 from server.settings import GIB, ServerSettings, is_loopback
-from server.storage.instances import look
+from server.storage.instances import inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from server.storage.sizes import size_of
@@ -53,7 +53,7 @@ class Finding:
     """What was found; for all that is not well, what to do."""
 
 
-def examine(settings: ServerSettings) -> Iterator[Finding]:
+def run_checks(settings: ServerSettings) -> Iterator[Finding]:
     """Every check, one after another; none of them changes anything."""
     checks: tuple[Callable[[ServerSettings], Iterator[Finding]], ...] = (
         _engine,
@@ -81,11 +81,11 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
         yield Finding("engine", "fault", f"the engine said nothing for {ENGINE_SECONDS} s; look at the GPU's driver")
         return
     if ran.returncode != 0:
-        said = ran.stderr.decode(errors="replace").strip().splitlines()
+        lines = ran.stderr.decode(errors="replace").strip().splitlines()
         yield Finding(
             "engine",
             "fault",
-            f"the engine cannot start here ({said[-1] if said else 'it said nothing'}); a worker needs the `engine` "
+            f"the engine cannot start here ({lines[-1] if lines else 'it lines nothing'}); a worker needs the `engine` "
             f"extra: {install_command('engine')}. A server alone does not",
         )
         return
@@ -168,9 +168,9 @@ def _has_database(settings: ServerSettings) -> bool:
 
 def _instance(settings: ServerSettings) -> Iterator[Finding]:
     """Data folder and database must belong together; then: what belongs to nobody, and what lies in the trash."""
-    found = look(settings.data_folder, settings.url)
-    if (refusal := found.refusal) is not None:
-        yield Finding("instance", "fault", refusal)
+    found = inspect_pairing(settings.data_folder, settings.url)
+    if (mismatch := found.mismatch) is not None:
+        yield Finding("instance", "fault", mismatch)
         return
     if not found.is_joined:
         yield Finding("instance", "note", "data folder and database have no id yet; a start of the server gives it")
@@ -206,7 +206,7 @@ def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
 
 
 def _clock(settings: ServerSettings) -> Iterator[Finding]:
-    """The book's newest moment must not lie ahead, and the system should follow a time server."""
+    """The database's newest moment must not lie ahead, and the system should follow a time server."""
     if _has_database(settings):
         engine = create_engine(settings.url)
         try:

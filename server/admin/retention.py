@@ -14,12 +14,12 @@ from sqlmodel import col, select
 
 from rvc_train.schemas.administration import Removal, RetentionPlan, RetentionPolicy
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Job, Policy
 from server.errors import Conflict, NotFound
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.storage.local import Storage
 from server.storage.sizes import JobSizes, size_of
 
@@ -32,22 +32,22 @@ _NAME = "retention"
 class Retention:
     """The policy of one server."""
 
-    def __init__(self, book: JobBook, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
-        self._book = book
+    def __init__(self, job_service: JobService, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
+        self._jobs = job_service
         self._storage = storage
         self._clock = clock
-        self._sizes = JobSizes(book.engine, storage, clock)
+        self._sizes = JobSizes(job_service.engine, storage, clock)
 
     def policy(self) -> RetentionPolicy:
         """The present policy; by default everything is kept."""
-        with read_session(self._book.engine) as session:
+        with read_session(self._jobs.engine) as session:
             row = session.get(Policy, _NAME)
         return RetentionPolicy() if row is None else RetentionPolicy.model_validate(row.value)
 
     def set_policy(self, policy: RetentionPolicy) -> None:
         """Replace the policy. It is carried out within the hour, or by `apply`."""
-        with write_session(self._book.engine) as session:
-            note(session, "retention.changed", _NAME, **policy.model_dump())
+        with write_session(self._jobs.engine) as session:
+            record(session, "retention.changed", _NAME, **policy.model_dump())
             session.merge(Policy(name=_NAME, value=policy.model_dump(mode="json"), changed_at=self._clock()))
 
     def plan(self, policy: RetentionPolicy | None = None) -> RetentionPlan:
@@ -55,16 +55,16 @@ class Retention:
         policy = policy or self.policy()
         ended = self._ended_jobs()
         jobs = [job for job in ended if not _is_kept(job, policy, ended, self._clock())]
-        removals = [self._removal("job", job, [self._storage.job_home(job.id)], _why_job(policy)) for job in jobs]
+        removals = [self._removal("job", job, [self._storage.job_home(job.id)], _job_reason(policy)) for job in jobs]
         gone = {job.id for job in jobs}
         left = [job for job in ended if job.id not in gone]
         if policy.workspace_days is not None:
             oldest = self._clock() - timedelta(days=policy.workspace_days)
             why = f"ended more than {policy.workspace_days:g} days ago"
             for job in left:
-                if _ended_at(job) < oldest and (folders := self._work_folders(job)):
+                if _ended_at(job) < oldest and (folders := self._workspace_folders(job)):
                     removals.append(self._removal("workspace", job, folders, why))
-        removals += self._for_the_reserve(policy, left, removals)
+        removals += self._free_space_removals(policy, left, removals)
         return RetentionPlan(removals=removals, freed_bytes=sum(removal.size for removal in removals))
 
     def apply(self, plan: RetentionPlan | None = None) -> RetentionPlan:
@@ -82,23 +82,23 @@ class Retention:
     def _remove(self, removal: Removal) -> None:
         match removal.kind:
             case "job":
-                self._book.delete(removal.id)
+                self._jobs.delete(removal.id)
                 self._storage.delete_job(removal.id)
             case "workspace":
-                if self._book.get(removal.id).finished_at is None:
+                if self._jobs.get(removal.id).finished_at is None:
                     raise Conflict("the job is not at its end")
                 self._storage.delete_workspace(removal.id)
-                self._sizes.forget(removal.id)
+                self._sizes.invalidate(removal.id)
             case "cache":
                 self._storage.delete_cache(removal.id)
 
     def _ended_jobs(self) -> Sequence[Job]:
         """Oldest first, without those that someone asked to keep."""
-        with read_session(self._book.engine) as session:
+        with read_session(self._jobs.engine) as session:
             query = select(Job).where(col(Job.status).in_(TERMINAL_STATUSES)).order_by(col(Job.number))
             return [job for job in session.exec(query).all() if KEEP_LABEL not in job.labels]
 
-    def _for_the_reserve(
+    def _free_space_removals(
         self, policy: RetentionPolicy, jobs: Sequence[Job], planned: Sequence[Removal]
     ) -> Iterator[Removal]:
         """Workspaces of ended jobs, then stage caches, oldest first, until the disk has the free space wanted."""
@@ -110,7 +110,7 @@ class Retention:
         for job in jobs:
             if free >= policy.min_free_bytes:
                 return
-            if job.id not in done and (folders := self._work_folders(job)):
+            if job.id not in done and (folders := self._workspace_folders(job)):
                 removal = self._removal("workspace", job, folders, why)
                 free += removal.size
                 yield removal
@@ -124,11 +124,11 @@ class Retention:
                 yield Removal(kind="cache", id=folder.name, name="stage results", size=size, why=why)
 
     def _datasets_in_use(self) -> set[str]:
-        with read_session(self._book.engine) as session:
+        with read_session(self._jobs.engine) as session:
             query = sa.select(col(Job.dataset_id)).where(col(Job.status).not_in(TERMINAL_STATUSES))
             return set(session.connection().execute(query).scalars())
 
-    def _work_folders(self, job: Job) -> list[Path]:
+    def _workspace_folders(self, job: Job) -> list[Path]:
         """What `Storage.delete_workspace` deletes, as far as it is there."""
         folders = (self._storage.workspace(job.id), self._storage.checkpoints(job.id))
         return [folder for folder in folders if folder.is_dir()]
@@ -157,7 +157,7 @@ def _is_kept(job: Job, policy: RetentionPolicy, ended: Sequence[Job], now: datet
     return job.id in mine[max(0, len(mine) - policy.keep_last) :]
 
 
-def _why_job(policy: RetentionPolicy) -> str:
+def _job_reason(policy: RetentionPolicy) -> str:
     reasons = []
     if policy.keep_days is not None:
         reasons.append(f"ended more than {policy.keep_days:g} days ago")

@@ -1,4 +1,4 @@
-"""What the server does every few seconds whether anyone asks or not."""
+"""Periodic tasks of the server, on threads of their own."""
 
 import threading
 import time
@@ -9,20 +9,20 @@ import structlog
 
 from server.admin.retention import Retention
 from server.database.clock import utc_now
-from server.database.engine import checkpoint
+from server.database.engine import checkpoint_wal
 from server.jobs.reaper import Reaper
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.uploads.service import UploadShelf
+from server.uploads.service import UploadService
 from server.webhooks.delivery import Deliverer
 
 logger = structlog.get_logger(__name__)
 
 
 EXPIRY_SECONDS = 300.0
-CHORE_SECONDS = 60.0
+CLEANUP_SECONDS = 60.0
 NUM_THREADS = 2
-Chore = tuple[float, Callable[[], object]]
+PeriodicTask = tuple[float, Callable[[], object]]
 """How often in seconds, and what."""
 
 
@@ -37,7 +37,7 @@ class SteadyClock:
         return self._start + timedelta(seconds=self._monotonic() - self._started)
 
 
-class Housekeeper:
+class Scheduler:
     """Two threads: lost workers have one to themselves, so that nothing long-winded keeps their jobs from going on.
 
     The other one: jobs that waited too long, uploads left alone, retention, the write-ahead log.
@@ -45,30 +45,30 @@ class Housekeeper:
 
     def __init__(
         self,
-        book: JobBook,
-        uploads: UploadShelf,
+        job_service: JobService,
+        uploads: UploadService,
         deliverer: Deliverer,
         retention: Retention,
         settings: ServerSettings,
-        *chores: Chore,
+        *further_tasks: PeriodicTask,
     ) -> None:
-        """`chores`: what else is to be done now and then."""
-        reaper = Reaper(book, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
-        reaping: list[Chore] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
-        tasks: list[Chore] = [
-            (settings.checkpoint_seconds, lambda: checkpoint(book.engine)),
+        """`further_tasks`: what else is to be done now and then."""
+        reaper = Reaper(job_service, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
+        reaping: list[PeriodicTask] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
+        tasks: list[PeriodicTask] = [
+            (settings.checkpoint_seconds, lambda: checkpoint_wal(job_service.engine)),
             (EXPIRY_SECONDS, uploads.expire),
-            (EXPIRY_SECONDS, deliverer.forget_old),
+            (EXPIRY_SECONDS, deliverer.delete_old),
             (settings.retention_seconds, retention.apply),
-            *chores,
+            *further_tasks,
         ]
         if (longest := settings.queue_timeout_seconds) is not None:
-            steady = JobBook(book.engine, SteadyClock())
+            steady = JobService(job_service.engine, SteadyClock())
             tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
         self._stopping = threading.Event()
         self._threads = [
             threading.Thread(target=self._work, args=(mine,), name=name, daemon=True)
-            for name, mine in (("reaper", reaping), ("housekeeper", tasks))
+            for name, mine in (("reaper", reaping), ("scheduler", tasks))
         ]
 
     def start(self) -> None:
@@ -82,7 +82,7 @@ class Housekeeper:
         for thread in self._threads:
             thread.join()
 
-    def _work(self, tasks: Sequence[Chore]) -> None:
+    def _work(self, tasks: Sequence[PeriodicTask]) -> None:
         due = [time.monotonic() + seconds for seconds, _ in tasks]
         while not self._stopping.wait(max(0.0, min(due) - time.monotonic())):
             now = time.monotonic()
@@ -93,4 +93,4 @@ class Housekeeper:
                 try:
                     task()
                 except Exception:
-                    logger.exception("housekeeping failed; trying again later")
+                    logger.exception("a periodic task failed; trying again later")

@@ -8,13 +8,13 @@ from starlette.concurrency import run_in_threadpool
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport
-from server.api.authorization import Whose, present, requires
-from server.context import After, Limit, Services, ServicesDep, link_next
+from server.api.authorization import OwnerFilter, require_principal, requires
+from server.context import After, AppContext, Context, Limit, link_next
 from server.datasets.service import checked_name
 from server.errors import UploadTooLarge
 from server.http.problem_details import documented
 from server.job_store.serializers import dataset_public
-from server.uploads.receive import Body
+from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
@@ -40,38 +40,38 @@ _BODY = {
     ),
 )
 @requires(Scope.SUBMIT)
-async def upload(name: str, request: Request, response: Response, services: ServicesDep) -> DatasetPublic:
+async def upload(name: str, request: Request, response: Response, context: Context) -> DatasetPublic:
     """Make a dataset of one zip or one audio file, sent as the raw body.
 
     The recordings are examined afterwards; jobs may be submitted at once and wait for that. The same bytes under the
     same name are kept once: then the answer is 200 with the dataset that is there.
     """
     checked_name(name)
-    told = request.headers.get("content-length", "")
-    _check_size(int(told) if told.isdecimal() else 0, services)
-    owner = present().owner
-    await run_in_threadpool(services.shelf.check_room, int(told) if told.isdecimal() else 0)
-    await run_in_threadpool(services.quotas.check_upload, owner, int(told) if told.isdecimal() else 0)
-    with services.storage.incoming_folder() as folder:
+    length = request.headers.get("content-length", "")
+    _check_size(int(length) if length.isdecimal() else 0, context)
+    owner = require_principal().owner
+    await run_in_threadpool(context.datasets.check_room, int(length) if length.isdecimal() else 0)
+    await run_in_threadpool(context.quotas.check_upload, owner, int(length) if length.isdecimal() else 0)
+    with context.storage.incoming_folder() as folder:
         path = folder / "upload"
         digest = hashlib.sha256()
-        body = Body(request, services.settings.upload_idle_seconds, lambda size: _check_size(size, services))
+        body = StreamedBody(request, context.settings.upload_idle_seconds, lambda size: _check_size(size, context))
         await body.write(path, digest)
         dataset, is_new = await run_in_threadpool(
-            services.shelf.admit, owner, name, path, digest.hexdigest(), body.size
+            context.datasets.ingest, owner, name, path, digest.hexdigest(), body.size
         )
-    services.examiner.wake()
+    context.dataset_validator.wake()
     if not is_new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset_public(dataset)
 
 
-def _check_size(size: int, services: Services) -> None:
-    limit = services.settings.max_upload_bytes
+def _check_size(size: int, context: AppContext) -> None:
+    limit = context.settings.max_upload_bytes
     if size > limit:
         raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
-    services.shelf.check_room(0)
+    context.datasets.check_room(0)
 
 
 @router.post(
@@ -82,17 +82,19 @@ def _check_size(size: int, services: Services) -> None:
     ),
 )
 @requires(Scope.SUBMIT)
-def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDep) -> DatasetPublic:
+def create_dataset(request: DatasetCreate, response: Response, context: Context) -> DatasetPublic:
     """Make a dataset of an upload that has come whole, or of bytes that are here already in another dataset.
 
     With `sha256` nothing needs to be sent: 404 says that these bytes are not here yet.
     """
-    caller = present()
-    if wish.upload_id is not None:
-        dataset, is_new = services.uploads.make_dataset(services.shelf, caller.sees, wish.name, wish.upload_id)
+    principal = require_principal()
+    if request.upload_id is not None:
+        dataset, is_new = context.uploads.make_dataset(
+            context.datasets, principal.visible_owner, request.name, request.upload_id
+        )
     else:
-        dataset, is_new = services.shelf.admit_known(caller.owner, wish.name, wish.sha256 or "")
-    services.examiner.wake()
+        dataset, is_new = context.datasets.ingest_existing(principal.owner, request.name, request.sha256 or "")
+    context.dataset_validator.wake()
     if not is_new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
@@ -104,13 +106,13 @@ def create_dataset(wish: DatasetCreate, response: Response, services: ServicesDe
 def list_datasets(
     request: Request,
     response: Response,
-    services: ServicesDep,
-    whose: Whose,
+    context: Context,
+    owner_filter: OwnerFilter,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[DatasetPublic]:
     """Your datasets, newest first."""
-    datasets, has_more = services.shelf.list(owner=whose, after=after, limit=limit)
+    datasets, has_more = context.datasets.list(owner=owner_filter, after=after, limit=limit)
     cursor = datasets[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)
@@ -118,20 +120,20 @@ def list_datasets(
 
 @router.get("/{dataset_id}", responses=documented(404))
 @requires(Scope.READ)
-def get_dataset(dataset_id: str, services: ServicesDep) -> DatasetPublic:
+def get_dataset(dataset_id: str, context: Context) -> DatasetPublic:
     """One dataset."""
-    return dataset_public(services.shelf.get(dataset_id))
+    return dataset_public(context.datasets.get(dataset_id))
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
 @requires(Scope.READ)
-def get_report(dataset_id: str, services: ServicesDep) -> DatasetReport:
+def get_report(dataset_id: str, context: Context) -> DatasetReport:
     """What was found in the recordings. 409 while they are being examined."""
-    return services.shelf.report(dataset_id)
+    return context.datasets.report(dataset_id)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
-def delete_dataset(dataset_id: str, services: ServicesDep) -> None:
+def delete_dataset(dataset_id: str, context: Context) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""
-    services.shelf.delete(dataset_id)
+    context.datasets.delete(dataset_id)

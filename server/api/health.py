@@ -4,7 +4,7 @@ from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_train.schemas.system import Health
-from server.context import Services, ServicesDep
+from server.context import AppContext, Context
 from server.database.engine import SCHEMA_VERSION, check_write, present_version
 from server.metrics import MEDIA_TYPE
 
@@ -19,36 +19,37 @@ async def live() -> Health:
 
 @router.get(
     "/metrics",
+    name="get_measures",  # the operation id that clients may have generated code from
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}},
 )
-def get_measures(services: ServicesDep) -> Response:
+def get_metrics(context: Context) -> Response:
     """Numbers for Prometheus."""
-    return Response(services.measures.text(), media_type=MEDIA_TYPE)
+    return Response(context.metrics.text(), media_type=MEDIA_TYPE)
 
 
 @router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; `checks` says why"}})
-def ready(response: Response, services: ServicesDep) -> Health:
+def ready(response: Response, context: Context) -> Health:
     """The database can be written, has this program's schema, and the disk has room."""
-    checks = {"database": _check_database(services), "disk": _check_disk(services)}
+    checks = {"database": _check_database(context), "disk": _check_disk(context)}
     if all(check == "ok" for check in checks.values()):
         return Health(status="ok", checks=checks)
     response.status_code = 503
     return Health(status="unavailable", checks=checks)
 
 
-def _check_database(services: Services) -> str:
+def _check_database(context: AppContext) -> str:
     try:
-        version = present_version(services.engine)
+        version = present_version(context.engine)
         if version != SCHEMA_VERSION:
             return f"the schema has version {version}, and this program needs {SCHEMA_VERSION}; restart the server"
-        check_write(services.engine)
+        check_write(context.engine)
     except SQLAlchemyError as error:
         return f"the database does not answer: {type(error).__name__}"
     return "ok"
 
 
-def _check_disk(services: Services) -> str:
-    free = services.storage.free_bytes()
-    reserve = services.settings.disk_reserve_bytes
+def _check_disk(context: AppContext) -> str:
+    free = context.storage.free_bytes()
+    reserve = context.settings.disk_reserve_bytes
     return "ok" if free >= reserve else f"{free} bytes are free, and {reserve} are kept in reserve; free some space"

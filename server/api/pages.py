@@ -5,7 +5,7 @@ from collections.abc import Callable
 from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
-from server.context import ServicesDep
+from server.context import Context
 from server.pages import shells
 
 router = APIRouter(include_in_schema=False)
@@ -20,8 +20,8 @@ _PAGES = {
 
 
 def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
-    def page(request: Request, services: ServicesDep) -> HTMLResponse:
-        return services.pages.render(shell, request)
+    def page(request: Request, context: Context) -> HTMLResponse:
+        return context.pages.render(shell, request)
 
     return page
 

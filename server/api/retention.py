@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.administration import RetentionPlan, RetentionPolicy, RetentionPublic
 from server.api.authorization import requires
-from server.context import Services, ServicesDep
+from server.context import AppContext, Context
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/retention", tags=["retention"])
@@ -15,28 +15,28 @@ router = APIRouter(prefix="/retention", tags=["retention"])
 DryRun = Annotated[bool, Query(description="Only tell what would happen.")]
 
 
-def _public(services: Services, policy: RetentionPolicy) -> RetentionPublic:
-    return RetentionPublic(policy=policy, plan=services.retention.plan(policy))
+def _public(context: AppContext, policy: RetentionPolicy) -> RetentionPublic:
+    return RetentionPublic(policy=policy, plan=context.retention.plan(policy))
 
 
 @router.get("")
 @requires(Scope.ADMIN)
-def get_retention(services: ServicesDep) -> RetentionPublic:
+def get_retention(context: Context) -> RetentionPublic:
     """The policy, and what it would delete now."""
-    return _public(services, services.retention.policy())
+    return _public(context, context.retention.policy())
 
 
 @router.put("", responses=documented(422))
 @requires(Scope.ADMIN)
-def set_retention(policy: RetentionPolicy, services: ServicesDep, dry_run: DryRun = False) -> RetentionPublic:
+def set_retention(policy: RetentionPolicy, context: Context, dry_run: DryRun = False) -> RetentionPublic:
     """Replace the policy; carried out within the hour. With `dry_run` nothing changes, and the plan is told."""
     if not dry_run:
-        services.retention.set_policy(policy)
-    return _public(services, policy)
+        context.retention.set_policy(policy)
+    return _public(context, policy)
 
 
 @router.post("/run")
 @requires(Scope.ADMIN)
-def run_retention(services: ServicesDep, dry_run: DryRun = False) -> RetentionPlan:
+def run_retention(context: Context, dry_run: DryRun = False) -> RetentionPlan:
     """Carry the policy out now; what was deleted."""
-    return services.retention.plan() if dry_run else services.retention.apply()
+    return context.retention.plan() if dry_run else context.retention.apply()

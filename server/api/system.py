@@ -13,7 +13,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.system import Limits, SystemPublic
 from server.api.authorization import requires
-from server.context import ServicesDep
+from server.context import Context
 from server.database.engine import sqlite_warning
 from server.datasets.ingest import AUDIO_SUFFIXES
 
@@ -29,17 +29,17 @@ def get_config_schema() -> dict[str, Any]:
 
 @router.get("/system")
 @requires(Scope.READ)
-def get_system(services: ServicesDep) -> SystemPublic:
+def get_system(context: Context) -> SystemPublic:
     """What this server is, what it takes, and what it has to say about the machine."""
-    settings = services.settings
-    disk = shutil.disk_usage(services.storage.root)
-    is_sqlite = services.engine.dialect.name == "sqlite"
-    warning = sqlite_warning(services.engine)
+    settings = context.settings
+    disk = shutil.disk_usage(context.storage.root)
+    is_sqlite = context.engine.dialect.name == "sqlite"
+    warning = sqlite_warning(context.engine)
     return SystemPublic(
         name="rvc-train",
         version=version("rvc-train"),
         python=platform.python_version(),
-        database=services.engine.dialect.name,
+        database=context.engine.dialect.name,
         database_version=sqlite3.sqlite_version if is_sqlite else "",
         limits=Limits(
             max_upload_bytes=settings.max_upload_bytes,

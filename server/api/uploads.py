@@ -14,17 +14,17 @@ from fastapi import APIRouter, Header, Path, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
-from server.api.authorization import present, requires
-from server.context import MAX_INTEGER, Services, ServicesDep
+from server.api.authorization import require_principal, requires
+from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
 from server.http.problem_details import TUS_VERSION, documented
-from server.uploads.receive import Body
+from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
 
 EXTENSIONS = "creation,checksum,expiration,termination"
-PIECE_TYPE = "application/offset+octet-stream"
+CHUNK_TYPE = "application/offset+octet-stream"
 _DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 
 UploadId = Annotated[str, Path(pattern="^upl_[0-9a-f]{32}$")]
@@ -37,17 +37,17 @@ _BODY = {
     "requestBody": {
         "required": True,
         "description": "The bytes that follow `Upload-Offset`.",
-        "content": {PIECE_TYPE: {"schema": {"type": "string", "format": "binary"}}},
+        "content": {CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}},
     }
 }
 
 
-def _speak_tus(version: str | None) -> None:
+def _check_tus_version(version: str | None) -> None:
     if version != TUS_VERSION:
         raise UnsupportedTus(f"send the header Tus-Resumable: {TUS_VERSION}; this server speaks no other version")
 
 
-def _headers(response: Response, services: Services, expires_at: datetime | None = None) -> None:
+def _headers(response: Response, context: AppContext, expires_at: datetime | None = None) -> None:
     response.headers["Tus-Resumable"] = TUS_VERSION
     response.headers["Cache-Control"] = "no-store"
     if expires_at is not None:
@@ -56,12 +56,12 @@ def _headers(response: Response, services: Services, expires_at: datetime | None
 
 @router.options("", status_code=204)
 @requires(Scope.READ)
-def tus_options(response: Response, services: ServicesDep) -> None:
+def tus_options(response: Response, context: Context) -> None:
     """What this server can do, as tus clients ask for it."""
-    _headers(response, services)
+    _headers(response, context)
     response.headers["Tus-Version"] = TUS_VERSION
     response.headers["Tus-Extension"] = EXTENSIONS
-    response.headers["Tus-Max-Size"] = str(services.settings.max_upload_bytes)
+    response.headers["Tus-Max-Size"] = str(context.settings.max_upload_bytes)
     response.headers["Tus-Checksum-Algorithm"] = ",".join(_DIGESTS)
 
 
@@ -69,30 +69,30 @@ def tus_options(response: Response, services: ServicesDep) -> None:
 @requires(Scope.SUBMIT)
 async def create_upload(
     response: Response,
-    services: ServicesDep,
+    context: Context,
     upload_length: Annotated[int, Header(ge=1, le=MAX_INTEGER, description="Bytes of the whole upload.")],
     upload_metadata: Annotated[str, Header(max_length=4096, description="As tus has it; given back by HEAD.")] = "",
     tus_resumable: TusResumable = None,
 ) -> None:
     """Begin an upload; its address is in `Location`. Then send its bytes with PATCH, in as many pieces as you like."""
-    _speak_tus(tus_resumable)
-    await run_in_threadpool(services.shelf.check_room, upload_length)
-    upload = await run_in_threadpool(services.uploads.create, present().owner, upload_length, upload_metadata)
-    _headers(response, services, upload.expires_at)
+    _check_tus_version(tus_resumable)
+    await run_in_threadpool(context.datasets.check_room, upload_length)
+    upload = await run_in_threadpool(context.uploads.create, require_principal().owner, upload_length, upload_metadata)
+    _headers(response, context, upload.expires_at)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
 
 
 @router.head("/{upload_id}", responses=documented(404, 410, 412))
 @requires(Scope.READ)
 async def get_offset(
-    upload_id: UploadId, response: Response, services: ServicesDep, tus_resumable: TusResumable = None
+    upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None
 ) -> None:
     """How many bytes are here, in `Upload-Offset`. Ends a PATCH of the same upload that is still under way."""
-    _speak_tus(tus_resumable)
-    await run_in_threadpool(services.uploads.get, None, upload_id)
-    async with services.receptions.alone(upload_id):
-        upload, offset = await run_in_threadpool(_find, services, upload_id)
-    _headers(response, services, upload.expires_at)
+    _check_tus_version(tus_resumable)
+    await run_in_threadpool(context.uploads.get, None, upload_id)
+    async with context.upload_locks.exclusive(upload_id):
+        upload, offset = await run_in_threadpool(_find, context, upload_id)
+    _headers(response, context, upload.expires_at)
     response.headers["Upload-Offset"] = str(offset)
     response.headers["Upload-Length"] = str(upload.length)
     if upload.tus_metadata:
@@ -101,16 +101,17 @@ async def get_offset(
 
 @router.patch(
     "/{upload_id}",
+    name="receive_piece",  # the operation id that clients may have generated code from
     status_code=204,
     openapi_extra=_BODY,
     responses=documented(404, 408, 409, 410, 412, 413, 415, 422, 460, 507),
 )
 @requires(Scope.SUBMIT)
-async def receive_piece(
+async def receive_chunk(
     upload_id: UploadId,
     request: Request,
     response: Response,
-    services: ServicesDep,
+    context: Context,
     upload_offset: Annotated[int, Header(ge=0, le=MAX_INTEGER, description="Where the piece begins.")],
     upload_checksum: Annotated[
         str | None, Header(max_length=200, description="`sha256`, `sha1` or `md5`, a space, the base64 of the digest.")
@@ -118,48 +119,48 @@ async def receive_piece(
     tus_resumable: TusResumable = None,
 ) -> None:
     """Append bytes. What arrived before a broken connection is kept; with a checksum a piece counts as a whole."""
-    _speak_tus(tus_resumable)
-    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != PIECE_TYPE:
-        raise UnsupportedMedia(f"send the piece with the header Content-Type: {PIECE_TYPE}")
+    _check_tus_version(tus_resumable)
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CHUNK_TYPE:
+        raise UnsupportedMedia(f"send the piece with the header Content-Type: {CHUNK_TYPE}")
     algorithm, expected = _checksum(upload_checksum)
-    await run_in_threadpool(services.uploads.get, None, upload_id)
-    async with services.receptions.alone(upload_id):
-        upload, offset = await run_in_threadpool(_find, services, upload_id)
+    await run_in_threadpool(context.uploads.get, None, upload_id)
+    async with context.upload_locks.exclusive(upload_id):
+        upload, offset = await run_in_threadpool(_find, context, upload_id)
         if upload_offset != offset:
             raise OffsetMismatch(f"{offset} bytes are here; go on from there", offset)
-        await run_in_threadpool(services.uploads.begin_piece, upload_id, None if expected is None else offset)
+        await run_in_threadpool(context.uploads.begin_chunk, upload_id, None if expected is None else offset)
         digest = _DIGESTS[algorithm](usedforsecurity=False)
-        body = Body(request, services.settings.upload_idle_seconds, _check(services, upload.length - offset))
+        body = StreamedBody(request, context.settings.upload_idle_seconds, _check(context, upload.length - offset))
         try:
-            await body.write(services.uploads.path(upload_id), digest, append=True)
+            await body.write(context.uploads.path(upload_id), digest, append=True)
         except BaseException:
             if expected is None:  # with a checksum, the row still says that these bytes do not count
                 with anyio.CancelScope(shield=True):
-                    await run_in_threadpool(services.uploads.end_piece, upload_id)
+                    await run_in_threadpool(context.uploads.end_chunk, upload_id)
             raise
         if expected is not None and not hmac.compare_digest(digest.digest(), expected):
             raise ChecksumMismatch(f"the piece does not match its {algorithm} checksum; send it again")
-        expires_at = await run_in_threadpool(services.uploads.end_piece, upload_id)
-    _headers(response, services, expires_at)
+        expires_at = await run_in_threadpool(context.uploads.end_chunk, upload_id)
+    _headers(response, context, expires_at)
     response.headers["Upload-Offset"] = str(offset + body.size)
 
 
 @router.delete("/{upload_id}", status_code=204, responses=documented(404, 410, 412))
 @requires(Scope.SUBMIT)
 async def delete_upload(
-    upload_id: UploadId, response: Response, services: ServicesDep, tus_resumable: TusResumable = None
+    upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None
 ) -> None:
     """Forget an upload and its bytes."""
-    _speak_tus(tus_resumable)
-    await run_in_threadpool(services.uploads.get, None, upload_id)
-    async with services.receptions.alone(upload_id):
-        await run_in_threadpool(services.uploads.delete, None, upload_id)
-    _headers(response, services)
+    _check_tus_version(tus_resumable)
+    await run_in_threadpool(context.uploads.get, None, upload_id)
+    async with context.upload_locks.exclusive(upload_id):
+        await run_in_threadpool(context.uploads.delete, None, upload_id)
+    _headers(response, context)
 
 
-def _find(services: Services, upload_id: str) -> tuple[Upload, int]:
-    upload = services.uploads.get(None, upload_id)
-    return upload, services.uploads.offset(upload)
+def _find(context: AppContext, upload_id: str) -> tuple[Upload, int]:
+    upload = context.uploads.get(None, upload_id)
+    return upload, context.uploads.offset(upload)
 
 
 def _checksum(header: str | None) -> tuple[str, bytes | None]:
@@ -175,10 +176,10 @@ def _checksum(header: str | None) -> tuple[str, bytes | None]:
     return algorithm, expected
 
 
-def _check(services: Services, most: int) -> Callable[[int], None]:
+def _check(context: AppContext, most: int) -> Callable[[int], None]:
     def check(size: int) -> None:
         if size > most:
             raise Conflict("more bytes came than the upload's length leaves room for; begin it anew with the true one")
-        services.shelf.check_room(0)
+        context.datasets.check_room(0)
 
     return check

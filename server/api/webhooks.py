@@ -14,8 +14,8 @@ from rvc_train.schemas.webhooks import (
     WebhookPublic,
     WebhookSecretPublic,
 )
-from server.api.authorization import Whose, present, requires
-from server.context import After, Limit, Services, ServicesDep, link_next
+from server.api.authorization import OwnerFilter, require_principal, requires
+from server.context import After, AppContext, Context, Limit, link_next
 from server.database.tables import Delivery, Webhook
 from server.http.problem_details import documented
 from server.webhooks.egress import check_url, resolve
@@ -25,9 +25,9 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 WebhookId = Annotated[str, Path(max_length=64)]
 
 
-def check_address(services: Services, url: str) -> None:
+def check_address(context: AppContext, url: str) -> None:
     """Raise Refused, before anything is written, when the server would not call that address."""
-    resolve(check_url(url), 0, services.settings.webhook_allow_private)
+    resolve(check_url(url), 0, context.settings.webhook_allow_private)
 
 
 def _public(webhook: Webhook) -> WebhookPublic:
@@ -43,10 +43,10 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.SUBMIT)
-def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDep) -> WebhookPublic:
+def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookPublic:
     """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
-    check_address(services, wish.url)
-    webhook = services.webhooks.create(present().owner, wish)
+    check_address(context, request.url)
+    webhook = context.webhooks.create(require_principal().owner, request)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return _public(webhook)
 
@@ -56,13 +56,13 @@ def create_webhook(wish: WebhookCreate, response: Response, services: ServicesDe
 def list_webhooks(
     request: Request,
     response: Response,
-    services: ServicesDep,
-    whose: Whose,
+    context: Context,
+    owner_filter: OwnerFilter,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[WebhookPublic]:
     """Your webhooks, those of single jobs too, newest first."""
-    webhooks, has_more = services.webhooks.list(whose, after=after, limit=limit)
+    webhooks, has_more = context.webhooks.list(owner_filter, after=after, limit=limit)
     cursor = webhooks[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[_public(each) for each in webhooks], has_more=has_more, next_cursor=cursor)
@@ -70,39 +70,39 @@ def list_webhooks(
 
 @router.get("/{webhook_id}", responses=documented(404))
 @requires(Scope.READ)
-def get_webhook(webhook_id: WebhookId, services: ServicesDep) -> WebhookPublic:
+def get_webhook(webhook_id: WebhookId, context: Context) -> WebhookPublic:
     """One webhook."""
-    return _public(services.webhooks.get(None, webhook_id))
+    return _public(context.webhooks.get(None, webhook_id))
 
 
 @router.patch("/{webhook_id}", responses=documented(404))
 @requires(Scope.SUBMIT)
-def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, services: ServicesDep) -> WebhookPublic:
+def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, context: Context) -> WebhookPublic:
     """Change where messages go or what they tell; stop them, or let them go on."""
     if "url" in patch.model_fields_set:
-        check_address(services, patch.url)
-    return _public(services.webhooks.change(None, webhook_id, patch))
+        check_address(context, patch.url)
+    return _public(context.webhooks.change(None, webhook_id, patch))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented(404))
 @requires(Scope.SUBMIT)
-def delete_webhook(webhook_id: WebhookId, services: ServicesDep) -> None:
+def delete_webhook(webhook_id: WebhookId, context: Context) -> None:
     """Delete a webhook and the log of its messages."""
-    services.webhooks.delete(None, webhook_id)
+    context.webhooks.delete(None, webhook_id)
 
 
 @router.get("/{webhook_id}/secret", responses=documented(404))
 @requires(Scope.SUBMIT)
-def get_secret(webhook_id: WebhookId, services: ServicesDep) -> WebhookSecretPublic:
+def get_secret(webhook_id: WebhookId, context: Context) -> WebhookSecretPublic:
     """What the messages are signed with."""
-    return WebhookSecretPublic(secret=services.webhooks.get(None, webhook_id).secret)
+    return WebhookSecretPublic(secret=context.webhooks.get(None, webhook_id).secret)
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(404))
 @requires(Scope.SUBMIT)
-def test_webhook(webhook_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
+def test_webhook(webhook_id: WebhookId, context: Context) -> DeliveryPublic:
     """Send a message of the type `ping`; the log of messages tells what became of it."""
-    return _delivery_public(services.webhooks.ping(None, webhook_id))
+    return _delivery_public(context.webhooks.ping(None, webhook_id))
 
 
 @router.get("/{webhook_id}/deliveries", responses=documented(404, 422))
@@ -111,12 +111,12 @@ def list_deliveries(
     webhook_id: WebhookId,
     request: Request,
     response: Response,
-    services: ServicesDep,
+    context: Context,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[DeliveryPublic]:
     """Messages, newest first: what was sent, how often, with what answer."""
-    found, has_more = services.webhooks.deliveries(None, webhook_id, after=after, limit=limit)
+    found, has_more = context.webhooks.deliveries(None, webhook_id, after=after, limit=limit)
     cursor = found[-1].id if has_more else None
     link_next(request, response, cursor)
     return Page(data=[_delivery_public(each) for each in found], has_more=has_more, next_cursor=cursor)
@@ -124,6 +124,6 @@ def list_deliveries(
 
 @router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(404))
 @requires(Scope.SUBMIT)
-def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, services: ServicesDep) -> DeliveryPublic:
+def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, context: Context) -> DeliveryPublic:
     """Send a message again."""
-    return _delivery_public(services.webhooks.redeliver(None, webhook_id, delivery_id))
+    return _delivery_public(context.webhooks.redeliver(None, webhook_id, delivery_id))

@@ -5,7 +5,7 @@ from fastapi import APIRouter
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.administration import WeightsList, WeightsPublic
 from server.api.authorization import requires
-from server.context import ServicesDep
+from server.context import Context
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/weights", tags=["weights"])
@@ -13,20 +13,20 @@ router = APIRouter(prefix="/weights", tags=["weights"])
 
 @router.get("")
 @requires(Scope.READ)
-def list_weights(services: ServicesDep) -> WeightsList:
+def list_weights(context: Context) -> WeightsList:
     """Everything that is known, and whether it is here."""
-    return WeightsList(data=services.weights.all())
+    return WeightsList(data=context.weights.all())
 
 
 @router.get("/{weights_id}", responses=documented(404))
 @requires(Scope.READ)
-def get_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
+def get_weights(weights_id: str, context: Context) -> WeightsPublic:
     """One id, such as `hubert` or `pretrained-v2-40k`."""
-    return services.weights.get(weights_id)
+    return context.weights.get(weights_id)
 
 
 @router.post("/{weights_id}/fetch", status_code=202, responses=documented(404))
 @requires(Scope.ADMIN)
-def fetch_weights(weights_id: str, services: ServicesDep) -> WeightsPublic:
+def fetch_weights(weights_id: str, context: Context) -> WeightsPublic:
     """Download what is missing of an id, in the background; GET tells how far it is."""
-    return services.weights.fetch(weights_id)
+    return context.weights.fetch(weights_id)

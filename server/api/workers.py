@@ -6,8 +6,8 @@ from fastapi import APIRouter, Query, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.workers import WorkerList, WorkerPublic
-from server.api.authorization import present, requires
-from server.context import ServicesDep
+from server.api.authorization import require_principal, requires
+from server.context import Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.errors import NotFound
@@ -21,12 +21,12 @@ router = APIRouter(prefix="/workers", tags=["server"])
 
 @router.get("")
 @requires(Scope.READ)
-def list_workers(services: ServicesDep) -> WorkerList:
+def list_workers(context: Context) -> WorkerList:
     """Processes that run jobs, seen within the last day."""
-    now, lease_seconds = utc_now(), services.settings.lease_seconds
-    with read_session(services.engine) as session:
-        workers = workers_public(session, now, lease_seconds, present().sees)
-    return WorkerList(data=with_gpus(workers, services.storage, now, lease_seconds))
+    now, lease_seconds = utc_now(), context.settings.lease_seconds
+    with read_session(context.engine) as session:
+        workers = workers_public(session, now, lease_seconds, require_principal().visible_owner)
+    return WorkerList(data=with_gpus(workers, context.storage, now, lease_seconds))
 
 
 @router.post(
@@ -38,7 +38,7 @@ def list_workers(services: ServicesDep) -> WorkerList:
 def drain(
     worker_id: str,
     response: Response,
-    services: ServicesDep,
+    context: Context,
     mode: Annotated[
         Drain,
         Query(
@@ -48,11 +48,11 @@ def drain(
     ] = Drain.HAND_BACK,
 ) -> WorkerPublic:
     """Have a worker take no new job, let go of the one it has, and end."""
-    if not services.book.drain_worker(worker_id, mode):
+    if not context.jobs.drain_worker(worker_id, mode):
         response.status_code = 200
-    now, lease_seconds = utc_now(), services.settings.lease_seconds
-    with read_session(services.engine) as session:
-        found = workers_public(session, now, lease_seconds, present().sees, only=worker_id)
+    now, lease_seconds = utc_now(), context.settings.lease_seconds
+    with read_session(context.engine) as session:
+        found = workers_public(session, now, lease_seconds, require_principal().visible_owner, only=worker_id)
     if not found:
         raise NotFound(f"there is no worker {worker_id}")
-    return with_gpus(found, services.storage, now, lease_seconds)[0]
+    return with_gpus(found, context.storage, now, lease_seconds)[0]

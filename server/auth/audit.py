@@ -1,7 +1,7 @@
 """The audit trail: who did what to what, written in the transaction of the deed.
 
-Who it was comes from the request that is being served (`server.auth.principal.present_caller`); deeds of workers and of
-housekeeping are in the jobs' events and leave no trace here.
+Who it was comes from the request that is being served (`server.auth.principal.current_principal`); deeds of workers and
+of periodic tasks are in the jobs' events and leave no trace here.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,26 +11,26 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from server.auth.principal import Caller, present_caller
+from server.auth.principal import Principal, current_principal
 from server.database.engine import read_session, write_session
 from server.database.tables import AuditEntry
 
 
-def note(session: Session, action: str, target: str, **detail: Any) -> None:
-    """Write a line in the transaction of the deed, when someone is asking. `action`: `job.submitted` and the like."""
-    caller = present_caller.get()
-    if caller is not None:
-        note_of(caller, session, action, target, **detail)
+def record(session: Session, action: str, target: str, **detail: Any) -> None:
+    """Record an action in its own transaction, when there is a principal. `action`: `job.submitted` and the like."""
+    principal = current_principal.get()
+    if principal is not None:
+        record_as(principal, session, action, target, **detail)
 
 
-def note_of(caller: Caller, session: Session, action: str, target: str, **detail: Any) -> None:
-    """As `note`, of someone in particular."""
+def record_as(principal: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
+    """As `record`, for the principal given."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),
-        actor=caller.owner,
-        token_id=caller.token_id,
-        address=caller.address,
-        request_id=caller.request_id,
+        actor=principal.owner,
+        token_id=principal.token_id,
+        address=principal.address,
+        request_id=principal.request_id,
         action=action,
         target=target,
         detail=detail,
@@ -60,8 +60,8 @@ class AuditTrail:
             found = session.exec(query).all()
             return found[:limit], len(found) > limit
 
-    def refused(self, address: str, path: str, request_id: str) -> None:
-        """Someone showed a token that opens nothing. Told by `server.auth.authentication`, which limits how often."""
+    def record_rejected_token(self, address: str, path: str, request_id: str) -> None:
+        """Record a token that is not valid. Called by `server.auth.authentication`, which limits how often."""
         with write_session(self._engine) as session:
             session.add(
                 AuditEntry(
@@ -75,7 +75,7 @@ class AuditTrail:
                 )
             )
 
-    def forget_old(self, days: float) -> None:
+    def delete_old(self, days: float) -> None:
         """Delete lines older than so many days."""
         with write_session(self._engine) as session:
             oldest = self._clock() - timedelta(days=days)

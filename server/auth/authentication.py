@@ -1,4 +1,4 @@
-"""Who is asking: the holder of a token or of a browser's session, or, where there is no token, whoever sits here.
+"""Authentication: by token or browser session, or as the local user when no token is configured.
 
 Without a token any page in the user's browser could reach a server on loopback. So only requests that name this machine
 as their host are served (else a foreign name that resolves to 127.0.0.1 would do), and a write from another page's
@@ -15,12 +15,12 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.auth.principal import EVERYTHING, Caller, present_caller
-from server.auth.throttle import Refusals
-from server.auth.tokens import TokenBook
+from server.auth.principal import ALL_SCOPES, Principal, current_principal
+from server.auth.throttle import AuthThrottle
+from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
-from server.http.problem_details import database_away, headers_of, problem_response, status_of
+from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
 from server.http.rate_limit import RateLimit
 from server.settings import LOOPBACK_NAMES, ServerSettings
 
@@ -34,13 +34,13 @@ SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"
 
 
-class Auth:
+class AuthMiddleware:
     """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenBook, refusals: Refusals) -> None:
+    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, throttle: AuthThrottle) -> None:
         self._app = app
         self._tokens = tokens
-        self._refusals = refusals
+        self._throttle = throttle
         self._needs_token = settings.token is not None
         self._names = LOOPBACK_NAMES | {settings.host.lower()}
         self._requests = RateLimit(settings.requests_per_minute)
@@ -53,7 +53,7 @@ class Auth:
             return
         path, request_id = scope["path"], scope["state"]["request_id"]
         try:
-            caller = await self._caller(scope)
+            principal = await self._principal(scope)
         except ServerError as error:
             status, headers = status_of(error), headers_of(error)
             answer = problem_response(
@@ -62,18 +62,18 @@ class Auth:
             await answer(scope, receive, send)
             return
         except OperationalError as error:
-            await database_away(error, path=path, request_id=request_id)(scope, receive, send)
+            await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
             return
-        token = present_caller.set(caller)
+        token = current_principal.set(principal)
         try:
             await self._app(scope, receive, send)
         finally:
-            present_caller.reset(token)
+            current_principal.reset(token)
 
-    async def _caller(self, scope: Scope) -> Caller | None:
-        """Who is asking; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
+    async def _principal(self, scope: Scope) -> Principal | None:
+        """The principal; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
-        found = await self._identified(scope, headers)
+        found = await self._authenticate(scope, headers)
         if found is None:
             if self._needs_token:
                 self._check_rate(f"address {address_of(scope)}", scope["method"])
@@ -81,36 +81,36 @@ class Auth:
                     return None
                 raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
-            found = Caller(LOCAL_OWNER, EVERYTHING)
+            found = Principal(LOCAL_OWNER, ALL_SCOPES)
         else:
             self._check_rate(found.token_id or found.owner, scope["method"])
-        return Caller(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
+        return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
-    async def _identified(self, scope: Scope, headers: Headers) -> Caller | None:
-        """Whoever shows a token or a session; None when nobody does. Raises Unauthorized for one that is no good."""
+    async def _authenticate(self, scope: Scope, headers: Headers) -> Principal | None:
+        """The principal of a token or a session; None without either. Raises Unauthorized for one that is not valid."""
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme:
             secret = secret.strip()
             if scheme.lower() != "bearer" or not secret:
                 raise Unauthorized("send the token as `Authorization: Bearer <token>`")
-            return await self._known(await run_in_threadpool(self._tokens.caller_of, secret), scope)
+            return await self._require(await run_in_threadpool(self._tokens.authenticate, secret), scope)
         session_id = _cookie(headers)
         if session_id is None:
             return None
-        caller = await run_in_threadpool(self._tokens.caller_of_session, session_id)
-        if caller is None:
+        principal = await run_in_threadpool(self._tokens.authenticate_session, session_id)
+        if principal is None:
             return None  # an old cookie is no reason to refuse what is open to all
         if (
             scope["method"] not in SAFE_METHODS
             and _netloc(headers.get("origin", "")) != headers.get("host", "").lower()
         ):
             raise Forbidden("a page from elsewhere may not change anything here")
-        return caller
+        return principal
 
-    async def _known(self, caller: Caller | None, scope: Scope) -> Caller:
-        if caller is not None:
-            return caller
-        raise await self._refusals.refuse(address_of(scope), scope["path"], scope["state"]["request_id"])
+    async def _require(self, principal: Principal | None, scope: Scope) -> Principal:
+        if principal is not None:
+            return principal
+        raise await self._throttle.reject(address_of(scope), scope["path"], scope["state"]["request_id"])
 
     def _check_rate(self, key: str, method: str) -> None:
         """`key`: whose bucket it is, a token's or, where nobody showed one, an address's."""

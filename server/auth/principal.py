@@ -1,4 +1,4 @@
-"""Who is asking: an owner with scopes, known to everything that the request touches."""
+"""The principal of a request: an owner with scopes."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -15,31 +15,31 @@ IMPLIED = {
 
 
 @dataclass(frozen=True)
-class Caller:
-    """Someone who asks."""
+class Principal:
+    """An authenticated owner with scopes."""
 
     owner: str
     scopes: frozenset[Scope]
     token_id: str | None = None
-    """None for `RVC_TRAIN_TOKEN`, and for whoever sits at the machine of a server without tokens."""
+    """None for `RVC_TRAIN_TOKEN`, and for the local user of a server without tokens."""
     address: str = ""
     """IP address that the request came from."""
     request_id: str = ""
 
-    def may(self, scope: Scope) -> bool:
-        """Whether a scope, or one that implies it, is among the caller's."""
+    def has_scope(self, scope: Scope) -> bool:
+        """Whether a scope, or one that implies it, is among the principal's."""
         return any(scope in IMPLIED[mine] for mine in self.scopes)
 
     @property
-    def sees(self) -> str | None:
-        """The owner whose things the caller sees; None: everyone's."""
-        return None if self.may(Scope.ADMIN) else self.owner
+    def visible_owner(self) -> str | None:
+        """The owner whose things the principal may see; None: everyone's."""
+        return None if self.has_scope(Scope.ADMIN) else self.owner
 
 
-EVERYTHING = frozenset({Scope.ADMIN})
+ALL_SCOPES = frozenset({Scope.ADMIN})
 
-AT_THE_MACHINE = Caller(LOCAL_OWNER, EVERYTHING, address="rvc-train admin")
-"""Whoever works on the server's machine past HTTP, with `rvc-train admin`."""
+LOCAL_ADMINISTRATOR = Principal(LOCAL_OWNER, ALL_SCOPES, address="rvc-train admin")
+"""The administrator on the server's machine, past HTTP, with `rvc-train admin`."""
 
-present_caller: ContextVar[Caller | None] = ContextVar("present_caller", default=None)
-"""Set for each request by `server.auth.authentication`; None in workers and housekeeping."""
+current_principal: ContextVar[Principal | None] = ContextVar("present_caller", default=None)
+"""Set for each request by `server.auth.authentication`; None in workers and periodic tasks."""

@@ -11,15 +11,15 @@ from sqlmodel import Session, col
 
 from rvc_train.schemas.access import OwnerPublic, Quota, Usage
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
-from server.auth.audit import note
-from server.database.engine import one_at_a_time, read_session, write_session
+from server.auth.audit import record
+from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Artifact, Attempt, Dataset, Job, JobSize, QuotaRow, SpentHours, Token, Upload
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.settings import ServerSettings
 
 
 class Quotas:
-    """The quotas of one server: its settings' for everyone, an owner's own where the keeper set one."""
+    """The quotas of one server: its settings' for everyone, an owner's own where the administrator set one."""
 
     def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -49,13 +49,13 @@ class Quotas:
                 session.execute(sa.delete(QuotaRow).where(col(QuotaRow.owner) == owner))
             else:
                 session.merge(QuotaRow(owner=owner, **quota.model_dump()))
-            note(session, "quota.changed", owner, **({} if quota is None else quota.model_dump()))
+            record(session, "quota.changed", owner, **({} if quota is None else quota.model_dump()))
             session.flush()
             return self._owner(session, owner)
 
     def check_job(self, session: Session, owner: str) -> None:
         """In the transaction that takes a job in: raise QuotaExceeded or StorageQuotaExceeded when there is no room."""
-        one_at_a_time(session, f"quota of {owner}")  # or two would both take the last place
+        advisory_lock(session, f"quota of {owner}")  # or two would both take the last place
         quota = self._quota(session, owner)
         if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
             raise QuotaExceeded(
@@ -67,7 +67,7 @@ class Quotas:
             if hours >= quota.max_gpu_hours:
                 raise QuotaExceeded(
                     f"{owner} has used {hours:.1f} of {quota.max_gpu_hours:g} GPU hours this month; wait for the next "
-                    "month, or ask the server's keeper for more"
+                    "month, or ask the server's administrator for more"
                 )
         if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
@@ -77,7 +77,7 @@ class Quotas:
         quota = self._quota(session, owner)
         if quota.max_bytes is None:
             return
-        one_at_a_time(session, f"quota of {owner}")
+        advisory_lock(session, f"quota of {owner}")
         used = _bytes(session, owner)
         if used + coming > quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(coming)} more would be too much")
@@ -103,7 +103,7 @@ class Quotas:
 def _too_many_bytes(owner: str, used: int, most: int, why: str) -> StorageQuotaExceeded:
     return StorageQuotaExceeded(
         f"{owner} has {_size(used)} stored, and may have {_size(most)}; {why}: delete jobs or datasets, or ask the "
-        "server's keeper for more"
+        "server's administrator for more"
     )
 
 
@@ -158,7 +158,7 @@ def _month(now: datetime) -> str:
     return f"{now:%Y-%m}"
 
 
-def remember_hours(session: Session, job: Job, now: datetime) -> None:
+def record_spent_hours(session: Session, job: Job, now: datetime) -> None:
     """In the transaction that deletes a job: keep what it spent this month, or deleting would be a way around."""
     hours = _attempt_hours(session, now, col(Job.number) == job.number)
     if hours > 0:

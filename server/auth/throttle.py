@@ -1,4 +1,4 @@
-"""Tokens that open nothing: how often one address may show them, and the audit trail's lines about them."""
+"""Throttle of failed authentication: a limit for each address, and lines in the audit trail."""
 
 from starlette.concurrency import run_in_threadpool
 
@@ -10,8 +10,8 @@ LINES_PER_MINUTE = 60
 """Of the audit trail, from all addresses together: guessing from many of them must not fill the disk."""
 
 
-class Refusals:
-    """Keeps count for one server."""
+class AuthThrottle:
+    """Counts failures of one server."""
 
     def __init__(self, per_minute: float | None, audit: AuditTrail) -> None:
         """`per_minute`: for each address; None: as many as they like."""
@@ -19,13 +19,13 @@ class Refusals:
         self._lines = RateLimit(LINES_PER_MINUTE)
         self._audit = audit
 
-    async def refuse(self, address: str, path: str, request_id: str) -> Unauthorized:
+    async def reject(self, address: str, path: str, request_id: str) -> Unauthorized:
         """The error for someone whose token opens nothing. Raises TooManyRequests when that came too often."""
         wait = self._limit.take(_network(address))
         if wait:
             raise TooManyRequests("too many tokens that open nothing came from your address; wait a while", wait)
         if not self._lines.take("all"):
-            await run_in_threadpool(self._audit.refused, address, path, request_id)
+            await run_in_threadpool(self._audit.record_rejected_token, address, path, request_id)
         return Unauthorized("the token is not one of this server's, or is revoked or expired")
 
 

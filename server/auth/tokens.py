@@ -10,15 +10,15 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_train.schemas.access import Scope, TokenCreate
-from server.auth.audit import note, note_of
-from server.auth.principal import EVERYTHING, Caller
+from server.auth.audit import record, record_as
+from server.auth.principal import ALL_SCOPES, Principal
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
 
 PREFIX = "rvct_"
-_FIRST = "RVC_TRAIN_TOKEN"
-SHOWN_LETTERS = 9
+_BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"  # noqa: S105 - the name of the variable that holds it
+SHOWN_CHARACTERS = 9
 """Of a token, the prefix and a little more: enough to tell one from another."""
 
 
@@ -27,40 +27,40 @@ def hash_of(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-class TokenBook:
+class TokenService:
     """All tokens and sessions, on one database."""
 
     def __init__(
-        self, engine: sa.Engine, clock: Callable[[], datetime], first_token: str | None, session_hours: float
+        self, engine: sa.Engine, clock: Callable[[], datetime], bootstrap_token: str | None, session_hours: float
     ) -> None:
-        """`first_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
+        """`bootstrap_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
         self._engine = engine
         self._clock = clock
-        self._first_hash = None if first_token is None else hash_of(first_token)
+        self._bootstrap_hash = None if bootstrap_token is None else hash_of(bootstrap_token)
         self._session_hours = session_hours
         self._uses: dict[str, datetime] = {}
         """When tokens were used, as far as no row says so yet: no request waits for a write because of it."""
 
     # Tokens
 
-    def create(self, wish: TokenCreate) -> tuple[Token, str]:
+    def create(self, request: TokenCreate) -> tuple[Token, str]:
         """Make a token; the row, and the secret, which nobody can tell again."""
         secret = PREFIX + secrets.token_urlsafe(32)
         now = self._clock()
-        expires_at = None if wish.expires_in_days is None else now + timedelta(days=wish.expires_in_days)
+        expires_at = None if request.expires_in_days is None else now + timedelta(days=request.expires_in_days)
         token = Token(
             id=new_id("tok"),
-            owner=wish.owner,
-            name=wish.name,
-            begins=secret[:SHOWN_LETTERS],
+            owner=request.owner,
+            name=request.name,
+            begins=secret[:SHOWN_CHARACTERS],
             sha256=hash_of(secret),
-            scopes=[str(scope) for scope in wish.scopes],
+            scopes=[str(scope) for scope in request.scopes],
             created_at=now,
             expires_at=expires_at,
         )
         with write_session(self._engine) as session:
             session.add(token)
-            note(session, "token.created", token.id, owner=token.owner, scopes=token.scopes)
+            record(session, "token.created", token.id, owner=token.owner, scopes=token.scopes)
         return token, secret
 
     def list(self, *, after: str | None, limit: int) -> tuple[Sequence[Token], bool]:
@@ -75,7 +75,7 @@ class TokenBook:
         return found[:limit], len(found) > limit
 
     def revoke(self, token_id: str) -> None:
-        """Let a token open nothing any more, nor the sessions made with it. NotFound."""
+        """Revoke a token and the sessions made with it. NotFound."""
         with write_session(self._engine) as session:
             token = session.get(Token, token_id)
             if token is None:
@@ -84,26 +84,26 @@ class TokenBook:
                 token.revoked_at = self._clock()
                 session.add(token)
                 session.execute(sa.delete(BrowserSession).where(col(BrowserSession.token_id) == token_id))
-                note(session, "token.revoked", token_id, owner=token.owner)
+                record(session, "token.revoked", token_id, owner=token.owner)
 
-    def caller_of(self, secret: str) -> Caller | None:
-        """Who shows this token; None when it opens nothing."""
+    def authenticate(self, secret: str) -> Principal | None:
+        """The principal of a token; None when it is not valid."""
         digest = hash_of(secret)
-        if self._first_hash is not None and secrets.compare_digest(digest, self._first_hash):
-            return Caller(LOCAL_OWNER, EVERYTHING)
+        if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
+            return Principal(LOCAL_OWNER, ALL_SCOPES)
         with read_session(self._engine) as session:
             token = session.exec(select(Token).where(Token.sha256 == digest)).first()
-        return None if token is None or not self._is_good(token) else self._used(token)
+        return None if token is None or not self._is_valid(token) else self._record_use(token)
 
-    def _is_good(self, token: Token) -> bool:
+    def _is_valid(self, token: Token) -> bool:
         return token.revoked_at is None and (token.expires_at is None or token.expires_at > self._clock())
 
-    def _used(self, token: Token) -> Caller:
+    def _record_use(self, token: Token) -> Principal:
         self._uses[token.id] = self._clock()
-        return Caller(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
+        return Principal(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
 
-    def tidy(self) -> None:
-        """Write down when tokens were used, and forget sessions that have ended. Once a minute, by housekeeping."""
+    def clean_up(self) -> None:
+        """Write the times of use to the rows, and delete sessions that have ended. Once a minute, by the scheduler."""
         uses, self._uses = self._uses, {}
         now = self._clock()
         with read_session(self._engine) as session:
@@ -119,23 +119,23 @@ class TokenBook:
 
     def open_session(self, secret: str, *, address: str = "", request_id: str = "") -> tuple[str, datetime] | None:
         """A session for a browser that shows a token: its id, for a cookie, and its end; None for a useless token."""
-        caller = self.caller_of(secret)
-        if caller is None:
+        principal = self.authenticate(secret)
+        if principal is None:
             return None
         session_id = secrets.token_urlsafe(32)
         now = self._clock()
         expires_at = now + timedelta(hours=self._session_hours)
         row = BrowserSession(
             sha256=hash_of(session_id),
-            token_id=caller.token_id,
-            first_token_hash=self._first_hash if caller.token_id is None else None,
+            token_id=principal.token_id,
+            first_token_hash=self._bootstrap_hash if principal.token_id is None else None,
             created_at=now,
             expires_at=expires_at,
         )
         with write_session(self._engine) as session:
             session.add(row)
-            who = replace(caller, address=address, request_id=request_id)
-            note_of(who, session, "session.opened", caller.token_id or _FIRST)
+            who = replace(principal, address=address, request_id=request_id)
+            record_as(who, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
         return session_id, expires_at
 
     def close_session(self, session_id: str) -> None:
@@ -143,17 +143,17 @@ class TokenBook:
         with write_session(self._engine) as session:
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.sha256) == hash_of(session_id)))
 
-    def caller_of_session(self, session_id: str) -> Caller | None:
-        """Who holds this session; None when it has ended, or its token opens nothing any more."""
+    def authenticate_session(self, session_id: str) -> Principal | None:
+        """The principal of a session; None when it has ended, or its token is not valid any more."""
         with read_session(self._engine) as session:
             row = session.get(BrowserSession, hash_of(session_id))
             if row is None or row.expires_at <= self._clock():
                 return None
             if row.token_id is None:
-                is_same = row.first_token_hash is not None and row.first_token_hash == self._first_hash
-                return Caller(LOCAL_OWNER, EVERYTHING) if is_same else None
+                is_same = row.first_token_hash is not None and row.first_token_hash == self._bootstrap_hash
+                return Principal(LOCAL_OWNER, ALL_SCOPES) if is_same else None
             token = _token(session, row.token_id)
-        return None if token is None or not self._is_good(token) else self._used(token)
+        return None if token is None or not self._is_valid(token) else self._record_use(token)
 
 
 def _token(session: Session, token_id: str) -> Token | None:

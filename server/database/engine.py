@@ -3,7 +3,7 @@
 SQLite is opened in WAL mode with `synchronous=FULL`. Writers begin IMMEDIATE: a transaction that reads first and writes
 later would fail at once when another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
 when two connections checkpoint at once, so no connection checkpoints by itself; `checkpoint` is called by the one
-housekeeping thread of the server.
+scheduler thread of the server.
 """
 
 import sqlite3
@@ -94,7 +94,7 @@ def read_session(engine: sa.Engine) -> Iterator[Session]:
         yield session
 
 
-def one_at_a_time(session: Session, key: str) -> None:
+def advisory_lock(session: Session, key: str) -> None:
     """Let no other transaction with this key past here before this one ends. SQLite has one writer at a time anyway."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(key, 0))))
@@ -154,8 +154,8 @@ def check_write(engine: sa.Engine) -> None:
                 dbapi.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
-def checkpoint(engine: sa.Engine) -> None:
-    """Fold the write-ahead log into the database file. For the one housekeeping thread; a no-op beyond SQLite."""
+def checkpoint_wal(engine: sa.Engine) -> None:
+    """Checkpoint the WAL. For the one scheduler thread; a no-op beyond SQLite."""
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:

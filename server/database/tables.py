@@ -1,4 +1,4 @@
-"""The rows of the book. Who may change which is said in `server.jobs.service` and `server.datasets.service`.
+"""The tables. Who may change which is documented in `server.jobs.service` and `server.datasets.service`.
 
 Jobs have two names: `number`, an integer taken in the inserting transaction (the order of the queue, and the short key
 of events and metrics), and `id`, the one that the world sees.
@@ -12,7 +12,7 @@ import uuid6
 from sqlmodel import Field, SQLModel
 
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import HELD_STATUSES, TERMINAL_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 
 LOCAL_OWNER = "local"
@@ -128,15 +128,15 @@ class Upload(Table, table=True):
 
 
 class Job(Table, table=True):
-    """One wish to make a voice. Only `server.jobs.service.JobBook` changes its status."""
+    """A request to train a voice. Only `server.jobs.service.JobService` changes its status."""
 
     __tablename__ = "jobs"
     __table_args__ = (
         sa.CheckConstraint(_in("status", JobStatus), name="status_known"),
         sa.CheckConstraint(
-            f"({_in('status', HELD_STATUSES)}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"
+            f"({_in('status', LEASED_STATUSES)}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"
         ),
-        sa.CheckConstraint(f"NOT ({_in('status', HELD_STATUSES)}) OR token > 0", name="held_has_token"),
+        sa.CheckConstraint(f"NOT ({_in('status', LEASED_STATUSES)}) OR token > 0", name="held_has_token"),
         sa.CheckConstraint(
             f"({_in('status', TERMINAL_STATUSES)}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"
         ),
@@ -461,7 +461,7 @@ class AuditEntry(Table, table=True):
 
 
 class Policy(Table, table=True):
-    """What the server's keeper has decided, by name."""
+    """Decisions of the server's administrator, by name."""
 
     __tablename__ = "policies"
 

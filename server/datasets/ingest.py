@@ -57,7 +57,7 @@ class UnpackLimits:
 
 
 @dataclass(frozen=True)
-class Admitted:
+class IngestResult:
     """What an upload held."""
 
     num_files: int
@@ -65,8 +65,8 @@ class Admitted:
     """What was left out, in sentences."""
 
 
-def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Admitted:
-    """Bring the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
+def ingest(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
+    """Ingest the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
 
     Raises UploadRefused, UploadTooLarge or NoSpace with a sentence for the person who uploaded.
     """
@@ -78,14 +78,14 @@ def admit(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Admitt
         raise UploadRefused("this kind of archive is not read here; send a zip, or one audio file")
     folder.mkdir(parents=True)
     if head.startswith(ZIP_MAGICS):
-        return _admit_zip(upload, folder, limits)
+        return _ingest_zip(upload, folder, limits)
     if upload.stat().st_size > limits.max_file_bytes:
         raise UploadTooLarge(f"the file is larger than the {limits.max_file_bytes} bytes that a recording may have")
     suffix = PurePosixPath(name).suffix.lower()
     stored = f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(head)}"
     upload.rename(folder / stored)
     _write_manifest(folder, [(stored, name)])
-    return Admitted(1)
+    return IngestResult(1)
 
 
 def _suffix_of(head: bytes) -> str:
@@ -97,7 +97,7 @@ def _suffix_of(head: bytes) -> str:
     return ".m4a" if head[4:8] == b"ftyp" else ".audio"
 
 
-def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> Admitted:
+def _ingest_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResult:
     try:
         with upload.open("rb") as file:
             _check_directory_size(file, limits)
@@ -116,7 +116,7 @@ def _admit_zip(upload: Path, folder: Path, limits: UnpackLimits) -> Admitted:
     if not stored:
         raise UploadRefused(_nothing_found(entries))
     _write_manifest(folder, stored)
-    return Admitted(len(stored), notes)
+    return IngestResult(len(stored), notes)
 
 
 def _nothing_found(entries: list[zipfile.ZipInfo]) -> str:

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> None:
 
 
 def leave_the_network() -> bool:
-    """Go into a network namespace without any interface, so that a decoder that was taken over can call nobody.
+    """Go into a network namespace without any interface, so that a compromised decoder has no network.
 
     Where the system allows that: as root, or where users may have namespaces of their own. Whether it did.
     """

@@ -1,6 +1,5 @@
-"""The datasets: admitting an upload, listing, deleting, what their reports say. Statuses of jobs are the book's."""
+"""Datasets: ingesting an upload, listing, deleting, reports. Statuses of jobs belong to the job service."""
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -13,45 +12,45 @@ from sqlmodel import col, select
 
 from rvc_engine.config import check_voice_name
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
-from server.auth.audit import note
+from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Job, Upload, new_id
-from server.datasets.ingest import UnpackLimits, admit
+from server.datasets.ingest import UnpackLimits, ingest
 from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExceeded
 from server.job_store.states import RUNNABLE_STATUSES
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.storage.local import Storage
+from server.storage.local import Storage, is_disk_full
 from server.storage.sizes import share_of
 
 
 @contextmanager
-def no_space_told() -> Iterator[None]:
-    """Turn a full disk into NoSpace."""
+def full_disk_as_no_space() -> Iterator[None]:
+    """Raise NoSpace for a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        if is_disk_full(error):
             raise NoSpace("the server's disk is full; free some space there and try again") from error
         raise
 
 
-class DatasetShelf:
+class DatasetService:
     """All datasets, on one database and one storage."""
 
     def __init__(
         self,
-        book: JobBook,
+        job_service: JobService,
         storage: Storage,
         settings: ServerSettings,
         clock: Callable[[], datetime] = utc_now,
         quotas: Quotas | None = None,
     ) -> None:
         self._quotas = quotas
-        self._engine = book.engine
-        self._book = book
+        self._engine = job_service.engine
+        self._jobs = job_service
         self._storage = storage
         self._settings = settings
         self._clock = clock
@@ -61,7 +60,7 @@ class DatasetShelf:
         if self._storage.free_bytes() - size < self._settings.disk_reserve_bytes:
             raise NoSpace("the server's disk has no room for this upload; free some space there and try again")
 
-    def admit(
+    def ingest(
         self, owner: str, name: str, upload: Path, sha256: str, size: int, *, upload_id: str | None = None
     ) -> tuple[Dataset, bool]:
         """Make a dataset of an upload; and whether it is new. The same bytes under the same name are kept once.
@@ -70,18 +69,18 @@ class DatasetShelf:
         Raises Refused (and its kinds) or NoSpace with a sentence for the person.
         """
         name = checked_name(name)
-        known = self._find_same(owner, name, sha256)
-        if known is not None:
-            return known, False
+        existing = self._find_same(owner, name, sha256)
+        if existing is not None:
+            return existing, False
         if (twin := self._find_bytes(owner, sha256)) is not None and (
             made := self._copy(twin, name, upload_id)
         ) is not None:
             return made
         dataset_id = new_id("ds")
-        with no_space_told(), self._storage.incoming_folder() as folder:
-            admitted = admit(upload, name, folder / "recordings", self._limits())
+        with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
+            admitted = ingest(upload, name, folder / "recordings", self._limits())
             stored_bytes = share_of(folder / "recordings")
-            self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
+            self._storage.commit_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
         try:
             return self._add(
                 Dataset(
@@ -102,17 +101,17 @@ class DatasetShelf:
             raise
         except sa.exc.IntegrityError:  # the same upload came in at the same time
             self._storage.delete_dataset(dataset_id)
-            known = self._find_same(owner, name, sha256)
-            if known is None:
+            existing = self._find_same(owner, name, sha256)
+            if existing is None:
                 raise
-            return known, False
+            return existing, False
 
-    def admit_known(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
+    def ingest_existing(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
         """A dataset of bytes that are here already; and whether it is new. NotFound when they are not here."""
         name = checked_name(name)
-        known = self._find_same(owner, name, sha256)
-        if known is not None:
-            return known, False
+        existing = self._find_same(owner, name, sha256)
+        if existing is not None:
+            return existing, False
         twin = self._find_bytes(owner, sha256)
         made = None if twin is None else self._copy(twin, name)
         if made is None:
@@ -138,9 +137,9 @@ class DatasetShelf:
             "validated_at",
         )
         try:
-            with no_space_told(), self._storage.incoming_folder() as folder:
+            with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
                 shutil.copytree(self._storage.dataset_folder(twin.id), folder / "recordings", copy_function=os.link)
-                self._storage.keep_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
+                self._storage.commit_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
         except (shutil.Error, OSError):
             return None
         dataset = Dataset(
@@ -156,10 +155,10 @@ class DatasetShelf:
         except StorageQuotaExceeded:
             self._storage.delete_dataset(dataset_id)
             raise
-        except sa.exc.IntegrityError:  # the same wish came in at the same time
+        except sa.exc.IntegrityError:  # the same request came in at the same time
             self._storage.delete_dataset(dataset_id)
-            known = self._find_same(twin.owner, name, twin.sha256)
-            return None if known is None else (known, False)
+            existing = self._find_same(twin.owner, name, twin.sha256)
+            return None if existing is None else (existing, False)
         return dataset, True
 
     def _add(self, dataset: Dataset, upload_id: str | None) -> Dataset:
@@ -171,7 +170,7 @@ class DatasetShelf:
                 stored = dataset.size if dataset.stored_bytes is None else dataset.stored_bytes
                 self._quotas.check_bytes(session, dataset.owner, stored)
             session.add(dataset)
-            note(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
+            record(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
             return dataset
 
     def _limits(self) -> UnpackLimits:
@@ -236,12 +235,12 @@ class DatasetShelf:
             using = select(Job.id).where(Job.dataset_id == dataset_id, col(Job.status).in_(RUNNABLE_STATUSES))
             if (job_id := session.exec(using).first()) is not None:
                 raise Conflict(f"the dataset is in use by {job_id}; cancel that job first")
-            note(session, "dataset.deleted", dataset_id, name=dataset.name)
+            record(session, "dataset.deleted", dataset_id, name=dataset.name)
             dataset.deleted_at = self._clock()
             dataset.report = None
         self._storage.delete_dataset(dataset_id)
 
-    def next_unexamined(self) -> str | None:
+    def next_unvalidated(self) -> str | None:
         """The oldest dataset that waits for its report."""
         with read_session(self._engine) as session:
             query = select(Dataset.id).where(
@@ -249,8 +248,8 @@ class DatasetShelf:
             )
             return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
-    def settle(self, dataset_id: str, report: DatasetReport) -> None:
-        """Write a report down, and let the jobs that waited for it go on or fail, in one transaction."""
+    def finish_validation(self, dataset_id: str, report: DatasetReport) -> None:
+        """Store a report, and queue or fail the jobs that waited for it, in one transaction."""
         reason = None if report.usable else report.reason or "nothing usable was found in the recordings"
         with write_session(self._engine) as session:
             statement = (
@@ -270,7 +269,7 @@ class DatasetShelf:
                 )
             )
             session.execute(statement)
-            self._book.settle_dataset(session, dataset_id, reason)
+            self._jobs.finish_dataset_validation(session, dataset_id, reason)
 
 
 def checked_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""Looks at new datasets, one after another: runs the report program in a limited child and writes down what it says.
+"""Validates new datasets, one after another: runs the report program in a sandboxed child and stores its report.
 
 What it did not finish when the server stopped it begins again at the next start, because the dataset still waits.
 """
@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
 from rvc_train.schemas.datasets import DatasetReport
-from server.datasets.service import DatasetShelf
+from server.datasets.service import DatasetService
 from server.settings import ServerSettings
 from server.storage.local import Storage
 
@@ -27,85 +27,85 @@ NUM_THREADS = 1
 _POLL_SECONDS = 0.1
 
 
-class ExaminationFailed(Exception):
+class ValidationFailed(Exception):
     """The report program gave no report; the message says why."""
 
 
-class Examiner:
-    """A thread that examines datasets."""
+class DatasetValidator:
+    """A thread that validates datasets."""
 
-    def __init__(self, shelf: DatasetShelf, storage: Storage, settings: ServerSettings) -> None:
-        self._shelf = shelf
+    def __init__(self, dataset_service: DatasetService, storage: Storage, settings: ServerSettings) -> None:
+        self._datasets = dataset_service
         self._storage = storage
         self._settings = settings
         self._stopping = threading.Event()
-        self._news = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="examiner", daemon=True)
+        self._wake = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="dataset-validator", daemon=True)
 
     def start(self) -> None:
         """Begin with what waits."""
-        self._news.set()
+        self._wake.set()
         self._thread.start()
 
     def wake(self) -> None:
         """Say that there is a new dataset."""
-        self._news.set()
+        self._wake.set()
 
     def stop(self) -> None:
         """End the thread and its child."""
         self._stopping.set()
-        self._news.set()
+        self._wake.set()
         self._thread.join()
 
     def _work(self) -> None:
         while not self._stopping.is_set():
-            self._news.wait(timeout=5)
-            self._news.clear()
+            self._wake.wait(timeout=5)
+            self._wake.clear()
             try:
-                while not self._stopping.is_set() and (dataset_id := self._shelf.next_unexamined()) is not None:
-                    self._examine(dataset_id)
+                while not self._stopping.is_set() and (dataset_id := self._datasets.next_unvalidated()) is not None:
+                    self._validate(dataset_id)
             except Exception:
-                logger.exception("datasets could not be examined; trying again in a moment")
+                logger.exception("datasets could not be validated; trying again in a moment")
 
-    def _examine(self, dataset_id: str) -> None:
+    def _validate(self, dataset_id: str) -> None:
         for attempt in range(1, TRIES + 1):
             try:
                 report = self._report(dataset_id)
-            except ExaminationFailed as error:
+            except ValidationFailed as error:
                 logger.warning("a dataset's report failed", dataset_id=dataset_id, attempt=attempt, reason=str(error))
                 report = DatasetReport(usable=False, reason=f"the recordings could not be examined: {error}")
             if self._stopping.is_set():
                 return
             if report.usable or report.files or attempt == TRIES:
                 break
-        logger.info("dataset examined", dataset_id=dataset_id, usable=report.usable, reason=report.reason)
-        self._shelf.settle(dataset_id, report)
+        logger.info("dataset validated", dataset_id=dataset_id, usable=report.usable, reason=report.reason)
+        self._datasets.finish_validation(dataset_id, report)
 
     def _report(self, dataset_id: str) -> DatasetReport:
-        """Run the report program to its end. Raises ExaminationFailed."""
+        """Run the report program to its end. Raises ValidationFailed."""
         with self._storage.incoming_folder() as folder:
             output = folder / "report.json"
-            with tempfile.TemporaryFile() as said:
-                status = self._run(self._storage.dataset_folder(dataset_id), output, said.fileno())
-                said.seek(max(0, said.seek(0, os.SEEK_END) - 4000))
-                words = said.read().decode(errors="replace").strip()
+            with tempfile.TemporaryFile() as stdout:
+                status = self._run(self._storage.dataset_folder(dataset_id), output, stdout.fileno())
+                stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - 4000))
+                words = stdout.read().decode(errors="replace").strip()
             if status != 0:
-                logger.info("the report program ended badly", dataset_id=dataset_id, status=status, said=words)
-                raise ExaminationFailed(self._reason(status))
+                logger.info("the report program ended badly", dataset_id=dataset_id, status=status, stdout=words)
+                raise ValidationFailed(self._reason(status))
             try:
                 return DatasetReport.model_validate_json(output.read_bytes())
             except (OSError, ValidationError) as error:
-                raise ExaminationFailed("the report program wrote no report; see the server's log") from error
+                raise ValidationFailed("the report program wrote no report; see the server's log") from error
 
-    def _run(self, dataset: Path, output: Path, said: int) -> int:
+    def _run(self, dataset: Path, output: Path, log: int) -> int:
         settings = self._settings
         limits = [settings.report_cpu_seconds, settings.report_memory_bytes, MAX_REPORT_BYTES]
         command = [*python_command("server.datasets.sandbox", *map(str, limits)), *settings.report_command]
         child = subprocess.Popen(
             [*command, str(dataset), "--output", str(output)],
             stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
+            stdout=log,
+            stderr=log,
             env=_child_environment(),
             start_new_session=True,
         )

@@ -11,10 +11,10 @@ from sqlmodel import Session, col
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import Range
 from server.database.tables import Dataset, Job, Worker
-from server.estimates.throughput import Devices, Paces, StepTime, batch_range
+from server.estimates.throughput import Devices, StepTime, ThroughputHistory, batch_range
 
 SECONDS_REMEMBERED = 20.0
-"""What was measured changes slowly; the book is asked so often."""
+"""What was measured changes slowly; the database is queried so often."""
 MIN_TIMED_STEPS = 8
 """`max_train_seconds` does not end training before so many steps."""
 _SLICE_SECONDS = 3.7
@@ -38,8 +38,8 @@ _OF_GPU = 0.1
 
 
 @dataclass(frozen=True)
-class Sound:
-    """What is known of a dataset's sound."""
+class AudioStats:
+    """Length of a dataset's audio, and the clips it gives."""
 
     seconds: float
     speech_seconds: float
@@ -57,8 +57,8 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Effort:
-    """What a job takes of time."""
+class Workload:
+    """Steps and seconds of a job."""
 
     steps: Range
     seconds: Range
@@ -66,16 +66,16 @@ class Effort:
 
 
 @dataclass(frozen=True)
-class Situation:
-    """What estimates are made from, as it was a moment ago."""
+class EstimatorContext:
+    """Throughput and devices that estimates are made from."""
 
-    paces: Paces
+    throughput: ThroughputHistory
     devices: Devices
 
-    def effort(self, config: TrainingConfig, sound: Sound) -> Effort:
+    def workload(self, config: TrainingConfig, audio: AudioStats) -> Workload:
         """Steps and seconds of a job, from its start to its end."""
-        step = self.paces.step(config, self.devices)
-        steps = _steps(config, sound.clips, batch_range(config, self.devices))
+        step = self.throughput.step(config, self.devices)
+        steps = _steps(config, audio.clips, batch_range(config, self.devices))
         train = Range(low=steps.low * step.seconds.low, high=steps.high * step.seconds.high)
         if config.max_train_seconds is not None:
             train = Range(
@@ -86,40 +86,40 @@ class Situation:
                 low=min(steps.low, max(MIN_TIMED_STEPS, train.low // step.seconds.high)),
                 high=min(steps.high, max(MIN_TIMED_STEPS, train.high // step.seconds.low)),
             )
-        before, after = self._preparation(config, sound), self.paces.last_stages(self.devices)
+        before, after = self._preparation(config, audio), self.throughput.last_stages(self.devices)
         low = before.low + train.low + after.low
         high = before.high + train.high * _OVERHEAD[config.evaluate] + after.high
-        return Effort(steps, Range(low=low, high=high), step)
+        return Workload(steps, Range(low=low, high=high), step)
 
-    def _preparation(self, config: TrainingConfig, sound: Sound) -> Range:
+    def _preparation(self, config: TrainingConfig, audio: AudioStats) -> Range:
         low = high = 0.0
         for stage, words in _GUESSED_PER_MINUTE.items():
             if stage == "pitch" and not config.f0:
                 continue
-            found = self.paces.stage(stage, config, self.devices, sound.seconds)
+            found = self.throughput.stage(stage, config, self.devices, audio.seconds)
             if found is None:
                 per_minute = words.get(str(getattr(config, stage, "")), words[""])
                 least = per_minute[0] * (_OF_GPU if self.devices.kind == "cuda" else 1)
-                minutes = sound.seconds / 60
+                minutes = audio.seconds / 60
                 found = Range(low=minutes * least, high=minutes * per_minute[1] + 5)
             low, high = low + found.low, high + found.high
-        is_prepared = sound.num_clips is not None  # by an earlier job, whose results may be in the cache
+        is_prepared = audio.num_clips is not None  # by an earlier job, whose results may be in the cache
         return Range(low=0.0 if is_prepared else low, high=high)
 
 
 class Estimator:
-    """Looks at the book for what estimates need, and remembers it for a while."""
+    """Reads the database for what estimates need, and caches it for a while."""
 
     def __init__(self, lease_seconds: float) -> None:
         """A worker silent for `lease_seconds` is none to count on."""
         self._lease = timedelta(seconds=lease_seconds)
-        self._remembered: tuple[float, Paces] | None = None
+        self._remembered: tuple[float, ThroughputHistory] | None = None
 
-    def situation(self, session: Session, now: datetime) -> Situation:
-        """Paces so far, and the devices of the workers that live."""
-        return Situation(self._recent_paces(session), self._devices(session, now))
+    def context(self, session: Session, now: datetime) -> EstimatorContext:
+        """The throughput so far, and the devices of live workers."""
+        return EstimatorContext(self._recent_throughput(session), self._devices(session, now))
 
-    def _recent_paces(self, session: Session) -> Paces:
+    def _recent_throughput(self, session: Session) -> ThroughputHistory:
         """As remembered, or loaded anew; by several threads at once rather than under a lock.
 
         Whoever held a lock here would wait for a connection from the pool while others, who have theirs, wait for the
@@ -127,7 +127,7 @@ class Estimator:
         """
         remembered = self._remembered
         if remembered is None or time.monotonic() - remembered[0] > SECONDS_REMEMBERED:
-            remembered = self._remembered = (time.monotonic(), Paces.load(session))
+            remembered = self._remembered = (time.monotonic(), ThroughputHistory.load(session))
         return remembered[1]
 
     def workers(self, session: Session, now: datetime) -> list[Worker]:
@@ -144,14 +144,14 @@ class Estimator:
         return Devices("cuda" if has_gpu else "cpu", names)
 
 
-def sounds(session: Session, dataset_ids: Collection[str]) -> dict[str, Sound]:
+def audio_stats(session: Session, dataset_ids: Collection[str]) -> dict[str, AudioStats]:
     """What is known of these datasets; those whose report is not there are left out."""
     speech = col(Dataset.report)["speech_seconds"].as_float()
     query = sa.select(col(Dataset.id), col(Dataset.seconds), col(Dataset.num_usable), col(Dataset.num_files), speech)
     rows = session.connection().execute(query.where(col(Dataset.id).in_(dataset_ids)))
     clips = _counted_clips(session, dataset_ids)
     return {
-        an_id: Sound(seconds, seconds if spoken is None else spoken, usable or files, clips.get(an_id))
+        an_id: AudioStats(seconds, seconds if spoken is None else spoken, usable or files, clips.get(an_id))
         for an_id, seconds, usable, files, spoken in rows
         if seconds is not None
     }

@@ -1,7 +1,6 @@
-"""When waiting jobs will start, and when jobs will end: ranges, from the paces of running jobs and of those ahead.
+"""Forecast of the queue: when waiting jobs will start and jobs will end, as ranges.
 
-The queue is played through twice, with everything at its shortest and at its longest: whoever is first goes to the
-worker that is free first.
+Simulates the queue twice, best case and worst case: the first job goes to the worker that is free first.
 """
 
 import heapq
@@ -14,96 +13,100 @@ from pydantic import ValidationError
 from sqlmodel import Session, col, select
 
 from rvc_engine.config import TrainingConfig
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus, Range
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
 from server.database.tables import Job, Worker
-from server.estimates.estimator import Estimator, Situation, Sound, sounds
+from server.estimates.estimator import AudioStats, Estimator, EstimatorContext, audio_stats
 
-NUM_PLAYED = 300
+MAX_SIMULATED_JOBS = 300
 """Of a longer queue, nothing is told of those behind."""
 _RUNNING_SPREAD = (0.8, 1.3)
 """Around the time that a running engine says it still needs."""
 
 
 @dataclass(frozen=True)
-class Prospect:
-    """What is ahead of a job."""
+class JobForecast:
+    """The forecast of one job."""
 
     starts_in: Range | None = None
     eta: Range | None = None
 
 
 @dataclass(frozen=True)
-class _Wait:
+class _WorkerWaits:
     """How long until each worker is free, in seconds."""
 
     low: list[float]
     high: list[float]
 
 
-class Outlook:
-    """Looks ahead, in the caller's transaction."""
+class QueueForecast:
+    """Forecasts of the queue, in the caller's transaction."""
 
     def __init__(self, estimator: Estimator) -> None:
         self.estimator = estimator
 
-    def prospects(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, Prospect]:
-        """What is ahead of these jobs, by number; those that have ended have nothing."""
-        if not any(job.status in HELD_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
+    def forecasts(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
+        """The forecasts of these jobs, by number; none for those that have ended."""
+        if not any(job.status in LEASED_STATUSES or job.status == JobStatus.QUEUED for job in jobs):
             return {}
-        situation = self.estimator.situation(session, now)
-        found: dict[int | None, Prospect] = {}
-        running = [job for job in jobs if job.status in HELD_STATUSES]
-        known = sounds(session, {job.dataset_id for job in running})
+        context = self.estimator.context(session, now)
+        found: dict[int | None, JobForecast] = {}
+        running = [job for job in jobs if job.status in LEASED_STATUSES]
+        audio_by_dataset = audio_stats(session, {job.dataset_id for job in running})
         for job in running:
-            found[job.number] = Prospect(eta=_remaining(job, situation, known.get(job.dataset_id)))
+            found[job.number] = JobForecast(eta=_remaining(job, context, audio_by_dataset.get(job.dataset_id)))
         if any(job.status == JobStatus.QUEUED for job in jobs):
-            found |= self._waiting(session, situation, now)
+            found |= self._waiting(session, context, now)
         return found
 
     def new_job_starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
         """How long a job that is submitted now would wait; None while no worker lives, or nothing can be told."""
-        situation = self.estimator.situation(session, now)
-        wait = self._free_workers(session, situation, now)
+        context = self.estimator.context(session, now)
+        wait = self._free_workers(session, context, now)
         ahead = [job for job in _queue(session) if job.priority >= priority]
-        if len(ahead) >= NUM_PLAYED:
+        if len(ahead) >= MAX_SIMULATED_JOBS:
             return None
-        self._play(session, situation, wait, ahead)
+        self._simulate(session, context, wait, ahead)
         return Range(low=wait.low[0], high=wait.high[0]) if wait.low else None
 
-    def _waiting(self, session: Session, situation: Situation, now: datetime) -> dict[int | None, Prospect]:
-        return self._play(session, situation, self._free_workers(session, situation, now), _queue(session))
+    def _waiting(self, session: Session, context: EstimatorContext, now: datetime) -> dict[int | None, JobForecast]:
+        return self._simulate(session, context, self._free_workers(session, context, now), _queue(session))
 
-    def _free_workers(self, session: Session, situation: Situation, now: datetime) -> _Wait:
+    def _free_workers(self, session: Session, context: EstimatorContext, now: datetime) -> _WorkerWaits:
         workers = self.estimator.workers(session, now)
         busy = _jobs_of(session, workers)
-        known = sounds(session, {job.dataset_id for job in busy.values()})
+        audio_by_dataset = audio_stats(session, {job.dataset_id for job in busy.values()})
         low, high = [], []
         for worker in workers:
             job = busy.get(worker.id)
-            left = Range(low=0, high=0) if job is None else _remaining(job, situation, known.get(job.dataset_id))
+            left = (
+                Range(low=0, high=0) if job is None else _remaining(job, context, audio_by_dataset.get(job.dataset_id))
+            )
             if left is not None:
                 low.append(left.low)
                 high.append(left.high)
         heapq.heapify(low)
         heapq.heapify(high)
-        return _Wait(low, high)
+        return _WorkerWaits(low, high)
 
     @staticmethod
-    def _play(session: Session, situation: Situation, wait: _Wait, queue: Sequence[Job]) -> dict[int | None, Prospect]:
+    def _simulate(
+        session: Session, context: EstimatorContext, wait: _WorkerWaits, queue: Sequence[Job]
+    ) -> dict[int | None, JobForecast]:
         """Give each job to the worker that is free first; stops at the first job of which nothing can be told."""
-        known = sounds(session, {job.dataset_id for job in queue})
-        found: dict[int | None, Prospect] = {}
+        audio_by_dataset = audio_stats(session, {job.dataset_id for job in queue})
+        found: dict[int | None, JobForecast] = {}
         for job in queue:
             if not wait.low:
                 break
             starts_in = Range(low=wait.low[0], high=wait.high[0])
-            takes = _whole(job, situation, known.get(job.dataset_id))
+            takes = _total_seconds(job, context, audio_by_dataset.get(job.dataset_id))
             if takes is None:
-                found[job.number] = Prospect(starts_in)
+                found[job.number] = JobForecast(starts_in)
                 wait.low.clear()
                 break
             end = Range(low=starts_in.low + takes.low, high=starts_in.high + takes.high)
-            found[job.number] = Prospect(starts_in, end)
+            found[job.number] = JobForecast(starts_in, end)
             heapq.heapreplace(wait.low, end.low)
             heapq.heapreplace(wait.high, end.high)
         return found
@@ -111,7 +114,7 @@ class Outlook:
 
 def _queue(session: Session) -> Sequence[Job]:
     query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(col(Job.priority).desc(), col(Job.number))
-    return session.exec(query.limit(NUM_PLAYED)).all()
+    return session.exec(query.limit(MAX_SIMULATED_JOBS)).all()
 
 
 def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
@@ -119,23 +122,23 @@ def _jobs_of(session: Session, workers: Sequence[Worker]) -> dict[str, Job]:
     return {job.worker_id or "": job for job in session.execute(query).scalars()}
 
 
-def _whole(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
+def _total_seconds(job: Job, context: EstimatorContext, audio: AudioStats | None) -> Range | None:
     """Seconds of a job that waits; one that was begun needs only its rest."""
-    if sound is None:
+    if audio is None:
         return None
     try:
         config = TrainingConfig.model_validate(job.config)
     except ValidationError:  # of another version: a worker will say so
         return None
-    seconds = situation.effort(config, sound).seconds
+    seconds = context.workload(config, audio).seconds
     left = 1 - job.progress
     return Range(low=seconds.low * left, high=seconds.high * left)
 
 
-def _remaining(job: Job, situation: Situation, sound: Sound | None) -> Range | None:
+def _remaining(job: Job, context: EstimatorContext, audio: AudioStats | None) -> Range | None:
     """Seconds until a running job's end: as its engine says, or as others took."""
     if job.eta_seconds is None:
-        return _whole(job, situation, sound)
-    after = situation.paces.last_stages(situation.devices) if job.stage == "train" else Range(low=0, high=0)
+        return _total_seconds(job, context, audio)
+    after = context.throughput.last_stages(context.devices) if job.stage == "train" else Range(low=0, high=0)
     low, high = (factor * job.eta_seconds for factor in _RUNNING_SPREAD)
     return Range(low=low + after.low, high=high + after.high)

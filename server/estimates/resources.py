@@ -2,9 +2,9 @@
 
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import Range
+from server.settings import GIB
 
 FLOAT = 4
-GIB = 2**30
 
 _GENERATOR = 36.5e6
 """Weights of the published generator; versions and rates differ by 3 %. All of them go with the square of the width."""

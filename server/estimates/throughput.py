@@ -1,4 +1,4 @@
-"""How fast attempts went before, by device and setting: what estimates are made from."""
+"""Throughput of earlier attempts by device and setting, the basis of estimates."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -27,7 +27,7 @@ _AUTO_BATCH = {"cpu": (4, 4), "cuda": (4, 32)}
 
 
 @dataclass(frozen=True)
-class Pace:
+class AttemptThroughput:
     """What was measured of one attempt."""
 
     device_name: str | None
@@ -61,13 +61,13 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class Paces:
-    """Everything measured that is looked at."""
+class ThroughputHistory:
+    """The measured attempts, newest first."""
 
-    measured: tuple[Pace, ...] = field(default=())
+    measured: tuple[AttemptThroughput, ...] = field(default=())
 
     @classmethod
-    def load(cls, session: Session) -> "Paces":
+    def load(cls, session: Session) -> "ThroughputHistory":
         """From the newest attempts that trained, or did another stage whole."""
         query = (
             sa.select(
@@ -84,20 +84,24 @@ class Paces:
             .limit(NUM_REMEMBERED)
         )
         rows = session.connection().execute(query)
-        return cls(tuple(Pace(name, config, step, stages or {}, sound) for name, config, step, stages, sound in rows))
+        return cls(
+            tuple(
+                AttemptThroughput(name, config, step, stages or {}, audio) for name, config, step, stages, audio in rows
+            )
+        )
 
     def step(self, config: TrainingConfig, devices: Devices) -> StepTime:
         """Time of a step: of attempts with the same setting, or else of others, or else a rule of thumb."""
         wanted = config.model_dump(mode="json")
-        paces = [each for each in self.measured if each.step_seconds is not None and devices.have(each.device_name)]
-        same = [each for each in paces if all(each.config.get(name) == wanted[name] for name in _SAME_WORK)]
+        attempts = [each for each in self.measured if each.step_seconds is not None and devices.have(each.device_name)]
+        same = [each for each in attempts if all(each.config.get(name) == wanted[name] for name in _SAME_WORK)]
         exact = [each for each in same if _batch(each.config) == _batch(wanted)]
         where = ", ".join(sorted(devices.names)) or "any device"
         if exact:
             detail = f"{len(exact)} attempts with this setting on {where}"
             return StepTime(_around([each.step_seconds or 0.0 for each in exact], *_SPREAD), "measured", detail)
-        if same or paces:
-            scaled = [_scaled(each, wanted) for each in same or paces]
+        if same or attempts:
+            scaled = [_scaled(each, wanted) for each in same or attempts]
             spread = _SPREAD if same else _OTHER_SETTING
             seconds = Range(low=spread[0] * min(low for low, _ in scaled), high=spread[1] * max(h for _, h in scaled))
             return StepTime(seconds, "scaled", f"{len(scaled)} attempts with other settings on {where}, scaled")
@@ -148,11 +152,11 @@ def _around(values: Collection[float], low: float, high: float) -> Range:
     return Range(low=low * min(values), high=high * max(values))
 
 
-def _scaled(pace: Pace, wanted: Mapping[str, Any]) -> tuple[float, float]:
+def _scaled(attempt: AttemptThroughput, wanted: Mapping[str, Any]) -> tuple[float, float]:
     """Between in proportion and not at all for clips; for the width between its ratio and the square of that."""
-    clips = _num_clips(wanted) / _num_clips(pace.config)
-    width = wanted["width"] / pace.config.get("width", 192)
-    seconds = pace.step_seconds or 0.0
+    clips = _num_clips(wanted) / _num_clips(attempt.config)
+    width = wanted["width"] / attempt.config.get("width", 192)
+    seconds = attempt.step_seconds or 0.0
     return seconds * min(1, clips) * min(width, width**2), seconds * max(1, clips) * max(width, width**2)
 
 

@@ -93,7 +93,7 @@ def _phrase(status: int) -> str:
         return CHECKSUM_MISMATCH if status == 460 else "Error"
 
 
-def _answer(request: Request, status: int, detail: str, **more: Any) -> Response:
+def _respond(request: Request, status: int, detail: str, **more: Any) -> Response:
     request_id = request.scope.get("state", {}).get("request_id", "")
     return problem_response(status, detail, path=request.url.path, request_id=request_id, **more)
 
@@ -116,7 +116,7 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
     problems = []
     if isinstance(error, errors.Refused) and error.pointer:
         problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
-    return _answer(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
+    return _respond(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
 
 
 def headers_of(error: errors.ServerError) -> dict[str, str]:
@@ -140,8 +140,8 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
 async def _on_data_error(request: Request, _error: Exception) -> Response:
     """PostgreSQL keeps no NUL in its texts, so that nothing by such a name can be there either; SQLite does."""
     if "\0" in request.url.path:
-        return _answer(request, 404, f"there is nothing at {request.url.path!r}")
-    return _answer(request, 422, "a text holds a NUL character; send it without")
+        return _respond(request, 404, f"there is nothing at {request.url.path!r}")
+    return _respond(request, 422, "a text holds a NUL character; send it without")
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -151,7 +151,7 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     detail = f"{first.pointer or 'the body'}: {first.detail}{more}"
-    return _answer(request, 422, detail, problems=problems)
+    return _respond(request, 422, detail, problems=problems)
 
 
 def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
@@ -184,7 +184,7 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
     elif status == 405:
         detail = f"{request.method} is not possible at {request.url.path}"
         headers["Allow"] = ", ".join(_methods_at(request))
-    return _answer(request, status, detail, headers=headers)
+    return _respond(request, status, detail, headers=headers)
 
 
 def _methods_at(request: Request) -> list[str]:
@@ -197,10 +197,10 @@ def _methods_at(request: Request) -> list[str]:
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
     request_id = request.scope.get("state", {}).get("request_id", "")
-    return database_away(error, path=request.url.path, request_id=request_id)
+    return database_unavailable(error, path=request.url.path, request_id=request_id)
 
 
-def database_away(error: Exception, *, path: str, request_id: str) -> Response:
+def database_unavailable(error: Exception, *, path: str, request_id: str) -> Response:
     """The answer when the database did not give one."""
     logger.error("the database did not answer", exc_info=error)
     detail = "the server's database does not answer at the moment; try again"

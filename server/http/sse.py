@@ -1,4 +1,4 @@
-"""Server-sent events: a stream asks for news a few times a second, each time in a short transaction.
+"""Server-sent events: a stream polls a few times a second, each time in a short transaction.
 
 No connection to the database is held between two polls, and `server.jobs.event_stream` polls once for all followers of
 a job. A stream ends with `event: end` when nothing can follow, and without it when the server stops: then the client
@@ -30,23 +30,23 @@ MAX_ID_DIGITS = 18
 
 
 @dataclass(frozen=True)
-class News:
-    """What one look found."""
+class Batch:
+    """The result of one poll."""
 
     messages: list[bytes] = field(default_factory=list)
     end: str | None = None
     """JSON for the last message, when nothing can follow."""
     has_more: bool = False
-    """Look again at once."""
+    """Poll again at once."""
 
 
-Look = Callable[[], Awaitable[News]]
+Poll = Callable[[], Awaitable[Batch]]
 """Finds what is new since it was last called. Runs on the event loop and must not hold it up."""
 
 
-def in_a_thread(look: Callable[[], News]) -> Look:
-    """A look that reads files or the database."""
-    return partial(run_in_threadpool, look)
+def in_thread(poll: Callable[[], Batch]) -> Poll:
+    """A poll that reads files or the database."""
+    return partial(run_in_threadpool, poll)
 
 
 def message(data: str, an_id: int) -> bytes:
@@ -70,7 +70,7 @@ def last_event_id(request: Request) -> int | None:
     return int(text)
 
 
-class Streamer:
+class SseResponder:
     """Makes the streams, and ends them all when the server stops."""
 
     def __init__(self, poll_seconds: float, keep_alive_seconds: float, stopping: threading.Event) -> None:
@@ -78,33 +78,33 @@ class Streamer:
         self._keep_alive_seconds = keep_alive_seconds
         self._stopping = stopping
 
-    def response(self, look: Look) -> StreamingResponse:
-        """The answer that follows `look`."""
+    def response(self, poll: Poll) -> StreamingResponse:
+        """The answer that follows `poll`."""
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return StreamingResponse(self._messages(look), headers=headers, media_type=MEDIA_TYPE)
+        return StreamingResponse(self._messages(poll), headers=headers, media_type=MEDIA_TYPE)
 
-    async def _messages(self, look: Look) -> AsyncIterator[bytes]:
+    async def _messages(self, poll: Poll) -> AsyncIterator[bytes]:
         yield b": here\n"
         prefix = f"retry: {RETRY_MS}\n".encode()  # a message of its own would be an empty one to some readers
-        last_said = time.monotonic()
+        last_sent_at = time.monotonic()
         while not self._stopping.is_set():
             try:
-                news = await look()
+                batch = await poll()
             except NotFound:  # deleted while we looked on
-                news = News(end='{"status":"deleted"}')
+                batch = Batch(end='{"status":"deleted"}')
             except SQLAlchemyError:
                 logger.exception("a stream ends early: the database did not answer")
                 return
-            if news.messages:
-                yield prefix + b"".join(news.messages)
+            if batch.messages:
+                yield prefix + b"".join(batch.messages)
                 prefix = b""
-                last_said = time.monotonic()
-            if news.end is not None:
-                yield format_sse_event(data_str=news.end, event="end")
+                last_sent_at = time.monotonic()
+            if batch.end is not None:
+                yield format_sse_event(data_str=batch.end, event="end")
                 return
-            if news.has_more:
+            if batch.has_more:
                 continue
             await asyncio.sleep(self._poll_seconds)
-            if time.monotonic() - last_said >= self._keep_alive_seconds:
+            if time.monotonic() - last_sent_at >= self._keep_alive_seconds:
                 yield b": still here\n"  # no blank line: some readers take one for a message
-                last_said = time.monotonic()
+                last_sent_at = time.monotonic()

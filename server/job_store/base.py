@@ -1,4 +1,4 @@
-"""What all parts of the job book stand on: one database, one clock, the hand that writes, and how a job is found."""
+"""The base of the job service's parts: one database, one clock, and the transitions."""
 
 from collections.abc import Callable
 from datetime import datetime
@@ -7,11 +7,11 @@ import sqlalchemy as sa
 
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
-from server.job_store.transitions import Ledger
+from server.job_store.transitions import Transitions
 
 
-class Book:
-    """The base of `server.jobs.service.JobBook` and its parts. Each call of theirs is one transaction."""
+class JobStore:
+    """The base of `server.jobs.service.JobService` and its parts. Each call of theirs is one transaction."""
 
     def __init__(
         self,
@@ -24,11 +24,11 @@ class Book:
     ) -> None:
         """`clock` gives the present time, with its zone; the two numbers are as in `ServerSettings`.
 
-        `quotas`: what owners may have, for the book that takes jobs in.
+        `quotas`: what owners may have, for the service that accepts submissions.
         """
         self.engine = engine
         self._clock = clock
-        self._ledger = Ledger(clock)
+        self._transitions = Transitions(clock)
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
         self._quotas = quotas

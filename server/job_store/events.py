@@ -1,4 +1,4 @@
-"""From what an engine says to what the book keeps: event rows, metrics, and the job's own columns. Pure.
+"""Aggregation of engine events into event rows, metrics, and columns of the job. Pure.
 
 Within one batch only the newest progress and the newest numbers become events (they come up to twice a second, for
 hours); every number goes into the metrics all the same. Log lines are in the job's log and nowhere else.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from rvc_engine import events as said
+from rvc_engine import events as engine_events
 from rvc_engine.event_text import evaluation_text
 from rvc_train.schemas.events import EventType
 
@@ -18,20 +18,20 @@ _ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
 
 
 @dataclass(frozen=True)
-class Entry:
+class NewEvent:
     """An event to be written."""
 
     type: EventType
     message: str
     data: dict[str, Any] = field(default_factory=dict)
-    level: said.Level = "info"
+    level: engine_events.Level = "info"
 
 
 @dataclass
-class Digest:
-    """What a batch of engine events comes to."""
+class EventBatch:
+    """The aggregate of a batch of engine events."""
 
-    entries: list[Entry] = field(default_factory=list)
+    events: list[NewEvent] = field(default_factory=list)
     columns: dict[str, Any] = field(default_factory=dict)
     """Columns of the job's row to set."""
     losses: dict[str, float] = field(default_factory=dict)
@@ -40,76 +40,78 @@ class Digest:
     stage_seconds: dict[str, float] = field(default_factory=dict)
     """How long stages took that have ended."""
     num_warnings: int = 0
-    evaluations: list[said.Evaluated] = field(default_factory=list)
+    evaluations: list[engine_events.Evaluated] = field(default_factory=list)
 
 
-def digest(events: Sequence[said.Event]) -> Digest:
-    """Sum up a batch. Previews, artifacts and endings are not in it: the worker reports those by calls of their own."""
-    result = Digest()
-    last_progress = max((i for i, event in enumerate(events) if isinstance(event, said.Progress)), default=-1)
-    last_metric = max((i for i, event in enumerate(events) if isinstance(event, said.Metric)), default=-1)
+def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
+    """Aggregate a batch. Previews, artifacts and endings are not in it: the worker reports those separately."""
+    result = EventBatch()
+    last_progress = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Progress)), default=-1)
+    last_metric = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Metric)), default=-1)
     for i, event in enumerate(events):
         match event:
-            case said.StageChanged():
+            case engine_events.StageChanged():
                 _stage(result, event)
-            case said.Progress():
-                _progress(result, event, is_told=i == last_progress)
-            case said.Metric():
-                _metric(result, event, is_told=i == last_metric)
-            case said.Warned():
+            case engine_events.Progress():
+                _progress(result, event, is_reported=i == last_progress)
+            case engine_events.Metric():
+                _metric(result, event, is_reported=i == last_metric)
+            case engine_events.Warned():
                 result.num_warnings += 1
-                result.entries.append(Entry(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
-            case said.CheckpointSaved():
+                result.events.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
+            case engine_events.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
                 result.columns["step"] = event.step  # of the last one before a stop, no progress is told
-                result.entries.append(Entry(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
-            case said.Evaluated():
+                result.events.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
+            case engine_events.Evaluated():
                 _evaluation(result, event)
             case _:
                 pass
     return result
 
 
-def _stage(result: Digest, event: said.StageChanged) -> None:
+def _stage(result: EventBatch, event: engine_events.StageChanged) -> None:
     seconds = _finite(event.seconds)
     data = {"stage": event.stage, "state": event.state, "seconds": seconds}
     took = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
-    result.entries.append(Entry(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
+    result.events.append(NewEvent(EventType.STAGE_CHANGED, f"{event.stage} {event.state}{took}", data))
     if event.state == "finished" and seconds is not None:
         result.stage_seconds[event.stage] = seconds
     if event.state != "skipped":
         result.columns["stage"] = event.stage
 
 
-def _progress(result: Digest, event: said.Progress, *, is_told: bool) -> None:
+def _progress(result: EventBatch, event: engine_events.Progress, *, is_reported: bool) -> None:
     numbers = event.model_dump(exclude={"type", "time"})
     stage_progress = numbers.pop("stage_progress")
-    pace = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
+    throughput = {key: _finite(numbers.pop(key)) for key in ("clips_per_second", "machine_share")}
     for key in ("eta_seconds", "step_seconds"):
         numbers[key] = _finite(numbers[key])
     result.columns |= {key: value for key, value in numbers.items() if key in _ALWAYS or value is not None}
-    if is_told:
+    if is_reported:
         message = f"{event.stage} {stage_progress:.0%}"
-        result.entries.append(Entry(EventType.PROGRESS, message, {**numbers, **pace, "stage_progress": stage_progress}))
+        result.events.append(
+            NewEvent(EventType.PROGRESS, message, {**numbers, **throughput, "stage_progress": stage_progress})
+        )
 
 
-def _metric(result: Digest, event: said.Metric, *, is_told: bool) -> None:
+def _metric(result: EventBatch, event: engine_events.Metric, *, is_reported: bool) -> None:
     finite = {key: value for key, value in event.values.items() if math.isfinite(value)}
     result.losses |= finite
     result.metrics |= {(key, event.step): finite.get(key) for key in event.values}
-    if is_told:
+    if is_reported:
         values = {key: finite.get(key) for key in event.values}
         data = {"step": event.step, "epoch": event.epoch, "values": values}
-        result.entries.append(Entry(EventType.METRIC, f"step {event.step}", data))
+        result.events.append(NewEvent(EventType.METRIC, f"step {event.step}", data))
 
 
-def _evaluation(result: Digest, event: said.Evaluated) -> None:
+def _evaluation(result: EventBatch, event: engine_events.Evaluated) -> None:
     """Its values are metrics as well: a curve over the steps."""
     result.evaluations.append(event)
     result.losses |= event.values
     result.metrics |= {(key, event.step): value for key, value in event.values.items()}
     data = event.model_dump(exclude={"type", "time"})
-    result.entries.append(Entry(EventType.EVALUATED, evaluation_text(event), data))
+    result.events.append(NewEvent(EventType.EVALUATED, evaluation_text(event), data))
 
 
 def _finite(value: float | None) -> float | None:

@@ -18,12 +18,12 @@ from sqlmodel import Session, col
 from server.database.tables import IdempotencyKey
 from server.errors import Refused, StillRunning
 
-HOURS_KEPT = 24
+RETENTION_HOURS = 24
 
 
 @dataclass(frozen=True)
-class Once:
-    """A request that must be done once."""
+class IdempotentRequest:
+    """A request with an idempotency key."""
 
     owner: str
     key: str
@@ -36,26 +36,26 @@ def fingerprint(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def known(session: Session, once: Once, now: datetime) -> IdempotencyKey | None:
+def find(session: Session, idempotent: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
     """What was done under the key before; None when nothing was. Refused when it was something else."""
-    oldest = now - timedelta(hours=HOURS_KEPT)
-    row = session.get(IdempotencyKey, (once.owner, once.key))
+    oldest = now - timedelta(hours=RETENTION_HOURS)
+    row = session.get(IdempotencyKey, (idempotent.owner, idempotent.key))
     if row is None or row.created_at < oldest:
         return None
-    if row.fingerprint != once.fingerprint:
+    if row.fingerprint != idempotent.fingerprint:
         raise Refused("this Idempotency-Key was used for another request; take a new key")
     return row
 
 
-def remember(session: Session, once: Once, job_id: str, answer: str | None, now: datetime) -> None:
+def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
     """Write down what was done, and forget what was done more than a day ago."""
-    oldest = now - timedelta(hours=HOURS_KEPT)
+    oldest = now - timedelta(hours=RETENTION_HOURS)
     session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
     session.add(
         IdempotencyKey(
-            owner=once.owner,
-            key=once.key,
-            fingerprint=once.fingerprint,
+            owner=idempotent.owner,
+            key=idempotent.key,
+            fingerprint=idempotent.fingerprint,
             job_id=job_id,
             answer=answer,
             created_at=now,
@@ -63,7 +63,7 @@ def remember(session: Session, once: Once, job_id: str, answer: str | None, now:
     )
 
 
-class UnderWay:
+class InFlightKeys:
     """The keys whose requests are being served by this process."""
 
     def __init__(self) -> None:
@@ -71,8 +71,8 @@ class UnderWay:
         self._lock = threading.Lock()
 
     @contextmanager
-    def alone(self, owner: str, key: str) -> Iterator[None]:
-        """Be the only request under the key. StillRunning when another is."""
+    def exclusive(self, owner: str, key: str) -> Iterator[None]:
+        """Hold the key for one request. StillRunning when another holds it."""
         mine = (owner, key)
         with self._lock:
             if mine in self._keys:

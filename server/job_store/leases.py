@@ -1,4 +1,4 @@
-"""A worker's right to a job: what it holds, how it is taken, and what every write under it ends with."""
+"""Leases: a worker's right to a job, the statement that takes it, and the conditions of every write under it."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -8,26 +8,26 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from rvc_engine.config import TrainingConfig
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.tables import Attempt, Job, UtcDateTime, Worker
-from server.errors import ClaimLost
+from server.errors import LeaseLost
 
 S = JobStatus
 LONGEST_RETRY_DELAY = timedelta(minutes=10)
 CLOCK_SLACK = timedelta(minutes=1)
 
 
-class Wish(StrEnum):
-    """What the book wants of a worker that holds a job."""
+class WorkerCommand(StrEnum):
+    """Command for the worker that holds the lease."""
 
     NONE = "none"
     """Go on."""
     CANCEL = "cancel"
-    """Stop the engine and hand the job back: it will be cancelled."""
+    """Stop the engine and release the job: it will be cancelled."""
     PAUSE = "pause"
-    """Stop the engine after a checkpoint and hand the job back: it will be paused."""
+    """Stop the engine after a checkpoint and release the job: it will be paused."""
     DRAIN = "drain"
-    """Stop the engine after a checkpoint and hand the job back: another worker goes on with it."""
+    """Stop the engine after a checkpoint and release the job: another worker goes on with it."""
 
 
 class Drain(StrEnum):
@@ -46,11 +46,11 @@ class Drain(StrEnum):
         return cls.HAND_BACK if mode is None else cls(mode)
 
 
-WISHES = {S.RUNNING: Wish.NONE, S.CANCELLING: Wish.CANCEL, S.PAUSING: Wish.PAUSE}
+COMMANDS = {S.RUNNING: WorkerCommand.NONE, S.CANCELLING: WorkerCommand.CANCEL, S.PAUSING: WorkerCommand.PAUSE}
 
 
 @dataclass(frozen=True)
-class Claim:
+class Lease:
     """A worker's right to one job, until the token is replaced."""
 
     job_id: str
@@ -79,15 +79,15 @@ class EngineProcess:
 
 
 @dataclass(frozen=True)
-class Held:
-    """A job in a worker's hands, as the reaper sees it."""
+class ActiveLease:
+    """A lease with its heartbeat, as the reaper sees it."""
 
     job_id: str
     token: int
     heartbeat: int
 
 
-def claiming(worker_id: str, now: datetime) -> sa.Executable:
+def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
     """The one statement that takes the next job for a worker and returns its number."""
     may_claim = sa.exists().where(
         col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
@@ -117,25 +117,25 @@ def claiming(worker_id: str, now: datetime) -> sa.Executable:
     )
 
 
-def holding(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    """What every write of a worker ends with."""
+def lease_is_valid(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+    """Conditions that every write of a worker ends with."""
     return (
-        col(Job.id) == claim.job_id,
-        col(Job.token) == claim.token,
-        col(Job.status).in_(HELD_STATUSES),
+        col(Job.id) == lease.job_id,
+        col(Job.token) == lease.token,
+        col(Job.status).in_(LEASED_STATUSES),
     )
 
 
-def attempt_of(claim: Claim) -> tuple[sa.ColumnElement[bool], ...]:
-    """The row of the attempt that runs under a claim."""
-    return (col(Attempt.job_number) == claim.job_number, col(Attempt.token) == claim.token)
+def attempt_of(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
+    """Conditions for the row of the attempt that runs under a lease."""
+    return (col(Attempt.job_number) == lease.job_number, col(Attempt.token) == lease.token)
 
 
-def claim_of(job: Job, worker_id: str) -> Claim:
-    """The claim on a job that was just taken. ValidationError when its config is not one of this version."""
+def lease_of(job: Job, worker_id: str) -> Lease:
+    """The lease on a job that was just claimed. ValidationError when its config is not one of this version."""
     if job.number is None:
         raise AssertionError("a stored job has a number")
-    return Claim(
+    return Lease(
         job_id=job.id,
         job_number=job.number,
         token=job.token,
@@ -149,6 +149,6 @@ def claim_of(job: Job, worker_id: str) -> Claim:
     )
 
 
-def lost(claim: Claim) -> ClaimLost:
-    """What a worker is told when its claim no longer holds."""
-    return ClaimLost(f"the claim {claim.token} on the job {claim.job_id} was replaced or ended")
+def lease_lost(lease: Lease) -> LeaseLost:
+    """The error for a lease that is no longer valid."""
+    return LeaseLost(f"the lease {lease.token} on the job {lease.job_id} was replaced or ended")

@@ -16,10 +16,10 @@ def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def usable_dataset(session: Session, dataset_id: str, sees: str | None) -> Dataset:
-    """The dataset of a wish. Refused when it is unknown or unusable; `sees` as in `Submissions.submit`."""
+def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None) -> Dataset:
+    """The dataset of a request. Refused when it is unknown or unusable; `visible_owner` as in `Submissions.submit`."""
     dataset = session.get(Dataset, dataset_id)
-    if dataset is None or dataset.deleted_at is not None or sees not in {None, dataset.owner}:
+    if dataset is None or dataset.deleted_at is not None or visible_owner not in {None, dataset.owner}:
         raise Refused(f"there is no dataset {dataset_id}; upload one first", "/dataset_id")
     if dataset.status == DatasetStatus.INVALID:
         raise Refused(f"the dataset {dataset_id} is not usable: {dataset.reason}", "/dataset_id")

@@ -28,8 +28,8 @@ class EventsPage:
         return self.status.is_terminal and last_sent >= self.last_seq
 
 
-class History:
-    """All that is known of jobs' past, on one database."""
+class JobQueries:
+    """Queries of jobs' events, metrics and artifacts, on one database."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

@@ -1,10 +1,10 @@
-"""Which status may follow which: the one table that the job book obeys.
+"""The transition table: which status may follow which.
 
 A committed success wins over a cancel. In `pausing`, a lost worker, a drain or a retryable failure gives `paused`; in
 `cancelling`, every end but success gives `cancelled`. An admin's force-fail goes from any state that is not terminal.
 """
 
-from rvc_train.schemas.jobs import HELD_STATUSES, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 
 _S = JobStatus
 
@@ -21,7 +21,7 @@ TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
 }
 """`paused -> failed` and `cancelling -> failed` happen by an admin's force-fail alone."""
 
-RUNNABLE_STATUSES = frozenset({_S.VALIDATING, _S.QUEUED, _S.PAUSED}) | HELD_STATUSES
+RUNNABLE_STATUSES = frozenset({_S.VALIDATING, _S.QUEUED, _S.PAUSED}) | LEASED_STATUSES
 """Not terminal: the job still needs its dataset."""
 
 

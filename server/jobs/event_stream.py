@@ -11,46 +11,46 @@ from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import Event
-from server.http.sse import Look, News, message
+from server.http.sse import Batch, Poll, message
 from server.job_store.queries import EventsPage
 from server.job_store.serializers import event_public
 
 BATCH = 500
-"""Events of one look."""
+"""Events of one poll."""
 WINDOW = 1000
-"""Newest events that are kept written out. Who is further behind looks for himself until he has caught up."""
+"""Newest events that are kept written out. Followers further behind query on their own."""
 FRESH_SHARE = 0.25
-"""How old a look may be for others to use it, as a share of the time between two looks of one follower."""
+"""How old a poll may be for others to use it, as a share of the time between two polls of one follower."""
 
 Read = Callable[[str, int, int], EventsPage]
 """Events of a job behind a number, so many at most."""
 
 
-class Feeds:
-    """A feed for each job that somebody follows; it is gone with its last follower. Used on the event loop alone."""
+class EventBroadcaster:
+    """Broadcasts the events of followed jobs, a channel for each. Used on the event loop alone."""
 
     def __init__(self, read: Read, poll_seconds: float) -> None:
         self._read, self._fresh_seconds = read, poll_seconds * FRESH_SHARE
-        self._feeds: WeakValueDictionary[str, _Feed] = WeakValueDictionary()
+        self._channels: WeakValueDictionary[str, _JobChannel] = WeakValueDictionary()
 
-    def follow(self, job_id: str, start: int, last_seq: int) -> Look:
+    def follow(self, job_id: str, start: int, last_seq: int) -> Poll:
         """Looks for what comes behind event `start`; the job had `last_seq` events a moment ago."""
         seen = start
-        feed: _Feed | None = None
+        channel: _JobChannel | None = None
 
-        async def look() -> News:
-            nonlocal seen, feed
-            if feed is None:  # not before the event loop asks: a route may run in a thread
-                feed = self._feeds.get(job_id)
-                if feed is None:
-                    feed = self._feeds[job_id] = _Feed(self._read, job_id, last_seq, self._fresh_seconds)
-            seen, news = await feed.behind(seen)
-            return news
+        async def poll() -> Batch:
+            nonlocal seen, channel
+            if channel is None:  # not before the event loop asks: a route may run in a thread
+                channel = self._channels.get(job_id)
+                if channel is None:
+                    channel = self._channels[job_id] = _JobChannel(self._read, job_id, last_seq, self._fresh_seconds)
+            seen, batch = await channel.events_after(seen)
+            return batch
 
-        return look
+        return poll
 
 
-class _Feed:
+class _JobChannel:
     """One job's newest events, numbered without a gap."""
 
     def __init__(self, read: Read, job_id: str, begin: int, fresh_seconds: float) -> None:
@@ -58,48 +58,48 @@ class _Feed:
         self._window: deque[bytes] = deque(maxlen=WINDOW)
         self._end = self._last_seq = begin
         self._status: JobStatus | None = None
-        self._looked_at = -float("inf")
-        self._looking: asyncio.Task[None] | None = None
+        self._polled_at = -float("inf")
+        self._poll_task: asyncio.Task[None] | None = None
 
-    async def behind(self, seen: int) -> tuple[int, News]:
-        """What follows event `seen`: the number of the last event in it, and the news. Raises what looking raises."""
+    async def events_after(self, seen: int) -> tuple[int, Batch]:
+        """The events after `seen`: the number of the last one, and the batch. Raises what polling raises."""
         if seen == self._end:
             await self._refresh()
         num_new = self._end - seen
         if not 0 <= num_new <= len(self._window):
-            return await self._alone(seen)
+            return await self._read_directly(seen)
         texts = [self._window[-position] for position in range(num_new, 0, -1)]
-        return self._end, self._news(texts, self._end, self._status, self._last_seq)
+        return self._end, self._batch(texts, self._end, self._status, self._last_seq)
 
     async def _refresh(self) -> None:
-        """Look, unless somebody has just looked; together with whoever is looking."""
-        if time.monotonic() - self._looked_at < self._fresh_seconds:
+        """Poll, unless the last poll is fresh; concurrent followers share one poll."""
+        if time.monotonic() - self._polled_at < self._fresh_seconds:
             return
-        if self._looking is None or self._looking.done():
-            self._looking = asyncio.create_task(self._look())
-            self._looking.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
-        await asyncio.shield(self._looking)  # a follower who leaves does not take the look from the others
+        if self._poll_task is None or self._poll_task.done():
+            self._poll_task = asyncio.create_task(self._poll())
+            self._poll_task.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
+        await asyncio.shield(self._poll_task)  # a follower who leaves does not take the look from the others
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         page = await run_in_threadpool(self._read, self._job_id, self._end, BATCH)
         self._status, self._last_seq = page.status, page.last_seq
         for event in page.events:
-            self._window.append(_written(event))
+            self._window.append(_encoded(event))
             self._end = event.seq
         if self._end == self._last_seq:
-            self._looked_at = time.monotonic()
+            self._polled_at = time.monotonic()
 
-    async def _alone(self, seen: int) -> tuple[int, News]:
+    async def _read_directly(self, seen: int) -> tuple[int, Batch]:
         page = await run_in_threadpool(self._read, self._job_id, seen, BATCH)
         end = page.events[-1].seq if page.events else seen
-        texts = [_written(event) for event in page.events]
-        return end, self._news(texts, end, page.status, page.last_seq)
+        texts = [_encoded(event) for event in page.events]
+        return end, self._batch(texts, end, page.status, page.last_seq)
 
     @staticmethod
-    def _news(texts: list[bytes], end: int, status: JobStatus | None, last_seq: int) -> News:
+    def _batch(texts: list[bytes], end: int, status: JobStatus | None, last_seq: int) -> Batch:
         is_complete = status is not None and status.is_terminal and end >= last_seq
-        return News(texts, json.dumps({"status": status}) if is_complete else None, has_more=end < last_seq)
+        return Batch(texts, json.dumps({"status": status}) if is_complete else None, has_more=end < last_seq)
 
 
-def _written(event: Event) -> bytes:
+def _encoded(event: Event) -> bytes:
     return message(event_public(event).model_dump_json(), event.seq)

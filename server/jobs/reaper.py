@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import structlog
 
-from server.job_store.leases import Held
-from server.jobs.service import JobBook
+from server.job_store.leases import ActiveLease
+from server.jobs.service import JobService
 
 logger = structlog.get_logger(__name__)
 
@@ -20,18 +20,18 @@ class Reaper:
 
     def __init__(
         self,
-        book: JobBook,
+        job_service: JobService,
         lease_seconds: float,
         monotonic: Callable[[], float] = time.monotonic,
         *,
         max_gap: float = 30,
     ) -> None:
         """`max_gap`: after a pause between two sweeps longer than this (seconds), what was seen before is forgotten."""
-        self._book = book
+        self._jobs = job_service
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
         self._max_gap = max_gap
-        self._first_seen: dict[Held, float] = {}
+        self._first_seen: dict[ActiveLease, float] = {}
         self._last_sweep = monotonic()
 
     def sweep(self) -> int:
@@ -40,12 +40,12 @@ class Reaper:
         if now - self._last_sweep > self._max_gap:  # we were asleep: heartbeats may have come and gone unseen
             self._first_seen.clear()
         self._last_sweep = now
-        self._first_seen = {held: self._first_seen.get(held, now) for held in self._book.held()}
+        self._first_seen = {lease: self._first_seen.get(lease, now) for lease in self._jobs.active_leases()}
         num_taken = 0
-        for held, since in self._first_seen.items():
+        for lease, since in self._first_seen.items():
             if now - since >= self._lease_seconds:
-                status = self._book.requeue_lost(held)
+                status = self._jobs.requeue_lost(lease)
                 if status is not None:
-                    logger.warning("a worker was lost", job_id=held.job_id, status=str(status))
+                    logger.warning("a worker was lost", job_id=lease.job_id, status=str(status))
                     num_taken += 1
         return num_taken

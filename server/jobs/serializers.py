@@ -1,4 +1,4 @@
-"""Jobs, the queue and the workers as the world sees them: rows, and what the outlook says of them."""
+"""Jobs, the queue and the workers as the world sees them: rows, and their queue forecasts."""
 
 import hashlib
 from collections.abc import Sequence
@@ -9,23 +9,24 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
-from rvc_train.schemas.jobs import HELD_STATUSES, JobError, JobPublic, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.tables import Artifact, Job, Worker
-from server.estimates.queue_forecast import Outlook, Prospect
+from server.estimates.queue_forecast import JobForecast, QueueForecast
+from server.http.etags import named_tags
 from server.job_store.serializers import content_notice
-from server.jobs.updates import edit_tag
+from server.jobs.updates import update_tag
 
 NUM_QUEUED_SHOWN = 100
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
 
-def jobs_public(session: Session, jobs: Sequence[Job], outlook: Outlook, now: datetime) -> list[JobPublic]:
+def jobs_public(session: Session, jobs: Sequence[Job], queue_forecast: QueueForecast, now: datetime) -> list[JobPublic]:
     """Jobs' rows as the world sees them, with their places in the queue and what is ahead of them."""
     numbers = [job.number for job in jobs]
     positions = _queue_positions(session, jobs)
-    prospects = outlook.prospects(session, jobs, now)
+    forecasts = queue_forecast.forecasts(session, jobs, now)
     query = (
         sa.select(col(Artifact.job_number), sa.func.count())
         .where(col(Artifact.job_number).in_(numbers))
@@ -33,7 +34,7 @@ def jobs_public(session: Session, jobs: Sequence[Job], outlook: Outlook, now: da
     )
     counts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
     return [
-        _job_public(job, positions.get(job.number), prospects.get(job.number, Prospect()), counts.get(job.number, 0))
+        _job_public(job, positions.get(job.number), forecasts.get(job.number, JobForecast()), counts.get(job.number, 0))
         for job in jobs
     ]
 
@@ -45,14 +46,14 @@ def job_etag(job: Job, public: JobPublic) -> str:
     the time, could hardly be edited.
     """
     whole = hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:24]
-    return f'"{edit_tag(job)}-{whole}"'
+    return f'"{update_tag(job)}-{whole}"'
 
 
-def edit_tags(header: str | None) -> set[str] | None:
+def update_tags(header: str | None) -> set[str] | None:
     """The first halves of the tags that an `If-Match` names; None when it names none, or any."""
     if header is None:
         return None
-    tags = {tag.strip() for tag in header.split(",")}
+    tags = named_tags(header)
     return None if "*" in tags else {tag.strip('"').partition("-")[0] for tag in tags if not tag.startswith("W/")}
 
 
@@ -66,7 +67,7 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, 
     return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
-def _job_public(job: Job, queue_position: int | None, prospect: Prospect, num_artifacts: int) -> JobPublic:
+def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, num_artifacts: int) -> JobPublic:
     fields = job.model_dump(exclude={"losses"})
     return JobPublic(
         **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
@@ -74,8 +75,8 @@ def _job_public(job: Job, queue_position: int | None, prospect: Prospect, num_ar
         attempt=job.claims,
         last_event_seq=job.last_seq,
         queue_position=queue_position,
-        starts_in=prospect.starts_in,
-        eta=prospect.eta,
+        starts_in=forecast.starts_in,
+        eta=forecast.eta,
         num_artifacts=num_artifacts,
         error=_job_error(job),
         content_notice=content_notice(job),
@@ -90,31 +91,35 @@ def _job_error(job: Job) -> JobError | None:
 
 
 def queue_public(
-    session: Session, outlook: Outlook, now: datetime, lease_seconds: float, sees: str | None = None
+    session: Session,
+    queue_forecast: QueueForecast,
+    now: datetime,
+    lease_seconds: float,
+    visible_owner: str | None = None,
 ) -> QueuePublic:
-    """What runs and what waits; of other owners' jobs than `sees` (None: everyone's) only the number."""
-    running = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES)).order_by(col(Job.number))).all()
+    """What runs and what waits; of other owners' jobs than `visible_owner` (None: everyone's) only the number."""
+    running = session.exec(select(Job).where(col(Job.status).in_(LEASED_STATUSES)).order_by(col(Job.number))).all()
     order = (col(Job.priority).desc(), col(Job.number))
     query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*order)
-    mine = query if sees is None else query.where(Job.owner == sees)
+    mine = query if visible_owner is None else query.where(Job.owner == visible_owner)
     queued = session.exec(mine.limit(NUM_QUEUED_SHOWN)).all()
     places = _queue_positions(session, queued)
     count = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
     counts = {row[0]: row[1] for row in session.connection().execute(count)}
-    shown = [job for job in running if sees in {None, job.owner}]
-    prospects = outlook.prospects(session, [*shown, *queued], now)
+    shown = [job for job in running if visible_owner in {None, job.owner}]
+    forecasts = queue_forecast.forecasts(session, [*shown, *queued], now)
     workers = workers_public(session, now, lease_seconds)
     return QueuePublic(
-        running=[_queue_entry(job, None, prospects) for job in shown],
-        queued=[_queue_entry(job, places[job.number], prospects) for job in queued],
+        running=[_queue_entry(job, None, forecasts) for job in shown],
+        queued=[_queue_entry(job, places[job.number], forecasts) for job in queued],
         num_queued=counts.get(JobStatus.QUEUED, 0),
         num_validating=counts.get(JobStatus.VALIDATING, 0),
         num_workers=sum(worker.status in {"idle", "busy"} for worker in workers),
     )
 
 
-def _queue_entry(job: Job, position: int | None, prospects: dict[int | None, Prospect]) -> QueueEntry:
-    prospect = prospects.get(job.number, Prospect())
+def _queue_entry(job: Job, position: int | None, forecasts: dict[int | None, JobForecast]) -> QueueEntry:
+    forecast = forecasts.get(job.number, JobForecast())
     return QueueEntry(
         id=job.id,
         name=job.name,
@@ -123,37 +128,37 @@ def _queue_entry(job: Job, position: int | None, prospects: dict[int | None, Pro
         queue_position=position,
         progress=job.progress,
         eta_seconds=job.eta_seconds,
-        starts_in=prospect.starts_in,
-        eta=prospect.eta,
+        starts_in=forecast.starts_in,
+        eta=forecast.eta,
     )
 
 
 def workers_public(
-    session: Session, now: datetime, lease_seconds: float, sees: str | None = None, only: str | None = None
+    session: Session, now: datetime, lease_seconds: float, visible_owner: str | None = None, only: str | None = None
 ) -> list[WorkerPublic]:
-    """Workers that spoke within the last day, newest first; which jobs they have only where those are of `sees`.
+    """Workers seen within the last day, newest first; with their jobs where those belong to `visible_owner`.
 
-    `only`: this one alone, however long ago it spoke.
+    `only`: this one alone, however long ago it was seen.
     """
     query = select(Worker).order_by(col(Worker.id).desc())
     if only is None:
         query = query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)
     else:
         query = query.where(Worker.id == only)
-    held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(HELD_STATUSES))
+    held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(LEASED_STATUSES))
     jobs = {row[0]: (row[1], row[2]) for row in session.exec(held).all()}
     workers = session.exec(query).all()
-    return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds, sees) for worker in workers]
+    return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds, visible_owner) for worker in workers]
 
 
 def _worker_public(
-    worker: Worker, job: tuple[str, str] | None, now: datetime, lease_seconds: float, sees: str | None
+    worker: Worker, job: tuple[str, str] | None, now: datetime, lease_seconds: float, visible_owner: str | None
 ) -> WorkerPublic:
     fields = worker.model_dump(exclude={"is_draining", "stopped_at"})
     return WorkerPublic(
         **fields,
         status=_worker_status(worker, job is not None, now, lease_seconds),
-        job_id=job[0] if job is not None and sees in {None, job[1]} else None,
+        job_id=job[0] if job is not None and visible_owner in {None, job[1]} else None,
     )
 
 

@@ -13,30 +13,30 @@ from sqlmodel import col, select
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.jobs import HELD_STATUSES, JobPatch, JobStatus
-from server.auth.audit import note
-from server.auth.quotas import remember_hours
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobPatch, JobStatus
+from server.auth.audit import record
+from server.auth.quotas import record_spent_hours
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Job
 from server.errors import Conflict, NotFound, PreconditionFailed
-from server.job_store.events import Entry
-from server.job_store.leases import Claim, Drain, EngineProcess, Held, Wish
+from server.job_store.events import NewEvent
+from server.job_store.leases import ActiveLease, Drain, EngineProcess, Lease, WorkerCommand
 from server.job_store.lookups import find_job
-from server.jobs.leasing import Attempts
+from server.jobs.leasing import LeaseOperations
 from server.jobs.submission import Submissions
-from server.jobs.updates import apply_edits, edit_tag
-from server.workers.registry import WorkerRoll
+from server.jobs.updates import apply_patch, update_tag
+from server.workers.registry import WorkerRegistry
 
 S = JobStatus
 
-__all__ = ["Claim", "Drain", "EngineProcess", "Held", "JobBook", "Wish", "utc_now"]
+__all__ = ["ActiveLease", "Drain", "EngineProcess", "JobService", "Lease", "WorkerCommand", "utc_now"]
 
 
-class JobBook(Submissions, WorkerRoll, Attempts):
+class JobService(Submissions, WorkerRegistry, LeaseOperations):
     """All jobs, on one database."""
 
-    # For those who look
+    # Queries
 
     def get(self, job_id: str) -> Job:
         """One job. NotFound."""
@@ -84,7 +84,7 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             jobs = session.exec(query).all()
             return jobs[:limit], len(jobs) > limit
 
-    # For those who steer
+    # Commands
 
     def cancel(self, job_id: str) -> tuple[Job, bool]:
         """Cancel a job, at once or by asking its worker; and whether that was new. Conflict when it has ended."""
@@ -92,12 +92,12 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             job = find_job(session, job_id, lock=True)
             if job.status in {S.CANCELLING, S.CANCELLED}:
                 return job, False
-            note(session, "job.cancelled", job.id)
+            record(session, "job.cancelled", job.id)
             if job.status in {S.RUNNING, S.PAUSING}:
-                entry = Entry(EventType.CANCEL_REQUESTED, "cancel requested; the worker will stop")
-                self._ledger.move(session, job, S.CANCELLING, entry)
+                entry = NewEvent(EventType.CANCEL_REQUESTED, "cancel requested; the worker will stop")
+                self._transitions.transition(session, job, S.CANCELLING, entry)
             else:
-                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"))
+                self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
             return job, True
 
     def pause(self, job_id: str) -> tuple[Job, bool]:
@@ -106,12 +106,12 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             job = find_job(session, job_id, lock=True)
             if job.status in {S.PAUSING, S.PAUSED}:
                 return job, False
-            note(session, "job.paused", job.id)
+            record(session, "job.paused", job.id)
             if job.status == S.RUNNING:
-                entry = Entry(EventType.PAUSE_REQUESTED, "pause requested; the worker will stop after a checkpoint")
-                self._ledger.move(session, job, S.PAUSING, entry)
+                entry = NewEvent(EventType.PAUSE_REQUESTED, "pause requested; the worker will stop after a checkpoint")
+                self._transitions.transition(session, job, S.PAUSING, entry)
             else:
-                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"))
+                self._transitions.transition(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
             return job, True
 
     def resume(self, job_id: str) -> tuple[Job, bool]:
@@ -122,22 +122,24 @@ class JobBook(Submissions, WorkerRoll, Attempts):
                 return job, False
             if job.status != S.PAUSED:
                 raise Conflict(f"the job is {job.status}; only a paused job can be resumed")
-            note(session, "job.resumed", job.id)
-            self._ledger.move(session, job, S.QUEUED, Entry(EventType.RESUMED, "resumed"), not_before=self._clock())
+            record(session, "job.resumed", job.id)
+            self._transitions.transition(
+                session, job, S.QUEUED, NewEvent(EventType.RESUMED, "resumed"), not_before=self._clock()
+            )
             return job, True
 
-    def edit(self, job_id: str, patch: JobPatch, if_match: Collection[str] | None = None) -> Job:
+    def update(self, job_id: str, patch: JobPatch, if_match: Collection[str] | None = None) -> Job:
         """Change labels or priority. NotFound, Conflict, Refused.
 
         `if_match`: only if the job's `edit_tag` is one of these; PreconditionFailed otherwise.
         """
         with write_session(self.engine) as session:
             job = find_job(session, job_id, lock=True)
-            if if_match is not None and edit_tag(job) not in if_match:
+            if if_match is not None and update_tag(job) not in if_match:
                 raise PreconditionFailed("the job's labels or priority have changed since you saw them; look again")
-            changes = apply_edits(job, patch)
+            changes = apply_patch(job, patch)
             if changes:
-                note(session, "job.edited", job.id, **changes)
+                record(session, "job.edited", job.id, **changes)
                 session.execute(sa.update(Job).where(col(Job.number) == job.number).values(**changes))
                 session.refresh(job)
             return job
@@ -146,8 +148,8 @@ class JobBook(Submissions, WorkerRoll, Attempts):
         """End a job that is stuck, from any state that is not terminal. For administrators."""
         with write_session(self.engine) as session:
             job = find_job(session, job_id, lock=True)
-            note(session, "job.force_failed", job.id, message=message)
-            self._ledger.fail(session, job, FailureCode.INTERNAL, message)
+            record(session, "job.force_failed", job.id, message=message)
+            self._transitions.fail(session, job, FailureCode.INTERNAL, message)
             return job
 
     def delete(self, job_id: str) -> None:
@@ -156,45 +158,47 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             job = find_job(session, job_id, lock=True)
             if not JobStatus(job.status).is_terminal:
                 raise Conflict(f"the job is {job.status}; cancel it before you delete it")
-            note(session, "job.deleted", job.id, name=job.name)
-            remember_hours(session, job, self._clock())
+            record(session, "job.deleted", job.id, name=job.name)
+            record_spent_hours(session, job, self._clock())
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
-    # For housekeeping
+    # Periodic tasks
 
-    def held(self) -> Sequence[Held]:
-        """All jobs in workers' hands."""
+    def active_leases(self) -> Sequence[ActiveLease]:
+        """The active leases."""
         with read_session(self.engine) as session:
-            query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(HELD_STATUSES))
-            return [Held(*row) for row in session.exec(query).all()]
+            query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(LEASED_STATUSES))
+            return [ActiveLease(*row) for row in session.exec(query).all()]
 
-    def requeue_lost(self, held: Held) -> JobStatus | None:
+    def requeue_lost(self, lease: ActiveLease) -> JobStatus | None:
         """Take a job from a worker that is lost, unless it has spoken since. Returns the new status; None: it has."""
         with write_session(self.engine) as session:
             query = select(Job).where(
-                Job.id == held.job_id,
-                Job.token == held.token,
-                Job.heartbeat == held.heartbeat,
-                col(Job.status).in_(HELD_STATUSES),
+                Job.id == lease.job_id,
+                Job.token == lease.token,
+                Job.heartbeat == lease.heartbeat,
+                col(Job.status).in_(LEASED_STATUSES),
             )
             job = session.exec(query.with_for_update()).first()
             if job is None:
                 return None
             data: dict[str, Any] = {"worker_id": job.worker_id}
-            self._ledger.tell(
-                session, job, Entry(EventType.WORKER_LOST, "the worker stopped answering", data, "warning")
+            self._transitions.append_events(
+                session, job, NewEvent(EventType.WORKER_LOST, "the worker stopped answering", data, "warning")
             )
             recoveries: dict[str, Any] = {"recoveries": job.recoveries + 1, "outcome": "lost"}
             if job.status == S.CANCELLING:
-                self._ledger.move(session, job, S.CANCELLED, Entry(EventType.CANCELLED, "cancelled"), **recoveries)
+                self._transitions.transition(
+                    session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **recoveries
+                )
             elif job.status == S.PAUSING:
-                self._ledger.move(session, job, S.PAUSED, Entry(EventType.PAUSED, "paused"), **recoveries)
+                self._transitions.transition(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"), **recoveries)
             elif job.recoveries >= self._max_recoveries:
                 message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
-                self._ledger.fail(session, job, FailureCode.WORKER_LOST, message, **recoveries)
+                self._transitions.fail(session, job, FailureCode.WORKER_LOST, message, **recoveries)
             else:
-                entry = Entry(EventType.QUEUED, "back in the queue; it goes on from its last checkpoint")
-                self._ledger.move(session, job, S.QUEUED, entry, not_before=self._clock(), **recoveries)
+                entry = NewEvent(EventType.QUEUED, "back in the queue; it goes on from its last checkpoint")
+                self._transitions.transition(session, job, S.QUEUED, entry, not_before=self._clock(), **recoveries)
             return JobStatus(job.status)
 
     def time_out_queued(self, seconds: float) -> int:
@@ -205,5 +209,5 @@ class JobBook(Submissions, WorkerRoll, Attempts):
             jobs = session.exec(query.with_for_update()).all()
             for job in jobs:
                 message = f"no worker took the job in {seconds:.0f} s; start a worker and submit it anew"
-                self._ledger.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
+                self._transitions.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
             return len(jobs)

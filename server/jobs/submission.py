@@ -1,4 +1,4 @@
-"""The part of the job book that takes jobs in, each once, and lets them into the queue when their dataset is ready."""
+"""Submission of jobs: each once, and into the queue when their dataset is ready."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,15 +10,15 @@ from rvc_engine.errors import FailureCode
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, Job, new_id
 from server.job_store import idempotency
-from server.job_store.base import Book
-from server.job_store.events import Entry
-from server.job_store.idempotency import Once
+from server.job_store.base import JobStore
+from server.job_store.events import NewEvent
+from server.job_store.idempotency import IdempotentRequest
 from server.job_store.lookups import usable_dataset
-from server.webhooks.service import for_wish
+from server.webhooks.service import new_webhook
 
 S = JobStatus
 
@@ -27,7 +27,7 @@ Render = Callable[[Session, Job], str]
 
 
 @dataclass(frozen=True)
-class Retried:
+class RetryOrigin:
     """What a new job tries again."""
 
     job_id: str
@@ -36,73 +36,62 @@ class Retried:
     """Of the checkpoint that it goes on from."""
 
 
-class Submissions(Book):
+class Submissions(JobStore):
     """Jobs on their way in."""
 
     def submit(
         self,
-        wish: JobCreate,
+        request: JobCreate,
         *,
         owner: str = LOCAL_OWNER,
-        sees: str | None = None,
-        idempotency_key: str | None = None,
-        render: Render | None = None,
-    ) -> Job:
-        """Take a job in. The same key with the same wish gives the same job again for a day.
-
-        `sees`: whose datasets may be used; None: anyone's. `render` makes the answer to keep under the key.
-
-        Raises Refused when the dataset is unknown or unusable, or the key was used for another wish; QuotaExceeded.
-        """
-        once = None if idempotency_key is None else Once(owner, idempotency_key, wish_fingerprint(wish))
-        return self.take_in(wish, owner=owner, sees=sees, once=once, render=render)
-
-    def take_in(
-        self,
-        wish: JobCreate,
-        *,
-        owner: str,
-        sees: str | None,
-        once: Once | None,
+        visible_owner: str | None = None,
+        idempotent: IdempotentRequest | None = None,
         render: Render | None = None,
         job_id: str | None = None,
-        retried: Retried | None = None,
+        retry_origin: RetryOrigin | None = None,
     ) -> Job:
-        """As `submit`, for any request that makes a job. `job_id`: the new one's, where its folder is there already."""
+        """Create a job. The same idempotency key with the same request gives the same job again for a day.
+
+        `visible_owner`: whose datasets may be used; None: anyone's. `render` makes the answer to store under the key.
+        `job_id`: the new one's, where its folder is there already. Raises Refused when the dataset is unknown or
+        unusable, or the key was used for another request; QuotaExceeded.
+        """
         with write_session(self.engine) as session:
-            if once is not None and (known := self._replayed(session, once)) is not None:
-                return known
-            dataset = usable_dataset(session, wish.dataset_id, sees)
+            if idempotent is not None and (existing := self._find_replayed(session, idempotent)) is not None:
+                return existing
+            dataset = usable_dataset(session, request.dataset_id, visible_owner)
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             now = self._clock()
-            fields = wish.model_dump(mode="json", exclude={"webhook"})
+            fields = request.model_dump(mode="json", exclude={"webhook"})
             job = Job(**fields, id=job_id or new_id("job"), owner=owner, created_at=now, not_before=now)
-            if retried is not None:
-                job.retry_of, job.retry_from = retried.job_id, retried.start_from
+            if retry_origin is not None:
+                job.retry_of, job.retry_from = retry_origin.job_id, retry_origin.start_from
             session.add(job)
             session.flush()
-            if wish.webhook is not None:
-                session.add(for_wish(owner, wish.webhook, job.id, now))
-            self._ledger.tell(session, job, Entry(EventType.CREATED, _created(job, retried)))
-            origin = {} if retried is None else {"retry_of": retried.job_id, "from": retried.start_from}
-            note(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
+            if request.webhook is not None:
+                session.add(new_webhook(owner, request.webhook, job.id, now))
+            self._transitions.append_events(
+                session, job, NewEvent(EventType.CREATED, _created_message(job, retry_origin))
+            )
+            origin = {} if retry_origin is None else {"retry_of": retry_origin.job_id, "from": retry_origin.start_from}
+            record(session, "job.submitted", job.id, name=job.name, dataset_id=job.dataset_id, **origin)
             if dataset.status == DatasetStatus.READY:
                 self._enqueue_validated(session, job)
             session.refresh(job)
-            if once is not None:
+            if idempotent is not None:
                 answer = None if render is None else render(session, job)
-                idempotency.remember(session, once, job.id, answer, now)
+                idempotency.store(session, idempotent, job.id, answer, now)
             return job
 
-    def first_answer(self, once: Once) -> str | None:
+    def stored_response(self, idempotent: IdempotentRequest) -> str | None:
         """What a request under the key was answered with, if there was one. Refused when it was another request."""
         with read_session(self.engine) as session:
-            row = idempotency.known(session, once, self._clock())
+            row = idempotency.find(session, idempotent, self._clock())
             return None if row is None else row.answer
 
-    def _replayed(self, session: Session, once: Once) -> Job | None:
-        row = idempotency.known(session, once, self._clock())
+    def _find_replayed(self, session: Session, idempotent: IdempotentRequest) -> Job | None:
+        row = idempotency.find(session, idempotent, self._clock())
         if row is None:
             return None
         job = session.exec(select(Job).where(Job.id == row.job_id)).first()
@@ -113,28 +102,28 @@ class Submissions(Book):
 
     # For the dataset's report
 
-    def settle_dataset(self, session: Session, dataset_id: str, reason: str | None) -> None:
+    def finish_dataset_validation(self, session: Session, dataset_id: str, reason: str | None) -> None:
         """Let the jobs that waited for a dataset's report go on, or fail with `reason`; in the caller's transaction."""
         query = select(Job).where(Job.dataset_id == dataset_id, Job.status == S.VALIDATING).order_by(col(Job.number))
         for job in session.exec(query.with_for_update()).all():
             if reason is None:
                 self._enqueue_validated(session, job)
             else:
-                self._ledger.fail(session, job, FailureCode.INVALID_DATASET, reason)
+                self._transitions.fail(session, job, FailureCode.INVALID_DATASET, reason)
 
     def _enqueue_validated(self, session: Session, job: Job) -> None:
-        self._ledger.tell(session, job, Entry(EventType.VALIDATED, "the dataset is usable"))
-        self._ledger.move(session, job, S.QUEUED, Entry(EventType.QUEUED, "waiting for a worker"))
+        self._transitions.append_events(session, job, NewEvent(EventType.VALIDATED, "the dataset is usable"))
+        self._transitions.transition(session, job, S.QUEUED, NewEvent(EventType.QUEUED, "waiting for a worker"))
 
 
-def wish_fingerprint(wish: JobCreate) -> str:
+def request_fingerprint(request: JobCreate) -> str:
     """Stands for a submission's payload."""
-    return hashlib.sha256(wish.model_dump_json().encode()).hexdigest()
+    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
 
 
-def _created(job: Job, retried: Retried | None) -> str:
+def _created_message(job: Job, retry_origin: RetryOrigin | None) -> str:
     text = f"job for the voice {job.name!r} created"
-    if retried is None:
+    if retry_origin is None:
         return text
-    how = "from the start" if retried.step is None else f"from the checkpoint of step {retried.step}"
-    return f"{text}, trying {retried.job_id} again {how}"
+    how = "from the start" if retry_origin.step is None else f"from the checkpoint of step {retry_origin.step}"
+    return f"{text}, trying {retry_origin.job_id} again {how}"

@@ -9,13 +9,13 @@ from server.database.tables import Job
 from server.errors import Conflict, Refused
 
 
-def edit_tag(job: Job) -> str:
+def update_tag(job: Job) -> str:
     """Stands for what can be edited, as it is now: the first half of a job's ETag."""
     text = json.dumps([job.labels, job.priority], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def apply_edits(job: Job, patch: JobPatch) -> dict[str, Any]:
+def apply_patch(job: Job, patch: JobPatch) -> dict[str, Any]:
     """The columns that a patch changes. Conflict for a priority that no longer matters, Refused for too many labels."""
     changes: dict[str, Any] = {}
     if patch.labels is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "locales"
 DEFAULT = "en"
 COOKIE = "rvc_language"
-"""Holds the language that was chosen on the page; without it the browser's own wish holds."""
+"""Holds the language that was chosen on the page; without it the browser's own preference holds."""
 
 
 @cache
@@ -27,15 +27,15 @@ def choose(cookie: str | None, accept_language: str) -> str:
     """The language to answer in: the one chosen on the page, else the first of the browser's that there is."""
     if cookie is not None and cookie in languages():
         return cookie
-    for code in _wishes(accept_language):
+    for code in _preferred_languages(accept_language):
         if code.partition("-")[0] in languages():
             return code.partition("-")[0]
     return DEFAULT
 
 
-def _wishes(accept_language: str) -> list[str]:
+def _preferred_languages(accept_language: str) -> list[str]:
     """Language codes of an `Accept-Language` header, the dearest first (RFC 9110, 12.5.4). Nonsense is left out."""
-    wishes = []
+    preferences = []
     for part in accept_language.split(","):
         code, _, weight = part.partition(";")
         try:
@@ -43,5 +43,5 @@ def _wishes(accept_language: str) -> list[str]:
         except ValueError:
             continue
         if quality > 0:
-            wishes.append((quality, code.strip().lower()))
-    return [code for _, code in sorted(wishes, key=lambda wish: -wish[0])]
+            preferences.append((quality, code.strip().lower()))
+    return [code for _, code in sorted(preferences, key=lambda request: -request[0])]

@@ -60,8 +60,8 @@ class Pages:
 
     def render(self, shell: Shell, request: Request) -> HTMLResponse:
         """The page, for any caller: it holds no data."""
-        wish = request.headers.get("accept-language", "")
-        language = catalogues.choose(request.cookies.get(catalogues.COOKIE), wish)
+        body = request.headers.get("accept-language", "")
+        language = catalogues.choose(request.cookies.get(catalogues.COOKIE), body)
         words, nonce = catalogues.words(language), secrets.token_urlsafe(12)
         html = self._templates.get_template(f"{shell.name}.html").render(
             t=words.__getitem__,

@@ -8,7 +8,6 @@ it still writes is a good checkpoint of the same run, and older than what counts
 and storage share a disk, and take no room then; a copy is hashed on its way.
 """
 
-import hashlib
 import os
 import shutil
 from dataclasses import dataclass
@@ -17,16 +16,15 @@ from pathlib import Path
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.layout import Workspace
-from server.storage.local import sync_file
+from server.storage.local import link_or_copy
 
-_CHUNK = 1 << 20
 ORIGIN = 0
 """The token under which a retry finds the checkpoints of the job that it tries again."""
 EVALUATIONS = "evaluation.json"
 _BEST = "best.pth"
 
 
-class NotWhole(Exception):
+class CorruptCheckpoint(Exception):
     """A checkpoint's file is not what its manifest says."""
 
 
@@ -58,63 +56,65 @@ class StoredCheckpoints:
                 return StoredRun(int(run.name), run, entries)
         return None
 
-    def take_in(self, workspace: Workspace, token: int) -> CheckpointEntry | None:
-        """Keep the workspace's newest checkpoint, in place of the oldest; None when it is here, or there is none.
+    def upload(self, workspace: Workspace, token: int) -> CheckpointEntry | None:
+        """Upload the workspace's newest checkpoint, in place of the oldest; None when it is here, or there is none.
 
-        Raises NotWhole, OSError, IncompatibleCheckpoint.
+        Raises CorruptCheckpoint, OSError, IncompatibleCheckpoint.
         """
         there = read_entries(workspace.recovery)
-        folder = self._of(token)
+        folder = self._run_folder(token)
         here = read_entries(folder)
         if not there or there[-1] in here:
             return None
         newest = there[-1]
         folder.mkdir(parents=True, exist_ok=True)
-        put(workspace.recovery / newest.file, folder / newest.file, newest)
+        link_or_copy_verified(workspace.recovery / newest.file, folder / newest.file, newest)
         for source, name in ((workspace.best_file, _BEST), (workspace.root / EVALUATIONS, EVALUATIONS)):
             if source.is_file():
-                put(source, folder / name)
+                link_or_copy_verified(source, folder / name)
         write_entries(folder, [*(old for old in here if old.file != newest.file), newest][-KEPT_CHECKPOINTS:])
         for other in self.folder.glob("[0-9]*"):
             if other.name.isdecimal() and int(other.name) < token:
                 shutil.rmtree(other, ignore_errors=True)
         return newest
 
-    def bring_to(self, run: StoredRun, workspace: Workspace) -> list[CheckpointEntry]:
-        """Put a run's checkpoints into an empty workspace; returns those that were whole, oldest first. OSError."""
+    def restore(self, run: StoredRun, workspace: Workspace) -> list[CheckpointEntry]:
+        """Restore a run's checkpoints into an empty workspace; returns those that are intact, oldest first. OSError."""
         workspace.recovery.mkdir(parents=True, exist_ok=True)
         good = []
         for entry in run.entries:
             try:
-                put(run.folder / entry.file, workspace.recovery / entry.file, entry)
-            except (NotWhole, FileNotFoundError):
+                link_or_copy_verified(run.folder / entry.file, workspace.recovery / entry.file, entry)
+            except (CorruptCheckpoint, FileNotFoundError):
                 continue  # the one beside it may be good; with none, the engine says that there is none
             good.append(entry)
         if good:
             write_entries(workspace.recovery, good)
         for name, target in ((_BEST, workspace.best_file), (EVALUATIONS, workspace.root / EVALUATIONS)):
             if (run.folder / name).is_file():
-                put(run.folder / name, target)
+                link_or_copy_verified(run.folder / name, target)
         return good
 
-    def hand_to(self, other: "StoredCheckpoints") -> CheckpointEntry | None:
-        """Give the newest checkpoints to another job, to begin from; which one is its newest, None without any."""
+    def copy_to(self, other: "StoredCheckpoints") -> CheckpointEntry | None:
+        """Copy the newest checkpoints to another job, to begin from; the newest of them, None without any."""
         run = self.latest()
         if run is None:
             return None
-        folder = other._of(ORIGIN)
+        folder = other._run_folder(ORIGIN)
         folder.mkdir(parents=True)
         for entry in run.entries:
-            put(run.folder / entry.file, folder / entry.file, entry)
+            link_or_copy_verified(run.folder / entry.file, folder / entry.file, entry)
         write_entries(folder, run.entries)
         return run.newest
 
-    def _of(self, token: int) -> Path:
+    def _run_folder(self, token: int) -> Path:
         return self.folder / f"{token:06d}"
 
 
-def put(source: Path, target: Path, entry: CheckpointEntry | None = None) -> None:
-    """A link to a file or, from another disk, a copy; whole and on disk before it has its name. NotWhole, OSError.
+def link_or_copy_verified(source: Path, target: Path, entry: CheckpointEntry | None = None) -> None:
+    """Link a file or, from another disk, copy it; complete and on disk before it has its name.
+
+    Raises CorruptCheckpoint, OSError.
 
     A link is the very file that its writer hashed; only its size is looked at, and the engine verifies what it loads.
     """
@@ -122,28 +122,11 @@ def put(source: Path, target: Path, entry: CheckpointEntry | None = None) -> Non
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
-        digest = _link_or_copy(source, temporary)
+        digest = link_or_copy(source, temporary)
         size = temporary.stat().st_size
         if entry is not None and (size != entry.size or digest not in {None, entry.sha256}):
-            raise NotWhole(f"{source} is not the checkpoint that its manifest names")
+            raise CorruptCheckpoint(f"{source} is not the checkpoint that its manifest names")
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(target.parent)
-
-
-def _link_or_copy(source: Path, target: Path) -> str | None:
-    """The sha256 of a copy; None of a link."""
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:  # another file system, or one without hard links
-        digest = hashlib.sha256()
-        with source.open("rb") as read, target.open("wb") as write:
-            while chunk := read.read(_CHUNK):
-                digest.update(chunk)
-                write.write(chunk)
-        sync_file(target)
-        return digest.hexdigest()
-    return None

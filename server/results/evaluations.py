@@ -13,13 +13,13 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
-from rvc_engine import events as said
+from rvc_engine import events as engine_events
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPublic
 from server.database.engine import read_session
 from server.database.tables import Evaluation, Job, Preview
 from server.errors import NotFound
-from server.job_store.events import Entry
+from server.job_store.events import NewEvent
 from server.storage.local import StoredFile
 
 _FILE_NAME = re.compile(
@@ -37,7 +37,9 @@ class PreviewFiles:
     recording: StoredFile
 
 
-def write_evaluations(session: Session, job_number: int, events: Sequence[said.Evaluated], now: datetime) -> None:
+def write_evaluations(
+    session: Session, job_number: int, events: Sequence[engine_events.Evaluated], now: datetime
+) -> None:
     """Take in what the engine said of its saves, in the caller's transaction."""
     for event in events:
         for table in (Evaluation, Preview):
@@ -51,11 +53,16 @@ def write_evaluations(session: Session, job_number: int, events: Sequence[said.E
 
 
 def write_preview(
-    session: Session, job_id: str, job_number: int, event: said.PreviewReady, files: PreviewFiles, now: datetime
-) -> Entry:
+    session: Session,
+    job_id: str,
+    job_number: int,
+    event: engine_events.PreviewReady,
+    files: PreviewFiles,
+    now: datetime,
+) -> NewEvent:
     """Take in a preview in place of one of the same step and clip; the event that tells of it."""
-    known = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
-    session.execute(sa.delete(Preview).where(*known))
+    replaced = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
+    session.execute(sa.delete(Preview).where(*replaced))
     row = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
     for kind in ("audio", "picture", "recording"):
         stored: StoredFile = getattr(files, kind)
@@ -64,11 +71,11 @@ def write_preview(
     names = _names(event.epoch, event.step, event.clip)
     data: dict[str, Any] = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
     data |= {kind: _url(job_id, name) for kind, name in names.items()}
-    return Entry(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
+    return NewEvent(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
 
 
-class Saves:
-    """All that is known of jobs' saves, on one database. Nothing here writes."""
+class EvaluationQueries:
+    """Evaluations and previews of jobs, on one database. Nothing here writes."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine

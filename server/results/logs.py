@@ -18,7 +18,7 @@ class Line:
     """Offset of the byte behind it: where to go on."""
 
 
-def size_of(path: Path) -> int:
+def log_size(path: Path) -> int:
     """Bytes of the log so far; 0 before its first line."""
     try:
         return path.stat().st_size
@@ -28,7 +28,7 @@ def size_of(path: Path) -> int:
 
 def tail_offset(path: Path, num_lines: int) -> int:
     """Where the last `num_lines` lines begin. Reads from the end, so a long log costs no more than a short one."""
-    size = size_of(path)
+    size = log_size(path)
     if size == 0 or num_lines == 0:
         return size
     with path.open("rb") as file:
@@ -57,7 +57,7 @@ def _nth_from_end(block: bytes, n: int) -> int:
 def read_lines(path: Path, offset: int, *, is_finished: bool) -> list[Line]:
     """Whole lines from `offset` on, at most `MAX_LINES`; of a finished log also a last one without an end."""
     lines: list[Line] = []
-    if size_of(path) <= offset:
+    if log_size(path) <= offset:
         return lines
     with path.open("rb") as file:
         file.seek(offset, os.SEEK_SET)

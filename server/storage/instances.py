@@ -17,12 +17,12 @@ import sqlalchemy as sa
 from pydantic import BaseModel, ValidationError
 
 from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.clock import utc_now
 from server.database.engine import (
+    advisory_lock,
     database_name,
     migrate,
-    one_at_a_time,
     read_session,
     reading_connection,
     write_session,
@@ -32,12 +32,12 @@ from server.errors import Refused, SettingsRefused
 from server.storage.local import Storage
 from server.storage.trash import Trash
 
-MARK = "instance.json"
+INSTANCE_FILE = "instance.json"
 _PENDING = "instance.json.new"
 """The mark that is to come, written before the row: a crash between the two leaves no pair that does not match."""
 
 
-class Mark(BaseModel):
+class InstanceMark(BaseModel):
     """The content of `instance.json`."""
 
     id: str
@@ -93,15 +93,15 @@ class Pairing:
         return any(each.rows for each in self.kinds.values())
 
     @property
-    def refusal(self) -> str | None:
-        """Why no program may work with the two, and what to do; None where it may."""
+    def mismatch(self) -> str | None:
+        """Why the two do not belong together, and what to do; None where they do."""
         is_interrupted = self.database_id is not None and self.database_id == self.pending_id
         is_without_id = self.folder_id is None and self.database_id is None
         if self.is_joined or is_interrupted or (is_without_id and self._fits()):
             return None
         return (
-            f"the data folder {self.folder} ({self._folder_in_words()}) and the database {self.database} "
-            f"({self._database_in_words()}) do not belong together, and nothing was changed; {self._remedy()}"
+            f"the data folder {self.folder} ({self._describe_folder()}) and the database {self.database} "
+            f"({self._describe_database()}) do not belong together, and nothing was changed; {self._remedy()}"
         )
 
     def check_adoptable(self) -> None:
@@ -109,8 +109,8 @@ class Pairing:
         is_nothing_found = self._num_expected > 0 and self._num_found == 0
         if is_nothing_found or (self.has_files and not self.has_rows):
             raise Refused(
-                f"the data folder {self.folder} ({self._folder_in_words()}) and the database {self.database} "
-                f"({self._database_in_words()}) have not one dataset or job in common; {self._remedy()}"
+                f"the data folder {self.folder} ({self._describe_folder()}) and the database {self.database} "
+                f"({self._describe_database()}) have not one dataset or job in common; {self._remedy()}"
             )
 
     def _fits(self) -> bool:
@@ -125,11 +125,11 @@ class Pairing:
     def _num_found(self) -> int:
         return sum(each.num_found for each in self.kinds.values())
 
-    def _folder_in_words(self) -> str:
+    def _describe_folder(self) -> str:
         stored = _counts({kind: len(each.folders) for kind, each in self.kinds.items()})
         return f"{_of_instance(self.folder_id)}, {stored if self.has_files else 'empty'}"
 
-    def _database_in_words(self) -> str:
+    def _describe_database(self) -> str:
         stored = _counts({kind: len(each.rows) for kind, each in self.kinds.items()})
         return f"{_of_instance(self.database_id)}, {stored if self.has_rows else 'empty'}"
 
@@ -152,10 +152,10 @@ def _counts(numbers: dict[str, int]) -> str:
     return ", ".join(f"{number} {kind}" for kind, number in numbers.items())
 
 
-def read_mark(path: Path) -> str | None:
+def read_instance_id(path: Path) -> str | None:
     """The instance id in a file; None where there is no such file. SettingsRefused where it cannot be read."""
     try:
-        return Mark.model_validate_json(path.read_bytes()).id
+        return InstanceMark.model_validate_json(path.read_bytes()).id
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -167,15 +167,15 @@ def read_mark(path: Path) -> str | None:
         ) from error
 
 
-def write_mark(path: Path, an_id: str) -> None:
+def write_instance_id(path: Path, an_id: str) -> None:
     """Write the id so that it survives a power cut."""
-    write_atomically(path, Mark(id=an_id, created_at=utc_now()).model_dump_json(indent=1).encode() + b"\n")
+    write_atomically(path, InstanceMark(id=an_id, created_at=utc_now()).model_dump_json(indent=1).encode() + b"\n")
 
 
-def look(folder: Path, url: str) -> Pairing:
+def inspect_pairing(folder: Path, url: str) -> Pairing:
     """Look at both, and change nothing. SettingsRefused; SQLAlchemyError where the database does not answer."""
     storage = Storage(folder)
-    folder_id, pending_id = read_mark(storage.root / MARK), read_mark(storage.root / _PENDING)
+    folder_id, pending_id = read_instance_id(storage.root / INSTANCE_FILE), read_instance_id(storage.root / _PENDING)
     with reading_connection(url) as connection:
         tables = set() if connection is None else set(sa.inspect(connection).get_table_names())
         database_id = None
@@ -204,10 +204,10 @@ def _rows(connection: sa.Connection | None, kind: str, tables: set[str]) -> tupl
     return frozenset(an_id for an_id, _ in rows), frozenset(an_id for an_id, has_files in rows if has_files)
 
 
-def check(folder: Path, url: str) -> None:
+def check_pairing(folder: Path, url: str) -> None:
     """Raise SettingsRefused where no server may work with this folder and this database. Changes nothing."""
-    if (refusal := look(folder, url).refusal) is not None:
-        raise SettingsRefused(refusal)
+    if (mismatch := inspect_pairing(folder, url).mismatch) is not None:
+        raise SettingsRefused(mismatch)
 
 
 def open_instance(engine: sa.Engine, storage: Storage) -> str:
@@ -215,7 +215,7 @@ def open_instance(engine: sa.Engine, storage: Storage) -> str:
 
     For the one server of the folder. Raises SettingsRefused.
     """
-    check(storage.root, engine.url.render_as_string(hide_password=False))
+    check_pairing(storage.root, engine.url.render_as_string(hide_password=False))
     migrate(engine)
     return _join(engine, storage)
 
@@ -230,23 +230,23 @@ def adopt(engine: sa.Engine, storage: Storage, pairing: Pairing) -> str:
 
 def _join(engine: sa.Engine, storage: Storage, wanted: str | None = None) -> str:
     """Write the id into both, `wanted` or the one that is there; go on where a crash interrupted that."""
-    mark, pending = storage.root / MARK, storage.root / _PENDING
+    mark, pending = storage.root / INSTANCE_FILE, storage.root / _PENDING
     with write_session(engine) as session:
-        one_at_a_time(session, "instance")
+        advisory_lock(session, "instance")
         row = session.get(Instance, 1)
         instance_id = wanted or (new_id("ins") if row is None else row.id)
         if row is None or row.id != instance_id:
-            write_mark(pending, instance_id)
+            write_instance_id(pending, instance_id)
             session.merge(Instance(id=instance_id, created_at=utc_now()))
         if wanted is not None:
-            note(session, "instance.adopted", instance_id)
-    if read_mark(pending) == instance_id:
+            record(session, "instance.adopted", instance_id)
+    if read_instance_id(pending) == instance_id:
         pending.replace(mark)
         sync_folder(storage.root)
     elif wanted is not None:
-        write_mark(mark, instance_id)
-    if read_mark(mark) != instance_id:  # another server gave the database an id of its own at the same moment
-        check(storage.root, engine.url.render_as_string(hide_password=False))
+        write_instance_id(mark, instance_id)
+    if read_instance_id(mark) != instance_id:  # another server gave the database an id of its own at the same moment
+        check_pairing(storage.root, engine.url.render_as_string(hide_password=False))
     return instance_id
 
 
@@ -254,4 +254,4 @@ def is_joined(engine: sa.Engine, storage: Storage) -> bool:
     """Whether folder and database have the same id at this moment: a disk may have gone, a database been replaced."""
     with read_session(engine) as session:
         row = session.get(Instance, 1)
-    return row is not None and read_mark(storage.root / MARK) == row.id
+    return row is not None and read_instance_id(storage.root / INSTANCE_FILE) == row.id

@@ -18,6 +18,7 @@ No path holds a word that a user typed. The class is small on purpose: an object
 """
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
@@ -55,7 +56,7 @@ class Storage:
         """`root` is made when first needed."""
         self.root = root.resolve()
 
-    def _of(self, kind: str, an_id: str) -> Path:
+    def _path(self, kind: str, an_id: str) -> Path:
         if not _ID.match(an_id):
             raise ValueError(f"{an_id!r} is no id of ours")
         return self.root / kind / an_id
@@ -83,7 +84,7 @@ class Storage:
 
     def upload_file(self, upload_id: str) -> Path:
         """What has come of an upload."""
-        return self._of("uploads", upload_id)
+        return self._path("uploads", upload_id)
 
     def entries(self, kind: str) -> list[Path]:
         """What lies in the folder `kind` under a name of ours; nothing where there is no such folder."""
@@ -98,21 +99,21 @@ class Storage:
         """Published weights."""
         return self.root / "weights"
 
-    def reading_file(self, worker_id: str) -> Path:
+    def gpu_telemetry_file(self, worker_id: str) -> Path:
         """What a worker's GPUs are doing; see `server.workers.gpu_telemetry`."""
-        return self._of("readings", worker_id)
+        return self._path("readings", worker_id)
 
-    def reading_files(self) -> list[Path]:
+    def gpu_telemetry_files(self) -> list[Path]:
         """Those of all workers."""
         return list((self.root / "readings").glob("wrk_*"))
 
     def cache_folder(self, dataset_id: str) -> Path:
         """Results of slice, pitch and content for one dataset: they go when the dataset goes."""
-        return self._of("cache", dataset_id)
+        return self._path("cache", dataset_id)
 
     def dataset_home(self, dataset_id: str) -> Path:
         """Everything kept of a dataset."""
-        return self._of("datasets", dataset_id)
+        return self._path("datasets", dataset_id)
 
     def dataset_folder(self, dataset_id: str) -> Path:
         """The recordings with their manifest: what the engine takes as its dataset."""
@@ -120,7 +121,7 @@ class Storage:
 
     def job_home(self, job_id: str) -> Path:
         """Everything kept of a job."""
-        return self._of("jobs", job_id)
+        return self._path("jobs", job_id)
 
     def workspace(self, job_id: str) -> Path:
         """The engine's workspace."""
@@ -163,7 +164,7 @@ class Storage:
             half.unlink(missing_ok=True)
         temporary = folder / f".{uuid6.uuid7().hex}.tmp"
         try:
-            sha256, size = _copy_and_hash(source, temporary)
+            sha256, size = copy_and_hash(source, temporary)
             target = folder / sha256
             temporary.replace(target)
         finally:
@@ -171,7 +172,7 @@ class Storage:
         sync_folder(folder)
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
 
-    def keep_folder(self, temporary: Path, target: Path) -> None:
+    def commit_folder(self, temporary: Path, target: Path) -> None:
         """Move a finished folder to its place; every file in it, and both folders, are on disk when this returns."""
         for path in sorted(temporary.rglob("*")):
             if path.is_file():
@@ -210,7 +211,8 @@ class Storage:
         return shutil.disk_usage(self.root).free
 
 
-def _copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
+def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
+    """Copy a file onto the disk; the copy's sha256 and size in bytes."""
     digest = hashlib.sha256()
     size = 0
     with source.open("rb") as read, target.open("wb") as write:
@@ -223,15 +225,20 @@ def _copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
-def link_or_copy(source: Path, target: Path) -> None:
-    """The same file under another name; a copy of it, on disk, where it cannot be linked."""
+def link_or_copy(source: Path, target: Path) -> str | None:
+    """Link a file under another name, or copy it onto the disk where it cannot be linked; a copy's sha256."""
     try:
         os.link(source, target)
     except FileNotFoundError:
         raise
     except OSError:  # another file system, or one without hard links
-        shutil.copyfile(source, target)
-        sync_file(target)
+        return copy_and_hash(source, target)[0]
+    return None
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether a write failed for want of room, or of the user's share of it."""
+    return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def sync_file(path: Path) -> None:

@@ -19,11 +19,11 @@ from server.database.tables import Dataset, Job, Upload
 from server.storage.instances import is_joined
 from server.storage.local import Storage
 from server.storage.sizes import size_of
-from server.storage.trash import SECONDS_UNTOUCHED, Trash, Trashed, is_untouched
+from server.storage.trash import SECONDS_UNTOUCHED, Trash, TrashEntry, is_untouched
 
 logger = structlog.get_logger(__name__)
 
-SECONDS_BETWEEN_LOOKS = 600.0
+SCAN_SECONDS = 600.0
 KINDS = ("datasets", "cache", "jobs", "uploads", "incoming")
 
 
@@ -66,15 +66,15 @@ class Orphans:
         """All of them. Changes nothing."""
         # The files first: what gets its row between the two looks is no orphan.
         entries = [(kind, path) for kind in KINDS for path in self._storage.entries(kind)]
-        known = self._known()
+        ids = self._ids_with_rows()
         now = self._clock()
         return [
             Orphan(kind, path, is_untouched(path, now, self._seconds[kind]))
             for kind, path in entries
-            if path.name not in known[kind]
+            if path.name not in ids[kind]
         ]
 
-    def overdue(self) -> list[Trashed]:
+    def overdue(self) -> list[TrashEntry]:
         """What the trash has kept for long enough."""
         return self._trash.overdue(self._trash_days)
 
@@ -83,11 +83,11 @@ class Orphans:
         if not is_joined(self._engine, self._storage):
             logger.error("files are left alone: data folder and database do not belong together any more")
             return []
-        moved = [orphan for orphan in self.find() if orphan.is_due and self._trash.take(orphan.path, orphan.kind)]
+        moved = [orphan for orphan in self.find() if orphan.is_due and self._trash.add(orphan.path, orphan.kind)]
         self._trash.empty(self._trash_days)
         return moved
 
-    def _known(self) -> dict[str, set[str]]:
+    def _ids_with_rows(self) -> dict[str, set[str]]:
         with read_session(self._engine) as session:
             datasets = set(session.exec(select(Dataset.id).where(col(Dataset.deleted_at).is_(None))).all())
             jobs = set(session.exec(select(Job.id)).all())

@@ -21,7 +21,7 @@ _ENTRIES = (
 _WEIGHTS = "weights"
 
 
-def close_data_folder(root: Path) -> Iterator[str]:
+def restrict_data_folder(root: Path) -> Iterator[str]:
     """Take from other users what access they have, but for what somebody shared on purpose; sentences for the log.
 
     A group keeps its access where the folder has the set-group-ID bit or an access control list. A folder that holds
@@ -30,10 +30,10 @@ def close_data_folder(root: Path) -> Iterator[str]:
     mode = root.stat().st_mode
     is_shared = bool(mode & stat.S_ISGID and mode & stat.S_IRWXG) or _has_access_list(root)
     taken = _OTHERS if is_shared else UMASK
-    yield from close((root / name for name in _ENTRIES), taken)
+    yield from restrict_access((root / name for name in _ENTRIES), taken)
     foreign = sorted(path.name for path in root.iterdir() if _is_foreign(path.name))
     if not foreign:
-        yield from close([root], taken)
+        yield from restrict_access([root], taken)
     elif root.stat().st_mode & taken:
         yield (
             f"{root} stays open to other users of this machine, because it holds {foreign[0]}, which is not the "
@@ -46,7 +46,7 @@ def close_data_folder(root: Path) -> Iterator[str]:
         )
 
 
-def close(paths: Iterable[Path], taken: int = UMASK) -> Iterator[str]:
+def restrict_access(paths: Iterable[Path], taken: int = UMASK) -> Iterator[str]:
     """Take the bits `taken` from the modes of files and folders; what was done, or could not be, in sentences."""
     for path in paths:
         try:

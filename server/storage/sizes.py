@@ -17,7 +17,7 @@ from server.storage.local import Storage
 
 BLOCK = 512
 ARTIFACTS = "artifacts"
-"""The folder of a job whose files the book knows one by one."""
+"""The folder of a job whose files have a row each."""
 _BATCH = 200
 
 
@@ -90,7 +90,7 @@ class JobSizes:
                 _write(session, sizes, now)
         return len(jobs)
 
-    def forget(self, job_id: str) -> None:
+    def invalidate(self, job_id: str) -> None:
         """Have a job measured again: files of it were deleted."""
         number = sa.select(col(Job.number)).where(col(Job.id) == job_id).scalar_subquery()
         with write_session(self._engine) as session:

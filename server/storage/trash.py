@@ -27,7 +27,7 @@ _STAMP = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
-class Trashed:
+class TrashEntry:
     """One thing in the trash."""
 
     path: Path
@@ -41,7 +41,7 @@ class Trash:
         self.folder = root / NAME
         self._clock = clock
 
-    def take(self, path: Path, kind: str) -> bool:
+    def add(self, path: Path, kind: str) -> bool:
         """Move a file or folder here; False, with a line in the log, where that is not possible."""
         target = self.folder / self._clock().astimezone(UTC).strftime(_STAMP) / kind / path.name
         try:
@@ -53,15 +53,15 @@ class Trash:
         logger.warning("moved to the trash: it belongs to nobody", path=str(path), now=str(target))
         return True
 
-    def entries(self) -> list[Trashed]:
+    def entries(self) -> list[TrashEntry]:
         """Everything here, in the order of arrival."""
         return [
-            Trashed(path, arrived_at)
+            TrashEntry(path, arrived_at)
             for arrived_at, batch in sorted(self._batches())
             for path in sorted(batch.glob("*/*"))
         ]
 
-    def overdue(self, days: float) -> list[Trashed]:
+    def overdue(self, days: float) -> list[TrashEntry]:
         """What has been here for more than so many days."""
         oldest = self._clock() - timedelta(days=days)
         return [each for each in self.entries() if each.arrived_at < oldest]

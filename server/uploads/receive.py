@@ -1,7 +1,7 @@
-"""Taking in the bodies of uploads: streamed to disk, hashed on the way, one reception of an upload at a time.
+"""Receiving the bodies of uploads: streamed to disk, hashed on the way, one request of an upload at a time.
 
 The newest request wins: a client whose connection broke asks again long before the server knows that the old connection
-is dead, so the old reception is ended and what it wrote is kept.
+is dead, so the old request is pre-empted and what it wrote is kept.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ import anyio
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
-from server.datasets.service import no_space_told
+from server.datasets.service import full_disk_as_no_space
 from server.errors import Conflict, TooSlow
 from server.storage.local import sync_file
 
@@ -23,24 +23,24 @@ WRITE_BYTES = 1 << 20
 
 
 @dataclass
-class _Reception:
+class _LockHolder:
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     done: anyio.Event = field(default_factory=anyio.Event)
 
 
-class Receptions:
-    """The receptions under way, by upload. Belongs to one event loop."""
+class UploadLocks:
+    """A lock for each upload. Belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._running: dict[str, _Reception] = {}
+        self._running: dict[str, _LockHolder] = {}
 
     @asynccontextmanager
-    async def alone(self, upload_id: str) -> AsyncIterator[None]:
-        """Be the only one at an upload; whoever was before is ended first. Conflict when a later one ends this."""
+    async def exclusive(self, upload_id: str) -> AsyncIterator[None]:
+        """Hold the upload's lock; the newest request pre-empts the holder. Conflict when a later one pre-empts this."""
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
             await other.done.wait()
-        mine = self._running[upload_id] = _Reception()
+        mine = self._running[upload_id] = _LockHolder()
         try:
             with mine.scope:
                 yield
@@ -51,8 +51,8 @@ class Receptions:
             raise Conflict("a later request took this upload over; ask for its offset and go on from there")
 
 
-class Body:
-    """The body of a request on its way to a file."""
+class StreamedBody:
+    """The body of a request, streamed to a file."""
 
     def __init__(self, request: Request, idle_seconds: float, check: Callable[[int], None]) -> None:
         """`check` is told the bytes so far before a piece is written, and raises when they are too many."""
@@ -66,7 +66,7 @@ class Body:
         NoSpace, or what `check` raises.
         """
         waiting = bytearray()
-        with no_space_told(), _synced(path, "ab" if append else "wb") as file:
+        with full_disk_as_no_space(), _synced(path, "ab" if append else "wb") as file:
             try:
                 async for chunk in self._chunks():
                     self.size += len(chunk)

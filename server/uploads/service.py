@@ -19,7 +19,7 @@ from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, new_id
-from server.datasets.service import DatasetShelf
+from server.datasets.service import DatasetService
 from server.errors import Conflict, Gone, NotFound, UploadTooLarge
 from server.settings import ServerSettings
 from server.storage.local import Storage
@@ -27,7 +27,7 @@ from server.storage.local import Storage
 logger = structlog.get_logger(__name__)
 
 
-class UploadShelf:
+class UploadService:
     """All uploads that are not yet datasets."""
 
     def __init__(
@@ -91,27 +91,27 @@ class UploadShelf:
         except FileNotFoundError:
             raise Gone(f"the file of the upload {upload.id} is gone; begin it anew") from None
         if upload.unverified_from is not None and upload.unverified_from < size:
-            self.cut(upload.id, upload.unverified_from)
+            self.truncate(upload.id, upload.unverified_from)
             return upload.unverified_from
         return size
 
-    def cut(self, upload_id: str, size: int) -> None:
+    def truncate(self, upload_id: str, size: int) -> None:
         """Forget what lies beyond `size` bytes."""
         with self.path(upload_id).open("r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
 
-    def begin_piece(self, upload_id: str, unverified_from: int | None) -> None:
+    def begin_chunk(self, upload_id: str, unverified_from: int | None) -> None:
         """A piece is about to come; with a checksum, everything beyond `unverified_from` does not count yet."""
         self._update(upload_id, unverified_from=unverified_from)
 
-    def end_piece(self, upload_id: str) -> datetime:
+    def end_chunk(self, upload_id: str) -> datetime:
         """A piece has come, or as much of it as did; the time until which the upload is kept now."""
         expires_at = self._expiry(self._clock())
         self._update(upload_id, unverified_from=None, expires_at=expires_at)
         return expires_at
 
-    def whole(self, owner: str | None, upload_id: str) -> Upload:
+    def require_complete(self, owner: str | None, upload_id: str) -> Upload:
         """An upload of which every byte is here. Conflict when some are missing."""
         upload = self.get(owner, upload_id)
         offset = self.offset(upload)
@@ -119,18 +119,20 @@ class UploadShelf:
             raise Conflict(f"the upload has {offset} of its {upload.length} bytes; send the rest first")
         return upload
 
-    def make_dataset(self, shelf: DatasetShelf, sees: str | None, name: str, upload_id: str) -> tuple[Dataset, bool]:
+    def make_dataset(
+        self, dataset_service: DatasetService, visible_owner: str | None, name: str, upload_id: str
+    ) -> tuple[Dataset, bool]:
         """Turn a whole upload into a dataset; and whether that is new. Asked again it gives the same one for a while.
 
-        Raises Conflict while bytes are missing, and what `DatasetShelf.admit` raises.
+        Raises Conflict while bytes are missing, and what `DatasetService.admit` raises.
         """
-        upload = self.whole(sees, upload_id)
+        upload = self.require_complete(visible_owner, upload_id)
         if upload.dataset_id is not None:
-            return shelf.get(upload.dataset_id), False
+            return dataset_service.get(upload.dataset_id), False
         path = self.path(upload_id)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        dataset, is_new = shelf.admit(upload.owner, name, path, sha256, upload.length, upload_id=upload_id)
+        dataset, is_new = dataset_service.ingest(upload.owner, name, path, sha256, upload.length, upload_id=upload_id)
         self._update(upload_id, dataset_id=dataset.id)
         path.unlink(missing_ok=True)
         return dataset, is_new

@@ -29,12 +29,12 @@ NUM_SENDERS = 4
 NUM_THREADS = 1 + NUM_SENDERS
 _BATCH = 20
 _GONE = 410
-_SAY_WHEN = frozenset({429, 503})
+_RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What became of one try."""
+class DeliveryResult:
+    """Result of one delivery attempt."""
 
     status: int | None
     """HTTP status; None when nobody answered."""
@@ -91,10 +91,10 @@ class Deliverer:
         try:
             answer = send(delivery, webhook, self._settings.webhook_allow_private)
         except Refused as error:
-            answer = Answer(None, str(error))
+            answer = DeliveryResult(None, str(error))
         self._record(delivery, webhook, answer)
 
-    def _record(self, delivery: Delivery, webhook: Webhook, answer: Answer) -> None:
+    def _record(self, delivery: Delivery, webhook: Webhook, answer: DeliveryResult) -> None:
         now = self._clock()
         tries = delivery.num_tries + 1
         columns: dict[str, object] = {
@@ -125,7 +125,7 @@ class Deliverer:
             tries=tries,
         )
 
-    def forget_old(self) -> None:
+    def delete_old(self) -> None:
         """Delete messages from before the days that the log is kept."""
         oldest = self._clock() - timedelta(days=self._settings.webhook_log_days)
         with write_session(self._engine) as session:
@@ -133,7 +133,7 @@ class Deliverer:
             session.execute(sa.delete(Delivery).where(*old))
 
 
-def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> Answer:
+def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryResult:
     """One try. The body of the answer is not read, redirects are not followed. Raises Refused for the address."""
     import httpx  # most servers have no webhook and need not carry it
 
@@ -162,15 +162,15 @@ def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> Answer:
             ) as response,
         ):
             if response.is_success:
-                return Answer(response.status_code, None)
+                return DeliveryResult(response.status_code, None)
             error = f"answered {response.status_code} {response.reason_phrase}"
-            return Answer(response.status_code, error, _retry_after(response.status_code, response.headers))
+            return DeliveryResult(response.status_code, error, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
-        return Answer(None, f"no answer ({error or type(error).__name__})")
+        return DeliveryResult(None, f"no answer ({error or type(error).__name__})")
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:
-    if status not in _SAY_WHEN:
+    if status not in _RETRY_AFTER_STATUSES:
         return None
     text = headers.get("retry-after", "")
     return min(float(text), RETRY_SECONDS[-1]) if text.isdecimal() else None

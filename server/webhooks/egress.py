@@ -1,4 +1,4 @@
-"""Which addresses the server may call: those of the open internet, unless its keeper says otherwise.
+"""Which addresses the server may call: those of the open internet, unless its administrator says otherwise.
 
 A webhook's address comes from a user. Without this, it could name the machine's own services, the cloud's metadata or
 a neighbour in the local network. The name is resolved here and the connection goes to the very address that was
@@ -54,8 +54,8 @@ def resolve(host: str, port: int, allow_private: bool) -> str:
         for address in addresses:
             if not is_public(ipaddress.ip_address(address)):
                 raise Refused(
-                    f"{host!r} is an address inside a network ({address}), which this server does not call; its keeper "
-                    "can allow that with RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE=true",
+                    f"{host!r} is an address inside a network ({address}), which this server does not call; its "
+                    "administrator can allow that with RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE=true",
                     "/url",
                 )
     return addresses[0]

@@ -17,7 +17,7 @@ from sqlmodel import Session, col, select
 
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.webhooks import DeliveryStatus, WebhookCreate, WebhookPatch
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Job, Webhook, new_id
 from server.errors import NotFound
@@ -38,9 +38,9 @@ def signature(secret: str, message_id: str, timestamp: int, body: str) -> str:
     return f"v1,{base64.b64encode(digest).decode()}"
 
 
-def note_event(session: Session, job: Job, kind: EventType, now: datetime) -> None:
-    """Write a message for everyone who wants to hear of this, in the caller's transaction."""
-    if kind not in HEARD_OF:
+def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetime) -> None:
+    """Enqueue a message for each webhook subscribed to this event, in the caller's transaction."""
+    if kind not in DELIVERED_EVENTS:
         return
     query = select(Webhook).where(
         col(Webhook.is_enabled),
@@ -49,10 +49,10 @@ def note_event(session: Session, job: Job, kind: EventType, now: datetime) -> No
     name = f"job.{kind}"
     for webhook in session.exec(query).all():
         if name in webhook.events:
-            session.add(_delivery(webhook, name, _job_told(job), now, job.id))
+            session.add(_delivery(webhook, name, _job_payload(job), now, job.id))
 
 
-HEARD_OF = frozenset(
+DELIVERED_EVENTS = frozenset(
     {
         EventType.STARTED,
         EventType.PAUSED,
@@ -65,7 +65,7 @@ HEARD_OF = frozenset(
 )
 
 
-def _job_told(job: Job) -> dict[str, object]:
+def _job_payload(job: Job) -> dict[str, object]:
     error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
     return {
         "id": job.id,
@@ -86,19 +86,19 @@ def _delivery(webhook: Webhook, event: str, data: dict[str, object], now: dateti
     )
 
 
-class WebhookBook:
+class WebhookService:
     """All webhooks and the log of their messages."""
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
         self._clock = clock
 
-    def create(self, owner: str, wish: WebhookCreate) -> Webhook:
+    def create(self, owner: str, request: WebhookCreate) -> Webhook:
         """Make a webhook for all of the owner's jobs."""
-        webhook = for_wish(owner, wish, None, self._clock())
+        webhook = new_webhook(owner, request, None, self._clock())
         with write_session(self._engine) as session:
             session.add(webhook)
-            note(session, "webhook.created", webhook.id, url=webhook.url)
+            record(session, "webhook.created", webhook.id, url=webhook.url)
         return webhook
 
     def get(self, owner: str | None, webhook_id: str) -> Webhook:
@@ -121,7 +121,7 @@ class WebhookBook:
         """Set what the patch names. NotFound."""
         with write_session(self._engine) as session:
             webhook = _find(session, owner, webhook_id)
-            note(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
+            record(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
             for name, value in patch.model_dump(exclude_unset=True).items():
                 setattr(webhook, name, value)
             if patch.is_enabled:
@@ -133,7 +133,7 @@ class WebhookBook:
         """Forget a webhook, its messages too. NotFound."""
         with write_session(self._engine) as session:
             session.delete(_find(session, owner, webhook_id))
-            note(session, "webhook.deleted", webhook_id)
+            record(session, "webhook.deleted", webhook_id)
 
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
         """Send a message that tells of nothing, to try the address. NotFound."""
@@ -166,15 +166,15 @@ class WebhookBook:
             return delivery
 
 
-def for_wish(owner: str, wish: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
-    """The row of a wish; `job_id`: only for that job."""
+def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
+    """The row of a webhook to be made; `job_id`: only for that job."""
     return Webhook(
         id=new_id("whk"),
         owner=owner,
         job_id=job_id,
-        url=wish.url,
-        secret=wish.secret or new_secret(),
-        events=list(wish.events),
+        url=request.url,
+        secret=request.secret or new_secret(),
+        events=list(request.events),
         created_at=now,
     )
 

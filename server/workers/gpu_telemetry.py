@@ -1,6 +1,6 @@
-"""What workers' GPUs were doing when they were last looked at: a small file per worker, since nobody wants it later.
+"""GPU telemetry of workers: a small file per worker, replaced at each sample.
 
-Kept beside the book, not in it: it changes all the time, and a power cut may take it.
+Kept beside the database, not in it: it changes all the time, and a power cut may take it.
 """
 
 import contextlib
@@ -10,35 +10,35 @@ from datetime import datetime, timedelta
 
 from pydantic import ValidationError
 
-from rvc_train.schemas.base import Answer
+from rvc_train.schemas.base import ResponseModel
 from rvc_train.schemas.workers import GpuPublic, WorkerPublic
 from server.storage.local import Storage
 
-KEPT = timedelta(days=1)
+RETENTION = timedelta(days=1)
 """As long as workers are listed."""
 
 
-class Reading(Answer):
+class GpuTelemetry(ResponseModel):
     """The content of such a file."""
 
     read_at: datetime
     gpus: list[GpuPublic]
 
 
-def write_reading(storage: Storage, worker_id: str, gpus: Sequence[GpuPublic], now: datetime) -> None:
+def write_gpu_telemetry(storage: Storage, worker_id: str, gpus: Sequence[GpuPublic], now: datetime) -> None:
     """Replace what is known of a worker's GPUs. OSError when the storage cannot be written."""
-    path = storage.reading_file(worker_id)
+    path = storage.gpu_telemetry_file(worker_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(Reading(read_at=now, gpus=list(gpus)).model_dump_json(), encoding="utf-8")
+    temporary.write_text(GpuTelemetry(read_at=now, gpus=list(gpus)).model_dump_json(), encoding="utf-8")
     temporary.replace(path)
 
 
-def forget_readings(storage: Storage, now: datetime, worker_id: str | None = None) -> None:
+def delete_gpu_telemetry(storage: Storage, now: datetime, worker_id: str | None = None) -> None:
     """Delete a worker's file, and those of workers that ended without a word long ago."""
-    for path in storage.reading_files():
+    for path in storage.gpu_telemetry_files():
         with contextlib.suppress(OSError):  # another worker tidies at the same time
-            if path.name == worker_id or path.stat().st_mtime < (now - KEPT).timestamp():
+            if path.name == worker_id or path.stat().st_mtime < (now - RETENTION).timestamp():
                 path.unlink()
 
 
@@ -53,7 +53,7 @@ def _gpus(worker: WorkerPublic, storage: Storage, now: datetime, lease_seconds: 
     if worker.status in {"stopped", "lost"}:
         return []
     try:
-        reading = Reading.model_validate_json(storage.reading_file(worker.id).read_bytes())
+        reading = GpuTelemetry.model_validate_json(storage.gpu_telemetry_file(worker.id).read_bytes())
     except (OSError, ValidationError):
         return []
     return reading.gpus if now - reading.read_at < timedelta(seconds=lease_seconds) else []

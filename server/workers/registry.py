@@ -1,20 +1,20 @@
-"""The part of the job book that knows the workers: who there is, who lives, who is asked to go."""
+"""The worker registry: registration, heartbeats, draining."""
 
 from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import col
 
-from server.auth.audit import note
+from server.auth.audit import record
 from server.database.engine import write_session
 from server.database.tables import Worker, new_id
 from server.errors import Conflict, NotFound
-from server.job_store.base import Book
+from server.job_store.base import JobStore
 from server.job_store.leases import Drain
 
 
-class WorkerRoll(Book):
-    """The workers of one book."""
+class WorkerRegistry(JobStore):
+    """The registered workers."""
 
     def register_worker(
         self,
@@ -44,7 +44,7 @@ class WorkerRoll(Book):
             return worker.id
 
     def worker_heartbeat(self, worker_id: str) -> Drain | None:
-        """Say that the worker lives; returns how it is asked to go, if it is."""
+        """Record a heartbeat; returns how the worker is to drain, if it is."""
         with write_session(self.engine) as session:
             statement = (
                 sa.update(Worker)
@@ -57,8 +57,8 @@ class WorkerRoll(Book):
                 raise NotFound(f"there is no worker {worker_id}; register first")
             return Drain.of(*row)
 
-    def worker_stopped(self, worker_id: str) -> None:
-        """Say that the worker ends, cleanly."""
+    def deregister_worker(self, worker_id: str) -> None:
+        """Record that the worker has ended, cleanly."""
         with write_session(self.engine) as session:
             now = self._clock()
             statement = sa.update(Worker).where(col(Worker.id) == worker_id)
@@ -80,5 +80,5 @@ class WorkerRoll(Book):
                 return False
             values: dict[str, Any] = {"is_draining": True, "drain_mode": str(drain)}
             session.execute(sa.update(Worker).where(col(Worker.id) == worker_id).values(**values))
-            note(session, "worker.drained", worker_id, mode=str(drain))
+            record(session, "worker.drained", worker_id, mode=str(drain))
             return True

@@ -14,13 +14,13 @@ import pytest
 STEPS = 40
 
 
-def book(station: Any) -> Path:
+def database(station: Any) -> Path:
     return station.folder / "data" / "rvc-train.db"
 
 
 def hold_the_lock(station: Any, seconds: float) -> None:
     """Somebody else writes for so long."""
-    with closing(sqlite3.connect(book(station), isolation_level=None, timeout=30)) as connection:
+    with closing(sqlite3.connect(database(station), isolation_level=None, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         time.sleep(seconds)
         connection.execute("ROLLBACK")
@@ -66,7 +66,7 @@ def test_requests_while_the_database_is_locked_wait_or_are_told_and_nothing_is_d
             "-c",
             "import sqlite3, sys, time; c = sqlite3.connect(sys.argv[1], isolation_level=None); "
             "c.execute('BEGIN IMMEDIATE'); print('locked', flush=True); time.sleep(3)",
-            str(book(station)),
+            str(database(station)),
         ],
         stdout=subprocess.PIPE,
     )

@@ -120,8 +120,8 @@ def test_the_client_asks_again_only_for_what_has_changed(lasting_jobs, recording
     assert (changed.labels, other == etag) == ({"a": "b"}, False)
     assert [each.id for each in station.client.jobs(labels={"a": "b"})] == [job.id]
     assert station.client.find_job(job.id[4:30]).id == job.id
-    wish = EstimateRequest(dataset_id=job.dataset_id, config=station.small)
-    assert station.client.estimate(wish).speech_seconds
+    request = EstimateRequest(dataset_id=job.dataset_id, config=station.small)
+    assert station.client.estimate(request).speech_seconds
     station.client.cancel(job.id)
 
 

@@ -35,7 +35,7 @@ def test_a_worker_goes_on_without_its_server_and_a_watcher_loses_and_repeats_not
     told = []
 
     def watch() -> None:
-        seen.extend(station.client.follow_events(job.id, on_wait=told.append, patience_seconds=60))
+        seen.extend(station.client.follow_events(job.id, on_wait=told.append, reconnect_seconds=60))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()

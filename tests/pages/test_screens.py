@@ -23,7 +23,7 @@ from server.database.engine import create_engine, write_session
 from server.database.tables import Job, Metric
 from server.pages import catalogues
 from server.storage.local import Storage
-from server.workers.gpu_telemetry import write_reading
+from server.workers.gpu_telemetry import write_gpu_telemetry
 
 GIB = 2**30
 SIZES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -108,7 +108,7 @@ def _furnish(station: Any) -> None:
     post(f"/v1/webhooks/{hook.json()['id']}/test")
     worker = next(worker for worker in station.client.workers() if worker.status == "busy")
     gpu = GpuPublic(name="NVIDIA H100 80GB HBM3", use=0.93, memory_used_bytes=31 * GIB, memory_total_bytes=80 * GIB)
-    write_reading(Storage(station.folder / "data"), worker.id, [gpu], datetime.now(UTC))
+    write_gpu_telemetry(Storage(station.folder / "data"), worker.id, [gpu], datetime.now(UTC))
 
 
 @dataclass(frozen=True)

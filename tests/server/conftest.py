@@ -32,11 +32,11 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate
 from server.__main__ import Server
 from server.app import create_app
-from server.context import Services
+from server.context import AppContext
 from server.database.engine import create_engine, migrate, write_session
 from server.database.tables import Dataset, Job, new_id
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage
 
@@ -116,19 +116,19 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def book(engine: sa.Engine, clock: Clock) -> JobBook:
-    return JobBook(engine, clock, retry_delay_seconds=10, max_recoveries=2)
+def job_service(engine: sa.Engine, clock: Clock) -> JobService:
+    return JobService(engine, clock, retry_delay_seconds=10, max_recoveries=2)
 
 
 @dataclass
 class Bench:
     """A book with what a test needs beside it."""
 
-    book: JobBook
+    jobs: JobService
     clock: Clock
 
     def dataset(self, status: DatasetStatus = DatasetStatus.READY) -> str:
-        with write_session(self.book.engine) as session:
+        with write_session(self.jobs.engine) as session:
             reason = "it is silent" if status is DatasetStatus.INVALID else None
             row = Dataset(
                 id=new_id("ds"),
@@ -143,24 +143,24 @@ class Bench:
             session.add(row)
             return row.id
 
-    def job(self, status: DatasetStatus = DatasetStatus.READY, **wish: object) -> Job:
-        return self.book.submit(JobCreate(**{"name": "anna", "dataset_id": self.dataset(status), **wish}))
+    def job(self, status: DatasetStatus = DatasetStatus.READY, **request: object) -> Job:
+        return self.jobs.submit(JobCreate(**{"name": "anna", "dataset_id": self.dataset(status), **request}))
 
     def worker(self) -> str:
-        return self.book.register_worker("worker", os.getpid(), "here", "cpu")
+        return self.jobs.register_worker("worker", os.getpid(), "here", "cpu")
 
-    def claim(self) -> Claim:
-        claim = self.book.claim(self.worker())
-        assert claim is not None
-        return claim
+    def claim(self) -> Lease:
+        lease = self.jobs.claim(self.worker())
+        assert lease is not None
+        return lease
 
-    def publish(self, claim: Claim) -> None:
-        self.book.publish_artifact(claim, "voice", "anna.pth", f"jobs/{claim.job_id}/artifacts/00", 3, "00")
+    def publish(self, lease: Lease) -> None:
+        self.jobs.publish_artifact(lease, "voice", "anna.pth", f"jobs/{lease.job_id}/artifacts/00", 3, "00")
 
 
 @pytest.fixture
-def bench(book: JobBook, clock: Clock) -> Bench:
-    return Bench(book, clock)
+def bench(job_service: JobService, clock: Clock) -> Bench:
+    return Bench(job_service, clock)
 
 
 @dataclass
@@ -168,7 +168,7 @@ class Running:
     """A server on loopback."""
 
     url: str
-    services: Services
+    context: AppContext
     server: Server
 
     def client(self, **headers: str) -> httpx.Client:
@@ -176,7 +176,7 @@ class Running:
 
     @property
     def bench(self) -> Bench:
-        return Bench(self.services.book, Clock(datetime.now(UTC)))
+        return Bench(self.context.jobs, Clock(datetime.now(UTC)))
 
 
 def settings_for(folder: Path, **more: object) -> ServerSettings:
@@ -213,9 +213,9 @@ class ConnectionsByThread:
 def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
     """Serve in a thread until the block ends. `port` 0: any free one."""
     app = create_app(settings)
-    connections = ConnectionsByThread(app.state.services.engine)
+    connections = ConnectionsByThread(app.state.context.engine)
     config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
-    server = Server(config, app.state.services)
+    server = Server(config, app.state.context)
     # With its protocol named, or asyncio leaves Nagle's algorithm on, and each answer takes 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -225,9 +225,9 @@ def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
         wait_until(lambda: server.started or not thread.is_alive())
         try:
             assert server.started
-            yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.services, server)
+            yield Running(f"http://127.0.0.1:{listening.getsockname()[1]}", app.state.context, server)
         finally:
-            app.state.services.stopping.set()
+            app.state.context.stopping.set()
             server.should_exit = True
             thread.join()
     assert not connections.greedy, connections.greedy[0]
@@ -267,20 +267,20 @@ def finished_job(live: Running, content: bytes, name: str = "anna") -> str:
     """A job that succeeded, its voice being a file of these bytes; returns its id."""
     bench = live.bench
     job = bench.job(name=name, priority=100)
-    claim = bench.claim()
-    assert claim.job_id == job.id
-    publish(live.services, claim, content, f"{name}.pth")
-    bench.book.succeed(claim)
+    lease = bench.claim()
+    assert lease.job_id == job.id
+    publish(live.context, lease, content, f"{name}.pth")
+    bench.jobs.succeed(lease)
     return job.id
 
 
-def publish(services: Services, claim: Claim, content: bytes, name: str) -> None:
-    source = services.storage.workspace(claim.job_id) / "weights" / "made"
+def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> None:
+    source = context.storage.workspace(lease.job_id) / "weights" / "made"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
-    stored = services.storage.store_artifact(claim.job_id, source)
+    stored = context.storage.store_artifact(lease.job_id, source)
     said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    services.book.publish_artifact(claim, said.kind, said.name, stored.path, stored.size, stored.sha256)
+    context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture
@@ -381,18 +381,18 @@ def guarded(
 
 
 @pytest.fixture
-def keeper(guarded: Running) -> Iterator[httpx.Client]:
+def administrator(guarded: Running) -> Iterator[httpx.Client]:
     with guarded.client(Authorization=f"Bearer {FIRST_TOKEN}") as http:
         yield http
 
 
 @pytest.fixture
-def holder(guarded: Running, keeper: httpx.Client) -> Iterator[Callable[..., httpx.Client]]:
+def holder(guarded: Running, administrator: httpx.Client) -> Iterator[Callable[..., httpx.Client]]:
     """`holder("anna", "read")`: a client with a token of that owner."""
     clients = []
 
     def hold(owner: str, *scopes: str) -> httpx.Client:
-        made = keeper.post("/v1/tokens", json={"owner": owner, "scopes": list(scopes)})
+        made = administrator.post("/v1/tokens", json={"owner": owner, "scopes": list(scopes)})
         assert made.status_code == 201, made.text
         client = guarded.client(Authorization=f"Bearer {made.json()['secret']}")
         clients.append(client)

@@ -10,7 +10,7 @@ import pytest
 from rvc_engine.errors import FailureCode
 from server.admin.scheduler import SteadyClock
 from server.database.clock import utc_now
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.storage.orphans import Orphans
 
 
@@ -36,7 +36,7 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resuma
         monkeypatch.setattr(receive, "_write", full_after_two_megabytes)
         answer = http.put("/v1/datasets/a/content", content=b"RIFF" + bytes(5 << 20))
         assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (507, "no_space", True)
-        assert not list(server.services.storage.incoming.rglob("upload"))
+        assert not list(server.context.storage.incoming.rglob("upload"))
         written[0] = 0
         tus = {"Tus-Resumable": "1.0.0"}
         address = http.post("/v1/uploads", headers=tus | {"Upload-Length": str(5 << 20)}).headers["location"]
@@ -56,46 +56,46 @@ def test_a_server_killed_between_a_datasets_rename_and_its_row_takes_it_again_an
 
     content = b"RIFF" + bytes(1000)
     with serve(tmp_path) as server:
-        shelf = server.services.shelf
+        dataset_service = server.context.datasets
         upload = tmp_path / "upload"
         upload.write_bytes(content)
 
         def killed(*_: object) -> None:
             raise Killed
 
-        monkeypatch.setattr(shelf, "_add", killed)
+        monkeypatch.setattr(dataset_service, "_add", killed)
         with pytest.raises(Killed):
-            shelf.admit("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
+            dataset_service.ingest("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
         (left,) = (tmp_path / "datasets").iterdir()
     with serve(tmp_path) as server, server.client() as http:
         assert left.is_dir()
         dataset = http.put("/v1/datasets/a/content", content=content)
         assert dataset.status_code == 201
         later = utc_now() + timedelta(hours=2)
-        Orphans(server.services.engine, server.services.storage, 7, 1800, lambda: later).collect()
+        Orphans(server.context.engine, server.context.storage, 7, 1800, lambda: later).collect()
         assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset.json()["id"]]
         assert [path.name for path in tmp_path.glob("trash/*/datasets/*")] == [left.name]
 
 
 def test_a_clock_that_goes_back_an_hour_holds_no_job_up(bench: Any) -> None:
     bench.job(max_attempts=3)
-    bench.book.fail(bench.claim(), FailureCode.ENGINE_CRASHED, "x")
-    assert bench.book.claim(bench.worker()) is None  # it waits its ten seconds
+    bench.jobs.fail(bench.claim(), FailureCode.ENGINE_CRASHED, "x")
+    assert bench.jobs.claim(bench.worker()) is None  # it waits its ten seconds
     bench.clock.advance(-3600)
-    assert bench.book.claim(bench.worker()) is not None
+    assert bench.jobs.claim(bench.worker()) is not None
 
 
 def test_a_clock_that_goes_on_an_hour_fails_no_waiting_job(bench: Any) -> None:
     monotonic = [1000.0]
     steady = SteadyClock(bench.clock, lambda: monotonic[0])
-    housekeeping = JobBook(bench.book.engine, steady)
+    housekeeping = JobService(bench.jobs.engine, steady)
     job = bench.job()
     bench.clock.advance(3600)
     monotonic[0] += 5
     assert housekeeping.time_out_queued(600) == 0
     monotonic[0] += 700
     assert housekeeping.time_out_queued(600) == 1
-    assert bench.book.get(job.id).error_code == "queue_timeout"
+    assert bench.jobs.get(job.id).error_code == "queue_timeout"
 
 
 def test_a_clock_that_is_set_disturbs_no_claim_and_no_numbering(bench: Any) -> None:
@@ -103,12 +103,12 @@ def test_a_clock_that_is_set_disturbs_no_claim_and_no_numbering(bench: Any) -> N
 
     for hours in (1, -2, 1):
         job = bench.job()
-        claim = bench.claim()
+        lease = bench.claim()
         bench.clock.advance(hours * 3600)
-        bench.book.heartbeat(claim)
-        bench.book.record(claim, [Progress(stage="train", stage_progress=0, progress=0), Log(message="x")])
-        bench.publish(claim)
-        bench.book.succeed(claim)
-        found = bench.book.get(job.id)
+        bench.jobs.heartbeat(lease)
+        bench.jobs.record_events(lease, [Progress(stage="train", stage_progress=0, progress=0), Log(message="x")])
+        bench.publish(lease)
+        bench.jobs.succeed(lease)
+        found = bench.jobs.get(job.id)
         assert found.status == "succeeded"
         assert found.finished_at - found.created_at == timedelta(hours=hours)

@@ -14,10 +14,10 @@ def test_prometheus_hears_of_jobs_workers_and_disk(http: httpx.Client, live: Any
     before = numbers(http)
     bench = live.bench
     bench.job(name="waits", priority=-100)
-    claim = bench.claim() if before['rvc_train_jobs{status="queued"}'] else None
+    lease = bench.claim() if before['rvc_train_jobs{status="queued"}'] else None
     after = numbers(http)
-    assert after['rvc_train_jobs{status="queued"}'] == before['rvc_train_jobs{status="queued"}'] + (claim is None)
-    assert after['rvc_train_workers{state="busy"}'] == before['rvc_train_workers{state="busy"}'] + (claim is not None)
+    assert after['rvc_train_jobs{status="queued"}'] == before['rvc_train_jobs{status="queued"}'] + (lease is None)
+    assert after['rvc_train_workers{state="busy"}'] == before['rvc_train_workers{state="busy"}'] + (lease is not None)
     assert after["rvc_train_disk_free_bytes"] > 0
     assert after["rvc_train_queue_age_seconds"] >= 0
 

@@ -1,4 +1,4 @@
-"""What the guide for a server's keeper says of settings, failure codes and metrics is what the programs have."""
+"""What the guide for a server's administrator says of settings, failure codes and metrics is what the programs have."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from rvc_engine.errors import FailureCode
 from server.app import NUM_CONNECTIONS
 from server.database.engine import NUM_CONNECTIONS as NUM_WORKER_CONNECTIONS
 from server.database.engine import create_engine, migrate
-from server.metrics import Measures
+from server.metrics import Metrics
 from server.settings import GIB, MIB, ServerSettings
 from server.storage.local import Storage
 from worker.settings import WorkerSettings
@@ -59,7 +59,7 @@ def test_the_guide_has_every_failure_code_and_says_whether_it_is_retried() -> No
 def test_the_guide_alerts_on_numbers_that_the_server_tells_of(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'book.db'}")
     migrate(engine)
-    measures = Measures(engine, Storage(tmp_path), lease_seconds=60)
+    measures = Metrics(engine, Storage(tmp_path), lease_seconds=60)
     measures.request("GET", "/livez", 200, 0.01)
     text = measures.text().decode()
     engine.dispose()

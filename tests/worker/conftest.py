@@ -18,7 +18,7 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import create_engine, read_session, write_session
 from server.database.tables import Artifact, Attempt, Dataset, Event, Job, new_id
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 from worker.loop import work
@@ -39,7 +39,7 @@ class Shop:
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)
-        self.book = JobBook(self.engine)
+        self.jobs = JobService(self.engine)
         self.dataset_id = self._make_dataset()
         self.script = folder / "script.json"
 
@@ -62,11 +62,11 @@ class Shop:
         self.storage.dataset_folder(dataset_id).mkdir(parents=True)
         return dataset_id
 
-    def submit(self, script: list[list[object]], **wish: object) -> str:
+    def submit(self, script: list[list[object]], **request: object) -> str:
         """A job whose engine follows the script."""
         self.script.write_text(json.dumps(script))
         fields = {"name": "anna", "dataset_id": self.dataset_id, "config": TrainingConfig(width=24, pretrained="none")}
-        return self.book.submit(JobCreate.model_validate(fields | wish)).id
+        return self.jobs.submit(JobCreate.model_validate(fields | request)).id
 
     def be_impatient(self) -> None:
         """Let a locked database count as away after 0.05 s in place of 30 s."""
@@ -108,7 +108,7 @@ class Shop:
             time.sleep(0.02)
 
     def job(self, job_id: str) -> Job:
-        return self.book.get(job_id)
+        return self.jobs.get(job_id)
 
     def wait_for(self, job_id: str, *statuses: str, seconds: float = 20) -> Job:
         self.wait_until(lambda: self.job(job_id).status in statuses, f"{statuses}", seconds)

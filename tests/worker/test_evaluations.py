@@ -3,16 +3,16 @@
 import pytest
 
 from server.errors import NotFound
-from server.results.evaluations import Saves
+from server.results.evaluations import EvaluationQueries
 from server.storage.local import StoredFile
 
 
 def checkpoints(shop, job_id):
-    return Saves(shop.engine).checkpoints(shop.job(job_id))
+    return EvaluationQueries(shop.engine).checkpoints(shop.job(job_id))
 
 
 def previews(shop, job_id):
-    return Saves(shop.engine).previews(shop.job(job_id))
+    return EvaluationQueries(shop.engine).previews(shop.job(job_id))
 
 
 def content(shop, stored: StoredFile) -> bytes:
@@ -53,7 +53,7 @@ def test_previews_are_stored_and_told_of_with_their_addresses(shop):
     first, second = previews(shop, job_id)
     assert (first.step, first.is_best, second.is_best) == (10, True, False)
     assert first.recording.sha256 == second.recording.sha256
-    saves, job = Saves(shop.engine), shop.job(job_id)
+    saves, job = EvaluationQueries(shop.engine), shop.job(job_id)
     assert content(shop, saves.preview_file(job, "e10_s10_1.flac")) == b"audio first"
     assert content(shop, saves.preview_file(job, "e20_s20_1.png")) == b"picture second"
     assert content(shop, saves.preview_file(job, "recording_1.flac")) == b"recording"
@@ -72,7 +72,9 @@ def test_a_run_that_went_back_leaves_nothing_of_the_line_it_left(shop):
     job_id = run(shop, script)
     assert [(save.step, save.scores["eval/mel"]) for save in checkpoints(shop, job_id)] == [(10, 30.0), (20, 22.0)]
     assert [preview.step for preview in previews(shop, job_id)] == [10, 20]
-    assert content(shop, Saves(shop.engine).preview_file(shop.job(job_id), "e20_s20_1.flac")) == b"audio again"
+    assert (
+        content(shop, EvaluationQueries(shop.engine).preview_file(shop.job(job_id), "e20_s20_1.flac")) == b"audio again"
+    )
 
 
 def test_a_preview_that_cannot_be_stored_is_a_warning_and_no_failure(shop):

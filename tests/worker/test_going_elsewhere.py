@@ -11,7 +11,7 @@ from rvc_train.schemas.jobs import JobRetry
 from server.database.engine import read_session
 from server.database.tables import Worker
 from server.job_store.leases import Drain
-from server.jobs.retry import Retries
+from server.jobs.retry import RetryService
 from server.results.checkpoints import StoredCheckpoints
 
 
@@ -98,7 +98,7 @@ def test_a_retry_goes_on_from_the_checkpoint_or_begins_anew_as_it_is_told(shop, 
     with shop.worker():
         shop.wait_for(old, "failed")
         shop.script.write_text(json.dumps([["train", 9, 0.01, 3], *shop.MAKE_VOICE]))
-        new = Retries(shop.book, shop.storage).retry(old, JobRetry(**{"from": start_from}), sees=None).id
+        new = RetryService(shop.jobs, shop.storage).retry(old, JobRetry(**{"from": start_from}), sees=None).id
         shop.wait_for(new, "succeeded")
     assert shop.steps(new) == (list(range(7, 10)) if start_from == "checkpoint" else list(range(1, 10)))
     assert (shop.job(new).retry_of, shop.job(new).retry_from) == (old, start_from)
@@ -109,8 +109,8 @@ def test_a_drained_worker_hands_its_job_back_at_once_and_ends_while_another_goes
     with shop.worker() as first:
         worker_id = busy_worker(shop, job_id)
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        assert shop.book.drain_worker(worker_id, Drain.HAND_BACK)
-        assert not shop.book.drain_worker(worker_id, Drain.HAND_BACK)
+        assert shop.jobs.drain_worker(worker_id, Drain.HAND_BACK)
+        assert not shop.jobs.drain_worker(worker_id, Drain.HAND_BACK)
         shop.wait_until(lambda: is_stopped(shop, worker_id), "the worker's end", 5)
         assert not first.is_set()
         job = shop.job(job_id)
@@ -124,7 +124,7 @@ def test_a_worker_that_may_finish_finishes_its_job_and_takes_no_other(shop):
     job_id, next_id = (shop.submit([["train", 8, 0.05, 1000], *shop.MAKE_VOICE]) for _ in range(2))
     with shop.worker():
         worker_id = busy_worker(shop, job_id)
-        shop.book.drain_worker(worker_id, Drain.FINISH)
+        shop.jobs.drain_worker(worker_id, Drain.FINISH)
         shop.wait_until(lambda: is_stopped(shop, worker_id), "the worker's end")
     assert (shop.job(job_id).status, shop.job(job_id).claims) == ("succeeded", 1)
     assert shop.job(next_id).status == "queued"

@@ -9,7 +9,7 @@ import pytest
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import create_engine, present_version
 from server.errors import SettingsRefused
-from server.storage.instances import MARK, open_instance
+from server.storage.instances import INSTANCE_FILE, open_instance
 from server.storage.local import Storage
 from worker.loop import work
 
@@ -55,7 +55,7 @@ def test_an_installation_from_before_waits_for_the_new_server_and_keeps_its_sche
 ) -> None:
     """The database's datasets lie in the folder, so the server will give the two an id."""
     shop.engine.dispose()
-    (shop.folder / MARK).unlink()
+    (shop.folder / INSTANCE_FILE).unlink()
     with shop.engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE instance")
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009'")
@@ -90,13 +90,13 @@ def test_a_folder_over_a_network_may_show_the_id_a_while_after_the_database_does
     thread.join(0.3)
     assert thread.is_alive()
     data.mkdir()
-    (tmp_path / "as the server sees it" / MARK).rename(data / MARK)
+    (tmp_path / "as the server sees it" / INSTANCE_FILE).rename(data / INSTANCE_FILE)
     shop.wait_until(lambda: num_workers(engine) == 1, "the worker")
     stop.set()
     thread.join(20)
     assert not refused
 
-    (data / MARK).unlink()
+    (data / INSTANCE_FILE).unlink()
     with pytest.raises(SettingsRefused, match="do not belong together"):
         work(settings, engine, threading.Event())
     engine.dispose()

@@ -123,7 +123,7 @@ def test_cancel_stops_the_engine_within_a_step_and_keeps_its_checkpoint(shop):
     job_id = shop.submit([["train", 1000, 0.05, 1000]])
     with shop.worker():
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        shop.book.cancel(job_id)
+        shop.jobs.cancel(job_id)
         job = shop.wait_for(job_id, "cancelled", seconds=5)
     saved = json.loads((shop.storage.workspace(job_id) / "checkpoint.json").read_text())
     assert saved["step"] == len(shop.steps(job_id))
@@ -134,9 +134,9 @@ def test_pause_and_resume_lose_no_step(shop):
     job_id = shop.submit([["train", 12, 0.05, 1000], *shop.MAKE_VOICE])
     with shop.worker():
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        shop.book.pause(job_id)
+        shop.jobs.pause(job_id)
         shop.wait_for(job_id, "paused", seconds=5)
-        shop.book.resume(job_id)
+        shop.jobs.resume(job_id)
         shop.wait_for(job_id, "succeeded", seconds=10)
     assert shop.steps(job_id) == list(range(1, 13))
 
@@ -146,7 +146,7 @@ def test_an_engine_that_ignores_the_wish_to_stop_is_killed_with_its_group(shop):
     with shop.worker(stop_seconds=0.5):
         shop.wait_until(lambda: "deaf" in shop.log(job_id), "the engine")
         pid = shop.attempts(job_id)[0].engine_pid
-        shop.book.cancel(job_id)
+        shop.jobs.cancel(job_id)
         shop.wait_for(job_id, "cancelled", seconds=5)
     assert not psutil.pid_exists(pid)
 
@@ -155,7 +155,7 @@ def test_a_voice_that_is_ready_wins_over_a_cancel_that_came_too_late(shop):
     job_id = shop.submit([["log", "nearly"], ["ignore_stop"], ["sleep", 0.5], *shop.MAKE_VOICE])
     with shop.worker():
         shop.wait_until(lambda: "nearly" in shop.log(job_id), "the engine")
-        shop.book.cancel(job_id)
+        shop.jobs.cancel(job_id)
         job = shop.wait_for(job_id, "succeeded", "cancelled")
     assert job.status == "succeeded"
 
@@ -190,7 +190,7 @@ def test_a_worker_that_lost_its_job_stops_its_engine_and_writes_nothing_more(sho
     with shop.worker() as stop:
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
         pid = shop.attempts(job_id)[0].engine_pid
-        shop.book.force_fail(job_id, "an administrator ended it")
+        shop.jobs.force_fail(job_id, "an administrator ended it")
         shop.wait_until(lambda: not psutil.pid_exists(pid), "the engine's end")
         last = shop.job(job_id).last_seq
         stop.set()
@@ -216,11 +216,11 @@ class abandoned_engine:  # noqa: N801 - reads as a word of the test
         self.shop, self.job_id = shop, job_id
 
     def __enter__(self) -> subprocess.Popen:
-        shop, book = self.shop, self.shop.book
-        worker = book.register_worker("gone", 1, os.uname().nodename, "cpu")
-        claim = book.claim(worker)
+        shop, job_service = self.shop, self.shop.jobs
+        worker = job_service.register_worker("gone", 1, os.uname().nodename, "cpu")
+        lease = job_service.claim(worker)
         config = shop.folder / "config.json"
-        config.write_text(claim.config.model_dump_json())
+        config.write_text(lease.config.model_dump_json())
         command = [
             *shop.settings().engine_command,
             f"--workspace={shop.storage.workspace(self.job_id)}",
@@ -230,10 +230,10 @@ class abandoned_engine:  # noqa: N801 - reads as a word of the test
         self.engine = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
         )
-        book.engine_process(claim, self.engine.pid, psutil.Process(self.engine.pid).create_time())
+        job_service.record_engine_process(lease, self.engine.pid, psutil.Process(self.engine.pid).create_time())
         shop.wait_until(lambda: len(shop.steps(self.job_id)) >= 1, "the old engine's first step")
-        held = book.held()[0]
-        book.requeue_lost(held)
+        held = job_service.active_leases()[0]
+        job_service.requeue_lost(held)
         return self.engine
 
     def __exit__(self, *error: object) -> None:
@@ -253,7 +253,7 @@ def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop)
     shop.be_impatient()
     with shop.worker():
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
-        with locked_book(shop):
+        with locked_database(shop):
             shop.wait_until(lambda: len(shop.steps(job_id)) == 20, "all steps, with the book away")
         job = shop.wait_for(job_id, "succeeded", "failed")
     assert job.status == "succeeded"
@@ -262,7 +262,7 @@ def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop)
     assert steps[-1] == 20
 
 
-class locked_book:  # noqa: N801 - reads as a word of the test
+class locked_database:  # noqa: N801 - reads as a word of the test
     """Somebody else holds the database."""
 
     def __init__(self, shop) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from worker.hardware.devices import binding, device_name, engine_device
+from worker.hardware.devices import device_environment, device_name, engine_device
 from worker.settings import WorkerSettings
 
 
@@ -38,7 +38,7 @@ def test_every_device_that_a_worker_may_be_given_is_one_that_it_can_bind_its_eng
     chosen = WorkerSettings().device
     assert device_name(chosen, {"CUDA_VISIBLE_DEVICES": "", "PATH": ""})
     assert engine_device(chosen)
-    assert binding(chosen, {}) or chosen == "auto"
+    assert device_environment(chosen, {}) or chosen == "auto"
 
 
 def test_variables_for_the_engine_that_cannot_be_are_told_with_what_is_wrong(monkeypatch):

@@ -10,7 +10,7 @@ import structlog
 
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
-from server.results.checkpoints import NotWhole, StoredCheckpoints
+from server.results.checkpoints import CorruptCheckpoint, StoredCheckpoints
 
 logger = structlog.get_logger(__name__)
 
@@ -23,21 +23,21 @@ class CheckpointSync:
         self._changed = threading.Condition()
         self._is_wanted = False
         self._is_over = False
-        self._complaint: str | None = None
+        self._error: str | None = None
         self._thread = threading.Thread(target=self._work, name="checkpoint-sync", daemon=True)
         self._thread.start()
 
-    def notice(self) -> None:
+    def schedule(self) -> None:
         """The engine has finished a checkpoint."""
         with self._changed:
             self._is_wanted = True
             self._changed.notify_all()
 
-    def take_complaint(self) -> str | None:
+    def pop_error(self) -> str | None:
         """Why the last copy was not made, once."""
         with self._changed:
-            complaint, self._complaint = self._complaint, None
-            return complaint
+            error, self._error = self._error, None
+            return error
 
     def finish(self, seconds: float) -> bool:
         """See to it that the newest checkpoint is copied, and end; whether that was done in time."""
@@ -58,13 +58,13 @@ class CheckpointSync:
 
     def _copy(self) -> None:
         try:
-            taken = self._stored.take_in(self._workspace, self._token)
+            taken = self._stored.upload(self._workspace, self._token)
         except FileNotFoundError:  # overtaken while we looked: the engine has finished another, and tells of it
             logger.debug("a checkpoint was overtaken", workspace=str(self._workspace.root))
-        except (OSError, NotWhole, IncompatibleCheckpoint) as error:
+        except (OSError, CorruptCheckpoint, IncompatibleCheckpoint) as error:
             logger.warning("a checkpoint was not copied", reason=str(error))
             with self._changed:
-                self._complaint = str(error)
+                self._error = str(error)
         else:
             if taken is not None:
                 logger.debug("checkpoint copied", step=taken.step)

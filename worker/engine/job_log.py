@@ -23,7 +23,7 @@ class JobLog:
         self._path = path
         self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
         self._lock = threading.Lock()
-        self._is_complaining = False
+        self._is_failing = False
 
     def __enter__(self) -> Self:
         return self
@@ -55,8 +55,8 @@ class JobLog:
                 return
             try:
                 self._file.write(text)
-                self._is_complaining = False
+                self._is_failing = False
             except OSError as error:
-                if not self._is_complaining:
+                if not self._is_failing:
                     logger.warning("the job's log cannot be written", path=str(self._path), reason=str(error))
-                self._is_complaining = True
+                self._is_failing = True

@@ -1,4 +1,4 @@
-"""What became of an attempt, judged by how the engine went and why. Pure: nothing is written here."""
+"""The outcome of an attempt, decided from the engine's exit and the reason to stop it. Pure."""
 
 import signal
 from collections.abc import Set as AbstractSet
@@ -8,13 +8,13 @@ from typing import Protocol
 
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.events import EXIT_SUCCEEDED, EXIT_USAGE, Failed, Stopped, Succeeded
-from worker.engine.process import Ended
+from worker.engine.process import EngineExit
 
 NEEDED_KINDS = frozenset({"voice", "index"})
 """Artifacts without which no job has succeeded."""
 
 
-class Reason(StrEnum):
+class StopReason(StrEnum):
     """Why the worker asked an engine to stop."""
 
     CANCEL = "cancelled"
@@ -25,7 +25,7 @@ class Reason(StrEnum):
     SILENT = "the engine was silent for too long"
 
 
-_ASKED_FOR = frozenset({Reason.CANCEL, Reason.PAUSE, Reason.DRAIN})
+_REQUESTED_STOPS = frozenset({StopReason.CANCEL, StopReason.PAUSE, StopReason.DRAIN})
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Success:
 
 
 @dataclass(frozen=True)
-class HandBack:
+class Released:
     """The engine stopped because it was asked to; nothing failed."""
 
     why: str
@@ -60,29 +60,32 @@ class Published(Protocol):
         """Why one was not."""
 
 
-def judge(
-    ended: Ended | Failure, reason: Reason | None, artifacts: Published, max_duration_seconds: float | None
-) -> Success | HandBack | Failure:
-    """A voice that is there wins over every wish to stop; then comes why it was stopped, then what the engine said.
+def decide_outcome(
+    engine_exit: EngineExit | Failure,
+    stop_reason: StopReason | None,
+    artifacts: Published,
+    max_duration_seconds: float | None,
+) -> Success | Released | Failure:
+    """Decide the outcome: a published voice wins over every reason to stop; then the stop reason, then the engine's.
 
-    `ended` is a Failure when no engine could be started.
+    `engine_exit` is a Failure when no engine could be started.
     """
-    if isinstance(ended, Ended) and isinstance(ended.last_event, Succeeded):
-        return _why_not_succeeded(ended, artifacts) or Success()
-    if reason in _ASKED_FOR:
-        return HandBack(str(reason))
-    if isinstance(ended, Failure):
-        return ended
-    if reason is Reason.TOO_LONG:
+    if isinstance(engine_exit, EngineExit) and isinstance(engine_exit.last_event, Succeeded):
+        return _why_not_succeeded(engine_exit, artifacts) or Success()
+    if stop_reason in _REQUESTED_STOPS:
+        return Released(str(stop_reason))
+    if isinstance(engine_exit, Failure):
+        return engine_exit
+    if stop_reason is StopReason.TOO_LONG:
         message = f"the attempt took longer than max_duration_seconds={max_duration_seconds}; raise it or train less"
         return Failure(FailureCode.MAX_DURATION_EXCEEDED, message)
-    if reason is Reason.SILENT:
+    if stop_reason is StopReason.SILENT:
         message = "the engine said nothing for so long that it counts as hung; it was stopped"
         return Failure(FailureCode.NO_PROGRESS, message)
-    return _why_failed(ended)
+    return _why_failed(engine_exit)
 
 
-def _why_not_succeeded(ended: Ended, artifacts: Published) -> Failure | None:
+def _why_not_succeeded(engine_exit: EngineExit, artifacts: Published) -> Failure | None:
     """What the engine's word is worth: its exit code and the published files decide."""
     if artifacts.rejected is not None:
         return Failure(artifacts.rejected.code, str(artifacts.rejected))
@@ -90,27 +93,29 @@ def _why_not_succeeded(ended: Ended, artifacts: Published) -> Failure | None:
     if missing:
         message = f"the engine said that it succeeded, but offered no {' and no '.join(missing)}; see the log"
         return Failure(FailureCode.ARTIFACT_INVALID, message)
-    if ended.exit_code != EXIT_SUCCEEDED:
-        return Failure(FailureCode.ENGINE_CRASHED, f"the engine {_way_of_going(ended.exit_code)} after its last word")
+    if engine_exit.exit_code != EXIT_SUCCEEDED:
+        return Failure(
+            FailureCode.ENGINE_CRASHED, f"the engine {_describe_exit(engine_exit.exit_code)} after its last word"
+        )
     return None
 
 
-def _why_failed(ended: Ended) -> Failure:
+def _why_failed(engine_exit: EngineExit) -> Failure:
     """What the engine said, or what can be told when it died without a word."""
-    if isinstance(ended.last_event, Failed):
-        return Failure(ended.last_event.code, ended.last_event.message)
-    if isinstance(ended.last_event, Stopped):
+    if isinstance(engine_exit.last_event, Failed):
+        return Failure(engine_exit.last_event.code, engine_exit.last_event.message)
+    if isinstance(engine_exit.last_event, Stopped):
         message = "somebody outside stopped the engine; run again, the job goes on from its checkpoint"
         return Failure(FailureCode.ENGINE_CRASHED, message)
-    words = "\n".join(ended.last_lines) or "nothing"
-    if ended.exit_code == EXIT_USAGE:
+    words = "\n".join(engine_exit.last_lines) or "nothing"
+    if engine_exit.exit_code == EXIT_USAGE:
         message = f"the engine did not understand its options, a mistake of ours. It said:\n{words}"
         return Failure(FailureCode.INTERNAL, message)
-    message = f"the engine {_way_of_going(ended.exit_code)} without saying why. Its last words:\n{words}"
+    message = f"the engine {_describe_exit(engine_exit.exit_code)} without saying why. Its last words:\n{words}"
     return Failure(FailureCode.ENGINE_CRASHED, message)
 
 
-def _way_of_going(exit_code: int) -> str:
+def _describe_exit(exit_code: int) -> str:
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     try:

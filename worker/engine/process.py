@@ -23,13 +23,13 @@ from worker.engine.job_log import JobLog
 
 LAST_LINES = 20
 """Lines of standard error kept to explain a crash."""
-SECONDS_FOR_LAST_WORDS = 5
+PIPE_DRAIN_SECONDS = 5
 """How long to read on after the child is gone."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """How a child went."""
+class EngineExit:
+    """The exit of a child."""
 
     exit_code: int
     """As `subprocess` gives it: below zero is a signal."""
@@ -40,7 +40,7 @@ class Ended:
 
 
 class EngineProcess:
-    """A running engine. Use `take_events` until `ended` gives an answer."""
+    """A running engine. Use `take_events` until `poll` gives an exit."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], log: JobLog, step_seconds: float | None = None
@@ -53,7 +53,7 @@ class EngineProcess:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._last_event: Succeeded | Failed | Stopped | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._pace = Pace(step_seconds)
+        self._watchdog = Watchdog(step_seconds)
         self._exited_at: float | None = None
         self._child = subprocess.Popen(
             list(command),
@@ -64,8 +64,8 @@ class EngineProcess:
             start_new_session=True,
         )
         self._readers = [
-            _reader(self._child.stdout, self._on_output),
-            _reader(self._child.stderr, self._on_noise),
+            _reader(self._child.stdout, self._on_stdout),
+            _reader(self._child.stderr, self._on_stderr),
         ]
 
     @property
@@ -83,11 +83,11 @@ class EngineProcess:
     @property
     def silent_seconds(self) -> float:
         """How long ago the last event came (or the start was)."""
-        return self._pace.silent_seconds
+        return self._watchdog.silent_seconds
 
-    def patience(self, least_seconds: float, steps: float = 3) -> float:
-        """Seconds of silence to allow: so many steps and saves by the child's own pace, and no less than the least."""
-        return self._pace.patience(least_seconds, steps)
+    def allowed_silence(self, least_seconds: float, steps: float = 3) -> float:
+        """Seconds of silence to allow: so many steps and saves as the child takes, and no less than `least_seconds`."""
+        return self._watchdog.allowed_silence(least_seconds, steps)
 
     def take_events(self, timeout: float) -> list[Event]:
         """The events but log lines since the last call, waiting up to `timeout` seconds for a first one."""
@@ -98,7 +98,7 @@ class EngineProcess:
                 events.append(self._events.get_nowait())
         return events
 
-    def ended(self) -> Ended | None:
+    def poll(self) -> EngineExit | None:
         """How the child went, once it is gone and its pipes are empty; None before.
 
         A grandchild that escaped the group may hold the pipes open; after a few seconds nobody waits for it.
@@ -108,10 +108,10 @@ class EngineProcess:
         if self._exited_at is None:
             self._exited_at = time.monotonic()
             kill_group(self.pid)
-        is_late = time.monotonic() - self._exited_at > SECONDS_FOR_LAST_WORDS
+        is_late = time.monotonic() - self._exited_at > PIPE_DRAIN_SECONDS
         if not is_late and any(reader.is_alive() for reader in self._readers):
             return None
-        return Ended(self._child.returncode, self._last_event, tuple(self._last_lines))
+        return EngineExit(self._child.returncode, self._last_event, tuple(self._last_lines))
 
     def ask_to_stop(self) -> None:
         """SIGTERM, and the end of its standard input: it saves a checkpoint and ends."""
@@ -130,7 +130,7 @@ class EngineProcess:
         self._child.wait()
         self._close_input()
         for reader, pipe in zip(self._readers, (self._child.stdout, self._child.stderr), strict=True):
-            reader.join(SECONDS_FOR_LAST_WORDS)
+            reader.join(PIPE_DRAIN_SECONDS)
             if pipe is not None and not reader.is_alive():
                 pipe.close()
 
@@ -139,30 +139,30 @@ class EngineProcess:
             with contextlib.suppress(OSError):
                 self._child.stdin.close()
 
-    def _on_output(self, line: str) -> None:
+    def _on_stdout(self, line: str) -> None:
         event = parse_event(line)
-        self._pace.note(event)
+        self._watchdog.observe(event)
         self._log.event(event)
         if isinstance(event, Succeeded | Failed | Stopped):
             self._last_event = event
-        if not isinstance(event, Log):  # the job's log has it, and the book does not want it
+        if not isinstance(event, Log):  # the job's log has it, and the database does not need it
             self._events.put(event)
 
-    def _on_noise(self, line: str) -> None:
+    def _on_stderr(self, line: str) -> None:
         self._last_lines.append(line)
         self._log.line("debug", line)
 
 
-class Pace:
-    """How fast a child goes, judged by its events: what silence is long for one is a single step for another."""
+class Watchdog:
+    """Watchdog of a child, by its events: what silence is long for one is a single step for another."""
 
     def __init__(self, step_seconds: float | None = None) -> None:
         self._last_event_at = time.monotonic()
         self._step_seconds = step_seconds or 0.0
         self._save_seconds = 0.0
 
-    def note(self, event: Event) -> None:
-        """Learn from an event, at the moment it comes."""
+    def observe(self, event: Event) -> None:
+        """Observe an event, at the moment it comes."""
         now = time.monotonic()
         if isinstance(event, Progress) and event.step_seconds is not None:
             self._step_seconds = event.step_seconds
@@ -175,7 +175,7 @@ class Pace:
         """Seconds since the last event."""
         return time.monotonic() - self._last_event_at
 
-    def patience(self, least_seconds: float, steps: float) -> float:
+    def allowed_silence(self, least_seconds: float, steps: float) -> float:
         """Seconds of silence that are still no reason for worry."""
         return max(least_seconds, steps * (self._step_seconds + self._save_seconds))
 
@@ -186,7 +186,7 @@ def kill_group(group: int) -> None:
         os.killpg(group, signal.SIGKILL)
 
 
-def end_old_engine(pid: int, started_at: float, patience_seconds: float) -> bool:
+def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) -> bool:
     """End an engine that an earlier attempt left behind: SIGTERM, and SIGKILL for its group when that does not help.
 
     The start time keeps us from ending a stranger that got the same pid. True when there was one to end.
@@ -196,7 +196,7 @@ def end_old_engine(pid: int, started_at: float, patience_seconds: float) -> bool
         if abs(old.create_time() - started_at) > 1:
             return False
         old.terminate()
-        old.wait(patience_seconds)
+        old.wait(grace_seconds)
     except psutil.NoSuchProcess:
         return False
     except psutil.TimeoutExpired:

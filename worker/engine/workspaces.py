@@ -23,15 +23,15 @@ from rvc_engine.workspace.layout import Workspace
 from rvc_train.schemas.jobs import JobStatus
 from server.database.clock import utc_now
 from server.errors import SettingsRefused
-from server.job_store.leases import Claim
+from server.job_store.leases import Lease
 from server.results.checkpoints import StoredCheckpoints, StoredRun
-from server.storage.instances import MARK, read_mark, write_mark
+from server.storage.instances import INSTANCE_FILE, read_instance_id, write_instance_id
 from server.storage.local import Storage
 from server.storage.trash import Trash, is_untouched
 
 logger = structlog.get_logger(__name__)
 
-_MARK = ".attempt"
+_ATTEMPT_FILE = ".attempt"
 """Holds the token of the last attempt that worked in a workspace."""
 _LOCKS = frozenset({".lock", ".training.lock"})
 
@@ -44,29 +44,29 @@ class Workspaces:
         self._storage, self._clock = storage, clock
         self._scratch = None if scratch is None else scratch.resolve()
 
-    def home(self, job_id: str) -> Path:
+    def job_folder(self, job_id: str) -> Path:
         """The worker's own folder for a job."""
         return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
 
-    def of(self, claim: Claim) -> Workspace:
+    def workspace(self, lease: Lease) -> Workspace:
         """The workspace of a claimed job."""
-        folder = self.home(claim.job_id) / "workspace"
-        return Workspace(folder, claim.voice, claim.config.version)
+        folder = self.job_folder(lease.job_id) / "workspace"
+        return Workspace(folder, lease.voice, lease.config.version)
 
-    def prepare(self, claim: Claim, lock_wait_seconds: float) -> CheckpointEntry | None:
+    def prepare(self, lease: Lease, lock_wait_seconds: float) -> CheckpointEntry | None:
         """Bring the last checkpoint from the storage, unless the workspace has it or a later one; which it was.
 
         Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine works there,
         OSError.
         """
-        workspace = self.of(claim)
-        run = StoredCheckpoints(self._storage.checkpoints(claim.job_id)).latest()
-        brought = None
+        workspace = self.workspace(lease)
+        run = StoredCheckpoints(self._storage.checkpoints(lease.job_id)).latest()
+        restored = None
         if run is not None and not _is_up_to_date(workspace, run):
             with workspace.lock(lock_wait_seconds):
-                brought = self._restore(run, workspace)
-        write_atomically(workspace.root / _MARK, str(claim.token).encode())
-        return brought
+                restored = self._restore(run, workspace)
+        write_atomically(workspace.root / _ATTEMPT_FILE, str(lease.token).encode())
+        return restored
 
     @staticmethod
     def _restore(run: StoredRun, workspace: Workspace) -> CheckpointEntry:
@@ -76,14 +76,14 @@ class Workspaces:
                 shutil.rmtree(path)
             elif path.name not in _LOCKS:
                 path.unlink()
-        good = StoredCheckpoints(run.folder.parent).bring_to(run, workspace)
+        good = StoredCheckpoints(run.folder.parent).restore(run, workspace)
         if not good:
             raise IncompatibleCheckpoint(
                 f"all copies of the job's checkpoints in {run.folder} are damaged; try the job again from the start"
             )
         return good[-1]
 
-    def let_go(self, job_id: str) -> None:
+    def release(self, job_id: str) -> None:
         """The job needs no workspace any more: what lies in the scratch folder goes. In the storage it stays."""
         if self._scratch is not None:
             shutil.rmtree(self._scratch / job_id, ignore_errors=True)
@@ -100,7 +100,7 @@ class Workspaces:
                 f"the scratch folder {self._scratch} lies among the jobs of the data folder, where voices are kept; "
                 "name another with RVC_TRAIN_SCRATCH_FOLDER, or none"
             )
-        mark = read_mark(self._scratch / MARK)
+        mark = read_instance_id(self._scratch / INSTANCE_FILE)
         jobs = self._scratch_jobs()
         if mark not in {None, instance_id} or (mark is None and jobs and not any(status(job.name) for job in jobs)):
             owner = "another installation, since this one has none of its jobs" if mark is None else f"instance {mark}"
@@ -109,22 +109,22 @@ class Workspaces:
                 f"{instance_id}; name another with RVC_TRAIN_SCRATCH_FOLDER, or empty it if its jobs are not missed"
             )
         if mark is None:
-            write_mark(self._scratch / MARK, instance_id)
+            write_instance_id(self._scratch / INSTANCE_FILE, instance_id)
 
     def sweep(self, instance_id: str, status: Callable[[str], JobStatus | None], trash_days: float) -> None:
         """Let go of the jobs in the scratch folder that have ended, here or elsewhere; empty its trash of what is old.
 
         Jobs that the database does not have go to the trash, once nobody has changed their files for an hour.
         """
-        if self._scratch is None or read_mark(self._scratch / MARK) != instance_id:
+        if self._scratch is None or read_instance_id(self._scratch / INSTANCE_FILE) != instance_id:
             return
         trash = Trash(self._scratch, self._clock)
         for folder in self._scratch_jobs():
             found = status(folder.name)
             if found is None and is_untouched(folder, self._clock()):
-                trash.take(folder, "jobs")
+                trash.add(folder, "jobs")
             elif found is not None and found.is_terminal:
-                self.let_go(folder.name)
+                self.release(folder.name)
                 logger.info("workspace deleted", job_id=folder.name)
         trash.empty(trash_days)
 
@@ -143,6 +143,6 @@ def _is_up_to_date(workspace: Workspace, run: StoredRun) -> bool:
 
 def _last_token(workspace: Workspace) -> int:
     try:
-        return int((workspace.root / _MARK).read_text())
+        return int((workspace.root / _ATTEMPT_FILE).read_text())
     except (OSError, ValueError):
         return -1

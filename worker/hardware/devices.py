@@ -22,7 +22,7 @@ def engine_device(device: str) -> str:
     return ",".join(f"cuda:{index}" for index in range(len(_numbers(device))))
 
 
-def binding(device: str, environment: Mapping[str, str]) -> dict[str, str]:
+def device_environment(device: str, environment: Mapping[str, str]) -> dict[str, str]:
     """Variables that show the engine no other GPU than the worker's. None where it may choose itself (`auto`).
 
     A machine that shows us only some of its GPUs (CUDA_VISIBLE_DEVICES) is heeded: `cuda:1` is the second of those.
@@ -42,7 +42,7 @@ def check_gpus(device: str, environment: Mapping[str, str]) -> None:
     if not device.startswith(CUDA):
         return
     command = python_command("rvc_engine", "machine")
-    seen = dict(environment) | binding(device, environment)
+    seen = dict(environment) | device_environment(device, environment)
     done = subprocess.run(command, env=seen, capture_output=True, check=False)
     if done.returncode != 0:
         reason = done.stderr.decode(errors="replace").strip().splitlines()
@@ -58,7 +58,7 @@ def check_gpus(device: str, environment: Mapping[str, str]) -> None:
 
 def visible_gpus(device: str, environment: Mapping[str, str]) -> list[str]:
     """The worker's GPUs by index or UUID; of one that may choose (`auto`), the first that there is."""
-    return binding("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")
+    return device_environment("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")
 
 
 def device_name(device: str, environment: Mapping[str, str]) -> str:

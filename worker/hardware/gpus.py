@@ -1,6 +1,6 @@
 """Looks now and then at what the worker's GPUs are doing, for those who watch.
 
-On a thread of its own: a driver that hangs may take that thread, but neither the pulse nor the job.
+On a thread of its own: a driver that hangs may take that thread, but neither the heartbeat nor the job.
 """
 
 import threading
@@ -13,19 +13,19 @@ import structlog
 from rvc_train.schemas.workers import GpuPublic
 from server.database.clock import utc_now
 from server.storage.local import Storage
-from server.workers.gpu_telemetry import forget_readings, write_reading
+from server.workers.gpu_telemetry import delete_gpu_telemetry, write_gpu_telemetry
 
 logger = structlog.get_logger(__name__)
 
 
-class GpuWatch:
+class GpuMonitor:
     """Writes a reading every `seconds`, from start to stop. Does nothing on a machine without NVIDIA's driver."""
 
     def __init__(self, storage: Storage, worker_id: str, gpus: Sequence[str], seconds: float) -> None:
         """`gpus`: indices in the order of the bus, or UUIDs, as CUDA_VISIBLE_DEVICES names them."""
         self._storage, self._worker_id, self._gpus, self._seconds = storage, worker_id, gpus, seconds
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="gpus", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
 
     def start(self) -> None:
         """Begin, unless there is nothing to look at."""
@@ -37,9 +37,9 @@ class GpuWatch:
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
-        forget_readings(self._storage, utc_now(), self._worker_id)
+        delete_gpu_telemetry(self._storage, utc_now(), self._worker_id)
 
-    def _watch(self) -> None:
+    def _run(self) -> None:
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
@@ -47,14 +47,14 @@ class GpuWatch:
             return
         try:
             while not self._is_over.is_set():
-                self._look()
+                self._sample()
                 self._is_over.wait(self._seconds)
         finally:
             pynvml.nvmlShutdown()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         try:
-            write_reading(self._storage, self._worker_id, [read_gpu(gpu) for gpu in self._gpus], utc_now())
+            write_gpu_telemetry(self._storage, self._worker_id, [read_gpu(gpu) for gpu in self._gpus], utc_now())
         except (pynvml.NVMLError, OSError) as error:  # a driver under update, a full disk: the next look may tell more
             logger.debug("what the GPUs do was not read", reason=str(error))
 

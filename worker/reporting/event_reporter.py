@@ -1,6 +1,5 @@
-"""The way of an engine's events into the book: kept in order, handed over in batches, none lost while it is away."""
+"""Reports an engine's events to the job store: in order, in batches, none lost while the database is away."""
 
-import errno
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -8,11 +7,11 @@ import structlog
 
 from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
 from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
-from server.job_store.leases import Claim
-from server.jobs.service import JobBook
+from server.job_store.leases import Lease
+from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
-from server.storage.local import Storage
-from worker.reporting.retry import DATABASE_AWAY, first_line
+from server.storage.local import Storage, is_disk_full
+from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line
 from worker.reporting.spool import Spool
 
 logger = structlog.get_logger(__name__)
@@ -21,14 +20,14 @@ BATCH = 500
 """Events of one transaction at most: a backlog of hours goes over in short ones."""
 
 
-class Reports:
-    """Events that the book does not know yet."""
+class EventReporter:
+    """Events that are not in the database yet."""
 
-    def __init__(self, book: JobBook, storage: Storage, claim: Claim, workspace: Path, spool: Path) -> None:
+    def __init__(self, job_service: JobService, storage: Storage, lease: Lease, workspace: Path, spool: Path) -> None:
         """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
-        self._book = book
+        self._jobs = job_service
         self._storage = storage
-        self._claim = claim
+        self._lease = lease
         self._workspace = workspace
         self._waiting = Spool(spool)
         self._is_away = False
@@ -46,10 +45,10 @@ class Reports:
         """Drop what still waits."""
         self._waiting.close()
 
-    def deliver(self) -> bool:
-        """Hand over all that waits; False when the database is away and something had to stay.
+    def flush(self) -> bool:
+        """Flush all that waits; False when the database is away and something had to stay.
 
-        Raises ClaimLost when the job is no longer ours.
+        Raises LeaseLost when the job is no longer ours.
         """
         try:
             while waiting := self._waiting.front():
@@ -61,10 +60,10 @@ class Reports:
                     waiting.popleft()
                 else:
                     batch = _next_batch(waiting)
-                    self._book.record(self._claim, batch)
+                    self._jobs.record_events(self._lease, batch)
                     for _ in batch:
                         waiting.popleft()
-        except DATABASE_AWAY as error:
+        except DATABASE_UNAVAILABLE as error:
             if not self._is_away:
                 logger.warning("the database is away; the engine goes on", reason=first_line(error))
             self._is_away = True
@@ -76,9 +75,9 @@ class Reports:
         """Check a file of the workspace, copy it into the storage, and offer it for download."""
         try:
             self._check_place(artifact.path)
-            stored = self._storage.store_artifact(self._claim.job_id, Path(artifact.path))
+            stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
         except (ArtifactInvalid, OSError) as error:
-            is_full = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+            is_full = isinstance(error, OSError) and is_disk_full(error)
             kind = DiskFull if is_full else ArtifactInvalid
             self.rejected = kind(f"{artifact.name} cannot be published: {error}")
             return
@@ -88,7 +87,7 @@ class Reports:
                 f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
             )
             return
-        self._book.publish_artifact(self._claim, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
+        self._jobs.publish_artifact(self._lease, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
         self.published.add(artifact.kind)
 
     def _publish_preview(self, preview: PreviewReady) -> None:
@@ -97,12 +96,12 @@ class Reports:
             paths = (preview.audio, preview.picture, preview.recording)
             for path in paths:
                 self._check_place(path)
-            stored = [self._storage.store_artifact(self._claim.job_id, Path(path)) for path in paths]
+            stored = [self._storage.store_artifact(self._lease.job_id, Path(path)) for path in paths]
         except (ArtifactInvalid, OSError) as error:
             warning = f"the preview of step {preview.step} cannot be published: {error}"
-            self._book.record(self._claim, [Warned(message=warning, stage="train")])
+            self._jobs.record_events(self._lease, [Warned(message=warning, stage="train")])
             return
-        self._book.publish_preview(self._claim, preview, PreviewFiles(*stored))
+        self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored))
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):

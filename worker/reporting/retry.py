@@ -1,4 +1,4 @@
-"""What the worker does while the database is away: it waits, and nothing of its work stops."""
+"""Retries while the database is away."""
 
 import time
 from collections.abc import Callable
@@ -10,24 +10,26 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 T = TypeVar("T")
 
-DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeout)
 """What SQLAlchemy raises when the database does not answer, is locked for too long, or has no room."""
 
 logger = structlog.get_logger(__name__)
 
 
-def insist(act: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False) -> T | None:
-    """Do something with the database, trying again as long as it is away; None when `give_up` says so first."""
-    is_told = False
+def retry_until_available(
+    action: Callable[[], T], *, pause_seconds: float = 2, give_up: Callable[[], bool] = lambda: False
+) -> T | None:
+    """Retry an action until the database is available; None when `give_up` returns true first."""
+    is_logged = False
     while True:
         try:
-            return act()
-        except DATABASE_AWAY as error:
+            return action()
+        except DATABASE_UNAVAILABLE as error:
             if give_up():
                 return None
-            if not is_told:
+            if not is_logged:
                 logger.warning("the database is away; trying again until it is back", reason=first_line(error))
-                is_told = True
+                is_logged = True
             time.sleep(pause_seconds)
 
 

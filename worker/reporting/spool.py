@@ -1,4 +1,4 @@
-"""Events that wait for the book: the first ones in memory, a long backlog in a file, in their order.
+"""Events that wait for the database: the first ones in memory, a long backlog in a file, in their order.
 
 While the database is away for hours a run says more than memory should hold; on disk it costs about a kilobyte a step.
 """

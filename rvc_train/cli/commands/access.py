@@ -7,8 +7,8 @@ import typer
 from pydantic import ValidationError
 
 from rvc_train.cli.output import ago, size, table
-from rvc_train.cli.session import Session, connected
-from rvc_train.errors import BadInput
+from rvc_train.cli.session import Session, api_command
+from rvc_train.errors import UsageError
 from rvc_train.schemas.access import OwnerPublic, Quota, Scope, TokenCreate
 
 tokens = typer.Typer(no_args_is_help=True, help="Keys to the server; for administrators.")
@@ -19,10 +19,10 @@ OwnerArgument = Annotated[str, typer.Argument(metavar="OWNER", help="Small lette
 
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the program."""
-    app.command("me")(connected(me))
+    app.command("me")(api_command(me))
     app.add_typer(tokens, name="token")
     app.add_typer(owners, name="owner")
-    app.command("audit")(connected(audit))
+    app.command("audit")(api_command(audit))
 
 
 def me(session: Session) -> None:
@@ -45,7 +45,7 @@ def _use(owner: OwnerPublic) -> str:
 
 
 @tokens.command("create")
-@connected
+@api_command
 def create_token(
     session: Session,
     owner: OwnerArgument,
@@ -58,16 +58,16 @@ def create_token(
     """Make a token. Its secret is shown this once."""
     fields = {"owner": owner, "scopes": scope or [Scope.SUBMIT], "name": name, "expires_in_days": days}
     try:
-        wish = TokenCreate.model_validate(fields)
+        request = TokenCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"{first['loc'][0]}: {first['msg']}") from error
-    made = session.client.access.create_token(wish)
+        raise UsageError(f"{first['loc'][0]}: {first['msg']}") from error
+    made = session.client.access.create_token(request)
     session.output.result(made, f"{made.id}\nexport RVC_TRAIN_TOKEN={made.secret}")
 
 
 @tokens.command("list")
-@connected
+@api_command
 def list_tokens(session: Session) -> None:
     """Everyone's tokens, without their secrets."""
     found = list(session.client.access.tokens())
@@ -82,7 +82,7 @@ def list_tokens(session: Session) -> None:
 
 
 @tokens.command("revoke")
-@connected
+@api_command
 def revoke_token(session: Session, token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id.")]) -> None:
     """Let a token open nothing any more, at once."""
     session.client.access.revoke_token(token_id)
@@ -90,7 +90,7 @@ def revoke_token(session: Session, token_id: Annotated[str, typer.Argument(metav
 
 
 @owners.command("list")
-@connected
+@api_command
 def list_owners(session: Session) -> None:
     """Every owner with quota and use."""
     found = session.client.access.owners()
@@ -98,7 +98,7 @@ def list_owners(session: Session) -> None:
 
 
 @owners.command("quota")
-@connected
+@api_command
 def set_quota(
     session: Session,
     owner: OwnerArgument,
@@ -115,7 +115,7 @@ def set_quota(
         try:
             quota = Quota.model_validate(fields)
         except ValidationError as error:
-            raise BadInput(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+            raise UsageError(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
         found = session.client.access.set_quota(owner, quota)
     session.output.result(found, f"{found.owner}: {_use(found)}")
 

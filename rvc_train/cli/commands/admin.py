@@ -1,4 +1,4 @@
-"""`rvc-train webhook`, `weights`, `retention`: what a server's keeper and its users decide now and then."""
+"""`rvc-train webhook`, `weights`, `retention`: what a server's administrator and its users decide now and then."""
 
 import time
 from typing import Annotated
@@ -7,8 +7,8 @@ import typer
 from pydantic import ValidationError
 
 from rvc_train.cli.output import ago, size, table
-from rvc_train.cli.session import Session, connected
-from rvc_train.errors import BadInput, ClientError
+from rvc_train.cli.session import Session, api_command
+from rvc_train.errors import ClientError, UsageError
 from rvc_train.schemas.administration import RetentionPlan, RetentionPolicy, RetentionPublic, WeightsPublic
 from rvc_train.schemas.webhooks import LAST_EVENTS, WebhookCreate
 
@@ -28,7 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 @webhooks.command("add")
-@connected
+@api_command
 def add_webhook(
     session: Session,
     url: Annotated[str, typer.Argument(help="Where messages are POSTed.")],
@@ -38,17 +38,19 @@ def add_webhook(
     """Have an address told of all your jobs; prints the secret that messages are signed with."""
     fields = {"url": url, "events": event or list(LAST_EVENTS), "secret": secret}
     try:
-        wish = WebhookCreate.model_validate(fields)
+        request = WebhookCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
-    made = session.client.webhooks.create(wish)
-    told = session.client.webhooks.secret(made.id)
-    session.output.result(made.model_dump(mode="json") | {"secret": told}, f"{made.id}\nsecret: {told}")
+        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
+    made = session.client.webhooks.create(request)
+    signing_secret = session.client.webhooks.secret(made.id)
+    session.output.result(
+        made.model_dump(mode="json") | {"secret": signing_secret}, f"{made.id}\nsecret: {signing_secret}"
+    )
 
 
 @webhooks.command("list")
-@connected
+@api_command
 def list_webhooks(session: Session) -> None:
     """Your webhooks."""
     found = list(session.client.webhooks.list())
@@ -60,7 +62,7 @@ def list_webhooks(session: Session) -> None:
 
 
 @webhooks.command("test")
-@connected
+@api_command
 def test_webhook(session: Session, webhook: WebhookArgument) -> None:
     """Send a `ping`."""
     sent = session.client.webhooks.test(webhook)
@@ -68,7 +70,7 @@ def test_webhook(session: Session, webhook: WebhookArgument) -> None:
 
 
 @webhooks.command("log")
-@connected
+@api_command
 def webhook_log(
     session: Session,
     webhook: WebhookArgument,
@@ -88,7 +90,7 @@ def webhook_log(
 
 
 @webhooks.command("delete")
-@connected
+@api_command
 def delete_webhook(session: Session, webhook: WebhookArgument) -> None:
     """Forget a webhook."""
     session.client.webhooks.delete(webhook)
@@ -96,7 +98,7 @@ def delete_webhook(session: Session, webhook: WebhookArgument) -> None:
 
 
 @weights.command("list")
-@connected
+@api_command
 def list_weights(session: Session) -> None:
     """All that are known, and whether they are on the server's machine."""
     found = session.client.weights.list()
@@ -107,7 +109,7 @@ def list_weights(session: Session) -> None:
 
 
 @weights.command("fetch")
-@connected
+@api_command
 def fetch_weights(
     session: Session, names: Annotated[list[str], typer.Argument(metavar="ID...", help="Such as hubert.")]
 ) -> None:
@@ -135,7 +137,7 @@ def _state(weights: WeightsPublic) -> str:
 
 
 @retention.command("show")
-@connected
+@api_command
 def show_retention(session: Session) -> None:
     """The policy, and what it would delete now."""
     found = session.client.retention.get()
@@ -143,7 +145,7 @@ def show_retention(session: Session) -> None:
 
 
 @retention.command("set")
-@connected
+@api_command
 def set_retention(
     session: Session,
     keep_days: Annotated[float | None, typer.Option(help="Keep a finished job for so many days.")] = None,
@@ -164,13 +166,13 @@ def set_retention(
         )
     except ValidationError as error:
         first = error.errors()[0]
-        raise BadInput(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
     found = session.client.retention.set(policy, dry_run=dry_run)
     session.output.result(found, _described(found))
 
 
 @retention.command("run")
-@connected
+@api_command
 def run_retention(session: Session) -> None:
     """Carry the policy out now."""
     plan = session.client.retention.run()

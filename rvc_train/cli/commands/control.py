@@ -7,34 +7,34 @@ import typer
 
 from rvc_train.cli.commands.jobs import JobArgument, labels_of
 from rvc_train.cli.output import ago, size, span, table
-from rvc_train.cli.session import Session, connected
+from rvc_train.cli.session import Session, api_command
 from rvc_train.cli.training_options import training_config, with_training_options
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobPublic, Range
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate
 
 
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the program."""
-    app.command("pause")(connected(pause))
-    app.command("resume")(connected(resume))
-    app.command("retry")(connected(with_training_options(retry)))
-    app.command("label")(connected(label))
-    app.command("priority")(connected(priority))
-    app.command("estimate")(connected(with_training_options(estimate)))
-    app.command("queue")(connected(queue))
-    app.command("workers")(connected(workers))
-    app.command("drain")(connected(drain))
+    app.command("pause")(api_command(pause))
+    app.command("resume")(api_command(resume))
+    app.command("retry")(api_command(with_training_options(retry)))
+    app.command("label")(api_command(label))
+    app.command("priority")(api_command(priority))
+    app.command("estimate")(api_command(with_training_options(estimate)))
+    app.command("queue")(api_command(queue))
+    app.command("workers")(api_command(workers))
+    app.command("drain")(api_command(drain))
 
 
 def pause(session: Session, job: JobArgument) -> None:
     """Stop a job after its present step and a checkpoint, until it is resumed."""
-    _tell(session, session.client.pause(session.client.find_job(job).id))
+    _print_job(session, session.client.pause(session.client.find_job(job).id))
 
 
 def resume(session: Session, job: JobArgument) -> None:
     """Put a paused job back into the queue; it goes on from its checkpoint."""
-    _tell(session, session.client.resume(session.client.find_job(job).id))
+    _print_job(session, session.client.resume(session.client.find_job(job).id))
 
 
 def retry(
@@ -75,10 +75,10 @@ def priority(
     number: Annotated[int, typer.Argument(min=-100, max=100, help="Higher goes first.")],
 ) -> None:
     """Change the priority of a job that is queued."""
-    _tell(session, session.client.edit(session.client.find_job(job).id, priority=number))
+    _print_job(session, session.client.edit(session.client.find_job(job).id, priority=number))
 
 
-def _tell(session: Session, job: JobPublic) -> None:
+def _print_job(session: Session, job: JobPublic) -> None:
     place = f"  place {job.queue_position}" if job.queue_position else ""
     session.output.result(job, f"{job.id}  {job.name}  {job.status}{place}")
 
@@ -159,6 +159,6 @@ def drain(
     """Have a worker take nothing new, let go of its job after a checkpoint, and end."""
     found = session.client.find_worker(worker)
     if found.status == "stopped":
-        raise BadInput(f"the worker {found.id} has stopped already")
+        raise UsageError(f"the worker {found.id} has stopped already")
     drained = session.client.drain_worker(found.id, "finish" if finish else "hand_back")
     session.output.result(drained, f"{drained.id}  {drained.name}  {drained.status}")

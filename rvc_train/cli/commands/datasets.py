@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from rvc_train.cli.output import ago, duration, size, table
-from rvc_train.cli.session import Session, connected
+from rvc_train.cli.session import Session, api_command
 from rvc_train.client import default_dataset_name
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
 
@@ -18,7 +18,7 @@ DatasetArgument = Annotated[
 
 
 @app.command()
-@connected
+@api_command
 def upload(
     session: Session,
     paths: Annotated[list[Path], typer.Argument(metavar="DIR|ZIP|FILES...", help="Recordings of one voice.")],
@@ -37,7 +37,7 @@ def upload(
 
 
 @app.command("list")
-@connected
+@api_command
 def list_datasets(
     session: Session,
     owner: Annotated[str | None, typer.Option(help="Only of this owner; for administrators.")] = None,
@@ -62,7 +62,7 @@ def list_datasets(
 
 
 @app.command()
-@connected
+@api_command
 def show(session: Session, dataset: DatasetArgument) -> None:
     """One dataset."""
     found = session.client.find_dataset(dataset)
@@ -70,7 +70,7 @@ def show(session: Session, dataset: DatasetArgument) -> None:
 
 
 @app.command()
-@connected
+@api_command
 def report(session: Session, dataset: DatasetArgument) -> None:
     """What the server found in the recordings, file by file."""
     found = session.client.dataset_report(session.client.find_dataset(dataset).id)
@@ -86,9 +86,9 @@ def report(session: Session, dataset: DatasetArgument) -> None:
             file.error or "; ".join(file.notes),
         )
     session.output.result(found, rows)
-    verdict = "usable" if found.usable else f"not usable: {found.reason}"
-    session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {verdict}")
-    for line in _measures(found):
+    summary = "usable" if found.usable else f"not usable: {found.reason}"
+    session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {summary}")
+    for line in _statistics(found):
         session.output.note(line)
     for finding in found.findings:
         session.output.note(f"{finding.severity}: {finding.message}\n  -> {finding.advice}")
@@ -98,7 +98,7 @@ def report(session: Session, dataset: DatasetArgument) -> None:
 
 
 @app.command()
-@connected
+@api_command
 def delete(session: Session, dataset: DatasetArgument) -> None:
     """Delete recordings and all that was derived from them; not while a job needs them."""
     found = session.client.find_dataset(dataset)
@@ -106,7 +106,7 @@ def delete(session: Session, dataset: DatasetArgument) -> None:
     session.output.result({"deleted": found.id}, f"deleted {found.id} ({found.name})")
 
 
-def _measures(found: DatasetReport) -> list[str]:
+def _statistics(found: DatasetReport) -> list[str]:
     """What was measured over all files, a line each; nothing of what nobody could tell."""
     rates = ", ".join(f"{int(rate) / 1000:g} kHz ({duration(seconds)})" for rate, seconds in found.sample_rates.items())
     silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"

@@ -21,11 +21,11 @@ from rvc_engine.config import TrainingConfig
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output, duration, size
 from rvc_train.cli.services import Services, free_port
-from rvc_train.cli.session import told
+from rvc_train.cli.session import command
 from rvc_train.cli.training_options import training_config
-from rvc_train.cli.watch import tell_end, watch
+from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.client import Client, connect
-from rvc_train.errors import BadInput, ClientError
+from rvc_train.errors import ClientError, UsageError
 from rvc_train.schemas.datasets import DatasetPublic
 from rvc_train.schemas.jobs import JobCreate, JobPublic, JobStatus
 from rvc_train.schemas.results import ArtifactPublic
@@ -39,7 +39,7 @@ SECONDS_ON_GPU = 1500.0
 
 def add_to(app: typer.Typer) -> None:
     """Give the command to the program."""
-    app.command("demo")(told(demo))
+    app.command("demo")(command(demo))
 
 
 def demo(
@@ -60,7 +60,7 @@ def demo(
     ] = "192",
 ) -> None:
     """Make a voice from the sample recordings that come with this program, start to end; stop all at its end."""
-    config = training(max_train_seconds, int(width))
+    config = demo_config(max_train_seconds, int(width))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         code = Demo(folder.resolve(), config, output).run()
@@ -70,8 +70,8 @@ def demo(
     raise typer.Exit(code)
 
 
-def training(max_train_seconds: float | None, width: int) -> TrainingConfig:
-    """The demo's choices: nothing to download, and an end by time. Raises BadInput."""
+def demo_config(max_train_seconds: float | None, width: int) -> TrainingConfig:
+    """The demo's choices: nothing to download, and an end by time. Raises UsageError."""
     choices = {
         "content": "whisper-tiny",
         "pretrained": "none",
@@ -85,10 +85,10 @@ def training(max_train_seconds: float | None, width: int) -> TrainingConfig:
 
 
 def sample_recordings() -> list[Path]:
-    """The recordings that come with the package. Raises BadInput where they were left out of it."""
+    """The recordings that come with the package. Raises UsageError where they were left out of it."""
     recordings = sorted(path for folder in SAMPLES for path in folder.glob("*.flac"))
     if not recordings:
-        raise BadInput(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
+        raise UsageError(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
     return recordings
 
 
@@ -117,7 +117,7 @@ class Demo:
         recordings = sample_recordings()
         self._folder.mkdir(parents=True, exist_ok=True)
         data = Path(tempfile.mkdtemp(prefix="data-", dir=self._folder))  # a folder `data` there may be a server's
-        self._say_what_comes(recordings[0].parent.resolve())
+        self._print_introduction(recordings[0].parent.resolve())
         with (self._folder / "services.log").open("w", encoding="utf-8") as file:
             log = ServiceLog(file)
             services = Services(data_folder=data, port=free_port(), token=None, relay=log.line)
@@ -130,9 +130,9 @@ class Demo:
                 raise
         if job.status is not JobStatus.SUCCEEDED:
             self._output.note(f"what it left is in {data}; server's and worker's words are in {file.name}")
-            return tell_end(job, self._output)
+            return print_outcome(job, self._output)
         shutil.rmtree(data, ignore_errors=True)
-        self._say_what_came(job, files)
+        self._print_result(job, files)
         if self._output.as_json:
             self._output.json({"files": [str(path) for path in files]}, indent=None)
         return exit_codes.DONE
@@ -140,8 +140,8 @@ class Demo:
     def _make_voice(self, client: Client, recordings: list[Path]) -> tuple[JobPublic, list[Path]]:
         self._step("server and worker are running")
         dataset = self._upload(client, recordings)
-        wish = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
-        job = client.submit(wish)
+        request = JobCreate(name=VOICE, dataset_id=dataset.id, config=self._config)
+        job = client.submit(request)
         self._step(f"submitted the job {job.id}")
         job = watch(client, job, self._output)
         if job.status is not JobStatus.SUCCEEDED:
@@ -170,14 +170,14 @@ class Demo:
     def _step(self, text: str) -> None:
         self._output.note(f"[{duration(time.monotonic() - self._started):>12}]  {text}")
 
-    def _say_what_comes(self, samples: Path) -> None:
+    def _print_introduction(self, samples: Path) -> None:
         seconds = duration(self._config.max_train_seconds)
         self._output.note(
             f"This makes a voice from {samples}: about {seconds} of training, and a minute or two around it.\n"
             "It downloads nothing: content=whisper-tiny comes with the package, pretrained=none starts from scratch."
         )
 
-    def _say_what_came(self, job: JobPublic, files: list[Path]) -> None:
+    def _print_result(self, job: JobPublic, files: list[Path]) -> None:
         steps = f"{job.step} steps" if job.step else "a few steps"
         self._output.note(f"\nThe voice is made, and nothing is left running ({duration(self._elapsed())} in all):")
         for path in files:

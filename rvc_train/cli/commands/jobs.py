@@ -1,4 +1,4 @@
-"""`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: a voice from wish to file."""
+"""`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: jobs from submission to download."""
 
 import json as json_module
 import sys
@@ -12,10 +12,10 @@ from rich.progress import Progress, TaskID
 
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table
-from rvc_train.cli.session import Session, connected
+from rvc_train.cli.session import Session, api_command
 from rvc_train.cli.training_options import training_config, with_training_options
-from rvc_train.cli.watch import tell_end, watch
-from rvc_train.errors import BadInput
+from rvc_train.cli.watch import print_outcome, watch
+from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique beginning of one, or `last`.")]
@@ -23,14 +23,14 @@ JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique begi
 
 def add_to(app: typer.Typer) -> None:
     """Give the commands to the program."""
-    app.command("submit")(connected(with_training_options(submit)))
-    app.command("watch")(connected(watch_job))
-    app.command("logs")(connected(logs))
-    app.command("jobs")(connected(jobs))
-    app.command("show")(connected(show))
-    app.command("cancel")(connected(cancel))
-    app.command("download")(connected(download))
-    app.command("delete")(connected(delete))
+    app.command("submit")(api_command(with_training_options(submit)))
+    app.command("watch")(api_command(watch_job))
+    app.command("logs")(api_command(logs))
+    app.command("jobs")(api_command(jobs))
+    app.command("show")(api_command(show))
+    app.command("cancel")(api_command(cancel))
+    app.command("download")(api_command(download))
+    app.command("delete")(api_command(delete))
 
 
 def submit(
@@ -61,12 +61,12 @@ def submit(
         "max_duration_seconds": max_duration_seconds,
     }
     try:
-        wish = JobCreate.model_validate(fields)
+        request = JobCreate.model_validate(fields)
     except ValidationError as error:
         first = error.errors()[0]
         option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise BadInput(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
-    job = session.client.submit(wish)
+        raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+    job = session.client.submit(request)
     if job.content_notice:
         session.output.warning(job.content_notice)
     if watch_it:
@@ -88,7 +88,7 @@ def watch_job(
 
 def _watch_to_the_end(session: Session, job: JobPublic, after: int | None = None) -> int:
     try:
-        return tell_end(watch(session.client, job, session.output, after), session.output)
+        return print_outcome(watch(session.client, job, session.output, after), session.output)
     except KeyboardInterrupt:
         session.output.warning(f"the job goes on without you; see it again with: rvc-train watch {job.id}")
         return exit_codes.INTERRUPTED
@@ -176,12 +176,12 @@ def download(
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
     if not files:
-        raise BadInput(f"the job {found.id} has no files yet; it is {found.status}")
+        raise UsageError(f"the job {found.id} has no files yet; it is {found.status}")
     paths = []
     with session.output.transfer_bar() as bar:
         for file in files:
-            told = partial(_show_transfer, bar, bar.add_task(file.name, total=file.size))
-            paths.append(session.client.download_artifact(file, folder, told))
+            report_progress = partial(_show_transfer, bar, bar.add_task(file.name, total=file.size))
+            paths.append(session.client.download_artifact(file, folder, report_progress))
     rows = [
         {"path": str(path), "size": file.size, "sha256": file.sha256} for path, file in zip(paths, files, strict=True)
     ]
@@ -205,11 +205,11 @@ def delete(session: Session, job: JobArgument) -> None:
 
 
 def labels_of(words: list[str]) -> dict[str, str]:
-    """Labels from the line. BadInput for a word that is none."""
+    """Labels from the line. UsageError for a word that is none."""
     labels = {}
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise BadInput(f"--label {word}: write it as KEY=VALUE")
+            raise UsageError(f"--label {word}: write it as KEY=VALUE")
         labels[key] = value
     return labels

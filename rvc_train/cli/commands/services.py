@@ -43,7 +43,7 @@ def worker() -> None:
 
 
 def admin(context: typer.Context) -> None:
-    """For the server's keeper, on its machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
+    """For the server's administrator, on its machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
     _become("server.admin.cli", *context.args, extra="server")
 
 

@@ -13,9 +13,9 @@ from rich.text import Text
 
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
-from rvc_train.cli.session import TokenOption, told
+from rvc_train.cli.session import TokenOption, command
 from rvc_train.cli.settings import resolve
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 
 DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
 COLOURS = {"server": "cyan", "worker": "magenta"}
@@ -27,7 +27,7 @@ class Stopped(BaseException):
 
 def add_to(app: typer.Typer) -> None:
     """Give the command to the program."""
-    app.command("up")(told(up))
+    app.command("up")(command(up))
 
 
 def up(
@@ -75,11 +75,13 @@ def up(
 
 
 def _devices(words: str) -> list[str]:
-    """One for each worker. BadInput for a word that names none."""
+    """One for each worker. UsageError for a word that names none."""
     devices = [word.strip() for word in words.split(",") if word.strip()]
     wrong = [word for word in devices if not DEVICE.match(word)]
     if wrong or not devices:
-        raise BadInput(f"{wrong[0] if wrong else words!r} is no device; name auto, cpu or cuda:N, with commas between")
+        raise UsageError(
+            f"{wrong[0] if wrong else words!r} is no device; name auto, cpu or cuda:N, with commas between"
+        )
     return devices
 
 

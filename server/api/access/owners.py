@@ -6,8 +6,8 @@ from fastapi import APIRouter, Path, Query, Request, Response
 
 from rvc_train.schemas.access import AuditPublic, Me, OwnerList, OwnerName, OwnerPublic, Quota, Scope
 from rvc_train.schemas.base import Page
-from server.api.authorization import present, requires
-from server.context import MAX_INTEGER, Limit, ServicesDep, link_next
+from server.api.authorization import require_principal, requires
+from server.context import MAX_INTEGER, Context, Limit, link_next
 from server.http.problem_details import documented
 
 router = APIRouter(tags=["access"])
@@ -17,32 +17,32 @@ Owner = Annotated[OwnerName, Path()]
 
 @router.get("/me")
 @requires(Scope.READ)
-def get_me(services: ServicesDep) -> Me:
+def get_me(context: Context) -> Me:
     """Who you are to this server: owner, scopes, quota and what you use of it."""
-    caller = present()
-    mine = services.quotas.of(caller.owner)
-    return Me(scopes=sorted(caller.scopes), token_id=caller.token_id, **dict(mine))
+    principal = require_principal()
+    mine = context.quotas.of(principal.owner)
+    return Me(scopes=sorted(principal.scopes), token_id=principal.token_id, **dict(mine))
 
 
 @router.get("/owners")
 @requires(Scope.ADMIN)
-def list_owners(services: ServicesDep) -> OwnerList:
+def list_owners(context: Context) -> OwnerList:
     """Every owner with quota and use."""
-    return OwnerList(data=services.quotas.all())
+    return OwnerList(data=context.quotas.all())
 
 
 @router.put("/owners/{owner}/quota", responses=documented(422))
 @requires(Scope.ADMIN)
-def set_quota(owner: Owner, quota: Quota, services: ServicesDep) -> OwnerPublic:
+def set_quota(owner: Owner, quota: Quota, context: Context) -> OwnerPublic:
     """Give an owner a quota of their own."""
-    return services.quotas.set(owner, quota)
+    return context.quotas.set(owner, quota)
 
 
 @router.delete("/owners/{owner}/quota", responses=documented(422))
 @requires(Scope.ADMIN)
-def delete_quota(owner: Owner, services: ServicesDep) -> OwnerPublic:
+def delete_quota(owner: Owner, context: Context) -> OwnerPublic:
     """Let the server's quota hold for an owner again."""
-    return services.quotas.set(owner, None)
+    return context.quotas.set(owner, None)
 
 
 @router.get("/audit", responses=documented(422))
@@ -50,7 +50,7 @@ def delete_quota(owner: Owner, services: ServicesDep) -> OwnerPublic:
 def list_audit(
     request: Request,
     response: Response,
-    services: ServicesDep,
+    context: Context,
     actor: Annotated[str | None, Query(max_length=64, description="Only of this owner.")] = None,
     action: Annotated[str | None, Query(max_length=64, description="Only this, such as job.submitted.")] = None,
     target: Annotated[str | None, Query(max_length=200, description="Only what was done to this.")] = None,
@@ -58,7 +58,7 @@ def list_audit(
     limit: Limit = 20,
 ) -> Page[AuditPublic]:
     """Who did what, newest first."""
-    found, has_more = services.audit.list(actor=actor, action=action, target=target, after=after, limit=limit)
+    found, has_more = context.audit.list(actor=actor, action=action, target=target, after=after, limit=limit)
     cursor = str(found[-1].number) if has_more else None
     link_next(request, response, cursor)
     data = [AuditPublic.model_validate(each, from_attributes=True) for each in found]

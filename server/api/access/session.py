@@ -6,7 +6,7 @@ from starlette.concurrency import run_in_threadpool
 from rvc_train.schemas.access import Scope, SessionCreate
 from server.api.authorization import requires
 from server.auth.authentication import COOKIE, SIGN_IN, address_of
-from server.context import ServicesDep
+from server.context import Context
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/session", tags=["access"])
@@ -15,12 +15,12 @@ sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 
 
 @sign_in.post("", status_code=204, responses=documented(401, 422))
-async def create_session(wish: SessionCreate, request: Request, response: Response, services: ServicesDep) -> None:
+async def create_session(body: SessionCreate, request: Request, response: Response, context: Context) -> None:
     """Show a token, get a cookie."""
     address, request_id = address_of(request.scope), request.state.request_id
-    opened = await run_in_threadpool(services.tokens.open_session, wish.token, address=address, request_id=request_id)
+    opened = await run_in_threadpool(context.tokens.open_session, body.token, address=address, request_id=request_id)
     if opened is None:
-        raise await services.refusals.refuse(address, SIGN_IN, request_id)
+        raise await context.auth_throttle.reject(address, SIGN_IN, request_id)
     session_id, expires_at = opened
     response.set_cookie(
         COOKIE,
@@ -35,9 +35,9 @@ async def create_session(wish: SessionCreate, request: Request, response: Respon
 
 @router.delete("", status_code=204)
 @requires(Scope.READ)
-def delete_session(request: Request, response: Response, services: ServicesDep) -> None:
+def delete_session(request: Request, response: Response, context: Context) -> None:
     """Sign out."""
     session_id = request.cookies.get(COOKIE)
     if session_id is not None:
-        services.tokens.close_session(session_id)
+        context.tokens.close_session(session_id)
     response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")

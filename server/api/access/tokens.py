@@ -5,7 +5,7 @@ from fastapi import APIRouter, Request, Response
 from rvc_train.schemas.access import Scope, TokenCreate, TokenMade, TokenPublic
 from rvc_train.schemas.base import Page
 from server.api.authorization import requires
-from server.context import After, Limit, ServicesDep, link_next
+from server.context import After, Context, Limit, link_next
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/tokens", tags=["access"])
@@ -13,9 +13,9 @@ router = APIRouter(prefix="/tokens", tags=["access"])
 
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.ADMIN)
-def create_token(wish: TokenCreate, response: Response, services: ServicesDep) -> TokenMade:
+def create_token(request: TokenCreate, response: Response, context: Context) -> TokenMade:
     """Make a token for an owner. The answer holds its secret, which is told this once."""
-    token, secret = services.tokens.create(wish)
+    token, secret = context.tokens.create(request)
     response.headers["Cache-Control"] = "no-store"
     return TokenMade(secret=secret, **token.model_dump(exclude={"sha256"}))
 
@@ -23,10 +23,10 @@ def create_token(wish: TokenCreate, response: Response, services: ServicesDep) -
 @router.get("", responses=documented(422))
 @requires(Scope.ADMIN)
 def list_tokens(
-    request: Request, response: Response, services: ServicesDep, after: After = None, limit: Limit = 20
+    request: Request, response: Response, context: Context, after: After = None, limit: Limit = 20
 ) -> Page[TokenPublic]:
     """Everyone's tokens without their secrets, newest first, revoked ones too."""
-    found, has_more = services.tokens.list(after=after, limit=limit)
+    found, has_more = context.tokens.list(after=after, limit=limit)
     cursor = found[-1].id if has_more else None
     link_next(request, response, cursor)
     data = [TokenPublic.model_validate(each, from_attributes=True) for each in found]
@@ -35,6 +35,6 @@ def list_tokens(
 
 @router.delete("/{token_id}", status_code=204, responses=documented(404))
 @requires(Scope.ADMIN)
-def revoke_token(token_id: str, services: ServicesDep) -> None:
+def revoke_token(token_id: str, context: Context) -> None:
     """Let a token open nothing any more, at once."""
-    services.tokens.revoke(token_id)
+    context.tokens.revoke(token_id)

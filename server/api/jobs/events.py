@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.events import EventList, EventType
 from server.api.authorization import requires
-from server.context import MAX_INTEGER, ServicesDep
+from server.context import MAX_INTEGER, Context
 from server.errors import Refused
 from server.http.problem_details import documented
 from server.http.sse import last_event_id, wants_stream
@@ -32,7 +32,7 @@ router = APIRouter(prefix="/jobs", tags=["progress"])
 def get_events(
     job_id: str,
     request: Request,
-    services: ServicesDep,
+    context: Context,
     after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events behind this number.")] = None,
     limit: Annotated[int, Query(ge=1, le=1000, description="How many at most, in a list.")] = 100,
     types: Annotated[
@@ -45,7 +45,7 @@ def get_events(
     when the job has ended. A lost connection goes on with `Last-Event-ID`.
     """
     if not wants_stream(request):
-        page = services.history.events(job_id, after or 0, limit + 1 if types else limit, types or ())
+        page = context.job_queries.events(job_id, after or 0, limit + 1 if types else limit, types or ())
         has_more = len(page.events) > limit if types else bool(page.events) and page.events[-1].seq < page.last_seq
         data = [event_public(event) for event in page.events[:limit]]
         return EventList(data=data, has_more=has_more, last_seq=page.last_seq)
@@ -53,9 +53,11 @@ def get_events(
         raise Refused("a stream tells events of every type; leave this out, or ask for a list", "?type")
     resumed = last_event_id(request)
     start = after or 0 if resumed is None else resumed
-    first = services.history.events(job_id, start, 1)
+    first = context.job_queries.events(job_id, start, 1)
     if resumed is not None and first.status.is_terminal and not first.events:
         return Response(status_code=204)
-    if start > first.last_seq:  # a follower of another job, or of a book that was restored: it would wait in silence
+    if (
+        start > first.last_seq
+    ):  # a follower of another job, or of a database that was restored: it would wait in silence
         raise Refused(f"the job has {first.last_seq} events; none has the number {start}, so none can follow it")
-    return services.streamer.response(services.feeds.follow(job_id, start, first.last_seq))
+    return context.sse_responder.response(context.event_broadcaster.follow(job_id, start, first.last_seq))

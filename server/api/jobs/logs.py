@@ -8,12 +8,12 @@ from fastapi import APIRouter, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
 from server.api.authorization import requires
-from server.context import Services, ServicesDep
+from server.context import AppContext, Context
 from server.errors import RangeNotSatisfiable, Refused
 from server.http.byte_ranges import Span, file_response, span_response
 from server.http.problem_details import documented
-from server.http.sse import Look, News, in_a_thread, last_event_id, message, wants_stream
-from server.results.logs import read_lines, size_of, tail_offset
+from server.http.sse import Batch, Poll, in_thread, last_event_id, message, wants_stream
+from server.results.logs import log_size, read_lines, tail_offset
 
 router = APIRouter(prefix="/jobs", tags=["progress"])
 TEXT = "text/plain; charset=utf-8"
@@ -37,7 +37,7 @@ TEXT = "text/plain; charset=utf-8"
 def get_logs(
     job_id: str,
     request: Request,
-    services: ServicesDep,
+    context: Context,
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="Only the last lines.")] = None,
     offset: Annotated[int | None, Query(ge=0, description="Only what comes behind so many bytes.")] = None,
     follow: Annotated[bool, Query(description="A stream of lines, also without `Accept: text/event-stream`.")] = False,
@@ -51,15 +51,15 @@ def get_logs(
     """
     if tail is not None and offset is not None:
         raise Refused("give tail or offset, not both", "?tail")
-    status = services.history.status(job_id)
-    path = services.storage.job_log(job_id)
-    size = size_of(path)
+    status = context.job_queries.status(job_id)
+    path = context.storage.job_log(job_id)
+    size = log_size(path)
     if follow or wants_stream(request):
         resumed = last_event_id(request)
         if resumed is not None and status.is_terminal and resumed >= size:
             return Response(status_code=204)
         start = resumed if resumed is not None else _start(path, tail, offset)
-        return services.streamer.response(_look(services, job_id, path, start))
+        return context.sse_responder.response(_poller(context, job_id, path, start))
     if tail is None and offset is None:
         return file_response(request, path, size, media_type=TEXT)
     start = _start(path, tail, offset)
@@ -73,20 +73,20 @@ def _start(path: Path, tail: int | None, offset: int | None) -> int:
     return tail_offset(path, tail) if tail is not None else offset or 0
 
 
-def _look(services: Services, job_id: str, path: Path, start: int) -> Look:
+def _poller(context: AppContext, job_id: str, path: Path, start: int) -> Poll:
     place = start
     was_finished = False
 
-    def look() -> News:
+    def poll() -> Batch:
         nonlocal place, was_finished
-        status = services.history.status(job_id)  # before the file: what is written before the end is not missed
+        status = context.job_queries.status(job_id)  # before the file: what is written before the end is not missed
         lines = read_lines(path, place, is_finished=was_finished)
         if lines:
             place = lines[-1].end
-            return News([message(line.text, line.end) for line in lines], has_more=True)
-        # One look more after the end: a worker may write its last line just behind its last word to the book.
+            return Batch([message(line.text, line.end) for line in lines], has_more=True)
+        # One poll more after the end: a worker may write its last line just after its last write to the database.
         end = json.dumps({"status": status}) if was_finished else None
         was_finished = status.is_terminal
-        return News([], end)
+        return Batch([], end)
 
-    return in_a_thread(look)
+    return in_thread(poll)

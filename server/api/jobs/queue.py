@@ -4,8 +4,8 @@ from fastapi import APIRouter
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.queue import QueuePublic
-from server.api.authorization import present, requires
-from server.context import ServicesDep
+from server.api.authorization import require_principal, requires
+from server.context import Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.jobs.serializers import queue_public
@@ -15,7 +15,13 @@ router = APIRouter(tags=["server"])
 
 @router.get("/queue")
 @requires(Scope.READ)
-def get_queue(services: ServicesDep) -> QueuePublic:
+def get_queue(context: Context) -> QueuePublic:
     """What runs and what waits: your jobs, with their places and when they may start; and how many there are of all."""
-    with read_session(services.engine) as session:
-        return queue_public(session, services.outlook, utc_now(), services.settings.lease_seconds, present().sees)
+    with read_session(context.engine) as session:
+        return queue_public(
+            session,
+            context.queue_forecast,
+            utc_now(),
+            context.settings.lease_seconds,
+            require_principal().visible_owner,
+        )

@@ -9,7 +9,7 @@ from rvc_train.schemas.access import Scope
 from rvc_train.schemas.events import MetricList
 from rvc_train.schemas.results import ArtifactList
 from server.api.authorization import requires
-from server.context import MAX_INTEGER, ServicesDep
+from server.context import MAX_INTEGER, Context
 from server.errors import Gone, NotFound
 from server.http.byte_ranges import content_disposition, file_response
 from server.http.problem_details import documented
@@ -23,21 +23,21 @@ router = APIRouter(prefix="/jobs", tags=["results"])
 @requires(Scope.READ)
 def get_metrics(
     job_id: str,
-    services: ServicesDep,
+    context: Context,
     key: Annotated[list[str] | None, Query(description="Only this metric; may be repeated.")] = None,
     since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps behind this one.")] = 0,
     max_points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to about so many a series.")] = 1000,
 ) -> MetricList:
     """Numbers measured while training, by key, over the steps."""
-    return MetricList(data=services.history.metrics(job_id, key or (), since_step, max_points))
+    return MetricList(data=context.job_queries.metrics(job_id, key or (), since_step, max_points))
 
 
 @router.get("/{job_id}/artifacts", responses=documented(404))
 @requires(Scope.READ)
-def list_artifacts(job_id: str, services: ServicesDep) -> ArtifactList:
+def list_artifacts(job_id: str, context: Context) -> ArtifactList:
     """Files that the job offers, with size and sha256."""
-    job = services.book.get(job_id)
-    return ArtifactList(data=[artifact_public(job, each) for each in services.history.artifacts(job_id)])
+    job = context.jobs.get(job_id)
+    return ArtifactList(data=[artifact_public(job, each) for each in context.job_queries.artifacts(job_id)])
 
 
 @router.get(
@@ -48,13 +48,13 @@ def list_artifacts(job_id: str, services: ServicesDep) -> ArtifactList:
     ),
 )
 @requires(Scope.READ)
-def get_zip(job_id: str, services: ServicesDep) -> Response:
+def get_zip(job_id: str, context: Context) -> Response:
     """All files in one zip, made while it is sent. 404 while there are none."""
-    job = services.book.get(job_id)
-    artifacts = services.history.artifacts(job_id)
+    job = context.jobs.get(job_id)
+    artifacts = context.job_queries.artifacts(job_id)
     if not artifacts:
         raise NotFound(f"the job {job_id} has no files yet")
-    files = [(services.storage.resolve(each.path), each.name) for each in artifacts]
+    files = [(context.storage.resolve(each.path), each.name) for each in artifacts]
     for path, name in files:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
@@ -79,10 +79,10 @@ def get_zip(job_id: str, services: ServicesDep) -> Response:
     ),
 )
 @requires(Scope.READ)
-def get_artifact(job_id: str, name: str, request: Request, services: ServicesDep) -> Response:
+def get_artifact(job_id: str, name: str, request: Request, context: Context) -> Response:
     """One file. Its ETag is its sha256; ranges and conditional requests are understood."""
-    artifact = services.history.artifact(job_id, name)
-    path = services.storage.resolve(artifact.path)
+    artifact = context.job_queries.artifact(job_id, name)
+    path = context.storage.resolve(artifact.path)
     if not path.is_file():
         raise Gone(f"the file {name!r} is no longer stored")
     return file_response(

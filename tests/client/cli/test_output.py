@@ -4,7 +4,7 @@ import pytest
 import typer
 
 from rvc_train.cli.output import Output, table
-from rvc_train.cli.session import told
+from rvc_train.cli.session import command
 
 
 def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
@@ -22,7 +22,7 @@ def test_a_file_that_cannot_be_read_is_told_in_a_sentence(capsys):
         raise PermissionError(13, "Permission denied", "/root/voice.wav")
 
     with pytest.raises(typer.Exit) as ended:
-        told(read)(json=False)
+        command(read)(json=False)
     assert (ended.value.exit_code, capsys.readouterr().err) == (1, "error: /root/voice.wav: Permission denied\n")
 
 
@@ -31,5 +31,5 @@ def test_a_reader_who_has_enough_is_no_error(capsys):
         raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(BrokenPipeError):  # the program's outermost frame ends quietly by it
-        told(write)(json=False)
+        command(write)(json=False)
     assert capsys.readouterr().err == ""

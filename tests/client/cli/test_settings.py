@@ -4,7 +4,7 @@ import pytest
 
 from rvc_train.cli.settings import DEFAULT_SERVER, resolve
 from rvc_train.client import connect
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def test_without_any_it_is_this_machine_and_no_token(tmp_path):
 def test_a_config_file_with_a_mistake_is_named(tmp_path, text):
     path = tmp_path / "config.toml"
     path.write_text(text)
-    with pytest.raises(BadInput, match=r"config\.toml"):
+    with pytest.raises(UsageError, match=r"config\.toml"):
         resolve(None, None, {}, path)
 
 
 @pytest.mark.parametrize("token", ["schl\u00fcssel-von-hier", "two words", "ends-with-a-line\n"])
 def test_a_token_that_no_header_can_hold_is_told(token):
-    with pytest.raises(BadInput, match="copy it again"):
+    with pytest.raises(UsageError, match="copy it again"):
         connect("http://127.0.0.1:1", token)
 
 

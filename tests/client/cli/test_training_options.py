@@ -7,7 +7,7 @@ import typer
 from typer.testing import CliRunner
 
 from rvc_train.cli.training_options import training_config, with_training_options
-from rvc_train.errors import BadInput
+from rvc_train.errors import UsageError
 
 
 def chosen(*words: str) -> dict[str, Any]:
@@ -45,5 +45,5 @@ def test_an_option_reaches_the_config_as_its_own_kind(words: list[str], field: s
 
 @pytest.mark.parametrize("word", ["many", "0", "-1", "257"])
 def test_a_batch_size_that_is_none_is_told_by_its_option(word: str) -> None:
-    with pytest.raises(BadInput, match=r"--batch-size: .*from 1 to 256, or auto"):
+    with pytest.raises(UsageError, match=r"--batch-size: .*from 1 to 256, or auto"):
         training_config(None, chosen(f"--batch-size={word}"))

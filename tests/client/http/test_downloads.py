@@ -2,7 +2,7 @@
 
 import pytest
 
-from rvc_train.errors import BadDownload, BadInput, ClientError, ConnectionFailed
+from rvc_train.errors import BadDownload, ClientError, ConnectionFailed, UsageError
 from rvc_train.http import downloads
 
 
@@ -72,7 +72,7 @@ def test_a_name_that_leads_elsewhere_is_refused(client, offered, tmp_path, name)
 
 def test_of_two_downloads_into_one_folder_the_second_is_told_so_and_spoils_nothing(server, client, offered, tmp_path):
     def answer(request):
-        with pytest.raises(BadInput, match="another download is at work"):
+        with pytest.raises(UsageError, match="another download is at work"):
             client.download_artifact(offered.artifact, tmp_path)
         offered.serve(request)
 

@@ -60,7 +60,7 @@ def test_a_job_that_does_not_exist_is_told_at_once(server, client):
 def test_patience_with_a_dead_server_has_an_end(server, client):
     server.answer = lambda request: request.cut()
     with pytest.raises(ConnectionFailed, match="is it running"):
-        list(client.follow_events("job_1", patience_seconds=0.5))
+        list(client.follow_events("job_1", reconnect_seconds=0.5))
 
 
 def test_every_request_carries_the_token(server, client):

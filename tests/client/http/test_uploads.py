@@ -8,7 +8,7 @@ import zipfile
 import pytest
 
 from rvc_train.client import Client, connect
-from rvc_train.errors import BadInput, BadUpload, ConnectionFailed, ServerSaysNo
+from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
 from rvc_train.http import uploads
 
 DATASET = {
@@ -28,7 +28,7 @@ DATASET = {
 }
 
 
-class Shelf:
+class UploadServer:
     """A server that takes uploads in pieces."""
 
     def __init__(self):
@@ -56,12 +56,12 @@ class Shelf:
             case _:
                 request.send_problem(404, "not_found", "there is nothing")
 
-    def make(self, request, wish):
-        sha256 = wish.get("sha256") or hashlib.sha256(self.bytes).hexdigest()
-        if "sha256" in wish and sha256 not in self.known:
+    def make(self, request, body):
+        sha256 = body.get("sha256") or hashlib.sha256(self.bytes).hexdigest()
+        if "sha256" in body and sha256 not in self.known:
             request.send_problem(404, "not_found", "these bytes are not here")
             return
-        self.name = wish["name"]
+        self.name = body["name"]
         request.send_json(DATASET | {"name": self.name, "sha256": sha256}, 202)
 
     def take(self, request):
@@ -82,8 +82,8 @@ def impatient(monkeypatch):
 
 
 @pytest.fixture
-def shelf(server):
-    server.answer = Shelf()
+def upload_server(server):
+    server.answer = UploadServer()
     return server.answer
 
 
@@ -99,37 +99,37 @@ def names_in(body: bytes) -> list[str]:
         return archive.namelist()
 
 
-def test_a_folder_goes_as_one_zip_with_the_files_own_names(shelf, client, tmp_path):
+def test_a_folder_goes_as_one_zip_with_the_files_own_names(upload_server, client, tmp_path):
     folder = tmp_path / "Анна's voice"
     (folder / "day 1").mkdir(parents=True)
     (folder / "a.wav").write_bytes(b"1")
     (folder / "day 1" / "b é.flac").write_bytes(b"2")
     (folder / ".DS_Store").write_bytes(b"3")
     assert client.upload_dataset([folder]).name == "Анна's voice"
-    assert names_in(shelf.bytes) == ["a.wav", "day 1/b é.flac"]
+    assert names_in(upload_server.bytes) == ["a.wav", "day 1/b é.flac"]
 
 
-def test_files_of_the_same_name_from_two_folders_both_arrive(shelf, client, tmp_path):
+def test_files_of_the_same_name_from_two_folders_both_arrive(upload_server, client, tmp_path):
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.wav").write_bytes(folder.encode())
     client.upload_dataset([tmp_path / "one" / "a.wav", tmp_path / "two" / "a.wav"], name="both")
-    assert names_in(shelf.bytes) == ["a.wav", "a (2).wav"]
+    assert names_in(upload_server.bytes) == ["a.wav", "a (2).wav"]
 
 
-def test_several_folders_keep_their_names_because_each_may_be_a_speaker(shelf, client, tmp_path):
+def test_several_folders_keep_their_names_because_each_may_be_a_speaker(upload_server, client, tmp_path):
     for folder in ("anna", "bob"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.wav").write_bytes(folder.encode())
     client.upload_dataset([tmp_path / "anna", tmp_path / "bob"], name="both")
-    assert names_in(shelf.bytes) == ["anna/a.wav", "bob/a.wav"]
+    assert names_in(upload_server.bytes) == ["anna/a.wav", "bob/a.wav"]
 
 
 @pytest.mark.parametrize(("file", "name"), [("anna.zip", "anna"), ("anna.flac", "anna.flac")])
-def test_a_single_file_goes_as_it_is(shelf, client, tmp_path, file, name):
+def test_a_single_file_goes_as_it_is(upload_server, client, tmp_path, file, name):
     (tmp_path / file).write_bytes(b"bytes as they are")
     client.upload_dataset([tmp_path / file])
-    assert (shelf.name, shelf.bytes) == (name, b"bytes as they are")
+    assert (upload_server.name, upload_server.bytes) == (name, b"bytes as they are")
 
 
 @pytest.fixture
@@ -139,7 +139,7 @@ def recording(tmp_path):
     return path
 
 
-def test_progress_is_told_up_to_the_last_byte(shelf, client, recording):
+def test_progress_is_told_up_to_the_last_byte(upload_server, client, recording):
     told = []
     client.upload_dataset([recording], progress=lambda done, total: told.append((done, total)))
     assert told[0] == (0, 3_000_000)
@@ -147,60 +147,62 @@ def test_progress_is_told_up_to_the_last_byte(shelf, client, recording):
     assert len(told) > 2
 
 
-def test_a_broken_connection_costs_nothing(shelf, client, recording):
-    shelf.breaks = [1_000_000, 500_000]
+def test_a_broken_connection_costs_nothing(upload_server, client, recording):
+    upload_server.breaks = [1_000_000, 500_000]
     client.upload_dataset([recording])
-    assert shelf.offsets == [0, 1_000_000, 1_500_000]
-    assert shelf.bytes == recording.read_bytes()
+    assert upload_server.offsets == [0, 1_000_000, 1_500_000]
+    assert upload_server.bytes == recording.read_bytes()
 
 
-def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(shelf, client, server, recording, tmp_path):
-    shelf.breaks = [1_000_000] + [0] * 20
+def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(
+    upload_server, client, server, recording, tmp_path
+):
+    upload_server.breaks = [1_000_000] + [0] * 20
     with pytest.raises(ConnectionFailed, match="same command again"):
         client.upload_dataset([recording])
-    shelf.breaks, shelf.offsets = [], []
+    upload_server.breaks, upload_server.offsets = [], []
     with connect(server.url) as http:  # another process
         Client(http, memory=tmp_path / "memory").upload_dataset([recording])
-    assert shelf.offsets == [1_000_000]
-    assert shelf.bytes == recording.read_bytes()
+    assert upload_server.offsets == [1_000_000]
+    assert upload_server.bytes == recording.read_bytes()
     assert list((tmp_path / "memory").iterdir()) == []
 
 
-def test_an_upload_that_the_server_forgot_begins_anew(shelf, client, server, recording, tmp_path):
-    shelf.breaks = [1_000_000] + [0] * 20
+def test_an_upload_that_the_server_forgot_begins_anew(upload_server, client, server, recording, tmp_path):
+    upload_server.breaks = [1_000_000] + [0] * 20
     with pytest.raises(ConnectionFailed):
         client.upload_dataset([recording])
     for note in (tmp_path / "memory").iterdir():
         note.write_text(note.read_text().replace("upl_1", "upl_0"))
-    shelf.breaks = []
+    upload_server.breaks = []
     client.upload_dataset([recording])
-    assert shelf.bytes == recording.read_bytes()
+    assert upload_server.bytes == recording.read_bytes()
 
 
-def test_bytes_that_the_server_has_are_not_sent(shelf, client, recording):
-    shelf.known.add(hashlib.sha256(recording.read_bytes()).hexdigest())
+def test_bytes_that_the_server_has_are_not_sent(upload_server, client, recording):
+    upload_server.known.add(hashlib.sha256(recording.read_bytes()).hexdigest())
     client.upload_dataset([recording])
-    assert (shelf.name, shelf.offsets) == ("a.wav", [])
+    assert (upload_server.name, upload_server.offsets) == ("a.wav", [])
 
 
-def test_other_bytes_than_were_sent_are_noticed(shelf, client, recording):
-    shelf.breaks = [1_000_000]
-    take = shelf.take
+def test_other_bytes_than_were_sent_are_noticed(upload_server, client, recording):
+    upload_server.breaks = [1_000_000]
+    take = upload_server.take
 
     def take_badly(request):
         take(request)
-        shelf.bytes = b"x" + shelf.bytes[1:]
+        upload_server.bytes = b"x" + upload_server.bytes[1:]
 
-    shelf.take = take_badly
+    upload_server.take = take_badly
     with pytest.raises(BadUpload, match="other bytes than were sent"):
         client.upload_dataset([recording])
 
 
 def test_what_does_not_exist_or_is_empty_is_told_before_anything_is_sent(server, client, tmp_path):
-    with pytest.raises(BadInput, match="no such file or folder"):
+    with pytest.raises(UsageError, match="no such file or folder"):
         client.upload_dataset([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BadInput, match="holds no files"):
+    with pytest.raises(UsageError, match="holds no files"):
         client.upload_dataset([tmp_path / "empty"])
     assert server.seen == []
 
@@ -208,19 +210,19 @@ def test_what_does_not_exist_or_is_empty_is_told_before_anything_is_sent(server,
 def test_a_refused_upload_is_told_in_the_servers_words(server, client, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1")
     server.answer = lambda request: request.send_problem(413, "upload_too_large", "at most 4 GiB are taken")
-    with pytest.raises(ServerSaysNo, match="at most 4 GiB") as caught:
+    with pytest.raises(ApiError, match="at most 4 GiB") as caught:
         client.upload_dataset([tmp_path / "a.wav"])
     assert caught.value.problem.code == "upload_too_large"
 
 
 def test_an_answer_that_is_no_problem_of_ours_says_to_check_the_address(server, client):
     server.answer = lambda request: request.send(502, b"<html>proxy</html>", "text/html")
-    with pytest.raises(ServerSaysNo, match="check the server's address"):
+    with pytest.raises(ApiError, match="check the server's address"):
         client.queue()
 
 
 def test_fields_at_fault_are_named(server, client):
     errors = [{"detail": "must be at least 1", "pointer": "/config/batch_size"}]
     server.answer = lambda request: request.send_problem(422, "invalid_request", "the request is wrong", errors=errors)
-    with pytest.raises(ServerSaysNo, match=r"the request is wrong \(config\.batch_size: must be at least 1\)"):
+    with pytest.raises(ApiError, match=r"the request is wrong \(config\.batch_size: must be at least 1\)"):
         client.queue()

@@ -28,7 +28,7 @@ def test_a_backup_made_while_the_server_works_starts_as_a_server_of_its_own(
     live: Any, http: httpx.Client, finished: Callable[..., str], serve: Callable[..., Any], tmp_path: Path
 ) -> None:
     job_id = finished(b"the voice" * 1000)
-    live.services.storage.job_log(job_id).write_text("the log")
+    live.context.storage.job_log(job_id).write_text("the log")
     target = tmp_path / "backup"
     is_over = threading.Event()
 
@@ -39,7 +39,7 @@ def test_a_backup_made_while_the_server_works_starts_as_a_server_of_its_own(
     writer = threading.Thread(target=write_on)
     writer.start()
     try:
-        ran = admin(live.services.storage.root, "backup", str(target), "--json")
+        ran = admin(live.context.storage.root, "backup", str(target), "--json")
     finally:
         is_over.set()
         writer.join()
@@ -54,22 +54,22 @@ def test_a_backup_made_while_the_server_works_starts_as_a_server_of_its_own(
 
 def test_what_happens_after_a_backup_does_not_reach_it(live: Any, finished: Callable[..., str], tmp_path: Path) -> None:
     job_id = finished(b"voice")
-    log = live.services.storage.job_log(job_id)
+    log = live.context.storage.job_log(job_id)
     log.write_text("before")
-    back_up(live.services.engine, live.services.storage, tmp_path / "backup")
+    back_up(live.context.engine, live.context.storage, tmp_path / "backup")
     with log.open("a") as file:
         file.write(" and after")
-    live.services.storage.delete_job(job_id)
-    copy = tmp_path / "backup" / log.relative_to(live.services.storage.root)
+    live.context.storage.delete_job(job_id)
+    copy = tmp_path / "backup" / log.relative_to(live.context.storage.root)
     assert copy.read_text() == "before"
 
 
 def test_a_backup_overwrites_nothing_and_leaves_no_half(live: Any, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(Refused, match="is there already"):
-        back_up(live.services.engine, live.services.storage, tmp_path / "there")
+        back_up(live.context.engine, live.context.storage, tmp_path / "there")
     with pytest.raises(Refused, match="lies in the data folder"):
-        back_up(live.services.engine, live.services.storage, live.services.storage.root / "backup")
+        back_up(live.context.engine, live.context.storage, live.context.storage.root / "backup")
     broken = tmp_path / "broken"
     broken.mkdir()
     with sqlite3.connect(broken / "rvc-train.db") as connection:
@@ -90,17 +90,17 @@ def test_a_backup_overwrites_nothing_and_leaves_no_half(live: Any, tmp_path: Pat
 def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
     job = live.bench.job(name="stuck", priority=100)
     live.bench.claim()
-    ran = admin(live.services.storage.root, "force-fail", job.id, "--message", "the GPU was taken out")
+    ran = admin(live.context.storage.root, "force-fail", job.id, "--message", "the GPU was taken out")
     assert ran.returncode == 0, ran.stderr
-    job = live.services.book.get(job.id)
+    job = live.context.jobs.get(job.id)
     assert (job.status, job.error_message) == ("failed", "the GPU was taken out")
-    again = admin(live.services.storage.root, "force-fail", job.id)
+    again = admin(live.context.storage.root, "force-fail", job.id)
     assert (again.returncode, again.stderr) == (1, "error: the job is failed; it cannot become failed\n")
 
 
 @pytest.mark.sqlite
 def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
-    root = live.services.storage.root
+    root = live.context.storage.root
     ran = admin(root, "token", "create", "anna", "--scope", "read")
     assert ran.returncode == 0, ran.stderr
     secret = ran.stdout.strip().rpartition("=")[2]
@@ -115,7 +115,7 @@ def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
     assert admin(root, "token", "revoke", listed["id"]).returncode == 0
     with live.client(Authorization=f"Bearer {secret}") as http:
         assert http.get("/v1/me").status_code == 401
-    trail = http_of_keeper(live, "/v1/audit?target=" + listed["id"])
+    trail = http_of_administrator(live, "/v1/audit?target=" + listed["id"])
     assert [(each["action"], each["address"]) for each in trail] == [
         ("token.revoked", "rvc-train admin"),
         ("token.created", "rvc-train admin"),
@@ -123,7 +123,7 @@ def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
     assert "revoked" in admin(root, "token", "list").stdout
 
 
-def http_of_keeper(live: Any, path: str) -> list[dict[str, Any]]:
+def http_of_administrator(live: Any, path: str) -> list[dict[str, Any]]:
     with live.client() as http:
         return list(http.get(path).json()["data"])
 
@@ -133,7 +133,7 @@ def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
     http.put("/v1/retention", json={"keep_last": 0})
-    root = live.services.storage.root
+    root = live.context.storage.root
     assert job.id in admin(root, "gc", "--dry-run").stdout
     assert http.get(f"/v1/jobs/{job.id}").status_code == 200
     assert "were deleted" in admin(root, "gc").stdout
@@ -142,7 +142,7 @@ def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
 
 
 def test_the_doctor_says_what_is_well_and_what_to_do(live: Any, tmp_path: Path) -> None:
-    root = live.services.storage.root
+    root = live.context.storage.root
     ran = admin(root, "doctor", "--json")
     found = {finding["what"]: finding for finding in json.loads(ran.stdout)}
     assert (ran.returncode, found["engine"]["state"], found["database"]["state"]) == (0, "ok", "ok")
@@ -159,7 +159,7 @@ def test_the_doctor_notices_a_clock_that_went_back(live: Any, bench: Any, tmp_pa
 
     bench.clock.advance(400 * 86_400)  # this bench's book lies in tmp_path
     bench.job()
-    findings = list(_clock(ServerSettings(database_url=str(bench.book.engine.url))))
+    findings = list(_clock(ServerSettings(database_url=str(bench.jobs.engine.url))))
     assert [finding.state for finding in findings] == ["fault"]
     assert "set it right" in findings[0].text
 

@@ -13,15 +13,15 @@ DAY = 86_400
 
 
 @pytest.fixture
-def retention(book: Any, storage: Storage, clock: Any) -> Retention:
-    return Retention(book, storage, clock)
+def retention(job_service: Any, storage: Storage, clock: Any) -> Retention:
+    return Retention(job_service, storage, clock)
 
 
 @pytest.fixture
 def ended(bench: Any, storage: Storage) -> Any:
-    def end(name: str = "anna", **wish: object) -> str:
-        job = bench.job(name=name, **wish)
-        bench.book.cancel(job.id)
+    def end(name: str = "anna", **request: object) -> str:
+        job = bench.job(name=name, **request)
+        bench.jobs.cancel(job.id)
         folder = storage.workspace(job.id)
         folder.mkdir(parents=True)
         (folder / "checkpoint").write_bytes(bytes(100_000))
@@ -41,7 +41,7 @@ def test_everything_is_kept_until_someone_says_otherwise(retention: Retention, e
 
 
 def test_old_jobs_go_with_their_files_and_a_dry_run_deletes_nothing(
-    retention: Retention, ended: Any, clock: Any, storage: Storage, book: Any
+    retention: Retention, ended: Any, clock: Any, storage: Storage, job_service: Any
 ) -> None:
     old = ended("old")
     kept = ended("kept", labels={"keep": ""})
@@ -55,7 +55,7 @@ def test_old_jobs_go_with_their_files_and_a_dry_run_deletes_nothing(
     retention.set_policy(policy)
     retention.apply()
     assert not storage.job_home(old).exists()
-    jobs, _ = book.list()
+    jobs, _ = job_service.list()
     assert [job.id for job in jobs] == [young, kept]
 
 
@@ -73,10 +73,10 @@ def test_the_last_jobs_stay_however_old(retention: Retention, ended: Any, clock:
 
 def test_a_job_that_has_not_ended_is_never_touched(retention: Retention, bench: Any, clock: Any) -> None:
     bench.job()
-    claim = bench.claim()
+    lease = bench.claim()
     clock.advance(100 * DAY)
     assert retention.plan(RetentionPolicy(keep_days=0, keep_last=0, workspace_days=0)).removals == []
-    assert claim.token == 1
+    assert lease.token == 1
 
 
 def test_workspaces_go_before_voices_do(retention: Retention, ended: Any, clock: Any, storage: Storage) -> None:
@@ -121,12 +121,12 @@ def test_the_policy_is_set_and_tried_over_http(http: httpx.Client, live: Any) ->
     assert http.get("/v1/retention").json()["policy"]["keep_days"] is None
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
-    wish = {"keep_days": 0}
-    tried = http.put("/v1/retention", params={"dry_run": "true"}, json=wish).json()
+    request = {"keep_days": 0}
+    tried = http.put("/v1/retention", params={"dry_run": "true"}, json=request).json()
     assert job.id in {removal["id"] for removal in tried["plan"]["removals"]}
     assert http.get("/v1/retention").json()["policy"]["keep_days"] is None
     assert http.put("/v1/retention", json={"keep_days": -1}).status_code == 422
-    assert http.put("/v1/retention", json=wish).status_code == 200
+    assert http.put("/v1/retention", json=request).status_code == 200
     assert http.get(f"/v1/jobs/{job.id}").status_code == 200
     assert http.post("/v1/retention/run").json()["removals"]
     assert http.get(f"/v1/jobs/{job.id}").status_code == 404

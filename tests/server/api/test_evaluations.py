@@ -18,13 +18,13 @@ def content(kind: str, step: int) -> bytes:
 @pytest.fixture(scope="module")
 def job_id(live):
     """A job with two evaluated saves, the first being the better one."""
-    bench, storage = live.bench, live.services.storage
+    bench, storage = live.bench, live.context.storage
     job = bench.job()
-    claim = bench.claim()
+    lease = bench.claim()
     for step, mel in ((10, 21.5), (20, 23.0)):
         values = {"eval/mel": mel, "eval/f0_cents": 55.4, "eval/voicing": 0.08}
         fields = {"step": step, "epoch": step // 10, "values": values, "held_out": True, "is_best": step == 10}
-        bench.book.record(claim, [Evaluated(**fields, num_clips=8, seconds=1.5)])
+        bench.jobs.record_events(lease, [Evaluated(**fields, num_clips=8, seconds=1.5)])
         stored = []
         for kind in ("audio", "picture", "recording"):
             source = storage.workspace(job.id) / "made"
@@ -33,9 +33,9 @@ def job_id(live):
             stored.append(storage.store_artifact(job.id, source))
         paths = dict.fromkeys(("audio", "picture", "recording"), "somewhere")
         said = PreviewReady(step=step, epoch=step // 10, clip=1, seconds=4.0, scores={"eval/mel": mel}, **paths)
-        bench.book.publish_preview(claim, said, PreviewFiles(*stored))
-    bench.publish(claim)
-    bench.book.succeed(claim)
+        bench.jobs.publish_preview(lease, said, PreviewFiles(*stored))
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
     return job.id
 
 
@@ -73,10 +73,10 @@ def test_a_job_without_saves_has_empty_lists_and_no_job_has_none(http, live):
 def test_what_follows_of_a_deleted_job_is_nothing(live, http):
     bench = live.bench
     job = bench.job(priority=100)
-    claim = bench.claim()
+    lease = bench.claim()
     fields = {"step": 1, "epoch": 1, "values": {"eval/mel": 1.0}, "held_out": False, "is_best": True}
-    bench.book.record(claim, [Evaluated(**fields, num_clips=2, seconds=0.1)])
-    bench.book.force_fail(job.id, "enough")
+    bench.jobs.record_events(lease, [Evaluated(**fields, num_clips=2, seconds=0.1)])
+    bench.jobs.force_fail(job.id, "enough")
     assert http.delete(f"/v1/jobs/{job.id}").status_code == 204
     assert http.get(f"/v1/jobs/{job.id}/checkpoints").status_code == 404
 

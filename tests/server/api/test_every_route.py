@@ -13,7 +13,7 @@ from fastapi.routing import iter_route_contexts
 from starlette.testclient import TestClient
 
 from rvc_train.schemas.access import Scope, TokenCreate
-from server.api.authorization import NOBODYS, OWNED, check_access, requires, wanted_scope
+from server.api.authorization import OWNED_PARAMS, UNOWNED_PARAMS, check_access, required_scope, requires
 from server.app import create_app
 from server.settings import ServerSettings
 
@@ -113,14 +113,14 @@ def routes_of(app: Any) -> dict[str, Any]:
 def test_every_route_is_written_down_with_its_scope(tmp_path: Path) -> None:
     routes = routes_of(create_app(ServerSettings(data_folder=tmp_path)))
     assert set(routes) == set(WANTED)
-    told = {route: wanted_scope(endpoint) for route, endpoint in routes.items()}
+    told = {route: required_scope(endpoint) for route, endpoint in routes.items()}
     guarded = {route: wanted for route, wanted in WANTED.items() if wanted in {READ, SUBMIT, ADMIN}}
     assert {route: told[route] for route in guarded} == guarded
 
 
 def test_of_every_part_of_a_path_it_is_known_whose_it_is(tmp_path: Path) -> None:
     parts = {part for route in WANTED for part in re.findall(r"\{(\w+)\}", route)}
-    assert parts <= set(OWNED) | NOBODYS
+    assert parts <= set(OWNED_PARAMS) | UNOWNED_PARAMS
     alone = {part: {WANTED[route] for route in WANTED if f"{{{part}}}" in route} for part in ("worker_id", "token_id")}
     assert alone == {"worker_id": {ADMIN}, "token_id": {ADMIN}}
 
@@ -155,7 +155,7 @@ TUS = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "applicat
 
 
 OWNED_ROUTES = [
-    route for route, wanted in WANTED.items() if wanted != OPEN and any(f"{{{part}}}" in route for part in OWNED)
+    route for route, wanted in WANTED.items() if wanted != OPEN and any(f"{{{part}}}" in route for part in OWNED_PARAMS)
 ]
 
 
@@ -188,8 +188,8 @@ def test_the_page_of_a_job_is_one_shell_for_every_id(guarded: Any, annas_things:
 @pytest.fixture(scope="module")
 def annas_things(guarded: Any) -> dict[str, str]:
     """Ids of one of everything that has an owner."""
-    with guarded.client(Authorization="Bearer the-first-token-of-all") as keeper:
-        secret = keeper.post("/v1/tokens", json={"owner": "anna"}).json()["secret"]
+    with guarded.client(Authorization="Bearer the-first-token-of-all") as administrator:
+        secret = administrator.post("/v1/tokens", json={"owner": "anna"}).json()["secret"]
     with guarded.client(Authorization=f"Bearer {secret}") as anna:
         dataset_id = anna.put("/v1/datasets/mine/content", content=b"RIFFone").json()["id"]
         begun = anna.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "5"})
@@ -218,10 +218,10 @@ def test_a_route_that_does_not_say_its_scope_or_whose_its_things_are_is_refused(
         return stranger_id
 
     app.include_router(careless)
-    _, secret = app.state.services.tokens.create(TokenCreate(owner="anna"))
+    _, secret = app.state.context.tokens.create(TokenCreate(owner="anna"))
     http = TestClient(app, "http://localhost")
     assert http.get("/v1/silent").json()["code"] == "forbidden"
     assert http.get("/v1/of/nobody").text == '"nobody"'
     refused = http.get("/v1/of/nobody", headers={"Authorization": f"Bearer {secret}"})
     assert (refused.status_code, "does not know" in refused.json()["detail"]) == (403, True)
-    app.state.services.engine.dispose()
+    app.state.context.engine.dispose()

@@ -47,28 +47,28 @@ class Target:
 
 def filled(server: Any) -> dict[str, list[str]]:
     """Put something of everything into a server; ids and names by the parameters that take them."""
-    bench, services = server.bench, server.services
+    bench, context = server.bench, server.context
     known: dict[str, list[str]] = {"job_id": [], "webhook_id": [], "dataset_id": [], "upload_id": [], "token_id": []}
     for _ in range(NUM_JOBS):
         job = bench.job(labels={KEEP_LABEL: ""}, priority=100)
-        claim = bench.claim()
-        bench.book.record(claim, [Evaluated(**SAVE, num_clips=8, seconds=1.5)])
-        source = services.storage.workspace(job.id) / "weights" / "made"
+        lease = bench.claim()
+        bench.jobs.record_events(lease, [Evaluated(**SAVE, num_clips=8, seconds=1.5)])
+        source = context.storage.workspace(job.id) / "weights" / "made"
         source.parent.mkdir(parents=True)
         source.write_bytes(b"0123456789" * 100)
-        stored = services.storage.store_artifact(job.id, source)
+        stored = context.storage.store_artifact(job.id, source)
         said = PreviewReady(step=10, epoch=1, clip=1, seconds=4.0, scores={}, audio="", picture="", recording="")
-        bench.book.publish_preview(claim, said, PreviewFiles(stored, stored, stored))
-        bench.book.publish_artifact(claim, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
-        services.storage.job_log(job.id).write_text("a line\n" * 50)
-        bench.book.succeed(claim)
+        bench.jobs.publish_preview(lease, said, PreviewFiles(stored, stored, stored))
+        bench.jobs.publish_artifact(lease, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
+        context.storage.job_log(job.id).write_text("a line\n" * 50)
+        bench.jobs.succeed(lease)
         known["job_id"] += [job.id, bench.job().id]
         known["dataset_id"] += [job.dataset_id, bench.dataset()]
-        webhook = services.webhooks.create("local", WebhookCreate(url="http://127.0.0.1:9/"))
+        webhook = context.webhooks.create("local", WebhookCreate(url="http://127.0.0.1:9/"))
         known["webhook_id"].append(webhook.id)
-        known["delivery_id"] = [services.webhooks.ping(None, webhook.id).id]
-        known["upload_id"].append(services.uploads.create("local", 1000, "").id)
-        known["token_id"].append(services.tokens.create(TokenCreate(owner="bob"))[0].id)
+        known["delivery_id"] = [context.webhooks.ping(None, webhook.id).id]
+        known["upload_id"].append(context.uploads.create("local", 1000, "").id)
+        known["token_id"].append(context.tokens.create(TokenCreate(owner="bob"))[0].id)
     preview = httpx.get(f"{server.url}/v1/jobs/{job.id}/previews", headers=AUTHORIZED).json()["data"][0]
     known["name"] = ["anna.pth", preview["audio"]["url"].rpartition("/")[2]]
     known["weights_id"] = ["hubert"]

@@ -156,9 +156,9 @@ BODIES = (
 def paths(live: Any) -> dict[str, list[str]]:
     """Addresses by method, of things that are there."""
     job = live.bench.job()
-    upload = live.services.uploads.create("local", 100, "").id
-    live.services.storage.job_log(job.id).parent.mkdir(parents=True)
-    live.services.storage.job_log(job.id).write_text("a line\n" * 50)
+    upload = live.context.uploads.create("local", 100, "").id
+    live.context.storage.job_log(job.id).parent.mkdir(parents=True)
+    live.context.storage.job_log(job.id).write_text("a line\n" * 50)
     of_job = [f"/v1/jobs/{job.id}{part}" for part in ("", "/logs", "/metrics", "/artifacts", "/previews", "/events")]
     lists = [f"/v1/{kind}" for kind in ("jobs", "datasets", "webhooks", "tokens", "audit", "queue", "owners")]
     document = httpx.get(f"{live.url}/openapi.json").json()["paths"]

@@ -16,8 +16,8 @@ from server.database.tables import Job
 
 def test_a_job_is_submitted_looked_at_listed_and_cancelled(http, live):
     dataset_id = live.bench.dataset()
-    wish = {"name": "anna", "dataset_id": dataset_id, "config": {"total_epochs": 3}, "labels": {"for": "me"}}
-    answer = http.post("/v1/jobs", json=wish)
+    request = {"name": "anna", "dataset_id": dataset_id, "config": {"total_epochs": 3}, "labels": {"for": "me"}}
+    answer = http.post("/v1/jobs", json=request)
     assert answer.status_code == 202
     job = JobPublic.model_validate_json(http.get(answer.headers["location"]).content)
     assert (job.status, job.config["total_epochs"], job.labels, job.attempt) == ("queued", 3, {"for": "me"}, 0)
@@ -32,7 +32,7 @@ def test_a_job_is_submitted_looked_at_listed_and_cancelled(http, live):
 
 def test_only_a_finished_job_can_be_deleted_and_its_files_go_with_it(http, live, finished):
     job_id = finished(b"voice")
-    home = live.services.storage.job_home(job_id)
+    home = live.context.storage.job_home(job_id)
     assert home.exists()
     assert http.post(f"/v1/jobs/{job_id}/cancel").status_code == 409
     waiting = live.bench.job()
@@ -44,11 +44,11 @@ def test_only_a_finished_job_can_be_deleted_and_its_files_go_with_it(http, live,
 
 
 def test_the_same_idempotency_key_submits_once(http, live):
-    wish = {"name": "anna", "dataset_id": live.bench.dataset()}
+    request = {"name": "anna", "dataset_id": live.bench.dataset()}
     key = {"Idempotency-Key": "a key"}
-    first, second = (http.post("/v1/jobs", json=wish, headers=key).json()["id"] for _ in range(2))
+    first, second = (http.post("/v1/jobs", json=request, headers=key).json()["id"] for _ in range(2))
     assert first == second
-    assert http.post("/v1/jobs", json=wish | {"name": "bob"}, headers=key).status_code == 422
+    assert http.post("/v1/jobs", json=request | {"name": "bob"}, headers=key).status_code == 422
     http.post(f"/v1/jobs/{first}/cancel")
 
 
@@ -62,14 +62,14 @@ def test_a_config_that_cannot_work_is_422_with_a_pointer_to_each_fault(http, liv
 
 
 def test_a_combination_that_cannot_work_says_so_in_the_configs_own_words(http, live):
-    wish = {"name": "a", "dataset_id": "x", "config": {"content": "whisper-tiny", "version": "v1"}}
-    (error,) = http.post("/v1/jobs", json=wish).json()["errors"]
+    request = {"name": "a", "dataset_id": "x", "config": {"content": "whisper-tiny", "version": "v1"}}
+    (error,) = http.post("/v1/jobs", json=request).json()["errors"]
     assert (error["pointer"], "use version=v2" in error["detail"]) == ("/config", True)
 
 
 def test_a_job_with_a_choice_that_this_version_does_not_know_is_still_shown(http, live):
     job = live.bench.job()
-    with write_session(live.services.engine) as session:
+    with write_session(live.context.engine) as session:
         config = job.config | {"a_newer_choice": 1, "content": "another-encoder"}
         session.execute(sa.update(Job).where(Job.number == job.number).values(config=config))
     shown = JobPublic.model_validate_json(http.get(f"/v1/jobs/{job.id}").content)
@@ -79,20 +79,20 @@ def test_a_job_with_a_choice_that_this_version_does_not_know_is_still_shown(http
 
 
 def test_a_voice_that_rvc_will_not_convert_with_rightly_says_so(http, live):
-    wish = {"name": "a", "dataset_id": live.bench.dataset()}
-    assert http.post("/v1/jobs", json=wish).json()["content_notice"] is None
-    embedded = http.post("/v1/jobs", json=wish | {"config": {"content": "whisper-tiny"}}).json()
+    request = {"name": "a", "dataset_id": live.bench.dataset()}
+    assert http.post("/v1/jobs", json=request).json()["content_notice"] is None
+    embedded = http.post("/v1/jobs", json=request | {"config": {"content": "whisper-tiny"}}).json()
     assert "only with `rvc-engine convert`" in embedded["content_notice"]
-    spin = http.post("/v1/jobs", json=wish | {"config": {"content": "spin"}}).json()
+    spin = http.post("/v1/jobs", json=request | {"config": {"content": "spin"}}).json()
     assert "Applio does where spin is chosen as its embedder model" in spin["content_notice"]
 
 
 def test_speakers_are_given_as_json_and_as_text_alike(http, live):
-    wish = {"name": "a", "dataset_id": live.bench.dataset()}
+    request = {"name": "a", "dataset_id": live.bench.dataset()}
     for said in ({"anna": 0, "bob": 1}, "anna=0,bob=1"):
-        job = http.post("/v1/jobs", json=wish | {"config": {"speakers": said}}).json()
+        job = http.post("/v1/jobs", json=request | {"config": {"speakers": said}}).json()
         assert job["config"]["speakers"] == {"anna": 0, "bob": 1}
-    (error,) = http.post("/v1/jobs", json=wish | {"config": {"speakers": {"anna": 109}}}).json()["errors"]
+    (error,) = http.post("/v1/jobs", json=request | {"config": {"speakers": {"anna": 109}}}).json()["errors"]
     assert (error["pointer"], "from 0 to 108" in error["detail"]) == ("/config/speakers", True)
 
 
@@ -155,7 +155,7 @@ def test_a_number_that_the_database_cannot_hold_is_422(http, live, query):
 
 
 def test_a_mistake_of_ours_is_500_without_a_traceback(http, live, monkeypatch):
-    monkeypatch.setattr(type(live.services.book), "get", lambda self, job_id: 1 / 0)
+    monkeypatch.setattr(type(live.context.jobs), "get", lambda self, job_id: 1 / 0)
     answer = http.get("/v1/jobs/job_x", headers={"X-Request-ID": "mine-1"})
     problem = Problem.model_validate_json(answer.content)
     assert (answer.status_code, problem.code, problem.request_id) == (500, "internal", "mine-1")
@@ -166,21 +166,23 @@ def test_a_database_that_does_not_answer_is_503_and_worth_a_retry(http, live, mo
     def locked(self, job_id):
         raise OperationalError("SELECT", {}, Exception("database is locked"))
 
-    monkeypatch.setattr(type(live.services.book), "get", locked)
+    monkeypatch.setattr(type(live.context.jobs), "get", locked)
     answer = http.get("/v1/jobs/job_x")
     assert (answer.status_code, answer.json()["retryable"], answer.headers["retry-after"]) == (503, True, "5")
 
 
 def test_metrics_are_series_by_key(http, live):
     job = live.bench.job(priority=100)
-    claim = live.bench.claim()
-    live.services.book.record(claim, [Metric(step=i, epoch=1, values={"a": 1.0 / i, "b": 2.0}) for i in range(1, 21)])
+    lease = live.bench.claim()
+    live.context.jobs.record_events(
+        lease, [Metric(step=i, epoch=1, values={"a": 1.0 / i, "b": 2.0}) for i in range(1, 21)]
+    )
     everything = http.get(f"/v1/jobs/{job.id}/metrics").json()["data"]
     assert [(series["key"], series["num_points"]) for series in everything] == [("a", 20), ("b", 20)]
     query = {"key": "a", "since_step": 10, "max_points": 5}
     (series,) = http.get(f"/v1/jobs/{job.id}/metrics", params=query).json()["data"]
     assert (series["steps"], series["values"][-1]) == ([12, 14, 16, 18, 20], 1 / 20)
-    live.services.book.force_fail(job.id, "done with")
+    live.context.jobs.force_fail(job.id, "done with")
 
 
 def test_the_queue_and_the_workers_tell_what_runs_and_what_waits(tmp_path, serve):
@@ -188,13 +190,13 @@ def test_the_queue_and_the_workers_tell_what_runs_and_what_waits(tmp_path, serve
         bench = server.bench
         running, second, first = bench.job(name="running"), bench.job(), bench.job(priority=3)
         bench.job(DatasetStatus.VALIDATING)
-        worker = bench.book.register_worker("gpu-0", 7, "box", "cuda:0")
-        idle = bench.book.register_worker("gpu-1", 8, "box", "cuda:1")
-        bench.book.worker_stopped(bench.worker())
-        with_priority = bench.book.claim(worker)
-        bench.book.hand_back(with_priority, "back")
-        bench.book.cancel(first.id)
-        assert bench.book.claim(worker).job_id == running.id
+        worker = bench.jobs.register_worker("gpu-0", 7, "box", "cuda:0")
+        idle = bench.jobs.register_worker("gpu-1", 8, "box", "cuda:1")
+        bench.jobs.deregister_worker(bench.worker())
+        with_priority = bench.jobs.claim(worker)
+        bench.jobs.release(with_priority, "back")
+        bench.jobs.cancel(first.id)
+        assert bench.jobs.claim(worker).job_id == running.id
         queue = http.get("/v1/queue").json()
         assert [each["id"] for each in queue["running"]] == [running.id]
         assert [(each["id"], each["queue_position"]) for each in queue["queued"]] == [(second.id, 1)]
@@ -217,7 +219,7 @@ def test_the_server_tells_what_it_is_and_that_it_is_ready(http):
 @pytest.mark.sqlite
 def test_readiness_fails_when_the_database_cannot_be_written(http, live, monkeypatch):
     monkeypatch.setattr("server.database.engine.CHECK_TIMEOUT_MS", 50)
-    with live.services.engine.connect() as connection, connection.begin():
+    with live.context.engine.connect() as connection, connection.begin():
         answer = http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["disk"]) == (503, "ok")
     assert "does not answer" in answer.json()["checks"]["database"]

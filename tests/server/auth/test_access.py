@@ -12,10 +12,10 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rvc_train.schemas.access import Scope
-from server.app import _chores, create_app
+from server.app import _periodic_tasks, create_app
 from server.auth.audit import AuditTrail
-from server.auth.throttle import LINES_PER_MINUTE, Refusals
-from server.auth.tokens import TokenBook
+from server.auth.throttle import LINES_PER_MINUTE, AuthThrottle
+from server.auth.tokens import TokenService
 from server.database.engine import read_session
 from server.database.tables import BrowserSession, Token
 from server.errors import TooManyRequests
@@ -36,7 +36,7 @@ def submit(client: httpx.Client, dataset: dict[str, Any], **more: Any) -> httpx.
     return client.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"], **more})
 
 
-def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
+def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], administrator: httpx.Client) -> None:
     anna, bob = holder("anna", SUBMIT), holder("bob", SUBMIT)
     dataset = upload(anna, b"one")
     job = submit(anna, dataset).json()
@@ -56,7 +56,7 @@ def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], keepe
         assert theirs.json()["detail"].startswith("there is no "), path
         assert nobodys.status_code == 404 or "webhooks" in path
         assert anna.get(path).status_code != 404 or path.endswith(".zip")
-        assert keeper.get(path).status_code != 404 or path.endswith(".zip")
+        assert administrator.get(path).status_code != 404 or path.endswith(".zip")
     assert bob.head(begun, headers=tus).status_code == 404
     assert bob.post(f"/v1/jobs/{job['id']}/cancel").status_code == 404
     assert bob.delete(f"/v1/datasets/{dataset['id']}").status_code == 404
@@ -70,7 +70,7 @@ def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], keepe
     assert bob.post("/v1/datasets", json={"name": "x", "upload_id": upload_id}).status_code == 404
     assert bob.post("/v1/datasets", json={"name": "x", "sha256": dataset["sha256"]}).status_code == 404
     assert upload(bob, b"one")["id"] != dataset["id"]
-    assert job["id"] in {each["id"] for each in keeper.get("/v1/jobs").json()["data"]}
+    assert job["id"] in {each["id"] for each in administrator.get("/v1/jobs").json()["data"]}
     queue = bob.get("/v1/queue").json()
     assert job["id"] not in str(queue)
 
@@ -79,46 +79,46 @@ def test_the_same_idempotency_key_of_two_owners_makes_two_jobs(holder: Callable[
     ids = set()
     for owner in ("carl", "dora"):
         client = holder(owner, SUBMIT)
-        wish = {"name": "anna", "dataset_id": upload(client, b"two")["id"]}
-        answers = [client.post("/v1/jobs", json=wish, headers={"Idempotency-Key": "k"}) for _ in range(2)]
+        request = {"name": "anna", "dataset_id": upload(client, b"two")["id"]}
+        answers = [client.post("/v1/jobs", json=request, headers={"Idempotency-Key": "k"}) for _ in range(2)]
         assert {answer.json()["id"] for answer in answers} == {answers[0].json()["id"]}
         ids.add(answers[0].json()["id"])
     assert len(ids) == 2
 
 
-def test_a_token_is_told_once_and_kept_as_a_hash(keeper: httpx.Client, guarded: Any) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "erik", "name": "laptop"}).json()
-    listed = next(each for each in keeper.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
+def test_a_token_is_told_once_and_kept_as_a_hash(administrator: httpx.Client, guarded: Any) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "erik", "name": "laptop"}).json()
+    listed = next(each for each in administrator.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
     assert made["secret"].startswith(listed["begins"])
     assert "secret" not in listed
     assert "sha256" not in listed
-    database = guarded.services.storage.root
+    database = guarded.context.storage.root
     stored = b"".join(path.read_bytes() for path in database.glob("rvc-train.db*"))
     assert made["secret"].encode() not in stored
     assert FIRST.encode() not in stored
 
 
-def test_a_revoked_or_expired_token_opens_nothing(keeper: httpx.Client, guarded: Any) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "frida"}).json()
+def test_a_revoked_or_expired_token_opens_nothing(administrator: httpx.Client, guarded: Any) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "frida"}).json()
     headers = {"Authorization": f"Bearer {made['secret']}"}
     with guarded.client(**headers) as http:
         assert http.get("/v1/me").json()["scopes"] == ["submit"]
-        assert keeper.delete(f"/v1/tokens/{made['id']}").status_code == 204
+        assert administrator.delete(f"/v1/tokens/{made['id']}").status_code == 204
         assert http.get("/v1/me").status_code == 401
-    short = keeper.post("/v1/tokens", json={"owner": "frida", "expires_in_days": 1e-9}).json()
+    short = administrator.post("/v1/tokens", json={"owner": "frida", "expires_in_days": 1e-9}).json()
     with guarded.client(Authorization=f"Bearer {short['secret']}") as http:
         assert http.get("/v1/me").status_code == 401
-    assert keeper.delete("/v1/tokens/tok_none").status_code == 404
+    assert administrator.delete("/v1/tokens/tok_none").status_code == 404
 
 
-def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
+def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], administrator: httpx.Client) -> None:
     client = holder("jana", SUBMIT)
     dataset = upload(client, b"five")
     job = submit(client, dataset).json()
     client.post(f"/v1/jobs/{job['id']}/cancel", headers={"X-Request-ID": "the-cancel"})
     client.delete(f"/v1/jobs/{job['id']}")
     client.delete(f"/v1/datasets/{dataset['id']}")
-    trail = keeper.get("/v1/audit", params={"actor": "jana"}).json()["data"]
+    trail = administrator.get("/v1/audit", params={"actor": "jana"}).json()["data"]
     assert [each["action"] for each in trail] == [
         "dataset.deleted",
         "job.deleted",
@@ -128,25 +128,25 @@ def test_the_trail_tells_who_did_what(holder: Callable[..., httpx.Client], keepe
     ]
     assert all(each["token_id"].startswith("tok_") and each["address"] == "127.0.0.1" for each in trail)
     assert trail[2]["request_id"] == "the-cancel"
-    mine = keeper.get("/v1/audit", params={"action": "token.created", "limit": 1}).json()
+    mine = administrator.get("/v1/audit", params={"action": "token.created", "limit": 1}).json()
     assert mine["data"][0]["actor"] == "local"
-    after = keeper.get("/v1/audit", params={"actor": "jana", "limit": 2}).json()
-    rest = keeper.get("/v1/audit", params={"actor": "jana", "after": after["next_cursor"]}).json()
+    after = administrator.get("/v1/audit", params={"actor": "jana", "limit": 2}).json()
+    rest = administrator.get("/v1/audit", params={"actor": "jana", "after": after["next_cursor"]}).json()
     assert [each["number"] for each in after["data"] + rest["data"]] == [each["number"] for each in trail]
 
 
 def test_what_was_refused_is_not_in_the_trail_as_done(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
 ) -> None:
     client = holder("karl", SUBMIT)
     job = submit(client, upload(client, b"six")).json()
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 409
-    actions = [each["action"] for each in keeper.get("/v1/audit", params={"actor": "karl"}).json()["data"]]
+    actions = [each["action"] for each in administrator.get("/v1/audit", params={"actor": "karl"}).json()["data"]]
     assert actions == ["job.submitted", "dataset.admitted"]
 
 
-def test_a_browser_signs_in_by_a_cookie_that_other_sites_cannot_use(guarded: Any, keeper: httpx.Client) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "lena"}).json()
+def test_a_browser_signs_in_by_a_cookie_that_other_sites_cannot_use(guarded: Any, administrator: httpx.Client) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "lena"}).json()
     with guarded.client() as http:
         assert http.post("/v1/session", json={"token": "wrong"}).status_code == 401
         answer = http.post("/v1/session", json={"token": made["secret"]})
@@ -165,12 +165,12 @@ def test_a_browser_signs_in_by_a_cookie_that_other_sites_cannot_use(guarded: Any
         assert http.get("/v1/me").status_code == 401
 
 
-def test_revoking_a_token_ends_its_sessions(guarded: Any, keeper: httpx.Client) -> None:
-    made = keeper.post("/v1/tokens", json={"owner": "mona"}).json()
+def test_revoking_a_token_ends_its_sessions(guarded: Any, administrator: httpx.Client) -> None:
+    made = administrator.post("/v1/tokens", json={"owner": "mona"}).json()
     with guarded.client() as http:
         http.post("/v1/session", json={"token": made["secret"]})
         assert http.get("/v1/me").status_code == 200
-        keeper.delete(f"/v1/tokens/{made['id']}")
+        administrator.delete(f"/v1/tokens/{made['id']}")
         assert http.get("/v1/me").status_code == 401
 
 
@@ -211,10 +211,10 @@ def test_a_server_without_a_token_knows_tokens_all_the_same(live: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wish", [{"owner": "Anna"}, {"owner": "a b"}, {"owner": "a", "scopes": []}, {"owner": "a", "scopes": ["root"]}]
+    "body", [{"owner": "Anna"}, {"owner": "a b"}, {"owner": "a", "scopes": []}, {"owner": "a", "scopes": ["root"]}]
 )
-def test_a_token_that_cannot_be_is_refused(keeper: httpx.Client, wish: dict[str, Any]) -> None:
-    assert keeper.post("/v1/tokens", json=wish).status_code == 422
+def test_a_token_that_cannot_be_is_refused(administrator: httpx.Client, body: dict[str, Any]) -> None:
+    assert administrator.post("/v1/tokens", json=body).status_code == 422
 
 
 def test_scopes_are_few() -> None:
@@ -222,18 +222,18 @@ def test_scopes_are_few() -> None:
 
 
 def test_an_administrator_sees_everyones_things_or_one_owners(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
 ) -> None:
     olga, pia = holder("olga", SUBMIT), holder("pia", SUBMIT)
     for client in (olga, pia):
         submit(client, upload(client, b"ten"))
         client.post("/v1/webhooks", json={"url": "https://93.184.216.34/"})
     for path in ("/v1/jobs", "/v1/datasets"):
-        owners = {each["owner"] for each in keeper.get(path, params={"limit": 100}).json()["data"]}
+        owners = {each["owner"] for each in administrator.get(path, params={"limit": 100}).json()["data"]}
         assert owners >= {"olga", "pia"}
-        assert {each["owner"] for each in keeper.get(path, params={"owner": "pia"}).json()["data"]} == {"pia"}
+        assert {each["owner"] for each in administrator.get(path, params={"owner": "pia"}).json()["data"]} == {"pia"}
         assert len(olga.get(path, params={"owner": "olga"}).json()["data"]) == 1
-    assert len(keeper.get("/v1/webhooks", params={"owner": "pia"}).json()["data"]) == 1
+    assert len(administrator.get("/v1/webhooks", params={"owner": "pia"}).json()["data"]) == 1
     for path in ("/v1/jobs", "/v1/datasets", "/v1/webhooks"):
         refused = [olga.get(path, params={"owner": owner}) for owner in ("pia", "nobody")]
         assert [answer.status_code for answer in refused] == [403, 403]
@@ -260,11 +260,11 @@ def test_guessing_at_the_sign_in_is_limited_and_told_like_guessing_anywhere(
 
 
 def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) -> None:
-    refusals = Refusals(None, AuditTrail(engine, lambda: datetime.now(UTC)))
+    refusals = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
         for i in range(LINES_PER_MINUTE + 10):
-            await refusals.refuse(f"10.0.{i}.1", "/v1/me", "r")
+            await refusals.reject(f"10.0.{i}.1", "/v1/me", "r")
 
     anyio.run(guess)
     lines, _ = AuditTrail(engine, lambda: datetime.now(UTC)).list(
@@ -274,14 +274,14 @@ def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) ->
 
 
 def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine) -> None:
-    refusals = Refusals(2, AuditTrail(engine, lambda: datetime.now(UTC)))
+    refusals = AuthThrottle(2, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
         for i in range(2):
-            await refusals.refuse(f"2001:db8:1:2::{i}", "/v1/me", "r")
-        await refusals.refuse("2001:db8:1:3::1", "/v1/me", "r")
+            await refusals.reject(f"2001:db8:1:2::{i}", "/v1/me", "r")
+        await refusals.reject("2001:db8:1:3::1", "/v1/me", "r")
         with pytest.raises(TooManyRequests):
-            await refusals.refuse("2001:db8:1:2::9", "/v1/me", "r")
+            await refusals.reject("2001:db8:1:2::9", "/v1/me", "r")
 
     anyio.run(guess)
 
@@ -312,30 +312,30 @@ def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> 
             rosa.get("/v1/me")
         told = next(each for each in http.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
         assert told["last_used_at"] is not None
-        with read_session(live.services.engine) as session:
+        with read_session(live.context.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is None
-        live.services.tokens.tidy()
-        with read_session(live.services.engine) as session:
+        live.context.tokens.clean_up()
+        with read_session(live.context.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is not None
 
 
 def test_sessions_end_by_themselves_and_are_forgotten(engine: sa.Engine, clock: Any) -> None:
-    book = TokenBook(engine, clock, FIRST, session_hours=2)
-    opened = book.open_session(FIRST)
+    job_service = TokenService(engine, clock, FIRST, session_hours=2)
+    opened = job_service.open_session(FIRST)
     assert opened is not None
-    assert book.caller_of_session(opened[0]) is not None
+    assert job_service.authenticate_session(opened[0]) is not None
     clock.advance(2 * 3600)
-    assert book.caller_of_session(opened[0]) is None
-    book.tidy()
+    assert job_service.authenticate_session(opened[0]) is None
+    job_service.clean_up()
     with read_session(engine) as session:
         assert session.execute(sa.select(sa.func.count()).select_from(BrowserSession)).scalar() == 0
 
 
 def test_another_first_token_ends_the_sessions_of_the_one_before(engine: sa.Engine, clock: Any) -> None:
-    opened = TokenBook(engine, clock, FIRST, session_hours=2).open_session(FIRST)
+    opened = TokenService(engine, clock, FIRST, session_hours=2).open_session(FIRST)
     assert opened is not None
-    assert TokenBook(engine, clock, FIRST, session_hours=2).caller_of_session(opened[0]) is not None
-    assert TokenBook(engine, clock, "another-first-token", session_hours=2).caller_of_session(opened[0]) is None
+    assert TokenService(engine, clock, FIRST, session_hours=2).authenticate_session(opened[0]) is not None
+    assert TokenService(engine, clock, "another-first-token", session_hours=2).authenticate_session(opened[0]) is None
 
 
 def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_path: Path) -> None:
@@ -344,25 +344,27 @@ def test_the_cookie_is_for_tls_alone_where_there_is_tls(engine: sa.Engine, tmp_p
         answer = TestClient(app, f"{scheme}://voices.example").post("/v1/session", json={"token": FIRST})
         assert ("Secure" in answer.headers["set-cookie"]) == (scheme == "https")
         assert ("strict-transport-security" in answer.headers) == (scheme == "https")
-    app.state.services.engine.dispose()
+    app.state.context.engine.dispose()
 
 
 def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> None:
     trail = AuditTrail(engine, clock)
     for day in range(3):
-        trail.refused("", f"/{day}", "")
+        trail.record_rejected_token("", f"/{day}", "")
         clock.advance(86_400)
-    trail.forget_old(2.5)
+    trail.delete_old(2.5)
     lines, _ = trail.list(actor=None, action=None, target=None, after=None, limit=10)
     assert [line.target for line in lines] == ["/2", "/1"]
 
 
 def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path))
-    names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _chores(app.state.services)}
-    assert {"TokenBook.tidy", "JobSizes.measure"} < names
-    assert app.state.services.audit.forget_old in names
-    app.state.services.engine.dispose()
+    names = {
+        getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.context)
+    }
+    assert {"TokenService.clean_up", "JobSizes.measure"} < names
+    assert app.state.context.audit.delete_old in names
+    app.state.context.engine.dispose()
 
 
 @pytest.mark.sqlite
@@ -374,11 +376,11 @@ def test_a_database_that_is_away_is_no_fault_of_the_token(engine: sa.Engine, tmp
     answer = TestClient(app).get("/v1/me", headers={"Authorization": "Bearer rvct_of-someone"})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (503, "unavailable", True)
     assert answer.headers["retry-after"]
-    app.state.services.engine.dispose()
+    app.state.context.engine.dispose()
 
 
 def test_everything_that_is_done_to_a_job_is_in_the_trail(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client, eventually: Callable[..., None]
+    holder: Callable[..., httpx.Client], administrator: httpx.Client, eventually: Callable[..., None]
 ) -> None:
     client = holder("sara", SUBMIT)
     job_id = submit(client, upload(client, b"eleven")).json()["id"]
@@ -387,13 +389,13 @@ def test_everything_that_is_done_to_a_job_is_in_the_trail(
         answer = client.post(f"/v1/jobs/{job_id}/{step}", json={"from": "start"} if step == "retry" else None)
         assert answer.status_code == 202, answer.text
     client.patch(f"/v1/jobs/{job_id}", json={"labels": {"a": "b"}})
-    keeper.put("/v1/retention", json={})
-    keeper.put("/v1/owners/sara/quota", json={"max_jobs": 7})
-    trail = keeper.get("/v1/audit", params={"actor": "sara", "limit": 100}).json()["data"]
+    administrator.put("/v1/retention", json={})
+    administrator.put("/v1/owners/sara/quota", json={"max_jobs": 7})
+    trail = administrator.get("/v1/audit", params={"actor": "sara", "limit": 100}).json()["data"]
     done = ["edited", "submitted", "cancelled", "resumed", "paused", "submitted"]
     assert [each["action"] for each in trail][:6] == [f"job.{word}" for word in done]
     assert trail[1]["detail"]["retry_of"] == job_id
-    by_keeper = keeper.get("/v1/audit", params={"actor": "local", "limit": 2}).json()["data"]
+    by_keeper = administrator.get("/v1/audit", params={"actor": "local", "limit": 2}).json()["data"]
     assert [(each["action"], each["target"]) for each in by_keeper] == [
         ("quota.changed", "sara"),
         ("retention.changed", "retention"),

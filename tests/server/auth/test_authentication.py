@@ -83,16 +83,16 @@ def test_the_loopback_address_that_the_server_listens_on_is_a_name_of_it(tmp_pat
     "origin", ["http://evil.example", "null", "http://localhost:1", "https://127.0.0.1.evil.example", "http://[", ""]
 )
 def test_without_a_token_a_page_from_elsewhere_may_read_nothing_into_being(http, live, origin):
-    before = len(live.services.book.list(limit=100)[0])
+    before = len(live.context.jobs.list(limit=100)[0])
     answer = http.post("/v1/jobs", headers={"Origin": origin}, json={"name": "a", "dataset_id": live.bench.dataset()})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert http.put("/v1/datasets/a/content", headers={"Origin": origin}, content=b"RIFF").status_code == 403
-    assert len(live.services.book.list(limit=100)[0]) == before
+    assert len(live.context.jobs.list(limit=100)[0]) == before
 
 
 def test_without_a_token_the_servers_own_page_may_write(http, live):
-    wish = {"name": "a", "dataset_id": live.bench.dataset()}
-    assert http.post("/v1/jobs", headers={"Origin": live.url}, json=wish).status_code == 202
+    request = {"name": "a", "dataset_id": live.bench.dataset()}
+    assert http.post("/v1/jobs", headers={"Origin": live.url}, json=request).status_code == 202
 
 
 def test_a_server_beyond_loopback_needs_a_token_and_says_how_to_make_one():

@@ -35,10 +35,10 @@ def stored(client: httpx.Client) -> int:
     return int(client.get("/v1/me").json()["usage"]["bytes"])
 
 
-def test_a_quota_of_jobs_is_held_and_says_so(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
+def test_a_quota_of_jobs_is_held_and_says_so(holder: Callable[..., httpx.Client], administrator: httpx.Client) -> None:
     client = holder("greta", SUBMIT)
     dataset = upload(client, b"three")
-    assert keeper.put("/v1/owners/greta/quota", json={"max_jobs": 1}).json()["quota"]["max_jobs"] == 1
+    assert administrator.put("/v1/owners/greta/quota", json={"max_jobs": 1}).json()["quota"]["max_jobs"] == 1
     first = submit(client, dataset)
     assert first.status_code == 202
     second = submit(client, dataset)
@@ -49,13 +49,15 @@ def test_a_quota_of_jobs_is_held_and_says_so(holder: Callable[..., httpx.Client]
     assert client.get("/v1/me").json()["usage"]["jobs"] == 1
     client.post(f"/v1/jobs/{first.json()['id']}/cancel")
     assert submit(client, dataset).status_code == 202
-    keeper.delete("/v1/owners/greta/quota")
+    administrator.delete("/v1/owners/greta/quota")
     assert submit(client, dataset).status_code == 202
 
 
-def test_a_quota_of_bytes_is_held_for_every_way_in(holder: Callable[..., httpx.Client], keeper: httpx.Client) -> None:
+def test_a_quota_of_bytes_is_held_for_every_way_in(
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
+) -> None:
     client = holder("hans", SUBMIT)
-    keeper.put("/v1/owners/hans/quota", json={"max_bytes": 1000})
+    administrator.put("/v1/owners/hans/quota", json={"max_bytes": 1000})
     upload(client, b"x" * 700)
     put = client.put("/v1/datasets/more/content", content=b"RIFF" + b"y" * 700)
     assert (put.status_code, put.json()["code"]) == (507, "quota_exceeded")
@@ -67,7 +69,7 @@ def test_a_quota_of_bytes_is_held_for_every_way_in(holder: Callable[..., httpx.C
 
 
 def test_gpu_hours_count_after_the_job_is_deleted(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client, guarded: Any
+    holder: Callable[..., httpx.Client], administrator: httpx.Client, guarded: Any
 ) -> None:
     client = holder("ida", SUBMIT)
     dataset = upload(client, b"four")
@@ -75,7 +77,7 @@ def test_gpu_hours_count_after_the_job_is_deleted(
     now = datetime.now(UTC)
     worker_id = guarded.bench.worker()
     start = max(now - timedelta(hours=2), now.replace(day=1, hour=0, minute=0, second=0, microsecond=0))
-    with write_session(guarded.services.engine) as session:
+    with write_session(guarded.context.engine) as session:
         number = session.execute(sa.select(col(Job.number)).where(col(Job.id) == job_id)).scalar_one()
         row = {"job_number": number, "attempt": 1, "token": 1, "worker_id": worker_id}
         session.execute(sa.insert(Attempt), [row | {"started_at": start, "ended_at": now}])
@@ -84,16 +86,16 @@ def test_gpu_hours_count_after_the_job_is_deleted(
     client.post(f"/v1/jobs/{job_id}/cancel")
     assert client.delete(f"/v1/jobs/{job_id}").status_code == 204
     assert client.get("/v1/me").json()["usage"]["gpu_hours_this_month"] == pytest.approx(hours, abs=0.01)
-    keeper.put("/v1/owners/ida/quota", json={"max_gpu_hours": hours / 2})
+    administrator.put("/v1/owners/ida/quota", json={"max_gpu_hours": hours / 2})
     refused = submit(client, dataset)
     assert (refused.status_code, "GPU hours" in refused.json()["detail"]) == (429, hours > 0)
 
 
 def test_an_upload_in_pieces_does_not_count_twice_when_it_becomes_a_dataset(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
 ) -> None:
     client = holder("jutta", SUBMIT)
-    keeper.put("/v1/owners/jutta/quota", json={"max_bytes": 1000})
+    administrator.put("/v1/owners/jutta/quota", json={"max_bytes": 1000})
     begun = client.post("/v1/uploads", headers=TUS | {"Upload-Length": "704"}).headers["location"]
     assert stored(client) == 704
     assert client.patch(begun, headers=PIECE, content=b"RIFF" + b"z" * 700).status_code == 204
@@ -103,66 +105,66 @@ def test_an_upload_in_pieces_does_not_count_twice_when_it_becomes_a_dataset(
 
 
 def test_what_a_zip_unpacks_to_is_what_counts_and_nothing_of_it_stays_when_it_is_too_much(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client, guarded: Any, zipped: Callable[..., bytes]
+    holder: Callable[..., httpx.Client], administrator: httpx.Client, guarded: Any, zipped: Callable[..., bytes]
 ) -> None:
     client = holder("kurt", SUBMIT)
-    keeper.put("/v1/owners/kurt/quota", json={"max_bytes": 20_000})
+    administrator.put("/v1/owners/kurt/quota", json={"max_bytes": 20_000})
     packed = zipped({f"{i}.wav": b"RIFF" + bytes(10_000) for i in range(3)})
     assert len(packed) < 5_000
-    before = set(guarded.services.storage.root.glob("datasets/*"))
+    before = set(guarded.context.storage.root.glob("datasets/*"))
     refused = client.put("/v1/datasets/mine/content", content=packed)
     assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
     assert "more would be too much" in refused.json()["detail"]
-    assert set(guarded.services.storage.root.glob("datasets/*")) == before
+    assert set(guarded.context.storage.root.glob("datasets/*")) == before
     assert stored(client) == 0
-    keeper.put("/v1/owners/kurt/quota", json={"max_bytes": 50_000})
+    administrator.put("/v1/owners/kurt/quota", json={"max_bytes": 50_000})
     assert client.put("/v1/datasets/mine/content", content=packed).status_code == 201
     assert stored(client) > 30_000
 
 
 def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client, guarded: Any
+    holder: Callable[..., httpx.Client], administrator: httpx.Client, guarded: Any
 ) -> None:
-    services = guarded.services
+    context = guarded.context
     client = holder("lars", SUBMIT)
     dataset = upload(client, b"seven")
     job_id = submit(client, dataset).json()["id"]
     before = stored(client)
-    sizes = JobSizes(services.engine, services.storage, lambda: datetime.now(UTC))
-    workspace = services.storage.workspace(job_id)
+    sizes = JobSizes(context.engine, context.storage, lambda: datetime.now(UTC))
+    workspace = context.storage.workspace(job_id)
     workspace.mkdir(parents=True)
     (workspace / "G_1.pth").write_bytes(bytes(50_000))
-    services.storage.artifacts_folder(job_id).mkdir()
-    (services.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # the book counts these itself
+    context.storage.artifacts_folder(job_id).mkdir()
+    (context.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # the book counts these itself
     sizes.measure()
     assert stored(client) - before == 50_000
-    keeper.put("/v1/owners/lars/quota", json={"max_bytes": 40_000})
+    administrator.put("/v1/owners/lars/quota", json={"max_bytes": 40_000})
     refused = submit(client, dataset)
     assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
     assert "delete jobs or datasets" in refused.json()["detail"]
     client.post(f"/v1/jobs/{job_id}/cancel")
     sizes.measure()
-    services.storage.delete_workspace(job_id)
+    context.storage.delete_workspace(job_id)
     sizes.measure()
     assert stored(client) - before == 50_000  # a job that has ended is not looked at again, unless it is told
-    sizes.forget(job_id)
+    sizes.invalidate(job_id)
     sizes.measure()
     assert stored(client) == before
     assert submit(client, dataset).status_code == 202
 
 
 def test_retention_has_a_job_measured_again(live: Any, http: httpx.Client) -> None:
-    services = live.services
+    context = live.context
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
-    workspace = services.storage.workspace(job.id)
+    workspace = context.storage.workspace(job.id)
     workspace.mkdir(parents=True)
     (workspace / "clip").write_bytes(bytes(30_000))
     before = http.get("/v1/me").json()["usage"]["bytes"]
-    sizes = JobSizes(services.engine, services.storage, lambda: datetime.now(UTC))
+    sizes = JobSizes(context.engine, context.storage, lambda: datetime.now(UTC))
     sizes.measure()
     assert http.get("/v1/me").json()["usage"]["bytes"] == before + 30_000
-    later = Retention(services.book, services.storage, lambda: datetime.now(UTC) + timedelta(days=9))
+    later = Retention(context.jobs, context.storage, lambda: datetime.now(UTC) + timedelta(days=9))
     http.put("/v1/retention", json={"workspace_days": 1})
     assert [removal.kind for removal in later.apply().removals] == ["workspace"]
     sizes.measure()
@@ -192,11 +194,11 @@ def test_the_settings_quota_holds_for_whoever_has_none_of_their_own(tmp_path: Pa
 
 
 def test_of_many_submissions_at_once_no_more_than_the_quota_are_taken(
-    holder: Callable[..., httpx.Client], keeper: httpx.Client
+    holder: Callable[..., httpx.Client], administrator: httpx.Client
 ) -> None:
     client = holder("mia", SUBMIT)
     dataset = upload(client, b"nine")
-    keeper.put("/v1/owners/mia/quota", json={"max_jobs": 3})
+    administrator.put("/v1/owners/mia/quota", json={"max_jobs": 3})
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: submit(client, dataset).status_code, range(12)))
     assert sorted(answers) == [202] * 3 + [429] * 9

@@ -15,7 +15,7 @@ from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import SCHEMA_VERSION, create_engine, migrate, present_version
 from server.database.migrate import alembic_config
 from server.database.tables import metadata
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 
 pytestmark = pytest.mark.sqlite
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -134,10 +134,10 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
         assert len(rows) == len(ROWS[name]), name
         for row, before in zip(rows, ROWS[name], strict=True):
             assert {key: row[key] for key in before} == before, name
-    book = JobBook(engine)
-    assert {each.id for each in book.list()[0]} == {"job_1", "job_2", "job_3", "job_4"}
-    assert book.submit(JobCreate(name="new", dataset_id="ds_1")).number == 5
-    claimed = book.claim(book.register_worker("w", 1, "h", "cpu"))
+    job_service = JobService(engine)
+    assert {each.id for each in job_service.list()[0]} == {"job_1", "job_2", "job_3", "job_4"}
+    assert job_service.submit(JobCreate(name="new", dataset_id="ds_1")).number == 5
+    claimed = job_service.claim(job_service.register_worker("w", 1, "h", "cpu"))
     assert claimed is not None
     assert claimed.job_id == "job_3"
     with pytest.raises(sa.exc.DBAPIError, match="a finished job does not change"), engine.begin() as connection:

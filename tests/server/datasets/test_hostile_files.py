@@ -190,7 +190,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Any) -> It
     (home / "up.wav").write_bytes(b"not to be touched")
     limits = {"max_files": 20, "max_file_bytes": MIB, "max_unpacked_bytes": 2 * MIB}
     with serve_for_module(home / "data", **limits) as server, server.client() as client:
-        server.services.examiner.stop()  # it works in the folder that must be empty after each upload
+        server.context.dataset_validator.stop()  # it works in the folder that must be empty after each upload
         yield Place(client, home)
 
 

@@ -9,7 +9,7 @@ import zipfile
 import pytest
 
 from rvc_engine.audio.recordings import list_recordings
-from server.datasets.ingest import UnpackLimits, admit
+from server.datasets.ingest import UnpackLimits, ingest
 from server.errors import NoSpace, Refused, UploadRefused, UploadTooLarge
 
 MIB = 2**20
@@ -23,7 +23,7 @@ def admit_bytes(tmp_path):
     def admitted(content, name="anna", limits=LIMITS):
         upload = tmp_path / "upload"
         upload.write_bytes(content)
-        return admit(upload, name, tmp_path / "recordings", limits)
+        return ingest(upload, name, tmp_path / "recordings", limits)
 
     return admitted
 
@@ -192,7 +192,7 @@ def test_a_zip_cut_anywhere_or_with_any_byte_changed_is_refused_or_read_and_noth
         upload.write_bytes(content)
         folder = tmp_path / f"{number}.recordings"
         try:
-            admit(upload, "anna", folder, LIMITS)
+            ingest(upload, "anna", folder, LIMITS)
         except (Refused, NoSpace):
             continue
         rows = json.loads((folder / "recordings.json").read_text())["files"]

@@ -13,22 +13,22 @@ from rvc_train.schemas.jobs import Range
 from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Worker
-from server.estimates.estimator import Estimator, sounds
-from server.estimates.queue_forecast import Outlook
+from server.estimates.estimator import Estimator, audio_stats
+from server.estimates.queue_forecast import QueueForecast
 from server.estimates.resources import disk_bytes, memory_bytes
-from server.estimates.throughput import Devices, Pace, Paces
+from server.estimates.throughput import AttemptThroughput, Devices, ThroughputHistory
 from server.jobs.serializers import jobs_public
 
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
 
 
-def pace(step_seconds: float, device: str = "a GPU", **config: Any) -> Pace:
+def pace(step_seconds: float, device: str = "a GPU", **config: Any) -> AttemptThroughput:
     made = TrainingConfig(**config).model_dump(mode="json")
-    return Pace(device, made, step_seconds, {"content": 6.0, "index": 2.0, "export": 1.0}, 120.0)
+    return AttemptThroughput(device, made, step_seconds, {"content": 6.0, "index": 2.0, "export": 1.0}, 120.0)
 
 
 def test_a_step_takes_what_it_took_with_the_same_setting_on_the_same_device() -> None:
-    paces = Paces((pace(0.5), pace(0.6), pace(9.0, "another"), pace(3.0, batch_size=16)))
+    paces = ThroughputHistory((pace(0.5), pace(0.6), pace(9.0, "another"), pace(3.0, batch_size=16)))
     found = paces.step(TrainingConfig(), Devices("cuda", frozenset({"a GPU"})))
     assert found.basis == "measured"
     assert 0.4 < found.seconds.low < 0.5
@@ -36,21 +36,23 @@ def test_a_step_takes_what_it_took_with_the_same_setting_on_the_same_device() ->
 
 
 def test_another_batch_size_is_scaled_between_not_at_all_and_in_proportion() -> None:
-    found = Paces((pace(1.0, batch_size=4),)).step(TrainingConfig(batch_size=8), Devices("cuda", frozenset({"a GPU"})))
+    found = ThroughputHistory((pace(1.0, batch_size=4),)).step(
+        TrainingConfig(batch_size=8), Devices("cuda", frozenset({"a GPU"}))
+    )
     assert found.basis == "scaled"
     assert (found.seconds.low, found.seconds.high) == pytest.approx((0.9, 2.5))
 
 
 def test_where_nothing_was_measured_the_answer_is_wide_and_says_that_it_is_a_guess() -> None:
-    found = Paces().step(TrainingConfig(), Devices("cpu"))
+    found = ThroughputHistory().step(TrainingConfig(), Devices("cpu"))
     assert found.basis == "guess"
     assert found.seconds.high / found.seconds.low >= 5
-    other = Paces((pace(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
+    other = ThroughputHistory((pace(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
     assert other.basis == "guess"
 
 
 def test_stages_take_in_proportion_to_the_sound() -> None:
-    paces = Paces((pace(1.0),))
+    paces = ThroughputHistory((pace(1.0),))
     found = paces.stage("content", TrainingConfig(), Devices(), 1200)
     assert found is not None
     assert found.low < 60 < found.high
@@ -69,7 +71,7 @@ def test_disk_is_what_a_real_small_run_took_and_grows_with_saves_and_width() -> 
 
 def told_dataset(bench: Any, seconds: float = 120.0) -> str:
     dataset_id = bench.dataset()
-    with write_session(bench.book.engine) as session:
+    with write_session(bench.jobs.engine) as session:
         values = {"seconds": seconds, "num_usable": 5, "report": {"speech_seconds": 0.9 * seconds, "warnings": ["hm"]}}
         session.execute(sa.update(Dataset).where(Dataset.id == dataset_id).values(**values))
     return str(dataset_id)
@@ -78,9 +80,9 @@ def told_dataset(bench: Any, seconds: float = 120.0) -> str:
 def run_once(bench: Any, dataset_id: str, step_seconds: float) -> None:
     """A job that trained 14 steps an epoch."""
     bench.job_on(dataset_id)
-    claim = bench.claim()
-    bench.book.record(
-        claim,
+    lease = bench.claim()
+    bench.jobs.record_events(
+        lease,
         [
             StageChanged(stage="content", state="finished", seconds=2.0),
             Progress(
@@ -94,17 +96,17 @@ def run_once(bench: Any, dataset_id: str, step_seconds: float) -> None:
             ),
         ],
     )
-    bench.publish(claim)
-    bench.book.succeed(claim)
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
 
 
 @pytest.fixture
 def shop(bench: Any) -> Any:
-    def job_on(dataset_id: str, **wish: object) -> Any:
+    def job_on(dataset_id: str, **request: object) -> Any:
         from rvc_train.schemas.jobs import JobCreate
 
-        fields = {"name": "anna", "dataset_id": dataset_id, "config": TrainingConfig(**SMALL)} | wish
-        return bench.book.submit(JobCreate(**fields))
+        fields = {"name": "anna", "dataset_id": dataset_id, "config": TrainingConfig(**SMALL)} | request
+        return bench.jobs.submit(JobCreate(**fields))
 
     bench.job_on = job_on
     return bench
@@ -112,11 +114,11 @@ def shop(bench: Any) -> Any:
 
 def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
     dataset_id = told_dataset(shop)
-    with read_session(shop.book.engine) as session:
-        before = sounds(session, [dataset_id])[dataset_id].clips
+    with read_session(shop.jobs.engine) as session:
+        before = audio_stats(session, [dataset_id])[dataset_id].clips
     run_once(shop, dataset_id, 0.5)
-    with read_session(shop.book.engine) as session:
-        after = sounds(session, [dataset_id])[dataset_id].clips
+    with read_session(shop.jobs.engine) as session:
+        after = audio_stats(session, [dataset_id])[dataset_id].clips
     assert (after.low, after.high) == (53, 56)
     assert before.low < 53
     assert before.high < 60
@@ -125,12 +127,12 @@ def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
 def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     run_once(shop, dataset_id, 0.5)
-    outlook = Outlook(Estimator(60))
-    with read_session(shop.book.engine) as session:
-        situation = outlook.estimator.situation(session, shop.clock())
-        sound = sounds(session, [dataset_id])[dataset_id]
-        whole = situation.effort(TrainingConfig(**SMALL), sound)
-        short = situation.effort(TrainingConfig(**SMALL, max_train_seconds=10), sound)
+    outlook = QueueForecast(Estimator(60))
+    with read_session(shop.jobs.engine) as session:
+        situation = outlook.estimator.context(session, shop.clock())
+        sound = audio_stats(session, [dataset_id])[dataset_id]
+        whole = situation.workload(TrainingConfig(**SMALL), sound)
+        short = situation.workload(TrainingConfig(**SMALL, max_train_seconds=10), sound)
     assert whole.steps == Range(low=140, high=140)
     assert whole.seconds.low >= 60
     assert short.seconds.high < whole.seconds.high
@@ -138,15 +140,15 @@ def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
 
 
 def prospects(shop: Any, *jobs: Any) -> list[Any]:
-    with read_session(shop.book.engine) as session:
-        rows = [shop.book.get(job.id) for job in jobs]
-        return jobs_public(session, rows, Outlook(Estimator(60)), shop.clock())
+    with read_session(shop.jobs.engine) as session:
+        rows = [shop.jobs.get(job.id) for job in jobs]
+        return jobs_public(session, rows, QueueForecast(Estimator(60)), shop.clock())
 
 
 def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     run_once(shop, dataset_id, 0.5)
-    with write_session(shop.book.engine) as session:
+    with write_session(shop.jobs.engine) as session:
         session.execute(sa.update(Worker).values(stopped_at=shop.clock()))
     first, second = shop.job_on(dataset_id), shop.job_on(dataset_id)
     assert [job.starts_in for job in prospects(shop, first, second)] == [None, None]  # nobody works
@@ -158,16 +160,16 @@ def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers
     assert alone[0].eta.low < alone[0].eta.high
     shop.worker()
     assert prospects(shop, second)[0].starts_in == Range(low=0, high=0)
-    shop.book.drain_worker(worker, "hand_back")
+    shop.jobs.drain_worker(worker, "hand_back")
     assert prospects(shop, second)[0].starts_in == alone[0].eta
 
 
 def test_a_running_job_ends_about_when_its_engine_says_and_those_behind_it_wait_for_that(shop: Any) -> None:
     dataset_id = told_dataset(shop)
     running, waiting = shop.job_on(dataset_id), shop.job_on(dataset_id)
-    claim = shop.claim()
+    lease = shop.claim()
     said = Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)
-    shop.book.record(claim, [said])
+    shop.jobs.record_events(lease, [said])
     now, next_one = prospects(shop, running, waiting)
     assert now.eta.low <= 100 <= now.eta.high
     assert next_one.starts_in == now.eta
@@ -208,6 +210,6 @@ def test_the_estimate_of_a_job_comes_over_http_with_warnings_and_changes_nothing
 def test_a_worker_long_silent_is_none_to_count_on(shop: Any) -> None:
     shop.worker()
     estimator = Estimator(60)
-    with read_session(shop.book.engine) as session:
+    with read_session(shop.jobs.engine) as session:
         assert len(estimator.workers(session, shop.clock())) == 1
         assert estimator.workers(session, datetime.now(UTC) + timedelta(days=1)) == []

@@ -15,14 +15,14 @@ ETAG = f'"{hashlib.sha256(CONTENT).hexdigest()}"'
 def job_id(live):
     bench = live.bench
     job = bench.job(name="声音 «x»")
-    claim = bench.claim()
-    source = live.services.storage.workspace(job.id) / "made"
+    lease = bench.claim()
+    source = live.context.storage.workspace(job.id) / "made"
     source.parent.mkdir(parents=True)
     source.write_bytes(CONTENT)
-    stored = live.services.storage.store_artifact(job.id, source)
+    stored = live.context.storage.store_artifact(job.id, source)
     for kind, name in (("voice", "声音 «x».pth"), ("index", "声音 «x».index")):
-        live.services.book.publish_artifact(claim, kind, name, stored.path, stored.size, stored.sha256)
-    live.services.book.succeed(claim)
+        live.context.jobs.publish_artifact(lease, kind, name, stored.path, stored.size, stored.sha256)
+    live.context.jobs.succeed(lease)
     return job.id
 
 
@@ -89,7 +89,7 @@ def test_a_file_that_the_caller_has_is_not_sent_again(http, url):
 
 def test_a_file_that_is_no_longer_stored_is_410(http, live, finished):
     job_id = finished(b"soon gone")
-    live.services.storage.delete_job(job_id)
+    live.context.storage.delete_job(job_id)
     answer = http.get(f"/v1/jobs/{job_id}/artifacts/anna.pth")
     assert (answer.status_code, answer.json()["code"]) == (410, "gone")
 

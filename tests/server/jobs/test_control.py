@@ -12,7 +12,7 @@ from rvc_engine.errors import FailureCode
 from rvc_engine.events import CheckpointSaved, Progress
 from rvc_train.schemas.jobs import JobPublic
 from server.errors import StillRunning
-from server.job_store.idempotency import UnderWay
+from server.job_store.idempotency import InFlightKeys
 from server.results.checkpoints import StoredCheckpoints
 
 
@@ -21,8 +21,8 @@ def job_of(answer: httpx.Response) -> JobPublic:
     return JobPublic.model_validate_json(answer.content)
 
 
-def submitted(http: httpx.Client, live: Any, **wish: object) -> JobPublic:
-    fields = {"name": "anna", "dataset_id": live.bench.dataset()} | wish
+def submitted(http: httpx.Client, live: Any, **request: object) -> JobPublic:
+    fields = {"name": "anna", "dataset_id": live.bench.dataset()} | request
     return job_of(http.post("/v1/jobs", json=fields))
 
 
@@ -74,11 +74,13 @@ def test_the_tag_of_a_job_changes_with_every_visible_change_and_answers_304_unti
     tags = {etag}
     unchanged = http.get(path, headers={"If-None-Match": etag})
     assert (unchanged.status_code, unchanged.content, unchanged.headers["etag"]) == (304, b"", etag)
-    claim = live.bench.claim()
+    lease = live.bench.claim()
     for change in (
         lambda: None,
-        lambda: live.bench.book.record(claim, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)]),
-        lambda: live.bench.book.record(claim, [CheckpointSaved(step=1, epoch=1, path="x")]),
+        lambda: live.bench.jobs.record_events(
+            lease, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)]
+        ),
+        lambda: live.bench.jobs.record_events(lease, [CheckpointSaved(step=1, epoch=1, path="x")]),
         lambda: http.patch(path, json={"labels": {"a": "b"}}),
         lambda: http.post(f"{path}/cancel"),
     ):
@@ -93,8 +95,8 @@ def test_an_edit_with_if_match_is_refused_once_labels_have_changed_but_not_becau
     job = submitted(http, live, priority=100)
     path = f"/v1/jobs/{job.id}"
     etag = http.get(path).headers["etag"]
-    claim = live.bench.claim()
-    live.bench.book.record(claim, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)])
+    lease = live.bench.claim()
+    live.bench.jobs.record_events(lease, [Progress(stage="train", stage_progress=0.1, progress=0.2, step=1)])
     assert http.patch(path, json={"labels": {"a": "1"}}, headers={"If-Match": etag}).status_code == 200
     late = http.patch(path, json={"labels": {"a": "2"}}, headers={"If-Match": etag})
     assert (late.status_code, late.json()["code"]) == (412, "precondition_failed")
@@ -120,13 +122,13 @@ def test_jobs_are_found_by_label_name_and_the_beginning_of_an_id(http, live):
     assert http.get("/v1/jobs", params={"label.-no": "x"}).status_code == 422
 
 
-def failed_with_checkpoint(live: Any, **wish: object) -> str:
+def failed_with_checkpoint(live: Any, **request: object) -> str:
     """A job that failed and left a checkpoint in the storage."""
     bench = live.bench
-    job = bench.job(priority=100, **wish)
-    claim = bench.claim()
-    bench.book.fail(claim, FailureCode.DIVERGED, "the losses are no numbers")
-    folder = live.services.storage.checkpoints(job.id) / "000001"
+    job = bench.job(priority=100, **request)
+    lease = bench.claim()
+    bench.jobs.fail(lease, FailureCode.DIVERGED, "the losses are no numbers")
+    folder = live.context.storage.checkpoints(job.id) / "000001"
     folder.mkdir(parents=True)
     (folder / "step_000000007.pt").write_bytes(b"nets")
     digest = "6ae0da8ceff3e2aab6fa2f4a3e0b3a0c5d2e0d1c2c9b1d4a5f7b6a1c0e9d8f7a"
@@ -142,14 +144,14 @@ def test_a_retry_is_a_new_job_with_the_same_wishes_the_checkpoint_and_what_is_ch
     assert answer.headers["location"] == f"/v1/jobs/{new.id}"
     assert (new.retry_of, new.retry_from, new.labels) == (old, "checkpoint", {"for": "me"})
     assert (new.config["total_epochs"], new.config["batch_size"]) == (9, 2)
-    stored = StoredCheckpoints(live.services.storage.checkpoints(new.id)).latest()
+    stored = StoredCheckpoints(live.context.storage.checkpoints(new.id)).latest()
     assert (stored.token, stored.newest.step) == (0, 7)
     assert http.delete(f"/v1/jobs/{old}").status_code == 204
     assert (stored.folder / "step_000000007.pt").read_bytes() == b"nets"
 
 
 def test_what_no_checkpoint_can_follow_is_refused_and_leaves_nothing_behind(http, live):
-    jobs = live.services.storage.root / "jobs"
+    jobs = live.context.storage.root / "jobs"
     old = failed_with_checkpoint(live)
     before = sorted(jobs.iterdir())
     refused = http.post(f"/v1/jobs/{old}/retry", json={"config": {"width": 96, "pretrained": "none"}})
@@ -168,17 +170,17 @@ def test_what_no_checkpoint_can_follow_is_refused_and_leaves_nothing_behind(http
 
 
 def test_a_key_gives_the_first_answer_again_word_for_word_even_when_the_job_has_gone_on(http, live):
-    wish = {"name": "anna", "dataset_id": live.bench.dataset()}
+    request = {"name": "anna", "dataset_id": live.bench.dataset()}
     key = {"Idempotency-Key": "first answers"}
-    first = http.post("/v1/jobs", json=wish, headers=key)
+    first = http.post("/v1/jobs", json=request, headers=key)
     job = job_of(first)
     http.post(f"/v1/jobs/{job.id}/cancel")
-    again = http.post("/v1/jobs", json=wish, headers=key)
+    again = http.post("/v1/jobs", json=request, headers=key)
     assert (again.status_code, again.content) == (202, first.content)
     assert again.headers["idempotency-replayed"] == "true"
     assert "idempotency-replayed" not in first.headers
     http.delete(f"/v1/jobs/{job.id}")
-    assert http.post("/v1/jobs", json=wish, headers=key).content == first.content
+    assert http.post("/v1/jobs", json=request, headers=key).content == first.content
 
 
 def test_a_retry_that_comes_twice_under_a_key_makes_one_job(http, live):
@@ -191,21 +193,21 @@ def test_a_retry_that_comes_twice_under_a_key_makes_one_job(http, live):
 
 
 def test_a_request_under_a_key_that_is_being_served_is_409_and_worth_another_try(http, live):
-    wish = {"name": "anna", "dataset_id": live.bench.dataset()}
-    with live.services.under_way.alone("local", "slow"):
-        answer = http.post("/v1/jobs", json=wish, headers={"Idempotency-Key": "slow"})
+    request = {"name": "anna", "dataset_id": live.bench.dataset()}
+    with live.context.in_flight_keys.exclusive("local", "slow"):
+        answer = http.post("/v1/jobs", json=request, headers={"Idempotency-Key": "slow"})
     assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (409, "still_running", True)
     assert answer.headers["retry-after"] == "1"
-    assert http.post("/v1/jobs", json=wish, headers={"Idempotency-Key": "slow"}).status_code == 202
+    assert http.post("/v1/jobs", json=request, headers={"Idempotency-Key": "slow"}).status_code == 202
 
 
 def test_of_many_requests_at_once_under_one_key_one_makes_a_job_and_all_others_wait_or_hear_of_it(http, live):
-    wish = {"name": "anna", "dataset_id": live.bench.dataset()}
+    request = {"name": "anna", "dataset_id": live.bench.dataset()}
     answers: list[httpx.Response] = []
 
     def ask() -> None:
         with live.client() as client:
-            answers.append(client.post("/v1/jobs", json=wish, headers={"Idempotency-Key": "many"}))
+            answers.append(client.post("/v1/jobs", json=request, headers={"Idempotency-Key": "many"}))
 
     threads = [threading.Thread(target=ask) for _ in range(8)]
     for thread in threads:
@@ -217,15 +219,15 @@ def test_of_many_requests_at_once_under_one_key_one_makes_a_job_and_all_others_w
 
 
 def test_a_key_is_let_go_of_whatever_happens_and_is_its_owners_alone():
-    under_way = UnderWay()
+    under_way = InFlightKeys()
 
     def serve(fault: type[Exception]) -> None:
-        with under_way.alone("a", "k"), under_way.alone("b", "k"):
+        with under_way.exclusive("a", "k"), under_way.exclusive("b", "k"):
             raise fault
 
     with pytest.raises(OSError):  # noqa: PT011 - any
         serve(OSError)
-    with under_way.alone("a", "k"), pytest.raises(StillRunning):
+    with under_way.exclusive("a", "k"), pytest.raises(StillRunning):
         serve(OSError)
 
 
@@ -237,10 +239,10 @@ def test_a_worker_is_drained_over_http_and_claims_nothing_more(http, live):
     assert http.post(f"/v1/workers/{worker}/drain").status_code == 200
     assert http.post(f"/v1/workers/{worker}/drain?mode=finish").status_code == 200  # it is going already, and faster
     submitted(http, live)
-    assert bench.book.claim(worker) is None
+    assert bench.jobs.claim(worker) is None
     assert http.post("/v1/workers/wrk_none/drain").status_code == 404
     assert http.post(f"/v1/workers/{worker}/drain?mode=now").status_code == 422
-    bench.book.worker_stopped(worker)
+    bench.jobs.deregister_worker(worker)
     assert http.post(f"/v1/workers/{worker}/drain").status_code == 409
 
 

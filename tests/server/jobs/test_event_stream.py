@@ -10,12 +10,12 @@ from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import Event
 from server.errors import NotFound
 from server.job_store.queries import EventsPage
-from server.jobs.event_stream import BATCH, WINDOW, Feeds
+from server.jobs.event_stream import BATCH, WINDOW, EventBroadcaster
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-class Book:
+class EventLog:
     """A job that says something now and then."""
 
     def __init__(self, num_events: int = 0) -> None:
@@ -29,9 +29,9 @@ class Book:
         return EventsPage(events, self.status, self.num_events)
 
 
-async def follow(feeds: Feeds, book: Book, start: int) -> list[int]:
+async def follow(broadcaster: EventBroadcaster, event_log: EventLog, start: int) -> list[int]:
     """The numbers of all events that a follower is told until the end."""
-    look, told = feeds.follow("job_1", start, book.num_events), []
+    look, told = broadcaster.follow("job_1", start, event_log.num_events), []
     while True:
         news = await look()
         told += [int(line[4:]) for text in news.messages for line in text.decode().splitlines() if line[:4] == "id: "]
@@ -41,20 +41,22 @@ async def follow(feeds: Feeds, book: Book, start: int) -> list[int]:
             await asyncio.sleep(0.01)
 
 
-async def talk(book: Book, num_events: int, at_once: int = 1) -> None:
+async def talk(event_log: EventLog, num_events: int, at_once: int = 1) -> None:
     for _ in range(num_events):
         await asyncio.sleep(0.002)
-        book.num_events += at_once
-    book.status = JobStatus.SUCCEEDED
+        event_log.num_events += at_once
+    event_log.status = JobStatus.SUCCEEDED
 
 
 def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
     async def run(num_followers: int) -> int:
-        book = Book(num_events=7)
-        feeds = Feeds(book.read, poll_seconds=0.04)
-        told = await asyncio.gather(*(follow(feeds, book, 7) for _ in range(num_followers)), talk(book, 50))
+        event_log = EventLog(num_events=7)
+        broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.04)
+        told = await asyncio.gather(
+            *(follow(broadcaster, event_log, 7) for _ in range(num_followers)), talk(event_log, 50)
+        )
         assert told[:-1] == [list(range(8, 58))] * num_followers
-        return book.num_looks
+        return event_log.num_looks
 
     assert asyncio.run(run(200)) < 4 * asyncio.run(run(1))
 
@@ -62,13 +64,13 @@ def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
 @pytest.mark.parametrize("at_once", [1, WINDOW + BATCH + 7])
 def test_followers_who_begin_anywhere_miss_nothing_and_hear_nothing_twice(at_once: int) -> None:
     async def run() -> None:
-        book = Book(num_events=3 * WINDOW)
-        feeds = Feeds(book.read, poll_seconds=0.004)
+        event_log = EventLog(num_events=3 * WINDOW)
+        broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.004)
         starts = [0, 1, 2 * WINDOW, 3 * WINDOW - 1, 3 * WINDOW]
-        followers = [asyncio.create_task(follow(feeds, book, start)) for start in starts]
-        await talk(book, 20, at_once)
+        followers = [asyncio.create_task(follow(broadcaster, event_log, start)) for start in starts]
+        await talk(event_log, 20, at_once)
         for start, follower in zip(starts, followers, strict=True):
-            assert await follower == list(range(start + 1, book.num_events + 1))
+            assert await follower == list(range(start + 1, event_log.num_events + 1))
 
     asyncio.run(run())
 
@@ -78,8 +80,8 @@ def test_all_who_follow_hear_that_a_job_was_deleted() -> None:
         def read(job_id: str, after: int, limit: int) -> EventsPage:
             raise NotFound(f"there is no job {job_id}")
 
-        feeds = Feeds(read, 0.4)
-        looks = [feeds.follow("job_1", 0, 0) for _ in range(3)]
+        broadcaster = EventBroadcaster(read, 0.4)
+        looks = [broadcaster.follow("job_1", 0, 0) for _ in range(3)]
         for found in await asyncio.gather(*(look() for look in looks), return_exceptions=True):
             assert isinstance(found, NotFound)
 

@@ -18,11 +18,11 @@ STREAM = {"Accept": "text/event-stream"}
 def running_job(live):
     """A job in a worker's hands, ended when the test is over."""
     job = live.bench.job(priority=100)
-    claim = live.bench.claim()
-    assert claim.job_id == job.id
-    yield claim
-    live.services.book.cancel(job.id)
-    live.services.book.hand_back(claim, "the test is over")
+    lease = live.bench.claim()
+    assert lease.job_id == job.id
+    yield lease
+    live.context.jobs.cancel(job.id)
+    live.context.jobs.release(lease, "the test is over")
 
 
 def messages(http, path, last_id=None, stop_after=None):
@@ -86,7 +86,7 @@ def test_followers_who_lose_their_line_again_and_again_miss_nothing_and_see_noth
 
     def talk():
         for i in range(total):
-            live.services.book.record(running_job, [Warned(message=f"{i}")])
+            live.context.jobs.record_events(running_job, [Warned(message=f"{i}")])
             time.sleep(0.005)
 
     writer = threading.Thread(target=talk)
@@ -105,7 +105,7 @@ def test_a_silent_stream_says_that_it_is_still_there_and_no_reader_takes_that_fo
         with http.stream("GET", f"/v1/jobs/{job.id}/events", headers=STREAM) as response:
             lines = response.iter_lines()
             assert ": still here" in (next(lines) for _ in range(50))
-        ending = threading.Timer(0.5, server.services.book.cancel, [job.id])
+        ending = threading.Timer(0.5, server.context.jobs.cancel, [job.id])
         ending.start()
         assert [an_id for an_id, _ in messages(http, f"/v1/jobs/{job.id}/events")] == [1, 2, 3, 4, "end"]
         ending.join()
@@ -114,7 +114,7 @@ def test_a_silent_stream_says_that_it_is_still_there_and_no_reader_takes_that_fo
 def test_streams_end_when_the_server_stops_and_go_on_where_they_were_after_its_restart(tmp_path, serve):
     with serve(tmp_path) as server:
         job = server.bench.job()
-        claim = server.bench.claim()
+        lease = server.bench.claim()
         seen = []
 
         def follow():
@@ -123,7 +123,7 @@ def test_streams_end_when_the_server_stops_and_go_on_where_they_were_after_its_r
 
         follower = threading.Thread(target=follow)
         follower.start()
-        while len(server.services.history.events(job.id, 0, 9).events) > len(seen) and follower.is_alive():
+        while len(server.context.job_queries.events(job.id, 0, 9).events) > len(seen) and follower.is_alive():
             time.sleep(0.02)
             if server.server.server_state.connections:
                 break
@@ -133,7 +133,7 @@ def test_streams_end_when_the_server_stops_and_go_on_where_they_were_after_its_r
     assert time.monotonic() - started < 3
     assert [an_id for an_id, _ in seen] == [1, 2, 3, 4]  # and no end
     with serve(tmp_path) as server, server.client() as http:
-        server.services.book.fail(claim, FailureCode.DIVERGED, "NaN")
+        server.context.jobs.fail(lease, FailureCode.DIVERGED, "NaN")
         assert [an_id for an_id, _ in messages(http, f"/v1/jobs/{job.id}/events", 4)] == [5, "end"]
 
 
@@ -142,8 +142,8 @@ def test_a_stream_ends_when_its_job_is_deleted(http, live, finished):
     with connect_sse(http, "GET", f"/v1/jobs/{job.id}/events") as source:
         stream = source.iter_sse()
         next(stream)
-        live.services.book.cancel(job.id)
-        live.services.book.delete(job.id)
+        live.context.jobs.cancel(job.id)
+        live.context.jobs.delete(job.id)
         assert [message.event for message in stream][-1] == "end"
 
 
@@ -166,7 +166,7 @@ def test_many_followers_of_one_job_all_see_its_end(http, live):
     followers = [threading.Thread(target=follow) for _ in range(50)]
     for follower in followers:
         follower.start()
-    live.services.book.cancel(job.id)
+    live.context.jobs.cancel(job.id)
     for follower in followers:
         follower.join(20)
     assert ends == ["end"] * 50
@@ -176,7 +176,7 @@ def test_many_followers_of_one_job_all_see_its_end(http, live):
 
 
 def write_log(live, job_id, text):
-    path = live.services.storage.job_log(job_id)
+    path = live.context.storage.job_log(job_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         file.write(text.encode())
@@ -214,7 +214,7 @@ def test_a_job_that_has_said_nothing_yet_has_an_empty_log(http, live):
     job = live.bench.job()
     answer = http.get(f"/v1/jobs/{job.id}/logs")
     assert (answer.status_code, answer.text) == (200, "")
-    live.services.book.cancel(job.id)
+    live.context.jobs.cancel(job.id)
 
 
 def test_a_followed_log_comes_line_by_line_with_a_last_line_that_has_no_end(http, log_of):

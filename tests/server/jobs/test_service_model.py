@@ -24,13 +24,13 @@ from sqlmodel import col, select
 from rvc_engine.errors import FailureCode
 from rvc_engine.events import Progress
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import HELD_STATUSES, JobCreate, JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobCreate, JobStatus
 from server.database.engine import create_engine, read_session, write_session
 from server.database.tables import Attempt, Dataset, Event, Job, new_id
-from server.errors import ClaimLost, Conflict, NothingPublished
-from server.job_store.leases import Claim
+from server.errors import Conflict, LeaseLost, NothingPublished
+from server.job_store.leases import Lease
 from server.job_store.states import TRANSITIONS
-from server.jobs.service import JobBook
+from server.jobs.service import JobService
 
 S = JobStatus
 CODES = st.sampled_from([FailureCode.ENGINE_CRASHED, FailureCode.GPU_OUT_OF_MEMORY, FailureCode.DIVERGED])
@@ -39,7 +39,7 @@ MAX_JOBS = 2
 """Few, so that a story is about one job for long: claimed, lost, claimed again, with its old workers still alive."""
 
 
-class JobBookMachine(RuleBasedStateMachine):
+class JobServiceMachine(RuleBasedStateMachine):
     """Some jobs, some workers, and everything that anyone may do, stale workers too."""
 
     empty_database: Path
@@ -52,10 +52,10 @@ class JobBookMachine(RuleBasedStateMachine):
         shutil.copy(self.empty_database, self.folder / "book.db")
         self.engine = create_engine(f"sqlite:///{self.folder / 'book.db'}")
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
-        self.book = JobBook(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
+        self.service = JobService(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
         self.seen: dict[str, Any] = {}
         """The last row that was seen of each job."""
-        self.holders: dict[str, Claim] = {}
+        self.holders: dict[str, Lease] = {}
         """The one claim on each job that must still hold."""
         self.published: set[str] = set()
         self.num_stale = 0
@@ -66,7 +66,7 @@ class JobBookMachine(RuleBasedStateMachine):
 
     @initialize()
     def two_workers(self) -> None:
-        self.workers = [self.book.register_worker(f"worker {n}", n, "here", "cpu") for n in range(2)]
+        self.workers = [self.service.register_worker(f"worker {n}", n, "here", "cpu") for n in range(2)]
 
     # What people do
 
@@ -84,86 +84,86 @@ class JobBookMachine(RuleBasedStateMachine):
         )
         with write_session(self.engine) as session:
             session.add(row)
-        wish = JobCreate(name="a", dataset_id=row.id, priority=priority, max_attempts=max_attempts)
-        return self.book.submit(wish).id
+        request = JobCreate(name="a", dataset_id=row.id, priority=priority, max_attempts=max_attempts)
+        return self.service.submit(request).id
 
     @rule(job_id=jobs, what=st.sampled_from(["pause", "resume", "resume", "cancel", "force_fail"]))
     def ask(self, job_id: str, what: str) -> None:
         before = self.status(job_id)
         try:
             if what == "force_fail":
-                self.book.force_fail(job_id, "the keeper said so")
+                self.service.force_fail(job_id, "the administrator said so")
             else:
-                getattr(self.book, what)(job_id)
+                getattr(self.service, what)(job_id)
         except Conflict:
             assert self.status(job_id) is before
-        if self.status(job_id) not in HELD_STATUSES:
+        if self.status(job_id) not in LEASED_STATUSES:
             self.holders.pop(job_id, None)
 
     @rule(job_id=jobs, reason=st.sampled_from([None, "there is no speech"]))
     def settle(self, job_id: str, reason: str | None) -> None:
         with write_session(self.engine) as session:
             dataset_id = session.exec(select(Job.dataset_id).where(Job.id == job_id)).one()
-            self.book.settle_dataset(session, dataset_id, reason)
+            self.service.finish_dataset_validation(session, dataset_id, reason)
 
     # What workers do
 
     @rule(target=claims, number=st.integers(0, 1))
     def claim(self, number: int) -> Any:
         waiting = self.waiting()
-        claim = self.book.claim(self.workers[number])
-        if claim is None:
+        lease = self.service.claim(self.workers[number])
+        if lease is None:
             assert waiting == []
             return multiple()
-        assert claim.job_id == waiting[0]  # by priority, then by order of submission
-        assert claim.job_id not in self.holders
-        self.holders[claim.job_id] = claim
-        return claim
+        assert lease.job_id == waiting[0]  # by priority, then by order of submission
+        assert lease.job_id not in self.holders
+        self.holders[lease.job_id] = lease
+        return lease
 
-    @rule(claim=claims, step=st.integers(1, 9))
-    def report(self, claim: Claim, step: int) -> None:
+    @rule(lease=claims, step=st.integers(1, 9))
+    def report(self, lease: Lease, step: int) -> None:
         event = Progress(stage="train", stage_progress=0.5, progress=0.5, step=step)
-        self.attempt(claim, lambda: self.book.record(claim, [event]))
+        self.attempt(lease, lambda: self.service.record_events(lease, [event]))
 
-    @rule(claim=claims)
-    def heartbeat(self, claim: Claim) -> None:
-        self.attempt(claim, lambda: self.book.heartbeat(claim))
+    @rule(lease=claims)
+    def heartbeat(self, lease: Lease) -> None:
+        self.attempt(lease, lambda: self.service.heartbeat(lease))
 
-    @rule(claim=claims)
-    def publish(self, claim: Claim) -> None:
-        if self.attempt(claim, lambda: self.book.publish_artifact(claim, "voice", "a.pth", "x", 1, "00")):
-            self.published.add(claim.job_id)
+    @rule(lease=claims)
+    def publish(self, lease: Lease) -> None:
+        if self.attempt(lease, lambda: self.service.publish_artifact(lease, "voice", "a.pth", "x", 1, "00")):
+            self.published.add(lease.job_id)
 
-    @rule(claim=claims)
-    def succeed(self, claim: Claim) -> None:
+    @rule(lease=claims)
+    def succeed(self, lease: Lease) -> None:
         try:
-            ended = self.attempt(claim, lambda: self.book.succeed(claim))
+            ended = self.attempt(lease, lambda: self.service.succeed(lease))
         except NothingPublished:
-            assert claim.job_id not in self.published
+            assert lease.job_id not in self.published
             return
         if ended:
-            assert self.status(claim.job_id) is S.SUCCEEDED
-            del self.holders[claim.job_id]
+            assert self.status(lease.job_id) is S.SUCCEEDED
+            del self.holders[lease.job_id]
 
-    @rule(claim=claims, code=CODES)
-    def fail(self, claim: Claim, code: FailureCode) -> None:
-        if self.attempt(claim, lambda: self.book.fail(claim, code, "it failed")):
-            del self.holders[claim.job_id]
+    @rule(lease=claims, code=CODES)
+    def fail(self, lease: Lease, code: FailureCode) -> None:
+        if self.attempt(lease, lambda: self.service.fail(lease, code, "it failed")):
+            del self.holders[lease.job_id]
 
-    @rule(claim=claims)
-    def hand_back(self, claim: Claim) -> None:
-        if self.attempt(claim, lambda: self.book.hand_back(claim, "draining")):
-            del self.holders[claim.job_id]
+    @rule(lease=claims)
+    def release(self, lease: Lease) -> None:
+        if self.attempt(lease, lambda: self.service.release(lease, "draining")):
+            del self.holders[lease.job_id]
 
     # What the server does
 
     @rule(data=st.data())
     def lose_a_worker(self, data: st.DataObject) -> None:
-        held = self.book.held()
+        held = self.service.active_leases()
         if held:
             lost = data.draw(st.sampled_from(list(held)))
-            assert self.book.requeue_lost(lost) is not None
-            assert self.book.requeue_lost(lost) is None  # taken once
+            assert self.service.requeue_lost(lost) is not None
+            assert self.service.requeue_lost(lost) is None  # taken once
             del self.holders[lost.job_id]
 
     @rule(seconds=st.sampled_from([30, 1000]))
@@ -193,8 +193,8 @@ class JobBookMachine(RuleBasedStateMachine):
     @invariant()
     def a_job_has_one_owner_or_none(self) -> None:
         with read_session(self.engine) as session:
-            held = session.exec(select(Job).where(col(Job.status).in_(HELD_STATUSES))).all()
-            assert {job.id: job.token for job in held} == {key: claim.token for key, claim in self.holders.items()}
+            held = session.exec(select(Job).where(col(Job.status).in_(LEASED_STATUSES))).all()
+            assert {job.id: job.token for job in held} == {key: lease.token for key, lease in self.holders.items()}
             for job in held:
                 running = select(Attempt).where(Attempt.job_number == job.number, col(Attempt.ended_at).is_(None))
                 assert [attempt.token for attempt in session.exec(running).all()] == [job.token]
@@ -213,15 +213,15 @@ class JobBookMachine(RuleBasedStateMachine):
 
     # How
 
-    def attempt(self, claim: Claim, act: Any) -> bool:
+    def attempt(self, lease: Lease, act: Any) -> bool:
         """Whether a worker's write went through: exactly when its claim is the one that holds."""
-        holds = self.holders.get(claim.job_id) == claim
-        before = self.row(claim.job_id)
+        holds = self.holders.get(lease.job_id) == lease
+        before = self.row(lease.job_id)
         try:
             act()
-        except ClaimLost:
+        except LeaseLost:
             assert not holds, "the owner was turned away"
-            assert self.row(claim.job_id) == before, "a stale worker wrote"
+            assert self.row(lease.job_id) == before, "a stale worker wrote"
             self.num_stale += 1
             return False
         assert holds, "a stale worker was let in"
@@ -245,7 +245,7 @@ class JobBookMachine(RuleBasedStateMachine):
 
 
 def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> None:
-    class Machine(JobBookMachine):
+    class Machine(JobServiceMachine):
         pass
 
     Machine.empty_database = empty_database
@@ -257,7 +257,7 @@ def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> N
 
 @pytest.mark.long
 def test_the_book_keeps_its_promises_over_thousands_of_stories(empty_database: Path) -> None:
-    class Machine(JobBookMachine):
+    class Machine(JobServiceMachine):
         pass
 
     Machine.empty_database = empty_database

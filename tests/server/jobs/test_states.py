@@ -14,47 +14,47 @@ RETRYABLE, FATAL = FailureCode.ENGINE_CRASHED, FailureCode.DIVERGED
 
 
 def settle(reason):
-    def act(bench, job, claim):
-        with write_session(bench.book.engine) as session:
-            bench.book.settle_dataset(session, job.dataset_id, reason)
+    def act(bench, job, lease):
+        with write_session(bench.jobs.engine) as session:
+            bench.jobs.finish_dataset_validation(session, job.dataset_id, reason)
 
     return act
 
 
-def succeed(bench, job, claim):
-    bench.publish(claim)
-    bench.book.succeed(claim)
+def succeed(bench, job, lease):
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
 
 
 def lose(times):
-    def act(bench, job, claim):
+    def act(bench, job, lease):
         for _ in range(times):
-            bench.book.requeue_lost(bench.book.held()[0])
+            bench.jobs.requeue_lost(bench.jobs.active_leases()[0])
             if times > 1:
-                bench.book.claim(bench.worker())
+                bench.jobs.claim(bench.worker())
 
     return act
 
 
-def time_out(bench, job, claim):
+def time_out(bench, job, lease):
     bench.clock.advance(100)
-    bench.book.time_out_queued(50)
+    bench.jobs.time_out_queued(50)
 
 
 ACTIONS = {
     "report: usable": settle(None),
     "report: not usable": settle("silence"),
-    "claim": lambda bench, job, claim: bench.book.claim(bench.worker()),
-    "cancel": lambda bench, job, claim: bench.book.cancel(job.id),
-    "pause": lambda bench, job, claim: bench.book.pause(job.id),
-    "resume": lambda bench, job, claim: bench.book.resume(job.id),
+    "claim": lambda bench, job, lease: bench.jobs.claim(bench.worker()),
+    "cancel": lambda bench, job, lease: bench.jobs.cancel(job.id),
+    "pause": lambda bench, job, lease: bench.jobs.pause(job.id),
+    "resume": lambda bench, job, lease: bench.jobs.resume(job.id),
     "succeed": succeed,
-    "fail, worth a retry": lambda bench, job, claim: bench.book.fail(claim, RETRYABLE, "x"),
-    "fail for good": lambda bench, job, claim: bench.book.fail(claim, FATAL, "x"),
-    "hand back": lambda bench, job, claim: bench.book.hand_back(claim, "x"),
+    "fail, worth a retry": lambda bench, job, lease: bench.jobs.fail(lease, RETRYABLE, "x"),
+    "fail for good": lambda bench, job, lease: bench.jobs.fail(lease, FATAL, "x"),
+    "hand back": lambda bench, job, lease: bench.jobs.release(lease, "x"),
     "lose the worker": lose(1),
     "wait too long": time_out,
-    "force-fail": lambda bench, job, claim: bench.book.force_fail(job.id, "x"),
+    "force-fail": lambda bench, job, lease: bench.jobs.force_fail(job.id, "x"),
 }
 
 EXPECTED = {
@@ -113,40 +113,40 @@ def brought_to(bench, status):
     job = bench.job()
     if status is S.QUEUED:
         return job, None
-    claim = bench.claim()
+    lease = bench.claim()
     ways = {
-        S.PAUSING: lambda: bench.book.pause(job.id),
-        S.PAUSED: lambda: (bench.book.pause(job.id), bench.book.hand_back(claim, "x")),
-        S.CANCELLING: lambda: bench.book.cancel(job.id),
-        S.SUCCEEDED: lambda: succeed(bench, job, claim),
-        S.FAILED: lambda: bench.book.fail(claim, FATAL, "x"),
-        S.CANCELLED: lambda: (bench.book.cancel(job.id), bench.book.hand_back(claim, "x")),
+        S.PAUSING: lambda: bench.jobs.pause(job.id),
+        S.PAUSED: lambda: (bench.jobs.pause(job.id), bench.jobs.release(lease, "x")),
+        S.CANCELLING: lambda: bench.jobs.cancel(job.id),
+        S.SUCCEEDED: lambda: succeed(bench, job, lease),
+        S.FAILED: lambda: bench.jobs.fail(lease, FATAL, "x"),
+        S.CANCELLED: lambda: (bench.jobs.cancel(job.id), bench.jobs.release(lease, "x")),
     }
     ways.get(status, lambda: None)()
-    return bench.book.get(job.id), claim
+    return bench.jobs.get(job.id), lease
 
 
 @pytest.mark.parametrize("status", list(S))
 def test_every_action_in_this_state_leads_where_the_table_says_or_nowhere(bench, status):
     for name, act in ACTIONS.items():
-        job, claim = brought_to(bench, status)
-        assert bench.book.get(job.id).status == status
+        job, lease = brought_to(bench, status)
+        assert bench.jobs.get(job.id).status == status
         needs_claim = name in {"succeed", "fail, worth a retry", "fail for good", "hand back"}
-        needs_holder = name == "lose the worker" and not bench.book.held()
-        if not (needs_claim and claim is None) and not needs_holder:
+        needs_holder = name == "lose the worker" and not bench.jobs.active_leases()
+        if not (needs_claim and lease is None) and not needs_holder:
             try:
-                act(bench, job, claim)
+                act(bench, job, lease)
             except ServerError:
                 assert name not in EXPECTED[status], name
-        assert bench.book.get(job.id).status == EXPECTED[status].get(name, status), name
+        assert bench.jobs.get(job.id).status == EXPECTED[status].get(name, status), name
         clear(bench)
 
 
 def clear(bench):
     """End whatever is left, so that the next claim takes the next job."""
-    for job in bench.book.list(limit=100)[0]:
+    for job in bench.jobs.list(limit=100)[0]:
         if not S(job.status).is_terminal:
-            bench.book.force_fail(job.id, "done with")
+            bench.jobs.force_fail(job.id, "done with")
 
 
 def test_the_table_holds_exactly_the_steps_that_some_action_takes():

@@ -47,7 +47,7 @@ def test_no_page_allows_scripts_or_styles_inside_itself(http: httpx.Client, path
 
 
 def test_a_page_comes_in_the_readers_language(http: httpx.Client) -> None:
-    for wish, language, word in (
+    for request, language, word in (
         ({}, "en", "Voices"),
         ({"Accept-Language": "zh-CN,zh;q=0.9,en;q=0.8"}, "zh", "声音"),
         ({"Accept-Language": "fr, zh;q=0, en;q=0.1"}, "en", "Voices"),
@@ -55,7 +55,7 @@ def test_a_page_comes_in_the_readers_language(http: httpx.Client) -> None:
         ({"Accept-Language": "zh", "Cookie": "rvc_language=en"}, "en", "Voices"),
         ({"Accept-Language": "zh", "Cookie": "rvc_language=../x"}, "zh", "声音"),
     ):
-        page = http.get("/", headers=wish)
+        page = http.get("/", headers=request)
         assert f'<html lang="{language}">' in page.text
         assert f"<title>{word} · rvc-train</title>" in page.text
         assert page.headers["content-language"] == language

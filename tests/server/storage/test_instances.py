@@ -27,7 +27,7 @@ from server.admin.doctor import _clock, _database, _instance
 from server.database.engine import create_engine, database_name, migrate
 from server.errors import SettingsRefused
 from server.settings import ServerSettings
-from server.storage.instances import MARK, check, look, open_instance, read_mark
+from server.storage.instances import INSTANCE_FILE, check_pairing, inspect_pairing, open_instance, read_instance_id
 from server.storage.local import Storage
 
 FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
@@ -98,7 +98,7 @@ class Installation:
         return number
 
     def ids(self) -> tuple[str | None, str | None]:
-        found = look(self.data, self.url)
+        found = inspect_pairing(self.data, self.url)
         return found.folder_id, found.database_id
 
 
@@ -229,7 +229,7 @@ def test_a_full_database_beside_an_empty_folder_is_refused_and_starts_when_the_f
     assert not to.data.exists()
     to.data.mkdir()  # as the place where a disk is mounted
     with pytest.raises(SettingsRefused, match="its disk is mounted"):
-        check(to.data, to.url)
+        check_pairing(to.data, to.url)
     shutil.copytree(installed.backup, to.data, dirs_exist_ok=True)
     check_restored(installed, to)
 
@@ -262,7 +262,7 @@ def test_adopt_joins_a_database_from_before_the_ids_to_the_folder_after_it_has_s
     orphan = at.data / "datasets" / ("ds_" + "0" * 32)
     orphan.mkdir()
     with pytest.raises(SettingsRefused, match=f"of the instance {instance_id}, 2 datasets, 1 jobs, 1 uploads"):
-        check(at.data, at.url)
+        check_pairing(at.data, at.url)
     before = everything_in(at.data)
     declined = at.admin("adopt", answer="n\n")
     assert declined.exit_code == 1
@@ -364,9 +364,9 @@ def test_of_an_installation_from_before_a_database_without_its_files_and_files_w
     away = tmp_path / "rvc-train.db"
     (at.data / "rvc-train.db").rename(away)
     with pytest.raises(SettingsRefused, match="of no instance yet, 1 datasets, 1 jobs, 1 uploads"):
-        check(at.data, at.url)
+        check_pairing(at.data, at.url)
     with pytest.raises(SettingsRefused, match="its disk is mounted"):
-        check(tmp_path / "empty", f"sqlite:///{away}")
+        check_pairing(tmp_path / "empty", f"sqlite:///{away}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "rvc-train.db"]
     assert not (at.data / "rvc-train.db").exists()
 
@@ -375,9 +375,9 @@ def test_what_a_crash_interrupted_between_database_and_folder_is_finished_at_the
     at = from_before(tmp_path / "data")
     engine = create_engine(f"sqlite:///{at.data / 'rvc-train.db'}")
     instance_id = open_instance(engine, Storage(at.data))
-    (at.data / MARK).rename(at.data / "instance.json.new")  # the row was committed, and the power went
+    (at.data / INSTANCE_FILE).rename(at.data / "instance.json.new")  # the row was committed, and the power went
     assert open_instance(engine, Storage(at.data)) == instance_id
-    assert read_mark(at.data / MARK) == instance_id
+    assert read_instance_id(at.data / INSTANCE_FILE) == instance_id
     engine.dispose()
 
 
@@ -385,7 +385,7 @@ def test_a_crash_before_the_row_leaves_a_folder_that_starts(tmp_path: Path) -> N
     (tmp_path / "instance.json.new").write_text('{"id": "ins_lost", "created_at": "2026-01-01T00:00:00Z"}')
     engine = create_engine(f"sqlite:///{tmp_path / 'rvc-train.db'}")
     assert open_instance(engine, Storage(tmp_path)) != "ins_lost"
-    assert sorted(path.name for path in tmp_path.glob("*.json*")) == [MARK]
+    assert sorted(path.name for path in tmp_path.glob("*.json*")) == [INSTANCE_FILE]
     engine.dispose()
 
 
@@ -398,9 +398,9 @@ def test_of_two_servers_that_start_on_one_new_database_with_two_folders_one_is_r
 
 
 def test_a_damaged_mark_is_told_in_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / MARK).write_text("{}")
+    (tmp_path / INSTANCE_FILE).write_text("{}")
     with pytest.raises(SettingsRefused, match="is damaged: it should hold the id"):
-        check(tmp_path, f"sqlite:///{tmp_path / 'rvc-train.db'}")
+        check_pairing(tmp_path, f"sqlite:///{tmp_path / 'rvc-train.db'}")
 
 
 def test_up_shows_the_refusal_of_its_server_and_ends(tmp_path: Path) -> None:
@@ -451,5 +451,5 @@ def test_a_start_on_a_database_without_a_row_joins_an_empty_folder(tmp_path: Pat
     engine = create_engine(f"sqlite:///{tmp_path / 'elsewhere' / 'rvc-train.db'}")
     migrate(engine)
     instance_id = open_instance(engine, Storage(tmp_path / "data"))
-    assert read_mark(tmp_path / "data" / MARK) == instance_id
+    assert read_instance_id(tmp_path / "data" / INSTANCE_FILE) == instance_id
     engine.dispose()

@@ -19,7 +19,7 @@ import server.storage.orphans
 from server.admin.doctor import _instance
 from server.database.clock import utc_now
 from server.settings import ServerSettings
-from server.storage.instances import MARK, open_instance
+from server.storage.instances import INSTANCE_FILE, open_instance
 from server.storage.local import Storage
 from server.storage.orphans import KINDS, Orphans
 from server.storage.trash import Trash
@@ -84,7 +84,7 @@ def test_a_start_leaves_everything_where_it_is(serve: Callable[..., Any], tmp_pa
 def test_a_server_that_runs_moves_them_to_the_trash_by_itself(
     serve: Callable[..., Any], eventually: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server.app, "SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(server.app, "SCAN_SECONDS", 0.05)
     monkeypatch.setattr(server.storage.orphans, "SECONDS_UNTOUCHED", 0.2)
     with serve(tmp_path, report_timeout_seconds=0.1) as live, live.client() as http:
         dataset_id = http.put("/v1/datasets/a/content", content=b"RIFF").json()["id"]
@@ -138,14 +138,14 @@ def test_a_dataset_that_comes_between_the_looks_at_files_and_rows_is_no_orphan(
     later: Callable[..., Orphans], joined: Storage, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orphans = later()
-    known = orphans._known
+    known = orphans._ids_with_rows
 
     def and_then_one_comes() -> Any:
         found = known()
         joined.dataset_home(bench.dataset()).mkdir(parents=True)
         return found
 
-    monkeypatch.setattr(orphans, "_known", and_then_one_comes)
+    monkeypatch.setattr(orphans, "_ids_with_rows", and_then_one_comes)
     assert orphans.find() == []
 
 
@@ -153,12 +153,12 @@ def test_nothing_is_moved_when_the_disk_or_the_database_is_another_one_meanwhile
     later: Callable[..., Orphans], joined: Storage
 ) -> None:
     make_orphans(joined.root)
-    shutil.move(joined.root / MARK, joined.root / "away")
+    shutil.move(joined.root / INSTANCE_FILE, joined.root / "away")
     assert later(100).collect() == []
-    (joined.root / MARK).write_text('{"id": "ins_of_another", "created_at": "2026-01-01T00:00:00Z"}')
+    (joined.root / INSTANCE_FILE).write_text('{"id": "ins_of_another", "created_at": "2026-01-01T00:00:00Z"}')
     assert later(100).collect() == []
     assert those_in(joined.root) == ORPHANS
-    shutil.move(joined.root / "away", joined.root / MARK)
+    shutil.move(joined.root / "away", joined.root / INSTANCE_FILE)
     assert later(100).collect() != []
 
 
@@ -180,9 +180,9 @@ def test_the_trash_is_emptied_by_the_time_of_arrival_and_what_lies_there_can_be_
 
 def test_what_cannot_be_moved_stays_and_holds_nothing_else_up(tmp_path: Path) -> None:
     trash = Trash(tmp_path)
-    assert not trash.take(tmp_path / "gone", "jobs")
+    assert not trash.add(tmp_path / "gone", "jobs")
     (tmp_path / "there").mkdir()
-    assert trash.take(tmp_path / "there", "jobs")
+    assert trash.add(tmp_path / "there", "jobs")
 
 
 def test_a_trash_that_keeps_nothing_is_refused() -> None:

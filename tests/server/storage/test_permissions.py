@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from server.storage.permissions import close, close_data_folder
+from server.storage.permissions import restrict_access, restrict_data_folder
 
 
 def mode_of(path: Path) -> int:
@@ -25,14 +25,14 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_folder_and_what_is_ours_in_it_are_closed_once(folder: Path) -> None:
-    assert len(list(close_data_folder(folder))) == 3
+    assert len(list(restrict_data_folder(folder))) == 3
     assert [mode_of(folder / name) for name in ("", "jobs", "rvc-train.db")] == [0o700, 0o700, 0o600]
-    assert list(close_data_folder(folder)) == []
+    assert list(restrict_data_folder(folder)) == []
 
 
 def test_a_folder_with_things_of_others_stays_open_but_for_what_is_ours(folder: Path) -> None:
     (folder / "holiday").mkdir(mode=0o755)
-    said = list(close_data_folder(folder))
+    said = list(restrict_data_folder(folder))
     assert [mode_of(folder / name) for name in ("", "jobs", "holiday")] == [0o755, 0o700, 0o755]
     assert "because it holds holiday, which is not the server's" in said[-1]
 
@@ -40,12 +40,12 @@ def test_a_folder_with_things_of_others_stays_open_but_for_what_is_ours(folder: 
 def test_a_folder_that_was_shared_with_a_group_stays_so_and_is_closed_to_all_others(folder: Path) -> None:
     folder.chmod(0o2775)
     (folder / "jobs").chmod(0o2775)
-    said = list(close_data_folder(folder))
+    said = list(restrict_data_folder(folder))
     assert [mode_of(folder / name) for name in ("", "jobs", "rvc-train.db")] == [0o2770, 0o2770, 0o640]
     assert "shared with a group on purpose" in said[-1]
 
 
 def test_what_cannot_be_closed_is_told_and_what_is_gone_is_not(tmp_path: Path) -> None:
-    assert list(close([tmp_path / "gone"])) == []
-    (said,) = close([Path("/proc/self/status")])
+    assert list(restrict_access([tmp_path / "gone"])) == []
+    (said,) = restrict_access([Path("/proc/self/status")])
     assert "/proc/self/status is open to other users of this machine, and cannot be closed" in said

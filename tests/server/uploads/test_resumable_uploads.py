@@ -45,15 +45,15 @@ def test_pieces_become_a_dataset_once_all_are_here(http: httpx.Client, recording
     address = begin(http, len(recording), **{"Upload-Metadata": "filename YS56aXA="})
     assert offset_of(http, address) == 0
     assert send(http, address, 0, recording[:1000]).headers["upload-offset"] == "1000"
-    wish = {"name": "in pieces", "upload_id": address.rpartition("/")[2]}
-    early = http.post("/v1/datasets", json=wish)
+    request = {"name": "in pieces", "upload_id": address.rpartition("/")[2]}
+    early = http.post("/v1/datasets", json=request)
     assert (early.status_code, early.json()["code"]) == (409, "conflict")
     assert "1000 of its" in early.json()["detail"]
     assert send(http, address, 1000, recording[1000:]).status_code == 204
-    made = http.post("/v1/datasets", json=wish)
+    made = http.post("/v1/datasets", json=request)
     assert made.status_code == 202
     assert made.json()["sha256"] == hashlib.sha256(recording).hexdigest()
-    again = http.post("/v1/datasets", json=wish)
+    again = http.post("/v1/datasets", json=request)
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
     assert http.head(address, headers=TUS).headers["upload-metadata"] == "filename YS56aXA="
 
@@ -91,7 +91,7 @@ def test_more_than_was_announced_is_refused(http: httpx.Client) -> None:
 def test_an_upload_can_be_taken_back(http: httpx.Client, live: Any) -> None:
     address = begin(http, 10)
     send(http, address, 0, b"a" * 5)
-    file = live.services.uploads.path(address.rpartition("/")[2])
+    file = live.context.uploads.path(address.rpartition("/")[2])
     assert file.read_bytes() == b"a" * 5
     assert http.delete(address, headers=TUS).status_code == 204
     assert http.head(address, headers=TUS).status_code == 404
@@ -117,10 +117,10 @@ def test_an_upload_beyond_the_limit_is_refused_at_once(serve: Callable[..., Any]
 def test_an_upload_left_alone_is_gone(serve: Callable[..., Any], tmp_path: Path) -> None:
     with serve(tmp_path, upload_expire_hours=1e-5) as server, server.client() as http:  # 36 ms
         address = begin(http, 10)
-        file = server.services.uploads.path(address.rpartition("/")[2])
+        file = server.context.uploads.path(address.rpartition("/")[2])
         time.sleep(0.1)
         assert http.head(address, headers=TUS).status_code == 410
-        assert server.services.uploads.expire() == 1
+        assert server.context.uploads.expire() == 1
         assert http.head(address, headers=TUS).status_code == 404
         assert not file.exists()
 
@@ -143,7 +143,7 @@ def upload(http: httpx.Client) -> Iterator[str]:
 
 
 def size_on_disk(live: Any, address: str) -> int:
-    return live.services.uploads.path(address.rpartition("/")[2]).stat().st_size
+    return live.context.uploads.path(address.rpartition("/")[2]).stat().st_size
 
 
 def test_what_came_before_a_broken_connection_is_kept(
@@ -196,7 +196,7 @@ def test_bytes_that_are_here_need_not_be_sent(http: httpx.Client, live: Any, rec
     assert http.post("/v1/datasets", json={"name": "first", "sha256": sha256}).json()["id"] == first["id"]
     second = http.post("/v1/datasets", json={"name": "second", "sha256": sha256})
     assert second.status_code == 202
-    file = live.services.storage.dataset_folder(second.json()["id"]) / "000001.wav"
+    file = live.context.storage.dataset_folder(second.json()["id"]) / "000001.wav"
     assert file.stat().st_nlink == 2  # stored once
     assert http.put("/v1/datasets/third/content", content=recording).status_code == 201
     assert file.stat().st_nlink == 3
@@ -204,9 +204,9 @@ def test_bytes_that_are_here_need_not_be_sent(http: httpx.Client, live: Any, rec
     assert file.read_bytes().startswith(b"RIFF")
 
 
-@pytest.mark.parametrize("wish", [{"name": "a"}, {"name": "a", "upload_id": "upl_x", "sha256": "0" * 64}])
-def test_a_dataset_is_made_of_one_thing(http: httpx.Client, wish: dict[str, str]) -> None:
-    assert http.post("/v1/datasets", json=wish).status_code == 422
+@pytest.mark.parametrize("body", [{"name": "a"}, {"name": "a", "upload_id": "upl_x", "sha256": "0" * 64}])
+def test_a_dataset_is_made_of_one_thing(http: httpx.Client, body: dict[str, str]) -> None:
+    assert http.post("/v1/datasets", json=body).status_code == 422
 
 
 def test_two_pieces_at_once_leave_one_of_them_whole(http: httpx.Client, live: Any, upload: str) -> None:
@@ -223,5 +223,5 @@ def test_two_pieces_at_once_leave_one_of_them_whole(http: httpx.Client, live: An
         thread.join()
     assert sorted(answers) in ([204, 409], [409, 409])
     size = offset_of(http, upload)
-    content = live.services.uploads.path(upload.rpartition("/")[2]).read_bytes()
+    content = live.context.uploads.path(upload.rpartition("/")[2]).read_bytes()
     assert len(content) == size

@@ -26,7 +26,7 @@ def settled(http, eventually):
 
 
 def stored(live):
-    return sorted(path.name for path in (live.services.storage.root / "datasets").glob("*"))
+    return sorted(path.name for path in (live.context.storage.root / "datasets").glob("*"))
 
 
 def test_a_zip_becomes_a_dataset_that_is_examined_and_ready(put, settled, zipped, http):
@@ -56,9 +56,9 @@ def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
     """Both look before either has written: the database decides, and the loser's files go."""
     first = put(b"RIFF race", "race").json()
     before = stored(live)
-    look, looks = live.services.shelf._find_same, iter([True])
+    look, looks = live.context.datasets._find_same, iter([True])
     blind_once = lambda *which: None if next(looks, False) else look(*which)  # noqa: E731
-    monkeypatch.setattr(live.services.shelf, "_find_same", blind_once)
+    monkeypatch.setattr(live.context.datasets, "_find_same", blind_once)
     again = put(b"RIFF race", "race")
     assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
 
@@ -68,8 +68,8 @@ def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually):
     with socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2]))) as line:
         head = "PUT /v1/datasets/half/content HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
         line.sendall(head.encode() + b"R" * 2_000_000)
-        eventually(lambda: list(live.services.storage.incoming.glob("*/upload")))
-    eventually(lambda: not list(live.services.storage.incoming.glob("*/upload")))
+        eventually(lambda: list(live.context.storage.incoming.glob("*/upload")))
+    eventually(lambda: not list(live.context.storage.incoming.glob("*/upload")))
     assert stored(live) == before
 
 
@@ -83,7 +83,7 @@ def test_a_bad_upload_is_422_with_a_sentence_and_leaves_nothing(put, live, event
     assert (answer.status_code, answer.headers["content-type"]) == (422, "application/problem+json")
     assert sentence in answer.json()["detail"]
     assert stored(live) == before
-    eventually(lambda: not list(live.services.storage.incoming.glob("*")))
+    eventually(lambda: not list(live.context.storage.incoming.glob("*")))
 
 
 @pytest.mark.parametrize("name", ["%2e%2e", "-rf", "a%00b", "x" * 101, "%20a"])
@@ -140,7 +140,7 @@ def test_an_examination_cut_off_by_a_restart_begins_again(tmp_path, serve, event
     with serve(tmp_path) as server, server.client() as http:
         dataset = http.put("/v1/datasets/slow/content", content=b"RIFF SLOW").json()
         job = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]}).json()
-        recording = server.services.storage.dataset_folder(dataset["id"]) / "000001.wav"
+        recording = server.context.storage.dataset_folder(dataset["id"]) / "000001.wav"
     recording.write_bytes(b"RIFF quick")
     with serve(tmp_path) as server, server.client() as http:
         eventually(lambda: http.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued")
@@ -163,7 +163,7 @@ def test_a_full_disk_is_507_before_a_byte_is_taken(tmp_path, serve):
 def test_a_dataset_in_use_stays_and_one_that_is_not_goes_with_all_its_files(put, settled, http, live):
     dataset = settled(put(b"RIFF in use", "used").json()["id"])
     job = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]}).json()
-    cache = live.services.storage.cache_folder(dataset["id"])
+    cache = live.context.storage.cache_folder(dataset["id"])
     cache.mkdir(parents=True)
     assert http.delete(f"/v1/datasets/{dataset['id']}").status_code == 409
     http.post(f"/v1/jobs/{job['id']}/cancel")
@@ -177,12 +177,12 @@ def test_a_dataset_in_use_stays_and_one_that_is_not_goes_with_all_its_files(put,
 
 def test_of_a_dataset_deleted_while_it_was_examined_nothing_is_kept(live):
     dataset_id = live.bench.dataset()
-    with write_session(live.services.engine) as session:
+    with write_session(live.context.engine) as session:
         session.get(Dataset, dataset_id).status = DatasetStatus.VALIDATING
-    live.services.shelf.delete(dataset_id)
+    live.context.datasets.delete(dataset_id)
     found = DatasetReport(usable=True, files=[RecordingReport(name="my voice.wav")])
-    live.services.shelf.settle(dataset_id, found)
-    with read_session(live.services.engine) as session:
+    live.context.datasets.finish_validation(dataset_id, found)
+    with read_session(live.context.engine) as session:
         assert session.get(Dataset, dataset_id).report is None
 
 

@@ -19,7 +19,7 @@ from server.webhooks.egress import check_url, is_public, resolve
 class Listener(BaseHTTPRequestHandler):
     """Somebody's server that wants to be told."""
 
-    server: "Ear"
+    server: "Receiver"
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -35,7 +35,7 @@ class Listener(BaseHTTPRequestHandler):
         pass
 
 
-class Ear(ThreadingHTTPServer):
+class Receiver(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self) -> None:
@@ -49,13 +49,13 @@ class Ear(ThreadingHTTPServer):
 
 
 @pytest.fixture
-def ear() -> Iterator[Ear]:
-    ear = Ear()
-    thread = threading.Thread(target=ear.serve_forever, kwargs={"poll_interval": 0.01})
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    thread = threading.Thread(target=receiver.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield ear
-    ear.shutdown()
-    ear.server_close()
+    yield receiver
+    receiver.shutdown()
+    receiver.server_close()
     thread.join()
 
 
@@ -75,68 +75,72 @@ def http(open_server: Any) -> Iterator[httpx.Client]:
 def finish(server: Any) -> str:
     bench = server.bench
     job = bench.job(name="anna")
-    claim = bench.claim()
-    bench.publish(claim)
-    bench.book.succeed(claim)
+    lease = bench.claim()
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
     return job.id
 
 
 def test_a_listener_hears_of_the_end_of_a_job_signed_as_the_standard_says(
-    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Callable[..., None]
 ) -> None:
-    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
     job_id = finish(open_server)
-    eventually(lambda: ear.heard)
-    headers, body = ear.heard[0]
+    eventually(lambda: receiver.heard)
+    headers, body = receiver.heard[0]
     secret = http.get(f"/v1/webhooks/{webhook['id']}/secret").json()["secret"]
     told = StandardWebhook(secret).verify(body, {key.lower(): value for key, value in headers.items()})
     assert (told["type"], told["data"]["id"], told["data"]["status"]) == ("job.succeeded", job_id, "succeeded")
     log = http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"]
     eventually(lambda: http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"][0]["status"] == "delivered")
-    assert (log[0]["id"], log[0]["body"], len(ear.heard)) == (headers["webhook-id"], body, 1)
+    assert (log[0]["id"], log[0]["body"], len(receiver.heard)) == (headers["webhook-id"], body, 1)
 
 
 def test_a_listener_hears_only_what_it_asked_for(
-    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Callable[..., None]
 ) -> None:
-    http.post("/v1/webhooks", json={"url": ear.url, "events": ["job.started", "job.failed"]})
+    http.post("/v1/webhooks", json={"url": receiver.url, "events": ["job.started", "job.failed"]})
     bench = open_server.bench
     bench.job(name="anna", max_attempts=1)
-    claim = bench.claim()
-    bench.book.fail(claim, FailureCode.DIVERGED, "it diverged")
+    lease = bench.claim()
+    bench.jobs.fail(lease, FailureCode.DIVERGED, "it diverged")
     finish(open_server)
-    eventually(lambda: len(ear.heard) == 3)
-    told = sorted(json.loads(body)["type"] for _, body in ear.heard)
+    eventually(lambda: len(receiver.heard) == 3)
+    told = sorted(json.loads(body)["type"] for _, body in receiver.heard)
     assert told == ["job.failed", "job.started", "job.started"]
-    failed = next(json.loads(body) for _, body in ear.heard if "job.failed" in body)
+    failed = next(json.loads(body) for _, body in receiver.heard if "job.failed" in body)
     assert failed["data"]["error"] == {"code": "diverged", "message": "it diverged"}
 
 
 def test_a_jobs_own_listener_hears_of_that_job_alone(
-    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Callable[..., None]
 ) -> None:
     bench = open_server.bench
-    wish = {"name": "bella", "dataset_id": bench.dataset(), "webhook": {"url": ear.url}, "priority": -1}
-    mine = http.post("/v1/jobs", json=wish).json()["id"]
+    request = {"name": "bella", "dataset_id": bench.dataset(), "webhook": {"url": receiver.url}, "priority": -1}
+    mine = http.post("/v1/jobs", json=request).json()["id"]
     finish(open_server)
-    bench.publish(claim := bench.claim())
-    bench.book.succeed(claim)
-    eventually(lambda: ear.heard)
-    assert [json.loads(body)["data"]["id"] for _, body in ear.heard] == [mine]
+    bench.publish(lease := bench.claim())
+    bench.jobs.succeed(lease)
+    eventually(lambda: receiver.heard)
+    assert [json.loads(body)["data"]["id"] for _, body in receiver.heard] == [mine]
 
 
 def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
-    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    open_server: Any,
+    http: httpx.Client,
+    receiver: Receiver,
+    eventually: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("server.webhooks.delivery.RETRY_SECONDS", (0.01, 0.01))
-    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
-    ear.statuses = [500, 302]
+    webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
+    receiver.statuses = [500, 302]
     finish(open_server)
     log = f"/v1/webhooks/{webhook['id']}/deliveries"
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
     assert http.get(log).json()["data"][0]["num_tries"] == 3
-    assert len({headers["webhook-id"] for headers, _ in ear.heard}) == 1  # so the listener can tell
-    ear.statuses = [500] * 3
+    assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 1  # so the listener can tell
+    receiver.statuses = [500] * 3
     finish(open_server)
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "failed")
     last = http.get(log).json()["data"][0]
@@ -147,33 +151,35 @@ def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
 
 
 def test_an_address_that_is_gone_for_good_is_left_alone(
-    open_server: Any, http: httpx.Client, ear: Ear, eventually: Callable[..., None]
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Callable[..., None]
 ) -> None:
-    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
     address = f"/v1/webhooks/{webhook['id']}"
-    ear.statuses = [410]
+    receiver.statuses = [410]
     assert http.post(f"{address}/test").json()["event"] == "ping"
     eventually(lambda: not http.get(address).json()["is_enabled"])
     assert "410" in http.get(address).json()["disabled_reason"]
     finish(open_server)
     assert http.patch(address, json={"is_enabled": True}).json()["disabled_reason"] is None
-    assert [json.loads(body)["type"] for _, body in ear.heard] == ["ping"]
+    assert [json.loads(body)["type"] for _, body in receiver.heard] == ["ping"]
 
 
-def test_a_deleted_webhook_hears_nothing(open_server: Any, http: httpx.Client, ear: Ear) -> None:
-    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+def test_a_deleted_webhook_hears_nothing(open_server: Any, http: httpx.Client, receiver: Receiver) -> None:
+    webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
     assert http.delete(f"/v1/webhooks/{webhook['id']}").status_code == 204
     finish(open_server)
     assert http.get(f"/v1/webhooks/{webhook['id']}").status_code == 404
-    assert ear.heard == []
+    assert receiver.heard == []
 
 
-def test_messages_outlive_a_restart(serve: Callable[..., Any], tmp_path: Path, ear: Ear, eventually: Any) -> None:
+def test_messages_outlive_a_restart(
+    serve: Callable[..., Any], tmp_path: Path, receiver: Receiver, eventually: Any
+) -> None:
     with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=60) as server, server.client() as http:
-        http.post("/v1/webhooks", json={"url": ear.url})
+        http.post("/v1/webhooks", json={"url": receiver.url})
         finish(server)
     with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02):
-        eventually(lambda: ear.heard)
+        eventually(lambda: receiver.heard)
 
 
 def test_an_address_inside_the_network_is_refused(live: Any) -> None:
@@ -182,8 +188,8 @@ def test_an_address_inside_the_network_is_refused(live: Any) -> None:
             answer = http.post("/v1/webhooks", json={"url": url})
             assert (answer.status_code, answer.json()["code"]) == (422, "refused"), url
             assert "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE" in answer.json()["detail"]
-        wish = {"name": "a", "dataset_id": live.bench.dataset(), "webhook": {"url": "http://10.0.0.1/"}}
-        assert http.post("/v1/jobs", json=wish).status_code == 422
+        request = {"name": "a", "dataset_id": live.bench.dataset(), "webhook": {"url": "http://10.0.0.1/"}}
+        assert http.post("/v1/jobs", json=request).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -224,29 +230,29 @@ def test_what_is_no_address_for_a_webhook_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize("secret", ["whsec_short", "whsec_" + "A" * 33 + "!", "x" * 40, "whsec_" + "A" * 33])
-def test_a_secret_that_is_none_is_refused(http: httpx.Client, ear: Ear, secret: str) -> None:
-    assert http.post("/v1/webhooks", json={"url": ear.url, "secret": secret}).status_code == 422
+def test_a_secret_that_is_none_is_refused(http: httpx.Client, receiver: Receiver, secret: str) -> None:
+    assert http.post("/v1/webhooks", json={"url": receiver.url, "secret": secret}).status_code == 422
 
 
 def test_the_log_of_messages_is_kept_for_some_days(
-    open_server: Any, http: httpx.Client, ear: Ear, eventually: Any
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Any
 ) -> None:
     from server.webhooks.delivery import Deliverer
 
-    webhook = http.post("/v1/webhooks", json={"url": ear.url}).json()
+    webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
     finish(open_server)
     log = f"/v1/webhooks/{webhook['id']}/deliveries"
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
-    services = open_server.services
-    later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=29))
-    later.forget_old()
+    context = open_server.context
+    later = Deliverer(context.engine, context.settings, lambda: datetime.now(UTC) + timedelta(days=29))
+    later.delete_old()
     assert len(http.get(log).json()["data"]) == 1
-    later = Deliverer(services.engine, services.settings, lambda: datetime.now(UTC) + timedelta(days=31))
-    later.forget_old()
+    later = Deliverer(context.engine, context.settings, lambda: datetime.now(UTC) + timedelta(days=31))
+    later.delete_old()
     assert http.get(log).json()["data"] == []
 
 
-def test_a_message_is_written_only_if_its_event_is(book: Any, bench: Any) -> None:
+def test_a_message_is_written_only_if_its_event_is(job_service: Any, bench: Any) -> None:
     """The transaction that fails takes its message with it."""
     import sqlalchemy as sa
     from sqlmodel import col, select
@@ -255,21 +261,21 @@ def test_a_message_is_written_only_if_its_event_is(book: Any, bench: Any) -> Non
     from server.database.tables import Delivery, Webhook
 
     job = bench.job()
-    with book.engine.begin() as connection:
+    with job_service.engine.begin() as connection:
         row = {"id": "whk_1", "owner": "local", "url": "http://a", "secret": "whsec_", "events": ["job.cancelled"]}
         row |= {"is_enabled": True, "created_at": datetime.now(UTC)}
         connection.execute(sa.insert(Webhook), [row])
-    book.cancel(job.id)
-    book.cancel(job.id)  # changes nothing, and tells nothing
-    with read_session(book.engine) as session:
+    job_service.cancel(job.id)
+    job_service.cancel(job.id)  # changes nothing, and tells nothing
+    with read_session(job_service.engine) as session:
         assert [each.job_id for each in session.exec(select(Delivery).order_by(col(Delivery.id)))] == [job.id]
 
 
 def test_a_jobs_webhook_is_part_of_what_an_idempotency_key_stands_for(
-    http: httpx.Client, open_server: Any, ear: Ear
+    http: httpx.Client, open_server: Any, receiver: Receiver
 ) -> None:
-    wish = {"name": "a", "dataset_id": open_server.bench.dataset()}
-    JobCreate.model_validate(wish)
+    request = {"name": "a", "dataset_id": open_server.bench.dataset()}
+    JobCreate.model_validate(request)
     headers = {"Idempotency-Key": "k"}
-    assert http.post("/v1/jobs", json=wish, headers=headers).status_code == 202
-    assert http.post("/v1/jobs", json=wish | {"webhook": {"url": ear.url}}, headers=headers).status_code == 422
+    assert http.post("/v1/jobs", json=request, headers=headers).status_code == 202
+    assert http.post("/v1/jobs", json=request | {"webhook": {"url": receiver.url}}, headers=headers).status_code == 422

@@ -13,7 +13,7 @@ import pytest
 from rvc_train.schemas.jobs import JobStatus
 from server.database.tables import new_id
 from server.errors import SettingsRefused
-from server.storage.instances import MARK, read_mark, write_mark
+from server.storage.instances import INSTANCE_FILE, read_instance_id, write_instance_id
 from server.storage.local import Storage
 from worker.engine.workspaces import Workspaces
 from worker.loop import _status
@@ -51,12 +51,12 @@ def test_a_worker_refuses_the_scratch_folder_of_another_installation_and_deletes
     scratch = tmp_path_factory.mktemp("scratch")
     put(scratch, UNKNOWN)
     if is_marked:
-        write_mark(scratch / MARK, "ins_of_another")
+        write_instance_id(scratch / INSTANCE_FILE, "ins_of_another")
     before = files_in(scratch)
     done = start_worker(shop, scratch)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert f"the scratch folder {scratch} belongs to" in done.stderr
-    assert read_mark(shop.folder / MARK) in done.stderr
+    assert read_instance_id(shop.folder / INSTANCE_FILE) in done.stderr
     assert "RVC_TRAIN_SCRATCH_FOLDER" in done.stderr
     assert files_in(scratch) == before
 
@@ -88,10 +88,10 @@ def test_several_workers_share_a_scratch_folder_and_take_over_one_from_before_th
     job_id = shop.submit([["succeed"]])
     put(scratch, job_id)
     put(scratch, UNKNOWN)
-    instance_id = read_mark(shop.folder / MARK)
+    instance_id = read_instance_id(shop.folder / INSTANCE_FILE)
     for _ in range(2):
-        Workspaces(shop.storage, scratch).claim_scratch(instance_id, partial(_status, shop.book))
-    assert read_mark(scratch / MARK) == instance_id
+        Workspaces(shop.storage, scratch).claim_scratch(instance_id, partial(_status, shop.jobs))
+    assert read_instance_id(scratch / INSTANCE_FILE) == instance_id
 
 
 def test_a_scratch_folder_among_the_jobs_is_refused(shop: Any) -> None:
@@ -105,12 +105,12 @@ def test_a_start_deletes_no_scratch_folder_and_the_end_of_a_job_only_those_of_jo
 ) -> None:
     scratch = tmp_path / "scratch"
     over, paused = shop.submit([["succeed"]]), shop.submit([["succeed"]])
-    shop.book.cancel(over)
-    shop.book.pause(paused)
+    shop.jobs.cancel(over)
+    shop.jobs.pause(paused)
     for job_id in (over, paused, UNKNOWN):
         put(scratch, job_id)
     with shop.worker(scratch_folder=scratch):
-        shop.wait_until(lambda: read_mark(scratch / MARK) is not None, "its mark")
+        shop.wait_until(lambda: read_instance_id(scratch / INSTANCE_FILE) is not None, "its mark")
         assert len(list(scratch.glob("job_*"))) == 3
         shop.wait_for(shop.submit(list(shop.MAKE_VOICE)), "succeeded")
         shop.wait_until(lambda: not (scratch / over).exists(), "the folder of the job that is over to go")
@@ -124,7 +124,7 @@ def test_jobs_that_the_database_does_not_have_go_to_the_trash_an_hour_later_and_
     scratch, known = tmp_path / "scratch", new_id("job")
     put(scratch, UNKNOWN)
     put(scratch, known)
-    write_mark(scratch / MARK, "ins_1")
+    write_instance_id(scratch / INSTANCE_FILE, "ins_1")
 
     def status(job_id: str) -> JobStatus | None:
         return JobStatus.PAUSED if job_id == known else None

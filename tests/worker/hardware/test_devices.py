@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from worker.hardware.devices import binding, device_name, engine_device
+from worker.hardware.devices import device_environment, device_name, engine_device
 
 
 @pytest.mark.parametrize(
@@ -24,12 +24,12 @@ from worker.hardware.devices import binding, device_name, engine_device
     ],
 )
 def test_a_device_is_bound_to_what_the_machine_shows(device: str, visible: str, shown: str, for_engine: str) -> None:
-    assert binding(device, {"CUDA_VISIBLE_DEVICES": visible})["CUDA_VISIBLE_DEVICES"] == shown
+    assert device_environment(device, {"CUDA_VISIBLE_DEVICES": visible})["CUDA_VISIBLE_DEVICES"] == shown
     assert engine_device(device) == for_engine
 
 
 def test_a_worker_that_may_choose_binds_nothing() -> None:
-    assert (binding("auto", {}), engine_device("auto")) == ({}, "auto")
+    assert (device_environment("auto", {}), engine_device("auto")) == ({}, "auto")
 
 
 def test_a_gpu_is_called_as_the_driver_calls_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

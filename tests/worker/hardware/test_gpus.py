@@ -12,9 +12,9 @@ from rvc_train.schemas.workers import GpuPublic
 from server.database.engine import read_session
 from server.jobs.serializers import workers_public
 from server.storage.local import Storage
-from server.workers.gpu_telemetry import KEPT, forget_readings, with_gpus, write_reading
+from server.workers.gpu_telemetry import RETENTION, delete_gpu_telemetry, with_gpus, write_gpu_telemetry
 from worker.hardware import gpus
-from worker.hardware.gpus import GpuWatch, read_gpu
+from worker.hardware.gpus import GpuMonitor, read_gpu
 
 GIB = 2**30
 WORKER = "wrk_" + "0" * 32
@@ -87,7 +87,7 @@ def test_a_worker_tells_of_its_gpus_while_it_lives_and_of_none_when_it_is_gone(s
         (worker,) = _workers(shop)
         assert [(gpu.name, gpu.use) for gpu in worker.gpus] == [("Card GPU-0", 0.75), ("Card GPU-1", 0.75)]
     assert [worker.gpus for worker in _workers(shop)] == [[]]
-    assert shop.storage.reading_files() == []
+    assert shop.storage.gpu_telemetry_files() == []
 
 
 def test_a_worker_on_a_cpu_tells_of_none(shop: Any, driver: Driver) -> None:
@@ -103,26 +103,26 @@ def test_a_machine_without_the_driver_has_workers_all_the_same(shop: Any) -> Non
 
 
 def test_a_gpu_that_the_driver_lost_leaves_the_watch_going(shop: Any, driver: Driver) -> None:
-    watch = GpuWatch(shop.storage, WORKER, ["7"], 0.01)
+    watch = GpuMonitor(shop.storage, WORKER, ["7"], 0.01)
     watch.start()
     shop.wait_until(lambda: driver.is_open, "the first look")
-    assert shop.storage.reading_files() == []
+    assert shop.storage.gpu_telemetry_files() == []
     watch.stop()
 
 
 def test_readings_of_long_ago_are_not_shown_and_go(shop: Any) -> None:
-    worker_id = shop.book.register_worker("one", 1, "here", "cuda:0")
+    worker_id = shop.jobs.register_worker("one", 1, "here", "cuda:0")
     now = datetime.now(UTC)
     gpu = GpuPublic(name="Card", memory_used_bytes=1, memory_total_bytes=2)
-    write_reading(shop.storage, worker_id, [gpu], now - timedelta(seconds=90))
+    write_gpu_telemetry(shop.storage, worker_id, [gpu], now - timedelta(seconds=90))
     assert _workers(shop)[0].gpus == []
     assert _workers(shop, lease_seconds=100)[0].gpus == [gpu]
-    shop.storage.reading_file(worker_id).write_text("{half")
+    shop.storage.gpu_telemetry_file(worker_id).write_text("{half")
     assert _workers(shop, lease_seconds=100)[0].gpus == []
-    forget_readings(shop.storage, now + KEPT + timedelta(minutes=1))
-    assert shop.storage.reading_files() == []
+    delete_gpu_telemetry(shop.storage, now + RETENTION + timedelta(minutes=1))
+    assert shop.storage.gpu_telemetry_files() == []
 
 
 def test_no_reading_lies_where_an_id_is_none_of_ours(tmp_path: Any) -> None:
     with pytest.raises(ValueError, match="no id of ours"):
-        write_reading(Storage(tmp_path), "../../etc", [], datetime.now(UTC))
+        write_gpu_telemetry(Storage(tmp_path), "../../etc", [], datetime.now(UTC))
