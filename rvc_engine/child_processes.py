@@ -43,17 +43,22 @@ def python_command(module: str, *arguments: str) -> list[str]:
     return [sys.executable, "-P", "-m", module, *arguments]
 
 
-def foreign_package(name: str) -> Path | None:
-    """The folder that a child would import our package `name` from, where that is not where this package lies.
+def name_collision(name: str) -> str | None:
+    """One sentence where a child would import another distribution's package under the name of ours.
 
-    Another distribution may bring a package called `server` or `worker`. None: ours is found, or none at all.
+    Others may bring a package called `server` or `worker` too. None: ours is found, or none at all.
     """
     ours = Path(__file__).resolve().parents[1]
     users = [site.getusersitepackages()] if site.ENABLE_USER_SITE else []
     found = PathFinder.find_spec(name, [*_uninstalled_folder(), *users, *site.getsitepackages()])
     places = [] if found is None else list(found.submodule_search_locations or [])
     folder = Path(places[0]).resolve() if places else None
-    return None if folder is None or folder.parent == ours else folder
+    if folder is None or folder.parent == ours:
+        return None
+    return (
+        f"the package {name} that Python finds first is {folder}, not ours in {ours / name}; install this program "
+        "into an environment of its own (python -m venv)"
+    )
 
 
 def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:

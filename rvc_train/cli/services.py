@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from rvc_engine.child_processes import inherited_environment, python_command
+from rvc_engine.child_processes import inherited_environment, name_collision, python_command
 from rvc_engine.installation import install_command
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError
@@ -98,6 +98,10 @@ class Services:
             raise ServiceDied(
                 f"this is the client alone; for a server and a worker install the rest: {install_command('all')}"
             )
+        for name in ("server", "worker"):
+            collision = name_collision(name)
+            if collision is not None:
+                raise ServiceDied(collision)
         check_port_is_free(self.host, self.port)
         try:
             for service in self.services:

@@ -14,8 +14,8 @@ from rvc_engine import child_processes
 from rvc_engine.child_processes import (
     ENGINE_VARIABLES,
     engine_environment,
-    foreign_package,
     inherited_environment,
+    name_collision,
     program_environment,
     python_command,
     variable_names,
@@ -154,11 +154,13 @@ def test_a_program_that_reads_recordings_gets_next_to_nothing() -> None:
 def test_a_package_of_our_name_that_comes_first_is_found_before_it_is_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert [foreign_package(name) for name in ("server", "worker", "no_such_package")] == [None, None, None]
+    assert [name_collision(name) for name in ("server", "worker", "no_such_package")] == [None, None, None]
     (tmp_path / "server").mkdir()
     (tmp_path / "server" / "__init__.py").write_text("raise SystemExit('this is not ours')")
     monkeypatch.setattr("site.getsitepackages", lambda: [str(tmp_path), str(PACKAGE.parent)])
     monkeypatch.setattr("site.ENABLE_USER_SITE", False)
     monkeypatch.setattr(child_processes, "_uninstalled_folder", list)
-    assert foreign_package("server") == tmp_path / "server"
-    assert foreign_package("worker") is None
+    collision = name_collision("server")
+    assert collision is not None
+    assert f"first is {tmp_path / 'server'}, not ours in {PACKAGE.parent / 'server'}" in collision
+    assert name_collision("worker") is None

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import typer
 
-from rvc_engine.child_processes import inherited_environment, python_command
+from rvc_engine.child_processes import inherited_environment, name_collision, python_command
 from rvc_engine.installation import install_command
 from rvc_train.cli import exit_codes
 
@@ -52,6 +52,10 @@ def _become(module: str, *arguments: str, extra: str) -> NoReturn:
     if find_spec("sqlmodel") is None:
         name = module.partition(".")[0]
         sys.stderr.write(f"error: the {name} is not installed here; install it with: {install_command(extra)}\n")
+        sys.exit(exit_codes.USAGE)
+    collision = name_collision(module.partition(".")[0])
+    if collision is not None:
+        sys.stderr.write(f"error: {collision}\n")
         sys.exit(exit_codes.USAGE)
     command, environment = python_command(module, *arguments), inherited_environment(os.environ)
     if sys.platform == "win32":  # has no call that makes a process another program
