@@ -58,7 +58,7 @@ class ServerSettings(BaseSettings):
     """Address to listen on. Anything beyond loopback needs a token."""
     port: int = Field(default=8000, ge=0, le=65_535)
     token: SecretStr | None = None
-    """Whoever sends it as `Authorization: Bearer ...` may do everything. None: no token, and loopback only."""
+    """Bootstrap admin token, sent as `Authorization: Bearer ...`. None: no token, and loopback only."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     max_upload_bytes: int = Field(default=4 * GIB, ge=1)

@@ -85,7 +85,7 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
         yield Finding(
             "engine",
             "fault",
-            f"the engine cannot start here ({lines[-1] if lines else 'it lines nothing'}); a worker needs the `engine` "
+            f"the engine cannot start here ({lines[-1] if lines else 'it said nothing'}); a worker needs the `engine` "
             f"extra: {install_command('engine')}. A server alone does not",
         )
         return

@@ -1,6 +1,6 @@
-"""A book on real SQLite, a clock to turn by hand, and a real server on loopback with a fast stand-in for the report.
+"""A job service on real SQLite, a clock to turn by hand, and a real server on loopback with a stand-in for the report.
 
-With `RVC_TRAIN_TEST_POSTGRES` the book lies on PostgreSQL.
+With `RVC_TRAIN_TEST_POSTGRES` the database lies on PostgreSQL.
 """
 
 import hashlib
@@ -122,7 +122,7 @@ def job_service(engine: sa.Engine, clock: Clock) -> JobService:
 
 @dataclass
 class Bench:
-    """A book with what a test needs beside it."""
+    """A job service with what a test needs beside it."""
 
     jobs: JobService
     clock: Clock

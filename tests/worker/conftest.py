@@ -1,4 +1,4 @@
-"""A book with a dataset, and workers whose engines follow a script."""
+"""A job service with a dataset, and workers whose engines follow a script."""
 
 import json
 import sys
@@ -28,7 +28,7 @@ SCRIPTED_ENGINE = Path(__file__).with_name("scripted_engine.py")
 
 
 class Shop:
-    """A data folder with a book, and what a test wants to know of it."""
+    """A data folder with a database, and what a test wants to know of it."""
 
     MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
     """The end of every run that goes well."""

@@ -22,21 +22,23 @@ from server.jobs.serializers import jobs_public
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
 
 
-def pace(step_seconds: float, device: str = "a GPU", **config: Any) -> AttemptThroughput:
+def throughput(step_seconds: float, device: str = "a GPU", **config: Any) -> AttemptThroughput:
     made = TrainingConfig(**config).model_dump(mode="json")
     return AttemptThroughput(device, made, step_seconds, {"content": 6.0, "index": 2.0, "export": 1.0}, 120.0)
 
 
 def test_a_step_takes_what_it_took_with_the_same_setting_on_the_same_device() -> None:
-    paces = ThroughputHistory((pace(0.5), pace(0.6), pace(9.0, "another"), pace(3.0, batch_size=16)))
-    found = paces.step(TrainingConfig(), Devices("cuda", frozenset({"a GPU"})))
+    history = ThroughputHistory(
+        (throughput(0.5), throughput(0.6), throughput(9.0, "another"), throughput(3.0, batch_size=16))
+    )
+    found = history.step(TrainingConfig(), Devices("cuda", frozenset({"a GPU"})))
     assert found.basis == "measured"
     assert 0.4 < found.seconds.low < 0.5
     assert 0.6 < found.seconds.high < 0.9
 
 
 def test_another_batch_size_is_scaled_between_not_at_all_and_in_proportion() -> None:
-    found = ThroughputHistory((pace(1.0, batch_size=4),)).step(
+    found = ThroughputHistory((throughput(1.0, batch_size=4),)).step(
         TrainingConfig(batch_size=8), Devices("cuda", frozenset({"a GPU"}))
     )
     assert found.basis == "scaled"
@@ -47,16 +49,16 @@ def test_where_nothing_was_measured_the_answer_is_wide_and_says_that_it_is_a_gue
     found = ThroughputHistory().step(TrainingConfig(), Devices("cpu"))
     assert found.basis == "guess"
     assert found.seconds.high / found.seconds.low >= 5
-    other = ThroughputHistory((pace(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
+    other = ThroughputHistory((throughput(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
     assert other.basis == "guess"
 
 
 def test_stages_take_in_proportion_to_the_sound() -> None:
-    paces = ThroughputHistory((pace(1.0),))
-    found = paces.stage("content", TrainingConfig(), Devices(), 1200)
+    history = ThroughputHistory((throughput(1.0),))
+    found = history.stage("content", TrainingConfig(), Devices(), 1200)
     assert found is not None
     assert found.low < 60 < found.high
-    assert paces.stage("content", TrainingConfig(content="whisper-tiny", pretrained="none"), Devices(), 1200) is None
+    assert history.stage("content", TrainingConfig(content="whisper-tiny", pretrained="none"), Devices(), 1200) is None
 
 
 def test_disk_is_what_a_real_small_run_took_and_grows_with_saves_and_width() -> None:
@@ -69,7 +71,7 @@ def test_disk_is_what_a_real_small_run_took_and_grows_with_saves_and_width() -> 
     assert memory_bytes(full, (8, 8), None).low > memory_bytes(full, (4, 4), None).low > 2e9
 
 
-def told_dataset(bench: Any, seconds: float = 120.0) -> str:
+def reported_dataset(bench: Any, seconds: float = 120.0) -> str:
     dataset_id = bench.dataset()
     with write_session(bench.jobs.engine) as session:
         values = {"seconds": seconds, "num_usable": 5, "report": {"speech_seconds": 0.9 * seconds, "warnings": ["hm"]}}
@@ -113,7 +115,7 @@ def shop(bench: Any) -> Any:
 
 
 def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
-    dataset_id = told_dataset(shop)
+    dataset_id = reported_dataset(shop)
     with read_session(shop.jobs.engine) as session:
         before = audio_stats(session, [dataset_id])[dataset_id].clips
     run_once(shop, dataset_id, 0.5)
@@ -125,7 +127,7 @@ def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
 
 
 def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
-    dataset_id = told_dataset(shop)
+    dataset_id = reported_dataset(shop)
     run_once(shop, dataset_id, 0.5)
     outlook = QueueForecast(Estimator(60))
     with read_session(shop.jobs.engine) as session:
@@ -146,7 +148,7 @@ def prospects(shop: Any, *jobs: Any) -> list[Any]:
 
 
 def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers(shop: Any) -> None:
-    dataset_id = told_dataset(shop)
+    dataset_id = reported_dataset(shop)
     run_once(shop, dataset_id, 0.5)
     with write_session(shop.jobs.engine) as session:
         session.execute(sa.update(Worker).values(stopped_at=shop.clock()))
@@ -165,7 +167,7 @@ def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers
 
 
 def test_a_running_job_ends_about_when_its_engine_says_and_those_behind_it_wait_for_that(shop: Any) -> None:
-    dataset_id = told_dataset(shop)
+    dataset_id = reported_dataset(shop)
     running, waiting = shop.job_on(dataset_id), shop.job_on(dataset_id)
     lease = shop.claim()
     said = Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)
@@ -178,7 +180,7 @@ def test_a_running_job_ends_about_when_its_engine_says_and_those_behind_it_wait_
 
 
 def test_a_job_of_which_nothing_can_be_told_hides_those_behind_it_and_only_those(shop: Any) -> None:
-    known, unknown = told_dataset(shop), shop.dataset()
+    known, unknown = reported_dataset(shop), shop.dataset()
     jobs = [shop.job_on(each) for each in (known, unknown, known)]
     shop.worker()
     seen = prospects(shop, *jobs)
@@ -188,7 +190,7 @@ def test_a_job_of_which_nothing_can_be_told_hides_those_behind_it_and_only_those
 
 def test_the_estimate_of_a_job_comes_over_http_with_warnings_and_changes_nothing(http: Any, live: Any) -> None:
     bench = live.bench
-    dataset_id = told_dataset(bench)
+    dataset_id = reported_dataset(bench)
     before = http.get("/v1/jobs").json()["data"]
     answer = http.post("/v1/jobs:estimate", json={"dataset_id": dataset_id, "config": {"total_epochs": 2}})
     found = JobEstimate.model_validate_json(answer.content)

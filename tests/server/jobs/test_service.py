@@ -1,4 +1,4 @@
-"""The book's promises: exactly once, in order, and nobody writes under an old token."""
+"""The job service's promises: exactly once, in order, and nobody writes under an old token."""
 
 import math
 import threading

@@ -1,4 +1,4 @@
-"""The job book against a model of it: whatever happens in whatever order, the promises hold."""
+"""The job service against a model of it: whatever happens in whatever order, the promises hold."""
 
 import shutil
 import tempfile
@@ -56,7 +56,7 @@ class JobServiceMachine(RuleBasedStateMachine):
         self.seen: dict[str, Any] = {}
         """The last row that was seen of each job."""
         self.holders: dict[str, Lease] = {}
-        """The one claim on each job that must still hold."""
+        """The one lease on each job that must still be valid."""
         self.published: set[str] = set()
         self.num_stale = 0
 
