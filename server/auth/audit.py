@@ -17,7 +17,10 @@ from server.database.tables import AuditEntry
 
 
 def record(session: Session, action: str, target: str, **detail: Any) -> None:
-    """Record an action in its own transaction, when there is a principal. `action`: `job.submitted` and the like."""
+    """Record an action, in the transaction that performs it, when there is a principal.
+
+    `action`: `job.submitted` and the like.
+    """
     principal = current_principal.get()
     if principal is not None:
         record_as(principal, session, action, target, **detail)

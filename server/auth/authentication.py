@@ -15,7 +15,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.auth.principal import ALL_SCOPES, Principal, current_principal
+from server.auth.principal import ADMIN_SCOPES, Principal, current_principal
 from server.auth.throttle import AuthThrottle
 from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
@@ -81,7 +81,7 @@ class AuthMiddleware:
                     return None
                 raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
-            found = Principal(LOCAL_OWNER, ALL_SCOPES)
+            found = Principal(LOCAL_OWNER, ADMIN_SCOPES)
         else:
             self._check_rate(found.token_id or found.owner, scope["method"])
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])

@@ -36,10 +36,10 @@ class Principal:
         return None if self.has_scope(Scope.ADMIN) else self.owner
 
 
-ALL_SCOPES = frozenset({Scope.ADMIN})
+ADMIN_SCOPES = frozenset({Scope.ADMIN})
 
-LOCAL_ADMINISTRATOR = Principal(LOCAL_OWNER, ALL_SCOPES, address="rvc-train admin")
+LOCAL_ADMINISTRATOR = Principal(LOCAL_OWNER, ADMIN_SCOPES, address="rvc-train admin")
 """The administrator on the server's machine, past HTTP, with `rvc-train admin`."""
 
-current_principal: ContextVar[Principal | None] = ContextVar("present_caller", default=None)
+current_principal: ContextVar[Principal | None] = ContextVar("current_principal", default=None)
 """Set for each request by `server.auth.authentication`; None in workers and periodic tasks."""

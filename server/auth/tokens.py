@@ -11,7 +11,7 @@ from sqlmodel import Session, col, select
 
 from rvc_train.schemas.access import Scope, TokenCreate
 from server.auth.audit import record, record_as
-from server.auth.principal import ALL_SCOPES, Principal
+from server.auth.principal import ADMIN_SCOPES, Principal
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
@@ -90,7 +90,7 @@ class TokenService:
         """The principal of a token; None when it is not valid."""
         digest = hash_of(secret)
         if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
-            return Principal(LOCAL_OWNER, ALL_SCOPES)
+            return Principal(LOCAL_OWNER, ADMIN_SCOPES)
         with read_session(self._engine) as session:
             token = session.exec(select(Token).where(Token.sha256 == digest)).first()
         return None if token is None or not self._is_valid(token) else self._record_use(token)
@@ -151,7 +151,7 @@ class TokenService:
                 return None
             if row.token_id is None:
                 is_same = row.first_token_hash is not None and row.first_token_hash == self._bootstrap_hash
-                return Principal(LOCAL_OWNER, ALL_SCOPES) if is_same else None
+                return Principal(LOCAL_OWNER, ADMIN_SCOPES) if is_same else None
             token = _token(session, row.token_id)
         return None if token is None or not self._is_valid(token) else self._record_use(token)
 

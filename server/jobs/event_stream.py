@@ -1,4 +1,4 @@
-"""The newest events of followed jobs, looked up and written out once for all who follow."""
+"""Broadcast of job events: the newest ones are queried and encoded once for all followers."""
 
 import asyncio
 import json
@@ -34,7 +34,7 @@ class EventBroadcaster:
         self._channels: WeakValueDictionary[str, _JobChannel] = WeakValueDictionary()
 
     def follow(self, job_id: str, start: int, last_seq: int) -> Poll:
-        """Looks for what comes behind event `start`; the job had `last_seq` events a moment ago."""
+        """Poll for the events after `start`; the job had `last_seq` events a moment ago."""
         seen = start
         channel: _JobChannel | None = None
 
@@ -78,7 +78,7 @@ class _JobChannel:
         if self._poll_task is None or self._poll_task.done():
             self._poll_task = asyncio.create_task(self._poll())
             self._poll_task.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
-        await asyncio.shield(self._poll_task)  # a follower who leaves does not take the look from the others
+        await asyncio.shield(self._poll_task)  # a follower who leaves does not cancel the poll of the others
 
     async def _poll(self) -> None:
         page = await run_in_threadpool(self._read, self._job_id, self._end, BATCH)

@@ -42,7 +42,7 @@ S = JobStatus
 
 
 class LeaseOperations(JobStore):
-    """Runs of jobs by workers."""
+    """Operations of workers on jobs, under a lease."""
 
     def claim(self, worker_id: str) -> Lease | None:
         """Take the next job: by priority, then by order of submission. None when nothing waits."""
@@ -95,8 +95,8 @@ class LeaseOperations(JobStore):
                 .returning(col(Worker.is_draining), col(Worker.drain_mode))
             )
             must_release = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
-            request = COMMANDS[JobStatus(status)]
-            return WorkerCommand.DRAIN if request is WorkerCommand.NONE and must_release else request
+            command = COMMANDS[JobStatus(status)]
+            return WorkerCommand.DRAIN if command is WorkerCommand.NONE and must_release else command
 
     def record_events(self, lease: Lease, events: Sequence[engine_events.Event]) -> None:
         """Record events of the engine. LeaseLost."""
