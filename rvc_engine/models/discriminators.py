@@ -71,7 +71,7 @@ def _forward(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> DiscriminatorO
     maps = []
     for conv in convs:
         work = partial(conv, slope=SLOPE)
-        x = run_fp32_on_cpu(work, x) if conv.is_full else work(x)
+        x = run_fp32_on_cpu(work, x) if conv.keep_fp32 else work(x)
         maps.append(x)
     x = last(x)
     maps.append(x)

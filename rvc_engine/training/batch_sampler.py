@@ -54,25 +54,25 @@ class BatchSampler:
         micro_batch_size: int,
         source: ClipSource,
         device: torch.device,
-        ranks: DistributedContext,
+        distributed: DistributedContext,
         report: StageReport,
     ) -> None:
         """`micro_batch_size` clips go through the models at once, on each rank."""
-        self.micro_batch_size, self.lengths, self._seed, self._ranks = (
+        self.micro_batch_size, self.lengths, self._seed, self._distributed = (
             micro_batch_size,
             [c.frames for c in clips],
             config.seed,
-            ranks,
+            distributed,
         )
         self._device = device
         self._length_buckets = length_buckets(self.lengths) if uses_length_buckets(device) else None
-        self.batch_size = micro_batch_size * config.accumulate_steps * ranks.world_size
+        self.batch_size = micro_batch_size * config.accumulate_steps * distributed.world_size
         """Clips a step."""
         self.steps_per_epoch = math.ceil(len(clips) / self.batch_size)
         """Steps an epoch."""
-        self.micro_batcher = MicroBatcher(micro_batch_size, ranks, report.warn)
+        self.micro_batcher = MicroBatcher(micro_batch_size, distributed, report.warn)
         self._loader = ClipLoader(source, hparams, device)
-        parts = [f"{ranks.world_size} processes"] if ranks.world_size > 1 else []
+        parts = [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
         parts += [f"{config.accumulate_steps} micro-batches"] if config.accumulate_steps > 1 else []
         self._parts = f" ({' of '.join([*parts, str(micro_batch_size)])} each)" if parts else ""
 
@@ -83,30 +83,30 @@ class BatchSampler:
         state: GanTrainState,
         config: TrainingConfig,
         progress: TrainProgress | None,
-        ranks: DistributedContext,
+        distributed: DistributedContext,
         report: StageReport,
     ) -> "BatchSampler":
         """Create the sampler. batch_size=auto takes the run's earlier size, or trial steps that spoil the models."""
         hparams, device = state.hparams, state.device
         caches_clips = config.cache_data_on_device or device.type == "cuda"
-        if caches_clips and ranks.all_reduce_any(not clips_fit(clips, hparams, device)):
+        if caches_clips and distributed.all_reduce_any(not clips_fit(clips, hparams, device)):
             caches_clips = False
             log = report.warn if config.cache_data_on_device else report.log
             log(
                 f"the dataset ({clips_bytes(clips, hparams) / 1e6:.0f} MB) does not fit into the device's memory "
                 "beside the training; going on without cache_data_on_device"
             )
-        num_groups = config.accumulate_steps * ranks.world_size
+        num_groups = config.accumulate_steps * distributed.world_size
         if config.batch_size != "auto":
             micro_batch_size = config.batch_size
         elif progress is not None:
             micro_batch_size = max(1, progress.batch_size // num_groups)
         else:
             reserved_bytes = clips_bytes(clips, hparams) if caches_clips else 0
-            micro_batch_size = ranks.all_reduce_min(auto_batch_size(state, clips, num_groups, reserved_bytes))
+            micro_batch_size = distributed.all_reduce_min(auto_batch_size(state, clips, num_groups, reserved_bytes))
             report.log(f"batch_size=auto: {micro_batch_size} clips at a time")
         source = _clip_source(clips, hparams, device, caches_clips)
-        return cls(clips, hparams, config, micro_batch_size, source, device, ranks, report)
+        return cls(clips, hparams, config, micro_batch_size, source, device, distributed, report)
 
     def __str__(self) -> str:
         batches = f"{len(self.lengths)} clips in batches of {self.batch_size}{self._parts}"
@@ -115,7 +115,7 @@ class BatchSampler:
     def epoch_batches(self, epoch: int, first: int) -> Iterator[GlobalBatch]:
         """The batches of an epoch, from the `first` on."""
         plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch)[first:]
-        shares = [clips[self._ranks.shard(clips)] for clips in plan]
+        shares = [clips[self._distributed.shard(clips)] for clips in plan]
         batches = self._loader.batches([BatchPlan(share, self._padded_length(share)) for share in shares])
         lengths = to_device_tensors(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
         for clips, clip_lengths, batch in zip(plan, lengths, batches, strict=True):

@@ -40,13 +40,13 @@ def main() -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        ranks = DistributedContext.init(device)
-        name = f"process {ranks.rank + 1} of {ranks.world_size}"
+        context = DistributedContext.init(device)
+        name = f"process {context.rank + 1} of {context.world_size}"
         _emit(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
-        report = _RankReport("train", _emit if ranks.is_main else _discard, stop.is_set)
-        _train(request, device, report, ranks)
+        report = _RankReport("train", _emit if context.is_main else _discard, stop.is_set)
+        _train(request, device, report, context)
         with suppress(PeerFailure):  # this rank's work is done; the exit code of the dead one names it
-            ranks.all_reduce_any(False)  # until the first one has saved, too
+            context.all_reduce_any(False)  # until the first one has saved, too
         _exit(0)
     except PeerFailure as error:
         print(f"lost the other processes: {error}", file=sys.stderr)  # noqa: T201 - the engine's debug log
@@ -60,12 +60,12 @@ def main() -> None:
         _exit(EXIT_FAILED)
 
 
-def _train(request: RankRequest, device: torch.device, report: StageReport, ranks: DistributedContext) -> None:
+def _train(request: RankRequest, device: torch.device, report: StageReport, context: DistributedContext) -> None:
     """The stage itself. A stop on request is a good end: torchrun would kill the others for any other exit code."""
     base = BaseWeights(request.base_generator, request.base_discriminators, request.base_identity)
     workspace = Workspace(request.root, request.voice, request.version)
     try:
-        trainer.run(workspace, request.config, device, base, request.features_identity, report, ranks)
+        trainer.run(workspace, request.config, device, base, request.features_identity, report, context)
         report.event(Succeeded(message="trained"))
     except StopRequested:
         report.event(Stopped(message="stopped as asked"))

@@ -71,7 +71,7 @@ def test_a_second_save_waits_for_the_first(saver: AsyncCheckpointer, disk: Disk)
     assert order == ["told 1", "told 2"]
 
 
-@pytest.mark.parametrize("ask", [AsyncCheckpointer.wait, lambda saver: saver.begin({}, ignore, ignore)])
+@pytest.mark.parametrize("ask", [AsyncCheckpointer.wait, lambda saver: saver.submit({}, ignore, ignore)])
 def test_what_the_writer_failed_at_is_raised_where_it_is_next_asked_for(
     saver: AsyncCheckpointer, ask: Callable[[AsyncCheckpointer], None]
 ) -> None:

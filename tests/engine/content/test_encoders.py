@@ -71,7 +71,7 @@ def change_weights(folder, change):
 def rows_alone(whisper, clip):
     """What the second and third block put out for one clip of at most a window, without any batch."""
     mel = log_mel(torch.from_numpy(clip)[None], 160, 2 * ((len(clip) - 80) // 320))
-    return torch.cat(whisper._net(mel, (2, 3)), dim=-1)[0].numpy()
+    return torch.cat(whisper._model(mel, (2, 3)), dim=-1)[0].numpy()
 
 
 def middle_of_change(before, after):
@@ -83,7 +83,7 @@ def middle_of_change(before, after):
 def test_whisper_gives_what_blocks_two_and_three_put_out_side_by_side(whisper, speech):
     wave = speech[:50_000]
     [rows] = whisper.encode([wave])
-    [second, third] = whisper._net(log_mel(torch.from_numpy(wave)[None], 160, 2 * len(rows)), (2, 3))
+    [second, third] = whisper._model(log_mel(torch.from_numpy(wave)[None], 160, 2 * len(rows)), (2, 3))
     assert rows.shape == ((50_000 - 80) // 320, 768)
     np.testing.assert_allclose(rows[:, :384], second[0], atol=1e-5)
     np.testing.assert_allclose(rows[:, 384:], third[0], atol=1e-5)
@@ -103,7 +103,7 @@ def test_a_long_clip_has_the_rows_of_its_parts_and_no_seams(whisper, speech):
     part = rows[400 : 400 + len(slice_rows)]
     cosine = (part * slice_rows).sum(-1) / (np.linalg.norm(part, axis=-1) * np.linalg.norm(slice_rows, axis=-1))
     assert cosine.mean() > 0.95
-    whole = whisper._rows([clip])[0]  # one window: what seams there are in it, the voice made
+    whole = whisper._encode_batch([clip])[0]  # one window: what seams there are in it, the voice made
     steps, own_steps = (np.linalg.norm(np.diff(part, axis=0), axis=-1) for part in (rows, whole))
     assert (steps < 1.5 * own_steps + own_steps.mean()).all()
     assert steps.mean() < 1.05 * own_steps.mean()
@@ -115,14 +115,14 @@ def test_whispers_rows_tell_of_the_sound_midway_in_their_two_pitch_frames(whispe
     clicked[sample] += 0.5
     frames = 2 * ((len(wave) - 80) // 320)
     before, after = (
-        whisper._net(log_mel(torch.from_numpy(w)[None], 160, frames), [0])[0][0].numpy() for w in (wave, clicked)
+        whisper._model(log_mel(torch.from_numpy(w)[None], 160, frames), [0])[0][0].numpy() for w in (wave, clicked)
     )
     assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.25
 
 
 def test_huberts_rows_tell_of_the_same_sound_within_half_a_row(hubert_folder, speech):
     wave, sample = speech[:48_000], 24_100
-    extracted = HubertEncoder(hubert_folder, "v2", CPU)._hidden._extracted
+    extracted = HubertEncoder(hubert_folder, "v2", CPU)._hidden._extract_features
     clicked = wave.copy()
     clicked[sample] += 0.5
     before, after = (extracted([torch.from_numpy(w)], num_content_frames(len(w)))[0].numpy() for w in (wave, clicked))

@@ -83,7 +83,7 @@ def converter(voice):
 @pytest.fixture
 def telling(converter):
     net = TellingNet(converter._voice.hparams)
-    converter._voice = dataclasses.replace(converter._voice, net=net)
+    converter._voice = dataclasses.replace(converter._voice, model=net)
     return converter, net
 
 

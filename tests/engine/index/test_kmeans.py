@@ -107,8 +107,10 @@ def test_as_many_centres_as_rows_are_the_rows(find: Callable[[NDArray[np.float32
     np.testing.assert_allclose(sorted(find(rows).tolist()), sorted(rows.tolist()), atol=1e-6)
 
 
-def many(rows: NDArray[np.float32], count: int, seed: int = 1, tick: ProgressCallback = quiet) -> NDArray[np.float32]:
-    return two_level_kmeans(rows, count, seed, tick)
+def many(
+    rows: NDArray[np.float32], count: int, seed: int = 1, progress: ProgressCallback = quiet
+) -> NDArray[np.float32]:
+    return two_level_kmeans(rows, count, seed, progress)
 
 
 def test_many_centres_found_cell_by_cell_are_as_good_as_those_of_comparing_all_with_all(
@@ -151,7 +153,7 @@ def test_while_many_centres_are_sought_progress_grows_to_its_end_and_a_stop_is_h
     sounds: NDArray[np.float32],
 ) -> None:
     heard: list[float] = []
-    many(sounds, 400, tick=heard.append)
+    many(sounds, 400, progress=heard.append)
     assert heard == sorted(heard)
     assert heard[0] == 0
     assert 0.9 < heard[-1] < 1
@@ -162,4 +164,4 @@ def test_while_many_centres_are_sought_progress_grows_to_its_end_and_a_stop_is_h
             raise StopRequested
 
     with pytest.raises(StopRequested):
-        many(sounds, 400, tick=stop)
+        many(sounds, 400, progress=stop)

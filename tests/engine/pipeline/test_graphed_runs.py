@@ -33,15 +33,15 @@ CONFIG = TrainingConfig(
 )
 
 
-class _Recorder:
+class _FakeCapturer:
     """Does the work again, as a graph would."""
 
     num_replayed = 0
 
-    def warming_up(self) -> nullcontext[None]:
+    def warm_up(self) -> nullcontext[None]:
         return nullcontext()
 
-    def record(self, step: Step) -> Step:
+    def capture(self, step: Step) -> Step:
         def replay() -> StepResult:
             self.num_replayed += 1
             return step()
@@ -50,21 +50,21 @@ class _Recorder:
 
 
 @pytest.fixture
-def recorder(monkeypatch: pytest.MonkeyPatch) -> _Recorder:
-    recorder = _Recorder()
+def capturer(monkeypatch: pytest.MonkeyPatch) -> _FakeCapturer:
+    capturer = _FakeCapturer()
 
     def graphed_steps(trainer: trainer._Trainer) -> GraphedSteps:
         assert trainer.sampler is not None
         batches = trainer.sampler
-        return GraphedSteps(trainer.state, recorder, batches.max_frames, batches.batch_sizes, trainer.report.log)
+        return GraphedSteps(trainer.state, capturer, batches.max_frames, batches.batch_sizes, trainer.report.log)
 
     monkeypatch.setattr(batch_sampler, "uses_length_buckets", lambda _: True)
     monkeypatch.setattr(trainer._Trainer, "_graphed_steps", graphed_steps)
-    return recorder
+    return capturer
 
 
 def test_a_run_from_graphs_that_is_stopped_goes_on_to_the_very_weights(
-    recorder: _Recorder, tmp_path: Path, recordings: Path, machine: Machine
+    capturer: _FakeCapturer, tmp_path: Path, recordings: Path, machine: Machine
 ) -> None:
     def run(name: str, is_stopping: Callable[[Event], bool]) -> list[float]:
         """Mel losses of the steps of one attempt."""
@@ -75,7 +75,7 @@ def test_a_run_from_graphs_that_is_stopped_goes_on_to_the_very_weights(
         return [event.values["loss/mel"] for event in events if isinstance(event, Metric)]
 
     whole = run("whole", lambda _: False)
-    assert recorder.num_replayed >= len(whole) // 3
+    assert capturer.num_replayed >= len(whole) // 3
     first = run("stopped", lambda event: isinstance(event, Metric) and event.step == 5)
     assert first + run("stopped", lambda _: False) == whole
     ours, theirs = (load_trained_synthesizer(Workspace(tmp_path / name, "anna"))[0] for name in ("stopped", "whole"))

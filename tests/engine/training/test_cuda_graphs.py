@@ -54,21 +54,21 @@ def inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device =
     return StepInputs(batch, starts.to(device), Noise(noise.posterior.to(device), noise.source.to(device)))
 
 
-class FakeRecorder:
+class FakeCapturer:
     """Does again on the CPU what a graph does on a GPU: the same work on the memory of the time of recording."""
 
     def __init__(self, fault: Exception | None = None) -> None:
-        self.num_recorded = self.num_replayed = self.num_warm_ups = 0
+        self.num_captured = self.num_replayed = self.num_warm_ups = 0
         self.fault = fault
 
-    def warming_up(self) -> nullcontext[None]:
+    def warm_up(self) -> nullcontext[None]:
         self.num_warm_ups += 1
         return nullcontext()
 
-    def record(self, step: Step) -> Step:
+    def capture(self, step: Step) -> Step:
         if self.fault is not None:
             raise self.fault
-        self.num_recorded += 1
+        self.num_captured += 1
 
         def replay() -> StepResult:
             self.num_replayed += 1
@@ -82,13 +82,13 @@ class Run:
 
     def __init__(
         self,
-        recorder: Capturer | None,
+        capturer: Capturer | None,
         limit: int = 8,
         precision: Precision | None = None,
         sizes: frozenset[int] = frozenset(),
     ) -> None:
         self.state, self.pieces, self.said = fresh_state(precision), MicroBatcher(limit), list[str]()
-        self.steps = None if recorder is None else GraphedSteps(self.state, recorder, LONG, sizes, self.said.append)
+        self.steps = None if capturer is None else GraphedSteps(self.state, capturer, LONG, sizes, self.said.append)
 
     def take(self, given: StepInputs) -> list[float]:
         def eager() -> StepResult:
@@ -114,8 +114,8 @@ SHAPES = [(2, LONG), (2, SHORT), (2, LONG), (1, SHORT), (2, SHORT), (2, LONG), (
 
 @pytest.mark.parametrize("limit", [8, 1])
 def test_recorded_steps_give_the_very_losses_and_weights_of_steps_taken_one_by_one(limit: int) -> None:
-    recorder = FakeRecorder()
-    graphed, plain = Run(recorder, limit, sizes=frozenset({1, 2})), Run(None, limit)
+    capturer = FakeCapturer()
+    graphed, plain = Run(capturer, limit, sizes=frozenset({1, 2})), Run(None, limit)
     for number, (clips, frames) in enumerate(SHAPES):
         for run in (graphed, plain):
             run.state.set_learning_rate(1e-3 * 0.9**number)
@@ -123,18 +123,18 @@ def test_recorded_steps_give_the_very_losses_and_weights_of_steps_taken_one_by_o
         assert graphed.take(given) == plain.take(given)
     assert torch.equal(graphed.weights, plain.weights)
     # Eager until both sizes of batch have come by and then the longest shape; from there on all from graphs.
-    assert (recorder.num_warm_ups, recorder.num_recorded, recorder.num_replayed) == (5, 3, 4)
+    assert (capturer.num_warm_ups, capturer.num_captured, capturer.num_replayed) == (5, 3, 4)
     assert graphed.said == []
 
 
 def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_alone() -> None:
-    recorder = FakeRecorder()
-    run = Run(recorder)
+    capturer = FakeCapturer()
+    run = Run(capturer)
     seen: list[list[int]] = []
-    record = recorder.record
+    capture = capturer.capture
 
     def watched(step: Step) -> Step:
-        replay = record(step)
+        replay = capture(step)
 
         def noted() -> StepResult:
             assert run.steps is not None
@@ -144,7 +144,7 @@ def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_a
 
         return noted
 
-    recorder.record = watched  # type: ignore[method-assign]
+    capturer.capture = watched  # type: ignore[method-assign]
     given = [inputs(number) for number in range(WARM_UP_STEPS + 2)]
     before = copy.deepcopy(given)
     for each in given:
@@ -157,24 +157,24 @@ def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_a
 
 
 def test_the_longest_shape_is_recorded_before_others() -> None:
-    recorder = FakeRecorder()
-    run = Run(recorder)
+    capturer = FakeCapturer()
+    run = Run(capturer)
     for number in range(WARM_UP_STEPS + 1):
         run.take(inputs(number, 1, SHORT))
-    assert recorder.num_recorded == 0
+    assert capturer.num_captured == 0
     run.take(inputs(8, 1, LONG))
     run.take(inputs(9, 1, SHORT))
-    assert (recorder.num_recorded, recorder.num_replayed) == (2, 2)
+    assert (capturer.num_captured, capturer.num_replayed) == (2, 2)
 
 
 def test_a_size_of_batch_that_never_comes_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "MAX_WARM_UP_STEPS", WARM_UP_STEPS + 1)
-    recorder = FakeRecorder()
-    run = Run(recorder, sizes=frozenset({1, 7}))
+    capturer = FakeCapturer()
+    run = Run(capturer, sizes=frozenset({1, 7}))
     for number in range(WARM_UP_STEPS + 2):
         run.take(inputs(number, 1, SHORT if number else LONG))
         run.take(inputs(number, 1, LONG)) if number > WARM_UP_STEPS else None
-    assert recorder.num_replayed == 1
+    assert capturer.num_replayed == 1
 
 
 FAULTS = {
@@ -187,7 +187,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("why", FAULTS)
 def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(why: str) -> None:
-    run, plain = Run(FakeRecorder(FAULTS[why])), Run(None)
+    run, plain = Run(FakeCapturer(FAULTS[why])), Run(None)
     for number in range(WARM_UP_STEPS + 1):
         assert run.take(inputs(number)) == plain.take(inputs(number))
     assert torch.equal(run.weights, plain.weights)
@@ -197,14 +197,14 @@ def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(why: str)
     assert "\n" not in said
 
 
-class _StopsHalfway(FakeRecorder):
+class _StopsHalfway(FakeCapturer):
     """Fails after the first half of a step has been recorded, as where the second half's memory is not there."""
 
     def __init__(self, run: Callable[[], GanTrainState]) -> None:
         super().__init__()
         self.state = run
 
-    def record(self, step: Step) -> Step:
+    def capture(self, step: Step) -> Step:
         state = self.state()
         real = state.discriminator_optimizer.step
 
