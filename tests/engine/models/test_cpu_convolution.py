@@ -238,12 +238,12 @@ def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:
     return batch, torch.tensor([3, 20]), Noise.draw(HPARAMS, 2, frames, rng)
 
 
-def gradients(state: list[dict[str, Tensor]], name: precision.FormatName) -> list[Tensor]:
+def gradients(weights: list[dict[str, Tensor]], name: precision.FormatName) -> list[Tensor]:
     """G's and D's in a step of length 0, on four clips and segments as long as a real run's."""
     hparams = replace(HPARAMS, segment_frames=32)
     state = GanTrainState.build(hparams, CPU, 0.0, Precision(name, "cpu"))
-    state.synthesizer.load_state_dict(state[0])
-    state.discriminators.load_state_dict(state[1])
+    state.synthesizer.load_state_dict(weights[0])
+    state.discriminators.load_state_dict(weights[1])
     pairs = [voiced_batch(1000 + n, 60)[0] for n in range(2)]
     batch = Batch(*(torch.cat([getattr(pair, part.name) for pair in pairs]) for part in fields(Batch)))
     noise = Noise.draw(hparams, 4, 60, torch.Generator().manual_seed(9))

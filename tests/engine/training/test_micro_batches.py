@@ -291,7 +291,7 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> Non
 
 
 def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
-    """`recompute` is a net's own: turning it on for one leaves the class alone."""
+    """`checkpoints_activations` is a net's own: turning it on for one leaves the class alone."""
     state = fresh_state()
     other = copy.deepcopy(state.synthesizer)
     set_activation_checkpointing(state.synthesizer, enabled=True)
