@@ -318,7 +318,7 @@ def test_the_pitch_is_that_of_the_estimator_asked_for_which_is_loaded_once(telli
     converter, net = telling
     made = []
     monkeypatch.setattr(
-        converter, "create_estimator", lambda name, machine: made.append((name, machine)) or SteadyEstimator(name)
+        conversion, "create_estimator", lambda name, machine: made.append((name, machine)) or SteadyEstimator(name)
     )
     for _ in range(2):
         converter.convert(glide(0.3), ConversionOptions(pitch=name))

@@ -250,7 +250,7 @@ def test_two_programs_never_download_into_one_folder_at_once(hub, weights):
 
 
 @pytest.fixture
-def known_weights(weights, monkeypatch):
+def known(weights, monkeypatch):
     """The command line knows the one file of these tests."""
     monkeypatch.setattr("rvc_engine.weights.catalogue.published_files", lambda: weights.catalogue)
     return weights
