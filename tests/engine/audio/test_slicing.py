@@ -227,7 +227,7 @@ LONG_PROGRAM = """if True:
     from pathlib import Path
     from rvc_engine.config import TrainingConfig
     from rvc_engine.reporting import StageReport
-    from rvc_engine import slicing
+    from rvc_engine.audio import slicing
     from rvc_engine.workspace.layout import Workspace
     summary = slicing.run(Path(sys.argv[1]), Workspace(Path(sys.argv[2]), "anna"), TrainingConfig(),
                           StageReport("slice", lambda event: None))

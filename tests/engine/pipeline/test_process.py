@@ -264,6 +264,7 @@ def test_processes_train_to_the_end_and_what_a_library_does_at_its_exit_makes_no
     assert {path.name for path in tmp_path.glob("rank *")} == {"rank 0", "rank 1"}
 
 
+@pytest.mark.long
 def test_processes_end_themselves_when_their_engine_is_killed_and_one_goes_on_alone(start) -> None:
     engine = start("two", "--processes=2", checkpoint_every_steps=1, total_epochs=2)
     saved = engine.until(events.CheckpointSaved)
