@@ -5,7 +5,7 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo dist screenshots test test-making test-engine test-service test-long test-install test-containers \
+.PHONY: setup browser demo dist screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers \
   lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
@@ -45,13 +45,17 @@ screenshots: setup
 
 # Two at once, a thread each (small nets gain nothing from a second one); the longest first, so that both cores end together.
 test: setup
-	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-making test-service test-engine
+	$(MAKE) --no-print-directory --jobs=2 --output-sync=target test-pipeline test-service test-models test-engine
 
-test-making: setup
+test-pipeline: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/pipeline
 
+test-models: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine/models tests/engine/voices
+
 test-engine: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine --ignore=tests/engine/pipeline
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/engine \
+	  --ignore=tests/engine/pipeline --ignore=tests/engine/models --ignore=tests/engine/voices
 
 test-service: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
