@@ -3,6 +3,7 @@
 import threading
 
 import psutil
+import pytest
 
 from rvc_engine.events import STAGES
 
@@ -76,6 +77,7 @@ def test_the_idle_server_stays_under_120_megabytes(station):
     assert memory < 120e6, f"{memory / 1e6:.0f} MB"
 
 
+@pytest.mark.long  # each day the real engine survives it in test_upgrading.py
 def test_the_real_engine_survives_kill_9_of_its_worker(station, tmp_path):
     recordings = sorted(station.samples.glob("*.flac"))[:6]
     config = station.small.model_copy(update={"total_epochs": 5, "checkpoint_every_steps": 2})
