@@ -75,8 +75,8 @@ def held_out_mel(state: GanTrainState, batch: Batch) -> float:
         return 45 * float(mel_distance(hparams, spoken.wave, target))
 
 
-def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
-    """Train a small net for 100 steps; mel loss on held-out clips before and after."""
+def learn(clips: list[ClipFiles], seed: int, steps: int) -> tuple[float, float]:
+    """Train a small net; mel loss on held-out clips before and after."""
     torch.set_num_threads(1)  # so small a net gains nothing from a second one
     hparams = Hyperparameters.from_config(TrainingConfig(width=48, pretrained="none"))
     voiced = [clip for clip in clips if "mute" not in clip.wave.name]
@@ -92,7 +92,7 @@ def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
                 yield BatchPlan(pair, max(trained[clip].frames for clip in pair))
 
     before = held_out_mel(state, batch)
-    for step, batch_of_clips in enumerate(loader.batches(list(itertools.islice(endless(), 100)))):
+    for step, batch_of_clips in enumerate(loader.batches(list(itertools.islice(endless(), steps)))):
         rng = torch.Generator().manual_seed(seed * 1000 + step)
         starts = draw_starts(batch_of_clips.lengths, hparams.segment_frames, rng)
         noise = Noise.draw(hparams, len(batch_of_clips.lengths), batch_of_clips.features.shape[1], rng)
@@ -100,12 +100,20 @@ def learn(clips: list[ClipFiles], seed: int) -> tuple[float, float]:
     return before, held_out_mel(state, batch)
 
 
-@pytest.mark.timeout(1200)  # 100 steps: minutes, where other tests take the other core
-@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.long), pytest.param(3, marks=pytest.mark.long)])
-def test_a_small_net_learns_to_speak_clips_it_never_saw(clips_of_the_sample: list[ClipFiles], seed: int) -> None:
-    before, after = learn(clips_of_the_sample, seed)
-    print(f"seed {seed}: mel {before:.1f} -> {after:.1f}")
-    assert after < 0.6 * before
+@pytest.mark.timeout(1200)  # minutes, where other tests take the other core
+@pytest.mark.parametrize(
+    ("seed", "steps", "share"),
+    [
+        (1, 50, 0.65),
+        *(pytest.param(seed, 100, 0.6, marks=pytest.mark.long) for seed in (1, 2, 3)),
+    ],
+)
+def test_a_small_net_learns_to_speak_clips_it_never_saw(
+    clips_of_the_sample: list[ClipFiles], seed: int, steps: int, share: float
+) -> None:
+    before, after = learn(clips_of_the_sample, seed, steps)
+    print(f"seed {seed}, {steps} steps: mel {before:.1f} -> {after:.1f}")
+    assert after < share * before
 
 
 # --- order and time
