@@ -25,7 +25,7 @@ NUM_IDLE_CONNECTIONS = 5
 """Kept open; the others are closed when they are not needed any more."""
 CHECK_TIMEOUT_MS = 2_000
 SCHEMA_VERSION = "0010"
-"""Newest revision in `server/migrations`."""
+"""Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"
 _MIGRATION_LOCK = 0x5256_4354  # any number, the same for all of us
