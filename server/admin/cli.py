@@ -1,4 +1,4 @@
-"""`python -m server.admin.cli`, or `rvc-train admin`: what the server's administrator does on its machine, past HTTP.
+"""`python -m server.admin`, or `rvc-train admin`: what the server's administrator does on its machine, past HTTP.
 
 The settings are those of the server: environment variables with the prefix `RVC_TRAIN_`.
 """
@@ -277,7 +277,3 @@ def main(arguments: list[str] | None = None) -> Any:
     os.umask(UMASK)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for the answer
     return app(args=arguments, prog_name="rvc-train admin")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

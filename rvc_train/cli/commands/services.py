@@ -44,7 +44,7 @@ def worker() -> None:
 
 def admin(context: typer.Context) -> None:
     """For the server's administrator, on its machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
-    _become("server.admin.cli", *context.args, extra="server")
+    _become("server.admin", *context.args, extra="server")
 
 
 def _become(module: str, *arguments: str, extra: str) -> NoReturn:

@@ -19,7 +19,7 @@ from server.storage.local import Storage
 
 def admin(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(folder)} | more
-    command = [sys.executable, "-m", "server.admin.cli", *arguments]
+    command = [sys.executable, "-m", "server.admin", *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
