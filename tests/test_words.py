@@ -13,16 +13,20 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("rvc_engine", "server", "worker", "rvc_train", "benchmarks")
 BANNED_OPENINGS = frozenset(["of", "what", "whatever", "who", "whoever", "whose", "whom", "how", "where", "those"])
 """A docstring begins with the thing or with an imperative; a clause in place of a noun has no subject in a tooltip."""
-PERSONIFICATIONS = (
-    "hear hears heard hearing tell tells told telling say says said saying speak speaks spoke spoken know knows knew want wants "
-    "wanted wish wishes wished whoever whomever nobody nobody's somebody somebody's everybody farewell goodbye"
-).split()
-METAPHORS = (
-    "book books ledger ledgers journal journals shelf shelves reception receptions outlook prospect prospects footprint "
-    "footprints appraise appraises appraised appraisal appraiser patience insist insists verdict verdicts keeper keepers "
-    "pulse pulses refusals errand errands"
-).split()
-BANNED = frozenset([*PERSONIFICATIONS, *METAPHORS])
+BANNED = frozenset(
+    re.findall(
+        r"\S+",
+        """
+        hear hears heard hearing tell tells told telling say says said saying speak speaks spoke spoken know knows knew
+        want wants wanted wish wishes wished whoever whomever nobody nobody's somebody somebody's everybody farewell
+
+        book books ledger ledgers journal journals shelf shelves reception receptions outlook prospect prospects
+        footprint footprints appraise appraises appraised appraisal appraiser patience insist insists verdict verdicts
+        keeper keepers pulse pulses refusals errand errands
+        """,
+    )
+)
+"""Personifications of code, and metaphors for which the field has a term of its own."""
 
 
 def modules() -> Iterator[Path]:
@@ -37,9 +41,9 @@ def docstrings(tree: ast.Module) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         for statement in body if isinstance(body, list) else []:
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                if isinstance(statement.value.value, str):
-                    yield statement.lineno, statement.value.value
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))):
+                    yield statement.lineno, text
 
 
 def comments(source: str) -> Iterator[tuple[int, str]]:
