@@ -1,8 +1,8 @@
 """Programs that start at once: their modules are imported one time, and each start is a fork of this process.
 
-A program of this project needs seconds of processor time for its imports, and the tests start hundreds. A line of input is
-a JSON object `{"module", "arguments", "environment", "folder", "output", "errors"}`, with two files to append to. Answers
-`started PID`, and `ended PID CODE` (below zero: a signal) when a program has ended.
+A program of this project needs seconds of processor time for its imports, and the tests start hundreds. A line of
+input is a JSON object `{"module", "arguments", "environment", "folder", "output", "errors"}`, with two files to append
+to. Answers `started PID`, and `ended PID CODE` (below zero: a signal) when a program has ended.
 """
 
 import contextlib
