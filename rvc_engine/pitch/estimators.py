@@ -1,4 +1,4 @@
-"""Pitch estimators by name. What each costs and how far they agree: docs/decisions/0001-pitch-estimators.md."""
+"""Pitch estimators by name. Speed and agreement of each: docs/decisions/0001-pitch-estimators.md."""
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -11,28 +11,27 @@ from rvc_engine.machine import Machine
 
 
 class PitchEstimator(Protocol):
-    """Estimates F0 curves of clips of one voice."""
+    """Estimator of the F0 curves of clips."""
 
     name: str
     batch_size: int
-    """Clips of a few seconds to hand over at once: what suits the device. A run can be stopped between two calls."""
+    """Best number of clips of a few seconds per call on the device. A run can be stopped between two calls."""
     threads_per_call: int | None
-    """CPU threads that a call needs at least, where several may go on at once; None: one call at a time."""
+    """Least number of CPU threads per call, where calls may run in parallel; None: one call at a time."""
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
-        """Pitch of each clip in Hz, 0 where unvoiced.
+        """Pitch of each clip in Hz, 0 where unvoiced: (num_samples,) at 16 kHz to (num_samples // 160,), any lengths.
 
-        Takes clips of one channel at 16 kHz, (num_samples,), of any lengths; gives (num_samples // 160,) for each.
-        Frame k tells the pitch at sample 160 k. A net on a device may work on several clips at once.
+        Frame k is the pitch at sample 160 k. A model on a GPU may process several clips in a batch.
         """
         ...
 
 
 def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:
-    """The estimator of that name, ready to work on that machine.
+    """Create the estimator of a name on a machine.
 
-    Raises MissingWeights when its published weights are not here and whole, InvalidConfig when its package is one that
-    the engine does not bring and is not installed, or the machine's device is not there.
+    Raises MissingWeights when its published weights are missing or damaged, IncompatibleCheckpoint when they do not fit
+    the model, InvalidConfig when its optional package is not installed or the machine lacks the device.
     """
     return _FACTORIES[name](machine)
 

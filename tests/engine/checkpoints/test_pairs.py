@@ -115,7 +115,7 @@ def test_a_damaged_newest_is_passed_over_and_said_and_an_old_broken_one_is_nobod
     assert resumed.epoch == 1
     [warning] = said
     assert warning.startswith("D_2a.pth is damaged")
-    assert "going on from the pair before" in warning
+    assert "resuming from the pair before it" in warning
 
 
 @pytest.mark.parametrize("half", ["G", "D"])
@@ -131,7 +131,7 @@ def test_a_half_alone_and_halves_of_different_epochs_are_no_pair(save: Any, tmp_
     save(1, "1")
     save(2, "2")
     (tmp_path / "D_2.pth").unlink()
-    assert names(tmp_path) == ["G_1.pth", "G_2.pth has no D_2.pth beside it; it is passed over"]
+    assert names(tmp_path) == ["G_1.pth", "G_2.pth has no D_2.pth beside it; it is skipped"]
     (tmp_path / "D_2.pth").hardlink_to(tmp_path / "D_1.pth")
     said: list[str] = []
     resumed = resume(pairs_to_resume(tmp_path, None, said.append), build(), config(), said.append)
@@ -239,5 +239,5 @@ def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(
     assert_same(fresh.synthesizer, trained.synthesizer)
     reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
     assert list(torch.load(tmp_path / "G_back.pth", weights_only=True)["model"]) == order
-    with pytest.raises(IncompatibleCheckpoint, match="holds v2 discriminators of width 24; give the G_ file"):
+    with pytest.raises(IncompatibleCheckpoint, match="contains v2 discriminators of width 24; give the G_ file"):
         reorder_optimizer(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")

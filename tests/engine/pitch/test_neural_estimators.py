@@ -206,7 +206,7 @@ def test_crepes_published_kernels_have_a_second_dimension(publish: Any) -> None:
 )
 def test_a_file_of_another_net_is_refused_in_a_sentence(publish: Any, content: Any) -> None:
     for name in ("crepe-tiny", "fcpe"):
-        with pytest.raises(IncompatibleCheckpoint, match=f"the net of pitch={name}.*get it again"):
+        with pytest.raises(IncompatibleCheckpoint, match=f"model of pitch={name}.*get a new copy"):
             create_estimator(name, publish(name, content))
 
 

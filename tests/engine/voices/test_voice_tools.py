@@ -132,12 +132,12 @@ def test_checkpoints_and_base_weights_are_told_apart(folder: Path, changed: Any)
         (lambda w: w.pop("dec.conv_pre.bias"), "in 1 tensors: dec.conv_pre.bias is missing"),
         (lambda w: w.update({"extra": torch.ones(2).half()}), "extra is unknown"),
         (lambda w: w.update({"dec.conv_pre.bias": torch.ones(3).half()}), "dec.conv_pre.bias is 3 and should be 64"),
-        (lambda w: w["dec.conv_pre.bias"].fill_(math.nan), "1 tensor (dec.conv_pre.bias) hold NaN"),
-        (lambda w: w["emb_g.weight"].zero_(), "emb_g.weight) hold nothing but zeros"),
+        (lambda w: w["dec.conv_pre.bias"].fill_(math.nan), "1 tensor (dec.conv_pre.bias) contain NaN"),
+        (lambda w: w["emb_g.weight"].zero_(), "emb_g.weight) contain only zeros"),
         (lambda w: w.update({k: v.float() for k, v in w.items()}), "float32; published voices are float16"),
         (
             lambda w: [w.update({k.replace(old, new): w.pop(k)}) for old, new in SPELLINGS.items() for k in list(w)],
-            "spelled as newer PyTorch",
+            "names of newer PyTorch",
         ),
     ],
 )
@@ -149,11 +149,11 @@ def test_faults_of_tensors_are_named(folder: Path, changed: Any, change: Any, fa
 
 
 def test_faults_of_what_a_voice_says_of_itself_are_named(folder: Path, changed: Any, tmp_path: Path) -> None:
-    assert "says sr=48k, and its config says 40000" in faults(changed("anna.pth", sr="48k"))
-    assert "says that it is v1 with pitch; its tensors are v2 40k" in faults(changed("anna.pth", version="v1"))
+    assert "has sr=48k, but 40000 Hz in its config" in faults(changed("anna.pth", sr="48k"))
+    assert "is labelled v1 with pitch, but its tensors are v2 40k" in faults(changed("anna.pth", version="v1"))
     assert "no `config` of 18 entries" in faults(changed("anna.pth", config=[1, 2]))
     assert "vocoder RefineGAN" in faults(changed("anna.pth", vocoder="RefineGAN"))
-    assert "its name holds `trained`" in faults(changed("anna.pth", to="pretrained_x.pth"))
+    assert "its name contains `trained`" in faults(changed("anna.pth", to="pretrained_x.pth"))
     assert "begins with G_ or D_" in faults(changed("anna.pth", to="G_x.pth"))
     [note] = inspect_file(changed("anna.pth", embedder_model="whisper-tiny.en-l2l3")).notes
     assert "converts correctly only with `rvc-engine convert`" in note
@@ -171,7 +171,7 @@ def test_code_in_a_file_is_named_and_never_run(tmp_path: Path) -> None:
     (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weight": Nasty()}))
     report = inspect_file(tmp_path / "nasty.pth")
     assert report.contents == "unreadable"
-    assert "holds code that loading it would run (posix.system); nothing was run" in report.faults[0]
+    assert "contains code that loading it would run (posix.system); nothing was run" in report.faults[0]
     assert inspect_file(tmp_path / "bare.pth").contents == "unreadable"
     assert not Path("/tmp/must-not-exist-rvc").exists()
 
@@ -184,7 +184,7 @@ def test_other_files_are_told_for_what_they_are(tmp_path: Path, folder: Path) ->
     torch.save({"a": torch.ones(2)}, tmp_path / "net.pth")
     contents = [inspect_file(tmp_path / f"{name}.pth").contents for name in ("text", "cut", "other", "list", "net")]
     assert contents == ["unreadable", "unreadable", "unknown", "unknown", "unknown"]
-    assert "on its top level are: other" in faults(tmp_path / "other.pth")
+    assert "its top-level keys are: other" in faults(tmp_path / "other.pth")
 
 
 def make_index(path: Path, size: int = 768, rows: int = 100) -> Path:
@@ -201,13 +201,13 @@ def test_an_index_says_its_rows_and_whether_search_works(tmp_path: Path) -> None
     assert (report.contents, report.version, report.index_type) == ("index", "v2", "IVFFlat (2 lists)")
     assert (report.rows, report.dimension, report.nprobe, report.search_works) == (100, 768, 1, True)
     assert report.faults == []
-    assert "holds no rows" in faults(make_index(tmp_path / "empty.index", rows=0))
+    assert "has no rows" in faults(make_index(tmp_path / "empty.index", rows=0))
     assert "rows of 17 features" in faults(make_index(tmp_path / "odd.index", size=17))
-    assert "holds `trained`" in faults(make_index(tmp_path / "pretrained_x.index"))
+    assert "contains `trained`" in faults(make_index(tmp_path / "pretrained_x.index"))
     (tmp_path / "trained").mkdir()
-    assert "a folder above it" in faults(make_index(tmp_path / "trained" / "x.index"))
+    assert "the name of a parent folder" in faults(make_index(tmp_path / "trained" / "x.index"))
     (tmp_path / "text.index").write_text("nothing")
-    assert "is no FAISS index" in faults(tmp_path / "text.index")
+    assert "is not a FAISS index" in faults(tmp_path / "text.index")
 
 
 def test_a_voice_is_extracted_from_each_kind_of_checkpoint(folder: Path, tmp_path: Path, changed: Any) -> None:
@@ -253,7 +253,7 @@ def test_where_shapes_cannot_tell_the_rate_it_is_asked_for(tmp_path: Path) -> No
     hparams = hparams_of(version="v1", sample_rate="48k", f0=False)
     weights = Synthesizer(hparams, with_posterior=False).state_dict()
     torch.save({"model": weights}, tmp_path / "G_9.pth")
-    with pytest.raises(InvalidConfig, match="say which with --sample-rate 32k or 48k"):
+    with pytest.raises(InvalidConfig, match="choose with --sample-rate 32k or 48k"):
         extract(tmp_path / "G_9.pth", tmp_path / "out.pth", "x")
     with pytest.raises(InvalidConfig, match="--sample-rate 40k is wrong"):
         extract(tmp_path / "G_9.pth", tmp_path / "out.pth", "x", sample_rate="40k")
@@ -265,8 +265,8 @@ def test_what_makes_no_voice_is_refused(folder: Path, tmp_path: Path, changed: A
     weights = weights_of(folder / "G_1.pth")
     del weights["dec.cond.bias"]
     for source, reason in (
-        (folder / "D_1.pth", "these are v2 discriminators of width 24; give the G_ file"),
-        (folder / "anna.pth", "is a small voice already"),
+        (folder / "D_1.pth", "it contains v2 discriminators of width 24; give the G_ file"),
+        (folder / "anna.pth", "is already a voice file"),
         (changed("G_1.pth", model=weights), "dec.cond.bias is missing"),
     ):
         with pytest.raises(IncompatibleCheckpoint, match=reason):
@@ -319,7 +319,7 @@ def test_a_voice_that_says_odd_things_of_itself_is_told(tmp_path: Path) -> None:
     voice = make_voice(tmp_path / "a.pth")
     tree = torch.load(voice, weights_only=True)
     torch.save({**tree, "version": 2, "embedder_model": ["contentvec"]}, voice)
-    assert "names the version '2'" in faults(voice)
+    assert "has the unknown version '2'" in faults(voice)
     with pytest.raises(IncompatibleCheckpoint, match="not a voice file"):
         load_voice(voice, torch.device("cpu"))
 
