@@ -1,6 +1,6 @@
 """Pitch estimators by name. Speed and agreement of each: docs/decisions/0001-pitch-estimators.md."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -27,70 +27,38 @@ class PitchEstimator(Protocol):
         ...
 
 
-def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:
+def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:  # noqa: PLR0911 (one per estimator)
     """Create the estimator of a name on a machine.
 
     Raises MissingWeights when its published weights are missing or damaged, IncompatibleCheckpoint when they do not fit
     the model, InvalidConfig when its optional package is not installed or the machine lacks the device.
     """
-    return _FACTORIES[name](machine)
+    match name:  # each imports only the packages of its own estimator
+        case "swift":
+            from rvc_engine.pitch.swift import SwiftEstimator
 
+            return SwiftEstimator(machine.num_threads)
+        case "rmvpe":
+            from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 
-def _swift(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.swift import SwiftEstimator
+            return RmvpeEstimator.from_published(machine)
+        case "fcpe":
+            from rvc_engine.pitch.neural.fcpe import FcpeEstimator
 
-    return SwiftEstimator(machine.num_threads)
+            return FcpeEstimator.from_published(machine)
+        case "crepe" | "crepe-tiny":
+            from rvc_engine.pitch.neural.crepe import CrepeEstimator
 
+            return CrepeEstimator.from_published(name, machine)
+        case "dio":
+            from rvc_engine.pitch.world import DioEstimator
 
-def _rmvpe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
+            return DioEstimator()
+        case "harvest":
+            from rvc_engine.pitch.world import HarvestEstimator
 
-    return RmvpeEstimator.from_published(machine)
+            return HarvestEstimator()
+        case "pm":
+            from rvc_engine.pitch.praat import PraatEstimator
 
-
-def _fcpe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.fcpe import FcpeEstimator
-
-    return FcpeEstimator.from_published(machine)
-
-
-def _crepe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.crepe import CrepeEstimator
-
-    return CrepeEstimator.from_published("crepe", machine)
-
-
-def _crepe_tiny(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.crepe import CrepeEstimator
-
-    return CrepeEstimator.from_published("crepe-tiny", machine)
-
-
-def _dio(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.world import DioEstimator
-
-    return DioEstimator()
-
-
-def _harvest(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.world import HarvestEstimator
-
-    return HarvestEstimator()
-
-
-def _pm(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.praat import PraatEstimator
-
-    return PraatEstimator()
-
-
-_FACTORIES: dict[EstimatorName, Callable[[Machine], PitchEstimator]] = {
-    "swift": _swift,
-    "rmvpe": _rmvpe,
-    "fcpe": _fcpe,
-    "crepe": _crepe,
-    "crepe-tiny": _crepe_tiny,
-    "dio": _dio,
-    "harvest": _harvest,
-    "pm": _pm,
-}
+            return PraatEstimator()

@@ -188,7 +188,7 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     weights = published_names(raw)
     identity = identify(shapes_of(weights))
     facts, faults = _weights_facts(raw)
-    # early v1 files have neither key; RVC assumes the same
+    # RVC's defaults: early v1 files have neither key
     stated_version, stated_f0 = str(tree.get("version", "v1")), bool(tree.get("f0", 1))
     facts |= {**(_identity_facts(identity) if identity else {}), "version": stated_version, "f0": stated_f0}
     facts |= {
