@@ -1,1 +1,1 @@
-"""What a run saves to go on from: recovery checkpoints, the published G and D pairs, base weights."""
+"""Checkpoints on disk, written from models and read into them: recovery checkpoints, G/D pairs, base weights."""

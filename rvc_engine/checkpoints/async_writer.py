@@ -16,11 +16,11 @@ from rvc_engine.checkpoints.io import tensor_bytes
 T = TypeVar("T")
 
 MAX_COPY_FRACTION = 0.25
-"""Of the machine's free memory, for a copy of what is being saved; what takes more is saved before training goes on."""
+"""Largest share of free memory for a copy of the state; a larger state is written before training continues."""
 
 
 class AsyncCheckpointer:
-    """Writes one checkpoint at a time in a thread. Its errors are raised at the next `submit`, `poll` or `wait`."""
+    """Writer of one checkpoint at a time, in a thread. Its errors are raised at the next `submit`, `poll` or `wait`."""
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, "saver")
@@ -28,9 +28,9 @@ class AsyncCheckpointer:
         self._future: Future[Any] | None = None
 
     def submit(self, tree: Any, write: Callable[[Any], T], on_done: Callable[[T], None]) -> None:
-        """Let `write` save `tree` as it is now; `on_done(result)` runs on the caller's thread, at `poll` or `wait`.
+        """Save `tree` as it is now with `write`; `on_done(result)` runs on the caller's thread, at `poll` or `wait`.
 
-        Waits for what is still being written. Where memory is short for a copy of the tree it is written at once.
+        Waits for the previous write. Writes at once, in this thread, where memory is short for a copy of the tree.
         """
         self.wait()
         snapshot = _host_copy(tree)
@@ -41,12 +41,12 @@ class AsyncCheckpointer:
         self._on_finished = lambda: on_done(future.result())
 
     def poll(self) -> None:
-        """Run `on_done` of a finished write. Raises its error."""
+        """Run `on_done` of a finished write. Raises the error of a failed one."""
         if self._future is not None and self._future.done():
             self.wait()
 
     def wait(self) -> None:
-        """Wait for the write under way and run its `on_done`. Raises its error."""
+        """Wait for the current write and run its `on_done`. Raises the error of a failed one."""
         on_finished, self._on_finished, self._future = self._on_finished, None, None
         if on_finished is not None:
             on_finished()
@@ -55,7 +55,7 @@ class AsyncCheckpointer:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: BaseException | TracebackType | None) -> None:
-        """Wait for the thread; after an error, which is the news then, its own is not raised."""
+        """Wait for the thread. An error of the `with` block takes precedence over one of the write."""
         try:
             with suppress(*() if kind is None else (Exception,)):
                 self.wait()
@@ -64,9 +64,9 @@ class AsyncCheckpointer:
 
 
 def _host_copy(tree: Any) -> Callable[[], Any] | None:
-    """What gives the tree as it is now, with its tensors in the machine's memory; None where that is short.
+    """Function that returns the tree as it is now, tensors in host memory; None where memory is short.
 
-    On CUDA the copies follow the work that is under way, and the one who asks for them waits, not the caller of this.
+    On CUDA the copies are queued behind the current work, and the returned function waits for them, not this one.
     """
     if tensor_bytes(tree) > MAX_COPY_FRACTION * psutil.virtual_memory().available:
         return None
@@ -84,7 +84,7 @@ def _host_copy(tree: Any) -> Callable[[], Any] | None:
 
 
 def _cuda_device(tree: Any) -> torch.device | None:
-    """Where the tree's tensors are, if on CUDA: all on one device."""
+    """CUDA device of the tree's tensors, which share one; None for a tree on the CPU."""
     if isinstance(tree, Tensor):
         return tree.device if tree.is_cuda else None
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
@@ -92,7 +92,7 @@ def _cuda_device(tree: Any) -> torch.device | None:
 
 
 def _copy_tensors(tree: Any) -> Any:
-    """The tree with tensors of its own; from CUDA into pinned memory, without waiting."""
+    """Copy of the tree and its tensors; from CUDA into pinned memory, without waiting."""
     if isinstance(tree, Tensor):
         value = tree.detach()
         return value.to("cpu", non_blocking=True) if value.is_cuda else value.clone()

@@ -10,9 +10,9 @@ from rvc_engine.models.identity import Shapes, mismatch, shapes_of
 
 
 def load_base_weights(model: nn.Module, path: Path, role: str) -> None:
-    """Start a net from published weights (`model` of a G_/D_ file, either spelling of weight norm).
+    """Load published weights (`model` of a G_/D_ file, either spelling of weight norm) into a model.
 
-    `role` names the option for messages. Raises IncompatibleCheckpoint with what the file is when it does not fit.
+    `role` names the option in messages. Raises IncompatibleCheckpoint, with the file's kind, when it does not fit.
     """
     expected = model.state_dict()
     weights = read_base_weights(path, role, shapes_of(expected))
@@ -20,14 +20,14 @@ def load_base_weights(model: nn.Module, path: Path, role: str) -> None:
 
 
 def read_base_weights(path: Path, role: str, expected: Shapes) -> dict[str, Tensor]:
-    """The weights of a G_/D_ file in the published spelling, left in the file until they are used.
+    """Weights of a G_/D_ file under their published names, memory-mapped.
 
-    Raises IncompatibleCheckpoint, with what the file is, when they are not of the expected names and shapes.
+    Raises IncompatibleCheckpoint, with the file's kind, unless names and shapes are the expected ones.
     """
     tree = load_file(path, lazily=True)
     weights = tree.get("model", tree) if isinstance(tree, dict) else None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise IncompatibleCheckpoint(f"{role}: {path} holds no `model` of tensors; give a G_ or D_ file")
+        raise IncompatibleCheckpoint(f"{role}: {path} has no `model` with tensors; give a G_ or D_ file")
     weights = published_names(weights)
     if fault := mismatch(shapes_of(weights), expected):
         raise IncompatibleCheckpoint(f"{role}: {path} does not fit: {fault}; check version, sample rate, f0 and width")
@@ -35,11 +35,11 @@ def read_base_weights(path: Path, role: str, expected: Shapes) -> dict[str, Tens
 
 
 def published_names(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Newer PyTorch's spelling of weight norm turned into the published one."""
+    """Rename weight norm parameters from newer PyTorch's spelling (`.parametrizations`) to the published one."""
     spelling = {".parametrizations.weight.original0": ".weight_g", ".parametrizations.weight.original1": ".weight_v"}
     renamed = {}
     for key, value in weights.items():
-        name = str(key)  # a stranger's file may have numbers
+        name = str(key)  # keys of a foreign file may be numbers
         for new, published in spelling.items():
             name = name.replace(new, published)
         renamed[name] = value

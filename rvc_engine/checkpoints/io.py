@@ -14,16 +14,16 @@ from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.disk import check_free_space, is_disk_full
 
-RESUME_HINT = "free some space and start the run again, it goes on from its last checkpoint"
+RESUME_HINT = "free some space and start the run again; it goes on from its last checkpoint"
 
 
 class _HashingFile:
-    """Hashes what is written through it: a zip's writer goes back to nothing, so one pass is enough."""
+    """Binary file that hashes the data written to it, in one pass: PyTorch's zip writer never seeks back."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.hash = file, hashlib.sha256()
         self.error: OSError | None = None
-        """Why a write failed: PyTorch's zip writer turns it into a RuntimeError that no longer knows."""
+        """Error of a failed write: the RuntimeError that PyTorch's zip writer raises for it has lost the reason."""
 
     def write(self, data: bytes) -> int:
         self.hash.update(data)
@@ -38,15 +38,15 @@ class _HashingFile:
 
 
 def save_atomically(tree: Any, path: Path) -> str:
-    """`torch.save` to a temporary name, fsync, rename; returns the sha256. Raises DiskFull when there is no room."""
+    """Save with `torch.save` to a temporary name, fsync, rename; returns the sha256. Raises DiskFull."""
     return save_together({path: tree})[0]
 
 
 def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = lambda _: None) -> list[str]:
-    """Write files of one folder that belong together: all are whole on disk before the first gets its name.
+    """Write related files of one folder: all are complete on disk before the first gets its name.
 
-    Returns their sha256, which are passed to `claim` before the files get their names. Raises DiskFull when there is no
-    room, before it writes anything if that can be told; what lay there before stays.
+    Returns their sha256, which are passed to `claim` before the files get their names. Raises DiskFull, before writing
+    anything where the shortage is foreseeable; files of the same names are kept then.
     """
     folder, names = next(iter(trees)).parent, " and ".join(path.name for path in trees)
     folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = l
             temporary.replace(path)
     except OSError as error:
         if is_disk_full(error):
-            raise DiskFull(f"no room on the disk of {folder} for {names}; {RESUME_HINT}") from error
+            raise DiskFull(f"the disk of {folder} has no room for {names}; {RESUME_HINT}") from error
         raise
     finally:
         for temporary in temporaries.values():
@@ -69,7 +69,7 @@ def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = l
 
 
 def _write(tree: Any, path: Path) -> str:
-    """Returns the sha256. Raises OSError."""
+    """Write and fsync a file; returns its sha256. Raises OSError."""
     with path.open("wb") as file:
         hashing = _HashingFile(file)
         try:
@@ -82,7 +82,7 @@ def _write(tree: Any, path: Path) -> str:
 
 
 def tensor_bytes(tree: Any) -> int:
-    """What the tensors in nested dicts and lists take."""
+    """Bytes of all tensors in nested dicts and lists."""
     if isinstance(tree, Tensor):
         return tree.numel() * tree.element_size()
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()
@@ -90,26 +90,27 @@ def tensor_bytes(tree: Any) -> int:
 
 
 def load_file(path: Path, device: torch.device | str = "cpu", lazily: bool = False) -> Any:
-    """A `.pth` as plain data. Raises IncompatibleCheckpoint when it is no such file or holds code.
+    """Read a `.pth` file as plain data, never running code in it.
 
-    `lazily` leaves tensors in the file, to be read page by page where they are used; early formats cannot.
+    `lazily` memory-maps the tensors, to be read where they are used; files of early PyTorch are read whole. Raises
+    IncompatibleCheckpoint when the file is damaged or contains code, and torch.OutOfMemoryError.
     """
     try:
         tree = torch.load(path, map_location=device, weights_only=True, mmap=lazily and zipfile.is_zipfile(path))
     except torch.OutOfMemoryError:
         raise
-    except Exception as error:  # what an unpickler meets in a stranger's bytes fails in any way, IndexError for one
+    except Exception as error:  # foreign bytes make an unpickler fail in any way, e.g. with IndexError
         raise IncompatibleCheckpoint(
             f"{path} is not a file of tensors and plain values ({type(error).__name__}); it is damaged, incomplete, "
-            "or holds code, which is never run. Get it again from where it came"
+            "or contains code, which is never run. Get a new copy of it"
         ) from error
     if not _holds_plain_tensors(tree):
-        raise IncompatibleCheckpoint(f"{path} holds tensors without values, sparse or quantised ones; no net here does")
+        raise IncompatibleCheckpoint(f"{path} contains sparse, quantised or meta tensors; no checkpoint of RVC's does")
     return tree
 
 
 def _holds_plain_tensors(tree: Any, depth: int = 6) -> bool:
-    """Whether the tensors in nested dicts and lists can be computed with. A stranger's tree may hold itself."""
+    """Whether all tensors in nested dicts and lists are dense and have values. `depth`: a tree may contain itself."""
     if isinstance(tree, Tensor):
         return tree.layout == torch.strided and not tree.is_meta and not tree.is_quantized
     parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list | tuple) else ()

@@ -1,6 +1,6 @@
-"""`manifest.json` beside recovery checkpoints: which are there, which is the newest, what makes each whole. No torch.
+"""`manifest.json` beside recovery checkpoints: their order, sizes and checksums. No torch.
 
-The engine writes it; whoever keeps copies of checkpoints elsewhere reads and writes the same form.
+The engine writes it; copies of checkpoints in the server's storage use the same format.
 """
 
 import json
@@ -27,7 +27,7 @@ FIXED_CHOICES = frozenset(
         "pitch",
     }
 )
-"""Fields of the configuration that must stay as they were for a checkpoint to be gone on from."""
+"""Configuration fields that must be unchanged for a run to resume from its checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -41,26 +41,27 @@ class CheckpointEntry:
     sha256: str
 
     def fault(self, folder: Path) -> str | None:
-        """What is wrong with its file in a folder, as the end of a sentence; None when it is whole."""
+        """Damage of its file in a folder, as the end of a sentence; None when the file is intact."""
         path = folder / self.file
         if not path.is_file():
             return "is missing"
         if path.stat().st_size != self.size:
-            return f"has {path.stat().st_size} bytes in place of {self.size}"
+            return f"has {path.stat().st_size} bytes instead of {self.size}"
         if sha256_of(path) != self.sha256:
             return "does not match its checksum"
         return None
 
 
 def manifest_in(folder: Path) -> Path:
-    """Where a folder's manifest lies."""
+    """Path of a folder's manifest."""
     return folder / "manifest.json"
 
 
 def read_entries(folder: Path) -> list[CheckpointEntry]:
-    """Oldest first; none where there is no manifest. IncompatibleCheckpoint when it cannot be read.
+    """Checkpoints of a folder, oldest first; empty without a manifest.
 
-    It is replaced atomically, so one that cannot be read was damaged from outside.
+    Raises IncompatibleCheckpoint when the manifest is unreadable: it is replaced atomically, so a crash of a run cannot
+    have damaged it.
     """
     manifest = manifest_in(folder)
     if not manifest.exists():
@@ -70,12 +71,12 @@ def read_entries(folder: Path) -> list[CheckpointEntry]:
     except (ValueError, KeyError, TypeError) as error:
         raise IncompatibleCheckpoint(
             f"{manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "
-            f"restore it, or delete {folder} to go on from the newest G_ and D_ files, if there are any"
+            f"restore it, or delete {folder} to resume from the newest G_ and D_ files, if there are any"
         ) from error
 
 
 def write_entries(folder: Path, entries: Sequence[CheckpointEntry]) -> None:
-    """Write the manifest, then let go of the checkpoints that it does not name."""
+    """Write the manifest, then delete the checkpoints that are not in it."""
     rows = {"checkpoints": [asdict(row) for row in entries]}
     write_atomically(manifest_in(folder), json.dumps(rows, indent=1).encode())
     kept = {row.file for row in entries}

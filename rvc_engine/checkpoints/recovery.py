@@ -1,4 +1,4 @@
-"""Recovery checkpoints of a run: written with a manifest, verified when loaded, damaged ones passed over."""
+"""Recovery checkpoints of a run: written with a manifest, verified when loaded, damaged ones skipped."""
 
 import time
 from collections.abc import Callable
@@ -19,28 +19,25 @@ from rvc_engine.workspace.layout import Workspace
 
 @dataclass(frozen=True)
 class OwnCheckpoint:
-    """The run's newest recovery checkpoint, to compare a G_/D_ pair with."""
+    """Newest recovery checkpoint of the run, for comparison with a G_/D_ pair."""
 
     epoch: int
-    """The last one completed, at least 1, as a pair says it."""
+    """Last completed epoch, at least 1, as in a pair."""
     written: float
-    """When, in seconds since 1970."""
+    """Seconds since 1970."""
 
 
 class RecoveryStore:
-    """The last two recovery checkpoints of a run and the manifest that tells which is newest and whole."""
+    """The last two recovery checkpoints of a run, and their manifest."""
 
     def __init__(self, workspace: Workspace, identity: dict[str, Any]) -> None:
-        """`identity` is what a checkpoint must agree with: kind of voice, features, base weights, seed."""
+        """`identity`: values that a checkpoint must share: kind of voice, features, base weights, seed."""
         self.folder = workspace.recovery
         self.identity = identity
         self.last_save_seconds = 0.0
 
-    def _entries(self) -> list[CheckpointEntry]:
-        return read_entries(self.folder)
-
     def tree(self, state: GanTrainState, progress: TrainProgress) -> dict[str, Any]:
-        """What a checkpoint holds; the nets' own tensors, not copies of them."""
+        """Contents of a checkpoint: the models' own tensors, not copies."""
         return {
             "identity": self.identity,
             "place": asdict(progress),
@@ -48,15 +45,15 @@ class RecoveryStore:
             "discriminators": state.discriminators.state_dict(),
             "generator_optimizer": portable_optimizer_state(state.generator_optimizer),
             "discriminator_optimizer": portable_optimizer_state(state.discriminator_optimizer),
-            # Empty but in float16.
+            # empty except in float16
             "generator_scaler": state.generator_scaler.state_dict(),
             "discriminator_scaler": state.discriminator_scaler.state_dict(),
         }
 
     def write(self, tree: dict[str, Any]) -> Path:
-        """Write what `tree` gave, then the manifest, then let go of the oldest. Any thread may, one at a time."""
+        """Write a tree, then the manifest, then delete the oldest checkpoint. Any thread may, one at a time."""
         started = time.monotonic()
-        progress, entries = TrainProgress(**tree["place"]), self._entries()
+        progress, entries = TrainProgress(**tree["place"]), read_entries(self.folder)
         path = self.folder / f"step_{progress.step:09d}.pt"
         digest = save_atomically(tree, path)
         entry = CheckpointEntry(path.name, progress.step, progress.epoch, path.stat().st_size, digest)
@@ -66,33 +63,33 @@ class RecoveryStore:
         return path
 
     def load(self, state: GanTrainState, warn: Callable[[str], None]) -> TrainProgress | None:
-        """Bring the nets to the newest good checkpoint; None when the run has none yet.
+        """Restore the newest intact checkpoint; None when the run has none yet.
 
-        A damaged checkpoint is passed over for the one before, and said. Raises IncompatibleCheckpoint when the
-        checkpoints are of another run, or all of them are damaged: a run never starts over silently.
+        A damaged checkpoint is skipped with a warning. Raises IncompatibleCheckpoint when the checkpoints are of
+        another run, or all of them are damaged: a run never starts over silently.
         """
-        entries = self._entries()
+        entries = read_entries(self.folder)
         for entry in reversed(entries):
             path = self.folder / entry.file
             fault = entry.fault(self.folder)
             if fault is None:
                 return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state, path)
-            warn(f"the checkpoint of step {entry.step} {fault}; going on from the one before")
+            warn(f"the checkpoint of step {entry.step} {fault}; resuming from the one before it")
         if not entries:
             return None
         raise IncompatibleCheckpoint(
-            f"all checkpoints in {self.folder} are damaged; restore a copy of that folder, or delete it to go on from "
+            f"all checkpoints in {self.folder} are damaged; restore a copy of that folder, or delete it to resume from "
             "the newest G_ and D_ files, if there are any"
         )
 
     def is_newest_whole(self) -> bool:
-        """Whether the run has a checkpoint and its newest is as it was written."""
-        entries = self._entries()
+        """Whether the run has a checkpoint and the newest one is intact."""
+        entries = read_entries(self.folder)
         return bool(entries) and entries[-1].fault(self.folder) is None
 
     def newest(self) -> OwnCheckpoint | None:
-        """The newest checkpoint, whole or not; None when the run has none."""
-        entries = self._entries()
+        """Newest checkpoint, intact or not; None when the run has none."""
+        entries = read_entries(self.folder)
         if not entries:
             return None
         path = self.folder / entries[-1].file
@@ -103,15 +100,15 @@ class RecoveryStore:
         for key, value in self.identity.items():
             if tree["identity"].get(key) != value:
                 raise IncompatibleCheckpoint(
-                    f"the run in {path.parent.parent} was trained with {key}={tree['identity'].get(key)} and this one "
+                    f"the run in {path.parent.parent} was trained with {key}={tree['identity'].get(key)}, but this job "
                     f"asks for {key}={value}; give the voice another name, or delete {path.parent} and the G_ and D_ "
-                    "files beside it to train anew"
+                    "files beside it to start from scratch"
                 )
         state.synthesizer.load_state_dict(tree["generator"])
         state.discriminators.load_state_dict(tree["discriminators"])
         for name in ("generator_optimizer", "discriminator_optimizer"):
             optimizer: AdamW = getattr(state, name)
-            # The groups are our own: another device takes another kernel, and the learning rate is set by the epoch.
+            # Keep our own groups: another device uses another kernel, and the learning rate follows from the epoch.
             own = optimizer.state_dict()["param_groups"]
             optimizer.load_state_dict({"state": tree[name]["state"], "param_groups": own})
         scalers = {"generator_scaler": state.generator_scaler, "discriminator_scaler": state.discriminator_scaler}
@@ -122,9 +119,9 @@ class RecoveryStore:
 
 
 def load_trained_synthesizer(workspace: Workspace) -> tuple[dict[str, Tensor], TrainProgress]:
-    """The generator's weights in the newest recovery checkpoint, and where the run was."""
-    entries = RecoveryStore(workspace, {})._entries()
+    """Generator weights and progress of the newest recovery checkpoint. Raises IncompatibleCheckpoint without one."""
+    entries = read_entries(workspace.recovery)
     if not entries:
-        raise IncompatibleCheckpoint(f"{workspace.recovery} holds no checkpoint; train the voice first")
+        raise IncompatibleCheckpoint(f"{workspace.recovery} contains no checkpoint; train the voice first")
     tree = load_file(workspace.recovery / entries[-1].file)
     return tree["generator"], TrainProgress(**tree["place"])

@@ -1,7 +1,7 @@
-"""Which saves stay in a run's folder: all, the latest, or the latest and the best; and which are this run's. No torch.
+"""Registry and retention of a run's saves: keep all, the latest, or the latest and the best. No torch.
 
-Only files that `saves.json` names are ever deleted, and only after the newer save is on disk: pairs that lay in the
-folder before (base weights, another program's), recovery checkpoints, the voice and `2333333` pairs are not in it.
+Only files listed in `saves.json` are ever deleted, and only after the newer save is on disk: pairs that were in the
+folder before (base weights, another program's), recovery checkpoints, the voice and `2333333` pairs are not listed.
 """
 
 import json
@@ -16,7 +16,7 @@ from rvc_engine.workspace.checksum import sha256_of
 
 
 class Save(BaseModel):
-    """What one save left."""
+    """One save and its files."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,23 +32,23 @@ class _Contents(BaseModel):
 
 
 NUM_CLAIMS = 2
-"""The newest save and the one before, which lies there still when a run dies between the claim and the renaming."""
+"""The newest save and the one before it, which is still on disk when a run dies between claim and rename."""
 
 
 class SaveRegistry:
     """Registry of a run's saves on disk (`saves.json`), oldest first."""
 
     def __init__(self, root: Path) -> None:
-        """`root` is the run's folder."""
+        """`root`: the run's folder."""
         self._root = root
 
     @property
     def path(self) -> Path:
-        """Where the list lies."""
+        """Path of the list."""
         return self._root / "saves.json"
 
     def all(self) -> list[Save]:
-        """Oldest first. A list that cannot be read names nothing: what it named stays."""
+        """Saves, oldest first; none when the list is unreadable, so their files are kept."""
         return self._contents().saves
 
     def _contents(self) -> _Contents:
@@ -58,16 +58,16 @@ class SaveRegistry:
             return _Contents()
 
     def claim(self, sha256: str) -> None:
-        """Remember that the run writes a `G_` file of these contents, before it has its name.
+        """Record the sha256 of a `G_` file of this run, before the file has its name.
 
-        A save enters the list only when all of it is there, and one of `2333333` never: without the claim a run that
-        died before would take its own pair for another program's, and go on from it in place of its checkpoint.
+        A save is listed only once it is complete, and one named `2333333` never: without the claim, a run that died
+        before that would take its own pair for another program's, and resume from it in place of its checkpoint.
         """
         contents = self._contents()
         self._write(contents.saves, [*(old for old in contents.claimed if old != sha256), sha256][-NUM_CLAIMS:])
 
     def is_own(self, generator: Path) -> bool:
-        """Whether this run wrote a `G_` file, by its name or by what it holds."""
+        """Whether this run wrote a `G_` file, by its name or its contents."""
         contents = self._contents()
         if any(generator.name in save.files for save in contents.saves):
             return True
@@ -78,13 +78,13 @@ class SaveRegistry:
     def add(self, save: Save, config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
         """Register a save that is on disk, and delete those that `config.keep_saves` no longer keeps.
 
-        `score` maps a step to its evaluation, lower being better; infinity without one. Returns what was deleted.
+        `score` maps a step to its evaluation, lower being better; infinity without one. Returns the deleted saves.
         """
         contents = self._contents()
         saves = [*(old for old in contents.saves if old.step != save.step), save]
         kept = select(saves, config, score)
         dropped = [each for each in saves if each not in kept]
-        self._write(saves, contents.claimed)  # first with both: a crash between leaves nothing that no list names
+        self._write(saves, contents.claimed)  # both first: a crash before the files are deleted leaves none unlisted
         needed = {name for each in kept for name in each.files}
         for name in {name for each in dropped for name in each.files} - needed:
             (self._root / name).unlink(missing_ok=True)
@@ -98,13 +98,13 @@ class SaveRegistry:
 
 
 def select(saves: Sequence[Save], config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
-    """The saves to keep, in their order. The newest is always one of them."""
+    """Saves to keep, in their order, always with the newest."""
     match config.keep_saves:
         case "all":
             return list(saves)
         case "latest":
             return list(saves[-1:])
         case "best":
-            newest_first = saves[::-1]  # among those that nobody measured, too
+            newest_first = saves[::-1]  # equal scores, such as infinity, keep this order
             best = sorted(newest_first, key=lambda save: score(save.step))[: config.num_best_saves]
             return [save for save in saves if save in best or save == saves[-1]]

@@ -1,4 +1,4 @@
-"""The state that a checkpoint holds: models with their optimizers and scalers, and the training's progress."""
+"""State in a checkpoint: models with their optimizers and scalers, and the progress of training."""
 
 from dataclasses import dataclass, field
 
@@ -16,33 +16,33 @@ from rvc_engine.models.synthesizer import Synthesizer
 
 @dataclass(frozen=True)
 class TrainProgress:
-    """How far a run has trained."""
+    """Progress of a run."""
 
     step: int
     """Optimizer steps done."""
     epoch: int
-    """1-based: the epoch that the next batch belongs to."""
+    """Epoch of the next batch, from 1."""
     batch: int
-    """Batches done of that epoch."""
+    """Batches of that epoch done."""
     seconds: float
     """Training time so far, over all attempts."""
     batch_size: int
-    """Clips a step, over all micro-batches and ranks."""
+    """Clips per step, over all micro-batches and ranks."""
     num_clips: int
     learning_rate_scale: float = 1.0
-    """Lowered each time the run had to go back after diverging."""
+    """Factor, lowered at each rollback after divergence."""
     num_rollbacks: int = 0
     is_full_precision: bool = False
     """Whether the run fell back to float32 after diverging in a 16-bit format."""
 
     @property
     def last_epoch(self) -> int:
-        """The epoch of the last step done: what a person is told."""
+        """Epoch of the last step done, as shown to users."""
         return self.epoch - 1 if self.batch == 0 and self.step else self.epoch
 
 
 def completed_epochs(progress: TrainProgress) -> int:
-    """Whole epochs done; at least 1, because loaders show it."""
+    """Completed epochs; at least 1, because loaders display the number."""
     return max(1, progress.epoch - 1)
 
 
@@ -86,7 +86,7 @@ class GanTrainState:
         )
 
     def set_precision(self, precision: Precision) -> None:
-        """Set the number format, with fresh scalers. One for each model: an overflow in one is none in the other."""
+        """Set the number format, with a fresh scaler for each model: an overflow in one is none in the other."""
         self.precision = precision
         self.generator_scaler, self.discriminator_scaler = precision.scaler(), precision.scaler()
 
@@ -117,7 +117,7 @@ class GanTrainState:
 
 
 def _adamw(model: nn.Module, learning_rate: float) -> AdamW:
-    """On CUDA its learning rate lies on the device, where a graph of the step reads it."""
+    """AdamW of a model. On CUDA the learning rate is a tensor on the device, where a graph of the step reads it."""
     parameters = list(model.parameters())
     device = parameters[0].device
     rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate

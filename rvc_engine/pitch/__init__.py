@@ -1,1 +1,1 @@
-"""F0 of the clips: one curve in Hz for each clip, by the chosen estimator."""
+"""F0 of the clips: one curve in Hz per clip, by the chosen estimator."""

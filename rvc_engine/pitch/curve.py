@@ -1,25 +1,25 @@
-"""Pitch curves: what every estimator gives and what the nets take. Numbers as in the reference (FORMATS)."""
+"""Pitch curves: from an estimator's output to the inputs of the models. Numbers as in the reference (FORMATS)."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 HOP_LENGTH = 160
-"""Samples between frames: 10 ms. Frame k tells the pitch at sample k * HOP_LENGTH."""
+"""Samples between frames: 10 ms. Frame k is the pitch at sample k * HOP_LENGTH."""
 MIN_HZ = 50.0
 MAX_HZ = 1100.0
 NUM_BINS = 255
 """Coarse bins are 1..255; bin 1 also stands for unvoiced."""
 MAX_GLIDE_SEMITONES = 4.0
-"""Neighbouring known frames further apart than this are a jump, not a glide: nothing lies between them."""
+"""Neighbouring voiced frames further apart than this are a jump, not a glide, and are not interpolated."""
 
 
 def num_frames(num_samples: int) -> int:
-    """Frames of a clip of so many samples at 16 kHz."""
+    """Number of frames of a clip of `num_samples` at 16 kHz."""
     return num_samples // HOP_LENGTH
 
 
 def coarse_pitch(hz: NDArray[np.floating]) -> NDArray[np.int64]:
-    """Pitch in Hz to its coarse bin: linear on the mel scale from 50 Hz (1) to 1100 Hz (255), clipped and rounded."""
+    """Coarse bin of a pitch in Hz: linear on the mel scale from 50 Hz (1) to 1100 Hz (255), clipped and rounded."""
     low, high, mel = (1127 * np.log1p(np.asarray(value, np.float64) / 700) for value in (MIN_HZ, MAX_HZ, hz))
     bins = 1 + (mel - low) * (NUM_BINS - 1) / (high - low)
     rounded: NDArray[np.float64] = np.rint(np.clip(bins, 1, NUM_BINS))
@@ -27,9 +27,9 @@ def coarse_pitch(hz: NDArray[np.floating]) -> NDArray[np.int64]:
 
 
 def interpolate_unvoiced(hz: NDArray[np.floating]) -> NDArray[np.float64]:
-    """The curve with its unvoiced frames (0 Hz) filled linearly between the voiced ones around them.
+    """Fill the unvoiced frames (0 Hz) of a curve (T,) linearly between the voiced ones around them.
 
-    Before the first and after the last voiced frame their pitch is held. Without any voiced frame all stays 0.
+    The pitch of the first and last voiced frame is held outwards. Without any voiced frame all values stay 0.
     """
     hz = np.asarray(hz, np.float64)
     voiced = np.flatnonzero(hz > 0)
@@ -40,17 +40,17 @@ def interpolate_unvoiced(hz: NDArray[np.floating]) -> NDArray[np.float64]:
 
 
 def fit_length(hz: NDArray[np.floating], length: int) -> NDArray[np.float64]:
-    """The curve cut, or lengthened by unvoiced frames, to `length` frames; out-of-range and odd values are unvoiced."""
+    """Cut or pad a curve with unvoiced frames to (length,); values out of range and NaN become unvoiced."""
     hz = np.asarray(hz[:length], np.float64)
     hz = np.where((hz >= MIN_HZ) & (hz <= MAX_HZ), hz, 0.0)  # NaN compares as False
     return np.pad(hz, (0, length - len(hz)))
 
 
 def resample_curve(hz: NDArray[np.float64], at: NDArray[np.float64], times: NDArray[np.float64]) -> NDArray[np.float64]:
-    """A curve known at the rising times `at` (seconds), told at `times`: (len(times),).
+    """Resample a curve from the rising times `at` to `times`, both in seconds: (len(at),) to (len(times),).
 
-    A time is voiced when the nearest known frame is. Between two voiced frames pitch moves linearly in semitones,
-    unless they are a jump apart; beside an unvoiced frame the voiced one's pitch is held.
+    A time is voiced when the nearest frame of the input is. Between two voiced frames the pitch is interpolated
+    linearly in semitones, unless they are a jump apart; beside an unvoiced frame the voiced one's pitch is held.
     """
     after = np.searchsorted(at, times).clip(0, len(at) - 1)
     before = (after - 1).clip(0)

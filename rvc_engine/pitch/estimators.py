@@ -1,6 +1,6 @@
-"""Pitch estimators by name. What each costs and how far they agree: docs/decisions/0001-pitch-estimators.md."""
+"""Pitch estimators by name. Speed and agreement of each: docs/decisions/0001-pitch-estimators.md."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
@@ -11,87 +11,54 @@ from rvc_engine.machine import Machine
 
 
 class PitchEstimator(Protocol):
-    """Estimates F0 curves of clips of one voice."""
+    """Estimator of the F0 curves of clips."""
 
     name: str
     batch_size: int
-    """Clips of a few seconds to hand over at once: what suits the device. A run can be stopped between two calls."""
+    """Best number of clips of a few seconds per call on the device. A run can be stopped between two calls."""
     threads_per_call: int | None
-    """CPU threads that a call needs at least, where several may go on at once; None: one call at a time."""
+    """Least number of CPU threads per call, where calls may run in parallel; None: one call at a time."""
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
-        """Pitch of each clip in Hz, 0 where unvoiced.
+        """Pitch of each clip in Hz, 0 where unvoiced: (num_samples,) at 16 kHz to (num_samples // 160,), any lengths.
 
-        Takes clips of one channel at 16 kHz, (num_samples,), of any lengths; gives (num_samples // 160,) for each.
-        Frame k tells the pitch at sample 160 k. A net on a device may work on several clips at once.
+        Frame k is the pitch at sample 160 k. A model on a GPU may process several clips in a batch.
         """
         ...
 
 
-def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:
-    """The estimator of that name, ready to work on that machine.
+def create_estimator(name: EstimatorName, machine: Machine) -> PitchEstimator:  # noqa: PLR0911 (one per estimator)
+    """Create the estimator of a name on a machine.
 
-    Raises MissingWeights when its published weights are not here and whole, InvalidConfig when its package is one that
-    the engine does not bring and is not installed, or the machine's device is not there.
+    Raises MissingWeights when its published weights are missing or damaged, IncompatibleCheckpoint when they do not fit
+    the model, InvalidConfig when its optional package is not installed or the machine lacks the device.
     """
-    return _FACTORIES[name](machine)
+    match name:  # each imports only the packages of its own estimator
+        case "swift":
+            from rvc_engine.pitch.swift import SwiftEstimator
 
+            return SwiftEstimator(machine.num_threads)
+        case "rmvpe":
+            from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
 
-def _swift(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.swift import SwiftEstimator
+            return RmvpeEstimator.from_published(machine)
+        case "fcpe":
+            from rvc_engine.pitch.neural.fcpe import FcpeEstimator
 
-    return SwiftEstimator(machine.num_threads)
+            return FcpeEstimator.from_published(machine)
+        case "crepe" | "crepe-tiny":
+            from rvc_engine.pitch.neural.crepe import CrepeEstimator
 
+            return CrepeEstimator.from_published(name, machine)
+        case "dio":
+            from rvc_engine.pitch.world import DioEstimator
 
-def _rmvpe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.rmvpe import RmvpeEstimator
+            return DioEstimator()
+        case "harvest":
+            from rvc_engine.pitch.world import HarvestEstimator
 
-    return RmvpeEstimator.from_published(machine)
+            return HarvestEstimator()
+        case "pm":
+            from rvc_engine.pitch.praat import PraatEstimator
 
-
-def _fcpe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.fcpe import FcpeEstimator
-
-    return FcpeEstimator.from_published(machine)
-
-
-def _crepe(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.crepe import CrepeEstimator
-
-    return CrepeEstimator.from_published("crepe", machine)
-
-
-def _crepe_tiny(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.neural.crepe import CrepeEstimator
-
-    return CrepeEstimator.from_published("crepe-tiny", machine)
-
-
-def _dio(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.world import DioEstimator
-
-    return DioEstimator()
-
-
-def _harvest(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.world import HarvestEstimator
-
-    return HarvestEstimator()
-
-
-def _pm(machine: Machine) -> PitchEstimator:
-    from rvc_engine.pitch.praat import PraatEstimator
-
-    return PraatEstimator()
-
-
-_FACTORIES: dict[EstimatorName, Callable[[Machine], PitchEstimator]] = {
-    "swift": _swift,
-    "rmvpe": _rmvpe,
-    "fcpe": _fcpe,
-    "crepe": _crepe,
-    "crepe-tiny": _crepe_tiny,
-    "dio": _dio,
-    "harvest": _harvest,
-    "pm": _pm,
-}
+            return PraatEstimator()

@@ -1,6 +1,6 @@
-"""Praat's autocorrelation (Boersma, 1993), through praat-parselmouth. No net.
+"""Praat's autocorrelation (Boersma, 1993), through praat-parselmouth.
 
-That package is under the GPL-3, so the engine does without it unless someone asks for it: the extra `pm`.
+That package is under the GPL-3, so it is not installed by default but by the extra `pm`.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ _PADDING_SAMPLES = 3 * HOP_LENGTH
 
 
 class PraatEstimator:
-    """Praat lays its frames evenly about a clip's middle; they are told at the engine's times."""
+    """Praat centres its frames on the middle of a clip; the curve is resampled to the engine's frames."""
 
     name = "pm"
     batch_size = 8
     threads_per_call: int | None = None
-    """Praat lets no other Python thread run meanwhile."""
+    """Praat holds the GIL."""
 
     def __init__(self) -> None:
-        """Raises InvalidConfig when praat-parselmouth is not installed."""
+        """Check that praat-parselmouth is installed; raises InvalidConfig."""
         check_installed("pm")
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

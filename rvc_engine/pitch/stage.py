@@ -1,4 +1,4 @@
-"""Stage `pitch`: the pitch curve of every slice, in Hz and in coarse bins, as RVC keeps them."""
+"""Stage `pitch`: the pitch curve of every slice, in Hz and in coarse bins, stored as in RVC."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +22,7 @@ from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
-"""Raised when the same slices would give other curves, so that old results are not taken for new ones."""
+"""To be raised when the same slices give other curves, so that old results are not reused."""
 
 
 def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: StageReport) -> None:
@@ -45,19 +45,19 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
             num_frames += sum(len(hz) for hz in curves)
             report.progress(done, len(batches))
     report.progress(len(paths), len(paths))
-    report.log(f"{100 * num_voiced / max(num_frames, 1):.0f} % of {num_frames / 6000:.1f} minutes are voiced")
+    report.log(f"{100 * num_voiced / max(num_frames, 1):.0f} % of {num_frames / 6000:.1f} minutes is voiced")
     if paths and not num_voiced:
-        report.warn("no pitch was found in any slice: these recordings may hold no voice")
+        report.warn("no pitch was found in any slice: the recordings may not contain a voice")
 
 
 def _batches(paths: list[Path], size: int) -> list[list[Path]]:
-    """Groups of slices; those of equal length follow each other, because a net works on equal ones at once."""
+    """Batches of slices, sorted by length, because a model batches only clips of equal length."""
     paths = sorted(paths, key=lambda path: (path.stat().st_size, path.name))
     return [paths[start : start + size] for start in range(0, len(paths), size)]
 
 
 def _estimate(estimator: PitchEstimator, workspace: Workspace, batch: list[Path]) -> list[NDArray[np.float64]]:
-    """Write the curves of a batch; returns them as estimated, with their gaps."""
+    """Write the curves of a batch; returns them as estimated, with gaps."""
     curves = estimator.estimate([scipy.io.wavfile.read(path)[1] for path in batch])
     for path, hz in zip(batch, curves, strict=True):
         _write_curve(workspace, path.name, interpolate_unvoiced(hz))
@@ -70,8 +70,8 @@ def _translating_out_of_memory(name: str) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError as error:
         raise GpuOutOfMemory(
-            f"the device has too little free memory for the pitch estimator ({name}); end other programs that use it, "
-            "choose a smaller estimator such as pitch=swift, or run on the CPU"
+            f"the device has too little free memory for the pitch estimator ({name}); close other programs that use "
+            "it, choose a smaller estimator such as pitch=swift, or run on the CPU"
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""SwiftF0: a small convolutional net whose weights come in its package (Nieradzik, "SwiftF0", 2025; MIT)."""
+"""SwiftF0: a small convolutional model whose weights are in its package (Nieradzik, "SwiftF0", 2025; MIT)."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
 from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_frames, resample_curve
 
 VOICED_CONFIDENCE = 0.5
-"""The net's confidence is calibrated so that a frame is voiced from here on."""
+"""Confidence from which a frame is voiced, as the model is calibrated."""
 _NUM_THREADS = 2
 
 
 class SwiftEstimator:
-    """Frames every 16 ms on the CPU, brought to every 10 ms."""
+    """SwiftF0 on the CPU: frames every 16 ms, resampled to every 10 ms."""
 
     name = "swift"
     batch_size = 8
     threads_per_call: int | None = 1
 
     def __init__(self, num_threads: int | None = None) -> None:
-        # Sleeping threads: a pool that spins between clips takes the cores of whoever shares the machine.
+        # no spinning: an idle pool would take cores from other programs of the machine
         self._detector = swift_f0.SwiftF0(threads=min(num_threads or _NUM_THREADS, _NUM_THREADS), spin=False)
 
     def estimate(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float64]]:

@@ -1,4 +1,4 @@
-"""DIO with StoneMask, and Harvest: the estimators of the WORLD vocoder (Morise et al., 2016, 2017). No net."""
+"""DIO with StoneMask, and Harvest: the estimators of the WORLD vocoder (Morise et al., 2016, 2017)."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from rvc_engine.pitch.curve import HOP_LENGTH, MAX_HZ, MIN_HZ, fit_length, num_f
 
 _FRAME_MILLISECONDS = 1000 * HOP_LENGTH / ANALYSIS_SAMPLE_RATE
 _SHORTEST_SAMPLES = 2 * HOP_LENGTH
-"""WORLD gives nonsense for clips of a frame or less."""
+"""WORLD gives wrong results for clips of a frame or less."""
 
 
 class DioEstimator:
-    """DIO refined by StoneMask: fast; it takes noise for voice and loses quiet voice more often than the others."""
+    """DIO refined by StoneMask: fast; its voicing is the least reliable, in noise and in quiet voice."""
 
     name = "dio"
     batch_size = 8

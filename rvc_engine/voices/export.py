@@ -1,7 +1,7 @@
-"""The export stage: `<voice>.pth` for RVC and Applio both, and the check that both files of a voice really work.
+"""Stage `export`: `<voice>.pth` for RVC and Applio, and the check that both files of a voice work.
 
-Loaders of this format ignore names they do not know and keep random weights for names they miss, so a wrong file is
-silent garbage. Nothing is published here before it was read back strictly, rendered a clip and answered a search.
+Loaders of this format ignore unknown names and keep random weights for missing ones, so a wrong file is silent garbage.
+Nothing is published here before it was read back strictly, rendered a clip and answered a search.
 """
 
 import hashlib
@@ -37,27 +37,27 @@ from rvc_engine.workspace.layout import Workspace
 VERSION = 1
 
 MAX_MEL_DIFFERENCE = 0.01
-"""Mean absolute log-mel difference of file and net: float16 rounding gives 0.001, one scrambled block 0.04."""
+"""Mean absolute log-mel difference of file and model: float16 rounding gives 0.001, one scrambled block 0.04."""
 CHECK_FRAMES = 200
-"""Length of the clip that the check renders."""
+"""Longest clip that the check renders: 2 s."""
 
 
 @dataclass(frozen=True)
 class VoiceDetails:
-    """What a voice file says about itself beside its weights."""
+    """Metadata of a voice file."""
 
     name: str
     epoch: int
     step: int
     embedder: str
     seconds: float
-    """Length of the recordings behind it, silence left out."""
+    """Duration of its recordings without silence."""
     speakers: Mapping[int, str] = field(default_factory=lambda: {0: "0"})
-    """Names of those it was trained on, by id."""
+    """Names of its speakers, by id."""
 
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
-        """The details of a run at this place. Raises InvalidDataset when nothing tells who speaks in a slice."""
+        """Metadata of a run at this progress. Raises InvalidDataset when the speaker of a slice is unknown."""
         seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
         speakers = speakers_present(workspace, config)
@@ -65,15 +65,14 @@ class VoiceDetails:
 
 
 def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
-    """Everything that a voice file holds, as plain types and tensors.
+    """Contents of a voice file, as plain types and tensors.
 
-    `weights` is the generator's state dict; its posterior encoder is left out, the rest becomes float16.
+    `weights`: state dict of a Synthesizer. Its posterior encoder (`enc_q.`) is left out, the rest becomes float16.
     """
     kept = {name: value.detach().cpu().half() for name, value in weights.items() if not name.startswith("enc_q.")}
     minutes, seconds = divmod(round(details.seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    is_usual = set(details.speakers) == {0}
-    names = {} if is_usual else {SPEAKER_NAMES: dict(details.speakers)}
+    names = {} if set(details.speakers) == {0} else {SPEAKER_NAMES: dict(details.speakers)}
     return {
         "weight": kept,
         "config": hparams.voice_config(),
@@ -81,7 +80,7 @@ def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: Vo
         "sr": hparams.rate_name,
         "f0": int(hparams.f0),
         "version": hparams.version,
-        # What Applio shows; RVC ignores it.
+        # shown by Applio, ignored by RVC
         "epoch": details.epoch,
         "step": details.step,
         "creation_date": datetime.now().isoformat(timespec="microseconds"),
@@ -97,7 +96,7 @@ def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: Vo
 
 
 def weights_hash(weights: dict[str, Tensor]) -> str:
-    """sha256 over names and values: equal for equal voices, whatever the file's date."""
+    """sha256 over names and values: equal for equal weights, whatever the file's date."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         digest.update(name.encode())
@@ -106,8 +105,16 @@ def weights_hash(weights: dict[str, Tensor]) -> str:
 
 
 def write_voice(path: Path, weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> None:
-    """Write a voice file and read it back strictly. Raises ArtifactInvalid, and leaves no file, when that fails."""
-    save_atomically(voice_tree(weights, hparams, details), path)
+    """Write a voice file (see `voice_tree`) and read it back strictly.
+
+    Raises ArtifactInvalid, and leaves no file, when that fails; DiskFull.
+    """
+    write_voice_tree(path, voice_tree(weights, hparams, details))
+
+
+def write_voice_tree(path: Path, tree: dict[str, Any]) -> None:
+    """Write the tree of a voice and read it back strictly, as `write_voice` does."""
+    save_atomically(tree, path)
     try:
         read_voice(path)
     except ArtifactInvalid:
@@ -116,7 +123,10 @@ def write_voice(path: Path, weights: dict[str, Tensor], hparams: Hyperparameters
 
 
 def read_voice(path: Path) -> Synthesizer:
-    """The net of a voice file, in float32, every name, shape and type checked. Raises ArtifactInvalid."""
+    """Model of an exported voice, float32 and without posterior encoder, on the CPU.
+
+    Every name, shape and type must be exactly as published. Raises ArtifactInvalid, IncompatibleCheckpoint.
+    """
     tree = load_file(path)
     try:
         weights = tree["weight"]
@@ -126,19 +136,24 @@ def read_voice(path: Path) -> Synthesizer:
         expected = {name: value.shape for name, value in model.state_dict().items()}
         found = {name: value.shape for name, value in weights.items()}
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        raise ArtifactInvalid(f"{path} is no voice file: {type(error).__name__} {error}") from error
+        raise ArtifactInvalid(f"{path} is not a voice file: {type(error).__name__} {error}") from error
     if expected != found:
         wrong = sorted(set(expected.items()) ^ set(found.items()))
-        raise ArtifactInvalid(f"{path}: {len(wrong)} tensors are missing, unknown or misshapen, first {wrong[0]}")
+        raise ArtifactInvalid(
+            f"{path}: {len(wrong)} tensors are missing, unknown or of a wrong shape, first {wrong[0]}"
+        )
     for name, value in weights.items():
         if value.dtype != torch.float16 or not bool(value.isfinite().all()):
-            raise ArtifactInvalid(f"{path}: {name} is {value.dtype}, or holds values that are no numbers")
+            raise ArtifactInvalid(f"{path}: {name} ({value.dtype}) is not float16, or contains NaN or infinite values")
     model.load_state_dict(weights)
     return model.eval()
 
 
 def run(workspace: Workspace, config: TrainingConfig, device: torch.device, report: StageReport) -> None:
-    """Write the voice from the newest checkpoint, check both files, and announce them. Raises ArtifactInvalid."""
+    """Write the voice from the newest checkpoint, check both files and announce them.
+
+    Raises ArtifactInvalid, IncompatibleCheckpoint without a checkpoint, InvalidDataset, DiskFull.
+    """
     hparams = Hyperparameters.from_config(config)
     weights, progress = load_trained_synthesizer(workspace)
     write_voice(workspace.voice_file, weights, hparams, VoiceDetails.from_checkpoint(workspace, config, progress))
@@ -154,7 +169,7 @@ def run(workspace: Workspace, config: TrainingConfig, device: torch.device, repo
 
 
 def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageReport) -> None:
-    """Check and announce the index of a run that trained nothing. Raises ArtifactInvalid."""
+    """Check and announce the indexes of a run without training. Raises ArtifactInvalid."""
     for path, kind in _index_files(workspace).items():
         check_index(path, config.feature_size)
         report.event(_artifact(kind, path))
@@ -162,7 +177,7 @@ def run_index_only(workspace: Workspace, config: TrainingConfig, report: StageRe
 
 
 def announce(workspace: Workspace, report: StageReport) -> None:
-    """Say which files a voice consists of; the best save's voice is a file more, which no voice needs to be whole."""
+    """Report the files of a voice as artifacts. The best save's voice is optional: a damaged one gives a warning."""
     report.event(_artifact("voice", workspace.voice_file))
     for path, kind in _index_files(workspace).items():
         report.event(_artifact(kind, path))
@@ -176,7 +191,7 @@ def announce(workspace: Workspace, report: StageReport) -> None:
 
 
 def _index_files(workspace: Workspace) -> dict[Path, ArtifactKind]:
-    """The indexes that are there, the common one last: RVC takes the newest that fits, also of downloaded ones."""
+    """Existing indexes, the common one last: RVC takes the newest that fits, also among downloaded ones."""
     common: dict[Path, ArtifactKind] = {workspace.index_file: "index"} if workspace.index_file.exists() else {}
     speakers: dict[Path, ArtifactKind] = dict.fromkeys(workspace.speaker_index_files(), "speaker_index")
     return speakers | common
@@ -189,9 +204,10 @@ def _artifact(kind: ArtifactKind, path: Path) -> ArtifactReady:
 def check_voice(
     path: Path, weights: dict[str, Tensor], hparams: Hyperparameters, clip: Clip, device: torch.device
 ) -> None:
-    """Render a clip with the file and with the net it was made from, same noise; they must sound alike.
+    """Compare a voice file with the weights that it was made from, by a clip rendered with the same noise.
 
-    Raises ArtifactInvalid when the mean absolute log-mel difference is MAX_MEL_DIFFERENCE or more.
+    Raises ArtifactInvalid, and deletes the file, when the mean absolute log-mel difference is MAX_MEL_DIFFERENCE or
+    more.
     """
     from_file = read_voice(path).to(device)
     model = Synthesizer(hparams, with_posterior=False)
@@ -200,13 +216,13 @@ def check_voice(
     if not difference < MAX_MEL_DIFFERENCE:  # also true for NaN
         path.unlink(missing_ok=True)
         raise ArtifactInvalid(
-            f"{path.name} does not sound as the trained net does (log-mel difference {difference:.4f}, allowed "
-            f"{MAX_MEL_DIFFERENCE}); it was not published. Training it further and exporting again may help"
+            f"{path.name} does not sound like the trained model (log-mel difference {difference:.4f}, allowed "
+            f"{MAX_MEL_DIFFERENCE}); it was not published. Training further and exporting again may help"
         )
 
 
 def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: torch.device) -> float:
-    """Mean absolute log-mel difference of two nets on the same clip and noise."""
+    """Mean absolute log-mel difference of two models on the same noise and the first CHECK_FRAMES of a clip."""
     hparams = one.hparams
     frames = min(clip.frames, CHECK_FRAMES)
     rng = torch.Generator().manual_seed(0)
@@ -230,7 +246,10 @@ def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: tor
 
 
 def check_index(path: Path, feature_size: int) -> None:
-    """Read an index as its loaders do: all rows, and a search that finds a row itself. Raises ArtifactInvalid."""
+    """Check an index as its loaders use it: rows (N, feature_size) are readable, and a search for one finds it.
+
+    Raises ArtifactInvalid, and deletes an index that is readable but wrong.
+    """
     try:
         index = faiss.read_index(str(path))
         count = index.ntotal
@@ -242,6 +261,6 @@ def check_index(path: Path, feature_size: int) -> None:
     if index.d != feature_size or count == 0 or not 0 <= distances[0, 0] < 1e-3 * scale:
         path.unlink(missing_ok=True)
         raise ArtifactInvalid(
-            f"{path.name} does not answer a search rightly ({count} rows of {index.d}, distance {distances[0, 0]:.3g} "
-            "of a row to itself); it was not published"
+            f"{path.name} gives a wrong search result ({count} rows of {index.d}, distance {distances[0, 0]:.3g} of a "
+            "row to itself); it was not published. Run the job again"
         )

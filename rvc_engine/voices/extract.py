@@ -1,4 +1,4 @@
-"""A small voice file out of what training left: a `G_` file of RVC's, Applio's or ours, or a recovery checkpoint."""
+"""Extraction of a voice from a checkpoint: a `G_` file of RVC's, Applio's or ours, or a recovery checkpoint."""
 
 import json
 from dataclasses import dataclass
@@ -21,14 +21,14 @@ from rvc_engine.workspace.layout import Workspace
 
 @dataclass(frozen=True)
 class Extracted:
-    """What a voice was made from."""
+    """Result of an extraction."""
 
     identity: ModelIdentity
     epoch: int
     encoder: str
-    """As the voice now says it."""
+    """Content encoder, as named in the voice file."""
     is_encoder_stated: bool
-    """Whether something beside the checkpoint said so, or the caller; else it is RVC's only one."""
+    """Whether the caller or a file beside the checkpoint named it; else ContentVec, RVC's only one, is assumed."""
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,22 @@ class _Source:
 def extract(
     source: Path, target: Path, name: str, sample_rate: SampleRate | None = None, encoder: str | None = None
 ) -> Extracted:
-    """Write the voice of a training checkpoint, checked as strictly as an export is.
+    """Write the voice file of a training checkpoint, checked as strictly as an export.
 
-    Version, rate and pitch are told from the tensors; `sample_rate` is needed where they cannot tell. `encoder` is what
-    the voice is to name; None: what lies beside the file says it, or else it is ContentVec.
-    Raises IncompatibleCheckpoint when the file holds no generator of a published layout, InvalidConfig for a rate that
-    the tensors contradict or that is missing, ArtifactInvalid when the result is no good, DiskFull.
+    Version, rate and pitch follow from the shapes of the tensors; `sample_rate` is needed where they are ambiguous.
+    `encoder` is the name to write; None: the one named by the run's folder, or else ContentVec.
+    Raises IncompatibleCheckpoint when the file contains no generator of a published layout, InvalidConfig when the rate
+    is missing or contradicts the tensors, ArtifactInvalid when the voice fails its check, DiskFull.
     """
     found = _read(source)
     shapes = shapes_of(found.weights)
     identity = identify(shapes)
     if identity is None or identity.role == "discriminators":
-        what = f"these are {identity}" if identity else "these are no weights of an RVC net"
-        raise IncompatibleCheckpoint(f"{source} makes no voice: {what}; give the G_ file of the run")
+        what = f"it contains {identity}" if identity else "it contains no weights of an RVC model"
+        raise IncompatibleCheckpoint(f"no voice can be extracted from {source}: {what}; give the G_ file of the run")
     hparams = _hparams(source, identity, sample_rate)
     if fault := mismatch(shapes, generator_layout(hparams, identity.has_posterior)):
-        raise IncompatibleCheckpoint(f"{source} makes no voice that RVC or Applio could load: {fault}")
+        raise IncompatibleCheckpoint(f"{source} gives no voice that RVC or Applio can load: {fault}")
     stated = _embedder(encoder) if encoder else _encoder_beside(source)
     details = VoiceDetails(name, found.epoch, found.step, stated or CONTENTVEC, seconds=0.0)
     write_voice(target, found.weights, hparams, details)
@@ -66,7 +66,7 @@ def extract(
 def _read(source: Path) -> _Source:
     tree = load_file(source, lazily=True)
     if isinstance(tree, dict) and "weight" in tree and "config" in tree:
-        raise IncompatibleCheckpoint(f"{source} is a small voice already; there is nothing to extract")
+        raise IncompatibleCheckpoint(f"{source} is already a voice file; there is nothing to extract")
     if isinstance(tree, dict) and "generator" in tree and isinstance(tree.get("place"), dict):
         progress = tree["place"]
         epoch, step = _count(progress.get("epoch")), _count(progress.get("step"))
@@ -77,19 +77,19 @@ def _read(source: Path) -> _Source:
 
 def _tensors(source: Path, weights: Any) -> dict[str, Tensor]:
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise IncompatibleCheckpoint(f"{source} holds no `model` of tensors; give the G_ file of the run")
+        raise IncompatibleCheckpoint(f"{source} has no `model` with tensors; give the G_ file of the run")
     return published_names(weights)
 
 
 def _steps_done(optimizer: Any) -> int:
-    """As Adam counted them; 0 where nothing did."""
+    """Optimizer steps counted by Adam; 0 without its state."""
     states = optimizer.get("state") if isinstance(optimizer, dict) else None
     entries = states.values() if isinstance(states, dict) else ()
     return max((_count(entry.get("step")) for entry in entries if isinstance(entry, dict)), default=0)
 
 
 def _count(value: Any) -> int:
-    """0 for what is no number: a voice says nothing wrong of itself then."""
+    """Value as an integer; 0, which stands for unknown in a voice file, where it is not a number."""
     try:
         return int(value)
     except (TypeError, ValueError, OverflowError, RuntimeError):
@@ -98,27 +98,28 @@ def _count(value: Any) -> int:
 
 def _hparams(source: Path, identity: ModelIdentity, sample_rate: SampleRate | None) -> Hyperparameters:
     if not identity.rates:
-        raise IncompatibleCheckpoint(f"{source}: these are {identity}; only the program that made them can use them")
+        raise IncompatibleCheckpoint(f"{source} contains {identity}; only the program that made them can use them")
     if sample_rate is not None and sample_rate not in identity.rates:
-        raise InvalidConfig(f"--sample-rate {sample_rate} is wrong: {source} holds {identity}")
+        raise InvalidConfig(f"--sample-rate {sample_rate} is wrong: {source} contains {identity}")
     if sample_rate is None and identity.rate is None:
         raise InvalidConfig(
-            f"{source} holds {identity}, which look alike; say which with --sample-rate {' or '.join(identity.rates)}"
+            f"{source} contains {identity}, which have the same shapes; choose with "
+            f"--sample-rate {' or '.join(identity.rates)}"
         )
     hparams = identity.hparams(sample_rate)
     if hparams is None:
-        raise IncompatibleCheckpoint(f"{source}: nets of width {identity.width} are not known here")
+        raise IncompatibleCheckpoint(f"{source}: models of width {identity.width} are not supported")
     return hparams
 
 
 def _embedder(encoder: str) -> str:
-    """What a voice carries for an encoder of ours; another program's name stays as it is."""
+    """Name of an encoder in a voice file; names of other programs are kept."""
     is_ours = encoder in get_args(ContentEncoder) and encoder != "local"
     return embedder_name(cast(ContentEncoder, encoder)) if is_ours else encoder
 
 
 def _encoder_beside(source: Path) -> str | None:
-    """The encoder that the run's folder names: ours in the content stage's marker, Applio's in `model_info.json`."""
+    """Encoder named by the run's folder: ours in the content stage's marker, Applio's in `model_info.json`."""
     for folder in (source.absolute().parent, source.absolute().parent.parent):
         made_with = Workspace(folder, "any").made_with("content")
         if made_with:

@@ -1,7 +1,7 @@
-"""What a `.pth` or `.index` file is and what is wrong with it, in words: ours, RVC's and Applio's.
+"""Inspection of `.pth` and `.index` files of ours, RVC and Applio: their kind, metadata and faults.
 
-No code in a file is run, and tensors are looked at one by one where they lie in the file, so a checkpoint of a gigabyte
-needs little memory. Which net some weights are is told from their shapes (`rvc_engine.models.identity`).
+Code in a file is never run. Tensors are memory-mapped and read one by one, so a checkpoint of a gigabyte needs little
+memory. The kind of a model follows from the shapes of its weights (`rvc_engine.models.identity`).
 """
 
 import re
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from rvc_engine.checkpoints.base_weights import published_names
 from rvc_engine.checkpoints.io import load_file
-from rvc_engine.checkpoints.pairs import named_moments
+from rvc_engine.checkpoints.pair_files import named_moments
 from rvc_engine.content.names import encoder_of, programs_note
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.hyperparameters import NUM_NEIGHBOURS, Hyperparameters
@@ -44,7 +44,7 @@ Contents = Literal[
     "unknown",
     "unreadable",
 ]
-"""checkpoint: a G_ or D_ file that training goes on from; weights: such a file without optimizer, to start from."""
+"""checkpoint: a G_ or D_ file to resume training from; weights: such a file without optimizer, to start from."""
 
 CONTENTVEC = "contentvec"
 NEW_SPELLING = ".parametrizations.weight.original"
@@ -52,7 +52,7 @@ FEATURE_SIZES = (256, 768)
 
 
 class FileReport(BaseModel):
-    """What is known of a file. What a kind of file does not say is None."""
+    """Kind, metadata and faults of a file. Fields that its kind does not have are None."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -63,23 +63,23 @@ class FileReport(BaseModel):
     contents: Contents
     version: str | None = None
     sample_rate: str | None = None
-    """32k, 40k or 48k; several where shapes cannot tell."""
+    """32k, 40k or 48k; several where the shapes are ambiguous."""
     f0: bool | None = None
     width: int | None = None
     """Hidden channels; 192 is the published size."""
     epoch: int | None = None
-    """The last one completed."""
+    """Last completed epoch."""
     step: int | None = None
     learning_rate: float | None = None
-    """As the file says it: undecayed."""
+    """Undecayed, as stored in the file."""
     optimizer: Literal["fits", "does not fit"] | None = None
-    """Whether Adam's state can be gone on from; None where there is none."""
+    """Whether training can resume with Adam's state; None without one."""
     encoder: str | None = None
-    """Content encoder that a voice understands. A voice that names none was made by RVC, with ContentVec."""
+    """Content encoder of a voice. A voice that names none was made by RVC, with ContentVec."""
     speakers: int | None = None
     """Rows of the speaker embedding."""
     speaker_names: dict[int, str] | None = None
-    """By id, where the voice has several and says so."""
+    """Names by id, where the voice has several speakers and names them."""
     name: str | None = None
     author: str | None = None
     created: str | None = None
@@ -94,13 +94,13 @@ class FileReport(BaseModel):
     nprobe: int | None = None
     search_works: bool | None = None
     faults: list[str] = Field(default_factory=list)
-    """What is wrong, and what to do where something can be done."""
+    """Faults, with a remedy where there is one."""
     notes: list[str] = Field(default_factory=list)
-    """What is no fault, but good to know."""
+    """Remarks that are not faults."""
 
 
 def inspect_file(path: Path) -> FileReport:
-    """Look at a file. Raises OSError when it cannot be read at all; whatever else is wrong is in the report."""
+    """Inspect a file. Raises OSError when it cannot be read at all; all other faults are in the report."""
     facts: dict[str, Any] = {"path": str(path), "size": path.stat().st_size, "sha256": sha256_of(path)}
     if path.suffix.lower() == ".index":
         return FileReport(**facts, **_index_facts(path))
@@ -112,22 +112,22 @@ def inspect_file(path: Path) -> FileReport:
 
 
 def _unreadable_reason(path: Path, error: IncompatibleCheckpoint) -> str:
-    """Why a file was not read: it asks for code to be run, or it is damaged."""
+    """Reason why a file was not read: it contains code, or is damaged."""
     try:
-        asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+        unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError):
-        asked = []
-    if asked:
+        unsafe = []
+    if unsafe:
         return (
-            f"holds code that loading it would run ({', '.join(sorted(asked)[:MAX_NAMED])}); nothing was run. Use it "
-            "nowhere unless you know who made it and why"
+            f"contains code that loading it would run ({', '.join(sorted(unsafe)[:MAX_NAMED])}); nothing was run. Do "
+            "not use it anywhere unless you trust its author"
         )
     return str(error)
 
 
 def _tree_facts(path: Path, tree: Any) -> dict[str, Any]:
     if not isinstance(tree, dict):
-        return {"contents": "unknown", "faults": [f"holds a {type(tree).__name__} and no nets"]}
+        return {"contents": "unknown", "faults": [f"contains a {type(tree).__name__} and no models"]}
     if _are_tensors(tree.get("weight")):
         return _voice_facts(path, tree)
     if _are_tensors(tree.get("generator")) and isinstance(tree.get("place"), dict):
@@ -137,7 +137,7 @@ def _tree_facts(path: Path, tree: Any) -> dict[str, Any]:
     if _are_tensors(tree):
         return _checkpoint_facts({"model": tree})
     keys = ", ".join(str(key) for key in list(tree)[:8])
-    return {"contents": "unknown", "faults": [f"holds no net of RVC's; on its top level are: {keys or 'nothing'}"]}
+    return {"contents": "unknown", "faults": [f"contains no RVC model; its top-level keys are: {keys or 'none'}"]}
 
 
 def _are_tensors(value: Any) -> bool:
@@ -145,7 +145,7 @@ def _are_tensors(value: Any) -> bool:
 
 
 def _weights_facts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[str]]:
-    """What the tensors say, whatever they are for, and what is wrong with their values and spelling."""
+    """Statistics of the tensors, and faults of their values and names."""
     dtypes = sorted({str(value.dtype).removeprefix("torch.") for value in weights.values()})
     facts = {
         "dtype": ", ".join(dtypes),
@@ -157,14 +157,14 @@ def _weights_facts(weights: Mapping[str, Tensor]) -> tuple[dict[str, Any], list[
     faults = []
     if spoiled:
         faults.append(
-            f"{_tensor_names(spoiled)} hold NaN or infinite values: it speaks noise or silence; take an earlier save"
+            f"{_tensor_names(spoiled)} contain NaN or infinite values: it gives noise or silence; use an earlier save"
         )
     if empty:
-        faults.append(f"{_tensor_names(empty)} hold nothing but zeros: never trained, or lost")
+        faults.append(f"{_tensor_names(empty)} contain only zeros: never trained, or lost")
     if any(NEW_SPELLING in name for name in weights):
         faults.append(
-            "its weight norm is spelled as newer PyTorch does (parametrizations); RVC ignores such tensors in silence "
-            "and speaks garbage. `rvc-engine extract` or `merge` write the published names"
+            "its weight norm has the names of newer PyTorch (parametrizations); RVC silently ignores such tensors and "
+            "gives garbage. `rvc-engine extract` or `merge` write the published names"
         )
     return facts, faults
 
@@ -188,7 +188,7 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     weights = published_names(raw)
     identity = identify(shapes_of(weights))
     facts, faults = _weights_facts(raw)
-    # Early v1 files name neither version nor pitch; RVC takes them so.
+    # RVC's defaults: early v1 files have neither key
     stated_version, stated_f0 = str(tree.get("version", "v1")), bool(tree.get("f0", 1))
     facts |= {**(_identity_facts(identity) if identity else {}), "version": stated_version, "f0": stated_f0}
     facts |= {
@@ -206,37 +206,37 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     layout_faults = _voice_layout_faults(tree, weights, stated_version, stated_f0)
     if identity is not None and layout_faults and (identity.version, identity.f0) != (stated_version, stated_f0):
         faults.append(
-            f"says that it is {stated_version} with{'' if stated_f0 else 'out'} pitch; its tensors are {identity}"
+            f"is labelled {stated_version} with{'' if stated_f0 else 'out'} pitch, but its tensors are {identity}"
         )
     faults += layout_faults + _voice_label_faults(path, tree)
     if facts["dtype"] != "float16":
-        faults.append(f"its tensors are {facts['dtype']}; published voices are float16, half the size and no worse")
+        faults.append(f"its tensors are {facts['dtype']}; published voices are float16, smaller and no worse")
     notes = [] if facts["encoder"] == CONTENTVEC else [_encoder_note(facts["encoder"])]
     return {**facts, "faults": faults, "notes": notes}
 
 
 def _encoder_note(encoder: str) -> str:
-    """Which programs convert correctly with a voice of this encoder, which is not ContentVec."""
+    """Programs that convert correctly with a voice of this encoder, which is not ContentVec."""
     try:
         encoder_of(encoder)
     except IncompatibleCheckpoint:
-        return f"it needs the content encoder {encoder}, which is not known here: convert with the program that made it"
+        return f"it needs the content encoder {encoder}, which is not supported: convert with the program that made it"
     return f"its content encoder is {encoder}. {programs_note(encoder)}"
 
 
 def _voice_layout_faults(tree: dict[str, Any], weights: dict[str, Tensor], version: Any, f0: bool) -> list[str]:
-    """How the tensors differ from what the file's own list of 18 numbers describes."""
+    """Differences of the tensors from the layout described by the file's `config`."""
     config = tree.get("config")
     if version not in {"v1", "v2"}:
-        return [f"names the version {version!r}; known are v1 and v2"]
+        return [f"has the unknown version {version!r}; it must be v1 or v2"]
     if not isinstance(config, list) or len(config) != 18:
-        return ["has no `config` of 18 entries, so no loader can build its net"]
+        return ["has no `config` of 18 entries, so no program can build its model"]
     try:
         rows = weights["emb_g.weight"].shape[0]
         hparams = Hyperparameters.from_voice_config(config, version, f0, rows)
         return _layout_faults(weights, generator_layout(hparams, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
-        return [f"its `config` describes no net that can be built ({type(error).__name__}: {error})"]
+        return [f"no model can be built from its `config` ({type(error).__name__}: {error})"]
 
 
 def _layout_faults(weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -251,14 +251,14 @@ def _voice_label_faults(path: Path, tree: dict[str, Any]) -> list[str]:
     faults = [f"has no `{key}`, which RVC reads" for key in ("info", "sr", "f0", "version") if key not in tree]
     stated, listed = _hz(tree.get("sr")), _config_rate(tree.get("config"))
     if stated and listed and stated != listed:
-        faults.append(f"says sr={tree['sr']}, and its config says {listed} Hz: it speaks too high or too low somewhere")
+        faults.append(f"has sr={tree['sr']}, but {listed} Hz in its config: its pitch is wrong in some programs")
     vocoder = tree.get("vocoder", "HiFi-GAN")
     if vocoder != "HiFi-GAN":
-        faults.append(f"was made with the vocoder {vocoder}, which only Applio has")
+        faults.append(f"was made with the vocoder {vocoder}, which only Applio supports")
     if "trained" in path.stem.lower():
-        faults.append("its name holds `trained`: RVC lists no index of that name, so the voice loses its index; rename")
+        faults.append("its name contains `trained`: RVC lists no index of that name, so the voice has none; rename it")
     if re.match("[GD]_", path.name):
-        faults.append("its name begins with G_ or D_: Applio takes it for a checkpoint and does not list it; rename it")
+        faults.append("its name begins with G_ or D_: Applio treats it as a checkpoint and does not list it; rename it")
     return faults
 
 
@@ -275,7 +275,7 @@ def _recovery_facts(tree: dict[str, Any]) -> dict[str, Any]:
         "epoch": None if epoch is None else epoch - 1,
         "step": _whole_number(progress.get("step")),
         "optimizer": "fits",
-        "info": f"in epoch {epoch}, {batch} batches done of it",
+        "info": f"in epoch {epoch}, after {batch} of its batches",
         "faults": faults,
     }
 
@@ -291,12 +291,12 @@ def _checkpoint_facts(tree: dict[str, Any]) -> dict[str, Any]:
     facts, faults = _weights_facts(raw)
     if identity is None:
         names = ", ".join(list(raw)[:MAX_NAMED])
-        return {**facts, "contents": "unknown", "faults": [f"its tensors are no net of RVC's: {names}", *faults]}
+        return {**facts, "contents": "unknown", "faults": [f"its tensors are not an RVC model: {names}", *faults]}
     optimizer = tree.get("optimizer")
     has_state = isinstance(optimizer, dict) and bool(optimizer.get("state"))
     fits = has_state and named_moments(optimizer, list(weights.items())) is not None
     if has_state and not fits:
-        faults.append("its optimizer state does not fit its weights; training goes on from it with a fresh optimizer")
+        faults.append("its optimizer state does not fit its weights; training resumes from it with a fresh optimizer")
     rate = tree.get("learning_rate")
     return {
         **facts,
@@ -310,30 +310,30 @@ def _checkpoint_facts(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def _model_faults(weights: Mapping[str, Tensor], identity: ModelIdentity | None) -> list[str]:
-    """How a net of a training run differs from the published layout of its kind."""
+    """Differences of a model of a training run from the published layout of its kind."""
     if identity is None:
-        return ["its tensors are no net of RVC's"]
+        return ["its tensors are not an RVC model"]
     if identity.role == "discriminators":
         return _layout_faults(weights, discriminators_layout(identity))
     hparams = identity.hparams(identity.rates[0] if identity.rates else None)
     if hparams is None:
-        return ["its upsampling is of no published sample rate: only the program that made it can use it"]
+        return ["its upsampling is not of a published sample rate: only the program that made it can use it"]
     return _layout_faults(weights, generator_layout(hparams, identity.has_posterior))
 
 
 def _index_facts(path: Path) -> dict[str, Any]:
-    """What an index holds, and whether it does what RVC and Applio ask of it."""
+    """Kind and size of an index, and whether RVC and Applio can use it."""
     faults = _index_name_faults(path)
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
         reason = str(error).rpartition("Error: ")[2]
-        return {"contents": "unreadable", "faults": [f"is no FAISS index, or is damaged ({reason})", *faults]}
+        return {"contents": "unreadable", "faults": [f"is not a FAISS index, or is damaged ({reason})", *faults]}
     lists = getattr(index, "nlist", None)
     nprobe = getattr(index, "nprobe", None)
     kind = type(faiss.downcast_index(index)).__name__.removeprefix("Index")
     if index.d not in FEATURE_SIZES:
-        faults.append(f"holds rows of {index.d} features; v1 voices have 256 and v2 voices 768")
+        faults.append(f"has rows of {index.d} features; v1 voices have 256 and v2 voices 768")
     problem = _search_problem(index)
     if problem:
         faults.append(problem)
@@ -352,30 +352,32 @@ def _index_facts(path: Path) -> dict[str, Any]:
 
 def _index_name_faults(path: Path) -> list[str]:
     if "trained" in path.name.lower():
-        return ["its name holds `trained`: RVC never lists it and both programs rewrite that word; rename it"]
+        return ["its name contains `trained`: RVC never lists it and both programs rewrite that word; rename it"]
     if "trained" in str(path.absolute().parent):
-        return ["a folder above it has `trained` in its name: RVC and Applio rewrite that word and miss it; move it"]
+        return [
+            "the name of a parent folder contains `trained`: RVC and Applio rewrite it and find no file; move the index"
+        ]
     return []
 
 
 def _search_problem(index: Any) -> str | None:
-    """None when a row in it finds itself among its nearest."""
+    """Fault of the search; None when a row of the index finds itself."""
     if not index.is_trained or index.ntotal == 0:
-        return "holds no rows: it is the empty `trained_` index and not the `added_` one that voices are used with"
+        return "has no rows: it is the empty `trained_` index; voices need the `added_` one"
     try:
         row = index.reconstruct_n(index.ntotal // 2, 1)
         distances, _ = index.search(row, NUM_NEIGHBOURS)
     except RuntimeError as error:
         return f"its rows cannot be read back, which RVC and Applio need ({error})"
     if index.metric_type != faiss.METRIC_L2:
-        return "measures another distance than the squared L2 that voices are converted with"
+        return "uses another metric than squared L2, which conversion needs"
     if not np.isfinite(row).all() or not 0 <= distances[0, 0] < 1e-3 * (float(np.square(row).sum()) + 1):
-        return "answers a search wrongly: a row of it does not find itself"
+        return "gives wrong search results: one of its rows does not find itself"
     return None
 
 
 def _hz(rate: Any) -> int | None:
-    """`40k`, `40000` or 40000 as 40000."""
+    """Rate in Hz of `40k`, `40000` or 40000; None for anything else."""
     match = re.fullmatch(r"(\d+)(k|000)", str(rate).lower())
     return int(match[1]) * 1000 if match else None
 
@@ -403,7 +405,7 @@ def _text(value: Any) -> str | None:
 
 
 def describe(report: FileReport) -> Iterable[str]:
-    """A report as lines for a person."""
+    """Report as lines of text."""
     yield f"{report.path}: {_headline(report)}"
     rows: list[tuple[str, Any]] = [
         ("size", f"{report.size:,} bytes"),
@@ -439,5 +441,5 @@ def _headline(report: FileReport) -> str:
     if report.f0 is not None:
         words.append(f"with{'' if report.f0 else 'out'} pitch")
     if report.width not in {None, 192}:
-        words.append(f"width {report.width} (a small net for trying out; RVC and Applio load it too)")
+        words.append(f"width {report.width} (a small model for testing; RVC and Applio load it too)")
     return ", ".join(words)

@@ -1,4 +1,4 @@
-"""Two voices into one that lies between them: their weights mixed, tensor by tensor."""
+"""Merging of two voices: their weights interpolated, tensor by tensor."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +7,11 @@ from typing import Any
 from torch import Tensor
 
 from rvc_engine.checkpoints.base_weights import published_names
-from rvc_engine.checkpoints.io import load_file, save_atomically
-from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint, InvalidConfig
+from rvc_engine.checkpoints.io import load_file
+from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.identity import SPEAKER_EMBEDDING, differences, generator_layout, shapes_of
-from rvc_engine.voices.export import VoiceDetails, read_voice, voice_tree
+from rvc_engine.voices.export import VoiceDetails, voice_tree, write_voice_tree
 from rvc_engine.voices.inspect import CONTENTVEC
 from rvc_engine.voices.voice import speaker_names
 
@@ -21,7 +21,7 @@ class _Parent:
     path: Path
     tree: dict[str, Any]
     weights: dict[str, Tensor]
-    """Of the published names."""
+    """Tensors by their published names."""
     hparams: Hyperparameters
 
     @property
@@ -31,22 +31,22 @@ class _Parent:
 
 @dataclass(frozen=True)
 class Merged:
-    """What came of it."""
+    """Result of a merge."""
 
     info: str
-    """As the file says it: the parents and their shares."""
+    """The parents and their shares, as in the voice file."""
     speakers: int
     speakers_dropped: int
-    """Rows of the speaker embedding that only one of the two had."""
+    """Rows of the speaker embedding that only one parent had."""
 
 
 def merge(first: Path, second: Path, ratio: float, target: Path, name: str) -> Merged:
-    """Write `ratio` of the first voice plus the rest of the second, mixed in float32, written in float16.
+    """Write `ratio` times the first voice plus `1 - ratio` times the second, computed in float32, stored in float16.
 
-    Both must be of the same version, rate, pitch, sizes and content encoder. Of speaker embeddings of different heights
-    the rows that both have are mixed, as RVC and Applio do. The result is checked as strictly as an export is.
-    Raises InvalidConfig for a ratio outside 0 to 1, IncompatibleCheckpoint when the two cannot be mixed,
-    ArtifactInvalid when the result is no good, DiskFull.
+    Both must have the same version, rate, pitch, sizes and content encoder. Of speaker embeddings (num_speakers, C) of
+    different heights the common rows are merged, as in RVC and Applio. The result is checked as strictly as an export.
+    Raises InvalidConfig for a ratio outside 0 to 1, IncompatibleCheckpoint when the two cannot be merged,
+    ArtifactInvalid when the voice fails its check, DiskFull.
     """
     if not 0 <= ratio <= 1:
         raise InvalidConfig(f"the ratio is {ratio}; it must be between 0 (the second voice) and 1 (the first)")
@@ -64,17 +64,12 @@ def merge(first: Path, second: Path, ratio: float, target: Path, name: str) -> M
     step = max(_number(parent, "step") for parent in (one, other))
     speakers = {number: each for number, each in _speakers(one, other).items() if number < rows}
     tree = voice_tree(weights, hparams, VoiceDetails(name, epoch, step, one.encoder, 0.0, speakers or {0: "0"}))
-    save_atomically({**tree, "info": info}, target)
-    try:
-        read_voice(target)
-    except ArtifactInvalid:
-        target.unlink(missing_ok=True)
-        raise
+    write_voice_tree(target, {**tree, "info": info})
     return Merged(info, rows, dropped)
 
 
 def _speakers(one: _Parent, other: _Parent) -> dict[int, str]:
-    """Names by id; where the parents call one differently, by both names."""
+    """Speaker names by id; both names, joined, where the parents differ."""
     names = speaker_names(other.tree)
     for number, name in speaker_names(one.tree).items():
         names[number] = name if names.get(number, name) == name else f"{name}+{names[number]}"
@@ -98,8 +93,8 @@ def _read(path: Path) -> _Parent:
         faults = differences(shapes_of(weights), generator_layout(hparams, with_posterior=False))
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise IncompatibleCheckpoint(
-            f"{path} is no voice file ({type(error).__name__}: {error}); give two <voice>.pth as RVC, Applio or this "
-            "engine exports them"
+            f"{path} is not a voice file ({type(error).__name__}: {error}); give two <voice>.pth as RVC, Applio or "
+            "this engine exports them"
         ) from error
     if faults:
         raise IncompatibleCheckpoint(
@@ -116,14 +111,14 @@ def _check_alike(one: _Parent, other: _Parent) -> None:
         ("content encoder", one.encoder, other.encoder),
         ("width", one.hparams.hidden_channels, other.hparams.hidden_channels),
     ]
-    unlike = [f"{what} {ours} and {theirs}" for what, ours, theirs in pairs if ours != theirs]
+    unlike = [f"{name} {ours} and {theirs}" for name, ours, theirs in pairs if ours != theirs]
     if unlike:
         raise IncompatibleCheckpoint(
-            f"{one.path.name} and {other.path.name} are of different kinds ({'; '.join(unlike)}); only voices that are "
-            "alike in these can be merged"
+            f"{one.path.name} and {other.path.name} are of different kinds ({'; '.join(unlike)}); only voices that "
+            "agree in these can be merged"
         )
     faults = differences(shapes_of(other.weights), shapes_of(one.weights))
     if any(not fault.startswith(SPEAKER_EMBEDDING) for fault in faults):
         raise IncompatibleCheckpoint(
-            f"{one.path.name} and {other.path.name} have nets of different layouts ({faults[0]}); they cannot be merged"
+            f"{one.path.name} and {other.path.name} have different layouts ({faults[0]}); they cannot be merged"
         )

@@ -1,20 +1,20 @@
-"""A voice as an ONNX graph for other programs, and the proof that it speaks as the net does.
+"""Export of a voice as an ONNX graph for other programs, compared with the PyTorch model.
 
-Inputs and output are named, ordered and shaped as RVC's own ONNX files have them; T is the number of 10 ms frames:
+Inputs and output have the names, order and shapes of RVC's own ONNX files; T is the number of 10 ms frames:
 
-| name | shape | type | what |
+| name | shape | type | meaning |
 | --- | --- | --- | --- |
 | `phone` | (1, T, 256 or 768) | float32 | content features, 100 rows a second |
 | `phone_lengths` | (1,) | int64 | T |
 | `pitch` | (1, T) | int64 | pitch bins 1..255; not for a voice without pitch |
 | `pitchf` | (1, T) | float32 | pitch in Hz, 0 where unvoiced; not for a voice without pitch |
 | `ds` | (1,) | int64 | speaker |
-| `rnd` | (1, 192, T) | float32 | normal noise of unit variance; zeros speak the mean |
+| `rnd` | (1, 192, T) | float32 | normal noise of unit variance; zeros give the mean |
 | `audio` | (1, 1, T * hop) | float32 | the wave, -1..1 |
 
 The graph draws no random numbers, so equal inputs give equal sound everywhere. The prior's noise is `rnd` times
-0.66666. The noise of the sine source is mixed from `rnd` by a fixed matrix with rows of unit length: of unit variance
-too, and different in each frame.
+0.66666. The noise of the sine source is `rnd` times a fixed matrix with rows of unit length: of unit variance too, and
+different in each frame.
 """
 
 import logging
@@ -40,19 +40,19 @@ from rvc_engine.workspace.disk import translating_disk_full
 
 OPSET = 18
 MAX_DIFFERENCE = 1e-4
-"""Of any sample, between the graph and the net."""
+"""Largest allowed difference of any sample between graph and model."""
 CHECK_FRAMES = (57, 210)
-"""Lengths that the graph is tried on; neither is the one it was traced with."""
+"""Lengths of the compared clips; neither is TRACED_FRAMES."""
 TRACED_FRAMES = 100
 
 
 @dataclass(frozen=True)
 class Check:
-    """A clip that graph and net both spoke."""
+    """Comparison of graph and model on one clip."""
 
     frames: int
     difference: float
-    """Largest, of any sample."""
+    """Largest difference of any sample."""
 
 
 class _Graph(nn.Module):
@@ -95,10 +95,10 @@ class _WithoutPitch(_Graph):
 
 
 def export_onnx(voice_file: Path, target: Path) -> list[Check]:
-    """Write the graph of a voice and compare it with the net on clips of two lengths; returns how they differ.
+    """Write the ONNX graph of a voice and compare it with the model on clips of two lengths; returns the comparisons.
 
-    Raises IncompatibleCheckpoint when the file is no voice, InvalidConfig when the packages for it are not installed,
-    ArtifactInvalid, and leaves no file, when graph and net differ by MAX_DIFFERENCE or more, DiskFull.
+    Raises IncompatibleCheckpoint when the file is not a voice, InvalidConfig when the packages for ONNX are not
+    installed, ArtifactInvalid, and leaves no file, when graph and model differ by MAX_DIFFERENCE or more, DiskFull.
     """
     _require_packages()
     voice = load_voice(voice_file, torch.device("cpu"))
@@ -112,7 +112,7 @@ def export_onnx(voice_file: Path, target: Path) -> list[Check]:
             worst = max(check.difference for check in checks)
             if not worst < MAX_DIFFERENCE:  # also true for NaN
                 raise ArtifactInvalid(
-                    f"the ONNX graph of {voice_file.name} does not speak as the voice does (samples differ by up to "
+                    f"the ONNX graph of {voice_file.name} does not sound like the voice (samples differ by up to "
                     f"{worst:.2g}, allowed {MAX_DIFFERENCE:g}); it was not written"
                 )
             temporary.replace(target)
@@ -128,12 +128,12 @@ def _require_packages() -> None:
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InvalidConfig(
-            f"ONNX export needs packages that are not here ({error.name}); {install_command('onnx')}"
+            f"ONNX export needs a package that is not installed ({error.name}); {install_command('onnx')}"
         ) from error
 
 
 def example_inputs(hparams: Hyperparameters, frames: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
-    """Made-up inputs of a clip by name: a voiced and an unvoiced stretch."""
+    """Random inputs by name for a clip of `frames` frames, with voiced and unvoiced stretches; shapes as above."""
     random = np.random.default_rng(seed)
     hz = np.where(np.arange(frames) % 50 < 40, 120 + 80 * random.random(frames), 0.0)
     inputs: dict[str, NDArray[np.generic]] = {
@@ -187,7 +187,7 @@ def _write(graph: _Graph, voice: Voice, path: Path) -> None:
 
 @contextmanager
 def _exporter_silenced() -> Iterator[None]:
-    """The exporter speaks of its own business in warnings and log lines."""
+    """Suppress the exporter's warnings and log lines, which mean nothing to users."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -208,5 +208,5 @@ def _check(graph: _Graph, path: Path, frames: int) -> Check:
     with torch.no_grad():
         expected = graph(*(torch.from_numpy(value) for value in inputs.values())).numpy()
     if rendered.shape != expected.shape:
-        raise ArtifactInvalid(f"the ONNX graph gives sound of shape {rendered.shape} in place of {expected.shape}")
+        raise ArtifactInvalid(f"the ONNX graph gives audio of shape {rendered.shape} instead of {expected.shape}")
     return Check(frames, float(np.abs(rendered - expected).max()))

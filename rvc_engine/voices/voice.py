@@ -1,4 +1,4 @@
-"""Reading a voice file for use, whoever made it: RVC, Applio or this engine. No code in it is run."""
+"""Loading of voice files of RVC, Applio and this engine for conversion. Code in a file is never run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,21 +16,21 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import Synthesizer
 
 SPEAKER_NAMES = "speaker_names"
-"""Key of a voice file: {id: name}, where a voice has several speakers. RVC and Applio ignore it."""
+"""Key of a voice file with several speakers: {id: name}. RVC and Applio ignore it."""
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice ready to speak."""
+    """Voice ready for conversion."""
 
     model: Synthesizer
-    """Without the posterior encoder, float32, on the device."""
+    """Without posterior encoder, float32, on the device."""
     encoder: ContentEncoder
-    """The only encoder whose features it understands."""
+    """Content encoder whose features the model was trained on; no other works."""
     embedder: str = "contentvec"
-    """The encoder as the file names it, which tells local ones apart."""
+    """Encoder as named in the file, with the checksum of a local one."""
     speakers: dict[int, str] = field(default_factory=dict)
-    """The names of its speakers, by id, where the file tells them."""
+    """Names of its speakers by id; empty where the file has none."""
 
     @property
     def hparams(self) -> Hyperparameters:
@@ -39,9 +39,9 @@ class Voice:
 
 
 def load_voice(path: Path, device: torch.device) -> Voice:
-    """Read a voice file: every name and shape must fit, either spelling of weight norm and any float type will do.
+    """Load a voice file: names and shapes must fit; either spelling of weight norm and any float type are accepted.
 
-    Raises IncompatibleCheckpoint when it is no voice, or needs a content encoder that is not known here.
+    Raises IncompatibleCheckpoint when it is not a voice, or needs an unsupported content encoder.
     """
     tree = load_file(path)
     try:
@@ -56,7 +56,7 @@ def load_voice(path: Path, device: torch.device) -> Voice:
         model.load_state_dict({name: value.float() for name, value in weights.items() if not name.startswith("enc_q.")})
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise IncompatibleCheckpoint(
-            f"{path} is not a voice file of a kind that is known here ({type(error).__name__}: {error}); give a "
+            f"{path} is not a voice file of a supported kind ({type(error).__name__}: {error}); give a "
             "<voice>.pth as RVC, Applio or this engine exports it, not a G_ or D_ checkpoint"
         ) from error
     encoder = encoder_of(embedder)
@@ -64,7 +64,7 @@ def load_voice(path: Path, device: torch.device) -> Voice:
 
 
 def speaker_names(tree: dict[str, Any]) -> dict[int, str]:
-    """Of a voice file: by id; whatever else another program keeps under that key is no concern of ours."""
+    """Speaker names of a voice file by id; values of another form, from other programs, are ignored."""
     table = tree.get(SPEAKER_NAMES)
     if not isinstance(table, dict):
         return {}

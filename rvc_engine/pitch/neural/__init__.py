@@ -1,1 +1,1 @@
-"""The neural F0 estimators (RMVPE, FCPE, CREPE): each with its own model, and the decoding that they share."""
+"""Neural F0 estimators (RMVPE, FCPE, CREPE): each with its own model, and the decoding that they share."""

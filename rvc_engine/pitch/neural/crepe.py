@@ -1,9 +1,9 @@
-"""CREPE and its small form: a net that hears the wave itself, window by window.
+"""Pitch by CREPE, full or tiny: a model of the raw wave, window by window.
 
-The bins are chosen as Applio has it: the likeliest path (Viterbi) through the bins from 50 to 1100 Hz, and a frame is
-voiced where the median over three frames of what is heard at the path is at least 0.1. Unlike there the pitch between
-bins is the mean around the path's bin, not a random one: torchcrepe adds noise of up to 20 cents to hide its bins, and
-Applio averages three frames to hide the noise. And the path goes through the whole clip, not through pieces of 5 s.
+Decoding follows Applio: the likeliest path (Viterbi) through the bins from 50 to 1100 Hz, and a frame is voiced where
+the median over three frames of the path's activation is at least 0.1. There are two differences. The pitch is the mean
+around the path's bin: torchcrepe adds noise of up to 20 cents to hide its bins, and Applio averages three frames to
+hide the noise. And the path covers the whole clip, not pieces of 5 s.
 """
 
 from collections.abc import Sequence
@@ -22,25 +22,25 @@ from rvc_engine.pitch.neural.salience import CENTS, NUM_BINS, local_average_hz
 from rvc_engine.pitch.neural.viterbi import viterbi_path
 
 THRESHOLD = 0.1
-"""Periodicity from which a frame is voiced, as in Applio."""
+"""Activation from which a frame is voiced, as in Applio."""
 
 
 class CrepeEstimator:
-    """Frame k is centred on sample 160 k."""
+    """CREPE on any device. Frame k is centred on sample 160 k."""
 
     def __init__(self, model: Crepe, device: torch.device) -> None:
         self.name: str = model.kind
         self._model = model.eval().requires_grad_(False).to(device)
         self._device = device
         is_cpu = device.type == "cpu"
-        # The full net takes half a gigabyte for its windows.
+        # the full model takes half a gigabyte for its windows
         self.threads_per_call = (4 if model.kind == "crepe" else 1) if is_cpu else None
         self.batch_size = 1 if model.kind == "crepe" and is_cpu else 8
         self._batch_windows = 256 if is_cpu else 4096
 
     @classmethod
     def from_published(cls, kind: Kind, machine: Machine) -> "CrepeEstimator":
-        """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
+        """Load published weights. Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a missing device."""
         model = Crepe(kind)
         load_published(model, kind, machine, model.convert_published_weights)
         return cls(model, open_device(machine))
@@ -52,7 +52,7 @@ class CrepeEstimator:
 
     @torch.inference_mode()
     def activation(self, wave: NDArray[np.float32]) -> NDArray[np.float32]:
-        """How much each bin is heard in each frame, (1 + num_samples // 160, NUM_BINS)."""
+        """Activation of each bin in each frame, 0..1: (num_samples,) to (1 + num_samples // 160, NUM_BINS)."""
         padded = torch.nn.functional.pad(torch.from_numpy(wave).to(self._device), (WINDOW // 2, WINDOW // 2))
         windows = padded.unfold(0, WINDOW, HOP_LENGTH)
         parts = [self._model(normalize(part)).cpu().numpy() for part in torch.split(windows, self._batch_windows)]
@@ -69,7 +69,7 @@ def activation_to_hz(activation: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def likelihood(activation: NDArray[np.float32]) -> NDArray[np.float32]:
-    """torchcrepe's: the softmax of the activation over the bins that may be told, (T, NUM_BINS)."""
+    """Softmax of the activation (T, NUM_BINS) over the bins of the allowed range, as in torchcrepe."""
     lowest, highest = (1200 * np.log2(hz / 10) for hz in (MIN_HZ, MAX_HZ))
     is_allowed = (np.arange(NUM_BINS) >= np.floor((lowest - CENTS[0]) / 20)) & (
         np.arange(NUM_BINS) < np.ceil((highest - CENTS[0]) / 20)

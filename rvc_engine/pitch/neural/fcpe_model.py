@@ -1,8 +1,8 @@
 """FCPE: pitch by convolutions alone (CNChTu, "FCPE: fast context-based pitch estimation", torchfcpe, MIT), and its
 front end.
 
-The published net is a conformer whose attention is switched off: a stem, six gated depthwise convolutions, 360 bins.
-Tensor names are those of the published file, so that it loads as it is.
+The published model is a conformer without attention: a stem, six gated depthwise convolutions, 360 bins. Tensor names
+are those of the published file, which loads unchanged.
 """
 
 import torch
@@ -25,10 +25,10 @@ _KERNEL = 31
 
 
 def log_mel(waves: Tensor) -> Tensor:
-    """Waves (B, num_samples) at 16 kHz to (B, N_MELS, 1 + num_samples // 160); the last frame is given twice.
+    """Waves (B, num_samples) at 16 kHz to (B, N_MELS, 1 + num_samples // 160); the last frame is repeated.
 
-    Frame k is centred on sample 160 k + 80: the frames lie within the wave, which is reflected at its ends, or filled
-    up with zeros where it is too short for that.
+    Frame k is centred on sample 160 k + 80: the frames lie within the wave, which is reflected at its ends, or padded
+    with zeros where it is too short for that.
     """
     frames = 1 + waves.shape[-1] // HOP_LENGTH
     left = (N_FFT - HOP_LENGTH) // 2
@@ -43,7 +43,7 @@ def log_mel(waves: Tensor) -> Tensor:
 
 
 class _Transposed(nn.Module):
-    """Holds no weights; it keeps the numbers of its neighbours' names."""
+    """Transposition as a module, so that its neighbours have their published numbers."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C) <-> (B, C, T)."""
@@ -61,7 +61,7 @@ class _Depthwise(nn.Module):
 
 
 class _Gated(nn.Module):
-    """Layer norm, a gate, a depthwise convolution, and back."""
+    """Layer norm, gated linear unit, depthwise convolution, projection."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _Layer(nn.Module):
         super().__init__()
         self.conformer = _Gated()
         self.norm = nn.LayerNorm(_WIDTH)
-        """Of the attention that is switched off: the file holds it, nothing uses it."""
+        """Norm of the disabled attention: in the published file, unused."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, _WIDTH) -> (B, T, _WIDTH)."""
@@ -122,7 +122,7 @@ class _WeightNormLinear(nn.Module):
 
 
 class Fcpe(nn.Module):
-    """How much each bin of pitch is heard in each frame. What a clip's end holds is heard throughout: group norm."""
+    """Model from log-mels to the salience of each pitch bin. Group norm makes every frame depend on the clip."""
 
     cent_table: Tensor
 
@@ -131,7 +131,7 @@ class Fcpe(nn.Module):
         self.register_buffer("cent_table", torch.zeros(NUM_BINS))
         """Pitch of each bin in cents above 10 Hz, from the file."""
         self.register_buffer("gaussian_blurred_cent_mask", torch.zeros(()))
-        """Of the net's own training."""
+        """Used by the published training only."""
         self.input_stack = nn.Sequential(
             nn.Conv1d(N_MELS, _WIDTH, 3, padding=1),
             nn.GroupNorm(4, _WIDTH),

@@ -1,4 +1,4 @@
-"""Published weights into the estimators' nets: verified, read as data, every name and shape checked."""
+"""Loading of published weights into the estimators' models: verified, read as data, names and shapes checked."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,10 +16,10 @@ from rvc_engine.weights.catalogue import Weights
 def load_published(
     model: nn.Module, name: PitchEstimator, machine: Machine, tensors: Callable[[Any], Any] = lambda file: file
 ) -> None:
-    """Fill the net, in float32, from the published file of that estimator.
+    """Load the published file of an estimator into its model, in float32.
 
-    `tensors` takes the net's tensors, by name, out of what the file holds. Raises MissingWeights when the file is not
-    here and whole, IncompatibleCheckpoint when it does not fit the net.
+    `tensors` selects the model's tensors, by name, from the contents of the file. Raises MissingWeights when the file
+    is missing or damaged, IncompatibleCheckpoint when it does not fit the model.
     """
     weights = Weights(machine.weights_folder)
     if problem := weights_problem(name, weights):
@@ -29,15 +29,15 @@ def load_published(
     try:
         found = dict(tensors(load_file(path)))
     except (TypeError, KeyError, ValueError, AttributeError) as error:
-        raise IncompatibleCheckpoint(f"{path} does not hold the net of pitch={name}; get it again") from error
+        raise IncompatibleCheckpoint(f"{path} has no model of pitch={name}; get a new copy of it") from error
     expected = model.state_dict()
     wrong = sorted(expected.keys() ^ found.keys()) + [
         key for key in expected if not _fits(found.get(key), expected[key])
     ]
     if wrong:
         raise IncompatibleCheckpoint(
-            f"{path} does not fit the net of pitch={name}: {len(wrong)} tensors are missing, unknown or misshapen, "
-            f"first {wrong[0]}; get it again"
+            f"{path} does not fit the model of pitch={name}: {len(wrong)} tensors are missing, unknown or misshapen, "
+            f"first {wrong[0]}; get a new copy of it"
         )
     model.load_state_dict(found)
 

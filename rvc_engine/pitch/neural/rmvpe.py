@@ -1,4 +1,4 @@
-"""RMVPE, the reference's usual estimator: a large net, made for voices above music."""
+"""Pitch by RMVPE, the reference's default: a large model, trained for voices over music."""
 
 from collections.abc import Sequence
 
@@ -18,14 +18,14 @@ from rvc_engine.pitch.neural.salience import CENTS, salience_from_mels, salience
 THRESHOLD = 0.03
 """Salience from which a frame is voiced, as in RVC and Applio."""
 WINDOW_FRAMES = 6144
-"""A minute: longer clips would take gigabytes for the net's upper levels."""
+"""A minute: longer clips would take gigabytes in the upper levels of the model."""
 BATCH_FRAMES = 6144
 _SHORTEST_SAMPLES = N_FFT // 2 + 1
-"""Less cannot be reflected by half a frame."""
+"""Shortest wave that can be reflected by half a frame."""
 
 
 class RmvpeEstimator:
-    """Frame k is centred on sample 160 k."""
+    """RMVPE on any device. Frame k is centred on sample 160 k."""
 
     name = "rmvpe"
 
@@ -37,7 +37,7 @@ class RmvpeEstimator:
 
     @classmethod
     def from_published(cls, machine: Machine) -> "RmvpeEstimator":
-        """Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a device that is not there."""
+        """Load published weights. Raises MissingWeights, IncompatibleCheckpoint, InvalidConfig for a missing device."""
         model = Rmvpe()
         load_published(model, "rmvpe", machine)  # float16 in the file, float32 here
         return cls(model, open_device(machine))
@@ -55,6 +55,6 @@ class RmvpeEstimator:
         ]
 
     def _mel(self, wave: Tensor) -> Tensor:
-        """(num_samples,) -> (N_MELS, 1 + num_samples // 160); a very short clip is followed by silence."""
+        """(num_samples,) -> (N_MELS, 1 + num_samples // 160); a very short clip is padded with silence."""
         padded = F.pad(wave, (0, max(0, _SHORTEST_SAMPLES - len(wave))))
         return log_mel(padded[None])[0, :, : 1 + len(wave) // HOP_LENGTH]

@@ -2,7 +2,7 @@
 Music", 2023), and its front end.
 
 A U-net over the log-mel, a bidirectional GRU, and 360 bins of 20 cents. Tensor names are those of the published
-`rmvpe.pt`, so that it loads as it is.
+`rmvpe.pt`, which loads unchanged.
 """
 
 from functools import lru_cache
@@ -23,7 +23,7 @@ LOWEST_HZ, HIGHEST_HZ = 30.0, 8000.0
 LOG_FLOOR = 1e-5
 NUM_LEVELS = 5
 FRAME_MULTIPLE = 2**NUM_LEVELS
-"""The net takes this many frames, or a multiple: each level halves them."""
+"""Factor of the number of input frames: each level halves them."""
 PUBLISHED_WIDTH = 16
 _LEVEL_BLOCKS = 4
 _GRU_WIDTH = 256
@@ -31,7 +31,7 @@ _GRU_WIDTH = 256
 
 @lru_cache(maxsize=4)
 def _front_end(device: torch.device) -> tuple[Tensor, Tensor]:
-    """Window (N_FFT,) and mel filters (N_MELS, N_FFT / 2 + 1) on the scale 2595 log10(1 + f / 700)."""
+    """Window (N_FFT,) and mel filters (N_MELS, N_FFT / 2 + 1) on the mel scale 2595 log10(1 + f / 700)."""
     low, high = (2595 * np.log10(1 + hz / 700) for hz in (LOWEST_HZ, HIGHEST_HZ))
     edges = 700 * (10 ** (np.linspace(low, high, N_MELS + 2) / 2595) - 1)
     filters = torch.from_numpy(triangular_filters(edges, ANALYSIS_SAMPLE_RATE, N_FFT).astype(np.float32))
@@ -73,7 +73,7 @@ def _residuals(in_channels: int, out_channels: int) -> nn.ModuleList:
 
 
 class _Level(nn.Module):
-    """Residual blocks in a row."""
+    """Sequence of residual blocks."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class _Level(nn.Module):
 
 
 class _Encoder(nn.Module):
-    """Downwards: each level doubles the channels, then time and frequency are halved."""
+    """Contracting path: each level doubles the channels, then time and frequency are halved."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Encoder(nn.Module):
         self.pool = nn.AvgPool2d(2)
 
     def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, 1, T, F) -> the lowest (B, 16 width, T / 32, F / 32), and what each level gave before it was halved."""
+        """(B, 1, T, F) -> (B, 16 width, T / 32, F / 32), and the output of each level before it is halved."""
         x = self.bn(x)
         levels = []
         for level in self.layers:
@@ -107,7 +107,7 @@ class _Encoder(nn.Module):
 
 
 class _Bottleneck(nn.Module):
-    """Four levels at the lowest size, the first of which doubles the channels."""
+    """Four levels at the lowest resolution, the first of which doubles the channels."""
 
     def __init__(self, out_channels: int) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _Bottleneck(nn.Module):
 
 
 class _UpBlock(nn.Module):
-    """Upwards by one level: time and frequency doubled, joined with what the encoder had there."""
+    """Expansion by one level: time and frequency doubled, joined with the encoder's output of that level."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
@@ -149,8 +149,8 @@ class _Decoder(nn.Module):
 
     def forward(self, x: Tensor, levels: list[Tensor]) -> Tensor:
         """(B, in_channels, T / 32, F / 32) and the encoder's levels -> (B, in_channels / 32, T, F)."""
-        for rise, skip in zip(self.layers, reversed(levels), strict=True):
-            x = rise(x, skip)
+        for layer, skip in zip(self.layers, reversed(levels), strict=True):
+            x = layer(x, skip)
         return x
 
 
@@ -179,10 +179,10 @@ class _BiGru(nn.Module):
 
 
 class Rmvpe(nn.Module):
-    """How much each bin of pitch is heard in each frame."""
+    """Model from log-mels to the salience of each pitch bin."""
 
     def __init__(self, width: int = PUBLISHED_WIDTH) -> None:
-        """`width`: channels of the uppermost level. Only the published one has published weights."""
+        """`width`: channels of the uppermost level; published weights exist for PUBLISHED_WIDTH only."""
         super().__init__()
         self.unet = _UNet(width)
         self.cnn = nn.Conv2d(width, 3, 3, padding=1)

@@ -1,4 +1,4 @@
-"""From nets that tell how much each of 360 bins of pitch is heard to pitch curves: batches, windows, bins to Hz."""
+"""Batching, windowing and decoding for models with a salience of 360 pitch bins per frame."""
 
 import math
 from collections import defaultdict
@@ -13,18 +13,18 @@ from torch import Tensor
 
 NUM_BINS = 360
 CENTS = 1997.3794084376191 + 20 * np.arange(NUM_BINS, dtype=np.float64)
-"""Pitch of each bin, in cents above 10 Hz, as CREPE's makers laid them and RMVPE's took them over: C1 to B6."""
+"""Pitch of each bin in cents above 10 Hz, C1 to B6, as defined by CREPE and adopted by RMVPE."""
 _REACH = 4
-"""Bins on either side of the strongest that share in its pitch."""
+"""Bins on either side of the strongest that count for the mean pitch."""
 _MARGIN_FRAMES = 256
-"""Frames at a window's edge that the neighbouring window tells better."""
+"""Frames at a window's edge that are taken from the neighbouring window instead."""
 
 SalienceModel = Callable[[Tensor], Tensor]
 """Log-mels (B, n_mels, T) to salience (B, T, NUM_BINS)."""
 
 
 def salience_to_hz(salience: NDArray[np.float32], cents: NDArray[np.float64], threshold: float) -> NDArray[np.float64]:
-    """Salience (T, NUM_BINS) to Hz (T,): the mean pitch around the strongest bin, 0 where none is above `threshold`."""
+    """Decode salience (T, NUM_BINS) to Hz (T,): mean around the strongest bin, 0 where none exceeds `threshold`."""
     hz = local_average_hz(salience, salience.argmax(axis=1), cents)
     return np.where(salience.max(axis=1) > threshold, hz, 0.0)
 
@@ -32,7 +32,7 @@ def salience_to_hz(salience: NDArray[np.float32], cents: NDArray[np.float64], th
 def local_average_hz(
     salience: NDArray[np.float32], bins: NDArray[np.int64], cents: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """The mean pitch of the bins around one bin of each frame (T,), weighted by their salience (T, NUM_BINS)."""
+    """Mean pitch in Hz (T,) of the bins around one bin of each frame (T,), weighted by their salience (T, NUM_BINS)."""
     near = bins[:, None] + np.arange(-_REACH, _REACH + 1)
     weights = np.take_along_axis(salience, near.clip(0, NUM_BINS - 1), axis=1).astype(np.float64)
     weights[(near < 0) | (near >= NUM_BINS)] = 0.0
@@ -48,7 +48,7 @@ class _Window:
     start: int
     """First frame in the clip."""
     kept: slice
-    """Its frames that count, in the window."""
+    """Frames of the window to keep."""
     mel: Tensor
 
 
@@ -57,9 +57,9 @@ def salience_from_mels(
 ) -> list[NDArray[np.float32]]:
     """Salience of each clip (T, NUM_BINS) from its log-mel (n_mels, T), T >= 1.
 
-    Only clips that come to the same length once they are filled up with zeros to a `multiple` of frames, as each would
-    be on its own, share a batch of about `batch_frames`: no clip hears of another. Clips longer than `window_frames`
-    (itself a multiple) are told window by window, each seeing a margin of its neighbours.
+    Each clip is padded with zeros to a `multiple` of frames. Only clips of equal padded length share a batch of about
+    `batch_frames`, so the result of a clip does not depend on the others. Clips longer than `window_frames` (itself a
+    multiple) are processed in windows, each overlapping its neighbours by a margin.
     """
     saliences = [np.zeros((mel.shape[1], NUM_BINS), np.float32) for mel in mels]
     windows = [window for clip, mel in enumerate(mels) for window in _windows(clip, mel, multiple, window_frames)]
@@ -72,7 +72,7 @@ def salience_from_mels(
 
 
 def _windows(clip: int, mel: Tensor, multiple: int, window_frames: int) -> list[_Window]:
-    """They start at multiples too, so that a net that halves its frames halves the same ones as in the whole clip."""
+    """Windows of a clip. They start at multiples, so that a model that halves its frames pairs them as in the clip."""
     frames = mel.shape[1]
     mel = F.pad(mel, (0, -frames % multiple))
     last = mel.shape[1] - window_frames

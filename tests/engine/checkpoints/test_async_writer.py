@@ -1,4 +1,4 @@
-"""What is saved in the background is the state of its moment, whole or not told of."""
+"""Saving in the background: the state at the time of the call, reported only once it is complete."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ from rvc_engine.checkpoints.async_writer import AsyncCheckpointer
 
 
 class Disk:
-    """Takes trees once it is let, and knows which thread wrote."""
+    """Disk that writes once `may_write` is set, and records the writing thread."""
 
     def __init__(self) -> None:
         self.may_write = threading.Event()
@@ -47,48 +47,48 @@ def ignore(_: object) -> None:
 
 def test_what_changes_while_the_file_is_written_is_not_in_it(saver: AsyncCheckpointer, disk: Disk) -> None:
     weight = torch.ones(3)
-    told: list[int] = []
-    saver.submit({"weight": weight}, disk.write, told.append)
+    finished: list[int] = []
+    saver.submit({"weight": weight}, disk.write, finished.append)
     weight += 1
     saver.poll()
-    assert told == []  # not before it is whole
+    assert finished == []  # not before it is whole
     disk.may_write.set()
     saver.wait()
     assert disk.written[0]["weight"].tolist() == [1, 1, 1]
     assert disk.threads != [threading.get_ident()]
-    assert told == [1]
+    assert finished == [1]
     saver.wait()
-    assert told == [1]  # once
+    assert finished == [1]  # once
 
 
 def test_a_second_save_waits_for_the_first(saver: AsyncCheckpointer, disk: Disk) -> None:
     order: list[str] = []
-    saver.submit({"a": torch.zeros(1)}, disk.write, lambda number: order.append(f"told {number}"))
+    saver.submit({"a": torch.zeros(1)}, disk.write, lambda number: order.append(f"done {number}"))
     disk.may_write.set()
-    saver.submit({"b": torch.zeros(1)}, disk.write, lambda number: order.append(f"told {number}"))
-    assert order == ["told 1"]
+    saver.submit({"b": torch.zeros(1)}, disk.write, lambda number: order.append(f"done {number}"))
+    assert order == ["done 1"]
     saver.wait()
-    assert order == ["told 1", "told 2"]
+    assert order == ["done 1", "done 2"]
 
 
-@pytest.mark.parametrize("ask", [AsyncCheckpointer.wait, lambda saver: saver.submit({}, ignore, ignore)])
-def test_what_the_writer_failed_at_is_raised_where_it_is_next_asked_for(
-    saver: AsyncCheckpointer, ask: Callable[[AsyncCheckpointer], None]
+@pytest.mark.parametrize("call", [AsyncCheckpointer.wait, lambda saver: saver.submit({}, ignore, ignore)])
+def test_a_failed_write_is_raised_at_the_next_call(
+    saver: AsyncCheckpointer, call: Callable[[AsyncCheckpointer], None]
 ) -> None:
-    told: list[None] = []
-    saver.submit({"a": torch.zeros(1)}, fails, told.append)
+    finished: list[None] = []
+    saver.submit({"a": torch.zeros(1)}, fails, finished.append)
     with pytest.raises(OSError, match="No space"):
-        ask(saver)
-    assert told == []
+        call(saver)
+    assert finished == []
     saver.wait()  # once
 
 
-def test_the_end_waits_and_an_error_before_it_stays_the_news(disk: Disk) -> None:
-    told: list[int] = []
+def test_the_end_waits_and_an_earlier_error_takes_precedence(disk: Disk) -> None:
+    finished: list[int] = []
     disk.may_write.set()
     with AsyncCheckpointer() as saver:
-        saver.submit({"a": torch.zeros(1)}, disk.write, told.append)
-    assert told == [1]
+        saver.submit({"a": torch.zeros(1)}, disk.write, finished.append)
+    assert finished == [1]
     with pytest.raises(ZeroDivisionError), AsyncCheckpointer() as saver:  # noqa: PT012
         saver.submit({"a": torch.zeros(1)}, fails, ignore)
         raise ZeroDivisionError
@@ -101,9 +101,9 @@ def test_without_memory_for_a_copy_it_is_written_at_once(
 ) -> None:
     monkeypatch.setattr(async_writer, "MAX_COPY_FRACTION", 0)
     disk.may_write.set()
-    told: list[int] = []
-    saver.submit({"a": torch.zeros(1)}, disk.write, told.append)
-    assert told == [1]
+    finished: list[int] = []
+    saver.submit({"a": torch.zeros(1)}, disk.write, finished.append)
+    assert finished == [1]
     assert disk.threads == [threading.get_ident()]
 
 

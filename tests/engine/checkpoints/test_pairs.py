@@ -1,4 +1,4 @@
-"""G_/D_ pairs in a run's folder: which is taken, which is passed over, and what of it reaches the nets."""
+"""G_/D_ pairs in a run's folder: which is used, which is skipped, and what is restored from it."""
 
 import os
 from pathlib import Path
@@ -30,7 +30,7 @@ def build(**changes: object) -> GanTrainState:
 
 @pytest.fixture(scope="module")
 def trained() -> GanTrainState:
-    """Nets after two steps along random gradients."""
+    """Models after two steps along random gradients."""
     state = build()
     for _ in range(2):
         for net, optimizer in (
@@ -45,7 +45,7 @@ def trained() -> GanTrainState:
 
 @pytest.fixture
 def save(trained: GanTrainState, tmp_path: Path) -> Any:
-    """Save a pair of an epoch under a name, as another program does, with changes to each half's tree."""
+    """Save a pair of an epoch under a name, as another program does, with changes to the tree of each file."""
 
     def save_one(epoch: int, name: str, **changes: Any) -> None:
         write_pair(
@@ -61,8 +61,8 @@ def save(trained: GanTrainState, tmp_path: Path) -> Any:
 
 
 def names(root: Path, own: OwnCheckpoint | None = None) -> list[str]:
-    said: list[str] = []
-    return [*(pair.generator.name for pair in pairs_to_resume(root, own, said.append)), *said]
+    warnings: list[str] = []
+    return [*(pair.generator.name for pair in pairs_to_resume(root, own, warnings.append)), *warnings]
 
 
 def assert_same(ours: torch.nn.Module, theirs: torch.nn.Module) -> None:
@@ -85,10 +85,10 @@ def test_the_newest_is_the_one_of_the_latest_epoch_then_of_the_latest_time_whate
 
 def test_weights_moments_and_epoch_arrive(save: Any, trained: GanTrainState, tmp_path: Path) -> None:
     save(7, "5")
-    fresh, said = build(), []
-    resumed = resume(pairs_to_resume(tmp_path, None, said.append), fresh, config(), said.append)
+    fresh, warnings = build(), []
+    resumed = resume(pairs_to_resume(tmp_path, None, warnings.append), fresh, config(), warnings.append)
     assert resumed is not None
-    assert (resumed.epoch, resumed.pair.generator.name, said) == (7, "G_5.pth", [])
+    assert (resumed.epoch, resumed.pair.generator.name, warnings) == (7, "G_5.pth", [])
     for ours, theirs, optimizer, other in (
         (fresh.synthesizer, trained.synthesizer, fresh.generator_optimizer, trained.generator_optimizer),
         (fresh.discriminators, trained.discriminators, fresh.discriminator_optimizer, trained.discriminator_optimizer),
@@ -99,7 +99,7 @@ def test_weights_moments_and_epoch_arrive(save: Any, trained: GanTrainState, tmp
                 assert torch.equal(optimizer.state[one][key], other.state[two][key])
 
 
-def test_a_damaged_newest_is_passed_over_and_said_and_an_old_broken_one_is_nobodys_loss(
+def test_a_damaged_newest_is_skipped_with_a_warning_and_an_old_broken_one_does_not_matter(
     save: Any, trained: GanTrainState, tmp_path: Path
 ) -> None:
     save(1, "1a")
@@ -109,13 +109,13 @@ def test_a_damaged_newest_is_passed_over_and_said_and_an_old_broken_one_is_nobod
     (tmp_path / "D_2a.pth").write_bytes(data)
     (tmp_path / "G_0.pth").write_bytes(b"PK")
     os.utime(tmp_path / "G_0.pth", (1e9, 1e9))
-    said: list[str] = []
-    resumed = resume(pairs_to_resume(tmp_path, None, said.append), build(), config(), said.append)
+    warnings: list[str] = []
+    resumed = resume(pairs_to_resume(tmp_path, None, warnings.append), build(), config(), warnings.append)
     assert resumed is not None
     assert resumed.epoch == 1
-    [warning] = said
+    [warning] = warnings
     assert warning.startswith("D_2a.pth is damaged")
-    assert "going on from the pair before" in warning
+    assert "resuming from the pair before it" in warning
 
 
 @pytest.mark.parametrize("half", ["G", "D"])
@@ -131,21 +131,21 @@ def test_a_half_alone_and_halves_of_different_epochs_are_no_pair(save: Any, tmp_
     save(1, "1")
     save(2, "2")
     (tmp_path / "D_2.pth").unlink()
-    assert names(tmp_path) == ["G_1.pth", "G_2.pth has no D_2.pth beside it; it is passed over"]
+    assert names(tmp_path) == ["G_1.pth", "G_2.pth has no D_2.pth beside it; it is skipped"]
     (tmp_path / "D_2.pth").hardlink_to(tmp_path / "D_1.pth")
-    said: list[str] = []
-    resumed = resume(pairs_to_resume(tmp_path, None, said.append), build(), config(), said.append)
+    warnings: list[str] = []
+    resumed = resume(pairs_to_resume(tmp_path, None, warnings.append), build(), config(), warnings.append)
     assert resumed is not None
     assert resumed.epoch == 1
-    assert "G_2.pth is of epoch 2 and D_2.pth of epoch 1: saving them was interrupted" in said[0]
+    assert "G_2.pth is of epoch 2 and D_2.pth of epoch 1: saving them was interrupted" in warnings[0]
 
 
 def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: Any, tmp_path: Path) -> None:
     save(5, "50")
     written = (tmp_path / "G_50.pth").stat().st_mtime
     assert names(tmp_path, OwnCheckpoint(4, written - 60)) == ["G_50.pth"]
-    assert names(tmp_path, OwnCheckpoint(5, written - 60)) == []  # no further
-    assert names(tmp_path, OwnCheckpoint(4, written + 60)) == []  # not since
+    assert names(tmp_path, OwnCheckpoint(5, written - 60)) == []  # not a later epoch
+    assert names(tmp_path, OwnCheckpoint(4, written + 60)) == []  # not a later time
     SaveRegistry(tmp_path).add(Save(step=50, epoch=5, files=["G_50.pth", "D_50.pth"]), config(), lambda _: 0.0)
     assert names(tmp_path, OwnCheckpoint(4, written - 60)) == []  # this run's own save
     save(6, "60")
@@ -154,7 +154,9 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
     assert "D_60.pth is damaged" in warning
 
 
-def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained: GanTrainState, tmp_path: Path) -> None:
+def test_a_pair_that_always_has_the_same_name_is_recognised_by_its_contents(
+    trained: GanTrainState, tmp_path: Path
+) -> None:
     def save_latest(epoch: int) -> None:
         write_pair(
             Workspace(tmp_path, "anna").root,
@@ -163,21 +165,21 @@ def test_a_pair_that_always_has_the_same_name_is_known_by_what_it_holds(trained:
 
     save_latest(5)
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []  # killed before it was listed, or with -l 1
-    SaveRegistry(tmp_path).claim("0" * 64)  # of a save that a kill kept from getting its name
+    SaveRegistry(tmp_path).claim("0" * 64)  # of a save whose run was killed before the rename
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == []
-    for letter in "GD":  # another program goes on from it
+    for letter in "GD":  # another program resumes from it
         path = tmp_path / f"{letter}_2333333.pth"
         torch.save({**torch.load(path, weights_only=True), "iteration": 6}, path)
     assert names(tmp_path, OwnCheckpoint(4, 0.0)) == ["G_2333333.pth"]
 
 
-def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(
+def test_a_pair_without_optimizer_gives_its_weights_and_a_warning(
     save: Any, trained: GanTrainState, tmp_path: Path
 ) -> None:
     save(1, "1", optimizer={"state": {}, "param_groups": []})
-    fresh, said = build(), []
-    resume(pairs_to_resume(tmp_path, None, said.append), fresh, config(), said.append)
-    assert [warning.split(";")[0] for warning in said] == [
+    fresh, warnings = build(), []
+    resume(pairs_to_resume(tmp_path, None, warnings.append), fresh, config(), warnings.append)
+    assert [warning.split(";")[0] for warning in warnings] == [
         f"{letter}_1.pth has no optimizer state that fits" for letter in "GD"
     ]
     assert_same(fresh.synthesizer, trained.synthesizer)
@@ -185,7 +187,7 @@ def test_a_pair_without_optimizer_gives_its_weights_and_that_is_said(
 
 
 @pytest.mark.parametrize(("asked", "scale"), [({}, 2.0), ({"learning_rate": 3e-4}, 1.0)])
-def test_the_learning_rate_of_a_pair_goes_on_unless_another_is_asked_for(
+def test_the_learning_rate_of_a_pair_is_continued_unless_the_config_sets_another(
     save: Any, tmp_path: Path, asked: dict[str, float], scale: float
 ) -> None:
     save(3, "1")
@@ -193,12 +195,12 @@ def test_the_learning_rate_of_a_pair_goes_on_unless_another_is_asked_for(
     tree = torch.load(path, weights_only=True)
     tree["optimizer"]["param_groups"][0]["lr"] = 0.5e-4  # after two halvings of 2e-4
     torch.save(tree, path)
-    said: list[str] = []
+    warnings: list[str] = []
     changed = config(lr_decay=0.5, **asked)
-    resumed = resume(pairs_to_resume(tmp_path, None, said.append), build(), changed, said.append)
+    resumed = resume(pairs_to_resume(tmp_path, None, warnings.append), build(), changed, warnings.append)
     assert resumed is not None
     assert resumed.learning_rate_scale == pytest.approx(scale)
-    assert bool(said) == (scale != 1)
+    assert bool(warnings) == (scale != 1)
 
 
 @pytest.mark.parametrize(
@@ -215,7 +217,7 @@ def test_a_pair_of_another_kind_is_named(save: Any, tmp_path: Path, asked: dict[
         resume(pairs_to_resume(tmp_path, None, lambda _: None), build(**asked), config(**asked), lambda _: None)
 
 
-def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(
+def test_a_generator_is_rewritten_in_the_order_of_applio_and_back(
     save: Any, trained: GanTrainState, tmp_path: Path
 ) -> None:
     save(2, "1")
@@ -239,5 +241,5 @@ def test_a_generator_is_handed_over_in_the_order_of_applio_and_back(
     assert_same(fresh.synthesizer, trained.synthesizer)
     reorder_optimizer(tmp_path / "G_1.pth", tmp_path / "G_back.pth", "rvc")
     assert list(torch.load(tmp_path / "G_back.pth", weights_only=True)["model"]) == order
-    with pytest.raises(IncompatibleCheckpoint, match="holds v2 discriminators of width 24; give the G_ file"):
+    with pytest.raises(IncompatibleCheckpoint, match="contains v2 discriminators of width 24; give the G_ file"):
         reorder_optimizer(tmp_path / "D_1.pth", tmp_path / "x.pth", "applio")

@@ -1,4 +1,4 @@
-"""Which saves stay, and that nothing else is ever deleted."""
+"""Retention of saves, and that nothing else is ever deleted."""
 
 import math
 from pathlib import Path
@@ -9,11 +9,11 @@ from pydantic import ValidationError
 from rvc_engine.checkpoints.retention import Save, SaveRegistry
 from rvc_engine.config import TrainingConfig
 
-WORTH = {10: 30.0, 20: 25.0, 30: 40.0, 40: 26.0, 50: 35.0}
+SCORES = {10: 30.0, 20: 25.0, 30: 40.0, 40: 26.0, 50: 35.0}
 
 
 def save_all(root: Path, steps: list[int], **config: object) -> list[int]:
-    """Make saves one after the other; the steps whose files are left."""
+    """Add saves one by one; returns the steps whose files are left."""
     kept = SaveRegistry(root)
     for step in steps:
         files = [f"G_{step}.pth", f"D_{step}.pth", f"weights/anna_e{step}_s{step}.pth"]
@@ -21,7 +21,7 @@ def save_all(root: Path, steps: list[int], **config: object) -> list[int]:
             (root / name).parent.mkdir(exist_ok=True)
             (root / name).touch()
         config_now = TrainingConfig.model_validate(config)
-        kept.add(Save(step=step, epoch=step, files=files), config_now, lambda step: WORTH.get(step, math.inf))
+        kept.add(Save(step=step, epoch=step, files=files), config_now, lambda step: SCORES.get(step, math.inf))
         assert all((root / name).exists() for name in files), "the newest always stays"
     left = sorted(int(path.stem[2:]) for path in root.glob("G_*.pth"))
     assert left == sorted(int(path.stem[2:]) for path in root.glob("D_*.pth"))
@@ -40,11 +40,11 @@ def save_all(root: Path, steps: list[int], **config: object) -> list[int]:
         ({"keep_saves": "best"}, [10, 20, 40, 50]),
     ],
 )
-def test_what_is_asked_for_stays(tmp_path: Path, config: dict[str, object], left: list[int]) -> None:
+def test_the_configured_saves_stay(tmp_path: Path, config: dict[str, object], left: list[int]) -> None:
     assert save_all(tmp_path, [10, 20, 30, 40, 50], **config) == left
 
 
-def test_of_saves_that_nobody_measured_the_newest_stay(tmp_path: Path) -> None:
+def test_of_saves_without_a_score_the_newest_stay(tmp_path: Path) -> None:
     assert save_all(tmp_path, [60, 20, 70, 80, 90], keep_saves="best", num_best_saves=2) == [20, 90]
 
 
@@ -66,6 +66,6 @@ def test_a_save_done_again_counts_once(tmp_path: Path) -> None:
     assert save_all(tmp_path, [10, 20, 10, 20], keep_saves="best", num_best_saves=1) == [20]
 
 
-def test_the_best_cannot_be_kept_where_nobody_looks_which_it_is() -> None:
+def test_the_best_cannot_be_kept_without_evaluation() -> None:
     with pytest.raises(ValidationError, match="evaluate=auto"):
         TrainingConfig(keep_saves="best", evaluate="never")

@@ -268,4 +268,4 @@ def test_a_checkpoint_that_does_not_fit_on_the_disk_leaves_the_old_ones(
     with pytest.raises(DiskFull, match="free some space"):
         make(total_epochs=2)
     assert sorted(path.name for path in workspace.recovery.iterdir()) == before
-    assert RecoveryStore(workspace, {})._entries()
+    assert RecoveryStore(workspace, {}).newest()

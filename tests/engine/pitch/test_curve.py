@@ -1,4 +1,4 @@
-"""Pitch curves: filled gaps, bins, and the change from one frame rate to another."""
+"""Pitch curves: filled gaps, bins, and resampling to another frame rate."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Every estimator tells the right pitch at the right time."""
+"""Every estimator gives the right pitch at the right time."""
 
 import importlib.util
 from pathlib import Path
@@ -20,21 +20,21 @@ SAMPLES = Path(__file__).parents[3] / "samples"
 SHARED_VOICES = Path(__file__).parents[4] / "shared/data/voices"
 
 
-def is_here(name: EstimatorName) -> bool:
-    """Whether this machine has what the estimator needs. What the nets compute is tested apart, on made-up weights."""
+def is_available(name: EstimatorName) -> bool:
+    """Whether this machine has the estimator's weights or package. The models are tested apart, on random weights."""
     weights = Weights(default_weights_folder())
     if name in PUBLISHED_WEIGHTS:
         return name != "crepe" and weights.state(weights.files_of(name)[0]) != "missing"  # crepe: 3 s for a second
     return name != "pm" or importlib.util.find_spec("parselmouth") is not None
 
 
-@pytest.fixture(params=filter(is_here, get_args(EstimatorName)), scope="module")
+@pytest.fixture(params=filter(is_available, get_args(EstimatorName)), scope="module")
 def estimator(request: pytest.FixtureRequest) -> PitchEstimator:
     return create_estimator(request.param, Machine("cpu", num_threads=1))
 
 
-def sing(hz: np.ndarray) -> np.ndarray:
-    """A voice whose pitch at each sample is given."""
+def synthesize(hz: np.ndarray) -> np.ndarray:
+    """Voice-like sound with the given pitch at each sample."""
     phase = 2 * np.pi * np.cumsum(hz) / RATE
     sound = sum(np.sin(n * phase) / n * (n * hz < 7000) for n in range(1, 20))
     noise = np.random.default_rng(0).standard_normal(len(hz))
@@ -46,31 +46,32 @@ def cents(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hz", [80.0, 220.0, 440.0, 800.0])
-def test_a_steady_tone_is_told_within_20_cents(estimator: PitchEstimator, hz: float) -> None:
-    (curve,) = estimator.estimate([sing(np.full(RATE, hz))])
+def test_a_steady_tone_is_found_within_20_cents(estimator: PitchEstimator, hz: float) -> None:
+    (curve,) = estimator.estimate([synthesize(np.full(RATE, hz))])
     inner = curve[10:-10]
     assert (inner > 0).all()
     assert np.abs(cents(inner, np.full_like(inner, hz))).max() < 20
 
 
 @pytest.mark.parametrize("direction", [1, -1])
-def test_a_glide_is_told_at_its_time(estimator: PitchEstimator, direction: int) -> None:
+def test_a_glide_is_found_at_its_time(estimator: PitchEstimator, direction: int) -> None:
     """Two octaves a second: half a frame (5 ms) of shift would be 12 cents, one frame of 16 ms 38 cents."""
     times = np.arange(RATE) / RATE
     hz = 110 * 4.0 ** (times if direction > 0 else 1 - times)
-    (curve,) = estimator.estimate([sing(hz)])
+    (curve,) = estimator.estimate([synthesize(hz)])
     truth = hz[::160]
     inner = slice(15, 85)
     assert (curve[inner] > 0).all()
     shift_ms = np.median(cents(curve[inner], truth[inner])) / 2400 * 1000 * direction
-    assert abs(shift_ms) < (3.5 if estimator.name.startswith("crepe") else 2.5)  # CREPE hears 2 ms ahead
+    assert abs(shift_ms) < (3.5 if estimator.name.startswith("crepe") else 2.5)  # CREPE is 2 ms early
 
 
 def test_a_note_starts_and_ends_at_its_time(estimator: PitchEstimator) -> None:
-    sound = np.concatenate([np.zeros(RATE // 2), sing(np.full(RATE, 200.0)), np.zeros(RATE // 2)]).astype(np.float32)
+    pause = np.zeros(RATE // 2, np.float32)
+    sound = np.concatenate([pause, synthesize(np.full(RATE, 200.0)), pause])
     (curve,) = estimator.estimate([sound])
     voiced = np.flatnonzero(curve)
-    # Harvest draws its curves out over soft ends.
+    # Harvest extends its curves over soft ends.
     slack = 12 if estimator.name == "harvest" else 4
     assert abs(voiced[0] - 50) <= slack
     assert abs(voiced[-1] - 150) <= slack
@@ -83,20 +84,20 @@ def test_silence_is_unvoiced(estimator: PitchEstimator) -> None:
 
 @pytest.mark.parametrize("num_samples", [0, 1, 159, 160, 161, 319, 320, 480, 1000, 16_001])
 def test_there_is_one_frame_per_10_milliseconds(estimator: PitchEstimator, num_samples: int) -> None:
-    (curve,) = estimator.estimate([sing(np.full(16_001, 200.0))[:num_samples]])
+    (curve,) = estimator.estimate([synthesize(np.full(16_001, 200.0))[:num_samples]])
     assert curve.shape == (num_samples // 160,)
     assert np.isfinite(curve).all()
 
 
 def test_a_batch_of_any_lengths_gives_what_single_clips_give(estimator: PitchEstimator) -> None:
-    clips = [sing(np.full(n, 150.0 + n / 100)) for n in (8_000, 12_345, 3_000)]
+    clips = [synthesize(np.full(n, 150.0 + n / 100)) for n in (8_000, 12_345, 3_000)]
     together = estimator.estimate(clips)
     for clip, curve in zip(clips, together, strict=True):
         assert np.array_equal(estimator.estimate([clip])[0], curve)
 
 
-def test_a_pitch_outside_50_to_1100_hz_is_never_told(estimator: PitchEstimator) -> None:
-    (curve,) = estimator.estimate([sing(np.full(RATE, 1500.0))])
+def test_a_pitch_outside_50_to_1100_hz_is_never_given(estimator: PitchEstimator) -> None:
+    (curve,) = estimator.estimate([synthesize(np.full(RATE, 1500.0))])
     assert ((curve == 0) | ((curve >= 50) & (curve <= 1100))).all()
 
 

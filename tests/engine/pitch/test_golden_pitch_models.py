@@ -1,4 +1,4 @@
-"""The nets of pitch give the numbers that the reference's give, on weights and a sound made from a recipe.
+"""The pitch models compute the reference's numbers, on weights and a sound made from a recipe.
 
 The recipe: see tests/golden/README.md.
 """
@@ -53,10 +53,10 @@ def recipe(shapes: Mapping[str, torch.Size]) -> dict[str, torch.Tensor]:
     return weights
 
 
-def published_shapes(net: nn.Module) -> dict[str, torch.Size]:
+def published_shapes(model: nn.Module) -> dict[str, torch.Size]:
     """Names and shapes as the published file has them, in its order."""
-    shapes = {name: value.shape for name, value in net.state_dict().items()}
-    if isinstance(net, Crepe):  # kernels of (size, 1)
+    shapes = {name: value.shape for name, value in model.state_dict().items()}
+    if isinstance(model, Crepe):  # kernels of (size, 1)
         return {name: torch.Size([*shape, 1]) if len(shape) == 3 else shape for name, shape in shapes.items()}
     return shapes
 
@@ -73,21 +73,21 @@ def sound() -> np.ndarray:
 @pytest.mark.parametrize("name", ["rmvpe", "fcpe", "crepe", "crepe-tiny"])
 def test_every_tensor_has_the_name_shape_and_place_of_the_published_file(name: str) -> None:
     with torch.device("meta"):
-        net = {"rmvpe": Rmvpe, "fcpe": Fcpe}.get(name, lambda: Crepe(name))()
-    shapes = published_shapes(net)
+        model = {"rmvpe": Rmvpe, "fcpe": Fcpe}.get(name, lambda: Crepe(name))()
+    shapes = published_shapes(model)
     lines = "".join(f"{key} {list(shape)}\n" for key, shape in shapes.items())
     values = sum(shape.numel() for shape in shapes.values())
     digest = hashlib.sha256(lines.encode()).hexdigest()
     assert {"tensors": len(shapes), "values": values, "sha256": digest} == LAYOUTS[name]
 
 
-def test_rmvpe_hears_what_the_references_hears(golden: Mapping[str, np.ndarray], sound: np.ndarray) -> None:
-    net = Rmvpe(width=2).eval()
-    net.load_state_dict(recipe(published_shapes(net)))
+def test_rmvpe_computes_the_references_salience(golden: Mapping[str, np.ndarray], sound: np.ndarray) -> None:
+    model = Rmvpe(width=2).eval()
+    model.load_state_dict(recipe(published_shapes(model)))
     mel = rmvpe_model.log_mel(torch.from_numpy(sound)[None])
     assert np.abs(mel[0].numpy()[::4] - golden["rmvpe_mel"]).max() < 1e-4
     with torch.inference_mode():
-        [salience] = salience_from_mels(list(mel), net, multiple=32, window_frames=6144, batch_frames=6144)
+        [salience] = salience_from_mels(list(mel), model, multiple=32, window_frames=6144, batch_frames=6144)
     assert salience.shape == (71, 360)
     assert np.abs(salience[::3] - golden["rmvpe_salience"]).max() < 1e-4
 
@@ -102,38 +102,38 @@ def test_rmvpes_salience_is_decoded_as_the_reference_does(golden: Mapping[str, n
     assert np.allclose(quiet, expected, rtol=1e-6)
 
 
-def test_fcpe_hears_what_torchfcpes_hears(golden: Mapping[str, np.ndarray], sound: np.ndarray) -> None:
-    net = Fcpe().eval()
-    weights = recipe(published_shapes(net))
-    net.load_state_dict(weights | {"cent_table": torch.from_numpy(golden["fcpe_cent_table"])})
+def test_fcpe_computes_torchfcpes_salience(golden: Mapping[str, np.ndarray], sound: np.ndarray) -> None:
+    model = Fcpe().eval()
+    weights = recipe(published_shapes(model))
+    model.load_state_dict(weights | {"cent_table": torch.from_numpy(golden["fcpe_cent_table"])})
     mel = fcpe_model.log_mel(torch.from_numpy(sound)[None])
     assert np.abs(mel[0].numpy()[::4] - golden["fcpe_mel"]).max() < 1e-4
     with torch.inference_mode():
-        [salience] = salience_from_mels(list(mel), net, multiple=1, window_frames=6144, batch_frames=6144)
+        [salience] = salience_from_mels(list(mel), model, multiple=1, window_frames=6144, batch_frames=6144)
     assert salience.shape == (71, 360)
     assert np.abs(salience[::3] - golden["fcpe_salience"]).max() < 1e-4
     curve = salience_to_hz(golden["fcpe_salience"], golden["fcpe_cent_table"].astype(np.float64), FCPE_THRESHOLD)
-    told = (golden["fcpe_f0"] > 50) & (golden["fcpe_f0"] < 1100)
-    assert told.sum() > 10
-    assert np.abs(1200 * np.log2(curve[told] / golden["fcpe_f0"][told])).max() < 0.01
+    in_range = (golden["fcpe_f0"] > 50) & (golden["fcpe_f0"] < 1100)
+    assert in_range.sum() > 10
+    assert np.abs(1200 * np.log2(curve[in_range] / golden["fcpe_f0"][in_range])).max() < 0.01
 
 
 @pytest.mark.parametrize("kind", ["crepe", "crepe-tiny"])
-def test_crepe_hears_what_torchcrepes_hears(
+def test_crepe_computes_torchcrepes_activation(
     kind: crepe_model.Kind, golden: Mapping[str, np.ndarray], sound: np.ndarray
 ) -> None:
-    net = Crepe(kind)
-    net.load_state_dict(net.convert_published_weights(recipe(published_shapes(net))))
+    model = Crepe(kind)
+    model.load_state_dict(model.convert_published_weights(recipe(published_shapes(model))))
     expected = golden[f"{kind.replace('-', '_')}_activation"]
     if kind == "crepe-tiny":
-        activation = CrepeEstimator(net, CPU).activation(sound)
+        activation = CrepeEstimator(model, CPU).activation(sound)
         assert activation.shape == (71, 360)
         assert np.abs(activation[::3] - expected).max() < 1e-5
     else:  # four frames: it is slow
         padded = np.pad(sound, 512)
         windows = np.stack([padded[frame * 160 :][:1024] for frame in range(30, 34)])
         with torch.inference_mode():
-            activation = net.eval()(crepe_model.normalize(torch.from_numpy(windows))).numpy()
+            activation = model.eval()(crepe_model.normalize(torch.from_numpy(windows))).numpy()
         assert np.abs(activation - expected).max() < 1e-5
 
 

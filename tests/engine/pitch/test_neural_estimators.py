@@ -1,7 +1,7 @@
-"""Estimators that are nets: clips in batches, long clips in windows, published files, what is missing.
+"""Neural estimators: clips in batches, long clips in windows, published files, missing weights.
 
-Their weights are made up (small nets with seeded weights), so the pitches they tell mean nothing; that they are the
-reference's is shown by tests/engine/pitch/test_golden_pitch_models.py.
+Their weights are random (small, seeded models), so their pitches mean nothing; agreement with the reference is tested
+in tests/engine/pitch/test_golden_pitch_models.py.
 """
 
 import hashlib
@@ -33,20 +33,20 @@ CPU = torch.device("cpu")
 RATE = 16_000
 
 
-def made_up_estimator(name: str) -> PitchEstimator:
+def random_estimator(name: str) -> PitchEstimator:
     torch.manual_seed(5)
     if name == "rmvpe":
         return RmvpeEstimator(Rmvpe(width=2), CPU)
     if name == "fcpe":
-        net = Fcpe()
-        net.cent_table.copy_(torch.from_numpy(CENTS))
-        return FcpeEstimator(net, CPU)
+        model = Fcpe()
+        model.cent_table.copy_(torch.from_numpy(CENTS))
+        return FcpeEstimator(model, CPU)
     return CrepeEstimator(Crepe("crepe-tiny"), CPU)
 
 
 @pytest.fixture(params=["rmvpe", "fcpe", "crepe-tiny"], scope="module")
 def estimator(request: pytest.FixtureRequest) -> PitchEstimator:
-    return made_up_estimator(request.param)
+    return random_estimator(request.param)
 
 
 def noise(num_samples: int, seed: int = 0) -> np.ndarray:
@@ -62,7 +62,7 @@ def test_there_is_one_frame_per_10_milliseconds_of_clips_however_short(
     assert ((curve == 0) | ((curve >= 50) & (curve <= 1100))).all()
 
 
-def test_what_is_told_of_a_clip_does_not_depend_on_those_beside_it(estimator: PitchEstimator) -> None:
+def test_the_curve_of_a_clip_does_not_depend_on_the_others_in_the_batch(estimator: PitchEstimator) -> None:
     clips = [noise(n, seed) for seed, n in enumerate((8_000, 8_000, 7_950, 3_200, 8_000))]
     together = estimator.estimate(clips)
     for clip, curve in zip(clips, together, strict=True):
@@ -73,7 +73,7 @@ def test_what_is_told_of_a_clip_does_not_depend_on_those_beside_it(estimator: Pi
 
 
 class Recording(nn.Module):
-    """Hears, in each frame, the bin that the mel's first channel names; notes what it was given."""
+    """Model that finds the bin named by the mel's first channel, and records the shapes of its inputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,35 +84,35 @@ class Recording(nn.Module):
         return nn.functional.one_hot(mel[:, 0].long(), NUM_BINS).float()
 
 
-def predicted_bins(net: Recording, *lengths: int, **sizes: int) -> list[np.ndarray]:
+def predicted_bins(model: Recording, *lengths: int, **sizes: int) -> list[np.ndarray]:
     mels = [torch.arange(length).remainder(NUM_BINS).float()[None].repeat(3, 1) for length in lengths]
-    return [rows.argmax(axis=1) for rows in salience_from_mels(mels, net, **sizes)]
+    return [rows.argmax(axis=1) for rows in salience_from_mels(mels, model, **sizes)]
 
 
 def test_only_clips_that_come_to_the_same_length_share_a_batch() -> None:
-    net = Recording()
-    found = predicted_bins(net, 40, 64, 70, 33, multiple=32, window_frames=640, batch_frames=128)
-    assert net.shapes == [(2, 64), (1, 64), (1, 96)]
+    model = Recording()
+    found = predicted_bins(model, 40, 64, 70, 33, multiple=32, window_frames=640, batch_frames=128)
+    assert model.shapes == [(2, 64), (1, 64), (1, 96)]
     assert [len(bins) for bins in found] == [40, 64, 70, 33]
     assert all(np.array_equal(bins, np.arange(len(bins))) for bins in found)
 
 
 @pytest.mark.parametrize("length", [1000, 1024, 1025, 1500, 2048, 3333])
-def test_a_long_clip_is_told_window_by_window_without_gaps(length: int) -> None:
-    net = Recording()
-    [bins] = predicted_bins(net, length, multiple=32, window_frames=1024, batch_frames=1024)
-    assert {frames for _, frames in net.shapes} == {min(1024, -(-length // 32) * 32)}
+def test_a_long_clip_is_processed_in_windows_without_gaps(length: int) -> None:
+    model = Recording()
+    [bins] = predicted_bins(model, length, multiple=32, window_frames=1024, batch_frames=1024)
+    assert {frames for _, frames in model.shapes} == {min(1024, -(-length // 32) * 32)}
     assert np.array_equal(bins, np.arange(length) % NUM_BINS)
 
 
-def test_a_net_hears_in_windows_what_it_hears_in_the_whole_clip() -> None:
-    """A window sees enough of its neighbours, and halves the same frames as the whole."""
+def test_windows_give_the_salience_of_the_whole_clip() -> None:
+    """The margin of a window is large enough, and it halves the same frames as the whole clip."""
     torch.manual_seed(5)
-    net = Rmvpe(width=2).eval()
+    model = Rmvpe(width=2).eval()
     mel = log_mel(torch.from_numpy(noise(16 * RATE))[None])[0]
     with torch.inference_mode():
         [whole], [pieces] = (
-            salience_from_mels([mel], net, multiple=32, window_frames=window, batch_frames=6144)
+            salience_from_mels([mel], model, multiple=32, window_frames=window, batch_frames=6144)
             for window in (6144, 1024)
         )
     assert whole.shape == pieces.shape == (1601, NUM_BINS)
@@ -121,12 +121,12 @@ def test_a_net_hears_in_windows_what_it_hears_in_the_whole_clip() -> None:
 
 
 def test_the_pitch_of_a_frame_is_the_mean_around_its_strongest_bin() -> None:
-    heard = np.zeros((4, NUM_BINS), np.float32)
-    heard[0, [100, 101]] = 0.5, 0.49
-    heard[1, 100], heard[1, 300] = 0.5, 0.4  # far from the strongest: not in the mean
-    heard[2, 100] = 0.03  # not above the threshold
-    heard[3, 359] = 0.9  # the last bin has neighbours on one side only
-    curve = salience_to_hz(heard, CENTS, threshold=0.03)
+    salience = np.zeros((4, NUM_BINS), np.float32)
+    salience[0, [100, 101]] = 0.5, 0.49
+    salience[1, 100], salience[1, 300] = 0.5, 0.4  # far from the strongest: not in the mean
+    salience[2, 100] = 0.03  # not above the threshold
+    salience[3, 359] = 0.9  # the last bin has neighbours on one side only
+    curve = salience_to_hz(salience, CENTS, threshold=0.03)
     hz = 10 * 2 ** (CENTS / 1200)
     assert curve[0] == pytest.approx(10 * 2 ** ((CENTS[100] + 20 * 0.49 / 0.99) / 1200))
     assert curve[1:] == pytest.approx([hz[100], 0, hz[359]])
@@ -153,7 +153,7 @@ def test_the_likeliest_path_passes_over_one_wrong_frame_and_follows_a_glide() ->
 
 @pytest.fixture
 def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """publish(name, content): a file of that estimator's, known as published and lying where it should."""
+    """publish(name, content): write a file of that estimator, listed as published."""
 
     def write(name: str, content: Any) -> Machine:
         path = tmp_path / name / "net.pt"
@@ -170,11 +170,11 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_published_file_in_float16_is_loaded_in_float32(publish: Any) -> None:
     torch.manual_seed(6)
     machine = publish("rmvpe", Rmvpe(width=1).half().state_dict())
-    net = Rmvpe(width=1)
-    load_published(net, "rmvpe", machine)
-    assert {value.dtype for value in net.parameters()} == {torch.float32}
+    model = Rmvpe(width=1)
+    load_published(model, "rmvpe", machine)
+    assert {value.dtype for value in model.parameters()} == {torch.float32}
     torch.manual_seed(6)
-    for (name, found), (_, saved) in zip(net.named_parameters(), Rmvpe(width=1).named_parameters(), strict=True):
+    for (name, found), (_, saved) in zip(model.named_parameters(), Rmvpe(width=1).named_parameters(), strict=True):
         assert torch.allclose(found, saved, rtol=1e-3, atol=1e-4), name
 
 
@@ -190,10 +190,10 @@ def test_each_estimator_is_made_from_its_published_file(publish: Any) -> None:
 
 def test_crepes_published_kernels_have_a_second_dimension(publish: Any) -> None:
     torch.manual_seed(8)
-    net = Crepe("crepe-tiny")
-    published = {name: value[..., None] if value.ndim == 3 else value for name, value in net.state_dict().items()}
+    model = Crepe("crepe-tiny")
+    published = {name: value[..., None] if value.ndim == 3 else value for name, value in model.state_dict().items()}
     wave = noise(RATE // 4)
-    expected = CrepeEstimator(net, CPU).estimate([wave])
+    expected = CrepeEstimator(model, CPU).estimate([wave])
     made = create_estimator("crepe-tiny", publish("crepe-tiny", published))
     assert made.name == "crepe-tiny"
     assert np.allclose(made.estimate([wave]), expected, rtol=1e-5)
@@ -202,16 +202,16 @@ def test_crepes_published_kernels_have_a_second_dimension(publish: Any) -> None:
 @pytest.mark.parametrize(
     "content",
     [{"weight": torch.zeros(3)}, [1, 2], {"model": 3}, {"conv1.weight": 3}],
-    ids=["another net", "a list", "no tensors", "a number"],
+    ids=["another model", "a list", "no tensors", "a number"],
 )
-def test_a_file_of_another_net_is_refused_in_a_sentence(publish: Any, content: Any) -> None:
+def test_a_file_of_another_model_is_refused(publish: Any, content: Any) -> None:
     for name in ("crepe-tiny", "fcpe"):
-        with pytest.raises(IncompatibleCheckpoint, match=f"the net of pitch={name}.*get it again"):
+        with pytest.raises(IncompatibleCheckpoint, match=f"model of pitch={name}.*get a new copy"):
             create_estimator(name, publish(name, content))
 
 
 @pytest.mark.parametrize("name", ["rmvpe", "fcpe", "crepe", "crepe-tiny"])
-def test_missing_weights_are_told_before_any_work_together_with_all_others(name: str, tmp_path: Path) -> None:
+def test_missing_weights_are_reported_before_any_work_together_with_all_others(name: str, tmp_path: Path) -> None:
     config = TrainingConfig.model_validate({"pitch": name})
     with pytest.raises(MissingWeights) as caught:
         check_weights(config, Machine(weights_folder=tmp_path))
@@ -233,9 +233,7 @@ def test_a_run_without_pitch_needs_no_estimator(tmp_path: Path) -> None:
     check_weights(config, Machine(weights_folder=tmp_path))
 
 
-def test_praat_is_asked_for_by_a_sentence_that_names_its_licence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_praat_is_reported_with_its_licence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rvc_engine.pitch.names.importlib.util.find_spec", lambda _name: None)
     config = TrainingConfig(pitch="pm", content="whisper-tiny", pretrained="none")
     machine = Machine("cpu", weights_folder=tmp_path)
@@ -244,7 +242,7 @@ def test_praat_is_asked_for_by_a_sentence_that_names_its_licence(
             attempt(config, machine)
 
 
-def test_too_little_memory_on_the_device_is_told_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_memory_on_the_device_is_reported_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from rvc_engine.pitch import stage as pitch_stage
     from rvc_engine.reporting import StageReport
     from rvc_engine.workspace.layout import Workspace

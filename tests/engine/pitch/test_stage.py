@@ -86,7 +86,7 @@ def test_a_slice_without_voice_stays_at_0_hz_and_bin_1(slices: Workspace, listen
     assert (np.load(slices.coarse_f0 / "0_1.wav.npy") == 1).all()
 
 
-def test_no_voice_at_all_is_warned_of(slices: Workspace, listener: Any) -> None:
+def test_recordings_without_any_pitch_give_a_warning(slices: Workspace, listener: Any) -> None:
     for name in ("0_0.wav", "12_0.wav"):
         (slices.slices_16k / name).unlink()
     pitch_stage.run(slices, TrainingConfig(), Machine(), listener.report("pitch"))
@@ -102,13 +102,13 @@ def test_curves_of_an_earlier_run_are_gone(slices: Workspace, listener: Any) -> 
     assert not (slices.coarse_f0 / "7_7.wav.npy").exists()
 
 
-def test_a_stop_is_heard(slices: Workspace, listener: Any) -> None:
+def test_a_stop_ends_the_stage(slices: Workspace, listener: Any) -> None:
     listener.is_stopping = True
     with pytest.raises(StopRequested):
         pitch_stage.run(slices, TrainingConfig(), Machine(), listener.report("pitch"))
 
 
-def test_a_full_disk_is_told(slices: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(slices: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def write(path: Path, data: bytes) -> int:
         with open("/dev/full", "wb", buffering=0) as file:  # noqa: PTH123
             return file.write(data)

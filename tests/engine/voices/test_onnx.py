@@ -1,4 +1,4 @@
-"""A voice as an ONNX graph speaks as the net does."""
+"""Export of voices as ONNX graphs that compute what the model does."""
 
 import sys
 from pathlib import Path
@@ -30,11 +30,11 @@ def open_graph(path: Path) -> "onnxruntime.InferenceSession":
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
 
-def test_a_voice_is_exported_with_the_inputs_that_rvcs_consumers_give(tmp_path: Path) -> None:
+def test_a_voice_is_exported_with_the_inputs_of_rvcs_own_graphs(tmp_path: Path) -> None:
     voice, target = make_voice(tmp_path / "anna.pth", f0=True), tmp_path / "anna.onnx"
-    said = CliRunner().invoke(app, ["onnx", str(voice), "-o", str(target)])
-    assert said.exit_code == 0, said.output
-    assert said.output.count("frames: differs from PyTorch by at most") == 2
+    exported = CliRunner().invoke(app, ["onnx", str(voice), "-o", str(target)])
+    assert exported.exit_code == 0, exported.output
+    assert exported.output.count("frames: differs from PyTorch by at most") == 2
 
     graph = open_graph(target)
     assert [each.name for each in graph.get_inputs()] == ["phone", "phone_lengths", "pitch", "pitchf", "ds", "rnd"]
@@ -42,7 +42,7 @@ def test_a_voice_is_exported_with_the_inputs_that_rvcs_consumers_give(tmp_path: 
     facts = graph.get_modelmeta().custom_metadata_map
     assert (facts["sample_rate"], facts["version"], facts["embedder_model"]) == ("40000", "v2", "contentvec")
     hparams = Hyperparameters.from_config(TrainingConfig(pretrained="none", width=24))
-    for frames in (20, 333):  # neither length is one that the export tried
+    for frames in (20, 333):  # neither length is one of the export's check
         inputs = example_inputs(hparams, frames, seed=5)
         [audio] = graph.run(None, inputs)
         assert audio.shape == (1, 1, frames * 400)
@@ -60,7 +60,7 @@ def test_a_voice_without_pitch_is_exported_too(tmp_path: Path) -> None:
     assert names == ["phone", "phone_lengths", "ds", "rnd"]
 
 
-def test_a_graph_that_speaks_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_graph_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx, "_write", lambda *given: given[2].write_bytes(b"graph"))
     monkeypatch.setattr(onnx, "_check", lambda *given: onnx.Check(given[2], 1e-3))
     with pytest.raises(ArtifactInvalid, match=r"samples differ by up to 0\.001, allowed 0\.0001"):

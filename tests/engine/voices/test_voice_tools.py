@@ -49,7 +49,7 @@ def make_voice(path: Path, seed: int = 0, embedder: str = "contentvec", **change
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A voice, a G_/D_ pair and a recovery checkpoint of nets after a step."""
+    """A voice, a G_/D_ pair and a recovery checkpoint of models after a step."""
     root = tmp_path_factory.mktemp("run")
     torch.manual_seed(0)
     state = GanTrainState.build(hparams_of(), torch.device("cpu"), 1e-4)
@@ -90,7 +90,7 @@ def faults(path: Path) -> str:
     return "\n".join(inspect_file(path).faults)
 
 
-def test_a_voice_says_all_that_it_holds(folder: Path) -> None:
+def test_a_report_of_a_voice_lists_its_metadata(folder: Path) -> None:
     report = inspect_file(folder / "anna.pth")
     assert report.model_dump(exclude={"path", "size", "sha256", "created", "parameters"}, exclude_none=True) == {
         "contents": "voice",
@@ -112,7 +112,7 @@ def test_a_voice_says_all_that_it_holds(folder: Path) -> None:
     assert (report.size, len(report.sha256)) == ((folder / "anna.pth").stat().st_size, 64)
 
 
-def test_checkpoints_and_base_weights_are_told_apart(folder: Path, changed: Any) -> None:
+def test_checkpoints_and_base_weights_are_distinguished(folder: Path, changed: Any) -> None:
     g, d = inspect_file(folder / "G_1.pth"), inspect_file(folder / "D_1.pth")
     assert (g.contents, g.version, g.sample_rate, g.f0, g.epoch, g.optimizer) == (
         "generator checkpoint", "v2", "40k", True, 2, "fits")  # fmt: skip
@@ -132,51 +132,51 @@ def test_checkpoints_and_base_weights_are_told_apart(folder: Path, changed: Any)
         (lambda w: w.pop("dec.conv_pre.bias"), "in 1 tensors: dec.conv_pre.bias is missing"),
         (lambda w: w.update({"extra": torch.ones(2).half()}), "extra is unknown"),
         (lambda w: w.update({"dec.conv_pre.bias": torch.ones(3).half()}), "dec.conv_pre.bias is 3 and should be 64"),
-        (lambda w: w["dec.conv_pre.bias"].fill_(math.nan), "1 tensor (dec.conv_pre.bias) hold NaN"),
-        (lambda w: w["emb_g.weight"].zero_(), "emb_g.weight) hold nothing but zeros"),
+        (lambda w: w["dec.conv_pre.bias"].fill_(math.nan), "1 tensor (dec.conv_pre.bias) contain NaN"),
+        (lambda w: w["emb_g.weight"].zero_(), "emb_g.weight) contain only zeros"),
         (lambda w: w.update({k: v.float() for k, v in w.items()}), "float32; published voices are float16"),
         (
             lambda w: [w.update({k.replace(old, new): w.pop(k)}) for old, new in SPELLINGS.items() for k in list(w)],
-            "spelled as newer PyTorch",
+            "names of newer PyTorch",
         ),
     ],
 )
 def test_faults_of_tensors_are_named(folder: Path, changed: Any, change: Any, fault: str) -> None:
     weights = weights_of(folder / "anna.pth")
     change(weights)
-    [said] = inspect_file(changed("anna.pth", weight=weights)).faults
-    assert fault in said
+    [found] = inspect_file(changed("anna.pth", weight=weights)).faults
+    assert fault in found
 
 
-def test_faults_of_what_a_voice_says_of_itself_are_named(folder: Path, changed: Any, tmp_path: Path) -> None:
-    assert "says sr=48k, and its config says 40000" in faults(changed("anna.pth", sr="48k"))
-    assert "says that it is v1 with pitch; its tensors are v2 40k" in faults(changed("anna.pth", version="v1"))
+def test_faults_of_a_voices_metadata_are_named(folder: Path, changed: Any, tmp_path: Path) -> None:
+    assert "has sr=48k, but 40000 Hz in its config" in faults(changed("anna.pth", sr="48k"))
+    assert "is labelled v1 with pitch, but its tensors are v2 40k" in faults(changed("anna.pth", version="v1"))
     assert "no `config` of 18 entries" in faults(changed("anna.pth", config=[1, 2]))
     assert "vocoder RefineGAN" in faults(changed("anna.pth", vocoder="RefineGAN"))
-    assert "its name holds `trained`" in faults(changed("anna.pth", to="pretrained_x.pth"))
+    assert "its name contains `trained`" in faults(changed("anna.pth", to="pretrained_x.pth"))
     assert "begins with G_ or D_" in faults(changed("anna.pth", to="G_x.pth"))
     [note] = inspect_file(changed("anna.pth", embedder_model="whisper-tiny.en-l2l3")).notes
     assert "converts correctly only with `rvc-engine convert`" in note
 
 
-class Nasty:
-    """Would run a command when loaded by an incautious program."""
+class Malicious:
+    """Value that runs a command when it is unpickled."""
 
     def __reduce__(self) -> Any:
         return os.system, ("touch /tmp/must-not-exist-rvc",)
 
 
 def test_code_in_a_file_is_named_and_never_run(tmp_path: Path) -> None:
-    torch.save({"weight": Nasty()}, tmp_path / "nasty.pth")
-    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weight": Nasty()}))
-    report = inspect_file(tmp_path / "nasty.pth")
+    torch.save({"weight": Malicious()}, tmp_path / "malicious.pth")
+    (tmp_path / "bare.pth").write_bytes(pickle.dumps({"weight": Malicious()}))
+    report = inspect_file(tmp_path / "malicious.pth")
     assert report.contents == "unreadable"
-    assert "holds code that loading it would run (posix.system); nothing was run" in report.faults[0]
+    assert "contains code that loading it would run (posix.system); nothing was run" in report.faults[0]
     assert inspect_file(tmp_path / "bare.pth").contents == "unreadable"
     assert not Path("/tmp/must-not-exist-rvc").exists()
 
 
-def test_other_files_are_told_for_what_they_are(tmp_path: Path, folder: Path) -> None:
+def test_other_files_are_unknown_or_unreadable(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "text.pth").write_text("not a file of tensors")
     (tmp_path / "cut.pth").write_bytes((folder / "anna.pth").read_bytes()[:-500])
     torch.save({"other": 1}, tmp_path / "other.pth")
@@ -184,7 +184,7 @@ def test_other_files_are_told_for_what_they_are(tmp_path: Path, folder: Path) ->
     torch.save({"a": torch.ones(2)}, tmp_path / "net.pth")
     contents = [inspect_file(tmp_path / f"{name}.pth").contents for name in ("text", "cut", "other", "list", "net")]
     assert contents == ["unreadable", "unreadable", "unknown", "unknown", "unknown"]
-    assert "on its top level are: other" in faults(tmp_path / "other.pth")
+    assert "its top-level keys are: other" in faults(tmp_path / "other.pth")
 
 
 def make_index(path: Path, size: int = 768, rows: int = 100) -> Path:
@@ -196,18 +196,18 @@ def make_index(path: Path, size: int = 768, rows: int = 100) -> Path:
     return path
 
 
-def test_an_index_says_its_rows_and_whether_search_works(tmp_path: Path) -> None:
+def test_a_report_of_an_index_has_its_rows_and_whether_search_works(tmp_path: Path) -> None:
     report = inspect_file(make_index(tmp_path / "anna.index"))
     assert (report.contents, report.version, report.index_type) == ("index", "v2", "IVFFlat (2 lists)")
     assert (report.rows, report.dimension, report.nprobe, report.search_works) == (100, 768, 1, True)
     assert report.faults == []
-    assert "holds no rows" in faults(make_index(tmp_path / "empty.index", rows=0))
+    assert "has no rows" in faults(make_index(tmp_path / "empty.index", rows=0))
     assert "rows of 17 features" in faults(make_index(tmp_path / "odd.index", size=17))
-    assert "holds `trained`" in faults(make_index(tmp_path / "pretrained_x.index"))
+    assert "contains `trained`" in faults(make_index(tmp_path / "pretrained_x.index"))
     (tmp_path / "trained").mkdir()
-    assert "a folder above it" in faults(make_index(tmp_path / "trained" / "x.index"))
+    assert "the name of a parent folder" in faults(make_index(tmp_path / "trained" / "x.index"))
     (tmp_path / "text.index").write_text("nothing")
-    assert "is no FAISS index" in faults(tmp_path / "text.index")
+    assert "is not a FAISS index" in faults(tmp_path / "text.index")
 
 
 def test_a_voice_is_extracted_from_each_kind_of_checkpoint(folder: Path, tmp_path: Path, changed: Any) -> None:
@@ -226,8 +226,8 @@ def test_a_voice_is_extracted_from_each_kind_of_checkpoint(folder: Path, tmp_pat
             False,
         )
         assert inspect_file(tmp_path / "out.pth").faults == []
-        spoken = read_voice(tmp_path / "out.pth").state_dict()
-        assert all(torch.equal(value, weights[name].half().float()) for name, value in spoken.items())
+        extracted = read_voice(tmp_path / "out.pth").state_dict()
+        assert all(torch.equal(value, weights[name].half().float()) for name, value in extracted.items())
     tree = torch.load(tmp_path / "out.pth", weights_only=True)
     assert (tree["info"], tree["sr"], tree["f0"], tree["version"], tree["model_name"], tree["step"]) == (
         "2epoch", "40k", 1, "v2", "bella", 1)  # fmt: skip
@@ -249,11 +249,11 @@ def test_the_encoder_is_the_one_that_the_runs_folder_names(folder: Path, tmp_pat
         )
 
 
-def test_where_shapes_cannot_tell_the_rate_it_is_asked_for(tmp_path: Path) -> None:
+def test_where_shapes_are_ambiguous_the_rate_must_be_given(tmp_path: Path) -> None:
     hparams = hparams_of(version="v1", sample_rate="48k", f0=False)
     weights = Synthesizer(hparams, with_posterior=False).state_dict()
     torch.save({"model": weights}, tmp_path / "G_9.pth")
-    with pytest.raises(InvalidConfig, match="say which with --sample-rate 32k or 48k"):
+    with pytest.raises(InvalidConfig, match="choose with --sample-rate 32k or 48k"):
         extract(tmp_path / "G_9.pth", tmp_path / "out.pth", "x")
     with pytest.raises(InvalidConfig, match="--sample-rate 40k is wrong"):
         extract(tmp_path / "G_9.pth", tmp_path / "out.pth", "x", sample_rate="40k")
@@ -261,12 +261,12 @@ def test_where_shapes_cannot_tell_the_rate_it_is_asked_for(tmp_path: Path) -> No
     assert inspect_file(tmp_path / "out.pth").sample_rate == "48k"
 
 
-def test_what_makes_no_voice_is_refused(folder: Path, tmp_path: Path, changed: Any) -> None:
+def test_files_that_are_no_generator_are_refused(folder: Path, tmp_path: Path, changed: Any) -> None:
     weights = weights_of(folder / "G_1.pth")
     del weights["dec.cond.bias"]
     for source, reason in (
-        (folder / "D_1.pth", "these are v2 discriminators of width 24; give the G_ file"),
-        (folder / "anna.pth", "is a small voice already"),
+        (folder / "D_1.pth", "it contains v2 discriminators of width 24; give the G_ file"),
+        (folder / "anna.pth", "is already a voice file"),
         (changed("G_1.pth", model=weights), "dec.cond.bias is missing"),
     ):
         with pytest.raises(IncompatibleCheckpoint, match=reason):
@@ -297,8 +297,8 @@ def _with_weight(tree: dict[str, Any], name: Any, value: torch.Tensor) -> dict[s
         lambda tree: _with_weight(tree, "emb_g.weight", torch.zeros(109, 32, device="meta")),
     ],
 )
-def test_files_of_any_odd_form_are_told_and_crash_no_tool(folder: Path, tmp_path: Path, change: Any) -> None:
-    """Each tool either makes of it what can be made, or says why not; nothing else is raised."""
+def test_malformed_files_crash_no_tool(folder: Path, tmp_path: Path, change: Any) -> None:
+    """Each tool accepts the file or raises IncompatibleCheckpoint, nothing else."""
     odd = tmp_path / "G_1.pth"
     torch.save(change(torch.load(folder / "G_1.pth", weights_only=True)), odd)
     shutil.copy(odd, tmp_path / "D_1.pth")
@@ -315,11 +315,11 @@ def test_files_of_any_odd_form_are_told_and_crash_no_tool(folder: Path, tmp_path
             use()
 
 
-def test_a_voice_that_says_odd_things_of_itself_is_told(tmp_path: Path) -> None:
+def test_a_voice_with_invalid_metadata_is_reported(tmp_path: Path) -> None:
     voice = make_voice(tmp_path / "a.pth")
     tree = torch.load(voice, weights_only=True)
     torch.save({**tree, "version": 2, "embedder_model": ["contentvec"]}, voice)
-    assert "names the version '2'" in faults(voice)
+    assert "has the unknown version '2'" in faults(voice)
     with pytest.raises(IncompatibleCheckpoint, match="not a voice file"):
         load_voice(voice, torch.device("cpu"))
 
@@ -360,16 +360,16 @@ def test_voices_of_different_kinds_are_not_mixed(folder: Path, tmp_path: Path, c
         merge(folder / "anna.pth", other, 0.5, tmp_path / "c.pth", "c")
 
 
-def test_the_command_line_tells_people_and_programs(folder: Path, tmp_path: Path) -> None:
+def test_the_command_line_reports_as_text_and_as_json(folder: Path, tmp_path: Path) -> None:
     def run(*words: object) -> Any:
         return CliRunner().invoke(app, [str(word) for word in words])
 
     voice, g = folder / "anna.pth", folder / "G_1.pth"
-    said = run("inspect", voice, g)
-    assert said.exit_code == 0
-    assert "anna.pth: voice, v2 40k, with pitch" in said.output
-    assert "G_1.pth: generator checkpoint" in said.output
-    assert said.output.count("no faults") == 2
+    text = run("inspect", voice, g)
+    assert text.exit_code == 0
+    assert "anna.pth: voice, v2 40k, with pitch" in text.output
+    assert "G_1.pth: generator checkpoint" in text.output
+    assert text.output.count("no faults") == 2
     rows = json.loads(run("inspect", "--json", voice, g).output)
     assert [row["contents"] for row in rows] == ["voice", "generator checkpoint"]
     (tmp_path / "bad.pth").write_bytes(b"bad")

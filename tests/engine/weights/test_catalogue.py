@@ -1,4 +1,4 @@
-"""Published weights on this machine: known, found, verified, imported."""
+"""Published weights on this machine: listed, found, verified, imported."""
 
 import hashlib
 import os
@@ -52,7 +52,7 @@ def test_an_id_stands_for_all_its_files_and_a_key_for_one(weights):
         weights.files_of("nothing")
 
 
-def test_a_new_copy_is_unverified_until_its_sha256_was_taken(weights):
+def test_a_new_copy_is_unverified_until_its_sha256_is_computed(weights):
     place(weights, "a.bin")
     assert states(weights) == {"a.bin": "unverified", "b.bin": "missing", "c.json": "missing"}
     assert weights.verify(weights.files[0]) == "verified"
@@ -66,7 +66,7 @@ def test_a_verified_copy_is_not_read_again(weights, monkeypatch):
     assert Weights(weights.folder, weights.catalogue).verify(weights.files[0]) == "verified"
 
 
-def test_a_copy_that_changed_since_is_read_again_and_found_out(weights):
+def test_a_copy_that_changed_since_is_read_again_and_found_damaged(weights):
     path = place(weights, "a.bin")
     weights.verify(weights.files[0])
     path.write_bytes(b"FIRST" * 1000)
@@ -81,7 +81,7 @@ def test_a_copy_of_another_size_is_damaged_without_reading(weights):
     assert weights.state(weights.files[0]) == weights.verify(weights.files[0]) == "damaged"
 
 
-def test_a_spoilt_memory_costs_only_a_new_hash(weights):
+def test_a_damaged_checksum_cache_costs_only_a_new_hash(weights):
     place(weights, "a.bin")
     weights.verify(weights.files[0])
     (weights.folder / ".verified.json").write_text("not json")
@@ -102,19 +102,19 @@ def test_the_folder_is_not_named_where_it_is_the_usual_one():
     assert "--weights" not in Weights(default_weights_folder()).ways_to_get("hubert")
 
 
-def test_known_files_are_taken_from_anywhere_under_a_folder_whatever_their_names(weights, tmp_path):
+def test_published_files_are_imported_from_anywhere_under_a_folder_whatever_their_names(weights, tmp_path):
     source = tmp_path / "RVC" / "assets" / "deep"
     source.mkdir(parents=True)
     (source / "renamed.pt").write_bytes(CONTENT["b.bin"])
     (source / "a.bin").write_bytes(b"FIRST" * 1000)  # right name and size, wrong content
     (source / "loop").symlink_to(tmp_path / "RVC", target_is_directory=True)
     (source / "dangling").symlink_to(tmp_path / "gone")
-    heard = []
-    taken = weights.import_from(tmp_path / "RVC", lambda file, path: heard.append((file.name, path.name)))
-    assert [file.name for file in taken] == ["b.bin"]
-    assert heard == [("b.bin", "renamed.pt")]
+    reported = []
+    imported = weights.import_from(tmp_path / "RVC", lambda file, path: reported.append((file.name, path.name)))
+    assert [file.name for file in imported] == ["b.bin"]
+    assert reported == [("b.bin", "renamed.pt")]
     assert states(weights) == {"a.bin": "missing", "b.bin": "verified", "c.json": "missing"}
-    assert weights.path_of(taken[0]).read_bytes() == CONTENT["b.bin"]
+    assert weights.path_of(imported[0]).read_bytes() == CONTENT["b.bin"]
     assert (source / "renamed.pt").exists()
 
 

@@ -1,4 +1,4 @@
-"""Downloads from a real server on loopback that breaks off, ignores ranges, redirects or lies, as the test wants it."""
+"""Downloads from a real server on loopback that aborts, ignores ranges, redirects or serves wrong data on request."""
 
 import hashlib
 import threading
@@ -20,7 +20,7 @@ QUICK = tenacity.wait_none()
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves DATA at PATH; the attributes say how badly."""
+    """Server of DATA at PATH; its attributes select the faults."""
 
     daemon_threads = True
 
@@ -29,10 +29,10 @@ class Hub(ThreadingHTTPServer):
         self.files = {PATH: DATA}
         self.etag = '"one"'
         self.break_after: list[int] = []
-        """Bytes after which each next answer ends; none left: whole answers."""
-        self.knows_ranges = True
+        """Bytes after which each next response ends; empty: complete responses."""
+        self.supports_ranges = True
         self.statuses: list[int] = []
-        """What the next answers say in place of a file."""
+        """Status codes of the next responses, instead of a file."""
         self.redirect_to = None
         self.requests: list[tuple[str, str | None]] = []
         """Path and Range of each request."""
@@ -50,8 +50,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         hub = self.server
-        asked = self.headers.get("Range")
-        hub.requests.append((self.path, asked))
+        requested_range = self.headers.get("Range")
+        hub.requests.append((self.path, requested_range))
         if hub.statuses:
             self._answer(hub.statuses.pop(0))
         elif hub.redirect_to and self.path == PATH:
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path not in hub.files:
             self._answer(404)
         else:
-            self._send(hub.files[self.path], asked)
+            self._send(hub.files[self.path], requested_range)
 
     def _answer(self, status, **headers):
         self.send_response(status)
@@ -67,10 +67,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
 
-    def _send(self, data, asked):
+    def _send(self, data, requested_range):
         hub = self.server
         is_same = self.headers.get("If-Range", hub.etag) == hub.etag
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and hub.knows_ranges and is_same else 0
+        can_resume = requested_range and hub.supports_ranges and is_same
+        start = int(requested_range.removeprefix("bytes=").rstrip("-")) if can_resume else 0
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
@@ -117,13 +118,13 @@ def part_of(weights):
 
 
 def test_a_file_is_fetched_from_the_mirror_verified_and_nothing_else_is_left(hub, weights):
-    heard = []
-    path = download(weights, progress=lambda file, done: heard.append((file.name, done)))
+    progress = []
+    path = download(weights, progress=lambda file, done: progress.append((file.name, done)))
     assert path.read_bytes() == DATA
     assert names_in(weights) == ["net.pth"]
     assert weights.state(weights.files[0]) == "verified"
-    assert heard[0] == ("net.pth", 0)
-    assert heard[-1] == ("net.pth", SIZE)
+    assert progress[0] == ("net.pth", 0)
+    assert progress[-1] == ("net.pth", SIZE)
 
 
 def test_a_file_that_is_here_is_not_asked_for_again(hub, weights):
@@ -135,12 +136,12 @@ def test_a_file_that_is_here_is_not_asked_for_again(hub, weights):
 def test_an_interrupted_download_goes_on_where_it_was(hub, weights):
     hub.break_after = [300_000, 200_000]
     assert download(weights).read_bytes() == DATA
-    assert [asked for _, asked in hub.requests] == [None, "bytes=300000-", "bytes=500000-"]
+    assert [requested for _, requested in hub.requests] == [None, "bytes=300000-", "bytes=500000-"]
 
 
 def test_a_later_run_goes_on_with_the_piece_that_an_earlier_one_left(hub, weights):
     hub.break_after = [300_000] + [0] * 20
-    with pytest.raises(MissingWeights, match="breaks off"):
+    with pytest.raises(MissingWeights, match="was interrupted"):
         download(weights)
     assert part_of(weights).stat().st_size == 300_000
     hub.break_after, hub.requests = [], []
@@ -148,12 +149,12 @@ def test_a_later_run_goes_on_with_the_piece_that_an_earlier_one_left(hub, weight
     assert hub.requests == [(PATH, "bytes=300000-")]
 
 
-def test_many_interruptions_are_borne_as_long_as_each_attempt_brings_something(hub, weights):
+def test_many_interruptions_are_tolerated_as_long_as_each_attempt_adds_bytes(hub, weights):
     hub.break_after = [50_000] * 15
     assert download(weights).read_bytes() == DATA
 
 
-def test_attempts_that_bring_nothing_end_after_a_few(hub, weights):
+def test_attempts_without_progress_end_after_a_few(hub, weights):
     hub.break_after = [0] * 20
     with pytest.raises(MissingWeights, match="HF_ENDPOINT"):
         download(weights)
@@ -161,7 +162,7 @@ def test_attempts_that_bring_nothing_end_after_a_few(hub, weights):
 
 
 def test_a_server_that_ignores_ranges_starts_the_file_over(hub, weights):
-    hub.break_after, hub.knows_ranges = [300_000], False
+    hub.break_after, hub.supports_ranges = [300_000], False
     assert download(weights).read_bytes() == DATA
 
 
@@ -169,7 +170,7 @@ def test_pieces_of_two_different_files_are_never_joined(hub, weights):
     hub.break_after = [300_000] + [0] * 20
     with pytest.raises(MissingWeights):
         download(weights)
-    part_of(weights).write_bytes(b"x" * 300_000)  # what the server had then
+    part_of(weights).write_bytes(b"x" * 300_000)  # the file on the server at that time
     hub.etag, hub.break_after = '"two"', []
     assert download(weights).read_bytes() == DATA
 
@@ -177,7 +178,7 @@ def test_pieces_of_two_different_files_are_never_joined(hub, weights):
 def test_a_foreign_piece_costs_a_second_download_and_no_more(hub, weights):
     part_of(weights).write_bytes(b"x" * 300_000)
     assert download(weights).read_bytes() == DATA
-    assert [asked for _, asked in hub.requests] == ["bytes=300000-", None]
+    assert [requested for _, requested in hub.requests] == ["bytes=300000-", None]
 
 
 @pytest.mark.parametrize("length", [SIZE, SIZE + 5])
@@ -187,7 +188,7 @@ def test_a_whole_but_wrong_piece_is_thrown_away(hub, weights, length):
 
 
 @pytest.mark.parametrize("wrong", [b"y" * SIZE, b"y" * (SIZE + 1000)], ids=["same size", "longer"])
-def test_wrong_content_is_deleted_and_told(hub, weights, wrong):
+def test_wrong_content_is_deleted_and_reported(hub, weights, wrong):
     hub.files[PATH] = wrong
     with pytest.raises(MissingWeights, match="sha256 differs"):
         download(weights)
@@ -207,9 +208,9 @@ def test_a_server_in_trouble_is_asked_again(hub, weights):
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_refusal_is_told_at_once(hub, weights, status):
+def test_a_refusal_is_reported_at_once(hub, weights, status):
     hub.statuses = [status]
-    with pytest.raises(MissingWeights, match=rf"answers {status}.*HF_ENDPOINT.*weights import"):
+    with pytest.raises(MissingWeights, match=rf"answered {status}.*HF_ENDPOINT.*weights import"):
         download(weights)
     assert len(hub.requests) == 1
 
@@ -229,7 +230,7 @@ def test_a_revision_is_part_of_the_address(hub, weights):
     assert hub.requests == [("/someone/things/resolve/70ed56/folder/net.pth", None)]
 
 
-def test_an_unreachable_hub_is_told_with_the_other_ways(weights, monkeypatch):
+def test_an_unreachable_hub_is_reported_with_the_other_ways(weights, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(MissingWeights, match="weights import FOLDER"):
         download(weights)
@@ -250,8 +251,8 @@ def test_two_programs_never_download_into_one_folder_at_once(hub, weights):
 
 
 @pytest.fixture
-def known(weights, monkeypatch):
-    """The command line knows the one file of these tests."""
+def published(weights, monkeypatch):
+    """Catalogue of the command line with the one file of these tests."""
     monkeypatch.setattr("rvc_engine.weights.catalogue.published_files", lambda: weights.catalogue)
     return weights
 
@@ -260,37 +261,37 @@ def command(weights, *words):
     return CliRunner().invoke(app, [*words, "--weights", str(weights.folder)])
 
 
-def test_the_command_line_fetches_lists_and_verifies(hub, known):
-    assert "missing" in command(known, "list").output
-    fetched = command(known, "fetch", "things")
+def test_the_command_line_fetches_lists_and_verifies(hub, published):
+    assert "missing" in command(published, "list").output
+    fetched = command(published, "fetch", "things")
     assert fetched.exit_code == 0, fetched.output
-    assert '"state": "verified"' in command(known, "list", "--json").output
-    verified = command(known, "verify")
+    assert '"state": "verified"' in command(published, "list", "--json").output
+    verified = command(published, "verify")
     assert "verified   things/net.pth" in verified.output
     assert verified.exit_code == 0
 
 
-def test_the_command_line_tells_damage_by_its_exit_code(hub, known):
-    command(known, "fetch", "things")
-    known.path_of(known.files[0]).write_bytes(b"z" * SIZE)
-    verified = command(known, "verify")
+def test_the_command_line_reports_damage_by_its_exit_code(hub, published):
+    command(published, "fetch", "things")
+    published.path_of(published.files[0]).write_bytes(b"z" * SIZE)
+    verified = command(published, "verify")
     assert verified.exit_code == 1
     assert "damaged    things/net.pth" in verified.output
 
 
-def test_the_command_line_imports(known, tmp_path):
+def test_the_command_line_imports(published, tmp_path):
     (tmp_path / "rvc").mkdir()
     (tmp_path / "rvc" / "some.pth").write_bytes(DATA)
-    imported = command(known, "import", str(tmp_path / "rvc"))
+    imported = command(published, "import", str(tmp_path / "rvc"))
     assert imported.exit_code == 0
     assert "things/net.pth" in imported.output
-    assert known.path_of(known.files[0]).read_bytes() == DATA
+    assert published.path_of(published.files[0]).read_bytes() == DATA
 
 
-def test_the_command_line_says_an_error_in_a_sentence(hub, known):
+def test_the_command_line_reports_an_error_in_a_sentence(hub, published):
     hub.files.clear()
-    for name, words in (("things", "the server answers 404"), ("nothing", "known are things")):
-        result = command(known, "fetch", name)
+    for name, words in (("things", "the server answered 404"), ("nothing", "known are things")):
+        result = command(published, "fetch", name)
         assert result.exit_code == 1
         assert words in result.output
         assert "Traceback" not in result.output

