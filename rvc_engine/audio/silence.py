@@ -14,9 +14,9 @@ THRESHOLD = 10 ** (-42 / 20)
 HOP_SECONDS = 0.015
 WINDOW_HOPS = 4
 MIN_LENGTH = 100
-"""Least frames (1500 ms) between two cuts."""
+"""Fewest frames (1500 ms) between two cuts."""
 MIN_INTERVAL = 27
-"""Least frames (400 ms) of silence at a cut."""
+"""Fewest frames (400 ms) of silence at a cut."""
 MAX_KEPT = 33
 """Most frames (500 ms) of silence kept on either side of a cut."""
 

@@ -9,7 +9,7 @@ MIN_CORRELATION = 0.97
 """Least correlation of two fingerprints for two files to count as one take. Encoded copies give 0.98 and more, other
 sentences of one voice below 0.9."""
 MIN_SLOTS = 62
-"""Least slots to compare, two seconds: short words resemble each other."""
+"""Fewest slots to compare, two seconds: short words resemble each other."""
 MAX_SHIFT = 3
 """Slots by which codecs shift the start."""
 LENGTH_SLACK = 0.15

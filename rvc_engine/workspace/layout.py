@@ -197,7 +197,7 @@ class Workspace:
             lock.release()
 
     def _remove_temporary_files(self) -> None:
-        """Delete half-written files of an engine that was killed; a checkpoint's can have a gigabyte."""
+        """Delete half-written files of an engine that was killed; a checkpoint's can be a gigabyte."""
         for folder in (self.root, self.recovery, self.weights, self.previews):
             for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
