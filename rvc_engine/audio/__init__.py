@@ -1,1 +1,1 @@
-"""From recordings to clips: files are found, decoded, cut at silences and resampled. Also mel spectrograms."""
+"""Audio input: recordings are listed, decoded, cut at silences and resampled to clips. Also mel spectrograms."""

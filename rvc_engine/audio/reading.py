@@ -1,13 +1,13 @@
-"""Reading recordings: whatever libsndfile or FFmpeg can decode, as a stream of blocks. No torch.
+"""Decoding of recordings by libsndfile or FFmpeg, as a stream of blocks. No torch.
 
-A file is told by what it holds, never by its name. Memory stays bounded however long the recording is and whatever its
-header claims. FFmpeg gets a file object and short lists of containers and of sound decoders: no playlist that names
-other files, no network, no video decoder ever runs on what a stranger sent.
+The format is detected from the content, never from the name. Memory stays bounded however long the recording is and
+whatever its header claims. Files are untrusted: FFmpeg gets a file object and allow-lists of containers and audio
+decoders, so no playlist that names other files, no network access and no video decoder.
 
     with open_audio(path) as stream:
-        stream.info                      what the header says
+        stream.info                      the header
         for block in stream.mono(40_000): ...
-        stream.notes                     what could not be read, though some could
+        stream.notes                     damage, where part of the audio could be read
 """
 
 import contextlib
@@ -28,62 +28,62 @@ import soxr
 from numpy.typing import NDArray
 
 BLOCK_SAMPLES = 2**18
-"""At most so many samples a block, over all channels: 1 MB of float32."""
+"""Largest block, in samples over all channels: 1 MB of float32."""
 MIN_SAMPLE_RATE = 1_000
 MAX_SAMPLE_RATE = 768_000
 MAX_CHANNELS = 64
 MAX_SECONDS = 24 * 3600
-"""A small file can hold days of silence; reading ends here."""
+"""Longest recording that is read; a small file can hold days of silence."""
 LOUDEST = 1e5
-"""Samples beyond it, in a format where full scale is 1, are damage, not sound. They and NaN are read as zero."""
+"""Largest credible sample, full scale being 1. Larger ones and NaN are damage and are read as zero."""
 LOST_SECONDS = 0.5
-"""A recording shorter than its header says by more than this, and by more than 2 %, was cut off."""
+"""A recording is reported as cut off when it is shorter than in its header by more than this and by more than 2 %."""
 
 _SNDFILE_SIGNATURES = (
     *(b"RIFF", b"RIFX", b"RF64", b"riff\x2e\x91\xcf\x11"),  # WAV and W64
     *(b"FORM", b".snd", b"caff"),  # AIFF, SVX, AU, CAF
     *(b"Creative Voice File", b"NIST_1A", b" paf", b"fap ", b"PVF1"),
 )
-"""How files begin that libsndfile is asked about first: containers of plain samples. It knows FLAC, Ogg and MP3 too,
-but gives up at the first damage, where FFmpeg steps over it; and others by mere likeness."""
+"""Signatures of the files that are tried with libsndfile first: containers of PCM samples. libsndfile decodes FLAC, Ogg
+and MP3 too, but stops at the first damage, where FFmpeg skips it; and it misdetects some other formats."""
 
 _FFMPEG_CONTAINERS = (
     "3gp,aac,ac3,aiff,amr,amrnb,amrwb,ape,asf,asf_o,au,avi,caf,dsf,dts,dtshd,eac3,flac,flv,gsm,iff,loas,mov,matroska,"
     "mlp,mp3,mpc,mpc8,mpeg,mpegts,nut,oga,ogg,oma,qcp,qoa,rm,sox,tak,truehd,tta,voc,w64,wav,webm,wtv,wv,xwma"
 )
 
-
 _DECODING_FAULTS = (av.error.FFmpegError, ValueError, IndexError, MemoryError)
-"""What PyAV raises on damaged files (IndexError: a stream that turns up after the header)."""
+"""Errors that PyAV raises on damaged files (IndexError: a stream that appears after the header)."""
 
 
 class UnreadableAudio(Exception):
-    """A file of which no sound could be read. The message is a plain reason, without the file's name."""
+    """Error for a file without readable audio. The message is the reason, without the file's name."""
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says. Only decoding tells the truth."""
+    """The header of a file. It may be wrong; only decoding shows the real length and format."""
 
     container: str
     codec: str
     sample_rate: int
     channels: int
     seconds: float | None
-    """None where the header does not say."""
+    """None where the header has no length."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Some consecutive sound as decoded."""
+    """Consecutive decoded samples."""
 
     samples: NDArray[np.float32]
     """(num_samples, channels), full scale ±1, finite."""
     sample_rate: int
+    """Hz."""
 
     def mono(self) -> NDArray[np.float32]:
         """The mean of all channels, (num_samples,)."""
-        # Adding columns is several times faster than numpy's mean of short rows.
+        # Adding columns is several times faster than numpy's mean over short rows.
         total = self.samples[:, 0].copy()
         for channel in range(1, self.samples.shape[1]):
             total += self.samples[:, channel]
@@ -91,7 +91,7 @@ class Block:
 
 
 class _Decoder(Protocol):
-    """One library at work on one file. `damage` counts the parts that it could not decode."""
+    """A decoding library with one file open. `damage` counts the parts that could not be decoded."""
 
     info: AudioInfo
     damage: int
@@ -102,11 +102,11 @@ class _Decoder(Protocol):
 
 @dataclass
 class AudioStream:
-    """An open recording, to be read once, from start to end."""
+    """An open recording, read once from start to end."""
 
     info: AudioInfo
     notes: list[str] = field(default_factory=list)
-    """What was wrong with it; complete once all blocks are read."""
+    """Damage that was found; complete once all blocks are read."""
     _decoder: _Decoder | None = None
 
     def __enter__(self) -> Self:
@@ -119,20 +119,20 @@ class AudioStream:
         self._decoder.close()
 
     def blocks(self) -> Iterator[Block]:
-        """All sound, as it was recorded. Raises UnreadableAudio when there is none, or more than MAX_SECONDS of it."""
+        """All audio at its own rate and channels. Raises UnreadableAudio if there is none or over MAX_SECONDS of it."""
         assert self._decoder is not None
         seconds = 0.0
         for block in self._decoder.blocks():
             _check_format(block.sample_rate, block.samples.shape[1])
             seconds += len(block.samples) / block.sample_rate
             if seconds > MAX_SECONDS:
-                raise UnreadableAudio(f"it is longer than {MAX_SECONDS // 3600} hours; cut it into shorter files")
+                raise UnreadableAudio(f"it is longer than {MAX_SECONDS // 3600} hours; split it into shorter files")
             yield Block(_finite(block.samples), block.sample_rate)
         self._note_damage(seconds, self._decoder.damage)
 
     def _note_damage(self, seconds: float, damage: int) -> None:
         if seconds == 0:
-            raise UnreadableAudio("damaged: none of its sound can be decoded" if damage else "it holds no sound")
+            raise UnreadableAudio("damaged: none of its audio can be decoded" if damage else "it contains no sound")
         declared = self.info.seconds or 0.0
         if declared - seconds > max(LOST_SECONDS, 0.02 * declared):
             self.notes.append(
@@ -144,7 +144,7 @@ class AudioStream:
             self.notes.append(f"damaged: {damage} parts could not be decoded; the rest, {seconds:.1f} s, was read")
 
     def mono(self, sample_rate: int) -> Iterator[NDArray[np.float32]]:
-        """All sound as blocks of one channel, the mean of all channels, at the given rate in Hz. Raises as `blocks`."""
+        """All audio as blocks (num_samples,), the mean of all channels, at `sample_rate` Hz. Raises as `blocks`."""
         resampler: soxr.ResampleStream | None = None
         rate = 0
         for block in self.blocks():
@@ -162,9 +162,9 @@ class AudioStream:
 
 
 def open_audio(path: Path) -> AudioStream:
-    """Open a recording; a context manager. Raises UnreadableAudio with a plain reason."""
+    """Open a recording; a context manager. Raises UnreadableAudio."""
     try:
-        # Opened by descriptor, so that neither library sees the name and takes its suffix for a hint.
+        # Opened by descriptor, so that neither library takes the suffix of the name for a hint.
         # Unbuffered, because libsndfile reads from the descriptor itself.
         file = os.fdopen(os.open(path, os.O_RDONLY), "rb", buffering=0)
     except OSError as error:
@@ -179,19 +179,19 @@ def open_audio(path: Path) -> AudioStream:
 
 
 def probe(path: Path) -> AudioInfo:
-    """What a recording's header says. Raises UnreadableAudio."""
+    """Read the header of a recording. Raises UnreadableAudio."""
     with open_audio(path) as stream:
         return stream.info
 
 
 def decode_mono(path: Path, sample_rate: int) -> Iterator[NDArray[np.float32]]:
-    """A recording as blocks of one channel at `sample_rate` Hz. Raises UnreadableAudio."""
+    """Read a recording as blocks (num_samples,), mixed to mono, at `sample_rate` Hz. Raises UnreadableAudio."""
     with open_audio(path) as stream:
         yield from stream.mono(sample_rate)
 
 
 def read_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
-    """A whole recording in memory, for short ones: (num_samples,). Raises UnreadableAudio."""
+    """Read a whole, short recording as (num_samples,), mixed to mono, at `sample_rate` Hz. Raises UnreadableAudio."""
     return np.concatenate(list(decode_mono(path, sample_rate)))
 
 
@@ -206,19 +206,19 @@ def _open_decoder(file: FileIO) -> _Decoder:
 
 def _check_format(sample_rate: int, channels: int) -> None:
     if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-        raise UnreadableAudio(f"damaged: its header says {sample_rate} samples a second")
+        raise UnreadableAudio(f"damaged: its header gives a sample rate of {sample_rate} Hz")
     if not 1 <= channels <= MAX_CHANNELS:
-        raise UnreadableAudio(f"damaged: its header says {channels} channels")
+        raise UnreadableAudio(f"damaged: its header gives {channels} channels")
 
 
 def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The samples with damage (NaN, infinite, absurdly loud) as zeros. One NaN would spread through every filter."""
+    """Replace damaged samples (NaN, infinite, over LOUDEST) by zeros. One NaN would spread through every filter."""
     is_sound = np.abs(samples) <= LOUDEST  # False for NaN
     return samples if is_sound.all() else np.where(is_sound, samples, np.float32(0))
 
 
 class _SndfileDecoder:
-    """libsndfile, for plain samples."""
+    """libsndfile, for containers of PCM samples."""
 
     def __init__(self, file: FileIO) -> None:
         self.damage = 0
@@ -236,7 +236,7 @@ class _SndfileDecoder:
             codec=self._file.subtype.lower(),
             sample_rate=self._file.samplerate,
             channels=self._file.channels,
-            # Streams without a length are given the largest number there is.
+            # libsndfile gives streams without a length the largest number.
             seconds=declared if self._file.frames < 2**60 else None,
         )
 
@@ -258,7 +258,7 @@ class _SndfileDecoder:
 
 
 class _FfmpegFile:
-    """The file as FFmpeg sees it: a seek to nowhere, which damaged headers ask for, is refused and not an exception."""
+    """A file for FFmpeg: seeks out of range, which damaged headers lead to, fail with -1 in place of an exception."""
 
     def __init__(self, file: FileIO) -> None:
         self.read = file.read
@@ -273,7 +273,7 @@ class _FfmpegFile:
 
 
 class _FfmpegDecoder:
-    """FFmpeg, through PyAV, for all the rest."""
+    """FFmpeg, through PyAV, for all other formats."""
 
     def __init__(self, file: FileIO) -> None:
         self.damage = 0
@@ -289,7 +289,7 @@ class _FfmpegDecoder:
                 },
             )
         except _DECODING_FAULTS as error:
-            raise UnreadableAudio("not audio: no decoder knows what the file holds") from error
+            raise UnreadableAudio("not audio: the format of the file is not recognized") from error
         self._container: Any = container
         try:
             self._stream = self._sound_track()
@@ -304,11 +304,11 @@ class _FfmpegDecoder:
     def _sound_track(self) -> Any:
         track = self._container.streams.best("audio")
         if track is None:
-            raise UnreadableAudio("not audio: the file has no sound track")
+            raise UnreadableAudio("not audio: the file has no audio track")
         codec = track.codec_context
         if codec is None:
-            raise UnreadableAudio("its sound is encoded in a way that no decoder here knows")
-        codec.thread_count = 1  # sound decoders gain nothing from threads, and each costs address space
+            raise UnreadableAudio("its audio codec is not supported; convert the file to WAV or FLAC")
+        codec.thread_count = 1  # audio decoders gain nothing from threads, and each costs address space
         return track
 
     def _read_info(self) -> AudioInfo:
@@ -330,7 +330,7 @@ class _FfmpegDecoder:
         return _joined(self._frame_blocks())
 
     def _frame_blocks(self) -> Iterator[Block]:
-        """The sound as FFmpeg hands it over: by frames of some hundred samples, or of any size."""
+        """A block per frame of FFmpeg, some hundred samples long; larger frames are split."""
         for frame in self._frames():
             samples = _scaled(frame.to_ndarray(), frame.format.is_planar, len(frame.layout.channels))
             step = max(1, BLOCK_SAMPLES // samples.shape[1])
@@ -358,12 +358,12 @@ class _FfmpegDecoder:
 
 
 def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
-    """Small blocks of one form as larger ones, of at most BLOCK_SAMPLES: what follows has its price for every block."""
+    """Join blocks of equal format to blocks of at most BLOCK_SAMPLES, since later steps have a cost per block."""
     sample_rate, channels, size = 0, 0, 0
     parts: list[NDArray[np.float32]] = []
     for block in blocks:
-        is_like = (block.sample_rate, block.samples.shape[1]) == (sample_rate, channels)
-        if parts and (not is_like or size + block.samples.size > BLOCK_SAMPLES):
+        is_same_format = (block.sample_rate, block.samples.shape[1]) == (sample_rate, channels)
+        if parts and (not is_same_format or size + block.samples.size > BLOCK_SAMPLES):
             yield Block(np.concatenate(parts), sample_rate)
             parts, size = [], 0
         sample_rate, channels = block.sample_rate, block.samples.shape[1]
@@ -375,7 +375,7 @@ def _joined(blocks: Iterable[Block]) -> Iterator[Block]:
 
 @functools.cache
 def _sound_decoders() -> str:
-    """Names of FFmpeg's sound decoders, for its white list."""
+    """Names of FFmpeg's audio decoders, for its allow-list."""
     names = []
     for name in av.codecs_available:
         with contextlib.suppress(ValueError):
@@ -385,7 +385,7 @@ def _sound_decoders() -> str:
 
 
 def _scaled(samples: NDArray[Any], is_planar: bool, channels: int) -> NDArray[np.float32]:
-    """What FFmpeg decoded as (num_samples, channels) of float32, full scale ±1."""
+    """Convert decoded samples of any format to float32 (num_samples, channels), full scale ±1."""
     rows = samples.T if is_planar else samples.reshape(-1, channels)
     if rows.dtype == np.uint8:
         return (rows.astype(np.float32) - np.float32(128)) / np.float32(128)

@@ -1,8 +1,7 @@
-"""The recordings of a dataset folder, with the names their owner knows them by. No torch.
+"""The recordings of a dataset folder, with the names that their owner gave them. No torch.
 
-A folder of audio files is a dataset. The server stores uploads under names of its own making, so that no path is built
-from what a stranger typed, and leaves `recordings.json` beside them:
-{"files": [{"path": "000001.wav", "name": "..."}]}.
+A folder of audio files is a dataset. The server stores uploads under generated names, so that no path is built from
+untrusted input, and writes `recordings.json` beside them: {"files": [{"path": "000001.wav", "name": "..."}]}.
 """
 
 import unicodedata
@@ -22,16 +21,16 @@ NOT_RECORDINGS = frozenset(
         *(".npy", ".npz", ".pth", ".pt", ".index"),
     }
 )
-"""Endings of what people keep beside recordings. All else is opened: only what a file holds tells what it is."""
+"""Suffixes of other files that lie beside recordings. Files with any other suffix are opened to detect their format."""
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One file of a dataset; whether it is audio at all, only decoding tells."""
+    """A file of a dataset, which may turn out not to be audio when it is decoded."""
 
     path: Path
     name: str
-    """What its owner calls it: for messages, never for paths."""
+    """The owner's name for it: for messages, never for paths."""
 
 
 class _ManifestRow(BaseModel):
@@ -44,12 +43,12 @@ class _Manifest(BaseModel):
 
 
 def list_recordings(folder: Path) -> list[Recording]:
-    """All files of a dataset in a stable order (by name; a manifest's own order).
+    """List the files of a dataset in a stable order: by name, or in the order of the manifest.
 
-    Of a folder without a manifest, hidden files and those in NOT_RECORDINGS are left out.
+    Without a manifest, hidden files and those with a suffix in NOT_RECORDINGS are left out.
 
-    Raises InvalidDataset when there is no such folder, it holds no such file, or its manifest is not one or names
-    anything but files inside the folder.
+    Raises InvalidDataset when the folder does not exist or holds no recordings, or when the manifest is malformed or
+    names anything but files inside the folder.
     """
     if not folder.is_dir():
         raise InvalidDataset(f"there is no dataset folder {folder}; give the folder that holds the recordings")
@@ -57,7 +56,7 @@ def list_recordings(folder: Path) -> list[Recording]:
     recordings = _from_manifest(manifest) if manifest.is_file() else _from_folder(folder)
     if not recordings:
         raise InvalidDataset(
-            f"the dataset folder {folder} holds no files that may be recordings; put recordings of one voice into it"
+            f"the dataset folder {folder} holds no files that could be recordings; put recordings of one voice into it"
         )
     return recordings
 
@@ -77,24 +76,24 @@ def _from_manifest(manifest: Path) -> list[Recording]:
         rows = _Manifest.model_validate_json(manifest.read_bytes()).files
     except (ValidationError, OSError) as error:
         raise InvalidDataset(
-            f"{manifest} is not a list of recordings as the server writes it; take it away, or mend it"
+            f"{manifest} is not a list of recordings in the server's format; delete or correct it"
         ) from error
     return [Recording(_inside(manifest.parent, row.path), _printable(row.name)) for row in rows]
 
 
 def _inside(folder: Path, name: str) -> Path:
-    """The file of that name, links followed, if it lies in the folder. Raises InvalidDataset."""
+    """The path of a file in the folder, links resolved. Raises InvalidDataset when it lies elsewhere."""
     try:
         path = (folder / name).resolve()
-        is_ours = path.is_relative_to(folder.resolve()) and path.is_file()
+        is_inside = path.is_relative_to(folder.resolve()) and path.is_file()
     except (OSError, ValueError):  # a name too long, a null character, a loop of links
-        is_ours = False
-    if not is_ours:
-        raise InvalidDataset(f"{folder / MANIFEST} names {name!r}, which is no file inside the dataset's folder")
+        is_inside = False
+    if not is_inside:
+        raise InvalidDataset(f"{folder / MANIFEST} names {name!r}, which is not a file inside the dataset's folder")
     return path
 
 
 def _printable(name: str) -> str:
-    """A name that is valid UTF-8 without control characters, for logs and terminals (file systems allow others)."""
+    """Make a name valid UTF-8 without control characters, for logs and terminals (file systems allow both)."""
     valid = name.encode(errors="replace").decode()
     return "".join("?" if unicodedata.category(character) == "Cc" else character for character in valid)

@@ -1,7 +1,7 @@
-"""Where a recording is silent: its level per 15 ms, and the stretches of sound between silences. No torch.
+"""Silence detection: the level of a recording per 15 ms, and the spans of sound between silences. No torch.
 
-The rule is the reference's (FORMATS: "Slices"; in words in the golden numbers' recipe), so that the same recording
-gives the same slices. Lengths below are in frames of 15 ms.
+The rule is the reference's (FORMATS: "Slices"; explained in the recipe of the golden numbers), so that the same
+recording gives the same slices. Lengths below are in frames of 15 ms.
 """
 
 from collections.abc import Iterator
@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 THRESHOLD = 10 ** (-42 / 20)
-"""A frame whose root mean square is below -42 dB is silent."""
+"""Root mean square below which a frame is silent: -42 dB of full scale."""
 HOP_SECONDS = 0.015
 WINDOW_HOPS = 4
 MIN_LENGTH = 100
-"""Frames (1500 ms) between two cuts."""
+"""Fewest frames (1500 ms) between two cuts."""
 MIN_INTERVAL = 27
-"""Frames (400 ms) of silence that make a cut."""
+"""Fewest frames (400 ms) of silence at a cut."""
 MAX_KEPT = 33
-"""Frames (500 ms) of silence kept on either side of a cut."""
+"""Most frames (500 ms) of silence kept on either side of a cut."""
 
 
 class Levels:
-    """The root mean square of a recording, frame by frame, gathered from blocks of any size."""
+    """The root mean square of a recording per frame, computed from blocks of any size."""
 
     def __init__(self, sample_rate: int) -> None:
         self.hop_length = round(HOP_SECONDS * sample_rate)
@@ -31,7 +31,7 @@ class Levels:
         self._rest = np.zeros(0)
 
     def add(self, block: NDArray[np.floating]) -> None:
-        """Take the next samples, (num_samples,)."""
+        """Add the next samples, (num_samples,)."""
         self.num_samples += len(block)
         samples = np.concatenate([self._rest, block])
         num_whole = len(samples) // self.hop_length
@@ -41,7 +41,7 @@ class Levels:
             self._energies.append(np.einsum("ij,ij->i", hops, hops))
 
     def rms(self) -> NDArray[np.float64]:
-        """(1 + num_samples // hop_length,): frame k is centred on sample k * hop_length; beyond both ends are zeros."""
+        """(1 + num_samples // hop_length,): frame k is centred on sample k * hop_length; both ends are zero-padded."""
         half = WINDOW_HOPS // 2
         energies = np.concatenate([np.zeros(half), *self._energies, [self._rest @ self._rest], np.zeros(half)])
         sums = np.lib.stride_tricks.sliding_window_view(energies, WINDOW_HOPS).sum(axis=1)
@@ -50,12 +50,12 @@ class Levels:
         return rms
 
     def sound_seconds(self) -> float:
-        """Time above the threshold."""
+        """Seconds above the threshold."""
         return float(np.count_nonzero(self.rms() >= THRESHOLD)) * HOP_SECONDS
 
 
 def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> Iterator[tuple[int, int]]:
-    """Stretches between the long silences, (start, end) in samples, each with at most 0.5 s of silence on a side."""
+    """Spans between the long silences, (start, end) in samples, each with at most 0.5 s of silence on a side."""
     if -(-num_samples // hop_length) <= MIN_LENGTH:
         yield 0, num_samples
         return
@@ -69,7 +69,7 @@ def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> I
 
 
 def _dropped_ranges(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    """What is cut out, (from, to) in frames; an empty range is a cut that loses nothing."""
+    """Ranges that are removed, (from, to) in frames; an empty range is a split without removal."""
     last_cut = 0
     for start, end in _silent_runs(rms):
         if end == len(rms):
@@ -84,14 +84,14 @@ def _dropped_ranges(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
 
 
 def _silent_runs(rms: NDArray[np.float64]) -> Iterator[tuple[int, int]]:
-    """Runs of silent frames, (first silent frame, first loud frame after it or the number of frames)."""
+    """Runs of silent frames, (first silent frame, next loud frame or the number of frames)."""
     is_silent = np.concatenate([[False], rms < THRESHOLD, [False]])
     edges = np.flatnonzero(is_silent[1:] != is_silent[:-1])
     yield from zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
 
 
 def _cut(rms: NDArray[np.float64], start: int, end: int) -> tuple[int, int]:
-    """What of one silent run is dropped: from its quietest frame near the start to the quietest near the end."""
+    """The range of a silent run that is removed: its quietest frame near the start to the quietest near the end."""
     if end - start <= MAX_KEPT:
         quietest = _quietest(rms, start, end)
         return (0 if start == 0 else quietest), quietest
@@ -106,5 +106,5 @@ def _cut(rms: NDArray[np.float64], start: int, end: int) -> tuple[int, int]:
 
 
 def _quietest(rms: NDArray[np.float64], first: int, last: int) -> int:
-    """The quietest frame of first..last, both included."""
+    """The quietest frame from `first` to `last`, both included."""
     return first + int(np.argmin(rms[first : last + 1]))

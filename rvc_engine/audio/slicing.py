@@ -1,8 +1,8 @@
-"""Stage `slice`: recordings into training slices of at most 4 s, as the reference cuts them (FORMATS: "Slices").
+"""Stage `slice`: cut recordings into training slices of at most 4 s, as the reference does (FORMATS: "Slices").
 
-Each recording goes through once: decoded and resampled in blocks, high-passed, written to a temporary file, and its
-level noted per 15 ms; then silences are found from the levels and the pieces read back. So a recording of hours takes
-no more memory than one of seconds. The golden numbers in tests/golden/slicing.json hold.
+Each recording is decoded once: resampled in blocks, high-passed, written to a temporary file, and its level measured
+per 15 ms; then silences are found from the levels and the pieces are read back. So a recording of hours takes no more
+memory than one of seconds. The golden numbers in tests/golden/slicing.json hold.
 """
 
 import tempfile
@@ -29,38 +29,39 @@ from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
-"""Raised when the same recordings would give other slices, so that old results are not taken for new ones."""
+"""Incremented when the same recordings would give other slices, so that cached results of before are not reused."""
 
 HIGH_PASS_HZ = 48
 HIGH_PASS_ORDER = 5
 PIECE_SECONDS = 3.7
 OVERLAP_SECONDS = 0.3
 LONGEST_SECONDS = PIECE_SECONDS + OVERLAP_SECONDS
-"""What remains is cut further while it is longer than this."""
+"""Longest slice: a longer rest is cut further."""
 MAX_PEAK = 2.5
+"""Pieces with a larger peak are dropped."""
 LEVEL = 0.9
 LEVEL_SHARE = 0.75
-"""How much of a slice is brought to LEVEL; the rest keeps its own loudness."""
+"""Weight of the piece scaled to a peak of LEVEL; the rest is the piece at its own loudness."""
 LONGEST_SEGMENT_SECONDS = 0.4
-"""The longest segment that any variant trains on (32k). A dataset must hold at least one slice of this length."""
+"""Longest training segment of all variants (32k). A dataset must have at least one slice of this length."""
 MAX_REASONS = 10
-"""Files named in an error's message."""
+"""Files named in one error message."""
 
 
 @dataclass(frozen=True)
 class SlicedRecording:
-    """What became of one recording."""
+    """Result of slicing one recording."""
 
     name: str
     slice_seconds: tuple[float, ...]
     """Length of each slice; overlaps count twice."""
     reason: str | None
-    """Why nothing of it is used; None when something is."""
+    """Reason why nothing of it is used; None when it gave slices."""
 
 
 @dataclass(frozen=True)
 class SlicingSummary:
-    """What became of a dataset."""
+    """Result of slicing a dataset."""
 
     num_slices: int
     seconds: float
@@ -70,8 +71,8 @@ class SlicingSummary:
 def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: StageReport) -> SlicingSummary:
     """Cut every recording of a dataset into `<i>_<j>.wav` at the voice's rate and at 16 kHz.
 
-    i is the recording's number in `list_recordings`, j the slice's number in it. Recordings of which nothing can be
-    used are warned of one by one. Raises InvalidDataset when nothing at all can be used, and DiskFull.
+    i is the recording's number in `list_recordings`, j the slice's number within it. Each recording that gives no slice
+    is reported by a warning. Raises InvalidDataset when there is no slice at all, or none long enough, and DiskFull.
     """
     recordings = list_recordings(dataset)
     progress = _Progress(report, recordings)
@@ -91,7 +92,7 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
 
 
 class _Progress:
-    """Share of the dataset's bytes that is done; also where a long recording hears that it should stop."""
+    """Progress by the dataset's bytes. Every report may raise StopRequested, also within a long recording."""
 
     def __init__(self, report: StageReport, recordings: list[Recording]) -> None:
         self.report = report
@@ -100,14 +101,14 @@ class _Progress:
         self._number = 0
 
     def enter(self, number: int) -> None:
-        """The recordings before this one are done."""
+        """Report that the recordings before this one are done."""
         self._number = number
         self.report.progress(self._starts[number], self._starts[-1])
 
     def within(self, fraction: float) -> None:
-        """So much of the present recording is done."""
+        """Report the fraction of the current recording that is done, 0..1."""
         start, end = self._starts[self._number : self._number + 2]
-        # The last report, at 1, belongs to `enter` alone.
+        # Below 1: only `enter` reports the end.
         self.report.progress(min(start + min(fraction, 1.0) * (end - start), self._starts[-1] - 1), self._starts[-1])
 
 
@@ -131,7 +132,7 @@ def _slice_recording(
 
 
 def _with_progress(stream: AudioStream, sample_rate: int, progress: _Progress) -> Iterator[NDArray[np.float32]]:
-    """The recording's sound in blocks, with progress (decoding counts as half of a recording's work)."""
+    """Audio of the recording in blocks, with progress (decoding counts as half of a recording's work)."""
     expected = (stream.info.seconds or 3600.0) * sample_rate
     num_samples = 0
     for block in stream.mono(sample_rate):
@@ -141,7 +142,7 @@ def _with_progress(stream: AudioStream, sample_rate: int, progress: _Progress) -
 
 
 def high_pass(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Iterator[NDArray[np.float64]]:
-    """The 48 Hz high-pass over consecutive blocks: Butterworth, order 5, causal, starting from silence."""
+    """Apply the 48 Hz high-pass to consecutive blocks: Butterworth, order 5, causal, starting from silence."""
     b, a = scipy.signal.butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, btype="high", fs=sample_rate)
     state = np.zeros(HIGH_PASS_ORDER)
     for block in blocks:
@@ -152,9 +153,9 @@ def high_pass(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Itera
 def _write_slices(
     number: int, spool: IO[bytes], levels: Levels, workspace: Workspace, sample_rate: int, progress: _Progress
 ) -> tuple[list[int], str | None]:
-    """The usable pieces of one spooled recording as files: (samples in each, why there is none)."""
+    """Write the usable pieces of one spooled recording: (samples of each, reason if there is none)."""
     if not levels.sound_seconds():
-        return [], "nothing in it is louder than -42 dB; raise its level if it is a recording of a voice"
+        return [], "nothing in it is louder than -42 dB; raise its level if it contains speech"
     lengths: list[int] = []
     for first, last in loud_spans(levels.rms(), levels.num_samples, levels.hop_length):
         for start, end in pieces(first, last, sample_rate):
@@ -171,13 +172,13 @@ def _write_slices(
                 soxr.resample(piece, sample_rate, ANALYSIS_SAMPLE_RATE),
             )
             lengths.append(len(piece))
-    return lengths, None if lengths else "all of it is silent or far beyond full scale"
+    return lengths, None if lengths else "all of it is silent or far above full scale"
 
 
 def pieces(start: int, end: int, sample_rate: int) -> Iterator[tuple[int, int]]:
-    """A stretch of sound as training pieces, (start, end) in samples.
+    """Cut a span of sound into training pieces, (start, end) in samples.
 
-    Pieces of 3.7 s, each 0.3 s into the one before, while more than 4.0 s remain; what remains then is the last one.
+    Pieces of 3.7 s, each overlapping the one before by 0.3 s, while more than 4.0 s remain; the rest is the last piece.
     """
     length = round(PIECE_SECONDS * sample_rate)
     step = length - round(OVERLAP_SECONDS * sample_rate)
@@ -189,7 +190,7 @@ def pieces(start: int, end: int, sample_rate: int) -> Iterator[tuple[int, int]]:
 
 
 def normalize_level(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """A piece brought near to a common level, or None where its peak is zero, over 2.5 or not finite."""
+    """Bring a piece, (num_samples,), near to a common level; None where its peak is zero, over MAX_PEAK or NaN."""
     peak = float(np.abs(piece).max(initial=0.0))
     if not 0 < peak <= MAX_PEAK:  # also false for NaN
         return None
@@ -203,9 +204,9 @@ def _check_usable(recordings: list[SlicedRecording]) -> None:
         return
     if lengths:
         raise InvalidDataset(
-            f"the longest stretch of sound in the dataset is {max(lengths):.1f} s; at least {LONGEST_SEGMENT_SECONDS} s"
-            " is needed to train at all, and 10 minutes make a good voice"
+            f"the longest sound without a pause in the dataset is {max(lengths):.1f} s; training needs at least "
+            f"{LONGEST_SEGMENT_SECONDS} s, and a good voice 10 minutes in all"
         )
     reasons = [f"{recording.name}: {recording.reason}" for recording in recordings]
     shown = shorten(reasons, MAX_REASONS, "; ", "; and {} more")
-    raise InvalidDataset(f"no recording of the dataset can be used: {shown}")
+    raise InvalidDataset(f"no recording of the dataset is usable: {shown}")

@@ -1,1 +1,1 @@
-"""Prepared clips on their way to the training loop: listed, split, loaded and padded to batches."""
+"""Training data: prepared clips are listed, split, loaded and padded to batches."""

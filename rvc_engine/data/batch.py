@@ -1,4 +1,4 @@
-"""A padded batch of clips."""
+"""The batch of clips that a training step reads."""
 
 from dataclasses import dataclass
 
@@ -18,8 +18,8 @@ class Batch:
     spec: Tensor
     """(B, bins, T), linear magnitudes."""
     wave: Tensor
-    """(B, T * hop)."""
+    """(B, T * hop_length)."""
     lengths: Tensor
     """(B,), frames."""
     speakers: Tensor
-    """(B,)."""
+    """(B,), ids."""

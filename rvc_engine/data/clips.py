@@ -1,4 +1,4 @@
-"""The clips that training reads: wave, content and pitch of each slice, trimmed to agree, and their order."""
+"""Training clips: wave, content features and pitch of each slice, trimmed to equal length, and their order."""
 
 import io
 import random
@@ -20,14 +20,14 @@ from rvc_engine.workspace.external import NO_SLICES, clip_paths
 from rvc_engine.workspace.layout import Workspace
 
 MAX_BATCHES_PER_POOL = 8
-"""Clips are shuffled, then sorted by length within pools of so many batches: little padding, much variety."""
+"""Clips are shuffled, then sorted by length within pools of this many batches: little padding, varied batches."""
 MIN_POOLS = 4
-"""With fewer pools the same clips would meet in every epoch."""
+"""With fewer pools the same clips would share a batch in every epoch."""
 
 
 @dataclass(frozen=True)
 class ClipFiles:
-    """Where the parts of one clip lie."""
+    """Files of one clip."""
 
     wave: Path
     features: Path
@@ -45,14 +45,16 @@ class ClipFiles:
 
 @dataclass(frozen=True)
 class Clip:
-    """One clip in memory, all parts of the same `frames`."""
+    """One clip in memory."""
 
     features: Tensor
-    """(frames, feature_size)."""
+    """(frames, feature_size), content features at 100 Hz: each row of the 50 Hz features twice."""
     coarse_f0: Tensor | None
+    """(frames,), pitch bins."""
     f0: Tensor | None
+    """(frames,), Hz."""
     wave: Tensor
-    """(samples,): all of the slice, a little longer than `frames`, so that its spectrogram needs no made-up end."""
+    """(samples,): the whole slice, a little longer than `frames`, so that the spectrogram has real sound at the end."""
     frames: int
     speaker: int
 
@@ -60,9 +62,10 @@ class Clip:
 def list_clips(
     workspace: Workspace, hparams: Hyperparameters, speakers: Speakers = ONE_SPEAKER
 ) -> tuple[list[ClipFiles], int]:
-    """All clips of the workspace in a stable order, the silent ones last, and how many were too short to train on.
+    """All clips of the workspace in a stable order, the silent ones last, and the number of slices that are left out.
 
-    Raises InvalidDataset when slices have no features or no pitch, or none is long enough, or nobody knows who speaks.
+    Slices are left out when they are too short to train on or lack features or pitch. Raises InvalidDataset when none
+    remains, a file is damaged or does not fit the config, or the speaker of a slice is unknown.
     """
     found = clip_paths(workspace, hparams.f0)
     if not found:
@@ -82,8 +85,8 @@ def list_clips(
     kept = [clip for clip in clips if clip.frames >= hparams.segment_frames]
     if not kept:
         raise InvalidDataset(
-            f"no slice in {workspace.slices} is as long as one training segment "
-            f"({hparams.segment_frames / 100:.2f} s); add recordings"
+            f"no slice in {workspace.slices} is as long as a training segment "
+            f"({hparams.segment_frames / 100:.2f} s); add longer recordings"
         )
     num_short = len(clips) - len(kept)
     ids = sorted({clip.speaker for clip in kept})
@@ -91,7 +94,7 @@ def list_clips(
 
 
 def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
-    """The speakers of the workspace's clips: names by id. Raises InvalidDataset when nobody knows who speaks."""
+    """Names, by id, of the speakers in the workspace. Raises InvalidDataset when the speaker of a slice is unknown."""
     speakers = Speakers.from_workspace(workspace, config)
     clips = (paths for paths in clip_paths(workspace, config.f0) if not paths.missing)
     return speakers.names_by_id(
@@ -100,7 +103,7 @@ def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, 
 
 
 def _mute_clips(workspace: Workspace, hparams: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
-    """Two silent clips of each speaker teach silence, as in the reference; the content stage makes their features."""
+    """Two silent clips for each speaker, as in the reference; the content stage computes their features."""
     features = workspace.mute_features
     if not features.is_file():
         return []
@@ -128,24 +131,24 @@ def _clip_files(
         lengths = [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
     except (soundfile.LibsndfileError, OSError, ValueError, TypeError, EOFError) as error:
         raise InvalidDataset(
-            f"the slice {wave}, its features or its pitch cannot be read ({error}); prepare the recordings anew"
+            f"the slice {wave}, its features or its pitch cannot be read ({error}); prepare the recordings again"
         ) from error
     if info.samplerate != hparams.sample_rate:
         raise InvalidDataset(
-            f"{wave} has {info.samplerate} Hz and the voice {hparams.sample_rate} Hz; "
-            f"slice the recordings anew for {hparams.rate_name}, or choose the other rate"
+            f"{wave} has {info.samplerate} Hz, but the voice has {hparams.sample_rate} Hz; "
+            f"slice the recordings again for {hparams.rate_name}, or choose the other sample rate"
         )
     if len(shape) != 2 or shape[1] != hparams.feature_size:
         raise InvalidDataset(
-            f"{features} holds {shape} numbers and a {hparams.version} voice takes rows of {hparams.feature_size}; "
-            f"extract the features anew for {hparams.version}"
+            f"{features} has the shape {shape}, but a {hparams.version} voice needs rows of {hparams.feature_size} "
+            f"numbers; extract the features again for {hparams.version}"
         )
     lengths += [2 * shape[0], info.frames // hparams.hop_length, MAX_FRAMES]
     return ClipFiles(wave, features, coarse, f0, speaker, min(lengths))
 
 
 def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) -> None:
-    """`filelist.txt` as RVC's trainer reads it: shuffled, the silent clips last."""
+    """Write `filelist.txt` in the format of RVC's trainer: shuffled, the silent clips last."""
     lines = [clip.filelist_line() for clip in clips]
     voiced = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent == workspace.slices]
     random.Random(seed).shuffle(voiced)
@@ -154,7 +157,7 @@ def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) 
 
 
 def load_clip(files: ClipFiles) -> Clip:
-    """Read one clip's files."""
+    """Read the files of one clip."""
     wave, _ = soundfile.read(files.wave, dtype="float32")
     frames = files.frames
     content_frames = np.load(files.features)[: (frames + 1) // 2].astype(np.float32)
@@ -173,7 +176,7 @@ def _load_pitch(path: Path | None, frames: int, dtype: type) -> Tensor | None:
 
 
 def epoch_batches(lengths: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """Which clips form each batch of an epoch: every clip exactly once, the order drawn from seed and epoch alone."""
+    """The clips of each batch of an epoch: every clip exactly once, in an order that depends only on seed and epoch."""
     rng = random.Random(f"{seed}/{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)

@@ -1,6 +1,7 @@
-"""Padded batches on the device: of clips kept there, or prefetched one batch ahead; spectra are computed there.
+"""Padded batches on the device, from clips that are kept there or prefetched one batch ahead.
 
-Nothing here waits for a GPU: what it needs to know of a batch goes there through pinned memory, while it works.
+Spectrograms are computed on the device. Nothing here waits for a GPU: all transfers to it go through pinned memory and
+overlap with its work.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +22,11 @@ from rvc_engine.hyperparameters import Hyperparameters
 NUM_READERS = 4
 NUM_LENGTH_BUCKETS = 4
 BUCKET_MULTIPLE = 8
-"""Padded lengths are multiples of this."""
+"""Padded lengths are multiples of this number of frames."""
 
 
 def length_buckets(lengths: Sequence[int]) -> tuple[int, ...]:
-    """The few lengths that batches are padded to where each one costs a graph, ascending; the last fits all clips."""
+    """The few lengths to pad batches to where each length costs a CUDA graph, ascending; the last fits all clips."""
     longest = max(lengths)
     parts = (-(-longest * n // NUM_LENGTH_BUCKETS) for n in range(1, NUM_LENGTH_BUCKETS + 1))
     return tuple(sorted({-(-part // BUCKET_MULTIPLE) * BUCKET_MULTIPLE for part in parts}))
@@ -33,7 +34,7 @@ def length_buckets(lengths: Sequence[int]) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class PaddedClips:
-    """Clips as they are read, padded to `frames` of any length. What lies behind a clip's end means nothing."""
+    """Clips padded to a common length of `frames`. Values after the end of a clip are arbitrary."""
 
     content_frames: Tensor
     """(B, frames / 2 rounded up, feature_size), content features at 50 Hz."""
@@ -42,22 +43,22 @@ class PaddedClips:
     f0: Tensor | None
     """(B, frames)."""
     wave: Tensor
-    """(B, frames * hop + n_fft - hop), with the reflection before and behind each clip that its spectrogram needs."""
+    """(B, frames * hop + n_fft - hop), with the reflection at both ends of each clip that its spectrogram needs."""
     lengths: Tensor
     """(B,), frames."""
     speakers: Tensor
     """(B,)."""
 
     def pinned(self) -> "PaddedClips":
-        """A copy in memory that a GPU reads by itself."""
+        """Copy to pinned memory."""
         return self._map(lambda part: part.pin_memory())
 
     def to(self, device: torch.device) -> "PaddedClips":
-        """On the device, without waiting for it where these are pinned."""
+        """Copy to a device, asynchronously if these are pinned."""
         return self._map(lambda part: part.to(device, non_blocking=True))
 
     def record_stream(self, stream: torch.cuda.Stream) -> None:
-        """Keep the memory from being reused before this stream is done with it."""
+        """Keep the memory from being reused before the stream has finished its work on it."""
         for each in fields(self):
             part = getattr(self, each.name)
             if part is not None:
@@ -68,7 +69,7 @@ class PaddedClips:
         return replace(self, **{name: change(part) for name, part in parts.items() if part is not None})
 
     def batch(self, hparams: Hyperparameters) -> Batch:
-        """The batch with its spectra; zeros where a clip is padded."""
+        """Compute the spectrograms and set the padding to zero."""
         hop, samples = hparams.hop_length, self.wave.shape[1] - (hparams.n_fft - hparams.hop_length)
         frames, first = samples // hop, (hparams.n_fft - hop) // 2
         is_padding = torch.arange(frames, device=self.lengths.device) >= self.lengths[:, None]
@@ -85,114 +86,114 @@ class PaddedClips:
 
 
 def _with_reflection(clip: Clip, hparams: Hyperparameters) -> Tensor:
-    """The wave of a clip's spectrogram, its ends reflected, (frames * hop + n_fft - hop,)."""
+    """The samples of a clip's spectrogram, both ends reflected, (frames * hop + n_fft - hop,)."""
     padding = (hparams.n_fft - hparams.hop_length) // 2
     end = clip.frames * hparams.hop_length + padding
     wave, missing = clip.wave, end - len(clip.wave)
-    behind = wave[-missing - 1 : -1].flip(0) if missing > 0 else wave[:0]
-    return torch.cat([wave[1 : padding + 1].flip(0), wave[:end], behind])
+    reflected_end = wave[-missing - 1 : -1].flip(0) if missing > 0 else wave[:0]
+    return torch.cat([wave[1 : padding + 1].flip(0), wave[:end], reflected_end])
 
 
 def pad(clips: Sequence[Clip], frames: int, hparams: Hyperparameters) -> PaddedClips:
-    """Put clips of at most `frames` side by side, where they are."""
+    """Pad clips to `frames`, which none exceeds, on the CPU."""
 
     def padded(parts: list[Tensor], length: int) -> Tensor:
-        return torch.stack([F.pad(part, (0, length - len(part))) for part in parts])
+        return torch.stack([F.pad(part, (0, 0) * (part.dim() - 1) + (0, length - len(part))) for part in parts])
 
     coarse_f0 = [clip.coarse_f0 for clip in clips if clip.coarse_f0 is not None]
     f0 = [clip.f0 for clip in clips if clip.f0 is not None]
-    content_frames = [clip.features[::2] for clip in clips]
-    num_content_frames = -(-frames // 2)
     return PaddedClips(
-        content_frames=torch.stack([F.pad(part, (0, 0, 0, num_content_frames - len(part))) for part in content_frames]),
+        content_frames=padded([clip.features[::2] for clip in clips], _num_content_frames(frames)),
         coarse_f0=padded(coarse_f0, frames) if coarse_f0 else None,
         f0=padded(f0, frames) if f0 else None,
-        wave=padded(
-            [_with_reflection(clip, hparams) for clip in clips],
-            frames * hparams.hop_length + hparams.n_fft - hparams.hop_length,
-        ),
+        wave=padded([_with_reflection(clip, hparams) for clip in clips], _num_samples(frames, hparams)),
         lengths=torch.tensor([clip.frames for clip in clips]),
         speakers=torch.tensor([clip.speaker for clip in clips]),
     )
 
 
+def _num_content_frames(frames: int) -> int:
+    return -(-frames // 2)
+
+
+def _num_samples(frames: int, hparams: Hyperparameters) -> int:
+    """Samples of a padded wave, the reflection at both ends included."""
+    return frames * hparams.hop_length + hparams.n_fft - hparams.hop_length
+
+
 class ClipSource(Protocol):
-    """Where the clips of a batch come from."""
+    """A source of padded clips."""
 
     def padded(self, clips: Sequence[int], frames: int) -> PaddedClips:
-        """Clips by their numbers, padded to `frames`."""
+        """The clips with these numbers, padded to `frames`."""
 
 
 class ClipsOnDisk:
-    """Read anew each time."""
+    """Clips that are read from disk for each batch."""
 
     def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters) -> None:
         self._clips, self._hparams = clips, hparams
 
     def padded(self, clips: Sequence[int], frames: int) -> PaddedClips:
-        """On the CPU."""
+        """The clips with these numbers, padded to `frames`, on the CPU."""
         return pad([load_clip(self._clips[clip]) for clip in clips], frames, self._hparams)
 
 
+class _Concatenated:
+    """Tensors of different lengths, (length, ...), one after another without padding, on one device."""
+
+    def __init__(self, parts: Sequence[Tensor], device: torch.device) -> None:
+        self._values = torch.cat(list(parts)).to(device)
+        self._starts = torch.tensor([0, *accumulate(map(len, parts))][:-1]).to(device)
+
+    def padded(self, numbers: Tensor, length: int) -> Tensor:
+        """The parts with these numbers (B,), (B, length, ...); the padding is arbitrary values."""
+        index = self._starts[numbers][:, None] + torch.arange(length, device=numbers.device)
+        return self._values[index.clamp(max=len(self._values) - 1)]
+
+
 class ClipsInMemory:
-    """All clips in a row, without padding between them, on one device."""
+    """Clips that are kept in the memory of one device."""
 
     def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device) -> None:
-        """Reads them all."""
+        """Read all clips."""
+        self.device, self._hparams = device, hparams
         with ThreadPoolExecutor(NUM_READERS, "clip-reader") as pool:
             read = list(pool.map(load_clip, clips))
-        self._device, self._reflection_samples = device, hparams.n_fft - hparams.hop_length
-        self._hop = hparams.hop_length
-        self._content_frames, self._first_content_frame = self._concatenate([clip.features[::2] for clip in read])
-        self._waves, self._first_sample = self._concatenate([_with_reflection(clip, hparams) for clip in read])
-        self._coarse_f0 = self._f0 = None
-        if hparams.f0:
-            self._coarse_f0, self._first_frame = self._concatenate(
-                [clip.coarse_f0 for clip in read if clip.coarse_f0 is not None]
-            )
-            self._f0, _ = self._concatenate([clip.f0 for clip in read if clip.f0 is not None])
+        coarse_f0 = [clip.coarse_f0 for clip in read if clip.coarse_f0 is not None]
+        f0 = [clip.f0 for clip in read if clip.f0 is not None]
+        self._content_frames = _Concatenated([clip.features[::2] for clip in read], device)
+        self._coarse_f0 = _Concatenated(coarse_f0, device) if coarse_f0 else None
+        self._f0 = _Concatenated(f0, device) if f0 else None
+        self._wave = _Concatenated([_with_reflection(clip, hparams) for clip in read], device)
         self._lengths = torch.tensor([clip.frames for clip in clips]).to(device)
         self._speakers = torch.tensor([clip.speaker for clip in clips]).to(device)
 
-    def _concatenate(self, parts: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """All parts in one tensor, and where each begins, on the device."""
-        starts = [0, *accumulate(len(part) for part in parts)][:-1]
-        return torch.cat(parts).to(self._device), torch.tensor(starts).to(self._device)
-
-    def padded(self, clips: Sequence[int], frames: int) -> PaddedClips:
-        """Where the clips are."""
-        return self.padded_at(torch.tensor(clips, device=self._device), frames)
-
-    def padded_at(self, clips: Tensor, frames: int) -> PaddedClips:
-        """The same, of numbers (B,) that lie on the device: nothing waits for it."""
-
-        def gather_padded(row: Tensor, starts: Tensor, length: int) -> Tensor:
-            # Behind a clip's end the next one begins; behind the last one, its own last value again.
-            index = starts[clips][:, None] + torch.arange(length, device=self._device)
-            return row[index.clamp(max=len(row) - 1)]
-
+    def padded(self, clips: Sequence[int] | Tensor, frames: int) -> PaddedClips:
+        """The clips with these numbers, (B,), padded to `frames`; without waiting if the numbers are on the device."""
+        numbers = torch.as_tensor(clips, device=self.device)
         return PaddedClips(
-            content_frames=gather_padded(self._content_frames, self._first_content_frame, -(-frames // 2)),
-            coarse_f0=None if self._coarse_f0 is None else gather_padded(self._coarse_f0, self._first_frame, frames),
-            f0=None if self._f0 is None else gather_padded(self._f0, self._first_frame, frames),
-            wave=gather_padded(self._waves, self._first_sample, frames * self._hop + self._reflection_samples),
-            lengths=self._lengths[clips],
-            speakers=self._speakers[clips],
+            content_frames=self._content_frames.padded(numbers, _num_content_frames(frames)),
+            coarse_f0=None if self._coarse_f0 is None else self._coarse_f0.padded(numbers, frames),
+            f0=None if self._f0 is None else self._f0.padded(numbers, frames),
+            wave=self._wave.padded(numbers, _num_samples(frames, self._hparams)),
+            lengths=self._lengths[numbers],
+            speakers=self._speakers[numbers],
         )
 
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """The clips of a batch and the length they are padded to."""
+    """The clips of a batch and their padded length."""
 
     clips: Sequence[int]
-    """Numbers of the clips; may be none."""
+    """Numbers of the clips; may be empty."""
     frames: int
-    """What they are padded to."""
+    """Length to pad the clips to."""
 
 
 class ClipLoader:
-    """Batches on the device: of clips kept there, or prefetched while the batch before trains."""
+    """Batches on the device, from clips kept there or prefetched while the batch before is trained on."""
 
     def __init__(self, source: ClipSource, hparams: Hyperparameters, device: torch.device) -> None:
         self._source, self._hparams, self._device = source, hparams, device
@@ -202,20 +203,20 @@ class ClipLoader:
     def batches(self, plan: Sequence[BatchPlan]) -> Iterator[Batch | None]:
         """The batches of a plan, in its order; None for one without clips."""
         source = self._source
-        if isinstance(source, ClipsInMemory) and source._device == self._device:
+        if isinstance(source, ClipsInMemory) and source.device == self._device:
             numbers = to_device_tensors(self._device, [each.clips for each in plan])
             for each, clips in zip(plan, numbers, strict=True):
-                yield source.padded_at(clips, each.frames).batch(self._hparams) if each.clips else None
+                yield source.padded(clips, each.frames).batch(self._hparams) if each.clips else None
         else:
             yield from self._prefetched(plan)
 
     def _prefetched(self, plan: Sequence[BatchPlan]) -> Iterator[Batch | None]:
         with ThreadPoolExecutor(1, "clip-loader") as pool:
-            pending = pool.submit(self._prefetch, plan[0]) if plan else None
-            for position in range(len(plan)):
-                assert pending is not None
-                ready = pending.result()
-                pending = pool.submit(self._prefetch, plan[position + 1]) if position + 1 < len(plan) else None
+            submitted = (pool.submit(self._prefetch, each) for each in plan)
+            upcoming = next(submitted, None)
+            while upcoming is not None:
+                current, upcoming = upcoming, next(submitted, None)
+                ready = current.result()
                 yield None if ready is None else self._to_batch(*ready)
 
     def _prefetch(self, each: BatchPlan) -> tuple[PaddedClips, torch.cuda.Event | None] | None:
@@ -237,7 +238,7 @@ class ClipLoader:
 
 
 def to_device_tensors(device: torch.device, groups: Sequence[Sequence[int]]) -> list[Tensor]:
-    """Groups of numbers as tensors on the device, copied in one transfer and without waiting for it."""
+    """Copy groups of numbers to tensors on the device, all in one asynchronous transfer."""
     numbers = torch.tensor([number for group in groups for number in group], dtype=torch.long)
     if device.type == "cuda":
         numbers = numbers.pin_memory().to(device, non_blocking=True)

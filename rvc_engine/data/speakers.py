@@ -1,8 +1,8 @@
-"""Who speaks: which recordings are whose, by the folders they lie in. No torch.
+"""The speaker of each recording and slice, by the folder of the recording. No torch.
 
-Slices do not depend on it: a slice `<i>_<j>` is of the i-th recording, and `speakers.json` keeps the folder of each
-recording, so that another choice of speakers repeats no slicing, pitch or content work. Slices that Applio made say who
-speaks by themselves: `<speaker>_<i>_<j>`.
+Slices do not depend on speakers: the slice `<i>_<j>` is cut from the i-th recording, and `speakers.json` holds the
+folder of each recording, so that another choice of speakers repeats no slicing, pitch or content work. The names of
+slices made by Applio contain the speaker: `<speaker>_<i>_<j>`.
 """
 
 import json
@@ -19,13 +19,13 @@ from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
 
 MAX_STEM_BYTES = 200
-"""File systems allow names of 255 bytes, and an index's has words of its own around the stem."""
+"""File systems allow names of 255 bytes, and the name of an index has more parts around the stem."""
 
 
 def recording_folders(recordings: Sequence[Recording]) -> list[str]:
-    """The top-level folder of each recording, as its owner named it; empty for one that lies in none.
+    """The top-level folder of each recording, by its owner's name; empty for a recording outside all folders.
 
-    Folders that hold all the others and no recording themselves are passed through: a zip of a folder has one.
+    Outer folders that hold all others and no recording are skipped: a zip archive of a folder has one.
     """
     parts = [PurePosixPath(unicodedata.normalize("NFC", recording.name)).parts[:-1] for recording in recordings]
     while parts and all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
@@ -34,15 +34,15 @@ def recording_folders(recordings: Sequence[Recording]) -> list[str]:
 
 
 def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dict[str, int]:
-    """The speaker of each folder (`folders`: that of each recording), in the order of the ids.
+    """The speaker of each folder, in the order of the ids; `folders` has the folder of each recording.
 
-    A mapping says it; with None a folder whose name is a number is that speaker, and the others take the free numbers
-    in the order of their names. Raises InvalidDataset when a recording has no speaker or a speaker has no folder.
+    Without a mapping, a folder whose name is a number is that speaker, and the others get the free numbers in the order
+    of their names. Raises InvalidDataset when a recording has no speaker or a speaker has no folder.
     """
     found = sorted(set(folders) - {""})
     faults = []
     if num_loose := folders.count(""):
-        faults.append(f"{num_loose} of {len(folders)} recordings lie in no folder, so they are nobody's")
+        faults.append(f"{num_loose} of {len(folders)} recordings lie in no folder, so they have no speaker")
     if choice is None:
         ids = _assign_ids(found, faults)
     else:
@@ -50,14 +50,14 @@ def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dic
         if missing := sorted(given.keys() - set(found)):
             faults.append(f"the dataset has no folder {_quoted(missing)}; it has {_quoted(found) or 'none'}")
         if unnamed := [folder for folder in found if folder not in given]:
-            faults.append(f"speakers says nothing of the folder {_quoted(unnamed)}")
+            faults.append(f"speakers does not name the folder {_quoted(unnamed)}")
         ids = {folder: given[folder] for folder in found if folder in given}
     if not found and not faults:
         faults.append("the dataset has no folders")
     if faults:
         raise InvalidDataset(
-            f"the speakers cannot be told apart: {'; '.join(faults)}. Put each speaker's recordings into a folder of "
-            "its own and name the folders in speakers, or say speakers=one"
+            f"the recordings cannot be assigned to speakers: {'; '.join(faults)}. Put each speaker's recordings into a "
+            "folder of their own and name the folders in speakers, or set speakers=one"
         )
     return dict(sorted(ids.items(), key=lambda entry: (entry[1], entry[0])))
 
@@ -65,11 +65,13 @@ def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dic
 def _assign_ids(folders: Iterable[str], faults: list[str]) -> dict[str, int]:
     numbers = {folder: int(folder) for folder in folders if folder.isascii() and folder.isdigit()}
     if wrong := [folder for folder, number in numbers.items() if number >= NUM_SPEAKERS]:
-        faults.append(f"the folder {_quoted(wrong)} is no speaker's number; they go from 0 to {NUM_SPEAKERS - 1}")
+        faults.append(f"the folder {_quoted(wrong)} is not a speaker's number; these go from 0 to {NUM_SPEAKERS - 1}")
     free = [number for number in range(NUM_SPEAKERS) if number not in numbers.values()]
     others = [folder for folder in folders if folder not in numbers]
     if len(others) > len(free):
-        faults.append(f"the dataset has {len(numbers) + len(others)} folders, and a voice {NUM_SPEAKERS} speakers")
+        faults.append(
+            f"the dataset has {len(numbers) + len(others)} folders, but a voice has at most {NUM_SPEAKERS} speakers"
+        )
     return numbers | dict(zip(others, free, strict=False))
 
 
@@ -78,18 +80,18 @@ def _quoted(names: Sequence[str]) -> str:
 
 
 def several_folders_note(choice: SpeakerChoice, folders: Sequence[str]) -> str | None:
-    """What to say where recordings lie in several folders and are taken for one speaker all the same."""
+    """A note for the log where recordings from several folders are used as one speaker; None otherwise."""
     found = sorted(set(folders) - {""})
     if choice != "one" or len(found) < 2:
         return None
     return (
-        f"the recordings lie in {len(found)} folders ({_quoted(found)}) and are taken for one speaker; if each folder "
-        f"is a speaker, say speakers=folders, or name them: speakers={found[0]}=0,{found[1]}=1"
+        f"the recordings lie in {len(found)} folders ({_quoted(found)}) and are used as one speaker; if each folder "
+        f"is a speaker, set speakers=folders, or name them: speakers={found[0]}=0,{found[1]}=1"
     )
 
 
 def write_folders(workspace: Workspace, folders: Sequence[str]) -> None:
-    """Keep the folder of each recording beside the slices."""
+    """Write the folder of each recording to the workspace."""
     write_atomically(workspace.speakers, json.dumps({"folders": list(folders)}, ensure_ascii=False).encode())
 
 
@@ -104,24 +106,24 @@ def _read_folders(workspace: Workspace) -> list[str]:
 
 @dataclass(frozen=True)
 class Speakers:
-    """Who speaks in which slice of a workspace."""
+    """The speakers of a workspace's slices."""
 
     choice: SpeakerChoice
     speaker_id: int
-    """Of all slices that nothing else is known of, with speakers=one."""
+    """With speakers=one, the speaker of all slices without one in their name or the file list."""
     by_recording: tuple[int, ...]
-    """Of each recording, in their order; empty with speakers=one."""
+    """The speaker of each recording, in their order; empty with speakers=one."""
     names: dict[int, str]
-    """By id; empty with speakers=one."""
+    """Names by id; empty with speakers=one."""
 
     @classmethod
     def from_workspace(cls, workspace: Workspace, config: TrainingConfig) -> "Speakers":
-        """As the config chooses among the workspace's folders. Raises InvalidDataset when they do not fit."""
+        """The speakers by the config and the workspace's folders. Raises InvalidDataset when these do not match."""
         return cls.from_folders(config, _read_folders(workspace))
 
     @classmethod
     def from_folders(cls, config: TrainingConfig, folders: Sequence[str]) -> "Speakers":
-        """The same, of the folder of each recording; without any, only Applio's slices can tell who speaks."""
+        """The speakers by the folder of each recording. Without folders, only Applio's slices have a speaker."""
         choice = config.speakers
         if choice == "one" or not folders:
             return cls(choice, config.speaker_id, (), _configured_names(choice))
@@ -129,9 +131,9 @@ class Speakers:
         return cls(choice, config.speaker_id, tuple(ids[folder] for folder in folders), _names(ids))
 
     def speaker_of_slice(self, stem: str, found: int | None = None) -> int:
-        """Who speaks in the slice of that name; `found` is what it or a file list says by itself.
+        """The speaker of a slice; `found` is the speaker in its name or the file list.
 
-        Raises InvalidDataset when nothing tells.
+        Raises InvalidDataset when the speaker is unknown.
         """
         if self.choice == "one":
             return self.speaker_id if found is None else found
@@ -149,12 +151,12 @@ class Speakers:
         return self.choice[folder]
 
     def names_by_id(self, ids: Iterable[int]) -> dict[int, str]:
-        """The names of these speakers, by id; one that nobody named is called by the number."""
+        """The names of these speakers, by id; the number where a speaker has no name."""
         return {number: self.names.get(number, str(number)) for number in sorted(set(ids))}
 
 
 ONE_SPEAKER = Speakers("one", 0, (), {})
-"""All slices are speaker 0's, but those that say something else."""
+"""Speaker 0 for all slices without a speaker in their name or the file list."""
 
 
 def _configured_names(choice: SpeakerChoice) -> dict[int, str]:
@@ -168,17 +170,17 @@ def _names(ids: Mapping[str, int]) -> dict[int, str]:
 
 def _unknown_speaker(stem: str) -> InvalidDataset:
     return InvalidDataset(
-        f"nothing tells who speaks in the slice {stem}: give the recordings again with --dataset, each speaker's in a "
-        "folder of its own; or name slices <speaker>_<i>_<j> as Applio does; or say speakers=one"
+        f"the speaker of the slice {stem} is unknown: give the recordings again with --dataset, each speaker's in a "
+        "folder of their own; or name slices <speaker>_<i>_<j> as Applio does; or set speakers=one"
     )
 
 
 def index_stem(voice_stem: str, number: int, name: str) -> str:
-    """The stem of a speaker's index: the voice's, a dash, and the speaker's name, or the number where that cannot be.
+    """Stem of a speaker's index: the voice's stem, a dash, and the speaker's name, or number if the name is invalid.
 
-    A dash and not `_`: else RVC would take the index of anna's speaker bob (`..._anna_bob_v2`) for that of a voice bob.
-    And `anna-bob.index` sorts before `anna.index`, so that the common index, which RVC is to pair with the voice by
-    itself, is fetched last: of two that match, RVC takes the newest.
+    A dash and not `_`: otherwise RVC would pair the index of anna's speaker bob (`..._anna_bob_v2`) with a voice bob.
+    And `anna-bob.index` sorts before `anna.index`, so that the common index, which RVC should pair with the voice, is
+    downloaded last: RVC pairs the newest of several matching indexes.
     """
     try:
         shown = check_voice_name(name)

@@ -1,9 +1,9 @@
-"""Which clips a run is measured on, and which it trains on.
+"""Split of a dataset's clips into those for training and those for evaluation.
 
-Both come from the clips' names alone, so every attempt, on any machine, chooses the same. A slice is named
-`<recording>_<piece>`, and pieces of one recording overlap by 0.3 s and sound alike: where whole recordings fit into
-what may be held out, only whole ones are taken. Where none does (few, long recordings), single pieces are, and the
-evaluation keeps off their ends as far as it can. Silent clips are always trained on.
+The split depends on the clips' names alone, so every attempt, on any machine, makes the same. A slice is named
+`<recording>_<piece>`, and pieces of one recording overlap by 0.3 s and sound alike: where whole recordings are short
+enough to be held out, only whole ones are. Where none is (few, long recordings), single pieces are held out, and the
+evaluation avoids their ends as far as it can. Silent clips are always trained on.
 """
 
 import hashlib
@@ -16,28 +16,28 @@ from rvc_engine.data.clips import ClipFiles
 SHARE = 0.05
 MAX_CLIPS = 8
 MIN_SPEECH_SECONDS = 180
-"""With less, every clip is needed for training."""
+"""With less speech, every clip is needed for training."""
 NUM_TRAINING_CLIPS = 2
-"""So many training clips serve where none is held out: they tell less, and a short run should not wait for more."""
+"""Training clips that are evaluated where none is held out: less informative, and a short run has little time."""
 FRAMES_PER_SECOND = 100
 
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset's clips by their use."""
+    """The clips of a dataset by their use."""
 
     trained: list[ClipFiles]
-    """In the order of the dataset."""
+    """Clips for training, in the order of the dataset."""
     evaluated: list[ClipFiles]
     are_held_out: bool
     """Whether the evaluated clips are kept out of training."""
 
 
 def split(clips: Sequence[ClipFiles], slices: Path, evaluate: str = "auto") -> Split:
-    """Hold out 5 % of the clips, at most 8; under 3 minutes of speech none, then two training clips are evaluated.
+    """Hold out 5 % of the clips, at most 8; with under 3 minutes of speech, evaluate two training clips instead.
 
-    `slices` is the workspace's folder of slices: clips that lie elsewhere are silence. `evaluate` is the config's;
-    `never` holds none out.
+    `slices` is the workspace's folder of slices; clips that lie elsewhere are silence. `evaluate` is the config's
+    option; with `never` no clip is evaluated.
     """
     if evaluate == "never":
         return Split(list(clips), [], are_held_out=False)
@@ -51,7 +51,7 @@ def split(clips: Sequence[ClipFiles], slices: Path, evaluate: str = "auto") -> S
 
 
 def _whole_recordings(clips: Sequence[ClipFiles], wanted: int) -> list[ClipFiles]:
-    """All clips of some recordings, at most `wanted` clips."""
+    """All clips of some recordings, at most `wanted` clips in total."""
     recordings: dict[str, list[ClipFiles]] = {}
     for clip in clips:
         recordings.setdefault(clip.wave.stem.rpartition("_")[0] or clip.wave.stem, []).append(clip)
@@ -67,5 +67,5 @@ def _rank(clip: ClipFiles) -> str:
 
 
 def name_hash(name: str) -> str:
-    """A hash of a clip's or recording's name that is the same everywhere."""
+    """Hash of a clip's or recording's name, equal on every machine."""
     return hashlib.sha256(name.encode()).hexdigest()

@@ -1,1 +1,1 @@
-"""A dataset's report: every recording is measured once, and the measurements become issues. Imports no torch."""
+"""Report on a dataset: each recording is measured once, and the measurements are evaluated for issues. No torch."""

@@ -1,7 +1,7 @@
-"""How a recording sounds: noise, bandwidth, reverberation, pitch and colour of the voice. No torch, no nets.
+"""Audio quality of a recording: noise, bandwidth, reverberation, pitch and timbre. No torch, no neural networks.
 
-Sound is taken in pieces of 20 s, so that memory stays bounded however long the recording is; what is kept are
-histograms and a few numbers a window. These are estimates for a person who asks whether the recordings will do, not
+Audio is analysed in pieces of 20 s and reduced to histograms and a few numbers per window, so that memory stays bounded
+however long the recording is. The results are estimates of whether recordings are good enough for training, not
 measurements by a standard.
 """
 
@@ -14,7 +14,7 @@ import soxr
 from numpy.typing import NDArray
 
 RATE = 48_000
-"""All sound is brought to it, so that a frequency means the same in every file."""
+"""Hz. All audio is resampled to this rate, so that a bin is the same frequency in every file."""
 PIECE_SECONDS = 20
 FRAME = 1536
 """Samples, 32 ms."""
@@ -22,36 +22,36 @@ HOP = 768
 HOP_SECONDS = HOP / RATE
 FRAMES_AT_ONCE = 256
 ALL_PIECES = 30
-"""The first so many pieces of a file (10 minutes) are all measured,"""
+"""Pieces at the start of a file (10 minutes) that are all measured."""
 PIECE_STEP = 4
-"""and then one of so many: hours of sound shall not cost hours."""
+"""After ALL_PIECES one piece of this many is measured, to bound the time for recordings of hours."""
 
 NUM_BANDS = 24
 LOWEST_HZ = 60.0
-"""Below are draughts and handling, which slicing filters out."""
+"""Draughts and handling noise lie below; slicing filters them out."""
 HISTOGRAM = (-140.0, 20.0, 320)
 """Levels in dB of full scale: least, greatest, number of bins."""
 DIGITAL_SILENCE = -100.0
-"""dB. What is quieter was never recorded, but edited in: it says nothing of the room."""
+"""dB of full scale. Quieter frames were inserted by editing, so they are no measure of the room's noise."""
 NOISE_PERCENTILE = 0.1
-"""Share of a band's frames, the quietest, that are taken for noise alone."""
+"""Share of a band's frames, the quietest, that are considered noise alone."""
 ACTIVE_RANGE = 15.9
-"""dB below the level of speech down to which frames count as speech (ITU-T P.56's margin)."""
+"""Frames down to this many dB below the level of speech count as speech (the margin of ITU-T P.56)."""
 MIN_FRAMES = 30
-"""Half a second: of less nothing is said."""
+"""Fewest frames (half a second) for an estimate."""
 
 DECAY_BANDS_HZ = (300.0, 4000.0)
 PEAK_HOPS = 16
 DECAY_HOPS = 6
 """96 ms."""
 DECAY_RANGE = 26.0
-"""dB above the noise at which a fall must begin, to have room."""
+"""dB above the noise at which a decay must start, to be measurable."""
 DECAY_STEP = 4.0
-"""dB a second; falls are counted in steps of it."""
+"""dB per second; width of the bins that decays are counted in."""
 NUM_DECAYS = 150
 FAST_DECAYS = 0.75
 MIN_DECAYS = 60
-"""Falls, counted every 16 ms, that a judgement of the room takes: a few seconds of speech over a low noise."""
+"""Fewest decays, counted every 16 ms, for an estimate of the room: a few seconds of speech over low noise."""
 
 PITCH_RATE = 8000
 PITCH_FRAME = 400
@@ -59,19 +59,19 @@ PITCH_HOP = 160
 PITCH_FFT = 1024
 PITCH_HZ = (65.0, 450.0)
 VOICED = 0.6
-"""Normalised autocorrelation at the period from which a frame counts as voiced."""
+"""Least normalised autocorrelation at the period for a frame to count as voiced."""
 NUM_TIMBRE_BANDS = 20
-"""Bands from 100 to 3900 Hz in which the colour of a voice is told: telephones pass them, too."""
+"""Bands from 100 to 3900 Hz that describe timbre; telephones transmit them too."""
 WINDOW_FRAMES = 100
-"""Voiced frames (2 s of voice) that are summed up as one window."""
+"""Voiced frames (2 s of voice) that are averaged to one window."""
 MIN_WINDOW_FRAMES = 25
 
 FINGERPRINT_HOPS = 2
 FINGERPRINT_SLOTS = 500
-"""Of 32 ms: the first 16 s of a file."""
+"""Slots of 32 ms: the first 16 s of a file."""
 FINGERPRINT_BANDS = 8
 FINGERPRINT_RANGE = 50.0
-"""dB below the loudest: coders differ in what they make of silence."""
+"""dB below the loudest slot; codecs differ in how they encode near-silence."""
 
 Floats = NDArray[np.floating]
 
@@ -84,33 +84,33 @@ class VoiceWindow:
     pitch: float
     """Median, in octaves above 1 Hz."""
     timbre: Floats
-    """(NUM_COLOURS,): mean level in dB of each band, less the mean of all."""
+    """(NUM_TIMBRE_BANDS,): mean level in dB of each band, less the mean of all."""
 
 
 @dataclass(frozen=True)
 class AudioQuality:
-    """What was measured in one recording; None where there is too little to tell."""
+    """Measurements of one recording; None where there is too little audio for an estimate."""
 
     speech_db: float | None
-    """Level of speech, dB of full scale (a full sine is -3)."""
+    """Level of speech, dB of full scale (a full-scale sine is -3)."""
     noise_db: float | None
-    """Level of the noise beneath, dB of full scale."""
+    """Level of the background noise, dB of full scale."""
     bandwidth_hz: float | None
-    """Up to where the recording holds anything, pauses and speech taken together."""
+    """Highest frequency with content, in pauses and speech together."""
     decays: NDArray[np.int64]
-    """(NUM_FALLS,): how often the level fell how fast; see `reverberation_seconds`."""
+    """(NUM_DECAYS,): histogram of decay rates in bins of DECAY_STEP; see `reverberation_seconds`."""
     windows: tuple[VoiceWindow, ...]
     fingerprint: NDArray[np.int8]
-    """(slots of 32 ms, SKETCH_BANDS): levels in dB below the loudest, of the first seconds; to tell copies by."""
+    """(slots of 32 ms, FINGERPRINT_BANDS): levels in dB below the loudest, of the first seconds; for finding copies."""
 
     @property
     def snr_db(self) -> float | None:
-        """Speech over noise, dB."""
+        """Signal-to-noise ratio, dB."""
         return None if self.speech_db is None or self.noise_db is None else self.speech_db - self.noise_db
 
 
 class AudioQualityMeter:
-    """Takes a recording block by block."""
+    """Measurement of a recording, block by block."""
 
     def __init__(self) -> None:
         self._rate = 0
@@ -127,7 +127,7 @@ class AudioQualityMeter:
         self._scale = bins / (greatest - least)
 
     def add(self, block: Floats, rate: int) -> None:
-        """The next samples, (num_samples,), at `rate` Hz, which may change on the way."""
+        """Add the next samples, (num_samples,), at `rate` Hz, which may differ from the rate before."""
         if rate != self._rate:
             self._flush_resampler()
             self._rate = rate
@@ -136,7 +136,7 @@ class AudioQualityMeter:
         self._keep(samples if self._to_common is None else self._to_common.resample_chunk(samples))
 
     def result(self) -> AudioQuality:
-        """What was measured. Call once, after the last block."""
+        """The measurements. Call once, after the last block."""
         self._flush_resampler()
         self._measure_waiting()
         noise, speech = self._noise_db(), None
@@ -167,13 +167,13 @@ class AudioQualityMeter:
         self._waiting, self._num_waiting = [], 0
         for start in range(0, len(piece), PIECE_SECONDS * RATE):
             part = piece[start : start + PIECE_SECONDS * RATE]
-            is_wanted = self._num_pieces < ALL_PIECES or self._num_pieces % PIECE_STEP == 0
-            if is_wanted and len(part) >= FRAME:
+            is_measured = self._num_pieces < ALL_PIECES or self._num_pieces % PIECE_STEP == 0
+            if is_measured and len(part) >= FRAME:
                 self._measure(part)
             self._num_pieces += 1
 
     def _measure(self, piece: Floats) -> None:
-        voice_levels, sketched = [], []
+        voice_levels, fingerprinted = [], []
         for power in _spectra(piece):
             total = _decibels(power[:, _first_bin(LOWEST_HZ) :].sum(axis=1))
             is_audible = total > DIGITAL_SILENCE
@@ -183,21 +183,21 @@ class AudioQualityMeter:
             for band in range(NUM_BANDS):
                 self._bands[band] += self._count(bands[:, band])
             if self._num_pieces == 0:
-                sketched.append(in_bands)
+                fingerprinted.append(in_bands)
             self._peaks += power[is_audible].sum(axis=0)
             voice_levels.append(_decibels(power[:, slice(*map(_first_bin, DECAY_BANDS_HZ))].sum(axis=1)))
         self._decays += _decay_histogram(np.concatenate(voice_levels))
-        if sketched:
-            self._fingerprint = _fingerprint(np.concatenate(sketched))
+        if fingerprinted:
+            self._fingerprint = _fingerprint(np.concatenate(fingerprinted))
         self._voice.add(piece)
 
     def _count(self, levels: Floats) -> NDArray[np.int64]:
         least, _, bins = HISTOGRAM
-        places = np.clip(((levels - least) * self._scale).astype(np.int64), 0, bins - 1)
-        return np.bincount(places, minlength=bins)
+        numbers = np.clip(((levels - least) * self._scale).astype(np.int64), 0, bins - 1)
+        return np.bincount(numbers, minlength=bins)
 
     def _noise_db(self) -> float | None:
-        """The quietest frames of each band, made up for their being the quietest, over all bands."""
+        """The level of the quietest frames of each band, corrected for that choice, summed over bands."""
         if self._levels.sum() < MIN_FRAMES:
             return None
         powers = [
@@ -207,7 +207,10 @@ class AudioQualityMeter:
         return float(_decibels(np.array(sum(powers))))
 
     def _speech_db(self, noise_db: float) -> float | None:
-        """The mean power of all frames not far below it, less the noise in them; None when hardly one is louder."""
+        """The mean power of the active frames, less the noise in them; None when hardly any frame is above the noise.
+
+        Active are the frames down to ACTIVE_RANGE below that mean, which is found by iteration.
+        """
         levels = _centres()
         powers = 10 ** (levels / 10)
         threshold = noise_db + 3
@@ -221,7 +224,7 @@ class AudioQualityMeter:
         return 10 * math.log10(clean) if clean > 0 else None
 
     def _bandwidth(self) -> float:
-        """The highest frequency above which nothing stands out of what a resampler or coder leaves."""
+        """The highest frequency with more than the residue of a resampler or codec."""
         power = _decibels(self._peaks / max(int(self._levels.sum()), 1))
         width = _first_bin(500)
         smooth = np.convolve(power, np.ones(width) / width, mode="valid")
@@ -232,7 +235,7 @@ class AudioQualityMeter:
 
 
 class _VoiceSums:
-    """Pitch and colour of voiced frames, window by window."""
+    """Pitch and timbre of voiced frames, averaged to windows."""
 
     def __init__(self) -> None:
         self._windows: list[VoiceWindow] = []
@@ -240,18 +243,18 @@ class _VoiceSums:
         self._timbres: list[Floats] = []
 
     def add(self, piece: Floats) -> None:
-        """A piece at RATE."""
+        """Add a piece, (num_samples,), at RATE."""
         pitches, timbres = _voiced_frames(soxr.resample(piece, RATE, PITCH_RATE))
         while len(pitches):
-            room = WINDOW_FRAMES - sum(map(len, self._pitches))
-            self._pitches.append(pitches[:room])
-            self._timbres.append(timbres[:room])
-            pitches, timbres = pitches[room:], timbres[room:]
+            missing = WINDOW_FRAMES - sum(map(len, self._pitches))
+            self._pitches.append(pitches[:missing])
+            self._timbres.append(timbres[:missing])
+            pitches, timbres = pitches[missing:], timbres[missing:]
             if sum(map(len, self._pitches)) == WINDOW_FRAMES:
                 self._close()
 
     def windows(self) -> tuple[VoiceWindow, ...]:
-        """All of them; a last one that is too short is left out."""
+        """All windows; a last one that is too short is left out."""
         if sum(map(len, self._pitches)) >= MIN_WINDOW_FRAMES:
             self._close()
         return tuple(self._windows)
@@ -263,7 +266,7 @@ class _VoiceSums:
 
 
 def _voiced_frames(samples: Floats) -> tuple[Floats, Floats]:
-    """Pitch (N,) in octaves above 1 Hz and band levels (N, NUM_COLOURS) in dB of the voiced frames."""
+    """Pitch (N,) in octaves above 1 Hz and band levels (N, NUM_TIMBRE_BANDS) in dB of the voiced frames."""
     if len(samples) < PITCH_FRAME:
         return np.zeros(0), np.zeros((0, NUM_TIMBRE_BANDS))
     pitches, timbres = [], []
@@ -280,13 +283,13 @@ def _voiced_frames(samples: Floats) -> tuple[Floats, Floats]:
 
 
 def _pitch_of(lags: Floats) -> tuple[Floats, NDArray[np.bool_]]:
-    """Of normalised autocorrelations (N, lags): octaves above 1 Hz, and where there is a period at all."""
+    """Pitch (N,) in octaves above 1 Hz and whether frames are voiced (N,), by normalised autocorrelations (N, lags)."""
     first, last = int(PITCH_RATE / PITCH_HZ[1]), int(PITCH_RATE / PITCH_HZ[0])
     inner = lags[:, first : last + 1]
     is_peak = (inner >= lags[:, first - 1 : last]) & (inner >= lags[:, first + 1 : last + 2])
     heights = np.where(is_peak, inner, 0)
     best = heights.max(axis=1, initial=0.0)
-    # The shortest period among those nearly as good: the others are its multiples.
+    # The shortest period among those nearly as strong: the others are its multiples.
     lag = np.argmax(heights >= 0.85 * best[:, None], axis=1) + first
     rows = np.arange(len(lags))
     left, middle, right = (lags[rows, lag + step] for step in (-1, 0, 1))
@@ -296,21 +299,21 @@ def _pitch_of(lags: Floats) -> tuple[Floats, NDArray[np.bool_]]:
 
 
 def _frames(samples: Floats, length: int, hop: int) -> Iterator[Floats]:
-    """Overlapping frames, (at most FRAMES_AT_ONCE, length) at a time."""
+    """Overlapping frames in blocks of (at most FRAMES_AT_ONCE, length)."""
     views = np.lib.stride_tricks.sliding_window_view(samples, length)[::hop]
     for start in range(0, len(views), FRAMES_AT_ONCE):
         yield views[start : start + FRAMES_AT_ONCE]
 
 
 def _spectra(piece: Floats) -> Iterator[Floats]:
-    """Power of each bin, (frames, FRAME // 2 + 1), such that a frame's sum is its mean square."""
+    """Power of each bin, (frames, FRAME // 2 + 1), scaled such that the sum over a frame is its mean square."""
     for frames in _frames(piece, FRAME, HOP):
         spectra = np.fft.rfft(frames * _WINDOW)
         yield spectra.real**2 + spectra.imag**2
 
 
 def _fingerprint(in_bands: Floats) -> NDArray[np.int8]:
-    """Of band powers (frames, NUM_BANDS): see `AudioQuality.sketch`."""
+    """The `AudioQuality.fingerprint` by band powers (frames, NUM_BANDS)."""
     slots = min(len(in_bands) // FINGERPRINT_HOPS, FINGERPRINT_SLOTS)
     grouped = in_bands[: slots * FINGERPRINT_HOPS].reshape(
         slots, FINGERPRINT_HOPS, FINGERPRINT_BANDS, NUM_BANDS // FINGERPRINT_BANDS
@@ -321,27 +324,27 @@ def _fingerprint(in_bands: Floats) -> NDArray[np.int8]:
 
 
 def _decay_histogram(levels: Floats) -> NDArray[np.int64]:
-    """How often the level (dB, one per HOP) falls how fast behind the peaks of speech: counts by FALLS' steps.
+    """Histogram of decay rates after peaks of speech, (NUM_DECAYS,), by levels (dB, one per HOP).
 
-    Looked at is what comes 8 dB and more below a peak of the last quarter of a second: there a room is heard, and the
-    direct sound is over. A fall that ends in the noise counts as far as the noise; it must have had room to be fast.
+    Only frames 8 dB or more below a peak of the last quarter of a second count: the direct sound is over there, and the
+    room remains. A decay that ends in the noise is measured down to the noise; it must start well above it.
     """
     if len(levels) <= PEAK_HOPS + DECAY_HOPS:
         return np.zeros(NUM_DECAYS, np.int64)
     floor, loud = np.percentile(levels, [5, 90])
     peaks = np.lib.stride_tricks.sliding_window_view(levels, PEAK_HOPS).max(axis=1)[:-DECAY_HOPS]
-    now = levels[PEAK_HOPS - 1 : -DECAY_HOPS]
-    then = np.maximum(levels[PEAK_HOPS - 1 + DECAY_HOPS :], floor + 3)
-    is_seen = (peaks - now > 8) & (peaks > loud - 12) & (now > floor + DECAY_RANGE) & (now > then)
-    speeds = (now - then)[is_seen] / (DECAY_HOPS * HOP_SECONDS)
-    return np.bincount(np.minimum(speeds / DECAY_STEP, NUM_DECAYS - 1).astype(np.int64), minlength=NUM_DECAYS)
+    start = levels[PEAK_HOPS - 1 : -DECAY_HOPS]
+    end = np.maximum(levels[PEAK_HOPS - 1 + DECAY_HOPS :], floor + 3)
+    is_decay = (peaks - start > 8) & (peaks > loud - 12) & (start > floor + DECAY_RANGE) & (start > end)
+    rates = (start - end)[is_decay] / (DECAY_HOPS * HOP_SECONDS)
+    return np.bincount(np.minimum(rates / DECAY_STEP, NUM_DECAYS - 1).astype(np.int64), minlength=NUM_DECAYS)
 
 
 def reverberation_seconds(decays: NDArray[np.int64]) -> float | None:
-    """About the time in which sound fades by 60 dB (T60), from summed `AudioQuality.falls`; None where few were seen.
+    """Estimate the time in which sound decays by 60 dB (T60), by summed `AudioQuality.decays`; None for too few decays.
 
-    No fall is faster than the room's, so that of the quick ones tells. Dry speech gives 0.35 s and less, as it fades by
-    itself; a voice close to the microphone hides its room in part.
+    No decay is faster than the room's, so the estimate is by the fast ones. Dry speech gives up to 0.35 s, by its own
+    decay; a voice close to the microphone masks the room in part.
     """
     if decays.sum() < MIN_DECAYS:
         return None
@@ -364,15 +367,15 @@ def _centres() -> Floats:
 
 
 def _percentile(counts: NDArray[np.int64], share: float) -> float:
-    """The level below which that share of the frames lies."""
+    """The level below which this share of the frames lies."""
     sums = np.cumsum(counts)
     return float(_centres()[int(np.searchsorted(sums, share * sums[-1]))])
 
 
 def _bias_db(num_bins: float) -> float:
-    """By how much the NOISE_PERCENTILE of a band's power lies below its mean, for noise (chi square, Wilson-Hilferty).
+    """Level of the NOISE_PERCENTILE of a band's power over its mean, for noise (chi-squared, Wilson-Hilferty).
 
-    Neighbouring bins of a Hann window are two thirds of a degree of freedom each, twice.
+    Neighbouring bins of a Hann window correlate, so each bin has 2 / 1.5 degrees of freedom.
     """
     freedom = max(2 * num_bins / 1.5, 1.0)
     return 30 * math.log10(1 - 2 / (9 * freedom) - 1.2816 * math.sqrt(2 / (9 * freedom)))
@@ -384,14 +387,14 @@ def _mel(hz: Floats) -> Floats:
 
 
 def _band_rows(num_bands: int, low: float, high: float, bins: int, bin_hz: float) -> Floats:
-    """(num_bands, bins): which bins belong to which band; bands are equally wide on the mel scale."""
+    """Membership of bins in bands, (num_bands, bins) of 0 and 1; bands are equally wide on the mel scale."""
     position = (_mel(np.arange(bins) * bin_hz) - _mel(np.array(low))) / (_mel(np.array(high)) - _mel(np.array(low)))
     rows: Floats = (np.floor(position * num_bands) == np.arange(num_bands)[:, None]).astype(np.float32)
     return rows
 
 
 def _window_lags() -> Floats:
-    """The autocorrelation of the window itself, by which a frame's is divided."""
+    """The autocorrelation of the window, by which that of a frame is divided."""
     lags = np.fft.irfft(np.abs(np.fft.rfft(_PITCH_WINDOW, PITCH_FFT)) ** 2)[: PITCH_FRAME // 2]
     normalised: Floats = (lags / lags[0]).astype(np.float32)
     return normalised

@@ -1,4 +1,4 @@
-"""Recordings that a dataset holds twice: the same samples, or the same take coded or scaled another way. No torch."""
+"""Duplicate recordings of a dataset: the same samples, or the same take encoded or scaled differently. No torch."""
 
 from collections.abc import Sequence
 
@@ -6,30 +6,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 MIN_CORRELATION = 0.97
-"""Correlation of two sketches from which two files count as one take. Coded copies give 0.98 and more, other sentences
-of one voice below 0.9."""
+"""Least correlation of two fingerprints for two files to count as one take. Encoded copies give 0.98 and more, other
+sentences of one voice below 0.9."""
 MIN_SLOTS = 62
-"""Two seconds: short words resemble each other."""
+"""Fewest slots to compare, two seconds: short words resemble each other."""
 MAX_SHIFT = 3
-"""Slots by which coders shift the beginning."""
+"""Slots by which codecs shift the start."""
 LENGTH_SLACK = 0.15
-"""Seconds that copies may differ in length."""
+"""Seconds by which the lengths of copies may differ."""
 MAX_COMPARED = 300
-"""Files of about the same length that one is compared with: thousands of equal ones shall not take hours."""
+"""Files of about the same length that a file is compared with, to bound the time for thousands of them."""
 
 
 def same_samples(digests: Sequence[str | None]) -> list[list[int]]:
-    """Groups of places with equal digests; None is equal to nothing."""
+    """Groups of positions with equal digests; None equals nothing."""
     groups: dict[str, list[int]] = {}
-    for place, digest in enumerate(digests):
+    for position, digest in enumerate(digests):
         if digest is not None:
-            groups.setdefault(digest, []).append(place)
+            groups.setdefault(digest, []).append(position)
     return [group for group in groups.values() if len(group) > 1]
 
 
 def same_takes(fingerprints: Sequence[NDArray[np.int8]], seconds: Sequence[float]) -> list[tuple[int, int]]:
-    """Pairs of places whose sound runs alike; `seconds` are the lengths of the files."""
-    order = sorted(range(len(fingerprints)), key=lambda place: seconds[place])
+    """Pairs of positions with similar fingerprints; `seconds` has the lengths of the files."""
+    order = sorted(range(len(fingerprints)), key=lambda position: seconds[position])
     pairs = []
     for rank, one in enumerate(order):
         for other in order[rank + 1 : rank + 1 + MAX_COMPARED]:
@@ -41,7 +41,10 @@ def same_takes(fingerprints: Sequence[NDArray[np.int8]], seconds: Sequence[float
 
 
 def correlation(one: NDArray[np.int8], other: NDArray[np.int8]) -> float:
-    """The greatest correlation of two sketches over small shifts, each band's mean aside; -1 for short ones."""
+    """The greatest correlation of two fingerprints (slots, bands) over small shifts, without the mean of each band.
+
+    -1 where one is too short.
+    """
     slots = min(len(one), len(other)) - MAX_SHIFT
     if slots < MIN_SLOTS:
         return -1.0

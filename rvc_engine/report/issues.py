@@ -1,6 +1,6 @@
-"""What a report has to say about a dataset: each finding in words that a person can act on, and in numbers. No torch.
+"""Rules for a dataset's findings: each has a message, advice and the numbers behind them. No torch.
 
-Codes are stable, for programs; the words are for people, and say no more than the measures can bear.
+Codes are stable, for programs; the texts are for people, and claim no more than the measurements support.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,33 +13,33 @@ from rvc_engine.listing import shorten
 from rvc_engine.report.speaker_clusters import SpeakerClusters
 
 Severity = Literal["warning", "info"]
-"""warning: it may spoil the voice. info: good to know."""
+"""warning: it may spoil the voice. info: for information."""
 
 FEW_MINUTES_OF_SPEECH = 3.0
-"""Below this a voice can be made, but hardly a good one."""
+"""With less speech a voice can be trained, but hardly a good one."""
 SHORT_SECONDS = 0.4
-"""A training clip must be as long as one segment, 0.24 to 0.4 s by the kind of voice."""
+"""A training clip must be as long as one segment, 0.24 to 0.4 s depending on version and sample rate."""
 MUCH_CLIPPING = 0.001
 MUCH_SILENCE = 0.7
 NOISY_DB = 15.0
-"""Speech over noise below which the voice will learn the noise."""
+"""Signal-to-noise ratio below which the voice will reproduce the noise."""
 SOME_NOISE_DB = 22.0
 REVERBERANT_SECONDS = 0.5
 LOW_SAMPLE_RATE = 32_000
-"""Below it the recordings hold less than the lowest rate of a voice can tell."""
+"""Lowest sample rate of a voice, in Hz."""
 LOW_BANDWIDTH = 14_500.0
-"""Hz; a 32k voice holds up to 16 kHz."""
+"""Hz; a 32k voice has content up to 16 kHz."""
 UNEVEN_DB = 12.0
-"""Between the quieter and the louder tenth of the files."""
+"""Level difference between the quieter and the louder tenth of the files."""
 MAX_NAMES = 5
-"""Files named in a sentence."""
+"""Files named in one message."""
 MAX_LISTED = 200
-"""Files listed with a finding; `values` tells how many there are."""
+"""Files listed with a finding; their full number is in `values`."""
 
 
 @dataclass(frozen=True)
 class FileReport:
-    """What one file holds."""
+    """Measurements of one file."""
 
     name: str
     seconds: float = 0.0
@@ -50,41 +50,41 @@ class FileReport:
     peak: float = 0.0
     """Largest sample of any channel; full scale is 1."""
     clipped_share: float = 0.0
-    """0..1: samples at full scale, or in the flat tops of peaks that were cut off before."""
+    """0..1: samples at full scale, or in flat tops of peaks that were clipped before the level was reduced."""
     speech_seconds: float = 0.0
-    """Time in which it is louder than -42 dB."""
+    """Time louder than -42 dB."""
     speech_db: float | None = None
-    """Level of speech, dB of full scale; this and what follows is None where there is too little to tell."""
+    """Level of speech, dB of full scale; this and the fields below are None where there is too little audio."""
     noise_db: float | None = None
-    """Level of the noise beneath. In a file without a pause it is the quietest of the voice."""
+    """Level of the background noise; in a file without a pause, of the quietest speech."""
     snr_db: float | None = None
     bandwidth_hz: float | None = None
-    """Up to where the file holds anything."""
+    """Highest frequency with content."""
     notes: list[str] = field(default_factory=list)
-    """What was wrong with it though it could be read."""
+    """Damage in a file that could be read."""
     error: str | None = None
-    """Why it could not be read."""
+    """Reason why the file could not be read."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know about a dataset."""
+    """An issue of a dataset."""
 
     code: str
     severity: Severity
     message: str
-    """What was found."""
+    """Description of the issue."""
     advice: str
-    """What to do about it."""
+    """Advice on what to do about it."""
     files: list[str] = field(default_factory=list)
-    """Which files it is about, at most MAX_LISTED; none: all of them."""
+    """Files that it concerns, at most MAX_LISTED; empty for all."""
     values: dict[str, float] = field(default_factory=dict)
-    """The numbers in the message."""
+    """Numbers in the message."""
 
 
 @dataclass(frozen=True)
 class DatasetMetrics:
-    """Metrics over all files; None where there is too little to tell."""
+    """Metrics over all files; None where there is too little audio for an estimate."""
 
     seconds: float
     speech_seconds: float
@@ -107,19 +107,19 @@ def find_issues(files: Sequence[FileReport], metrics: DatasetMetrics) -> list[Fi
 
 
 def finding_text(finding: Finding) -> str:
-    """A finding as one sentence."""
+    """The message and advice of a finding as one sentence."""
     return f"{finding.message}; {finding.advice}"
 
 
 def quoted(texts: Sequence[str], separator: str = ", ") -> str:
-    """The first few, and how many more there are."""
+    """Join the first few texts, and add the number of the others."""
     return shorten(texts, MAX_NAMES, separator, f"{separator}and {{}} more")
 
 
 def _file_finding(
     code: str, severity: Severity, what: str, advice: str, found: Sequence[tuple[str, str]], **values: float
 ) -> Iterator[Finding]:
-    """A finding about these (name, name with a remark), if there are any."""
+    """A finding about files, each given as (name, name with a remark), if there are any."""
     if not found:
         return
     are = "file is" if len(found) == 1 else "files are"
@@ -135,8 +135,8 @@ def _file_finding(
     )
 
 
-def _little_speech(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    minutes = measures.speech_seconds / 60
+def _little_speech(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    minutes = metrics.speech_seconds / 60
     if minutes < FEW_MINUTES_OF_SPEECH:
         yield Finding(
             "little_speech",
@@ -150,25 +150,25 @@ def _little_speech(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterato
 def _unreadable(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({file.error})") for file in files if file.error]
     yield from _file_finding(
-        "unreadable", "warning", "unreadable", "they are left out; record or export them anew", found
+        "unreadable", "warning", "unreadable", "they are left out; record or export them again", found
     )
 
 
 def _damaged(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({'; '.join(file.notes)})") for file in files if file.notes]
-    advice = "what could be read is used; export them anew where a part is missing"
+    advice = "the readable parts are used; export the files again if something is missing"
     yield from _file_finding("damaged", "warning", "damaged", advice, found)
 
 
 def _silent(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, file.name) for file in files if not file.error and not file.speech_seconds]
-    advice = "nothing in them is louder than -42 dB, and they are left out; raise their level if they hold speech"
+    advice = "nothing in them is louder than -42 dB, so they are left out; raise their level if they contain speech"
     yield from _file_finding("silent", "warning", "silent", advice, found)
 
 
 def _too_short(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
     found = [(file.name, f"{file.name} ({file.seconds:.2f} s)") for file in files if 0 < file.seconds < SHORT_SECONDS]
-    advice = f"what is shorter than {SHORT_SECONDS} s may be left out of training; nothing needs to be done"
+    advice = f"recordings shorter than {SHORT_SECONDS} s may be left out of training; no action is needed"
     yield from _file_finding("too_short", "info", "very short", advice, found)
 
 
@@ -184,8 +184,8 @@ def _clipped(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding
     )
 
 
-def _noisy(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    snr, noise = measures.snr_db, measures.noise_db
+def _noisy(files: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    snr, noise = metrics.snr_db, metrics.noise_db
     if snr is None or noise is None:
         return
     values = {"snr_db": snr, "noise_db": noise}
@@ -194,10 +194,10 @@ def _noisy(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Fi
         yield Finding(
             "noisy",
             "warning" if is_bad else "info",
-            f"the noise is only about {snr:.0f} dB below the voice ({noise:.0f} dB of full scale)",
-            "the voice will learn it; record in a quieter place, closer to the microphone, or take the noise out"
+            f"the noise is only about {snr:.0f} dB below the speech ({noise:.0f} dB of full scale)",
+            "the voice will reproduce it; record in a quieter place, closer to the microphone, or remove the noise"
             if is_bad
-            else "a voice learns steady noise too; 30 dB and more are heard as clean",
+            else "a voice reproduces steady noise too; 30 dB or more sounds clean",
             values=values,
         )
         return
@@ -206,27 +206,28 @@ def _noisy(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Fi
         for file in files
         if file.snr_db is not None and file.snr_db < NOISY_DB and file.seconds >= 3
     ]
-    advice = f"others have about {snr:.0f} dB between voice and noise; listen to these, and leave out what is bad"
+    advice = f"the noise of the others is about {snr:.0f} dB below the speech; listen to these, and leave out bad ones"
     yield from _file_finding(
         "noisy_files", "info", "noisier than the others, or without a pause", advice, found, **values
     )
 
 
-def _reverberant(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    seconds = measures.reverberation_seconds
+def _reverberant(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    seconds = metrics.reverberation_seconds
     if seconds is not None and seconds >= REVERBERANT_SECONDS:
         yield Finding(
             "reverberant",
             "warning",
-            f"the room is heard: sound fades by 60 dB in about {seconds:.1f} s",
-            "the voice will carry the echo; record in a room with soft things in it, closer to the microphone",
+            f"the room is audible: sound decays by 60 dB in about {seconds:.1f} s",
+            "the voice will reproduce the reverberation; record in a room with soft furnishings, closer to the "
+            "microphone",
             values={"reverberation_seconds": seconds},
         )
 
 
-def _low_rate(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
+def _low_rate(files: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
     low = [file for file in files if file.sample_rate is not None and file.sample_rate < LOW_SAMPLE_RATE]
-    if sum(file.seconds for file in low) > 0.5 * measures.seconds:
+    if sum(file.seconds for file in low) > 0.5 * metrics.seconds:
         rates = sorted({f"{(file.sample_rate or 0) / 1000:g}" for file in low}, key=float)
         yield Finding(
             "low_sample_rate",
@@ -235,14 +236,14 @@ def _low_rate(files: Sequence[FileReport], measures: DatasetMetrics) -> Iterator
             "40 kHz or more is best; with these recordings sample_rate=32k loses nothing",
             values={"highest_rate": max(float(rate) for rate in rates) * 1000},
         )
-    elif measures.bandwidth_hz is not None and measures.bandwidth_hz < LOW_BANDWIDTH:
+    elif metrics.bandwidth_hz is not None and metrics.bandwidth_hz < LOW_BANDWIDTH:
         yield Finding(
             "low_bandwidth",
             "warning",
-            f"the files hold nothing above {measures.bandwidth_hz / 1000:.1f} kHz, whatever their sample rate: they "
-            f"were recorded or coded at about {_old_rate(measures.bandwidth_hz)} kHz",
-            "sample_rate=32k loses nothing; for a brighter voice find the recordings from before that",
-            values={"bandwidth_hz": measures.bandwidth_hz},
+            f"the files have no content above {metrics.bandwidth_hz / 1000:.1f} kHz, whatever their sample rate: they "
+            f"were recorded or encoded at about {_old_rate(metrics.bandwidth_hz)} kHz",
+            "sample_rate=32k loses nothing; for a brighter voice use the original recordings if they have more",
+            values={"bandwidth_hz": metrics.bandwidth_hz},
         )
 
 
@@ -252,47 +253,47 @@ def _old_rate(bandwidth_hz: float) -> str:
     return f"{min(rates, key=lambda rate: abs(rate / 2 - bandwidth_hz)) / 1000:g}"
 
 
-def _same_samples(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    groups = measures.same_samples
+def _same_samples(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    groups = metrics.same_samples
     if groups:
-        num_more = sum(len(group) - 1 for group in groups)
-        are = "recording is" if num_more == 1 else "recordings are"
+        num_copies = sum(len(group) - 1 for group in groups)
+        are = "recording is an exact copy" if num_copies == 1 else "recordings are exact copies"
         yield Finding(
             "duplicates",
             "warning",
-            f"{num_more} {are} there twice, sample by sample: {quoted([' = '.join(group[:3]) for group in groups])}",
-            "leave out all but one: what is there twice is learnt twice",
+            f"{num_copies} {are} of another: {quoted([' = '.join(group[:3]) for group in groups])}",
+            "keep one of each: in training a copy counts again",
             [name for group in groups for name in group][:MAX_LISTED],
-            {"num_files": num_more},
+            {"num_files": num_copies},
         )
 
 
-def _same_takes(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    pairs = measures.same_takes
+def _same_takes(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    pairs = metrics.same_takes
     if pairs:
         yield Finding(
             "near_duplicates",
             "info",
-            f"{len(pairs)} pairs of files sound like the same take, coded or scaled differently: "
+            f"{len(pairs)} pairs of files sound like the same take, encoded or scaled differently: "
             f"{quoted([' ~ '.join(pair) for pair in pairs])}",
-            "listen, and keep the better of each",
+            "listen to them, and keep the better one of each pair",
             list(dict.fromkeys(name for pair in pairs for name in pair))[:MAX_LISTED],
             {"num_pairs": len(pairs)},
         )
 
 
-def _speakers(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    groups = measures.groups
+def _speakers(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    groups = metrics.groups
     if groups is not None:
-        names = measures.in_smaller_group
+        names = metrics.in_smaller_group
         yield Finding(
             "several_speakers",
             "warning",
-            f"several speakers suspected: the voice falls into two groups that differ clearly in pitch or colour "
+            f"several speakers suspected: the speech forms two groups that differ clearly in pitch or timbre "
             f"({100 * (1 - groups.share):.0f} % near {groups.larger_hz:.0f} Hz, {100 * groups.share:.0f} % near "
             f"{groups.smaller_hz:.0f} Hz, such as {quoted(names)})",
-            "listen to both; one person through two microphones, or speaking and singing, gives the same picture. "
-            "Make a voice of one speaker's recordings alone, or put each speaker's into a folder and train with "
+            "listen to both; one person with two microphones, or speaking and singing, gives the same result. Train a "
+            "voice on one speaker's recordings alone, or put each speaker's into a folder of their own and train with "
             "speakers=folders",
             names[:MAX_LISTED],
             {
@@ -310,20 +311,20 @@ def _uneven(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]
             "uneven_loudness",
             "info",
             f"the loudness of speech differs by {spread:.0f} dB between files",
-            "slices are brought to a similar level before training, but quiet files bring their noise along; "
-            "bring the files to one loudness if they are meant to be alike",
+            "slices are brought to a similar level before training, which also raises the noise of quiet files; "
+            "bring the files to the same loudness if they should match",
             values={"spread_db": round(spread, 1)},
         )
 
 
-def _much_silence(_: Sequence[FileReport], measures: DatasetMetrics) -> Iterator[Finding]:
-    share = 1 - measures.speech_seconds / measures.seconds if measures.seconds else 0.0
+def _much_silence(_: Sequence[FileReport], metrics: DatasetMetrics) -> Iterator[Finding]:
+    share = 1 - metrics.speech_seconds / metrics.seconds if metrics.seconds else 0.0
     if share > MUCH_SILENCE:
         yield Finding(
             "much_silence",
             "info",
             f"{100 * share:.0f} % of the time is silence (below -42 dB)",
-            "silence is cut out; if there is speech in it, raise the level of the recordings",
+            "silence is cut out; if it contains speech, raise the level of the recordings",
             values={"silence_share": round(share, 3)},
         )
 

@@ -1,7 +1,7 @@
-"""What a dataset holds, told before a job may use it. No torch.
+"""Report on a dataset, made before a job may use it. No torch.
 
-Every file is decoded wholly, because only that shows what can be read; in blocks, so that memory stays bounded. The
-server runs this in a child process with limited memory and time, because the files come from strangers.
+Every file is decoded to its end, because only that shows how much can be read; in blocks, so that memory stays bounded.
+The server runs this in a child process with limited memory and time, because the files are untrusted.
 """
 
 import hashlib
@@ -27,64 +27,64 @@ from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.disk import translating_disk_full
 
 MIN_SECONDS_OF_SOUND = 1.0
-"""A dataset with less sound than this is not usable."""
+"""Least sound in a usable dataset."""
 CLIPPED = 0.9995
-"""Samples at or beyond it, full scale being 1, were most likely cut off by the recorder."""
+"""Samples at or above this level, full scale being 1, were most likely clipped by the recorder."""
 FLAT_TOP = 0.5
-"""Three equal samples in a row above it are a peak that was cut off and made quieter afterwards."""
+"""Three equal samples in a row above this level are a peak that was clipped and attenuated afterwards."""
 MIN_MEASURED_SECONDS = 2.0
-"""In shorter files the noise is hard to tell from the voice; they count only where there are no others."""
+"""In shorter files noise is hard to separate from speech; they count only where there are no longer ones."""
 
 
 @dataclass(frozen=True)
 class DatasetReport:
-    """What a dataset holds; `usable` is whether a job may have it, `reason` why not."""
+    """Report on a dataset; `usable` is whether a job may use it, `reason` why not."""
 
     usable: bool
     reason: str | None
     seconds: float
     speech_seconds: float
     silence_share: float
-    """0..1: time that is not louder than -42 dB."""
+    """0..1: time not louder than -42 dB."""
     num_files: int
     num_usable: int
-    """Files that can be read and hold sound."""
+    """Files that can be read and have sound."""
     files: list[FileReport]
     warnings: list[str]
-    """The findings that are warnings, one sentence each."""
+    """Findings that are warnings, one sentence each."""
     findings: list[Finding]
-    """What a person should know of, the gravest first."""
+    """Issues of the dataset, warnings first."""
     sample_rates: dict[str, float] = field(default_factory=dict)
-    """Seconds of sound by the sample rate in Hz that files have."""
+    """Seconds of audio by sample rate in Hz."""
     clipped_share: float = 0.0
-    """0..1: samples of all files that were cut off."""
+    """0..1: clipped samples of all files."""
     speech_db: float | None = None
-    """Median level of speech, dB of full scale. This and what follows is None where there is too little to tell."""
+    """Median level of speech, dB of full scale. This and the fields below are None where there is too little audio."""
     noise_db: float | None = None
-    """Median level of the noise beneath, dB of full scale."""
+    """Median level of the background noise, dB of full scale."""
     snr_db: float | None = None
-    """Median of speech over noise, dB."""
+    """Median signal-to-noise ratio, dB."""
     reverberation_seconds: float | None = None
-    """About the time in which sound fades by 60 dB; dry speech gives 0.35 and less."""
+    """Estimated time in which sound decays by 60 dB; dry speech gives up to 0.35."""
     bandwidth_hz: float | None = None
-    """Up to where the recordings hold anything."""
+    """Median of the highest frequency with content."""
     overview: Overview = field(default_factory=Overview)
-    """The loudness of all of it."""
+    """Peaks of all recordings over time."""
 
 
 @dataclass(frozen=True)
 class _FileAnalysis:
-    """One file's report, and what only the comparison with others needs."""
+    """The report of one file, and data for the comparison with other files."""
 
     report: FileReport
     quality: AudioQuality | None = None
     digest: str | None = None
-    """Of the decoded samples."""
+    """Hash of the decoded samples."""
     envelope: NDArray[np.float32] | None = None
 
 
 def write_report(dataset: Path, output: Path) -> DatasetReport:
-    """Report on a dataset folder as JSON in a file. An unusable dataset is no error here: the report says so."""
+    """Write the report on a dataset folder to a JSON file. An unusable dataset is not an error, but in the report."""
     report = make_report(dataset)
     with translating_disk_full(output.parent):
         write_atomically(output, json.dumps(asdict(report), allow_nan=False, ensure_ascii=False).encode())
@@ -92,7 +92,7 @@ def write_report(dataset: Path, output: Path) -> DatasetReport:
 
 
 def make_report(dataset: Path) -> DatasetReport:
-    """Decode every file of a dataset folder and tell what it holds."""
+    """Decode every file of a dataset folder and report on them."""
     try:
         recordings = list_recordings(dataset)
     except InvalidDataset as error:
@@ -109,14 +109,14 @@ def _analyze(recording: Recording) -> _FileAnalysis:
 
 
 def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
-    levels: dict[int, Levels] = {}  # by rate: a stream may change it on the way
+    levels: dict[int, Levels] = {}  # by sample rate, which may change within a stream
     digest = hashlib.blake2b(digest_size=16)
     meter, clipping, envelope = AudioQualityMeter(), _Clipping(), Envelope()
     for block in stream.blocks():
         digest.update(block.samples.tobytes())
         clipping.add(block)
         mono = block.mono()
-        mono = mono - mono.mean()  # a constant offset is no sound
+        mono = mono - mono.mean()  # without a constant offset, which is no sound
         levels.setdefault(block.sample_rate, Levels(block.sample_rate)).add(mono)
         meter.add(mono, block.sample_rate)
         envelope.add(mono, block.sample_rate)
@@ -142,7 +142,7 @@ def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
 
 
 class _Clipping:
-    """Peak, and how many samples were cut off, over blocks."""
+    """Peak and share of clipped samples of a recording, block by block."""
 
     def __init__(self) -> None:
         self.peak = 0.0
@@ -200,7 +200,7 @@ def _sample_rates(files: Sequence[FileReport]) -> dict[str, float]:
 
 
 def _compare(analyses: Sequence[_FileAnalysis], speech_seconds: float, seconds: float) -> DatasetMetrics:
-    """What the files say together."""
+    """Metrics over all files, and the files that are copies or have another speaker."""
     readable = [each for each in analyses if each.quality is not None]
     qualities = [each.quality for each in readable if each.quality is not None]
     windows = [window for each in qualities for window in each.windows]
@@ -234,7 +234,7 @@ def _compare(analyses: Sequence[_FileAnalysis], speech_seconds: float, seconds: 
 
 
 def _weighted_median(readable: Sequence[_FileAnalysis], metric: str) -> float | None:
-    """The median of a measure over all files, by their seconds of speech."""
+    """The median of a metric over all files, weighted by their seconds of speech."""
     known = [(getattr(each.report, metric), each.report) for each in readable]
     known = [(value, report) for value, report in known if value is not None]
     if any(report.seconds >= MIN_MEASURED_SECONDS for _, report in known):
@@ -252,13 +252,13 @@ def _rounded(value: float | None, digits: int = 1) -> float | None:
 
 
 def _reason(files: Sequence[FileReport], speech_seconds: float) -> str | None:
-    """Why nothing can be made of the dataset, or None."""
+    """The reason why the dataset is unusable, or None."""
     if speech_seconds >= MIN_SECONDS_OF_SOUND:
         return None
     if all(file.error for file in files):
         reasons = [f"{file.name}: {file.error}" for file in files]
         return f"no file of the dataset can be read as audio: {quoted(reasons, '; ')}"
     return (
-        f"the dataset has {speech_seconds:.1f} s of sound (louder than -42 dB); at least {MIN_SECONDS_OF_SOUND:.0f} s"
-        " is needed, and 10 minutes make a good voice"
+        f"the dataset has {speech_seconds:.1f} s of sound (louder than -42 dB); training needs at least "
+        f"{MIN_SECONDS_OF_SOUND:.0f} s, and a good voice 10 minutes"
     )

@@ -1,8 +1,8 @@
-"""Whether recordings sound as if more than one person spoke: a hint from pitch and colour, without nets. No torch.
+"""Detection of several speakers by pitch and timbre: a hint, without a neural network. No torch.
 
-Windows of voice are parted into two groups by 2-means. One voice varies around one middle, and its groups touch; two
-voices leave a gap. On the voices it was tried with (two women, one man, 40 windows and more) about one set of 200 of a
-single voice gave a gap, and most of two voices did. Two microphones, or speech beside song, part a voice as well.
+Windows of voice are split into two clusters by 2-means. The clusters of one voice touch; those of two voices have a gap
+between them. On the voices tried (two women, one man, 40 windows or more) about 1 of 200 sets of a single voice gave a
+gap, and most sets of two voices did. Two microphones, or speech and singing, split a voice as well.
 """
 
 from collections.abc import Sequence
@@ -15,17 +15,18 @@ from rvc_engine.report.audio_quality import VoiceWindow
 
 MIN_WINDOWS = 40
 MIN_SHARE = 0.1
-"""Of the voice in the smaller group: less may be a laugh, or a bell that was taken for voice."""
+"""Least share of the voice in the smaller cluster; less may be laughter, or a bell mistaken for voice."""
 MIN_DISTANCE = 4.2
-"""Between the groups' means, in deviations within them. One normal distribution gives 2.7."""
+"""Least distance of the clusters' means, in standard deviations within them. One normal distribution gives 2.7."""
 MAX_BETWEEN = 0.06
-"""Of the voice may lie in the middle third between the means."""
+"""Largest share of the voice in the middle third between the means."""
 NUM_CEPSTRA = 8
 PITCH_UNIT = 1 / 6
-"""Octaves (2 semitones), by which single files of one voice differ."""
+"""Octaves (2 semitones): typical difference between files of one voice."""
 TIMBRE_UNIT = 6.0
+"""dB: unit of the cepstra."""
 NUM_AXES = 3
-"""Principal axes along which a first division is tried."""
+"""Principal axes along which an initial division is tried."""
 MAX_ROUNDS = 30
 
 Floats = NDArray[np.floating]
@@ -33,19 +34,19 @@ Floats = NDArray[np.floating]
 
 @dataclass(frozen=True)
 class SpeakerClusters:
-    """How the voice in the recordings falls apart."""
+    """Two clusters of the voice in the recordings."""
 
     share: float
-    """0..1: of the voice in the smaller group."""
+    """0..1: share of the voice in the smaller cluster."""
     larger_hz: float
-    """Mean pitch of the larger group."""
+    """Mean pitch of the larger cluster."""
     smaller_hz: float
     in_smaller: NDArray[np.bool_]
-    """(windows,)."""
+    """(windows,): membership in the smaller cluster."""
 
 
 def cluster_speakers(windows: Sequence[VoiceWindow]) -> SpeakerClusters | None:
-    """The two groups that the windows of all recordings fall into; None where they form one, or are few."""
+    """Split the windows of all recordings into two clusters; None where they form one, or are too few."""
     if len(windows) < MIN_WINDOWS:
         return None
     pitches = np.array([window.pitch for window in windows])
@@ -61,9 +62,9 @@ def cluster_speakers(windows: Sequence[VoiceWindow]) -> SpeakerClusters | None:
 
 
 def _cosines(num_bands: int) -> Floats:
-    """(num_bands, NUM_CEPSTRA): the first rows, but for the constant one, of the orthonormal cosine transform."""
-    places = (np.arange(num_bands)[:, None] + 0.5) * np.arange(1, NUM_CEPSTRA + 1) * np.pi / num_bands
-    cosines: Floats = np.sqrt(2 / num_bands) * np.cos(places)
+    """The orthonormal cosine transform without its constant term, (num_bands, NUM_CEPSTRA)."""
+    angles = (np.arange(num_bands)[:, None] + 0.5) * np.arange(1, NUM_CEPSTRA + 1) * np.pi / num_bands
+    cosines: Floats = np.sqrt(2 / num_bands) * np.cos(angles)
     return cosines
 
 
@@ -74,7 +75,7 @@ def _describe(split: NDArray[np.bool_], pitches: Floats, weights: Floats) -> Spe
 
 
 def _split(points: Floats, weights: Floats) -> NDArray[np.bool_] | None:
-    """The clearest division of points (N, D) into two; None when it leaves no gap."""
+    """The clearest division of points (N, D) into two clusters; None when there is no gap between them."""
     centred = points - np.average(points, axis=0, weights=weights)
     _, _, axes = np.linalg.svd(centred * np.sqrt(weights)[:, None], full_matrices=False)
     divisions = [_two_means(points, weights, centred @ axis > 0) for axis in axes[:NUM_AXES]]
@@ -109,7 +110,7 @@ def _means(points: Floats, weights: Floats, division: NDArray[np.bool_]) -> tupl
 
 
 def _distance(points: Floats, weights: Floats, division: NDArray[np.bool_]) -> tuple[float, float]:
-    """Between the means, in deviations along the line that joins them; and the share of weight amid that line."""
+    """Distance of the means, in standard deviations along the line between them, and the share in its middle third."""
     one, other = _means(points, weights, division)
     length = float(np.linalg.norm(one - other)) or 1e-9
     along = (points - (one + other) / 2) @ (one - other) / length

@@ -1,4 +1,4 @@
-"""The loudness of a whole dataset in a few hundred numbers, one recording after the other: to be drawn. No torch."""
+"""Peaks of a whole dataset, one recording after another, in a few hundred numbers for a plot. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,28 +9,28 @@ from numpy.typing import NDArray
 PEAKS_A_SECOND = 10
 MAX_PEAKS = 600
 MAX_STARTS = 200
-"""With more recordings than these, marks between them would be all that is seen."""
+"""With more recordings, the marks between them would hide the plot."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """What to draw."""
+    """Data of the plot."""
 
     peaks: list[float] = field(default_factory=list)
     """0..1, the largest sample of each of at most `MAX_PEAKS` equal parts of the time."""
     starts: list[float] = field(default_factory=list)
-    """Where each recording begins, 0..1 of the whole; none where there are more than `MAX_STARTS`."""
+    """Start of each recording, 0..1 of the whole; empty where there are more than `MAX_STARTS`."""
 
 
 class Envelope:
-    """The peaks of one recording, in tenths of a second, over blocks."""
+    """Peaks of one recording per tenth of a second, computed block by block."""
 
     def __init__(self) -> None:
         self._peaks: list[NDArray[np.float32]] = []
         self._rest: NDArray[np.floating] = np.zeros(0, np.float32)
 
     def add(self, mono: NDArray[np.floating], rate: int) -> None:
-        """Take in the next samples (n,), full scale 1."""
+        """Add the next samples, (num_samples,), full scale 1."""
         length = max(rate // PEAKS_A_SECOND, 1)
         loudness = np.concatenate([self._rest, np.abs(mono)])
         whole = len(loudness) // length * length
@@ -38,13 +38,13 @@ class Envelope:
         self._rest = loudness[whole:]
 
     def result(self) -> NDArray[np.float32]:
-        """All peaks, that of the unfinished last part with them."""
+        """All peaks, including that of the unfinished last part."""
         last = [np.float32(self._rest.max())] if len(self._rest) else []
         return np.concatenate([*self._peaks, np.asarray(last, np.float32)])
 
 
 def draw(envelopes: Sequence[NDArray[np.float32]]) -> Overview:
-    """An overview of all recordings, in their order."""
+    """The overview of all recordings, in their order."""
     peaks = np.concatenate([np.zeros(0, np.float32), *envelopes])
     if not len(peaks):
         return Overview()

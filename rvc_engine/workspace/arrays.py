@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 
 def save_array(path: Path, array: NDArray[np.generic]) -> None:
-    """Write a `.npy` file. Not by `np.save` on the file: on a full disk that raises an OSError without its errno."""
+    """Write a `.npy` file. `np.save` to a path would raise an OSError without an errno on a full disk."""
     buffer = io.BytesIO()
     np.save(buffer, array)
     path.write_bytes(buffer.getvalue())

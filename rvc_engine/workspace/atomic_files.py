@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file so that after a crash the old one or the new one is there, never a piece."""
+    """Write a whole file so that after a crash the old or the new contents are there, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -32,7 +32,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Hard-link a file, or copy it where that does not work."""
+    """Hard-link a file, or copy it where links are not possible."""
     try:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without hard links

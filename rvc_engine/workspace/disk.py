@@ -1,4 +1,4 @@
-"""Free space on a disk, checked before it is needed; a full disk as a DiskFull error. No torch."""
+"""Checks of free disk space, and the error for a full disk. No torch."""
 
 import contextlib
 import errno
@@ -12,47 +12,47 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether that is what an error says: of the disk, a quota or a limit on file sizes."""
+    """Whether an error means a full disk, an exceeded quota or a limit on file sizes."""
     return error.errno in _FULL
 
 
 @contextlib.contextmanager
 def translating_disk_full(folder: Path) -> Iterator[None]:
-    """Translate the OSError of a full disk (or quota, or file size limit) into DiskFull; other errors pass."""
+    """Translate the OSError of a full disk (or quota, or file size limit) to DiskFull; other errors pass through."""
     try:
         yield
     except OSError as error:
         if not is_disk_full(error):
             raise
-        raise DiskFull(f"no room is left on the disk of {folder}; free some space and start again") from error
+        raise DiskFull(f"the disk of {folder} is full; free some space and start again") from error
 
 
 def free_bytes(folder: Path) -> int:
-    """What the file system of a folder, which may be still to be made, has left for us."""
+    """Bytes available to this user on the file system of a folder, which may not exist yet."""
     existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     return shutil.disk_usage(existing).free
 
 
 def size_on_disk(path: Path) -> int:
-    """Bytes of a file, or of all files in a folder; 0 where there is neither."""
+    """Bytes of a file, or of all files in a folder; 0 where the path does not exist."""
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())
 
 
 def check_free_space(folder: Path, needed: int, purpose: str, advice: str = "free some space and start again") -> None:
-    """Raise DiskFull, with both numbers, when `folder`'s disk has less than `needed` bytes left.
+    """Raise DiskFull, with both numbers, when the disk of `folder` has less than `needed` bytes left.
 
-    A quota may still say no: whoever writes must be ready for that.
+    Writing may still fail later, on a quota for example.
     """
     free = free_bytes(folder)
     if free < needed:
         raise DiskFull(
-            f"{purpose} needs {format_bytes(needed)}, and the disk of {folder} has {format_bytes(free)} left; {advice}"
+            f"{purpose} needs {format_bytes(needed)}, but the disk of {folder} has {format_bytes(free)} left; {advice}"
         )
 
 
 def format_bytes(num_bytes: int) -> str:
-    """A size for people, such as `1.3 GB`."""
+    """A size with its unit, such as `1.3 GB`."""
     amount, unit = float(num_bytes), "bytes"
     for bigger in ("kB", "MB", "GB", "TB"):
         if amount < 1000:

@@ -1,7 +1,7 @@
-"""What RVC, Applio or an earlier run has left in a workspace, and whether a run can begin with it. No torch.
+"""Clips that RVC, Applio or an earlier run left in a workspace, and checks whether a run can use them. No torch.
 
-RVC's names are `0_gt_wavs/<i>_<j>.wav` and so on, Applio's `sliced_audios/<speaker>_<i>_<j>.wav` (see `Workspace`). A
-folder fresh from their preprocessing has neither `filelist.txt` nor `config.json`.
+RVC names slices `0_gt_wavs/<i>_<j>.wav`, Applio `sliced_audios/<speaker>_<i>_<j>.wav` (see `Workspace`). A folder has
+neither `filelist.txt` nor `config.json` right after their preprocessing.
 """
 
 import math
@@ -17,16 +17,16 @@ from rvc_engine.listing import shorten
 from rvc_engine.workspace.layout import Workspace
 
 NO_SLICES = (
-    "{folder} holds no slices; give the folder of recordings with --dataset, or the name of a run that was prepared "
-    "before"
+    "{folder} holds no slices; give the folder of recordings with --dataset, or the name of a run whose recordings "
+    "are prepared"
 )
 COARSE_BINS = 256
-"""Rows of the nets' embedding of the coarse pitch."""
+"""Rows of the synthesizer's embedding of the coarse pitch."""
 
 
 @dataclass(frozen=True)
 class ClipPaths:
-    """Where the parts of one clip lie, or should."""
+    """Paths of the parts of one clip, which may be missing."""
 
     wave: Path
     features: Path
@@ -34,21 +34,21 @@ class ClipPaths:
     """None, and `f0` too, for a voice without pitch."""
     f0: Path | None
     speaker: int | None
-    """As the file's name or the file list says; None where neither does."""
+    """The speaker in the file's name or the file list; None where neither has one."""
 
     @property
     def missing(self) -> list[str]:
-        """What of it is not there: `features`, `pitch`."""
+        """The missing parts: `features`, `pitch`."""
         pitch = [path for path in (self.coarse_f0, self.f0) if path is not None]
         has_pitch = all(path.is_file() for path in pitch)
         return ["features"] * (not self.features.is_file()) + ["pitch"] * (not has_pitch)
 
 
 def clip_paths(workspace: Workspace, f0: bool) -> list[ClipPaths]:
-    """All slices of the workspace, and those outside that its file list names, in a stable order.
+    """All slices of the workspace, then those elsewhere that its file list names, in a stable order.
 
-    Lines of the list whose files are gone (a folder that was moved) are passed over, and those of clips that are here
-    too (one that was copied).
+    Lines of the list are skipped when their files are missing (the folder was moved), or when the workspace has the
+    same clip (the folder was copied).
     """
     own = [_own_clip(workspace, wave, f0) for wave in _waves(workspace)]
     known = {(clip.wave.name, clip.wave.stat().st_size) for clip in own}
@@ -63,7 +63,7 @@ def _waves(workspace: Workspace) -> list[Path]:
 
 
 def _natural_key(stem: str) -> tuple[object, ...]:
-    """`2_10` after `2_9`."""
+    """Key for sorting by numbers, `2_10` after `2_9`."""
     return tuple((0, int(part), "") if part.isdecimal() else (1, 0, part) for part in stem.split("_"))
 
 
@@ -78,14 +78,14 @@ def _own_clip(workspace: Workspace, wave: Path, f0: bool) -> ClipPaths:
 
 
 def speaker_in(stem: str) -> int | None:
-    """Who speaks in a slice that Applio named, `<speaker>_<i>_<j>`; None for another name."""
+    """The speaker in the name of Applio's slices, `<speaker>_<i>_<j>`; None for other names."""
     parts = stem.split("_")
     is_applios = len(parts) == 3 and all(part.isascii() and part.isdigit() for part in parts)
     return int(parts[0]) if is_applios and int(parts[0]) < NUM_SPEAKERS else None
 
 
 def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
-    """Clips that RVC's file list takes from elsewhere. Silence is not taken from there: it is made by our encoder."""
+    """Clips elsewhere that RVC's file list names, but for its silent clips: the run's own encoder makes those."""
     try:
         lines = workspace.filelist.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -100,7 +100,7 @@ def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
 
 
 def _parse_filelist_line(line: str, f0: bool) -> ClipPaths | None:
-    """Of `wave|features|coarse|hz|speaker`, or `wave|features|speaker`; None when the line is of another kind."""
+    """Parse `wave|features|coarse|hz|speaker`, or `wave|features|speaker` without pitch; None for any other line."""
     parts = line.strip().split("|")
     if len(parts) != (5 if f0 else 3) or not parts[-1].isdecimal() or "" in parts:
         return None
@@ -112,16 +112,16 @@ def _parse_filelist_line(line: str, f0: bool) -> ClipPaths | None:
 
 @dataclass
 class WorkspaceCheck:
-    """Faults and remarks of a workspace that a run is to begin with."""
+    """Result of checking a workspace before a run uses its files."""
 
     faults: list[str] = field(default_factory=list)
-    """What keeps it from it, a sentence each."""
+    """Reasons why a run cannot use it, a sentence each."""
     remarks: list[str] = field(default_factory=list)
-    """What is left out."""
+    """Parts that the run leaves out, a sentence each."""
 
 
 def check_workspace(workspace: Workspace, config: TrainingConfig, *, trains: bool = True) -> WorkspaceCheck:
-    """Check everything that training, or else the index alone, would read; nothing is written."""
+    """Check everything that training (or else the index stage alone) would read; nothing is written."""
     found = WorkspaceCheck()
     if not trains:
         if not any(workspace.features.glob("*.npy")):
@@ -141,7 +141,7 @@ def _no_features(workspace: Workspace) -> str:
     fault = f"{workspace.features} holds no features"
     if any((workspace.root / other_name).glob("*.npy")):
         return (
-            f"{fault}, but {other_name} does: those are of {other_version}; say version={other_version} "
+            f"{fault}, but {other_name} does: those are for {other_version}; set version={other_version} "
             f"(-v {other_version}), or extract features for {workspace.version}"
         )
     return f"{fault}; extract them, or give the recordings with --dataset"
@@ -155,7 +155,7 @@ def _check_parts(workspace: Workspace, clips: list[ClipPaths], found: WorkspaceC
         found.remarks.append(_left_out(without["features"], len(clips), "features"))
     if len(without["pitch"]) == len(clips):
         found.faults.append(
-            f"none of the {len(clips)} slices has its pitch in {workspace.coarse_f0.name} and {workspace.f0_hz.name}; "
+            f"none of the {len(clips)} slices has pitch in {workspace.coarse_f0.name} and {workspace.f0_hz.name}; "
             "extract it, or train a voice without pitch: f0=false (-f0 0)"
         )
     elif without["pitch"]:
@@ -171,30 +171,30 @@ def _examples(names: list[str]) -> str:
 
 
 def _sample_rate(wave: Path) -> int:
-    """In Hz. Raises ValueError for a slice of several channels."""
+    """The sample rate in Hz. Raises ValueError for a slice of several channels."""
     info = soundfile.info(wave)
     if info.channels != 1:
-        raise ValueError(f"{info.channels} channels, and slices are mono")
+        raise ValueError(f"{info.channels} channels, but slices must be mono")
     return int(info.samplerate)
 
 
 def _features_shape(path: Path) -> tuple[int, ...]:
-    """Raises ValueError for values that training would only find hours later, and an index never."""
+    """The shape of features. Raises ValueError for NaN and infinity, which training would meet hours later."""
     features = np.load(path, mmap_mode="r")
     if not np.isfinite(features).all():
-        raise ValueError(f"{path.name} holds values that are no numbers")
+        raise ValueError(f"{path.name} holds NaN or infinite values")
     shape: tuple[int, ...] = features.shape
     return shape
 
 
 def _check_curve(path: Path, highest: float) -> None:
-    """Raise ValueError for a pitch curve that is none."""
+    """Raise ValueError for a malformed pitch curve."""
     curve = np.load(path)
     if curve.ndim != 1:
-        raise ValueError(f"{path.parent.name}/{path.name} has {curve.ndim} dimensions, and a pitch curve has one")
+        raise ValueError(f"{path.parent.name}/{path.name} has {curve.ndim} dimensions, but a pitch curve has one")
     if not (np.isfinite(curve) & (curve >= 0) & (curve <= highest)).all():
-        range_text = "0 and above" if math.isinf(highest) else f"0 to {highest:g}"
-        raise ValueError(f"{path.parent.name}/{path.name} holds values beyond {range_text}")
+        expected = "0 or above" if math.isinf(highest) else f"0 to {highest:g}"
+        raise ValueError(f"{path.parent.name}/{path.name} holds values out of range ({expected})")
 
 
 def _check_contents(
@@ -213,18 +213,18 @@ def _check_contents(
         except (soundfile.LibsndfileError, OSError, ValueError, TypeError, EOFError) as error:
             found.faults.append(
                 f"the slice {clip.wave}, its features or its pitch cannot be read ({error}); prepare the "
-                "recordings anew"
+                "recordings again"
             )
     names = {32_000: "32k", 40_000: "40k", 48_000: "48k"}
     for rate in sorted(set(rates) - {config.sample_rate_hz}):
-        choose = f"say sample_rate={names[rate]} (-sr {names[rate]}), or " if rate in names else ""
+        choose = f"set sample_rate={names[rate]} (-sr {names[rate]}), or " if rate in names else ""
         found.faults.append(
-            f"{len(rates[rate])} of {len(clips)} slices in {workspace.slices} have {rate} Hz and the voice "
-            f"{config.sample_rate_hz} Hz ({_examples(rates[rate])}); {choose}slice the recordings anew"
+            f"{len(rates[rate])} of {len(clips)} slices in {workspace.slices} have {rate} Hz, but the voice has "
+            f"{config.sample_rate_hz} Hz ({_examples(rates[rate])}); {choose}slice the recordings again"
         )
     for shape in sorted(set(shapes) - {(config.feature_size,)}):
         found.faults.append(
-            f"{len(shapes[shape])} files in {workspace.features} hold rows of {'x'.join(map(str, shape)) or 'nothing'} "
-            f"numbers and a {config.version} voice takes rows of {config.feature_size} ({_examples(shapes[shape])}); "
-            f"extract the features anew for {config.version}"
+            f"{len(shapes[shape])} files in {workspace.features} have rows of {'x'.join(map(str, shape)) or '0'} "
+            f"numbers, but a {config.version} voice needs rows of {config.feature_size} ({_examples(shapes[shape])}); "
+            f"extract the features again for {config.version}"
         )

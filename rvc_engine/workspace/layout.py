@@ -16,11 +16,11 @@ from rvc_engine.events import Stage
 from rvc_engine.workspace.atomic_files import write_atomically
 
 SECONDS_FOR_TRAINER_TO_END = 30.0
-"""A training whose engine was killed ends itself at once; a busy machine may take a moment."""
+"""Time for the training process to end after its engine was killed; it ends at once unless the machine is busy."""
 
 
 def fingerprint_of(*parts: object) -> str:
-    """A short stable hash of JSON-like values: the identity of a stage's inputs."""
+    """A short stable hash of JSON-like values, which identifies the inputs of a stage."""
     text = json.dumps(parts, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -41,8 +41,8 @@ class Workspace:
 
     def _existing(self, name: str, applio_name: str) -> Path:
         """A folder by RVC's name, or by Applio's where the workspace has only that."""
-        ours, theirs = self.root / name, self.root / applio_name
-        return theirs if theirs.is_dir() and not ours.is_dir() else ours
+        rvc, applio = self.root / name, self.root / applio_name
+        return applio if applio.is_dir() and not rvc.is_dir() else rvc
 
     @property
     def slices(self) -> Path:
@@ -56,7 +56,7 @@ class Workspace:
 
     @property
     def speakers(self) -> Path:
-        """`speakers.json`: the folder of each recording, by which its speaker is known."""
+        """`speakers.json`: the folder of each recording, which determines its speaker."""
         return self.root / "speakers.json"
 
     @property
@@ -76,17 +76,17 @@ class Workspace:
 
     @property
     def mute_features(self) -> Path:
-        """Content features of 3.0 s of silence, made by the run's own encoder."""
+        """Content features of 3.0 s of silence, from the run's own encoder."""
         return self.root / "mute" / "mute.npy"
 
     @property
     def filelist(self) -> Path:
-        """One line a clip, as RVC's trainer reads it."""
+        """`filelist.txt`: one line per clip, in the format of RVC's trainer."""
         return self.root / "filelist.txt"
 
     @property
     def hyperparameters(self) -> Path:
-        """`config.json`: the nets' and the data's numbers, as RVC writes them."""
+        """`config.json`: hyperparameters of the model and the data, in RVC's format."""
         return self.root / "config.json"
 
     @property
@@ -96,12 +96,12 @@ class Workspace:
 
     @property
     def previews(self) -> Path:
-        """How the voice sounded at its saves: `e<epoch>_s<step>_<n>.flac` and `.png`, `recording_<n>.flac`."""
+        """Previews of the voice at its saves: `e<epoch>_s<step>_<n>.flac` and `.png`, `recording_<n>.flac`."""
         return self.root / "previews"
 
     @property
     def weights(self) -> Path:
-        """What a user takes away: `<voice>.pth`, `<voice>.index`."""
+        """The exported files: `<voice>.pth`, `<voice>.index`."""
         return self.root / "weights"
 
     @property
@@ -111,7 +111,7 @@ class Workspace:
 
     @property
     def best_file(self) -> Path:
-        """The voice as it was at its best save. RVC and Applio pair no index with this name by themselves."""
+        """The voice at its best save. RVC and Applio pair no index with this name automatically."""
         return self.weights / f"{self.stem}_best.pth"
 
     @property
@@ -120,7 +120,7 @@ class Workspace:
         return self.weights / f"{self.stem}.index"
 
     def speaker_index_files(self) -> list[Path]:
-        """The exported indexes of single speakers, where the voice has several: `<voice>-<speaker>.index`."""
+        """The exported index of each speaker, where the voice has several: `<voice>-<speaker>.index`."""
         return sorted(path for path in self.weights.glob("*.index") if path.name.startswith(f"{self.stem}-"))
 
     @property
@@ -130,22 +130,22 @@ class Workspace:
 
     @property
     def log(self) -> Path:
-        """The run's log in full."""
+        """The full log of the run."""
         return self.root / "train.log"
 
     def _marker(self, stage: Stage) -> Path:
         return self.root / "stages" / f"{stage}.json"
 
     def is_done(self, stage: Stage, fingerprint: str) -> bool:
-        """Whether the stage was completed with these very inputs."""
+        """Whether the stage was completed with these inputs."""
         return self._marked(stage, "fingerprint") == fingerprint
 
     def fingerprint(self, stage: Stage) -> str | None:
-        """With which inputs the stage was completed here; None when it was not."""
+        """The fingerprint of the inputs that the stage was completed with; None when it was not."""
         return self._marked(stage, "fingerprint")
 
     def made_with(self, stage: Stage) -> str | None:
-        """What the stage was done with, as `mark_done` was told."""
+        """The `made_with` that was passed to `mark_done`; None when the stage was not completed."""
         return self._marked(stage, "made_with")
 
     def _marked(self, stage: Stage, key: str) -> str | None:
@@ -156,28 +156,28 @@ class Workspace:
         return value if isinstance(value, str) else None
 
     def mark_done(self, stage: Stage, fingerprint: str, made_with: str = "") -> None:
-        """Record that the stage is complete. Call after its last file is on disk."""
+        """Mark the stage as complete. Call after its last file is on disk."""
         marks = {"fingerprint": fingerprint, "made_with": made_with}
         write_atomically(self._marker(stage), json.dumps(marks).encode())
 
     def mark_undone(self, stage: Stage) -> None:
-        """Forget that the stage was done. Call before touching its files."""
+        """Remove the mark that the stage is complete. Call before changing its files."""
         self._marker(stage).unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def lock(self, wait_seconds: float = 0) -> Iterator[None]:
-        """Hold the workspace for this process alone; the system lets go of it when the process dies, however it dies.
+        """Lock the workspace for this process; the operating system releases the lock when the process dies.
 
-        Raises WorkspaceBusy when another engine still holds it after `wait_seconds`.
+        Raises WorkspaceBusy when another engine still holds the lock after `wait_seconds`.
         """
         with self._locked(".lock", wait_seconds):
             self._remove_temporary_files()
             yield
 
     def training_lock(self) -> contextlib.AbstractContextManager[None]:
-        """Held by the process that trains, which may be a child of the one that holds `lock`, and outlive it a moment.
+        """Lock for the training process, which may be a child of the one that holds `lock` and may outlive it briefly.
 
-        Raises WorkspaceBusy when the one before does not end.
+        Raises WorkspaceBusy when an earlier training process does not end.
         """
         return self._locked(".training.lock", SECONDS_FOR_TRAINER_TO_END)
 
@@ -189,7 +189,7 @@ class Workspace:
             lock.acquire()
         except filelock.Timeout as error:
             raise WorkspaceBusy(
-                f"another engine is at work in {self.root}; wait for it to end, or stop it, and start again"
+                f"another engine is running in {self.root}; wait for it to end, or stop it, then start again"
             ) from error
         try:
             yield
@@ -197,12 +197,12 @@ class Workspace:
             lock.release()
 
     def _remove_temporary_files(self) -> None:
-        """Half-written files of an engine that was killed: a checkpoint's can be a gigabyte."""
+        """Delete half-written files of an engine that was killed; a checkpoint's can be a gigabyte."""
         for folder in (self.root, self.recovery, self.weights, self.previews):
             for path in folder.glob(".*.tmp"):
                 path.unlink(missing_ok=True)
 
     def empty(self, folder: Path) -> None:
-        """Delete a stage's folder and make it anew."""
+        """Delete a stage's folder and create it empty."""
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)

@@ -1,7 +1,7 @@
-"""Results of slice, pitch and content, kept for other runs on the same recordings. No torch.
+"""Cache of the results of slice, pitch and content, for other runs on the same recordings. No torch.
 
-`<cache>/<stage>/<fingerprint>/<folder name>/...`, hard-linked both ways where the file system can, so that nothing is
-held twice. Entries appear whole or not at all: they are built under a temporary name and renamed.
+`<cache>/<stage>/<fingerprint>/<folder name>/...`, hard-linked both ways where the file system allows it, so that
+nothing is stored twice. Entries appear whole or not at all: they are written under a temporary name and renamed.
 """
 
 import os
@@ -16,21 +16,21 @@ from rvc_engine.workspace.atomic_files import link_or_copy
 from rvc_engine.workspace.disk import size_on_disk
 
 MAX_BYTES = 20 * 2**30
-"""Beyond it, the entries that were used longest ago go."""
+"""Default limit on the size; the least recently used entries are deleted first."""
 
 
 class StageCache:
-    """One folder of results; several engines may use it at once."""
+    """A folder of stage results; several engines may use it at once."""
 
     def __init__(self, folder: Path, max_bytes: int = MAX_BYTES) -> None:
         self.folder, self.max_bytes = folder, max_bytes
 
     def contains(self, stage: Stage, fingerprint: str) -> bool:
-        """Whether a result is kept for this fingerprint, now."""
+        """Whether the cache has a result for this fingerprint at present."""
         return (self.folder / stage / fingerprint).is_dir()
 
     def restore(self, stage: Stage, fingerprint: str, folders: Sequence[Path]) -> bool:
-        """Fill the folders with a kept result; False, and nothing touched, when there is none."""
+        """Fill the folders with a cached result; return False, and change nothing, when there is none."""
         entry = self.folder / stage / fingerprint
         with self._lock():
             if not entry.is_dir():
@@ -42,7 +42,7 @@ class StageCache:
         return True
 
     def store(self, stage: Stage, fingerprint: str, folders: Sequence[Path]) -> None:
-        """Keep the folders as the stage's result for this fingerprint."""
+        """Store the folders as the stage's result for this fingerprint."""
         entry = self.folder / stage / fingerprint
         with self._lock():
             if entry.is_dir():
@@ -73,7 +73,7 @@ class StageCache:
 
 
 def _link_tree(source: Path, target: Path) -> None:
-    """A copy of a flat folder made of hard links, or of copies across file systems."""
+    """Copy a flat folder by hard links, or by copies across file systems."""
     target.mkdir(parents=True)
     for file in source.iterdir():
         link_or_copy(file, target / file.name)

@@ -63,7 +63,9 @@ def test_ogg_vorbis_is_read(tmp_path: Path, voice: Voice) -> None:
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.mp3", "a.raw", "a", "a.zip", "a.wav.part"])
-def test_a_file_is_told_by_what_it_holds_and_not_by_its_suffix(tmp_path: Path, voice: Voice, name: str) -> None:
+def test_the_format_is_detected_from_the_content_and_not_from_the_suffix(
+    tmp_path: Path, voice: Voice, name: str
+) -> None:
     soundfile.write(tmp_path / "a.flac", voice(0.5), 44_100)
     (tmp_path / "a.flac").rename(tmp_path / name)
     assert probe(tmp_path / name).container == "flac"
@@ -181,7 +183,7 @@ def test_a_picture_is_refused(tmp_path: Path) -> None:
             picture = np.full((64, 64, 3), fill * 40, np.uint8)
             file.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
         file.mux(stream.encode(None))
-    with pytest.raises(UnreadableAudio, match="no sound track"):
+    with pytest.raises(UnreadableAudio, match="no audio track"):
         probe(tmp_path / "a.mp4")
 
 
@@ -201,7 +203,7 @@ def test_a_playlist_reaches_no_other_file(tmp_path: Path, voice: Voice, playlist
 
 
 @pytest.mark.parametrize(("suffix", "codec"), [("mp3", "libmp3lame"), ("flac", "flac")])
-def test_of_a_truncated_recording_what_is_there_is_read_and_the_loss_told(
+def test_a_truncated_recording_is_read_as_far_as_it_goes_and_the_loss_is_noted(
     tmp_path: Path, voice: Voice, encode: Encode, capfd: pytest.CaptureFixture[str], suffix: str, codec: str
 ) -> None:
     path = encode(tmp_path / f"a.{suffix}", voice(10.0), 44_100, suffix, codec)
@@ -215,7 +217,7 @@ def test_of_a_truncated_recording_what_is_there_is_read_and_the_loss_told(
     assert capfd.readouterr() == ("", "")
 
 
-def test_damage_in_the_middle_is_stepped_over_and_told(tmp_path: Path, voice: Voice, encode: Encode) -> None:
+def test_damage_in_the_middle_is_skipped_and_noted(tmp_path: Path, voice: Voice, encode: Encode) -> None:
     path = encode(tmp_path / "a.mp3", voice(10.0), 44_100, "mp3", "libmp3lame")
     content = bytearray(path.read_bytes())
     content[80_000:83_000] = np.random.RandomState(0).bytes(3_000)
@@ -291,7 +293,7 @@ def test_headers_that_lie_cannot_make_us_allocate(tmp_path: Path, voice: Voice) 
         [sys.executable, "-c", program, tmp_path], capture_output=True, text=True, check=True, timeout=60
     )
     lines = dict(line.split(" ", 1) for line in done.stdout.splitlines())
-    assert "header says" in lines["rate"] or "not audio" in lines["rate"]
+    assert "header gives" in lines["rate"] or "not audio" in lines["rate"]
     assert int(lines["size"]) < 1000
     assert int(lines["flac"]) == 40_000
     assert "channels" in lines

@@ -44,7 +44,7 @@ def test_a_manifest_that_leaves_the_folder_is_refused(dataset: Path, path: str) 
     (dataset / "sub").mkdir()
     (dataset.parent / "secret").touch()
     manifest(dataset, path)
-    with pytest.raises(InvalidDataset, match="no file inside"):
+    with pytest.raises(InvalidDataset, match="not a file inside"):
         list_recordings(dataset)
 
 
@@ -54,14 +54,14 @@ def test_absolute_paths_and_links_out_of_the_folder_are_refused(dataset: Path) -
     (dataset / "link").symlink_to(secret)
     for path in (str(secret), "link"):
         manifest(dataset, path)
-        with pytest.raises(InvalidDataset, match="no file inside"):
+        with pytest.raises(InvalidDataset, match="not a file inside"):
             list_recordings(dataset)
 
 
 def test_a_pipe_is_no_recording(dataset: Path) -> None:
     os.mkfifo(dataset / "pipe")
     manifest(dataset, "pipe")
-    with pytest.raises(InvalidDataset, match="no file inside"):
+    with pytest.raises(InvalidDataset, match="not a file inside"):
         list_recordings(dataset)
 
 

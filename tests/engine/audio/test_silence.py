@@ -52,7 +52,7 @@ def test_no_loud_frame_is_cut_out_and_spans_follow_each_other(plan: list[tuple[b
 @given(runs, st.integers(0, 3))
 @settings(max_examples=200, deadline=None)
 def test_a_span_has_little_silence_at_its_ends(plan: list[tuple[bool, int]], seed: int) -> None:
-    rms = frames_of([(True, 101), *plan, (True, 101)], seed)  # long enough that the rule for short ones is not meant
+    rms = frames_of([(True, 101), *plan, (True, 101)], seed)  # too long for the rule for short recordings
     for start, end in loud_spans(rms, len(rms) * HOP, HOP):
         loud = np.flatnonzero(rms[start // HOP : end // HOP] >= THRESHOLD)
         assert len(loud)
@@ -92,7 +92,7 @@ def test_what_remains_up_to_four_seconds_is_one_piece() -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 32_000, 40_000, 44_100, 48_000])
-def test_time_above_the_threshold_is_told_in_seconds(rate: int) -> None:
+def test_time_above_the_threshold_is_measured_in_seconds(rate: int) -> None:
     levels = Levels(rate)
     levels.add(np.concatenate([np.full(rate, 0.1), np.zeros(rate)]))
     assert levels.sound_seconds() == pytest.approx(1.0, abs=0.05)

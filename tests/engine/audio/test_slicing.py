@@ -1,4 +1,4 @@
-"""The slicing stage: recordings in, training slices out, and what it says of those it cannot use."""
+"""The slicing stage: recordings in, training slices out, and warnings for recordings that cannot be used."""
 
 import functools
 import subprocess
@@ -123,7 +123,7 @@ def test_a_fifth_of_a_second_is_an_invalid_dataset(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice
 ) -> None:
     save("a.wav", voice(0.2))
-    with pytest.raises(InvalidDataset, match=r"0\.2 s; at least 0\.4 s"):
+    with pytest.raises(InvalidDataset, match=r"0\.2 s; training needs at least 0\.4 s"):
         run()
 
 
@@ -134,7 +134,7 @@ def test_sound_far_beyond_full_scale_is_dropped(
     save("b.wav", voice(1.0, peak=1.2), subtype="FLOAT")
     run()
     assert names(workspace.slices) == ["1_0.wav"]
-    assert "beyond full scale" in listener.warnings[0]
+    assert "above full scale" in listener.warnings[0]
 
 
 def test_rumble_below_the_voice_is_taken_away(
@@ -187,7 +187,7 @@ def test_progress_rises_to_one_and_nothing_is_left_but_slices(
     assert names(workspace.root) == ["0_gt_wavs", "1_16k_wavs"]
 
 
-def test_a_stop_is_heard_inside_a_long_recording(
+def test_a_stop_takes_effect_inside_a_long_recording(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice, workspace: Workspace, listener: Any
 ) -> None:
     save("a.wav", voice(120.0))
@@ -198,7 +198,7 @@ def test_a_stop_is_heard_inside_a_long_recording(
     assert not names(workspace.slices)
 
 
-def test_a_full_disk_is_told(
+def test_a_full_disk_is_an_error_of_its_own(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save("a.wav", voice(5.0))

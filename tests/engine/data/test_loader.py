@@ -1,4 +1,4 @@
-"""Batches hold each clip's own numbers, wherever the clips lie and however far they are padded."""
+"""Batches hold each clip's own numbers, for every source of clips and every padded length."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
@@ -33,7 +33,7 @@ def collate(clips: Sequence[Clip], hparams: Hyperparameters, device: torch.devic
 HPARAMS = Hyperparameters.from_config(TrainingConfig(width=24, pretrained="none"))
 LENGTHS = (41, 64, 90, 55)
 SPARE_SAMPLES = (0, 399, 5000, 13)
-"""Of each wave, behind its last frame: too few or enough for its spectrogram."""
+"""Samples of each wave after its last frame: too few or enough for its spectrogram."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> list[ClipFiles]:
 
 
 def check_each_clip(batch: Batch, files: list[ClipFiles]) -> None:
-    """Each clip alone, as it was read, and nothing behind its end."""
+    """Assert that each clip is in the batch as it was read, and zeros after its end."""
     for position, file in enumerate(files):
         clip, frames = load_clip(file), file.frames
         spec = spectrogram(clip.wave.unsqueeze(0), HPARAMS.n_fft, HPARAMS.hop_length)[0, :, :frames]

@@ -1,4 +1,4 @@
-"""Who speaks: from folders, a mapping, or Applio's names."""
+"""The speaker of each recording and slice: from folders, a mapping, or Applio's names."""
 
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ def speakers_of(choice: object, folders: list[str] = FOLDERS) -> Speakers:
 
 
 @pytest.mark.parametrize(
-    ("said", "meant"),
+    ("given", "expected"),
     [
         ("one", "one"),
         ("folders", "folders"),
@@ -40,9 +40,9 @@ def speakers_of(choice: object, folders: list[str] = FOLDERS) -> Speakers:
         ({"anna": 108}, {"anna": 108}),
     ],
 )
-def test_speakers_are_chosen_by_a_word_by_text_or_by_a_mapping(said: object, meant: object) -> None:
-    config = TrainingConfig.model_validate({"speakers": said})
-    assert config.speakers == meant
+def test_speakers_are_chosen_by_a_word_by_text_or_by_a_mapping(given: object, expected: object) -> None:
+    config = TrainingConfig.model_validate({"speakers": given})
+    assert config.speakers == expected
     assert TrainingConfig.model_validate_json(config.model_dump_json()) == config
 
 
@@ -75,15 +75,15 @@ def test_a_mapping_may_give_one_speaker_two_folders_under_the_firsts_name() -> N
 @pytest.mark.parametrize(
     ("choice", "folders", "words"),
     [
-        ({"anna": 0}, FOLDERS, "says nothing of the folder 'bob'"),
+        ({"anna": 0}, FOLDERS, "speakers does not name the folder 'bob'"),
         ({"anna": 0, "bob": 1, "eve": 2}, FOLDERS, "no folder 'eve'; it has 'anna', 'bob'"),
         ("folders", ["anna", "", ""], "2 of 3 recordings lie in no folder"),
         ("folders", ["", ""], "2 of 2 recordings lie in no folder"),
-        ("folders", ["109", "0"], "'109' is no speaker's number; they go from 0 to 108"),
-        ("folders", [f"s{number}" for number in range(110)], "110 folders, and a voice 109 speakers"),
+        ("folders", ["109", "0"], "'109' is not a speaker's number; these go from 0 to 108"),
+        ("folders", [f"s{number}" for number in range(110)], "110 folders, but a voice has at most 109 speakers"),
     ],
 )
-def test_folders_that_do_not_tell_every_speaker_are_an_invalid_dataset(
+def test_folders_that_do_not_name_every_speaker_are_an_invalid_dataset(
     choice: object, folders: list[str], words: str
 ) -> None:
     with pytest.raises(InvalidDataset, match=words):
@@ -97,7 +97,7 @@ def test_the_folder_that_holds_all_others_is_passed_through() -> None:
     assert recording_folders(named("1.wav")) == [""]
 
 
-def test_names_of_an_uploads_manifest_tell_the_folders_too(tmp_path: Path) -> None:
+def test_names_of_an_uploads_manifest_give_the_folders_too(tmp_path: Path) -> None:
     rows = [{"path": f"{number:06d}.wav", "name": name} for number, name in enumerate(["./ånna/1.wav", "bob/1.wav"])]
     for row in rows:
         (tmp_path / row["path"]).touch()
@@ -111,11 +111,11 @@ def test_a_slice_is_of_the_speaker_in_whose_folder_its_recording_lies(tmp_path: 
     speakers = Speakers.from_workspace(workspace, TrainingConfig(speakers={"anna": 5, "bob": 0}))
     assert [speakers.speaker_of_slice(stem) for stem in ("0_0", "1_12", "2_0")] == [5, 5, 0]
     assert Speakers.from_workspace(workspace, TrainingConfig(speaker_id=9)).speaker_of_slice("2_0") == 9
-    with pytest.raises(InvalidDataset, match="nothing tells who speaks in the slice 3_0"):
+    with pytest.raises(InvalidDataset, match="the speaker of the slice 3_0 is unknown"):
         speakers.speaker_of_slice("3_0")
 
 
-def test_what_applio_wrote_into_a_slices_name_tells_without_any_folders(tmp_path: Path) -> None:
+def test_the_speaker_in_the_name_of_applios_slices_needs_no_folders(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path, "duo")
     assert (
         Speakers.from_workspace(workspace, TrainingConfig(speakers="folders")).speaker_of_slice("3_0_1", found=3) == 3
@@ -126,7 +126,7 @@ def test_what_applio_wrote_into_a_slices_name_tells_without_any_folders(tmp_path
         Speakers.from_workspace(workspace, TrainingConfig(speakers="folders")).speaker_of_slice("0_1")
 
 
-def test_recordings_in_folders_that_are_taken_for_one_speaker_are_told_of() -> None:
+def test_a_note_names_folders_whose_recordings_are_used_as_one_speaker() -> None:
     note = several_folders_note("one", FOLDERS)
     assert note is not None
     assert "speakers=anna=0,bob=1" in note

@@ -1,4 +1,4 @@
-"""Clips to measure a run on: few, the same everywhere, and none of them trained on where the dataset can spare them."""
+"""Clips for evaluation: few, the same on every machine, and held out of training where the dataset is long enough."""
 
 import random
 from collections.abc import Callable
@@ -54,7 +54,7 @@ def test_whole_recordings_are_held_out_where_they_fit() -> None:
     assert not held & trained
 
 
-def test_the_choice_hangs_on_names_alone() -> None:
+def test_the_split_depends_on_names_alone() -> None:
     clips = dataset(lambda i: 1 + i % 4, 200)
     shuffled = random.Random(1).sample(clips, len(clips))
     moved = [clip(each.wave.stem, 290, Path("elsewhere") / each.wave.parent) for each in clips]
@@ -72,6 +72,6 @@ def test_a_short_dataset_is_trained_on_whole_and_measured_on_fixed_clips_of_it()
     assert set(parts.evaluated) <= set(clips) - set(MUTE)
 
 
-def test_nothing_is_held_out_where_nobody_evaluates() -> None:
+def test_nothing_is_held_out_without_evaluation() -> None:
     clips = dataset(lambda _: 1, 100)
     assert split(clips, SLICES, "never") == Split(clips, [], are_held_out=False)

@@ -205,7 +205,7 @@ def test_a_disk_too_small_for_the_run_is_told_with_both_numbers_before_any_work(
 ) -> None:
     with_free(monkeypatch, 300_000_000)
     events: list[Event] = []
-    with pytest.raises(DiskFull, match=r"needs 3\d\d MB, and the disk .* has 300 MB left; free some space") as raised:
+    with pytest.raises(DiskFull, match=r"needs 3\d\d MB, but the disk .* has 300 MB left; free some space") as raised:
         _, events = make(total_epochs=4)
     assert "recovery checkpoints" in str(raised.value)
     assert not any(isinstance(event, StageChanged) for event in events)
@@ -262,7 +262,7 @@ def test_a_checkpoint_that_will_not_fit_is_not_begun(
     store.write(store.tree(state, progress(1)))
     before = {path: path.stat().st_mtime_ns for path in store.folder.iterdir()}
     with_free(monkeypatch, 1_000_000)
-    with pytest.raises(DiskFull, match=r"step_000000002.pt needs \d+(\.\d)? MB, and the disk .* has 1.0 MB left"):
+    with pytest.raises(DiskFull, match=r"step_000000002.pt needs \d+(\.\d)? MB, but the disk .* has 1.0 MB left"):
         store.write(store.tree(state, progress(2)))
     assert {path: path.stat().st_mtime_ns for path in store.folder.iterdir()} == before
 

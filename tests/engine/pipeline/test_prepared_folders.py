@@ -231,10 +231,10 @@ def test_all_that_is_wrong_is_told_at_once_before_training(script: Run, place: P
     for text in (
         "-pg/--pretrain_g: there is no file gone_g.pth",
         "-pd/--pretrain_d: there is no file gone_d.pth",
-        "3_feature768 holds no features, but 3_feature256 does: those are of v1; say version=v1 (-v v1)",
-        "none of the 5 slices has its pitch in 2a_f0 and 2b-f0nsf",
-        "5 of 5 slices in logs/carla/0_gt_wavs have 48000 Hz and the voice 40000 Hz",
-        "say sample_rate=48k (-sr 48k)",
+        "3_feature768 holds no features, but 3_feature256 does: those are for v1; set version=v1 (-v v1)",
+        "none of the 5 slices has pitch in 2a_f0 and 2b-f0nsf",
+        "5 of 5 slices in logs/carla/0_gt_wavs have 48000 Hz, but the voice has 40000 Hz",
+        "set sample_rate=48k (-sr 48k)",
     ):
         assert text in done.stderr
     assert sorted(root.rglob("*")) == before
@@ -249,7 +249,7 @@ def test_missing_base_weights_are_told_together_with_what_is_wrong_with_the_fold
     machine = Machine(device="cpu", weights_folder=tmp_path / "weights")
     with pytest.raises(MissingWeights) as raised:
         look(workspace, TrainingConfig(), machine)
-    for text in ("the base weights cannot be used", "say version=v1", "say sample_rate=48k"):
+    for text in ("the base weights cannot be used", "set version=v1", "set sample_rate=48k"):
         assert text in str(raised.value)
 
 

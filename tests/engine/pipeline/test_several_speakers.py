@@ -194,7 +194,7 @@ def test_another_choice_repeats_no_preparation_and_takes_the_speakers_indexes_aw
     assert [states(events)[stage] for stage in ("slice", "pitch", "content")] == ["skipped"] * 3
     assert artifacts(events) == {"duo.index": "index"}
     assert [path.name for path in duo.weights.glob("*.index")] == ["duo.index"]
-    assert any(isinstance(event, Log) and "say speakers=folders" in event.message for event in events)
+    assert any(isinstance(event, Log) and "set speakers=folders" in event.message for event in events)
 
 
 def test_a_run_is_gone_on_with_by_what_its_folder_remembers(make: Make, duo: Workspace) -> None:
@@ -209,7 +209,7 @@ def test_a_wrong_choice_of_speakers_is_told_by_its_flag() -> None:
 
 
 def test_folders_that_do_not_fit_are_told_before_any_work(make: Make, folders: Path) -> None:
-    with pytest.raises(InvalidDataset, match="says nothing of the folder 'bob'"):
+    with pytest.raises(InvalidDataset, match="speakers does not name the folder 'bob'"):
         make("duo", folders, speakers={"anna": 0})
     with pytest.raises(InvalidDataset, match="--dataset"):
         make("trio", None, speakers="folders")

@@ -1,4 +1,4 @@
-"""Noise, rooms, bandwidth and copies are heard in real speech to which they were added; clean speech is left alone."""
+"""Noise, rooms, bandwidth and copies are detected in real speech that they were added to, but not in clean speech."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +69,7 @@ def test_pauses_of_digital_silence_do_not_hide_noise(speech: Sound) -> None:
     assert measured(gaps).noise_db == pytest.approx(-35, abs=2)
 
 
-def test_a_room_of_0_8_s_is_heard_and_dry_speech_is_not_called_reverberant(speech: Sound) -> None:
+def test_a_room_of_0_8_s_is_detected_and_dry_speech_is_not_called_reverberant(speech: Sound) -> None:
     dry, wet = (
         reverberation_seconds(measured(speech).decays),
         reverberation_seconds(measured(in_a_room(speech, 0.8)).decays),
@@ -85,7 +85,7 @@ def test_noise_is_not_taken_for_a_room(speech: Sound) -> None:
     assert seconds is None or seconds < 0.4
 
 
-def test_a_file_holds_no_more_than_was_recorded_whatever_its_rate_says(speech: Sound) -> None:
+def test_the_bandwidth_is_that_of_the_recording_whatever_the_sample_rate_of_the_file(speech: Sound) -> None:
     raised = soxr.resample(speech, RATE, 48_000).astype(np.float32)
     assert measured(raised, 48_000).bandwidth_hz == pytest.approx(8000, abs=400)
     hiss = raised + np.random.default_rng(3).standard_normal(len(raised)).astype(np.float32) * 1e-3
@@ -94,17 +94,17 @@ def test_a_file_holds_no_more_than_was_recorded_whatever_its_rate_says(speech: S
     assert bandwidth > 20_000
 
 
-def test_a_coded_and_scaled_copy_is_known_and_another_sentence_is_not(
+def test_an_encoded_and_scaled_copy_is_recognized_and_another_sentence_is_not(
     speech: Sound, encode: Callable[..., Path], tmp_path: Path
 ) -> None:
     take, other = speech[: 5 * RATE], speech[5 * RATE : 10 * RATE]
     coded = read_mono(encode(tmp_path / "a.mp3", 0.4 * take, RATE, "mp3", "libmp3lame"), RATE)
-    sketch = measured(take).fingerprint
-    assert correlation(sketch, measured(coded).fingerprint) > MIN_CORRELATION
-    assert correlation(sketch, measured(other).fingerprint) < 0.8
+    fingerprint = measured(take).fingerprint
+    assert correlation(fingerprint, measured(coded).fingerprint) > MIN_CORRELATION
+    assert correlation(fingerprint, measured(other).fingerprint) < 0.8
 
 
-def test_each_fault_is_told_with_what_to_do(dataset: Path, save: Save, speech: Sound) -> None:
+def test_each_fault_is_reported_with_advice(dataset: Path, save: Save, speech: Sound) -> None:
     parts = np.split(speech, 5)
     for number, part in enumerate(parts):
         save(f"{number}.wav", part, RATE)
@@ -124,7 +124,7 @@ def test_each_fault_is_told_with_what_to_do(dataset: Path, save: Save, speech: S
     assert severities == sorted(severities, reverse=True)  # warnings before infos
 
 
-def test_a_noisy_reverberant_dataset_coded_at_16_khz_is_called_so(dataset: Path, speech: Sound) -> None:
+def test_noise_reverberation_and_a_low_bandwidth_are_found_in_a_dataset(dataset: Path, speech: Sound) -> None:
     wet = in_a_room(speech, 0.8)
     for name, sound in (("room", wet), ("noise", with_noise(wet, 10, -20))):
         (dataset / name).mkdir()
@@ -132,13 +132,13 @@ def test_a_noisy_reverberant_dataset_coded_at_16_khz_is_called_so(dataset: Path,
         soundfile.write(dataset / name / f"{name}.wav", raised, 48_000)
     room, noise = findings(make_report(dataset / "room")), findings(make_report(dataset / "noise"))
     assert room["reverberant"].values["reverberation_seconds"] == pytest.approx(0.8, abs=0.2)
-    assert "coded at about 16 kHz" in room["low_bandwidth"].message
+    assert "encoded at about 16 kHz" in room["low_bandwidth"].message
     assert "sample_rate=32k loses nothing" in room["low_bandwidth"].advice
     assert noise["noisy"].severity == "warning"
     assert "noisy" not in room
 
 
-def test_a_dataset_of_two_voices_is_told_with_the_files_of_the_smaller(dataset: Path, save: Save) -> None:
+def test_a_dataset_of_two_voices_is_reported_with_the_files_of_the_smaller(dataset: Path, save: Save) -> None:
     for path in SAMPLES:
         sound, rate = soundfile.read(path, dtype="float32")
         save(f"her {path.stem}.wav", sound, rate)

@@ -1,4 +1,4 @@
-"""The report on a dataset: whether a job may have it, why not, and what may spoil the voice."""
+"""The report on a dataset: whether a job may use it, why not, and issues that may spoil the voice."""
 
 import json
 import os
@@ -19,7 +19,7 @@ Save = Callable[..., Path]
 SAMPLES = Path(__file__).parents[3] / "samples"
 
 
-def test_a_usable_dataset_is_told_file_by_file(dataset: Path, save: Save, voice: Voice, tmp_path: Path) -> None:
+def test_a_usable_dataset_is_reported_file_by_file(dataset: Path, save: Save, voice: Voice, tmp_path: Path) -> None:
     save("a b's 声音.wav", np.concatenate([voice(3.0, peak=0.5), np.zeros(44_100, np.float32)]))
     save("c.flac", np.tile(voice(2.0, 48_000)[:, None], (1, 2)), 48_000)
     write_report(dataset, tmp_path / "out" / "report.json")
@@ -49,17 +49,17 @@ def test_a_text_file_named_wav_is_named_as_the_reason(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "peak", "told"), [(0.2, 0.5, "0.2 s"), (30.0, 0.0, "0.0 s"), (30.0, 1e-3, "0.0 s")]
+    ("seconds", "peak", "reported"), [(0.2, 0.5, "0.2 s"), (30.0, 0.0, "0.0 s"), (30.0, 1e-3, "0.0 s")]
 )
-def test_too_little_sound_is_told_with_the_number(
-    dataset: Path, save: Save, voice: Voice, seconds: float, peak: float, told: str
+def test_too_little_sound_is_reported_with_the_number(
+    dataset: Path, save: Save, voice: Voice, seconds: float, peak: float, reported: str
 ) -> None:
     save("a.wav", voice(seconds, peak=peak))
     report = make_report(dataset)
     assert not report.usable
     assert report.reason is not None
-    assert report.reason.startswith(f"the dataset has {told} of sound")
-    assert "10 minutes make a good voice" in report.reason
+    assert report.reason.startswith(f"the dataset has {reported} of sound")
+    assert "a good voice 10 minutes" in report.reason
 
 
 def test_a_constant_offset_is_no_sound(dataset: Path, save: Save) -> None:

@@ -1,7 +1,7 @@
 """Two voices are suspected where there are two, and not where there is one.
 
-`voice_windows.npz` holds what `AudioQualityMeter` said of 250 recordings of each of three people (two women, one man),
-rows of: number of the file, voiced frames, pitch, colour.
+`voice_windows.npz` holds the windows that `AudioQualityMeter` measured in 250 recordings of each of three people (two
+women, one man), rows of: number of the file, voiced frames, pitch, timbre.
 """
 
 import random
@@ -42,7 +42,7 @@ def test_two_voices_together_are_suspected(one: str, other: str, num_files: tupl
     assert max(agreement, 1 - agreement) > 0.9
 
 
-def test_the_pitch_of_both_groups_is_told() -> None:
+def test_the_pitch_of_both_clusters_is_measured() -> None:
     groups = cluster_speakers(windows("be_f_44k", 100, 1) + windows("bg_m_44k", 50, 1))
     assert groups is not None
     assert 230 < groups.larger_hz < 270
@@ -50,6 +50,6 @@ def test_the_pitch_of_both_groups_is_told() -> None:
     assert 0.2 < groups.share < 0.5
 
 
-def test_of_few_windows_nothing_is_said() -> None:
+def test_few_windows_form_no_clusters() -> None:
     few = windows("be_f_44k", 60, 1)[: MIN_WINDOWS // 2] + windows("bg_m_44k", 60, 1)[: MIN_WINDOWS // 2 - 1]
     assert cluster_speakers(few) is None

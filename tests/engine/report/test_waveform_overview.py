@@ -1,4 +1,4 @@
-"""A dataset's loudness in a few hundred numbers."""
+"""The peaks of a dataset in a few hundred numbers."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def test_each_tenth_of_a_second_has_its_peak_however_the_blocks_fall(block: int)
     assert envelope(samples, 8000, block) == pytest.approx(expected, abs=1e-6)
 
 
-def test_an_overview_is_small_and_says_where_recordings_begin() -> None:
+def test_an_overview_is_small_and_has_the_starts_of_the_recordings() -> None:
     quiet, loud = np.full(9000, 0.1, np.float32), np.full(3000, 0.8, np.float32)
     found = draw([quiet, loud])
     assert len(found.peaks) == MAX_PEAKS

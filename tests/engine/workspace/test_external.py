@@ -1,4 +1,4 @@
-"""What other programs leave in a workspace is found by their names and lists, and looked at before a run begins."""
+"""Files of other programs in a workspace are found by their names and lists, and checked before a run starts."""
 
 from pathlib import Path
 
@@ -106,15 +106,15 @@ def test_a_voice_without_pitch_needs_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("part", "values", "fault"),
     [
-        ("2a_f0/0_0.wav.npy", np.full(100, 256), "2a_f0/0_0.wav.npy holds values beyond 0 to 255"),
-        ("2a_f0/0_0.wav.npy", np.full(100, -1), "2a_f0/0_0.wav.npy holds values beyond 0 to 255"),
-        ("2b-f0nsf/0_0.wav.npy", np.full(100, np.nan), "2b-f0nsf/0_0.wav.npy holds values beyond 0 and above"),
+        ("2a_f0/0_0.wav.npy", np.full(100, 256), "2a_f0/0_0.wav.npy holds values out of range (0 to 255)"),
+        ("2a_f0/0_0.wav.npy", np.full(100, -1), "2a_f0/0_0.wav.npy holds values out of range (0 to 255)"),
+        ("2b-f0nsf/0_0.wav.npy", np.full(100, np.nan), "2b-f0nsf/0_0.wav.npy holds values out of range (0 or above)"),
         ("2b-f0nsf/0_0.wav.npy", np.ones((100, 1)), "has 2 dimensions"),
-        ("3_feature768/0_0.npy", np.full((50, 768), np.inf, np.float32), "0_0.npy holds values that are no numbers"),
-        ("0_gt_wavs/0_0.wav", np.zeros((40_000, 2), np.float32), "2 channels, and slices are mono"),
+        ("3_feature768/0_0.npy", np.full((50, 768), np.inf, np.float32), "0_0.npy holds NaN or infinite values"),
+        ("0_gt_wavs/0_0.wav", np.zeros((40_000, 2), np.float32), "2 channels, but slices must be mono"),
     ],
 )
-def test_what_training_could_not_read_is_a_fault_before_it(
+def test_files_that_training_could_not_read_are_a_fault_before_it(
     tmp_path: Path, part: str, values: np.ndarray, fault: str
 ) -> None:
     workspace = Workspace(tmp_path / "anna", "anna")
@@ -150,7 +150,7 @@ def test_features_of_another_size_in_the_folder_are_a_fault(tmp_path: Path) -> N
     workspace = Workspace(tmp_path / "anna", "anna")
     add_clip(workspace.root, "0_0", size=256)
     [fault] = check_workspace(workspace, CONFIG).faults
-    assert "hold rows of 256 numbers and a v2 voice takes rows of 768 (0_0.npy)" in fault
+    assert "have rows of 256 numbers, but a v2 voice needs rows of 768 (0_0.npy)" in fault
 
 
 def test_the_index_alone_needs_features_only(tmp_path: Path) -> None:
