@@ -8,7 +8,6 @@ every convolution in the layout that PyTorch gives it.
 
 import argparse
 import os
-from unittest.mock import patch
 
 import torch
 
@@ -19,7 +18,8 @@ from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import BETAS, EPSILON, MEL_WEIGHT, WEIGHT_DECAY, Hyperparameters
-from rvc_engine.models import losses, weight_norm
+from rvc_engine.models import losses
+from rvc_engine.models.backend import PYTORCH, use_backend
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, cut_segments
 from rvc_engine.training.step import training_step
@@ -48,6 +48,8 @@ def plain_nets(hparams: Hyperparameters, device: torch.device) -> GanTrainState:
     options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY, "foreach": False, "fused": False}
     state.generator_optimizer = torch.optim.AdamW(state.synthesizer.parameters(), 1e-4, **options)
     state.discriminator_optimizer = torch.optim.AdamW(state.discriminators.parameters(), 1e-4, **options)
+    use_backend(state.synthesizer, PYTORCH)
+    use_backend(state.discriminators, PYTORCH)
     return state
 
 
@@ -91,8 +93,7 @@ def main() -> None:
 
     def work(state: GanTrainState | None) -> None:
         if state is None:
-            with patch.object(weight_norm, "is_faster_last", lambda *_: False):
-                plain_step(plain, batch, starts, noise)
+            plain_step(plain, batch, starts, noise)
         else:
             training_step(state, batch, starts, noise)
         if device.type == "cuda":

@@ -1,1 +1,1 @@
-"""What the numbers are computed on: devices, precision, memory, processes and threads."""
+"""Devices, number formats, memory, processes and threads that the engine computes with."""

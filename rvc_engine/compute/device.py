@@ -1,4 +1,4 @@
-"""From the word for a device to the device itself."""
+"""Devices by the names that the command line takes: auto, cpu, cuda:0 or several GPUs."""
 
 import torch
 
@@ -7,42 +7,50 @@ from rvc_engine.machine import Machine
 
 
 def open_device(machine: Machine) -> torch.device:
-    """The one device of a run, with the thread count set. Raises InvalidConfig for one that is not there."""
+    """Open the only device of a run and set PyTorch's thread count.
+
+    Raises InvalidConfig when `machine` names several devices or one that is not available.
+    """
     devices = open_devices(machine)
     if len(devices) > 1:
-        raise InvalidConfig(f"this takes one device and {machine.device} names {len(devices)}; choose one of them")
+        raise InvalidConfig(
+            f"{machine.device} names {len(devices)} devices, but only one can be used here; name one of them"
+        )
     return devices[0]
 
 
 def open_devices(machine: Machine) -> list[torch.device]:
-    """The devices that train together, one for each process, with the thread count set. Raises InvalidConfig."""
+    """Open the devices that train together, one for each process, and set PyTorch's thread count.
+
+    Raises InvalidConfig when they do not fit together or one is not available.
+    """
     if machine.num_threads is not None:
         torch.set_num_threads(machine.num_threads)
-    devices = [_open(word.strip()) for word in machine.device.split(",")]
+    devices = [_open(name.strip()) for name in machine.device.split(",")]
     if len(set(devices)) < len(devices):
-        raise InvalidConfig(f"{machine.device} names a device twice; name each GPU once")
+        raise InvalidConfig(f"{machine.device} names the same device twice; name each GPU once")
     if len(devices) > 1 and any(device.type == "cpu" for device in devices):
-        raise InvalidConfig(f"{machine.device} mixes the CPU with others; name GPUs only, or the CPU with --processes")
+        raise InvalidConfig(f"{machine.device} combines the CPU with GPUs; name only GPUs, or cpu with --processes")
     if machine.num_processes > 1 and devices[0].type != "cpu":
         raise InvalidConfig(
-            f"--processes {machine.num_processes} is for the CPU, and this run is on {devices[0]}; name several GPUs "
-            "instead, such as cuda:0,cuda:1"
+            f"--processes {machine.num_processes} is for training on the CPU, and this run uses {devices[0]}; to use "
+            "several GPUs, name them, for example cuda:0,cuda:1"
         )
     return devices * machine.num_processes
 
 
-def _open(word: str) -> torch.device:
-    if word == "auto":
+def _open(name: str) -> torch.device:
+    if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     try:
-        device = torch.device(word)
+        device = torch.device(name)
     except RuntimeError as error:
-        raise InvalidConfig(f"no device is called {word!r}; use auto, cpu or cuda:<number>") from error
+        raise InvalidConfig(f"{name!r} is not the name of a device; use auto, cpu or cuda:<number>") from error
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise InvalidConfig(
-            f"{word} is not there: this machine shows {torch.cuda.device_count()} CUDA devices; "
-            "use auto or cpu, or look at the driver with nvidia-smi"
+            f"{name} is not available: this machine has {torch.cuda.device_count()} CUDA devices; use auto or cpu, or "
+            "check the driver with nvidia-smi"
         )
     if device.type not in {"cpu", "cuda"}:
-        raise InvalidConfig(f"{word} is no device this engine trains on; use auto, cpu or cuda:<number>")
+        raise InvalidConfig(f"{name} is not supported; use auto, cpu or cuda:<number>")
     return torch.device("cuda", device.index or 0) if device.type == "cuda" else device

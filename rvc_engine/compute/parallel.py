@@ -1,7 +1,7 @@
-"""Independent pieces of work on the CPU's threads, several pieces at once.
+"""Map of a function over independent pieces of work, in threads on the CPU.
 
-WORLD's code, onnxruntime and PyTorch's operators let other Python threads run meanwhile. Nets gain by it
-too: what does not divide well among threads within one batch does among batches.
+WORLD's code, onnxruntime and PyTorch's operators release the interpreter's lock. Models gain by it too: operators that
+do not divide well among threads within one batch run side by side for several batches.
 """
 
 from collections import deque
@@ -12,10 +12,10 @@ from typing import TypeVar
 import torch
 
 MAX_CALLS = 16
-"""At once; each has its own activations in memory. What threads are left are divided among them."""
+"""Limit of pieces at once: each has its own activations in memory. PyTorch's threads are divided among them."""
 LOOK_AHEAD = 2
-"""Pieces begun or waiting for each call, so that none idles while the one who asks is slow to take a result."""
-SECONDS_BETWEEN_LOOKS = 0.25
+"""Pieces running or queued for each thread, so that none is idle while the caller is slow to take a result."""
+POLL_SECONDS = 0.25
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
@@ -27,11 +27,11 @@ def map_ordered(
     threads_per_call: int | None,
     while_waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[Result]:
-    """Map `work` over pieces in threads; the results in their order. Raises a piece's error when its turn comes.
+    """Map `work` over pieces in threads; results are in the pieces' order. Raises a piece's error in its place.
 
-    As many pieces are at work as PyTorch's thread count has room for, or one when `threads_per_call` is None, as for a
-    GPU. `while_waiting` is called in the caller's thread while a result is awaited, and may raise, to stop:
-    then, as whenever the caller takes no more, no further piece begins, and those begun are waited for.
+    PyTorch's thread count over `threads_per_call` is the number of pieces at once; None is for a GPU: one at a time.
+    `while_waiting` is called in the caller's thread while it waits for a result, and may raise to stop. Then, or when
+    the caller takes no more results, no further piece begins, and those that run are waited for.
     """
     threads = torch.get_num_threads()
     calls = _num_calls(threads, threads_per_call, len(pieces))
@@ -48,11 +48,11 @@ def map_ordered(
             try:
                 pool.shutdown(cancel_futures=True)
             finally:
-                torch.set_num_threads(threads)  # setting it in a thread also sets what later threads begin with
+                torch.set_num_threads(threads)  # setting it in a thread has set the default of later threads too
 
 
 def _num_calls(threads: int, threads_per_call: int | None, num_pieces: int) -> int:
-    """As many pieces at once as there is room for; or somewhat fewer, where fewer threads are idle so."""
+    """Number of pieces at once: as many as there are threads for, or fewer where that leaves fewer threads idle."""
     if threads_per_call is None:
         return 1
     most = max(1, min(MAX_CALLS, threads // threads_per_call, num_pieces))
@@ -62,6 +62,6 @@ def _num_calls(threads: int, threads_per_call: int | None, num_pieces: int) -> i
 
 
 def _await_result(future: Future[Result], while_waiting: Callable[[], None]) -> Result:
-    while not wait([future], SECONDS_BETWEEN_LOOKS).done:
+    while not wait([future], POLL_SECONDS).done:
         while_waiting()
     return future.result()

@@ -1,8 +1,8 @@
-"""Data-parallel training over torch.distributed. One process is the usual case.
+"""Data-parallel training over torch.distributed; a single process is the usual case.
 
-Every rank holds the same nets and learns from its share of each effective batch; gradients are added up, so that all
-take the same step. Decisions (stop, save, out of memory) are reduced over all ranks before any rank acts, or the others
-would wait forever for one that left.
+Every rank holds the same models and computes gradients of its shard of each effective batch; they are summed, so that
+all ranks take the same step. Decisions (stop, save, out of memory) are reduced over all ranks before any rank acts:
+otherwise the others would wait forever for the one that left.
 """
 
 import math
@@ -18,15 +18,15 @@ from torch import Tensor, nn
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=15)
-"""How long a rank waits for the others: longer than any save, evaluation or measuring takes."""
+"""Time that a rank waits for the others: longer than any save, evaluation or measurement takes."""
 
 
 class PeerFailure(Exception):
-    """Another rank is gone or silent, so that this one cannot continue."""
+    """Another rank has ended or does not respond, so that this one cannot continue."""
 
 
 class DistributedContext:
-    """Rank and size of the training's process group, with its collectives. A single process communicates with none."""
+    """Rank and size of the training's process group, and its collectives. A single process communicates nothing."""
 
     def __init__(self, rank: int = 0, size: int = 1) -> None:
         self.rank, self.world_size = rank, size
@@ -43,11 +43,11 @@ class DistributedContext:
         return self.rank == 0
 
     def shard(self, clips: Sequence[int]) -> slice:
-        """This rank's clips of a global batch: every world_size-th, as neighbours are of like length. May be none."""
+        """This rank's clips of a global batch: every world_size-th, as neighbours have similar lengths; maybe none."""
         return slice(self.rank, len(clips), self.world_size)
 
     def max_shard_size(self, num_clips: int) -> int:
-        """The number of clips of the largest shard."""
+        """Number of clips in the largest shard."""
         return math.ceil(num_clips / self.world_size)
 
     def all_reduce_flags(self, flags: Sequence[bool]) -> list[bool]:
@@ -65,13 +65,13 @@ class DistributedContext:
         return value if self.world_size == 1 else int(self._all_reduce([float(value)], dist.ReduceOp.MIN)[0])
 
     def _all_reduce(self, values: list[float], operation: dist.ReduceOp.RedOpType) -> list[float]:
-        """On the CPU, so that no GPU is waited for."""
+        """Reduce on the CPU, without waiting for a GPU."""
         tensor = torch.tensor(values, dtype=torch.float64)
         _translate_peer_failure(lambda: dist.all_reduce(tensor, operation))
         return tensor.tolist()
 
     def broadcast_object(self, make: Callable[[], T]) -> T:
-        """The result of `make` on rank 0, on all ranks; the others wait for it."""
+        """Broadcast the result of `make` on rank 0, for which the others wait."""
         if self.world_size == 1:
             return make()
         made: list[Any] = [make() if self.is_main else None]
@@ -79,9 +79,9 @@ class DistributedContext:
         return made[0]  # type: ignore[no-any-return]
 
     def flatten_gradients(self, model: nn.Module, losses: Tensor) -> Tensor | None:
-        """This rank's gradients and losses in one tensor for `all_reduce_gradients`; None for a single process.
+        """Flatten this rank's gradients and losses for `all_reduce_gradients`; None for a single process.
 
-        Apart from `all_reduce_gradients` because it allocates: a rank that cannot must report before the others wait.
+        A step of its own because it allocates: a rank that cannot must report it before the others wait.
         """
         if self.world_size == 1:
             return None
@@ -89,7 +89,7 @@ class DistributedContext:
         return torch.cat([*parts, losses.to(parts[0].dtype)])
 
     def all_reduce_gradients(self, model: nn.Module, losses: Tensor, flat: Tensor | None) -> Tensor:
-        """Sum gradients over all ranks into the model; returns the sum of their losses, shaped as `losses`."""
+        """Sum gradients over all ranks into the model; returns the sum of their losses, of the shape of `losses`."""
         if flat is None:
             return losses
         _translate_peer_failure(lambda: dist.all_reduce(flat))
@@ -104,7 +104,7 @@ SINGLE_PROCESS = DistributedContext()
 
 
 def _translate_peer_failure(work: Callable[[], object]) -> None:
-    """Run a collective; the RuntimeError that a lost peer causes becomes PeerFailure."""
+    """Run a collective. Raises PeerFailure in place of the RuntimeError that a lost peer causes."""
     try:
         work()
     except torch.OutOfMemoryError:
@@ -114,5 +114,5 @@ def _translate_peer_failure(work: Callable[[], object]) -> None:
 
 
 def local_rank() -> int:
-    """Which of this machine's ranks torchrun made this process."""
+    """Rank of this process among those of this machine, as torchrun set it."""
     return int(os.environ["LOCAL_RANK"])

@@ -1,4 +1,4 @@
-"""Content encoders: what is said, without who says it. Which and why: docs/decisions/0002-content-encoders.md."""
+"""Content encoders: features of the phonetic content, not of the speaker; docs/decisions/0002-content-encoders.md."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 class ContentEncoder(Protocol):
-    """Encodes the content of clips of speech in 50 frames a second."""
+    """Encoder of the content of speech, 50 frames a second."""
 
     name: str
-    """What a voice carries as `embedder_model`."""
+    """Value of `embedder_model` in a voice file."""
     feature_size: int
 
     def encode(self, waves_16k: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Features of each clip, (rows, feature_size).
+        """Encode clips (num_samples,), mono at 16 kHz, of any lengths.
 
-        Takes clips of one channel at 16 kHz, (num_samples,), of any lengths; gives `windows.num_rows(num_samples)` rows
-        for each. Row t tells of the sound around sample 320 t + 160 (HuBERT: + 200).
+        Returns (frames, feature_size) for each, with `num_content_frames(num_samples)` frames; frame t describes the
+        sound around sample 320 t + 160 (HuBERT: + 200).
         """
         ...
 
@@ -42,12 +42,12 @@ def create_encoder(
     *,
     dtype: "torch.dtype | None" = None,
 ) -> ContentEncoder:
-    """The encoder of that name, on that device (None: the CPU), with rows as that version of the format takes them.
+    """Load an encoder on a device (None: the CPU), with features as the format's version takes them.
 
-    `embedder` is what the voice that is to be spoken names; a local encoder must be that very one. `dtype` is that of a
-    HuBERT's products, float32 unless said: with bfloat16 features of random weights keep a cosine above 0.999 to those.
-    Raises MissingWeights when its weights are not on this machine, InvalidConfig when it has no rows for the version,
-    IncompatibleCheckpoint when its weights do not fit it or are others than the voice was trained with.
+    `embedder` is the encoder that the voice to convert with names; a local encoder must be the same one. `dtype` is the
+    format of a HuBERT's products (None: float32); features in bfloat16 have a cosine above 0.999 to those in float32.
+    Raises MissingWeights when the weights are not on this machine, InvalidConfig when the encoder has no features for
+    the version, IncompatibleCheckpoint when its weights do not fit it or the voice was trained with others.
     """
     import torch
 
@@ -67,7 +67,7 @@ def create_encoder(
     found = embedder_of_folder(folder)
     if embedder not in {None, found}:
         raise IncompatibleCheckpoint(
-            f"this voice was trained with the content encoder {embedder}, and {folder} holds {found} (the sha256 of "
-            "the weights); another encoder would give garbage: name the folder that the voice was trained with"
+            f"this voice was trained with the content encoder {embedder}, but {folder} holds {found} (the sha256 of "
+            "its weights); another encoder would give garbage: name the folder of the encoder used in training"
         )
     return HubertEncoder(folder, version, device, found, dtype)

@@ -1,8 +1,8 @@
-"""ContentVec, SPIN, or any net of HuBERT's form, from a folder in `transformers`' layout.
+"""Content features by ContentVec, SPIN or any other HuBERT, from a folder in the layout of `transformers`.
 
-The published preprocessor asks for no normalisation (`do_normalize: false`), and RVC and Applio give the wave as it is,
-in training and at conversion alike, whichever encoder it is; so does this. v2 takes the last block's output, 768 wide;
-v1 the ninth's through the file's own `final_proj`, 256 wide, as RVC does. Other HuBERTs may have no `final_proj`.
+Waves are not normalised: the published preprocessor has `do_normalize: false`, and RVC and Applio normalise for no
+encoder, neither in training nor in conversion. v2 takes the last block's output, 768 wide; v1 the ninth's through the
+file's own `final_proj`, 256 wide, as in RVC. Other HuBERTs may have no `final_proj`.
 """
 
 import json
@@ -22,38 +22,38 @@ from torch import Tensor, nn
 
 from rvc_engine.checkpoints.io import load_file
 from rvc_engine.config import Version
+from rvc_engine.content.hubert_model import Hubert, HubertSizes, weight_shapes
 from rvc_engine.content.local_folder import WEIGHTS_FILES, weights_file
 from rvc_engine.content.names import embedder_name
-from rvc_engine.content.packed_hubert import HubertSizes, PackedHubert, weight_shapes
 from rvc_engine.content.windows import encode_in_windows
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
 
 V1_BLOCK = 9
 WINDOW_FRAMES = 3000
-"""60 s: more than conversion ever hands over at once, so that it computes what RVC does. Attention grows with the
-square of it."""
+"""60 s: more than conversion ever encodes at once, so that features are those of RVC. The cost of attention grows with
+the square of it."""
 OVERLAP_FRAMES = 100
 
 _WEIGHT_NORM_NAMES = {
-    # what PyTorch called the parts of a weight-normed convolution before 2.1
+    # names of a weight-normed convolution in PyTorch before 2.1, and since
     "encoder.pos_conv_embed.conv.weight_g": "encoder.pos_conv_embed.conv.parametrizations.weight.original0",
     "encoder.pos_conv_embed.conv.weight_v": "encoder.pos_conv_embed.conv.parametrizations.weight.original1",
 }
-_NOT_NEEDED = "masked_spec_embed"
-"""Used in HuBERT's own training only."""
+_TRAINING_ONLY = "masked_spec_embed"
+"""Used only in HuBERT's own training."""
 _PROJECTION, _PROJECTION_BIAS = "final_proj.weight", "final_proj.bias"
 _PREFIX = "hubert."
-"""Stands before the names in the file of a net with a head for transcribing,"""
+"""Prefix of the encoder's names in the file of a model that transcribes."""
 _HEAD = "lm_head."
-"""which is no part of the encoder."""
+"""Prefix of the names of that model's head, which is not part of the encoder."""
 
 
 _Hidden = Callable[[Sequence[Tensor], int | None], list[Tensor]]
-"""Clips (num_samples,) to what the blocks up to a number, or all, put out: (rows, hidden_size) each."""
+"""Output (frames, hidden_size) of a block, by number, or (None) of the last, for each clip (num_samples,)."""
 
 
 class HubertEncoder:
-    """Row t is centred on sample 320 t + 200."""
+    """HuBERT as a content encoder. Frame t is centred on sample 320 t + 200."""
 
     def __init__(
         self,
@@ -63,11 +63,11 @@ class HubertEncoder:
         name: str = embedder_name("contentvec"),
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        """Load `config.json` and the weights; `name` is what a voice carries.
+        """Load `config.json` and the weights; `name` is the value of `embedder_model` in a voice file.
 
-        `dtype` is that of the products, where the net is of the published form; features are float32 always.
-
-        Raises IncompatibleCheckpoint when they do not fit each other, InvalidConfig when the net has no rows for v1.
+        `dtype` is the format of products, for models of the published form; features are always float32.
+        Raises IncompatibleCheckpoint when config and weights do not fit each other, InvalidConfig when the model has no
+        features for v1.
         """
         self.name = name
         self._device = device
@@ -78,14 +78,14 @@ class HubertEncoder:
         if version == "v1":
             if _PROJECTION not in weights or sizes.num_hidden_layers < V1_BLOCK:
                 raise InvalidConfig(
-                    f"a v1 voice takes the block {V1_BLOCK} of HuBERT through its final_proj, and the net in {folder} "
-                    f"has {sizes.num_hidden_layers} blocks and {'a' if _PROJECTION in weights else 'no'} final_proj; "
-                    "use version=v2"
+                    f"a v1 voice needs block {V1_BLOCK} of a HuBERT and its final_proj, but the model in {folder} has "
+                    f"{sizes.num_hidden_layers} blocks and {'a' if _PROJECTION in weights else 'no'} final_proj; use "
+                    "version=v2"
                 )
             self._projection = weights[_PROJECTION], weights[_PROJECTION_BIAS]
             self.feature_size = sizes.classifier_proj_size
-        if sizes.is_packable:
-            self._hidden: _Hidden = PackedHubert(sizes, weights, dtype)
+        if sizes.is_published_form:
+            self._hidden: _Hidden = Hubert(sizes, weights, dtype)
         else:
             self._hidden = partial(_encode_one_by_one, _transformers_model(described, weights).to(device))
 
@@ -97,12 +97,12 @@ class HubertEncoder:
     def _encode_batch(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         clips = [torch.from_numpy(wave).to(self._device) for wave in waves]
         hidden = self._hidden(clips, None if self._projection is None else V1_BLOCK)
-        projected = hidden if self._projection is None else [F.linear(rows, *self._projection) for rows in hidden]
-        return [rows.cpu().numpy() for rows in projected]
+        projected = hidden if self._projection is None else [F.linear(clip, *self._projection) for clip in hidden]
+        return [clip.cpu().numpy() for clip in projected]
 
 
 def _read_config(folder: Path) -> tuple[dict[str, Any], HubertSizes]:
-    """`config.json` as it is, and the sizes in it."""
+    """Contents of `config.json`, and the sizes in it. Raises IncompatibleCheckpoint."""
     path = folder / "config.json"
     try:
         described = json.loads(path.read_text())
@@ -116,20 +116,20 @@ def _read_config(folder: Path) -> tuple[dict[str, Any], HubertSizes]:
 
 
 def _not_a_hubert(config_file: Path, why: object) -> IncompatibleCheckpoint:
-    return IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT net: {why}")
+    return IncompatibleCheckpoint(f"{config_file} does not describe a HuBERT: {why}")
 
 
 def _load_weights(folder: Path, described: dict[str, Any], sizes: HubertSizes) -> dict[str, Tensor]:
-    """A folder's weights, float32, by `transformers`' names, and `final_proj` where there is one.
+    """Weights in a folder, float32, under the names of `transformers`, with `final_proj` if there is one. Runs no code.
 
-    Every weight must be there, fit and be finite; no code is run. Raises IncompatibleCheckpoint.
+    Raises IncompatibleCheckpoint unless every weight is there, has the right shape and is finite.
     """
     path = weights_file(folder)
     if path is None:
-        raise IncompatibleCheckpoint(f"{folder} holds no weights: {' or '.join(WEIGHTS_FILES)} should be there")
+        raise IncompatibleCheckpoint(f"{folder} has no weights; it needs {' or '.join(WEIGHTS_FILES)}")
     weights = _read_weights(path)
     try:
-        shapes = weight_shapes(sizes) if sizes.is_packable else _shapes_by_transformers(described)
+        shapes = weight_shapes(sizes) if sizes.is_published_form else _shapes_by_transformers(described)
     except (ValueError, TypeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise _not_a_hubert(folder / "config.json", error) from error
     if _PROJECTION in weights or _PROJECTION_BIAS in weights:
@@ -140,8 +140,8 @@ def _load_weights(folder: Path, described: dict[str, Any], sizes: HubertSizes) -
     wrong += [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if wrong:
         raise IncompatibleCheckpoint(
-            f"{path} does not fit its config.json: {len(wrong)} weights are missing, unknown, misshapen or not finite, "
-            f"first {wrong[0]}"
+            f"{path} does not fit its config.json: {len(wrong)} weights are missing, unknown, not finite or of wrong "
+            f"shape, for example {wrong[0]}"
         )
     return weights
 
@@ -150,20 +150,20 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
     try:
         weights = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else load_file(path)
     except safetensors.SafetensorError as error:
-        raise IncompatibleCheckpoint(f"{path} is damaged ({error}); get it again from where it came") from error
+        raise IncompatibleCheckpoint(f"{path} is damaged ({error}); download or copy it again") from error
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise IncompatibleCheckpoint(f"{path} does not hold a net's weights; get it again from where it came")
-    named = {_our_name(str(name).removeprefix(_PREFIX)): value.detach().float() for name, value in weights.items()}
-    return {name: value for name, value in named.items() if not name.startswith(_HEAD) and name != _NOT_NEEDED}
-
-
-def _our_name(name: str) -> str:
-    return _WEIGHT_NORM_NAMES.get(name, name)
+        raise IncompatibleCheckpoint(f"{path} does not hold the weights of a model; download or copy it again")
+    named = {str(name).removeprefix(_PREFIX): value.detach().float() for name, value in weights.items()}
+    return {
+        _WEIGHT_NORM_NAMES.get(name, name): value
+        for name, value in named.items()
+        if not name.startswith(_HEAD) and name != _TRAINING_ONLY
+    }
 
 
 def _shapes_by_transformers(described: dict[str, Any]) -> dict[str, tuple[int, ...]]:
     weights = _meta_model(described).state_dict()
-    return {name: tuple(value.shape) for name, value in weights.items() if name != _NOT_NEEDED}
+    return {name: tuple(value.shape) for name, value in weights.items() if name != _TRAINING_ONLY}
 
 
 def _transformers_model(described: dict[str, Any], weights: Mapping[str, Tensor]) -> nn.Module:
@@ -174,8 +174,8 @@ def _transformers_model(described: dict[str, Any], weights: Mapping[str, Tensor]
 
 
 def _meta_model(described: dict[str, Any]) -> nn.Module:
-    """The net as `transformers` builds it, for forms other than the published one; its shapes only."""
-    from transformers import HubertConfig, HubertModel  # three seconds, and rarely needed
+    """Model of `transformers`, for forms other than the published one, on the meta device."""
+    from transformers import HubertConfig, HubertModel  # takes three seconds, and is rarely needed
 
     with torch.device("meta"):
         model: nn.Module = HubertModel(HubertConfig(**described))
@@ -183,7 +183,7 @@ def _meta_model(described: dict[str, Any]) -> nn.Module:
 
 
 def _encode_one_by_one(model: nn.Module, clips: Sequence[Tensor], num_blocks: int | None) -> list[Tensor]:
-    """What `PackedHubert` gives, by `transformers`."""
+    """Output of a block as from `Hubert`, by a model of `transformers`."""
     outputs = (model(clip[None], output_hidden_states=num_blocks is not None) for clip in clips)
     hidden = (out.last_hidden_state if num_blocks is None else out.hidden_states[num_blocks] for out in outputs)
-    return [rows[0] for rows in hidden]
+    return [clip[0] for clip in hidden]

@@ -1,7 +1,7 @@
-"""The folder of a HuBERT of someone's own, for content=local: which machine has it, and which encoder it is. No torch.
+"""Folder of the user's own HuBERT, for content=local, and the identity of the encoder in it. No torch.
 
-It is laid out as `transformers` does: `config.json`, and `pytorch_model.bin` or `model.safetensors`. Where it lies is
-the machine's business: no path comes from a config, which may be a stranger's.
+It has the layout of `transformers`: `config.json`, and `pytorch_model.bin` or `model.safetensors`. Its path is a
+setting of the machine and never comes from a config, which other users write.
 """
 
 import functools
@@ -16,14 +16,14 @@ from rvc_engine.workspace.checksum import sha256_of
 
 WEIGHTS_FILES = ("pytorch_model.bin", "model.safetensors")
 
-_HOW = (
-    "name a folder with config.json and pytorch_model.bin or model.safetensors: --content-folder, for a worker "
-    "RVC_TRAIN_CONTENT_FOLDER; or choose another encoder"
+_ADVICE = (
+    "set --content-folder, or RVC_TRAIN_CONTENT_FOLDER for a worker, to a folder with config.json and "
+    "pytorch_model.bin or model.safetensors; or choose another encoder"
 )
 
 
 def local_folder(machine: Machine) -> Path:
-    """The folder. Raises MissingWeights when the machine has none, or files are missing in it."""
+    """Folder of this machine. Raises MissingWeights when there is none, or files are missing in it."""
     if problem := local_folder_problem(machine):
         raise MissingWeights(problem)
     assert machine.content_folder is not None
@@ -31,37 +31,37 @@ def local_folder(machine: Machine) -> Path:
 
 
 def local_folder_problem(machine: Machine) -> str | None:
-    """What keeps content=local from being used on this machine, in a sentence without its dot."""
+    """Why content=local cannot be used on this machine, as a sentence without a full stop; None when it can."""
     folder = machine.content_folder
     if folder is None:
-        return f"content=local takes a HuBERT of your own, and this machine names no folder of one; {_HOW}"
+        return f"content=local uses your own HuBERT, but no folder is set on this machine; {_ADVICE}"
     if not (folder / "config.json").is_file() or weights_file(folder) is None:
-        return f"the folder {folder} for content=local lacks config.json or the weights; {_HOW}"
+        return f"the folder {folder} for content=local has no config.json or no weights; {_ADVICE}"
     return None
 
 
 def weights_file(folder: Path) -> Path | None:
-    """The file of the weights; None when there is none."""
+    """File of the weights in a folder; None when there is none."""
     return next((folder / name for name in WEIGHTS_FILES if (folder / name).is_file()), None)
 
 
 def check_fits(folder: Path, version: Version) -> None:
-    """Raise IncompatibleCheckpoint, before any work, when the rows of the net there are not of that version's width."""
+    """Raise IncompatibleCheckpoint, before any work, when the model's features do not have the version's width."""
     try:
         sizes = json.loads((folder / "config.json").read_text())
         hidden, projected = sizes.get("hidden_size", 768), sizes.get("classifier_proj_size", 256)
     except (OSError, ValueError, AttributeError) as error:
-        raise IncompatibleCheckpoint(f"{folder / 'config.json'} does not describe a HuBERT net: {error}") from error
-    found, wanted = (projected, 256) if version == "v1" else (hidden, 768)
-    if found != wanted:
+        raise IncompatibleCheckpoint(f"{folder / 'config.json'} does not describe a HuBERT: {error}") from error
+    found, expected = (projected, 256) if version == "v1" else (hidden, 768)
+    if found != expected:
         raise IncompatibleCheckpoint(
-            f"the HuBERT in {folder} gives {found} features a row, and a {version} voice takes {wanted}; use one of "
-            "HuBERT base's size"
+            f"the HuBERT in {folder} has {found} features per frame, but a {version} voice needs {expected}; use a "
+            "model of the size of HuBERT base"
         )
 
 
 def embedder_of_folder(folder: Path) -> str:
-    """What a voice trained with it carries as `embedder_model`."""
+    """Value of `embedder_model` in a voice file that was trained with the encoder in a folder."""
     path = weights_file(folder)
     assert path is not None
     found = path.stat()
@@ -70,5 +70,5 @@ def embedder_of_folder(folder: Path) -> str:
 
 @functools.lru_cache(maxsize=4)
 def _sha256(path: Path, _size: int, _mtime_ns: int) -> str:
-    """Taken once for each state of the file: it has hundreds of megabytes, and a run asks several times."""
+    """Checksum of a file, computed once for each size and time: it has hundreds of megabytes and is needed often."""
     return sha256_of(path)

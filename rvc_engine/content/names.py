@@ -1,4 +1,4 @@
-"""Content encoders by the names that voices, configurations and files know them by. No torch."""
+"""Names of the content encoders in configurations, voices and messages. No torch."""
 
 from rvc_engine.config import ContentEncoder
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig
@@ -9,14 +9,14 @@ _EMBEDDERS: dict[ContentEncoder, str] = {
     "spin-v2": "spin-v2",
     "whisper-tiny": "whisper-tiny.en-l2l3",
 }
-"""Those that all the world has by one name; Applio's own names where it has them."""
+"""Values of `embedder_model` of published encoders: Applio's names where it has them."""
 _LOCAL = "local-"
-"""Begins the name of a HuBERT of someone's own; the sha256 of its weights follows."""
+"""Prefix of the name of a user's own HuBERT; the sha256 of its weights follows."""
 
 _ONLY_HERE = "RVC and Applio load it, but it converts correctly only with `rvc-engine convert`"
 _APPLIO_TOO = (
     "RVC loads it, but does not convert correctly with it. Applio does where {encoder} is chosen as its embedder model "
-    "(it does not choose by itself), and so does `rvc-engine convert`"
+    "(it is not chosen automatically), and so does `rvc-engine convert`"
 )
 _WITH_THE_FOLDER = (
     "RVC loads it, but does not convert correctly with it. Applio does where the same folder is chosen as its custom "
@@ -25,9 +25,9 @@ _WITH_THE_FOLDER = (
 
 
 def embedder_name(encoder: ContentEncoder, sha256: str | None = None) -> str:
-    """What a voice carries as `embedder_model`: which features it understands.
+    """Value of `embedder_model` in a voice file: the encoder whose features the voice was trained on.
 
-    `sha256` is that of a local encoder's weights: nothing else tells two of them apart.
+    `sha256` is the checksum of a local encoder's weights, the only difference between two of them.
     """
     if encoder != "local":
         return _EMBEDDERS[encoder]
@@ -36,9 +36,9 @@ def embedder_name(encoder: ContentEncoder, sha256: str | None = None) -> str:
 
 
 def encoder_of(embedder: str | None) -> ContentEncoder:
-    """The encoder that a voice needs; a voice that names none was made by RVC, with ContentVec.
+    """Encoder that a voice needs, by its `embedder_model`; RVC's voices have none and need ContentVec.
 
-    Raises IncompatibleCheckpoint for an encoder that is not known here: another one would give garbage.
+    Raises IncompatibleCheckpoint for an unknown encoder: another one would give garbage.
     """
     if embedder is not None and is_local(embedder):
         return "local"
@@ -46,35 +46,35 @@ def encoder_of(embedder: str | None) -> ContentEncoder:
         if name == (embedder or "contentvec"):
             return encoder
     raise IncompatibleCheckpoint(
-        f"this voice needs the content encoder {embedder!r}, and only {', '.join(_EMBEDDERS.values())} are known here; "
-        "convert with the program that made the voice"
+        f"this voice needs the content encoder {embedder!r}, which this program does not have (it has "
+        f"{', '.join(_EMBEDDERS.values())}); convert with the program that made the voice"
     )
 
 
 def embedder_of_features(encoder: ContentEncoder, made_with: str | None) -> str:
-    """What a voice carries that was trained on features of this encoder; `made_with` is the content stage's mark.
+    """Value of `embedder_model` for a voice trained on this encoder's features; `made_with` is what the stage recorded.
 
-    Raises InvalidConfig for features of a local encoder of which nobody knows which it was.
+    Raises InvalidConfig for features of an unknown local encoder.
     """
     if encoder != "local":
         return embedder_name(encoder)
     if made_with is None or not is_local(made_with):
         raise InvalidConfig(
-            "nothing says which local encoder made the features that are there, and a voice must name it; give the "
-            "recordings again, or say content=contentvec if they are ContentVec's"
+            "it is not recorded which local encoder made the features in the workspace, and a voice must name it; "
+            "provide the recordings again, or set content=contentvec if the features are ContentVec's"
         )
     return made_with
 
 
 def is_local(embedder: str) -> bool:
-    """Whether this is what a voice carries that was trained with a local encoder."""
+    """Whether an `embedder_model` is that of a local encoder."""
     return embedder.startswith(_LOCAL)
 
 
 def programs_note(embedder: str) -> str | None:
-    """Which programs convert correctly with a voice, by its `embedder_model` or `content`; None: all do.
+    """Note on the programs that convert correctly with a voice, by its `embedder_model` or `content`; None: all do.
 
-    RVC and Applio do not look at the name: RVC gives every voice ContentVec's features, Applio those that are chosen.
+    RVC and Applio ignore the name: RVC uses ContentVec for every voice, Applio the encoder that the user chooses.
     """
     if embedder == "contentvec":
         return None

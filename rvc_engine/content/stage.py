@@ -1,6 +1,5 @@
-"""Stage `content`: what is said in every slice, one row of features per 20 ms."""
+"""Stage `content`: content features of every slice, one frame per 20 ms."""
 
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -28,22 +27,22 @@ from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
-"""Raised when the same slices would give other features, so that old results are not taken for new ones."""
+"""Increased when the same slices give other features, so that cached results are not reused."""
 
 BATCH_BYTES = 4 * BATCH_FRAMES * FRAME_SAMPLES
-"""Of the slices' files in a batch, as if all were as long as the longest. Between batches the stage hears a stop."""
+"""Size limit of a batch's files, as if all were as large as the largest. The stage can be stopped between batches."""
 MUTE_SAMPLES = 3 * ANALYSIS_SAMPLE_RATE
 MAX_NAMED = 5
-"""Slices named in a warning."""
+"""Limit of slices that a warning names."""
 
 
 def run(
     workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device, report: StageReport
 ) -> None:
-    """Write `<i>_<j>.npy`, (rows, feature_size) float32, for every slice, and the features of 3 s of silence.
+    """Write `<i>_<j>.npy`, (frames, feature_size) float32, for every slice, and the features of 3 s of silence.
 
-    Slices too short for one row, or with features that are no numbers, are left out with a warning. Raises
-    MissingWeights, IncompatibleCheckpoint, InvalidDataset when nothing is left, GpuOutOfMemory, DiskFull.
+    Slices that are too short for a frame, or have features that are not finite, are left out with a warning. Raises
+    MissingWeights, IncompatibleCheckpoint, InvalidDataset when no slice is left, GpuOutOfMemory, DiskFull.
     """
     paths = list(workspace.slices_16k.glob("*.wav"))
     encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
@@ -52,7 +51,9 @@ def run(
         with translating_disk_full(workspace.root):
             workspace.empty(workspace.features)
             _write_mute(workspace, encoder)
-            batches = list(_batches(paths))
+            # Slices of similar length together (files of similar size have it), the shortest first, in a stable order.
+            by_size = sorted((path.stat().st_size, path.name, path) for path in paths)
+            batches = list(batches_by_size(((size, path) for size, _, path in by_size), BATCH_BYTES))
             work = partial(_encode, encoder, workspace.features)
             threads_per_call = 1 if device.type == "cpu" else None
             report.progress(0, len(paths))
@@ -61,8 +62,8 @@ def run(
                 report.progress(done, len(batches))
     except torch.OutOfMemoryError as error:
         raise GpuOutOfMemory(
-            f"the device has too little free memory for the content encoder ({encoder.name}); end other programs that "
-            "use it, or run on the CPU"
+            f"the device has too little free memory for the content encoder ({encoder.name}); close other programs "
+            "that use it, or run on the CPU"
         ) from error
     report.progress(len(paths), len(paths))
     _warn_left_out(sorted(left_out), len(paths), report)
@@ -71,7 +72,7 @@ def run(
 def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, device: torch.device) -> None:
     """Write the features of 3 s of silence for a workspace whose features another program made.
 
-    Raises MissingWeights when the encoder is not here, DiskFull.
+    Raises MissingWeights when the encoder is not on this machine, DiskFull.
     """
     with translating_disk_full(workspace.root):
         encoder = create_encoder(config.content, config.version, machine, device, dtype=_dtype(config, device))
@@ -79,18 +80,18 @@ def write_mute(workspace: Workspace, config: TrainingConfig, machine: Machine, d
 
 
 def _dtype(config: TrainingConfig, device: torch.device) -> torch.dtype:
-    """Of the encoder's products: bfloat16 where the device has it natively, unless the config asks for float32.
+    """Format of the encoder's products: bfloat16 where it is native to the device, unless the config has float32.
 
-    No part of the fingerprint: the features differ by far less than a voice hears, and a run goes on with those that it
-    has on a machine of another kind.
+    Not part of the fingerprint: the difference is too small to be audible in a voice, and a run that resumes on another
+    kind of machine keeps its features.
     """
     return torch.bfloat16 if Precision.choose(config.precision, device).name == "bf16" else torch.float32
 
 
 def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
-    """What the features depend on beside the slices: this code, the encoder, its weights.
+    """Inputs of the features besides the slices: version of this code, encoder, checksum of its weights.
 
-    Raises MissingWeights, IncompatibleCheckpoint when a local encoder is not one for the version.
+    Raises MissingWeights, IncompatibleCheckpoint when a local encoder does not fit the version.
     """
     if config.content == "local":
         folder = local_folder(machine)
@@ -104,24 +105,18 @@ def fingerprint_parts(config: TrainingConfig, machine: Machine) -> list[str]:
 
 
 def made_with(config: TrainingConfig, machine: Machine) -> str:
-    """The encoder as the workspace keeps it in mind: its name in the configuration, or which local one it is."""
+    """Encoder as the workspace records it: its name in the configuration, or a local one's `embedder_model`."""
     return embedder_of_folder(local_folder(machine)) if config.content == "local" else config.content
 
 
 def _sha256_of_hubert(weights: Weights, name: str) -> str:
-    """Of the published file, which the copy here was verified to be."""
+    """Checksum of the published weights, with which the file on this machine was verified."""
     folder = weights.folder_of(name)
     return next(file.sha256 for file in weights.files_of(name) if weights.path_of(file) == folder / "pytorch_model.bin")
 
 
-def _batches(paths: list[Path]) -> Iterator[list[Path]]:
-    """Slices of like length together (files of like size are), the shortest first, in a stable order."""
-    by_size = sorted((path.stat().st_size, path.name, path) for path in paths)
-    return batches_by_size(((size, path) for size, _, path in by_size), BATCH_BYTES)
-
-
 def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[str]:
-    """Write a batch's features; returns the names of slices without usable ones."""
+    """Write the features of a batch; returns the names of slices without usable features."""
     left_out = []
     waves = [scipy.io.wavfile.read(path)[1] for path in batch]
     for path, features in zip(batch, encoder.encode(waves), strict=True):
@@ -143,5 +138,5 @@ def _warn_left_out(names: list[str], total: int, report: StageReport) -> None:
         return
     shown = shorten(names, MAX_NAMED, rest=", ...")
     if len(names) == total:
-        raise InvalidDataset(f"no slice gives content features ({shown}); the recordings are damaged or far too short")
-    report.warn(f"{len(names)} of {total} slices give no content features and are left out: {shown}")
+        raise InvalidDataset(f"no slice has content features ({shown}); the recordings are damaged or much too short")
+    report.warn(f"{len(names)} of {total} slices have no content features and are left out: {shown}")

@@ -1,4 +1,4 @@
-"""The encoder that the package carries: blocks 2 and 3 of Whisper tiny.en side by side, 768 wide."""
+"""Content encoder that is part of the package: blocks 2 and 3 of Whisper tiny.en side by side, 768 features."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,24 +17,24 @@ from rvc_engine.errors import InvalidConfig
 from rvc_engine.weights.assets import WHISPER_TINY_WEIGHTS
 
 LAYERS = (2, 3)
-"""Counted from 1 (`hidden_states[2]` and `[3]` in `transformers`): what the second and third of four blocks put out."""
+"""Blocks whose output is used, of four, counted from 1: `hidden_states[2]` and `[3]` in `transformers`."""
 WINDOW_FRAMES = 200
-"""4 s, the length of the longest training slice. Whisper's rows depend on their position in the window and on how much
-the window holds, so a longer one at conversion would give rows of another kind than those a voice was trained on."""
+"""4 s, the length of the longest training slice. Whisper's features depend on the position in the window and on its
+length, so a longer one in conversion would give other features than those that a voice was trained on."""
 OVERLAP_FRAMES = 100
-"""Half a window: every row of a long clip is then the mean of two, which brings it nearer to those of training."""
+"""Half a window: every frame of a long clip is then the mean of two, which is nearer to those of training."""
 
 
 class WhisperTiny:
-    """Whisper tiny.en up to its third block. Row t is centred on sample 320 t + 160, midway in its two pitch frames."""
+    """Whisper tiny.en up to its third block. Frame t is centred on sample 320 t + 160, between its two pitch frames."""
 
     name = embedder_name("whisper-tiny")
     feature_size = 768
 
     def __init__(self, version: Version, device: torch.device, weights: Path = WHISPER_TINY_WEIGHTS) -> None:
-        """Raises InvalidConfig for v1, whose rows are 256 wide."""
+        """Raises InvalidConfig for v1, which needs 256 features."""
         if version != "v2":
-            raise InvalidConfig(f"content=whisper-tiny gives {self.feature_size} features a row; it is for version=v2")
+            raise InvalidConfig(f"content=whisper-tiny has {self.feature_size} features per frame; use version=v2")
         self._device = device
         self._model = WhisperEncoder.from_state_dict(load_file(weights)).to(device)
 
@@ -45,10 +45,10 @@ class WhisperTiny:
     @torch.inference_mode()
     def _encode_batch(self, waves: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         counts = [num_content_frames(len(wave)) for wave in waves]
-        # The second convolution centres row t on mel frame 2 t, so half a row later puts it midway.
+        # The second convolution centres frame t on mel frame 2 t; half a frame later is between the pitch frames.
         mels = [
             log_mel(torch.from_numpy(wave).to(self._device)[None], FRAME_SAMPLES // 2, 2 * count)[0].T
             for wave, count in zip(waves, counts, strict=True)
         ]
-        rows = torch.cat(self._model(pad_sequence(mels, batch_first=True).mT, LAYERS, counts), dim=-1).cpu().numpy()
-        return [clip[:count] for clip, count in zip(rows, counts, strict=True)]
+        features = torch.cat(self._model(pad_sequence(mels, batch_first=True).mT, LAYERS, counts), dim=-1).cpu().numpy()
+        return [clip[:count] for clip, count in zip(features, counts, strict=True)]

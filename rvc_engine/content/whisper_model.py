@@ -1,7 +1,7 @@
 """Whisper's audio encoder and its front end (Radford et al., "Robust Speech Recognition via Large-Scale Weak
 Supervision", 2022), for clips of any length up to 30 s, without padding them to 30 s.
 
-Tensor names are those of `transformers`' WhisperEncoder, so that its weights load as they are.
+Tensor names are those of WhisperEncoder in `transformers`, so that its weights load unchanged.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,18 @@ N_FFT = 400
 HOP_LENGTH = 160
 N_MELS = 80
 MAX_POSITIONS = 1500
-"""Rows at most: 30 s."""
+"""Maximal number of output frames: 30 s."""
 HEAD_SIZE = 64
 DYNAMIC_RANGE = 8.0
-"""Decades of power below the loudest point that are kept."""
+"""Decades of power below the loudest point; what is quieter is raised to that."""
 
 
 def log_mel(waves: Tensor, first_centre: int = 0, frames: int | None = None) -> Tensor:
-    """Waves (B, num_samples) at 16 kHz to Whisper's input (B, N_MELS, frames), each clip scaled by itself.
+    """Whisper's input (B, N_MELS, frames) for waves (B, num_samples) at 16 kHz, each scaled by its own loudest point.
 
     Frame k is centred on sample `first_centre + 160 k`. Whisper's own front end has first_centre 0 and
-    num_samples // 160 frames, which is what None gives. The wave is reflected where a frame reaches beyond its ends;
-    it must be longer than what is reflected.
+    num_samples // 160 frames (None). The wave is reflected where a frame extends beyond its ends, and must be longer
+    than the reflected part.
     """
     frames = waves.shape[-1] // HOP_LENGTH if frames is None else frames
     left = N_FFT // 2 - first_centre
@@ -52,7 +52,7 @@ class _SelfAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """(B, T, width) -> (B, T, width); `keys` (B, 1, 1, T) are the rows to attend to."""
+        """(B, T, width) -> (B, T, width); `keys` (B, 1, 1, T) are the frames to attend to, or None for all."""
         q, k, v = (self._heads(projection(x)) for projection in (self.q_proj, self.k_proj, self.v_proj))
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -62,7 +62,7 @@ class _SelfAttention(nn.Module):
 
 
 class _Block(nn.Module):
-    """A pre-norm transformer block."""
+    """Pre-norm transformer block."""
 
     def __init__(self, width: int, ffn_width: int) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Block(nn.Module):
         self.final_layer_norm = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, keys: Tensor | None) -> Tensor:
-        """(B, T, width) -> (B, T, width); `keys` (B, 1, 1, T) are the rows to attend to."""
+        """(B, T, width) -> (B, T, width); `keys` (B, 1, 1, T) are the frames to attend to, or None for all."""
         x = x + self.self_attn(self.self_attn_layer_norm(x), keys)
         return x + self.fc2(F.gelu(self.fc1(self.final_layer_norm(x))))
 
@@ -91,7 +91,7 @@ class WhisperEncoder(nn.Module):
 
     @classmethod
     def from_state_dict(cls, weights: Mapping[str, Tensor]) -> "WhisperEncoder":
-        """The net that these weights belong to, in float32, for use. Every name and shape must fit."""
+        """Build the model of these weights, in float32, for inference. Every name and shape must fit."""
         ffn_width, width = weights["layers.0.fc1.weight"].shape
         num_layers = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layers."))
         model = cls(width, num_layers, ffn_width)
@@ -99,14 +99,14 @@ class WhisperEncoder(nn.Module):
         return model.eval().requires_grad_(False)
 
     def forward(self, mel: Tensor, layers: Sequence[int], content_frames: Sequence[int] | None = None) -> list[Tensor]:
-        """What the blocks of those numbers put out, each (B, ceil(frames / 2), width); mel (B, N_MELS, frames).
+        """Outputs of the blocks `layers`, each (B, ceil(frames / 2), width), of mel (B, N_MELS, frames).
 
-        Blocks count from 1; 0 is what the first one is given. The final `layer_norm` is not applied. `content_frames`
-        are those of each clip, where their mels, of twice as many frames, are followed by zeros, which change nothing,
-        since the convolutions pad with zeros too, and the second sees nothing beyond a clip's last frame.
+        Blocks count from 1; 0 is the first one's input. The final `layer_norm` is not applied. `content_frames` is the
+        number of each clip's own, half as many as its mel frames, where mels are padded with zeros. Padding changes no
+        features: the convolutions pad with zeros too, and the second does not reach beyond a clip's last frame.
         """
         x = F.gelu(self.conv2(F.gelu(self.conv1(mel)))).transpose(1, 2)
-        assert x.shape[1] <= MAX_POSITIONS, f"{x.shape[1]} rows; Whisper takes at most {MAX_POSITIONS}"
+        assert x.shape[1] <= MAX_POSITIONS, f"{x.shape[1]} frames; Whisper takes at most {MAX_POSITIONS}"
         x = x + self.embed_positions.weight[: x.shape[1]]
         keys = None
         if content_frames is not None and min(content_frames) < x.shape[1]:

@@ -1,1 +1,1 @@
-"""The synthesizer and the discriminators, as `torch.nn.Module`s with the published names and shapes; losses."""
+"""Synthesizer and discriminators as `torch.nn.Module`s with the published names and shapes, and their losses."""

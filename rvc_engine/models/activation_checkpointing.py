@@ -11,13 +11,13 @@ Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
 
 
 class ActivationCheckpointing(nn.Module):
-    """A module whose blocks, run through `_run_block`, can be checkpointed: time for memory."""
+    """A module whose blocks, run by `_run_block`, can be checkpointed: less memory, more time."""
 
     checkpoints_activations = False
-    """Whether blocks keep their inputs only. The gradients are the same."""
+    """Whether only the inputs of blocks are kept for the backward pass. The gradients are the same."""
 
     def _run_block(self, function: Callable[..., Result], *inputs: Tensor | None) -> Result:
-        """Call a block. It must draw no random numbers: their state is not kept for recomputation."""
+        """Run a block. It must draw no random numbers: their state is not restored for recomputation."""
         if not (self.checkpoints_activations and torch.is_grad_enabled()):
             return function(*inputs)
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)

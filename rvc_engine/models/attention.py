@@ -1,6 +1,6 @@
-"""A transformer encoder with relative positions within a window, as VITS has it (Kim et al., 2021; Shaw et al., 2018).
+"""Transformer encoder with relative positions within a window, as in VITS (Kim et al., 2021; Shaw et al., 2018).
 
-Post-norm layers, channels first. Positions farther apart than WINDOW have no relative term, for keys and for values.
+Post-norm layers, channels first. Positions farther apart than WINDOW have no relative term, in keys or in values.
 """
 
 import math
@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import run_fp32
 from rvc_engine.hyperparameters import N_HEADS, N_LAYERS, TEXT_KERNEL_SIZE
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
+from rvc_engine.models.backend import run_fp32
 
 WINDOW = 10
 MASK_FILL = -1e4
@@ -32,14 +32,14 @@ class ChannelNorm(nn.Module):
 
 
 def _band(num_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """For each pair (i, j): the row j - i + WINDOW of the relative embedding, and whether it is inside the window."""
+    """Row j - i + WINDOW of the relative embedding for each pair (i, j), and whether it is in the window: (T, T)."""
     position = torch.arange(num_frames, device=device)
     row = position[None, :] - position[:, None] + WINDOW
     return row.clamp(0, 2 * WINDOW), (row >= 0) & (row <= 2 * WINDOW)
 
 
 class RelativeAttention(nn.Module):
-    """Multi-head self-attention; the relative embeddings are shared by the heads."""
+    """Multi-head self-attention with relative embeddings that the heads share."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class FeedForward(nn.Module):
 class Encoder(ActivationCheckpointing):
     """Six layers of attention and feed-forward, each followed by a norm of its sum with its input.
 
-    Attention is computed in float32 always: rounded scores alone would turn the net's gradient by 3 degrees.
+    Attention is always computed in float32: rounding the scores alone would turn the model's gradient by 3 degrees.
     """
 
     def __init__(self, channels: int, filter_channels: int) -> None:

@@ -1,4 +1,4 @@
-"""The decoder: latent and pitch to a wave. HiFi-GAN (Kong et al., 2020) with a sine source (NSF, Wang et al., 2019)."""
+"""Decoder of latent and pitch to a wave: HiFi-GAN (Kong et al., 2020) with a sine source (NSF, Wang et al., 2019)."""
 
 import math
 from functools import partial
@@ -8,21 +8,22 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import run_fp32, run_fp32_on_cpu, to_fp32
 from rvc_engine.hyperparameters import RESBLOCK_DILATIONS, RESBLOCK_KERNEL_SIZES, Hyperparameters
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
+from rvc_engine.models.backend import BackendModule, run_fp32, to_fp32
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConvTranspose1d
 
 SLOPE = 0.1
 SINE_AMPLITUDE = 0.1
 VOICED_NOISE = 0.003
 UNVOICED_NOISE = SINE_AMPLITUDE / 3
-FP32_STAGES = 1
-"""Upsampling stages, the last ones, that are computed in float32 on a CPU."""
+SENSITIVE_STAGES = 1
+"""Number of upsampling stages, the last ones, that are sensitive to rounding: it is audible in the wave, and turns the
+gradients of both models."""
 
 
 class SineSource(nn.Module):
-    """A sine at the fundamental where there is one, noise where there is none."""
+    """A sine at the fundamental frequency in voiced frames, noise in unvoiced ones."""
 
     def __init__(self, sample_rate: int, hop_length: int) -> None:
         super().__init__()
@@ -33,8 +34,8 @@ class SineSource(nn.Module):
     def sine(self, f0: Tensor, noise: Tensor) -> Tensor:
         """f0 (B, T) Hz, noise (B, T * hop) of unit variance -> (B, T * hop).
 
-        The phase starts at the first sample and runs on from frame to frame. It is counted in cycles, in float64 where
-        frames add up, so that a long clip ends in tune.
+        The phase starts at the first sample and is continuous over frames. It is summed over frames in cycles, in
+        float64, so that a long clip stays in tune.
         """
         per_sample = f0.double() / self.sample_rate
         cycles = per_sample * self.hop_length
@@ -48,14 +49,14 @@ class SineSource(nn.Module):
     def forward(self, f0: Tensor, noise: Tensor) -> Tensor:
         """f0 (B, T) Hz, noise (B, T * hop) -> (B, 1, T * hop).
 
-        A linear layer of one input and one output, written out: autocast would shorten `nn.Linear`.
+        A linear layer of one input and one output, written out because autocast would round an `nn.Linear`.
         """
         weight, bias = self.l_linear.weight.view(()), self.l_linear.bias.view(())
         return torch.tanh(self.sine(f0, noise).unsqueeze(1) * weight + bias)
 
 
 class ResBlock(nn.Module):
-    """Three pairs of convolutions, the first of each dilated, each pair around a residual."""
+    """Three residual pairs of convolutions, the first of each pair dilated."""
 
     def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
         super().__init__()
@@ -74,8 +75,8 @@ class ResBlock(nn.Module):
         return x
 
 
-class HifiGanDecoder(ActivationCheckpointing):
-    """Latent frames to samples; with pitch, the sine source joins at every stage."""
+class HifiGanDecoder(ActivationCheckpointing, BackendModule):
+    """Decoder of latent frames to samples; with pitch, the sine source is added at every stage."""
 
     def __init__(self, hparams: Hyperparameters) -> None:
         super().__init__()
@@ -103,7 +104,7 @@ class HifiGanDecoder(ActivationCheckpointing):
 
     @staticmethod
     def _noise_conv(channels: int, stride: int) -> nn.Conv1d:
-        """The source brought down to a stage's rate; the last stage has the source's own."""
+        """Convolution of the source down to a stage's sample rate; the last stage has the source's own."""
         if stride == 1:
             return nn.Conv1d(1, channels, 1)
         return nn.Conv1d(1, channels, 2 * stride, stride, padding=stride // 2)
@@ -120,19 +121,17 @@ class HifiGanDecoder(ActivationCheckpointing):
         return torch.tanh(run_fp32(self.conv_post, F.leaky_relu(x)))
 
     def _stage(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
-        """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate).
+        """x (B, C, T), source (B, 1, samples) or None -> (B, C / 2, T * rate)."""
+        upsample = partial(self._upsample, stage)
+        if stage >= len(self.ups) - SENSITIVE_STAGES:
+            return self.backend.run_sensitive(upsample, x, source)
+        return upsample(x, source)
 
-        On a CPU the last stages are computed in float32: rounding is heard in the wave, and turns both nets' gradients.
-        """
-        work = partial(self._upsample, stage)
-        inputs = (x,) if source is None else (x, source)
-        return run_fp32_on_cpu(work, *inputs) if stage >= len(self.ups) - FP32_STAGES else work(*inputs)
-
-    def _upsample(self, stage: int, x: Tensor, source: Tensor | None = None) -> Tensor:
+    def _upsample(self, stage: int, x: Tensor, source: Tensor | None) -> Tensor:
+        """See `_stage`."""
         kernels = len(RESBLOCK_KERNEL_SIZES)
         x = self.ups[stage](F.leaky_relu(x, SLOPE))
-        if x.device.type == "cpu" or stage == len(self.ups) - 1:  # what residuals are added to
-            x = to_fp32(x)
+        x = to_fp32(x) if stage == len(self.ups) - 1 else self.backend.residual_sum(x)
         if source is not None:
             x = x + run_fp32(self.noise_convs[stage], source).to(x.dtype)
         blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]

@@ -1,21 +1,19 @@
-"""The discriminators: one on the wave itself, the others on the wave folded at prime periods (HiFi-GAN)."""
-
-from functools import partial
+"""Discriminators of HiFi-GAN: one on the wave itself, the others on the wave folded at prime periods."""
 
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import run_fp32_on_cpu
 from rvc_engine.config import Version
 from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d
 
 PERIODS: dict[Version, tuple[int, ...]] = {"v1": (2, 3, 5, 7, 11, 17), "v2": (2, 3, 5, 7, 11, 17, 23, 37)}
 SLOPE = 0.1
-FP32_LAYERS = 3
-"""Layers of each discriminator, the first ones, that are computed in float32 on a CPU: 10 % of the work."""
+SENSITIVE_LAYERS = 3
+"""Number of layers of each discriminator, the first ones, that are sensitive to rounding: a quiet wave is small beside
+their biases and would be lost. They are 10 % of the work."""
 
 DiscriminatorOutput = tuple[Tensor, list[Tensor]]
-"""Scores (B, N) and the feature maps behind them, the scores' own among them."""
+"""Scores (B, N), and the feature maps of all layers, the last one's included."""
 
 
 class ScaleDiscriminator(nn.Module):
@@ -27,14 +25,21 @@ class ScaleDiscriminator(nn.Module):
         kernels, strides = (15, 41, 41, 41, 41, 5), (1, 4, 4, 4, 4, 1)
         groups = [1, *(max(1, int(group * scale)) for group in (4, 16, 64, 256)), 1]
         self.convs = nn.ModuleList(
-            WeightNormConv1d(widths[n], widths[n + 1], kernels[n], strides[n], kernels[n] // 2, groups=groups[n])
+            WeightNormConv1d(
+                widths[n],
+                widths[n + 1],
+                kernels[n],
+                strides[n],
+                kernels[n] // 2,
+                groups=groups[n],
+                keep_fp32=n < SENSITIVE_LAYERS,
+            )
             for n in range(6)
         )
-        _keep_first_layers_fp32(self.convs)
         self.conv_post = WeightNormConv1d(widths[-1], 1, 3, padding=1)
 
     def forward(self, wave: Tensor) -> DiscriminatorOutput:
-        """wave (B, 1, T)."""
+        """wave (B, 1, T) -> scores and feature maps."""
         return _forward(wave, self.convs, self.conv_post)
 
 
@@ -47,31 +52,23 @@ class PeriodDiscriminator(nn.Module):
         widths = [1, *(max(1, int(width * scale)) for width in (32, 128, 512, 1024, 1024))]
         strides = (3, 3, 3, 3, 1)
         self.convs = nn.ModuleList(
-            WeightNormConv2d(widths[n], widths[n + 1], 5, strides[n], padding=2) for n in range(5)
+            WeightNormConv2d(widths[n], widths[n + 1], 5, strides[n], padding=2, keep_fp32=n < SENSITIVE_LAYERS)
+            for n in range(5)
         )
-        _keep_first_layers_fp32(self.convs)
         self.conv_post = WeightNormConv2d(widths[-1], 1, 3, padding=1)
 
     def forward(self, wave: Tensor) -> DiscriminatorOutput:
-        """wave (B, 1, T)."""
+        """wave (B, 1, T) -> scores and feature maps."""
         missing = -wave.shape[2] % self.period
         if missing:
             wave = F.pad(wave, (0, missing), "reflect")
         return _forward(wave.unflatten(2, (-1, self.period)), self.convs, self.conv_post)
 
 
-def _keep_first_layers_fp32(convs: nn.ModuleList) -> None:
-    """A quiet wave is small beside the first layers' biases: rounding would swallow it."""
-    for conv in convs[:FP32_LAYERS]:
-        assert isinstance(conv, WeightNormConv1d | WeightNormConv2d)
-        conv.keep_fp32 = True
-
-
 def _forward(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> DiscriminatorOutput:
     maps = []
     for conv in convs:
-        work = partial(conv, slope=SLOPE)
-        x = run_fp32_on_cpu(work, x) if conv.keep_fp32 else work(x)
+        x = conv(x, SLOPE)
         maps.append(x)
     x = last(x)
     maps.append(x)
@@ -79,10 +76,10 @@ def _forward(x: Tensor, convs: nn.ModuleList, last: nn.Module) -> DiscriminatorO
 
 
 class Discriminators(nn.Module):
-    """All of them, the scale one first."""
+    """All discriminators, the one on the wave itself first."""
 
     def __init__(self, version: Version, scale: float = 1.0) -> None:
-        """`scale` multiplies all channels; 1 is the published size."""
+        """`scale` multiplies the channels of all layers; 1 is the published size."""
         super().__init__()
         self.discriminators = nn.ModuleList([ScaleDiscriminator(scale)])
         self.discriminators.extend(PeriodDiscriminator(period, scale) for period in PERIODS[version])

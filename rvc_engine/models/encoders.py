@@ -1,4 +1,4 @@
-"""The text encoder (content and pitch to a prior) and the posterior encoder (spectrogram to a latent), after VITS."""
+"""Text encoder (content and pitch to a prior) and posterior encoder (spectrogram to a latent), as in VITS."""
 
 import math
 from functools import partial
@@ -6,21 +6,21 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import run_fp32
 from rvc_engine.models.activation_checkpointing import ActivationCheckpointing
 from rvc_engine.models.attention import Encoder
+from rvc_engine.models.backend import run_fp32
 from rvc_engine.models.weight_norm import WeightNormConv1d
 
 PITCH_BINS = 256
 
 
 def frame_mask(lengths: Tensor, num_frames: int, dtype: torch.dtype) -> Tensor:
-    """(B,) lengths -> (B, 1, num_frames) with 1 on a clip's own frames and 0 on padding."""
+    """Mask of clips of (B,) lengths: (B, 1, num_frames), 1 on a clip's own frames and 0 on padding."""
     return (torch.arange(num_frames, device=lengths.device) < lengths[:, None]).unsqueeze(1).to(dtype)
 
 
 class TextEncoder(nn.Module):
-    """Content features and coarse pitch to mean and log standard deviation of the prior."""
+    """Encoder of content features and coarse pitch to mean and log standard deviation of the prior."""
 
     def __init__(self, feature_size: int, channels: int, filter_channels: int, f0: bool) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class WaveNet(ActivationCheckpointing):
 
 
 class PosteriorEncoder(nn.Module):
-    """A linear spectrogram to the latent that the decoder speaks."""
+    """Encoder of a linear spectrogram to the decoder's latent."""
 
     def __init__(self, spec_channels: int, channels: int, gin_channels: int) -> None:
         super().__init__()

@@ -1,16 +1,16 @@
-"""The normalising flow between posterior and prior: four mean-only couplings, each followed by a channel flip."""
+"""Normalising flow between posterior and prior: four mean-only couplings, each followed by a channel flip (VITS)."""
 
 import torch
 from torch import Tensor, nn
 
-from rvc_engine.compute.precision import run_fp32
+from rvc_engine.models.backend import run_fp32
 from rvc_engine.models.encoders import WaveNet
 
 NUM_COUPLINGS = 4
 
 
 class Coupling(nn.Module):
-    """Shifts one half of the channels by a function of the other half; its determinant is one."""
+    """Affine coupling that shifts half of the channels by a function of the other half; its determinant is one."""
 
     def __init__(self, channels: int, gin_channels: int) -> None:
         super().__init__()
@@ -22,14 +22,14 @@ class Coupling(nn.Module):
         nn.init.zeros_(self.post.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, mask: Tensor, speaker: Tensor, reverse: bool) -> Tensor:
-        """x (B, C, T) -> (B, C, T); `reverse` undoes the other direction."""
+        """x (B, C, T), mask (B, 1, T), speaker (B, gin, 1) -> (B, C, T); `reverse` computes the inverse."""
         kept, shifted = x.chunk(2, dim=1)
         shift = run_fp32(self.post, self.enc(self.pre(kept) * mask, mask, speaker)) * mask
         return torch.cat([kept, (shifted - shift) * mask if reverse else shifted * mask + shift], dim=1)
 
 
 class Flip(nn.Module):
-    """Turns the order of the channels around. Holds no parameters, but a place in the published numbering."""
+    """Reversal of the channels' order. Without parameters; published weights number it as a layer of the flow."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
@@ -37,7 +37,7 @@ class Flip(nn.Module):
 
 
 class Flow(nn.Module):
-    """Posterior latent to prior latent, and back with `reverse`."""
+    """Posterior latent to prior latent, or the inverse with `reverse`."""
 
     def __init__(self, channels: int, gin_channels: int) -> None:
         super().__init__()

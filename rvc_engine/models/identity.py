@@ -1,7 +1,7 @@
 """Identification of a model from its tensors' names and shapes: generator or discriminators, version, rate, pitch.
 
-Nothing in a G_ or D_ file says it in words, so this is what explains a file that does not fit. Two kinds look alike
-only where the posterior encoder is left out and pitch is off: v1 at 32k and at 48k.
+G_ and D_ files hold no such description, and a message about a file that does not fit needs one. Two kinds have the
+same shapes only without the posterior encoder and without pitch: v1 at 32k and at 48k.
 """
 
 from collections.abc import Mapping
@@ -29,24 +29,24 @@ _WIDTHS: tuple[Width, ...] = get_args(Width)
 
 @dataclass(frozen=True)
 class ModelIdentity:
-    """Version, rate, pitch and size of a model, as its weights' names and shapes show them."""
+    """Version, rate, pitch and size of a model, from the names and shapes of its weights."""
 
     role: Role
     version: Version
     width: int
     """Hidden channels; 192 is the published size."""
     rates: tuple[SampleRate, ...] = ()
-    """Sample rates that the shapes allow: one, or more where they cannot tell. None for discriminators, which are the
-    same for every rate, and for a generator of no published layout."""
+    """Sample rates that the shapes allow. Empty for discriminators, which are the same for every rate, and for a
+    generator of no published layout."""
     f0: bool | None = None
     """Whether the generator follows pitch; None for discriminators."""
     num_speakers: int = 0
     has_posterior: bool = False
-    """Whether the part that only training needs is there."""
+    """Whether the posterior encoder, which only training needs, is there."""
 
     @property
     def rate(self) -> SampleRate | None:
-        """The rate, where the shapes tell it."""
+        """The sample rate; None unless the shapes allow exactly one."""
         return self.rates[0] if len(self.rates) == 1 else None
 
     def __str__(self) -> str:
@@ -57,7 +57,7 @@ class ModelIdentity:
         return f"{self.version} {rates} weights with{'' if self.f0 else 'out'} pitch{size}"
 
     def hparams(self, rate: SampleRate | None = None) -> Hyperparameters | None:
-        """The numbers of this kind of generator, or None where the layout or the rate is not known."""
+        """Hyperparameters of this kind of generator; None where the layout or the rate is unknown."""
         rate = rate or self.rate
         if self.role != "generator" or rate is None or self.width not in _WIDTHS:
             return None
@@ -70,13 +70,13 @@ def shapes_of(weights: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 
 
 def identify(shapes: Shapes) -> ModelIdentity | None:
-    """The kind of net behind names and shapes in the published spelling; None when they are no net of RVC's."""
+    """The model that has these names, in the published spelling, and shapes; None when it is not one of RVC's."""
     try:
         if "enc_p.emb_phone.weight" in shapes:
             return _identify_generator(shapes)
         if "discriminators.0.convs.0.weight_v" in shapes:
             return _identify_discriminators(shapes)
-    except (KeyError, IndexError, ValueError):  # a piece of a net, or one that only begins like it
+    except (KeyError, IndexError, ValueError):  # part of a model, or another model that begins alike
         return None
     return None
 
@@ -107,7 +107,7 @@ def _hparams(version: Version, rate: SampleRate, f0: bool, width: int) -> Hyperp
 
 
 def _fits(shapes: Shapes, hparams: Hyperparameters) -> bool:
-    """Whether what depends on the sample rate, and not on the width, is as it is at this rate."""
+    """Whether the shapes that depend on the sample rate, and not on the width, are those of `hparams`."""
     kernels: list[int] = []
     while (name := f"dec.ups.{len(kernels)}.weight_v") in shapes:
         kernels.append(shapes[name][2])
@@ -129,40 +129,40 @@ def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
 
 @lru_cache(maxsize=32)
 def generator_layout(hparams: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a generator, in the published order. Builds nothing in memory."""
+    """Names and shapes of a generator, in the published order. Allocates no weights."""
     with torch.device("meta"):
         return shapes_of(Synthesizer(hparams, with_posterior).state_dict())
 
 
 @lru_cache(maxsize=32)
 def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the discriminators, in the published order. Builds nothing in memory."""
+    """Names and shapes of the discriminators, in the published order. Allocates no weights."""
     with torch.device("meta"):
         return shapes_of(Discriminators(kind.version, kind.width / PUBLISHED_WIDTH).state_dict())
 
 
 def differences(found: Shapes, expected: Shapes) -> list[str]:
-    """How a layout differs from the one that it should be, a few words for each tensor."""
+    """Differences of a layout from the expected one: a phrase for each tensor that is missing, unknown or misshapen."""
     faults = [f"{name} is missing" for name in expected if name not in found]
     faults += [f"{name} is unknown" for name in found if name not in expected]
     for name, shape in expected.items():
         if name in found and found[name] != shape:
-            faults.append(f"{name} is {_text(found[name])} and should be {_text(shape)}")
+            faults.append(f"{name} is {_shape_text(found[name])} and should be {_shape_text(shape)}")
     return faults
 
 
 def mismatch(found: Shapes, expected: Shapes) -> str | None:
-    """Why weights do not fit a net: by the kinds of both where they tell, else by a tensor. None when they fit."""
+    """Why weights do not fit a model: the kinds of both if they differ, else the first tensor. None when they fit."""
     faults = differences(found, expected)
     if not faults:
         return None
     found_identity, expected_identity = identify(found), identify(expected)
     if found_identity is None:
-        return f"these are no weights of an RVC net ({len(found)} tensors); the job asks for {expected_identity}"
+        return f"these are not the weights of an RVC model ({len(found)} tensors); the job asks for {expected_identity}"
     if expected_identity is not None and str(found_identity) != str(expected_identity):
         return f"these are {found_identity}; the job asks for {expected_identity}"
-    return f"these are {found_identity} of another layout: {len(faults)} tensors differ, for example {faults[0]}"
+    return f"these are {found_identity} with another layout: {len(faults)} tensors differ, for example {faults[0]}"
 
 
-def _text(shape: tuple[int, ...]) -> str:
+def _shape_text(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a single number"

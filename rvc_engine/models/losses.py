@@ -1,14 +1,13 @@
-"""The losses of one step, as the reference weighs them. Least squares for both sides (Mao et al., 2017)."""
+"""Losses of a training step. Adversarial losses are least squares (LSGAN, Mao et al., 2017)."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.compute.precision import to_fp32
 from rvc_engine.hyperparameters import Hyperparameters
+from rvc_engine.models.backend import MeanDistance, to_fp32
 from rvc_engine.models.discriminators import DiscriminatorOutput
 
 
@@ -25,39 +24,17 @@ def generator_loss(fake: list[DiscriminatorOutput]) -> Tensor:
 
 
 def feature_loss(real: list[DiscriminatorOutput], fake: list[DiscriminatorOutput]) -> Tensor:
-    """Twice the mean distance of each feature map of the fake to the real one's, summed over all maps. A scalar."""
+    """Feature matching loss: twice the mean absolute difference of each fake map to the real one, summed. A scalar."""
     return (
         2
         * torch.stack(
             [
-                _MeanDistance.apply(f, r.detach())
+                MeanDistance.apply(f, r.detach())
                 for (_, real_maps), (_, fake_maps) in zip(real, fake, strict=True)
                 for r, f in zip(real_maps, fake_maps, strict=True)
             ]
         ).sum()
     )
-
-
-class _MeanDistance(torch.autograd.Function):
-    """Mean absolute difference of two maps, in float32; the second is no variable.
-
-    16-bit maps are subtracted as they are, which gets every difference's sign right and the mean to six digits: half
-    the memory traffic of doing it in float32.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, fake: Tensor, real: Tensor) -> Tensor:
-        """Two maps of one shape. A scalar."""
-        difference = fake - real
-        mean = difference.abs().mean(dtype=None if difference.dtype == torch.float64 else torch.float32)
-        ctx.save_for_backward(difference.sign_())
-        return mean
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        """The sign of each difference, over their number."""
-        (sign,) = ctx.saved_tensors
-        return sign * (gradients[0] / sign.numel()).to(sign.dtype), None
 
 
 def kl_sum(latent_prior: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor, mask: Tensor) -> Tensor:

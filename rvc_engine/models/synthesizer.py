@@ -1,6 +1,6 @@
-"""The whole generator net of RVC: text encoder, posterior encoder, flow and decoder, with the published names.
+"""Synthesizer of RVC: text encoder, posterior encoder, flow and decoder, with the published names.
 
-Randomness comes in from outside, as a `Noise` of ready tensors, so that a step can be repeated exactly.
+Random numbers are inputs, as a `Noise`, so that a step can be repeated exactly.
 """
 
 from dataclasses import dataclass
@@ -15,20 +15,20 @@ from rvc_engine.models.encoders import PosteriorEncoder, TextEncoder, frame_mask
 from rvc_engine.models.flow import Flow
 
 PRIOR_NOISE_SCALE = 0.66666
-"""Factor on the prior's noise at inference, as the reference has it."""
+"""Factor of the prior's noise at inference, as in the reference."""
 
 
 class Noise(NamedTuple):
     """The random numbers of one training step."""
 
     posterior: Tensor
-    """(B, hidden, T), normal."""
+    """(B, hidden, T), standard normal."""
     source: Tensor | None
-    """(B, segment samples), normal; None without pitch."""
+    """(B, segment samples), standard normal; None without pitch."""
 
     @classmethod
     def draw(cls, hparams: Hyperparameters, batch: int, frames: int, rng: torch.Generator) -> "Noise":
-        """Fresh noise for one step."""
+        """Draw the noise of one step, on the device of `rng`."""
         device = rng.device
         posterior = torch.randn(batch, hparams.hidden_channels, frames, generator=rng, device=device)
         source = None
@@ -39,7 +39,7 @@ class Noise(NamedTuple):
 
 @dataclass(frozen=True)
 class SynthesizerOutput:
-    """Output of the generator's training pass. All but `wave` are (B, C, T)."""
+    """Output of the synthesizer's training pass. All but `wave` and `mask` are (B, C, T)."""
 
     wave: Tensor
     """(B, 1, segment samples)."""
@@ -49,21 +49,21 @@ class SynthesizerOutput:
     prior_log_std: Tensor
     log_std: Tensor
     latent_prior: Tensor
-    """The posterior's latent seen through the flow."""
+    """The posterior's latent, mapped by the flow."""
 
 
 def cut_segments(x: Tensor, starts: Tensor, length: int) -> Tensor:
-    """x (B, ..., T), starts (B,) -> (B, ..., length): one stretch of each clip along the last axis."""
+    """Segment of each clip along the last axis: x (B, ..., T), starts (B,) -> (B, ..., length)."""
     index = starts[:, None] + torch.arange(length, device=x.device)
     index = index.view(len(x), *[1] * (x.ndim - 2), length).expand(*x.shape[:-1], length)
     return x.gather(-1, index)
 
 
 class Synthesizer(nn.Module):
-    """G. State dict names and shapes are those of published RVC weights."""
+    """Generator of the GAN. State dict names and shapes are those of published RVC weights."""
 
     def __init__(self, hparams: Hyperparameters, with_posterior: bool = True) -> None:
-        """`with_posterior=False` leaves out the part that only training needs, as a voice file does."""
+        """`with_posterior=False` leaves out the posterior encoder, which only training needs, as a voice file does."""
         super().__init__()
         self.hparams = hparams
         channels, gin = hparams.hidden_channels, hparams.gin_channels
@@ -71,7 +71,7 @@ class Synthesizer(nn.Module):
         def text_encoder() -> TextEncoder:
             return TextEncoder(hparams.feature_size, channels, hparams.filter_channels, hparams.f0)
 
-        # The published files number optimizer entries by the order of parameters; v1 and v2 differ in it.
+        # Published files number optimizer entries by the order of parameters, which differs between v1 and v2.
         if hparams.version == "v1":
             self.enc_p = text_encoder()
         self.dec = HifiGanDecoder(hparams)
@@ -93,7 +93,7 @@ class Synthesizer(nn.Module):
         starts: Tensor,
         noise: Noise,
     ) -> SynthesizerOutput:
-        """One training pass: the latent of a real spectrogram, a segment of it decoded.
+        """Training pass: encode a spectrogram and decode a segment of its latent.
 
         features (B, T, feature_size); coarse_f0 (B, T) bins and f0 (B, T) Hz, or None; spec (B, bins, T); lengths,
         speakers and starts (B,), in frames.
@@ -111,7 +111,7 @@ class Synthesizer(nn.Module):
     def generate(
         self, f0: Tensor | None, spec: Tensor, lengths: Tensor, speakers: Tensor, starts: Tensor, noise: Noise
     ) -> Tensor:
-        """The wave (B, 1, segment samples) of a training pass alone, without gradients."""
+        """Wave (B, 1, segment samples) of a training pass, without gradients and without the prior."""
         speaker = self.emb_g(speakers).unsqueeze(2)
         mask = frame_mask(lengths, spec.shape[2], spec.dtype)
         latent, _, _ = self.enc_q(spec, mask, speaker, noise.posterior)
@@ -135,9 +135,9 @@ class Synthesizer(nn.Module):
         prior_noise: Tensor,
         source_noise: Tensor | None,
     ) -> Tensor:
-        """Content and pitch to a wave (B, 1, T * hop).
+        """Inference: content features and pitch to a wave (B, 1, T * hop).
 
-        prior_noise (B, hidden, T), already scaled (the reference uses 0.66666); source_noise (B, T * hop).
+        prior_noise (B, hidden, T), scaled by PRIOR_NOISE_SCALE; source_noise (B, T * hop).
         """
         speaker = self.emb_g(speakers).unsqueeze(2)
         mask = frame_mask(lengths, features.shape[1], features.dtype)

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from rvc_engine.errors import ArtifactInvalid, InvalidConfig
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.installation import install_command
+from rvc_engine.models.backend import PYTORCH, use_backend
 from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE
 from rvc_engine.pitch.curve import coarse_pitch
 from rvc_engine.voices.voice import Voice, load_voice
@@ -102,6 +103,7 @@ def export_onnx(voice_file: Path, target: Path) -> list[Check]:
     """
     _require_packages()
     voice = load_voice(voice_file, torch.device("cpu"))
+    use_backend(voice.model, PYTORCH)  # without layouts that suit only this machine's CPU
     graph = (_WithPitch if voice.hparams.f0 else _WithoutPitch)(voice).eval()
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with translating_disk_full(target.parent):

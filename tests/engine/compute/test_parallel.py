@@ -1,4 +1,4 @@
-"""Pieces of work on several threads."""
+"""Map over pieces of work in threads."""
 
 import threading
 import time
@@ -87,18 +87,18 @@ def test_a_piece_that_fails_ends_all_and_no_further_one_begins() -> None:
     assert max(begun) <= 3 + LOOK_AHEAD * 4
 
 
-def test_whoever_waits_for_a_long_piece_hears_a_stop() -> None:
-    go_on = threading.Event()
+def test_a_stop_is_raised_while_a_long_piece_runs() -> None:
+    finish = threading.Event()
 
     def stop() -> None:
-        go_on.set()
+        finish.set()
         raise StopRequested
 
     begun = []
 
     def work(number: int) -> None:
         begun.append(number)
-        assert go_on.wait(30)
+        assert finish.wait(30)
 
     with pytest.raises(StopRequested):
         list(map_ordered(work, range(100), 1, stop))

@@ -1,4 +1,4 @@
-"""The encoders themselves: what they give, row for row, and what they refuse."""
+"""Encoders: their features, frame by frame, and the weights and configs that they refuse."""
 
 import hashlib
 import json
@@ -16,8 +16,8 @@ from transformers import HubertConfig, HubertModel
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.content.hubert import HubertEncoder
+from rvc_engine.content.hubert_model import HubertSizes, weight_shapes
 from rvc_engine.content.names import embedder_name, encoder_of, programs_note
-from rvc_engine.content.packed_hubert import HubertSizes, weight_shapes
 from rvc_engine.content.whisper_model import log_mel
 from rvc_engine.content.windows import num_content_frames
 from rvc_engine.errors import IncompatibleCheckpoint, InvalidConfig, MissingWeights
@@ -41,7 +41,7 @@ def speech():
 
 @pytest.fixture
 def hubert_folder(tmp_path):
-    """A small HuBERT with random weights, as published ones are laid out: float16, `final_proj` beside the net."""
+    """A small HuBERT with random weights in the published layout: float16, with `final_proj`."""
     sizes = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 12, "num_attention_heads": 2}
     convs = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
     config = HubertConfig(**sizes, **convs, classifier_proj_size=8)
@@ -68,19 +68,19 @@ def change_weights(folder, change):
     torch.save(change(weights), path)
 
 
-def rows_alone(whisper, clip):
-    """What the second and third block put out for one clip of at most a window, without any batch."""
+def features_alone(whisper, clip):
+    """Output of the second and third block for one clip of at most a window, without any batch."""
     mel = log_mel(torch.from_numpy(clip)[None], 160, 2 * ((len(clip) - 80) // 320))
     return torch.cat(whisper._model(mel, (2, 3)), dim=-1)[0].numpy()
 
 
 def middle_of_change(before, after):
-    """The row around which two sequences of rows differ."""
+    """The frame around which two sequences of features differ."""
     change = np.square(after - before).sum(-1)
     return float((change * np.arange(len(change))).sum() / change.sum())
 
 
-def test_whisper_gives_what_blocks_two_and_three_put_out_side_by_side(whisper, speech):
+def test_whispers_features_are_the_outputs_of_blocks_two_and_three_side_by_side(whisper, speech):
     wave = speech[:50_000]
     [rows] = whisper.encode([wave])
     [second, third] = whisper._model(log_mel(torch.from_numpy(wave)[None], 160, 2 * len(rows)), (2, 3))
@@ -93,7 +93,7 @@ def test_whisper_gives_the_same_rows_in_a_batch_as_alone(whisper, speech):
     clips = [speech[:52_000], speech[64_000:128_000], speech[:60_111]]
     for clip, rows in zip(clips, whisper.encode(clips), strict=True):
         np.testing.assert_allclose(rows, whisper.encode([clip])[0], atol=1e-4)
-        np.testing.assert_allclose(rows, rows_alone(whisper, clip), atol=1e-4)
+        np.testing.assert_allclose(rows, features_alone(whisper, clip), atol=1e-4)
 
 
 def test_a_long_clip_has_the_rows_of_its_parts_and_no_seams(whisper, speech):
@@ -103,13 +103,13 @@ def test_a_long_clip_has_the_rows_of_its_parts_and_no_seams(whisper, speech):
     part = rows[400 : 400 + len(slice_rows)]
     cosine = (part * slice_rows).sum(-1) / (np.linalg.norm(part, axis=-1) * np.linalg.norm(slice_rows, axis=-1))
     assert cosine.mean() > 0.95
-    whole = whisper._encode_batch([clip])[0]  # one window: what seams there are in it, the voice made
+    whole = whisper._encode_batch([clip])[0]  # one window, without seams
     steps, own_steps = (np.linalg.norm(np.diff(part, axis=0), axis=-1) for part in (rows, whole))
     assert (steps < 1.5 * own_steps + own_steps.mean()).all()
     assert steps.mean() < 1.05 * own_steps.mean()
 
 
-def test_whispers_rows_tell_of_the_sound_midway_in_their_two_pitch_frames(whisper, speech):
+def test_whispers_frames_describe_the_sound_between_their_two_pitch_frames(whisper, speech):
     wave, sample = speech[:48_000], 24_100
     clicked = wave.copy()
     clicked[sample] += 0.5
@@ -120,12 +120,14 @@ def test_whispers_rows_tell_of_the_sound_midway_in_their_two_pitch_frames(whispe
     assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.25
 
 
-def test_huberts_rows_tell_of_the_same_sound_within_half_a_row(hubert_folder, speech):
+def test_huberts_frames_describe_the_same_sound_within_half_a_frame(hubert_folder, speech):
     wave, sample = speech[:48_000], 24_100
-    extracted = HubertEncoder(hubert_folder, "v2", CPU)._hidden._extract_features
+    extract_features = HubertEncoder(hubert_folder, "v2", CPU)._hidden._extract_features
     clicked = wave.copy()
     clicked[sample] += 0.5
-    before, after = (extracted([torch.from_numpy(w)], num_content_frames(len(w)))[0].numpy() for w in (wave, clicked))
+    before, after = (
+        extract_features([torch.from_numpy(w)], num_content_frames(len(w)))[0].numpy() for w in (wave, clicked)
+    )
     assert abs(middle_of_change(before, after) - (sample - 160) / 320) < 0.5
 
 
@@ -151,7 +153,7 @@ def test_contentvec_for_v1_is_the_ninth_block_through_the_files_own_projection(h
 
 
 def test_contentvec_gives_the_same_rows_in_a_batch_as_alone(hubert_folder, speech):
-    """Clips of any lengths, silence among them; `transformers` gets each alone."""
+    """Clips of any lengths, one of them silent; `transformers` encodes each alone."""
     encoder = HubertEncoder(hubert_folder, "v2", CPU)
     clips = [speech[:16_000], speech[16_000:31_837], speech[:9_000], np.zeros(12_345, np.float32), speech[:400]]
     for clip, rows in zip(clips, encoder.encode(clips), strict=True):
@@ -170,9 +172,9 @@ def test_a_damaged_clip_spoils_no_other_of_its_batch(hubert_folder, speech):
 @pytest.mark.parametrize("version", ["v1", "v2"])
 def test_bf16_products_leave_huberts_features_within_a_thousandth(hubert_folder, speech, version):
     clips = [speech[16_000 * n :][: 14_000 + 500 * n] for n in range(6)]
-    short = HubertEncoder(hubert_folder, version, CPU, dtype=torch.bfloat16).encode(clips)
-    full = HubertEncoder(hubert_folder, version, CPU).encode(clips)
-    for one, other in zip(short, full, strict=True):
+    bf16 = HubertEncoder(hubert_folder, version, CPU, dtype=torch.bfloat16).encode(clips)
+    fp32 = HubertEncoder(hubert_folder, version, CPU).encode(clips)
+    for one, other in zip(bf16, fp32, strict=True):
         assert one.dtype == np.float32
         cosine = (one * other).sum(-1) / (np.linalg.norm(one, axis=-1) * np.linalg.norm(other, axis=-1))
         assert cosine.min() > 0.999
@@ -187,10 +189,10 @@ def test_a_hubert_of_another_form_goes_by_transformers(hubert_folder, speech):
         np.testing.assert_allclose(rows, own, atol=1e-5)
 
 
-def test_a_packable_nets_weights_are_those_of_transformers():
+def test_the_weights_of_the_published_form_are_those_of_transformers():
     config = HubertConfig(num_hidden_layers=2, classifier_proj_size=8)
     sizes = HubertSizes.model_validate(config.to_dict())
-    assert sizes.is_packable
+    assert sizes.is_published_form
     with torch.device("meta"):
         expected = {name: value.shape for name, value in HubertModel(config).state_dict().items()}
     assert weight_shapes(sizes) == {name: shape for name, shape in expected.items() if name != "masked_spec_embed"}
@@ -238,15 +240,17 @@ def test_weights_saved_as_parameters_load_alike(hubert_folder, speech):
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "reason"),
     [({"hidden_size": "wide"}, "hidden_size: Input should be a valid integer"), ({"num_attention_heads": 0}, "heads")],
 )
-def test_a_config_that_describes_no_net_is_refused_in_a_sentence(hubert_folder, changed, said):
+def test_a_config_that_describes_no_hubert_is_refused_in_a_sentence(hubert_folder, changed, reason):
     sizes = json.loads((hubert_folder / "config.json").read_text())
     (hubert_folder / "config.json").write_text(json.dumps(sizes | changed))
-    with pytest.raises(IncompatibleCheckpoint, match=rf"config\.json does not describe a HuBERT net: .*{said}") as told:
+    with pytest.raises(
+        IncompatibleCheckpoint, match=rf"config\.json does not describe a HuBERT: .*{reason}"
+    ) as refused:
         HubertEncoder(hubert_folder, "v2", CPU)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_code_in_a_weights_file_is_never_run(hubert_folder, tmp_path):
@@ -262,7 +266,7 @@ def test_code_in_a_weights_file_is_never_run(hubert_folder, tmp_path):
 
 @pytest.fixture
 def own_hubert(tmp_path):
-    """A HuBERT of the published width, with random weights and without a `final_proj`."""
+    """A user's HuBERT of the published width, with random weights and without a `final_proj`."""
     sizes = {"hidden_size": 768, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
     convs = {"conv_dim": (16,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 16}
     torch.manual_seed(0)
@@ -305,7 +309,7 @@ def test_a_voice_of_another_local_encoder_is_refused_with_both_names(own_hubert)
 def test_a_local_encoder_without_a_folder_or_without_its_files_is_missing_weights(tmp_path):
     with pytest.raises(MissingWeights, match="RVC_TRAIN_CONTENT_FOLDER"):
         create_encoder("local", "v2", Machine())
-    with pytest.raises(MissingWeights, match=r"lacks config\.json or the weights"):
+    with pytest.raises(MissingWeights, match=r"has no config\.json or no weights"):
         create_encoder("local", "v2", Machine(content_folder=tmp_path))
 
 
@@ -315,7 +319,7 @@ def test_a_local_encoder_that_has_no_rows_for_the_version_is_refused(own_hubert)
         create_encoder("local", "v1", machine)
     sizes = json.loads((own_hubert / "config.json").read_text())
     (own_hubert / "config.json").write_text(json.dumps(sizes | {"hidden_size": 1024}))
-    with pytest.raises(IncompatibleCheckpoint, match="1024 features a row, and a v2 voice takes 768"):
+    with pytest.raises(IncompatibleCheckpoint, match="1024 features per frame, but a v2 voice needs 768"):
         create_encoder("local", "v2", machine)
 
 
@@ -328,7 +332,7 @@ def test_spin_is_the_last_block_of_applios_file(monkeypatch, hubert_folder, spee
     assert encoder.name == name
 
 
-def test_what_converts_correctly_is_said_of_every_encoder_but_contentvec():
+def test_every_encoder_but_contentvec_has_a_note_on_the_programs_that_convert_correctly():
     assert programs_note("contentvec") is None
     assert "Applio does where spin-v2 is chosen" in programs_note("spin-v2")
     assert "only with `rvc-engine convert`" in programs_note("whisper-tiny")
@@ -336,7 +340,7 @@ def test_what_converts_correctly_is_said_of_every_encoder_but_contentvec():
 
 
 @pytest.mark.parametrize("name", ["spin", "spin-v2", "whisper-tiny"])
-def test_encoders_that_nobody_has_256_wide_are_refused_for_v1(name):
+def test_encoders_without_256_features_are_refused_for_v1(name):
     with pytest.raises(ValidationError, match=rf"content={name} gives 768 .* use version=v2"):
         TrainingConfig(content=name, version="v1", pretrained="none")
 

@@ -21,7 +21,7 @@ CPU = torch.device("cpu")
 
 
 class TenfoldEncoder:
-    """Ten times the sample at each row; NaN for clips that begin with 0.5."""
+    """Encoder whose feature is ten times the sample at each frame; NaN for clips that begin with 0.5."""
 
     name = "tenfold"
     feature_size = 1
@@ -92,7 +92,7 @@ def test_features_of_a_former_run_are_gone(workspace, encoder):
     assert [path.name for path in workspace.features.iterdir()] == ["0_0.npy"]
 
 
-def test_a_slice_without_usable_features_is_left_out_and_told_of(workspace, encoder):
+def test_a_slice_without_usable_features_is_left_out_with_a_warning(workspace, encoder):
     add_slice(workspace, "0_0", np.full(3000, 0.5))
     add_slice(workspace, "0_1", np.zeros(3000))
     add_slice(workspace, "0_2", np.zeros(100))
@@ -137,7 +137,7 @@ def test_the_fingerprint_of_a_local_encoder_is_that_of_its_weights(tmp_path):
     assert seen[0] != seen[1]
 
 
-def test_the_fingerprint_tells_encoders_apart_and_holds_its_weights(tmp_path):
+def test_the_fingerprint_holds_the_encoder_and_the_checksum_of_its_weights(tmp_path):
     machine = Machine(weights_folder=tmp_path)
     parts = content_stage.fingerprint_parts(CONFIG, machine)
     assert "whisper-tiny.en-l2l3" in parts

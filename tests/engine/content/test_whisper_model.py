@@ -1,4 +1,4 @@
-"""Our Whisper encoder and its front end against `transformers`, with the weights that the package carries."""
+"""Our Whisper encoder and its front end against `transformers`, with the weights that are part of the package."""
 
 from pathlib import Path
 
@@ -49,7 +49,7 @@ def test_the_log_mel_is_that_of_the_published_feature_extractor(clip, reference_
     torch.testing.assert_close(mel, reference_mel, atol=1e-4, rtol=0)
 
 
-def test_every_block_gives_what_transformers_gives_at_3000_frames(net, reference, reference_mel):
+def test_every_blocks_output_is_that_of_transformers_at_3000_frames(net, reference, reference_mel):
     with torch.no_grad():
         expected = reference(reference_mel, output_hidden_states=True)
         ours = net(reference_mel, range(5))

@@ -1,4 +1,4 @@
-"""Windows and batches: whatever the lengths, the rows are those of the whole clip."""
+"""Windows and batches: for any lengths, the frames are those of the whole clip."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from rvc_engine.content.windows import BATCH_FRAMES, encode_in_windows, num_cont
 
 
 def local_net(waves):
-    """Each row is the mean and the first sample of its own 400 samples: no window can be told from another."""
+    """Features of a frame: mean and first of its own 400 samples, which do not depend on the window."""
     frames = [np.lib.stride_tricks.sliding_window_view(wave, 400)[::320] for wave in waves]
     return [np.stack([own.mean(-1), own[:, 0]], axis=-1) for own in frames]
 
@@ -73,7 +73,7 @@ def test_where_windows_disagree_their_rows_are_cross_faded():
     count = 0
 
     def net(waves):
-        """Rows of window k are all k: the worst disagreement there is."""
+        """All features of window k are k, so that windows differ as much as possible."""
         nonlocal count
         first = count
         count += len(waves)

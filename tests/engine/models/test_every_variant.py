@@ -17,12 +17,12 @@ from rvc_engine.voices.export import VoiceDetails, read_voice, write_voice
 PUBLISHED = json.loads((Path(__file__).parents[2] / "golden" / "state_dicts.json").read_text())
 VARIANTS = [(version, rate, f0) for version in ("v1", "v2") for rate in ("32k", "40k", "48k") for f0 in (True, False)]
 DAILY = {("v1", "48k", False), ("v2", "32k", True)}
-"""Two that no golden file speaks of; the others take minutes."""
+"""Two variants that have no golden numbers; the others take minutes."""
 CPU = torch.device("cpu")
 
 
 def batch_of(hparams: Hyperparameters) -> Batch:
-    """One clip, a little longer than a segment, of numbers of the right kind."""
+    """One clip of random numbers, a little longer than a segment."""
     frames = hparams.segment_frames + 4
     random = torch.Generator().manual_seed(1)
     f0 = 200 + 20 * torch.rand(1, frames, generator=random)

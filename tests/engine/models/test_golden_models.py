@@ -1,4 +1,4 @@
-"""The nets give the numbers that the reference nets give, on weights and inputs made from a recipe.
+"""The models compute the reference's numbers, on weights and inputs made from a recipe.
 
 The recipe: see tests/golden/README.md. In float64 the outputs and losses must agree to 1e-5 and norms to 1e-4; in
 float32 to what rounding allows.
@@ -25,7 +25,7 @@ from rvc_engine.training.step import training_step
 COPY = Path(__file__).parents[2] / "golden"
 SHARED = Path(__file__).parents[4] / "shared" / "reference" / "golden"
 GOLDEN = SHARED if SHARED.is_dir() else COPY
-"""The numbers' source where it is at hand, or else the copy that the project carries: they are never skipped."""
+"""Source of the numbers where it is available, otherwise the project's copy: the tests are never skipped."""
 BATCH, FRAMES = 2, 64
 
 
@@ -57,7 +57,7 @@ def load_recipe(net: torch.nn.Module) -> None:
 
 @dataclass
 class Run:
-    """Everything one recipe step gives."""
+    """Results of one recipe step."""
 
     arrays: dict[str, torch.Tensor]
     losses: dict[str, float]
@@ -229,7 +229,7 @@ def test_golden_step_in_float32(run_in_float32: Run) -> None:
 
 
 def test_golden_numbers_notice_a_wrong_net(run_in_float32: Run) -> None:
-    """The tolerances are tight: a tensor off by a thousandth is seen."""
+    """The tolerances are tight: a tensor that is off by a thousandth fails."""
     run_in_float32.arrays["z_p"] = run_in_float32.arrays["z_p"] * 1.001
     with pytest.raises(AssertionError, match="z_p"):
         check("v2_40k_f0", run_in_float32, SINGLE)

@@ -1,4 +1,4 @@
-"""A net is known by the names and shapes of its tensors alone."""
+"""A model is identified by the names and shapes of its tensors alone."""
 
 import json
 from pathlib import Path
@@ -25,7 +25,7 @@ def test_every_published_generator_is_known_with_and_without_its_posterior_encod
     assert list(generator_layout(hparams, with_posterior=True).items()) == list(LAYOUTS[key].items())
     small = identify({name: shape for name, shape in LAYOUTS[key].items() if not name.startswith("enc_q.")})
     assert small is not None
-    looks_alike = key in {"G/v1/32k/f0=0", "G/v1/48k/f0=0"}  # what only the spectrogram's bins would tell
+    looks_alike = key in {"G/v1/32k/f0=0", "G/v1/48k/f0=0"}  # they differ only in the posterior encoder's input
     assert small.rates == (("32k", "48k") if looks_alike else (rate,))
 
 
@@ -45,10 +45,10 @@ def test_a_mismatch_explains_itself() -> None:
     assert (
         mismatch(LAYOUTS["D/v2"], asked) == "these are v2 discriminators; the job asks for v2 40k weights without pitch"
     )
-    assert "these are no weights of an RVC net" in str(mismatch({"a": (1,)}, asked))
+    assert "these are not the weights of an RVC model" in str(mismatch({"a": (1,)}, asked))
     odd = {**asked, "dec.cond.bias": (7,)}
     assert mismatch(odd, asked) == (
-        "these are v2 40k weights without pitch of another layout: 1 tensors differ, for example dec.cond.bias is 7 "
+        "these are v2 40k weights without pitch with another layout: 1 tensors differ, for example dec.cond.bias is 7 "
         "and should be 512"
     )
     assert mismatch(asked, asked) is None

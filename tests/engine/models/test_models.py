@@ -1,4 +1,4 @@
-"""Names and shapes of all nets are the published ones; parts of them do what their papers say."""
+"""Names and shapes of all models are the published ones; parts of them compute what their papers describe."""
 
 import json
 from pathlib import Path
@@ -67,7 +67,7 @@ def test_flow_undoes_itself() -> None:
     assert torch.allclose(flow(there, mask, speaker, reverse=True), x * mask)
 
 
-def test_sine_source_sounds_the_pitch_and_stays_in_tune() -> None:
+def test_sine_source_has_the_pitch_and_stays_in_tune() -> None:
     source = SineSource(40_000, 400)
     f0 = torch.full((1, 6000), 441.25)  # a minute
     wave = source.sine(f0, torch.zeros(1, 6000 * 400))[0].double()
@@ -91,7 +91,7 @@ def test_cut_segments_takes_each_clips_own_stretch() -> None:
 
 
 @pytest.mark.parametrize("width", [24, 48, 96])
-def test_small_nets_speak_as_many_samples_as_full_ones(width: int) -> None:
+def test_small_models_give_as_many_samples_as_full_ones(width: int) -> None:
     hparams = Hyperparameters.from_config(TrainingConfig(width=width, pretrained="none"))
     net = Synthesizer(hparams)
     wave = net.infer(

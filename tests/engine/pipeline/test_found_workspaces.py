@@ -38,7 +38,7 @@ def test_features_of_which_nobody_knows_the_local_encoder_make_no_voice(make: Ma
     with pytest.raises(InvalidConfig, match="content=whisper-tiny and this run says content=local"):
         make(dataset=None, content="local")
     finished.mark_done("content", "x", made_with="")
-    with pytest.raises(InvalidConfig, match="nothing says which local encoder"):
+    with pytest.raises(InvalidConfig, match="it is not recorded which local encoder"):
         make(dataset=None, content="local")
 
 

@@ -119,7 +119,7 @@ def test_the_index_is_made_though_training_fails_when_asked_to_go_on(
     assert not list(Path("logs/anna").glob("added_*.index"))
     result = script(*words, "--continue-on-error")
     assert result.exit_code == events.EXIT_FAILED
-    assert "these are no weights of an RVC net" in result.stderr
+    assert "these are not the weights of an RVC model" in result.stderr
     assert list(Path("logs/anna").glob("added_*.index"))
 
 

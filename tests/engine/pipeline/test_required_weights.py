@@ -31,7 +31,7 @@ def test_the_encoder_that_is_missing_is_the_one_that_was_chosen(tmp_path):
     for name in ("spin", "spin-v2"):
         with pytest.raises(MissingWeights, match=f"the content encoder {name} cannot .* fetch embedder-{name} "):
             check_weights(TrainingConfig(content=name, pretrained="none"), machine)
-    with pytest.raises(MissingWeights, match="names no folder of one; name a folder"):
+    with pytest.raises(MissingWeights, match="no folder is set on this machine; set --content-folder"):
         check_weights(TrainingConfig(content="local", pretrained="none"), machine)
 
 

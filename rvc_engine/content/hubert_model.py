@@ -1,13 +1,12 @@
-"""HuBERT's forward pass over clips of unequal lengths at once, each with the rows that it would have alone.
+"""HuBERT (Hsu et al., 2021) over a batch of clips of unequal lengths, each with the frames that it would have alone.
 
-`transformers` pads clips to one length, which changes the statistics of the first layer's norm. Here the convolutions
-take clip by clip, and what is padded comes after them: the positional convolution finds zeros behind a clip's end, and
-attention no keys. All else goes row by row. Sizes and weights are named as `transformers` names them, which takes
-three seconds to import and is not needed for nets of the published form.
+`transformers` pads waves to one length, which changes the statistics of the first layer's norm. Here the convolutions
+run clip by clip and their output is padded: the positional convolution sees zeros beyond a clip's end, attention masks
+its keys, and all other layers work frame by frame. Sizes and weights have the names of `transformers`, which takes
+three seconds to import and is not needed for models of the published form.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -15,27 +14,14 @@ import torch.nn.functional as F  # noqa: N812
 from pydantic import BaseModel, Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from rvc_engine.compute.precision import cpu_supports_bf16
 from rvc_engine.content.windows import num_content_frames
 
 FIRST_KERNEL, FIRST_STRIDE = 10, 5
 KERNELS = (FIRST_KERNEL, 3, 3, 3, 3, 2, 2)
 STRIDES = (FIRST_STRIDE, 2, 2, 2, 2, 2, 2)
-PREPACKED_ROWS = 4 * 185
-"""Which oneDNN lays weights out for: a batch of training slices. Others are multiplied as well."""
-PREPACKED_FRAMES = 5920
-"""The same for convolutions."""
 PIECE_FRAMES = 2048
-"""Of the first layer at once: 4 MB of a core's cache."""
+"""Frames of the first layer that are computed at once: they fit a core's cache (4 MB)."""
 GROUP_NORM_EPS = 1e-5
-
-_PostOps = tuple[str, list[float], str]
-"""What oneDNN does to a product before it is written."""
-_GELU: _PostOps = ("gelu", [], "none")
-_NO_POST_OPS: _PostOps = ("none", [], "")
-
-_ConvParams = tuple[tuple[int, int], tuple[int, int], tuple[int, int], int]
-"""Padding, stride, dilation and groups of a convolution over images."""
 
 NamedWeights = Mapping[str, Tensor]
 
@@ -57,7 +43,7 @@ _BLOCK_NORM = "final_layer_norm"
 
 
 class HubertSizes(BaseModel, frozen=True):
-    """What a `config.json` says of a net; HuBERT base where it says nothing, as `transformers` takes it too."""
+    """Sizes of a HuBERT in a `config.json`; what is missing there is HuBERT base's, as in `transformers`."""
 
     hidden_size: PositiveInt = 768
     num_hidden_layers: PositiveInt = Field(12, le=1000)
@@ -80,8 +66,8 @@ class HubertSizes(BaseModel, frozen=True):
     conv_pos_batch_norm: bool = False
 
     @property
-    def is_packable(self) -> bool:
-        """Whether the net is of the published form: HuBERT base's, ContentVec's and SPIN's, of any width and depth."""
+    def is_published_form(self) -> bool:
+        """Whether the model has the form of HuBERT base, ContentVec and SPIN, with any width and depth."""
         return (
             (self.conv_kernel, self.conv_stride, len(self.conv_dim)) == (KERNELS, STRIDES, len(KERNELS))
             and self.feat_extract_norm == "group"
@@ -94,7 +80,7 @@ class HubertSizes(BaseModel, frozen=True):
 
 
 def weight_shapes(sizes: HubertSizes) -> dict[str, tuple[int, ...]]:
-    """Of every weight that a packable net has, by name."""
+    """Shapes of the weights of a model of the published form, by name."""
     channels, hidden, inner = sizes.conv_dim, sizes.hidden_size, sizes.intermediate_size
     position = sizes.num_conv_pos_embeddings
     shapes: dict[str, tuple[int, ...]] = {
@@ -122,13 +108,13 @@ def _with_bias(name: str, *shape: int) -> dict[str, tuple[int, ...]]:
     return {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
 
 
-class PackedHubert:
-    """A net of the published form, its weights laid out for the pass, on the device that they come on."""
+class Hubert:
+    """A HuBERT of the published form, on the device of its weights, for inference."""
 
     def __init__(self, sizes: HubertSizes, weights: NamedWeights, dtype: torch.dtype) -> None:
-        """`weights` are float32, with `weight_shapes`.
+        """`weights` are float32, with the shapes of `weight_shapes`.
 
-        `dtype` is that of products: bfloat16 or float32. Norms, sums and what leaves a block stay float32.
+        `dtype` is the format of products: bfloat16 or float32. Norms, sums and the blocks' outputs are always float32.
         """
         eps = sizes.layer_norm_eps
         self._dtype = dtype
@@ -151,25 +137,25 @@ class PackedHubert:
         self._blocks = [_Block(sizes, weights, _BLOCK.format(n), dtype) for n in range(sizes.num_hidden_layers)]
 
     def __call__(self, waves: Sequence[Tensor], num_blocks: int | None = None) -> list[Tensor]:
-        """Clips (num_samples,) of at least one row to what the blocks up to a number put out: (rows, hidden_size)."""
-        rows = torch.tensor([num_content_frames(len(wave)) for wave in waves])
-        is_own = (torch.arange(int(rows.max())) < rows[:, None]).to(waves[0].device)
+        """Output (frames, hidden_size) of block `num_blocks`, or the last, for each clip (num_samples,)."""
+        frames = torch.tensor([num_content_frames(len(wave)) for wave in waves])
+        is_own = (torch.arange(int(frames.max())) < frames[:, None]).to(waves[0].device)
         x = self._extract_features(waves, is_own.shape[1])
         x = self._projection(self._projection_norm(x)).float()
-        x = torch.where(is_own.unsqueeze(-1), x, 0.0)  # what the positional convolution finds behind each clip's end
+        x = torch.where(is_own.unsqueeze(-1), x, 0.0)  # for the positional convolution, beyond each clip's end
         x = self._norm(x + self._positions(x))
         keys = is_own[:, None, None, :]
         for block in self._blocks[:num_blocks]:
             x = block(x, keys)
-        return [clip[:count] for clip, count in zip(x, rows.tolist(), strict=True)]
+        return [clip[:count] for clip, count in zip(x, frames.tolist(), strict=True)]
 
-    def _extract_features(self, waves: Sequence[Tensor], rows: int) -> Tensor:
-        """The convolutions' output, zeros behind a clip's own rows: (clips, rows, channels).
+    def _extract_features(self, waves: Sequence[Tensor], frames: int) -> Tensor:
+        """Output of the convolutions, zero beyond a clip's own frames: (clips, frames, channels).
 
-        A clip at a time, and the widest layer in pieces: memory that fits the caches, and that is used again at once,
-        spares a third of the time.
+        Clip by clip, and the widest layer in pieces: memory that fits the caches, and is soon used again, saves a third
+        of the time on a CPU.
         """
-        x = waves[0].new_zeros((len(waves), rows, self._channels), dtype=self._dtype)
+        x = waves[0].new_zeros((len(waves), frames, self._channels), dtype=self._dtype)
         for clip, wave in zip(x, waves, strict=True):
             y = self._first_layer(wave)[None]
             for conv in self._convs:
@@ -178,36 +164,36 @@ class PackedHubert:
         return x
 
     def _first_layer(self, wave: Tensor) -> Tensor:
-        """What the first layer, its norm and its GELU make of a clip (num_samples,): (frames, channels)."""
+        """Output (frames, channels) of the first layer, its norm and its GELU for a clip (num_samples,)."""
         weight, bias = self._fold_first_norm(wave)
-        seen = wave.unfold(0, FIRST_KERNEL, FIRST_STRIDE)
-        x = wave.new_empty((len(seen), weight.shape[1]), dtype=self._dtype)
-        for start in range(0, len(seen), PIECE_FRAMES):
+        windows = wave.unfold(0, FIRST_KERNEL, FIRST_STRIDE)
+        x = wave.new_empty((len(windows), weight.shape[1]), dtype=self._dtype)
+        for start in range(0, len(windows), PIECE_FRAMES):
             piece = slice(start, start + PIECE_FRAMES)
-            x[piece] = F.gelu(torch.addmm(bias, seen[piece], weight))
+            x[piece] = F.gelu(torch.addmm(bias, windows[piece], weight))
         return x
 
     def _fold_first_norm(self, wave: Tensor) -> tuple[Tensor, Tensor]:
-        """The first convolution with its norm, as this clip has it: weights (10, channels) and bias.
+        """Fold this clip's norm into the first convolution: weights (10, channels) and bias (channels,).
 
-        Mean and variance of what the convolution gives follow from the moments of what it sees.
+        Mean and variance of the convolution's output follow from the moments of its input.
         """
-        seen = wave.unfold(0, FIRST_KERNEL, FIRST_STRIDE).double()
+        windows = wave.unfold(0, FIRST_KERNEL, FIRST_STRIDE).double()
         weight = self._first.double()
-        mean = seen.mean(0)
-        seen = seen - mean
-        variance = ((seen.T @ seen / len(seen) @ weight) * weight).sum(0)
+        mean = windows.mean(0)
+        windows = windows - mean
+        variance = ((windows.T @ windows / len(windows) @ weight) * weight).sum(0)
         scale = self._first_norm.weight * (variance + self._first_norm.eps).rsqrt()
         bias = self._first_norm.bias - mean @ weight * scale
         return (weight * scale).float(), bias.float()
 
     def _positions(self, x: Tensor) -> Tensor:
-        """The positional convolution, (clips, rows, hidden_size) to the same; an even kernel gives one row too many."""
+        """Positional convolution, (clips, frames, hidden_size) to the same; an even kernel gives one frame too many."""
         return self._position(x.to(self._dtype))[:, : x.shape[1]].float()
 
 
 class _Norm(NamedTuple):
-    """A norm over the last dimension, in float32."""
+    """Layer norm over the last dimension, in float32."""
 
     weight: Tensor
     bias: Tensor
@@ -222,108 +208,46 @@ class _Norm(NamedTuple):
 
 
 class _Linear:
-    """One or several layers on the same input, as one product, and a GELU if one follows."""
+    """One or several linear layers on the same input, as one product."""
 
-    def __init__(
-        self, weights: NamedWeights, names: Sequence[str], dtype: torch.dtype, *, is_gelu_next: bool = False
-    ) -> None:
+    def __init__(self, weights: NamedWeights, names: Sequence[str], dtype: torch.dtype) -> None:
         self._weight = torch.cat([weights[f"{name}.weight"].to(dtype) for name in names])
         self._bias = torch.cat([weights[f"{name}.bias"].to(dtype) for name in names])
-        self._is_gelu_next = is_gelu_next
-        self._is_prepacked = _is_prepackable(self._weight)
-        if self._is_prepacked:
-            self._weight = _prepack(self._weight)
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = x.to(self._bias.dtype)
-        if self._is_prepacked:
-            return _linear_pointwise(x, self._weight, self._bias, _GELU if self._is_gelu_next else _NO_POST_OPS)
-        y = F.linear(x, self._weight, self._bias)
-        return F.gelu(y) if self._is_gelu_next else y
+        return F.linear(x.to(self._bias.dtype), self._weight, self._bias)
 
 
 class _Conv:
-    """A convolution over frames (clips, frames, channels), and a GELU."""
+    """Convolution over (clips, frames, channels), then a GELU."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, stride: int = 1, padding: int = 0, groups: int = 1) -> None:
         """`weight` is (out, in / groups, kernel)."""
-        # Over images of height 1, channels last: the frames as they lie.
+        # Over images of height 1 with channels last, which is the layout of the frames in memory.
         self._weight = weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
-        self._bias = bias
-        self._params: _ConvParams = (0, padding), (1, stride), (1, 1), groups
-        # In groups oneDNN wants another layout for some lengths, and takes a third of a second to change it.
-        self._is_prepacked = groups == 1 and _is_prepackable(weight)
-        if self._is_prepacked:
-            self._weight = _prepack_kernel(self._weight, self._params)
+        self._bias, self._stride, self._padding, self._groups = bias, (1, stride), (0, padding), groups
 
     def __call__(self, x: Tensor) -> Tensor:
         image = x.transpose(1, 2).unsqueeze(2)
-        if self._is_prepacked:
-            y = _convolution_pointwise(image, self._weight, self._bias, self._params)
-        else:
-            padding, stride, dilation, groups = self._params
-            y = F.gelu(F.conv2d(image, self._weight, self._bias, stride, padding, dilation, groups))
-        frames: Tensor = y.squeeze(2).transpose(1, 2)
-        return frames
+        y = F.gelu(F.conv2d(image, self._weight, self._bias, self._stride, self._padding, groups=self._groups))
+        return y.squeeze(2).transpose(1, 2)
 
 
 class _Block:
-    """A transformer block: attention, then two layers, each with its sum and norm."""
+    """Post-norm transformer block."""
 
     def __init__(self, sizes: HubertSizes, weights: NamedWeights, name: str, dtype: torch.dtype) -> None:
         self._num_heads = sizes.num_attention_heads
         self._qkv = _Linear(weights, [f"{name}.{each}" for each in _ATTENTION], dtype)
         self._out = _Linear(weights, [f"{name}.{_ATTENTION_OUT}"], dtype)
         self._norm = _Norm.from_state_dict(weights, f"{name}.{_ATTENTION_NORM}", sizes.layer_norm_eps)
-        self._wide = _Linear(weights, [f"{name}.{_WIDE}"], dtype, is_gelu_next=True)
+        self._wide = _Linear(weights, [f"{name}.{_WIDE}"], dtype)
         self._narrow = _Linear(weights, [f"{name}.{_NARROW}"], dtype)
         self._final_norm = _Norm.from_state_dict(weights, f"{name}.{_BLOCK_NORM}", sizes.layer_norm_eps)
 
     def __call__(self, x: Tensor, keys: Tensor) -> Tensor:
-        """x (clips, rows, hidden_size), keys (clips, 1, 1, rows)."""
+        """(clips, frames, hidden_size) to the same; keys (clips, 1, 1, frames) are False on padding."""
         qkv = self._qkv(x).view(*x.shape[:2], 3, self._num_heads, -1).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(qkv[0], qkv[1], qkv[2], attn_mask=keys)
         x = self._norm(x + self._out(mixed.transpose(1, 2).flatten(2)))
-        return self._final_norm(x + self._narrow(self._wide(x)))
-
-
-def _is_prepackable(weight: Tensor) -> bool:
-    """Whether oneDNN keeps this weight in the layout that it multiplies fastest, as PyTorch's compiler has it do."""
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and _can_prepack()
-
-
-@cache
-def _can_prepack() -> bool:
-    """Whether this PyTorch has the operators, which are its own business, as they are called here; seen by trying."""
-    if not cpu_supports_bf16():
-        return False
-    weight, kernel = (torch.ones(shape, dtype=torch.bfloat16) for shape in ((32, 32), (32, 32, 1, 3)))
-    params: _ConvParams = (0, 0), (1, 2), (1, 1), 1
-    try:
-        _linear_pointwise(weight, _prepack(weight), weight[0], _GELU)
-        _convolution_pointwise(weight.T[None, :, None], _prepack_kernel(kernel, params), None, params)
-    except (AttributeError, TypeError, RuntimeError):
-        return False
-    return True
-
-
-def _prepack(weight: Tensor) -> Tensor:
-    prepacked: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, PREPACKED_ROWS)
-    return prepacked
-
-
-def _linear_pointwise(x: Tensor, prepacked: Tensor, bias: Tensor, post_ops: _PostOps) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, prepacked, bias, *post_ops)
-    return y
-
-
-def _prepack_kernel(weight: Tensor, params: _ConvParams) -> Tensor:
-    shape = (1, weight.shape[1], 1, PREPACKED_FRAMES)
-    prepacked: Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight, *params, shape)
-    return prepacked
-
-
-def _convolution_pointwise(image: Tensor, prepacked: Tensor, bias: Tensor | None, params: _ConvParams) -> Tensor:
-    """With a GELU."""
-    y: Tensor = torch.ops.mkldnn._convolution_pointwise(image, prepacked, bias, *params, *_GELU)
-    return y
+        return self._final_norm(x + self._narrow(F.gelu(self._wide(x))))

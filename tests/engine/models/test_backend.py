@@ -1,4 +1,4 @@
-"""Convolutions in bfloat16 on a CPU give what PyTorch's own give, and the nets' gradients stay those of float32."""
+"""The CPU's layouts and formats give the numbers of PyTorch's own calls, and gradients stay those of float32."""
 
 from dataclasses import fields, replace
 
@@ -14,11 +14,14 @@ from rvc_engine.compute.precision import Precision
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import Hyperparameters
-from rvc_engine.models import losses, weight_norm
-from rvc_engine.models.cpu_convolution import (
+from rvc_engine.models import losses
+from rvc_engine.models.backend import (
+    PYTORCH,
+    CpuBackend,
     PeriodConvolution,
+    backend_for,
     conv1d_channels_last,
-    prefers_channels_last,
+    use_backend,
     weight_gradient,
 )
 from rvc_engine.models.discriminators import Discriminators
@@ -27,7 +30,7 @@ from rvc_engine.models.weight_norm import WeightNormConv1d, WeightNormConv2d, ca
 from rvc_engine.training.step import training_step
 
 CPU = torch.device("cpu")
-SHORT = Precision("bf16", "cpu")
+BF16 = Precision("bf16", "cpu")
 
 
 def drawn(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
@@ -59,47 +62,58 @@ def test_the_period_convolution_is_a_convolution_along_time(stride: int, slope: 
     theirs = F.conv2d(x, weight, bias, (stride, 1), (2, 0))
     theirs = theirs if slope is None else F.leaky_relu(theirs, slope)
     assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
-    pull = torch.randn_like(theirs)
-    for mine, given in zip(
-        torch.autograd.grad(ours, (x, weight, bias), pull),
-        torch.autograd.grad(theirs, (x, weight, bias), pull),
+    output_gradient = torch.randn_like(theirs)
+    for our_gradient, their_gradient in zip(
+        torch.autograd.grad(ours, (x, weight, bias), output_gradient),
+        torch.autograd.grad(theirs, (x, weight, bias), output_gradient),
         strict=True,
     ):
-        assert torch.allclose(mine, given, rtol=1e-11, atol=1e-11)
+        assert torch.allclose(our_gradient, their_gradient, rtol=1e-11, atol=1e-11)
 
 
 @pytest.mark.parametrize(("kernel_size", "stride"), [(5, 3), (3, 1), (1, 1)])
 def test_weight_gradients_by_one_product_are_pytorchs_own(kernel_size: int, stride: int) -> None:
     x, weight = drawn(2, 6, 3, 20), drawn(5, 6, 1, kernel_size)
     y = F.conv2d(x, weight, None, (1, stride), (0, kernel_size // 2))
-    pull = torch.randn_like(y)
-    (theirs,) = torch.autograd.grad(y, weight, pull)
+    output_gradient = torch.randn_like(y)
+    (theirs,) = torch.autograd.grad(y, weight, output_gradient)
     with torch.no_grad():
-        ours = weight_gradient(x, pull, kernel_size, stride, kernel_size // 2)
+        ours = weight_gradient(x, output_gradient, kernel_size, stride, kernel_size // 2)
     assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
-def test_short_layers_differ_from_full_ones_by_rounding_alone() -> None:
+def test_layers_in_bf16_differ_from_float32_by_rounding_alone() -> None:
     torch.manual_seed(0)
     layer = WeightNormConv2d(32, 48, 5, 3, padding=2)
     x = drawn(2, 32, 40, 3, dtype=torch.float32)
-    full = layer(x, 0.1)
-    with SHORT.autocast():
-        short = layer(x, 0.1)
-    assert (short.dtype, short.shape) == (torch.bfloat16, full.shape)
-    wanted = (x, *layer.parameters())
-    pull = torch.randn_like(full)
-    of_full = torch.autograd.grad(full, wanted, pull)
-    of_short = torch.autograd.grad(short, wanted, pull.bfloat16())
-    for ours, theirs in zip((short, *of_short), (full, *of_full), strict=True):
+    fp32 = layer(x, 0.1)
+    with BF16.autocast():
+        bf16 = layer(x, 0.1)
+    assert (bf16.dtype, bf16.shape) == (torch.bfloat16, fp32.shape)
+    inputs = (x, *layer.parameters())
+    output_gradient = torch.randn_like(fp32)
+    fp32_gradients = torch.autograd.grad(fp32, inputs, output_gradient)
+    bf16_gradients = torch.autograd.grad(bf16, inputs, output_gradient.bfloat16())
+    for ours, theirs in zip((bf16, *bf16_gradients), (fp32, *fp32_gradients), strict=True):
         assert cosine(ours.detach(), theirs.detach()) > 0.9999
-    assert {gradient.dtype for gradient in of_short} == {torch.float32}
+    assert {gradient.dtype for gradient in bf16_gradients} == {torch.float32}
+
+
+@pytest.mark.parametrize(("keep_fp32", "dtype"), [(True, torch.float32), (False, torch.bfloat16)])
+def test_a_sensitive_layer_is_in_float32_on_a_cpu_and_in_autocasts_format_elsewhere(
+    keep_fp32: bool, dtype: torch.dtype
+) -> None:
+    layer = WeightNormConv2d(4, 4, 3, keep_fp32=keep_fp32)
+    with BF16.autocast():
+        assert layer(torch.randn(1, 4, 9, 2)).dtype == dtype
+        use_backend(layer, PYTORCH)
+        assert layer(torch.randn(1, 4, 9, 2)).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("dilation", [1, 5])
 def test_channels_last_computes_the_dilated_convolution(dilation: int) -> None:
     x, weight, bias = (drawn(*shape, dtype=torch.float32) for shape in ((2, 8, 50), (8, 8, 3), (8,)))
-    with SHORT.autocast():
+    with BF16.autocast():
         ours = conv1d_channels_last(x, weight, bias, 1, dilation, dilation, torch.bfloat16)
         theirs = F.conv1d(x, weight, bias, 1, dilation, dilation)
     assert ours.stride(1) == 1
@@ -108,17 +122,18 @@ def test_channels_last_computes_the_dilated_convolution(dilation: int) -> None:
 
 @pytest.mark.parametrize(("channels", "dilation"), [((32, 128), 5), ((64, 64), 1), ((64, 64), 3)])
 def test_a_narrow_convolution_in_float32_gives_the_same_in_its_faster_layout(
-    channels: tuple[int, int], dilation: int, monkeypatch: pytest.MonkeyPatch
+    channels: tuple[int, int], dilation: int
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     layer = WeightNormConv1d(*channels, 7, padding=3 * dilation, dilation=dilation)
     x = torch.randn(2, channels[0], 200).requires_grad_()
-    ours = layer(x, 0.1)
-    monkeypatch.setattr(weight_norm, "prefers_channels_last", lambda *_: False)
-    theirs = layer(x, 0.1)
+    outputs = []
+    for backend in (CpuBackend("AVX512"), PYTORCH):
+        use_backend(layer, backend)
+        outputs.append(layer(x, 0.1))
+    ours, theirs = outputs
     assert (ours.stride(1), theirs.stride(2)) == (1, 1)
-    pull = torch.randn_like(theirs)
-    gradients = [torch.autograd.grad(out, (x, *layer.parameters()), pull) for out in (ours, theirs)]
+    output_gradient = torch.randn_like(theirs)
+    gradients = [torch.autograd.grad(output, (x, *layer.parameters()), output_gradient) for output in outputs]
     for one, other in zip((ours, *gradients[0]), (theirs, *gradients[1]), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
@@ -132,44 +147,48 @@ def test_a_narrow_convolution_in_float32_gives_the_same_in_its_faster_layout(
         ((256, 256), torch.float32, 3, "AVX512", False),
         ((1, 32), torch.float32, 1, "AVX512", False),
         ((64, 64), torch.float64, 3, "AVX512", False),
+        ((64, 64), torch.float32, 3, "", False),
     ],
 )
-def test_the_faster_layout_is_taken_where_it_was_found_faster(
-    channels: tuple[int, int],
-    dtype: torch.dtype,
-    dilation: int,
-    capability: str,
-    is_last: bool,
-    monkeypatch: pytest.MonkeyPatch,
+def test_channels_last_is_used_where_it_was_measured_to_be_faster(
+    channels: tuple[int, int], dtype: torch.dtype, dilation: int, capability: str, is_last: bool
 ) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     x, weight = torch.zeros(1, channels[0], 8, dtype=dtype), torch.zeros(channels[1], channels[0], 3, dtype=dtype)
-    assert prefers_channels_last(x, weight, dilation) is is_last
-    assert prefers_channels_last(x.to("meta"), weight, dilation) is False
+    assert CpuBackend(capability).prefers_channels_last(x, weight, dilation) is is_last
 
 
-# --- weights that stand still
+def test_a_model_has_the_backend_of_the_device_that_it_is_built_on_and_moved_to() -> None:
+    model = Discriminators("v2", 1 / 8)
+    layers = [layer for layer in model.modules() if hasattr(layer, "backend")]
+    assert {layer.backend for layer in layers} == {backend_for("cpu")}
+    model.to("meta")
+    assert {layer.backend for layer in layers} == {PYTORCH}
+    with torch.device("meta"):
+        assert WeightNormConv1d(1, 1, 1).backend is PYTORCH
+
+
+# --- cached weights
 
 
 @pytest.mark.parametrize("name", ["fp32", "bf16"])
-def test_kept_weights_give_the_same_judgements_and_gradients(name: precision.FormatName) -> None:
+def test_cached_weights_give_the_same_scores_and_gradients(name: precision.FormatName) -> None:
     torch.manual_seed(0)
     net = Discriminators("v2", 1 / 8).requires_grad_(False)
     wave = 0.1 * torch.randn(1, 1, 1600)
 
-    def judged() -> tuple[Tensor, Tensor]:
-        given = wave.clone().requires_grad_()
+    def scores_and_gradient() -> tuple[Tensor, Tensor]:
+        x = wave.clone().requires_grad_()
         with Precision(name, "cpu").autocast():
-            scores = torch.cat([score.float() for score, _ in net(given)], dim=1)
-        return scores, torch.autograd.grad(scores.sum(), given)[0]
+            scores = torch.cat([score.float() for score, _ in net(x)], dim=1)
+        return scores, torch.autograd.grad(scores.sum(), x)[0]
 
-    fresh = judged()
+    fresh = scores_and_gradient()
     with cached_weights(net, Precision(name, "cpu").dtype):
-        kept = judged()
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(kept, fresh, strict=True))
+        cached = scores_and_gradient()
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(cached, fresh, strict=True))
 
 
-def test_kept_weights_are_forgotten_also_when_memory_runs_out() -> None:
+def test_cached_weights_are_dropped_also_when_memory_runs_out() -> None:
     layer = WeightNormConv2d(2, 2, 3)
     before = layer.weight().clone()
     with pytest.raises(torch.OutOfMemoryError), cached_weights(layer, torch.bfloat16):
@@ -183,7 +202,7 @@ def test_kept_weights_are_forgotten_also_when_memory_runs_out() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_feature_matching_learns_from_the_exact_sign_of_every_difference(dtype: torch.dtype) -> None:
+def test_the_feature_losss_gradient_is_the_exact_sign_of_every_difference(dtype: torch.dtype) -> None:
     real, fake = drawn(2, 3, 40, dtype=dtype).detach(), drawn(2, 3, 41, dtype=dtype)[..., :40].detach().requires_grad_()
     score = torch.zeros(2, 1)
     loss = losses.feature_loss([(score, [real])], [(score, [fake])])
@@ -220,7 +239,7 @@ HPARAMS = replace(Hyperparameters.from_config(TrainingConfig(width=24, pretraine
 
 
 def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:
-    """Two clips of glides with harmonics, others at each step: noise would leave the nets nothing to learn."""
+    """Two clips of glides with harmonics, different ones for each step: from noise the models could learn nothing."""
     rng = torch.Generator().manual_seed(step)
     ends = 120 + 150 * torch.rand(2, 2, generator=rng)
     hz = torch.stack([torch.linspace(*pair, frames) for pair in ends.tolist()])
@@ -239,7 +258,7 @@ def voiced_batch(step: int, frames: int = 40) -> tuple[Batch, Tensor, Noise]:
 
 
 def gradients(weights: list[dict[str, Tensor]], name: precision.FormatName) -> list[Tensor]:
-    """G's and D's in a step of length 0, on four clips and segments as long as a real run's."""
+    """Gradients of G and of D at a learning rate of 0, for four clips and segments as long as a real run's."""
     hparams = replace(HPARAMS, segment_frames=32)
     state = GanTrainState.build(hparams, CPU, 0.0, Precision(name, "cpu"))
     state.synthesizer.load_state_dict(weights[0])
@@ -254,11 +273,11 @@ def gradients(weights: list[dict[str, Tensor]], name: precision.FormatName) -> l
 
 
 @pytest.mark.parametrize("steps", [0, 40])
-def test_short_gradients_point_where_those_of_float32_point(steps: int) -> None:
+def test_gradients_in_bf16_have_the_direction_of_those_in_float32(steps: int) -> None:
     torch.manual_seed(1)
-    state = GanTrainState.build(HPARAMS, CPU, 1e-4, SHORT)
+    state = GanTrainState.build(HPARAMS, CPU, 1e-4, BF16)
     for step in range(steps):
         training_step(state, *voiced_batch(step))
-    state = [net.state_dict() for net in (state.synthesizer, state.discriminators)]
-    for net, ours, theirs in zip("GD", gradients(state, "bf16"), gradients(state, "fp32"), strict=True):
-        assert cosine(ours, theirs) > 0.999, net
+    weights = [model.state_dict() for model in (state.synthesizer, state.discriminators)]
+    for name, ours, theirs in zip("GD", gradients(weights, "bf16"), gradients(weights, "fp32"), strict=True):
+        assert cosine(ours, theirs) > 0.999, name
