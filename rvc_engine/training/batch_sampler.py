@@ -83,7 +83,14 @@ class BatchSampler:
     ) -> "BatchSampler":
         """Create the sampler. batch_size=auto takes the size at `progress`, or without one tries steps on `state`."""
         hparams, device = state.hparams, state.device
-        caches_clips = _caches_clips(clips, state, config, distributed, report)
+        wants_cache = config.cache_data_on_device or device.type == "cuda"
+        caches_clips = wants_cache and not distributed.all_reduce_any(not clips_fit(clips, hparams, device))
+        if wants_cache and not caches_clips:
+            log = report.warn if config.cache_data_on_device else report.log
+            log(
+                f"the dataset ({clips_bytes(clips, hparams) / 1e6:.0f} MB) does not fit into the device's memory "
+                "besides the training; continuing without cache_data_on_device"
+            )
         num_groups = config.accumulate_steps * distributed.world_size
         if config.batch_size != "auto":
             micro_batch_size = config.batch_size
@@ -130,27 +137,6 @@ class BatchSampler:
 def uses_length_buckets(device: torch.device) -> bool:
     """Whether batches are padded to few lengths: on a GPU, where each takes a graph; on a CPU it only costs time."""
     return device.type == "cuda"
-
-
-def _caches_clips(
-    clips: Sequence[ClipFiles],
-    state: GanTrainState,
-    config: TrainingConfig,
-    distributed: DistributedContext,
-    report: StageReport,
-) -> bool:
-    """Whether all clips are cached on the device: where cache_data_on_device asks for it and on GPUs, if they fit."""
-    hparams, device = state.hparams, state.device
-    if not config.cache_data_on_device and device.type != "cuda":
-        return False
-    if not distributed.all_reduce_any(not clips_fit(clips, hparams, device)):
-        return True
-    log = report.warn if config.cache_data_on_device else report.log
-    log(
-        f"the dataset ({clips_bytes(clips, hparams) / 1e6:.0f} MB) does not fit into the device's memory besides the "
-        "training; continuing without cache_data_on_device"
-    )
-    return False
 
 
 def _clip_source(

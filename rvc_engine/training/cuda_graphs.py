@@ -130,11 +130,7 @@ class CapturedStep:
 @contextmanager
 def _capturable_optimizers(state: GanTrainState) -> Iterator[None]:
     """Mark the optimizers as capturable; their fused kernel needs nothing more, since its learning rate is a tensor."""
-    groups = [
-        group
-        for optimizer in (state.generator_optimizer, state.discriminator_optimizer)
-        for group in optimizer.param_groups
-    ]
+    groups = [*state.generator_optimizer.param_groups, *state.discriminator_optimizer.param_groups]
     try:
         for group in groups:
             group["capturable"] = True
@@ -163,11 +159,6 @@ class GraphedSteps:
         self._policy = CapturePolicy(max_frames, batch_sizes)
         self._graphs: dict[GraphShape, CapturedStep] = {}
         self._is_enabled = True
-
-    @property
-    def num_graphs(self) -> int:
-        """The number of captured shapes."""
-        return len(self._graphs)
 
     def replay(self, inputs: StepInputs, limit: int) -> StepResult | None:
         """Take a step of both models from the graph of its shape, with at most `limit` clips in a micro-batch.

@@ -26,26 +26,12 @@ class ProgressReporter:
         self, config: TrainingConfig, device: torch.device, precision: Precision, world_size: int, report: StageReport
     ) -> None:
         self._config, self._report = config, report
-        self._reader: AsyncMetricReader[tuple[TrainProgress, float]] = AsyncMetricReader(
-            device, is_blocking=world_size > 1
-        )
+        self.reader = AsyncMetricReader[tuple[TrainProgress, float]](device, is_blocking=world_size > 1)
         self.throughput = Throughput(device, precision, world_size)
 
-    def throttle(self) -> None:
-        """Keep the host only a few steps ahead of a GPU."""
-        self._reader.throttle()
-
-    def discard_metrics(self) -> None:
-        """Drop the metrics that were submitted and are not reported yet."""
-        self._reader.discard()
-
-    def submit_metrics(self, result: StepResult, progress: TrainProgress, learning_rate: float) -> None:
-        """Start reading the measures of a step."""
-        self._reader.submit((progress, learning_rate), result.stacked())
-
     def report_metrics(self, state: GanTrainState, *, waits: bool = False) -> None:
-        """Send the submitted metrics that have arrived, or with `waits` all of them. Raises NotFinite."""
-        for (progress, learning_rate), read in self._reader.flush() if waits else self._reader.poll():
+        """Send the metrics that `reader` has read, or with `waits` all submitted ones. Raises NotFinite."""
+        for (progress, learning_rate), read in self.reader.flush() if waits else self.reader.poll():
             values = finite_values(read, progress.step, state)
             values |= {"learning_rate": learning_rate, **self.throughput.metrics}
             self._report.event(Metric(step=progress.step, epoch=progress.epoch, values=values))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.checkpoints.train_state import TrainProgress
 from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.config import TrainingConfig
@@ -32,8 +33,10 @@ class DueActions:
 class Schedule:
     """The schedule of one run, by rank 0's clock."""
 
-    def __init__(self, config: TrainingConfig, device: torch.device, distributed: DistributedContext) -> None:
-        self._config, self._device, self._distributed = config, device, distributed
+    def __init__(
+        self, config: TrainingConfig, device: torch.device, store: RecoveryStore, distributed: DistributedContext
+    ) -> None:
+        self._config, self._device, self._store, self._distributed = config, device, store, distributed
         self._last_metrics = 0.0
         self._last_checkpoint = time.monotonic()
 
@@ -51,19 +54,14 @@ class Schedule:
         """Count the seconds until the next checkpoint from now."""
         self._last_checkpoint = time.monotonic()
 
-    def due_actions(self, progress: TrainProgress, save_seconds: float, *, is_stopping: bool) -> DueActions:
-        """The actions due by rank 0's clock, or by a stop request on any rank; `save_seconds`: of the last checkpoint.
+    def due_actions(self, progress: TrainProgress, *, is_stopping: bool) -> DueActions:
+        """The actions due by rank 0's clock, or by a stop request on any rank.
 
-        Metrics count as read when they are due. All ranks must call this after each step.
+        All ranks must call this after each step. Metrics count as read when they are due.
         """
+        flags = self.is_time_up(progress), self._are_metrics_due(progress), self._is_checkpoint_due(progress)
         is_main = self._distributed.is_main
-        flags = [
-            is_stopping,
-            is_main and self.is_time_up(progress),
-            is_main and self._are_metrics_due(progress),
-            is_main and self._is_checkpoint_due(progress, save_seconds),
-        ]
-        due = DueActions(*self._distributed.all_reduce_flags(flags))
+        due = DueActions(*self._distributed.all_reduce_flags([is_stopping, *(is_main and flag for flag in flags)]))
         if due.metrics:
             self._last_metrics = time.monotonic()
         return due
@@ -73,9 +71,9 @@ class Schedule:
         is_free = self._device.type == "cpu" or progress.step == 1
         return is_free or time.monotonic() - self._last_metrics >= SECONDS_BETWEEN_METRICS
 
-    def _is_checkpoint_due(self, progress: TrainProgress, save_seconds: float) -> bool:
+    def _is_checkpoint_due(self, progress: TrainProgress) -> bool:
         every = self._config.checkpoint_every_steps
         if every is not None:
             return progress.step % every == 0
-        wait = max(CHECKPOINT_SECONDS, save_seconds / MAX_CHECKPOINT_TIME_FRACTION)
+        wait = max(CHECKPOINT_SECONDS, self._store.last_save_seconds / MAX_CHECKPOINT_TIME_FRACTION)
         return time.monotonic() - self._last_checkpoint >= wait

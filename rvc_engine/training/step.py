@@ -5,7 +5,7 @@ passes the generator once for both halves; several pass it twice, because only o
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -16,7 +16,6 @@ from torch.optim import AdamW
 
 from rvc_engine.audio.mel import log_mel
 from rvc_engine.checkpoints.train_state import GanTrainState
-from rvc_engine.compute.process_group import DistributedContext
 from rvc_engine.data.batch import Batch
 from rvc_engine.hyperparameters import KL_WEIGHT, MEL_WEIGHT, Hyperparameters
 from rvc_engine.models import losses
@@ -72,14 +71,13 @@ class StepInputs:
     @property
     def tensors(self) -> list[Tensor]:
         """All tensors, in a fixed order; without pitch there are fewer."""
-        parts = [getattr(self.batch, each.name) for each in fields(Batch)]
-        return [part for part in (*parts, self.starts, *self.noise) if part is not None]
+        return [part for part in (*vars(self.batch).values(), self.starts, *self.noise) if part is not None]
 
     def static_clone(self) -> "StepInputs":
         """A copy in memory of its own, which a CUDA graph reads at every replay."""
-        parts: dict[str, Any] = {each.name: _clone(getattr(self.batch, each.name)) for each in fields(Batch)}
-        noise = Noise(self.noise.posterior.clone(), _clone(self.noise.source))
-        return StepInputs(Batch(**parts), self.starts.clone(), noise)
+        batch: list[Any] = [None if part is None else part.clone() for part in vars(self.batch).values()]
+        noise: list[Any] = [None if part is None else part.clone() for part in self.noise]
+        return StepInputs(Batch(*batch), self.starts.clone(), Noise(*noise))
 
     def copy_from(self, source: "StepInputs") -> None:
         """Overwrite these tensors with inputs of the same shape."""
@@ -134,10 +132,6 @@ class StepInputs:
         return log_mel(spec, hparams.sample_rate, hparams.n_mels)
 
 
-def _clone(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()
-
-
 def draw_starts(lengths: Tensor, segment_frames: int, rng: torch.Generator) -> Tensor:
     """First frames (B,) of a random segment of each clip, uniform over all places where a segment fits."""
     uniform = torch.rand(len(lengths), generator=rng, device=rng.device)
@@ -174,16 +168,19 @@ def training_step(
                     if len(micro_batches) == 1:
                         with state.precision.autocast():
                             output = state.synthesizer(*micro_batches[0].forward_arguments)
-                    d_loss, flat = discriminator_backward(state, micro_batches, output, totals, distributed)
+                    d_loss = discriminator_backward(state, micro_batches, output, totals)
+                    flat = distributed.flatten_gradients(state.discriminators, d_loss)
                 d_loss = distributed.all_reduce_gradients(state.discriminators, d_loss, flat)
                 grad_norm_d = _optimizer_step(
                     state.discriminators, state.discriminator_optimizer, state.discriminator_scaler
                 )
             with micro_batcher.synchronized():
-                g_losses, flat = generator_backward(state, micro_batches, output, totals, distributed)
+                g_losses = generator_backward(state, micro_batches, output, totals)
+                flat = distributed.flatten_gradients(state.synthesizer, g_losses)
             g_losses = distributed.all_reduce_gradients(state.synthesizer, g_losses, flat)
             grad_norm_g = _optimizer_step(state.synthesizer, state.generator_optimizer, state.generator_scaler)
-            return StepResult(d_loss.squeeze(0), *g_losses.unbind(), grad_norm_d, grad_norm_g)
+            gen, fm, mel, kl = g_losses.unbind()
+            return StepResult(d_loss.squeeze(0), gen, fm, mel, kl, grad_norm_d, grad_norm_g)
         except RuntimeError as error:
             if not micro_batcher.can_retry(error):
                 raise
@@ -193,15 +190,11 @@ def training_step(
 
 
 def discriminator_backward(
-    state: GanTrainState,
-    micro_batches: list[StepInputs],
-    output: SynthesizerOutput | None,
-    totals: BatchTotals,
-    distributed: DistributedContext,
-) -> tuple[Tensor, Tensor | None]:
+    state: GanTrainState, micro_batches: list[StepInputs], output: SynthesizerOutput | None, totals: BatchTotals
+) -> Tensor:
     """Accumulate D's gradients. `output` is the generator's for a single micro-batch, None for several.
 
-    Returns the loss (1,) and the flat gradients to all-reduce.
+    Returns the loss (1,).
     """
     zero_grad_and_init(state.discriminator_optimizer)
     loss = state.zeros(1)
@@ -214,19 +207,15 @@ def discriminator_backward(
         micro_batch_loss = losses.discriminator_loss(scores) * (micro_batch.num_clips / totals.num_clips)
         state.discriminator_scaler.scale(micro_batch_loss).backward()  # type: ignore[no-untyped-call]
         loss += micro_batch_loss.detach()
-    return loss, distributed.flatten_gradients(state.discriminators, loss)
+    return loss
 
 
 def generator_backward(
-    state: GanTrainState,
-    micro_batches: list[StepInputs],
-    output: SynthesizerOutput | None,
-    totals: BatchTotals,
-    distributed: DistributedContext,
-) -> tuple[Tensor, Tensor | None]:
+    state: GanTrainState, micro_batches: list[StepInputs], output: SynthesizerOutput | None, totals: BatchTotals
+) -> Tensor:
     """Accumulate G's gradients against the frozen D. `output` is the generator's, or None: it is computed here.
 
-    Returns the weighted losses (4,), adversarial, feature matching, mel and KL, and the flat gradients to all-reduce.
+    Returns the weighted losses (4,): adversarial, feature matching, mel, KL.
     """
     zero_grad_and_init(state.generator_optimizer)
     sums = state.zeros(4)
@@ -237,7 +226,7 @@ def generator_backward(
                 sums += _micro_batch_backward(state, micro_batch, output, totals)
     finally:
         state.discriminators.requires_grad_(True)
-    return sums, distributed.flatten_gradients(state.synthesizer, sums)
+    return sums
 
 
 def _micro_batch_backward(

@@ -125,11 +125,6 @@ def _identity(config: TrainingConfig, base: BaseWeights, features_identity: str)
 class _Trainer:
     """One training run on one rank: the train state, its progress, and the writing of checkpoints and saves."""
 
-    sampler: BatchSampler
-    state: GanTrainState
-    progress: TrainProgress
-    graphs: GraphedSteps | None
-
     def __init__(
         self,
         workspace: Workspace,
@@ -147,7 +142,7 @@ class _Trainer:
         self.report, self.distributed = report, distributed
         self.hparams = Hyperparameters.from_config(config)
         self.precision = Precision.choose(config.precision, device)
-        self.schedule = Schedule(config, device, distributed)
+        self.schedule = Schedule(config, device, store, distributed)
         self.progress_reporter = ProgressReporter(config, device, self.precision, distributed.world_size, report)
         self.evaluation: EvaluationRunner | None = None
         self.saver: CheckpointSaver | None = None
@@ -208,6 +203,7 @@ class _Trainer:
         config = self.config
         sampler = BatchSampler.from_config(self.clips, self.state, config, checkpoint, self.distributed, self.report)
         if config.batch_size == "auto" and checkpoint is None:
+            del self.state  # frees its memory before the models are built again
             self.state = self._fresh_state()
         if self.distributed.is_main:
             text = self.hparams.workspace_config(config, sampler.micro_batch_size)
@@ -297,14 +293,14 @@ class _Trainer:
     def _after_step(self, batch: GlobalBatch, result: StepResult, started: float) -> None:
         """Advance the progress, then report, evaluate, save and stop as is due."""
         self.result = result
-        self.progress_reporter.throttle()
+        self.progress_reporter.reader.throttle()
         self.progress = progress = replace(
             self.progress,
             step=self.progress.step + 1,
             batch=self.progress.batch + 1,
             seconds=time.monotonic() - self.started,
         )
-        due = self.schedule.due_actions(progress, self.store.last_save_seconds, is_stopping=self.report.is_stopping)
+        due = self.schedule.due_actions(progress, is_stopping=self.report.is_stopping)
         self.time_is_up = due.end
         if due.metrics:
             self._read_metrics()
@@ -320,7 +316,8 @@ class _Trainer:
 
     def _read_metrics(self) -> None:
         assert self.result is not None
-        self.progress_reporter.submit_metrics(self.result, self.progress, self.schedule.learning_rate(self.progress))
+        tag = self.progress, self.schedule.learning_rate(self.progress)
+        self.progress_reporter.reader.submit(tag, self.result.stacked())
 
     def _check_finite(self) -> None:
         """Raise NotFinite when the last step spoiled the models: on a GPU the losses of most steps are not read."""
@@ -397,7 +394,7 @@ class _Trainer:
                 "lower learning_rate, or look for broken recordings in the dataset"
             )
         self.checkpointer.wait()
-        self.progress_reporter.discard_metrics()
+        self.progress_reporter.reader.discard()
         self.graphs = self.result = None
         del self.state  # frees its memory before the models are built again
         free_cached_memory()
@@ -410,6 +407,4 @@ class _Trainer:
         )
         self.state.set_precision(self.precision.fp32())
         how = f"with {scale:g} times the learning rate" if was_fp32 else f"in fp32 instead of {self.precision.name}"
-        self.report.warn(
-            f"the losses are no longer finite ({fault}); went back to step {self.progress.step} {how}"
-        )
+        self.report.warn(f"the losses are no longer finite ({fault}); went back to step {self.progress.step} {how}")

@@ -36,12 +36,11 @@ def main() -> None:
     request = RankRequest.model_validate_json(Path(sys.argv[1]).read_bytes())
     stop = _watch_input()
     torch.set_num_threads(request.num_threads)
-    device = torch.device(request.devices[local_rank()])
+    name, device = f"process {local_rank() + 1} of {len(request.devices)}", torch.device(request.devices[local_rank()])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
         context = DistributedContext.init(device)
-        name = f"process {context.rank + 1} of {context.world_size}"
         _emit(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
         report = _RankReport("train", _emit if context.is_main else _discard, stop.is_set)
         _train(request, device, report, context)
@@ -56,12 +55,8 @@ def main() -> None:
         _exit(EXIT_FAILED)
     except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must receive a reason
         traceback.print_exception(error)
-        _emit(
-            Failed(
-                code=FailureCode.INTERNAL,
-                message=f"{name} failed with an unexpected error ({type(error).__name__}: {error})",
-            )
-        )
+        message = f"{name} failed with an unexpected error ({type(error).__name__}: {error})"
+        _emit(Failed(code=FailureCode.INTERNAL, message=message))
         _exit(EXIT_FAILED)
 
 
