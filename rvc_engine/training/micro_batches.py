@@ -51,7 +51,8 @@ class MicroBatcher:
     def can_retry(self, error: RuntimeError) -> bool:
         """Whether `error` is an out-of-memory error after which the work can be done again in smaller micro-batches.
 
-        With several ranks these are the errors that `synchronized` raised on all of them.
+        With several ranks these are the errors that `synchronized` raised on all of them. A single process repeats a
+        failed optimizer step, too: the fused kernel allocates nothing once it has begun, so no weight has changed.
         """
         is_alone = self.distributed.world_size == 1
         return self._halves and (isinstance(error, _RankOutOfMemory) or (is_alone and is_out_of_memory(error)))

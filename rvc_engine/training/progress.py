@@ -20,7 +20,7 @@ class NotFinite(Exception):
 
 
 class ProgressReporter:
-    """Reports one run. Every rank checks the losses; only rank 0's `report` sends events."""
+    """Reporter of one run. Every rank checks the losses; only rank 0's `report` sends events."""
 
     def __init__(
         self, config: TrainingConfig, device: torch.device, precision: Precision, world_size: int, report: StageReport
@@ -64,9 +64,9 @@ class ProgressReporter:
 
 
 def finite_values(read: list[float], step: int, state: GanTrainState) -> dict[str, float]:
-    """The measures of a step by name. Raises NotFinite when they show that the models are spoiled.
+    """The losses and gradient norms of a step by name. Raises NotFinite when they show that the models are spoiled.
 
-    In float16 a gradient may overflow: that step left the weights alone, the next has a smaller scale, and the measures
+    In float16 a gradient may overflow: that step left the weights alone, the next has a smaller scale, and the values
     that are not finite are left out. Many such steps in a row count as spoiled models.
     """
     values = dict(zip(StepResult.NAMES, read, strict=True))

@@ -1,4 +1,4 @@
-"""When metrics, checkpoints and the end of training are due, and the learning rate of an epoch."""
+"""Schedule of metrics, checkpoints and the end of training, and the learning rate of each epoch."""
 
 import time
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SECONDS_BETWEEN_METRICS = 0.2
 
 @dataclass(frozen=True)
 class DueActions:
-    """Actions due after a step, the same on all ranks: each of them may see another clock or signal."""
+    """Actions due after a step, reduced over all ranks, since each may see another clock or signal."""
 
     stop: bool
     """The run was asked to stop."""
@@ -67,7 +67,7 @@ class Schedule:
         return due
 
     def _are_metrics_due(self, progress: TrainProgress) -> bool:
-        """On a GPU, where reading the losses costs time, they are read only now and then."""
+        """Whether to read the losses: at every step on a CPU, now and then on a GPU, where reading costs time."""
         is_free = self._device.type == "cpu" or progress.step == 1
         return is_free or time.monotonic() - self._last_metrics >= SECONDS_BETWEEN_METRICS
 

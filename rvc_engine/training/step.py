@@ -163,7 +163,7 @@ def training_step(
     while True:
         try:
             micro_batches = [] if shard is None else shard.split(micro_batcher.limit)
-            if grad_norm_d is None:
+            if grad_norm_d is None:  # else a retry: D has taken its step
                 with micro_batcher.synchronized():
                     if len(micro_batches) == 1:
                         with state.precision.autocast():
