@@ -78,7 +78,7 @@ class OurTraining:
         if with_graphs and device.type == "cuda":
             batches, recorder = self.batches, CudaGraphCapturer(device)
             self.graphs = GraphedSteps(self.state, recorder, batches.max_frames, batches.batch_sizes, self.said.append)
-        self.readings = AsyncMetricReader[None](device)
+        self.readings = AsyncMetricReader(device)
         self._given, self._number = self._endless(), 0
 
     def _endless(self) -> Generator[GlobalBatch, None, None]:
