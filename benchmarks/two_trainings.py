@@ -7,6 +7,7 @@ too; the norms of gradients read tensor by tensor; AdamW as PyTorch comes with i
 """
 
 from collections.abc import Callable, Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +30,9 @@ from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, cut_segments
 from rvc_engine.reporting import StageReport
 from rvc_engine.training.batch_sampler import BatchSampler, GlobalBatch
-from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps, StepInputs
+from rvc_engine.training.cuda_graphs import CudaGraphCapturer, GraphedSteps
 from rvc_engine.training.metrics import AsyncMetricReader
-from rvc_engine.training.step import BatchTotals, StepResult, draw_starts, training_step
+from rvc_engine.training.step import BatchTotals, StepInputs, StepResult, draw_starts, training_step
 from rvc_engine.workspace.layout import Workspace
 
 LOSSES = StepResult.NAMES[:5]
@@ -101,11 +102,11 @@ class OurTraining:
         noise = Noise.draw(self.hparams, len(given.clips), given.frames, rng)
         whole = BatchTotals(len(given.clips), given.num_frames)
 
-        def eager() -> StepResult:
-            return training_step(self.state, batch, starts, noise, whole, self.batches.micro_batcher)
-
-        inputs = StepInputs(batch, starts, noise)
-        result = self.graphs.step(inputs, self.batches.micro_batcher, eager) if self.graphs else eager()
+        inputs, micro_batcher = StepInputs(batch, starts, noise), self.batches.micro_batcher
+        result = self.graphs.replay(inputs, micro_batcher.limit) if self.graphs else None
+        if result is None:
+            with self.graphs.warm_up() if self.graphs else nullcontext():
+                result = training_step(self.state, batch, starts, noise, whole, micro_batcher)
         self._number += 1
         self.readings.throttle()
         return result.stacked()[: len(LOSSES)]

@@ -1,4 +1,4 @@
-"""What fits into the device's memory: clips a step (batch_size=auto), and a whole dataset."""
+"""Batch size (batch_size=auto) and dataset that fit into the device's memory."""
 
 from collections.abc import Sequence
 
@@ -15,22 +15,22 @@ from rvc_engine.models.synthesizer import Noise
 from rvc_engine.training.step import training_step
 
 MAX_AUTO_BATCH_SIZE = 32
-"""Larger batches take fewer steps an epoch, and learn less of the same recordings."""
+"""Larger batches take fewer steps an epoch and learn less from the same recordings."""
 CPU_BATCH_SIZE = 4
-"""The reference's default: on a CPU a larger batch is slower by as much, and memory is seldom the limit."""
+"""The reference's default: on a CPU a step's time grows with its batch, and memory is seldom the limit."""
 MIN_STEPS_PER_EPOCH = 4
-"""An epoch of fewer steps than this would hardly mix its clips."""
+"""With fewer steps an epoch would hardly mix its clips."""
 MAX_MEMORY_FRACTION = 0.85
-"""Of the free memory, for training: the rest is for what other programs and longer runs come to need."""
+"""Share of the free memory for training; the rest is a reserve for other programs and for longer runs."""
 MAX_CLIPS_FRACTION = 0.5
-"""Of the free memory, for clips kept on the device: training needs the rest."""
+"""Share of the free memory for clips cached on the device; training needs the rest."""
 
 
 def auto_batch_size(state: GanTrainState, clips: Sequence[ClipFiles], num_groups: int, reserved_bytes: int) -> int:
-    """Clips that one pass should take: the largest power of two that memory, dataset and good sense allow.
+    """The largest micro-batch, a power of two in clips, that memory, dataset and MAX_AUTO_BATCH_SIZE allow.
 
-    On CUDA it is tried: steps on made-up clips as long as the longest, which spoil the nets. `num_groups` such passes
-    form one effective batch; `reserved_bytes` of memory are promised to the dataset.
+    On CUDA sizes are tried by steps on noise as long as the longest clip, which change `state`. `num_groups` such
+    micro-batches form a global batch; `reserved_bytes` of memory are left to cached clips.
     """
     cap = max(1, min(MAX_AUTO_BATCH_SIZE, len(clips) // (MIN_STEPS_PER_EPOCH * num_groups)))
     device = state.device
@@ -46,7 +46,7 @@ def auto_batch_size(state: GanTrainState, clips: Sequence[ClipFiles], num_groups
 
 
 def _peak_bytes(state: GanTrainState, size: int, frames: int, device: torch.device) -> float:
-    """The most memory that a step takes, optimizers included; infinite where it runs out."""
+    """Peak memory of a step, optimizers included; infinite where it runs out."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -59,7 +59,7 @@ def _peak_bytes(state: GanTrainState, size: int, frames: int, device: torch.devi
 
 
 def _trial_step(state: GanTrainState, size: int, frames: int, device: torch.device) -> None:
-    """A step on clips of noise."""
+    """Take a step on clips of noise."""
     hparams = state.hparams
     rng = torch.Generator(device).manual_seed(0)
     wave = 0.1 * torch.randn(size, frames * hparams.hop_length, generator=rng, device=device)
@@ -77,18 +77,18 @@ def _trial_step(state: GanTrainState, size: int, frames: int, device: torch.devi
 
 
 def clips_bytes(clips: Sequence[ClipFiles], hparams: Hyperparameters) -> int:
-    """Memory of all clips as `ClipsInMemory` holds them: features, wave, and pitch in both forms."""
+    """Memory that `ClipsInMemory` needs for all clips: features, wave, and F0 in Hz and in bins."""
     per_frame = 2 * hparams.feature_size + 4 * hparams.hop_length + (12 if hparams.f0 else 0)
     return per_frame * sum(clip.frames for clip in clips)
 
 
 def clips_fit(clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device) -> bool:
-    """Whether all clips may stay on the device beside the training."""
+    """Whether all clips can be cached on the device besides the training."""
     return clips_bytes(clips, hparams) <= MAX_CLIPS_FRACTION * free_bytes(device)
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that nobody uses yet."""
+    """Free memory of the device; of the machine for a CPU."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     return int(psutil.virtual_memory().available)

@@ -1,4 +1,4 @@
-"""The batches of a training: how many clips a step takes, in which order, and which of them are this rank's."""
+"""The batches of a training: their size, their order, and this rank's shard of each."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -32,19 +32,19 @@ class GlobalBatch:
     """The clips of one optimizer step over all ranks, with this rank's shard as tensors."""
 
     clips: Sequence[int]
-    """Their numbers."""
+    """Indices of the clips."""
     num_frames: int
-    """Of all clips, without padding."""
+    """Frames of all clips, without padding."""
     frames: int
-    """What the longest of them is padded to: random numbers are drawn for so many."""
+    """Padded length; random numbers are drawn for so many frames."""
     lengths: Tensor
     """(clips,), frames, on the device."""
     batch: Batch | None
-    """This rank's share; None where it has none, as may be in an epoch's last batch."""
+    """This rank's shard; None where it has no clips, as can happen in an epoch's last batch."""
 
 
 class BatchSampler:
-    """Batches of an epoch, planned alike on all ranks, so that each clip comes exactly once."""
+    """Batches of an epoch, planned identically on all ranks, with each clip exactly once."""
 
     def __init__(
         self,
@@ -57,19 +57,14 @@ class BatchSampler:
         distributed: DistributedContext,
         report: StageReport,
     ) -> None:
-        """`micro_batch_size` clips go through the models at once, on each rank."""
-        self.micro_batch_size, self.lengths, self._seed, self._distributed = (
-            micro_batch_size,
-            [c.frames for c in clips],
-            config.seed,
-            distributed,
-        )
+        """`micro_batch_size` clips pass the models at once, on each rank."""
+        self.micro_batch_size, self._seed, self._distributed = micro_batch_size, config.seed, distributed
+        self.lengths = [clip.frames for clip in clips]
         self._device = device
         self._length_buckets = length_buckets(self.lengths) if uses_length_buckets(device) else None
         self.batch_size = micro_batch_size * config.accumulate_steps * distributed.world_size
         """Clips a step."""
         self.steps_per_epoch = math.ceil(len(clips) / self.batch_size)
-        """Steps an epoch."""
         self.micro_batcher = MicroBatcher(micro_batch_size, distributed, report.warn)
         self._loader = ClipLoader(source, hparams, device)
         parts = [f"{distributed.world_size} processes"] if distributed.world_size > 1 else []
@@ -86,15 +81,15 @@ class BatchSampler:
         distributed: DistributedContext,
         report: StageReport,
     ) -> "BatchSampler":
-        """Create the sampler. batch_size=auto takes the run's earlier size, or trial steps that spoil the models."""
+        """Create the sampler. batch_size=auto takes the size at `progress`, or without one tries steps on `state`."""
         hparams, device = state.hparams, state.device
-        caches_clips = config.cache_data_on_device or device.type == "cuda"
-        if caches_clips and distributed.all_reduce_any(not clips_fit(clips, hparams, device)):
-            caches_clips = False
+        wants_cache = config.cache_data_on_device or device.type == "cuda"
+        caches_clips = wants_cache and not distributed.all_reduce_any(not clips_fit(clips, hparams, device))
+        if wants_cache and not caches_clips:
             log = report.warn if config.cache_data_on_device else report.log
             log(
                 f"the dataset ({clips_bytes(clips, hparams) / 1e6:.0f} MB) does not fit into the device's memory "
-                "beside the training; going on without cache_data_on_device"
+                "besides the training; continuing without cache_data_on_device"
             )
         num_groups = config.accumulate_steps * distributed.world_size
         if config.batch_size != "auto":
@@ -113,10 +108,10 @@ class BatchSampler:
         return f"{batches}: {self.steps_per_epoch} steps an epoch"
 
     def epoch_batches(self, epoch: int, first: int) -> Iterator[GlobalBatch]:
-        """The batches of an epoch, from the `first` on."""
+        """The batches of an epoch, starting with the `first`."""
         plan = epoch_batches(self.lengths, self.batch_size, self._seed, epoch)[first:]
-        shares = [clips[self._distributed.shard(clips)] for clips in plan]
-        batches = self._loader.batches([BatchPlan(share, self._padded_length(share)) for share in shares])
+        shards = [clips[self._distributed.shard(clips)] for clips in plan]
+        batches = self._loader.batches([BatchPlan(shard, self._padded_length(shard)) for shard in shards])
         lengths = to_device_tensors(self._device, [[self.lengths[clip] for clip in clips] for clips in plan])
         for clips, clip_lengths, batch in zip(plan, lengths, batches, strict=True):
             yield GlobalBatch(
@@ -125,29 +120,29 @@ class BatchSampler:
 
     @property
     def batch_sizes(self) -> set[int]:
-        """The sizes in clips that batches of an epoch have."""
+        """The sizes in clips of an epoch's batches: the last may be smaller."""
         return {min(self.batch_size, len(self.lengths)), len(self.lengths) % self.batch_size or self.batch_size}
 
     @property
     def max_frames(self) -> int:
-        """Frames that the longest clip is padded to."""
+        """Padded length of the longest clip, in frames."""
         return max(self.lengths) if self._length_buckets is None else self._length_buckets[-1]
 
     def _padded_length(self, clips: Sequence[int]) -> int:
-        """What these clips are padded to, in frames: the longest of them, or a little more where lengths are few."""
+        """Frames that these clips are padded to: the longest of them, or the next length bucket."""
         longest = max((self.lengths[clip] for clip in clips), default=0)
         return longest if self._length_buckets is None else next(n for n in self._length_buckets if n >= longest)
 
 
 def uses_length_buckets(device: torch.device) -> bool:
-    """On a GPU, where each length takes a graph of its own; elsewhere padding costs time and gives nothing."""
+    """Whether batches are padded to few lengths: on a GPU, where each takes a graph; on a CPU it only costs time."""
     return device.type == "cuda"
 
 
 def _clip_source(
     clips: Sequence[ClipFiles], hparams: Hyperparameters, device: torch.device, caches_clips: bool
 ) -> ClipSource:
-    """Kept on the device; or for a GPU in the machine's memory, if they fit there; or left on the disk."""
+    """Clips cached on the device; or, for a GPU, in the machine's memory if they fit; or read from disk."""
     cpu = torch.device("cpu")
     if caches_clips:
         return ClipsInMemory(clips, hparams, device)

@@ -1,79 +1,66 @@
-"""Whole training steps captured as CUDA graphs: a step is one launch in place of thousands.
+"""Whole training steps captured as CUDA graphs: a step is one launch instead of thousands.
 
-A graph is of one shape: so many clips, padded to so many frames, so many of them at once. It reads its inputs where
-they lay when it was recorded, so each shape has buffers of its own. All graphs share their memory: they run one after
+A graph has one shape: the number of clips, their padded length and the micro-batch size. It reads its inputs at the
+addresses of the capture, so each shape has static buffers. All graphs share one memory pool: they run one after
 another, and none needs what another left behind.
 
-Recording computes nothing, and memory that an eager step takes is not the graphs'. So steps are taken eagerly, one
-kernel after another, until libraries have set themselves up and each size of batch has come by, and from then on
-recorded, the longest shape first: the others fit into its memory. What cannot be recorded goes on eagerly.
+A capture computes nothing, and memory that an eager step holds is not available to the graphs. So the first steps are
+eager, one kernel after another, until libraries have initialised and each batch size has occurred. Then the longest
+shape is captured first: the shorter ones fit into its memory. When a capture fails, all steps stay eager.
 """
 
-import gc
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, fields
-from typing import Any, NamedTuple, Protocol, TypeVar
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import torch
-from torch import Tensor
 
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.compute.out_of_memory import is_out_of_memory
-from rvc_engine.data.batch import Batch
-from rvc_engine.models.synthesizer import Noise
-from rvc_engine.training.micro_batches import MicroBatcher
-from rvc_engine.training.step import BatchTotals, StepResult, training_step
-
-T = TypeVar("T")
+from rvc_engine.training.micro_batches import MicroBatcher, free_cached_memory
+from rvc_engine.training.step import StepInputs, StepResult, reset_scalers, training_step
 
 WARM_UP_STEPS = 3
 MAX_WARM_UP_STEPS = 100
-"""An epoch's smaller last batch is not waited for any longer."""
+"""After so many eager steps, captures no longer wait for an epoch's smaller last batch."""
+
+Step = Callable[[], StepResult]
 
 
 class GraphShape(NamedTuple):
-    """What steps of one graph have in common."""
+    """The shape of a captured step."""
 
     clips: int
     frames: int
     """Padded length."""
     micro_batch_size: int
-    """Clips in a piece of the batch."""
+    """Clips."""
 
 
-@dataclass(frozen=True)
-class StepInputs:
-    """The input tensors of a step."""
+class CapturePolicy:
+    """Decides which shapes are captured when, from the eager steps so far."""
 
-    batch: Batch
-    starts: Tensor
-    """(B,), first frames of the segments."""
-    noise: Noise
+    def __init__(self, max_frames: int, batch_sizes: Collection[int]) -> None:
+        self._max_frames, self._batch_sizes = max_frames, frozenset(batch_sizes)
+        self._eager_steps: Counter[tuple[int, int]] = Counter()
+        """Eager steps by clips and micro-batch size. Assumed, not measured: a new length initialises nothing."""
 
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All of them, in an order that shape and kind of voice decide."""
-        parts = [getattr(self.batch, each.name) for each in fields(Batch)]
-        return [part for part in (*parts, self.starts, *self.noise) if part is not None]
+    def count_eager_step(self, shape: GraphShape) -> None:
+        """Count an eager step of a shape."""
+        self._eager_steps[shape.clips, shape.micro_batch_size] += 1
 
-    def static_clone(self) -> "StepInputs":
-        """Static buffers with a copy of these values, for a graph to read."""
-        parts: dict[str, Any] = {each.name: _clone(getattr(self.batch, each.name)) for each in fields(Batch)}
-        noise = Noise(self.noise.posterior.clone(), _clone(self.noise.source))
-        return StepInputs(Batch(**parts), self.starts.clone(), noise)
-
-    def copy_from(self, source: "StepInputs") -> None:
-        """Copy other inputs of the same shape into these buffers."""
-        torch._foreach_copy_(self.tensors, source.tensors)
-
-
-def _clone(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.clone()
-
-
-Step = Callable[[], StepResult]
+    def is_due(self, shape: GraphShape, *, is_first: bool) -> bool:
+        """Whether to capture a shape now; `is_first`: no other is captured yet."""
+        if not self._eager_steps[shape.clips, shape.micro_batch_size]:
+            return False
+        if not is_first:
+            return True
+        num_steps, sizes_seen = self._eager_steps.total(), {clips for clips, _ in self._eager_steps}
+        is_warm = num_steps >= WARM_UP_STEPS and (self._batch_sizes <= sizes_seen or num_steps >= MAX_WARM_UP_STEPS)
+        return is_warm and shape.frames == self._max_frames
 
 
 class Capturer(Protocol):
@@ -83,7 +70,7 @@ class Capturer(Protocol):
         """Context for eager work that will be captured later."""
 
     def capture(self, step: Step) -> Step:
-        """Capture `step`; the result replays it on the same memory. Raises RuntimeError."""
+        """Capture `step`. The function returned replays it on the same memory. Raises RuntimeError."""
 
 
 class CudaGraphCapturer:
@@ -96,7 +83,7 @@ class CudaGraphCapturer:
 
     @contextmanager
     def warm_up(self) -> Iterator[None]:
-        """On the stream that captures use: gradients are bound to the stream they were first computed on."""
+        """Run on the captures' stream: gradients are bound to the stream they were first computed on."""
         current = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -104,14 +91,14 @@ class CudaGraphCapturer:
         current.wait_stream(self._stream)
 
     def capture(self, step: Step) -> Step:
-        """Waits for the device, and gives back the memory that nothing uses."""
+        """Capture `step` as a graph. Waits for the device and frees its cached memory."""
         graph, current = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self._device)
         try:
             # thread_local: other threads pin memory for clips and checkpoints meanwhile.
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 result = step()
         finally:
-            torch.cuda.set_stream(current)  # a fault leaves the other one behind
+            torch.cuda.set_stream(current)  # an error leaves the captures' stream current
 
         def replay() -> StepResult:
             graph.replay()
@@ -121,13 +108,40 @@ class CudaGraphCapturer:
 
 
 @dataclass(frozen=True)
-class _CapturedGraph:
+class CapturedStep:
+    """A captured step with the buffers that it reads."""
+
     inputs: StepInputs
     replay: Step
 
+    @classmethod
+    def capture(
+        cls, state: GanTrainState, capturer: Capturer, inputs: StepInputs, micro_batch_size: int
+    ) -> "CapturedStep":
+        """Capture a step on inputs of this shape, without taking it. Raises RuntimeError."""
+        buffers = inputs.static_clone()
+        # Without retries: a graph has the memory that it needs, or there is none.
+        micro_batcher = MicroBatcher(micro_batch_size, halves=False)
+        step = partial(training_step, state, buffers.batch, buffers.starts, buffers.noise, None, micro_batcher)
+        with _capturable_optimizers(state):
+            return cls(buffers, capturer.capture(step))
+
+
+@contextmanager
+def _capturable_optimizers(state: GanTrainState) -> Iterator[None]:
+    """Mark the optimizers as capturable; their fused kernel needs nothing more, since its learning rate is a tensor."""
+    groups = [*state.generator_optimizer.param_groups, *state.discriminator_optimizer.param_groups]
+    try:
+        for group in groups:
+            group["capturable"] = True
+        yield
+    finally:
+        for group in groups:
+            group["capturable"] = False
+
 
 class GraphedSteps:
-    """Training steps of one GanTrainState, replayed from graphs where possible."""
+    """Training steps of one train state, replayed from graphs where possible."""
 
     def __init__(
         self,
@@ -137,105 +151,50 @@ class GraphedSteps:
         batch_sizes: Collection[int],
         log: Callable[[str], None],
     ) -> None:
-        """`max_frames`: what the longest clip is padded to; `batch_sizes`: of all batches to come, in clips.
+        """`max_frames`: padded length of the longest clip; `batch_sizes`: sizes in clips of all batches of the run.
 
         `log` gets one message when graphs cannot be used.
         """
         self._state, self._capturer, self._log = state, capturer, log
-        self._max_frames, self._batch_sizes = max_frames, frozenset(batch_sizes)
-        self._graphs: dict[GraphShape, _CapturedGraph] = {}
-        self._eager_steps: Counter[tuple[int, int]] = Counter()
-        """Eager steps by clips and micro-batch size. Assumed, not measured: lengths need no set-up of their own."""
+        self._policy = CapturePolicy(max_frames, batch_sizes)
+        self._graphs: dict[GraphShape, CapturedStep] = {}
         self._is_enabled = True
 
-    @property
-    def num_graphs(self) -> int:
-        """The number of captured shapes."""
-        return len(self._graphs)
+    def replay(self, inputs: StepInputs, limit: int) -> StepResult | None:
+        """Take a step of both models from the graph of its shape, with at most `limit` clips in a micro-batch.
 
-    def step(self, inputs: StepInputs, micro_batcher: MicroBatcher, eager: Step) -> StepResult:
-        """Take a step of both models; `eager` takes it one kernel after another.
-
-        The result lies where the next step's will lie.
+        The graph is captured first if that is due. Without a graph this returns None, and the caller takes the step
+        eagerly within `warm_up`. The result is overwritten by the next replay.
         """
-        clips, frames = len(inputs.starts), inputs.batch.spec.shape[2]
-        shape = GraphShape(clips, frames, min(clips, micro_batcher.limit))
-        if shape not in self._graphs and self._is_capture_due(shape):
+        shape = GraphShape(inputs.num_clips, inputs.batch.spec.shape[2], min(inputs.num_clips, limit))
+        if shape not in self._graphs and self._is_enabled and self._policy.is_due(shape, is_first=not self._graphs):
             self._try_capture(shape, inputs)
         graph = self._graphs.get(shape)
-        if graph is not None:
-            graph.inputs.copy_from(inputs)
-            return graph.replay()
-        self._eager_steps[clips, shape.micro_batch_size] += 1
-        if not self._is_enabled:
-            return eager()
-        with self._capturer.warm_up():
-            return eager()
+        if graph is None:
+            self._policy.count_eager_step(shape)
+            return None
+        graph.inputs.copy_from(inputs)
+        return graph.replay()
 
-    def _is_capture_due(self, shape: GraphShape) -> bool:
-        if not self._is_enabled or not self._eager_steps[shape.clips, shape.micro_batch_size]:
-            return False
-        if self._graphs:
-            return True
-        num_steps, sizes_seen = self._eager_steps.total(), {clips for clips, _ in self._eager_steps}
-        is_warm = num_steps >= WARM_UP_STEPS and (self._batch_sizes <= sizes_seen or num_steps >= MAX_WARM_UP_STEPS)
-        return is_warm and shape.frames == self._max_frames
+    def warm_up(self) -> AbstractContextManager[None]:
+        """Context for an eager step."""
+        return self._capturer.warm_up() if self._is_enabled else nullcontext()
 
     def _try_capture(self, shape: GraphShape, inputs: StepInputs) -> None:
-        scales = [scaler.state_dict() for scaler in self._scalers]
         try:
-            self._graphs[shape] = self._capture(shape, inputs)
-            return
+            self._graphs[shape] = CapturedStep.capture(self._state, self._capturer, inputs, shape.micro_batch_size)
         except RuntimeError as error:
-            is_oom, fault = is_out_of_memory(error), str(error).partition("\n")[0]
-        # Outside of the handler: what the error's frames hold is free now.
+            reason = str(error).partition("\n")[0]
+            if is_out_of_memory(error):
+                reason = "the device does not have enough memory for them"
+        else:
+            return
+        self._disable(reason)  # outside the handler: the error's traceback keeps the captured tensors alive
+
+    def _disable(self, reason: str) -> None:
+        """Free the graphs and leave the train state ready for eager steps."""
         self._is_enabled = False
         self._graphs.clear()
-        self._state.set_precision(self._state.precision)  # a scaler that was stopped halfway takes no further step
-        for scaler, scale in zip(self._scalers, scales, strict=True):
-            if scale:
-                scaler.load_state_dict(scale)
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        why = "the device has no memory left for them" if is_oom else fault
-        self._log(f"steps go on without CUDA graphs, one kernel after another: {why}")
-
-    @property
-    def _scalers(self) -> tuple[torch.amp.GradScaler, torch.amp.GradScaler]:
-        return self._state.generator_scaler, self._state.discriminator_scaler
-
-    def _capture(self, shape: GraphShape, given: StepInputs) -> _CapturedGraph:
-        inputs, state = given.static_clone(), self._state
-        micro_batcher = _FixedMicroBatcher(shape.micro_batch_size)
-
-        def step() -> StepResult:
-            whole = BatchTotals(shape.clips, inputs.batch.lengths.sum())
-            return training_step(state, inputs.batch, inputs.starts, inputs.noise, whole, micro_batcher)
-
-        with _capturable(state):
-            return _CapturedGraph(inputs, self._capturer.capture(step))
-
-
-class _FixedMicroBatcher(MicroBatcher):
-    """Micro-batches of one size, without retries: a graph has the memory that it needs, or there is none."""
-
-    def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
-        step(backward(self.limit))
-
-
-@contextmanager
-def _capturable(state: GanTrainState) -> Iterator[None]:
-    """Mark the optimizers as capturable; their fused kernel needs nothing more, since its learning rate is a tensor."""
-    groups = [
-        group
-        for optimizer in (state.generator_optimizer, state.discriminator_optimizer)
-        for group in optimizer.param_groups
-    ]
-    try:
-        for group in groups:
-            group["capturable"] = True
-        yield
-    finally:
-        for group in groups:
-            group["capturable"] = False
+        reset_scalers(self._state)
+        free_cached_memory()
+        self._log(f"training continues without CUDA graphs, one kernel after another: {reason}")

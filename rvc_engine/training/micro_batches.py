@@ -1,11 +1,11 @@
-"""Micro-batches of a global batch, made smaller when memory runs out.
+"""Size of a rank's micro-batches, halved when memory runs out.
 
-The sum of the micro-batches' gradients is the whole batch's, so smaller ones cost time and nothing else.
+The gradients of all micro-batches are summed, so smaller ones change the cost of a step and not its result.
 """
 
 import gc
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -13,58 +13,71 @@ from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
 from rvc_engine.errors import GpuOutOfMemory
 
-T = TypeVar("T")
+
+class _RankOutOfMemory(RuntimeError):
+    """Memory ran out on one of several ranks; raised on all of them."""
 
 
 class MicroBatcher:
-    """The micro-batch size of a rank. Halved for good when memory runs out."""
+    """The micro-batch size of a rank, in clips."""
 
     def __init__(
-        self, limit: int, distributed: DistributedContext = SINGLE_PROCESS, warn: Callable[[str], None] = lambda _: None
+        self,
+        limit: int,
+        distributed: DistributedContext = SINGLE_PROCESS,
+        warn: Callable[[str], None] = lambda _: None,
+        *,
+        halves: bool = True,
     ) -> None:
-        self.limit, self.distributed, self._warn = limit, distributed, warn
+        """`limit` clips at most in a micro-batch; `halves=False` raises the out-of-memory error instead."""
+        self.limit, self.distributed, self._warn, self._halves = limit, distributed, warn, halves
 
-    def attempt(self, num_clips: int, backward: Callable[[int], T], step: Callable[[T], object]) -> None:
-        """Run half a step: `backward(limit)` accumulates gradients, `step(result)` changes the weights.
+    @contextmanager
+    def synchronized(self) -> Iterator[None]:
+        """Context of work that may run out of memory. An out-of-memory error on any rank is raised on all ranks.
 
-        When memory runs out in `backward` on any rank, all ranks run it again with half the limit; it must start
-        anew each time. `step` runs once. `num_clips` is the global batch's. Raises GpuOutOfMemory when
-        single clips do not fit.
+        Without it the other ranks would wait forever for the gradients of the one that failed.
         """
-        while True:
-            results: list[T] = []
-            is_oom = _runs_out_of_memory(lambda into=results: into.append(backward(self.limit)))  # type: ignore[misc]
-            if not self.distributed.all_reduce_any(is_oom):
-                # Alone, this may be tried again too: the optimizer's kernel takes no memory once it has begun.
-                is_oom = _runs_out_of_memory(lambda of=results: step(of[0]), self.distributed.world_size == 1)  # type: ignore[misc]
-                if not is_oom:
-                    return
-            del results
-            self._reduce_limit(self.distributed.max_shard_size(num_clips))
+        is_oom = False
+        try:
+            yield
+        except RuntimeError as error:
+            if self.distributed.world_size == 1 or not is_out_of_memory(error):
+                raise
+            is_oom = True
+        if self.distributed.all_reduce_any(is_oom):
+            raise _RankOutOfMemory("a rank ran out of memory")
 
-    def _reduce_limit(self, most_clips: int) -> None:
-        clips = min(self.limit, most_clips)
+    def can_retry(self, error: RuntimeError) -> bool:
+        """Whether `error` is an out-of-memory error after which the work can be done again in smaller micro-batches.
+
+        With several ranks these are the errors that `synchronized` raised on all of them. A single process repeats a
+        failed optimizer step, too: the fused kernel allocates nothing once it has begun, so no weight has changed.
+        """
+        is_alone = self.distributed.world_size == 1
+        return self._halves and (isinstance(error, _RankOutOfMemory) or (is_alone and is_out_of_memory(error)))
+
+    def halve(self, num_clips: int) -> None:
+        """Halve the limit for good and free cached memory; `num_clips` is the size of the global batch.
+
+        Raises GpuOutOfMemory when a micro-batch was a single clip already.
+        """
+        clips = min(self.limit, self.distributed.max_shard_size(num_clips))
         if clips == 1:
             raise GpuOutOfMemory(
-                "the device ran out of memory with a single clip at a time; free it of other programs, set "
+                "the device ran out of memory with a single clip at a time; close other programs that use it, set "
                 "gradient_checkpointing=true, or use precision=bf16 or a smaller width"
             )
         self.limit = clips // 2
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached_memory()
         self._warn(
             f"the device ran out of memory with {clips} clips at a time; going on with {self.limit} at a time and "
-            "gradients added up, so that the batch stays as large as it was"
+            "summed gradients, so the effective batch size stays the same"
         )
 
 
-def _runs_out_of_memory(work: Callable[[], object], may_retry: bool = True) -> bool:
-    """True on out of memory. Returns outside the except block, so that the traceback with the graph is freed."""
-    try:
-        work()
-    except RuntimeError as error:
-        if not (may_retry and is_out_of_memory(error)):
-            raise
-        return True
-    return False
+def free_cached_memory() -> None:
+    """Collect garbage and return PyTorch's cached memory to the device. The caller drops its tensors before."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

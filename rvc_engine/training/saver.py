@@ -1,5 +1,6 @@
-"""The saves of `save_every_epochs`: a G_/D_ pair, with it a small voice; each save is evaluated."""
+"""The saves of `save_every_epochs`: a G_/D_ pair and optionally a small voice file; each save is evaluated."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,20 +32,20 @@ class CheckpointSaver:
         self._checkpointer, self._evaluation, self._report = checkpointer, evaluation, report
 
     def save(self, state: GanTrainState, progress: TrainProgress) -> None:
-        """Start writing the state as it is, and evaluate it meanwhile. It is logged once it is whole."""
+        """Start writing the state as it is, and evaluate it meanwhile. The save is logged once it is complete."""
         config = self._config
         self._checkpointer.submit(
             pair_trees(state, progress, config.learning_rate, config.save_only_latest),
-            lambda trees: self._write(trees, progress),
-            lambda files: self._apply_retention(files, progress),
+            partial(self._write, progress),
+            partial(self._apply_retention, progress),
         )
         self._evaluation.run(state.synthesizer, progress)
 
-    def _write(self, trees: dict[str, dict[str, Any]], progress: TrainProgress) -> list[Path]:
-        """Returns the files that are this save's alone."""
+    def _write(self, progress: TrainProgress, trees: dict[str, dict[str, Any]]) -> list[Path]:
+        """Write a save. Returns the files that no later save overwrites."""
         files = write_pair(self._workspace.root, trees)
         if self._config.save_only_latest:
-            files = []  # each takes the place of the one before
+            files = []  # each save overwrites the one before
         if self._config.save_every_weights:
             path = (
                 self._workspace.weights / f"{self._workspace.stem}_e{completed_epochs(progress)}_s{progress.step}.pth"
@@ -54,8 +55,8 @@ class CheckpointSaver:
             files.append(path)
         return files
 
-    def _apply_retention(self, files: list[Path], progress: TrainProgress) -> None:
-        """Log the new save, then delete the saves that `keep_saves` does not keep."""
+    def _apply_retention(self, progress: TrainProgress, files: list[Path]) -> None:
+        """Log the new save, then delete the saves that `keep_saves` drops."""
         self._report.log(f"saved epoch {completed_epochs(progress)}, step {progress.step}")
         names = [path.relative_to(self._workspace.root).as_posix() for path in files]
         save = Save(step=progress.step, epoch=completed_epochs(progress), files=names)

@@ -13,19 +13,19 @@ from rvc_engine.compute.out_of_memory import is_out_of_memory
 from rvc_engine.compute.precision import Precision
 
 SETTLED_SECONDS = 5.0
-"""Training time before the machine is measured: first steps are slow, and a run that is over by then need not wait."""
+"""Training time before peak FLOPs are measured: the first steps are slow, and short runs need no measurement."""
 MEASURING_SECONDS = 0.3
 EMA_WEIGHT = 0.2
 """Weight of the newest step in the moving averages."""
 _MATMUL_SIZES = {"cuda": 8192, "cpu": 1024}
-"""Rows of the matrices that the machine is measured with: large enough to keep all of it busy."""
+"""Rows of the matrices that peak FLOPs are measured with: enough to use the whole device."""
 
 
 class Throughput:
     """Exponential moving averages over the steps of one attempt."""
 
     def __init__(self, device: torch.device, precision: Precision, num_devices: int = 1) -> None:
-        """`num_devices` that each do as much."""
+        """`num_devices`: devices that train together, each at the same rate."""
         self._device, self._precision, self._num_devices = device, precision, num_devices
         self.step_seconds: float | None = None
         self._clip_seconds: float | None = None
@@ -35,15 +35,16 @@ class Throughput:
         self._is_measured = False
 
     def add(self, clips: int, seconds: float) -> None:
-        """Record a step on so many clips that took so long."""
+        """Record a step on `clips` clips that took `seconds`."""
         self._seconds += seconds
         self.step_seconds = _ema(self.step_seconds, seconds)
         self._clip_seconds = _ema(self._clip_seconds, seconds / clips)
 
     @contextmanager
     def count_flops(self, clips: int) -> Iterator[None]:
-        """Count once what a step on so many clips of this device computes; it must be taken operation by operation."""
-        is_due = self._device.type == "cuda" or self._seconds >= SETTLED_SECONDS  # graphs hide what they compute
+        """Count the FLOPs of one eager step on `clips` clips of this device. Later calls count nothing."""
+        # On CUDA at once: later steps are graphs, whose operations are hidden.
+        is_due = self._device.type == "cuda" or self._seconds >= SETTLED_SECONDS
         if self._clip_flops is not None or clips == 0 or not is_due:
             yield
             return
@@ -53,14 +54,14 @@ class Throughput:
 
     @property
     def clips_per_second(self) -> float | None:
-        """None before the first step."""
+        """Moving average; None before the first step."""
         return 1 / self._clip_seconds if self._clip_seconds else None
 
     @property
     def mfu(self) -> float | None:
-        """Model FLOPs utilisation: FLOPs a second as a share of what matrix products reach; None while not measured.
+        """Model FLOPs utilisation: FLOPs a second divided by those of a large matrix product; None while not measured.
 
-        Measures it, in well under a second, the first time that the throughput has settled.
+        The first call after SETTLED_SECONDS of training measures the latter, in MEASURING_SECONDS.
         """
         if not self._is_measured and self._seconds >= SETTLED_SECONDS:
             self._is_measured = True
@@ -71,7 +72,7 @@ class Throughput:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of a step; none before the throughput has settled."""
+        """Metrics for a step's event; none before MFU is measured."""
         mfu = self.mfu
         if mfu is None or self.clips_per_second is None:
             return {}
@@ -83,7 +84,7 @@ def _ema(old: float | None, new: float) -> float:
 
 
 class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the multiplications and additions of matrix products and convolutions."""
+    """Counts the FLOPs of matrix products and convolutions, forward and backward."""
 
     flops = 0
 
@@ -99,7 +100,7 @@ class _FlopCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def peak_matmul_flops(device: torch.device, precision: Precision) -> float | None:
-    """Operations a second of a large matrix product in this format; None where there is no memory for it."""
+    """FLOPs a second of a large matrix product in this format; None where memory is short for it."""
     size = _MATMUL_SIZES.get(device.type, 1024)
     try:
         matrix = torch.ones(size, size, device=device, dtype=precision.dtype or torch.float32)

@@ -42,7 +42,7 @@ def test_pause_and_cancel_end_the_real_engine_within_15_s_and_keep_its_checkpoin
     (entry,) = read_entries(workspace / "recovery")[-1:]
     assert entry.fault(workspace / "recovery") is None
     assert entry.step > paused_at
-    assert f"going on after step {paused_at}" in station.client.logs(job.id)
+    assert f"resuming after step {paused_at}" in station.client.logs(job.id)
 
 
 def test_a_lost_workers_job_runs_again_within_its_lease_and_a_little(station, recording):

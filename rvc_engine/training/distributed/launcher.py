@@ -1,7 +1,7 @@
-"""The train stage in several processes: start them, relay their events, stop them, and report how they ended.
+"""The train stage in several processes: starts them, relays their events, stops them, and raises their errors.
 
-torchrun starts one process a rank and ends the others as soon as one fails. It reports that on standard error only, so
-a rank's own `failed` event counts first; a rank that ended without one is named from torchrun's table.
+torchrun starts one process a rank and ends the others as soon as one fails. It reports failures on standard error only,
+so a rank's own `failed` event takes precedence; a rank that ended without one is found in torchrun's table.
 """
 
 import os
@@ -30,9 +30,9 @@ from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
 
 SHUTDOWN_SECONDS = 10
-"""From the first sign of an end until what is left is killed."""
+"""Time for the ranks to end by themselves before they are killed."""
 _TABLE_ROW = re.compile(r"rank\s*:\s*(\d+) .*?exitcode\s*:\s*(-?\d+)", re.DOTALL)
-"""A failed rank in torchrun's last words."""
+"""A failed rank in torchrun's final report."""
 
 
 def run(
@@ -43,9 +43,9 @@ def run(
     features_identity: str,
     report: StageReport,
 ) -> None:
-    """`training.run` in one process for each of `devices`, with its end as the result.
+    """Run `trainer.run` in one process for each of `devices`.
 
-    Raises what the ranks raised, StopRequested after a checkpoint, and RankFailure when one died without a word.
+    Raises the errors of the ranks, StopRequested after a checkpoint, and RankFailure when a rank died without an error.
     """
     request = RankRequest(
         root=workspace.root.absolute(),
@@ -62,7 +62,7 @@ def run(
     path = workspace.root / "ranks.json"
     write_atomically(path, request.model_dump_json(indent=1).encode())
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()  # what the stages before held is the ranks' now
+        torch.cuda.empty_cache()  # memory that earlier stages cached is needed by the ranks
     group = _RankGroup(path, request, report)
     try:
         group.follow()
@@ -78,7 +78,7 @@ class _RankGroup:
     def __init__(self, path: Path, request: RankRequest, report: StageReport) -> None:
         self._devices, self._report = request.devices, report
         self._lines: queue.SimpleQueue[tuple[bool, str]] = queue.SimpleQueue()
-        """What was said, and whether on standard output."""
+        """Lines of output; True for those on standard output."""
         self._stderr_lines: deque[str] = deque(maxlen=400)
         self._failed: Failed | None = None
         self._stopped = self._succeeded = self._is_stop_sent = False
@@ -96,7 +96,7 @@ class _RankGroup:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for the engine, which then stops the ranks in order
+            start_new_session=True,  # Ctrl-C goes to the engine, which then stops the ranks in order
         )
         assert self._process.stdin is not None
         self._input: IO[bytes] = self._process.stdin
@@ -146,7 +146,7 @@ class _RankGroup:
                 self._report.relay(event)
 
     def shut_down(self) -> None:
-        """Leave nothing running: ranks end when their input does, and torchrun when they have."""
+        """End all processes: the ranks end with their input, torchrun ends after them; what remains is killed."""
         with suppress(OSError):
             self._input.close()
         try:
@@ -160,7 +160,7 @@ class _RankGroup:
         self._drain_output(timeout=0)
 
     def raise_for_exit(self) -> None:
-        """Return for a training that came to its end; raise for every other end."""
+        """Return after a complete training; raise for any other exit."""
         if self._failed is not None:
             raise error_from_code(self._failed.code, self._failed.message)
         if self._process.returncode == 0 and self._stopped:
@@ -169,23 +169,23 @@ class _RankGroup:
             raise self._rank_failure()
 
     def _rank_failure(self) -> EngineError:
-        """Who died, as far as torchrun's table tells. Those that it ended itself (SIGTERM) are not to be named."""
+        """The rank that died, from torchrun's table, without those that torchrun itself ended by SIGTERM."""
         exit_codes = {int(rank): int(code) for rank, code in _TABLE_ROW.findall("\n".join(self._stderr_lines))}
         secondary_codes = {EXIT_PEER_FAILED, EXIT_ORPHANED, -signal.SIGTERM}
         rank = next((rank for rank, code in exit_codes.items() if code not in secondary_codes), None)
         if rank is None:
-            culprit = f"one of the {len(self._devices)} processes that trained the voice died"
+            failure = f"one of the {len(self._devices)} training processes died"
         else:
-            culprit = (
-                f"process {rank + 1} of {len(self._devices)} that trained the voice, on {self._devices[rank]}, died"
-            )
+            failure = f"training process {rank + 1} of {len(self._devices)}, on {self._devices[rank]}, died"
             code = exit_codes[rank]
-            culprit += f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
-        return RankFailure(f"{culprit}; the others were stopped. Start again: the run goes on from its last checkpoint")
+            failure += f" ({signal.Signals(-code).name})" if code < 0 else f" (exit code {code})"
+        return RankFailure(
+            f"{failure}; the others were stopped. Start the run again to resume from its last checkpoint"
+        )
 
 
 def _environment(num_threads: int) -> dict[str, str]:
-    """Threads that sleep while they wait, and traffic that stays on this machine."""
+    """The ranks' environment: threads sleep while they wait, and communication stays on this machine."""
     environment = {
         "OMP_WAIT_POLICY": "PASSIVE",
         **inherited_environment(os.environ),

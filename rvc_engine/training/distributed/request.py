@@ -7,15 +7,15 @@ from pydantic import BaseModel, ConfigDict
 from rvc_engine.config import TrainingConfig, Version
 
 EXIT_PEER_FAILED = 75
-"""A rank ended because another one was gone: it is not the one to name."""
+"""Exit code of a rank that ended because another one was gone: not the cause of the failure."""
 EXIT_ORPHANED = 76
-"""A rank ended because the engine that started it was gone."""
+"""Exit code of a rank that ended because the engine that started it was gone."""
 STOP = b"stop\n"
-"""On a rank's standard input: stop after a checkpoint. All ranks share one input, so one of them reads it."""
+"""Request on a rank's standard input to stop after a checkpoint. All ranks share one input, so one of them reads it."""
 
 
 class RankRequest(BaseModel):
-    """The arguments of `training.run`, and the means of each rank."""
+    """The arguments of `trainer.run`, and the device and threads of each rank."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

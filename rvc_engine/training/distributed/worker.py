@@ -1,7 +1,7 @@
 """One process of a data-parallel training: `torchrun ... -m rvc_engine.training.distributed.worker FILE`.
 
-Rank 0 writes events as lines on standard output; every rank reports why it fails. A rank whose input
-ends has lost its engine, and ends at once: what it has done since the last checkpoint is done again by the next engine.
+Rank 0 writes events as lines on standard output; every rank reports its own failure. When its input ends, the engine is
+gone and the rank ends at once: the next engine repeats the steps since the last checkpoint.
 """
 
 import os
@@ -25,28 +25,27 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class _RankReport(StageReport):
-    """Reports on rank 0 only; whether to stop is decided by all ranks together."""
+    """The report of a rank that trains with others: all ranks decide together whether to stop."""
 
     def check_stop(self) -> None:
-        """Nothing: one rank that stops alone would leave the others waiting."""
+        """Do nothing: a rank that stopped alone would leave the others waiting."""
 
 
 def main() -> None:
-    """Train as one rank, to whatever end."""
+    """Train as one rank, and exit with a code that names the outcome."""
     request = RankRequest.model_validate_json(Path(sys.argv[1]).read_bytes())
     stop = _watch_input()
     torch.set_num_threads(request.num_threads)
-    device = torch.device(request.devices[local_rank()])
+    name, device = f"process {local_rank() + 1} of {len(request.devices)}", torch.device(request.devices[local_rank()])
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
         context = DistributedContext.init(device)
-        name = f"process {context.rank + 1} of {context.world_size}"
         _emit(Log(level="debug", message=f"{name} trains on {device} as pid {os.getpid()}"))
         report = _RankReport("train", _emit if context.is_main else _discard, stop.is_set)
         _train(request, device, report, context)
-        with suppress(PeerFailure):  # this rank's work is done; the exit code of the dead one names it
-            context.all_reduce_any(False)  # until the first one has saved, too
+        with suppress(PeerFailure):  # this rank is done; the exit code of a dead rank identifies it
+            context.all_reduce_any(False)  # wait until rank 0 has saved
         _exit(0)
     except PeerFailure as error:
         print(f"lost the other processes: {error}", file=sys.stderr)  # noqa: T201 - the engine's debug log
@@ -54,25 +53,26 @@ def main() -> None:
     except EngineError as error:
         _emit(Failed(code=error.code, message=str(error)))
         _exit(EXIT_FAILED)
-    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must get a reason
+    except Exception as error:  # noqa: BLE001 - the outermost guard: the engine must receive a reason
         traceback.print_exception(error)
-        _emit(Failed(code=FailureCode.INTERNAL, message=f"{name} failed unforeseen ({type(error).__name__}: {error})"))
+        message = f"{name} failed with an unexpected error ({type(error).__name__}: {error})"
+        _emit(Failed(code=FailureCode.INTERNAL, message=message))
         _exit(EXIT_FAILED)
 
 
 def _train(request: RankRequest, device: torch.device, report: StageReport, context: DistributedContext) -> None:
-    """The stage itself. A stop on request is a good end: torchrun would kill the others for any other exit code."""
+    """Run the stage. A requested stop counts as success: torchrun kills the other ranks for any other exit code."""
     base = BaseWeights(request.base_generator, request.base_discriminators, request.base_identity)
     workspace = Workspace(request.root, request.voice, request.version)
     try:
         trainer.run(workspace, request.config, device, base, request.features_identity, report, context)
         report.event(Succeeded(message="trained"))
     except StopRequested:
-        report.event(Stopped(message="stopped as asked"))
+        report.event(Stopped(message="stopped on request"))
 
 
 def _watch_input() -> threading.Event:
-    """Set when the engine asks to stop. The end of input ends this process, whatever it is doing."""
+    """An event that is set when the engine asks to stop. The end of the input ends this process at once."""
     stop = threading.Event()
 
     def watch() -> None:
@@ -86,17 +86,17 @@ def _watch_input() -> threading.Event:
 
 
 def _emit(event: Event) -> None:
-    """One line, in one write: the ranks share the pipe."""
+    """Write an event as one line, in one write: the ranks share the pipe."""
     with suppress(BrokenPipeError):
         os.write(sys.stdout.fileno(), f"{format_event(event)}\n".encode())
 
 
 def _discard(_event: Event) -> None:
-    """Drop an event: rank 0 reports for all."""
+    """Drop an event: rank 0 reports for all ranks."""
 
 
 def _exit(code: int) -> NoReturn:
-    """os._exit: NCCL and gloo teardown can hang or abort once a peer is gone, which would fail a complete training."""
+    """Exit without the teardown of NCCL and gloo: it can hang or abort once a peer is gone, and fail the training."""
     sys.stderr.flush()
     os._exit(code)
 

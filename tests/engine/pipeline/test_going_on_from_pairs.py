@@ -68,7 +68,7 @@ def test_a_pair_alone_goes_on_to_the_same_weights_as_the_runs_own_checkpoint(
 
     assert steps(events) == steps(own) == [4, 5, 6]
     assert epochs(events) == {2}
-    assert "going on after epoch 1 of G_3.pth" in messages(events)
+    assert "resuming after epoch 1 of G_3.pth" in messages(events)
     ours, theirs = (load_trained_synthesizer(workspace)[0] for workspace in (finished, other))
     for name, value in ours.items():
         rows = 1 if name == "emb_g.weight" else len(value)
@@ -81,10 +81,10 @@ def test_a_pair_that_another_program_trained_on_wins_over_the_older_checkpoint(m
         tree = read(finished.root / f"{letter}_3.pth")
         torch.save({**tree, "iteration": 5}, finished.root / f"{letter}_2333333.pth")
     _, events = make(total_epochs=6, evaluate="never")
-    assert "going on after epoch 5 of G_2333333.pth" in messages(events)
+    assert "resuming after epoch 5 of G_2333333.pth" in messages(events)
     assert epochs(events) == {6}
     _, events = make(total_epochs=7, evaluate="never")  # and from then on it is the run's own again
-    assert "going on after step 18" in messages(events)
+    assert "resuming after step 18" in messages(events)
 
 
 def test_a_pair_of_another_kind_is_named(make: Make, finished: Workspace) -> None:

@@ -178,7 +178,7 @@ def test_the_long_spellings_go_on_and_keep_one_pair(
     words += ["--save_every_weights", "0", "--skip-index"]
     done = script(*words, *SMALL)
     assert done.returncode == events.EXIT_SUCCEEDED, done.stderr
-    assert "going on after step 4" in done.stderr
+    assert "resuming after step 4" in done.stderr
     assert "shows none of the 2 GPUs; its CPU trains" in done.stderr
     assert {path.name for path in root.glob("G_*.pth")} == {*before, "G_2333333.pth"}
     assert added.stat().st_mtime_ns == built

@@ -148,7 +148,7 @@ def test_a_run_in_a_short_format_that_diverges_goes_on_in_float32_and_only_then_
     monkeypatch.setattr(trainer, "training_step", step)
     workspace, events = make(precision="bf16", total_epochs=1, checkpoint_every_steps=1)
     first, second = warnings(events)
-    assert "went back to step 1 in fp32 in place of bf16" in first
+    assert "went back to step 1 in fp32 instead of bf16" in first
     assert "0.5 times the learning rate" in second
     assert formats[:4] == ["bf16", "bf16", "fp32", "fp32"]
     rates = [values["learning_rate"] for values in losses(events)]
@@ -178,7 +178,7 @@ def test_a_float16_step_that_was_skipped_is_no_divergence_and_a_long_row_of_them
     _, events = make(precision="fp16", total_epochs=1, checkpoint_every_steps=1)
     [warning] = warnings(events)
     assert "at step 3" in warning
-    assert "in fp32 in place of fp16" in warning
+    assert "in fp32 instead of fp16" in warning
 
 
 def test_a_checkpoint_keeps_the_scales_of_float16(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Recorded steps are the steps: same weights, same losses, on inputs of their own; what cannot be recorded goes on."""
+"""Captured steps equal eager steps: same weights, same losses, static buffers. After a failed capture all are eager."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ def fresh_state(precision: Precision | None = None, device: torch.device = CPU) 
     return GanTrainState.build(HPARAMS, device, 1e-3, precision)
 
 
-def inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device = CPU) -> StepInputs:
+def made_up_inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device = CPU) -> StepInputs:
     """Clips of noise, one of them shorter than the padding."""
     rng = torch.Generator().manual_seed(seed)
     lengths = torch.tensor([frames - 5 * (clip % 2) for clip in range(clips)])
@@ -55,7 +55,7 @@ def inputs(seed: int, clips: int = 2, frames: int = LONG, device: torch.device =
 
 
 class FakeCapturer:
-    """Does again on the CPU what a graph does on a GPU: the same work on the memory of the time of recording."""
+    """Stands in for CUDA graphs on the CPU: a replay repeats the step on the buffers of the capture."""
 
     def __init__(self, fault: Exception | None = None) -> None:
         self.num_captured = self.num_replayed = self.num_warm_ups = 0
@@ -77,8 +77,21 @@ class FakeCapturer:
         return replay
 
 
+def take_step(
+    state: GanTrainState, graphs: GraphedSteps | None, inputs: StepInputs, micro_batcher: MicroBatcher
+) -> StepResult:
+    """One step as the trainer takes it: from a graph, or eagerly."""
+    if graphs is None:
+        return training_step(state, inputs.batch, inputs.starts, inputs.noise, None, micro_batcher)
+    result = graphs.replay(inputs, micro_batcher.limit)
+    if result is None:
+        with graphs.warm_up():
+            result = training_step(state, inputs.batch, inputs.starts, inputs.noise, None, micro_batcher)
+    return result
+
+
 class Run:
-    """Steps of one pair of nets, from graphs where they can be."""
+    """Steps of one train state, from graphs where possible."""
 
     def __init__(
         self,
@@ -87,16 +100,16 @@ class Run:
         precision: Precision | None = None,
         sizes: frozenset[int] = frozenset(),
     ) -> None:
-        self.state, self.pieces, self.said = fresh_state(precision), MicroBatcher(limit), list[str]()
-        self.steps = None if capturer is None else GraphedSteps(self.state, capturer, LONG, sizes, self.said.append)
+        self.state, self.micro_batcher, self.messages = fresh_state(precision), MicroBatcher(limit), list[str]()
+        self.graphs: GraphedSteps | None = None
+        if capturer is not None:
+            self.use_graphs(capturer, sizes)
 
-    def take(self, given: StepInputs) -> list[float]:
-        def eager() -> StepResult:
-            totals = BatchTotals(len(given.starts), given.batch.lengths.sum())
-            return training_step(self.state, given.batch, given.starts, given.noise, totals, self.pieces)
+    def use_graphs(self, capturer: Capturer, sizes: frozenset[int]) -> None:
+        self.graphs = GraphedSteps(self.state, capturer, LONG, sizes, self.messages.append)
 
-        result = eager() if self.steps is None else self.steps.step(given, self.pieces, eager)
-        return result.stacked().tolist()
+    def step(self, inputs: StepInputs) -> list[float]:
+        return take_step(self.state, self.graphs, inputs, self.micro_batcher).stacked().tolist()
 
     @property
     def weights(self) -> Tensor:
@@ -113,42 +126,42 @@ SHAPES = [(2, LONG), (2, SHORT), (2, LONG), (1, SHORT), (2, SHORT), (2, LONG), (
 
 
 @pytest.mark.parametrize("limit", [8, 1])
-def test_recorded_steps_give_the_very_losses_and_weights_of_steps_taken_one_by_one(limit: int) -> None:
+def test_captured_steps_give_exactly_the_losses_and_weights_of_eager_steps(limit: int) -> None:
     capturer = FakeCapturer()
     graphed, plain = Run(capturer, limit, sizes=frozenset({1, 2})), Run(None, limit)
     for number, (clips, frames) in enumerate(SHAPES):
         for run in (graphed, plain):
             run.state.set_learning_rate(1e-3 * 0.9**number)
-        given = inputs(number, clips, frames)
-        assert graphed.take(given) == plain.take(given)
+        inputs = made_up_inputs(number, clips, frames)
+        assert graphed.step(inputs) == plain.step(inputs)
     assert torch.equal(graphed.weights, plain.weights)
-    # Eager until both sizes of batch have come by and then the longest shape; from there on all from graphs.
+    # Eager until both batch sizes and then the longest shape have occurred; from there on all from graphs.
     assert (capturer.num_warm_ups, capturer.num_captured, capturer.num_replayed) == (5, 3, 4)
-    assert graphed.said == []
+    assert graphed.messages == []
 
 
-def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_alone() -> None:
+def test_a_captured_step_reads_static_buffers_and_does_not_change_its_inputs() -> None:
     capturer = FakeCapturer()
     run = Run(capturer)
     seen: list[list[int]] = []
     capture = capturer.capture
 
-    def watched(step: Step) -> Step:
+    def capture_and_watch(step: Step) -> Step:
         replay = capture(step)
 
-        def noted() -> StepResult:
-            assert run.steps is not None
-            [graph] = run.steps._graphs.values()
+        def watched_replay() -> StepResult:
+            assert run.graphs is not None
+            [graph] = run.graphs._graphs.values()
             seen.append([part.data_ptr() for part in graph.inputs.tensors])
             return replay()
 
-        return noted
+        return watched_replay
 
-    capturer.capture = watched  # type: ignore[method-assign]
-    given = [inputs(number) for number in range(WARM_UP_STEPS + 2)]
+    capturer.capture = capture_and_watch  # type: ignore[method-assign]
+    given = [made_up_inputs(number) for number in range(WARM_UP_STEPS + 2)]
     before = copy.deepcopy(given)
     for each in given:
-        run.take(each)
+        run.step(each)
     assert len(seen) == 2
     assert seen[0] == seen[1]
     assert not set(seen[0]) & {part.data_ptr() for each in given for part in each.tensors}
@@ -156,56 +169,56 @@ def test_a_recorded_step_reads_buffers_of_its_own_and_leaves_what_it_was_given_a
         assert all(torch.equal(one, other) for one, other in zip(each.tensors, old.tensors, strict=True))
 
 
-def test_the_longest_shape_is_recorded_before_others() -> None:
+def test_the_longest_shape_is_captured_before_others() -> None:
     capturer = FakeCapturer()
     run = Run(capturer)
     for number in range(WARM_UP_STEPS + 1):
-        run.take(inputs(number, 1, SHORT))
+        run.step(made_up_inputs(number, 1, SHORT))
     assert capturer.num_captured == 0
-    run.take(inputs(8, 1, LONG))
-    run.take(inputs(9, 1, SHORT))
+    run.step(made_up_inputs(8, 1, LONG))
+    run.step(made_up_inputs(9, 1, SHORT))
     assert (capturer.num_captured, capturer.num_replayed) == (2, 2)
 
 
-def test_a_size_of_batch_that_never_comes_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captures_do_not_wait_forever_for_a_batch_size_that_never_occurs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_graphs, "MAX_WARM_UP_STEPS", WARM_UP_STEPS + 1)
     capturer = FakeCapturer()
     run = Run(capturer, sizes=frozenset({1, 7}))
     for number in range(WARM_UP_STEPS + 2):
-        run.take(inputs(number, 1, SHORT if number else LONG))
-        run.take(inputs(number, 1, LONG)) if number > WARM_UP_STEPS else None
+        run.step(made_up_inputs(number, 1, SHORT if number else LONG))
+        run.step(made_up_inputs(number, 1, LONG)) if number > WARM_UP_STEPS else None
     assert capturer.num_replayed == 1
 
 
 FAULTS = {
-    "no memory left": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "not have enough memory": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
     "operation not permitted when stream is capturing": RuntimeError(
         "CUDA error: operation not permitted when stream is capturing\nmore of it"
     ),
 }
 
 
-@pytest.mark.parametrize("why", FAULTS)
-def test_what_cannot_be_recorded_is_said_once_and_goes_on_step_by_step(why: str) -> None:
-    run, plain = Run(FakeCapturer(FAULTS[why])), Run(None)
+@pytest.mark.parametrize("reason", FAULTS)
+def test_a_failed_capture_is_logged_once_and_training_continues_with_eager_steps(reason: str) -> None:
+    run, plain = Run(FakeCapturer(FAULTS[reason])), Run(None)
     for number in range(WARM_UP_STEPS + 1):
-        assert run.take(inputs(number)) == plain.take(inputs(number))
+        assert run.step(made_up_inputs(number)) == plain.step(made_up_inputs(number))
     assert torch.equal(run.weights, plain.weights)
-    [said] = run.said
-    assert why in said
-    assert "without CUDA graphs" in said
-    assert "\n" not in said
+    [message] = run.messages
+    assert reason in message
+    assert "without CUDA graphs" in message
+    assert "\n" not in message
 
 
 class _StopsHalfway(FakeCapturer):
-    """Fails after the first half of a step has been recorded, as where the second half's memory is not there."""
+    """Fails after the capture of the first half of a step, as when memory is short for the second half."""
 
-    def __init__(self, run: Callable[[], GanTrainState]) -> None:
+    def __init__(self, state: GanTrainState) -> None:
         super().__init__()
-        self.state = run
+        self.state = state
 
     def capture(self, step: Step) -> Step:
-        state = self.state()
+        state = self.state
         real = state.discriminator_optimizer.step
 
         def fault(*_: object) -> None:
@@ -216,18 +229,18 @@ class _StopsHalfway(FakeCapturer):
             step()
         finally:
             state.discriminator_optimizer.step = real  # type: ignore[method-assign]
-        raise AssertionError("it should have stopped")
+        raise AssertionError("the capture should have failed")
 
 
-def test_a_recording_that_stops_halfway_leaves_scales_and_optimizers_ready_for_the_next_step() -> None:
+def test_a_capture_that_fails_halfway_leaves_scales_and_optimizers_ready_for_the_next_step() -> None:
     run = Run(None, precision=Precision("fp16", "cpu"))
-    run.take(inputs(0, clips=1))
-    run.steps = GraphedSteps(run.state, _StopsHalfway(lambda: run.state), LONG, (1,), run.said.append)
+    run.step(made_up_inputs(0, clips=1))
+    run.use_graphs(_StopsHalfway(run.state), frozenset({1}))
     run.state.generator_scaler.update(1024.0)
     for number in range(WARM_UP_STEPS + 2):
-        run.take(inputs(number, clips=1))
-    assert len(run.said) == 1
-    assert run.state.generator_scaler.get_scale() == 1024  # carried over, not begun anew
+        run.step(made_up_inputs(number, clips=1))
+    assert len(run.messages) == 1
+    assert run.state.generator_scaler.get_scale() == 1024  # kept, not reset to the initial scale
     assert not any(group["capturable"] for group in run.state.generator_optimizer.param_groups)
 
 
@@ -235,7 +248,7 @@ def test_a_recording_that_stops_halfway_leaves_scales_and_optimizers_ready_for_t
 
 
 def test_padding_to_a_longer_length_changes_nothing_but_rounding() -> None:
-    given = inputs(1, 2, LONG)
+    inputs = made_up_inputs(1, 2, LONG)
     more = 24
 
     def longer(part: Tensor, samples: int, dim: int) -> Tensor:
@@ -244,19 +257,19 @@ def test_padding_to_a_longer_length_changes_nothing_but_rounding() -> None:
         return torch.cat([part, part.new_zeros(shape)], dim)
 
     batch = Batch(
-        features=longer(given.batch.features, more, 1),
-        coarse_f0=longer(given.batch.coarse_f0, more, 1),
-        f0=longer(given.batch.f0, more, 1),
-        spec=longer(given.batch.spec, more, 2),
-        wave=longer(given.batch.wave, more * HPARAMS.hop_length, 1),
-        lengths=given.batch.lengths,
-        speakers=given.batch.speakers,
+        features=longer(inputs.batch.features, more, 1),
+        coarse_f0=longer(inputs.batch.coarse_f0, more, 1),
+        f0=longer(inputs.batch.f0, more, 1),
+        spec=longer(inputs.batch.spec, more, 2),
+        wave=longer(inputs.batch.wave, more * HPARAMS.hop_length, 1),
+        lengths=inputs.batch.lengths,
+        speakers=inputs.batch.speakers,
     )
-    noise = Noise(torch.cat([given.noise.posterior, torch.randn(2, 24, more)], 2), given.noise.source)
+    noise = Noise(torch.cat([inputs.noise.posterior, torch.randn(2, 24, more)], 2), inputs.noise.source)
     found = []
-    for each in (given, StepInputs(batch, given.starts, noise)):
+    for each in (inputs, StepInputs(batch, inputs.starts, noise)):
         run = Run(None)
-        found.append((run.take(each), run.state))
+        found.append((run.step(each), run.state))
     (values, state), (padded, padded_state) = found
     assert padded == pytest.approx(values, rel=1e-5)
     expected, found_gradients = (gradients(each) for each in (state, padded_state))
@@ -270,24 +283,24 @@ WAITING_METHODS = ("item", "tolist", "cpu", "numpy", "__bool__", "__int__", "__f
 
 
 class _NoWaiting(TorchDispatchMode):
-    """Refuses operations that read the device's numbers on the host, or take host memory to the device."""
+    """Fails on operations that read device memory on the host, or copy host memory to the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         name = func.overloadpacket.__name__
         assert name not in WAITING_OPERATIONS, f"{name} waits for the device"
-        assert name != "lift_fresh", "a tensor of host numbers is brought to the device"
+        assert name != "lift_fresh", "a tensor of host numbers is copied to the device"
         if name in {"index", "index_put", "index_put_"}:
             assert not any(i is not None and i.dtype in {torch.bool, torch.uint8} for i in args[1]), "index by a mask"
         if name == "repeat_interleave":
-            assert not isinstance(args[0], Tensor) or isinstance(args[1], int), "repeats of the device's numbers"
+            assert not isinstance(args[0], Tensor) or isinstance(args[1], int), "repeats by a tensor of the device"
         return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture
 def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
     @contextmanager
-    def refuse() -> Iterator[None]:
-        def refused(name: str) -> Callable[..., object]:
+    def forbid() -> Iterator[None]:
+        def forbidden(name: str) -> Callable[..., object]:
             def method(*_: object, **__: object) -> None:
                 raise AssertionError(f"Tensor.{name} waits for the device")
 
@@ -295,10 +308,10 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
 
         with monkeypatch.context() as patch, _NoWaiting():
             for name in WAITING_METHODS:
-                patch.setattr(Tensor, name, refused(name))
+                patch.setattr(Tensor, name, forbidden(name))
             yield
 
-    return refuse
+    return forbid
 
 
 FORMATS = [Precision("fp32", "cpu"), Precision("bf16", "cpu"), Precision("fp16", "cpu")]
@@ -306,19 +319,19 @@ FORMATS = [Precision("fp32", "cpu"), Precision("bf16", "cpu"), Precision("fp16",
 
 @pytest.mark.parametrize("precision", FORMATS, ids=lambda precision: precision.name)
 def test_nothing_in_a_step_waits_for_the_device(no_waiting: Callable[[], object], precision: Precision) -> None:
-    run, given = Run(None, precision=precision), inputs(1)
+    run, inputs = Run(None, precision=precision), made_up_inputs(1)
     totals = BatchTotals(2, 2 * LONG)
-    training_step(run.state, given.batch, given.starts, given.noise, totals)  # constants are made once
+    training_step(run.state, inputs.batch, inputs.starts, inputs.noise, totals)  # constants are made once
     with no_waiting():  # type: ignore[attr-defined]
         rng = torch.Generator().manual_seed(5)
-        starts = draw_starts(given.batch.lengths, HPARAMS.segment_frames, rng)
+        starts = draw_starts(inputs.batch.lengths, HPARAMS.segment_frames, rng)
         noise = Noise.draw(HPARAMS, 2, LONG, rng)
-        result = training_step(run.state, given.batch, starts, noise, totals)
+        result = training_step(run.state, inputs.batch, starts, noise, totals)
         read = result.stacked()
     assert len(read.tolist()) == 7
 
 
-def test_what_waits_is_found_out(no_waiting: Callable[[], object]) -> None:
+def test_operations_that_wait_are_found(no_waiting: Callable[[], object]) -> None:
     x = torch.ones(3)
     for work in (
         lambda: x.sum().item(),
@@ -338,32 +351,26 @@ def test_what_waits_is_found_out(no_waiting: Callable[[], object]) -> None:
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["fp32", "bf16", "fp16"])
-def test_on_a_gpu_graphs_give_the_losses_of_steps_taken_one_by_one_and_nothing_waits(name: str) -> None:
+def test_on_a_gpu_graphs_give_the_losses_of_eager_steps_and_nothing_waits(name: str) -> None:
     device = torch.device("cuda")
     torch.backends.cudnn.deterministic = True
     found = []
     for is_graphed in (False, True):
-        state, said = fresh_state(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
-        steps = GraphedSteps(state, CudaGraphCapturer(device), LONG, (1, 2), said.append) if is_graphed else None
-        pieces, values = MicroBatcher(8), []
+        state, messages = fresh_state(Precision(name, "cuda"), device), list[str]()  # type: ignore[arg-type]
+        graphs = GraphedSteps(state, CudaGraphCapturer(device), LONG, (1, 2), messages.append) if is_graphed else None
+        values = []
         for number, (clips, frames) in enumerate(SHAPES):
-            given = inputs(number, clips, frames, device)
-            totals = BatchTotals(clips, int(given.batch.lengths.sum()))
-
-            def eager(given: StepInputs = given, totals: BatchTotals = totals) -> StepResult:
-                return training_step(state, given.batch, given.starts, given.noise, totals, pieces)  # noqa: B023
-
-            is_recording = steps is not None and number >= WARM_UP_STEPS  # which waits, once for each shape
+            inputs = made_up_inputs(number, clips, frames, device)
+            is_capturing = is_graphed and number >= WARM_UP_STEPS  # which waits, once for each shape
             torch.cuda.synchronize()
-            torch.cuda.set_sync_debug_mode("default" if is_recording or number == 0 else "error")
+            torch.cuda.set_sync_debug_mode("default" if is_capturing or number == 0 else "error")
             try:
-                result = eager() if steps is None else steps.step(given, pieces, eager)
-                stacked = result.stacked().clone()
+                stacked = take_step(state, graphs, inputs, MicroBatcher(8)).stacked().clone()
             finally:
                 torch.cuda.set_sync_debug_mode("default")
             values.append(stacked.tolist())
-        assert said == []
-        assert steps is None or steps.num_graphs == 3
+        assert messages == []
+        assert graphs is None or len(graphs._graphs) == 3
         found.append(values)
     for plain, graphed in zip(*found, strict=True):
         assert graphed == pytest.approx(plain, rel=2e-2)

@@ -1,4 +1,4 @@
-"""Numbers are told in their order, when they are there, and nobody waits for them before."""
+"""Metrics are read in order once the device has computed them, and the host does not wait for them."""
 
 import pytest
 import torch
@@ -6,8 +6,8 @@ import torch
 from rvc_engine.training.metrics import MAX_STEPS_IN_FLIGHT, AsyncMetricReader
 
 
-class Mark:
-    """A point in a device's work that it has reached, or not yet."""
+class FakeEvent:
+    """A CUDA event that the device has reached, or not yet."""
 
     def __init__(self) -> None:
         self.is_reached = False
@@ -21,53 +21,52 @@ class Mark:
 
 
 @pytest.fixture
-def marks(monkeypatch: pytest.MonkeyPatch) -> list[Mark]:
-    made: list[Mark] = []
+def events(monkeypatch: pytest.MonkeyPatch) -> list[FakeEvent]:
+    recorded: list[FakeEvent] = []
 
-    def mark(_: AsyncMetricReader) -> Mark:
-        made.append(Mark())
-        return made[-1]
+    def record(_: AsyncMetricReader[int]) -> FakeEvent:
+        recorded.append(FakeEvent())
+        return recorded[-1]
 
-    monkeypatch.setattr(AsyncMetricReader, "_record_event", mark)
-    return made
+    monkeypatch.setattr(AsyncMetricReader, "_record_event", record)
+    return recorded
 
 
-def ahead() -> AsyncMetricReader:
-    """Of a device whose work is not waited for; the copies themselves are the CPU's."""
+def reader_on_cuda() -> AsyncMetricReader[int]:
+    """A reader that does not wait for its device; the copies themselves are made on the CPU."""
     return AsyncMetricReader(torch.device("cuda"))
 
 
-def test_on_the_cpu_a_number_is_told_at_once() -> None:
-    told: list[list[float]] = []
-    AsyncMetricReader(torch.device("cpu")).submit(torch.tensor([1.0, 2.0]), told.append)
-    assert told == [[1.0, 2.0]]
+def test_on_the_cpu_a_read_is_complete_at_once() -> None:
+    reader = AsyncMetricReader[str](torch.device("cpu"))
+    values = torch.tensor([1.0, 2.0])
+    reader.submit("first", values)
+    values.zero_()  # a submitted read keeps the values of its time
+    assert reader.poll() == [("first", [1.0, 2.0])]
+    assert reader.poll() == []
 
 
-def test_numbers_are_told_in_order_once_the_device_has_come_so_far(marks: list[Mark]) -> None:
-    readings, told = ahead(), list[list[float]]()
+def test_completed_reads_are_returned_in_order_and_once(events: list[FakeEvent]) -> None:
+    reader = reader_on_cuda()
     for number in range(3):
-        readings.submit(torch.tensor([float(number)]), told.append)
-    readings.poll()
-    assert told == []
-    marks[0].is_reached = marks[2].is_reached = True
-    readings.poll()
-    assert told == [[0.0]]
-    assert not any(mark.was_waited_for for mark in marks)
-    readings.flush()
-    assert told == [[0.0], [1.0], [2.0]]
+        reader.submit(number, torch.tensor([float(number)]))
+    assert reader.poll() == []
+    events[0].is_reached = events[2].is_reached = True
+    assert reader.poll() == [(0, [0.0])]
+    assert not any(event.was_waited_for for event in events)
+    assert reader.flush() == [(1, [1.0]), (2, [2.0])]
 
 
-def test_what_is_forgotten_is_not_told(marks: list[Mark]) -> None:
-    readings, told = ahead(), list[list[float]]()
-    readings.submit(torch.tensor([1.0]), told.append)
-    readings.discard()
-    readings.flush()
-    assert told == []
-    assert len(marks) == 1
+def test_discarded_reads_are_not_returned(events: list[FakeEvent]) -> None:
+    reader = reader_on_cuda()
+    reader.submit(1, torch.tensor([1.0]))
+    reader.discard()
+    assert reader.flush() == []
+    assert len(events) == 1
 
 
-def test_the_host_runs_a_few_steps_ahead_and_no_further(marks: list[Mark]) -> None:
-    readings = ahead()
+def test_the_host_runs_a_few_steps_ahead_and_no_further(events: list[FakeEvent]) -> None:
+    reader = reader_on_cuda()
     for _ in range(MAX_STEPS_IN_FLIGHT + 2):
-        readings.throttle()
-    assert [mark.was_waited_for for mark in marks] == [True, True] + [False] * MAX_STEPS_IN_FLIGHT
+        reader.throttle()
+    assert [event.was_waited_for for event in events] == [True, True] + [False] * MAX_STEPS_IN_FLIGHT

@@ -1,4 +1,4 @@
-"""A step in pieces is the step: micro-batches, processes, short memory, short formats, blocks computed twice."""
+"""A split step equals the whole step: micro-batches, processes, out of memory, 16-bit formats, checkpointed blocks."""
 
 import copy
 import multiprocessing
@@ -42,7 +42,7 @@ class Input:
 
 
 def made_up(lengths: list[int], dtype: torch.dtype) -> Input:
-    """Clips of noise; what lies behind a clip's end is padding, as `collate` pads."""
+    """Clips of noise, with zeros behind the end of each."""
     rng = torch.Generator().manual_seed(5)
     clips, frames = len(lengths), max(lengths)
     ends = torch.tensor(lengths)
@@ -94,7 +94,7 @@ def test_micro_batches_add_up_to_the_whole_batch(lengths: list[int]) -> None:
     given = made_up(lengths, torch.float64)
     whole = fresh_state(torch.float64)
     expected = training_step(whole, given.batch, given.starts, given.noise)
-    for limit in (3, 1):  # pieces of two and two; four pieces
+    for limit in (3, 1):  # two micro-batches of two; four of one
         state = fresh_state(torch.float64)
         result = training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(limit))
         assert distance(gradients(state), gradients(whole)) < 1e-9
@@ -140,48 +140,48 @@ def in_backward_once(work: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
 
 FAULTS = {
-    "the generator's pass": lambda state, patch: patch(state.synthesizer, "forward", out_of_memory_once),
-    "the discriminators' pass": lambda state, patch: patch(state.discriminators, "forward", out_of_memory_once),
-    "their way back": lambda state, patch: patch(losses, "discriminator_loss", in_backward_once),
+    "the generator's forward": lambda state, patch: patch(state.synthesizer, "forward", out_of_memory_once),
+    "the discriminators' forward": lambda state, patch: patch(state.discriminators, "forward", out_of_memory_once),
+    "their backward": lambda state, patch: patch(losses, "discriminator_loss", in_backward_once),
     "their optimizer": lambda state, patch: patch(state.discriminator_optimizer, "step", out_of_memory_once),
     "the generator's half": lambda state, patch: patch(
         state.discriminators, "forward", lambda work: out_of_memory_once(work, call=3)
     ),
     "the mel loss": lambda state, patch: patch(step, "mel_distance", out_of_memory_once),
-    "the generator's way back": lambda state, patch: patch(losses, "kl_sum", in_backward_once),
+    "the generator's backward": lambda state, patch: patch(losses, "kl_sum", in_backward_once),
     "its optimizer": lambda state, patch: patch(state.generator_optimizer, "step", out_of_memory_once),
 }
 
 
 @pytest.fixture(scope="module")
-def undisturbed() -> Tensor:
-    """The weights after a step in which nothing goes wrong."""
+def expected_weights() -> Tensor:
+    """The weights after a step that does not run out of memory."""
     state, given = fresh_state(torch.float64), made_up(UNEQUAL, torch.float64)
     training_step(state, given.batch, given.starts, given.noise)
     return weights(state)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_step_that_runs_out_of_memory_is_done_again_in_halves_with_the_same_outcome(
-    fault: str, undisturbed: Tensor, monkeypatch: pytest.MonkeyPatch
+def test_a_step_that_runs_out_of_memory_is_repeated_in_halves_with_the_same_result(
+    fault: str, expected_weights: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    state, given, said = fresh_state(torch.float64), made_up(UNEQUAL, torch.float64), []
+    state, given, warnings = fresh_state(torch.float64), made_up(UNEQUAL, torch.float64), []
 
     def patch(owner: object, name: str, wrap: Callable[..., object]) -> None:
         monkeypatch.setattr(owner, name, wrap(getattr(owner, name)))
 
-    micro_batches = MicroBatcher(4, warn=said.append)
+    micro_batcher = MicroBatcher(4, warn=warnings.append)
     FAULTS[fault](state, patch)
-    training_step(state, given.batch, given.starts, given.noise, None, micro_batches)
-    assert distance(weights(state), undisturbed) < 1e-9
-    assert micro_batches.limit == 2
-    [warning] = said
+    training_step(state, given.batch, given.starts, given.noise, None, micro_batcher)
+    assert distance(weights(state), expected_weights) < 1e-9
+    assert micro_batcher.limit == 2
+    [warning] = warnings
     assert "4 clips at a time; going on with 2" in warning
     assert all(p.requires_grad for p in state.discriminators.parameters())
 
 
-def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    state, given, said = fresh_state(), made_up(EQUAL, torch.float32), []
+def test_a_single_clip_that_does_not_fit_fails_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    state, given, warnings = fresh_state(), made_up(EQUAL, torch.float32), []
 
     def full(*_: object, **__: object) -> None:
         raise torch.OutOfMemoryError
@@ -189,11 +189,29 @@ def test_a_single_clip_that_does_not_fit_fails_with_what_to_do(monkeypatch: pyte
     monkeypatch.setattr(state.synthesizer, "forward", full)
     monkeypatch.setattr(state.synthesizer, "generate", full)
     with pytest.raises(GpuOutOfMemory, match=r"single clip.*gradient_checkpointing"):
-        training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(4, warn=said.append))
-    assert [warning.split(";")[1].split(" at")[0] for warning in said] == [" going on with 2", " going on with 1"]
+        training_step(state, given.batch, given.starts, given.noise, None, MicroBatcher(4, warn=warnings.append))
+    assert [warning.split(";")[1].split(" at")[0] for warning in warnings] == [" going on with 2", " going on with 1"]
 
 
-def test_an_error_that_is_no_lack_of_memory_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["discriminator_optimizer", "generator_optimizer"])
+def test_in_float16_an_optimizer_that_runs_out_of_memory_is_retried_with_the_same_loss_scale(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The interrupted step has unscaled the gradients, which a scaler allows once between two updates."""
+    state, given = fresh_state(precision=Precision("fp16", "cpu")), made_up([24, 20], torch.float32)
+    before, scale = weights(state), 1.0
+    for scaler in (state.generator_scaler, state.discriminator_scaler):
+        scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
+    optimizer = getattr(state, name)
+    monkeypatch.setattr(optimizer, "step", out_of_memory_once(optimizer.step))
+    micro_batcher = MicroBatcher(2)
+    training_step(state, given.batch, given.starts, given.noise, None, micro_batcher)
+    assert micro_batcher.limit == 1
+    assert state.min_loss_scale == scale
+    assert not torch.equal(weights(state), before)
+
+
+def test_other_errors_than_out_of_memory_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     state, given = fresh_state(), made_up(EQUAL, torch.float32)
 
     def wrong(*_: object, **__: object) -> None:
@@ -204,7 +222,7 @@ def test_an_error_that_is_no_lack_of_memory_is_not_hidden(monkeypatch: pytest.Mo
         training_step(state, given.batch, given.starts, given.noise)
 
 
-# --- short formats
+# --- 16-bit formats
 
 
 def three_steps(name: FormatName) -> tuple[GanTrainState, list[StepResult]]:
@@ -222,7 +240,7 @@ def test_bfloat16_trains_with_losses_near_those_of_float32() -> None:
     assert results[-1].grad_norm_g == pytest.approx(float(in_fp32[-1].grad_norm_g), rel=0.3)
 
 
-def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format() -> None:
+def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_16_bit_format() -> None:
     state, given = fresh_state(precision=Precision("bf16", "cpu")), made_up(EQUAL, torch.float32)
     seen: dict[str, torch.dtype] = {}
     net = state.synthesizer
@@ -242,7 +260,7 @@ def test_spectra_losses_latents_and_norms_stay_in_float32_inside_a_short_format(
         seen["weight norm"] = WeightNormConv1d(2, 2, 3).weight().dtype
     for name in ("wave", "prior_mean", "prior_log_std", "log_std", "latent_prior"):
         seen[name] = getattr(out, name).dtype
-    assert seen.pop("block") == torch.bfloat16  # the bulk of the work is short
+    assert seen.pop("block") == torch.bfloat16  # most of the work is in 16 bits
     assert set(seen.values()) == {torch.float32}, seen
 
 
@@ -259,7 +277,7 @@ def test_a_float16_gradient_beyond_its_range_leaves_the_weights_alone_and_lowers
     assert scale > MIN_LOSS_SCALE
 
 
-# --- blocks computed twice
+# --- gradient checkpointing
 
 
 def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> None:
@@ -290,8 +308,8 @@ def test_gradient_checkpointing_keeps_less_and_gives_the_same_gradients() -> Non
     assert stored["twice"] < stored["kept"] / 2
 
 
-def test_nets_copied_from_each_other_do_not_share_their_choices() -> None:
-    """`checkpoints_activations` is a net's own: turning it on for one leaves the class alone."""
+def test_copies_of_a_model_have_their_own_gradient_checkpointing() -> None:
+    """`checkpoints_activations` is an attribute of the object, not of its class."""
     state = fresh_state()
     other = copy.deepcopy(state.synthesizer)
     set_activation_checkpointing(state.synthesizer, enabled=True)
@@ -305,14 +323,14 @@ LENGTHS = {"equal": EQUAL, "unequal": UNEQUAL, "one clip more on one": [90, 40, 
 
 
 def share_of(batch: Batch, share: slice) -> Batch | None:
-    """Some clips of a batch, as a rank loads them; None without any."""
+    """The clips of a rank's shard; None without any."""
     if not len(batch.lengths[share]):
         return None
     return Batch(*(getattr(batch, field.name)[share] for field in fields(Batch)))
 
 
 def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
-    """A process of two that train together, with half of each batch; in the last case one runs out of memory."""
+    """One of two processes, each with half of every batch; in the last case one runs out of memory."""
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo"
@@ -322,7 +340,7 @@ def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
     for name in [*LENGTHS, "out of memory"]:
         given, state = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_state()
         lengths = given.batch.lengths
-        share, micro_batches = distributed.shard(lengths.tolist()), MicroBatcher(2, distributed)
+        share, micro_batcher = distributed.shard(lengths.tolist()), MicroBatcher(2, distributed)
         if name == "out of memory" and rank == 1:
             state.discriminators.forward = out_of_memory_once(state.discriminators.forward, call=3)  # type: ignore[method-assign]
         training_step(
@@ -331,10 +349,10 @@ def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
             given.starts[share],
             Noise(*(noise[share] for noise in given.noise)),
             BatchTotals(len(lengths), int(lengths.sum())),
-            micro_batches,
+            micro_batcher,
         )
         found[name] = gradients(state)
-        found[f"limit, {name}"] = torch.tensor(micro_batches.limit)
+        found[f"limit, {name}"] = torch.tensor(micro_batcher.limit)
     torch.distributed.destroy_process_group()
     return found
 
@@ -350,6 +368,6 @@ def test_two_processes_with_half_the_batch_each_give_the_gradients_of_one() -> N
         training_step(alone, given.batch, given.starts, given.noise)
         assert distance(first[name], gradients(alone)) < 1e-5, name
         assert torch.equal(first[name], second[name]), name
-    # The one that ran out of memory did not leave the other waiting: both went on in halves.
+    # The rank that ran out of memory did not leave the other waiting: both repeated the half in smaller micro-batches.
     assert [int(each["limit, out of memory"]) for each in (first, second)] == [1, 1]
     assert [int(each["limit, unequal"]) for each in (first, second)] == [2, 2]

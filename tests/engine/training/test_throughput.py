@@ -1,4 +1,4 @@
-"""The share of the machine is operations counted over operations reached, and is not told before it is known."""
+"""MFU is counted FLOPs divided by measured peak FLOPs, and None before it is measured."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 FULL = Precision("fp32", "cpu")
 
 
-def test_products_and_convolutions_are_counted_both_ways() -> None:
+def test_products_and_convolutions_are_counted_forward_and_backward() -> None:
     with throughput._FlopCounter() as counter:
         torch.ones(3, 5) @ torch.ones(5, 7)
     assert counter.flops == 2 * 3 * 5 * 7
@@ -25,7 +25,7 @@ def test_products_and_convolutions_are_counted_both_ways() -> None:
     assert counter.flops == 3 * 2 * (2 * 6 * 8) * 4 * 3  # forward, and back to inputs and weights
 
 
-def test_the_share_is_what_steps_compute_by_what_the_machine_reaches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mfu_is_the_flops_of_steps_divided_by_peak_flops(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "peak_matmul_flops", lambda *_: 1000.0)
     steps = Throughput(CPU, FULL)
     assert (steps.clips_per_second, steps.mfu, steps.metrics) == (None, None, {})
@@ -51,7 +51,7 @@ def test_a_smaller_last_batch_is_as_fast_for_its_clips() -> None:
     assert steps.clips_per_second == pytest.approx(10)
 
 
-def test_without_memory_to_measure_the_machine_no_share_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_the_measurement_there_is_no_peak(monkeypatch: pytest.MonkeyPatch) -> None:
     found = peak_matmul_flops(CPU, FULL)
     assert found is not None
     assert found > 1e8
