@@ -1,11 +1,13 @@
 # demo: a voice from the sample recordings. test: all tests. test-install, test-containers: the tests that need a network or
-# Docker. screenshots: pictures of the page. check: format, lint, types, dependencies, import contracts, tests.
+# Docker. screenshots: pictures of the page. check: format, lint, types, dependencies, import contracts,
+# documentation, tests.
+# docs: the documentation site. dist, images: what a release consists of.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo dist screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers \
+.PHONY: setup browser demo dist images docs screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers \
   lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
@@ -35,9 +37,28 @@ browser:
 demo: .venv/.installed
 	$(BIN)/rvc-train demo
 
-# Wheel and sdist, in dist/.
+# A release's files: wheel, sdist and their checksums, in dist/.
 dist: .venv/.developer
+	rm -rf dist
 	$(BIN)/python -m build
+	cd dist && sha256sum * > SHA256SUMS
+
+# A release's images, tagged and labelled with the version and the commit.
+VERSION = $(shell $(BIN)/python -c 'from importlib.metadata import version; print(version("rvc-train"))')
+images: .venv/.installed
+	for target in server worker; do \
+	  docker build --target $$target --tag rvc-train-$$target:$(VERSION) \
+	    --label org.opencontainers.image.version=$(VERSION) \
+	    --label org.opencontainers.image.revision=$$(git rev-parse HEAD) . || exit 1; \
+	done
+
+# The documentation site, in build/site: a link or a heading's anchor that leads nowhere is an error.
+docs: .venv/.documentation
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+.venv/.documentation: .venv/.developer
+	$(PIP_INSTALL) -e '.[all,dev,docs]'
+	touch $@
 
 # Every screen, light and dark, on a desktop and on a phone.
 screenshots: setup
@@ -77,13 +98,13 @@ lint: .venv/.developer
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev --ignore DEP002
-	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,dev --ignore DEP002
-	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,server,postgres,dev --ignore DEP002
-	$(BIN)/deptry rvc_train rvc_engine server worker --optional-dependencies-dev-groups dev
+	$(BIN)/deptry rvc_train --optional-dependencies-dev-groups all,server,engine,pm,postgres,onnx,dev,docs --ignore DEP002
+	$(BIN)/deptry server worker --optional-dependencies-dev-groups all,engine,pm,postgres,onnx,dev,docs --ignore DEP002
+	$(BIN)/deptry rvc_engine --optional-dependencies-dev-groups all,server,postgres,dev,docs --ignore DEP002
+	$(BIN)/deptry rvc_train rvc_engine server worker --optional-dependencies-dev-groups dev,docs
 	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec docker-compose.yml
 
-check: lint test
+check: lint docs test
 
 # REFERENCE=PATH: a checkout of RVC WebUI, timed beside ours; REFERENCE_PYTHON: the Python that it runs in.
 # RECORDINGS, FEATURES: folders for preparation and indexing, in place of the samples and of made-up features.

@@ -1,13 +1,18 @@
 """A real server and real workers, as processes, with engines that follow a script or with the real engine."""
 
+import atexit
+import contextlib
+import functools
 import itertools
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -28,6 +33,96 @@ SAMPLES = ROOT / "samples"
 EMPTY_DATABASE = os.environ.get("RVC_TRAIN_TEST_DATABASE_URL")
 """For one test at a time on another database than SQLite, such as the kill test on PostgreSQL."""
 SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4)
+
+
+class Fork:
+    """A program that was started by `Forks`, with what the tests need of `subprocess.Popen`."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self.ended = threading.Event()
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        if not self.ended.wait(timeout):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0)
+        assert self.returncode is not None
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Forks:
+    """Starts programs of this project as forks of one process that has imported them; see forking_programs.py."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"OMP_WAIT_POLICY": "PASSIVE"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.forking_programs"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            cwd=ROOT,
+        )
+        self._forks: dict[int, Fork] = {}
+        self._started: queue.Queue[Fork] = queue.Queue()
+        self._lock = threading.Lock()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def start(
+        self, module: str, *arguments: str, environment: dict[str, str], folder: Path, output: Path, errors: Path
+    ) -> Fork:
+        request = {"module": module, "arguments": arguments, "environment": environment, "folder": str(folder)}
+        line = json.dumps(request | {"output": str(output), "errors": str(errors)})
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+            return self._started.get(timeout=60)
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            event, pid, *code = line.split()
+            if event == b"started":
+                fork = self._forks[int(pid)] = Fork(int(pid))
+                self._started.put(fork)
+            else:
+                fork = self._forks.pop(int(pid))
+                fork.returncode = int(code[0])
+                fork.ended.set()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+        self._reader.join(30)
+        self._process.stdout.close()
+
+
+@functools.cache
+def forks() -> Forks:
+    """The one of this session."""
+    made = Forks()
+    atexit.register(made.close)
+    return made
+
+
+Process = Fork | subprocess.Popen[bytes]
 
 
 class Station:
@@ -65,7 +160,7 @@ class Station:
             self.environment["RVC_TRAIN_DATABASE_URL"] = EMPTY_DATABASE
         if token is not None:
             self.environment["RVC_TRAIN_TOKEN"] = token
-        self.processes: list[subprocess.Popen[bytes]] = []
+        self.processes: list[Process] = []
         self.http = connect(self.url, token)
         self.client = Client(self.http)
 
@@ -75,29 +170,41 @@ class Station:
         engine = [sys.executable, str(SCRIPTED_ENGINE), str(self.script_file)]
         self.environment["RVC_TRAIN_ENGINE_COMMAND"] = json.dumps(engine)
 
-    def start(self, module: str) -> subprocess.Popen[bytes]:
-        with (self.folder / f"{module}.log").open("ab") as log:
-            process = subprocess.Popen(
-                [self.python, "-m", module], env=self.environment, cwd=self.cwd, stdout=log, stderr=log
-            )
+    def start(self, module: str) -> Process:
+        log = self.folder / f"{module}.log"
+        process: Process
+        if (self.python, self.cwd) == (Path(sys.executable), ROOT):
+            process = forks().start(module, environment=self.environment, folder=ROOT, output=log, errors=log)
+        else:
+            with log.open("ab") as file:
+                process = subprocess.Popen(
+                    [self.python, "-m", module], env=self.environment, cwd=self.cwd, stdout=file, stderr=file
+                )
         self.processes.append(process)
         return process
 
-    def start_server(self) -> subprocess.Popen[bytes]:
+    def start_server(self) -> Process:
         server = self.start("server")
         self.wait_until(self.client.is_ready, "the server", 30)
         return server
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self) -> Process:
         return self.start("worker")
 
-    def cli(self, *words: str, **how: object) -> subprocess.CompletedProcess[str]:
+    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`rvc-train WORDS` against this server."""
         environment = self.environment | {"RVC_TRAIN_SERVER": self.url, "XDG_CONFIG_HOME": str(self.folder)}
-        command = [sys.executable, "-m", "rvc_train.cli.main", *words]
-        return subprocess.run(
-            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, **how
-        )
+        with tempfile.TemporaryDirectory() as folder:
+            output, errors = Path(folder, "output"), Path(folder, "errors")
+            process = forks().start(
+                "rvc_train.cli.main", *words, environment=environment, folder=ROOT, output=output, errors=errors
+            )
+            try:
+                code = process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+            return subprocess.CompletedProcess(list(words), code, output.read_text(), errors.read_text())
 
     def upload(self, *paths: Path, name: str | None = None) -> DatasetPublic:
         """Upload and wait for the report."""

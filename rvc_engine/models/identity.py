@@ -6,6 +6,7 @@ only where the posterior encoder is left out and pitch is off: v1 at 32k and at 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -126,12 +127,14 @@ def _identify_discriminators(shapes: Shapes) -> ModelIdentity | None:
     return None
 
 
+@lru_cache(maxsize=32)
 def generator_layout(hparams: Hyperparameters, with_posterior: bool) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a generator, in the published order. Builds nothing in memory."""
     with torch.device("meta"):
         return shapes_of(Synthesizer(hparams, with_posterior).state_dict())
 
 
+@lru_cache(maxsize=32)
 def discriminators_layout(kind: ModelIdentity) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the discriminators, in the published order. Builds nothing in memory."""
     with torch.device("meta"):

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -15,6 +17,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=280, check=False)
 
 
+@pytest.mark.long
 def test_each_thing_that_is_measured_on_a_gpu_is_measured_on_a_cpu_in_small() -> None:
     done = bench("--tiny", "--device", "cpu")
     assert done.returncode == 0, done.stderr

@@ -75,6 +75,7 @@ def test_a_pair_alone_goes_on_to_the_same_weights_as_the_runs_own_checkpoint(
         assert torch.equal(value[:rows], theirs[name][:rows]), name
 
 
+@pytest.mark.long  # test_pairs.py compares what is chosen each day
 def test_a_pair_that_another_program_trained_on_wins_over_the_older_checkpoint(make: Make, finished: Workspace) -> None:
     for letter in "GD":
         tree = read(finished.root / f"{letter}_3.pth")

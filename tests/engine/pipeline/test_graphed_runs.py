@@ -63,6 +63,7 @@ def capturer(monkeypatch: pytest.MonkeyPatch) -> _FakeCapturer:
     return capturer
 
 
+@pytest.mark.long  # test_cuda_graphs.py compares recorded steps with steps taken one by one each day
 def test_a_run_from_graphs_that_is_stopped_goes_on_to_the_very_weights(
     capturer: _FakeCapturer, tmp_path: Path, recordings: Path, machine: Machine
 ) -> None:

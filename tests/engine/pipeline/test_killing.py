@@ -24,8 +24,8 @@ CONFIG = {
     "pitch": "dio",
     "width": 24,
     "batch_size": 2,
-    "total_epochs": 6,
-    "save_every_epochs": 3,
+    "total_epochs": 4,
+    "save_every_epochs": 2,
     "checkpoint_every_steps": 1,
     "learning_rate": 1e-3,
     "evaluate": "never",
@@ -123,7 +123,7 @@ def check(forks: Forks, whole: Path, root: Path) -> None:
 
 def test_a_run_killed_at_random_moments_ends_with_the_very_weights(forks: Forks, whole: Path, tmp_path: Path) -> None:
     root = tmp_path / "anna"
-    assert kill_often(forks, root, times=6, seed=time.time_ns()) >= 1
+    assert kill_often(forks, root, times=4, seed=time.time_ns()) >= 1
     check(forks, whole, root)
 
 

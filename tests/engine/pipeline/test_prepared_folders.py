@@ -162,6 +162,7 @@ def test_every_flag_does_what_it_says_and_every_file_that_the_script_promises_is
             assert paired(root / "weights" / name, indexes) == indexes[0]
 
 
+@pytest.mark.long
 def test_the_long_spellings_go_on_and_keep_one_pair(
     first_run: subprocess.CompletedProcess[str], script: Run, place: Path, base_pair: tuple[Path, Path]
 ) -> None:

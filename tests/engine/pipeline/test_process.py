@@ -114,6 +114,7 @@ def same(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> bool
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.long  # test_killing.py kills runs each day, and compares the weights at the end
 def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_losses_and_weights(start) -> None:
     whole = start("whole")
     assert whole.end() == events.EXIT_SUCCEEDED, whole.error_text()
@@ -132,6 +133,7 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_losses_and_we
     assert same(again.weights(), whole.weights())
 
 
+@pytest.mark.long  # as above: half of those kills come within a write
 def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(start, tmp_path: Path) -> None:
     engine = start("writing", checkpoint_every_steps=1)
     engine.until(events.CheckpointSaved, 3)
@@ -148,7 +150,7 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(s
     assert not list(recovery.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("how", ["SIGTERM", "end of input"])
+@pytest.mark.parametrize("how", [pytest.param("SIGTERM", marks=pytest.mark.long), "end of input"])
 def test_a_run_that_is_asked_to_stop_saves_and_says_so(start, how: str) -> None:
     engine = start("stopped", checkpoint_every_steps=1000)
     step = engine.until(events.Metric, 2)

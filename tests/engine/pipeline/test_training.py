@@ -104,7 +104,7 @@ def learn(clips: list[ClipFiles], seed: int, steps: int) -> tuple[float, float]:
 @pytest.mark.parametrize(
     ("seed", "steps", "share"),
     [
-        (1, 50, 0.65),
+        (1, 25, 0.8),
         *(pytest.param(seed, 100, 0.6, marks=pytest.mark.long) for seed in (1, 2, 3)),
     ],
 )

@@ -24,7 +24,9 @@ def steps(events: list[Event]) -> int:
     return max(event.step for event in events if isinstance(event, Metric))
 
 
-@pytest.mark.parametrize(("rate", "f0", "bins"), [("32k", True, 513), ("48k", False, 1025)])
+@pytest.mark.parametrize(
+    ("rate", "f0", "bins"), [("32k", True, 513), pytest.param("48k", False, 1025, marks=pytest.mark.long)]
+)
 def test_a_v2_voice_of_another_rate_is_trained_and_exported(make: Make, rate: str, f0: bool, bins: int) -> None:
     workspace, events = make(sample_rate=rate, f0=f0, total_epochs=1, batch_size=4)
     voice = torch.load(workspace.voice_file, weights_only=True)
@@ -37,7 +39,9 @@ def test_a_v2_voice_of_another_rate_is_trained_and_exported(make: Make, rate: st
     assert workspace.coarse_f0.exists() == f0
 
 
-@pytest.mark.parametrize(("rate", "f0"), [("32k", False), ("40k", True), ("48k", True)])
+@pytest.mark.parametrize(
+    ("rate", "f0"), [("32k", False), *(pytest.param(rate, True, marks=pytest.mark.long) for rate in ("40k", "48k"))]
+)
 def test_a_v1_voice_is_made_of_a_workspace_that_was_prepared_elsewhere(
     finished: Workspace, tmp_path: Path, recordings: Path, rate: str, f0: bool
 ) -> None:

@@ -1,8 +1,8 @@
-// What can be done with a job, by where it stands.
+// Actions on a job, by its status.
 
 import { get, post, remove, withQuery } from "./api.js";
 import { h } from "./dom.js";
-import { attempt, confirm, may, say } from "./shell.js";
+import { attempt, confirm, may, notify } from "./shell.js";
 import { t } from "./words.js";
 
 export const OVER = ["succeeded", "failed", "cancelled"];
@@ -22,7 +22,7 @@ const DEEDS = {
 
 async function pause(job) {
   await post(path(job, "/pause"));
-  say(t("said.paused", { name: job.name }), {
+  notify(t("said.paused", { name: job.name }), {
     action: { label: t("action.resume"), run: () => attempt(() => post(path(job, "/resume"))) },
   });
 }
@@ -32,12 +32,12 @@ async function cancel(job) {
   if (await confirm(question)) await post(path(job, "/cancel"));
 }
 
-/** Once more, from its last checkpoint; one that never came so far has to begin anew. */
+/** Retry from the last checkpoint; without one, from the start. */
 async function retry(job) {
   const saved = await get(withQuery(path(job, "/events"), { type: "checkpoint_saved", limit: 1 }));
   const from = saved.data.length || job.retry_from === "checkpoint" ? "checkpoint" : "start";
   const made = await post(path(job, "/retry"), { from });
-  say(t("said.retried", { name: job.name }), {
+  notify(t("said.retried", { name: job.name }), {
     action: { label: t("action.open"), run: () => location.assign(`/jobs/${made.id}`) },
   });
 }
@@ -46,12 +46,12 @@ async function erase(job) {
   const question = { title: t("ask.delete.title", { name: job.name }), text: t("ask.delete.text"), button: t("action.delete") };
   if (!(await confirm(question))) return false;
   await remove(path(job));
-  say(t("said.deleted", { name: job.name }));
+  notify(t("said.deleted", { name: job.name }));
   if (location.pathname.startsWith("/jobs/")) location.assign("/");
   return true;
 }
 
-/** Put buttons for all that fits into `place`; `after` runs when something was done. Nothing for those who only read. */
+/** Put the buttons of a job's possible actions into `place`; `after` runs after an action. None for read-only callers. */
 export async function showActions(place, job, after) {
   const names = (await may("submit")) ? Object.keys(DEEDS).filter((name) => DEEDS[name].fits(job)) : [];
   if (place.dataset.names === names.join()) {

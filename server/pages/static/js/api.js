@@ -1,9 +1,9 @@
-// The server's public interface, as any other program uses it. Errors come as the server words them.
+// The server's public API, as any other program uses it. Errors have the server's text.
 
 import { t } from "./words.js";
 
-/** The server said no. `problem` is its RFC 9457 answer. */
-export class Refusal extends Error {
+/** An error answer of the server; `problem` is its RFC 9457 body. */
+export class ApiError extends Error {
   constructor(status, problem) {
     super(problem.detail || t("error.status", { status }));
     this.status = status;
@@ -11,8 +11,8 @@ export class Refusal extends Error {
   }
 }
 
-/** Nobody answered. What was asked may be asked again. */
-export class Away extends Error {
+/** No answer from the server; the request may be repeated. */
+export class Unreachable extends Error {
   constructor() {
     super(t("error.away"));
   }
@@ -20,7 +20,7 @@ export class Away extends Error {
 
 const known = new Map();
 
-/** One request; the answer's JSON, or null where it has none. Throws Refusal or Away; without a token, goes to sign in. */
+/** One request; the answer's JSON, or null where it has none. Throws ApiError or Unreachable; without a token, redirects to sign in. */
 export async function request(method, path, { body, headers = {}, signal } = {}) {
   const sent = { method, headers: { Accept: "application/json", ...headers }, signal, credentials: "same-origin" };
   if (body !== undefined) {
@@ -33,7 +33,7 @@ export async function request(method, path, { body, headers = {}, signal } = {})
   } catch (fault) {
     if (fault.name === "AbortError") throw fault;
     setAway(true);
-    throw new Away();
+    throw new Unreachable();
   }
   setAway(answer.status === 502 || answer.status === 503 || answer.status === 504);
   if (answer.status === 401 && location.pathname !== "/sign-in") {
@@ -41,17 +41,17 @@ export async function request(method, path, { body, headers = {}, signal } = {})
   }
   if (answer.status === 304) return known.get(path).value;
   const value = answer.status === 204 ? null : await answer.json().catch(() => undefined);
-  if (!answer.ok) throw new Refusal(answer.status, value ?? {});
-  if (value === undefined) { // it went away in the middle of its answer
+  if (!answer.ok) throw new ApiError(answer.status, value ?? {});
+  if (value === undefined) { // the connection broke within the answer
     setAway(true);
-    throw new Away();
+    throw new Unreachable();
   }
   const etag = answer.headers.get("ETag");
   if (method === "GET" && etag) known.set(path, { etag, value });
   return value;
 }
 
-/** A GET that costs little when nothing has changed. */
+/** A GET with an ETag: cheap when nothing has changed. */
 export function get(path, options = {}) {
   const seen = known.get(path);
   return request("GET", path, seen ? { ...options, headers: { "If-None-Match": seen.etag, ...options.headers } } : options);
@@ -62,7 +62,7 @@ export const put = (path, body) => request("PUT", path, { body });
 export const patch = (path, body, headers) => request("PATCH", path, { body, headers });
 export const remove = (path) => request("DELETE", path);
 
-/** A path with its query; lists repeat their name, nothing is left out. */
+/** A path with its query; lists repeat their name, null values are left out. */
 export function withQuery(path, words) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(words)) {
@@ -74,7 +74,7 @@ export function withQuery(path, words) {
   return text ? `${path}?${text}` : path;
 }
 
-/** All of a list, page by page. */
+/** All items of a list, page by page. */
 export async function all(path, most = 1000) {
   const found = [];
   let after = null;
@@ -86,25 +86,25 @@ export async function all(path, most = 1000) {
   return found;
 }
 
-/** Do `work`, and again while nobody answers. */
-export async function insist(work) {
+/** Run `work`, and again while the server is unreachable. */
+export async function retryUnreachable(work) {
   for (;;) {
     try {
       return await work();
     } catch (fault) {
-      if (!(fault instanceof Away)) throw fault;
+      if (!(fault instanceof Unreachable)) throw fault;
       await new Promise((resolve) => { setTimeout(resolve, 2000); });
     }
   }
 }
 
-/** Say, or take back, that the server does not answer. */
+/** Show or hide the notice that the server does not answer. */
 export function setAway(isAway) {
   const line = document.getElementById("connection");
   if (line) line.hidden = !isAway;
 }
 
-/** Do `work` now, and again `seconds()` after its end; not while nobody looks. `again()` does it at once. */
+/** Run `work` now, and again `seconds()` after its end while the page is visible. `again()` runs it at once. */
 export function repeat(work, seconds) {
   let timer = null;
   let running = false;
@@ -121,7 +121,7 @@ export function repeat(work, seconds) {
       await work();
       patience = 1;
     } catch (fault) {
-      if (!(fault instanceof Away || fault instanceof Refusal)) throw fault;
+      if (!(fault instanceof Unreachable || fault instanceof ApiError)) throw fault;
       patience = Math.min(patience * 2, 15);
     } finally {
       running = false;

@@ -1,4 +1,4 @@
-// Curves over the training steps, drawn by uPlot: zoomed together, smoothed if wanted, beside those of other jobs.
+// Curves over the training steps, drawn by uPlot: zoomed together, optionally smoothed, beside those of other jobs.
 
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { get, repeat, withQuery } from "./api.js";
@@ -11,7 +11,7 @@ const ORDER = [
   "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "speed/clips_per_second", "speed/machine_share",
 ];
 const MOST_POINTS = 1200;
-/** How many other jobs may stand beside this one: as many as there are colours. */
+/** The most jobs to compare with: the number of colours. */
 const MOST_OTHERS = 4;
 
 export class Curves {
@@ -40,12 +40,12 @@ export class Curves {
     this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
   }
 
-  /** New numbers are there; they are asked for at most every few seconds. */
+  /** New values exist; they are fetched at most every few seconds. */
   mayLoad() {
     this.isDue = true;
   }
 
-  /** Ask for the numbers; where nobody answers they are still due. */
+  /** Fetch the values; they stay due while the server is unreachable. */
   async load() {
     this.isDue = false;
     try {
@@ -92,7 +92,7 @@ export class Curves {
     }
   }
 
-  /** x as zoomed, or all of it; y as what is seen of it. */
+  /** The zoomed or whole range of x, and the range of y that is visible in it. */
   scale(plot, [steps, ...rows]) {
     const [min, max] = this.range ?? [steps[0] ?? 0, steps.at(-1) ?? 1];
     plot.batch(() => {
@@ -111,7 +111,7 @@ export class Curves {
     });
   }
 
-  /** An exponential mean, as in other programs; what is measured seldom is shown as it is. */
+  /** Exponential smoothing; series that are measured rarely are shown unchanged. */
   smoothed(key, one) {
     if (!one) return { steps: [], values: [] };
     if (!this.smoothing || !/^(loss|grad_norm)\//.test(key)) return one;
@@ -166,7 +166,7 @@ export class Curves {
     this.zoom(ends);
   }
 
-  /** Show these steps of all curves, at once with the points that are there, and then with finer ones. */
+  /** Show a range of steps in all curves, first with the points at hand, then with finer ones. */
   zoom(range) {
     this.range = range;
     this.zoomOut.hidden = range === null;
@@ -191,7 +191,7 @@ export class Curves {
     this.draw();
   }
 
-  /** The jobs that may stand beside this one. */
+  /** The jobs to compare with. */
   async offer(list) {
     const [own] = this.jobs;
     const page = await get(withQuery("/v1/jobs", { limit: 50 }));
@@ -219,7 +219,7 @@ export class Curves {
   }
 }
 
-/** Several series on the steps that any of them has, as uPlot wants them. */
+/** Several series on the union of their steps, in uPlot's format. */
 function aligned(series) {
   if (series.length === 1) return [series[0].steps, series[0].values];
   const steps = [...new Set(series.flatMap((one) => one.steps))].sort((a, b) => a - b);

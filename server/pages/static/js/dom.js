@@ -15,12 +15,12 @@ export function h(tag, attributes = {}, ...children) {
 
 export const byId = (id) => document.getElementById(id);
 
-/** Set a text only where it differs: what a reader has selected, or a screen reader speaks, stays. */
+/** Set a text only if it differs: a selection, or a screen reader's position, is kept. */
 export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-/** Make a list's children those of `items`, in their order, keeping the elements of those that were there. */
+/** Render `items` as a list's children in their order, reusing the elements of known keys. */
 export function keyed(list, items, keyOf, make, update) {
   const present = new Map([...list.children].map((child) => [child.dataset.key, child]));
   let place = list.firstElementChild;

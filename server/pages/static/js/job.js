@@ -1,13 +1,13 @@
-// One voice being made: how far it is, how it learns, how it sounds, what was said.
+// One job: progress, curves, saves, log.
 
-import { get, insist, repeat, withQuery, Refusal } from "./api.js";
+import { get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
 import { isOver, showActions } from "./actions.js";
 import { Curves } from "./curves.js";
 import { byId, h, keyed, setText } from "./dom.js";
 import { follow } from "./live.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
-import { attempt, copy, say } from "./shell.js";
+import { attempt, copy, notify } from "./shell.js";
 import { ago, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
 
 const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
@@ -31,7 +31,7 @@ async function load() {
   try {
     job = await get(base);
   } catch (fault) {
-    if (!(fault instanceof Refusal) || fault.status !== 404) throw fault;
+    if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
     byId("main").replaceChildren(h("p", { class: "notice" }, t("job.missing")), h("a", { href: "/" }, t("voices.title")));
     job = { status: "failed" };
     return;
@@ -55,7 +55,7 @@ function showFailure() {
     setText(byId("failure-advice"), has(advice) ? t(advice) : job.error.code);
   }
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
-  const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // of SPIN the server says more
+  const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // for SPIN the server has a longer warning
   setText(byId("notice"), isOwn ? t("job.content_notice", { encoder: job.config.content }) : job.content_notice ?? "");
 }
 
@@ -74,7 +74,7 @@ function showProgress() {
     });
 }
 
-/** What there is to know at a glance, by where the job stands. */
+/** The main facts, by the job's status. */
 function describe() {
   const of = (n, total) => t("job.fact.of", { n: number(n), total: number(total) });
   const isRunning = job.status === "running";
@@ -105,7 +105,7 @@ function showConfig() {
   link.download = `${job.name}.json`;
   byId("config").replaceChildren(...Object.entries(job.config).map(([key, value]) =>
     h("div", {}, h("dt", {}, key), h("dd", {}, worded(value)))));
-  attempt(() => insist(markOwn));
+  attempt(() => retryUnreachable(markOwn));
 }
 
 /** Mark what differs from the defaults. */
@@ -124,7 +124,7 @@ function worded(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-// --- what it offers
+// --- artifacts
 
 async function loadFiles() {
   const files = (await get(`${base}/artifacts`)).data;
@@ -136,7 +136,7 @@ async function loadFiles() {
 function fileRow(file) {
   const take = () => attempt(async () => {
     await copy(file.sha256);
-    say(t("job.copied"));
+    notify(t("job.copied"));
   });
   return h("tr", {},
     h("td", {}, file.name),
@@ -146,7 +146,7 @@ function fileRow(file) {
     h("td", { class: "num" }, h("a", { class: "button", href: file.url, download: file.name }, t("job.download"))));
 }
 
-// --- what happened
+// --- events
 
 async function loadEvents() {
   let after = 0;
@@ -207,7 +207,7 @@ byId("more-events").addEventListener("click", () => {
   showEvents();
 });
 
-// --- together
+// --- the page
 
 const ticking = repeat(load, () => (!job || isOver(job) ? 15 : 2));
 
@@ -216,7 +216,7 @@ async function start() {
   follow((after) => withQuery(`${base}/events`, { after }), last, {
     onMessage: onEvent,
     onState: (state) => {
-      if (state === "ended") attempt(() => insist(async () => {
+      if (state === "ended") attempt(() => retryUnreachable(async () => {
         await Promise.all([load(), loadFiles(), saves.load(), curves.load()]);
         showStages();
       }));
@@ -230,7 +230,7 @@ new Log(base, {
 }).start();
 byId("log-file").href = `${base}/logs`;
 byId("log-file").download = `${id}.log`;
-attempt(() => insist(start));
-attempt(() => insist(loadFiles));
-attempt(() => insist(() => saves.load()));
+attempt(() => retryUnreachable(start));
+attempt(() => retryUnreachable(loadFiles));
+attempt(() => retryUnreachable(() => saves.load()));
 curves.start(byId("smoothing"), byId("compare"), byId("compare-list"));

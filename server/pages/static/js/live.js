@@ -1,10 +1,10 @@
-// Server-sent events that outlive restarts of the server: nothing is missed, nothing comes twice.
+// Server-sent events across restarts of the server: no message is missed or repeated.
 
 import { setAway } from "./api.js";
 
 /**
- * Follow a stream from behind `after` to its end. `address(after)` gives the stream's path; `onMessage(data, id)` each
- * message; `onState` hears "live", "reconnecting", and "ended" with the last message's data. Returns a way to stop.
+ * Follow a stream from the message after `after` to its end. `address(after)` is the stream's path; `onMessage(data, id)` gets
+ * each message; `onState` gets "live", "reconnecting", and "ended" with the last message's data. Returns a function that stops.
  */
 export function follow(address, after, { onMessage, onState = () => {} }) {
   let last = after;
@@ -32,7 +32,7 @@ export function follow(address, after, { onMessage, onState = () => {} }) {
     source.onerror = () => {
       if (isOver) return;
       onState("reconnecting");
-      // A browser comes back by itself after a broken line, but not after an answer such as 502: then we do.
+      // A browser reconnects after a broken connection, but not after an answer such as 502.
       if (source.readyState !== EventSource.CLOSED) return;
       setAway(true);
       timer = setTimeout(open, wait * (0.7 + 0.6 * Math.random()));

@@ -1,4 +1,4 @@
-// A log of any length: only the lines in view are in the page. Followed as it is written, searched where it is.
+// A log of any length: only the lines in view are in the page. It is followed while it grows, and searched in the page.
 
 import { follow } from "./live.js";
 import { setAway } from "./api.js";
@@ -7,7 +7,7 @@ import { count, t } from "./words.js";
 
 const LINE = 20;
 const MARGIN = 20;
-/** Older lines than so many are left to the file. */
+/** The most lines to show; older ones are in the file only. */
 const MOST_LINES = 50000;
 
 export class Log {
@@ -28,7 +28,7 @@ export class Log {
     box.addEventListener("change", () => this.toEnd());
   }
 
-  /** All there is (of a long log, its end), and then what follows. */
+  /** Show the log so far (the end of a long one), then follow it. */
   async start() {
     let text = "";
     let end = 0;
@@ -44,13 +44,13 @@ export class Log {
       setTimeout(() => this.start(), 3000);
       return;
     }
-    // A last line without its end comes again, whole, from the stream.
+    // A last line without a line break is sent again, complete, by the stream.
     const cut = text.lastIndexOf("\n") + 1;
     end -= new TextEncoder().encode(text.slice(cut)).length;
     this.add(text.slice(0, cut).split("\n").slice(0, -1));
     follow((after) => `${this.base}/logs?follow=true&offset=${after}`, end, {
       onMessage: (line) => this.add([line]),
-      onState: (state) => { this.state.dataset.live = state; this.tell(); },
+      onState: (state) => { this.state.dataset.live = state; this.update(); },
     });
   }
 
@@ -67,7 +67,7 @@ export class Log {
         this.drawn = "";
         this.toEnd();
         this.draw();
-        this.tell();
+        this.update();
       });
     }
   }
@@ -101,7 +101,7 @@ export class Log {
     this.tall.replaceChildren(...rows);
   }
 
-  /** In a pause of the typing: going through all lines takes longer than a key may. */
+  /** After a pause in typing: searching all lines takes longer than a key press may. */
   findSoon() {
     clearTimeout(this.seeking);
     this.seeking = setTimeout(() => this.find(), 120);
@@ -117,7 +117,7 @@ export class Log {
     }
     this.drawn = "";
     this.draw();
-    this.tell();
+    this.update();
   }
 
   go(direction) {
@@ -126,17 +126,17 @@ export class Log {
     this.box.checked = false;
     this.frame.scrollTop = this.hits[this.hit] * LINE - this.frame.clientHeight / 2;
     this.draw();
-    this.tell();
+    this.update();
   }
 
-  tell() {
+  update() {
     const found = this.hits.length ? t("job.log_hits", { n: this.hit + 1, total: this.hits.length }) : t("job.log_none");
     const words = this.search.value ? found : count("job.log_lines", this.lines.length);
     this.state.textContent = this.state.dataset.live === "reconnecting" ? `${words} · ${t("live.reconnecting")}` : words;
   }
 }
 
-/** The level stands after the time: `2026-11-22T22:31:37.839Z warning ...`. */
+/** The level follows the time: `2026-11-22T22:31:37.839Z warning ...`. */
 function levelOf(line) {
   return /^\S+ (warning|error)\b/.exec(line)?.[1] ?? "";
 }

@@ -1,26 +1,26 @@
 // From recordings to a submitted job.
 
-import { all, get, insist, post, Refusal, remove } from "./api.js";
+import { all, get, retryUnreachable, post, ApiError, remove } from "./api.js";
 import { byId, h, keyed } from "./dom.js";
-import { admit, chosen, collected, forgetBegun, isBegun, numBegun, Parcel, same, Sending } from "./new/sending.js";
+import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
 import { showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
-import { attempt, confirm, may, say } from "./shell.js";
+import { attempt, confirm, may, notify } from "./shell.js";
 import { ago, duration, number, percent, size, span, t } from "./words.js";
 
-const form = byId("wish");
+const form = byId("new-job");
 const settings = new Settings(() => estimateSoon());
 const query = new URLSearchParams(location.search);
 let dataset = null;
 let report = null;
 let sending = null;
-/** The job whose last checkpoint is gone on from. */
+/** The job whose last checkpoint training continues from. */
 let retryOf = null;
 let present = new Set();
-/** One for each wish: a second press, or a second try after a lost answer, makes no second job. */
+/** One for each submission: a double click, or a retry after a lost answer, creates no second job. */
 let idempotencyKey = freshKey();
 
-/** A key that nobody else has. (`crypto.randomUUID` is not there over plain http beyond loopback.) */
+/** A unique key. (`crypto.randomUUID` is missing over plain http beyond loopback.) */
 function freshKey() {
   return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -29,20 +29,20 @@ function freshKey() {
 
 async function send(files) {
   if (!files.length) return;
-  const parcel = new Parcel(files);
+  const uploadBody = new UploadBody(files);
   const name = nameOf(files);
   byId("drop").hidden = true;
   byId("unfinished").hidden = true;
   byId("sending").hidden = false;
-  byId("sending-name").textContent = `${name} · ${size(parcel.size)}`;
+  byId("sending-name").textContent = `${name} · ${size(uploadBody.size)}`;
   byId("sending-pause").textContent = t("new.pause");
-  sending = new Sending(parcel, { onProgress, onWait });
-  sending.size = parcel.size;
+  sending = new Sending(uploadBody, { onProgress, onWait });
+  sending.size = uploadBody.size;
   onProgress(0);
   try {
-    const known = await alreadyThere(parcel);
+    const known = await alreadyThere(uploadBody);
     if (known) attempt(() => use(known));
-    else if (isBegun(parcel)) say(t("new.resumed"));
+    else if (isBegun(uploadBody)) notify(t("new.resumed"));
     const uploadId = known || sending.isStopped ? null : await sending.run();
     if (uploadId) {
       byId("sending-state").textContent = t("new.admitting");
@@ -51,22 +51,22 @@ async function send(files) {
       attempt(() => use(made));
     }
   } catch (fault) {
-    if (fault.name !== "AbortError") say(fault.message, { bad: true, seconds: 20 });
-    // What may be otherwise later (signed out, too fast, no room) is gone on with then.
-    if (fault instanceof Refusal && ![401, 403, 429, 507].includes(fault.status)) sending.done();
+    if (fault.name !== "AbortError") notify(fault.message, { bad: true, seconds: 20 });
+    // After errors that may pass (signed out, rate limit, no space) the upload can be resumed.
+    if (fault instanceof ApiError && ![401, 403, 429, 507].includes(fault.status)) sending.done();
   }
   sending = null;
   byId("sending").hidden = true;
   byId("drop").hidden = false;
 }
 
-/** The dataset of these very bytes, if one is there: nothing is to be sent then. */
-async function alreadyThere(parcel) {
+/** The dataset of the same bytes, if there is one: then nothing is uploaded. */
+async function alreadyThere(uploadBody) {
   byId("sending-pause").hidden = true;
-  const looked = (bytes) => { byId("sending-state").textContent = `${t("new.looking")} ${percent(bytes / parcel.size)}`; };
+  const looked = (bytes) => { byId("sending-state").textContent = `${t("new.looking")} ${percent(bytes / uploadBody.size)}`; };
   try {
-    const found = await same(parcel, looked, () => !sending.isStopped);
-    if (found) say(t("new.already_there", { name: found.name }));
+    const found = await same(uploadBody, looked, () => !sending.isStopped);
+    if (found) notify(t("new.already_there", { name: found.name }));
     return found;
   } finally {
     byId("sending-pause").hidden = false;
@@ -126,17 +126,17 @@ function startSending() {
   window.addEventListener("beforeunload", (event) => sending && event.preventDefault());
 }
 
-/** Take this dataset; its report is waited for. */
+/** Select a dataset and wait for its report. */
 async function use(found) {
   dataset = found;
   if (!form.elements.name.value) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
   const { id } = found;
   for (;;) {
-    report = await insist(() => showReport(dataset));
+    report = await retryUnreachable(() => showReport(dataset));
     ready();
     if (dataset.id !== id || dataset.status !== "validating") break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
-    const newer = await insist(() => get(`/v1/datasets/${id}`));
+    const newer = await retryUnreachable(() => get(`/v1/datasets/${id}`));
     if (dataset.id !== id) return;
     dataset = newer;
   }
@@ -162,20 +162,20 @@ async function erase(one) {
   await showKnown();
 }
 
-// --- choices
+// --- settings
 
 const EFFORTS = {
   try: { max_train_seconds: 600, save_every_epochs: 25 },
   normal: { total_epochs: 200 },
   best: { total_epochs: 500, save_every_epochs: 25, keep_saves: "best", evaluate: "always" },
 };
-/** For singing, the estimators that follow wide leaps best, of those that are on the server. */
+/** For singing, the most robust estimator on the server. */
 const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];
 
 function choose() {
   const { effort, kind, where, people } = Object.fromEntries(new FormData(form));
   const pitch = kind === "singing" ? FOR_SINGING.find((name) => present.has(name)) ?? "swift" : "swift";
-  settings.wish({
+  settings.setChoices({
     ...EFFORTS[effort],
     pitch,
     ...(where === "here" ? { content: "whisper-tiny", pretrained: "none" } : {}),
@@ -184,7 +184,7 @@ function choose() {
   estimateSoon();
 }
 
-function wish() {
+function setChoices() {
   const labels = {};
   for (const part of form.elements.labels.value.split(",").map((one) => one.trim()).filter(Boolean)) {
     const [key, ...value] = part.split("=");
@@ -193,7 +193,7 @@ function wish() {
   return { dataset_id: dataset.id, config: settings.config, priority: Number(form.elements.priority.value) || 0, labels };
 }
 
-// --- what it will take
+// --- estimate
 
 let timer = null;
 let asked = 0;
@@ -210,12 +210,12 @@ async function estimate() {
   asked += 1;
   const mine = asked;
   try {
-    const found = await post("/v1/jobs:estimate", wish());
+    const found = await post("/v1/jobs:estimate", setChoices());
     if (mine === asked) showEstimate(found);
     settings.blame([]);
     blame(null);
   } catch (fault) {
-    if (!(fault instanceof Refusal)) throw fault;
+    if (!(fault instanceof ApiError)) throw fault;
     if (mine === asked) blame(fault);
   }
 }
@@ -231,14 +231,14 @@ function showEstimate(found) {
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
   byId("estimate-basis").textContent = t(`new.basis.${found.basis ?? "unknown"}`);
   byId("estimate-basis").title = found.basis_detail;
-  const shown = new Set(report?.warnings); // beside it, as findings
+  const shown = new Set(report?.warnings); // shown as findings
   byId("warnings").replaceChildren(...found.warnings.filter((text) => !shown.has(text)).map(warning));
   if (found.warnings.some((text) => text.includes("weights fetch"))) {
     byId("warnings").append(h("li", {}, h("a", { href: "/server#weights" }, t("new.fetch_weights"))));
   }
 }
 
-/** A warning; of a long one the beginning, and the rest for those who open it. */
+/** A warning; a long one is folded after its beginning. */
 function warning(text) {
   if (text.length < 200) return h("li", { class: "warning" }, text);
   const end = text.indexOf(",", 40);
@@ -268,16 +268,16 @@ form.addEventListener("submit", async (event) => {
   try {
     const made = retryOf
       ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config) }, { "Idempotency-Key": idempotencyKey })
-      : await post("/v1/jobs", { name: form.elements.name.value.trim(), ...wish() }, { "Idempotency-Key": idempotencyKey });
+      : await post("/v1/jobs", { name: form.elements.name.value.trim(), ...setChoices() }, { "Idempotency-Key": idempotencyKey });
     location.assign(`/jobs/${made.id}`);
   } catch (fault) {
     byId("submit").disabled = false;
-    if (fault instanceof Refusal) blame(fault);
-    else say(fault.message, { bad: true });
+    if (fault instanceof ApiError) blame(fault);
+    else notify(fault.message, { bad: true });
   }
 });
 
-/** `?clone=` takes over a job's choices, `?retry=` also its last checkpoint, `?dataset=` only recordings. */
+/** `?clone=` copies a job's settings, `?retry=` also continues from its checkpoint, `?dataset=` selects recordings only. */
 async function takeOver() {
   const other = query.get("retry") ?? query.get("clone");
   if (query.get("dataset")) await use(await get(`/v1/datasets/${encodeURIComponent(query.get("dataset"))}`));
@@ -318,7 +318,7 @@ async function start() {
     for (const radio of form.elements[name]) radio.addEventListener("change", choose);
   }
   form.elements.name.addEventListener("input", () => {
-    idempotencyKey = freshKey(); // another name is another wish
+    idempotencyKey = freshKey(); // another name is another submission
     blame(null);
     ready();
   });

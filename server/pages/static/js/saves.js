@@ -1,4 +1,4 @@
-// What each save is worth, and how it sounds beside the recording.
+// Scores of each save, and its audio beside the recording.
 
 import WaveSurfer from "../vendor/wavesurfer/wavesurfer.esm.js";
 import { get } from "./api.js";
@@ -52,7 +52,7 @@ export class Saves {
   }
 }
 
-/** One clip: the voice and the recording, one heard at a time, at the same place. */
+/** One clip: voice and recording, one playing at a time, at the same position. */
 class Player {
   constructor(clip) {
     this.sides = { voice: clip.audio.url, recording: clip.recording.url };

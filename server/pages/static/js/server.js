@@ -1,4 +1,4 @@
-// The server: who works, what waits, what is kept, and who may do what. Each part is a file of its own.
+// The server page: workers, queue, retention, access. Each section is a file of its own.
 
 import { may } from "./shell.js";
 import { startAudit } from "./server/audit.js";
@@ -21,4 +21,4 @@ async function start() {
   startAudit();
 }
 
-start().catch(() => {}); // who may not even look is on the way to signing in
+start().catch(() => {}); // callers without access are redirected to sign in

@@ -1,21 +1,21 @@
-// What every page has: theme, language, who is signed in, what is said in passing, and questions before what can't be undone.
+// Common to all pages: theme, language, session, notifications, and confirmation before irreversible actions.
 
-import { get, insist, remove } from "./api.js";
+import { get, retryUnreachable, remove } from "./api.js";
 import { byId, h } from "./dom.js";
 import { t } from "./words.js";
 
-/** Who the caller is: `{owner, scopes, ...}`. */
-export const me = document.body.dataset.page === "sign_in" ? Promise.resolve(null) : insist(() => get("/v1/me"));
+/** The caller: `{owner, scopes, ...}`. */
+export const me = document.body.dataset.page === "sign_in" ? Promise.resolve(null) : retryUnreachable(() => get("/v1/me"));
 
-/** Whether the caller may: "read", "submit" or "admin"; each holds those before it. */
+/** Whether the caller has a scope: "read", "submit" or "admin"; each includes those before it. */
 export async function may(scope) {
   const order = ["read", "submit", "admin"];
   const { scopes } = await me;
   return Math.max(...scopes.map((one) => order.indexOf(one))) >= order.indexOf(scope);
 }
 
-/** A sentence at the page's corner; `action` `{label, run}` puts a button beside it. */
-export function say(text, { bad = false, action = null, seconds = 6 } = {}) {
+/** Show a notification in the page's corner; `action` `{label, run}` adds a button. */
+export function notify(text, { bad = false, action = null, seconds = 6 } = {}) {
   const line = h("div", { class: bad ? "toast bad" : "toast" }, h("span", {}, text));
   if (action) {
     line.append(h("button", { type: "button", onclick: () => { line.remove(); action.run(); } }, action.label));
@@ -24,17 +24,17 @@ export function say(text, { bad = false, action = null, seconds = 6 } = {}) {
   setTimeout(() => line.remove(), 1000 * seconds);
 }
 
-/** Run something a press began, and say what went wrong. */
+/** Run an action and show its error. */
 export async function attempt(work) {
   try {
     return await work();
   } catch (fault) {
-    say(fault.message, { bad: true, seconds: 12 });
+    notify(fault.message, { bad: true, seconds: 12 });
     return undefined;
   }
 }
 
-/** Put a text where the reader's next paste takes it from. Browsers have their own way for pages over TLS alone. */
+/** Copy a text to the clipboard. Browsers offer `navigator.clipboard` over TLS only. */
 export async function copy(text) {
   if (navigator.clipboard) {
     await navigator.clipboard.writeText(text);
@@ -48,7 +48,7 @@ export async function copy(text) {
   field.remove();
 }
 
-/** Ask before something that can't be undone. */
+/** Ask for confirmation of an irreversible action. */
 export function confirm({ title, text, button, danger = true }) {
   return new Promise((resolve) => {
     const dialog = h("dialog", { "aria-labelledby": "question" },
@@ -91,7 +91,7 @@ async function startSession() {
   if (!who) return;
   if (who.token_id !== null || who.owner !== "local") byId("who").textContent = who.owner;
   byId("who").hidden = byId("who").textContent === "";
-  const system = await insist(() => get("/v1/system"));
+  const system = await retryUnreachable(() => get("/v1/system"));
   byId("sign-out").hidden = !system.needs_token;
   byId("sign-out").addEventListener("click", () => attempt(async () => {
     await remove("/v1/session");
@@ -104,4 +104,4 @@ async function startSession() {
 
 startTheme();
 startLanguage();
-startSession().catch(() => {}); // the page's own requests say what is wrong
+startSession().catch(() => {}); // the page's own requests show the error

@@ -6,10 +6,10 @@ import "./shell.js";
 
 const form = byId("sign-in");
 
-/** Where to go on: a page of ours, and nothing else. */
+/** The page to continue with: a path of this site only. */
 function next() {
-  const wish = new URLSearchParams(location.search).get("next") ?? "/";
-  const address = new URL(wish, location.origin);
+  const next = new URLSearchParams(location.search).get("next") ?? "/";
+  const address = new URL(next, location.origin);
   return address.origin === location.origin ? address.pathname + address.search : "/";
 }
 

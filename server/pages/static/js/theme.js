@@ -1,3 +1,3 @@
-// Before anything is drawn: the theme that was chosen on the page, else the system's.
+// Runs before the first paint: the theme chosen on the page, else the system's.
 const chosen = localStorage.getItem("theme");
 if (chosen === "light" || chosen === "dark") document.documentElement.dataset.theme = chosen;

@@ -1,4 +1,4 @@
-// Every voice that is made, waits or is ready; up to date without a reload.
+// The list of voices, updated without a reload.
 
 import { get, repeat, withQuery } from "./api.js";
 import { isOver, showActions } from "./actions.js";
@@ -83,10 +83,10 @@ function update(item, job) {
   showActions(item.querySelector(".actions"), job, () => ticking.again());
 }
 
-/** Whether it was paused before it began. */
+/** Whether the job was paused before it began. */
 const isWaiting = (job) => job.status === "paused" && !job.stage;
 
-/** What a line says of a job: what matters where it stands. */
+/** A row's text about a job, by its status. */
 function describe(job) {
   if (job.status === "queued") {
     const facts = job.queue_position ? [t("voices.position", { n: job.queue_position })] : [];

@@ -1,4 +1,4 @@
-// The page's language: its texts, and numbers, sizes, times and lengths as people write them.
+// The page's language: texts, and the format of numbers, sizes, times and durations.
 
 const words = JSON.parse(document.getElementById("words").textContent);
 export const language = document.documentElement.lang;
@@ -6,13 +6,13 @@ const plural = new Intl.PluralRules(language);
 const relative = new Intl.RelativeTimeFormat(language, { numeric: "auto" });
 const clock = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
 
-/** The text of a key, with `{names}` filled in. A key that is missing shows itself: a test holds that none is. */
+/** The text of a key, with `{names}` filled in. A missing key is shown as it is; a test checks that none is missing. */
 export function t(key, values = {}) {
   const text = words[key] ?? key;
   return text.replace(/\{(\w+)\}/g, (_, name) => String(values[name] ?? ""));
 }
 
-/** Whether there is a text: for words that come from the server, such as codes of a newer version. */
+/** Whether there is a text: for the server's terms, such as codes of a newer version. */
 export const has = (key) => key in words;
 
 /** The text for a count: `key.one` or `key.other`. */
@@ -24,11 +24,11 @@ export function count(key, n) {
 export const number = (value, digits = 0) =>
   new Intl.NumberFormat(language, { maximumFractionDigits: digits }).format(value);
 
-/** A number of four figures that mean something. */
+/** A number with four significant digits. */
 export const figure = (value) =>
   value == null ? "–" : new Intl.NumberFormat(language, { maximumSignificantDigits: 4 }).format(value);
 
-/** The same beside an axis, where room is short. */
+/** The same for an axis, shorter. */
 export const mark = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(3).replace("e-", "e−") : figure(value));
 
 export const percent = (share) =>

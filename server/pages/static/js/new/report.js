@@ -1,4 +1,4 @@
-// What was found in the recordings, in words.
+// The report on the recordings.
 
 import { get } from "../api.js";
 import { byId, h } from "../dom.js";
@@ -38,7 +38,7 @@ export async function showReport(dataset) {
   return report;
 }
 
-/** A finding in the reader's language where there are words for its code, else as the server puts it. */
+/** A finding in the page's language if its code has a translation, else the server's text. */
 function found(finding) {
   const key = `finding.${finding.code}`;
   const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
@@ -48,7 +48,7 @@ function found(finding) {
   return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files));
 }
 
-/** The loudness of all recordings, one after the other, as far as the report has it. */
+/** The loudness of all recordings in sequence, as far as the report contains it. */
 function drawOverview(overview) {
   const place = byId("overview");
   place.hidden = !overview?.peaks?.length;

@@ -1,15 +1,15 @@
-// Recordings to the server by tus 1.0.0: in pieces, to be gone on with after a lost line, a reload or a restart.
+// Uploads by tus 1.0.0, in chunks, resumable after a lost connection, a reload or a restart.
 
 import { makeZip, predictLength } from "../../vendor/client-zip/index.js";
-import { all, Away, insist, Refusal, request } from "../api.js";
+import { all, Unreachable, retryUnreachable, ApiError, request } from "../api.js";
 import { Sha256 } from "./sha256.js";
 
 const PIECE = 4 << 20;
 const MEMORY = "rvc-uploads";
 const TUS = { "Tus-Resumable": "1.0.0" };
 
-/** One body to send: a file as it is, or several as a zip that is made on the way and never lies in memory. */
-export class Parcel {
+/** The body of an upload: one file, or several as a zip that is streamed and never held in memory. */
+export class UploadBody {
   constructor(files) {
     this.files = files; // [{ path, file }]
     this.isZip = files.length > 1;
@@ -17,12 +17,12 @@ export class Parcel {
     this.size = this.isZip ? Number(predictLength(this.entries)) : files[0].file.size;
   }
 
-  /** The same for the same files: how an upload that broke off is found again. */
+  /** Equal for the same files: finds an interrupted upload. */
   get mark() {
     return this.files.map(({ path, file }) => `${path}/${file.size}/${file.lastModified}`).join("|");
   }
 
-  /** Pieces of the body from `offset` on. */
+  /** Chunks of the body from `offset` on. */
   async *pieces(offset) {
     if (!this.isZip) {
       const { file } = this.files[0];
@@ -53,7 +53,7 @@ function remembered() {
   try {
     return JSON.parse(localStorage.getItem(MEMORY)) ?? {};
   } catch {
-    return {}; // forbidden, or not ours: an upload then begins anew
+    return {}; // no storage, or foreign content: an upload then starts over
   }
 }
 
@@ -64,14 +64,14 @@ function remember(mark, address) {
   try {
     localStorage.setItem(MEMORY, JSON.stringify(known));
   } catch {
-    // No room to remember: the upload itself goes on.
+    // Storage is full: the upload itself continues.
   }
 }
 
-/** Whether part of these files is at the server already. */
-export const isBegun = (parcel) => parcel.mark in remembered();
+/** Whether an upload of these files was begun. */
+export const isBegun = (uploadBody) => uploadBody.mark in remembered();
 
-/** How many uploads broke off and can be gone on with; those that the server has given up are forgotten. */
+/** The number of resumable uploads; those that the server has deleted are forgotten. */
 export async function numBegun() {
   for (const [mark, address] of Object.entries(remembered())) {
     if (await offsetOf(address) === null) remember(mark, null);
@@ -79,7 +79,7 @@ export async function numBegun() {
   return Object.keys(remembered()).length;
 }
 
-/** Give up all uploads that broke off, here and at the server. */
+/** Delete all interrupted uploads, here and on the server. */
 export async function forgetBegun() {
   for (const [mark, address] of Object.entries(remembered())) {
     await fetch(address, { method: "DELETE", headers: TUS }).catch(() => {});
@@ -87,29 +87,29 @@ export async function forgetBegun() {
   }
 }
 
-/** Bytes that are there; null when the upload is gone, "away" when nobody answers. */
+/** Bytes received so far; null when the upload is gone, "away" when the server is unreachable. */
 async function offsetOf(address) {
   try {
     const answer = await fetch(address, { method: "HEAD", headers: TUS });
     if (answer.status === 404 || answer.status === 410) return null;
-    if (answer.status === 401 || answer.status === 403) throw new Refusal(answer.status, {});
+    if (answer.status === 401 || answer.status === 403) throw new ApiError(answer.status, {});
     return answer.ok ? Number(answer.headers.get("Upload-Offset")) : "away";
   } catch (fault) {
-    if (fault instanceof Refusal) throw fault;
+    if (fault instanceof ApiError) throw fault;
     return "away";
   }
 }
 
-/** A dataset of the very same bytes, or null. Only where one has the same size are the bytes looked through. */
-export async function same(parcel, onProgress, isWanted) {
+/** A dataset of the same bytes, or null. The bytes are hashed only if a dataset has the same size. */
+export async function same(uploadBody, onProgress, isWanted) {
   const known = await all("/v1/datasets").catch((fault) => {
-    if (fault instanceof Away) return []; // sending knows how to wait
+    if (fault instanceof Unreachable) return []; // the upload waits by itself
     throw fault;
   });
-  const alike = known.filter((one) => one.size === parcel.size);
+  const alike = known.filter((one) => one.size === uploadBody.size);
   if (!alike.length) return null;
   const sha256 = new Sha256();
-  for await (const piece of parcel.pieces(0)) {
+  for await (const piece of uploadBody.pieces(0)) {
     sha256.add(new Uint8Array(await piece.arrayBuffer()));
     onProgress(sha256.length);
     if (!isWanted()) return null;
@@ -118,19 +118,19 @@ export async function same(parcel, onProgress, isWanted) {
   return alike.find((one) => one.sha256 === digest) ?? null;
 }
 
-/** Sends a parcel. `onProgress(bytes)`, `onWait(isWaiting)`. `pause`, `go`, and `stop`, which gives up what was sent. */
+/** Uploads a body. Callbacks `onProgress(bytes)`, `onWait(isWaiting)`; `pause`, `go`, and `stop`, which deletes the upload. */
 export class Sending {
-  constructor(parcel, { onProgress, onWait }) {
-    Object.assign(this, { parcel, onProgress, onWait });
+  constructor(uploadBody, { onProgress, onWait }) {
+    Object.assign(this, { uploadBody, onProgress, onWait });
     this.isPaused = false;
     this.isStopped = false;
     this.wake = null;
     this.abort = new AbortController();
   }
 
-  /** The upload's id once all is there; null when it was stopped. Throws Refusal. */
+  /** The upload's id when it is complete; null when it was stopped. Throws ApiError. */
   async run() {
-    let address = remembered()[this.parcel.mark] ?? null;
+    let address = remembered()[this.uploadBody.mark] ?? null;
     let offset = address ? await this.whenBack(address) : null;
     if (this.isStopped) return this.giveUp(address);
     if (offset === null) {
@@ -138,21 +138,21 @@ export class Sending {
       offset = 0;
     }
     let failures = 0;
-    while (offset < this.parcel.size && !this.isStopped) {
-      const pieces = this.parcel.pieces(offset);
+    while (offset < this.uploadBody.size && !this.isStopped) {
+      const pieces = this.uploadBody.pieces(offset);
       for await (const piece of pieces) {
         await this.whilePaused();
         if (this.isStopped) break;
         const came = await this.send(address, offset, piece);
         if (came === null) {
           failures += 1;
-          break; // begin again from what the server has
+          break; // continue from the server's offset
         }
         failures = 0;
         offset = came;
         this.onProgress(offset);
       }
-      if (offset < this.parcel.size && !this.isStopped) {
+      if (offset < this.uploadBody.size && !this.isStopped) {
         this.onWait(failures > 0);
         if (failures) await sleep(Math.min(1000 * 2 ** failures, 15000) * (0.7 + 0.6 * Math.random()));
         const there = await offsetOf(address);
@@ -169,7 +169,7 @@ export class Sending {
     return this.isStopped ? this.giveUp(address) : address.split("/").at(-1);
   }
 
-  /** Where to go on, once somebody answers; null when the upload is gone. */
+  /** The offset to continue from, once the server answers; null when the upload is gone. */
   async whenBack(address) {
     let offset = await offsetOf(address);
     while (offset === "away" && !this.isStopped) {
@@ -182,27 +182,27 @@ export class Sending {
 
   async giveUp(address) {
     await fetch(address, { method: "DELETE", headers: TUS }).catch(() => {});
-    remember(this.parcel.mark, null);
+    remember(this.uploadBody.mark, null);
     return null;
   }
 
-  /** The dataset is made: nothing is to be gone on with. */
+  /** The dataset exists: forget the upload. */
   done() {
-    remember(this.parcel.mark, null);
+    remember(this.uploadBody.mark, null);
   }
 
   async begin() {
     const answer = await this.patiently(() => fetch("/v1/uploads", {
       method: "POST",
-      headers: { ...TUS, "Upload-Length": String(this.parcel.size) },
+      headers: { ...TUS, "Upload-Length": String(this.uploadBody.size) },
     }));
     if (!answer.ok) await refuse(answer);
     const address = new URL(answer.headers.get("Location"), location.href).pathname;
-    remember(this.parcel.mark, address);
+    remember(this.uploadBody.mark, address);
     return address;
   }
 
-  /** The new offset; null when it did not arrive whole. */
+  /** The new offset; null when the chunk did not arrive complete. */
   async send(address, offset, piece) {
     const headers = { ...TUS, "Upload-Offset": String(offset), "Content-Type": "application/offset+octet-stream" };
     let answer;
@@ -213,7 +213,7 @@ export class Sending {
     }
     if (answer.ok) return Number(answer.headers.get("Upload-Offset"));
     const mayPass = answer.status === 409 || answer.status === 404 || answer.status === 410 || answer.status === 429;
-    if (mayPass || (answer.status >= 500 && answer.status !== 507)) return null; // 507: no room, and the server says so
+    if (mayPass || (answer.status >= 500 && answer.status !== 507)) return null; // 507: no space; the server explains it
     return refuse(answer);
   }
 
@@ -251,15 +251,15 @@ export class Sending {
 
 const sleep = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });
 
-/** The server's no, in its words. */
+/** Throw the server's error. */
 async function refuse(answer) {
-  throw new Refusal(answer.status, await answer.json().catch(() => ({})));
+  throw new ApiError(answer.status, await answer.json().catch(() => ({})));
 }
 
-/** Make a dataset of an upload; asked again, the server answers the same. */
-export const admit = (name, uploadId) => insist(() => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } }));
+/** Create a dataset from an upload; repeating it gives the same answer. */
+export const admit = (name, uploadId) => retryUnreachable(() => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } }));
 
-/** Files of a drop or a choice, with their paths; folders are gone through. Hidden files are left out. */
+/** Files of a drop or a file dialog, with their paths; folders are traversed, hidden files left out. */
 export async function collected(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return chosen(transfer.files);

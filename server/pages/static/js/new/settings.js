@@ -1,4 +1,4 @@
-// Every option of the training, from the configuration's own schema: nothing is listed here a second time but its group.
+// Every option of the training, from the configuration's own schema: only the groups are listed here.
 
 import { get } from "../api.js";
 import { byId, h } from "../dom.js";
@@ -14,8 +14,8 @@ const GROUPS = {
 export class Settings {
   constructor(onChange) {
     this.onChange = onChange;
-    this.own = {}; // what was set by hand
-    this.wished = {}; // what the plain choices above come to
+    this.own = {}; // options set by hand
+    this.chosenConfig = {}; // options from the simple settings above
   }
 
   async start() {
@@ -33,30 +33,30 @@ export class Settings {
     this.show();
   }
 
-  /** The plain choices; an option set by hand goes before them. */
-  wish(wished) {
-    this.wished = wished;
+  /** Set the options of the simple settings; an option set by hand takes precedence. */
+  setChoices(chosenConfig) {
+    this.chosenConfig = chosenConfig;
     this.show();
   }
 
-  /** All options as if set by hand: those of another job. */
+  /** Set all options of another job, as if by hand. */
   take(config) {
-    for (const [name, value] of Object.entries(config)) { // a job has all of them, whatever the plain choices say
-      const present = JSON.stringify(this.wished[name] ?? this.usual(name));
+    for (const [name, value] of Object.entries(config)) { // a job has all options, also those of the simple settings
+      const present = JSON.stringify(this.chosenConfig[name] ?? this.usual(name));
       if (name in this.properties && JSON.stringify(value) !== present) this.own[name] = value;
     }
     this.show();
   }
 
-  /** What to submit: only what differs from the defaults. */
+  /** The config to submit: only what differs from the defaults. */
   get config() {
-    const all = { ...this.wished, ...this.own };
+    const all = { ...this.chosenConfig, ...this.own };
     return Object.fromEntries(Object.entries(all).filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(this.usual(name))));
   }
 
   /** What differs from another job's options, those set back to their defaults with them. */
   changedFrom(config) {
-    const all = { ...this.wished, ...this.own };
+    const all = { ...this.chosenConfig, ...this.own };
     const now = (name) => (name in all ? all[name] : this.usual(name));
     const names = Object.keys(this.properties).filter((name) => JSON.stringify(now(name)) !== JSON.stringify(config[name] ?? this.usual(name)));
     return Object.fromEntries(names.map((name) => [name, now(name)]));
@@ -71,7 +71,7 @@ export class Settings {
     const input = control(name, property);
     input.addEventListener("change", () => {
       const value = read(input, property);
-      if (JSON.stringify(value) === JSON.stringify(this.wished[name] ?? this.usual(name))) delete this.own[name];
+      if (JSON.stringify(value) === JSON.stringify(this.chosenConfig[name] ?? this.usual(name))) delete this.own[name];
       else this.own[name] = value;
       this.show();
       this.onChange();
@@ -87,7 +87,7 @@ export class Settings {
     if (!this.properties) return;
     for (const field of byId("settings").querySelectorAll("[data-name]")) {
       const { name } = field.dataset;
-      const value = name in this.own ? this.own[name] : this.wished[name] ?? this.usual(name);
+      const value = name in this.own ? this.own[name] : this.chosenConfig[name] ?? this.usual(name);
       write(field.querySelector("input, select"), value);
       field.classList.toggle("own", JSON.stringify(value) !== JSON.stringify(this.usual(name)));
     }
@@ -103,7 +103,7 @@ export class Settings {
     for (const heading of byId("settings").querySelectorAll("h3")) heading.hidden = wanted !== "";
   }
 
-  /** Put the server's words beside the fields they are about; returns those that are about none. */
+  /** Show the server's errors beside their fields; returns those without a field. */
   blame(errors) {
     for (const fault of byId("settings").querySelectorAll(".fault")) fault.hidden = true;
     const rest = [];
@@ -123,7 +123,7 @@ export class Settings {
   }
 }
 
-/** The kinds that a property may be of; null: it may be left empty. */
+/** The types that a property may have; null: it may be empty. */
 const kinds = (property) => property.anyOf ?? [property];
 
 function control(name, property) {
@@ -150,7 +150,7 @@ function read(input, property) {
     try {
       return JSON.parse(text);
     } catch {
-      return text; // the server says what is wrong with it
+      return text; // the server explains the error
     }
   }
   return text;

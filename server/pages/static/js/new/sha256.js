@@ -1,4 +1,4 @@
-// SHA-256 (FIPS 180-4) of bytes that come in pieces: the browser's own wants all at once, and nothing over plain http.
+// SHA-256 (FIPS 180-4) of chunks: the browser's own needs all bytes at once, and TLS.
 
 const FIRST = Uint32Array.of(
   0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19);
@@ -47,7 +47,7 @@ export class Sha256 {
     this.numRest = bytes.length - at;
   }
 
-  /** Of all that was added, in hexadecimal. Nothing can be added after it. */
+  /** The hash of all added bytes, in hexadecimal. No bytes can be added after it. */
   digest() {
     const bits = BigInt(this.length) * 8n;
     const end = new Uint8Array((this.numRest < 56 ? 64 : 128) - this.numRest);
@@ -70,7 +70,7 @@ export class Sha256 {
       const s1 = ((y >>> 17) | (y << 15)) ^ ((y >>> 19) | (y << 13)) ^ (y >>> 10);
       w[i] = (w[i - 16] + s0 + w[i - 7] + s1) | 0;
     }
-    const { state } = this; // by hand: lists taken apart cost as much as the sums
+    const { state } = this; // unrolled: destructuring costs as much as the sums
     let a = state[0];
     let b = state[1];
     let c = state[2];

@@ -1,6 +1,6 @@
-// Who did what.
+// The audit trail.
 
-import { get, insist, withQuery } from "../api.js";
+import { get, retryUnreachable, withQuery } from "../api.js";
 import { byId, h } from "../dom.js";
 import { attempt } from "../shell.js";
 import { t, when } from "../words.js";
@@ -11,7 +11,7 @@ let cursor = null;
 let asked = 0;
 
 export function startAudit() {
-  attempt(() => insist(() => load(true)));
+  attempt(() => retryUnreachable(() => load(true)));
   byId("more-audit").addEventListener("click", () => attempt(() => load(false)));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("change", () => attempt(() => load(true)));

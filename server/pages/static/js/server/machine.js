@@ -1,4 +1,4 @@
-// The machine and its disk, and what the caller uses of it.
+// The machine, its disk, and the caller's usage.
 
 import { get, repeat } from "../api.js";
 import { byId, h } from "../dom.js";
@@ -33,7 +33,7 @@ function showMine(mine) {
   refresh(byId("mine"), mine, () => quotaMeters(mine));
 }
 
-/** What an owner uses, as bars where there is a quota and as figures where there is none. */
+/** An owner's usage, as bars with a quota and as figures without. */
 export function quotaMeters({ quota, usage }) {
   const row = (name, used, most, write) => most == null
     ? h("div", { class: "meter-line" }, h("span", {}, t(`server.use.${name}`)), h("span", {}, write(used)))

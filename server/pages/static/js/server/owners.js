@@ -1,8 +1,8 @@
-// Every owner: what they use, and how much they may.
+// Owners: usage and quotas.
 
-import { get, insist, put, remove } from "../api.js";
+import { get, retryUnreachable, put, remove } from "../api.js";
 import { byId, h, keyed } from "../dom.js";
-import { attempt, say } from "../shell.js";
+import { attempt, notify } from "../shell.js";
 import { t } from "../words.js";
 import { quotaMeters } from "./machine.js";
 import { button, numberOf, onSubmit, refresh } from "./parts.js";
@@ -10,7 +10,7 @@ import { button, numberOf, onSubmit, refresh } from "./parts.js";
 const GIGABYTE = 1e9;
 
 export function startOwners() {
-  attempt(() => insist(async () => show((await get("/v1/owners")).data)));
+  attempt(() => retryUnreachable(async () => show((await get("/v1/owners")).data)));
 }
 
 function show(owners) {
@@ -50,6 +50,6 @@ function update(item, one) {
 
 async function change(work) {
   await work();
-  say(t("server.saved"));
+  notify(t("server.saved"));
   startOwners();
 }

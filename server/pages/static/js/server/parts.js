@@ -1,7 +1,7 @@
-// What several parts of this page are made of.
+// Elements shared by the sections of this page.
 
 import { byId, h, setText } from "../dom.js";
-import { attempt, copy, say } from "../shell.js";
+import { attempt, copy, notify } from "../shell.js";
 import { t } from "../words.js";
 
 /** A bar with its name and its figures. Beyond `high` (0..1) it warns. */
@@ -10,7 +10,7 @@ export function meter(name, share, figures, high = 2) {
   return h("div", { class: "meter-line" }, h("span", {}, name), h("span", {}, figures), bar);
 }
 
-/** A button that is off while its work goes on, and says what went wrong. */
+/** A button that is disabled while its action runs, and shows its error. */
 export function button(label, work, { danger = false, name = null } = {}) {
   const made = h("button", { type: "button", class: danger ? "danger" : null, "aria-label": name }, label);
   made.addEventListener("click", async () => {
@@ -21,7 +21,7 @@ export function button(label, work, { danger = false, name = null } = {}) {
   return made;
 }
 
-/** Send a form by `work(elements, submitter)`; what the server refuses is said in the form. */
+/** Submit a form by `work(elements, submitter)`; the server's errors are shown in the form. */
 export function onSubmit(form, work) {
   form.addEventListener("submit", async (event) => {
     event.preventDefault();
@@ -36,7 +36,7 @@ export function onSubmit(form, work) {
   });
 }
 
-/** Replace children only where what they show has changed: focus and what was unfolded stay. */
+/** Replace children only if their content changed: focus and expanded parts are kept. */
 export function refresh(place, shown, make) {
   const present = JSON.stringify(shown);
   if (place.dataset.shown === present) return;
@@ -47,7 +47,7 @@ export function refresh(place, shown, make) {
 /** A number field: its value, or null where it is empty. */
 export const numberOf = (field, factor = 1) => (field.value.trim() === "" ? null : Math.round(Number(field.value) * factor * 1e6) / 1e6);
 
-/** Show a secret in the dialog, to be copied. */
+/** Show a secret in the dialog, with a copy button. */
 export function showSecret(title, text, secret) {
   const dialog = byId("secret");
   setText(byId("secret-title"), title);
@@ -55,7 +55,7 @@ export function showSecret(title, text, secret) {
   setText(byId("secret-value"), secret);
   byId("secret-copy").onclick = () => attempt(async () => {
     await copy(secret);
-    say(t("server.copied"));
+    notify(t("server.copied"));
   });
   dialog.querySelector("[data-close]").onclick = () => dialog.close();
   dialog.onclose = () => setText(byId("secret-value"), "");

@@ -1,4 +1,4 @@
-// What runs and what waits.
+// Running and queued jobs.
 
 import { get, repeat } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";

@@ -1,8 +1,8 @@
-// What is kept how long: tried before it is saved, and asked about before anything goes.
+// The retention policy, with a dry run before saving and a confirmation before deleting.
 
-import { get, insist, post, put } from "../api.js";
+import { get, retryUnreachable, post, put } from "../api.js";
 import { byId, h, setText } from "../dom.js";
-import { attempt, confirm, say } from "../shell.js";
+import { attempt, confirm, notify } from "../shell.js";
 import { count, size, t } from "../words.js";
 import { numberOf, onSubmit } from "./parts.js";
 
@@ -10,7 +10,7 @@ const GIGABYTE = 1e9;
 const form = byId("retention-form");
 
 export function startRetention() {
-  attempt(() => insist(load));
+  attempt(() => retryUnreachable(load));
   onSubmit(form, async (fields, submitter) => {
     const policy = {
       keep_days: numberOf(fields.keep_days),
@@ -18,13 +18,13 @@ export function startRetention() {
       workspace_days: numberOf(fields.workspace_days),
       min_free_bytes: numberOf(fields.min_free_gb, GIGABYTE),
     };
-    const wish = submitter?.value ?? "try";
+    const action = submitter?.value ?? "try";
     const tried = await put("/v1/retention?dry_run=true", policy);
     showPlan(tried.plan);
-    if (wish === "save") {
+    if (action === "save") {
       await put("/v1/retention", policy);
-      say(t("server.saved"));
-    } else if (wish === "run") {
+      notify(t("server.saved"));
+    } else if (action === "run") {
       await run(policy, tried.plan);
     }
   });
@@ -37,7 +37,7 @@ async function load() {
   fields.keep_last.value = policy.keep_last ?? "";
   fields.workspace_days.value = policy.workspace_days ?? "";
   fields.min_free_gb.value = policy.min_free_bytes == null ? "" : policy.min_free_bytes / GIGABYTE;
-  for (const field of fields) field.disabled = false; // before the present policy stands in them, nobody types
+  for (const field of fields) field.disabled = false; // no typing before the current policy is loaded
   showPlan(plan);
 }
 
@@ -57,6 +57,6 @@ async function run(policy, plan) {
   if (!(await confirm(question))) return;
   await put("/v1/retention", policy);
   const done = await post("/v1/retention/run");
-  say(t("server.retention.done", { things: count("server.retention.things", done.removals.length), size: size(done.freed_bytes) }));
+  notify(t("server.retention.done", { things: count("server.retention.things", done.removals.length), size: size(done.freed_bytes) }));
   await load();
 }

@@ -1,6 +1,6 @@
-// Keys to this server: made (and told once), listed, revoked.
+// Access tokens: created (shown once), listed, revoked.
 
-import { get, insist, post, remove, withQuery } from "../api.js";
+import { get, retryUnreachable, post, remove, withQuery } from "../api.js";
 import { byId, h } from "../dom.js";
 import { attempt, confirm } from "../shell.js";
 import { ago, t, when } from "../words.js";
@@ -9,14 +9,14 @@ import { button, onSubmit, showSecret } from "./parts.js";
 let shown = [];
 let cursor = null;
 
-/** `onMade`: runs when a token was made, which may have made an owner. */
+/** `onMade` runs after a token was created, which may have created an owner. */
 export function startTokens(onMade) {
-  attempt(() => insist(reload));
+  attempt(() => retryUnreachable(reload));
   byId("more-tokens").addEventListener("click", () => attempt(more));
   onSubmit(byId("token-form"), async (fields) => {
     const days = fields.days.value.trim();
-    const wish = { owner: fields.owner.value.trim(), name: fields.name.value.trim(), scopes: [fields.scope.value] };
-    const made = await post("/v1/tokens", days ? { ...wish, expires_in_days: Number(days) } : wish);
+    const request = { owner: fields.owner.value.trim(), name: fields.name.value.trim(), scopes: [fields.scope.value] };
+    const made = await post("/v1/tokens", days ? { ...request, expires_in_days: Number(days) } : request);
     byId("token-form").reset();
     showSecret(t("server.tokens.made_title", { owner: made.owner }), t("server.tokens.made_text"), made.secret);
     await reload();

@@ -1,8 +1,8 @@
-// Who is told of jobs: addresses, their secrets, and what became of each message.
+// Webhooks: addresses, secrets, and the delivery log.
 
 import { get, patch, post, remove, repeat, withQuery } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
-import { attempt, confirm, may, say } from "../shell.js";
+import { attempt, confirm, may, notify } from "../shell.js";
 import { ago, count, t } from "../words.js";
 import { button, onSubmit, refresh, showSecret } from "./parts.js";
 
@@ -57,7 +57,7 @@ function deeds(item, one) {
   return [
     button(t("server.webhooks.test"), async () => {
       await post(`${address}/test`);
-      say(t("server.webhooks.tested"));
+      notify(t("server.webhooks.tested"));
       const log = item.querySelector("details");
       log.open = true;
       await showLog(log, one.id);
@@ -83,7 +83,7 @@ async function showSecretOf(one) {
 
 const LOOKS = { pending: "queued", delivered: "ready", failed: "failed" };
 
-/** Show the last messages, and look again while one is on its way. */
+/** Show the last messages, and refresh while one is pending. */
 async function showLog(log, id) {
   const { data } = await get(withQuery(`/v1/webhooks/${id}/deliveries`, { limit: 20 }));
   const list = log.querySelector("ul");

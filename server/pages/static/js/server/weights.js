@@ -1,4 +1,4 @@
-// Published weights: which are here, and fetching those that are not.
+// Published weights: status and download.
 
 import { get, post, repeat } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
@@ -21,7 +21,7 @@ function show(weights) {
   keyed(byId("weights-list"), order, (one) => one.id, make, update);
 }
 
-/** What moves or is wrong first, then what is here, then what is not. */
+/** Order: downloading or damaged, then present, then missing. */
 const rank = (one) => (one.fetch_state && one.fetch_state !== "fetched" ? 0 : one.is_present ? 1 : 2);
 
 function make(one) {

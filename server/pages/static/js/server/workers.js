@@ -1,8 +1,8 @@
-// Processes that run jobs: what they do, how busy and full their GPUs are, and how to let them go.
+// Workers: their jobs, GPU telemetry, draining.
 
 import { get, post, repeat, withQuery } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
-import { attempt, may, say } from "../shell.js";
+import { attempt, may, notify } from "../shell.js";
 import { ago, percent, size, t } from "../words.js";
 import { button, meter, refresh } from "./parts.js";
 
@@ -16,7 +16,7 @@ export async function startWorkers() {
 }
 
 function show(workers) {
-  // Of those that ended cleanly nobody wants to know; a lost one may need someone.
+  // Workers that ended cleanly are hidden; lost ones may need attention.
   const shown = workers.filter((worker) => worker.status !== "stopped");
   shown.sort((one, other) => LIVING.includes(other.status) - LIVING.includes(one.status) || one.name.localeCompare(other.name));
   byId("no-workers").hidden = workers.some((worker) => LIVING.includes(worker.status));
@@ -65,12 +65,12 @@ function gpuMeters(gpu, place, gpus) {
   return [...bars, meter(t("server.workers.memory") + which, share, memory, 0.97)];
 }
 
-/** Ask what becomes of its job, then drain. */
+/** Ask what should happen to the job, then drain. */
 async function drain(worker) {
   const mode = await ask(worker);
   if (!mode) return;
   await attempt(() => post(withQuery(`/v1/workers/${worker.id}/drain`, { mode })));
-  say(t("server.workers.drained", { name: worker.name }));
+  notify(t("server.workers.drained", { name: worker.name }));
   ticking.again();
 }
 
