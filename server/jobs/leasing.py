@@ -58,14 +58,14 @@ class LeaseOperations:
                 if number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
-                self._begin_attempt(session, job, session.get_one(Worker, worker_id))
+                self._begin_attempt(session, job, number, session.get_one(Worker, worker_id))
                 try:
                     return lease_of(job, worker_id)
                 except ValidationError as error:  # the config of an older server, no longer valid
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it again"
                     self._store.fail(session, job, FailureCode.INVALID_CONFIG, message)
 
-    def _begin_attempt(self, session: Session, job: Job, worker: Worker) -> None:
+    def _begin_attempt(self, session: Session, job: Job, number: int, worker: Worker) -> None:
         now = self._store.clock()
         data = {"worker_id": worker.id, "device": worker.device}
         event = NewEvent(EventType.STARTED, f"attempt {job.claims} started", data)
@@ -73,7 +73,7 @@ class LeaseOperations:
         enqueue_deliveries(session, job, EventType.STARTED, now)
         session.add(
             Attempt(
-                job_number=job.number,
+                job_number=number,
                 attempt=job.claims,
                 token=job.token,
                 worker_id=worker.id,
@@ -173,7 +173,7 @@ class LeaseOperations:
             job = self._leased_job(session, lease)
             same_name = (col(Artifact.job_number) == lease.job_number, col(Artifact.name) == name)
             session.execute(sa.delete(Artifact).where(*same_name))
-            data = {"kind": kind, "name": name, "size": size, "sha256": sha256}
+            data: dict[str, Any] = {"kind": kind, "name": name, "size": size, "sha256": sha256}
             session.add(
                 Artifact(
                     id=new_id("art"), job_number=lease.job_number, path=path, created_at=self._store.clock(), **data

@@ -84,8 +84,8 @@ def _retry_request(old: Job, request: JobRetry) -> JobCreate:
         config = TrainingConfig.model_validate({**old.config, **request.config})
     except ValidationError as error:
         first = error.errors()[0]
-        place = "".join(f"/{part}" for part in first["loc"])
-        raise Refused(str(first["msg"]).removeprefix("Value error, "), f"/config{place}") from error
+        pointer = "".join(f"/{part}" for part in first["loc"])
+        raise Refused(str(first["msg"]).removeprefix("Value error, "), f"/config{pointer}") from error
     return JobCreate(
         name=old.name,
         dataset_id=old.dataset_id,

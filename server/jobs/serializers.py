@@ -67,9 +67,9 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, 
     waiting = [job.number for job in jobs if job.status == JobStatus.QUEUED]
     if not waiting:
         return {}
-    place = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.number))).label("place")
-    queue = sa.select(col(Job.number), place).where(col(Job.status) == JobStatus.QUEUED).subquery()
-    query = sa.select(queue.c.number, queue.c.place).where(queue.c.number.in_(waiting))
+    position = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.number))).label("position")
+    queue = sa.select(col(Job.number), position).where(col(Job.status) == JobStatus.QUEUED).subquery()
+    query = sa.select(queue.c.number, queue.c.position).where(queue.c.number.in_(waiting))
     return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
@@ -109,7 +109,7 @@ def queue_public(
     query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*order)
     visible = query if visible_owner is None else query.where(Job.owner == visible_owner)
     queued = session.exec(visible.limit(NUM_QUEUED_SHOWN)).all()
-    places = _queue_positions(session, queued)
+    positions = _queue_positions(session, queued)
     count = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
     counts = {row[0]: row[1] for row in session.connection().execute(count)}
     shown = [job for job in running if visible_owner in {None, job.owner}]
@@ -117,7 +117,7 @@ def queue_public(
     workers = workers_public(session, now, lease_seconds)
     return QueuePublic(
         running=[_queue_entry(job, None, forecasts) for job in shown],
-        queued=[_queue_entry(job, places[job.number], forecasts) for job in queued],
+        queued=[_queue_entry(job, positions[job.number], forecasts) for job in queued],
         num_queued=counts.get(JobStatus.QUEUED, 0),
         num_validating=counts.get(JobStatus.VALIDATING, 0),
         num_workers=sum(worker.status in {"idle", "busy"} for worker in workers),
