@@ -76,7 +76,7 @@ class Place:
 
     def submit(self) -> Job:
         """A job that waits."""
-        return self.jobs.submit(JobCreate(name="anna", dataset_id=self.dataset_id))
+        return self.jobs.get(self.jobs.submit(JobCreate(name="anna", dataset_id=self.dataset_id)).job_id)
 
     def claim(self) -> Lease:
         """The next job, in our hands."""

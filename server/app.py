@@ -33,9 +33,8 @@ from server.database.engine import create_engine, sqlite_warning
 from server.datasets import validator
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
-from server.estimates.estimator import Estimator
-from server.estimates.queue_forecast import QueueForecast
-from server.estimates.service import EstimateService
+from server.estimates.dry_run import EstimateService
+from server.estimates.estimates import Estimator
 from server.http.problem_details import install
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
@@ -149,14 +148,15 @@ def _build_context(settings: ServerSettings) -> AppContext:
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
     job_queries = JobQueries(engine)
+    estimator = Estimator(settings.lease_seconds)
     job_service = JobService(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
         max_recoveries=settings.max_recoveries,
         quotas=quotas,
+        estimator=estimator,
     )
     dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
-    queue_forecast = QueueForecast(Estimator(settings.lease_seconds))
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
     return AppContext(
@@ -165,8 +165,8 @@ def _build_context(settings: ServerSettings) -> AppContext:
         jobs=job_service,
         retries=RetryService(job_service, storage),
         in_flight_keys=InFlightKeys(),
-        queue_forecast=queue_forecast,
-        estimates=EstimateService(engine, queue_forecast, storage, quotas, utc_now),
+        estimator=estimator,
+        estimates=EstimateService(engine, estimator, storage, quotas, utc_now),
         datasets=dataset_service,
         uploads=UploadService(engine, storage, settings, quotas=quotas),
         upload_locks=UploadLocks(),

@@ -15,8 +15,8 @@ from server.auth.throttle import AuthThrottle
 from server.auth.tokens import TokenService
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
-from server.estimates.queue_forecast import QueueForecast
-from server.estimates.service import EstimateService
+from server.estimates.dry_run import EstimateService
+from server.estimates.estimates import Estimator
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.queries import JobQueries
@@ -41,7 +41,7 @@ class AppContext:
     jobs: JobService
     retries: RetryService
     in_flight_keys: InFlightKeys
-    queue_forecast: QueueForecast
+    estimator: Estimator
     estimates: EstimateService
     datasets: DatasetService
     uploads: UploadService

@@ -13,7 +13,7 @@ from rvc_train.schemas.webhooks import WebhookCreate
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. What may follow what is in `server.job_store.states`."""
+    """Where a job stands. What may follow what is in `server.job_store.transitions`."""
 
     VALIDATING = "validating"
     """Waits for its dataset's report."""

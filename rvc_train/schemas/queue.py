@@ -58,9 +58,8 @@ class JobEstimate(ResponseModel):
     """In the data folder, at the most full moment."""
     gpu_memory_bytes: Range
     """Always a rule of thumb; on a CPU it is main memory."""
-    basis: Literal["measured", "scaled", "guess"]
-    """What the time of a step comes from: attempts with this very setting on this kind of device; attempts with another
-    setting; or a rule of thumb, as nothing was measured yet."""
+    basis: Literal["measured"] | None
+    """Source of clips, steps and seconds: finished jobs with the same settings; None without such jobs."""
     basis_detail: str
     """In a sentence."""
     warnings: list[str]

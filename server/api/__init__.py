@@ -1,1 +1,1 @@
-"""Routes: from requests to services, and from rows to wire shapes. Nothing else imports them."""
+"""Routes: from requests to services, and from rows to wire shapes. Only `server.app` imports them."""

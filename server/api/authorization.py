@@ -1,8 +1,8 @@
-"""Authorization: the scope that a route requires, and the owner of the thing that its path names.
+"""Authorization: the scope that a route requires, and the owner of the resource in its path.
 
-Every route under `/v1` passes here, and says with `requires` which scope it wants; one that does not say is refused to
-everyone. So is one whose path has a part that is neither something of an owner's nor known to be nobody's. Another
-owner's thing is not found, as if it were not there.
+It is checked for every route under `/v1`. A route declares its scope with `requires`; without a declaration it is
+refused to all callers, and so is a route with a path parameter that is in neither of the tables below. A resource of
+another owner is answered with 404, as if it did not exist.
 """
 
 from collections.abc import Callable
@@ -27,13 +27,13 @@ OWNED_PARAMS: dict[str, tuple[str, Any, Any]] = {
     "upload_id": ("upload", Upload.id, Upload.owner),
     "webhook_id": ("webhook", Webhook.id, Webhook.owner),
 }
-"""Path parameters that name something with an owner."""
+"""Path parameters of resources with an owner: kind, id column, owner column."""
 UNOWNED_PARAMS = frozenset({"name", "weights_id", "worker_id", "token_id", "delivery_id", "owner"})
 """Path parameters that need no ownership check."""
 
 
 def requires(scope: Scope) -> Callable[[F], F]:
-    """Say which scope a route wants. Stands right above the function, below the route's own decorators."""
+    """Declare the scope of a route. Goes directly above the function, below the route's own decorators."""
 
     def mark(function: F) -> F:
         setattr(function, _SCOPE, scope)
@@ -43,16 +43,16 @@ def requires(scope: Scope) -> Callable[[F], F]:
 
 
 def required_scope(endpoint: Callable[..., Any]) -> Scope | None:
-    """The scope that a route wants; None when it does not say."""
+    """The scope of a route; None when it declares none."""
     scope: Scope | None = getattr(endpoint, _SCOPE, None)
     return scope
 
 
 def require_principal() -> Principal:
-    """The principal of the request. For routes."""
+    """The principal of the request. Unauthorized."""
     principal = current_principal.get()
     if principal is None:
-        raise Unauthorized("nobody is known to ask")
+        raise Unauthorized("authentication is required")
     return principal
 
 
@@ -61,33 +61,37 @@ def _owner_filter(
 ) -> str | None:
     principal = require_principal()
     if owner is not None and owner != principal.owner and not principal.has_scope(Scope.ADMIN):
-        raise ScopeMissing("what others have is for administrators to see; leave `owner` out")
+        raise ScopeMissing("only administrators may list what other owners have; leave out `owner`")
     return principal.visible_owner if owner is None else owner
 
 
 OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
-"""Owner of the rows that a list shows: the principal; for administrators everyone (None), or one owner."""
+"""Owner of the listed rows: the principal; for administrators all owners (None), or the one in the query."""
 
 
 def check_access(request: Request, context: Context) -> None:
-    """Raise ScopeMissing, Forbidden or NotFound. A dependency of all routes under `/v1`."""
+    """Check scope and ownership: a dependency of all routes under `/v1`. ScopeMissing, Forbidden, NotFound."""
     principal = require_principal()
     scope = required_scope(request.scope["endpoint"])
     if scope is None:
-        raise Forbidden("nobody may do this: the route does not say which scope it wants")
+        raise Forbidden("this route declares no scope, so all callers are refused; report this as a bug of the server")
     if not principal.has_scope(scope):
-        mine = ", ".join(sorted(principal.scopes)) or "none"
+        scopes = ", ".join(sorted(principal.scopes)) or "none"
         raise ScopeMissing(
-            f"this needs the scope {scope}, and your token has {mine}; ask the server's administrator for one"
+            f"this requires a token with the scope {scope}, and yours has {scopes}; ask the server's administrator"
         )
     if principal.visible_owner is None:
         return
+    owned = {name: str(value) for name, value in request.path_params.items() if name not in UNOWNED_PARAMS}
+    if unknown := owned.keys() - OWNED_PARAMS.keys():
+        raise Forbidden(
+            f"the owner of {', '.join(sorted(unknown))} cannot be checked; report this as a bug of the server"
+        )
+    if not owned:
+        return
     with read_session(context.engine) as session:
-        for name, value in request.path_params.items():
-            if name in OWNED_PARAMS:
-                _check_owner(session, name, str(value), principal.visible_owner)
-            elif name not in UNOWNED_PARAMS:
-                raise Forbidden(f"nobody may do this: whose `{name}` is, the server does not know")
+        for name, value in owned.items():
+            _check_owner(session, name, value, principal.visible_owner)
 
 
 def _check_owner(session: Session, name: str, an_id: str, owner: str) -> None:

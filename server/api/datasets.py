@@ -1,4 +1,4 @@
-"""Datasets: upload, look at, delete."""
+"""Routes of datasets: upload, create, list, delete."""
 
 import hashlib
 
@@ -21,7 +21,7 @@ router = APIRouter(prefix="/datasets", tags=["datasets"])
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "The bytes of one zip of recordings, or of one audio file.",
+        "description": "One zip of recordings, or one audio file.",
         "content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -36,22 +36,23 @@ _BODY = {
         413,
         422,
         507,
-        also={200: {"model": DatasetPublic, "description": "The same bytes were here under that name"}},
+        also={200: {"model": DatasetPublic, "description": "The server has the same bytes under this name already"}},
     ),
 )
 @requires(Scope.SUBMIT)
 async def upload(name: str, request: Request, response: Response, context: Context) -> DatasetPublic:
-    """Make a dataset of one zip or one audio file, sent as the raw body.
+    """Create a dataset from one zip or one audio file, sent as the raw body.
 
-    The recordings are examined afterwards; jobs may be submitted at once and wait for that. The same bytes under the
-    same name are kept once: then the answer is 200 with the dataset that is there.
+    The recordings are validated afterwards; jobs may be submitted at once, and wait for that. The same bytes under the
+    same name are stored once: a repeated upload is answered with 200 and the existing dataset.
     """
     checked_name(name)
-    length = request.headers.get("content-length", "")
-    _check_size(int(length) if length.isdecimal() else 0, context)
+    header = request.headers.get("content-length", "")
+    length = int(header) if header.isdecimal() else 0
+    _check_size(length, context)
     owner = require_principal().owner
-    await run_in_threadpool(context.datasets.check_room, int(length) if length.isdecimal() else 0)
-    await run_in_threadpool(context.quotas.check_upload, owner, int(length) if length.isdecimal() else 0)
+    await run_in_threadpool(context.datasets.check_room, length)
+    await run_in_threadpool(context.quotas.check_upload, owner, length)
     with context.storage.incoming_folder() as folder:
         path = folder / "upload"
         digest = hashlib.sha256()
@@ -70,7 +71,7 @@ async def upload(name: str, request: Request, response: Response, context: Conte
 def _check_size(size: int, context: AppContext) -> None:
     limit = context.settings.max_upload_bytes
     if size > limit:
-        raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
+        raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server accepts; split it")
     context.datasets.check_room(0)
 
 
@@ -78,14 +79,20 @@ def _check_size(size: int, context: AppContext) -> None:
     "",
     status_code=202,
     responses=documented(
-        404, 409, 410, 413, 422, 507, also={200: {"model": DatasetPublic, "description": "The same bytes were here"}}
+        404,
+        409,
+        410,
+        413,
+        422,
+        507,
+        also={200: {"model": DatasetPublic, "description": "The server has the same bytes already"}},
     ),
 )
 @requires(Scope.SUBMIT)
 def create_dataset(request: DatasetCreate, response: Response, context: Context) -> DatasetPublic:
-    """Make a dataset of an upload that has come whole, or of bytes that are here already in another dataset.
+    """Create a dataset from a complete upload, or from bytes that the server has already in another dataset.
 
-    With `sha256` nothing needs to be sent: 404 says that these bytes are not here yet.
+    With `sha256` nothing needs to be sent; 404 means that the server does not have these bytes yet.
     """
     principal = require_principal()
     if request.upload_id is not None:
@@ -111,7 +118,7 @@ def list_datasets(
     after: After = None,
     limit: Limit = 20,
 ) -> Page[DatasetPublic]:
-    """Your datasets, newest first."""
+    """List your datasets, newest first."""
     datasets, has_more = context.datasets.list(owner=owner_filter, after=after, limit=limit)
     cursor = datasets[-1].id if has_more else None
     link_next(request, response, cursor)
@@ -121,14 +128,14 @@ def list_datasets(
 @router.get("/{dataset_id}", responses=documented(404))
 @requires(Scope.READ)
 def get_dataset(dataset_id: str, context: Context) -> DatasetPublic:
-    """One dataset."""
+    """Get one dataset."""
     return dataset_public(context.datasets.get(dataset_id))
 
 
 @router.get("/{dataset_id}/report", responses=documented(404, 409))
 @requires(Scope.READ)
 def get_report(dataset_id: str, context: Context) -> DatasetReport:
-    """What was found in the recordings. 409 while they are being examined."""
+    """Get the report on the recordings. 409 while they are being validated."""
     return context.datasets.report(dataset_id)
 
 

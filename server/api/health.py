@@ -1,4 +1,4 @@
-"""For those who watch over the server: does it live, is it ready to work."""
+"""Routes for monitoring: liveness, readiness, metrics."""
 
 from fastapi import APIRouter, Response
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,7 +13,7 @@ router = APIRouter(tags=["health"])
 
 @router.get("/livez")
 async def live() -> Health:
-    """The process answers: on the event loop, without a thread, a connection, a token or a limit."""
+    """Check that the process responds: on the event loop, without thread, connection, token or rate limit."""
     return Health(status="ok")
 
 
@@ -21,16 +21,16 @@ async def live() -> Health:
     "/metrics",
     name="get_measures",  # the operation id that clients may have generated code from
     response_class=Response,
-    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus' text format"}},
+    responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format"}},
 )
 def get_metrics(context: Context) -> Response:
-    """Numbers for Prometheus."""
+    """Get metrics for Prometheus."""
     return Response(context.metrics.text(), media_type=MEDIA_TYPE)
 
 
-@router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; `checks` says why"}})
+@router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; see `checks` for the reason"}})
 def ready(response: Response, context: Context) -> Health:
-    """The database can be written, has this program's schema, and the disk has room."""
+    """Check that the database is writable, its schema is current, and the disk has free space."""
     checks = {"database": _check_database(context), "disk": _check_disk(context)}
     if all(check == "ok" for check in checks.values()):
         return Health(status="ok", checks=checks)
@@ -42,7 +42,7 @@ def _check_database(context: AppContext) -> str:
     try:
         version = present_version(context.engine)
         if version != SCHEMA_VERSION:
-            return f"the schema has version {version}, and this program needs {SCHEMA_VERSION}; restart the server"
+            return f"the schema has version {version}, but this server needs {SCHEMA_VERSION}; restart the server"
         check_write(context.engine)
     except SQLAlchemyError as error:
         return f"the database does not answer: {type(error).__name__}"
@@ -52,4 +52,4 @@ def _check_database(context: AppContext) -> str:
 def _check_disk(context: AppContext) -> str:
     free = context.storage.free_bytes()
     reserve = context.settings.disk_reserve_bytes
-    return "ok" if free >= reserve else f"{free} bytes are free, and {reserve} are kept in reserve; free some space"
+    return "ok" if free >= reserve else f"{free} bytes are free, less than the reserve of {reserve}; free some space"

@@ -1,4 +1,4 @@
-"""Pages for people: voices, one job, a new voice, the server, signing in; and `/docs`, which shows the interface."""
+"""Routes of the browser pages: voices, one job, a new voice, the server, sign-in; and `/docs` for the API."""
 
 from collections.abc import Callable
 
@@ -12,14 +12,14 @@ router = APIRouter(include_in_schema=False)
 
 _PAGES = {
     "/": shells.VOICES,
-    "/jobs/{job_id}": shells.JOB,  # which one, the browser reads in the address
+    "/jobs/{job_id}": shells.JOB,  # the script reads the id from the address
     "/new": shells.NEW,
     "/server": shells.SERVER,
     "/sign-in": shells.SIGN_IN,
 }
 
 
-def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
+def _endpoint(shell: shells.Shell) -> Callable[..., HTMLResponse]:
     def page(request: Request, context: Context) -> HTMLResponse:
         return context.pages.render(shell, request)
 
@@ -27,7 +27,7 @@ def _showing(shell: shells.Shell) -> Callable[..., HTMLResponse]:
 
 
 for _path, _shell in _PAGES.items():
-    router.add_api_route(_path, _showing(_shell), methods=["GET"])
+    router.add_api_route(_path, _endpoint(_shell), methods=["GET"])
 
 
 _DOCS = """<!doctype html>
@@ -50,5 +50,5 @@ _DOCS_HEADERS = {
 
 @router.get("/docs")
 def docs() -> HTMLResponse:
-    """The whole interface, to read and to try."""
+    """Show the whole API, to read and to try."""
     return HTMLResponse(_DOCS, headers=_DOCS_HEADERS)

@@ -1,4 +1,4 @@
-"""What is kept how long: look, change, try, carry out."""
+"""Routes of the retention policy: get, replace, dry run, run."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ from server.http.problem_details import documented
 
 router = APIRouter(prefix="/retention", tags=["retention"])
 
-DryRun = Annotated[bool, Query(description="Only tell what would happen.")]
+DryRun = Annotated[bool, Query(description="Change nothing; return the plan.")]
 
 
 def _public(context: AppContext, policy: RetentionPolicy) -> RetentionPublic:
@@ -22,14 +22,14 @@ def _public(context: AppContext, policy: RetentionPolicy) -> RetentionPublic:
 @router.get("")
 @requires(Scope.ADMIN)
 def get_retention(context: Context) -> RetentionPublic:
-    """The policy, and what it would delete now."""
+    """Get the policy, and the plan of what it would delete now."""
     return _public(context, context.retention.policy())
 
 
 @router.put("", responses=documented(422))
 @requires(Scope.ADMIN)
 def set_retention(policy: RetentionPolicy, context: Context, dry_run: DryRun = False) -> RetentionPublic:
-    """Replace the policy; carried out within the hour. With `dry_run` nothing changes, and the plan is told."""
+    """Replace the policy; it is applied within the hour. With `dry_run` only the plan is returned."""
     if not dry_run:
         context.retention.set_policy(policy)
     return _public(context, policy)
@@ -38,5 +38,5 @@ def set_retention(policy: RetentionPolicy, context: Context, dry_run: DryRun = F
 @router.post("/run")
 @requires(Scope.ADMIN)
 def run_retention(context: Context, dry_run: DryRun = False) -> RetentionPlan:
-    """Carry the policy out now; what was deleted."""
+    """Run the policy now; returns what was deleted."""
     return context.retention.plan() if dry_run else context.retention.apply()

@@ -1,4 +1,4 @@
-"""The server itself: what it is and can do."""
+"""Routes about the server itself."""
 
 import os
 import platform
@@ -23,14 +23,14 @@ router = APIRouter(tags=["server"])
 @router.get("/config-schema")
 @requires(Scope.READ)
 def get_config_schema() -> dict[str, Any]:
-    """JSON Schema of a job's `config`, with the meaning and the default of each field."""
+    """Get the JSON Schema of a job's `config`, with the description and default of each field."""
     return TrainingConfig.model_json_schema()
 
 
 @router.get("/system")
 @requires(Scope.READ)
 def get_system(context: Context) -> SystemPublic:
-    """What this server is, what it takes, and what it has to say about the machine."""
+    """Get the server's versions, limits and resources, with warnings about its machine."""
     settings = context.settings
     disk = shutil.disk_usage(context.storage.root)
     is_sqlite = context.engine.dialect.name == "sqlite"

@@ -1,10 +1,11 @@
-"""Uploads that can be resumed: tus 1.0.0 with creation, checksum, expiration and termination."""
+"""Routes of resumable uploads: tus 1.0.0 with creation, checksum, expiration and termination."""
 
 import base64
 import binascii
 import hashlib
 import hmac
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
 from typing import Annotated
@@ -30,13 +31,13 @@ _DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 UploadId = Annotated[str, Path(pattern="^upl_[0-9a-f]{32}$")]
 TusResumable = Annotated[
     str | None,
-    Header(description="The version of the protocol; 412 for others.", json_schema_extra={"const": TUS_VERSION}),
+    Header(description="Version of the protocol; 412 for others.", json_schema_extra={"const": TUS_VERSION}),
 ]
 
 _BODY = {
     "requestBody": {
         "required": True,
-        "description": "The bytes that follow `Upload-Offset`.",
+        "description": "The bytes from `Upload-Offset` on.",
         "content": {CHUNK_TYPE: {"schema": {"type": "string", "format": "binary"}}},
     }
 }
@@ -44,7 +45,7 @@ _BODY = {
 
 def _check_tus_version(version: str | None) -> None:
     if version != TUS_VERSION:
-        raise UnsupportedTus(f"send the header Tus-Resumable: {TUS_VERSION}; this server speaks no other version")
+        raise UnsupportedTus(f"send the header Tus-Resumable: {TUS_VERSION}; this server supports no other version")
 
 
 def _headers(response: Response, context: AppContext, expires_at: datetime | None = None) -> None:
@@ -57,7 +58,7 @@ def _headers(response: Response, context: AppContext, expires_at: datetime | Non
 @router.options("", status_code=204)
 @requires(Scope.READ)
 def tus_options(response: Response, context: Context) -> None:
-    """What this server can do, as tus clients ask for it."""
+    """Get the server's tus version, extensions and limits."""
     _headers(response, context)
     response.headers["Tus-Version"] = TUS_VERSION
     response.headers["Tus-Extension"] = EXTENSIONS
@@ -71,10 +72,10 @@ async def create_upload(
     response: Response,
     context: Context,
     upload_length: Annotated[int, Header(ge=1, le=MAX_INTEGER, description="Bytes of the whole upload.")],
-    upload_metadata: Annotated[str, Header(max_length=4096, description="As tus has it; given back by HEAD.")] = "",
+    upload_metadata: Annotated[str, Header(max_length=4096, description="As in tus; returned by HEAD.")] = "",
     tus_resumable: TusResumable = None,
 ) -> None:
-    """Begin an upload; its address is in `Location`. Then send its bytes with PATCH, in as many pieces as you like."""
+    """Create an upload; its address is in `Location`. Then send its bytes with PATCH, in any number of chunks."""
     _check_tus_version(tus_resumable)
     await run_in_threadpool(context.datasets.check_room, upload_length)
     upload = await run_in_threadpool(context.uploads.create, require_principal().owner, upload_length, upload_metadata)
@@ -87,7 +88,7 @@ async def create_upload(
 async def get_offset(
     upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None
 ) -> None:
-    """How many bytes are here, in `Upload-Offset`. Ends a PATCH of the same upload that is still under way."""
+    """Get the number of received bytes in `Upload-Offset`. Ends a PATCH of the same upload that is still running."""
     _check_tus_version(tus_resumable)
     await run_in_threadpool(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
@@ -112,35 +113,24 @@ async def receive_chunk(
     request: Request,
     response: Response,
     context: Context,
-    upload_offset: Annotated[int, Header(ge=0, le=MAX_INTEGER, description="Where the piece begins.")],
+    upload_offset: Annotated[int, Header(ge=0, le=MAX_INTEGER, description="Offset of the chunk.")],
     upload_checksum: Annotated[
         str | None, Header(max_length=200, description="`sha256`, `sha1` or `md5`, a space, the base64 of the digest.")
     ] = None,
     tus_resumable: TusResumable = None,
 ) -> None:
-    """Append bytes. What arrived before a broken connection is kept; with a checksum a piece counts as a whole."""
+    """Append a chunk. After a broken connection its bytes are kept; with a checksum, only a complete chunk is kept."""
     _check_tus_version(tus_resumable)
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CHUNK_TYPE:
-        raise UnsupportedMedia(f"send the piece with the header Content-Type: {CHUNK_TYPE}")
-    algorithm, expected = _checksum(upload_checksum)
+        raise UnsupportedMedia(f"send the chunk with the header Content-Type: {CHUNK_TYPE}")
+    checksum = None if upload_checksum is None else _Checksum.parse(upload_checksum)
     await run_in_threadpool(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
         upload, offset = await run_in_threadpool(_find, context, upload_id)
         if upload_offset != offset:
-            raise OffsetMismatch(f"{offset} bytes are here; go on from there", offset)
-        await run_in_threadpool(context.uploads.begin_chunk, upload_id, None if expected is None else offset)
-        digest = _DIGESTS[algorithm](usedforsecurity=False)
+            raise OffsetMismatch(f"the server has {offset} bytes; continue at that offset", offset)
         body = StreamedBody(request, context.settings.upload_idle_seconds, _check(context, upload.length - offset))
-        try:
-            await body.write(context.uploads.path(upload_id), digest, append=True)
-        except BaseException:
-            if expected is None:  # with a checksum, the row still says that these bytes do not count
-                with anyio.CancelScope(shield=True):
-                    await run_in_threadpool(context.uploads.end_chunk, upload_id)
-            raise
-        if expected is not None and not hmac.compare_digest(digest.digest(), expected):
-            raise ChecksumMismatch(f"the piece does not match its {algorithm} checksum; send it again")
-        expires_at = await run_in_threadpool(context.uploads.end_chunk, upload_id)
+        expires_at = await _append(context, upload_id, offset, body, checksum)
     _headers(response, context, expires_at)
     response.headers["Upload-Offset"] = str(offset + body.size)
 
@@ -150,7 +140,7 @@ async def receive_chunk(
 async def delete_upload(
     upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None
 ) -> None:
-    """Forget an upload and its bytes."""
+    """Delete an upload and its bytes."""
     _check_tus_version(tus_resumable)
     await run_in_threadpool(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
@@ -163,23 +153,49 @@ def _find(context: AppContext, upload_id: str) -> tuple[Upload, int]:
     return upload, context.uploads.offset(upload)
 
 
-def _checksum(header: str | None) -> tuple[str, bytes | None]:
-    if header is None:
-        return "sha256", None
-    algorithm, _, text = header.partition(" ")
-    if algorithm not in _DIGESTS:
-        raise Refused(f"Upload-Checksum: {algorithm!r} is not known here; use {', '.join(_DIGESTS)}")
+@dataclass(frozen=True)
+class _Checksum:
+    """Digest that a chunk must have."""
+
+    algorithm: str
+    digest: bytes
+
+    @classmethod
+    def parse(cls, header: str) -> "_Checksum":
+        algorithm, _, text = header.partition(" ")
+        if algorithm not in _DIGESTS:
+            raise Refused(f"Upload-Checksum: {algorithm!r} is not supported; use {', '.join(_DIGESTS)}")
+        try:
+            return cls(algorithm, base64.b64decode(text, validate=True))
+        except binascii.Error as error:
+            raise Refused(f"Upload-Checksum: the digest is not valid base64 ({error})") from error
+
+
+async def _append(
+    context: AppContext, upload_id: str, offset: int, body: StreamedBody, checksum: _Checksum | None
+) -> datetime:
+    """Append a chunk to the file; returns the new expiry. ChecksumMismatch, and the errors of `StreamedBody.write`.
+
+    With a checksum, the row keeps the offset before the chunk until the chunk is verified.
+    """
+    await run_in_threadpool(context.uploads.begin_chunk, upload_id, None if checksum is None else offset)
+    digest = _DIGESTS["sha256" if checksum is None else checksum.algorithm](usedforsecurity=False)
     try:
-        expected = base64.b64decode(text, validate=True)
-    except binascii.Error as error:
-        raise Refused(f"Upload-Checksum: the digest is no base64 ({error})") from error
-    return algorithm, expected
+        await body.write(context.uploads.path(upload_id), digest, append=True)
+    except BaseException:
+        if checksum is None:
+            with anyio.CancelScope(shield=True):
+                await run_in_threadpool(context.uploads.end_chunk, upload_id)
+        raise
+    if checksum is not None and not hmac.compare_digest(digest.digest(), checksum.digest):
+        raise ChecksumMismatch(f"the chunk does not match its {checksum.algorithm} checksum; send it again")
+    return await run_in_threadpool(context.uploads.end_chunk, upload_id)
 
 
-def _check(context: AppContext, most: int) -> Callable[[int], None]:
+def _check(context: AppContext, max_bytes: int) -> Callable[[int], None]:
     def check(size: int) -> None:
-        if size > most:
-            raise Conflict("more bytes came than the upload's length leaves room for; begin it anew with the true one")
+        if size > max_bytes:
+            raise Conflict("the chunk exceeds the upload's length; create a new upload with the right length")
         context.datasets.check_room(0)
 
     return check

@@ -1,4 +1,4 @@
-"""Webhooks: make, look at, change, try, delete; the log of their messages."""
+"""Routes of webhooks: create, list, change, test, delete; and the log of their messages."""
 
 from typing import Annotated
 
@@ -26,7 +26,7 @@ WebhookId = Annotated[str, Path(max_length=64)]
 
 
 def check_address(context: AppContext, url: str) -> None:
-    """Raise Refused, before anything is written, when the server would not call that address."""
+    """Raise Refused, before anything is written, for an address that the server does not call."""
     resolve(check_url(url), 0, context.settings.webhook_allow_private)
 
 
@@ -44,7 +44,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.SUBMIT)
 def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookPublic:
-    """Be told of all your jobs. Messages are signed as Standard Webhooks has it."""
+    """Create a webhook for all your jobs. Messages are signed as in Standard Webhooks."""
     check_address(context, request.url)
     webhook = context.webhooks.create(require_principal().owner, request)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
@@ -61,7 +61,7 @@ def list_webhooks(
     after: After = None,
     limit: Limit = 20,
 ) -> Page[WebhookPublic]:
-    """Your webhooks, those of single jobs too, newest first."""
+    """List your webhooks, including those of single jobs, newest first."""
     webhooks, has_more = context.webhooks.list(owner_filter, after=after, limit=limit)
     cursor = webhooks[-1].id if has_more else None
     link_next(request, response, cursor)
@@ -71,14 +71,14 @@ def list_webhooks(
 @router.get("/{webhook_id}", responses=documented(404))
 @requires(Scope.READ)
 def get_webhook(webhook_id: WebhookId, context: Context) -> WebhookPublic:
-    """One webhook."""
+    """Get one webhook."""
     return _public(context.webhooks.get(None, webhook_id))
 
 
 @router.patch("/{webhook_id}", responses=documented(404))
 @requires(Scope.SUBMIT)
 def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, context: Context) -> WebhookPublic:
-    """Change where messages go or what they tell; stop them, or let them go on."""
+    """Change the address or the events of a webhook; disable or enable it."""
     if "url" in patch.model_fields_set:
         check_address(context, patch.url)
     return _public(context.webhooks.change(None, webhook_id, patch))
@@ -94,14 +94,14 @@ def delete_webhook(webhook_id: WebhookId, context: Context) -> None:
 @router.get("/{webhook_id}/secret", responses=documented(404))
 @requires(Scope.SUBMIT)
 def get_secret(webhook_id: WebhookId, context: Context) -> WebhookSecretPublic:
-    """What the messages are signed with."""
+    """Get the secret that signs the messages."""
     return WebhookSecretPublic(secret=context.webhooks.get(None, webhook_id).secret)
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(404))
 @requires(Scope.SUBMIT)
 def test_webhook(webhook_id: WebhookId, context: Context) -> DeliveryPublic:
-    """Send a message of the type `ping`; the log of messages tells what became of it."""
+    """Send a message of type `ping`; the log of messages shows the result."""
     return _delivery_public(context.webhooks.ping(None, webhook_id))
 
 
@@ -115,7 +115,7 @@ def list_deliveries(
     after: After = None,
     limit: Limit = 20,
 ) -> Page[DeliveryPublic]:
-    """Messages, newest first: what was sent, how often, with what answer."""
+    """List messages, newest first, with their attempts and answers."""
     found, has_more = context.webhooks.deliveries(None, webhook_id, after=after, limit=limit)
     cursor = found[-1].id if has_more else None
     link_next(request, response, cursor)

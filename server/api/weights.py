@@ -1,4 +1,4 @@
-"""Published weights: which are on this machine, and fetching those that are not."""
+"""Routes of published weights: list them, and download missing ones."""
 
 from fastapi import APIRouter
 
@@ -14,19 +14,19 @@ router = APIRouter(prefix="/weights", tags=["weights"])
 @router.get("")
 @requires(Scope.READ)
 def list_weights(context: Context) -> WeightsList:
-    """Everything that is known, and whether it is here."""
+    """List all known weights, and whether this machine has them."""
     return WeightsList(data=context.weights.all())
 
 
 @router.get("/{weights_id}", responses=documented(404))
 @requires(Scope.READ)
 def get_weights(weights_id: str, context: Context) -> WeightsPublic:
-    """One id, such as `hubert` or `pretrained-v2-40k`."""
+    """Get the weights of one id, such as `hubert` or `pretrained-v2-40k`."""
     return context.weights.get(weights_id)
 
 
 @router.post("/{weights_id}/fetch", status_code=202, responses=documented(404))
 @requires(Scope.ADMIN)
 def fetch_weights(weights_id: str, context: Context) -> WeightsPublic:
-    """Download what is missing of an id, in the background; GET tells how far it is."""
+    """Download the missing files of an id in the background; GET shows the progress."""
     return context.weights.fetch(weights_id)

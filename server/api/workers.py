@@ -1,4 +1,4 @@
-"""Processes that run jobs."""
+"""Routes of workers, the processes that run jobs."""
 
 from typing import Annotated
 
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/workers", tags=["server"])
 @router.get("")
 @requires(Scope.READ)
 def list_workers(context: Context) -> WorkerList:
-    """Processes that run jobs, seen within the last day."""
+    """List the workers seen within the last day."""
     now, lease_seconds = utc_now(), context.settings.lease_seconds
     with read_session(context.engine) as session:
         workers = workers_public(session, now, lease_seconds, require_principal().visible_owner)
@@ -32,7 +32,7 @@ def list_workers(context: Context) -> WorkerList:
 @router.post(
     "/{worker_id}/drain",
     status_code=202,
-    responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It was asked to before"}}),
+    responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It is being drained already"}}),
 )
 @requires(Scope.ADMIN)
 def drain(
@@ -42,12 +42,12 @@ def drain(
     mode: Annotated[
         Drain,
         Query(
-            description="hand_back: its job stops after a checkpoint, and another worker goes on with it; no failure "
-            "is counted. finish: it brings its job to the end first."
+            description="hand_back: its job stops after a checkpoint, and another worker continues it; no failure is "
+            "counted. finish: it finishes its job first."
         ),
     ] = Drain.HAND_BACK,
 ) -> WorkerPublic:
-    """Have a worker take no new job, let go of the one it has, and end."""
+    """Drain a worker: it claims no new job, releases or finishes its present one, and ends."""
     if not context.jobs.drain_worker(worker_id, mode):
         response.status_code = 200
     now, lease_seconds = utc_now(), context.settings.lease_seconds

@@ -19,7 +19,7 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Job, Upload, new_id
 from server.datasets.ingest import UnpackLimits, ingest
 from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExceeded
-from server.job_store.states import RUNNABLE_STATUSES
+from server.job_store.transitions import RUNNABLE_STATUSES
 from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage, is_disk_full

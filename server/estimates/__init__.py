@@ -1,1 +1,1 @@
-"""How long a job will take, when it will start and what it will need, from the times of earlier jobs."""
+"""Estimates of a job: start and duration by finished jobs of the same kind, disk and memory by arithmetic."""

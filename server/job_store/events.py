@@ -1,7 +1,7 @@
 """Aggregation of engine events into event rows, metrics, and columns of the job. Pure.
 
-Within one batch only the newest progress and the newest numbers become events (they come up to twice a second, for
-hours); every number goes into the metrics all the same. Log lines are in the job's log and nowhere else.
+Within one batch only the newest progress and the newest values become events (they come up to twice a second, for
+hours); every value becomes a metric. Log lines are kept only in the job's log.
 """
 
 import math
@@ -14,12 +14,12 @@ from rvc_engine.event_text import evaluation_text
 from rvc_train.schemas.events import EventType
 
 _ALWAYS = frozenset({"stage", "progress", "eta_seconds"})
-"""Columns that each progress sets. The others belong to training, and stay as they were when later stages run."""
+"""Columns that each progress event sets. The others belong to training, and later stages leave them unchanged."""
 
 
 @dataclass(frozen=True)
 class NewEvent:
-    """An event to be written."""
+    """An event without its number and time."""
 
     type: EventType
     message: str
@@ -38,13 +38,13 @@ class EventBatch:
     metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
     """(key, step) to value; None where it was not finite."""
     stage_seconds: dict[str, float] = field(default_factory=dict)
-    """How long stages took that have ended."""
+    """Duration of each stage that has ended."""
     num_warnings: int = 0
     evaluations: list[engine_events.Evaluated] = field(default_factory=list)
 
 
 def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
-    """Aggregate a batch. Previews, artifacts and endings are not in it: the worker reports those separately."""
+    """Aggregate a batch. Previews, artifacts and the end are left out: the worker reports them separately."""
     result = EventBatch()
     last_progress = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Progress)), default=-1)
     last_metric = max((i for i, event in enumerate(events) if isinstance(event, engine_events.Metric)), default=-1)
@@ -61,7 +61,7 @@ def aggregate(events: Sequence[engine_events.Event]) -> EventBatch:
                 result.events.append(NewEvent(EventType.WARNING, event.message, {"stage": event.stage}, "warning"))
             case engine_events.CheckpointSaved():
                 data = {"step": event.step, "epoch": event.epoch}
-                result.columns["step"] = event.step  # of the last one before a stop, no progress is told
+                result.columns["step"] = event.step  # no progress event follows the last checkpoint before a stop
                 result.events.append(NewEvent(EventType.CHECKPOINT_SAVED, f"checkpoint at step {event.step}", data))
             case engine_events.Evaluated():
                 _evaluation(result, event)
@@ -106,7 +106,7 @@ def _metric(result: EventBatch, event: engine_events.Metric, *, is_reported: boo
 
 
 def _evaluation(result: EventBatch, event: engine_events.Evaluated) -> None:
-    """Its values are metrics as well: a curve over the steps."""
+    """Add an evaluation; its values become metrics too, for curves over the steps."""
     result.evaluations.append(event)
     result.losses |= event.values
     result.metrics |= {(key, event.step): value for key, value in event.values.items()}

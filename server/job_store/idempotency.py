@@ -1,6 +1,6 @@
-"""Idempotency keys: a request that comes twice is done once, and answered twice with the same words.
+"""Idempotency keys: a repeated request is carried out once, and gets the same answer each time.
 
-A key belongs to an owner, stands for one payload, and is kept for a day, in the transaction of what it guards.
+A key belongs to an owner and to one payload. It is kept for a day, stored in the same transaction as the job.
 """
 
 import hashlib
@@ -28,27 +28,27 @@ class IdempotentRequest:
     owner: str
     key: str
     fingerprint: str
-    """Of what is asked for."""
+    """Hash of the payload."""
 
 
 def fingerprint(*parts: Any) -> str:
-    """A hash of a payload, of JSON-like values."""
+    """Hash of a payload of JSON-like values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def find(session: Session, idempotent: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
-    """What was done under the key before; None when nothing was. Refused when it was something else."""
+    """The row of an earlier request with the same key, or None. Refused when its payload was another one."""
     oldest = now - timedelta(hours=RETENTION_HOURS)
     row = session.get(IdempotencyKey, (idempotent.owner, idempotent.key))
     if row is None or row.created_at < oldest:
         return None
     if row.fingerprint != idempotent.fingerprint:
-        raise Refused("this Idempotency-Key was used for another request; take a new key")
+        raise Refused("this Idempotency-Key was used for another request; use a new key")
     return row
 
 
-def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
-    """Write down what was done, and forget what was done more than a day ago."""
+def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: str, now: datetime) -> None:
+    """Store the answer under the key, and delete keys that are older than a day."""
     oldest = now - timedelta(hours=RETENTION_HOURS)
     session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
     session.add(
@@ -64,22 +64,24 @@ def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: 
 
 
 class InFlightKeys:
-    """The keys whose requests are being served by this process."""
+    """Keys of the requests that this process is serving."""
 
     def __init__(self) -> None:
         self._keys: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
 
     @contextmanager
-    def exclusive(self, owner: str, key: str) -> Iterator[None]:
-        """Hold the key for one request. StillRunning when another holds it."""
-        mine = (owner, key)
+    def exclusive(self, owner: str, key: str | None) -> Iterator[None]:
+        """Hold the key for one request; None: hold nothing. StillRunning when another request holds it."""
+        if key is None:
+            yield
+            return
         with self._lock:
-            if mine in self._keys:
-                raise StillRunning("a request with this Idempotency-Key is still being served; ask again in a moment")
-            self._keys.add(mine)
+            if (owner, key) in self._keys:
+                raise StillRunning("a request with this Idempotency-Key is still being served; try again in a moment")
+            self._keys.add((owner, key))
         try:
             yield
         finally:
             with self._lock:
-                self._keys.discard(mine)
+                self._keys.discard((owner, key))

@@ -1,4 +1,4 @@
-"""Leases: a worker's right to a job, the statement that takes it, and the conditions of every write under it."""
+"""Leases: a worker's right to a job, the statement that claims one, and the conditions of every write under it."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,26 +21,26 @@ class WorkerCommand(StrEnum):
     """Command for the worker that holds the lease."""
 
     NONE = "none"
-    """Go on."""
+    """Continue."""
     CANCEL = "cancel"
     """Stop the engine and release the job: it will be cancelled."""
     PAUSE = "pause"
     """Stop the engine after a checkpoint and release the job: it will be paused."""
     DRAIN = "drain"
-    """Stop the engine after a checkpoint and release the job: another worker goes on with it."""
+    """Stop the engine after a checkpoint and release the job: another worker continues it."""
 
 
 class Drain(StrEnum):
-    """How a worker is asked to go."""
+    """Mode in which a worker is drained."""
 
     HAND_BACK = "hand_back"
-    """Stop the present job after a checkpoint, for another worker to go on with."""
+    """Stop the present job after a checkpoint and release it to another worker."""
     FINISH = "finish"
-    """Bring the present job to its end first."""
+    """Finish the present job first."""
 
     @classmethod
     def of(cls, is_draining: bool, mode: str | None) -> "Drain | None":
-        """From a worker's row."""
+        """The mode in a worker's row; None when it is not draining."""
         if not is_draining:
             return None
         return cls.HAND_BACK if mode is None else cls(mode)
@@ -65,22 +65,22 @@ class Lease:
     config: TrainingConfig
     max_duration_seconds: float | None
     step_seconds: float | None = None
-    """Time of a training step in earlier attempts, as far as it is known."""
+    """Time of a training step in earlier attempts; None when it was not measured."""
 
 
 @dataclass(frozen=True)
 class EngineProcess:
-    """The process that an earlier attempt ran: to be ended, when it still lives, before a new one starts."""
+    """Engine process of an earlier attempt; if still running, it is ended before a new one starts."""
 
     pid: int
     started_at: float
-    """As `psutil.Process.create_time` tells it, seconds since the epoch."""
+    """`psutil.Process.create_time`, in seconds since the epoch."""
     host: str
 
 
 @dataclass(frozen=True)
 class ActiveLease:
-    """A lease with its heartbeat, as the reaper sees it."""
+    """A lease with its heartbeat counter, for the reaper."""
 
     job_id: str
     token: int
@@ -88,13 +88,13 @@ class ActiveLease:
 
 
 def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
-    """The one statement that takes the next job for a worker and returns its number."""
+    """Statement that claims the next job for a worker and returns its number."""
     may_claim = sa.exists().where(
         col(Worker.id) == worker_id, ~col(Worker.is_draining), col(Worker.stopped_at).is_(None)
     )
-    # Nobody ever waits for longer than the longest delay: a time further ahead is one from before the clock went back.
+    # No job waits longer than the longest delay: a later time was written before the clock was set back.
     is_due = sa.or_(col(Job.not_before) <= now, col(Job.not_before) > now + LONGEST_RETRY_DELAY + CLOCK_SLACK)
-    next_one = (
+    next_job = (
         sa.select(col(Job.number))
         .where(col(Job.status) == S.QUEUED, is_due, may_claim)
         .order_by(col(Job.priority).desc(), col(Job.number))
@@ -103,7 +103,7 @@ def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
     )
     return (
         sa.update(Job)
-        .where(col(Job.number) == next_one.scalar_subquery())
+        .where(col(Job.number) == next_job.scalar_subquery())
         .values(
             status=S.RUNNING,
             token=Job.token + 1,
@@ -132,7 +132,7 @@ def attempt_of(lease: Lease) -> tuple[sa.ColumnElement[bool], ...]:
 
 
 def lease_of(job: Job, worker_id: str) -> Lease:
-    """The lease on a job that was just claimed. ValidationError when its config is not one of this version."""
+    """The lease on a job that was just claimed. ValidationError when this version cannot read its config."""
     if job.number is None:
         raise AssertionError("a stored job has a number")
     return Lease(
@@ -151,4 +151,4 @@ def lease_of(job: Job, worker_id: str) -> Lease:
 
 def lease_lost(lease: Lease) -> LeaseLost:
     """The error for a lease that is no longer valid."""
-    return LeaseLost(f"the lease {lease.token} on the job {lease.job_id} was replaced or ended")
+    return LeaseLost(f"the lease {lease.token} on the job {lease.job_id} has ended or was replaced")

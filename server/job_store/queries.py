@@ -1,4 +1,4 @@
-"""Reading what jobs did: events, metrics, artifacts. Nothing here writes."""
+"""Queries of jobs, and of their datasets, events, metrics and artifacts. Nothing here writes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,26 +6,21 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
+from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import MetricSeries
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import read_session
-from server.database.tables import Artifact, Event, Job, Metric
-from server.errors import NotFound
+from server.database.tables import Artifact, Dataset, Event, Job, Metric
+from server.errors import NotFound, Refused
 
 
 @dataclass(frozen=True)
 class EventsPage:
-    """Some events of a job, and where the job stood in the same moment."""
+    """Some events of a job, with its status in the same transaction."""
 
     events: Sequence[Event]
     status: JobStatus
     last_seq: int
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether nothing will ever follow these."""
-        last_sent = self.events[-1].seq if self.events else self.last_seq
-        return self.status.is_terminal and last_sent >= self.last_seq
 
 
 class JobQueries:
@@ -35,11 +30,11 @@ class JobQueries:
         self._engine = engine
 
     def events(self, job_id: str, after: int, limit: int, types: Sequence[str] = ()) -> EventsPage:
-        """Events behind number `after`, oldest first; of these types alone, if any are named. NotFound."""
+        """Events after number `after`, oldest first; only of these types, if any are given. NotFound."""
         with read_session(self._engine) as session:
             number, status, last_seq = _job(session, job_id)
             events: Sequence[Event] = []
-            if last_seq > after:  # the cheap look first: followers ask several times a second
+            if last_seq > after:  # the cheap query first: followers poll several times a second
                 query = select(Event).where(Event.job_number == number, Event.seq > after)
                 if types:
                     query = query.where(col(Event.type).in_(types))
@@ -47,12 +42,12 @@ class JobQueries:
             return EventsPage(events, status, last_seq)
 
     def status(self, job_id: str) -> JobStatus:
-        """Where a job stands. NotFound."""
+        """The status of a job. NotFound."""
         with read_session(self._engine) as session:
             return _job(session, job_id)[1]
 
     def metrics(self, job_id: str, keys: Sequence[str], since_step: int, max_points: int) -> list[MetricSeries]:
-        """Series of the numbers behind `since_step`, each thinned to about `max_points`; the last point is kept."""
+        """Series of values after `since_step`, each thinned to about `max_points`; the last point is kept. NotFound."""
         with read_session(self._engine) as session:
             number = _job(session, job_id)[0]
             query = (
@@ -77,7 +72,26 @@ class JobQueries:
         for artifact in self.artifacts(job_id):
             if artifact.name == name:
                 return artifact
-        raise NotFound(f"the job {job_id} offers no file {name!r}")
+        raise NotFound(f"the job {job_id} has no file {name!r}")
+
+
+def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
+    """The row of a job; with `lock`, locked until the transaction ends. NotFound."""
+    query = select(Job).where(Job.id == job_id)
+    job = session.exec(query.with_for_update() if lock else query).first()
+    if job is None:
+        raise NotFound(f"there is no job {job_id}")
+    return job
+
+
+def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None) -> Dataset:
+    """The dataset of a submission. Refused when it is unknown, invalid, or not of `visible_owner` (None: anyone's)."""
+    dataset = session.get(Dataset, dataset_id)
+    if dataset is None or dataset.deleted_at is not None or visible_owner not in {None, dataset.owner}:
+        raise Refused(f"there is no dataset {dataset_id}; upload one first", "/dataset_id")
+    if dataset.status == DatasetStatus.INVALID:
+        raise Refused(f"the dataset {dataset_id} is not usable: {dataset.reason}", "/dataset_id")
+    return dataset
 
 
 def _job(session: Session, job_id: str) -> tuple[int, JobStatus, int]:

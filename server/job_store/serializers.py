@@ -1,4 +1,4 @@
-"""From rows to wire shapes."""
+"""Serialization of datasets, events and artifacts: from rows to wire shapes."""
 
 from urllib.parse import quote
 
@@ -10,28 +10,28 @@ from server.database.tables import Artifact, Dataset, Event, Job
 
 
 def content_notice(job: Job) -> str | None:
-    """What is to be said of a voice that RVC and Applio load but do not convert with correctly."""
+    """The notice for a voice that RVC and Applio load but do not convert with correctly; None for others."""
     return notice_of(job.config.get("content", "contentvec"))
 
 
 def notice_of(encoder: str) -> str | None:
-    """The same, by the content encoder's name."""
+    """As `content_notice`, by the name of the content encoder."""
     note = programs_note(encoder)
     return None if note is None else CONTENT_NOTICE.format(encoder=encoder, note=note)
 
 
 def dataset_public(dataset: Dataset) -> DatasetPublic:
-    """A dataset's row as the world sees it."""
+    """A dataset's row in its public form."""
     return DatasetPublic.model_validate(dataset, from_attributes=True)
 
 
 def event_public(event: Event) -> EventPublic:
-    """An event's row as the world sees it."""
+    """An event's row in its public form."""
     return EventPublic.model_validate(event, from_attributes=True)
 
 
 def artifact_public(job: Job, artifact: Artifact) -> ArtifactPublic:
-    """An artifact's row as the world sees it."""
+    """An artifact's row in its public form."""
     notice = content_notice(job) if artifact.kind in {"voice", "best"} else None
     return ArtifactPublic(
         id=artifact.id,

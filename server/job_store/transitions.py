@@ -1,9 +1,13 @@
-"""Applies state transitions and appends events, inside the caller's transaction."""
+"""The transition table, and the writes that obey it: changes of status and events, inside the caller's transaction.
+
+A committed success wins over a cancel. In `pausing`, a lost worker, a drain or a retryable failure gives `paused`; in
+`cancelling`, every end but success gives `cancelled`. An admin's force-fail goes from any state that is not terminal.
+"""
 
 import functools
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -12,50 +16,96 @@ from sqlmodel import Session, col
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
+from server.database.clock import utc_now
 from server.database.tables import Attempt, Event, Job, Metric
 from server.errors import Conflict, LeaseLost
 from server.job_store.events import NewEvent
-from server.job_store.states import may_follow
 from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
 
+TRANSITIONS: dict[JobStatus, frozenset[JobStatus]] = {
+    S.VALIDATING: frozenset({S.QUEUED, S.FAILED, S.CANCELLED}),
+    S.QUEUED: frozenset({S.RUNNING, S.PAUSED, S.CANCELLED, S.FAILED}),
+    S.RUNNING: frozenset({S.SUCCEEDED, S.FAILED, S.QUEUED, S.CANCELLING, S.PAUSING}),
+    S.PAUSING: frozenset({S.PAUSED, S.SUCCEEDED, S.CANCELLING, S.FAILED}),
+    S.PAUSED: frozenset({S.QUEUED, S.CANCELLED, S.FAILED}),
+    S.CANCELLING: frozenset({S.CANCELLED, S.SUCCEEDED, S.FAILED}),
+    S.SUCCEEDED: frozenset(),
+    S.FAILED: frozenset(),
+    S.CANCELLED: frozenset(),
+}
+"""`paused -> failed` and `cancelling -> failed` happen only by an admin's force-fail."""
 
-class Transitions:
-    """Writes in the caller's transaction. Only `server.jobs.service.JobService` has one."""
+RUNNABLE_STATUSES = frozenset({S.VALIDATING, S.QUEUED, S.PAUSED}) | LEASED_STATUSES
+"""Not terminal: the job still needs its dataset."""
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
-        """`clock` gives the present time, with its zone."""
-        self._clock = clock
+
+class JobColumns(TypedDict, total=False):
+    """Columns of a job that a transition may set, beside those that follow from the new status."""
+
+    progress: float
+    eta_seconds: float | None
+    not_before: datetime
+    failures: int
+    recoveries: int
+    error_code: str
+    error_message: str
+
+
+class JobStore:
+    """Job rows of one database. Used only by `server.jobs.service.JobService` and its parts."""
+
+    def __init__(self, engine: sa.Engine, clock: Callable[[], datetime] = utc_now) -> None:
+        """`clock` gives the present time, with its time zone."""
+        self.engine = engine
+        self.clock = clock
 
     def transition(
-        self, session: Session, job: Job, to: JobStatus, event: NewEvent, *, outcome: str | None = None, **columns: Any
+        self,
+        session: Session,
+        job: Job,
+        to: JobStatus,
+        event: NewEvent,
+        *,
+        outcome: str | None = None,
+        **columns: Unpack[JobColumns],
     ) -> None:
-        """The one way from a status to another: the event, the row, the end of the attempt. Conflict if not allowed."""
+        """Change the status: the event, the row, the end of the attempt, webhook messages.
+
+        `outcome`: that of the attempt, where it is not the new status. Raises Conflict when the table forbids the
+        transition, LeaseLost when the row changed at the same time.
+        """
         before = JobStatus(job.status)
-        if not may_follow(before, to):
+        if to not in TRANSITIONS[before]:
             raise Conflict(f"the job is {before}; it cannot become {to}")
         self.append_events(session, job, event)
-        now = self._clock()
-        columns["status"] = to
-        if to is S.QUEUED:
-            columns["queued_at"] = now
-        if to.is_terminal:
-            columns["finished_at"] = now
         if before in LEASED_STATUSES and to not in LEASED_STATUSES:
-            columns |= {"worker_id": None, "eta_seconds": columns.get("eta_seconds")}
-            ended = (col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
-            values = {"ended_at": now, "outcome": outcome or str(to), "message": event.message}
-            session.execute(sa.update(Attempt).where(*ended).values(**values))
+            self._end_attempt(session, job, outcome or str(to), event.message)
+        self._update_status(session, job, before, to, columns)
+        enqueue_deliveries(session, job, event.type, self.clock())
+
+    def _end_attempt(self, session: Session, job: Job, outcome: str, message: str) -> None:
+        present = (col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
+        values = {"ended_at": self.clock(), "outcome": outcome, "message": message}
+        session.execute(sa.update(Attempt).where(*present).values(**values))
+
+    def _update_status(self, session: Session, job: Job, before: JobStatus, to: JobStatus, columns: JobColumns) -> None:
+        values: dict[str, Any] = {"status": to}
+        if to not in LEASED_STATUSES:
+            values |= {"worker_id": None, "eta_seconds": None}
+        if to is S.QUEUED:
+            values["queued_at"] = self.clock()
+        if to.is_terminal:
+            values["finished_at"] = self.clock()
         unchanged = (col(Job.number) == job.number, col(Job.token) == job.token, col(Job.status) == before)
-        moved = session.connection().execute(sa.update(Job).where(*unchanged).values(**columns))
-        if moved.rowcount != 1:
+        updated = session.connection().execute(sa.update(Job).where(*unchanged).values(**{**values, **columns}))
+        if updated.rowcount != 1:
             raise LeaseLost(f"the job {job.id} changed at the same time")
         session.refresh(job)
-        enqueue_deliveries(session, job, event.type, now)
 
     def append_events(self, session: Session, job: Job, *events: NewEvent) -> None:
-        """Append events; their numbers come from this very transaction, so no follower skips one."""
+        """Append events. Their numbers are assigned in the same transaction, so that no follower skips one."""
         if not events:
             return
         statement = (
@@ -66,7 +116,7 @@ class Transitions:
             .execution_options(synchronize_session=False)
         )
         first = session.execute(statement).scalar_one() - len(events) + 1
-        now = self._clock()
+        now = self.clock()
         rows = [
             {
                 "job_number": job.number,
@@ -82,24 +132,33 @@ class Transitions:
         ]
         session.connection().execute(sa.insert(Event), rows)
 
-    def fail(self, session: Session, job: Job, code: FailureCode, message: str, **columns: Any) -> None:
-        """Fail the job for good."""
-        data = {"code": str(code), "retryable": code.retryable}
+    def fail(
+        self,
+        session: Session,
+        job: Job,
+        code: FailureCode,
+        message: str,
+        *,
+        outcome: str | None = None,
+        **columns: Unpack[JobColumns],
+    ) -> None:
+        """Change the status to failed, for good."""
+        event = NewEvent(EventType.FAILED, message, {"code": str(code), "retryable": code.retryable}, "error")
         columns |= {"error_code": str(code), "error_message": message}
-        self.transition(session, job, S.FAILED, NewEvent(EventType.FAILED, message, data, "error"), **columns)
+        self.transition(session, job, S.FAILED, event, outcome=outcome, **columns)
 
 
 def upsert_metrics(session: Session, number: int, metrics: dict[tuple[str, int], float | None]) -> None:
-    """Write numbers by (key, step); a step done again replaces its own."""
+    """Write values by (key, step); a step that is repeated replaces its earlier values."""
     if not metrics:
         return
     rows = [{"job_number": number, "key": key, "step": step, "value": value} for (key, step), value in metrics.items()]
-    session.connection().execute(_upsert_of_metrics(session.get_bind().dialect.name), rows)
+    session.connection().execute(_metrics_upsert(session.get_bind().dialect.name), rows)
 
 
 @functools.cache
-def _upsert_of_metrics(dialect: str) -> sa.Executable:
-    """Made once: a worker writes metrics twice a second, and making the statement takes longer than running it."""
+def _metrics_upsert(dialect: str) -> sa.Executable:
+    """Built once: a worker writes metrics twice a second, and building the statement takes longer than running it."""
     insert = sqlite.insert if dialect == "sqlite" else postgresql.insert
     statement: Any = insert(Metric)
     upsert: sa.Executable = statement.on_conflict_do_update(

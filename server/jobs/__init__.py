@@ -1,1 +1,1 @@
-"""Jobs from submission to their end: one service for the routes and the workers, each call a transaction."""
+"""Jobs from submission to their end: one service for routes and workers, each call a transaction."""

@@ -18,40 +18,50 @@ from server.job_store.serializers import event_public
 BATCH = 500
 """Events of one poll."""
 WINDOW = 1000
-"""Newest events that are kept written out. Followers further behind query on their own."""
+"""Newest events that are kept encoded. Followers further behind query on their own."""
 FRESH_SHARE = 0.25
-"""How old a poll may be for others to use it, as a share of the time between two polls of one follower."""
+"""Age up to which followers share a poll, as a share of the time between two polls of one follower."""
 
 Read = Callable[[str, int, int], EventsPage]
-"""Events of a job behind a number, so many at most."""
+"""Query of events: the job's id, the number after which they start, and how many at most."""
 
 
 class EventBroadcaster:
-    """Broadcasts the events of followed jobs, a channel for each. Used on the event loop alone."""
+    """Broadcasts the events of followed jobs, one channel per job. For use on the event loop only."""
 
     def __init__(self, read: Read, poll_seconds: float) -> None:
         self._read, self._fresh_seconds = read, poll_seconds * FRESH_SHARE
         self._channels: WeakValueDictionary[str, _JobChannel] = WeakValueDictionary()
 
     def follow(self, job_id: str, start: int, last_seq: int) -> Poll:
-        """Poll for the events after `start`; the job had `last_seq` events a moment ago."""
-        seen = start
-        channel: _JobChannel | None = None
+        """Poll for the events after `start`; the job had `last_seq` events a moment ago. Callable in any thread."""
+        return _Follower(self, job_id, start, last_seq).poll
 
-        async def poll() -> Batch:
-            nonlocal seen, channel
-            if channel is None:  # not before the event loop asks: a route may run in a thread
-                channel = self._channels.get(job_id)
-                if channel is None:
-                    channel = self._channels[job_id] = _JobChannel(self._read, job_id, last_seq, self._fresh_seconds)
-            seen, batch = await channel.events_after(seen)
-            return batch
+    def channel(self, job_id: str, last_seq: int) -> "_JobChannel":
+        """The channel of a job, which lasts as long as its followers."""
+        channel = self._channels.get(job_id)
+        if channel is None:
+            channel = self._channels[job_id] = _JobChannel(self._read, job_id, last_seq, self._fresh_seconds)
+        return channel
 
-        return poll
+
+class _Follower:
+    """Position of one follower in its job's channel."""
+
+    def __init__(self, broadcaster: EventBroadcaster, job_id: str, start: int, last_seq: int) -> None:
+        self._broadcaster, self._job_id, self._last_seq = broadcaster, job_id, last_seq
+        self._seen = start
+        self._channel: _JobChannel | None = None
+
+    async def poll(self) -> Batch:
+        if self._channel is None:  # taken on the event loop: the follower may be created in a thread
+            self._channel = self._broadcaster.channel(self._job_id, self._last_seq)
+        self._seen, batch = await self._channel.events_after(self._seen)
+        return batch
 
 
 class _JobChannel:
-    """One job's newest events, numbered without a gap."""
+    """Newest events of one job, encoded, numbered without gaps."""
 
     def __init__(self, read: Read, job_id: str, begin: int, fresh_seconds: float) -> None:
         self._read, self._job_id, self._fresh_seconds = read, job_id, fresh_seconds
@@ -77,8 +87,10 @@ class _JobChannel:
             return
         if self._poll_task is None or self._poll_task.done():
             self._poll_task = asyncio.create_task(self._poll())
-            self._poll_task.add_done_callback(lambda task: task.cancelled() or task.exception())  # all may have left
-        await asyncio.shield(self._poll_task)  # a follower who leaves does not cancel the poll of the others
+            self._poll_task.add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )  # not raised if all followers have left
+        await asyncio.shield(self._poll_task)  # a follower that leaves does not cancel the poll of the others
 
     async def _poll(self) -> None:
         page = await run_in_threadpool(self._read, self._job_id, self._end, BATCH)

@@ -1,12 +1,12 @@
-"""Writes of workers: taking a lease, and everything under it until the attempt's end.
+"""Operations on leases: all writes of a worker, from the claim to the end of the attempt; and recovery of lost jobs.
 
-A worker's call presents its lease and is refused with LeaseLost when the token was replaced or the job has ended.
+A worker's call presents its lease and raises LeaseLost when the token was replaced or the job has ended.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, Unpack
 
 import sqlalchemy as sa
 from pydantic import ValidationError
@@ -15,15 +15,15 @@ from sqlmodel import Session, col, select
 from rvc_engine import events as engine_events
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.jobs import JobStatus
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Artifact, Attempt, Job, Worker, new_id
 from server.errors import LeaseLost, NothingPublished
-from server.job_store.base import JobStore
 from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (
     COMMANDS,
     LONGEST_RETRY_DELAY,
+    ActiveLease,
     Drain,
     EngineProcess,
     Lease,
@@ -34,49 +34,58 @@ from server.job_store.leases import (
     lease_lost,
     lease_of,
 )
-from server.job_store.transitions import upsert_metrics
+from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
 from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
 
 
-class LeaseOperations(JobStore):
-    """Operations of workers on jobs, under a lease."""
+class LeaseOperations:
+    """Operations on jobs under a lease. Each call is one transaction."""
+
+    def __init__(self, store: JobStore, *, retry_delay_seconds: float, max_recoveries: int) -> None:
+        """The two numbers are as in `ServerSettings`."""
+        self._store = store
+        self._retry_delay_seconds = retry_delay_seconds
+        self._max_recoveries = max_recoveries
 
     def claim(self, worker_id: str) -> Lease | None:
-        """Take the next job: by priority, then by order of submission. None when nothing waits."""
+        """Claim the next job: by priority, then by order of submission. None when no job is due."""
         while True:
-            with write_session(self.engine) as session:
-                number = session.execute(claim_statement(worker_id, self._clock())).scalar_one_or_none()
+            with write_session(self._store.engine) as session:
+                number = session.execute(claim_statement(worker_id, self._store.clock())).scalar_one_or_none()
                 if number is None:
                     return None
                 job = session.exec(select(Job).where(Job.number == number)).one()
-                worker = session.get_one(Worker, worker_id)
-                data = {"worker_id": worker_id, "device": worker.device}
-                self._transitions.append_events(
-                    session, job, NewEvent(EventType.STARTED, f"attempt {job.claims} started", data)
-                )
-                enqueue_deliveries(session, job, EventType.STARTED, self._clock())
-                attempt = Attempt(
-                    job_number=number,
-                    attempt=job.claims,
-                    token=job.token,
-                    worker_id=worker_id,
-                    started_at=self._clock(),
-                    device=worker.device,
-                    device_name=worker.device_name,
-                )
-                session.add(attempt)
-                session.flush()
+                self._begin_attempt(session, job, number, session.get_one(Worker, worker_id))
                 try:
                     return lease_of(job, worker_id)
-                except ValidationError as error:  # an older server's config that this one no longer takes
-                    message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it anew"
-                    self._transitions.fail(session, job, FailureCode.INVALID_CONFIG, message)
+                except ValidationError as error:  # the config of an older server, no longer valid
+                    message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it again"
+                    self._store.fail(session, job, FailureCode.INVALID_CONFIG, message)
+
+    def _begin_attempt(self, session: Session, job: Job, number: int, worker: Worker) -> None:
+        now = self._store.clock()
+        data = {"worker_id": worker.id, "device": worker.device}
+        event = NewEvent(EventType.STARTED, f"attempt {job.claims} started", data)
+        self._store.append_events(session, job, event)
+        enqueue_deliveries(session, job, EventType.STARTED, now)
+        session.add(
+            Attempt(
+                job_number=number,
+                attempt=job.claims,
+                token=job.token,
+                worker_id=worker.id,
+                started_at=now,
+                device=worker.device,
+                device_name=worker.device_name,
+            )
+        )
+        session.flush()
 
     def heartbeat(self, lease: Lease) -> WorkerCommand:
-        """Renew the lease; the command for its worker. LeaseLost."""
+        """Renew the lease; returns the command for its worker. LeaseLost."""
         with self._lease_session(lease) as session:
             statement = (
                 sa.update(Job)
@@ -91,7 +100,7 @@ class LeaseOperations(JobStore):
             worker = (
                 sa.update(Worker)
                 .where(col(Worker.id) == lease.worker_id)
-                .values(last_seen_at=self._clock())
+                .values(last_seen_at=self._store.clock())
                 .returning(col(Worker.is_draining), col(Worker.drain_mode))
             )
             must_release = Drain.of(*session.execute(worker).one()) is Drain.HAND_BACK
@@ -103,13 +112,13 @@ class LeaseOperations(JobStore):
         batch = aggregate(events)
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
-            self._transitions.append_events(session, job, *batch.events)
+            self._store.append_events(session, job, *batch.events)
             columns = batch.columns | {"num_warnings": job.num_warnings + batch.num_warnings}
             if batch.losses:
                 columns["losses"] = job.losses | batch.losses
             session.execute(sa.update(Job).where(*lease_is_valid(lease)).values(**columns))
             upsert_metrics(session, lease.job_number, batch.metrics)
-            write_evaluations(session, lease.job_number, batch.evaluations, self._clock())
+            write_evaluations(session, lease.job_number, batch.evaluations, self._store.clock())
             self._record_throughput(session, lease, batch)
 
     @staticmethod
@@ -125,22 +134,22 @@ class LeaseOperations(JobStore):
             session.execute(sa.update(Attempt).where(*attempt_of(lease)).values(**throughput))
 
     def publish_preview(self, lease: Lease, preview: engine_events.PreviewReady, files: PreviewFiles) -> None:
-        """Offer the stored files of a preview. LeaseLost."""
+        """Publish the stored files of a preview. LeaseLost."""
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
-            entry = write_preview(session, lease.job_id, lease.job_number, preview, files, self._clock())
-            self._transitions.append_events(session, job, entry)
+            event = write_preview(session, lease.job_id, lease.job_number, preview, files, self._store.clock())
+            self._store.append_events(session, job, event)
 
     def record_engine_process(self, lease: Lease, pid: int, started_at: float) -> None:
-        """Record the attempt's engine, so that a successor can end it should it outlive its worker. LeaseLost."""
+        """Record the attempt's engine process; the next attempt ends it if it outlives its worker. LeaseLost."""
         with self._lease_session(lease) as session:
             self._leased_job(session, lease)
             statement = sa.update(Attempt).where(*attempt_of(lease))
             session.execute(statement.values(engine_pid=pid, engine_started_at=started_at))
 
     def previous_engine(self, lease: Lease) -> EngineProcess | None:
-        """The last engine that an earlier attempt at the job ran; it may still live."""
-        with read_session(self.engine) as session:
+        """The engine process of the last attempt before this one, which may still run; None when there was none."""
+        with read_session(self._store.engine) as session:
             query = (
                 select(Attempt, Worker)
                 .where(
@@ -159,29 +168,21 @@ class LeaseOperations(JobStore):
         return EngineProcess(found[0].engine_pid, attempt.engine_started_at or 0.0, worker.host)
 
     def publish_artifact(self, lease: Lease, kind: str, name: str, path: str, size: int, sha256: str) -> None:
-        """Offer a stored file for download; a file of the same name is replaced. `path` as `StoredFile`. LeaseLost."""
+        """Publish a stored file for download, replacing one of the same name. `path` as in `StoredFile`. LeaseLost."""
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
-            named = (col(Artifact.job_number) == lease.job_number, col(Artifact.name) == name)
-            session.execute(sa.delete(Artifact).where(*named))
-            artifact = Artifact(
-                id=new_id("art"),
-                job_number=lease.job_number,
-                kind=kind,
-                name=name,
-                path=path,
-                size=size,
-                sha256=sha256,
-                created_at=self._clock(),
+            same_name = (col(Artifact.job_number) == lease.job_number, col(Artifact.name) == name)
+            session.execute(sa.delete(Artifact).where(*same_name))
+            data: dict[str, Any] = {"kind": kind, "name": name, "size": size, "sha256": sha256}
+            session.add(
+                Artifact(
+                    id=new_id("art"), job_number=lease.job_number, path=path, created_at=self._store.clock(), **data
+                )
             )
-            session.add(artifact)
-            data = {"kind": kind, "name": name, "size": size, "sha256": sha256}
-            self._transitions.append_events(
-                session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data)
-            )
+            self._store.append_events(session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
 
     def succeed(self, lease: Lease) -> None:
-        """The voice is made and published. Wins over a cancel that came before. LeaseLost, NothingPublished."""
+        """End the attempt: the voice is published. Wins over an earlier cancel. LeaseLost, NothingPublished."""
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
             has_voice = sa.select(
@@ -189,58 +190,95 @@ class LeaseOperations(JobStore):
             )
             if not session.execute(has_voice).scalar_one():
                 raise NothingPublished(f"the job {job.id} published no voice; it cannot have succeeded")
-            self._transitions.transition(
-                session, job, S.SUCCEEDED, NewEvent(EventType.SUCCEEDED, "done"), progress=1.0, eta_seconds=0.0
-            )
+            event = NewEvent(EventType.SUCCEEDED, "done")
+            self._store.transition(session, job, S.SUCCEEDED, event, progress=1.0, eta_seconds=0.0)
 
     def fail(self, lease: Lease, code: FailureCode, message: str) -> JobStatus:
-        """The attempt failed: to be tried again where that can help, or the job has failed. LeaseLost.
+        """End the attempt after a failure: the job is retried when that can help, or fails. LeaseLost.
 
-        Returns what became of the job.
+        Returns the new status of the job.
         """
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
-            failures: dict[str, Any] = {"failures": job.failures + 1}
+            columns: JobColumns = {"failures": job.failures + 1}
             data = {"code": str(code)}
-            is_retried = code.retryable and job.failures + 1 < job.max_attempts
             if job.status == S.CANCELLING:
-                self._transitions.transition(
-                    session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"), **failures
-                )
+                self._store.transition(session, job, S.CANCELLED, _cancelled(), **columns)
             elif job.status == S.PAUSING and code.retryable:
-                entry = NewEvent(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
-                self._transitions.transition(session, job, S.PAUSED, entry, **failures)
-            elif is_retried:
+                event = NewEvent(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
+                self._store.transition(session, job, S.PAUSED, event, **columns)
+            elif code.retryable and job.failures + 1 < job.max_attempts:
                 delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY.total_seconds())
-                entry = NewEvent(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
-                not_before = self._clock() + timedelta(seconds=delay)
-                self._transitions.transition(session, job, S.QUEUED, entry, not_before=not_before, **failures)
+                event = NewEvent(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
+                columns["not_before"] = self._store.clock() + timedelta(seconds=delay)
+                self._store.transition(session, job, S.QUEUED, event, **columns)
             else:
-                self._transitions.fail(session, job, code, message, **failures)
+                self._store.fail(session, job, code, message, **columns)
             return JobStatus(job.status)
 
     def release(self, lease: Lease, reason: str) -> JobStatus:
-        """The engine stopped because it was asked to; no failure is counted. LeaseLost. Returns the new status."""
+        """End the attempt after a requested stop; no failure is counted. LeaseLost. Returns the new status."""
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
-            if job.status == S.CANCELLING:
-                self._transitions.transition(session, job, S.CANCELLED, NewEvent(EventType.CANCELLED, "cancelled"))
-            elif job.status == S.PAUSING:
-                self._transitions.transition(session, job, S.PAUSED, NewEvent(EventType.PAUSED, "paused"))
-            else:
-                self._transitions.transition(
-                    session, job, S.QUEUED, NewEvent(EventType.QUEUED, f"back in the queue: {reason}")
-                )
+            if not self._complete_stop(session, job):
+                event = NewEvent(EventType.QUEUED, f"back in the queue: {reason}")
+                self._store.transition(session, job, S.QUEUED, event)
             return JobStatus(job.status)
+
+    def active_leases(self) -> Sequence[ActiveLease]:
+        """The active leases."""
+        with read_session(self._store.engine) as session:
+            query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(LEASED_STATUSES))
+            return [ActiveLease(*row) for row in session.exec(query).all()]
+
+    def requeue_lost(self, lease: ActiveLease) -> JobStatus | None:
+        """End the lease of a lost worker; returns the job's new status, or None after a newer heartbeat."""
+        with write_session(self._store.engine) as session:
+            query = select(Job).where(
+                Job.id == lease.job_id,
+                Job.token == lease.token,
+                Job.heartbeat == lease.heartbeat,
+                col(Job.status).in_(LEASED_STATUSES),
+            )
+            job = session.exec(query.with_for_update()).first()
+            if job is None:
+                return None
+            data = {"worker_id": job.worker_id}
+            event = NewEvent(EventType.WORKER_LOST, "the worker stopped responding", data, "warning")
+            self._store.append_events(session, job, event)
+            columns: JobColumns = {"recoveries": job.recoveries + 1}
+            if self._complete_stop(session, job, outcome="lost", **columns):
+                pass
+            elif job.recoveries >= self._max_recoveries:
+                message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
+                self._store.fail(session, job, FailureCode.WORKER_LOST, message, outcome="lost", **columns)
+            else:
+                event = NewEvent(EventType.QUEUED, "back in the queue; it continues from its last checkpoint")
+                columns["not_before"] = self._store.clock()
+                self._store.transition(session, job, S.QUEUED, event, outcome="lost", **columns)
+            return JobStatus(job.status)
+
+    def _complete_stop(
+        self, session: Session, job: Job, *, outcome: str | None = None, **columns: Unpack[JobColumns]
+    ) -> bool:
+        """Complete a requested cancel or pause at the end of the attempt; False when neither was requested."""
+        if job.status == S.CANCELLING:
+            self._store.transition(session, job, S.CANCELLED, _cancelled(), outcome=outcome, **columns)
+        elif job.status == S.PAUSING:
+            event = NewEvent(EventType.PAUSED, "paused")
+            self._store.transition(session, job, S.PAUSED, event, outcome=outcome, **columns)
+        else:
+            return False
+        return True
 
     @contextmanager
     def _lease_session(self, lease: Lease) -> Iterator[Session]:
-        """A transaction under a lease; where that is no longer valid, only the refused write is counted."""
+        """A transaction under a lease; a write under an invalid one is refused, and counted in its attempt."""
         try:
-            with write_session(self.engine) as session:
+            with write_session(self._store.engine) as session:
                 yield session
         except LeaseLost:
-            with write_session(self.engine) as session:
+            with write_session(self._store.engine) as session:
                 one_more = sa.update(Attempt).where(*attempt_of(lease)).values(stale_writes=Attempt.stale_writes + 1)
                 session.execute(one_more.execution_options(synchronize_session=False))
             raise
@@ -250,3 +288,7 @@ class LeaseOperations(JobStore):
         if job is None:
             raise lease_lost(lease)
         return job
+
+
+def _cancelled() -> NewEvent:
+    return NewEvent(EventType.CANCELLED, "cancelled")

@@ -1,7 +1,7 @@
-"""Finds jobs whose worker is lost: by what this process has itself seen, on its own monotonic clock.
+"""Detection of lost workers, by this process's own observations on its own monotonic clock.
 
-A worker is lost when its job's heartbeat stood still for a whole lease while we were watching. Neither a clock that was
-set, nor a server that slept or has just started, takes a job from a living worker that way.
+A worker is lost when the heartbeat of its job did not change for a whole lease under observation. Neither a change
+of the wall clock nor a suspended or restarted server therefore takes a job from a live worker.
 """
 
 import time
@@ -16,7 +16,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Reaper:
-    """Call `sweep` every few seconds."""
+    """Ends the leases of lost workers, when `sweep` is called every few seconds."""
 
     def __init__(
         self,
@@ -26,7 +26,7 @@ class Reaper:
         *,
         max_gap: float = 30,
     ) -> None:
-        """`max_gap`: after a pause between two sweeps longer than this (seconds), what was seen before is forgotten."""
+        """`max_gap`: seconds between two sweeps; after a longer gap, earlier observations are discarded."""
         self._jobs = job_service
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
@@ -35,9 +35,9 @@ class Reaper:
         self._last_sweep = monotonic()
 
     def sweep(self) -> int:
-        """Take jobs from lost workers; returns how many."""
+        """End the leases of lost workers; returns their number."""
         now = self._monotonic()
-        if now - self._last_sweep > self._max_gap:  # we were asleep: heartbeats may have come and gone unseen
+        if now - self._last_sweep > self._max_gap:  # the process was suspended: heartbeats may have been missed
             self._first_seen.clear()
         self._last_sweep = now
         self._first_seen = {lease: self._first_seen.get(lease, now) for lease in self._jobs.active_leases()}
@@ -46,6 +46,6 @@ class Reaper:
             if now - since >= self._lease_seconds:
                 status = self._jobs.requeue_lost(lease)
                 if status is not None:
-                    logger.warning("a worker was lost", job_id=lease.job_id, status=str(status))
+                    logger.warning("the worker was lost", job_id=lease.job_id, status=str(status))
                     num_taken += 1
         return num_taken

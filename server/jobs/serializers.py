@@ -1,6 +1,7 @@
-"""Jobs, the queue and the workers as the world sees them: rows, and their queue forecasts."""
+"""Serialization of jobs, the queue and the workers: from rows, with queue forecasts, to wire shapes."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Literal
@@ -13,20 +14,19 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, JobError, JobPublic, JobStat
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.tables import Artifact, Job, Worker
-from server.estimates.queue_forecast import JobForecast, QueueForecast
+from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
 from server.job_store.serializers import content_notice
-from server.jobs.updates import update_tag
 
 NUM_QUEUED_SHOWN = 100
 FORGET_WORKERS_AFTER = timedelta(days=1)
 
 
-def jobs_public(session: Session, jobs: Sequence[Job], queue_forecast: QueueForecast, now: datetime) -> list[JobPublic]:
-    """Jobs' rows as the world sees them, with their places in the queue and what is ahead of them."""
+def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now: datetime) -> list[JobPublic]:
+    """Jobs in their public form, with their places in the queue and their forecasts."""
     numbers = [job.number for job in jobs]
     positions = _queue_positions(session, jobs)
-    forecasts = queue_forecast.forecasts(session, jobs, now)
+    forecasts = estimator.forecasts(session, jobs, now)
     query = (
         sa.select(col(Artifact.job_number), sa.func.count())
         .where(col(Artifact.job_number).in_(numbers))
@@ -40,17 +40,23 @@ def jobs_public(session: Session, jobs: Sequence[Job], queue_forecast: QueueFore
 
 
 def job_etag(job: Job, public: JobPublic) -> str:
-    """A strong tag that changes with whatever the answer shows.
+    """A strong tag that changes with every field of the answer.
 
-    Its first half stands for what can be edited alone: `If-Match` looks at that, or a job that runs, and so changes all
-    the time, could hardly be edited.
+    Its first half is `update_tag`, and `If-Match` compares only that: a running job changes all the time, and could
+    otherwise hardly be edited.
     """
     whole = hashlib.sha256(public.model_dump_json().encode()).hexdigest()[:24]
     return f'"{update_tag(job)}-{whole}"'
 
 
+def update_tag(job: Job) -> str:
+    """Hash of what users can edit: the first half of a job's ETag."""
+    text = json.dumps([job.labels, job.priority], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
 def update_tags(header: str | None) -> set[str] | None:
-    """The first halves of the tags that an `If-Match` names; None when it names none, or any."""
+    """The first halves of the tags in an `If-Match` header; None without a header, or for `*`."""
     if header is None:
         return None
     tags = named_tags(header)
@@ -61,9 +67,9 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, 
     waiting = [job.number for job in jobs if job.status == JobStatus.QUEUED]
     if not waiting:
         return {}
-    place = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.number))).label("place")
-    queue = sa.select(col(Job.number), place).where(col(Job.status) == JobStatus.QUEUED).subquery()
-    query = sa.select(queue.c.number, queue.c.place).where(queue.c.number.in_(waiting))
+    position = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.number))).label("position")
+    queue = sa.select(col(Job.number), position).where(col(Job.status) == JobStatus.QUEUED).subquery()
+    query = sa.select(queue.c.number, queue.c.position).where(queue.c.number.in_(waiting))
     return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
@@ -92,26 +98,26 @@ def _job_error(job: Job) -> JobError | None:
 
 def queue_public(
     session: Session,
-    queue_forecast: QueueForecast,
+    estimator: Estimator,
     now: datetime,
     lease_seconds: float,
     visible_owner: str | None = None,
 ) -> QueuePublic:
-    """What runs and what waits; of other owners' jobs than `visible_owner` (None: everyone's) only the number."""
+    """The running and the queued jobs of `visible_owner` (None: everyone's), and the numbers of all."""
     running = session.exec(select(Job).where(col(Job.status).in_(LEASED_STATUSES)).order_by(col(Job.number))).all()
     order = (col(Job.priority).desc(), col(Job.number))
     query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*order)
-    mine = query if visible_owner is None else query.where(Job.owner == visible_owner)
-    queued = session.exec(mine.limit(NUM_QUEUED_SHOWN)).all()
-    places = _queue_positions(session, queued)
+    visible = query if visible_owner is None else query.where(Job.owner == visible_owner)
+    queued = session.exec(visible.limit(NUM_QUEUED_SHOWN)).all()
+    positions = _queue_positions(session, queued)
     count = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
     counts = {row[0]: row[1] for row in session.connection().execute(count)}
     shown = [job for job in running if visible_owner in {None, job.owner}]
-    forecasts = queue_forecast.forecasts(session, [*shown, *queued], now)
+    forecasts = estimator.forecasts(session, [*shown, *queued], now)
     workers = workers_public(session, now, lease_seconds)
     return QueuePublic(
         running=[_queue_entry(job, None, forecasts) for job in shown],
-        queued=[_queue_entry(job, places[job.number], forecasts) for job in queued],
+        queued=[_queue_entry(job, positions[job.number], forecasts) for job in queued],
         num_queued=counts.get(JobStatus.QUEUED, 0),
         num_validating=counts.get(JobStatus.VALIDATING, 0),
         num_workers=sum(worker.status in {"idle", "busy"} for worker in workers),
@@ -136,9 +142,9 @@ def _queue_entry(job: Job, position: int | None, forecasts: dict[int | None, Job
 def workers_public(
     session: Session, now: datetime, lease_seconds: float, visible_owner: str | None = None, only: str | None = None
 ) -> list[WorkerPublic]:
-    """Workers seen within the last day, newest first; with their jobs where those belong to `visible_owner`.
+    """Workers seen within the last day, newest first; with the ids of jobs that belong to `visible_owner`.
 
-    `only`: this one alone, however long ago it was seen.
+    `only`: id of a single worker, however long ago it was seen.
     """
     query = select(Worker).order_by(col(Worker.id).desc())
     if only is None:

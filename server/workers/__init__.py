@@ -1,1 +1,1 @@
-"""The workers as the server sees them: registered, drained, and what their GPUs are doing."""
+"""Workers: their registry, and the telemetry of their GPUs."""

@@ -1,6 +1,6 @@
 """GPU telemetry of workers: a small file per worker, replaced at each sample.
 
-Kept beside the database, not in it: it changes all the time, and a power cut may take it.
+Kept beside the database, not in it: it changes all the time, and may be lost in a power failure.
 """
 
 import contextlib
@@ -15,18 +15,18 @@ from rvc_train.schemas.workers import GpuPublic, WorkerPublic
 from server.storage.local import Storage
 
 RETENTION = timedelta(days=1)
-"""As long as workers are listed."""
+"""The same as for listed workers."""
 
 
 class GpuTelemetry(ResponseModel):
-    """The content of such a file."""
+    """Content of a telemetry file."""
 
     read_at: datetime
     gpus: list[GpuPublic]
 
 
 def write_gpu_telemetry(storage: Storage, worker_id: str, gpus: Sequence[GpuPublic], now: datetime) -> None:
-    """Replace what is known of a worker's GPUs. OSError when the storage cannot be written."""
+    """Replace a worker's telemetry. OSError when the storage cannot be written."""
     path = storage.gpu_telemetry_file(worker_id)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -35,9 +35,9 @@ def write_gpu_telemetry(storage: Storage, worker_id: str, gpus: Sequence[GpuPubl
 
 
 def delete_gpu_telemetry(storage: Storage, now: datetime, worker_id: str | None = None) -> None:
-    """Delete a worker's file, and those of workers that ended without a word long ago."""
+    """Delete a worker's file, and the files of workers that were lost longer than `RETENTION` ago."""
     for path in storage.gpu_telemetry_files():
-        with contextlib.suppress(OSError):  # another worker tidies at the same time
+        with contextlib.suppress(OSError):  # another worker may delete it at the same time
             if path.name == worker_id or path.stat().st_mtime < (now - RETENTION).timestamp():
                 path.unlink()
 
@@ -45,7 +45,7 @@ def delete_gpu_telemetry(storage: Storage, now: datetime, worker_id: str | None 
 def with_gpus(
     workers: Sequence[WorkerPublic], storage: Storage, now: datetime, lease_seconds: float
 ) -> list[WorkerPublic]:
-    """The workers, with what their GPUs were doing within the last lease; none where nothing was read."""
+    """The workers with their GPU telemetry of the last lease; without GPUs where there is none."""
     return [worker.model_copy(update={"gpus": _gpus(worker, storage, now, lease_seconds)}) for worker in workers]
 
 
@@ -53,7 +53,7 @@ def _gpus(worker: WorkerPublic, storage: Storage, now: datetime, lease_seconds: 
     if worker.status in {"stopped", "lost"}:
         return []
     try:
-        reading = GpuTelemetry.model_validate_json(storage.gpu_telemetry_file(worker.id).read_bytes())
+        telemetry = GpuTelemetry.model_validate_json(storage.gpu_telemetry_file(worker.id).read_bytes())
     except (OSError, ValidationError):
         return []
-    return reading.gpus if now - reading.read_at < timedelta(seconds=lease_seconds) else []
+    return telemetry.gpus if now - telemetry.read_at < timedelta(seconds=lease_seconds) else []

@@ -9,12 +9,15 @@ from server.auth.audit import record
 from server.database.engine import write_session
 from server.database.tables import Worker, new_id
 from server.errors import Conflict, NotFound
-from server.job_store.base import JobStore
 from server.job_store.leases import Drain
+from server.job_store.transitions import JobStore
 
 
-class WorkerRegistry(JobStore):
-    """The registered workers."""
+class WorkerRegistry:
+    """The registered workers. Each call is one transaction."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._engine, self._clock = store.engine, store.clock
 
     def register_worker(
         self,
@@ -26,9 +29,9 @@ class WorkerRegistry(JobStore):
         device_name: str | None = None,
         version: str | None = None,
     ) -> str:
-        """Make a worker known and return its id. `device_name` says what the device is, for people and estimates."""
+        """Register a worker and return its id. `device_name`: model of the device, for users and estimates."""
         now = self._clock()
-        with write_session(self.engine) as session:
+        with write_session(self._engine) as session:
             worker = Worker(
                 id=new_id("wrk"),
                 name=name,
@@ -44,8 +47,8 @@ class WorkerRegistry(JobStore):
             return worker.id
 
     def worker_heartbeat(self, worker_id: str) -> Drain | None:
-        """Record a heartbeat; returns how the worker is to drain, if it is."""
-        with write_session(self.engine) as session:
+        """Record a heartbeat; returns the mode in which the worker is drained, or None. NotFound."""
+        with write_session(self._engine) as session:
             statement = (
                 sa.update(Worker)
                 .where(col(Worker.id) == worker_id)
@@ -58,23 +61,23 @@ class WorkerRegistry(JobStore):
             return Drain.of(*row)
 
     def deregister_worker(self, worker_id: str) -> None:
-        """Record that the worker has ended, cleanly."""
-        with write_session(self.engine) as session:
+        """Record the clean end of a worker."""
+        with write_session(self._engine) as session:
             now = self._clock()
             statement = sa.update(Worker).where(col(Worker.id) == worker_id)
             session.execute(statement.values(stopped_at=now, last_seen_at=now))
 
     def drain_worker(self, worker_id: str, drain: Drain) -> bool:
-        """Ask a worker to take nothing new and to end; and whether that was new.
+        """Drain a worker: it claims no new job and ends. Returns whether that was new.
 
-        One that was to finish its job may be asked to hand it back after all. NotFound, Conflict when it has stopped.
+        `finish` can be changed to `hand_back` later. NotFound; Conflict when the worker has stopped.
         """
-        with write_session(self.engine) as session:
+        with write_session(self._engine) as session:
             worker = session.get(Worker, worker_id)
             if worker is None:
                 raise NotFound(f"there is no worker {worker_id}")
             if worker.stopped_at is not None:
-                raise Conflict("the worker has stopped already")
+                raise Conflict("the worker has already stopped")
             present = Drain.of(worker.is_draining, worker.drain_mode)
             if present in {drain, Drain.HAND_BACK}:
                 return False

@@ -75,7 +75,8 @@ def test_from_recordings_to_a_voice(house: Any, visit: Any, token: str) -> None:
     for name, value in (("width", "24"), ("batch_size", "4"), ("total_epochs", "2"), ("save_every_epochs", "1")):
         choose(page, name, value)
     choose(page, "evaluate", "always")
-    expect(page.locator("#estimate")).to_contain_text("min")
+    expect(page.locator("#estimate")).to_contain_text("Disk")
+    expect(page.locator("#estimate-basis")).not_to_be_empty()
     page.locator("#submit").click()
 
     expect(page.locator("#name")).to_have_text("anna")

@@ -46,7 +46,7 @@ FAKE_REPORT = Path(__file__).parent / "fake_report.py"
 
 @pytest.fixture(autouse=True, scope="session")
 def plain_logs() -> Iterator[None]:
-    """Log without the colours and the drawn tracebacks that structlog has for terminals: those take seconds."""
+    """Log without structlog's colours and drawn tracebacks, which take seconds."""
     structlog.configure(
         processors=[structlog.processors.format_exc_info, structlog.processors.KeyValueRenderer()],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -57,7 +57,7 @@ def plain_logs() -> Iterator[None]:
 
 @dataclass
 class Clock:
-    """Time that passes when told to."""
+    """Time that a test advances."""
 
     now: datetime = field(default_factory=lambda: datetime(2026, 11, 1, 12, 0, tzinfo=UTC))
 
@@ -89,7 +89,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def postgres_url(folder: Path) -> str | None:
-    """The URL of a database of the folder's own, made when it is first asked for. None: SQLite in the folder."""
+    """URL of a database for this folder, created on first use. None: SQLite in the folder."""
     if POSTGRES is None:
         return None
     name = "rvc_" + hashlib.sha256(str(folder).encode()).hexdigest()[:20]
@@ -122,7 +122,7 @@ def job_service(engine: sa.Engine, clock: Clock) -> JobService:
 
 @dataclass
 class Bench:
-    """A job service with what a test needs beside it."""
+    """A job service, with helpers for tests."""
 
     jobs: JobService
     clock: Clock
@@ -144,7 +144,8 @@ class Bench:
             return row.id
 
     def job(self, status: DatasetStatus = DatasetStatus.READY, **request: object) -> Job:
-        return self.jobs.submit(JobCreate(**{"name": "anna", "dataset_id": self.dataset(status), **request}))
+        fields = {"name": "anna", "dataset_id": self.dataset(status), **request}
+        return self.jobs.get(self.jobs.submit(JobCreate(**fields)).job_id)
 
     def worker(self) -> str:
         return self.jobs.register_worker("worker", os.getpid(), "here", "cpu")
@@ -191,11 +192,11 @@ def settings_for(folder: Path, **more: object) -> ServerSettings:
 
 
 class ConnectionsByThread:
-    """How many connections each thread has from the pool: with a second one, pollers could wait for each other."""
+    """Number of pool connections by thread: with a second one, threads could wait for each other."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.held: Counter[int] = Counter()
-        self.greedy: list[str] = []
+        self.second_takes: list[str] = []
         sa.event.listen(engine, "checkout", self._take)
         sa.event.listen(engine, "checkin", self._give)
 
@@ -203,7 +204,7 @@ class ConnectionsByThread:
         thread = threading.get_ident()
         self.held[thread] += 1
         if self.held[thread] > 1:
-            self.greedy.append("".join(traceback.format_stack(limit=20)))
+            self.second_takes.append("".join(traceback.format_stack(limit=20)))
 
     def _give(self, *_: object) -> None:
         self.held[threading.get_ident()] -= 1
@@ -230,7 +231,7 @@ def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
             app.state.context.stopping.set()
             server.should_exit = True
             thread.join()
-    assert not connections.greedy, connections.greedy[0]
+    assert not connections.second_takes, connections.second_takes[0]
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +280,8 @@ def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> Non
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
     stored = context.storage.store_artifact(lease.job_id, source)
-    said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
+    artifact = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
+    context.jobs.publish_artifact(lease, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture
@@ -313,7 +314,7 @@ def serve_for_module() -> Callable[..., object]:
 
 @pytest.fixture
 def serve() -> Callable[..., object]:
-    """`with serve(folder, **settings) as server`: a server of one's own."""
+    """`with serve(folder, **settings) as server`: a separate server."""
 
     def serving(folder: Path, port: int = 0, **more: object) -> object:
         return running(settings_for(folder, **more), port)

@@ -98,7 +98,8 @@ def test_a_retry_goes_on_from_the_checkpoint_or_begins_anew_as_it_is_told(shop, 
     with shop.worker():
         shop.wait_for(old, "failed")
         shop.script.write_text(json.dumps([["train", 9, 0.01, 3], *shop.MAKE_VOICE]))
-        new = RetryService(shop.jobs, shop.storage).retry(old, JobRetry(**{"from": start_from}), visible_owner=None).id
+        request = JobRetry(**{"from": start_from})
+        new = RetryService(shop.jobs, shop.storage).retry(old, request, visible_owner=None).job_id
         shop.wait_for(new, "succeeded")
     assert shop.steps(new) == (list(range(7, 10)) if start_from == "checkpoint" else list(range(1, 10)))
     assert (shop.job(new).retry_of, shop.job(new).retry_from) == (old, start_from)

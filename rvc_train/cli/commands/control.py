@@ -110,7 +110,7 @@ def _lines(made: JobEstimate) -> list[str]:
         f"starts in  {span(made.starts_in)}",
         f"disk       {_bytes(made.disk_bytes)}",
         f"memory     {_bytes(made.gpu_memory_bytes)}, by a rule of thumb",
-        f"basis      {made.basis}: {made.basis_detail}",
+        f"basis      {made.basis or 'unknown'}: {made.basis_detail}",
     ]
 
 

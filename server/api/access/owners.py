@@ -1,4 +1,4 @@
-"""Who the caller is, owners with their quotas, and what was done by whom."""
+"""Routes of the caller, of owners with their quotas, and of the audit trail."""
 
 from typing import Annotated
 
@@ -18,30 +18,30 @@ Owner = Annotated[OwnerName, Path()]
 @router.get("/me")
 @requires(Scope.READ)
 def get_me(context: Context) -> Me:
-    """Who you are to this server: owner, scopes, quota and what you use of it."""
+    """Get your owner, scopes, quota and usage."""
     principal = require_principal()
-    mine = context.quotas.of(principal.owner)
-    return Me(scopes=sorted(principal.scopes), token_id=principal.token_id, **dict(mine))
+    owner = context.quotas.of(principal.owner)
+    return Me(scopes=sorted(principal.scopes), token_id=principal.token_id, **dict(owner))
 
 
 @router.get("/owners")
 @requires(Scope.ADMIN)
 def list_owners(context: Context) -> OwnerList:
-    """Every owner with quota and use."""
+    """List all owners with quota and usage."""
     return OwnerList(data=context.quotas.all())
 
 
 @router.put("/owners/{owner}/quota", responses=documented(422))
 @requires(Scope.ADMIN)
 def set_quota(owner: Owner, quota: Quota, context: Context) -> OwnerPublic:
-    """Give an owner a quota of their own."""
+    """Set the quota of one owner."""
     return context.quotas.set(owner, quota)
 
 
 @router.delete("/owners/{owner}/quota", responses=documented(422))
 @requires(Scope.ADMIN)
 def delete_quota(owner: Owner, context: Context) -> OwnerPublic:
-    """Let the server's quota hold for an owner again."""
+    """Delete the quota of one owner; the server's quota applies again."""
     return context.quotas.set(owner, None)
 
 
@@ -51,13 +51,13 @@ def list_audit(
     request: Request,
     response: Response,
     context: Context,
-    actor: Annotated[str | None, Query(max_length=64, description="Only of this owner.")] = None,
-    action: Annotated[str | None, Query(max_length=64, description="Only this, such as job.submitted.")] = None,
-    target: Annotated[str | None, Query(max_length=200, description="Only what was done to this.")] = None,
-    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="The cursor of the page before.")] = None,
+    actor: Annotated[str | None, Query(max_length=64, description="Only actions of this owner.")] = None,
+    action: Annotated[str | None, Query(max_length=64, description="Only this action, such as job.submitted.")] = None,
+    target: Annotated[str | None, Query(max_length=200, description="Only actions on this target.")] = None,
+    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Cursor of the previous page.")] = None,
     limit: Limit = 20,
 ) -> Page[AuditPublic]:
-    """Who did what, newest first."""
+    """List the actions of all owners, newest first."""
     found, has_more = context.audit.list(actor=actor, action=action, target=target, after=after, limit=limit)
     cursor = str(found[-1].number) if has_more else None
     link_next(request, response, cursor)

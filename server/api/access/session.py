@@ -1,4 +1,4 @@
-"""A browser's sign-in: a token for a cookie that scripts cannot read and other sites cannot use."""
+"""Routes of browser sessions: a token is exchanged for a cookie that neither scripts nor other sites can use."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
@@ -11,12 +11,12 @@ from server.http.problem_details import documented
 
 router = APIRouter(prefix="/session", tags=["access"])
 sign_in = APIRouter(prefix="/v1/session", tags=["access"])
-"""Outside the guarded part: whoever signs in is not yet known."""
+"""Outside `check_access`: sign-in has no principal yet."""
 
 
 @sign_in.post("", status_code=204, responses=documented(401, 422))
 async def create_session(body: SessionCreate, request: Request, response: Response, context: Context) -> None:
-    """Show a token, get a cookie."""
+    """Sign in: exchange a token for a session cookie."""
     address, request_id = address_of(request.scope), request.state.request_id
     opened = await run_in_threadpool(context.tokens.open_session, body.token, address=address, request_id=request_id)
     if opened is None:

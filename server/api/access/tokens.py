@@ -1,4 +1,4 @@
-"""Tokens: make, list, revoke. For administrators."""
+"""Routes of tokens: create, list, revoke. For administrators."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -14,7 +14,7 @@ router = APIRouter(prefix="/tokens", tags=["access"])
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.ADMIN)
 def create_token(request: TokenCreate, response: Response, context: Context) -> TokenMade:
-    """Make a token for an owner. The answer holds its secret, which is told this once."""
+    """Create a token for an owner. The answer has its secret, which is shown only once."""
     token, secret = context.tokens.create(request)
     response.headers["Cache-Control"] = "no-store"
     return TokenMade(secret=secret, **token.model_dump(exclude={"sha256"}))
@@ -25,7 +25,7 @@ def create_token(request: TokenCreate, response: Response, context: Context) -> 
 def list_tokens(
     request: Request, response: Response, context: Context, after: After = None, limit: Limit = 20
 ) -> Page[TokenPublic]:
-    """Everyone's tokens without their secrets, newest first, revoked ones too."""
+    """List the tokens of all owners without secrets, newest first, including revoked ones."""
     found, has_more = context.tokens.list(after=after, limit=limit)
     cursor = found[-1].id if has_more else None
     link_next(request, response, cursor)
@@ -36,5 +36,5 @@ def list_tokens(
 @router.delete("/{token_id}", status_code=204, responses=documented(404))
 @requires(Scope.ADMIN)
 def revoke_token(token_id: str, context: Context) -> None:
-    """Let a token open nothing any more, at once."""
+    """Revoke a token, with immediate effect."""
     context.tokens.revoke(token_id)

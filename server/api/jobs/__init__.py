@@ -1,1 +1,1 @@
-"""Routes of jobs, of what is seen of them, and of what they make."""
+"""Routes of jobs, their progress and their results."""

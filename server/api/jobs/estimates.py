@@ -1,4 +1,4 @@
-"""A dry run of a job."""
+"""Route for the dry run of a job."""
 
 from fastapi import APIRouter
 
@@ -14,10 +14,10 @@ router = APIRouter(tags=["jobs"])
 @router.post("/jobs:estimate", responses=documented(422))
 @requires(Scope.READ)
 def estimate(request: EstimateRequest, context: Context) -> JobEstimate:
-    """What a job would take: clips, steps, seconds, disk, memory, as ranges; and what should be known before.
+    """Estimate a job: clips, steps, seconds, disk and memory as ranges, with warnings. Changes nothing.
 
-    Takes what `POST /v1/jobs` takes, and changes nothing. Times come from earlier attempts with this setting on this
-    kind of device, or else from others, or else from a rule of thumb; `basis` says from which.
+    Takes the body of `POST /v1/jobs`. Clips, steps and seconds are `null` until a job with the same settings has
+    finished on this server; disk and memory come from a rule of thumb.
     """
     principal = require_principal()
     return context.estimates.estimate(request, owner=principal.owner, visible_owner=principal.visible_owner)

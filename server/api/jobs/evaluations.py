@@ -1,4 +1,4 @@
-"""A job's saves: what they are worth, and how they sound and look."""
+"""Routes of a job's evaluated saves: scores, previews and their files."""
 
 from fastapi import APIRouter, Request, Response
 
@@ -17,14 +17,14 @@ router = APIRouter(prefix="/jobs", tags=["results"])
 @router.get("/{job_id}/checkpoints", responses=documented(404))
 @requires(Scope.READ)
 def list_checkpoints(job_id: str, context: Context) -> CheckpointList:
-    """Saves that were evaluated, by step, with their scores, and which is the best so far."""
+    """List the evaluated saves by step, with their scores and the best so far."""
     return CheckpointList(data=EvaluationQueries(context.engine).checkpoints(context.jobs.get(job_id)))
 
 
 @router.get("/{job_id}/previews", responses=documented(404))
 @requires(Scope.READ)
 def list_previews(job_id: str, context: Context) -> PreviewList:
-    """Clips as the voice spoke them at its saves, with scores, and where to fetch their sound and picture."""
+    """List the clips rendered at each save, with scores and the addresses of sound and picture."""
     return PreviewList(data=EvaluationQueries(context.engine).previews(context.jobs.get(job_id)))
 
 
@@ -38,14 +38,14 @@ def list_previews(job_id: str, context: Context) -> PreviewList:
         416,
         also={
             200: {"content": {"audio/flac": {}, "image/png": {}}, "description": "The file"},
-            206: {"content": {"audio/flac": {}, "image/png": {}}, "description": "The range asked for"},
-            304: {"description": "Still the file that `If-None-Match` names"},
+            206: {"content": {"audio/flac": {}, "image/png": {}}, "description": "The requested range"},
+            304: {"description": "Unchanged since the ETag in `If-None-Match`"},
         },
     ),
 )
 @requires(Scope.READ)
 def get_preview(job_id: str, name: str, request: Request, context: Context) -> Response:
-    """One file of a preview. Its ETag is its sha256; ranges and conditional requests are understood."""
+    """Get one file of a preview. Its ETag is its sha256; ranges and conditional requests are supported."""
     stored = EvaluationQueries(context.engine).preview_file(context.jobs.get(job_id), name)
     path = context.storage.resolve(stored.path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What happened to a job: a list, or a stream."""
+"""Route of a job's events: a list or a stream."""
 
 from typing import Annotated
 
@@ -23,8 +23,8 @@ router = APIRouter(prefix="/jobs", tags=["progress"])
         404,
         422,
         also={
-            200: {"content": {"text/event-stream": {}}, "description": "A list, or by `Accept` a stream of events"},
-            204: {"description": "A follower has seen everything: don't come back"},
+            200: {"content": {"text/event-stream": {}}, "description": "A list or, by `Accept`, a stream of events"},
+            204: {"description": "A follower has received all events and need not reconnect"},
         },
     ),
 )
@@ -33,16 +33,16 @@ def get_events(
     job_id: str,
     request: Request,
     context: Context,
-    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events behind this number.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="How many at most, in a list.")] = 100,
+    after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events after this number.")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of events in a list.")] = 100,
     types: Annotated[
         list[EventType] | None, Query(alias="type", description="Only events of this type, in a list; may be repeated.")
     ] = None,
 ) -> Response | EventList:
-    """What happened to a job, oldest first.
+    """List a job's events, oldest first, or stream them.
 
-    With `Accept: text/event-stream` the events come as they happen, each with its number as id, and `event: end` comes
-    when the job has ended. A lost connection goes on with `Last-Event-ID`.
+    With `Accept: text/event-stream`, events are sent as they happen, with their number as id, and `event: end` follows
+    when the job has ended. After a lost connection, reconnect with `Last-Event-ID`.
     """
     if not wants_stream(request):
         page = context.job_queries.events(job_id, after or 0, limit + 1 if types else limit, types or ())
@@ -50,7 +50,7 @@ def get_events(
         data = [event_public(event) for event in page.events[:limit]]
         return EventList(data=data, has_more=has_more, last_seq=page.last_seq)
     if types:
-        raise Refused("a stream tells events of every type; leave this out, or ask for a list", "?type")
+        raise Refused("a stream has events of every type; leave out `type`, or request a list", "?type")
     resumed = last_event_id(request)
     start = after or 0 if resumed is None else resumed
     first = context.job_queries.events(job_id, start, 1)
@@ -58,6 +58,6 @@ def get_events(
         return Response(status_code=204)
     if (
         start > first.last_seq
-    ):  # a follower of another job, or of a database that was restored: it would wait in silence
+    ):  # the number is another job's, or the database was restored: the stream would stay silent
         raise Refused(f"the job has {first.last_seq} events; none has the number {start}, so none can follow it")
     return context.sse_responder.response(context.event_broadcaster.follow(job_id, start, first.last_seq))

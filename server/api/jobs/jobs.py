@@ -1,11 +1,9 @@
-"""Jobs: submit, look at, edit, steer, try again, delete."""
+"""Routes of jobs: submit, list, edit, control, retry, delete."""
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
-from sqlmodel import Session
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -21,7 +19,7 @@ from server.http.etags import matches_weakly
 from server.http.problem_details import documented
 from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.jobs.serializers import job_etag, jobs_public, update_tags
-from server.jobs.submission import Render, request_fingerprint
+from server.jobs.submission import Submission, request_fingerprint
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -30,11 +28,11 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=255,
-        description="The same key with the same body does it once and gives the first answer again, for a day.",
+        description="For a day, a repeated request with this key and body gets the first answer and creates nothing.",
     ),
 ]
-_ETAG = {"headers": {"ETag": {"description": "Changes with the answer.", "schema": {"type": "string"}}}}
-_NO_CHANGE = {200: {"model": JobPublic, "description": "It was already so"}}
+_ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
+_NO_CHANGE = {200: {"model": JobPublic, "description": "No change: the job was in this state already"}}
 _LABEL = "label."
 _UNCHANGED = JobRetry()
 _LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, LabelValue])
@@ -42,7 +40,7 @@ _LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, La
 
 def _public(context: AppContext, job: Job) -> JobPublic:
     with read_session(context.engine) as session:
-        return jobs_public(session, [job], context.queue_forecast, utc_now())[0]
+        return jobs_public(session, [job], context.estimator, utc_now())[0]
 
 
 def _with_etag(context: AppContext, job: Job, response: Response) -> JobPublic:
@@ -51,40 +49,22 @@ def _with_etag(context: AppContext, job: Job, response: Response) -> JobPublic:
     return public
 
 
-def _renderer(context: AppContext) -> Render:
-    """The answer to a submission, made in its transaction, for those who ask again with the same key."""
-
-    def render(session: Session, job: Job) -> str:
-        return jobs_public(session, [job], context.queue_forecast, utc_now())[0].model_dump_json()
-
-    return render
-
-
-def _idempotent_response(context: AppContext, idempotent: IdempotentRequest | None, act: Callable[[], Job]) -> Response:
-    """Act, or give the answer that the first request under the key got."""
-    if idempotent is None:
-        return _accepted(_public(context, act()).model_dump_json())
-    with context.in_flight_keys.exclusive(idempotent.owner, idempotent.key):
-        answer = context.jobs.stored_response(idempotent)
-        if answer is not None:
-            return _accepted(answer, is_replay=True)
-        job = act()
-        return _accepted(context.jobs.stored_response(idempotent) or _public(context, job).model_dump_json())
-
-
-def _accepted(body: str, *, is_replay: bool = False) -> Response:
-    headers = {"Location": f"/v1/jobs/{JobPublic.model_validate_json(body).id}"}
-    if is_replay:
+def _accepted(submission: Submission) -> Response:
+    headers = {"Location": f"/v1/jobs/{submission.job_id}"}
+    if submission.is_replay:
         headers["Idempotency-Replayed"] = "true"
-    return Response(body, 202, headers, "application/json")
+    return Response(submission.answer, 202, headers, "application/json")
 
 
 _JOB_CREATED = {
     202: {
         "model": JobPublic,
         "headers": {
-            "Location": {"description": "Where the job is.", "schema": {"type": "string", "pattern": "^/v1/"}},
-            "Idempotency-Replayed": {"description": "Whether the job was there.", "schema": {"const": "true"}},
+            "Location": {"description": "Address of the job.", "schema": {"type": "string", "pattern": "^/v1/"}},
+            "Idempotency-Replayed": {
+                "description": "Sent when an earlier request created the job.",
+                "schema": {"const": "true"},
+            },
         },
     }
 }
@@ -93,26 +73,18 @@ _JOB_CREATED = {
 @router.post("", status_code=202, responses=documented(409, 422, 429, also=_JOB_CREATED))
 @requires(Scope.SUBMIT)
 def submit(request: JobCreate, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
-    """Ask for a voice. The job waits for its dataset's report, then for a worker."""
+    """Submit a job. It waits for its dataset's report, then for a worker."""
     principal = require_principal()
     if request.webhook is not None:
         check_address(context, request.webhook.url)
-    idempotent = (
-        None
-        if idempotency_key is None
-        else IdempotentRequest(principal.owner, idempotency_key, request_fingerprint(request))
-    )
-
-    def act() -> Job:
-        return context.jobs.submit(
-            request,
-            owner=principal.owner,
-            visible_owner=principal.visible_owner,
-            idempotent=idempotent,
-            render=_renderer(context),
+    idempotent = None
+    if idempotency_key is not None:
+        idempotent = IdempotentRequest(principal.owner, idempotency_key, request_fingerprint(request))
+    with context.in_flight_keys.exclusive(principal.owner, idempotency_key):
+        submission = context.jobs.submit(
+            request, owner=principal.owner, visible_owner=principal.visible_owner, idempotent=idempotent
         )
-
-    return _idempotent_response(context, idempotent, act)
+    return _accepted(submission)
 
 
 @router.get("", responses=documented(404, 422))
@@ -122,17 +94,19 @@ def list_jobs(
     response: Response,
     context: Context,
     owner_filter: OwnerFilter,
-    status: Annotated[list[JobStatus] | None, Query(description="Only jobs that stand so; may be repeated.")] = None,
+    status: Annotated[list[JobStatus] | None, Query(description="Only jobs with this status; may be repeated.")] = None,
     dataset: Annotated[str | None, Query(max_length=64, description="Only jobs on this dataset.")] = None,
-    name: Annotated[str | None, Query(max_length=200, description="Only jobs for a voice of this name.")] = None,
+    name: Annotated[str | None, Query(max_length=200, description="Only jobs for the voice of this name.")] = None,
     id_prefix: Annotated[
-        str | None, Query(max_length=64, description="Only jobs whose id begins so; `job_` may be left out.")
+        str | None, Query(max_length=64, description="Only jobs whose id starts with this; `job_` may be left out.")
     ] = None,
-    search: Annotated[str | None, Query(max_length=200, description="Only jobs whose voice's name holds this.")] = None,
+    search: Annotated[
+        str | None, Query(max_length=200, description="Only jobs whose voice's name contains this.")
+    ] = None,
     after: After = None,
     limit: Limit = 20,
 ) -> Page[JobPublic]:
-    """Your jobs, newest first. `label.<key>=<value>` in the query finds those with a label; it may be repeated."""
+    """List your jobs, newest first. `label.<key>=<value>` in the query selects by label; it may be repeated."""
     jobs, has_more = context.jobs.list(
         statuses=status or (),
         dataset_id=dataset,
@@ -147,23 +121,25 @@ def list_jobs(
     cursor = jobs[-1].id if has_more else None
     link_next(request, response, cursor)
     with read_session(context.engine) as session:
-        data = jobs_public(session, jobs, context.queue_forecast, utc_now())
+        data = jobs_public(session, jobs, context.estimator, utc_now())
     return Page(data=data, has_more=has_more, next_cursor=cursor)
 
 
 def _labels(request: Request) -> dict[str, str]:
     items = request.query_params.multi_items()
-    wanted = {key.removeprefix(_LABEL): value for key, value in items if key.startswith(_LABEL)}
+    labels = {key.removeprefix(_LABEL): value for key, value in items if key.startswith(_LABEL)}
     try:
-        return _LABELS.validate_python(wanted)
+        return _LABELS.validate_python(labels)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Refused(f"no label can be so: {first['msg']}", f"?{_LABEL}{first['loc'][0]}") from error
+        raise Refused(f"this is not a valid label: {first['msg']}", f"?{_LABEL}{first['loc'][0]}") from error
 
 
 @router.get(
     "/{job_id}",
-    responses=documented(404, also={200: _ETAG, 304: {"description": "Still as `If-None-Match` names it", **_ETAG}}),
+    responses=documented(
+        404, also={200: _ETAG, 304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
+    ),
     response_model=JobPublic,
 )
 @requires(Scope.READ)
@@ -171,9 +147,11 @@ def get_job(
     job_id: str,
     response: Response,
     context: Context,
-    if_none_match: Annotated[str | None, Header(description="304 while the job is as it was.")] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="ETag of an earlier answer: 304 while the job is unchanged.")
+    ] = None,
 ) -> JobPublic | Response:
-    """One job."""
+    """Get one job."""
     public = _with_etag(context, context.jobs.get(job_id), response)
     etag = response.headers["ETag"]
     if matches_weakly(if_none_match, etag):
@@ -189,31 +167,31 @@ def edit(
     response: Response,
     context: Context,
     if_match: Annotated[
-        str | None, Header(description="412 when labels or priority are no longer as in the job with this ETag.")
+        str | None, Header(description="ETag of an earlier answer: 412 when labels or priority have changed since.")
     ] = None,
 ) -> JobPublic:
-    """Change labels, at any time, or the priority, while the job is queued."""
+    """Change labels (at any time) or the priority (while the job is queued)."""
     return _with_etag(context, context.jobs.update(job_id, patch, update_tags(if_match)), response)
 
 
 @router.post("/{job_id}/cancel", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
 @requires(Scope.SUBMIT)
 def cancel(job_id: str, response: Response, context: Context) -> JobPublic:
-    """Cancel a job: at once while it waits; a running one ends after its present step and a checkpoint."""
+    """Cancel a job: at once while it waits; a running job ends after its current step and a checkpoint."""
     return _control_response(context, context.jobs.cancel(job_id), response)
 
 
 @router.post("/{job_id}/pause", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
 @requires(Scope.SUBMIT)
 def pause(job_id: str, response: Response, context: Context) -> JobPublic:
-    """Pause a job: at once while it waits; a running one stops after its present step and a checkpoint."""
+    """Pause a job: at once while it waits; a running job stops after its current step and a checkpoint."""
     return _control_response(context, context.jobs.pause(job_id), response)
 
 
 @router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
 @requires(Scope.SUBMIT)
 def resume(job_id: str, response: Response, context: Context) -> JobPublic:
-    """Put a paused job back into the queue, at the place that its age and priority give it."""
+    """Return a paused job to the queue, at the place given by its priority and age."""
     return _control_response(context, context.jobs.resume(job_id), response)
 
 
@@ -232,23 +210,20 @@ def retry(
     request: JobRetry = _UNCHANGED,
     idempotency_key: IdempotencyKey = None,
 ) -> Response:
-    """Try a job that has ended again, as a new one: from its last checkpoint, or afresh; some options may change.
+    """Retry a job that has ended, as a new job: from its last checkpoint or from the start; some options may change.
 
-    A job that succeeded can be gone on with too, for more epochs.
+    A job that succeeded can be continued too, for more epochs.
     """
     principal = require_principal()
-    context.jobs.get(job_id)
     idempotent = None
     if idempotency_key is not None:
         payload = fingerprint("retry", job_id, request.model_dump(mode="json"))
         idempotent = IdempotentRequest(principal.owner, idempotency_key, payload)
-
-    def act() -> Job:
-        return context.retries.retry(
-            job_id, request, visible_owner=principal.visible_owner, idempotent=idempotent, render=_renderer(context)
+    with context.in_flight_keys.exclusive(principal.owner, idempotency_key):
+        submission = context.retries.retry(
+            job_id, request, visible_owner=principal.visible_owner, idempotent=idempotent
         )
-
-    return _idempotent_response(context, idempotent, act)
+    return _accepted(submission)
 
 
 @router.delete("/{job_id}", status_code=204, responses=documented(404, 409))

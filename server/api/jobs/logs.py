@@ -1,4 +1,4 @@
-"""A job's log: plain text with ranges, or a stream of lines."""
+"""Route of a job's log: plain text with ranges, or a stream of lines."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ from server.context import AppContext, Context
 from server.errors import RangeNotSatisfiable, Refused
 from server.http.byte_ranges import Span, file_response, span_response
 from server.http.problem_details import documented
-from server.http.sse import Batch, Poll, in_thread, last_event_id, message, wants_stream
+from server.http.sse import Batch, in_thread, last_event_id, message, wants_stream
 from server.results.logs import log_size, read_lines, tail_offset
 
 router = APIRouter(prefix="/jobs", tags=["progress"])
@@ -28,8 +28,8 @@ TEXT = "text/plain; charset=utf-8"
         422,
         also={
             200: {"content": {"text/plain": {}, "text/event-stream": {}}, "description": "The log"},
-            204: {"description": "A follower has seen everything: don't come back"},
-            206: {"description": "The range asked for", "content": {"text/plain": {}}},
+            204: {"description": "A follower has received the whole log and need not reconnect"},
+            206: {"description": "The requested range", "content": {"text/plain": {}}},
         },
     ),
 )
@@ -39,18 +39,18 @@ def get_logs(
     request: Request,
     context: Context,
     tail: Annotated[int | None, Query(ge=0, le=1_000_000, description="Only the last lines.")] = None,
-    offset: Annotated[int | None, Query(ge=0, description="Only what comes behind so many bytes.")] = None,
+    offset: Annotated[int | None, Query(ge=0, description="Only what follows after this number of bytes.")] = None,
     follow: Annotated[bool, Query(description="A stream of lines, also without `Accept: text/event-stream`.")] = False,
 ) -> Response:
-    """The job's whole log over all attempts, as plain text.
+    """Get the job's log over all attempts, as plain text or as a stream of lines.
 
-    With `tail` or `offset`, `X-Log-End` tells the offset behind what was sent: follow from there.
+    With `tail` or `offset`, the header `X-Log-End` is the offset at which to continue.
 
-    With `follow=true` or `Accept: text/event-stream` its lines come as they are written, one a message, with the offset
-    behind the line as id; `event: end` comes when the job has ended.
+    With `follow=true` or `Accept: text/event-stream`, lines are sent as they are written, one per message, with the
+    offset after the line as id; `event: end` follows when the job has ended.
     """
     if tail is not None and offset is not None:
-        raise Refused("give tail or offset, not both", "?tail")
+        raise Refused("use either tail or offset, not both", "?tail")
     status = context.job_queries.status(job_id)
     path = context.storage.job_log(job_id)
     size = log_size(path)
@@ -59,12 +59,12 @@ def get_logs(
         if resumed is not None and status.is_terminal and resumed >= size:
             return Response(status_code=204)
         start = resumed if resumed is not None else _start(path, tail, offset)
-        return context.sse_responder.response(_poller(context, job_id, path, start))
+        return context.sse_responder.response(in_thread(_LogFollower(context, job_id, path, start).poll))
     if tail is None and offset is None:
         return file_response(request, path, size, media_type=TEXT)
     start = _start(path, tail, offset)
     if start > size:
-        raise RangeNotSatisfiable(f"the log has {size} bytes; there is nothing behind {start}", size)
+        raise RangeNotSatisfiable(f"the log has {size} bytes; nothing follows after {start}", size)
     headers = {"Accept-Ranges": "bytes", "X-Log-End": str(size)}
     return span_response(request, path, Span(start, size), headers=headers, media_type=TEXT)
 
@@ -73,20 +73,21 @@ def _start(path: Path, tail: int | None, offset: int | None) -> int:
     return tail_offset(path, tail) if tail is not None else offset or 0
 
 
-def _poller(context: AppContext, job_id: str, path: Path, start: int) -> Poll:
-    place = start
-    was_finished = False
+class _LogFollower:
+    """Position of one follower in a job's log."""
 
-    def poll() -> Batch:
-        nonlocal place, was_finished
-        status = context.job_queries.status(job_id)  # before the file: what is written before the end is not missed
-        lines = read_lines(path, place, is_finished=was_finished)
+    def __init__(self, context: AppContext, job_id: str, path: Path, start: int) -> None:
+        self._queries, self._job_id, self._path = context.job_queries, job_id, path
+        self._position = start
+        self._was_finished = False
+
+    def poll(self) -> Batch:
+        status = self._queries.status(self._job_id)  # before the file: what is written before the end is not missed
+        lines = read_lines(self._path, self._position, is_finished=self._was_finished)
         if lines:
-            place = lines[-1].end
+            self._position = lines[-1].end
             return Batch([message(line.text, line.end) for line in lines], has_more=True)
-        # One poll more after the end: a worker may write its last line just after its last write to the database.
-        end = json.dumps({"status": status}) if was_finished else None
-        was_finished = status.is_terminal
+        # One more poll after the end: a worker may write its last line just after its last write to the database.
+        end = json.dumps({"status": status}) if self._was_finished else None
+        self._was_finished = status.is_terminal
         return Batch([], end)
-
-    return in_thread(poll)

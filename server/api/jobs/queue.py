@@ -1,4 +1,4 @@
-"""What runs and what waits."""
+"""Route of the queue."""
 
 from fastapi import APIRouter
 
@@ -16,11 +16,11 @@ router = APIRouter(tags=["server"])
 @router.get("/queue")
 @requires(Scope.READ)
 def get_queue(context: Context) -> QueuePublic:
-    """What runs and what waits: your jobs, with their places and when they may start; and how many there are of all."""
+    """Get your running and waiting jobs with places and forecasts, and the number of all jobs."""
     with read_session(context.engine) as session:
         return queue_public(
             session,
-            context.queue_forecast,
+            context.estimator,
             utc_now(),
             context.settings.lease_seconds,
             require_principal().visible_owner,

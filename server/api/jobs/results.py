@@ -1,4 +1,4 @@
-"""What a job measured and made: metrics and artifacts."""
+"""Routes of a job's metrics and artifacts."""
 
 from typing import Annotated
 
@@ -25,17 +25,19 @@ def get_metrics(
     job_id: str,
     context: Context,
     key: Annotated[list[str] | None, Query(description="Only this metric; may be repeated.")] = None,
-    since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps behind this one.")] = 0,
-    max_points: Annotated[int, Query(ge=2, le=20_000, description="Thinned to about so many a series.")] = 1000,
+    since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps after this one.")] = 0,
+    max_points: Annotated[
+        int, Query(ge=2, le=20_000, description="Each series is thinned to about this number.")
+    ] = 1000,
 ) -> MetricList:
-    """Numbers measured while training, by key, over the steps."""
+    """Get values measured during training, by key, over the steps."""
     return MetricList(data=context.job_queries.metrics(job_id, key or (), since_step, max_points))
 
 
 @router.get("/{job_id}/artifacts", responses=documented(404))
 @requires(Scope.READ)
 def list_artifacts(job_id: str, context: Context) -> ArtifactList:
-    """Files that the job offers, with size and sha256."""
+    """List the files of a job, with size and sha256."""
     job = context.jobs.get(job_id)
     return ArtifactList(data=[artifact_public(job, each) for each in context.job_queries.artifacts(job_id)])
 
@@ -49,7 +51,7 @@ def list_artifacts(job_id: str, context: Context) -> ArtifactList:
 )
 @requires(Scope.READ)
 def get_zip(job_id: str, context: Context) -> Response:
-    """All files in one zip, made while it is sent. 404 while there are none."""
+    """Get all files in one zip, made while it is sent. 404 while there are none."""
     job = context.jobs.get(job_id)
     artifacts = context.job_queries.artifacts(job_id)
     if not artifacts:
@@ -58,9 +60,9 @@ def get_zip(job_id: str, context: Context) -> Response:
     for path, name in files:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
-    pieces, size = zip_of(files)
+    chunks, size = zip_of(files)
     headers = {"Content-Length": str(size), "Content-Disposition": content_disposition(f"{job.name}.zip")}
-    return StreamingResponse(pieces, headers=headers, media_type="application/zip")
+    return StreamingResponse(chunks, headers=headers, media_type="application/zip")
 
 
 @router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
@@ -73,14 +75,14 @@ def get_zip(job_id: str, context: Context) -> Response:
         416,
         also={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
-            206: {"content": {"application/octet-stream": {}}, "description": "The range asked for"},
-            304: {"description": "Still the file that `If-None-Match` names"},
+            206: {"content": {"application/octet-stream": {}}, "description": "The requested range"},
+            304: {"description": "Unchanged since the ETag in `If-None-Match`"},
         },
     ),
 )
 @requires(Scope.READ)
 def get_artifact(job_id: str, name: str, request: Request, context: Context) -> Response:
-    """One file. Its ETag is its sha256; ranges and conditional requests are understood."""
+    """Get one file. Its ETag is its sha256; ranges and conditional requests are supported."""
     artifact = context.job_queries.artifact(job_id, name)
     path = context.storage.resolve(artifact.path)
     if not path.is_file():

@@ -1,4 +1,4 @@
-"""What schemathesis cannot know by itself of our interface; loaded by `schemathesis.toml`."""
+"""Hooks for what the OpenAPI document does not describe; loaded by `schemathesis.toml`."""
 
 import schemathesis
 from schemathesis import Case, HookContext, Response, SerializationContext
@@ -7,17 +7,17 @@ from schemathesis.openapi.checks import RejectedPositiveData
 
 
 @schemathesis.serializer("application/offset+octet-stream")
-def piece_of_an_upload(ctx: SerializationContext, value: object) -> bytes:
-    """Bytes as they are."""
+def chunk_of_an_upload(ctx: SerializationContext, value: object) -> bytes:
+    """Serialize a chunk: bytes stay as they are."""
     return value if isinstance(value, bytes) else str(value).encode()
 
 
 @schemathesis.hook
 def filter_failure(context: HookContext, failure: Failure, case: Case, response: Response) -> bool:
-    """Keep what is a fault.
+    """Whether a failure is a fault of the server.
 
-    A header that nobody asked for is none: every proxy adds some. Nor is refusing `1.0` where a whole number is wanted:
-    for JSON Schema it is one, for our strict shapes it is not.
+    An unexpected header is none: every proxy adds some. Nor is refusing `1.0` for an integer: JSON Schema takes it as
+    one, the strict request models do not.
     """
     if isinstance(failure, AcceptedNegativeData):
         return "in header - object with unexpected properties" not in failure.message

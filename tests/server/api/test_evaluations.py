@@ -17,7 +17,7 @@ def content(kind: str, step: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def job_id(live):
-    """A job with two evaluated saves, the first being the better one."""
+    """A job with two evaluated saves, of which the first is better."""
     bench, storage = live.bench, live.context.storage
     job = bench.job()
     lease = bench.claim()

@@ -1,4 +1,4 @@
-"""For every route of the service and every scope: who may, and who may not; and whose things it opens."""
+"""Every route with every scope: which are allowed, which refused, and that other owners' resources are not found."""
 
 import re
 import shutil
@@ -95,13 +95,13 @@ WANTED = {
     "GET /v1/tokens": ADMIN,
     "DELETE /v1/tokens/{token_id}": ADMIN,
 }
-"""The scope that each route wants. A new route must be written down here."""
+"""The scope of each route. A new route must be added here."""
 ALLOWS = {None: {OPEN}, READ: {OPEN, "any token", READ}, SUBMIT: {OPEN, "any token", READ, SUBMIT}}
 ALLOWS[ADMIN] = ALLOWS[SUBMIT] | {ADMIN}
 
 
 def routes_of(app: Any) -> dict[str, Any]:
-    """Each method and path that the app answers to, also those that its document leaves out, with its function."""
+    """Every method and path of the app, including undocumented ones, with its function."""
     found = {}
     for context in iter_route_contexts(app.routes):
         if context.path == "/static":
@@ -110,12 +110,12 @@ def routes_of(app: Any) -> dict[str, Any]:
     return found
 
 
-def test_every_route_is_written_down_with_its_scope(tmp_path: Path) -> None:
+def test_every_route_is_listed_with_its_scope(tmp_path: Path) -> None:
     routes = routes_of(create_app(ServerSettings(data_folder=tmp_path)))
     assert set(routes) == set(WANTED)
-    told = {route: required_scope(endpoint) for route, endpoint in routes.items()}
+    declared = {route: required_scope(endpoint) for route, endpoint in routes.items()}
     guarded = {route: wanted for route, wanted in WANTED.items() if wanted in {READ, SUBMIT, ADMIN}}
-    assert {route: told[route] for route in guarded} == guarded
+    assert {route: declared[route] for route in guarded} == guarded
 
 
 def test_of_every_part_of_a_path_it_is_known_whose_it_is(tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_each_scope_opens_just_its_doors(guarded: Any, holder: Callable[..., htt
 
 
 def path_of(pattern: str, **ids: str) -> str:
-    """A path of that pattern; of what has no id in `ids` there is nothing."""
+    """A path of this pattern; parameters that are not in `ids` name nothing that exists."""
     ids = {"upload_id": "upl_" + "0" * 32} | ids
     return re.sub(r"\{(\w+)\}", lambda part: ids.get(part[1], "nothing"), pattern)
 
@@ -161,13 +161,13 @@ OWNED_ROUTES = [
 
 @pytest.mark.parametrize("route", OWNED_ROUTES)
 def test_another_owners_thing_is_not_there_whatever_is_asked_of_it(
-    route: str, annas_things: dict[str, str], holder: Callable[..., httpx.Client]
+    route: str, annas_resources: dict[str, str], holder: Callable[..., httpx.Client]
 ) -> None:
-    """The answer is the same as for an id that nobody has, word for word but for the id."""
+    """The answer is the same as for an id that does not exist, except for the id."""
     bob = holder("bob", SUBMIT)
     method, pattern = route.split(" ")
     answers = []
-    for ids in (annas_things, {part: an_id[:-8] + "0" * 8 for part, an_id in annas_things.items()}):
+    for ids in (annas_resources, {part: an_id[:-8] + "0" * 8 for part, an_id in annas_resources.items()}):
         headers = TUS if "upload_id" in route else {}
         body = {"json": BODIES[route]} if route in BODIES else {}
         answer = bob.request(method, path_of(pattern, **ids), headers=headers, **body)
@@ -179,15 +179,15 @@ def test_another_owners_thing_is_not_there_whatever_is_asked_of_it(
     assert answers[0] == answers[1]
 
 
-def test_the_page_of_a_job_is_one_shell_for_every_id(guarded: Any, annas_things: dict[str, str]) -> None:
+def test_the_page_of_a_job_is_one_shell_for_every_id(guarded: Any, annas_resources: dict[str, str]) -> None:
     with guarded.client() as anyone:
-        pages = [anyone.get(f"/jobs/{an_id}").text for an_id in (annas_things["job_id"], "nothing")]
+        pages = [anyone.get(f"/jobs/{an_id}").text for an_id in (annas_resources["job_id"], "nothing")]
     assert len({re.sub(r'name="style-nonce" content="[^"]+"', "", page) for page in pages}) == 1
 
 
 @pytest.fixture(scope="module")
-def annas_things(guarded: Any) -> dict[str, str]:
-    """Ids of one of everything that has an owner."""
+def annas_resources(guarded: Any) -> dict[str, str]:
+    """Ids of one resource of each kind that has an owner."""
     with guarded.client(Authorization="Bearer the-first-token-of-all") as administrator:
         secret = administrator.post("/v1/tokens", json={"owner": "anna"}).json()["secret"]
     with guarded.client(Authorization=f"Bearer {secret}") as anna:
@@ -209,12 +209,12 @@ def test_a_route_that_does_not_say_its_scope_or_whose_its_things_are_is_refused(
     careless = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
 
     @careless.get("/silent")
-    def answer_anyone() -> str:
+    def route_without_scope() -> str:
         return "a secret"
 
     @careless.get("/of/{stranger_id}")
     @requires(Scope.READ)
-    def answer_of(stranger_id: str) -> str:
+    def route_with_unknown_parameter(stranger_id: str) -> str:
         return stranger_id
 
     app.include_router(careless)
@@ -223,5 +223,5 @@ def test_a_route_that_does_not_say_its_scope_or_whose_its_things_are_is_refused(
     assert http.get("/v1/silent").json()["code"] == "forbidden"
     assert http.get("/v1/of/nobody").text == '"nobody"'
     refused = http.get("/v1/of/nobody", headers={"Authorization": f"Bearer {secret}"})
-    assert (refused.status_code, "does not know" in refused.json()["detail"]) == (403, True)
+    assert (refused.status_code, "cannot be checked" in refused.json()["detail"]) == (403, True)
     app.state.context.engine.dispose()

@@ -1,4 +1,4 @@
-"""Every operation of the OpenAPI document asked thousands of odd questions by schemathesis, all its checks on.
+"""Every operation of the OpenAPI document under generated requests of schemathesis, with all its checks.
 
 Event streams are left out, for they do not end; `test_following.py` tries them by hand.
 """
@@ -25,19 +25,19 @@ from server.results.evaluations import PreviewFiles
 TOKEN = "a-token-that-may-do-everything"
 CONFIG = Path(__file__).parent / "schemathesis.toml"
 NUM_JOBS = 12
-"""Of each kind: deleting and cancelling uses them up."""
+"""Jobs of each kind: deleting and cancelling uses them up."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A server with things in it."""
+    """A server with jobs, datasets and other resources."""
 
     url: str
     document: dict[str, Any]
-    """Its OpenAPI document, in which ids may be those of things that are there."""
+    """Its OpenAPI document, whose id parameters also take the ids of these resources."""
 
     def with_short_config(self) -> "Target":
-        """All that differs between the fields of a training config is tried with three of them."""
+        """The same with three fields of the training config, which differ in all that fields differ in."""
         document = copy.deepcopy(self.document)
         config = document["components"]["schemas"]["TrainingConfig"]
         config["properties"] = {name: config["properties"][name] for name in ("f0", "batch_size", "lr_decay")}
@@ -46,7 +46,7 @@ class Target:
 
 
 def filled(server: Any) -> dict[str, list[str]]:
-    """Put something of everything into a server; ids and names by the parameters that take them."""
+    """Create resources of every kind; their ids and names by path parameter."""
     bench, context = server.bench, server.context
     known: dict[str, list[str]] = {"job_id": [], "webhook_id": [], "dataset_id": [], "upload_id": [], "token_id": []}
     for _ in range(NUM_JOBS):
@@ -57,8 +57,10 @@ def filled(server: Any) -> dict[str, list[str]]:
         source.parent.mkdir(parents=True)
         source.write_bytes(b"0123456789" * 100)
         stored = context.storage.store_artifact(job.id, source)
-        said = PreviewReady(step=10, epoch=1, clip=1, seconds=4.0, scores={}, audio="", picture="", recording="")
-        bench.jobs.publish_preview(lease, said, PreviewFiles(stored, stored, stored))
+        preview_ready = PreviewReady(
+            step=10, epoch=1, clip=1, seconds=4.0, scores={}, audio="", picture="", recording=""
+        )
+        bench.jobs.publish_preview(lease, preview_ready, PreviewFiles(stored, stored, stored))
         bench.jobs.publish_artifact(lease, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
         context.storage.job_log(job.id).write_text("a line\n" * 50)
         bench.jobs.succeed(lease)
@@ -81,7 +83,7 @@ AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def with_known(document: dict[str, Any], known: dict[str, list[str]]) -> dict[str, Any]:
-    """The document with ids that exist among those that may be asked for, and without endless answers."""
+    """The document with existing ids among the values of its parameters, and without endless answers."""
     for item in document["paths"].values():
         for operation in item.values():
             parameters = [each for each in operation.get("parameters", []) if each["name"] != "follow"]
@@ -101,20 +103,20 @@ def with_known(document: dict[str, Any], known: dict[str, list[str]]) -> dict[st
 
 @pytest.fixture(scope="module")
 def target(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Any) -> Iterator[Target]:
-    """Without limits on how often one may ask, and with webhooks to this machine, where nobody listens."""
+    """A server without rate limits, with webhooks to a closed port of this machine."""
     folder = tmp_path_factory.mktemp("fuzzed")
     unlimited = {"requests_per_minute": None, "writes_per_minute": None, "refusals_per_minute": None}
     with (
         pytest.MonkeyPatch.context() as patch,
         serve_for_module(folder, token=TOKEN, webhook_allow_private=True, **unlimited) as server,
     ):
-        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # weights are asked for, and none come
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # downloads of weights fail
         document = httpx.get(f"{server.url}/openapi.json").json()
         yield Target(server.url, with_known(document, filled(server)))
 
 
 def fuzz(target: Target, folder: Path, *options: str) -> None:
-    """Run schemathesis to its end, and fail with what it says when it finds something."""
+    """Run schemathesis; fails with its output when it finds a fault."""
     document = folder / "openapi.json"
     document.write_text(json.dumps(target.document))
     command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", str(document)]

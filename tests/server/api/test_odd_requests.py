@@ -1,4 +1,4 @@
-"""Headers, queries and bodies that no good program sends: each gets an answer below 500, or is no HTTP at all."""
+"""Malformed headers, queries and bodies: each gets an answer below 500, or is not HTTP."""
 
 import json
 import socket
@@ -154,7 +154,7 @@ BODIES = (
 
 @pytest.fixture(scope="module")
 def paths(live: Any) -> dict[str, list[str]]:
-    """Addresses by method, of things that are there."""
+    """Addresses of existing resources, by method."""
     job = live.bench.job()
     upload = live.context.uploads.create("local", 100, "").id
     live.context.storage.job_log(job.id).parent.mkdir(parents=True)
@@ -175,7 +175,7 @@ def paths(live: Any) -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def ask(live: Any) -> Callable[..., int]:
-    """`ask(method, path, headers, body)` sends just these bytes, and gives the answer's status; 0 for none."""
+    """`ask(method, path, headers, body)` sends exactly these bytes and returns the status; 0 without an answer."""
     address = urlsplit(live.url)
 
     def asked(method: str, path: str, headers: list[tuple[str, str]], body: bytes = b"") -> int:

@@ -136,7 +136,8 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
             assert {key: row[key] for key in before} == before, name
     job_service = JobService(engine)
     assert {each.id for each in job_service.list()[0]} == {"job_1", "job_2", "job_3", "job_4"}
-    assert job_service.submit(JobCreate(name="new", dataset_id="ds_1")).number == 5
+    new = job_service.submit(JobCreate(name="new", dataset_id="ds_1"))
+    assert job_service.get(new.job_id).number == 5
     claimed = job_service.claim(job_service.register_worker("w", 1, "h", "cpu"))
     assert claimed is not None
     assert claimed.job_id == "job_3"

@@ -1,4 +1,4 @@
-"""What a job would take: from what was measured, else scaled, else a guess that says so; and when it would start."""
+"""Estimates: times measured by finished jobs of the same kind, unknown otherwise; disk and memory by arithmetic."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -7,68 +7,19 @@ import pytest
 import sqlalchemy as sa
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.events import Progress, StageChanged
+from rvc_engine.events import Progress
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import Range
+from rvc_train.schemas.jobs import JobCreate, JobPublic, Range
 from rvc_train.schemas.queue import JobEstimate
 from server.database.engine import read_session, write_session
-from server.database.tables import Dataset, Worker
-from server.estimates.estimator import Estimator, audio_stats
-from server.estimates.queue_forecast import QueueForecast
-from server.estimates.resources import disk_bytes, memory_bytes
-from server.estimates.throughput import AttemptThroughput, Devices, ThroughputHistory
+from server.database.tables import Attempt, Dataset, Job, Worker
+from server.estimates.estimates import Estimator, MeasuredJob
+from server.estimates.resources import batch_range, disk_bytes, memory_bytes
 from server.jobs.serializers import jobs_public
 
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
-
-
-def throughput(step_seconds: float, device: str = "a GPU", **config: Any) -> AttemptThroughput:
-    made = TrainingConfig(**config).model_dump(mode="json")
-    return AttemptThroughput(device, made, step_seconds, {"content": 6.0, "index": 2.0, "export": 1.0}, 120.0)
-
-
-def test_a_step_takes_what_it_took_with_the_same_setting_on_the_same_device() -> None:
-    history = ThroughputHistory(
-        (throughput(0.5), throughput(0.6), throughput(9.0, "another"), throughput(3.0, batch_size=16))
-    )
-    found = history.step(TrainingConfig(), Devices("cuda", frozenset({"a GPU"})))
-    assert found.basis == "measured"
-    assert 0.4 < found.seconds.low < 0.5
-    assert 0.6 < found.seconds.high < 0.9
-
-
-def test_another_batch_size_is_scaled_between_not_at_all_and_in_proportion() -> None:
-    found = ThroughputHistory((throughput(1.0, batch_size=4),)).step(
-        TrainingConfig(batch_size=8), Devices("cuda", frozenset({"a GPU"}))
-    )
-    assert found.basis == "scaled"
-    assert (found.seconds.low, found.seconds.high) == pytest.approx((0.9, 2.5))
-
-
-def test_where_nothing_was_measured_the_answer_is_wide_and_says_that_it_is_a_guess() -> None:
-    found = ThroughputHistory().step(TrainingConfig(), Devices("cpu"))
-    assert found.basis == "guess"
-    assert found.seconds.high / found.seconds.low >= 5
-    other = ThroughputHistory((throughput(0.1, "a GPU"),)).step(TrainingConfig(), Devices("cpu", frozenset({"a CPU"})))
-    assert other.basis == "guess"
-
-
-def test_stages_take_in_proportion_to_the_sound() -> None:
-    history = ThroughputHistory((throughput(1.0),))
-    found = history.stage("content", TrainingConfig(), Devices(), 1200)
-    assert found is not None
-    assert found.low < 60 < found.high
-    assert history.stage("content", TrainingConfig(content="whisper-tiny", pretrained="none"), Devices(), 1200) is None
-
-
-def test_disk_is_what_a_real_small_run_took_and_grows_with_saves_and_width() -> None:
-    """A run on 138 s of sound with width 24, three epochs and one save left about 200 MB."""
-    small = TrainingConfig(**SMALL | {"total_epochs": 3})
-    assert disk_bytes(small, 138).low < 200e6 < disk_bytes(small, 138).high
-    full = TrainingConfig(total_epochs=100, save_every_epochs=50)
-    assert disk_bytes(full, 138).low > 4 * 1.2e9  # two checkpoints and one being written, and two saves
-    assert disk_bytes(full, 138).high > disk_bytes(TrainingConfig(total_epochs=1, save_every_epochs=1), 138).high
-    assert memory_bytes(full, (8, 8), None).low > memory_bytes(full, (4, 4), None).low > 2e9
+JOB_SECONDS = 100.0
+"""Duration of `finish_job`: 70 s of training, 30 s of everything else."""
 
 
 def reported_dataset(bench: Any, seconds: float = 120.0) -> str:
@@ -79,128 +30,162 @@ def reported_dataset(bench: Any, seconds: float = 120.0) -> str:
     return str(dataset_id)
 
 
-def run_once(bench: Any, dataset_id: str, step_seconds: float) -> None:
-    """A job that trained 14 steps an epoch."""
-    bench.job_on(dataset_id)
-    lease = bench.claim()
-    bench.jobs.record_events(
-        lease,
-        [
-            StageChanged(stage="content", state="finished", seconds=2.0),
-            Progress(
-                stage="train",
-                stage_progress=0.5,
-                progress=0.5,
-                step=70,
-                total_steps=140,
-                total_epochs=10,
-                step_seconds=step_seconds,
-            ),
-        ],
+def submit(bench: Any, dataset_id: str, **config: object) -> Job:
+    request = JobCreate(name="anna", dataset_id=dataset_id, config=TrainingConfig(**SMALL | config))
+    return bench.jobs.get(bench.jobs.submit(request).job_id)
+
+
+def finish_job(bench: Any, dataset_id: str, device_name: str | None = None, **config: object) -> None:
+    """Run a job of 140 steps of 0.5 s, 14 an epoch, in 100 s."""
+    job = submit(bench, dataset_id, **config)
+    worker_id = bench.jobs.register_worker("worker", 1, "here", "cuda:0", device_name=device_name)
+    lease = bench.jobs.claim(worker_id)
+    bench.clock.advance(JOB_SECONDS)
+    progress = Progress(
+        stage="train", stage_progress=1, progress=0.9, step=140, total_steps=140, total_epochs=10, step_seconds=0.5
     )
+    bench.jobs.record_events(lease, [progress])
     bench.publish(lease)
     bench.jobs.succeed(lease)
+    bench.jobs.deregister_worker(worker_id)
+    assert lease.job_id == job.id
 
 
-@pytest.fixture
-def shop(bench: Any) -> Any:
-    def job_on(dataset_id: str, **request: object) -> Any:
-        from rvc_train.schemas.jobs import JobCreate
-
-        fields = {"name": "anna", "dataset_id": dataset_id, "config": TrainingConfig(**SMALL)} | request
-        return bench.jobs.submit(JobCreate(**fields))
-
-    bench.job_on = job_on
-    return bench
+def forecasts(bench: Any, *jobs: Job) -> list[JobPublic]:
+    with read_session(bench.jobs.engine) as session:
+        rows = [bench.jobs.get(job.id) for job in jobs]
+        return jobs_public(session, rows, Estimator(60), bench.clock())
 
 
-def test_clips_are_known_from_an_earlier_job_on_the_dataset(shop: Any) -> None:
-    dataset_id = reported_dataset(shop)
-    with read_session(shop.jobs.engine) as session:
-        before = audio_stats(session, [dataset_id])[dataset_id].clips
-    run_once(shop, dataset_id, 0.5)
-    with read_session(shop.jobs.engine) as session:
-        after = audio_stats(session, [dataset_id])[dataset_id].clips
-    assert (after.low, after.high) == (53, 56)
-    assert before.low < 53
-    assert before.high < 60
+def comparable(bench: Any, **config: object) -> list[MeasuredJob]:
+    with read_session(bench.jobs.engine) as session:
+        estimator = Estimator(60)
+        workers = estimator.live_workers(session, bench.clock())
+        return estimator.comparable(session, TrainingConfig(**SMALL | config).model_dump(mode="json"), workers)
 
 
-def test_time_is_bounded_by_max_train_seconds(shop: Any) -> None:
-    dataset_id = reported_dataset(shop)
-    run_once(shop, dataset_id, 0.5)
-    outlook = QueueForecast(Estimator(60))
-    with read_session(shop.jobs.engine) as session:
-        situation = outlook.estimator.context(session, shop.clock())
-        sound = audio_stats(session, [dataset_id])[dataset_id]
-        whole = situation.workload(TrainingConfig(**SMALL), sound)
-        short = situation.workload(TrainingConfig(**SMALL, max_train_seconds=10), sound)
-    assert whole.steps == Range(low=140, high=140)
-    assert whole.seconds.low >= 60
-    assert short.seconds.high < whole.seconds.high
-    assert short.steps.high < 140
+def test_a_finished_job_measures_jobs_with_the_same_settings_and_no_others(bench: Any) -> None:
+    dataset_id = reported_dataset(bench)
+    assert comparable(bench) == []
+    finish_job(bench, dataset_id)
+    assert comparable(bench) == [MeasuredJob(None, 120.0, 14.0, 0.5, 30.0)]
+    assert len(comparable(bench, total_epochs=99, seed=5)) == 1, "the number of epochs does not change a step"
+    for other in ({"batch_size": 8}, {"width": 48}, {"precision": "fp32"}, {"pitch": "fcpe"}, {"evaluate": "never"}):
+        assert comparable(bench, **other) == [], other
 
 
-def prospects(shop: Any, *jobs: Any) -> list[Any]:
-    with read_session(shop.jobs.engine) as session:
-        rows = [shop.jobs.get(job.id) for job in jobs]
-        return jobs_public(session, rows, QueueForecast(Estimator(60)), shop.clock())
+def test_times_grow_with_epochs_and_audio_and_end_at_max_train_seconds() -> None:
+    measured = MeasuredJob("a GPU", audio_seconds=120, steps_per_epoch=14, step_seconds=0.5, other_seconds=30)
+    assert measured.workload({"total_epochs": 10}, 120) == (140, 100)
+    assert measured.workload({"total_epochs": 20}, 120) == (280, 170)
+    assert measured.workload({"total_epochs": 10}, 240) == (280, 200)
+    assert measured.workload({"total_epochs": 10, "max_train_seconds": 20}, 120) == (40, 50)
 
 
-def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers(shop: Any) -> None:
-    dataset_id = reported_dataset(shop)
-    run_once(shop, dataset_id, 0.5)
-    with write_session(shop.jobs.engine) as session:
-        session.execute(sa.update(Worker).values(stopped_at=shop.clock()))
-    first, second = shop.job_on(dataset_id), shop.job_on(dataset_id)
-    assert [job.starts_in for job in prospects(shop, first, second)] == [None, None]  # nobody works
-    worker = shop.worker()
-    alone = prospects(shop, first, second)
+def test_only_jobs_on_a_live_workers_device_are_comparable(bench: Any) -> None:
+    dataset_id = reported_dataset(bench)
+    finish_job(bench, dataset_id, "a GPU")
+    finish_job(bench, dataset_id, "another GPU")
+    assert len(comparable(bench)) == 2, "no live worker: any device of this server"
+    bench.jobs.register_worker("worker", 1, "here", "cuda:0", device_name="a GPU")
+    assert [job.device_name for job in comparable(bench)] == ["a GPU"]
+
+
+@pytest.mark.parametrize(
+    ("table", "values"),
+    [(Attempt, {"attempt": 2}), (Attempt, {"step_seconds": None}), (Dataset, {"seconds": None})],
+)
+def test_a_job_that_was_interrupted_or_not_measured_is_not_comparable(
+    bench: Any, table: type[Any], values: dict[str, object]
+) -> None:
+    finish_job(bench, reported_dataset(bench))
+    with write_session(bench.jobs.engine) as session:
+        session.execute(sa.update(table).values(**values))
+    assert comparable(bench) == []
+
+
+def test_a_waiting_job_starts_after_those_before_it_and_sooner_with_more_workers(bench: Any) -> None:
+    dataset_id = reported_dataset(bench)
+    finish_job(bench, dataset_id)
+    first, second = submit(bench, dataset_id), submit(bench, dataset_id)
+    assert [job.starts_in for job in forecasts(bench, first, second)] == [None, None], "no live worker"
+    worker_id = bench.worker()
+    alone = forecasts(bench, first, second)
     assert alone[0].starts_in == Range(low=0, high=0)
     assert alone[1].starts_in == alone[0].eta
-    assert alone[0].eta.low > 60
-    assert alone[0].eta.low < alone[0].eta.high
-    shop.worker()
-    assert prospects(shop, second)[0].starts_in == Range(low=0, high=0)
-    shop.jobs.drain_worker(worker, "hand_back")
-    assert prospects(shop, second)[0].starts_in == alone[0].eta
+    assert alone[0].eta.low < JOB_SECONDS < alone[0].eta.high
+    bench.worker()
+    assert forecasts(bench, second)[0].starts_in == Range(low=0, high=0)
+    bench.jobs.drain_worker(worker_id, "hand_back")
+    assert forecasts(bench, second)[0].starts_in == alone[0].eta
 
 
-def test_a_running_job_ends_about_when_its_engine_says_and_those_behind_it_wait_for_that(shop: Any) -> None:
-    dataset_id = reported_dataset(shop)
-    running, waiting = shop.job_on(dataset_id), shop.job_on(dataset_id)
-    lease = shop.claim()
-    said = Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)
-    shop.jobs.record_events(lease, [said])
-    now, next_one = prospects(shop, running, waiting)
-    assert now.eta.low <= 100 <= now.eta.high
-    assert next_one.starts_in == now.eta
-    shop.clock.advance(61)  # the worker is silent: nobody is there to count on
-    assert prospects(shop, waiting)[0].starts_in is None
+def test_a_running_job_ends_as_its_engine_reports_and_the_next_one_waits_for_that(bench: Any) -> None:
+    dataset_id = reported_dataset(bench)
+    running, waiting = submit(bench, dataset_id), submit(bench, dataset_id)
+    lease = bench.claim()
+    bench.jobs.record_events(
+        lease, [Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)]
+    )
+    now, next_one = forecasts(bench, running, waiting)
+    assert now.eta.low < 100 < now.eta.high
+    assert (next_one.starts_in, next_one.eta) == (now.eta, None)
+    bench.clock.advance(61)  # no heartbeat for longer than a lease
+    assert forecasts(bench, waiting)[0].starts_in is None
 
 
-def test_a_job_of_which_nothing_can_be_told_hides_those_behind_it_and_only_those(shop: Any) -> None:
-    known, unknown = reported_dataset(shop), shop.dataset()
-    jobs = [shop.job_on(each) for each in (known, unknown, known)]
-    shop.worker()
-    seen = prospects(shop, *jobs)
+def test_without_a_measurement_only_the_start_on_an_idle_worker_is_known(bench: Any) -> None:
+    dataset_id = reported_dataset(bench)
+    jobs = [submit(bench, dataset_id) for _ in range(2)]
+    bench.worker()
+    first, second = forecasts(bench, *jobs)
+    assert (first.starts_in, first.eta) == (Range(low=0, high=0), None)
+    assert (second.starts_in, second.eta) == (None, None)
+    bench.claim()
+    assert forecasts(bench, jobs[0])[0].eta is None
+    assert forecasts(bench, jobs[1])[0].starts_in == Range(low=0, high=0), "on the other worker"
+
+
+def test_the_unknown_duration_of_a_job_hides_only_the_jobs_behind_it(bench: Any) -> None:
+    known, unknown = reported_dataset(bench), bench.dataset()
+    finish_job(bench, known)
+    jobs = [submit(bench, each) for each in (known, unknown, known)]
+    bench.worker()
+    seen = forecasts(bench, *jobs)
     assert [job.starts_in is None for job in seen] == [False, False, True]
     assert [job.eta is None for job in seen] == [False, True, True]
 
 
-def test_the_estimate_of_a_job_comes_over_http_with_warnings_and_changes_nothing(http: Any, live: Any) -> None:
+def test_disk_is_near_that_of_a_real_small_run_and_grows_with_saves_and_width() -> None:
+    """A run on 138 s of audio with width 24, three epochs and one save left about 200 MB."""
+    small = TrainingConfig(**SMALL | {"total_epochs": 3})
+    assert disk_bytes(small, 138).low < 200e6 < disk_bytes(small, 138).high
+    full = TrainingConfig(total_epochs=100, save_every_epochs=50)
+    assert disk_bytes(full, 138).low > 4 * 1.2e9, "two checkpoints, one being written, and two saves"
+    assert disk_bytes(full, 138).high > disk_bytes(TrainingConfig(total_epochs=1, save_every_epochs=1), 138).high
+
+
+def test_memory_grows_with_the_batch() -> None:
+    full = TrainingConfig(total_epochs=100, save_every_epochs=50)
+    assert memory_bytes(full, (8, 8), None).low > memory_bytes(full, (4, 4), None).low > 2e9
+    assert batch_range(TrainingConfig(batch_size=8, accumulate_steps=2), has_gpu=True) == (16, 16)
+    assert batch_range(TrainingConfig(batch_size="auto"), has_gpu=True) == (4, 32)
+
+
+def test_an_estimate_over_http_is_unknown_before_the_first_job_and_changes_nothing(http: Any, live: Any) -> None:
     bench = live.bench
     dataset_id = reported_dataset(bench)
     before = http.get("/v1/jobs").json()["data"]
     answer = http.post("/v1/jobs:estimate", json={"dataset_id": dataset_id, "config": {"total_epochs": 2}})
     found = JobEstimate.model_validate_json(answer.content)
-    assert found.basis == "guess"
+    assert (found.basis, found.seconds, found.steps, found.num_clips, found.starts_in) == (None,) * 5
+    assert "no job with these settings" in found.basis_detail
     assert found.speech_seconds == pytest.approx(108)
-    assert found.steps.low < found.steps.high
-    assert found.seconds.low < found.seconds.high
+    assert found.disk_bytes.low < found.disk_bytes.high
     text = "\n".join(found.warnings)
     assert "hm" in text
     assert "rvc-engine weights fetch" in text
+    assert "no worker is running" in text
     assert http.get("/v1/jobs").json()["data"] == before
     assert http.post("/v1/jobs:estimate", json={"dataset_id": "ds_none"}).status_code == 422
     validating = bench.dataset(DatasetStatus.VALIDATING)
@@ -209,9 +194,28 @@ def test_the_estimate_of_a_job_comes_over_http_with_warnings_and_changes_nothing
     assert early["gpu_memory_bytes"]["low"] > 0
 
 
-def test_a_worker_long_silent_is_none_to_count_on(shop: Any) -> None:
-    shop.worker()
+def test_an_estimate_over_http_is_measured_by_a_finished_job(tmp_path: Any, serve: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("server.estimates.estimates.CACHE_SECONDS", 0)
+    with serve(tmp_path) as server, server.client() as http:
+        bench = server.bench
+        dataset_id = reported_dataset(bench)
+        finish_job(bench, dataset_id)
+        with write_session(bench.jobs.engine) as session:  # the server's own clock did not advance
+            job_seconds = timedelta(seconds=JOB_SECONDS)
+            started_at = session.scalars(sa.select(Attempt.started_at)).one()
+            session.execute(sa.update(Attempt).values(ended_at=started_at + job_seconds))
+        answer = http.post("/v1/jobs:estimate", json={"dataset_id": dataset_id, "config": SMALL})
+        found = JobEstimate.model_validate_json(answer.content)
+        assert found.basis == "measured"
+        assert found.steps == Range(low=140, high=140)
+        assert found.num_clips == Range(low=53, high=56)
+        assert found.seconds.low < JOB_SECONDS < found.seconds.high
+
+
+def test_a_worker_without_a_recent_heartbeat_is_not_live(bench: Any) -> None:
+    bench.worker()
     estimator = Estimator(60)
-    with read_session(shop.jobs.engine) as session:
-        assert len(estimator.workers(session, shop.clock())) == 1
-        assert estimator.workers(session, datetime.now(UTC) + timedelta(days=1)) == []
+    with read_session(bench.jobs.engine) as session:
+        assert len(estimator.live_workers(session, bench.clock())) == 1
+        assert estimator.live_workers(session, datetime.now(UTC) + timedelta(days=1)) == []
+        assert session.scalars(sa.select(Worker.stopped_at)).one() is None

@@ -1,4 +1,4 @@
-"""Pause, resume, edit, retry, filters, tags and first answers, over HTTP."""
+"""Pause, resume, edit, retry, filters, ETags and idempotency keys, over HTTP."""
 
 import threading
 import time
@@ -136,7 +136,7 @@ def failed_with_checkpoint(live: Any, **request: object) -> str:
     return job.id
 
 
-def test_a_retry_is_a_new_job_with_the_same_wishes_the_checkpoint_and_what_is_changed(http, live):
+def test_a_retry_is_a_new_job_with_the_same_settings_the_checkpoint_and_what_is_changed(http, live):
     old = failed_with_checkpoint(live, labels={"for": "me"}, config={"total_epochs": 3, "batch_size": 2})
     answer = http.post(f"/v1/jobs/{old}/retry", json={"config": {"total_epochs": 9}})
     new = job_of(answer)
@@ -219,15 +219,15 @@ def test_of_many_requests_at_once_under_one_key_one_makes_a_job_and_all_others_w
 
 
 def test_a_key_is_let_go_of_whatever_happens_and_is_its_owners_alone():
-    under_way = InFlightKeys()
+    in_flight = InFlightKeys()
 
     def serve(fault: type[Exception]) -> None:
-        with under_way.exclusive("a", "k"), under_way.exclusive("b", "k"):
+        with in_flight.exclusive("a", "k"), in_flight.exclusive("b", "k"):
             raise fault
 
     with pytest.raises(OSError):  # noqa: PT011 - any
         serve(OSError)
-    with under_way.exclusive("a", "k"), pytest.raises(StillRunning):
+    with in_flight.exclusive("a", "k"), pytest.raises(StillRunning):
         serve(OSError)
 
 

@@ -1,4 +1,4 @@
-"""One look serves all who follow a job, and each gets every event once, however far behind he begins."""
+"""One poll serves all followers of a job, and each gets every event once, wherever it starts."""
 
 import asyncio
 from datetime import UTC, datetime
@@ -16,32 +16,32 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
 class EventLog:
-    """A job that says something now and then."""
+    """The growing list of a job's events."""
 
     def __init__(self, num_events: int = 0) -> None:
-        self.status, self.num_events, self.num_looks = JobStatus.RUNNING, num_events, 0
+        self.status, self.num_events, self.num_reads = JobStatus.RUNNING, num_events, 0
 
     def read(self, job_id: str, after: int, limit: int) -> EventsPage:
-        self.num_looks += 1
+        self.num_reads += 1
         seqs = range(after + 1, min(self.num_events, after + limit) + 1)
-        told: dict[str, Any] = {"job_number": 1, "type": "log", "level": "info", "data": {}, "attempt": 1}
-        events = [Event(seq=seq, message=f"{seq}", created_at=NOW, **told) for seq in seqs]
+        fields: dict[str, Any] = {"job_number": 1, "type": "log", "level": "info", "data": {}, "attempt": 1}
+        events = [Event(seq=seq, message=f"{seq}", created_at=NOW, **fields) for seq in seqs]
         return EventsPage(events, self.status, self.num_events)
 
 
 async def follow(broadcaster: EventBroadcaster, event_log: EventLog, start: int) -> list[int]:
-    """The numbers of all events that a follower is told until the end."""
-    look, told = broadcaster.follow("job_1", start, event_log.num_events), []
+    """Follow until the end; the numbers of all received events."""
+    poll, seqs = broadcaster.follow("job_1", start, event_log.num_events), []
     while True:
-        news = await look()
-        told += [int(line[4:]) for text in news.messages for line in text.decode().splitlines() if line[:4] == "id: "]
-        if news.end is not None:
-            return told
-        if not news.has_more:
+        batch = await poll()
+        seqs += [int(line[4:]) for text in batch.messages for line in text.decode().splitlines() if line[:4] == "id: "]
+        if batch.end is not None:
+            return seqs
+        if not batch.has_more:
             await asyncio.sleep(0.01)
 
 
-async def talk(event_log: EventLog, num_events: int, at_once: int = 1) -> None:
+async def append_events(event_log: EventLog, num_events: int, at_once: int = 1) -> None:
     for _ in range(num_events):
         await asyncio.sleep(0.002)
         event_log.num_events += at_once
@@ -53,10 +53,10 @@ def test_two_hundred_followers_cost_about_as_many_looks_as_one() -> None:
         event_log = EventLog(num_events=7)
         broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.04)
         told = await asyncio.gather(
-            *(follow(broadcaster, event_log, 7) for _ in range(num_followers)), talk(event_log, 50)
+            *(follow(broadcaster, event_log, 7) for _ in range(num_followers)), append_events(event_log, 50)
         )
         assert told[:-1] == [list(range(8, 58))] * num_followers
-        return event_log.num_looks
+        return event_log.num_reads
 
     assert asyncio.run(run(200)) < 4 * asyncio.run(run(1))
 
@@ -68,7 +68,7 @@ def test_followers_who_begin_anywhere_miss_nothing_and_hear_nothing_twice(at_onc
         broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.004)
         starts = [0, 1, 2 * WINDOW, 3 * WINDOW - 1, 3 * WINDOW]
         followers = [asyncio.create_task(follow(broadcaster, event_log, start)) for start in starts]
-        await talk(event_log, 20, at_once)
+        await append_events(event_log, 20, at_once)
         for start, follower in zip(starts, followers, strict=True):
             assert await follower == list(range(start + 1, event_log.num_events + 1))
 

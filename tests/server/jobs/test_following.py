@@ -1,4 +1,4 @@
-"""Streams on a real server: no event lost, none twice, and an end that can be told from a broken line."""
+"""Streams on a real server: no event lost, none sent twice, and an end that differs from a broken connection."""
 
 import json
 import threading
@@ -16,7 +16,7 @@ STREAM = {"Accept": "text/event-stream"}
 
 @pytest.fixture
 def running_job(live):
-    """A job in a worker's hands, ended when the test is over."""
+    """The lease on a running job, which ends with the test."""
     job = live.bench.job(priority=100)
     lease = live.bench.claim()
     assert lease.job_id == job.id
@@ -26,7 +26,7 @@ def running_job(live):
 
 
 def messages(http, path, last_id=None, stop_after=None):
-    """(id, data) of a stream's messages until `end` (which is the last) or until so many came."""
+    """(id, data) of a stream's messages, up to `end` or up to `stop_after` messages."""
     headers = {} if last_id is None else {"Last-Event-ID": str(last_id)}
     found = []
     with connect_sse(http, "GET", path, headers=headers) as source:
@@ -81,7 +81,7 @@ def test_a_last_event_id_that_is_no_number_of_ours_is_refused(http, finished, wh
 
 
 def test_followers_who_lose_their_line_again_and_again_miss_nothing_and_see_nothing_twice(http, live, running_job):
-    """A writer talks while a follower hangs up after every third event and comes back with the last id it saw."""
+    """Events are written while a follower disconnects after every third event and reconnects with its last id."""
     total = 62  # with the four events before, whole batches of three
 
     def talk():

@@ -1,8 +1,9 @@
-"""The job service's promises: exactly once, in order, and nobody writes under an old token."""
+"""The job service's promises: exactly once, in order, and no write under an old token."""
 
 import math
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 import sqlalchemy as sa
@@ -13,7 +14,7 @@ from rvc_engine.events import Metric as Measured
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import read_session, write_session
-from server.database.tables import LOCAL_OWNER, Artifact, Attempt, Event, Job, Metric
+from server.database.tables import LOCAL_OWNER, Artifact, Attempt, Event, IdempotencyKey, Job, Metric
 from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
@@ -107,7 +108,7 @@ def test_every_write_under_a_replaced_token_is_turned_away_and_changes_nothing(b
         assert connection.execute(sa.text(query)).all() == [(1, 1), (2, 0)], "turned away, and counted"
 
 
-def test_a_finished_job_refuses_changes_even_past_the_book(bench):
+def test_a_finished_job_refuses_changes_even_past_the_service(bench):
     job = bench.job()
     bench.jobs.cancel(job.id)
     with pytest.raises(sa.exc.DBAPIError, match="a finished job does not change"), bench.jobs.engine.begin() as c:
@@ -138,7 +139,7 @@ def test_a_success_wins_over_a_cancel_that_came_before(bench):
     assert bench.jobs.get(job.id).status == JobStatus.SUCCEEDED
 
 
-def test_a_heartbeat_tells_of_a_wish_to_pause(bench):
+def test_a_heartbeat_returns_a_requested_pause(bench):
     job = bench.job()
     lease = bench.claim()
     assert bench.jobs.heartbeat(lease) is WorkerCommand.NONE
@@ -313,16 +314,26 @@ def test_a_job_on_an_unknown_or_unusable_dataset_is_refused(bench):
         bench.jobs.submit(JobCreate(name="anna", dataset_id="ds_none"))
 
 
-def test_the_same_key_gives_the_same_job_for_a_day_and_another_wish_is_refused(bench):
+def test_the_same_key_gives_the_same_job_for_a_day_and_another_request_is_refused(bench):
     request = JobCreate(name="anna", dataset_id=bench.dataset())
     once = IdempotentRequest(LOCAL_OWNER, "k", request_fingerprint(request))
     first = bench.jobs.submit(request, idempotent=once)
-    assert bench.jobs.submit(request, idempotent=once).id == first.id
+    again = bench.jobs.submit(request, idempotent=once)
+    assert (again.job_id, again.answer, again.is_replay) == (first.job_id, first.answer, True)
     other = request.model_copy(update={"name": "bob"})
     with pytest.raises(Refused, match="used for another request"):
         bench.jobs.submit(other, idempotent=IdempotentRequest(LOCAL_OWNER, "k", request_fingerprint(other)))
     bench.clock.advance(24 * 3600 + 1)
-    assert bench.jobs.submit(request, idempotent=once).id != first.id
+    assert bench.jobs.submit(request, idempotent=once).job_id != first.job_id
+
+
+def test_a_key_whose_answer_was_not_stored_by_an_older_version_gives_the_same_job(bench):
+    request = JobCreate(name="anna", dataset_id=bench.dataset())
+    once = IdempotentRequest(LOCAL_OWNER, "k", request_fingerprint(request))
+    first = bench.jobs.submit(request, idempotent=once)
+    with write_session(bench.jobs.engine) as session:
+        session.execute(sa.update(IdempotencyKey).values(answer=None))
+    assert bench.jobs.submit(request, idempotent=once) == replace(first, is_replay=True)
 
 
 def test_a_job_is_deleted_with_all_its_rows_and_only_after_its_end(bench):
@@ -350,8 +361,8 @@ def test_lists_are_cut_into_pages_newest_first(bench):
 
 
 @pytest.mark.sqlite
-def test_the_book_stays_whole_when_another_process_holds_the_lock_for_a_moment(bench):
-    """A writer that finds the database locked waits; it does not fail."""
+def test_a_writer_waits_when_another_process_holds_the_lock_for_a_moment(bench):
+    """A writer that finds the database locked does not fail."""
     job = bench.job()
     other = JobService(bench.jobs.engine, bench.clock)
     released = threading.Event()
@@ -366,7 +377,7 @@ def test_the_book_stays_whole_when_another_process_holds_the_lock_for_a_moment(b
 
 
 def test_with_the_default_settings_a_lost_workers_job_is_free_again_within_75_seconds(bench):
-    """Wherever between two sweeps its last heartbeat fell; the next worker looks once a second."""
+    """For any time of its last heartbeat between two sweeps; the next worker polls once a second."""
     settings = ServerSettings()
     sweep_seconds = min(settings.reaper_seconds, settings.lease_seconds / 4)
     for beat_after_sweep in (0.0, 0.1, sweep_seconds / 2, sweep_seconds - 0.01):

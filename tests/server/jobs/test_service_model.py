@@ -1,4 +1,4 @@
-"""The job service against a model of it: whatever happens in whatever order, the promises hold."""
+"""The job service against a model of it: its promises hold for all actions in any order."""
 
 import shutil
 import tempfile
@@ -29,18 +29,18 @@ from server.database.engine import create_engine, read_session, write_session
 from server.database.tables import Attempt, Dataset, Event, Job, new_id
 from server.errors import Conflict, LeaseLost, NothingPublished
 from server.job_store.leases import Lease
-from server.job_store.states import TRANSITIONS
+from server.job_store.transitions import TRANSITIONS
 from server.jobs.service import JobService
 
 S = JobStatus
 CODES = st.sampled_from([FailureCode.ENGINE_CRASHED, FailureCode.GPU_OUT_OF_MEMORY, FailureCode.DIVERGED])
 MAX_RECOVERIES = 2
 MAX_JOBS = 2
-"""Few, so that a story is about one job for long: claimed, lost, claimed again, with its old workers still alive."""
+"""Few, so that a run stays with one job: claimed, lost, claimed again, while its old workers are still alive."""
 
 
 class JobServiceMachine(RuleBasedStateMachine):
-    """Some jobs, some workers, and everything that anyone may do, stale workers too."""
+    """Jobs and workers with all actions of users and workers, stale workers included."""
 
     empty_database: Path
     jobs = Bundle("jobs")
@@ -49,14 +49,14 @@ class JobServiceMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        shutil.copy(self.empty_database, self.folder / "book.db")
-        self.engine = create_engine(f"sqlite:///{self.folder / 'book.db'}")
+        shutil.copy(self.empty_database, self.folder / "rvc-train.db")
+        self.engine = create_engine(f"sqlite:///{self.folder / 'rvc-train.db'}")
         self.now = datetime(2026, 11, 1, tzinfo=UTC)
         self.service = JobService(self.engine, lambda: self.now, retry_delay_seconds=10, max_recoveries=MAX_RECOVERIES)
         self.seen: dict[str, Any] = {}
-        """The last row that was seen of each job."""
+        """The last observed row of each job."""
         self.holders: dict[str, Lease] = {}
-        """The one lease on each job that must still be valid."""
+        """The valid lease on each job."""
         self.published: set[str] = set()
         self.num_stale = 0
 
@@ -85,7 +85,7 @@ class JobServiceMachine(RuleBasedStateMachine):
         with write_session(self.engine) as session:
             session.add(row)
         request = JobCreate(name="a", dataset_id=row.id, priority=priority, max_attempts=max_attempts)
-        return self.service.submit(request).id
+        return self.service.submit(request).job_id
 
     @rule(job_id=jobs, what=st.sampled_from(["pause", "resume", "resume", "cancel", "force_fail"]))
     def ask(self, job_id: str, what: str) -> None:
@@ -211,20 +211,20 @@ class JobServiceMachine(RuleBasedStateMachine):
         with read_session(self.engine) as session:
             assert sum(session.exec(select(Attempt.stale_writes)).all()) == self.num_stale
 
-    # How
+    # Helpers
 
     def attempt(self, lease: Lease, act: Any) -> bool:
-        """Whether a worker's write went through: exactly when its claim is the one that holds."""
+        """Perform a worker's write; whether it was accepted, which only a valid lease may be."""
         holds = self.holders.get(lease.job_id) == lease
         before = self.row(lease.job_id)
         try:
             act()
         except LeaseLost:
-            assert not holds, "the owner was turned away"
+            assert not holds, "a valid lease was refused"
             assert self.row(lease.job_id) == before, "a stale worker wrote"
             self.num_stale += 1
             return False
-        assert holds, "a stale worker was let in"
+        assert holds, "a stale lease was accepted"
         return True
 
     def waiting(self) -> list[str]:
@@ -244,7 +244,7 @@ class JobServiceMachine(RuleBasedStateMachine):
         return after in TRANSITIONS[before]
 
 
-def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> None:
+def test_the_service_keeps_its_promises_whatever_happens(empty_database: Path) -> None:
     class Machine(JobServiceMachine):
         pass
 
@@ -256,7 +256,7 @@ def test_the_book_keeps_its_promises_whatever_happens(empty_database: Path) -> N
 
 
 @pytest.mark.long
-def test_the_book_keeps_its_promises_over_thousands_of_stories(empty_database: Path) -> None:
+def test_the_service_keeps_its_promises_over_thousands_of_runs(empty_database: Path) -> None:
     class Machine(JobServiceMachine):
         pass
 

@@ -1,4 +1,4 @@
-"""The table of states, step by step: whatever is done to a job in any state leads along the table, or nowhere."""
+"""The transition table: every action in every state leads to a status that the table allows, or changes nothing."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import write_session
 from server.errors import ServerError
-from server.job_store.states import TRANSITIONS
+from server.job_store.transitions import TRANSITIONS
 
 S = JobStatus
 RETRYABLE, FATAL = FailureCode.ENGINE_CRASHED, FailureCode.DIVERGED
@@ -103,11 +103,11 @@ EXPECTED = {
     S.FAILED: {},
     S.CANCELLED: {},
 }
-"""What each action does to a job in each state; whatever is missing leaves it as it is."""
+"""Status after each action in each status; an action that is missing changes nothing."""
 
 
-def brought_to(bench, status):
-    """A job in that state, with the claim it has or had."""
+def job_in_status(bench, status):
+    """A job in this status, with its present or last lease."""
     if status is S.VALIDATING:
         return bench.job(DatasetStatus.VALIDATING), None
     job = bench.job()
@@ -129,7 +129,7 @@ def brought_to(bench, status):
 @pytest.mark.parametrize("status", list(S))
 def test_every_action_in_this_state_leads_where_the_table_says_or_nowhere(bench, status):
     for name, act in ACTIONS.items():
-        job, lease = brought_to(bench, status)
+        job, lease = job_in_status(bench, status)
         assert bench.jobs.get(job.id).status == status
         needs_claim = name in {"succeed", "fail, worth a retry", "fail for good", "hand back"}
         needs_holder = name == "lose the worker" and not bench.jobs.active_leases()
@@ -143,7 +143,7 @@ def test_every_action_in_this_state_leads_where_the_table_says_or_nowhere(bench,
 
 
 def clear(bench):
-    """End whatever is left, so that the next claim takes the next job."""
+    """End all jobs that are left, so that the next claim takes the next job."""
     for job in bench.jobs.list(limit=100)[0]:
         if not S(job.status).is_terminal:
             bench.jobs.force_fail(job.id, "done with")

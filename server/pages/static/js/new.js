@@ -229,7 +229,7 @@ function showEstimate(found) {
   ];
   byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
-  byId("estimate-basis").textContent = t(`new.basis.${found.basis}`);
+  byId("estimate-basis").textContent = t(`new.basis.${found.basis ?? "unknown"}`);
   byId("estimate-basis").title = found.basis_detail;
   const shown = new Set(report?.warnings); // shown as findings
   byId("warnings").replaceChildren(...found.warnings.filter((text) => !shown.has(text)).map(warning));

@@ -1,0 +1,108 @@
+"""Dry run of a job: the time, disk and memory it would take, and warnings before its submission. Changes nothing."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlmodel import Session
+
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import InvalidConfig, MissingWeights
+from rvc_engine.machine import Machine
+from rvc_engine.pipeline.required_weights import check_weights
+from rvc_train.schemas.datasets import DatasetStatus
+from rvc_train.schemas.jobs import Range
+from rvc_train.schemas.queue import EstimateRequest, JobEstimate
+from server.auth.quotas import Quotas
+from server.database.engine import read_session
+from server.database.tables import Dataset
+from server.errors import QuotaExceeded, StorageQuotaExceeded
+from server.estimates.estimates import SPREAD, Estimator, MeasuredJob
+from server.estimates.resources import batch_range, disk_bytes, memory_bytes
+from server.job_store.queries import usable_dataset
+from server.job_store.serializers import notice_of
+from server.storage.local import Storage
+
+
+class EstimateService:
+    """Dry runs of jobs on one server."""
+
+    def __init__(
+        self, engine: sa.Engine, estimator: Estimator, storage: Storage, quotas: Quotas, clock: Callable[[], datetime]
+    ) -> None:
+        self._engine, self._estimator, self._storage = engine, estimator, storage
+        self._quotas, self._clock = quotas, clock
+
+    def estimate(self, request: EstimateRequest, *, owner: str, visible_owner: str | None) -> JobEstimate:
+        """Estimate a job. Refused when its dataset is unknown or unusable, as for the job itself."""
+        config, now = request.config, self._clock()
+        with read_session(self._engine) as session:
+            dataset = usable_dataset(session, request.dataset_id, visible_owner)
+            workers = self._estimator.live_workers(session, now)
+            measured = self._estimator.comparable(session, config.model_dump(mode="json"), workers)
+            starts_in = self._estimator.starts_in(session, request.priority, now)
+            quota_warnings = self._quota_warnings(session, owner)
+        length = dataset.seconds
+        work = _workload(config, measured, length) if measured and length else (None, None, None)
+        batch = batch_range(config, has_gpu=any(worker.device.startswith("cuda") for worker in workers))
+        disk = None if length is None else disk_bytes(config, length)
+        return JobEstimate(
+            dataset_status=DatasetStatus(dataset.status),
+            speech_seconds=None if length is None else (dataset.report or {}).get("speech_seconds") or length,
+            num_clips=work[0],
+            steps=work[1],
+            seconds=work[2],
+            starts_in=starts_in,
+            disk_bytes=disk,
+            gpu_memory_bytes=memory_bytes(config, batch, length),
+            basis="measured" if measured else None,
+            basis_detail=_basis_detail(len(measured)),
+            warnings=[*self._warnings(request, dataset, disk, has_worker=bool(workers)), *quota_warnings],
+        )
+
+    def _warnings(
+        self, request: EstimateRequest, dataset: Dataset, disk: Range | None, *, has_worker: bool
+    ) -> Iterator[str]:
+        if dataset.seconds is None:
+            yield "the dataset's report is not ready yet; try again in a moment"
+        yield from (dataset.report or {}).get("warnings", [])
+        if disk is not None and disk.high > (free := self._storage.free_bytes()):
+            yield f"the disk has {free / 1e9:.1f} GB free, and the job may take {disk.high / 1e9:.1f} GB"
+        if not has_worker:
+            yield "no worker is running; the job will wait until one is started"
+        if (notice := notice_of(request.config.content)) is not None:
+            yield notice
+        try:
+            check_weights(request.config, Machine(weights_folder=self._storage.weights_folder))
+        except MissingWeights as error:
+            yield f"on the server's machine, {error}"
+        except InvalidConfig as error:  # a missing package of the engine, which the workers may have
+            yield f"on the server's machine, {error}; this matters only on the workers' machines"
+
+    def _quota_warnings(self, session: Session, owner: str) -> list[str]:
+        try:
+            self._quotas.check_job(session, owner)
+        except (QuotaExceeded, StorageQuotaExceeded) as error:
+            return [str(error)]
+        return []
+
+
+def _workload(
+    config: TrainingConfig, measured: Sequence[MeasuredJob], audio_seconds: float
+) -> tuple[Range | None, Range, Range]:
+    """Clips, steps and seconds, by comparable jobs; no clips where their number in a batch is not known."""
+    work = [job.workload(config.model_dump(mode="json"), audio_seconds) for job in measured]
+    steps, seconds = [each[0] for each in work], [each[1] for each in work]
+    clips = None
+    if config.batch_size != "auto":
+        batch = config.batch_size * config.accumulate_steps
+        epochs = [job.steps_per_epoch * audio_seconds / job.audio_seconds for job in measured]
+        clips = Range(low=max(1, round((min(epochs) - 1) * batch) + 1), high=max(1, round(max(epochs) * batch)))
+    bounds = Range(low=SPREAD[0] * min(seconds), high=SPREAD[1] * max(seconds))
+    return clips, Range(low=min(steps), high=max(steps)), bounds
+
+
+def _basis_detail(num_measured: int) -> str:
+    if num_measured:
+        return f"finished jobs with these settings on this server: {num_measured}"
+    return "no job with these settings has finished on this server yet, so its duration is unknown"

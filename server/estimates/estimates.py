@@ -1,0 +1,149 @@
+"""Forecasts of the queue: when jobs start and end, as ranges of seconds.
+
+Times come from jobs that succeeded on this server with the same settings, on a device of a live worker. Without such a
+job a time is None: unknown.
+"""
+
+import heapq
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Session, col
+
+from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
+from server.database.tables import Attempt, Dataset, Job, Worker
+
+Bounds = tuple[float, float]
+MAX_JOBS = 300  # newest measured jobs to compare with, and first queued jobs to simulate
+CACHE_SECONDS = 20.0
+SPREAD = (0.8, 1.3)  # around measured times: machines are shared, and clips differ in length
+_STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
+_KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
+
+
+@dataclass(frozen=True)
+class JobForecast:
+    """Forecast of one job; None: unknown."""
+
+    starts_in: Range | None = None
+    eta: Range | None = None
+
+
+@dataclass(frozen=True)
+class MeasuredJob:
+    """Measurements of a job that succeeded in one attempt."""
+
+    device_name: str | None
+    audio_seconds: float
+    steps_per_epoch: float
+    step_seconds: float
+    other_seconds: float  # of the attempt, outside of training steps
+
+    def workload(self, config: Mapping[str, Any], audio_seconds: float) -> tuple[float, float]:
+        """Steps and seconds of a job with the same settings on a dataset of another length."""
+        scale, limit = audio_seconds / self.audio_seconds, config.get("max_train_seconds") or math.inf
+        steps = min(max(1, round(self.steps_per_epoch * scale)) * config["total_epochs"], limit / self.step_seconds)
+        return steps, steps * self.step_seconds + self.other_seconds * scale
+
+
+class Estimator:
+    """Forecasts and comparable jobs, in the caller's transaction."""
+
+    def __init__(self, lease_seconds: float = 60) -> None:
+        """Workers without a heartbeat for `lease_seconds` are not counted."""
+        self._lease = timedelta(seconds=lease_seconds)
+        self._measured: dict[tuple[Any, ...], list[MeasuredJob]] = {}
+        self._measured_at = -math.inf
+
+    def live_workers(self, session: Session, now: datetime) -> Sequence[Worker]:
+        """Workers that are alive and claim jobs."""
+        query = sa.select(Worker).where(col(Worker.stopped_at).is_(None), ~col(Worker.is_draining))
+        return session.execute(query.where(col(Worker.last_seen_at) > now - self._lease)).scalars().all()
+
+    def comparable(self, session: Session, config: Mapping[str, Any], workers: Iterable[Worker]) -> list[MeasuredJob]:
+        """Measured jobs with the same settings on the workers' devices; on any device where these are not known."""
+        if time.monotonic() - self._measured_at > CACHE_SECONDS:  # no lock: its holder could wait for a connection
+            self._measured, self._measured_at = _measured_jobs(session), time.monotonic()
+        devices = {worker.device_name for worker in workers} - {None}
+        return [job for job in self._measured.get(_kind(config), ()) if not devices or job.device_name in devices]
+
+    def forecasts(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
+        """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running."""
+        leased = [job for job in jobs if job.status in LEASED_STATUSES]
+        left = self._seconds_left(session, leased, self.live_workers(session, now)) if leased else {}
+        found = {number: JobForecast(eta=_range(*seconds)) for number, seconds in left.items()}
+        is_any_queued = any(job.status == JobStatus.QUEUED for job in jobs)
+        return found | self._simulate(session, now)[0] if is_any_queued else found
+
+    def starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
+        """Seconds that a job submitted now would wait."""
+        return self._simulate(session, now, priority)[1]
+
+    def _simulate(
+        self, session: Session, now: datetime, least_priority: float = -math.inf
+    ) -> tuple[dict[int | None, JobForecast], Range | None]:
+        """Give each queued job to the first free worker, at best and at worst; its forecast, and the wait after all."""
+        workers = self.live_workers(session, now)
+        query = sa.select(Job).where(col(Job.status) == JobStatus.QUEUED).limit(MAX_JOBS)
+        rows = session.execute(query.order_by(col(Job.priority).desc(), col(Job.number))).scalars()
+        queue = [job for job in rows if workers and job.priority >= least_priority]
+        held_by = col(Job.worker_id).in_([worker.id for worker in workers])
+        busy = session.execute(sa.select(Job).where(held_by)).scalars().all()
+        left = self._seconds_left(session, [*busy, *queue], workers)
+        free_in = [left[job.number] for job in busy] + [(0.0, 0.0)] * (len(workers) - len(busy))
+        lows, highs = sorted(low for low, _ in free_in), sorted(high for _, high in free_in)
+        found: dict[int | None, JobForecast] = {}
+        for job in queue:
+            low, high = left[job.number]
+            found[job.number] = JobForecast(_range(lows[0], highs[0]), _range(lows[0] + low, highs[0] + high))
+            heapq.heapreplace(lows, lows[0] + low)
+            heapq.heapreplace(highs, highs[0] + high)
+        return found, _range(lows[0], highs[0]) if workers and len(queue) < MAX_JOBS else None
+
+    def _seconds_left(
+        self, session: Session, jobs: Sequence[Job], workers: Sequence[Worker]
+    ) -> dict[int | None, Bounds]:
+        """Seconds until the jobs end, at least and at most; (0, infinity) where nothing comparable was measured."""
+        lengths = sa.select(col(Dataset.id), col(Dataset.seconds))
+        rows = session.execute(lengths.where(col(Dataset.id).in_({job.dataset_id for job in jobs})))
+        length_of = {row[0]: row[1] for row in rows}
+        found: dict[int | None, Bounds] = {}
+        for job in jobs:
+            if job.eta_seconds is not None:
+                seconds = [job.eta_seconds]
+            else:
+                measured, length = self.comparable(session, job.config, workers), length_of[job.dataset_id]
+                seconds = [(1 - job.progress) * each.workload(job.config, length)[1] for each in measured if length]
+            found[job.number] = (SPREAD[0] * min(seconds), SPREAD[1] * max(seconds)) if seconds else (0.0, math.inf)
+        return found
+
+
+def _kind(config: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(config.get(name) for name in _KIND)
+
+
+def _range(low: float, high: float) -> Range | None:
+    return None if math.isinf(high) else Range(low=low, high=high)
+
+
+def _measured_jobs(session: Session) -> dict[tuple[Any, ...], list[MeasuredJob]]:
+    """Newest jobs that succeeded in one attempt, by kind; without those that continued the training of another job."""
+    query = (
+        sa.select(Job, Attempt, col(Dataset.seconds))
+        .where(col(Attempt.job_number) == col(Job.number), col(Dataset.id) == col(Job.dataset_id))
+        .where(col(Attempt.attempt) == 1, col(Attempt.outcome) == JobStatus.SUCCEEDED, col(Dataset.seconds) > 0)
+        .where(col(Attempt.step_seconds) > 0, col(Job.total_steps) > 0, col(Job.total_epochs) > 0)
+        .where(sa.func.coalesce(col(Job.retry_from), "start") == "start")
+    )
+    found: dict[tuple[Any, ...], list[MeasuredJob]] = {}
+    for job, attempt, length in session.execute(query.order_by(col(Job.number).desc()).limit(MAX_JOBS)):
+        seconds = (attempt.ended_at - attempt.started_at).total_seconds()
+        other = max(0.0, seconds - attempt.step_seconds * (job.step or job.total_steps))
+        numbers = (length, job.total_steps / job.total_epochs, attempt.step_seconds, other)
+        found.setdefault(_kind(job.config), []).append(MeasuredJob(attempt.device_name, *numbers))
+    return found
