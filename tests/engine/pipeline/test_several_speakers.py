@@ -205,7 +205,7 @@ def test_a_run_is_gone_on_with_by_what_its_folder_remembers(make: Make, duo: Wor
 def test_a_wrong_choice_of_speakers_is_told_by_its_flag() -> None:
     result = CliRunner().invoke(app, ["-e", "duo", "--pretrained", "none", "--speakers", "anna=109"])
     assert result.exit_code == 2
-    assert "--speakers: say one, or folders, or the number of each folder's speaker" in result.stderr
+    assert "--speakers: set one, or folders, or the number of each folder's speaker" in result.stderr
 
 
 def test_folders_that_do_not_fit_are_told_before_any_work(make: Make, folders: Path) -> None:
