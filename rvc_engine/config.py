@@ -64,7 +64,7 @@ def voice_file_stem(name: str) -> str:
 
 
 def _check_batch_size(value: object) -> object:
-    """Raise one error in place of pydantic's two, one for each type of the union."""
+    """Raise one error instead of pydantic's one per type of the union."""
     is_number = isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MAX_BATCH_SIZE
     if not (is_number or value == "auto"):
         raise ValueError(f"give a number of clips from 1 to {MAX_BATCH_SIZE}, or auto")
@@ -77,7 +77,7 @@ BatchSize = Annotated[
 
 
 def _read_speakers(value: object) -> object:
-    """Parse `anna=0,bob=1` into a mapping, and raise one error in place of pydantic's one for each type."""
+    """Parse `anna=0,bob=1` into a mapping, and raise one error instead of pydantic's one per type."""
     if isinstance(value, str) and "=" in value:
         pairs = [pair.rpartition("=") for pair in value.split(",")]
         value = {name.strip(): int(number) if number.strip().isdecimal() else number for name, _, number in pairs}

@@ -7,6 +7,6 @@ MAX_NAMED = 3
 
 
 def shorten(texts: Sequence[str], limit: int = MAX_NAMED, separator: str = ", ", rest: str = " and {} more") -> str:
-    """Join the first `limit` texts; if there are more, `rest` follows with their number in place of `{}`."""
+    """Join the first `limit` texts; if there are more, `rest` follows with their number instead of `{}`."""
     more = rest.format(len(texts) - limit) if len(texts) > limit else ""
     return separator.join(texts[:limit]) + more

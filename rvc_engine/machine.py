@@ -29,7 +29,7 @@ class Machine:
     content_folder: Path | None = None
     """Folder of the user's own HuBERT, for content=local."""
     pretrained_g: Path | None = None
-    """Base weights of the generator in place of the published ones."""
+    """Base weights of the generator instead of the published ones."""
     pretrained_d: Path | None = None
     num_processes: int = 1
     """Data-parallel processes on the CPU; on GPUs there is one per GPU."""
