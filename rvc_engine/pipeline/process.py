@@ -48,7 +48,7 @@ class StopSwitch:
         signal.signal(signal.SIGINT, handle)
 
     def on_end_of_input(self) -> None:
-        """Watch standard input in a thread. It ends with the parent process, whose next run must not find this one."""
+        """Watch standard input, which ends with the parent process; its next run must not meet this one."""
 
         def watch() -> None:
             with suppress(OSError, ValueError):
