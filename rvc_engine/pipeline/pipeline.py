@@ -249,7 +249,7 @@ class _Run:
 
     @contextmanager
     def compute(self, result: _StageResult) -> Iterator[StageReport]:
-        """Frame of a stage that computes the result: empties its folders before, marks and caches them afterwards."""
+        """Context of a stage that computes the result: empties its folders before, marks and caches them after."""
         stage, fingerprint, folders = result.stage, result.fingerprint, result.folders
         self.workspace.mark_undone(stage)
         for folder in folders:  # its files may be links into the cache, and must not be written through

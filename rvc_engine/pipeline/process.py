@@ -27,20 +27,20 @@ class StopSwitch:
     """Stop request, set by SIGTERM, SIGINT or the end of standard input, and polled between two pieces of work."""
 
     def __init__(self) -> None:
-        self._turned = threading.Event()
+        self._requested = threading.Event()
 
     def __call__(self) -> bool:
-        return self._turned.is_set()
+        return self._requested.is_set()
 
-    def turn(self) -> None:
+    def request_stop(self) -> None:
         """Request a stop."""
-        self._turned.set()
+        self._requested.set()
 
     def on_signals(self) -> None:
         """Install handlers of SIGTERM and SIGINT; a second SIGINT (Ctrl-C) interrupts at once."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
-            self.turn()
+            self.request_stop()
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -55,7 +55,7 @@ class StopSwitch:
                 # Not sys.stdin.read: a thread blocked in its buffer makes the interpreter abort at exit.
                 while os.read(sys.stdin.fileno(), 4096):
                     pass
-            self.turn()
+            self.request_stop()
 
         threading.Thread(target=watch, name="stdin", daemon=True).start()
 
@@ -73,7 +73,7 @@ class EventLines:
                 sys.stdout.write(format_event(event) + "\n")
                 sys.stdout.flush()
             except (BrokenPipeError, ValueError):
-                self._switch.turn()
+                self._switch.request_stop()
 
 
 def run_engine(
