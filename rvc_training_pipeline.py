@@ -1,6 +1,6 @@
 """The training pipeline on the command line: `python rvc_training_pipeline.py -e my_model -sr 40k -f0 1 -te 300`.
 
-Takes the options of the script it replaces, works in `logs/<name>/` as RVC does, and needs no server.
+Has the options of the script that it replaces, works in `logs/<name>/` as RVC does, and needs no server.
 """
 
 from rvc_engine.installation import missing_package_reported

@@ -1,9 +1,9 @@
-"""`make bench-gpu`: training on a GPU beside a plain rendering of the reference's way, as JSON lines.
+"""`make bench-gpu`: training on a GPU against a plain implementation of the reference's method, as JSON lines.
 
-Steps at batch 4 and 16 in turns, with and without CUDA graphs; the most memory that each takes, in a process of its
-own; losses after 500 steps, three seeds of each; and a whole run of 10 minutes of speech. It needs a checkout and its
-wheels: the recordings are the samples, said again until they last 10 minutes, unless others are given; nets begin
-without base weights, content is what the package comes with.
+Steps at batch 4 and 16 in turns, with and without CUDA graphs; peak memory of each, in a process of its own; losses
+after 500 steps, with three seeds each; and a whole run on 10 minutes of speech. It needs a checkout and its wheels: by
+default the recordings are the samples, repeated up to 10 minutes; models start without base weights, and the content
+encoder is the one that comes with the package.
 """
 
 import argparse
@@ -30,15 +30,15 @@ from rvc_engine.workspace.layout import Workspace
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 SPEECH_SECONDS = 600.0
-AIM_SECONDS = 240.0
-"""For a whole run on an H200."""
+TARGET_SECONDS = 240.0
+"""Target of a whole run on an H200."""
 LOSS_TOLERANCE = 0.03
-NO_CUDA = "make bench-gpu measures a CUDA device, and this machine shows PyTorch none."
+NO_CUDA = "make bench-gpu needs a CUDA device, and PyTorch finds none on this machine."
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How much is measured."""
+    """Amount of measurement."""
 
     device: torch.device
     recordings: Path
@@ -48,10 +48,10 @@ class Plan:
     turns: int = 5
     steps_a_turn: int = 20
     warm_up_steps: int = 40
-    """Before timing, so that each padded length has its graph."""
+    """Steps before timing, so that each padded length has its graph."""
     loss_steps: int = 500
     loss_window: int = 100
-    """The last so many of them are averaged."""
+    """Last steps whose losses are averaged."""
     seeds: int = 3
     epochs: int = 200
     num_loaders: int = 4
@@ -59,28 +59,28 @@ class Plan:
 
     @classmethod
     def tiny(cls, device: torch.device, recordings: Path) -> "Plan":
-        """Small nets and a few steps: whether it runs, in seconds."""
+        """A plan of seconds, with small models and few steps, to test that the benchmark runs."""
         amounts = {"turns": 1, "steps_a_turn": 1, "warm_up_steps": 1, "loss_steps": 1, "loss_window": 1}
         amounts |= {"seeds": 1, "epochs": 1, "num_loaders": 0}
         return cls(device, recordings, 10.0, 24, (2,), is_tiny=True, **amounts)
 
     def config(self, **changes: object) -> TrainingConfig:
-        """Of a voice v2 40k with pitch."""
+        """Config of a v2 40k voice with pitch."""
         usual = {"content": "whisper-tiny", "pretrained": "none", "width": self.width, "evaluate": "never"}
         return TrainingConfig.model_validate({**usual, **changes})
 
     def setting(self, workspace: Workspace, **changes: object) -> Setting:
-        """For both ways."""
+        """Setting of both trainings."""
         return Setting(workspace, self.config(**changes), self.device, self.num_loaders)
 
     @property
     def device_name(self) -> str:
-        """For the lines."""
+        """Name of the device for the output."""
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else cpu_name()
 
 
 def speech(plan: Plan, folder: Path) -> Path:
-    """A folder of recordings that last as long as planned, said again where there are too few."""
+    """A folder of recordings of the planned length, repeated where there are too few."""
     folder.mkdir()
     paths = sorted(path for path in plan.recordings.iterdir() if path.suffix in {".flac", ".wav"})
     written, number = 0.0, 0
@@ -93,7 +93,7 @@ def speech(plan: Plan, folder: Path) -> Path:
 
 
 def prepare(plan: Plan, folder: Path) -> Workspace:
-    """Slices, pitch and features of the speech."""
+    """Preprocess the speech: slices, pitch and features."""
     workspace = Workspace(folder / "prepared", "bench")
     machine = Machine(device=str(plan.device))
     make_voice(
@@ -108,7 +108,7 @@ def _synchronize(device: torch.device) -> None:
 
 
 def time_steps(plan: Plan, workspace: Workspace, batch_size: int) -> None:
-    """Seconds of a step of each way, in turns of some steps."""
+    """Print the seconds of a step of each training, measured in turns of some steps."""
     setting = plan.setting(workspace, batch_size=batch_size)
     trainings = {name: begin(setting) for name, begin in WAYS.items()}
     seconds: dict[str, list[float]] = {name: [] for name in trainings}
@@ -132,8 +132,8 @@ def time_steps(plan: Plan, workspace: Workspace, batch_size: int) -> None:
         print_line(title, medians[name], medians["reference"], "s", notes, plan.device_name)
 
 
-def most_memory(plan: Plan, workspace: Workspace, way: str, batch_size: int) -> int:
-    """Bytes that a few steps take at most, clips kept on the device apart; of this process, which does nothing else."""
+def peak_memory(plan: Plan, workspace: Workspace, way: str, batch_size: int) -> int:
+    """Peak memory of a few steps in bytes, without clips cached on the device; to be run in a process of its own."""
     setting = plan.setting(workspace, batch_size=batch_size)
     training = WAYS[way](setting)
     for _ in range(plan.warm_up_steps):
@@ -142,12 +142,12 @@ def most_memory(plan: Plan, workspace: Workspace, way: str, batch_size: int) -> 
     _synchronize(plan.device)
     if plan.device.type != "cuda":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    kept = 0 if isinstance(training, PlainTraining) else clips_bytes(setting.clips(), setting.hparams)
-    return torch.cuda.max_memory_reserved(plan.device) - kept
+    cached = 0 if isinstance(training, PlainTraining) else clips_bytes(setting.clips(), setting.hparams)
+    return torch.cuda.max_memory_reserved(plan.device) - cached
 
 
 def compare_memory(plan: Plan, workspace: Workspace, batch_size: int) -> None:
-    """Each way in a process of its own."""
+    """Print the peak memory of each training, measured in a process of its own."""
     found = {}
     for way in ("ours", "reference"):
         command = [sys.executable, "-m", "benchmarks.gpu", "--memory-of", way, "--workspace", str(workspace.root)]
@@ -160,12 +160,12 @@ def compare_memory(plan: Plan, workspace: Workspace, batch_size: int) -> None:
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found[way] = int(done.stdout.split()[-1]) / 1e9
-    notes = f"batch {batch_size}; what PyTorch reserves at most, without the clips kept on the device"
+    notes = f"batch {batch_size}; peak reserved by PyTorch, without the clips cached on the device"
     print_line("most memory in training", found["ours"], found["reference"], "GB", notes, plan.device_name)
 
 
 def compare_losses(plan: Plan, workspace: Workspace) -> None:
-    """Means over the last steps, of several seeds each: as near as the reference's own seeds are to each other."""
+    """Print mean losses of the last steps over several seeds; should differ no more than the reference's seeds do."""
     means: dict[str, list[list[float]]] = {"ours": [], "reference": []}
     for seed in range(1, plan.seeds + 1):
         for way, found in means.items():
@@ -187,7 +187,7 @@ def compare_losses(plan: Plan, workspace: Workspace) -> None:
 
 
 def time_a_run(plan: Plan, folder: Path) -> None:
-    """Recordings to a checked voice."""
+    """Print the seconds of a whole run, from recordings to a checked voice."""
     seconds: dict[str, float] = {}
 
     def on_event(event: Event) -> None:
@@ -202,16 +202,16 @@ def time_a_run(plan: Plan, folder: Path) -> None:
     stages = ", ".join(f"{stage} {each:.1f}" for stage, each in seconds.items())
     notes = (
         f"{plan.speech_seconds / 60:.3g} min of speech, {plan.epochs} epochs, batch {plan.batch_sizes[-1]}; seconds by "
-        f"stage: {stages}; in the reference's place stands the aim on an H200"
+        f"stage: {stages}; the reference value is the target on an H200"
     )
-    print_line("recordings to voice", total, AIM_SECONDS, "s", notes, plan.device_name)
+    print_line("recordings to voice", total, TARGET_SECONDS, "s", notes, plan.device_name)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--recordings", type=Path, default=SAMPLES, help="a folder of FLAC or WAV files")
-    parser.add_argument("--tiny", action="store_true", help="see whether it runs, with small nets, on any device")
+    parser.add_argument("--tiny", action="store_true", help="only test that it runs, with small models, on any device")
     parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--workspace", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--batch-size", type=int, help=argparse.SUPPRESS)
@@ -222,7 +222,7 @@ def main() -> int:
         return 2
     plan = Plan.tiny(device, options.recordings) if options.tiny else Plan(device, options.recordings)
     if options.memory_of:
-        print(most_memory(plan, Workspace(options.workspace, "bench"), options.memory_of, options.batch_size))
+        print(peak_memory(plan, Workspace(options.workspace, "bench"), options.memory_of, options.batch_size))
         return 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,7 +1,7 @@
-"""How near gradients in the short format are to those of float32: cosines over all of G and all of D, as JSON lines.
+"""Cosine of 16-bit gradients and float32 gradients, over all of G and all of D, as JSON lines.
 
-Full-size nets from scratch, at the start and as training in the short format goes on; made-up clips, or with
-`--prepared` those of a prepared v2 40k folder.
+Full-size models from scratch, at the start and after some 16-bit training steps; synthetic clips, or with `--prepared`
+those of a preprocessed v2 40k folder.
 """
 
 import argparse
@@ -30,13 +30,13 @@ CPU = torch.device("cpu")
 
 
 class Steps:
-    """The inputs of a training's steps, without an end."""
+    """Inputs of the steps of a training, without an end."""
 
     def __init__(self, clips: Sequence[ClipFiles], hparams: Hyperparameters) -> None:
         self.clips, self.hparams = clips, hparams
 
     def inputs(self, step: int) -> tuple[Batch, Tensor, Noise]:
-        """Clips, segments and noise of one."""
+        """Batch, segment starts and noise of a step."""
         lengths = [clip.frames for clip in self.clips]
         per_epoch = -(-len(lengths) // BATCH_SIZE)
         chosen = epoch_batches(lengths, BATCH_SIZE, 0, step // per_epoch)[step % per_epoch]
@@ -48,13 +48,13 @@ class Steps:
 
 
 class Probe:
-    """Nets that take steps of length 0, to see their gradients."""
+    """Models with a learning rate of 0, for computing gradients."""
 
     def __init__(self, hparams: Hyperparameters) -> None:
         self.state = GanTrainState.build(hparams, CPU, 0.0)
 
     def cosines(self, state: GanTrainState, inputs: tuple[Batch, Tensor, Noise]) -> tuple[float, float]:
-        """Of G's and of D's gradients in the nets' precision to those in float32."""
+        """Cosines of the gradients of G and of D in the state's precision with those in float32."""
         self.state.synthesizer.load_state_dict(state.synthesizer.state_dict())
         self.state.discriminators.load_state_dict(state.discriminators.state_dict())
         found = [self._gradients(precision, inputs) for precision in (state.precision, state.precision.fp32())]
@@ -67,21 +67,21 @@ class Probe:
         return flat_gradient(self.state.synthesizer), flat_gradient(self.state.discriminators)
 
 
-def flat_gradient(net: torch.nn.Module) -> Tensor:
-    """All of a net's gradients in one row."""
-    return torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None])
+def flat_gradient(model: torch.nn.Module) -> Tensor:
+    """All gradients of a model in one vector."""
+    return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
 def cosine(ours: Tensor, theirs: Tensor) -> float:
-    """Of the angle between two gradients, in float64: float32 sums of so many are not exact enough."""
+    """Cosine of the angle between two gradients, in float64: float32 sums of so many terms are not exact enough."""
     ours, theirs = ours.double(), theirs.double()
     return float(ours @ theirs / (ours.norm() * theirs.norm()))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prepared", type=Path, help="a prepared v2 40k folder; none: made-up clips")
-    parser.add_argument("--after", type=int, nargs="*", default=[24], help="look again after so many steps")
+    parser.add_argument("--prepared", type=Path, help="a preprocessed v2 40k folder; by default synthetic clips")
+    parser.add_argument("--after", type=int, nargs="*", default=[24], help="steps after which to measure again")
     parser.add_argument("--precision", choices=["auto", "bf16"], default="auto")
     options = parser.parse_args()
     precision = Precision.choose(options.precision, CPU)
@@ -96,13 +96,14 @@ def main() -> None:
         steps = Steps(clips, hparams)
         torch.manual_seed(0)
         state, probe = GanTrainState.build(hparams, CPU, 1e-4, precision), Probe(hparams)
-        what = f"{len(clips)} {'real' if options.prepared else 'made-up'} clips, batch {BATCH_SIZE}, no base weights"
+        kind = "real" if options.prepared else "synthetic"
+        source = f"{len(clips)} {kind} clips, batch {BATCH_SIZE}, no base weights"
         for step in range(max(options.after, default=0) + 1):
             inputs = steps.inputs(step)
             if step in {0, *options.after}:
-                for net, value in zip("GD", probe.cosines(state, inputs), strict=True):
-                    notes = f"cosine to float32's over all of {net}, v2 40k f0, {what}; should be above 0.999"
-                    print_line(f"gradient of {net} in {precision.name}, step {step}", value, 1.0, "cosine", notes)
+                for model, value in zip("GD", probe.cosines(state, inputs), strict=True):
+                    notes = f"cosine to float32's over all of {model}, v2 40k f0, {source}; should be above 0.999"
+                    print_line(f"gradient of {model} in {precision.name}, step {step}", value, 1.0, "cosine", notes)
             training_step(state, *inputs)
 
 

@@ -1,9 +1,9 @@
-"""The index stage, ours and the reference's way, on the same features: seconds, peak memory, and how good the index is.
+"""The index stage and the reference's method on the same features: seconds, peak memory, and quality of the index.
 
-The plain way does as RVC WebUI's `train_index` does: all features in memory, shuffled, above 200,000 rows reduced to
-10,000 centres by scikit-learn's MiniBatchKMeans, FAISS's own training of the lists. Each is a command of its own,
-timed from start to end; with `--reference` RVC WebUI's own takes its turn. Recall is that of the nearest of all vectors
-in an index, for rows that it never saw; distances are those of the rows that it was made from.
+The plain method is that of RVC WebUI's `train_index`: all features in memory, shuffled, above 200,000 rows reduced to
+10,000 centres by scikit-learn's MiniBatchKMeans, and FAISS's own training of the lists. Each is a command of its own,
+timed from start to end; with `--reference` RVC WebUI's own command is measured too. Recall: for held-out rows, the
+nearest of all vectors in an index; distance: of the rows that the index was built from.
 """
 
 import argparse
@@ -33,7 +33,7 @@ SIZE = 768
 HELD_OUT_ROWS = 8000
 MEASURED_ROWS = 20_000
 ROWS_IN_FILE = 185
-"""Of features made up: 3.7 s."""
+"""Rows of a file of synthetic features: 3.7 s."""
 OURS, PLAIN, THEIRS = "ours", "plain", "RVC WebUI"
 
 Rows = NDArray[np.float32]
@@ -41,35 +41,35 @@ Rows = NDArray[np.float32]
 
 @dataclass
 class Turns:
-    """What one of the ways took, and its last index."""
+    """Measurements of one method, and its last index."""
 
     seconds: list[float] = field(default_factory=list)
     peaks: list[float] = field(default_factory=list)
-    """Bytes; none of a command that does not tell."""
+    """Peak memory in bytes; empty for a command that does not report it."""
     index: Path | None = None
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     rvc_webui.add_options(parser, required=False)
-    parser.add_argument("--features", type=Path, help="a folder of .npy files of v2 features; none: made up")
+    parser.add_argument("--features", type=Path, help="a folder of .npy files of v2 features; by default synthetic")
     parser.add_argument("--rows", type=int, nargs="+", default=[75_000, 301_000])
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--way", choices=(OURS, PLAIN), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.way:
-        _do(options.way, options.folder)
+        _build(options.way, options.folder)
         return
     if not importlib.util.find_spec("sklearn"):
-        print("scikit-learn is not here: the plain way is left out", file=sys.stderr)
+        print("scikit-learn is not installed: the plain method is left out", file=sys.stderr)
     for num_rows in options.rows:
         with tempfile.TemporaryDirectory(prefix="rvc-bench-") as name:
             _compare(options, num_rows, Path(name))
 
 
 def _compare(options: argparse.Namespace, num_rows: int, scratch: Path) -> None:
-    """All ways in turns over so many rows."""
+    """Run all methods in turns on `num_rows` rows."""
     held_out, sample = _place_features(options.features, num_rows, scratch / "bench" / "3_feature768")
     ways: dict[str, Callable[[int], tuple[float, float | None, Path]]] = {OURS: lambda _: _own(OURS, scratch / "bench")}
     if importlib.util.find_spec("sklearn"):
@@ -83,7 +83,7 @@ def _compare(options: argparse.Namespace, num_rows: int, scratch: Path) -> None:
             seconds, peak, turns[way].index = run(turn)
             turns[way].seconds.append(seconds)
             turns[way].peaks += [peak] if peak else []
-    source = f"features of {options.features.name}" if options.features else "made-up features"
+    source = f"features of {options.features.name}" if options.features else "synthetic features"
     notes = f"{num_rows} rows of {SIZE}, {source}, whole commands in turns, median of {options.rounds}"
     _print_all(turns, num_rows, held_out, sample, notes)
 
@@ -98,9 +98,9 @@ def _print_all(turns: Mapping[str, Turns], num_rows: int, held_out: Rows, sample
         print_line("index", statistics.median(ours.seconds), statistics.median(theirs.seconds), "s", against, _device())
         if theirs.peaks:
             our_peak, their_peak = (done.peaks[-1] / bytes_of_rows for done in (ours, theirs))
-            told = f"Python and libraries too; {against}"
-            print_line("index, peak memory", our_peak, their_peak, "times the features' size", told)
-        recall = f"nprobe 1, held-out rows, the nearest of an index's own vectors; {against}"
+            peak_notes = f"with Python and libraries; {against}"
+            print_line("index, peak memory", our_peak, their_peak, "times the features' size", peak_notes)
+        recall = f"nprobe 1, held-out rows, nearest of the index's own vectors; {against}"
         print_line("index, recall@1", good.recall, quality[way].recall, "share", recall)
         print_line("index, vectors compared in a search", good.compared, quality[way].compared, "vectors", against)
         if num_rows > MAX_ROWS:
@@ -124,7 +124,7 @@ def _place_features(folder: Path | None, num_rows: int, target: Path) -> tuple[R
     while missing:
         clip = next(clips, None)
         if clip is None:
-            sys.exit(f"{folder} holds {num_rows - missing} rows, and {num_rows} are asked for")
+            sys.exit(f"{folder} has {num_rows - missing} rows, fewer than the {num_rows} of --rows")
         clip = clip[:missing]
         np.save(target / f"{num_rows - missing:07d}_0.npy", clip)
         missing -= len(clip)
@@ -133,7 +133,7 @@ def _place_features(folder: Path | None, num_rows: int, target: Path) -> tuple[R
     while sum(map(len, held_out)) < HELD_OUT_ROWS and (clip := next(clips, None)) is not None:
         held_out.append(clip)
     if not held_out:
-        sys.exit(f"{folder} holds no rows beyond the {num_rows} asked for, to search with")
+        sys.exit(f"{folder} has only the {num_rows} rows of --rows; more are needed as held-out rows to search for")
     return np.concatenate(held_out)[:HELD_OUT_ROWS], np.concatenate(sample)
 
 
@@ -144,7 +144,7 @@ def _shuffled(folder: Path, random: np.random.Generator) -> Iterator[Rows]:
 
 
 def _made_up() -> Iterator[Rows]:
-    """Clips that glide, with noise, from one to the next of 2,000 sounds, which lie in 48 dimensions of 768."""
+    """Clips that glide with noise between 2,000 random sounds, which span 48 of 768 dimensions."""
     random = np.random.default_rng(1)
     sounds = random.standard_normal((2000, 48)) @ random.standard_normal((48, SIZE)) / 7
     while True:
@@ -156,17 +156,17 @@ def _made_up() -> Iterator[Rows]:
 
 
 def _own(way: str, folder: Path) -> tuple[float, float, Path]:
-    """Seconds, peak memory in bytes and index of one of the ways in this file."""
+    """Seconds, peak memory in bytes and index of one of this file's methods, run as a process."""
     command = [sys.executable, "-m", "benchmarks.indexing", "--way", way, "--folder", str(folder)]
     start = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     seconds = time.perf_counter() - start
-    told = json.loads(done.stdout.splitlines()[-1])
-    return seconds, told["peak"], Path(told["index"])
+    result = json.loads(done.stdout.splitlines()[-1])
+    return seconds, result["peak"], Path(result["index"])
 
 
 def _theirs(reference: rvc_webui.Reference, folder: Path, turn: int) -> tuple[float, None, Path]:
-    """Of RVC WebUI's command, which would leave an index as it is: a new voice each time."""
+    """Seconds and index of RVC WebUI's command; with a new voice each time, as it keeps an existing index."""
     root = reference.folder / "logs" / f"turn{turn}"
     root.mkdir()
     (root / "3_feature768").symlink_to(folder / "3_feature768")
@@ -175,8 +175,8 @@ def _theirs(reference: rvc_webui.Reference, folder: Path, turn: int) -> tuple[fl
     return seconds, None, next(root.glob("added_*.index"))
 
 
-def _do(way: str, folder: Path) -> None:
-    """In a process of its own: make the index, and tell where it is and what memory it took."""
+def _build(way: str, folder: Path) -> None:
+    """Build the index in this process, and print its path and the peak memory as JSON."""
     index = _ours(folder) if way == OURS else _plain(folder)
     print(json.dumps({"peak": _peak_bytes(), "index": str(index)}))
 
@@ -214,7 +214,7 @@ def _plain(folder: Path) -> Path:
 
 
 def _peak_bytes() -> int:
-    """The most memory that this process held, pages of mapped files among it."""
+    """Peak memory of this process, pages of mapped files included."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
@@ -226,14 +226,14 @@ def _peak_bytes() -> int:
 
 @dataclass(frozen=True)
 class Quality:
-    """How good an index is."""
+    """Quality of an index."""
 
     recall: float
-    """Of the held-out rows: for which share nprobe 1 finds the nearest of the index's vectors."""
+    """Share of held-out rows whose nearest vector in the index is found with nprobe 1."""
     compared: float
-    """Vectors that such a search looks at; more find more, and take longer."""
+    """Vectors compared in such a search; more increase recall and time."""
     distance: float
-    """Mean, of the rows that it was made from to the nearest vector; 0 where they lie in it themselves."""
+    """Mean distance of the rows that it was built from to their nearest vector; 0 where the index contains the rows."""
 
 
 def _quality(path: Path, held_out: Rows, sample: Rows) -> Quality:
@@ -247,7 +247,7 @@ def _quality(path: Path, held_out: Rows, sample: Rows) -> Quality:
     lengths = np.array([index.invlists.list_size(number) for number in range(index.nlist)])
     compared = float(lengths[index.quantizer.search(held_out, 1)[1]].mean())
     recall = float((index.search(held_out, 1)[1] == truth).mean())
-    if len(vectors) > NUM_CENTRES:  # the sample lies in it
+    if len(vectors) > NUM_CENTRES:  # the index contains the sample
         return Quality(recall, compared, 0.0)
     squares = faiss.knn(sample, vectors, 1)[0]
     return Quality(recall, compared, float(np.sqrt(np.maximum(squares, 0)).mean()))

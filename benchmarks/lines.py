@@ -1,4 +1,4 @@
-"""What a benchmark prints: one JSON line for each thing measured, ours beside the reference's."""
+"""Output and timing of benchmarks: one JSON line per measurement, ours and the reference's."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def print_line(name: str, ours: float, reference: float, unit: str, notes: str, device: str | None = None) -> None:
-    """One line. The ratio is how many times the reference's cost ours is; of a quality it is their quotient too."""
+    """Print a line. The ratio is reference / ours: above 1 ours costs less; for a quality, above 1 ours is lower."""
     line = {
         "name": name,
         "ours": round(ours, 5),
@@ -24,7 +24,7 @@ def print_line(name: str, ours: float, reference: float, unit: str, notes: str, 
 
 
 def in_turns(works: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 1) -> dict[str, float]:
-    """Median seconds of each work, all done once a round: what else the machine does meets them alike."""
+    """Median seconds of each work, all run once per round, so that other load on the machine affects all alike."""
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for number in range(warm_up + rounds):
         for name, work in works.items():
@@ -36,7 +36,7 @@ def in_turns(works: Mapping[str, Callable[[], object]], rounds: int, warm_up: in
 
 
 def cpu_name() -> str:
-    """The processor and how many of its cores this process may use."""
+    """The processor, and the number of cores available to this process."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_model_name()}, {cores} cores"
 

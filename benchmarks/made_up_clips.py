@@ -1,4 +1,4 @@
-"""A prepared folder of made-up clips, as slice, pitch and content leave it; what they hold does not change costs."""
+"""A folder of synthetic clips, as after slice, pitch and content; their content does not affect costs."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 
 
 def write_clips(folder: Path, hparams: Hyperparameters, count: int, seconds: float) -> None:
-    """`count` clips of so many seconds: a glide with harmonics, noise for features. `folder` may not hold any yet."""
+    """Write `count` clips of `seconds`: a glide with harmonics, noise as features. `folder` must not have any yet."""
     random = np.random.default_rng(0)
     parts = {name: folder / name for name in ("0_gt_wavs", "1_16k_wavs", "2a_f0", "2b-f0nsf")}
     parts["features"] = folder / f"3_feature{hparams.feature_size}"

@@ -1,14 +1,14 @@
-"""Which pitch estimator? Cost, agreement and timing, as JSON lines.
+"""Comparison of pitch estimators: cost, accuracy, agreement and lag, as JSON lines.
 
     python -m benchmarks.pitch_estimators [FOLDER_OF_RECORDINGS]      default: samples/
 
-Two kinds of lines. `made_up`: a voice whose pitch is known, clean and in noise, so the share of right frames is told.
-`recordings`: real ones, whose pitch nobody knows, so each estimator is told against each other. Within 50 cents counts
-as right, or as agreement; `lag_ms` is the shift of the one curve at which it lies nearest to the other.
+Two kinds of lines. `made_up`: a synthetic voice of known pitch, clean and in noise, with the share of correct frames.
+`recordings`: real ones of unknown pitch, with the agreement of each pair of estimators. Within 50 cents counts as
+correct, or as agreement; `lag_ms` is the shift of one curve at which it is nearest to the other.
 
-Estimators whose weights or packages are not on this machine are left out, and that is said; `crepe` too unless it is
-named with `--only`, for it takes minutes for a minute of sound on a CPU. Where RMVPE's weights are missing, its cost is
-measured on random ones: it is the same.
+Estimators whose weights or packages are not installed are left out, with a line; `crepe` too unless it is given with
+`--only`, as it takes minutes per minute of sound on a CPU. If RMVPE's weights are missing, its cost is measured with
+random ones: it is the same.
 """
 
 import argparse
@@ -37,19 +37,20 @@ from rvc_engine.pitch.neural.rmvpe_model import Rmvpe
 
 RIGHT_CENTS = 50
 MAX_SECONDS = 60.0
-"""Sound taken from a folder: Harvest needs 13 s for it."""
+"""Length of sound read from a folder: Harvest takes 13 s for it."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("samples"), help="folder of recordings of a voice")
-    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="sound to take from the folder")
-    parser.add_argument("--only", nargs="+", choices=get_args(EstimatorName), help="these estimators")
+    parser.add_argument("--seconds", type=float, default=MAX_SECONDS, help="seconds of sound to read from the folder")
+    parser.add_argument("--only", nargs="+", choices=get_args(EstimatorName), help="only these estimators")
     parser.add_argument("--weights", type=Path, default=default_weights_folder(), help="folder of published weights")
-    parser.add_argument("--real-only", action="store_true", help="leave the made-up voice out")
+    parser.add_argument("--real-only", action="store_true", help="leave out the synthetic voice")
     options = parser.parse_args()
     machine = Machine("cpu", 1, options.weights)
-    estimators = made(options.only or [name for name in get_args(EstimatorName) if name != "crepe"], machine)
+    names = options.only or [name for name in get_args(EstimatorName) if name != "crepe"]
+    estimators = create_installed(names, machine)
     for noise_db in () if options.real_only else (None, -20.0, -10.0):
         compare_with_truth(estimators, noise_db)
     waves = read_waves(options.folder, options.seconds)
@@ -59,8 +60,8 @@ def main() -> None:
         print(json.dumps({"estimator": "rmvpe", "weights": "random", "seconds_per_minute": per_minute(seconds, waves)}))
 
 
-def made(names: Sequence[EstimatorName], machine: Machine) -> list[PitchEstimator]:
-    """Those of the estimators that can be made on this machine; a line for each of the others."""
+def create_installed(names: Sequence[EstimatorName], machine: Machine) -> list[PitchEstimator]:
+    """Create the estimators that are installed; prints a line for each of the others."""
     estimators = []
     for name in names:
         try:
@@ -71,7 +72,7 @@ def made(names: Sequence[EstimatorName], machine: Machine) -> list[PitchEstimato
 
 
 def compare_with_truth(estimators: Sequence[PitchEstimator], noise_db: float | None) -> None:
-    """One line per estimator on a made-up voice; `noise_db` is the noise's level against the voice's."""
+    """Print a line per estimator on a synthetic voice; `noise_db` is the noise's level relative to the voice's."""
     wave, truth = made_up_voice(noise_db)
     for estimator in estimators:
         seconds, (curve,) = timed(estimator, [wave])
@@ -91,7 +92,7 @@ def compare_with_truth(estimators: Sequence[PitchEstimator], noise_db: float | N
 def compare_with_each_other(
     estimators: Sequence[PitchEstimator], folder: str, waves: Sequence[NDArray[np.float32]]
 ) -> None:
-    """One line per estimator (cost, voiced share) and one per pair (agreement, timing)."""
+    """Print a line per estimator (cost, voiced share) and one per pair (agreement, lag)."""
     minutes = round(sum(map(len, waves)) / ANALYSIS_SAMPLE_RATE / 60, 2)
     curves = {}
     for estimator in estimators:
@@ -112,7 +113,7 @@ def compare_with_each_other(
 
 
 def timed(estimator: PitchEstimator, waves: Sequence[NDArray[np.float32]]) -> tuple[float, list[NDArray[np.float64]]]:
-    """Seconds that an estimator takes, warmed up, and its curves; in batches, as the stage hands clips over."""
+    """Seconds of an estimator, warmed up, and its curves; in batches as in the pitch stage."""
     estimator.estimate([waves[0][:ANALYSIS_SAMPLE_RATE]])
     start = time.perf_counter()
     curves = []
@@ -122,12 +123,12 @@ def timed(estimator: PitchEstimator, waves: Sequence[NDArray[np.float32]]) -> tu
 
 
 def per_minute(seconds: float, waves: Sequence[NDArray[np.float32]]) -> float:
-    """Seconds that a minute of sound takes."""
+    """Seconds per minute of sound."""
     return round(seconds / (sum(map(len, waves)) / ANALYSIS_SAMPLE_RATE / 60), 2)
 
 
 def made_up_voice(noise_db: float | None) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Phrases between 70 and 900 Hz with glides, vibrato and pauses: the sound at 16 kHz and its pitch per 10 ms."""
+    """Phrases between 70 and 900 Hz with glides, vibrato and pauses: sound at 16 kHz, and its pitch every 10 ms."""
     random = np.random.default_rng(0)
     seconds, pause = 1.5, 0.5
     times = np.arange(int(seconds * ANALYSIS_SAMPLE_RATE)) / ANALYSIS_SAMPLE_RATE
@@ -150,7 +151,7 @@ def made_up_voice(noise_db: float | None) -> tuple[NDArray[np.float32], NDArray[
 
 
 def read_waves(folder: Path, max_seconds: float) -> list[NDArray[np.float32]]:
-    """Recordings of a folder at 16 kHz until there are enough, high-passed and levelled as the stage gets them."""
+    """Recordings of a folder at 16 kHz up to `max_seconds`, high-passed and normalized as for the pitch stage."""
     waves: list[NDArray[np.float32]] = []
     for recording in list_recordings(folder):
         if sum(map(len, waves)) >= max_seconds * ANALYSIS_SAMPLE_RATE:
@@ -170,13 +171,13 @@ def cents(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.fl
     return 1200 * np.log2(one / other)
 
 
-def share(is_so: NDArray[np.bool_]) -> float:
-    """0..1: how often it is so."""
-    return round(float(np.mean(is_so)), 3)
+def share(condition: NDArray[np.bool_]) -> float:
+    """Share of true values, 0..1."""
+    return round(float(np.mean(condition)), 3)
 
 
 def lag_ms(curve: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """How much later the one curve comes than the other: the shift, in steps of 1 ms, of the least mean difference."""
+    """Lag of a curve behind the other: the shift, in steps of 1 ms, of the least mean difference."""
     frames = np.arange(4, len(curve) - 4)
     differences = []
     shifts = np.arange(-30, 31) / 10  # frames of 10 ms

@@ -1,9 +1,9 @@
-"""Slices, pitch and content features of a folder of recordings: ours, a plain way, and RVC WebUI's own commands.
+"""Slices, pitch and content features of a folder of recordings: ours, a plain method, and RVC WebUI's own commands.
 
-"Plain" does what the reference does with the same estimator and the same encoder: an FFmpeg process decodes every
-recording and, for its pitch, every slice anew; a process for each core; HuBERT in float32, one slice after the other.
-Its results are compared with ours. With `--reference` its own three commands run on the same folder, as whole commands
-beside a whole run of ours; its pitch is Praat's (the extra `pm`), its HuBERT the one in its assets.
+The plain method is the reference's, with the same estimator and encoder: an FFmpeg process decodes every recording and,
+for pitch, every slice again; one process per core; HuBERT in float32, one slice after the other. Its results are
+compared with ours. With `--reference` RVC WebUI's three commands run on the same folder, as whole commands against a
+whole run of ours; pitch is Praat's (the extra `pm`), HuBERT the one in its assets.
 """
 
 import argparse
@@ -53,8 +53,8 @@ Seconds = dict[str, float]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     rvc_webui.add_options(parser, required=False)
-    parser.add_argument("--recordings", type=Path, default=SAMPLES, help="a folder; the samples when not given")
-    parser.add_argument("--hubert", type=Path, help="a HuBERT in transformers' layout; none: base size, made up")
+    parser.add_argument("--recordings", type=Path, default=SAMPLES, help="a folder; by default the samples")
+    parser.add_argument("--hubert", type=Path, help="a HuBERT in transformers' layout; by default random, of base size")
     parser.add_argument("--once", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="rvc-bench-") as name:
@@ -62,7 +62,7 @@ def main() -> None:
             print(json.dumps(prepare(options.recordings, options.once, "pm", options.hubert)))
             return
         if shutil.which("ffmpeg") is None:
-            print("preparation: left out, because the plain way needs the program ffmpeg", file=sys.stderr)
+            print("preparation: left out, because the plain method needs the program ffmpeg", file=sys.stderr)
             return
         against_plain(options.recordings, options.hubert or _made_up_hubert(Path(name) / "hubert"), Path(name))
         if options.reference is not None:
@@ -70,20 +70,20 @@ def main() -> None:
 
 
 def against_plain(recordings: Path, hubert: Path, folder: Path) -> None:
-    """A line for each stage and one for all, with how far the results are from each other."""
+    """Print a line for each stage and one for all, with the difference of the results."""
     ours = prepare(recordings, folder / "ours", "swift", hubert)
     plain = prepare_plainly(recordings, folder / "plain", hubert)
-    differences = compared(Workspace(folder / "ours", "v"), Workspace(folder / "plain", "v"))
+    differences = describe_differences(Workspace(folder / "ours", "v"), Workspace(folder / "plain", "v"))
     for stage in ours:
         print_line(
-            f"preparation: {stage}", ours[stage], plain[stage], "s", f"plain way; {differences[stage]}", _device()
+            f"preparation: {stage}", ours[stage], plain[stage], "s", f"plain method; {differences[stage]}", _device()
         )
-    notes = f"{_minutes(folder / 'ours'):.1f} minutes of slices; pitch swift, HuBERT-base; plain way"
+    notes = f"{_minutes(folder / 'ours'):.1f} minutes of slices; pitch swift, HuBERT-base; plain method"
     print_line("preparation", sum(ours.values()), sum(plain.values()), "s", notes, _device())
 
 
 def prepare(recordings: Path, workspace_folder: Path, estimator: str, hubert: Path) -> Seconds:
-    """Seconds of our stages, which fill the workspace."""
+    """Run our stages in the workspace; returns their seconds."""
     config = TrainingConfig.model_validate({"pitch": estimator, "content": "local", "pretrained": "none"})
     workspace, machine, cpu = (
         Workspace(workspace_folder, "v"),
@@ -99,7 +99,7 @@ def prepare(recordings: Path, workspace_folder: Path, estimator: str, hubert: Pa
 
 
 def prepare_plainly(recordings: Path, workspace_folder: Path, hubert: Path) -> Seconds:
-    """Seconds of the plain way over the same recordings."""
+    """Run the plain method on the same recordings; returns the seconds of its stages."""
     workspace = Workspace(workspace_folder, "v")
     for each in (workspace.slices, workspace.slices_16k, workspace.coarse_f0, workspace.f0_hz, workspace.features):
         workspace.empty(each)
@@ -121,7 +121,7 @@ def _timed(**works: Callable[[], object]) -> Seconds:
 
 
 def _in_processes(work: Callable[[list[Any]], None], pieces: list[Any]) -> None:
-    """Every core a process and its share, as the reference divides them; forked, so that their start costs nothing."""
+    """Run `work` in a process per core, divided as in the reference; forked, so that starting them costs nothing."""
     cores = min(len(pieces), torch.get_num_threads())
     children = [
         multiprocessing.get_context("fork").Process(target=work, args=(pieces[n::cores],)) for n in range(cores)
@@ -166,20 +166,20 @@ def _estimate_plainly(workspace: Workspace, slices: list[Path]) -> None:
 
 @torch.inference_mode()
 def _encode_plainly(workspace: Workspace, hubert: Path) -> None:
-    net = transformers.HubertModel.from_pretrained(hubert).eval()
+    model = transformers.HubertModel.from_pretrained(hubert).eval()
     for path in sorted(workspace.slices_16k.iterdir()):
         wave = torch.from_numpy(scipy.io.wavfile.read(path)[1])
         if not num_content_frames(len(wave)):
             continue
-        np.save(workspace.features / f"{path.stem}.npy", net(wave[None]).last_hidden_state[0].numpy())
+        np.save(workspace.features / f"{path.stem}.npy", model(wave[None]).last_hidden_state[0].numpy())
 
 
-def compared(ours: Workspace, plain: Workspace) -> dict[str, str]:
-    """For each stage in words, how far our results are from the plain way's."""
+def describe_differences(ours: Workspace, plain: Workspace) -> dict[str, str]:
+    """Describe for each stage the difference of our results from the plain method's."""
     names = [sorted(path.name for path in each.slices.iterdir()) for each in (ours, plain)]
-    assert names[0] == names[1], "the two ways give other slices"
-    sounds = [_furthest(ours.slices / name, plain.slices / name) for name in names[0]]
-    curves = [_furthest(ours.f0_hz / f"{name}.npy", plain.f0_hz / f"{name}.npy") for name in names[0]]
+    assert names[0] == names[1], "the two methods give different slices"
+    sounds = [_largest_difference(ours.slices / name, plain.slices / name) for name in names[0]]
+    curves = [_largest_difference(ours.f0_hz / f"{name}.npy", plain.f0_hz / f"{name}.npy") for name in names[0]]
     cosines = [_least_cosine(ours.features / path.name, path) for path in plain.features.iterdir()]
     return {
         "slice": f"{len(sounds)} slices, samples at most {max(sounds):.1e} apart",
@@ -188,7 +188,7 @@ def compared(ours: Workspace, plain: Workspace) -> dict[str, str]:
     }
 
 
-def _furthest(one: Path, other: Path) -> float:
+def _largest_difference(one: Path, other: Path) -> float:
     a, b = (np.load(path) if path.suffix == ".npy" else scipy.io.wavfile.read(path)[1] for path in (one, other))
     return float(np.abs(a - b).max(initial=0))
 
@@ -199,11 +199,11 @@ def _least_cosine(one: Path, other: Path) -> float:
 
 
 def against_rvc_webui(options: argparse.Namespace, folder: Path) -> None:
-    """One line: our whole run, from the start of a process, and its three commands."""
+    """Print one line: our whole run as a process, and RVC WebUI's three commands."""
     hubert = options.reference / "assets" / "hubert_base"
     if not (hubert / "config.json").is_file() or importlib.util.find_spec("parselmouth") is None:
-        wants = "assets/hubert_base in the checkout, and praat-parselmouth for ours (the extra `pm`)"
-        print(f"preparation: RVC WebUI's commands left out; the comparison needs {wants}", file=sys.stderr)
+        needed = "assets/hubert_base in the checkout, and praat-parselmouth for ours (the extra `pm`)"
+        print(f"preparation: RVC WebUI's commands left out; the comparison needs {needed}", file=sys.stderr)
         return
     command = [sys.executable, "-m", "benchmarks.preparation", "--recordings", options.recordings, "--hubert", hubert]
     start = time.perf_counter()

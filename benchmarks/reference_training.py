@@ -1,7 +1,7 @@
-"""The whole training command, ours and RVC WebUI's own, on the same prepared folder, from start to saved voice.
+"""The whole training command, ours and RVC WebUI's, on the same preprocessed folder, from start to saved voice.
 
 Both train v2 40k with pitch, batch 4, without base weights, for the same epochs, and save at the end, in turns. The
-reference fills its last batches up by repeating clips; how many steps each took stands in the notes.
+reference fills its last batches by repeating clips; the steps of each are in the notes.
 """
 
 import argparse
@@ -31,8 +31,8 @@ PREPARED = ("0_gt_wavs", "1_16k_wavs", "2a_f0", "2b-f0nsf", "3_feature768")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     rvc_webui.add_options(parser)
-    parser.add_argument("--prepared", type=Path, help="a prepared v2 40k folder; none: made-up clips")
-    parser.add_argument("--clips", type=int, default=16, help="how many to make up, of 3.7 s")
+    parser.add_argument("--prepared", type=Path, help="a preprocessed v2 40k folder; by default synthetic clips")
+    parser.add_argument("--clips", type=int, default=16, help="number of synthetic clips, of 3.7 s")
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
@@ -51,12 +51,12 @@ def main() -> None:
             f"RVC WebUI {steps(reference.folder, THEIRS)}; stand-ins for: {reference.stand_ins()}"
         )
         print_line(
-            "training command", *(statistics.median(seconds[who]) for who in (OURS, THEIRS)), "s", notes, _device()
+            "training command", *(statistics.median(seconds[name]) for name in (OURS, THEIRS)), "s", notes, _device()
         )
 
 
 def train_ours(folder: Path, prepared: Path, epochs: int) -> float:
-    """Seconds of our script in the place of the reference's."""
+    """Run our script in the reference's folder; returns its seconds."""
     _place(folder, prepared, OURS)
     command = [sys.executable, SCRIPT, "-e", OURS, "-sr", "40k", "-f0", "1", "-v", "v2", "-bs", BATCH_SIZE]
     command += ["-te", epochs, "-se", epochs, "--skip-index", "--pretrained", "none"]
@@ -66,16 +66,16 @@ def train_ours(folder: Path, prepared: Path, epochs: int) -> float:
 
 
 def train_theirs(reference: rvc_webui.Reference, prepared: Path, epochs: int) -> float:
-    """Seconds of its `train.train`, which tells of no failure by its exit code: the last pair must be there."""
+    """Run its `train.train`; returns its seconds. Its exit code does not show failures: the last pair must exist."""
     _place(reference.folder, prepared, THEIRS)
     arguments = ["-e", THEIRS, "-sr", "40k", "-f0", 1, "-v", "v2", "-bs", BATCH_SIZE, "-te", epochs, "-se", epochs]
     seconds = reference.run("train.train", [*arguments, "-g", "0", "-l", 0, "-c", 0, "-sw", 0])
-    assert steps(reference.folder, THEIRS), "RVC WebUI saved nothing; look at its train.log"
+    assert steps(reference.folder, THEIRS), "RVC WebUI saved nothing; see its train.log"
     return seconds
 
 
 def _place(folder: Path, prepared: Path, name: str) -> None:
-    """A fresh copy of the prepared folder under `logs/`, with the file list and configuration that both read."""
+    """Copy the preprocessed folder to `logs/`, with the file list and configuration that both read."""
     root = folder / "logs" / name
     shutil.rmtree(root, ignore_errors=True)
     for part in PREPARED:
@@ -88,13 +88,13 @@ def _place(folder: Path, prepared: Path, name: str) -> None:
 
 
 def steps(folder: Path, name: str) -> int | None:
-    """Steps that a run saved itself after."""
+    """Step of the last saved pair of a run."""
     saved = [int(path.stem.removeprefix("G_")) for path in (folder / "logs" / name).glob("G_*.pth")]
     return max(saved, default=None)
 
 
 def count_clips(prepared: Path) -> int:
-    """Slices in a prepared folder."""
+    """Number of slices in a preprocessed folder."""
     return len(list((prepared / "0_gt_wavs").glob("*.wav")))
 
 

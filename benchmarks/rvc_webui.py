@@ -1,8 +1,8 @@
-"""A checkout of RVC WebUI that the user has, and its own commands, timed from start to end as a user waits for them.
+"""The user's checkout of RVC WebUI, whose own commands are timed from start to end.
 
-Each command runs in a scratch folder of links to the checkout, which stays as it was, under the Python that is given:
-best the one that RVC WebUI runs in. What only draws (matplotlib, tensorboard), and librosa's mel filters, get
-stand-ins where that Python lacks them (`stand_ins/sitecustomize.py`); nothing of the mathematics is touched.
+Each command runs in a scratch folder of links to the checkout, which is not changed, under the given Python: best the
+one that RVC WebUI runs in. Plotting (matplotlib, tensorboard) and librosa's mel filters are replaced by stand-ins where
+that Python lacks them (`stand_ins/sitecustomize.py`); the mathematics is not changed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ CAN_STAND_IN = ("librosa", "matplotlib", "tensorboard")
 
 
 def add_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """`--reference` and `--reference-python`, alike in all benchmarks."""
+    """Add `--reference` and `--reference-python`, the same in all benchmarks."""
     parser.add_argument("--reference", type=Path, required=required, help="a checkout of RVC WebUI")
     parser.add_argument(
         "--reference-python", type=Path, default=Path(sys.executable), help="the Python that RVC WebUI runs in"
@@ -28,17 +28,17 @@ def add_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
 
 @dataclass(frozen=True)
 class Reference:
-    """RVC WebUI's own code, ready to be run in a folder of its own."""
+    """RVC WebUI's code, ready to run in a scratch folder."""
 
     python: Path
     folder: Path
-    """Where its commands run: links to the checkout, and `logs/` and `assets/weights/` to write in."""
+    """Current folder of its commands: links to the checkout, and writable `logs/` and `assets/weights/`."""
 
     @classmethod
     def place(cls, checkout: Path, python: Path, folder: Path) -> "Reference":
-        """Link the checkout into an empty folder. Raises FileNotFoundError for a folder that is no checkout."""
+        """Link the checkout into an empty folder. Raises FileNotFoundError for a folder that is not a checkout."""
         if not (checkout / "train" / "train.py").is_file():
-            raise FileNotFoundError(f"{checkout} is no checkout of RVC WebUI: it has no train/train.py")
+            raise FileNotFoundError(f"{checkout} is not a checkout of RVC WebUI: it has no train/train.py")
         for own in ("logs", "assets/weights", "assets/indices"):
             (folder / own).mkdir(parents=True)
         for base in (checkout, checkout / "assets"):
@@ -49,8 +49,8 @@ class Reference:
         return cls(python, folder)
 
     def run(self, module: str, arguments: Sequence[object]) -> float:
-        """Seconds of `python -m <module> <arguments>`, in the folder. Raises CalledProcessError with its last words."""
-        # Not with what is set for ours: its users have no such tuning.
+        """Seconds of `python -m <module> <arguments>`. On failure prints its output and raises CalledProcessError."""
+        # Without the tuning set for our processes, which its users do not have.
         env = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
         env |= {"PYTHONPATH": str(STAND_INS), "PYTHONDONTWRITEBYTECODE": "1"}
         command = [str(self.python), "-m", module, *map(str, arguments)]
@@ -65,7 +65,7 @@ class Reference:
         return seconds
 
     def stand_ins(self) -> str:
-        """What this Python lacks and stand-ins replace, for a line's notes."""
+        """Packages that this Python lacks and stand-ins replace, for the notes."""
         look = f"import importlib.util as u; print(*[n for n in {CAN_STAND_IN} if u.find_spec(n) is None], sep=', ')"
         found = subprocess.run([self.python, "-c", look], stdout=subprocess.PIPE, text=True, check=True)
         return found.stdout.strip() or "none"

@@ -1,8 +1,8 @@
-"""An engine that trains nothing and speaks as a busy real one does: a program for `benchmarks.service_load`.
+"""A simulated engine that trains nothing and writes events like a busy real one, for `benchmarks.service_load`.
 
-It takes the real one's options, and says progress and metrics at every step, up to twice a second, as
-`rvc_engine.reporting` does, and a log line now and then. `writes.json` in its workspace tells when it wrote to its pipe
-(seconds since the epoch) and how long each write took.
+It takes the real engine's options, and writes progress and metrics at every step, twice a second, as
+`rvc_engine.reporting` does, and a log line every 20 steps. `writes.json` in its workspace lists the time of each write
+to its pipe (Unix time) and its duration, in seconds.
 """
 
 import json
@@ -20,7 +20,7 @@ KEYS = ("loss/mel", "loss/kl", "loss/gen", "loss/fm", "loss/disc", "lr", "grad/g
 
 
 def main() -> None:
-    """Speak until SIGTERM."""
+    """Write events until SIGTERM."""
     workspace = Path(next(word for word in sys.argv if word.startswith("--workspace=")).partition("=")[2])
     workspace.mkdir(parents=True, exist_ok=True)
     is_over = False
@@ -48,7 +48,7 @@ def main() -> None:
             emit(Log(message=f"step {step}"))
         write_atomically(workspace / "writes.json", json.dumps(writes).encode())
         time.sleep(STEP_SECONDS)
-    emit(Stopped(message="asked to"))
+    emit(Stopped(message="stopped as requested"))
     sys.exit(EXIT_STOPPED)
 
 

@@ -1,9 +1,9 @@
-"""One training step in the best precision and in float32, each against a plain rendering of the reference's way.
+"""One training step in the best precision and in float32, each against a plain version of the reference's method.
 
-The plain way drives the same nets as RVC WebUI drives its own: the discriminators judge real and fake segments in two
-passes, their weight gradients are computed in the generator's half too and thrown away, the real segments' second pass
-is recorded, every gradient's norm is read one by one, and AdamW goes tensor by tensor; in float32, as on any CPU, with
-every convolution in the layout that PyTorch gives it.
+The plain version runs the same models as RVC WebUI runs its own: separate discriminator passes for real and fake
+segments, unused weight gradients of the discriminators in the generator's backward pass, autograd recording of the
+second pass over real segments, one synchronizing read per gradient norm, and AdamW tensor by tensor; in float32, as
+always on a CPU, with every convolution in PyTorch's default layout.
 """
 
 import argparse
@@ -28,7 +28,7 @@ CLIP_FRAMES = 370
 
 
 def made_up_batch(hparams: Hyperparameters, batch_size: int, device: torch.device) -> Batch:
-    """Clips of 3.7 s; what they hold does not change the cost."""
+    """Clips of 3.7 s of noise; their content does not affect the cost."""
     rng = torch.Generator().manual_seed(0)
     wave = 0.1 * torch.randn(batch_size, CLIP_FRAMES * hparams.hop_length, generator=rng).to(device)
     return Batch(
@@ -43,7 +43,7 @@ def made_up_batch(hparams: Hyperparameters, batch_size: int, device: torch.devic
 
 
 def plain_nets(hparams: Hyperparameters, device: torch.device) -> GanTrainState:
-    """Nets whose optimizers go through the tensors one by one."""
+    """Models whose optimizers update the tensors one by one."""
     state = GanTrainState.build(hparams, device, 1e-4)
     options = {"betas": BETAS, "eps": EPSILON, "weight_decay": WEIGHT_DECAY, "foreach": False, "fused": False}
     state.generator_optimizer = torch.optim.AdamW(state.synthesizer.parameters(), 1e-4, **options)
@@ -54,23 +54,23 @@ def plain_nets(hparams: Hyperparameters, device: torch.device) -> GanTrainState:
 
 
 def plain_step(state: GanTrainState, batch: Batch, starts: torch.Tensor, noise: Noise) -> None:
-    """A step of the same mathematics, the plain way."""
-    hparams, judge = state.hparams, state.discriminators
+    """Take a step of the same mathematics with the plain method."""
+    hparams, discriminators = state.hparams, state.discriminators
     out = state.synthesizer(
         batch.features, batch.coarse_f0, batch.f0, batch.spec, batch.lengths, batch.speakers, starts, noise
     )
     real = cut_segments(batch.wave.unsqueeze(1), starts * hparams.hop_length, hparams.segment_samples)
-    judged = zip(judge(real), judge(out.wave.detach()), strict=True)
-    disc = losses.discriminator_loss([(one[0], other[0]) for one, other in judged])
+    pairs = zip(discriminators(real), discriminators(out.wave.detach()), strict=True)
+    disc = losses.discriminator_loss([(one[0], other[0]) for one, other in pairs])
     state.discriminator_optimizer.zero_grad()
     disc.backward()
-    sum(float(p.grad.norm()) for p in judge.parameters() if p.grad is not None)
+    sum(float(p.grad.norm()) for p in discriminators.parameters() if p.grad is not None)
     state.discriminator_optimizer.step()
 
-    real_judgements, fake_judgements = judge(real), judge(out.wave)
+    real_outputs, fake_outputs = discriminators(real), discriminators(out.wave)
     target = log_mel(cut_segments(batch.spec, starts, hparams.segment_frames), hparams.sample_rate, hparams.n_mels)
     kl = losses.kl_sum(out.latent_prior, out.log_std, out.prior_mean, out.prior_log_std, out.mask) / out.mask.sum()
-    loss = losses.generator_loss(fake_judgements) + losses.feature_loss(real_judgements, fake_judgements)
+    loss = losses.generator_loss(fake_outputs) + losses.feature_loss(real_outputs, fake_outputs)
     loss = loss + MEL_WEIGHT * mel_distance(hparams, out.wave, target) + kl
     state.generator_optimizer.zero_grad()
     loss.backward()
@@ -112,8 +112,8 @@ def main() -> None:
             seconds[name],
             seconds["plain"],
             "s",
-            f"batch {options.batch_size}, median of {options.steps} steps each in turns; the reference is its way with "
-            f"the same nets in float32; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}",
+            f"batch {options.batch_size}, median of {options.steps} steps each in turns; the reference is the plain "
+            f"method with the same models in float32; {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}",
             torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
         )
 

@@ -1,9 +1,10 @@
-"""Training on a prepared folder, step by step: ours, and a plain rendering of the reference's way with the same nets.
+"""Training on a preprocessed folder, step by step: ours, and the reference's method with the same models.
 
-The plain way is RVC WebUI's on a GPU: clips and stored spectrograms read from files by a loader's processes and copied
-to the device; float16 autocast with one gradient scaler (float32 on a CPU); real and fake segments judged in two
-passes, the real ones' second pass recorded; weight gradients of the discriminators computed in the generator's half
-too; the norms of gradients read tensor by tensor; AdamW as PyTorch comes with it.
+The plain version of the reference is RVC WebUI's training on a GPU: clips and stored spectrograms read from files by
+loader processes and copied to the device; float16 autocast with one gradient scaler (float32 on a CPU); separate
+discriminator passes for real and fake segments, with autograd recording of the second pass over real ones; unused
+weight gradients of the discriminators in the generator's backward pass; gradient norms read tensor by tensor; AdamW
+with PyTorch's defaults.
 """
 
 from collections.abc import Callable, Generator
@@ -40,27 +41,27 @@ LOSSES = StepResult.NAMES[:5]
 
 @dataclass(frozen=True)
 class Setting:
-    """What both trainings are told."""
+    """Settings of both trainings."""
 
     workspace: Workspace
-    """Prepared: sliced, with pitch and content."""
+    """Preprocessed: with slices, pitch and content features."""
     config: TrainingConfig
     device: torch.device
     num_loaders: int = 4
-    """Processes that read for the plain way, as in RVC WebUI."""
+    """Loader processes of the plain version, as in RVC WebUI."""
 
     @property
     def hparams(self) -> Hyperparameters:
-        """Of the nets."""
+        """Hyperparameters of the models."""
         return Hyperparameters.from_config(self.config)
 
     def clips(self) -> list[ClipFiles]:
-        """All of them."""
+        """All clips of the workspace."""
         return list_clips(self.workspace, self.hparams)[0]
 
 
 class OurTraining:
-    """The steps of the train stage."""
+    """Steps of the train stage."""
 
     def __init__(self, setting: Setting, with_graphs: bool = True) -> None:
         self.setting, self.hparams = setting, setting.hparams
@@ -71,13 +72,13 @@ class OurTraining:
         self.state = GanTrainState.build(
             self.hparams, device, config.learning_rate, Precision.choose(config.precision, device)
         )
-        self.said: list[str] = []
-        report = StageReport("train", lambda event: self.said.append(str(event)))
+        self.log: list[str] = []
+        report = StageReport("train", lambda event: self.log.append(str(event)))
         self.batches = BatchSampler.from_config(setting.clips(), self.state, config, None, SINGLE_PROCESS, report)
         self.graphs: GraphedSteps | None = None
         if with_graphs and device.type == "cuda":
             batches, recorder = self.batches, CudaGraphCapturer(device)
-            self.graphs = GraphedSteps(self.state, recorder, batches.max_frames, batches.batch_sizes, self.said.append)
+            self.graphs = GraphedSteps(self.state, recorder, batches.max_frames, batches.batch_sizes, self.log.append)
         self.readings = AsyncMetricReader(device)
         self._given, self._number = self._endless(), 0
 
@@ -92,7 +93,7 @@ class OurTraining:
         self._given.close()
 
     def step(self) -> Tensor:
-        """The five losses, on the device."""
+        """Take a step; returns the five losses, on the device."""
         given = next(self._given)
         assert given.batch is not None
         batch: Batch = given.batch
@@ -113,7 +114,7 @@ class OurTraining:
 
 
 class _StoredClips(Dataset[tuple[Clip, Tensor]]):
-    """Clips with their spectrograms, each read from its files whenever it is asked for."""
+    """Clips with their stored spectrograms, read from files at every access."""
 
     def __init__(self, clips: list[ClipFiles], hparams: Hyperparameters, folder: Path) -> None:
         self._clips, self._folder = clips, folder
@@ -136,7 +137,7 @@ class _StoredClips(Dataset[tuple[Clip, Tensor]]):
 
 @dataclass(frozen=True)
 class _Collate:
-    """Clips padded to the longest of them, with the spectrograms that were stored."""
+    """Collate function: pads clips to the longest of them, with their stored spectrograms."""
 
     hparams: Hyperparameters
 
@@ -156,7 +157,7 @@ class _Collate:
 
 
 class PlainTraining:
-    """The reference's way."""
+    """The reference's training, with our models."""
 
     def __init__(self, setting: Setting) -> None:
         self.setting, self.hparams = setting, setting.hparams
@@ -185,11 +186,11 @@ class PlainTraining:
             )
 
     def close(self) -> None:
-        """Let the loader's processes go."""
+        """Stop the loader processes."""
         self._given.close()
 
     def step(self) -> Tensor:
-        """The five losses, on the device."""
+        """Take a step; returns the five losses, on the device."""
         loaded = next(self._given)
         batch = Batch(*(None if part is None else part.to(self.setting.device) for part in vars(loaded).values()))  # type: ignore[arg-type]
         starts = draw_starts(batch.lengths, self.hparams.segment_frames, self._random())
@@ -218,14 +219,14 @@ class PlainTraining:
         return torch.Generator(self.setting.device).manual_seed(int(torch.randint(2**31, ())))
 
     def _teach_discriminators(self, real: Tensor, fake: Tensor) -> Tensor:
-        judge = self.state.discriminators
+        discriminators = self.state.discriminators
         with self.precision.autocast():
-            judged = list(zip(judge(real), judge(fake), strict=True))
-        disc = losses.discriminator_loss([(one[0], other[0]) for one, other in judged])
+            pairs = list(zip(discriminators(real), discriminators(fake), strict=True))
+        disc = losses.discriminator_loss([(one[0], other[0]) for one, other in pairs])
         self.discriminator_optimizer.zero_grad()
         self.scaler.scale(disc).backward()  # type: ignore[no-untyped-call]
         self.scaler.unscale_(self.discriminator_optimizer)
-        _read_norms(judge)
+        _read_norms(discriminators)
         self.scaler.step(self.discriminator_optimizer)
         return disc
 
@@ -235,8 +236,8 @@ class PlainTraining:
         return losses.generator_loss(of_fake), losses.feature_loss(of_real, of_fake)
 
 
-def _read_norms(net: nn.Module) -> float:
-    return sum(float(p.grad.norm()) ** 2 for p in net.parameters() if p.grad is not None) ** 0.5
+def _read_norms(model: nn.Module) -> float:
+    return sum(float(p.grad.norm()) ** 2 for p in model.parameters() if p.grad is not None) ** 0.5
 
 
 Training = OurTraining | PlainTraining

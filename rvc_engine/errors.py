@@ -1,23 +1,23 @@
-"""Everything that can go wrong in a run, as one tree.
+"""Errors of a run, as one tree.
 
     EngineError
     ├── InvalidDataset          invalid_dataset          nothing usable in the recordings
     ├── InvalidConfig           invalid_config           an option, or a combination of options, that cannot work
-    ├── MissingWeights          missing_weights          a net's published weights are not on this machine
+    ├── MissingWeights          missing_weights          published weights are not on this machine
     ├── IncompatibleCheckpoint  incompatible_checkpoint  weights or a checkpoint of another kind than the run
     ├── GpuOutOfMemory          gpu_out_of_memory        the smallest micro-batch does not fit
-    ├── Diverged                diverged                 losses became NaN or infinite and stayed so
+    ├── Diverged                diverged                 losses stayed NaN or infinite
     ├── DiskFull                disk_full                no room for a file the run must write
-    ├── RankFailure             engine_crashed           one of several training processes died without a reason
+    ├── RankFailure             engine_crashed           a data-parallel process died without an error
     ├── WorkspaceBusy           workspace_busy           another engine holds the workspace's lock
-    └── ArtifactInvalid         artifact_invalid         an export that did not pass its own check
+    └── ArtifactInvalid         artifact_invalid         an export that failed its check
 
-EngineError itself is a mistake of ours (code `internal`). Each message says what happened and what to do.
-`code` is stable: it goes into events, the database and HTTP answers.
-`retryable` is fixed per code: whether the same run, tried again, may well succeed.
+EngineError itself is a bug of ours (code `internal`). Each message states what happened and what to do.
+`code` is stable: it appears in events, the database and HTTP responses.
+`retryable` is fixed per code: whether the same run may succeed when retried.
 
-Codes that no engine can report about itself (the worker and the server give them) stand in `FailureCode` too, so that
-there is one list. This module imports no torch.
+`FailureCode` also has the codes that only the worker and the server report, so that there is one list. This module
+imports no torch.
 """
 
 from enum import StrEnum
@@ -25,7 +25,7 @@ from typing import ClassVar
 
 
 class FailureCode(StrEnum):
-    """Why a run, or a job, failed."""
+    """Reason why a run or a job failed."""
 
     INVALID_DATASET = "invalid_dataset"
     INVALID_CONFIG = "invalid_config"
@@ -38,17 +38,17 @@ class FailureCode(StrEnum):
     ARTIFACT_INVALID = "artifact_invalid"
     INTERNAL = "internal"
     ENGINE_CRASHED = "engine_crashed"
-    """The engine process ended without saying why (a signal, an out-of-memory kill)."""
+    """The engine process ended without reporting an error (a signal, an out-of-memory kill)."""
     WORKER_LOST = "worker_lost"
     """The worker stopped sending heartbeats."""
     MAX_DURATION_EXCEEDED = "max_duration_exceeded"
     NO_PROGRESS = "no_progress"
-    """The engine was alive and silent for too long."""
+    """The engine was alive but sent no event for too long."""
     QUEUE_TIMEOUT = "queue_timeout"
 
     @property
     def retryable(self) -> bool:
-        """Whether the same job, tried again, may well succeed."""
+        """Whether the same job may succeed when retried."""
         return self in _RETRYABLE
 
 
@@ -64,13 +64,13 @@ _RETRYABLE = frozenset(
 
 
 class EngineError(Exception):
-    """A run cannot go on; the message is for the person who started it."""
+    """Error that ends a run; the message is for the user."""
 
     code: ClassVar[FailureCode] = FailureCode.INTERNAL
 
 
 class InvalidDataset(EngineError):
-    """Nothing usable in the recordings; the message names the files and the reasons."""
+    """No usable recordings; the message names the files and the reasons."""
 
     code = FailureCode.INVALID_DATASET
 
@@ -82,13 +82,13 @@ class InvalidConfig(EngineError):
 
 
 class MissingWeights(EngineError):
-    """A net's published weights are not on this machine; the message names the ways to get them."""
+    """Published weights are not on this machine; the message names the ways to get them."""
 
     code = FailureCode.MISSING_WEIGHTS
 
 
 class IncompatibleCheckpoint(EngineError):
-    """Weights or a checkpoint that belong to another version, rate or size than the run asks for."""
+    """Weights or a checkpoint of another version, rate or size than the run's."""
 
     code = FailureCode.INCOMPATIBLE_CHECKPOINT
 
@@ -100,19 +100,19 @@ class GpuOutOfMemory(EngineError):
 
 
 class Diverged(EngineError):
-    """Losses became NaN or infinite and stayed so after going back to a good checkpoint."""
+    """Losses stayed NaN or infinite after rollbacks to a good checkpoint."""
 
     code = FailureCode.DIVERGED
 
 
 class DiskFull(EngineError):
-    """There is no room for a file that the run must write."""
+    """No disk space for a file that the run must write."""
 
     code = FailureCode.DISK_FULL
 
 
 class RankFailure(EngineError):
-    """One of several processes that train together died without saying why."""
+    """A data-parallel training process died without reporting an error."""
 
     code = FailureCode.ENGINE_CRASHED
 
@@ -124,7 +124,7 @@ class WorkspaceBusy(EngineError):
 
 
 class ArtifactInvalid(EngineError):
-    """An export did not pass its own check and was not published."""
+    """Export that failed its check and was not published."""
 
     code = FailureCode.ARTIFACT_INVALID
 
@@ -135,7 +135,7 @@ def error_from_code(code: FailureCode, message: str) -> EngineError:
 
 
 class StopRequested(BaseException):
-    """Someone asked the run to stop (SIGTERM, or standard input closed). Not an error: nothing is lost.
+    """Request to stop the run (SIGTERM, or closed standard input). Not an error: nothing is lost.
 
-    Raised between two pieces of work. It derives from BaseException so that no `except Exception` swallows it.
+    Raised between two pieces of work. Derives from BaseException so that no `except Exception` swallows it.
     """

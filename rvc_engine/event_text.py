@@ -1,4 +1,4 @@
-"""An event as a sentence, for logs that people read. No torch."""
+"""Text of events, for logs. No torch."""
 
 from rvc_engine.events import (
     ArtifactReady,
@@ -18,8 +18,8 @@ from rvc_engine.events import (
 )
 
 
-def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one answer per kind of event
-    """Level and sentence of an event, or None for one that says nothing new to a reader of the log."""
+def describe(event: Event) -> tuple[Level, str] | None:  # noqa: PLR0911 - one return per kind of event
+    """Level and text of an event, or None for progress, which is not logged."""
     match event:
         case Log():
             return event.level, event.message
@@ -56,15 +56,15 @@ _METRIC_TEXTS = {
 
 
 def evaluation_text(event: Evaluated) -> str:
-    """What an evaluation found, in a line."""
-    found = ", ".join(text.format(event.values[key]) for key, text in _METRIC_TEXTS.items() if key in event.values)
+    """Scores of an evaluation, in one line."""
+    scores = ", ".join(text.format(event.values[key]) for key, text in _METRIC_TEXTS.items() if key in event.values)
     clips = f"{event.num_clips} {'held-out' if event.held_out else 'training'} clips"
     best = ", the best so far" if event.is_best else ""
-    return f"epoch {event.epoch}, step {event.step} on {clips}: {found}{best} ({event.seconds:.1f} s)"
+    return f"epoch {event.epoch}, step {event.step} on {clips}: {scores}{best} ({event.seconds:.1f} s)"
 
 
 def throughput_text(clips_per_second: float | None, mfu: float | None) -> str:
-    """Training throughput, to be put behind the step; empty where it is not known."""
+    """Training throughput as a suffix to the step; empty while unknown."""
     if clips_per_second is None:
         return ""
     share = "" if mfu is None else f", {mfu:.0%} of the machine"

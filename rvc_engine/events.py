@@ -1,8 +1,7 @@
-"""What the engine says while it works: one JSON object a line on standard output.
+"""Events of a run: the engine's output, one JSON object per line on standard output.
 
-A reader that meets a line which is no event (a library that printed something) gets it as a `Log` event, so nothing is
-lost and nothing breaks. Order of the stages and the words for them stand here as well, because every reader needs them.
-This module imports no torch.
+A line that is not an event (printed by a library) is parsed as a `Log` event, so that nothing is lost. Names and order
+of the stages are defined here too, because every reader needs them. This module imports no torch.
 """
 
 import time
@@ -22,54 +21,54 @@ EXIT_FAILED = 1
 """A `failed` event was the last one."""
 EXIT_USAGE = 2
 EXIT_STOPPED = 3
-"""A `stopped` event was the last one: the run can be taken up again where it was."""
+"""A `stopped` event was the last one: the run can be resumed."""
 
 
 class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     time: float = Field(default_factory=time.time)
-    """Seconds since the epoch, by the engine's clock."""
+    """Unix time in seconds, by the engine's clock."""
 
 
 class StageChanged(_Event):
-    """A stage began, ended, or was skipped because its result was already there."""
+    """Start or end of a stage, or its omission because the result was already there."""
 
     type: Literal["stage_changed"] = "stage_changed"
     stage: Stage
     state: Literal["started", "finished", "skipped"]
     seconds: float | None = None
-    """How long it took, once finished."""
+    """Duration, once finished."""
 
 
 class Progress(_Event):
-    """How far the run is. At most about two a second."""
+    """Progress of the run. At most about two events per second."""
 
     type: Literal["progress"] = "progress"
     stage: Stage
     stage_progress: float = Field(ge=0, le=1)
     progress: float = Field(ge=0, le=1)
-    """Over all stages; never falls within an attempt."""
+    """Over all stages; never decreases within an attempt."""
     eta_seconds: float | None = None
-    """Until the run's end; None while unknown."""
+    """Seconds until the end of the run; None while unknown."""
     epoch: int | None = None
-    """1-based, while training."""
+    """From 1, while training."""
     total_epochs: int | None = None
     step: int | None = None
-    """Optimizer steps done since the run's first attempt."""
+    """Optimizer steps since the start of the run's first attempt."""
     total_steps: int | None = None
     step_seconds: float | None = None
-    """Time of a recent step."""
+    """Duration of a recent step."""
     clips_per_second: float | None = None
-    """Training clips that recent steps learnt from a second."""
+    """Training clips per second of recent steps."""
     machine_share: float | None = None
-    """Operations a second of recent steps, as a share of those that the device reaches in matrix products of the same
-    number format. None before training has gone on for some seconds, or where it cannot be measured."""
+    """Model FLOPS utilization: operations per second of recent steps, as a share of those that the device reaches in
+    matrix products of the same number format. None in the first seconds, or where it cannot be measured."""
 
 
 class Metric(_Event):
-    """Numbers measured at a training step: `loss/gen`, `loss/disc`, `loss/mel`, `loss/kl`, `loss/fm`, `grad_norm/g`,
-    `grad_norm/d`, `learning_rate`, and once training has gone on for some seconds `speed/clips_per_second` and
+    """Metrics of a training step: `loss/gen`, `loss/disc`, `loss/mel`, `loss/kl`, `loss/fm`, `grad_norm/g`,
+    `grad_norm/d`, `learning_rate`, and after the first seconds `speed/clips_per_second` and
     `speed/machine_share`."""
 
     type: Literal["metric"] = "metric"
@@ -87,7 +86,7 @@ class Log(_Event):
 
 
 class Warned(_Event):
-    """Something the person should know of, though the run goes on (an unreadable recording, a damaged checkpoint)."""
+    """Warning to the user about a problem that does not end the run (an unreadable recording, a damaged checkpoint)."""
 
     type: Literal["warning"] = "warning"
     message: str
@@ -95,7 +94,7 @@ class Warned(_Event):
 
 
 class CheckpointSaved(_Event):
-    """A recovery checkpoint is on disk: a later attempt goes on from here."""
+    """A recovery checkpoint was written: a later attempt resumes from it."""
 
     type: Literal["checkpoint_saved"] = "checkpoint_saved"
     step: int
@@ -104,62 +103,62 @@ class CheckpointSaved(_Event):
 
 
 class Evaluated(_Event):
-    """A save was measured on fixed clips, with fixed noise: values of one run can be compared."""
+    """Scores of a save on fixed clips with fixed noise, comparable within a run."""
 
     type: Literal["evaluated"] = "evaluated"
     step: int
     epoch: int
     values: dict[str, float]
-    """By the keys that the metrics use: `eval/mel` (the lowest is the best), `eval/mel_posterior`, `eval/f0_cents`,
-    `eval/voicing` (share of frames), `eval/similarity` (at most 1). What could not be measured is left out."""
+    """By metric name: `eval/mel` (the lowest is the best), `eval/mel_posterior`, `eval/f0_cents`, `eval/voicing` (share
+    of frames), `eval/similarity` (at most 1). Values that could not be measured are left out."""
     held_out: bool
-    """Whether the clips are kept out of training; otherwise the dataset is too short for that and they are training
-    clips, whose values look better than the voice is."""
+    """Whether the clips are held out of training; if not, the dataset is too short for that, and they are training
+    clips, whose values overestimate the voice."""
     is_best: bool
     """Whether no save of the run so far has a lower `eval/mel`."""
     num_clips: int
     seconds: float
-    """What it cost, with previews."""
+    """Duration of the evaluation, with previews."""
 
 
 class PreviewReady(_Event):
-    """A clip spoken by the voice as it is at a save, to listen to and to look at."""
+    """Preview of a save: a clip rendered with the voice, as audio and as picture."""
 
     type: Literal["preview_ready"] = "preview_ready"
     step: int
     epoch: int
     clip: int
-    """1, 2...: the same clips over the whole run."""
+    """Number of the clip from 1; a number is the same clip over the whole run."""
     audio: str
     """Path of the rendered clip, FLAC."""
     picture: str
-    """Path of its log-mel beside the recording's, PNG."""
+    """Path of its log-mel and the recording's, PNG."""
     recording: str
-    """Path of the clip as it was recorded, FLAC."""
+    """Path of the recorded clip, FLAC."""
     seconds: float
     """Length of the clip."""
     scores: dict[str, float]
-    """Of this clip alone, by the keys of `Evaluated.values`."""
+    """Scores of this clip, by the keys of `Evaluated.values`."""
 
 
 ArtifactKind = Literal["voice", "index", "speaker_index", "best", "report"]
-"""speaker_index: of one speaker of a voice that has several; index is the one over all of them."""
+"""speaker_index: index of one of several speakers; index: the one over all speakers."""
 
 
 class ArtifactReady(_Event):
-    """A file of the voice passed its check and lies in the workspace."""
+    """A file of the voice that passed its check is in the workspace."""
 
     type: Literal["artifact"] = "artifact"
     kind: ArtifactKind
     name: str
-    """File name for the person, such as `anna.pth`."""
+    """File name for download, such as `anna.pth`."""
     path: str
     size: int
     sha256: str
 
 
 class Failed(_Event):
-    """The run cannot go on. The last event."""
+    """The run failed. The last event."""
 
     type: Literal["failed"] = "failed"
     code: FailureCode
@@ -167,14 +166,14 @@ class Failed(_Event):
 
 
 class Stopped(_Event):
-    """The run stopped because it was asked to; started again it goes on. The last event."""
+    """The run was stopped on request; a new attempt resumes it. The last event."""
 
     type: Literal["stopped"] = "stopped"
     message: str
 
 
 class Succeeded(_Event):
-    """The voice is made. The last event."""
+    """The voice is complete. The last event."""
 
     type: Literal["succeeded"] = "succeeded"
     message: str
@@ -199,7 +198,7 @@ _adapter: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 
 def parse_event(line: str) -> Event:
-    """The event that a line of the engine's standard output holds; a line that holds none becomes a `Log`."""
+    """Parse a line of the engine's standard output; a line that is not an event becomes a `Log`."""
     try:
         return _adapter.validate_json(line)
     except ValidationError:
@@ -207,5 +206,5 @@ def parse_event(line: str) -> Event:
 
 
 def format_event(event: Event) -> str:
-    """One line of JSON, without the line's end."""
+    """Format an event as one line of JSON, without a newline."""
     return event.model_dump_json(exclude_none=True)

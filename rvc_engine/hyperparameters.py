@@ -1,7 +1,7 @@
-"""The published numbers behind each version and rate: of the spectra, of the nets, of training. No torch.
+"""Published hyperparameters of each version and rate: of spectra, models and training. No torch.
 
-A voice file carries these numbers as a list of 18, a workspace as RVC's `config.json`; both are made, and the list is
-read, here.
+A voice file contains them as a list of 18 values, a workspace as RVC's `config.json`; this module writes both, and
+parses the list.
 """
 
 import json
@@ -21,13 +21,13 @@ WEIGHT_DECAY = 0.01
 MEL_WEIGHT = 45.0
 KL_WEIGHT = 1.0
 MAX_FRAMES = 900
-"""A training clip is cut to so many frames of 10 ms."""
+"""Largest length of a training clip, in frames of 10 ms; longer clips are cut."""
 PUBLISHED_WIDTH = 192
 """Hidden channels of published weights."""
 ANALYSIS_SAMPLE_RATE = 16_000
-"""Sample rate in Hz of the waves that pitch estimators and content encoders read."""
+"""Sample rate of the input of pitch estimators and content encoders, in Hz."""
 NUM_NEIGHBOURS = 8
-"""Rows that RVC and Applio take from an index for each row of features."""
+"""Nearest rows that RVC and Applio read from an index for each row of features."""
 
 _UPSAMPLING: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     # version/rate: rates and kernel sizes of the transposed convolutions; the rates multiply to the hop length
@@ -42,21 +42,44 @@ _SEGMENT_FRAMES = {"v1/32k": 40, "v1/40k": 32, "v1/48k": 24, "v2/32k": 40, "v2/4
 _N_FFT = {32_000: 1024, 40_000: 2048, 48_000: 2048}
 _N_MELS = {32_000: 80, 40_000: 125, 48_000: 128}
 
+# Entries of RVC's `config.json` that are the same for every voice.
+_RVC_TRAIN: dict[str, object] = {
+    "log_interval": 200,
+    "epochs": 20000,
+    "betas": BETAS,
+    "eps": EPSILON,
+    "init_lr_ratio": 1,
+    "warmup_epochs": 0,
+    "c_mel": int(MEL_WEIGHT),
+    "c_kl": KL_WEIGHT,
+}
+_RVC_DATA: dict[str, object] = {"max_wav_value": 32768.0, "mel_fmin": 0.0, "mel_fmax": None}
+_RVC_MODEL: dict[str, object] = {
+    "n_heads": N_HEADS,
+    "n_layers": N_LAYERS,
+    "kernel_size": TEXT_KERNEL_SIZE,
+    "p_dropout": 0,
+    "resblock": "1",
+    "resblock_kernel_sizes": RESBLOCK_KERNEL_SIZES,
+    "resblock_dilation_sizes": RESBLOCK_DILATIONS,
+    "use_spectral_norm": False,
+}
+
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """All sizes of one kind of voice."""
+    """Hyperparameters of one kind of voice."""
 
     version: Version
     sample_rate: int
     """Hz."""
     f0: bool
     n_fft: int
-    """Also the window's length."""
+    """Length of the FFT and of its window, in samples."""
     hop_length: int
     n_mels: int
     segment_frames: int
-    """Length of a training segment."""
+    """Length of a training segment in frames."""
     hidden_channels: int
     """Also the number of inter (latent) channels."""
     filter_channels: int
@@ -69,7 +92,7 @@ class Hyperparameters:
 
     @classmethod
     def from_config(cls, config: TrainingConfig) -> Self:
-        """The numbers that a run with this config uses."""
+        """Hyperparameters of a run with this config."""
         key, rate = f"{config.version}/{config.sample_rate}", config.sample_rate_hz
         rates, kernels = _UPSAMPLING[key]
         return cls(
@@ -109,7 +132,7 @@ class Hyperparameters:
         return f"{self.sample_rate // 1000}k"
 
     def voice_config(self) -> list[Any]:
-        """The list of 18 that a voice file carries as `config`, in the order its loaders pass it on."""
+        """The 18 values of `config` in a voice file, in the order of the loaders' arguments."""
         return [
             self.spec_channels,
             self.segment_frames,
@@ -133,9 +156,9 @@ class Hyperparameters:
 
     @classmethod
     def from_voice_config(cls, config: list[Any], version: Version, f0: bool, num_speakers: int) -> Self:
-        """The numbers behind a voice file's `config`; `num_speakers` comes from its `emb_g.weight`.
+        """Parse a voice file's `config`; `num_speakers` is the number of rows of its `emb_g.weight`.
 
-        Raises ValueError, TypeError, KeyError or IndexError when the list is not what a voice file holds.
+        Raises ValueError, TypeError, KeyError or IndexError for an invalid list.
         """
         rate = int(config[17])
         return cls(
@@ -156,55 +179,33 @@ class Hyperparameters:
         )
 
     def workspace_config(self, config: TrainingConfig, batch_size: int) -> str:
-        """The text of RVC's `config.json`, plus `version` and `f0`, which RVC leaves out and ignores.
+        """Text of RVC's `config.json`, plus `version` and `f0`, which RVC does not write and ignores.
 
-        `batch_size` is a number also where the config says auto.
+        `batch_size` is the micro-batch size, a number also with batch_size=auto.
         """
-        tree = {
-            "version": self.version,
-            "f0": self.f0,
-            "train": {
-                "log_interval": 200,
-                "seed": config.seed,
-                "epochs": 20000,
-                "learning_rate": config.learning_rate,
-                "betas": BETAS,
-                "eps": EPSILON,
-                "batch_size": batch_size,
-                "lr_decay": config.lr_decay,
-                "segment_size": self.segment_samples,
-                "init_lr_ratio": 1,
-                "warmup_epochs": 0,
-                "c_mel": int(MEL_WEIGHT),
-                "c_kl": KL_WEIGHT,
-            },
-            "data": {
-                "max_wav_value": 32768.0,
-                "sampling_rate": self.sample_rate,
-                "filter_length": self.n_fft,
-                "hop_length": self.hop_length,
-                "win_length": self.n_fft,
-                "n_mel_channels": self.n_mels,
-                "mel_fmin": 0.0,
-                "mel_fmax": None,
-            },
-            "model": {
-                "inter_channels": self.hidden_channels,
-                "hidden_channels": self.hidden_channels,
-                "filter_channels": self.filter_channels,
-                "n_heads": N_HEADS,
-                "n_layers": N_LAYERS,
-                "kernel_size": TEXT_KERNEL_SIZE,
-                "p_dropout": 0,
-                "resblock": "1",
-                "resblock_kernel_sizes": RESBLOCK_KERNEL_SIZES,
-                "resblock_dilation_sizes": RESBLOCK_DILATIONS,
-                "upsample_rates": self.upsample_rates,
-                "upsample_initial_channel": self.upsample_initial_channels,
-                "upsample_kernel_sizes": self.upsample_kernel_sizes,
-                "use_spectral_norm": False,
-                "gin_channels": self.gin_channels,
-                "spk_embed_dim": self.num_speakers,
-            },
+        train = _RVC_TRAIN | {
+            "seed": config.seed,
+            "learning_rate": config.learning_rate,
+            "batch_size": batch_size,
+            "lr_decay": config.lr_decay,
+            "segment_size": self.segment_samples,
         }
+        data = _RVC_DATA | {
+            "sampling_rate": self.sample_rate,
+            "filter_length": self.n_fft,
+            "hop_length": self.hop_length,
+            "win_length": self.n_fft,
+            "n_mel_channels": self.n_mels,
+        }
+        model = _RVC_MODEL | {
+            "inter_channels": self.hidden_channels,
+            "hidden_channels": self.hidden_channels,
+            "filter_channels": self.filter_channels,
+            "upsample_rates": self.upsample_rates,
+            "upsample_initial_channel": self.upsample_initial_channels,
+            "upsample_kernel_sizes": self.upsample_kernel_sizes,
+            "gin_channels": self.gin_channels,
+            "spk_embed_dim": self.num_speakers,
+        }
+        tree = {"version": self.version, "f0": self.f0, "train": train, "data": data, "model": model}
         return json.dumps(tree, indent=4, sort_keys=True)

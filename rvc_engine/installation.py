@@ -1,4 +1,4 @@
-"""The command that adds an extra of this package to the environment that runs it. No torch."""
+"""Install command for an extra of this package in the running environment. No torch."""
 
 import json
 import shlex
@@ -13,30 +13,30 @@ from urllib.request import url2pathname
 
 DISTRIBUTION = "rvc-train"
 FOLDER = Path(__file__).resolve().parent.parent
-"""Where this package lies: a checkout, or a folder of installed packages."""
+"""Folder that contains the package: a checkout, or site-packages."""
 
 
 def install_command(extra: str) -> str:
-    """A `pip install` command that adds `extra` from where the running installation came.
+    """A `pip install` command that adds `extra` from the origin of the running installation.
 
-    The package is not on any index, and whoever registers its name there could run code here: so the command names a
-    folder, a file or an address, never the bare name. An installation without a recorded origin (PEP 610) gets the
-    file name of a release's wheel.
+    The package is on no index, and anyone who registers its name there could run code here: so the command has a
+    folder, a file or an address, never the bare name. For an installation without a recorded origin (PEP 610) it has
+    the file name of a release's wheel.
     """
     return f"pip install {_requirement(extra)}"
 
 
 @contextmanager
 def missing_package_reported(extra: str) -> Iterator[None]:
-    """End the program with one sentence, exit code 2, where a package of `extra` is not installed."""
+    """Exit with code 2 and a message when a package of `extra` is not installed."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in {"rvc_train", "rvc_engine", "server", "worker"}:
-            raise  # a fault of ours, not a part left out
+            raise  # a bug of ours, not a missing extra
         sys.stderr.write(
-            f"error: this program needs the package {error.name}, which is not installed here; install all that it "
-            f"needs: {install_command(extra)}\n"
+            f"error: this program needs the package {error.name}, which is not installed; install everything it "
+            f"needs with: {install_command(extra)}\n"
         )
         sys.exit(2)
 
@@ -57,5 +57,5 @@ def _requirement(extra: str) -> str:
 
 
 def _quoted(argument: str) -> str:
-    """An argument quoted for the platform's shell; the brackets of an extra are a pattern to a POSIX shell."""
+    """The argument quoted for the platform's shell; a POSIX shell expands the brackets of an extra as a pattern."""
     return subprocess.list2cmdline([argument]) if sys.platform == "win32" else shlex.quote(argument)

@@ -1,12 +1,12 @@
-"""Long lists of names, shortened for messages. No torch."""
+"""Shortening of long lists of names for messages. No torch."""
 
 from collections.abc import Sequence
 
 MAX_NAMED = 3
-"""Names given in one sentence."""
+"""Default number of names in a message."""
 
 
 def shorten(texts: Sequence[str], limit: int = MAX_NAMED, separator: str = ", ", rest: str = " and {} more") -> str:
-    """The first `limit` texts joined; `rest` follows where there are more, with their number in place of `{}`."""
+    """Join the first `limit` texts; if there are more, `rest` follows with their number instead of `{}`."""
     more = rest.format(len(texts) - limit) if len(texts) > limit else ""
     return separator.join(texts[:limit]) + more

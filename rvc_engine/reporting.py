@@ -7,13 +7,13 @@ from rvc_engine.errors import StopRequested
 from rvc_engine.events import Event, Level, Log, Progress, Stage, Warned
 
 Report = Callable[[Event], None]
-"""Takes each event as it happens. Must be quick and must not raise."""
+"""Callback for each event as it happens. Must be quick and must not raise."""
 
 SECONDS_BETWEEN_PROGRESS = 0.5
 
 
 class StageReport:
-    """The reporter of a stage: sends its events, and raises StopRequested between two pieces of work."""
+    """Reporter of a stage: sends its events, and raises StopRequested between two pieces of work."""
 
     def __init__(
         self,
@@ -22,7 +22,7 @@ class StageReport:
         is_stopping: Callable[[], bool] = lambda: False,
         span: tuple[float, float] = (0.0, 1.0),
     ) -> None:
-        """`span` is the stage's share of the run's progress, as (start, end) in 0..1."""
+        """`span`: the stage's part of the run's progress, as (start, end) in 0..1."""
         self.stage: Stage = stage
         self._report = report
         self._is_stopping = is_stopping
@@ -36,15 +36,15 @@ class StageReport:
         self._report(event)
 
     def log(self, message: str, level: Level = "info") -> None:
-        """A line for the log."""
+        """Send a log line."""
         self._report(Log(message=message, level=level))
 
     def warn(self, message: str) -> None:
-        """Something the person should know of, though the run goes on."""
+        """Send a warning to the user; the run continues."""
         self._report(Warned(message=message, stage=self.stage))
 
     def relay(self, event: Event) -> None:
-        """Send an event of another process that works on this stage alone."""
+        """Send an event of another process whose progress is that of this stage."""
         if isinstance(event, Progress):
             start, end = self._span
             event = event.model_copy(update={"progress": start + (end - start) * event.stage_progress})
@@ -52,18 +52,18 @@ class StageReport:
 
     @property
     def is_stopping(self) -> bool:
-        """Whether someone asked the run to stop."""
+        """Whether a stop was requested."""
         return self._is_stopping()
 
     def check_stop(self) -> None:
-        """Raise StopRequested when someone asked the run to stop. Call between two pieces of work."""
+        """Raise StopRequested if a stop was requested. Call between two pieces of work."""
         if self._is_stopping():
             raise StopRequested
 
     def progress(self, done: float, total: float, **training: float | int | None) -> None:
-        """Report that `done` of `total` pieces of the stage are finished, and check whether to stop.
+        """Report that `done` of `total` pieces of the stage are finished, after `check_stop`.
 
-        Sent at most twice a second, and always when all is done. `training` holds further fields of `Progress`.
+        Sent at most twice a second, and always at the end. `training`: further fields of `Progress`.
         """
         self.check_stop()
         now = time.monotonic()
@@ -72,7 +72,7 @@ class StageReport:
             return
         self._last_progress = now
         fraction = min(max(done / total, self._furthest), 1.0) if total > 0 else 1.0
-        self._furthest = fraction  # training may go back to a checkpoint; what was said stays said
+        self._furthest = fraction  # training may roll back to a checkpoint; reported progress never falls
         start, end = self._span
         fields: dict[str, object] = {
             "stage": self.stage,

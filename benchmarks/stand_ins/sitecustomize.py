@@ -1,6 +1,6 @@
-"""Python loads this at the start of RVC WebUI's processes: stand-ins for drawing and mel filters where absent.
+"""Stand-ins for plotting packages and mel filters, imported by Python at the start of RVC WebUI's processes.
 
-A drawing stand-in takes every call and does nothing, so the reference looks faster by what drawing costs it.
+Only missing packages are replaced. Stand-ins for plotting do nothing, so the reference runs faster by that cost.
 """
 
 import importlib.util
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class _Nothing:
-    """Takes every call, gives itself for every attribute, and can be unpacked in two."""
+    """Object that accepts every call, returns itself for every attribute, and unpacks into two."""
 
     def __call__(self, *_: Any, **__: Any) -> "_Nothing":
         return self
@@ -33,7 +33,7 @@ def _is_absent(name: str) -> bool:
 
 
 def _mel(*, sr: int, n_fft: int, n_mels: int, fmin: float = 0.0, fmax: float | None = None) -> Any:
-    """librosa's default filters (Slaney's scale and areas, 0 Hz to half the rate), by the project's own code."""
+    """librosa's default filters (Slaney's scale and areas, 0 Hz to half the rate), by our own code."""
     import numpy as np
 
     from rvc_engine.audio.mel import mel_filters

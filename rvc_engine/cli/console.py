@@ -1,27 +1,33 @@
-"""The engine's events for a person at a terminal, and for the log file of a run."""
+"""The engine's events on the terminal and in the log file of a run."""
 
 import logging
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from rvc_engine import events
+from rvc_engine.errors import DiskFull, InvalidConfig
 from rvc_engine.event_text import describe, throughput_text
-from rvc_engine.events import Event
+from rvc_engine.events import EXIT_FAILED, Event, Failed
 from rvc_engine.reporting import Report
+from rvc_engine.workspace.disk import is_disk_full
+from rvc_engine.workspace.layout import Workspace
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 SECONDS_BETWEEN_LINES = 10.0
-"""Between progress lines where no bar can be drawn."""
+"""Least time between progress lines where no bar can be drawn."""
 
 
 class LogFile:
-    """Every event as a line of `train.log`, whatever the console shows.
+    """Writer of every event as a line of `train.log`, independent of the console's level.
 
-    A log that cannot be written (a full disk) ends no run: it stops, and says so once on standard error.
+    A write error (a full disk) does not end the run: logging stops, with one message on standard error.
     """
 
     def __init__(self, path: Path) -> None:
@@ -42,19 +48,19 @@ class LogFile:
             self._file.write(line)
         except OSError as error:
             self._is_lost = True
-            print(f"{self._file.name} is not written any further: {error}", file=sys.stderr)  # noqa: T201
+            print(f"{self._file.name} can no longer be written: {error}", file=sys.stderr)  # noqa: T201
 
     def close(self) -> None:
-        """Let the file go."""
+        """Close the file."""
         try:
             self._file.close()
-        except OSError as error:  # what was still to be written
+        except OSError as error:  # from the last buffered line
             self._is_lost = True
-            print(f"{self._file.name} may lack its end: {error}", file=sys.stderr)  # noqa: T201
+            print(f"the end of {self._file.name} may be missing: {error}", file=sys.stderr)  # noqa: T201
 
 
 class Terminal:
-    """Lines by level, and a progress bar where there is a terminal."""
+    """Console output on standard error: lines from a level up, and a progress bar on a terminal."""
 
     def __init__(self, level: str) -> None:
         self._level = LEVELS[level]
@@ -72,14 +78,14 @@ class Terminal:
             self._progress(event)
             return
         entry = describe(event)
-        # Losses of every step belong into the log file; here they stand beside the bar.
+        # Losses of every step go to the log file only; the console has the progress bar.
         level = logging.DEBUG if isinstance(event, events.Metric) else LEVELS[entry[0]] if entry else logging.NOTSET
         if entry is not None and level >= self._level:
             style = {"warning": "yellow", "error": "red"}.get(entry[0])
             self._console.print(entry[1], style=style, markup=False)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
 
@@ -94,11 +100,23 @@ class Terminal:
             self._console.print(f"{100 * event.progress:3.0f} % {text}{eta}", markup=False)
 
 
-def broadcast(*reports: Report) -> Report:
-    """One report that passes events to several."""
+@contextmanager
+def open_report(workspace: Workspace, sink: Report | None = None, level: str = "info") -> Iterator[Report]:
+    """A report to `sink`, or by default to the terminal from `level` up, and to the workspace's log file.
 
-    def report(event: Event) -> None:
-        for one in reports:
-            one(event)
+    Reports Failed and exits with code 1 when the log file cannot be opened.
+    """
+    with ExitStack() as stack:
+        shown = sink or stack.enter_context(closing(Terminal(level)))
+        try:
+            log = stack.enter_context(closing(LogFile(workspace.log)))
+        except OSError as error:
+            text = f"cannot write to {workspace.root} ({error.strerror}); free some space, or choose another folder"
+            shown(Failed(code=DiskFull.code if is_disk_full(error) else InvalidConfig.code, message=text))
+            raise typer.Exit(EXIT_FAILED) from error
 
-    return report
+        def report(event: Event) -> None:
+            shown(event)
+            log(event)
+
+        yield report

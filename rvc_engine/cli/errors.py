@@ -1,4 +1,4 @@
-"""An engine's error as a sentence and an exit code, in place of a traceback."""
+"""Errors of the engine as a message and an exit code instead of a traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""What this machine can do for the engine: devices, precision, libraries. For `doctor`, and for the curious."""
+"""Report of this machine's devices, precision and libraries, for `rvc-engine machine` and the server's `doctor`."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ LIBRARIES = ("torch", "transformers", "faiss-cpu", "av", "soundfile", "soxr", "s
 
 
 def machine_report() -> dict[str, Any]:
-    """Plain values, ready for JSON. Loads torch."""
+    """The report as plain values, ready for JSON. Imports torch."""
     import av
     import torch
 

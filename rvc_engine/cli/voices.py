@@ -16,12 +16,12 @@ Voice = Annotated[Path, typer.Argument(help="A voice, <voice>.pth.", exists=True
 
 
 def inspect(
-    files: Annotated[list[Path], typer.Argument(help="Files to look at: .pth, .pt or .index.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Write JSON: a list with an object for each file.")] = False,
+    files: Annotated[list[Path], typer.Argument(help="Files to inspect: .pth, .pt or .index.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON: a list with one object per file.")] = False,
 ) -> None:
-    """Say what files are (a voice, a G_/D_ checkpoint, base weights, an index) and what is wrong with them.
+    """Identify files (a voice, a G_/D_ checkpoint, base weights, an index) and list their faults.
 
-    No code in them is run. The exit code is 1 when any file has a fault.
+    No code in the files is run. The exit code is 1 if any file has a fault.
     """
     from rvc_engine.voices.inspect import describe, inspect_file
 
@@ -46,21 +46,23 @@ def extract(
         Path, typer.Argument(help="A G_ file of RVC, Applio or this engine, or a recovery checkpoint.", exists=True)
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="The voice to write, <voice>.pth.")],
-    name: Annotated[str | None, typer.Option(help="Name of the voice; else the stem of the output.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the voice; by default the stem of the output file.")] = None,
     sample_rate: Annotated[
-        SampleRate | None, typer.Option(help="Needed only where the tensors do not tell: v1 without pitch, cut down.")
+        SampleRate | None,
+        typer.Option(help="Needed only for v1 without pitch, cut down, whose rate is not detected."),
     ] = None,
     encoder: Annotated[
-        str | None, typer.Option(help="Content encoder that it was trained with; else what its folder says.")
+        str | None,
+        typer.Option(help="Content encoder used in training; by default as recorded in its folder."),
     ] = None,
 ) -> None:
-    """Make a small voice file of a training checkpoint. Version, rate and pitch are told from its tensors."""
+    """Make a small voice file from a training checkpoint. Version, rate and pitch are detected from its tensors."""
     from rvc_engine.voices.extract import extract as extract_voice
 
     with exit_on_error(InvalidConfig):
         made = extract_voice(checkpoint, output, name or output.stem, sample_rate, encoder)
-    how = "" if made.is_encoder_stated else " (nothing says so; name another with --encoder if it was another)"
-    typer.echo(f"{output}: epoch {made.epoch}, {made.identity}, content encoder {made.encoder}{how}")
+    note = "" if made.is_encoder_stated else " (assumed, as none is recorded; if it was another, give --encoder)"
+    typer.echo(f"{output}: epoch {made.epoch}, {made.identity}, content encoder {made.encoder}{note}")
 
 
 def merge(
@@ -68,7 +70,7 @@ def merge(
     second: Voice,
     output: Annotated[Path, typer.Option("-o", "--output", help="The voice to write, <voice>.pth.")],
     ratio: Annotated[float, typer.Option(help="Share of the first voice: 1 all of it, 0 the second alone.")] = 0.5,
-    name: Annotated[str | None, typer.Option(help="Name of the voice; else the stem of the output.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the voice; by default the stem of the output file.")] = None,
 ) -> None:
     """Mix two voices of the same version, rate, pitch and content encoder into one."""
     from rvc_engine.voices.merge import merge as merge_voices
@@ -76,7 +78,7 @@ def merge(
     with exit_on_error(InvalidConfig):
         made = merge_voices(first, second, ratio, output, name or output.stem)
     dropped = (
-        f"; {made.speakers_dropped} speakers that only one of them had are left out" if made.speakers_dropped else ""
+        f"; {made.speakers_dropped} speakers that only one voice has are left out" if made.speakers_dropped else ""
     )
     typer.echo(f"{output}: {made.info}{dropped}")
 
@@ -84,9 +86,9 @@ def merge(
 def reorder_optimizer(
     checkpoint: Annotated[Path, typer.Argument(help="A G_ file.", exists=True, dir_okay=False)],
     output: Annotated[Path, typer.Option("-o", "--output", help="The G_ file to write.")],
-    to: Annotated[Program, typer.Option(help="The program that is to go on training from it.")] = "applio",
+    to: Annotated[Program, typer.Option(help="The program that is to resume training from it.")] = "applio",
 ) -> None:
-    """Put a G_ file's optimizer entries into the order of RVC or Applio. D_ files serve both as they are."""
+    """Put a G_ file's optimizer entries into the order of RVC or Applio. D_ files work in both unchanged."""
     from rvc_engine.voices.optimizer_order import reorder_optimizer as write_in_order
 
     with exit_on_error(InvalidConfig):
@@ -98,7 +100,7 @@ def onnx(
     voice: Voice,
     output: Annotated[Path, typer.Option("-o", "--output", help="The file to write, .onnx.")],
 ) -> None:
-    """Write a voice as an ONNX graph, with the inputs of RVC's own, and compare it with the net on two clips."""
+    """Export a voice as ONNX, with the inputs of RVC's export, and compare it with PyTorch on two clips."""
     from rvc_engine.voices.onnx import export_onnx
 
     with exit_on_error(InvalidConfig):

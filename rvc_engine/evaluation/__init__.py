@@ -1,1 +1,1 @@
-"""How good a save is: held-out clips are rendered and scored, previews are written, the best save is chosen."""
+"""Evaluation of saves: renders and scores held-out clips, writes previews, and selects the best save."""

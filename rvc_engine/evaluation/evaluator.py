@@ -1,16 +1,16 @@
-"""How good the generator is on a few fixed clips, rendered from their own content and pitch as a conversion does.
+"""Scores of the synthesizer on a few fixed clips, rendered from their own content and pitch as in a conversion.
 
-The same clips, places in them and noise at every save of a run, so that its values can be compared. What is measured:
+Clips, windows and noise are the same at every save of a run, so that its scores are comparable:
 
 - `eval/mel`: mean absolute log-mel difference of render and recording, weighted as the training's mel loss. The render
-  takes the way of a conversion (text encoder, flow, decoder): training's own mel loss gets the recording's spectrogram
-  through the posterior encoder, and stays low for a voice that cannot speak from content. The lowest is the best save.
-- `eval/mel_posterior`: training's own mel loss, on fixed segments.
+  is that of a conversion (text encoder, flow, decoder); training's mel loss encodes the recording's spectrogram with
+  the posterior encoder, and stays low for a voice that fails to render from content. The lowest is the best save.
+- `eval/mel_posterior`: training's mel loss, on fixed segments.
 - `eval/f0_cents`: mean distance of the pitch curves of render and recording, by the same estimator for both, over the
   frames that are voiced in both; `eval/voicing`: share of frames voiced in one of them only.
 - `eval/similarity`: cosine of render and voice by a speaker scorer, where one is installed.
 
-PyTorch's global random state is neither read nor changed, and the nets keep no trace: training goes on as without.
+PyTorch's global random state is neither read nor changed, and the model is left as it was: training is not affected.
 """
 
 import math
@@ -18,6 +18,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rvc_engine.audio.mel import log_mel, spectrogram
-from rvc_engine.data.clips import Clip, ClipFiles, load_clip
+from rvc_engine.data.clips import ClipFiles, load_clip
 from rvc_engine.data.split import name_hash
 from rvc_engine.evaluation.speaker_similarity import SpeakerScorer
 from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE, MEL_WEIGHT, Hyperparameters
@@ -36,12 +37,13 @@ from rvc_engine.pitch.curve import fit_length
 from rvc_engine.pitch.estimators import PitchEstimator
 
 PREVIEW_FRAMES = 400
-"""The clip that is also written as a preview is rendered up to this length: 4 s."""
+"""Length of the clip that is also written as a preview, at most: 4 s."""
 OTHER_FRAMES = 150
-"""Of every other clip so much is rendered, from its middle: away from where its neighbours overlap it."""
+"""Length of every other clip, at most, from its middle: away from the overlap with its neighbours."""
 TRIAL_FRAMES = 50
+"""Length of a timed trial: 0.5 s."""
 EVAL_OVERHEAD = 1.3
-"""Seconds of an evaluation for each second of its rendering: the posterior's way, pitch, preview, the best's export."""
+"""Duration of an evaluation relative to its rendering: also posterior encoder, pitch, preview, the best's export."""
 MEL = "eval/mel"
 MEL_POSTERIOR = "eval/mel_posterior"
 F0_CENTS = "eval/f0_cents"
@@ -49,42 +51,81 @@ VOICING = "eval/voicing"
 SIMILARITY = "eval/similarity"
 
 
-@dataclass(frozen=True)
-class Window:
-    """The part of a clip that is rendered, on the device, with its noise and what is known of the recording."""
+class ConversionInputs(NamedTuple):
+    """Arguments of `Synthesizer.infer` for one clip."""
 
-    name: str
     features: Tensor
     """(1, T, feature_size)."""
     coarse_f0: Tensor | None
     """(1, T)."""
     f0: Tensor | None
     """(1, T), Hz."""
-    spec: Tensor
-    """(1, bins, T)."""
-    mel: Tensor
-    """(1, n_mels, T), log-mel of the recording."""
-    speaker: Tensor
+    lengths: Tensor
+    """(1,), T."""
+    speakers: Tensor
     """(1,)."""
     prior_noise: Tensor
     """(1, hidden, T), scaled."""
     source_noise: Tensor | None
     """(1, T * hop)."""
-    posterior_noise: Noise
+
+    def first(self, frames: int, hop_length: int) -> "ConversionInputs":
+        """The inputs of the first `frames` frames."""
+        return ConversionInputs(
+            self.features[:, :frames],
+            None if self.coarse_f0 is None else self.coarse_f0[:, :frames],
+            None if self.f0 is None else self.f0[:, :frames],
+            torch.full_like(self.lengths, frames),
+            self.speakers,
+            self.prior_noise[:, :, :frames],
+            None if self.source_noise is None else self.source_noise[:, : frames * hop_length],
+        )
+
+
+class SegmentInputs(NamedTuple):
+    """Arguments of `Synthesizer.generate` for B segments of one clip."""
+
+    f0: Tensor | None
+    """(B, T), Hz."""
+    spec: Tensor
+    """(B, bins, T)."""
+    lengths: Tensor
+    """(B,), T."""
+    speakers: Tensor
+    """(B,)."""
     starts: Tensor
-    """(2,), first frames of the segments for the posterior's way."""
+    """(B,), first frames of the segments."""
+    noise: Noise
+
+
+@dataclass(frozen=True)
+class Window:
+    """The evaluated part of a clip, of T frames, with all inputs of the model on the device."""
+
+    name: str
     wave: NDArray[np.float32]
     """(T * hop,), the recording."""
+    mel: Tensor
+    """(1, n_mels, T), log-mel of the recording."""
+    conversion: ConversionInputs
+    segments: SegmentInputs
+    segment_mel: Tensor
+    """(B, n_mels, segment frames), log-mel of the recording's segments."""
 
     @property
     def frames(self) -> int:
         """T."""
-        return self.features.shape[1]
+        return self.mel.shape[2]
+
+    @property
+    def speaker(self) -> int:
+        """Row of the speaker embedding."""
+        return int(self.conversion.speakers)
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """One clip as the voice speaks it."""
+    """A clip rendered with the voice."""
 
     name: str
     wave: NDArray[np.float32]
@@ -92,7 +133,7 @@ class Rendering:
     mel: NDArray[np.float32]
     """(n_mels, T), log-mel of the render."""
     scores: dict[str, float]
-    """Of this clip."""
+    """Scores of this clip."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +141,7 @@ class Evaluation:
     """The result of evaluating a save."""
 
     values: dict[str, float]
-    """Over all clips, by the keys of this module. What could not be measured is left out."""
+    """Over all clips, by the keys of this module. Scores that could not be measured are left out."""
     renderings: list[Rendering] = field(default_factory=list)
     """One for each clip, in order."""
 
@@ -116,7 +157,7 @@ class _PitchCount:
 
 
 class Evaluator:
-    """Renders and measures the same clips again and again."""
+    """Evaluator of the same windows of a few clips at every save."""
 
     def __init__(
         self,
@@ -126,13 +167,13 @@ class Evaluator:
         estimator: PitchEstimator,
         scorer: SpeakerScorer | None,
     ) -> None:
-        """The longest clip comes first, and is rendered at length: it is the preview."""
+        """The longest clip comes first, with up to PREVIEW_FRAMES frames: it is the preview."""
         self._hparams, self._device = hparams, device
         self._estimator, self._scorer = estimator, scorer
         longest_first = sorted(clips, key=lambda clip: -min(clip.frames, PREVIEW_FRAMES))
         lengths = [PREVIEW_FRAMES] + [OTHER_FRAMES] * (len(clips) - 1)
         self.windows = [
-            _window(files, length, hparams, device) for files, length in zip(longest_first, lengths, strict=True)
+            _load_window(files, length, hparams, device) for files, length in zip(longest_first, lengths, strict=True)
         ]
         waves = [_to_16k(window.wave, hparams) for window in self.windows]
         self._curves = self._estimator.estimate(waves)
@@ -140,19 +181,20 @@ class Evaluator:
 
     @property
     def num_frames(self) -> int:
-        """Frames that an evaluation renders."""
+        """Frames rendered in an evaluation."""
         return sum(window.frames for window in self.windows)
 
     def estimate_seconds(self, model: Synthesizer) -> float:
-        """About how long an evaluation takes, estimated from rendering half a second."""
-        window, frames = self.windows[0], min(TRIAL_FRAMES, self.windows[0].frames)
+        """Estimated duration of an evaluation, from rendering half a second."""
+        frames = min(TRIAL_FRAMES, self.windows[0].frames)
+        inputs = self.windows[0].conversion.first(frames, self._hparams.hop_length)
         started = time.monotonic()
         with eval_mode(model):
-            float(_render(model, window, frames, self._hparams).sum())
+            float(model.infer(*inputs).sum())  # reading the sum waits for the device
         return (time.monotonic() - started) / frames * self.num_frames * EVAL_OVERHEAD
 
     def evaluate(self, model: Synthesizer) -> Evaluation:
-        """Render and measure all clips."""
+        """Render and score all clips."""
         renderings, counts = [], []
         with eval_mode(model):
             for window, curve in zip(self.windows, self._curves, strict=True):
@@ -166,28 +208,29 @@ class Evaluator:
         self, model: Synthesizer, window: Window, curve: NDArray[np.float64]
     ) -> tuple[Rendering, _PitchCount]:
         hparams = self._hparams
-        wave = _render(model, window, window.frames, hparams)
+        wave = model.infer(*window.conversion)
         mel = log_mel(spectrogram(wave[:, 0], hparams.n_fft, hparams.hop_length), hparams.sample_rate, hparams.n_mels)
         rendered = wave[0, 0].float().cpu().numpy()
         rendered_16k = _to_16k(rendered, hparams)
         count = _compare_pitch(self._estimator.estimate([rendered_16k])[0], curve)
         scores = {
             MEL: MEL_WEIGHT * float((mel - window.mel).abs().mean()),
-            MEL_POSTERIOR: MEL_WEIGHT * _posterior_distance(model, window, hparams),
+            MEL_POSTERIOR: MEL_WEIGHT
+            * float(mel_distance(hparams, model.generate(*window.segments), window.segment_mel)),
             **_pitch_scores([count]),
         }
         if self._scorer is not None and self._speakers is not None:
-            scores[SIMILARITY] = _cosine(self._scorer.embed(rendered_16k), self._speakers[int(window.speaker)])
+            scores[SIMILARITY] = _cosine(self._scorer.embed(rendered_16k), self._speakers[window.speaker])
         return Rendering(window.name, rendered, mel[0].float().cpu().numpy(), scores), count
 
 
 def _mean_by_speaker(
     scorer: SpeakerScorer, windows: Sequence[Window], waves: Sequence[NDArray[np.float32]]
 ) -> dict[int, NDArray[np.float32]]:
-    """What the scorer makes of each speaker's clips, in the mean."""
+    """Mean embedding of each speaker's recordings."""
     embedded: dict[int, list[NDArray[np.float32]]] = {}
     for window, wave in zip(windows, waves, strict=True):
-        embedded.setdefault(int(window.speaker), []).append(scorer.embed(wave))
+        embedded.setdefault(window.speaker, []).append(scorer.embed(wave))
     return {number: np.mean(each, axis=0) for number, each in embedded.items()}
 
 
@@ -203,82 +246,48 @@ def eval_mode(model: Synthesizer) -> Iterator[None]:
         model.train(was_training)
 
 
-def _window(files: ClipFiles, length: int, hparams: Hyperparameters, device: torch.device) -> Window:
-    """The middle of a clip, at most `length` frames; its noise comes from its name."""
+def _load_window(files: ClipFiles, max_frames: int, hparams: Hyperparameters, device: torch.device) -> Window:
+    """The middle of a clip, at most `max_frames` frames; its noise is seeded by its name."""
     clip = load_clip(files)
-    frames = min(clip.frames, length)
-    start = (clip.frames - frames) // 2
-    spec = spectrogram(clip.wave.unsqueeze(0), hparams.n_fft, hparams.hop_length)[:, :, start : start + frames].to(
-        device
-    )
+    frames = min(clip.frames, max_frames)
+    start, hop = (clip.frames - frames) // 2, hparams.hop_length
+    spec = spectrogram(clip.wave.unsqueeze(0), hparams.n_fft, hop)[:, :, start : start + frames].to(device)
     rng = torch.Generator().manual_seed(int(name_hash(files.wave.stem)[:12], 16))
 
     def noise(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=rng).to(device)
 
-    starts = torch.tensor([(frames - hparams.segment_frames) * part // 4 for part in (1, 3)], device=device)
-    return Window(
-        name=files.wave.stem,
+    def cut(curve: Tensor | None) -> Tensor | None:
+        return None if curve is None else curve[None, start : start + frames].to(device)
+
+    f0 = cut(clip.f0)
+    conversion = ConversionInputs(
         features=clip.features[None, start : start + frames].to(device),
-        coarse_f0=_cut(clip.coarse_f0, start, frames, device),
-        f0=_cut(clip.f0, start, frames, device),
-        spec=spec,
-        mel=log_mel(spec, hparams.sample_rate, hparams.n_mels),
-        speaker=torch.tensor([clip.speaker], device=device),
+        coarse_f0=cut(clip.coarse_f0),
+        f0=f0,
+        lengths=torch.tensor([frames], device=device),
+        speakers=torch.tensor([clip.speaker], device=device),
         prior_noise=noise(1, hparams.hidden_channels, frames) * PRIOR_NOISE_SCALE,
-        source_noise=noise(1, frames * hparams.hop_length) if hparams.f0 else None,
-        posterior_noise=Noise(
-            noise(1, hparams.hidden_channels, frames).expand(len(starts), -1, -1),
-            noise(len(starts), hparams.segment_samples) if hparams.f0 else None,
-        ),
+        source_noise=noise(1, frames * hop) if hparams.f0 else None,
+    )
+    starts = torch.tensor([(frames - hparams.segment_frames) * part // 4 for part in (1, 3)], device=device)
+    count = len(starts)
+    segments = SegmentInputs(
+        f0=None if f0 is None else f0.expand(count, -1),
+        spec=spec.expand(count, -1, -1),
+        lengths=conversion.lengths.expand(count),
+        speakers=conversion.speakers.expand(count),
         starts=starts,
-        wave=_samples(clip, start, frames, hparams),
+        noise=Noise(
+            noise(1, hparams.hidden_channels, frames).expand(count, -1, -1),
+            noise(count, hparams.segment_samples) if hparams.f0 else None,
+        ),
     )
-
-
-def _cut(curve: Tensor | None, start: int, frames: int, device: torch.device) -> Tensor | None:
-    return None if curve is None else curve[None, start : start + frames].to(device)
-
-
-def _samples(clip: Clip, start: int, frames: int, hparams: Hyperparameters) -> NDArray[np.float32]:
-    wave: NDArray[np.float32] = clip.wave[start * hparams.hop_length : (start + frames) * hparams.hop_length].numpy()
-    return wave
-
-
-def _render(model: Synthesizer, window: Window, frames: int, hparams: Hyperparameters) -> Tensor:
-    """The first `frames` of a window as the voice speaks them, (1, 1, frames * hop)."""
-    return model.infer(
-        window.features[:, :frames],
-        None if window.coarse_f0 is None else window.coarse_f0[:, :frames],
-        None if window.f0 is None else window.f0[:, :frames],
-        torch.tensor([frames], device=window.features.device),
-        window.speaker,
-        window.prior_noise[:, :, :frames],
-        None if window.source_noise is None else window.source_noise[:, : frames * hparams.hop_length],
-    )
-
-
-def _posterior_distance(model: Synthesizer, window: Window, hparams: Hyperparameters) -> float:
-    """Mean absolute log-mel difference of two segments that went through the posterior encoder, as in training."""
-    count = len(window.starts)
-
-    def repeated(part: Tensor | None) -> Tensor | None:
-        return None if part is None else part.expand(count, *part.shape[1:])
-
-    spec = window.spec.expand(count, -1, -1)
-    lengths = torch.full((count,), window.frames, device=spec.device)
-    output = model(
-        window.features.expand(count, -1, -1),
-        repeated(window.coarse_f0),
-        repeated(window.f0),
-        spec,
-        lengths,
-        window.speaker.expand(count),
-        window.starts,
-        window.posterior_noise,
-    )
-    target = log_mel(cut_segments(spec, window.starts, hparams.segment_frames), hparams.sample_rate, hparams.n_mels)
-    return float(mel_distance(hparams, output.wave, target))
+    wave: NDArray[np.float32] = clip.wave[start * hop : (start + frames) * hop].numpy()
+    mel = log_mel(spec, hparams.sample_rate, hparams.n_mels)
+    segment_spec = cut_segments(segments.spec, starts, hparams.segment_frames)
+    segment_mel = log_mel(segment_spec, hparams.sample_rate, hparams.n_mels)
+    return Window(files.wave.stem, wave, mel, conversion, segments, segment_mel)
 
 
 def _to_16k(wave: NDArray[np.float32], hparams: Hyperparameters) -> NDArray[np.float32]:
@@ -303,7 +312,7 @@ def _pitch_scores(counts: Sequence[_PitchCount]) -> dict[str, float]:
 
 
 def _overall(scores: Sequence[dict[str, float]], counts: Sequence[_PitchCount]) -> dict[str, float]:
-    """Means over the clips; of pitch, over the frames of all clips together."""
+    """Means over the clips; pitch scores over the frames of all clips together."""
     means = {
         key: float(np.mean([each[key] for each in scores]))
         for key in (MEL, MEL_POSTERIOR, SIMILARITY)

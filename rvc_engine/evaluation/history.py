@@ -1,7 +1,7 @@
-"""`evaluation.json`: the scores of a run's saves, the best save, and the time that evaluations took. No torch.
+"""`evaluation.json`: scores of a run's saves, the best save, and the time spent on evaluations. No torch.
 
-It follows the training: a run that starts again at a step forgets what was measured beyond it, for that is trained and
-measured anew. The best alone stays, because its voice file does.
+A run that resumes at a step drops the evaluations of later steps, which are trained and evaluated again. Only the best
+is kept, as its voice file is.
 """
 
 import json
@@ -27,11 +27,11 @@ class Row(BaseModel):
     epoch: int
     values: dict[str, float]
     files: list[str] = []
-    """Its previews, relative to the run's folder."""
+    """Previews, as paths relative to the run's folder."""
 
     @property
     def score(self) -> float:
-        """Lower is better."""
+        """Value of the selection metric; lower is better, infinity if not measured."""
         value = self.values.get(SELECTION_METRIC, math.inf)
         return value if math.isfinite(value) else math.inf
 
@@ -46,28 +46,28 @@ class _Contents(BaseModel):
 
 @dataclass
 class EvaluationHistory:
-    """The file, as it is and as it is to be."""
+    """Contents of the file; every change is written at once."""
 
     root: Path
     """The run's folder."""
     clips: Sequence[str]
-    """Names of the clips measured. Values of other clips cannot be compared, and are forgotten."""
+    """Names of the evaluated clips. Scores of other clips are not comparable, and are dropped."""
     held_out: bool
     rows: list[Row] = field(default_factory=list)
-    """By step."""
+    """In the order of steps."""
     best: Row | None = None
     spent_seconds: float = 0.0
 
     @classmethod
     def load(cls, root: Path, clips: Sequence[str], held_out: bool, warn: Callable[[str], None]) -> Self:
-        """The history of a run. A file that cannot be read is warned of, and begun anew: no training needs it."""
+        """Load the history of a run; empty, with a warning, if the file is unreadable: training does not need it."""
         history = cls(root, clips, held_out)
         try:
             contents = _Contents.model_validate_json(history.path.read_bytes())
         except FileNotFoundError:
             return history
         except (OSError, ValidationError) as error:
-            warn(f"{history.path} cannot be read ({type(error).__name__}); evaluations are counted anew")
+            warn(f"{history.path} cannot be read ({type(error).__name__}); evaluations start from an empty history")
             return history
         if contents.clips == list(clips):
             history.rows, history.best = contents.evaluations, contents.best
@@ -76,15 +76,15 @@ class EvaluationHistory:
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """The file's path."""
         return self.root / "evaluation.json"
 
     def is_best(self, row: Row) -> bool:
-        """Whether nothing measured so far is better."""
+        """Whether no evaluation so far has a better score."""
         return math.isfinite(row.score) and (self.best is None or row.score <= self.best.score)
 
     def add(self, row: Row, seconds: float, *, is_best: bool) -> None:
-        """Take in a row that cost so many seconds, in place of one of the same step, and write the file."""
+        """Add a row that took `seconds`, replacing one of the same step, and write the file."""
         self.spent_seconds += seconds
         if is_best:
             self.best = row
@@ -92,7 +92,7 @@ class EvaluationHistory:
         self._write()
 
     def truncate_after(self, step: int) -> None:
-        """Drop evaluations beyond a step, with their previews. The best stays while its files do."""
+        """Drop evaluations after a step, with their previews. The best is kept, as its voice file is."""
         beyond = [row for row in self.rows if row.step > step]
         if not beyond:
             return
@@ -101,11 +101,11 @@ class EvaluationHistory:
         self._delete_files(beyond)
 
     def clear(self) -> None:
-        """Drop all evaluations: the run begins anew."""
-        forgotten = [*self.rows, *([self.best] if self.best is not None else [])]
+        """Drop all evaluations, for a run that starts from the beginning."""
+        dropped = [*self.rows, *([self.best] if self.best is not None else [])]
         self.rows, self.best, self.spent_seconds = [], None, 0.0
         self.path.unlink(missing_ok=True)
-        self._delete_files(forgotten)
+        self._delete_files(dropped)
 
     def _delete_files(self, rows: Sequence[Row]) -> None:
         for name in {name for row in rows for name in row.files}:
@@ -119,6 +119,6 @@ class EvaluationHistory:
             best=self.best,
             evaluations=self.rows,
         )
-        # NaN has no place in JSON
+        # NaN is not valid JSON
         text = json.dumps(contents.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
         write_atomically(self.path, text.encode())

@@ -1,4 +1,4 @@
-"""Log-mels as pictures for people: panels one above the other, time to the right, pitch upwards."""
+"""Plots of log-mels: panels above each other, time to the right, frequency upwards."""
 
 import io
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _INK = (40, 40, 40)
 _PAPER = (255, 255, 255)
 _FONT_SIZE = 12
 
-# Inferno (van der Walt and Smith, CC0) at eight points: dark to bright in even steps, also for the colour-blind.
+# Inferno (van der Walt and Smith, CC0) at eight points: perceptually uniform, also for the colour-blind.
 _COLOURS = np.array(
     [
         (0, 0, 4),
@@ -48,7 +48,7 @@ class Panel:
 
 
 def plot_mels(panels: Sequence[Panel], sample_rate: int) -> bytes:
-    """The panels as a PNG, all on the scale of the first: what is as bright is as loud."""
+    """Draw the panels as a PNG, all with the colour scale of the first, so that equal colours are equal levels."""
     brightest = float(np.percentile(panels[0].mel, 99.9))
     heights = [panel.mel.shape[0] * PIXELS_PER_BAND + _TOP + _BOTTOM for panel in panels]
     width = max(panel.mel.shape[1] for panel in panels) * PIXELS_PER_FRAME + _LEFT + _RIGHT
@@ -80,14 +80,14 @@ def _draw(image: Image.Image, top: int, panel: Panel, brightest: float, sample_r
 
 
 def _ticks(sample_rate: int, num_bands: int) -> list[tuple[int, int]]:
-    """Frequencies and the bands that hear them best."""
+    """Frequencies in Hz of the axis, each with the mel band of its largest response."""
     n_fft = sample_rate // 10  # bins 10 Hz apart
     filters = mel_filters(sample_rate, n_fft, num_bands)
     return [(hz, int(filters[:, hz // 10].argmax())) for hz in _TICKS_HZ if hz < sample_rate / 2]
 
 
 def _colorize(mel: NDArray[np.float32], brightest: float) -> Image.Image:
-    """Low bands at the bottom."""
+    """Image of a mel (n_mels, T), low bands at the bottom."""
     shares = np.clip((mel[::-1].astype(np.float64) - brightest) / RANGE + 1, 0, 1) * (len(_COLOURS) - 1)
     points = np.arange(len(_COLOURS))
     pixels = np.stack([np.interp(shares, points, channel) for channel in _COLOURS.T], axis=-1).round().astype(np.uint8)

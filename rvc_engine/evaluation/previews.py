@@ -1,6 +1,6 @@
-"""Previews of a save: a clip as the voice speaks it, as FLAC, and its log-mel below the recording's, as PNG.
+"""Previews of a save: a clip rendered with the voice, as FLAC, and its log-mel below the recording's, as PNG.
 
-`previews/e<epoch>_s<step>_<n>.flac` and `.png`, and once `recording_<n>.flac`; n is the clip, the same over the run.
+`previews/e<epoch>_s<step>_<n>.flac` and `.png`, and once per run `recording_<n>.flac`; n is the number of the clip.
 """
 
 import io
@@ -26,7 +26,7 @@ class Preview:
 
 @dataclass(frozen=True)
 class Sound:
-    """A stretch of sound and what it looks like."""
+    """A sound and its log-mel."""
 
     wave: NDArray[np.float32]
     """(num_samples,), full scale ±1."""
@@ -37,7 +37,7 @@ class Sound:
 def write_preview(
     folder: Path, clip: int, epoch: int, step: int, rendered: Sound, recorded: Sound, sample_rate: int
 ) -> Preview:
-    """Write the files of a clip; the recording's only where it is not there yet. OSError on a full disk."""
+    """Write the files of a clip; the recording only if it does not exist yet. Raises OSError on a full disk."""
     name = f"e{epoch}_s{step}_{clip}"
     preview = Preview(folder / f"{name}.flac", folder / f"{name}.png", folder / f"recording_{clip}.flac")
     if not preview.recording.is_file():

@@ -1,7 +1,7 @@
-"""Evaluates each save, writes previews, exports the best.
+"""Evaluation of each save, with previews and export of the best.
 
-The train stage calls `start` where it starts and `run` after each save, before the next recovery checkpoint, so
-that a run which goes on from that has nothing to make up for. Only one process of a run does this.
+The train stage calls `start` at its beginning and `run` after each save, before the next recovery checkpoint, so that a
+run resumed from that checkpoint has no evaluation to catch up on. Only the first process of a run does this.
 """
 
 import math
@@ -27,11 +27,11 @@ from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
 MAX_TIME_FRACTION = 0.1
-"""Of the training time, for all evaluations of a run together, where `evaluate` is auto."""
+"""Share of the training time for all evaluations of a run together, with `evaluate=auto`."""
 
 
 class EvaluationRunner:
-    """Runs the evaluations of one run's saves."""
+    """Runner of the evaluations of a run's saves."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class EvaluationRunner:
         self._history = EvaluationHistory.load(workspace.root, names, split.are_held_out, report.warn)
         self._cached_evaluator: Evaluator | None = None
         self._cost: float | None = None
-        """Seconds of an evaluation, as far as is known."""
+        """Seconds of the last evaluation, or an estimate; None before both."""
         self._last_step: int | None = None
 
     def start(self, progress: TrainProgress) -> None:
-        """Start at this progress: later evaluations are dropped, to be done anew."""
+        """Start at this progress: evaluations of later steps are dropped, as those steps are trained again."""
         self._last_step = None
         if progress.step == 0:
             self._history.clear()
@@ -67,7 +67,7 @@ class EvaluationRunner:
         return next((row.score for row in self._history.rows if row.step == step), math.inf)
 
     def run(self, model: Synthesizer, progress: TrainProgress) -> None:
-        """Evaluate the synthesizer as it is, unless that would take too much of the run's time."""
+        """Evaluate the synthesizer in its current state, unless that takes too much of the run's time."""
         is_wanted = self._config.evaluate != "never" and bool(self._split.evaluated)
         if not is_wanted or self._last_step == progress.step:
             return
@@ -79,7 +79,7 @@ class EvaluationRunner:
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
-            self._report.warn(f"step {progress.step} was not evaluated: the device has no memory left for it")
+            self._report.warn(f"step {progress.step} was not evaluated: the device is out of memory")
 
     def _is_affordable(self, model: Synthesizer, progress: TrainProgress) -> bool:
         if self._config.evaluate == "always":
@@ -90,7 +90,7 @@ class EvaluationRunner:
         if self._cost is not None and self._cost <= allowed:
             return True
         self._report.log(
-            f"step {progress.step} is not evaluated: that would take more than {MAX_TIME_FRACTION:.0%} of the "
+            f"step {progress.step} is not evaluated: evaluations would take more than {MAX_TIME_FRACTION:.0%} of the "
             "training time so far"
         )
         return False
@@ -156,7 +156,7 @@ class EvaluationRunner:
             )
 
     def _write_best(self, model: Synthesizer, progress: TrainProgress) -> bool:
-        """Write the best voice so far, and whether that worked. A net that has no export does not stop the training."""
+        """Write the best voice so far; False, with a warning, if it has no valid export: training goes on."""
         details = export.VoiceDetails.from_checkpoint(self._workspace, self._config, progress)
         try:
             export.write_voice(self._workspace.best_file, model.state_dict(), self._hparams, details)

@@ -1,9 +1,9 @@
-"""Speaker similarity, where the means for it are installed: never needed, never asked for.
+"""Speaker similarity, an optional score: measured if the weights of a scorer are installed.
 
-The one scorer reads the published weights of Resemblyzer (Apache-2.0), a d-vector net (Wan et al., "Generalized
-End-to-End Loss for Speaker Verification", 2018), out of the installed package without importing it: the package wants
-librosa, numba and webrtcvad, and the last of these a module that setuptools no longer has. So it is enough to have its
-files: `pip install --no-deps resemblyzer`.
+The only scorer reads the published weights of Resemblyzer (Apache-2.0), a d-vector model (Wan et al., "Generalized
+End-to-End Loss for Speaker Verification", 2018), from the installed package without importing it: the package needs
+librosa, numba and webrtcvad, and the last of these a module that setuptools no longer has. Its files are enough:
+`pip install --no-deps resemblyzer`.
 """
 
 import importlib.util
@@ -25,22 +25,22 @@ _N_FFT = 400
 _HOP_LENGTH = 160
 _NUM_MELS = 40
 _PARTIAL_FRAMES = 160
-"""The net hears 1.6 s at a time,"""
+"""Length of a part that is embedded at once: 1.6 s."""
 _PARTIAL_STEP = 77
-"""beginning 1.3 times a second."""
+"""Distance of the starts of two parts: 1.3 parts per second."""
 _MIN_COVERAGE = 0.75
-"""A last part with less sound than this share is left out, unless it is the only one."""
+"""Share of a last part that must be sound; with less it is left out, unless it is the only one."""
 _TARGET_DBFS = -30.0
-"""Quieter clips are raised to it."""
+"""Level that quieter clips are raised to."""
 
 
 class SpeakerScorer(Protocol):
-    """Tells voices apart."""
+    """Speaker embedder, for comparing voices."""
 
     name: str
 
     def embed(self, wave_16k: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Who speaks in a clip at 16 kHz, as a vector of length 1: the product of two is their similarity."""
+        """Embed the speaker of a clip at 16 kHz as a vector of length 1; the dot product of two is their similarity."""
         ...
 
 
@@ -51,7 +51,7 @@ def installed_scorer() -> SpeakerScorer | None:
 
 
 def _resemblyzer_weights() -> Path | None:
-    package = importlib.util.find_spec("resemblyzer")  # finds the package, and runs nothing of it
+    package = importlib.util.find_spec("resemblyzer")  # finds the package without running it
     for folder in (package.submodule_search_locations or []) if package is not None else []:
         if (file := Path(folder) / "pretrained.pt").is_file():
             return file
@@ -59,7 +59,7 @@ def _resemblyzer_weights() -> Path | None:
 
 
 class _VoiceEncoder(nn.Module):
-    """Names and sizes as in the published file."""
+    """LSTM with the names and sizes of the published file."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,20 +73,20 @@ class _VoiceEncoder(nn.Module):
 
 
 class ResemblyzerScorer:
-    """Resemblyzer's net on the CPU; for speech of any language, in clips of a second or more."""
+    """Resemblyzer's model on the CPU, for speech of any language, in clips of a second or more."""
 
     name = "resemblyzer"
 
     def __init__(self, weights: Path) -> None:
-        """Raises IncompatibleCheckpoint when the file is not what the package brings."""
-        with torch.random.fork_rng(devices=[]):  # a net is drawn before it is read: training must not notice
+        """Raises IncompatibleCheckpoint when the file is not that of the package."""
+        with torch.random.fork_rng(devices=[]):  # its initial weights must not change training's state
             self._model = _VoiceEncoder().eval()
         tree = load_file(weights)
         try:
             tree = tree["model_state"]
             self._model.load_state_dict({name: tree[name] for name in self._model.state_dict()})
         except (KeyError, TypeError, RuntimeError) as error:
-            message = f"{weights} is not the file that the package resemblyzer brings; install it again"
+            message = f"{weights} is not the file of the package resemblyzer; install the package again"
             raise IncompatibleCheckpoint(message) from error
         self._filters = torch.from_numpy(mel_filters(ANALYSIS_SAMPLE_RATE, _N_FFT, _NUM_MELS).astype(np.float32))
         self._window = torch.hann_window(_N_FFT)
@@ -115,7 +115,7 @@ def _normalize_level(wave: Tensor) -> Tensor:
 
 
 def _partial_starts(num_samples: int) -> list[int]:
-    """First frames of the parts that the net hears of a clip."""
+    """First frames of the parts of a clip that are embedded."""
     num_frames = -(-(num_samples + 1) // _HOP_LENGTH)
     starts = list(range(0, max(1, num_frames - _PARTIAL_FRAMES + _PARTIAL_STEP + 1), _PARTIAL_STEP))
     covered = (num_samples / _HOP_LENGTH - starts[-1]) / _PARTIAL_FRAMES

@@ -1,1 +1,1 @@
-"""The six stages in order: checks before the work, then slice, pitch, content, train, index and export."""
+"""The six stages in order: preflight checks, then slice, pitch, content, train, index and export."""

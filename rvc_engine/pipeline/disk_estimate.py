@@ -1,6 +1,6 @@
-"""How much room a run will take on disk, estimated before any work, so that hours are not spent on a disk too small.
+"""Estimate of the disk space that a run needs, made before any work, so that hours are not spent on a full disk.
 
-What the workspace holds already counts as taken; stage results that come out of a cache are links, and cost nothing.
+Files already in the workspace are subtracted; stage results from the cache are hard links and take no space.
 """
 
 import math
@@ -19,33 +19,33 @@ from rvc_engine.workspace.disk import check_free_space, format_bytes, size_on_di
 from rvc_engine.workspace.layout import Workspace
 
 RESERVE_BYTES = 256 * 2**20
-"""Left alone beside the estimate, for logs, previews and whatever else the machine writes."""
+"""Kept free beside the estimate, for logs, previews and other programs."""
 MAX_PROBED = 200
-"""Recordings whose length is looked up; of more, these tell the bytes of a second."""
+"""Recordings whose length is read; the bytes per second of these serve as an estimate for the others."""
 BYTES_PER_SECOND = 8000
-"""Of a recording whose header does not tell its length: a compressed one, to be on the safe side."""
+"""Assumed for a recording without a length in its header: that of a compressed one, to overestimate its length."""
 SLICE_OVERLAP = 4.0 / 3.7
 FLOAT = 4
 MIN_SECONDS_PER_SAVE = 60
-"""Where time ends the training, no save is counted on in less than this: how many epochs there will be is not known."""
+"""Least interval between saves assumed where `max_train_seconds` ends training, as its epochs are not known ahead."""
 
 
 @dataclass(frozen=True)
 class DiskEstimate:
-    """Bytes still to be written, by what they are for."""
+    """Bytes still to be written, by purpose."""
 
     prepared: int
     """Slices, pitch and features."""
     checkpoints: int
-    """Recovery checkpoints, with the one being written beside those that are kept."""
+    """Recovery checkpoints: those kept, and one more while it is written."""
     saves: int
-    """G_/D_ pairs and small voices at saves, as far as they are kept."""
+    """G_/D_ pairs and small voices that are kept of the saves."""
     index: int
     export: int
 
     @property
     def total(self) -> int:
-        """All of it, without the reserve."""
+        """Sum of all parts, without the reserve."""
         return self.prepared + self.checkpoints + self.saves + self.index + self.export
 
     def __str__(self) -> str:
@@ -68,19 +68,19 @@ def check_space(
     trains: bool = True,
     indexes: bool = True,
 ) -> None:
-    """Raise DiskFull, with both numbers and what to do, when the run does not fit on the workspace's disk.
+    """Raise DiskFull, with needed and free space and advice, when the run does not fit on the workspace's disk.
 
-    `cached_folders`: the workspace's folders that need no room, because their content is in a cache.
+    `cached_folders`: folders of the workspace that take no space, because their content is in the cache.
     """
     needed = estimate(dataset, workspace, config, cached_folders, trains=trains, indexes=indexes)
-    ways = "free some space"
+    advice = "free some space"
     if needed.saves > needed.total / 4:
-        ways += ", or let it save less: larger save_every_epochs, save_only_latest, keep_saves=latest"
+        advice += ", or save less: a larger save_every_epochs, save_only_latest, or keep_saves=latest"
     check_free_space(
         workspace.root,
         needed.total + RESERVE_BYTES if needed.total else 0,
         f"the run ({needed}, and {format_bytes(RESERVE_BYTES)} in reserve)",
-        f"{ways}, or choose another disk",
+        f"{advice}, or choose another disk",
     )
 
 
@@ -93,11 +93,11 @@ def estimate(
     trains: bool = True,
     indexes: bool = True,
 ) -> DiskEstimate:
-    """What the run will write."""
+    """Bytes that the run will write."""
     hparams = Hyperparameters.from_config(config)
     prepared, features = _preprocessing_bytes(dataset, workspace, hparams, cached_folders)
-    # total_fea.npy holds all rows, and so does the index, up to the number above which it holds centres.
-    # Of several speakers each has an index of its own rows beside it.
+    # total_fea.npy holds all rows; so does the index, up to MAX_ROWS, above which it holds k-means centres.
+    # With several speakers, each has another index of its own rows.
     rows_in_index = min(features, MAX_ROWS * FLOAT * hparams.feature_size) * (1 if config.speakers == "one" else 2)
     index = features + rows_in_index - size_on_disk(workspace.total_features) if indexes else 0
     if not trains:
@@ -115,7 +115,7 @@ def estimate(
 def _preprocessing_bytes(
     dataset: Path | None, workspace: Workspace, hparams: Hyperparameters, cached_folders: Collection[Path]
 ) -> tuple[int, int]:
-    """Bytes still to be written by the stages before training; and of all features."""
+    """Bytes still to be written by the stages before training, and bytes of all features."""
     if dataset is None:
         return 0, size_on_disk(workspace.features)
     seconds = _estimate_seconds(list_recordings(dataset)) * SLICE_OVERLAP
@@ -132,7 +132,7 @@ def _preprocessing_bytes(
 
 
 def _kept_saves(config: TrainingConfig) -> tuple[int, bool]:
-    """How many pairs will lie on disk at once, and whether each new one is written beside one that it replaces."""
+    """Pairs on disk at once, and whether each new pair is written beside the one that it replaces."""
     if config.save_only_latest:
         return 1, True
     number = -(-config.total_epochs // config.save_every_epochs)
@@ -146,7 +146,7 @@ def _kept_saves(config: TrainingConfig) -> tuple[int, bool]:
 
 
 def _model_bytes(hparams: Hyperparameters) -> tuple[int, int]:
-    """Of the generator's weights in float32, and of both nets'; an optimizer holds twice as much again."""
+    """Bytes of float32 weights: of the generator, and of both models; an optimizer holds twice as much again."""
     generator = generator_layout(hparams, with_posterior=True)
     discriminators = discriminators_layout(ModelIdentity("discriminators", hparams.version, hparams.hidden_channels))
     generator_bytes, discriminators_bytes = (
@@ -156,7 +156,7 @@ def _model_bytes(hparams: Hyperparameters) -> tuple[int, int]:
 
 
 def _estimate_seconds(recordings: list[Recording]) -> float:
-    """As far as headers tell."""
+    """Length of all recordings, estimated from the headers of at most MAX_PROBED of them."""
     step = -(-len(recordings) // MAX_PROBED) or 1
     probed = recordings[::step]
     seconds = sum(_header_seconds(recording.path) for recording in probed)

@@ -3,11 +3,10 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rvc_engine.audio import recordings, slicing
 from rvc_engine.checkpoints.recovery import RecoveryStore
@@ -39,11 +38,11 @@ _PROGRESS_ENDS: dict[Stage, float] = {
     "index": 0.97,
     "export": 1.0,
 }
-"""Where each stage ends on the way from 0 to 1; for the progress of a run as a whole."""
+"""Progress of the whole run, 0 to 1, at the end of each stage."""
 
 FEATURES_MISMATCH = (
-    "the base weights were trained on ContentVec's features and this run uses content={content}: they give the voice a "
-    "sound to start from, and it must learn anew what is said; pretrained=none may do as well"
+    "the base weights were trained on ContentVec features, and this run uses content={content}; they still give the "
+    "decoder a start, but speech must be learned anew from these features, and pretrained=none may do as well"
 )
 
 
@@ -54,7 +53,7 @@ class StageSelection:
     training: bool = True
     index: bool = True
     continue_on_error: bool = False
-    """Make the index also when training failed; the failure is raised afterwards all the same."""
+    """Build the index even if training fails; the error is raised afterwards all the same."""
 
 
 def make_voice(
@@ -68,25 +67,32 @@ def make_voice(
 ) -> None:
     """Make `<voice>.pth` and `<voice>.index` in the workspace; stages whose inputs are unchanged are skipped.
 
-    Without a dataset the workspace must hold slices, pitch and features already, as RVC's preprocessing leaves them.
-    The caller holds the workspace's lock. Raises EngineError's kinds, and StopRequested when `is_stopping` said so.
+    Without a dataset the workspace must already hold slices, pitch and features, as RVC's preprocessing leaves them.
+    The caller holds the workspace's lock. Raises subclasses of EngineError, and StopRequested once `is_stopping()`.
     """
     run = _Run(workspace, config, machine, report, is_stopping)
-    continues_on_error = selection.continue_on_error and selection.index
+    continues_to_index = selection.continue_on_error and selection.index
     failure = preflight.check(
-        dataset, workspace, config, machine, report, trains=selection.training, continues_to_index=continues_on_error
+        dataset, workspace, config, machine, report, trains=selection.training, continues_to_index=continues_to_index
     )
-    tasks = run.preprocessing_tasks(dataset) if dataset is not None else []
-    run.check_space(dataset, tasks, selection)
-    for task in tasks:
-        run.run_task(task)
+    results = {} if dataset is None else run.preprocessing_results(dataset)
+    run.check_space(dataset, results, selection)
+    if dataset is not None:
+        run.preprocess(dataset, results)
     if selection.training and failure is None:
         try:
-            run.train(is_prepared_here=dataset is not None)
+            base, features = run.prepare_training(is_preprocessed_here=dataset is not None)
+            result = run.training_result(base, features)
+            if not run.reuse(result):
+                with run.compute(result) as stage_report:  # here, not in a method: `test_call_path` counts the calls
+                    if len(run.devices) == 1:
+                        trainer.run(workspace, config, run.device, base, features, stage_report)
+                    else:
+                        launcher.run(workspace, config, run.devices, base, features, stage_report)
         except EngineError as error:
             failure = error
     if failure is not None:
-        if not continues_on_error:
+        if not continues_to_index:
             raise failure
         report(Log(level="error", message=f"training failed ({failure.code}): {failure}; going on to the index"))
     if selection.index:
@@ -97,20 +103,18 @@ def make_voice(
 
 
 @dataclass(frozen=True)
-class _StageTask:
-    """One stage whose result is kept for as long as its inputs stay the same."""
+class _StageResult:
+    """Result of a stage, valid as long as the fingerprint of the stage's inputs stays the same."""
 
     stage: Stage
     fingerprint: str
-    """Of the inputs."""
-    folders: list[Path]
-    """What it fills, to be kept for other runs; empty for training."""
-    run: Callable[[StageReport], Any]
+    folders: list[Path] = field(default_factory=list)
+    """Folders that the stage fills, shared with other runs through the cache; empty for training."""
     made_with: str = ""
 
 
 class _Run:
-    """What all stages of a run share."""
+    """Workspace, config, devices and cache of a run, shared by its stages."""
 
     def __init__(
         self,
@@ -126,70 +130,71 @@ class _Run:
         self.device = self.devices[0]
         self.cache = StageCache(machine.cache_folder) if machine.cache_folder is not None else None
 
-    def preprocessing_tasks(self, dataset: Path) -> list[_StageTask]:
-        """What slices, pitch curves and content features of the recordings take. Raises InvalidDataset."""
+    def preprocessing_results(self, dataset: Path) -> dict[Stage, _StageResult]:
+        """The slices, pitch curves (with f0 only) and content features due for a dataset. Raises InvalidDataset."""
         workspace, config = self.workspace, self.config
-        self._record_folders(dataset)
+        self._write_recording_folders(dataset)
         sliced = fingerprint_of(slicing.VERSION, dataset_hash(dataset), config.sample_rate)
         pitched = fingerprint_of(pitch_stage.VERSION, sliced, config.pitch)
         encoded = fingerprint_of(sliced, *content_stage.fingerprint_parts(config, self.machine))
-        slices = _StageTask(
-            "slice",
-            sliced,
-            [workspace.slices, workspace.slices_16k],
-            lambda r: slicing.run(dataset, workspace, config, r),
-        )
-        curves = _StageTask(
-            "pitch",
-            pitched,
-            [workspace.coarse_f0, workspace.f0_hz],
-            lambda r: pitch_stage.run(workspace, config, self.machine, r),
-        )
-        features = _StageTask(
-            "content",
-            encoded,
-            [workspace.features, workspace.mute_features.parent],
-            lambda r: content_stage.run(workspace, config, self.machine, self.device, r),
-            made_with=content_stage.made_with(config, self.machine),
-        )
-        return [slices, curves, features] if config.f0 else [slices, features]
+        encoder = content_stage.made_with(config, self.machine)
+        results = [
+            _StageResult("slice", sliced, [workspace.slices, workspace.slices_16k]),
+            _StageResult("content", encoded, [workspace.features, workspace.mute_features.parent], encoder),
+        ]
+        if config.f0:
+            results.append(_StageResult("pitch", pitched, [workspace.coarse_f0, workspace.f0_hz]))
+        return {result.stage: result for result in results}
 
-    def _record_folders(self, dataset: Path) -> None:
-        """Keep in which folder each recording lies: by it the speakers are told apart."""
+    def _write_recording_folders(self, dataset: Path) -> None:
+        """Record the folder of each recording, which identifies its speaker."""
         folders = speakers.recording_folders(recordings.list_recordings(dataset))
         speakers.write_folders(self.workspace, folders)
         if note := speakers.several_folders_note(self.config.speakers, folders):
             self.report(Log(message=note))
 
-    def check_space(self, dataset: Path | None, tasks: list[_StageTask], selection: StageSelection) -> None:
+    def check_space(
+        self, dataset: Path | None, results: Mapping[Stage, _StageResult], selection: StageSelection
+    ) -> None:
         """Raise DiskFull when the run does not fit on the workspace's disk."""
-        available = [each for each in tasks if self._is_done(each) or self._is_cached(each)]
+        available = [each for each in results.values() if self._is_done(each) or self._is_cached(each)]
         folders = {folder for each in available for folder in each.folders}
         check_space(dataset, self.workspace, self.config, folders, trains=selection.training, indexes=selection.index)
 
-    def base_weights(self) -> BaseWeights:
-        """The files that training starts from, which are there and fit."""
+    def preprocess(self, dataset: Path, results: Mapping[Stage, _StageResult]) -> None:
+        """Slice the recordings, estimate pitch (with f0 only) and encode content, unless the result is available."""
+        workspace, config, machine = self.workspace, self.config, self.machine
+        slices, curves, features = results["slice"], results.get("pitch"), results["content"]
+        if not self.reuse(slices):
+            with self.compute(slices) as report:
+                slicing.run(dataset, workspace, config, report)
+        if curves is not None and not self.reuse(curves):
+            with self.compute(curves) as report:
+                pitch_stage.run(workspace, config, machine, report)
+        if not self.reuse(features):
+            with self.compute(features) as report:
+                content_stage.run(workspace, config, machine, self.device, report)
+
+    def prepare_training(self, *, is_preprocessed_here: bool) -> tuple[BaseWeights, str]:
+        """Base weights to start from, checked by preflight, and the identity of the features to train on."""
         paths = preflight.base_weight_paths(self.config, self.machine)
         identity = " ".join(f"{path.name} {sha256_of(path)[:12]}" for path in paths if path is not None)
-        return BaseWeights(paths[0], paths[1], identity or "none")
-
-    def train(self, *, is_prepared_here: bool) -> None:
-        """The nets, up to their last checkpoint."""
-        base = self.base_weights()
+        base = BaseWeights(paths[0], paths[1], identity or "none")
         if self.config.content != "contentvec" and base.generator is not None:
             self.report(Warned(message=FEATURES_MISMATCH.format(content=self.config.content)))
-        if not is_prepared_here:
-            self._make_mute()
+        if not is_preprocessed_here:
+            self._write_mute()
+        return base, self._features_identity()
+
+    def training_result(self, base: BaseWeights, features: str) -> _StageResult:
+        """The trained state due for these inputs; not done when its newest checkpoint was deleted or damaged."""
         if not RecoveryStore(self.workspace, {}).is_newest_whole():
-            self.workspace.mark_undone("train")  # someone took it away, to train anew, or damaged it
-        features = self._features_identity()
+            self.workspace.mark_undone("train")
         inputs = [features, base.identity, self.config.model_dump(mode="json")]
-        self.run_task(
-            _StageTask("train", fingerprint_of(trainer.VERSION, inputs), [], lambda r: self._train(base, features, r))
-        )
+        return _StageResult("train", fingerprint_of(trainer.VERSION, inputs))
 
     def _features_identity(self) -> str:
-        """What the workspace's features are, if a run with recordings made them: training goes on with no others."""
+        """Identity of the workspace's features, where a run with recordings made them; a resumed run must match it."""
         encoded = self.workspace.fingerprint("content")
         if encoded is None:
             return "as found in the workspace"
@@ -197,8 +202,8 @@ class _Run:
         pitch_curves = self.workspace.fingerprint("pitch") if self.config.f0 else None
         return fingerprint_of(encoded, pitch_curves, *([speaker_numbers] if speaker_numbers else []))
 
-    def _make_mute(self) -> None:
-        """The silent clips' features, which other programs keep elsewhere; without the encoder, none."""
+    def _write_mute(self) -> None:
+        """Write features of the silent clips, which other programs keep elsewhere; needs the encoder's weights."""
         if self.workspace.mute_features.is_file():
             return
         try:
@@ -206,55 +211,52 @@ class _Run:
         except MissingWeights as error:
             self.report(
                 Warned(
-                    message="training goes without the two silent clips that teach silence, because their features "
-                    f"cannot be made: {error}"
+                    message="training runs without the two silent clips that teach silence, because their features "
+                    f"cannot be computed: {error}"
                 )
             )
 
-    def _train(self, base: BaseWeights, features: str, stage_report: StageReport) -> None:
-        """In this process, or in one of its own for each of several devices."""
-        workspace, config = self.workspace, self.config
-        if len(self.devices) == 1:
-            trainer.run(workspace, config, self.device, base, features, stage_report)
-        else:
-            launcher.run(workspace, config, self.devices, base, features, stage_report)
-
     def index(self) -> None:
-        """The retrieval index over the content features."""
+        """Build the retrieval index over the content features."""
         with self._stage("index") as stage_report:
             build.run(self.workspace, self.config, stage_report)
 
     def export(self, has_voice: bool) -> None:
-        """The files to take away, checked."""
+        """Write and check the files to download."""
         with self._stage("export") as stage_report:
             if has_voice:
                 export.run(self.workspace, self.config, self.device, stage_report)
             else:
                 export.run_index_only(self.workspace, self.config, stage_report)
 
-    def _is_done(self, task: _StageTask) -> bool:
-        is_marked = self.workspace.is_done(task.stage, task.fingerprint)
-        return is_marked and all(folder.is_dir() for folder in task.folders)
+    def _is_done(self, result: _StageResult) -> bool:
+        is_marked = self.workspace.is_done(result.stage, result.fingerprint)
+        return is_marked and all(folder.is_dir() for folder in result.folders)
 
-    def _is_cached(self, task: _StageTask) -> bool:
-        return bool(task.folders) and self.cache is not None and self.cache.contains(task.stage, task.fingerprint)
+    def _is_cached(self, result: _StageResult) -> bool:
+        return bool(result.folders) and self.cache is not None and self.cache.contains(result.stage, result.fingerprint)
 
-    def run_task(self, task: _StageTask) -> None:
-        """Run a stage unless its result is there, in the workspace or in the cache."""
-        stage, fingerprint, folders = task.stage, task.fingerprint, task.folders
-        is_there = self._is_done(task) or (
+    def reuse(self, result: _StageResult) -> bool:
+        """Skip the stage if its result is in the workspace or can be restored from the cache; False otherwise."""
+        stage, fingerprint, folders = result.stage, result.fingerprint, result.folders
+        is_available = self._is_done(result) or (
             bool(folders) and self.cache is not None and self.cache.restore(stage, fingerprint, folders)
         )
-        if is_there:
-            self.workspace.mark_done(stage, fingerprint, task.made_with)
+        if is_available:
+            self.workspace.mark_done(stage, fingerprint, result.made_with)
             self.report(StageChanged(stage=stage, state="skipped"))
-            return
+        return is_available
+
+    @contextmanager
+    def compute(self, result: _StageResult) -> Iterator[StageReport]:
+        """Context of a stage that computes the result: empties its folders before, marks and caches them after."""
+        stage, fingerprint, folders = result.stage, result.fingerprint, result.folders
         self.workspace.mark_undone(stage)
         for folder in folders:  # its files may be links into the cache, and must not be written through
             shutil.rmtree(folder, ignore_errors=True)
         with self._stage(stage) as stage_report:
-            task.run(stage_report)
-            self.workspace.mark_done(stage, fingerprint, task.made_with)
+            yield stage_report
+            self.workspace.mark_done(stage, fingerprint, result.made_with)
             if folders and self.cache is not None:
                 self.cache.store(stage, fingerprint, folders)
 
@@ -271,7 +273,7 @@ class _Run:
 
 
 def dataset_hash(dataset: Path) -> str:
-    """A hash over the contents of all recordings, in their order; names do not matter."""
+    """Hash of the contents of all recordings, in their order; file names do not count."""
     digest = hashlib.sha256()
     for recording in recordings.list_recordings(dataset):
         with recording.path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before a run does anything, all of it at once: weights, found slices, room on disk."""
+"""Checks before a run starts, all reported at once: weights, speakers, and the slices of a found workspace."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -30,9 +30,9 @@ def check(
     trains: bool,
     continues_to_index: bool,
 ) -> EngineError | None:
-    """Raise one error that lists everything that keeps the run from starting; what is merely left out is reported.
+    """Raise one error that lists every fault that prevents the run; files merely left out are reported as warnings.
 
-    With `continues_to_index`, what keeps only the training from starting is returned, not raised.
+    With `continues_to_index`, an error that prevents only training is returned instead of raised.
     """
     for_all = list(_preprocessing_faults(dataset, workspace, config, machine))
     for_training: list[EngineError] = []
@@ -67,8 +67,8 @@ def _preprocessing_faults(
     made_with = "local" if encoder and is_local(encoder) else encoder
     if made_with and made_with != config.content:
         yield InvalidConfig(
-            f"the features in {workspace.features} were made with content={made_with} and this run says "
-            f"content={config.content}; say content={made_with}, or give the recordings again"
+            f"the features in {workspace.features} were made with content={made_with}, but this run has "
+            f"content={config.content}; set content={made_with}, or give the recordings again"
         )
         return
     try:
@@ -78,7 +78,7 @@ def _preprocessing_faults(
 
 
 def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:
-    """Raise InvalidDataset when the folders do not tell who speaks, or not whom the config names."""
+    """Raise InvalidDataset when recordings have no speaker by their folders, or a speaker of the config has none."""
     if dataset is not None:
         Speakers.from_folders(config, recording_folders(list_recordings(dataset)))
         return
@@ -88,7 +88,7 @@ def _check_speakers(dataset: Path | None, workspace: Workspace, config: Training
 
 
 def _base_weights_faults(config: TrainingConfig, machine: Machine) -> Iterator[EngineError]:
-    """Missing ones, and those of another kind of voice."""
+    """Base weights that are missing, or of another kind of voice."""
     try:
         check_weights(config, machine, prepares=False, trains=True)
     except EngineError as error:
@@ -109,7 +109,7 @@ def _base_weights_faults(config: TrainingConfig, machine: Machine) -> Iterator[E
 
 
 def base_weight_paths(config: TrainingConfig, machine: Machine) -> tuple[Path | None, Path | None]:
-    """The files that training starts from, generator first: the machine's own, or else the published."""
+    """Base weights to start training from, generator first: the machine's own files, or else the published ones."""
     own = (machine.pretrained_g, machine.pretrained_d)
     if config.pretrained != "auto":
         return own
@@ -122,8 +122,8 @@ def base_weight_paths(config: TrainingConfig, machine: Machine) -> tuple[Path | 
 
 
 def _join_errors(errors: Sequence[EngineError]) -> EngineError:
-    """One error with the sentences of all; of the kind of the first that misses weights, or else of the first."""
+    """One error with the messages of all, of the type of the first MissingWeights, or else of the first error."""
     if len(errors) == 1:
         return errors[0]
-    gravest = next((error for error in errors if isinstance(error, MissingWeights)), errors[0])
-    return type(gravest)(". Also, ".join(str(error).rstrip(".") for error in errors))
+    main = next((error for error in errors if isinstance(error, MissingWeights)), errors[0])
+    return type(main)(". Also, ".join(str(error).rstrip(".") for error in errors))

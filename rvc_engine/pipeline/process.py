@@ -1,6 +1,6 @@
-"""One run of the engine as a process: from options to an exit code, whatever happens on the way.
+"""One run of the engine as a process, with an exit code for every outcome.
 
-Every end has its last event and its exit code: succeeded, failed with a code and a sentence, or stopped on request.
+Each outcome has a last event and an exit code: succeeded, failed with a code and a message, or stopped on request.
 """
 
 import errno
@@ -24,23 +24,23 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class StopSwitch:
-    """Turned by SIGTERM, SIGINT, or the end of standard input; looked at between two pieces of work."""
+    """Stop request, set by SIGTERM, SIGINT or the end of standard input, and polled between two pieces of work."""
 
     def __init__(self) -> None:
-        self._turned = threading.Event()
+        self._requested = threading.Event()
 
     def __call__(self) -> bool:
-        return self._turned.is_set()
+        return self._requested.is_set()
 
-    def turn(self) -> None:
-        """Ask the run to stop."""
-        self._turned.set()
+    def request_stop(self) -> None:
+        """Request a stop."""
+        self._requested.set()
 
     def on_signals(self) -> None:
-        """Listen to SIGTERM and SIGINT; a second SIGINT interrupts at once, as people expect of Ctrl-C."""
+        """Install handlers of SIGTERM and SIGINT; a second SIGINT (Ctrl-C) interrupts at once."""
 
         def handle(number: int, _frame: FrameType | None) -> None:
-            self.turn()
+            self.request_stop()
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,20 +48,20 @@ class StopSwitch:
         signal.signal(signal.SIGINT, handle)
 
     def on_end_of_input(self) -> None:
-        """Listen to standard input: when whoever started us is gone, nobody wants this run to go on beside the next."""
+        """Watch standard input, which ends with the parent process; its next run must not meet this one."""
 
         def watch() -> None:
             with suppress(OSError, ValueError):
-                # Not through sys.stdin: a thread that waits in its buffer makes the interpreter abort at its end.
+                # Not sys.stdin.read: a thread blocked in its buffer makes the interpreter abort at exit.
                 while os.read(sys.stdin.fileno(), 4096):
                     pass
-            self.turn()
+            self.request_stop()
 
         threading.Thread(target=watch, name="stdin", daemon=True).start()
 
 
 class EventLines:
-    """Writes events as JSON lines to standard output; a reader that is gone turns the switch."""
+    """Writer of events as JSON lines on standard output; a closed pipe requests a stop."""
 
     def __init__(self, switch: StopSwitch) -> None:
         self._switch = switch
@@ -73,7 +73,7 @@ class EventLines:
                 sys.stdout.write(format_event(event) + "\n")
                 sys.stdout.flush()
             except (BrokenPipeError, ValueError):
-                self._switch.turn()
+                self._switch.request_stop()
 
 
 def run_engine(
@@ -86,20 +86,20 @@ def run_engine(
     selection: StageSelection,
     lock_wait_seconds: float,
 ) -> int:
-    """Make the voice; returns the exit code. Never raises for what may go wrong in a run."""
+    """Make the voice and return the exit code; errors of the run become a `Failed` event, and none is raised."""
     try:
         with workspace.lock(lock_wait_seconds):
             make_voice(dataset, workspace, config, machine, report, switch, selection)
     except StopRequested:
-        report(Stopped(message="stopped as asked; started again, the run goes on from here"))
+        report(Stopped(message="stopped as requested; start the run again to resume from here"))
         return EXIT_STOPPED
     except EngineError as error:
         return _failed(report, error.code, str(error))
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            return _failed(report, DiskFull.code, f"no room is left on the disk ({error}); free some and start again")
+            return _failed(report, DiskFull.code, f"the disk is full ({error}); free some space and start again")
         return _unexpected(report, error)
-    except Exception as error:  # noqa: BLE001 (the outermost guard: whatever it was, the reader gets a last event)
+    except Exception as error:  # noqa: BLE001 (the outermost guard: every outcome has a last event)
         return _unexpected(report, error)
     report(Succeeded(message=f"the voice {workspace.voice} is ready in {workspace.weights}"))
     return EXIT_SUCCEEDED
@@ -115,5 +115,5 @@ def _unexpected(report: Report, error: Exception) -> int:
     return _failed(
         report,
         FailureCode.INTERNAL,
-        f"something unforeseen happened ({type(error).__name__}: {error}); the log holds the details; please report it",
+        f"an unexpected error occurred ({type(error).__name__}: {error}); the log has the details; please report it",
     )

@@ -1,4 +1,4 @@
-"""Which weights a run needs, looked at before any work, so that one message tells all that are missing. No torch."""
+"""Check of the weights that a run needs, before any work and with all missing files in one message. No torch."""
 
 from collections.abc import Iterator
 
@@ -10,16 +10,16 @@ from rvc_engine.pitch.names import check_installed, weights_problem
 from rvc_engine.weights.catalogue import ENCODER_IDS, PublishedFile, Weights
 
 _OTHER_ENCODER = (
-    "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts rightly "
-    "only with `rvc-engine convert`)"
+    "choose another encoder with content=whisper-tiny, which needs no download (a voice made with it converts "
+    "correctly only with `rvc-engine convert`)"
 )
 _NO_BASE_WEIGHTS = "train from scratch with pretrained=none, which needs far more recordings and time"
 
 
 def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = True, trains: bool = True) -> None:
-    """Raise MissingWeights, naming the ways out, when the run needs weights that are not here and whole.
+    """Raise MissingWeights, with the remedies, when weights that the run needs are missing or damaged.
 
-    `prepares`: the run begins with recordings, so it needs the encoder and the pitch estimator. `trains`: it needs the
+    `prepares`: the run starts from recordings, so it needs the encoder and the pitch estimator. `trains`: it needs the
     base weights. Raises InvalidConfig for an estimator whose package is not installed.
     """
     if prepares and config.f0:

@@ -1,4 +1,4 @@
-"""The GPU's benchmark runs to its end where nobody has a GPU, with small nets, and says when there is none."""
+"""The GPU benchmark runs on a CPU with small models, and exits with a message when there is no GPU."""
 
 import json
 import os
@@ -32,7 +32,7 @@ def test_each_thing_that_is_measured_on_a_gpu_is_measured_on_a_cpu_in_small() ->
     assert all(
         line.keys() == {"name", "ours", "reference", "ratio", "unit", "device", "notes"} for line in lines.values()
     )
-    # The first step of nets from one seed: the discriminators' losses hardly know which segments they see.
+    # First step of models from one seed: the discriminator loss hardly depends on the segments.
     assert 0.98 < lines["loss/disc"]["ratio"] < 1.02
     assert "train" in lines["recordings to voice"]["notes"]
 
@@ -40,4 +40,4 @@ def test_each_thing_that_is_measured_on_a_gpu_is_measured_on_a_cpu_in_small() ->
 def test_a_machine_without_a_gpu_is_told_so_in_a_sentence() -> None:
     done = bench()
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "make bench-gpu measures a CUDA device, and this machine shows PyTorch none.\n"
+    assert done.stderr == "make bench-gpu needs a CUDA device, and PyTorch finds none on this machine.\n"

@@ -1,4 +1,4 @@
-"""The plain way of preparing, which ours is timed against, gives what ours gives; so it does the same work."""
+"""Plain preprocessing, the baseline of the benchmark, gives the same results as ours: it does the same work."""
 
 import re
 import shutil
@@ -25,7 +25,7 @@ def recordings(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def hubert(tmp_path: Path) -> Path:
-    """A small net of HuBERT's form, as wide as a voice asks for."""
+    """A small HuBERT with the feature size of a voice."""
     torch.manual_seed(0)
     config = transformers.HubertConfig(num_hidden_layers=1, intermediate_size=96, conv_dim=(32,) * 7)
     transformers.HubertModel(config).save_pretrained(tmp_path / "hubert")
@@ -40,16 +40,17 @@ def test_both_ways_give_the_same(
     plain = preparation.prepare_plainly(recordings, tmp_path / "plain", hubert)
     assert ours.keys() == plain.keys() == {"slice", "pitch", "content"}
     assert min(*ours.values(), *plain.values()) > 0
-    told = preparation.compared(Workspace(tmp_path / "ours", "v"), Workspace(tmp_path / "plain", "v"))
-    apart = {stage: float(re.findall(r"\d\.\d\S*", words)[-1]) for stage, words in told.items()}
-    assert apart["slice"] < 1e-6
-    assert apart["pitch"] < 1e-3
-    assert apart["content"] > 0.999
+    workspaces = [Workspace(tmp_path / name, "v") for name in ("ours", "plain")]
+    differences = preparation.describe_differences(*workspaces)
+    values = {stage: float(re.findall(r"\d\.\d\S*", text)[-1]) for stage, text in differences.items()}
+    assert values["slice"] < 1e-6
+    assert values["pitch"] < 1e-3
+    assert values["content"] > 0.999
 
 
 def test_results_that_differ_are_told(recordings: Path, hubert: Path, tmp_path: Path) -> None:
     preparation.prepare(recordings, tmp_path / "ours", "swift", hubert)
     shutil.copytree(tmp_path / "ours", tmp_path / "other")
     next((tmp_path / "other" / "0_gt_wavs").iterdir()).unlink()
-    with pytest.raises(AssertionError, match="other slices"):
-        preparation.compared(Workspace(tmp_path / "ours", "v"), Workspace(tmp_path / "other", "v"))
+    with pytest.raises(AssertionError, match="different slices"):
+        preparation.describe_differences(Workspace(tmp_path / "ours", "v"), Workspace(tmp_path / "other", "v"))

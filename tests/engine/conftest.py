@@ -1,4 +1,4 @@
-"""Made-up recordings in any container, and a stage's ear and mouth."""
+"""Synthetic recordings in any container, a dataset, a workspace, and a recorder of a stage's events."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -63,7 +63,7 @@ def dataset(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def save(dataset: Path) -> Callable[..., Path]:
-    """save(name, sound, rate=44100): a recording in the dataset, in the container that the name's suffix says."""
+    """save(name, sound, rate=44100): a recording in the dataset, in the container of the name's suffix."""
 
     def write(name: str, sound: Sound, rate: int = 44_100, **options: str) -> Path:
         path = dataset / name
@@ -82,7 +82,7 @@ def workspace(tmp_path: Path) -> Workspace:
 
 
 class Listener:
-    """What a stage said, and the word to stop."""
+    """Recorder of a stage's events; `is_stopping` requests a stop."""
 
     def __init__(self) -> None:
         self.events: list[Event] = []
@@ -106,5 +106,5 @@ class Listener:
 
 @pytest.fixture
 def listener() -> Listener:
-    """Listens to a stage."""
+    """A recorder of a stage's events."""
     return Listener()

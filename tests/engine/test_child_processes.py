@@ -1,4 +1,4 @@
-"""A child of ours runs our packages, and gets no more of the environment than it needs."""
+"""A child process runs our packages, and gets no more of the environment than it needs."""
 
 import json
 import os
@@ -40,10 +40,10 @@ print(json.dumps(inherited_environment({"PYTHONPATH": "/theirs", "HOME": "/home/
 
 
 def environment_of_a_child(environment: dict[str, str]) -> dict[str, str]:
-    """What a real child tells of its environment."""
+    """The environment that a real child process sees."""
     command = [sys.executable, "-c", "import json, os; print(json.dumps(dict(os.environ)))"]
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    return json.loads(told)
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    return json.loads(output)
 
 
 def test_a_module_of_the_current_folder_is_never_taken_for_ours(hostile, tmp_path: Path) -> None:
@@ -64,10 +64,10 @@ def test_a_module_of_the_current_folder_is_never_taken_for_ours(hostile, tmp_pat
 def test_children_find_the_packages_that_their_parent_found_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "rvc_engine").symlink_to(PACKAGE)
     command = [sys.executable, "-c", SEARCH_PATH, str(tmp_path)]
-    told = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert told == {"PYTHONPATH": str(tmp_path), "HOME": "/home/me"}
+    environment = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert environment == {"PYTHONPATH": str(tmp_path), "HOME": "/home/me"}
     where = [sys.executable, "-P", "-c", "import rvc_engine; print(rvc_engine.__file__)"]
-    found = subprocess.run(where, env=told, cwd="/", capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(where, env=environment, cwd="/", capture_output=True, text=True, check=True).stdout
     assert Path(found.strip()).parent == tmp_path / "rvc_engine"
 
 
@@ -77,12 +77,12 @@ def test_children_of_installed_packages_get_no_search_path(tmp_path: Path) -> No
     (packages / "rvc_engine").symlink_to(PACKAGE)
     command = [str(tmp_path / "bin" / "python"), "-P", "-c", SEARCH_PATH]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    assert json.loads(told) == {"HOME": "/home/me"}
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert json.loads(output) == {"HOME": "/home/me"}
 
 
 def test_the_engine_gets_what_its_libraries_read_and_no_secrets() -> None:
-    wanted = {
+    passed = {
         "PATH": "/usr/bin",
         "LC_TIME": "de_DE.UTF-8",
         "XDG_CACHE_HOME": "/tmp/cache",
@@ -97,9 +97,9 @@ def test_the_engine_gets_what_its_libraries_read_and_no_secrets() -> None:
         "no_proxy": "localhost,10.0.0.0/8",
     }
     theirs = {"PYTHONSTARTUP": "/home/me/startup.py", "LD_PRELOAD": "libother.so", "EDITOR": "vi"}
-    told = environment_of_a_child(engine_environment(wanted | theirs | SECRETS))
-    told = {name: value for name, value in told.items() if name not in {"LC_CTYPE", "PYTHONPATH"}}  # LC_CTYPE: Python's
-    assert told == wanted
+    seen = environment_of_a_child(engine_environment(passed | theirs | SECRETS))
+    seen = {name: value for name, value in seen.items() if name not in {"LC_CTYPE", "PYTHONPATH"}}  # LC_CTYPE: Python's
+    assert seen == passed
 
 
 def test_the_list_for_the_engine_is_the_documented_one() -> None:
@@ -131,21 +131,21 @@ def test_more_is_handed_on_by_name_or_by_its_beginning_and_as_it_is_but_never_ou
     given = {"LD_PRELOAD": "libjemalloc.so", "HTTP_PROXY": "http://me:secret@proxy:3128", "HF_HUB_OFFLINE": "1"}
     names = variable_names(" LD_PRELOAD, HTTP_PROXY,HF_*, R*,")
     assert names == ("LD_PRELOAD", "HTTP_PROXY", "HF_*", "R*")
-    told = environment_of_a_child(engine_environment(given | SECRETS, names))
-    assert given.items() <= told.items()
-    assert told["HF_TOKEN"] == "hf_token"  # asked for with HF_*
-    assert not {name for name in told if name.startswith("RVC_TRAIN_")}
+    seen = environment_of_a_child(engine_environment(given | SECRETS, names))
+    assert given.items() <= seen.items()
+    assert seen["HF_TOKEN"] == "hf_token"  # matches HF_*
+    assert not {name for name in seen if name.startswith("RVC_TRAIN_")}
 
 
 @pytest.mark.parametrize("text", ["*", "A B", "1A", "A*B", "RVC_TRAIN_TOKEN", "RVC_TRAIN_*"])
 def test_a_list_that_names_no_variables_or_our_own_settings_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"no variable's name|gets none of those"):
+    with pytest.raises(ValueError, match=r"neither the name of a variable|gets none of those"):
         variable_names(f"PATH,{text}")
 
 
 def test_a_program_that_reads_recordings_gets_next_to_nothing() -> None:
-    told = program_environment({"PATH": "/usr/bin", "LANG": "C.UTF-8", "HOME": "/home/me", "CUDA_HOME": "/c"} | SECRETS)
-    assert {name: value for name, value in told.items() if name != "PYTHONPATH"} == {
+    seen = program_environment({"PATH": "/usr/bin", "LANG": "C.UTF-8", "HOME": "/home/me", "CUDA_HOME": "/c"} | SECRETS)
+    assert {name: value for name, value in seen.items() if name != "PYTHONPATH"} == {
         "PATH": "/usr/bin",
         "LANG": "C.UTF-8",
     }
@@ -162,5 +162,5 @@ def test_a_package_of_our_name_that_comes_first_is_found_before_it_is_run(
     monkeypatch.setattr(child_processes, "_uninstalled_folder", list)
     collision = name_collision("server")
     assert collision is not None
-    assert f"first is {tmp_path / 'server'}, not ours in {PACKAGE.parent / 'server'}" in collision
+    assert f"from {tmp_path / 'server'}, not from {PACKAGE.parent / 'server'};" in collision
     assert name_collision("worker") is None

@@ -1,4 +1,4 @@
-"""How to install what was left out fits how this installation was made, and never names the package alone."""
+"""The install command of an extra fits the installation, and never has the package's bare name."""
 
 import json
 import re
@@ -17,7 +17,7 @@ BARE_NAME = re.compile(r"pip install(?:\s+-\S+)*\s+['\"]?rvc[-_]train(?![-_\w]*\
 
 
 class Distribution:
-    """What the metadata of an installation says."""
+    """Metadata of an installation."""
 
     version = "1.2.3"
 

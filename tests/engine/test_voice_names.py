@@ -1,4 +1,4 @@
-"""A voice's files are found again by RVC and Applio, whatever the voice is called."""
+"""RVC and Applio find the files of a voice under any name."""
 
 import pytest
 

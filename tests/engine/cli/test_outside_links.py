@@ -1,4 +1,4 @@
-"""`-o` beside `--skip-index`: an index that is there is linked, and one that is not is missed aloud."""
+"""`-o` with `--skip-index`: an existing index is linked, and a missing one causes a warning."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ WORDS = ["-e", "anna", "--skip-index", "--pretrained", "none", "--set", "width=2
 
 @pytest.fixture(autouse=True)
 def trained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline_script, "execute", lambda *_, **__: EXIT_SUCCEEDED)
+    monkeypatch.setattr("rvc_engine.pipeline.process.run_engine", lambda *_, **__: EXIT_SUCCEEDED)
 
 
 def test_an_index_of_an_earlier_run_is_linked(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_speakers_are_chosen_by_a_word_by_text_or_by_a_mapping(given: object, ex
     "wrong", ["all", "anna=109", "anna=-1", "anna=x", {}, {"anna": True}, {"anna": "0"}, {"a/b": 0}, {"": 0}, ["a"], 3]
 )
 def test_any_other_choice_of_speakers_gets_one_sentence(wrong: object) -> None:
-    with pytest.raises(ValidationError, match=r"1 validation error[^!]*say one, or folders, or the number") as caught:
+    with pytest.raises(ValidationError, match=r"1 validation error[^!]*set one, or folders, or the number") as caught:
         TrainingConfig.model_validate({"speakers": wrong})
     assert caught.value.error_count() == 1
 

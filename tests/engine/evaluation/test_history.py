@@ -1,4 +1,4 @@
-"""What saves were worth is remembered truly, through interruptions and returns to a checkpoint."""
+"""History of evaluations through interruptions and rollbacks to a checkpoint."""
 
 import json
 from pathlib import Path

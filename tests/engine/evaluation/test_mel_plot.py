@@ -1,4 +1,4 @@
-"""Pictures show time to the right, low sounds below, and loud ones bright."""
+"""Plots of log-mels: time to the right, low frequencies at the bottom, high levels bright."""
 
 import io
 
@@ -12,7 +12,7 @@ RATE, BANDS, FRAMES = 40_000, 125, 200
 
 
 def tone(hz: float, frames: slice) -> np.ndarray:
-    """A log-mel that is silent but for one frequency at some time."""
+    """A log-mel that is silent except for one frequency at some frames."""
     mel = np.full((BANDS, FRAMES), -12.0, np.float32)
     mel[mel_filters(RATE, 4000, BANDS)[:, round(hz / 10)].argmax(), frames] = 0.0
     return mel

@@ -1,4 +1,4 @@
-"""Speaker similarity: used where its weights are installed, passed over where not."""
+"""Speaker similarity: measured if its weights are installed, skipped if not."""
 
 import sys
 from pathlib import Path
@@ -15,11 +15,11 @@ RATE = 16_000
 
 
 def made_up_weights(path: Path) -> Path:
-    """A file in the published form whose numbers a formula gives."""
+    """A file in the published format with weights from a formula."""
     tree = {"similarity_weight": torch.ones(1), "similarity_bias": torch.zeros(1)}
     for number, (name, value) in enumerate(_VoiceEncoder().state_dict().items()):
         angles = torch.arange(value.numel(), dtype=torch.float64).square() * 0.7 + number
-        size = 100 if name == "lstm.weight_ih_l0" else 0.15  # so that the sound, too, has a say
+        size = 100 if name == "lstm.weight_ih_l0" else 0.15  # so that the output depends on the sound too
         tree[name] = (torch.sin(angles) * size).float().view(value.shape)
     torch.save({"step": 1, "model_state": tree}, path)
     return path
@@ -40,7 +40,7 @@ REFERENCE = {
     1.9: ([156, 10, 30, 135, 105], [0.262337, 0.222882, 0.208075, 0.198307, 0.18923]),
     4.0: ([9, 81, 10, 8, 156], [0.238857, 0.175517, 0.173451, 0.165279, 0.146346]),
 }
-"""Of Resemblyzer 0.1.4 itself with these weights and sounds: by seconds, the places of the largest values, and them."""
+"""Largest values of Resemblyzer 0.1.4 with these weights and sounds: by seconds, their positions and values."""
 
 
 @pytest.mark.parametrize("seconds", sorted(REFERENCE))

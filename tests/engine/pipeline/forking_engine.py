@@ -1,6 +1,6 @@
-"""An engine that starts at once: torch is loaded one time, and each run is a fork of this process.
+"""Engines that start at once: torch is loaded one time, and each run is a fork of this process.
 
-Reads lines `{"workspace", "dataset", "config", "cache"}`, answers `pid`, then `exit code` (below zero: a signal).
+Input lines `{"workspace", "dataset", "config", "cache"}`; output lines `pid`, then `exit code` (negative: a signal).
 """
 
 import json
@@ -19,13 +19,13 @@ from rvc_engine.pipeline.process import run_engine
 from rvc_engine.workspace.layout import Workspace
 
 
-def run(wish: dict[str, str]) -> int:
-    config = TrainingConfig.model_validate(json.loads(wish["config"]))
-    workspace = Workspace(Path(wish["workspace"]), "anna", config.version)
-    machine = Machine(device="cpu", num_threads=1, cache_folder=Path(wish["cache"]))
+def run(request: dict[str, str]) -> int:
+    config = TrainingConfig.model_validate(json.loads(request["config"]))
+    workspace = Workspace(Path(request["workspace"]), "anna", config.version)
+    machine = Machine(device="cpu", num_threads=1, cache_folder=Path(request["cache"]))
     torch.manual_seed(0)
     return run_engine(
-        Path(wish["dataset"]),
+        Path(request["dataset"]),
         workspace,
         config,
         machine,
@@ -38,10 +38,10 @@ def run(wish: dict[str, str]) -> int:
 
 def main() -> None:
     for line in sys.stdin:
-        wish = json.loads(line)
+        request = json.loads(line)
         child = os.fork()
         if child == 0:
-            os._exit(run(wish))
+            os._exit(run(request))
         sys.stdout.write(f"{child}\n")
         sys.stdout.flush()
         _, status = os.waitpid(child, 0)

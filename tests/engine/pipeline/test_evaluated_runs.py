@@ -1,4 +1,4 @@
-"""Saves are measured, heard and seen, the best is offered, and training takes no notice of any of it."""
+"""Evaluations of saves: scores, previews and the best voice, without an effect on training."""
 
 import itertools
 import json
@@ -160,16 +160,16 @@ def test_evaluations_cost_no_more_than_their_share_of_the_time_and_saves_go_when
 
 
 class CountingScorer:
-    """Says that voices are less alike each time."""
+    """Scorer whose similarities decrease with each call."""
 
     name = "counting"
 
     def __init__(self) -> None:
-        self.heard = itertools.count()
+        self.calls = itertools.count()
 
     def embed(self, wave_16k: np.ndarray) -> np.ndarray:
         assert len(wave_16k) > 8000
-        angle = 0.1 * max(0, next(self.heard) - 1)  # the two recordings come first
+        angle = 0.1 * max(0, next(self.calls) - 1)  # the two recordings come first
         return np.array([np.cos(angle), np.sin(angle)], np.float32)
 
 
@@ -241,7 +241,7 @@ def test_an_evaluation_without_memory_is_left_out_and_said(
     monkeypatch.setattr(Evaluator, "evaluate", fail)
     _, events = make(**{**ALWAYS, "total_epochs": 1})
     [warning] = [event.message for event in events if isinstance(event, Warned)]
-    assert warning == "step 3 was not evaluated: the device has no memory left for it"
+    assert warning == "step 3 was not evaluated: the device is out of memory"
 
 
 # --- a run that dies

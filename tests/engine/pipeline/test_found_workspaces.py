@@ -35,7 +35,7 @@ def test_features_of_one_encoder_are_not_taken_for_anothers(make: Make, finished
 
 
 def test_features_of_which_nobody_knows_the_local_encoder_make_no_voice(make: Make, finished: Workspace) -> None:
-    with pytest.raises(InvalidConfig, match="content=whisper-tiny and this run says content=local"):
+    with pytest.raises(InvalidConfig, match="content=whisper-tiny, but this run has content=local"):
         make(dataset=None, content="local")
     finished.mark_done("content", "x", made_with="")
     with pytest.raises(InvalidConfig, match="it is not recorded which local encoder"):

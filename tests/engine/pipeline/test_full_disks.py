@@ -1,5 +1,5 @@
-"""A disk that is too small is told before any work; one that fills up on the way ends the run as `disk_full`, and what
-was saved before stays good."""
+"""Full disks: a disk too small is reported before any work; one that fills up ends the run as `disk_full`, and earlier
+saves stay valid."""
 
 import os
 from collections.abc import Callable
@@ -32,7 +32,7 @@ NO_SPACE = OSError(28, "No space left on device")
 
 
 class _FullFile:
-    """A file of which the disk takes the first kilobytes."""
+    """File on a disk that has room for its first kilobytes only."""
 
     def __init__(self, path: Path, room: int = 5000) -> None:
         self._file = open(path, "wb")  # noqa: PTH123, SIM115
@@ -56,7 +56,7 @@ class _FullFile:
 
 @dataclass
 class FullDisk:
-    """Fails at one call on files whose name holds a word."""
+    """Disk that is full at one call on files whose name contains a word."""
 
     patch: pytest.MonkeyPatch
 
@@ -130,7 +130,7 @@ def test_a_manifest_without_room_leaves_the_checkpoint_before_good(
     store = RecoveryStore(Workspace(tmp_path, "anna"), {})
     store.write(store.tree(state, progress(1)))
     full_disk.at("fsync", "manifest.json")
-    with pytest.raises(OSError, match="No space"):  # the outermost guard calls it disk_full, too
+    with pytest.raises(OSError, match="No space"):  # the outermost guard reports it as disk_full too
         store.write(store.tree(state, progress(2)))
     assert store.load(state, pytest.fail) == progress(1)
 
@@ -213,7 +213,7 @@ def test_a_disk_too_small_for_the_run_is_told_with_both_numbers_before_any_work(
 
 def test_a_run_that_would_save_too_much_is_told_how_to_save_less(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     with_free(monkeypatch, 10**9)
-    with pytest.raises(DiskFull, match="larger save_every_epochs, save_only_latest, keep_saves=latest"):
+    with pytest.raises(DiskFull, match="larger save_every_epochs, save_only_latest, or keep_saves=latest"):
         make(total_epochs=1000, save_every_epochs=1)
 
 
@@ -229,7 +229,7 @@ def test_the_estimate_is_near_what_a_run_writes_and_nothing_is_needed_once_it_is
         for folder in (finished.slices, finished.slices_16k, finished.features, finished.coarse_f0, finished.f0_hz)
         for path in folder.iterdir()
     )
-    assert written < fresh.prepared < 2 * written  # silence is cut out, which no header tells
+    assert written < fresh.prepared < 2 * written  # silence, which is cut out, is not known from a header
     [pair] = {
         sum(path.stat().st_size for path in finished.root.glob(f"[GD]_{step}.pth"))
         for step in {path.stem.split("_")[1] for path in finished.root.glob("G_*.pth")}

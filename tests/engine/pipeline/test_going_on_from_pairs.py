@@ -1,4 +1,4 @@
-"""A G_/D_ pair in the run's folder, from whatever program, is gone on from; the run's own checkpoint comes first."""
+"""Resuming from a G_/D_ pair of any program in the run's folder; the run's own checkpoint comes first."""
 
 import shutil
 from collections.abc import Callable
@@ -35,7 +35,7 @@ def messages(events: list[Event]) -> str:
 
 
 def as_applio_writes(path: Path) -> None:
-    """The same state in Applio's way: its order of tensors, newer names, a scaler, an embedding of one row."""
+    """Rewrite a pair as Applio does: its order of tensors, newer names, a scaler, an embedding of one row."""
     tree = read(path)
     order = list(tree["model"])
     theirs = sorted(order, key=lambda name: not name.startswith("enc_p.")) if path.name[0] == "G" else order

@@ -1,4 +1,4 @@
-"""A run as it goes on a GPU, on the CPU: few padded lengths, steps from graphs, its clips kept; and interrupted."""
+"""A run as on a GPU, on the CPU: few padded lengths, captured steps, cached clips; and interrupted."""
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
@@ -34,7 +34,7 @@ CONFIG = TrainingConfig(
 
 
 class _FakeCapturer:
-    """Does the work again, as a graph would."""
+    """Capturer whose replay runs the step again."""
 
     num_replayed = 0
 

@@ -33,7 +33,7 @@ CONFIG = {
 
 
 class Forks:
-    """Engines that can be started by the dozen."""
+    """Engines that start quickly, as forks of a process with torch loaded."""
 
     def __init__(self, dataset: Path, cache: Path) -> None:
         self.dataset, self.cache = dataset, cache
@@ -47,10 +47,10 @@ class Forks:
         )
 
     def start(self, root: Path) -> int:
-        """Begin, or go on with, a run; its pid."""
-        wish = {"workspace": str(root), "dataset": str(self.dataset), "config": json.dumps(CONFIG)}
+        """Start or resume a run; returns its pid."""
+        request = {"workspace": str(root), "dataset": str(self.dataset), "config": json.dumps(CONFIG)}
         assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps(wish | {"cache": str(self.cache)}) + "\n")
+        self.process.stdin.write(json.dumps(request | {"cache": str(self.cache)}) + "\n")
         self.process.stdin.flush()
         return self.answer()
 
@@ -75,7 +75,7 @@ def forks(recordings: Path, cache: Path) -> Iterator[Forks]:
 
 @pytest.fixture(scope="module")
 def whole(forks: Forks, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbs."""
+    """A run without interruption."""
     root = tmp_path_factory.mktemp("whole") / "anna"
     forks.start(root)
     assert forks.answer() == EXIT_SUCCEEDED
@@ -91,7 +91,7 @@ def half_written(root: Path) -> list[Path]:
 
 
 def kill_often(forks: Forks, root: Path, times: int, seed: int) -> int:
-    """Kill a run so often, half of the times as soon as a file is half written; how many of them were."""
+    """Kill a run `times` times, every second time while a file is half written; returns how many were."""
     moments = random.Random(seed)
     num_within_a_write = 0
     for number in range(times):

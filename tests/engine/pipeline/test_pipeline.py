@@ -18,8 +18,7 @@ from rvc_engine.events import ArtifactReady, Event, Metric, Progress, StageChang
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import Synthesizer
-from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageTask, make_voice
-from rvc_engine.reporting import StageReport
+from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageResult, make_voice
 from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
@@ -199,18 +198,16 @@ def test_a_full_size_voice_file_has_the_published_names_and_shapes(tmp_path: Pat
 def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
     finished: Workspace, cache: Path
 ) -> None:
-    """The workspace's files are links to the cache's; doing a stage again must not write through them."""
+    """The workspace's files are hard links into the cache; computing a stage again must not write through them."""
     kept = {path: path.read_bytes() for path in (cache / "content").rglob("*.npy")}
     stage_folders = [finished.features, finished.mute_features.parent]
     config = TrainingConfig(content="whisper-tiny", pretrained="none", width=24)
     run = _Run(finished, config, Machine(device="cpu", cache_folder=cache), lambda _: None, lambda: False)
 
-    def other_features(_: StageReport) -> None:
+    with run.compute(_StageResult("content", "another fingerprint", stage_folders)):
         for path in kept:
             target = finished.root / path.relative_to(path.parents[1])
             target.parent.mkdir(exist_ok=True)
             target.write_bytes(b"other features")
-
-    run.run_task(_StageTask("content", "another fingerprint", stage_folders, other_features))
     assert kept
     assert all(path.read_bytes() == data for path, data in kept.items())

@@ -1,4 +1,4 @@
-"""The options of the pipeline script: each does what it says; a wrong one is told by its own name, before any work."""
+"""Options of the pipeline script: their effects, and errors that name the option, before any work."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ OPTIONS = ["--content", "whisper-tiny", "--pretrained", "none", "--pitch", "dio"
 
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
-    """The commands listen to signals, and here they run in the tests' own process."""
+    """Restore signal handlers, which the commands set in the tests' process."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield
     for number, handler in before.items():
@@ -27,7 +27,7 @@ def signals_as_they_were() -> Iterator[None]:
 
 @pytest.fixture
 def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Runs the script in an empty folder, without a GPU."""
+    """Runner of the script in an empty folder, without a GPU."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("COLUMNS", "200")
@@ -132,7 +132,7 @@ def test_a_log_that_cannot_be_written_ends_no_run_and_is_told_once(
     log(events.Log(message="one"))
     log(events.Log(message="two"))
     log.close()
-    assert "not written any further" in capfd.readouterr().err
+    assert "can no longer be written" in capfd.readouterr().err
 
 
 def test_a_folder_that_cannot_be_written_to_is_told_as_an_event_and_not_by_a_traceback(

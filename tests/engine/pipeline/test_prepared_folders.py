@@ -36,13 +36,13 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that the script is started in."""
+    """The current folder of the script."""
     return tmp_path_factory.mktemp("here")
 
 
 @pytest.fixture(scope="module")
 def script(place: Path) -> Run:
-    """Runs the script as a program of its own, without a GPU and without weights."""
+    """Runner of the script as a process, without a GPU and without weights."""
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -95,7 +95,7 @@ def base_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 def paired(voice: Path, indexes: Sequence[Path]) -> Path | None:
-    """The index that RVC pairs with a voice: its rules, in words in FORMATS ("The index")."""
+    """The index that RVC pairs with a voice, by the rules in FORMATS ("The index")."""
     full = voice.stem.lower()
     name = re.sub(r"_e\d+_s\d+$", "", full)
     seen = [index for index in indexes if "trained" not in index.name.lower()]
@@ -112,9 +112,9 @@ def paired(voice: Path, indexes: Sequence[Path]) -> Path | None:
 
 @pytest.fixture(scope="module")
 def first_run(script: Run, place: Path, base_pair: tuple[Path, Path]) -> subprocess.CompletedProcess[str]:
-    """Two epochs with every flag in its short spelling, on RVC's folder with one slice that lacks its features."""
+    """Two epochs with the short form of every flag, on RVC's folder with one slice that lacks its features."""
     root = lay_out(place / "logs" / NAME)
-    (root / "config.json").write_text('{"data": {"sampling_rate": 48000}}')  # of an earlier wish
+    (root / "config.json").write_text('{"data": {"sampling_rate": 48000}}')  # of an earlier run
     (root / "3_feature768" / "4_0.npy").unlink()
     generator, discriminators = base_pair
     words = ["-e", NAME, "-sr", "40k", "-f0", "1", "-bs", "2", "-te", "2", "-se", "1", "-g", "0", "-v", "v2", "-l", "0"]
@@ -128,7 +128,7 @@ def test_every_flag_does_what_it_says_and_every_file_that_the_script_promises_is
     root, done = place / "logs" / NAME, first_run
     assert done.returncode == events.EXIT_SUCCEEDED, done.stderr
 
-    # What the console shows at this level, and what the log holds.
+    # Lines on the console at this level, and lines in the log.
     assert "1 of 5 slices have no features and are left out: 4_0.wav" in done.stderr
     assert "without the two silent clips" in done.stderr
     assert "weights fetch hubert" in done.stderr
@@ -179,7 +179,7 @@ def test_the_long_spellings_go_on_and_keep_one_pair(
     done = script(*words, *SMALL)
     assert done.returncode == events.EXIT_SUCCEEDED, done.stderr
     assert "resuming after step 4" in done.stderr
-    assert "shows none of the 2 GPUs; its CPU trains" in done.stderr
+    assert "none of the 2 GPUs was found; training on the CPU" in done.stderr
     assert {path.name for path in root.glob("G_*.pth")} == {*before, "G_2333333.pth"}
     assert added.stat().st_mtime_ns == built
     assert not list((root / "weights").glob("*_e3_*"))

@@ -1,4 +1,4 @@
-"""The engine as a process: events on its output, signals, the lock, and death at any moment."""
+"""The engine as a process: events on its output, signals, the lock, and kills at any moment."""
 
 import contextlib
 import json
@@ -33,7 +33,7 @@ TINY = {
 
 
 class Engine:
-    """One engine process with small nets, and what it said so far."""
+    """One engine process with small models, and its events so far."""
 
     def __init__(self, root: Path, recordings: Path, cache: Path, *words: str, **changes: object) -> None:
         config = root.parent / f"{root.name}.json"
@@ -59,7 +59,7 @@ class Engine:
             yield event
 
     def until(self, kind: type[Event], count: int = 1) -> Event:
-        """Read on until `count` events of a kind were seen."""
+        """Read until the `count`-th event of a kind."""
         for event in self.follow():
             if isinstance(event, kind):
                 count -= 1
@@ -68,7 +68,7 @@ class Engine:
         raise AssertionError(f"the engine ended before: {self.events[-3:]} {self.error_text()}")
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Read to the end; returns the exit code."""
         for _ in self.follow():
             pass
         return self.process.wait(60)
@@ -86,11 +86,11 @@ class Engine:
                 stream.close()
 
     def losses(self) -> dict[int, dict[str, float]]:
-        """All measures but how fast it went."""
-        told = (event for event in self.events if isinstance(event, events.Metric))
+        """Metrics by step, without those of speed."""
+        metrics = (event for event in self.events if isinstance(event, events.Metric))
         return {
             event.step: {key: value for key, value in event.values.items() if not key.startswith("speed/")}
-            for event in told
+            for event in metrics
         }
 
     def weights(self) -> dict[str, torch.Tensor]:
@@ -121,7 +121,7 @@ def test_a_run_killed_in_the_middle_goes_on_and_ends_with_the_same_losses_and_we
     assert isinstance(whole.events[-1], events.Succeeded)
 
     killed = start("killed")
-    killed.until(events.CheckpointSaved, 2)  # of step 4, told at step 5 or so: what followed will be lost
+    killed.until(events.CheckpointSaved, 2)  # of step 4, reported at step 5 or so: later steps will be lost
     killed.process.kill()
     assert killed.end() == -signal.SIGKILL
     again = start("killed")
@@ -203,13 +203,13 @@ def test_a_wrong_option_is_told_in_one_sentence_before_any_work(start, tmp_path:
 
 
 def ranks_of(engine: Engine) -> list[psutil.Process]:
-    """Everything that the engine has running."""
+    """All child processes of the engine."""
     return psutil.Process(engine.process.pid).children(recursive=True)
 
 
 def pid_of_the_second(engine: Engine) -> int:
-    said = [event.message for event in engine.events if isinstance(event, events.Log)]
-    [message] = [message for message in said if message.startswith("process 2 of 2 trains on cpu as pid")]
+    lines = [event.message for event in engine.events if isinstance(event, events.Log)]
+    [message] = [message for message in lines if message.startswith("process 2 of 2 trains on cpu as pid")]
     return int(message.split()[-1])
 
 
@@ -232,7 +232,7 @@ def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_un
     saved = [event.step for event in engine.events if isinstance(event, events.CheckpointSaved)]
     again = start("two", "--processes=2", checkpoint_every_steps=1000, total_epochs=1000)
     step = again.until(events.Metric, 2)
-    assert min(again.losses()) - saved[-1] in {1, 2}  # one more may have been whole and not yet told
+    assert min(again.losses()) - saved[-1] in {1, 2}  # one more may be complete but not reported yet
     again.process.terminate()
     assert again.end() == events.EXIT_STOPPED, again.error_text()
     assert isinstance(again.events[-1], events.Stopped)
@@ -243,18 +243,18 @@ def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_un
 def test_processes_train_to_the_end_and_what_a_library_does_at_its_exit_makes_no_crash_of_it(
     start, hostile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """gloo's threads abort a process at times while it ends.
+    """gloo's threads sometimes abort a process during its exit.
 
-    The engine and its processes lie in a folder of `PYTHONPATH`, and the current folder has others of their name.
+    The engine is imported from a folder of `PYTHONPATH`, and the current folder has other packages of the same names.
     """
-    farewell = (
+    abort_at_exit = (
         "import atexit, os, pathlib\n"
         "if 'LOCAL_RANK' in os.environ:\n"
         f"    pathlib.Path({str(tmp_path)!r}, 'rank ' + os.environ['LOCAL_RANK']).touch()\n"
         "    atexit.register(os.abort)\n"
     )
     (tmp_path / "site").mkdir()
-    (tmp_path / "site" / "sitecustomize.py").write_text(farewell)
+    (tmp_path / "site" / "sitecustomize.py").write_text(abort_at_exit)
     (tmp_path / "site" / "rvc_engine").symlink_to(Path(rvc_engine.__file__).parent)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "site"))
     executed = hostile(tmp_path / "current", "rvc_engine", "torch", "numpy", "random", "yaml")
@@ -275,7 +275,7 @@ def test_processes_end_themselves_when_their_engine_is_killed_and_one_goes_on_al
     engine.process.wait()
     _, alive = psutil.wait_procs(running, timeout=15)
     assert not alive
-    alone = start("two", batch_size=4, total_epochs=2)  # as many clips a step as the two took together
+    alone = start("two", batch_size=4, total_epochs=2)  # as many clips per step as the two together
     assert alone.end() == events.EXIT_SUCCEEDED, alone.error_text()
     assert min(alone.losses()) > saved.step
     assert not [event for event in alone.events if isinstance(event, events.Warned) and "anew" in event.message]

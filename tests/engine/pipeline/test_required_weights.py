@@ -1,4 +1,4 @@
-"""What a run needs is looked for before any work, and everything missing is told at once."""
+"""Check of the weights that a run needs, before any work and with all missing files in one message."""
 
 import pytest
 

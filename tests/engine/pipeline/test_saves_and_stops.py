@@ -1,4 +1,4 @@
-"""A stop at any point loses nothing and repeats nothing; what is saved and said is what was reached."""
+"""Stops at any point lose and repeat nothing; checkpoints and events match the step reached."""
 
 import itertools
 from collections.abc import Callable
@@ -26,7 +26,7 @@ NAN = StepResult(*[torch.tensor(float("nan"))] * 7)
 def run(
     workspace: Workspace, recordings: Path, stop_at: Callable[[Event], bool], machine: Machine, **changes: object
 ) -> list[Event]:
-    """One attempt that is asked to stop by an event; all events."""
+    """One attempt that an event stops; returns all events."""
     events: list[Event] = []
     config = TrainingConfig.model_validate({**TINY, "batch_size": 2, **changes})
     make_voice(recordings, workspace, config, machine, events.append, lambda: any(map(stop_at, events)))
@@ -42,7 +42,7 @@ def test_a_stop_in_any_stage_is_gone_on_from_and_ends_in_the_same_voice(
 ) -> None:
     whole, _ = make("whole", total_epochs=1)
     workspace = Workspace(tmp_path / "stopped", "whole")
-    machine = Machine(device="cpu", num_threads=1)  # without a cache: every stage does its work
+    machine = Machine(device="cpu", num_threads=1)  # without a cache: every stage computes
 
     def in_stage(stage: Stage) -> Callable[[Event], bool]:
         return lambda event: isinstance(event, StageChanged | Progress) and event.stage == stage
@@ -86,10 +86,10 @@ def test_checkpoints_name_the_epoch_reached_and_the_rate_decays_once_an_epoch_al
 def test_progress_by_the_clock_knows_of_the_least_number_of_steps(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("rvc_engine.reporting.SECONDS_BETWEEN_PROGRESS", 0)
     _, events = make(max_train_seconds=0.01, total_epochs=1000)
-    said = [event for event in events if isinstance(event, Progress) and event.stage == "train"]
-    assert [event.step for event in said] == list(range(1, 9))
-    assert [round(event.stage_progress, 3) for event in said] == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 0.999]
-    assert all(event.eta_seconds and event.eta_seconds > 0 for event in said[:-1])
+    found = [event for event in events if isinstance(event, Progress) and event.stage == "train"]
+    assert [event.step for event in found] == list(range(1, 9))
+    assert [round(event.stage_progress, 3) for event in found] == [0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 0.999]
+    assert all(event.eta_seconds and event.eta_seconds > 0 for event in found[:-1])
 
 
 def test_a_spoiled_last_step_that_nobody_looked_at_is_not_saved_and_progress_does_not_fall(

@@ -1,4 +1,4 @@
-"""A voice of two speakers, from two folders of recordings to a voice file and an index for each."""
+"""A voice with two speakers, from two folders of recordings to a voice file and an index for each."""
 
 import shutil
 from collections.abc import Callable
@@ -164,13 +164,13 @@ def test_inspecting_and_merging_keep_the_names(duo: Workspace, tmp_path: Path) -
 
 def test_a_render_is_compared_with_recordings_of_its_own_speaker(duo: Workspace) -> None:
     class Scorer:
-        """Tells how long it has listened: each clip embeds as another vector."""
+        """Scorer that embeds the n-th clip as the n-th unit vector."""
 
-        heard = 0
+        num_clips = 0
 
         def embed(self, wave_16k: np.ndarray) -> np.ndarray:
-            self.heard += 1
-            return np.eye(9, dtype=np.float32)[self.heard - 1]
+            self.num_clips += 1
+            return np.eye(9, dtype=np.float32)[self.num_clips - 1]
 
     hparams = Hyperparameters.from_config(CONFIG)
     clips = [
@@ -205,7 +205,7 @@ def test_a_run_is_gone_on_with_by_what_its_folder_remembers(make: Make, duo: Wor
 def test_a_wrong_choice_of_speakers_is_told_by_its_flag() -> None:
     result = CliRunner().invoke(app, ["-e", "duo", "--pretrained", "none", "--speakers", "anna=109"])
     assert result.exit_code == 2
-    assert "--speakers: say one, or folders, or the number of each folder's speaker" in result.stderr
+    assert "--speakers: set one, or folders, or the number of each folder's speaker" in result.stderr
 
 
 def test_folders_that_do_not_fit_are_told_before_any_work(make: Make, folders: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training learns, and no interruption or fault changes, repeats or hides anything."""
+"""Training reduces the loss, and interruptions and faults neither change nor repeat steps."""
 
 import itertools
 import math

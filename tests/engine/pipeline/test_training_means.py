@@ -1,4 +1,4 @@
-"""How a run computes (batches, formats, memory) is chosen, said, remembered, and changes no result that it must not."""
+"""Batch sizes, number formats and memory of training: chosen, logged, remembered, and without effect on results."""
 
 import itertools
 import json
@@ -26,8 +26,8 @@ NAN = StepResult(*[torch.tensor(float("nan"))] * 7)
 
 
 def losses(events: list[Event]) -> list[dict[str, float]]:
-    told = [event.values for event in events if isinstance(event, Metric)]
-    return [{key: value for key, value in values.items() if not key.startswith("speed/")} for values in told]
+    metrics = [event.values for event in events if isinstance(event, Metric)]
+    return [{key: value for key, value in values.items() if not key.startswith("speed/")} for values in metrics]
 
 
 def messages(events: list[Event]) -> str:
@@ -39,7 +39,7 @@ def warnings(events: list[Event]) -> list[str]:
 
 
 def distance(ours: Workspace, theirs: Workspace) -> float:
-    """Of the trained weights, relative to their size."""
+    """Distance of the trained weights, relative to their norm."""
     first, second = (load_trained_synthesizer(workspace)[0] for workspace in (ours, theirs))
     square = sum(float((first[name] - second[name]).double().square().sum()) for name in second)
     return float((square / sum(float(value.double().square().sum()) for value in second.values())) ** 0.5)

@@ -69,7 +69,7 @@ def test_a_v1_voice_is_made_of_a_workspace_that_was_prepared_elsewhere(
 
 
 def test_one_clip_of_one_segment_makes_a_voice(tmp_path: Path, machine: Machine) -> None:
-    """The shortest that may be: one slice of 0.4 s, 19 rows of features, fewer than an index likes."""
+    """The shortest dataset: one slice of 0.4 s, 19 rows of features, fewer than FAISS needs for k-means."""
     import soundfile
 
     sound = np.random.default_rng(0).normal(0, 0.1, 16_000 * 4 // 10 + 320).astype(np.float32)
