@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from rvc_train.schemas.access import Scope
 from server.app import _periodic_tasks, create_app
 from server.auth.audit import AuditTrail
-from server.auth.throttle import LINES_PER_MINUTE, AuthThrottle
+from server.auth.authentication import REJECTION_ENTRIES_PER_MINUTE, AuthThrottle
 from server.auth.tokens import TokenService
 from server.database.engine import read_session
 from server.database.tables import BrowserSession, Token
@@ -263,14 +263,14 @@ def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) ->
     refusals = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
-        for i in range(LINES_PER_MINUTE + 10):
+        for i in range(REJECTION_ENTRIES_PER_MINUTE + 10):
             await refusals.reject(f"10.0.{i}.1", "/v1/me", "r")
 
     anyio.run(guess)
     lines, _ = AuditTrail(engine, lambda: datetime.now(UTC)).list(
         actor=None, action=None, target=None, after=None, limit=1000
     )
-    assert LINES_PER_MINUTE <= len(lines) <= LINES_PER_MINUTE + 2
+    assert REJECTION_ENTRIES_PER_MINUTE <= len(lines) <= REJECTION_ENTRIES_PER_MINUTE + 2
 
 
 def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine) -> None:
