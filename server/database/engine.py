@@ -109,7 +109,7 @@ def migrate(engine: sa.Engine) -> None:
         return
     if version is not None and version > SCHEMA_VERSION:
         raise SettingsRefused(
-            f"the database has schema {version} of a newer rvc-train; this version supports {SCHEMA_VERSION}. Install the "
+            f"the database has schema {version} of a newer rvc-train, this one supports {SCHEMA_VERSION}; install the "
             "newer version again, or use another data folder"
         )
     from server.database.migrate import upgrade  # Alembic takes 10 MB, and is rarely needed

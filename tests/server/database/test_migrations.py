@@ -91,5 +91,5 @@ def test_the_migrations_are_part_of_the_package():
 def test_a_database_of_a_newer_program_is_refused_in_a_sentence(engine):
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SettingsRefused, match="Install the newer version again"):
+    with pytest.raises(SettingsRefused, match="install the newer version again"):
         migrate(engine)

@@ -37,7 +37,7 @@ def test_a_zip_becomes_a_dataset_that_is_examined_and_ready(put, settled, zipped
     assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
     assert (dataset["name"], dataset["num_files"], dataset["size"]) == ("Анна's voice", 2, len(content))
     assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
-    assert dataset["notes"] == ["left out, being no audio files: 'readme.txt'"]
+    assert dataset["notes"] == ["skipped files that are not audio: 'readme.txt'"]
     assert settled(dataset["id"])["status"] == "ready"
     report = http.get(f"/v1/datasets/{dataset['id']}/report").json()
     assert [file["name"] for file in report["files"]] == ["a/1.wav", "a/2.wav"]
@@ -56,9 +56,9 @@ def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
     """Both look before either has written: the database decides, and the loser's files go."""
     first = put(b"RIFF race", "race").json()
     before = stored(live)
-    look, looks = live.context.datasets._find_same, iter([True])
+    look, looks = live.context.datasets._find, iter([True])
     blind_once = lambda *which: None if next(looks, False) else look(*which)  # noqa: E731
-    monkeypatch.setattr(live.context.datasets, "_find_same", blind_once)
+    monkeypatch.setattr(live.context.datasets, "_find", blind_once)
     again = put(b"RIFF race", "race")
     assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
 
