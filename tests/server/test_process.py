@@ -60,7 +60,7 @@ def test_a_server_beyond_loopback_without_a_token_does_not_start():
 def test_a_folder_has_one_server_and_the_next_one_may_come_when_it_has_gone(started, tmp_path):
     child, _ = started()
     storage = Storage(tmp_path / "data")
-    with pytest.raises(SettingsRefused, match="another server works in the data folder"):
+    with pytest.raises(SettingsRefused, match="another server uses the data folder"):
         storage.lock(0)
     child.kill()  # the system lets go of what a killed process held
     child.wait()

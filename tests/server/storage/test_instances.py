@@ -206,8 +206,8 @@ def test_a_full_data_folder_beside_an_empty_database_is_refused_and_starts_when_
     before = everything_in(to.data)
     said = to.refusal()
     assert SAID in said
-    assert f"{to.data} (of the instance {installed.at.ids()[0]}, 1 datasets, 0 jobs, 0 uploads)" in said
-    assert f"{database_name(to.url)} (of no instance yet, empty)" in said
+    assert f"{to.data} (instance {installed.at.ids()[0]}, 1 datasets, 0 jobs, 0 uploads)" in said
+    assert f"{database_name(to.url)} (no instance yet, empty)" in said
     assert "check RVC_TRAIN_DATABASE_URL, or restore the database" in said
     assert "the-password" not in said
     assert everything_in(to.data) == before
@@ -223,8 +223,8 @@ def test_a_full_database_beside_an_empty_folder_is_refused_and_starts_when_the_f
     databases.restore(installed.backup, to.url)
     said = to.refusal()
     assert SAID in said
-    assert f"{to.data} (of no instance yet, empty)" in said
-    assert f"(of the instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in said
+    assert f"{to.data} (no instance yet, empty)" in said
+    assert f"(instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in said
     assert "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files" in said
     assert not to.data.exists()
     to.data.mkdir()  # as the place where a disk is mounted
@@ -261,7 +261,7 @@ def test_adopt_joins_a_database_from_before_the_ids_to_the_folder_after_it_has_s
     restore_database_from_before(at.data / "rvc-train.db")
     orphan = at.data / "datasets" / ("ds_" + "0" * 32)
     orphan.mkdir()
-    with pytest.raises(SettingsRefused, match=f"of the instance {instance_id}, 2 datasets, 1 jobs, 1 uploads"):
+    with pytest.raises(SettingsRefused, match=f"instance {instance_id}, 2 datasets, 1 jobs, 1 uploads"):
         check_pairing(at.data, at.url)
     before = everything_in(at.data)
     declined = at.admin("adopt", answer="n\n")
@@ -277,7 +277,7 @@ def test_adopt_joins_a_database_from_before_the_ids_to_the_folder_after_it_has_s
     with serve(at.data, database_url=None) as server, server.client() as http:
         assert len(http.get("/v1/datasets").json()["data"]) == 1
         assert http.get("/v1/audit?action=instance.adopted").json()["data"][0]["target"] == instance_id
-        assert "another server works in the data folder" not in at.admin("adopt").output  # it has nothing to do
+        assert "another server uses the data folder" not in at.admin("adopt").output  # it has nothing to do
 
 
 def test_adopt_refuses_two_that_have_nothing_in_common_and_a_folder_whose_server_runs(tmp_path: Path) -> None:
@@ -288,12 +288,12 @@ def test_adopt_refuses_two_that_have_nothing_in_common_and_a_folder_whose_server
     for pair, remedy in ((empty, "restore the database"), (unmounted, "restore the files")):
         done = pair.admin("adopt", "--yes")
         assert done.exit_code == 1
-        assert "not one dataset or job in common" in done.stderr
+        assert "no dataset or job in common" in done.stderr
         assert remedy in done.stderr
     assert everything_in(tmp_path) == before
     with Storage(at.data).lock(0):
         done = at.admin("adopt", "--yes")
-    assert (done.exit_code, "another server works in the data folder" in done.stderr) == (1, True)
+    assert (done.exit_code, "another server uses the data folder" in done.stderr) == (1, True)
     assert at.ids() == (None, None)
 
 
@@ -363,7 +363,7 @@ def test_of_an_installation_from_before_a_database_without_its_files_and_files_w
     at = from_before(tmp_path / "data")
     away = tmp_path / "rvc-train.db"
     (at.data / "rvc-train.db").rename(away)
-    with pytest.raises(SettingsRefused, match="of no instance yet, 1 datasets, 1 jobs, 1 uploads"):
+    with pytest.raises(SettingsRefused, match="no instance yet, 1 datasets, 1 jobs, 1 uploads"):
         check_pairing(at.data, at.url)
     with pytest.raises(SettingsRefused, match="its disk is mounted"):
         check_pairing(tmp_path / "empty", f"sqlite:///{away}")
@@ -399,7 +399,7 @@ def test_of_two_servers_that_start_on_one_new_database_with_two_folders_one_is_r
 
 def test_a_damaged_mark_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / INSTANCE_FILE).write_text("{}")
-    with pytest.raises(SettingsRefused, match="is damaged: it should hold the id"):
+    with pytest.raises(SettingsRefused, match="is damaged: it should contain the instance id"):
         check_pairing(tmp_path, f"sqlite:///{tmp_path / 'rvc-train.db'}")
 
 
