@@ -163,7 +163,7 @@ def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryR
         ):
             if response.is_success:
                 return DeliveryResult(response.status_code, None)
-            error = f"the server returned {response.status_code} {response.reason_phrase}"
+            error = f"returned {response.status_code} {response.reason_phrase}"
             return DeliveryResult(response.status_code, error, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
         return DeliveryResult(None, f"no response ({error or type(error).__name__})")

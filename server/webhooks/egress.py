@@ -40,7 +40,7 @@ def check_url(url: str) -> str:
         raise Refused(f"{url!r} is not an http or https URL", "/url")
     if parts.username is not None or parts.password is not None:
         raise Refused(
-            "the URL contains a user name or password; remove it, because messages are signed with the secret instead",
+            "the URL contains a user name or password; remove it, messages are signed with the secret",
             "/url",
         )
     return host

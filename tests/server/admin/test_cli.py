@@ -161,7 +161,7 @@ def test_the_doctor_notices_a_clock_that_went_back(live: Any, bench: Any, tmp_pa
     bench.job()
     findings = list(_clock(ServerSettings(database_url=str(bench.jobs.engine.url))))
     assert [finding.state for finding in findings] == ["fault"]
-    assert "set it right" in findings[0].text
+    assert "set the clock" in findings[0].text
 
 
 @pytest.mark.parametrize("command", [["gc"], ["migrate"], ["backup", "x"], ["force-fail", "job_x"]])
@@ -169,5 +169,5 @@ def test_a_folder_without_a_book_is_told(tmp_path: Path, command: list[str]) -> 
     ran = admin(tmp_path, *command)
     assert ran.returncode == 1
     assert ran.stderr == (
-        f"error: {tmp_path} holds no rvc-train.db; name the server's data folder with RVC_TRAIN_DATA_FOLDER\n"
+        f"error: {tmp_path} has no rvc-train.db; set RVC_TRAIN_DATA_FOLDER to the server's data folder\n"
     )

@@ -155,7 +155,7 @@ class OnPostgres:
     def back_up(self, from_: Installation, target: Path) -> None:
         self.postgres.dump(from_.url, target.with_suffix(".dump"))
         done = from_.admin("backup", str(target))
-        assert (done.exit_code, "dump it with its own tools" in done.stdout) == (0, True)
+        assert (done.exit_code, "dump that with its own tools" in done.stdout) == (0, True)
 
     def restore(self, backup: Path, url: str) -> None:
         self.postgres.restore(backup.with_suffix(".dump"), url)
@@ -266,13 +266,13 @@ def test_adopt_joins_a_database_from_before_the_ids_to_the_folder_after_it_has_s
     before = everything_in(at.data)
     declined = at.admin("adopt", answer="n\n")
     assert declined.exit_code == 1
-    assert "datasets:    1 of the database have their files, 0 have none, 1 in the folder belong" in declined.stdout
+    assert "datasets:    1 in the database with files, 0 without, 1 orphaned in the folder" in declined.stdout
     assert at.admin("adopt", answer="").exit_code == 1  # nobody is there to answer
     assert everything_in(at.data) == before
     done = at.admin("adopt", "--yes")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, f"joined: {instance_id}")
     assert at.ids() == (instance_id, instance_id)
-    assert "belong together already" in at.admin("adopt").stdout
+    assert "already belong together" in at.admin("adopt").stdout
     assert orphan.is_dir()
     with serve(at.data, database_url=None) as server, server.client() as http:
         assert len(http.get("/v1/datasets").json()["data"]) == 1

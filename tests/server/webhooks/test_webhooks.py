@@ -144,7 +144,7 @@ def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
     finish(open_server)
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "failed")
     last = http.get(log).json()["data"][0]
-    assert (last["last_status"], last["last_error"]) == (500, "answered 500 Internal Server Error")
+    assert (last["last_status"], last["last_error"]) == (500, "returned 500 Internal Server Error")
     again = http.post(f"{log}/{last['id']}/redeliver")
     assert (again.status_code, again.json()["status"]) == (202, "pending")
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
