@@ -57,7 +57,7 @@ def plain_logs() -> Iterator[None]:
 
 @dataclass
 class Clock:
-    """Time that passes when told to."""
+    """A clock that is advanced by hand."""
 
     now: datetime = field(default_factory=lambda: datetime(2026, 11, 1, 12, 0, tzinfo=UTC))
 
@@ -191,7 +191,7 @@ def settings_for(folder: Path, **more: object) -> ServerSettings:
 
 
 class ConnectionsByThread:
-    """How many connections each thread has from the pool: with a second one, pollers could wait for each other."""
+    """Connections of each thread from the pool: with a second one, pollers could wait for each other."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.held: Counter[int] = Counter()

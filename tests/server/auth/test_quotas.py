@@ -135,7 +135,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
     workspace.mkdir(parents=True)
     (workspace / "G_1.pth").write_bytes(bytes(50_000))
     context.storage.artifacts_folder(job_id).mkdir()
-    (context.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # the book counts these itself
+    (context.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # counted by its row
     sizes.measure()
     assert stored(client) - before == 50_000
     administrator.put("/v1/owners/lars/quota", json={"max_bytes": 40_000})
@@ -146,7 +146,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
     sizes.measure()
     context.storage.delete_workspace(job_id)
     sizes.measure()
-    assert stored(client) - before == 50_000  # a job that has ended is not looked at again, unless it is told
+    assert stored(client) - before == 50_000  # an ended job is measured again only when invalidated
     sizes.invalidate(job_id)
     sizes.measure()
     assert stored(client) == before

@@ -1,4 +1,4 @@
-"""The schema that migrations make is the schema that the code speaks of, however many processes make it at once."""
+"""The migrated schema is the schema of the tables, however many processes migrate at once."""
 
 import subprocess
 import sys
@@ -62,8 +62,8 @@ def test_processes_that_start_at_once_migrate_once(tmp_path):
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'new.db'}"]
     children = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for child in children:
-        _, said = child.communicate(timeout=60)
-        assert child.returncode == 0, said.decode()
+        _, output = child.communicate(timeout=60)
+        assert child.returncode == 0, output.decode()
 
 
 @pytest.mark.sqlite

@@ -1,4 +1,4 @@
-"""What a browser gets: pages that load nothing from elsewhere, and headers that keep others out."""
+"""Pages that load nothing from other hosts, and security headers."""
 
 import json
 import re

@@ -32,7 +32,7 @@ from server.storage.local import Storage
 
 FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
 BEFORE = Path(__file__).parent / "installation_da175a3"
-SAID = "do not belong together, and nothing was changed"
+MISMATCH = "do not belong together, and nothing was changed"
 WORDS = b"RIFF the words"
 
 
@@ -63,7 +63,7 @@ class Installation:
         return CliRunner().invoke(server.admin.cli.app, command, env=unset | self.environment, input=answer)
 
     def refusal(self) -> str:
-        """What a server process says that refuses to start."""
+        """Error output of a server process that refuses to start."""
         done = run("server", environment=self.environment | {"RVC_TRAIN_PORT": str(free_port())})
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -204,12 +204,12 @@ def test_a_full_data_folder_beside_an_empty_database_is_refused_and_starts_when_
     to = Installation(tmp_path / "data", databases.new_url("files first"))
     shutil.copytree(installed.backup, to.data, ignore=shutil.ignore_patterns("rvc-train.db"))
     before = everything_in(to.data)
-    said = to.refusal()
-    assert SAID in said
-    assert f"{to.data} (instance {installed.at.ids()[0]}, 1 datasets, 0 jobs, 0 uploads)" in said
-    assert f"{database_name(to.url)} (no instance yet, empty)" in said
-    assert "check RVC_TRAIN_DATABASE_URL, or restore the database" in said
-    assert "the-password" not in said
+    message = to.refusal()
+    assert MISMATCH in message
+    assert f"{to.data} (instance {installed.at.ids()[0]}, 1 datasets, 0 jobs, 0 uploads)" in message
+    assert f"{database_name(to.url)} (no instance yet, empty)" in message
+    assert "check RVC_TRAIN_DATABASE_URL, or restore the database" in message
+    assert "the-password" not in message
     assert everything_in(to.data) == before
     assert databases.is_untouched(to.url)
     databases.restore(installed.backup, to.url)
@@ -221,11 +221,11 @@ def test_a_full_database_beside_an_empty_folder_is_refused_and_starts_when_the_f
 ) -> None:
     to = Installation(tmp_path / "data", databases.new_url("database first"))
     databases.restore(installed.backup, to.url)
-    said = to.refusal()
-    assert SAID in said
-    assert f"{to.data} (no instance yet, empty)" in said
-    assert f"(instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in said
-    assert "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files" in said
+    message = to.refusal()
+    assert MISMATCH in message
+    assert f"{to.data} (no instance yet, empty)" in message
+    assert f"(instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in message
+    assert "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files" in message
     assert not to.data.exists()
     to.data.mkdir()  # as the place where a disk is mounted
     with pytest.raises(SettingsRefused, match="its disk is mounted"):
@@ -241,11 +241,11 @@ def test_the_database_of_another_installation_is_refused_and_both_stay_as_they_a
     with serve(other.data, database_url=other.url) as server, server.client() as http:
         assert http.put("/v1/datasets/anna/content", content=b"RIFF other words").status_code == 201
     before = (everything_in(installed.at.data), everything_in(other.data), other.num_datasets())
-    said = Installation(installed.at.data, other.url).refusal()
-    assert SAID in said
-    assert str(installed.at.ids()[0]) in said
-    assert str(other.ids()[1]) in said
-    assert "only after a restore, let `rvc-train admin adopt` join the two" in said
+    message = Installation(installed.at.data, other.url).refusal()
+    assert MISMATCH in message
+    assert str(installed.at.ids()[0]) in message
+    assert str(other.ids()[1]) in message
+    assert "only after a restore, let `rvc-train admin adopt` join the two" in message
     assert (everything_in(installed.at.data), everything_in(other.data), other.num_datasets()) == before
 
 
@@ -267,7 +267,7 @@ def test_adopt_joins_a_database_from_before_the_ids_to_the_folder_after_it_has_s
     declined = at.admin("adopt", answer="n\n")
     assert declined.exit_code == 1
     assert "datasets:    1 in the database with files, 0 without, 1 orphaned in the folder" in declined.stdout
-    assert at.admin("adopt", answer="").exit_code == 1  # nobody is there to answer
+    assert at.admin("adopt", answer="").exit_code == 1  # no answer on standard input
     assert everything_in(at.data) == before
     done = at.admin("adopt", "--yes")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, f"joined: {instance_id}")
@@ -392,7 +392,7 @@ def test_a_crash_before_the_row_leaves_a_folder_that_starts(tmp_path: Path) -> N
 def test_of_two_servers_that_start_on_one_new_database_with_two_folders_one_is_refused(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'rvc-train.db'}")
     open_instance(engine, Storage(tmp_path / "one"))
-    with pytest.raises(SettingsRefused, match=SAID):
+    with pytest.raises(SettingsRefused, match=MISMATCH):
         open_instance(engine, Storage(tmp_path / "two"))
     engine.dispose()
 
@@ -409,7 +409,7 @@ def test_up_shows_the_refusal_of_its_server_and_ends(tmp_path: Path) -> None:
     options = ("--data", str(at.data), "--port", str(free_port()), "--device", "cpu")
     done = run("rvc_train.cli.main", "up", *options, environment=mistyped.environment)
     assert done.returncode == 1
-    assert SAID in " ".join(done.stderr.replace("server │", "").split())
+    assert MISMATCH in " ".join(done.stderr.replace("server │", "").split())
     assert not (tmp_path / "new").exists()
 
 
@@ -420,7 +420,7 @@ def test_the_keepers_commands_make_no_database_and_delete_nothing_beside_the_wro
     at = from_before(tmp_path / "data")
     before = everything_in(tmp_path)
     done = Installation(at.data, f"sqlite:///{tmp_path}/new/new.db").admin(*command)
-    assert (done.exit_code, SAID in done.stderr) == (1, True)
+    assert (done.exit_code, MISMATCH in done.stderr) == (1, True)
     assert everything_in(tmp_path) == before
 
 
@@ -429,7 +429,7 @@ def test_the_doctor_finds_a_pair_that_does_not_belong_together_and_makes_no_data
     settings = ServerSettings(data_folder=at.data, database_url=f"sqlite:///{tmp_path}/new/new.db")
     found = [each for look_at in (_database, _instance, _clock) for each in look_at(settings)]
     assert [(each.what, each.state) for each in found][:2] == [("database", "note"), ("instance", "fault")]
-    assert SAID in found[1].text
+    assert MISMATCH in found[1].text
     assert not (tmp_path / "new").exists()
 
 
@@ -447,7 +447,7 @@ def test_messages_name_a_database_without_its_password(url: str, name: str) -> N
 
 
 def test_a_start_on_a_database_without_a_row_joins_an_empty_folder(tmp_path: Path) -> None:
-    """Of `rvc-train admin migrate`, or of an installation in which nobody has stored anything."""
+    """After `rvc-train admin migrate`, or in an installation without any files."""
     engine = create_engine(f"sqlite:///{tmp_path / 'elsewhere' / 'rvc-train.db'}")
     migrate(engine)
     instance_id = open_instance(engine, Storage(tmp_path / "data"))

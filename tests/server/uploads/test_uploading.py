@@ -1,4 +1,4 @@
-"""Recordings over HTTP: from the raw body to a dataset that jobs may use, or a sentence that says why not."""
+"""Recordings over HTTP: from the raw body to a dataset that jobs may use, or a sentence on why not."""
 
 import hashlib
 import socket
@@ -53,11 +53,11 @@ def test_the_same_bytes_under_the_same_name_are_kept_once(put, live):
 
 
 def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
-    """Both look before either has written: the database decides, and the loser's files go."""
+    """Both search before either has written: the database decides, and the loser's files go."""
     first = put(b"RIFF race", "race").json()
     before = stored(live)
-    look, looks = live.context.datasets._find, iter([True])
-    blind_once = lambda *which: None if next(looks, False) else look(*which)  # noqa: E731
+    find, blinded = live.context.datasets._find, iter([True])
+    blind_once = lambda *which: None if next(blinded, False) else find(*which)  # noqa: E731
     monkeypatch.setattr(live.context.datasets, "_find", blind_once)
     again = put(b"RIFF race", "race")
     assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
