@@ -67,8 +67,8 @@ class Scheduler:
             tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(limit)))
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._work, args=(mine,), name=name, daemon=True)
-            for name, mine in (("reaper", reaping), ("scheduler", tasks))
+            threading.Thread(target=self._work, args=(own_tasks,), name=name, daemon=True)
+            for name, own_tasks in (("reaper", reaping), ("scheduler", tasks))
         ]
 
     def start(self) -> None:

@@ -28,7 +28,7 @@ class Principal:
 
     def has_scope(self, scope: Scope) -> bool:
         """Whether the principal has the scope, or one that implies it."""
-        return any(scope in IMPLIED[mine] for mine in self.scopes)
+        return any(scope in IMPLIED[granted] for granted in self.scopes)
 
     @property
     def visible_owner(self) -> str | None:

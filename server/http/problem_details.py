@@ -155,18 +155,18 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
-    place, *path = error["loc"]
+    location, *path = error["loc"]
     message = str(error["msg"]).removeprefix("Value error, ")
-    if place == "body":
+    if location == "body":
         if error["type"] == "json_invalid":
             return ProblemDetail(detail=f"the body is not valid JSON: {error['ctx']['error']}", pointer="")
         if (
             error["type"] == "model_attributes_type" and not path
         ):  # also the body of `curl -d`, whose header declares a form
-            how = "send a JSON object with the header Content-Type: application/json"
-            return ProblemDetail(detail=how, pointer="")
+            hint = "send a JSON object with the header Content-Type: application/json"
+            return ProblemDetail(detail=hint, pointer="")
         return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
-    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(place), "")
+    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(location), "")
     return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))
 
 

@@ -40,14 +40,14 @@ class UploadLocks:
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
             await other.done.wait()
-        mine = self._running[upload_id] = _LockHolder()
+        holder = self._running[upload_id] = _LockHolder()
         try:
-            with mine.scope:
+            with holder.scope:
                 yield
         finally:
             del self._running[upload_id]
-            mine.done.set()
-        if mine.scope.cancelled_caught:
+            holder.done.set()
+        if holder.scope.cancelled_caught:
             raise Conflict("a newer request continues this upload; get its offset and resume from there")
 
 

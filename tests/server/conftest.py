@@ -279,8 +279,8 @@ def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> Non
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
     stored = context.storage.store_artifact(lease.job_id, source)
-    said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
+    event = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
+    context.jobs.publish_artifact(lease, event.kind, event.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture
