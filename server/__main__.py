@@ -22,39 +22,39 @@ from server.storage.permissions import UMASK, restrict_data_folder
 logger = structlog.get_logger(__name__)
 
 GRACE_SECONDS = 5
-"""For requests under way when the server is asked to stop."""
+"""Time for open requests to finish when the server is stopped."""
 LOCK_WAIT_SECONDS = 15
-"""For a server before us that is just stopping."""
+"""Wait for a previous server that is still stopping."""
 
 
 class Server(uvicorn.Server):
-    """Uvicorn, which also tells followers at the first signal: it would wait for their streams for ever."""
+    """Uvicorn, ending open event streams at the first signal; it would wait for them for ever."""
 
     def __init__(self, config: uvicorn.Config, context: AppContext) -> None:
         super().__init__(config)
         self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop."""
+        """Start the shutdown."""
         self._context.stopping.set()
         super().handle_exit(sig, frame)
 
 
 def main() -> int:
-    """Read the settings, refuse what is unsafe or cannot be, serve."""
+    """Read and check the settings, then serve. Returns the exit code: 2 for settings or a machine that do not work."""
     os.umask(UMASK)
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _exit)  # uvicorn has its own while it serves, and hands the signal on when it has ended
+        signal.signal(number, _exit)  # uvicorn installs its own while it serves, and raises the signal again afterwards
     try:
         settings = ServerSettings()
         settings.check_exposure()
         set_up_logging(settings.log_level)
-        check_pairing(settings.data_folder, settings.url)  # before anything is made, the lock's file included
+        check_pairing(settings.data_folder, settings.url)  # before any file is created, the lock's included
         app = create_app(settings)
         lock = app.state.context.storage.lock(LOCK_WAIT_SECONDS)
         open_instance(app.state.context.engine, app.state.context.storage)
-        for sentence in restrict_data_folder(app.state.context.storage.root):
-            logger.warning(sentence)
+        for warning in restrict_data_folder(app.state.context.storage.root):
+            logger.warning(warning)
     except (ValidationError, SettingsRefused) as error:
         sys.stderr.write(f"rvc-train server: {error}\n")
         return 2
@@ -82,7 +82,7 @@ def _serve(app: FastAPI, settings: ServerSettings) -> int:
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:
-    """Being asked to end is no failure: exit code 0."""
+    """Exit with code 0: a requested stop is not a failure."""
     sys.exit(0)
 
 

@@ -1,4 +1,4 @@
-"""The HTTP service put together: the only place that knows all parts."""
+"""Assembly of the HTTP service: the one module that imports every room."""
 
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -23,9 +23,8 @@ from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
 from server.auth.audit import AuditTrail
-from server.auth.authentication import AuthMiddleware
+from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.quotas import Quotas
-from server.auth.throttle import AuthThrottle
 from server.auth.tokens import TokenService
 from server.context import AppContext
 from server.database.clock import utc_now
@@ -46,7 +45,6 @@ from server.metrics import Metrics
 from server.middleware import RequestContextMiddleware
 from server.openapi import document
 from server.pages import shells
-from server.pages.assets import Assets
 from server.settings import ServerSettings
 from server.storage.instances import open_instance
 from server.storage.local import Storage
@@ -61,11 +59,10 @@ from server.webhooks.service import WebhookService
 logger = structlog.get_logger(__name__)
 
 NUM_REQUEST_THREADS = 40
-"""Threads that serve requests. Each asks for one connection to the database at a time."""
+"""Threads that serve requests. Each uses one database connection at a time."""
 NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.NUM_THREADS
-"""One for each thread that may ask, so that no thread waits for a connection that another one holds."""
+"""One database connection per thread, so that no thread waits for another's."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
-
 
 _MODULES = (
     datasets,
@@ -86,43 +83,19 @@ _MODULES = (
     tokens,
     session,
 )
-"""What stands under `/v1`, in the order of the interface's document."""
+"""Modules with the routes under `/v1`, in the order of the OpenAPI document."""
 
 
 def create_app(settings: ServerSettings) -> FastAPI:
-    """The service for these settings. Nothing is opened or started before its lifespan begins."""
+    """The service for these settings. Opens and starts nothing before its lifespan begins."""
     context = _build_context(settings)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
-        await run_in_threadpool(_open, context)
-        deliverer = Deliverer(context.engine, settings, utc_now)
-        task_scheduler = Scheduler(
-            context.jobs, context.uploads, deliverer, context.retention, settings, *_periodic_tasks(context)
-        )
-        context.dataset_validator.start()
-        deliverer.start()
-        task_scheduler.start()
-        logger.info("the server is ready", data_folder=str(context.storage.root))
-        try:
-            yield
-        finally:
-            context.stopping.set()
-            await run_in_threadpool(context.dataset_validator.stop)
-            await run_in_threadpool(task_scheduler.stop)
-            await run_in_threadpool(deliverer.stop)
-            await run_in_threadpool(context.tokens.clean_up)
-            context.engine.dispose()
-            logger.info("the server has stopped")
-
     app = FastAPI(
         title="rvc-train",
         version=version("rvc-train"),
         description=DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=partial(_lifespan, context),
         redirect_slashes=False,
-        docs_url=None,  # ours loads nothing from elsewhere
+        docs_url=None,  # the page at /docs loads nothing from other hosts
         redoc_url=None,
         middleware=[
             Middleware(RequestContextMiddleware, metrics=context.metrics),
@@ -131,15 +104,37 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.state.context = context
     install(app)
-    app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's own way
+    app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's documented way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
     for router in (v1, session.sign_in, health.router, pages.router):
         app.include_router(router)
-    app.mount(shells.ADDRESS, Assets(directory=shells.STATIC))
+    app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
+
+
+@asynccontextmanager
+async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
+    """Open database and data folder, run the background threads while the service runs, and stop them at the end."""
+    current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
+    await run_in_threadpool(_open, context)
+    settings, engine = context.settings, context.engine
+    deliverer = Deliverer(engine, settings, utc_now)
+    tasks = _periodic_tasks(context)
+    task_scheduler = Scheduler(context.jobs, context.uploads, deliverer, context.retention, settings, *tasks)
+    for start in (context.dataset_validator.start, deliverer.start, task_scheduler.start):
+        start()
+    logger.info("the server is ready", data_folder=str(context.storage.root))
+    try:
+        yield
+    finally:
+        context.stopping.set()
+        for stop in (context.dataset_validator.stop, task_scheduler.stop, deliverer.stop, context.tokens.clean_up):
+            await run_in_threadpool(stop)
+        engine.dispose()
+        logger.info("the server has stopped")
 
 
 def _build_context(settings: ServerSettings) -> AppContext:

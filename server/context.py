@@ -1,4 +1,4 @@
-"""The application context of routes, made once by `server.app.create_app` and handed to each by dependency."""
+"""The application context of routes, built once by `server.app.create_app` and injected into each route."""
 
 import threading
 from dataclasses import dataclass
@@ -10,8 +10,8 @@ from fastapi import Depends, Query, Request, Response
 from server.admin.retention import Retention
 from server.admin.weights import WeightsFetcher
 from server.auth.audit import AuditTrail
+from server.auth.authentication import AuthThrottle
 from server.auth.quotas import Quotas
-from server.auth.throttle import AuthThrottle
 from server.auth.tokens import TokenService
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
@@ -34,7 +34,7 @@ from server.webhooks.service import WebhookService
 
 @dataclass(frozen=True)
 class AppContext:
-    """Everything that a route may need."""
+    """Services and settings shared by all routes."""
 
     settings: ServerSettings
     engine: sa.Engine
@@ -71,12 +71,12 @@ def _context(request: Request) -> AppContext:
 
 Context = Annotated[AppContext, Depends(_context)]
 MAX_INTEGER = 2**62
-"""The largest that may be asked about: less than the database's 2**63 - 1, and exact as a float, as OpenAPI has it."""
-Limit = Annotated[int, Query(ge=1, le=100, description="How many at most.")]
-After = Annotated[str | None, Query(max_length=64, description="The cursor that the page before gave.")]
+"""Largest integer accepted in a query: below the database's 2**63 - 1, and exact as a float, as OpenAPI writes it."""
+Limit = Annotated[int, Query(ge=1, le=100, description="Maximum number of items.")]
+After = Annotated[str | None, Query(max_length=64, description="Cursor from the previous page.")]
 
 
 def link_next(request: Request, response: Response, cursor: str | None) -> None:
-    """Say where the next page is, in a `Link` header."""
+    """Set the `Link` header to the next page."""
     if cursor is not None:
         response.headers["Link"] = f'<{request.url.include_query_params(after=cursor)}>; rel="next"'

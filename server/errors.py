@@ -1,175 +1,176 @@
-"""Errors of the server, as one tree. Their HTTP form is made in `server.http.problem_details`.
+"""Errors of the server, as one tree. `server.http.problem_details` maps them to HTTP.
 
 ServerError
-├── SettingsRefused            the server cannot start like this
-├── NotFound                   no such thing (or not yours)
-├── Conflict                   not possible in the present state
-│   ├── OffsetMismatch         a piece of an upload that does not begin where the last ended
-│   └── StillRunning           the same request is being served at this moment
-├── PreconditionFailed         it is no longer as the caller last saw it
-├── Unauthorized               no token, or a wrong one
-├── Forbidden                  a host or an origin that is not served
-│   └── ScopeMissing           the token allows too little
-├── TooManyRequests            asked too often
-│   └── QuotaExceeded          an owner has, or has used, as much as they may
-├── Refused                    the content of a request cannot be accepted
-│   ├── UploadTooLarge         more bytes than the server takes
-│   ├── UploadRefused          an archive or a file that is not admitted
-│   └── ChecksumMismatch       a piece of an upload came damaged
-├── UnsupportedMedia           a body of another type
-├── UnsupportedTus             a version of the upload protocol that is not spoken here
-├── TooSlow                    an upload of which nothing came for too long
-├── NoSpace                    the disk is full, or nearly
-│   └── StorageQuotaExceeded   an owner has as many bytes as they may
-├── RangeNotSatisfiable        a range that the file does not have
-├── LeaseLost                  a worker's lease was replaced, or its job was ended: write nothing more
-└── NothingPublished           a worker called success without having published a voice
+├── SettingsRefused            the server cannot start with these settings
+├── NotFound                   no such resource, or not the caller's
+├── Gone                       the resource's file was deleted
+├── Conflict                   not possible in the current state
+│   ├── OffsetMismatch         a chunk that does not start at the upload's offset
+│   └── StillRunning           a request with the same idempotency key is in progress
+├── PreconditionFailed         the resource changed since the caller read it
+├── Unauthorized               no token, or an invalid one
+├── Forbidden                  a host name or an origin that is not allowed
+│   └── ScopeMissing           the token lacks a scope
+├── TooManyRequests            rate limit exceeded
+│   └── QuotaExceeded          an owner's quota of jobs or GPU hours is used up
+├── Refused                    invalid content of a request
+│   ├── UploadTooLarge         more bytes or files than the limits allow
+│   ├── UploadRefused          an archive or a file that is not accepted
+│   └── ChecksumMismatch       a chunk of an upload was damaged on its way
+├── UnsupportedMedia           a body of an unsupported media type
+├── UnsupportedTus             an unsupported version of the upload protocol
+├── TooSlow                    an upload that received no data for too long
+├── NoSpace                    the disk is full, or its reserve would be used
+│   └── StorageQuotaExceeded   an owner's quota of bytes is used up
+├── RangeNotSatisfiable        a range beyond the end of the file
+├── LeaseLost                  a worker's lease was replaced, or its job ended: write nothing more
+└── NothingPublished           a worker reported success without a published voice
 """
 
 
 class ServerError(Exception):
-    """Base of the tree; the message is for the person who asked."""
+    """Base of the tree; the message is shown to the caller."""
 
     code = "internal"
 
 
 class SettingsRefused(ServerError):
-    """The server cannot start with these settings; the message says what to change."""
+    """The server cannot start with these settings; the message names what to change."""
 
     code = "settings_refused"
 
 
 class NotFound(ServerError):
-    """There is no such thing."""
+    """The resource does not exist, or belongs to another owner."""
 
     code = "not_found"
 
 
 class Gone(ServerError):
-    """It was here, and its file is not any more."""
+    """The resource existed, but its file was deleted."""
 
     code = "gone"
 
 
 class Conflict(ServerError):
-    """Not possible in the present state; the message says which one it is."""
+    """Not possible in the current state, which the message names."""
 
     code = "conflict"
 
 
 class OffsetMismatch(Conflict):
-    """A piece of an upload does not begin where the last one ended."""
+    """A chunk of an upload does not start at the upload's offset."""
 
     code = "offset_mismatch"
 
     def __init__(self, message: str, offset: int) -> None:
-        """`offset` is where it does: bytes that are here."""
+        """`offset`: bytes received so far, where the next chunk must start."""
         super().__init__(message)
         self.offset = offset
 
 
 class StillRunning(Conflict):
-    """A request with the same idempotency key is being served at this moment."""
+    """A request with the same idempotency key is still in progress."""
 
     code = "still_running"
 
 
 class PreconditionFailed(ServerError):
-    """The thing is no longer as the caller last saw it (`If-Match`)."""
+    """The resource changed since the caller read it (`If-Match`)."""
 
     code = "precondition_failed"
 
 
 class Unauthorized(ServerError):
-    """The request has no token, or a wrong one."""
+    """The request has no token, or an invalid one."""
 
     code = "unauthorized"
 
 
 class Forbidden(ServerError):
-    """The request comes by a host name, or from an origin, that is not served."""
+    """The request's host name or origin is not allowed."""
 
     code = "forbidden"
 
 
 class ScopeMissing(Forbidden):
-    """The token allows too little for this."""
+    """The token lacks the scope for this request."""
 
     code = "scope_missing"
 
 
 class TooManyRequests(ServerError):
-    """The caller asked too often."""
+    """The caller exceeded a rate limit."""
 
     code = "too_many_requests"
 
     def __init__(self, message: str, retry_after_seconds: float | None = None) -> None:
-        """`retry_after_seconds`: when to ask again, where that is known."""
+        """`retry_after_seconds`: time until the next attempt may succeed, where known."""
         super().__init__(message)
         self.retry_after_seconds = retry_after_seconds
 
 
 class QuotaExceeded(TooManyRequests):
-    """An owner has as many jobs as they may, or has used their GPU hours."""
+    """An owner reached their limit of unfinished jobs, or used up their GPU hours."""
 
     code = "quota_exceeded"
 
 
 class Refused(ServerError):
-    """The request's content cannot be accepted."""
+    """The content of the request is invalid."""
 
     code = "refused"
 
     def __init__(self, message: str, pointer: str = "") -> None:
-        """`pointer` is the JSON pointer of the field at fault, where there is one."""
+        """`pointer`: JSON pointer of the invalid field, if any."""
         super().__init__(message)
         self.pointer = pointer
 
 
 class UploadTooLarge(Refused):
-    """More bytes, or more files, than the server takes."""
+    """More bytes, or more files, than the server's limits allow."""
 
     code = "upload_too_large"
 
 
 class UploadRefused(Refused):
-    """An archive or a file that is not admitted."""
+    """An archive or a file that is not accepted."""
 
     code = "upload_refused"
 
 
 class ChecksumMismatch(Refused):
-    """A piece of an upload is not what its checksum says."""
+    """A chunk of an upload does not match its checksum."""
 
     code = "checksum_mismatch"
 
 
 class UnsupportedMedia(ServerError):
-    """The body has another media type than this address takes."""
+    """The body's media type is not supported at this path."""
 
     code = "unsupported_media_type"
 
 
 class UnsupportedTus(ServerError):
-    """The request does not say that it speaks the version of tus that this server speaks."""
+    """The `Tus-Resumable` header is missing or names an unsupported version."""
 
     code = "unsupported_tus_version"
 
 
 class TooSlow(ServerError):
-    """Nothing of an upload came for too long."""
+    """An upload received no data for too long."""
 
     code = "too_slow"
 
 
 class NoSpace(ServerError):
-    """The disk is full, or the upload would fill it."""
+    """The disk is full, or the upload would use its reserve."""
 
     code = "no_space"
 
 
 class StorageQuotaExceeded(NoSpace):
-    """An owner has as many bytes stored as they may."""
+    """An owner's quota of stored bytes is used up."""
 
     code = "quota_exceeded"
 
@@ -180,18 +181,18 @@ class RangeNotSatisfiable(ServerError):
     code = "range_not_satisfiable"
 
     def __init__(self, message: str, size: int) -> None:
-        """`size` is the file's true length in bytes."""
+        """`size`: actual length of the file in bytes."""
         super().__init__(message)
         self.size = size
 
 
 class LeaseLost(ServerError):
-    """The worker no longer holds the job: it stops its engine and writes nothing more."""
+    """The worker no longer holds the job's lease: it must stop its engine and write nothing more."""
 
     code = "claim_lost"
 
 
 class NothingPublished(ServerError):
-    """A worker called success before it had published a voice: a mistake of ours."""
+    """A worker reported success before it published a voice: an internal error."""
 
     code = "nothing_published"

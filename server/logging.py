@@ -1,4 +1,4 @@
-"""The server's own log: one JSON object a line on standard error, with the request's id where there is a request."""
+"""The server's log: one JSON object per line on standard error, with the request's id inside a request."""
 
 import logging
 import sys
@@ -7,7 +7,7 @@ import structlog
 
 
 def set_up_logging(level: str) -> None:
-    """Send everything, libraries' lines included, through one formatter. Call once, from a program's entry."""
+    """Send all log lines, libraries' included, through one formatter. Call once, from a program's entry point."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,

@@ -1,4 +1,4 @@
-"""Prometheus metrics: requests as they are answered; jobs, workers and the disk when they are scraped."""
+"""Prometheus metrics: requests counted as they finish; jobs, workers and the disk queried at each scrape."""
 
 from collections.abc import Iterator
 
@@ -32,33 +32,33 @@ class Metrics:
         self._registry.register(_DatabaseCollector(engine, storage, lease_seconds))
         self._requests = Histogram(
             "rvc_train_http_request_seconds",
-            "Time to answer a request, by route; streams count until their end.",
+            "Time to answer a request, by route; streams count until they end.",
             ["method", "route", "status"],
             buckets=BUCKETS,
             registry=self._registry,
         )
 
     def request(self, method: str, route: str, status: int | None, seconds: float) -> None:
-        """Count a request. `route` is the path's pattern, so that ids make no new series."""
+        """Count a request. `route` is the path's pattern, so that ids create no new series."""
         self._requests.labels(method, route, "none" if status is None else str(status)).observe(seconds)
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """All metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
 
 class _DatabaseCollector(Collector):
-    """Queries the database at each scrape."""
+    """Collector that queries the database at each scrape."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
         self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
 
     def describe(self) -> Iterator[Family]:
-        """Nothing: the registry need not ask the database to learn the names."""
+        """Yield nothing, so that registration does not query the database."""
         yield from ()
 
     def collect(self) -> Iterator[Family]:
-        """The families."""
+        """Yield the metric families."""
         yield self._counted("jobs", "Jobs by status.", "status", list(JobStatus), col(Job.status))
         yield self._counted(
             "datasets",
@@ -69,10 +69,10 @@ class _DatabaseCollector(Collector):
             col(Dataset.deleted_at).is_(None),
         )
         yield self._counted("job_failures", "Failed jobs by code.", "code", [], col(Job.error_code))
-        yield self._counted("attempts", "Attempts by how they ended.", "outcome", [], col(Attempt.outcome))
+        yield self._counted("attempts", "Attempts by outcome.", "outcome", [], col(Attempt.outcome))
         yield self._stale_writes()
         yield self._counted(
-            "webhook_messages", "Messages of webhooks by status.", "status", list(DeliveryStatus), col(Delivery.status)
+            "webhook_messages", "Webhook messages by status.", "status", list(DeliveryStatus), col(Delivery.status)
         )
         workers = GaugeMetricFamily("rvc_train_workers", "Workers seen within a day, by state.", labels=["state"])
         with read_session(self._engine) as session:
@@ -81,7 +81,7 @@ class _DatabaseCollector(Collector):
             workers.add_metric([state], sum(worker.status == state for worker in seen))
         yield workers
         yield self._queue_age()
-        free = GaugeMetricFamily("rvc_train_disk_free_bytes", "Room left on the data folder's disk.")
+        free = GaugeMetricFamily("rvc_train_disk_free_bytes", "Free bytes on the data folder's disk.")
         free.add_metric([], self._storage.free_bytes())
         yield free
 
@@ -105,16 +105,16 @@ class _DatabaseCollector(Collector):
     def _stale_writes(self) -> GaugeMetricFamily:
         with read_session(self._engine) as session:
             query = sa.select(sa.func.coalesce(sa.func.sum(col(Attempt.stale_writes)), 0))
-            turned_away = session.connection().execute(query).scalar_one()
-        text = "Writes of workers that had lost their job, turned away."
+            num_writes = session.connection().execute(query).scalar_one()
+        text = "Rejected writes of workers that had lost their lease."
         family = GaugeMetricFamily("rvc_train_stale_writes", text)
-        family.add_metric([], turned_away)
+        family.add_metric([], num_writes)
         return family
 
     def _queue_age(self) -> GaugeMetricFamily:
         with read_session(self._engine) as session:
             query = sa.select(sa.func.min(col(Job.queued_at))).where(col(Job.status) == JobStatus.QUEUED)
             oldest = session.connection().execute(query).scalar()
-        family = GaugeMetricFamily("rvc_train_queue_age_seconds", "How long the longest waiting job has waited.")
+        family = GaugeMetricFamily("rvc_train_queue_age_seconds", "Waiting time of the oldest queued job.")
         family.add_metric([], 0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()))
         return family

@@ -1,4 +1,4 @@
-"""What surrounds every request: an id, a log line, a limit on small bodies, an answer even for our own mistakes."""
+"""Middleware around every request: id, log line, body limit, security headers, a 500 for internal errors."""
 
 import re
 import time
@@ -11,26 +11,35 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.problem_details import problem_response
-from server.http.security_headers import add_security_headers
 from server.metrics import Metrics
 
 logger = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 2**20
-"""Of every request but an upload."""
+"""Limit for the body of every request except uploads."""
 UPLOAD_PATH = re.compile(r"^/v1/(datasets/[^/]+/content|uploads/[^/]+)$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
+SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+DEFAULT_POLICY = "default-src 'none'; frame-ancestors 'none'"
+"""Content security policy of responses that set none: they are data, and load nothing if shown as a page."""
+ONE_YEAR_SECONDS = 365 * 86_400
 
 
 class BodyTooLarge(HTTPException):
-    """A request that is no upload has a body beyond the limit. An HTTPException, for FastAPI takes others for a 400."""
+    """A body above `MAX_BODY_BYTES`. An HTTPException, because FastAPI answers other exceptions here with 400."""
 
     def __init__(self) -> None:
         super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
 
 
 class RequestContextMiddleware:
-    """ASGI middleware, the outermost: the context of each request."""
+    """ASGI middleware, the outermost: sets up the context of each request."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -50,7 +59,7 @@ class RequestContextMiddleware:
 
 
 def _pattern(scope: Scope) -> str:
-    """The pattern of the path that was asked for; `none` where no route has it. Included routers tell their part."""
+    """The matched route's path pattern, or `none`. Routes of included routers have it without the `/v1` prefix."""
     pattern = str(getattr(scope.get("route"), "path", "none"))
     is_part = pattern != "none" and scope["path"].startswith("/v1/") and not pattern.startswith("/v1/")
     return f"/v1{pattern}" if is_part else pattern
@@ -71,20 +80,21 @@ class _RequestContext:
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=self._id)
         try:
-            await self._app(self._scope, self._counted_receive, self._watched_send)
+            await self._app(self._scope, self._counted_receive, self._send_with_headers)
         except ClientDisconnect:
-            logger.info("the caller hung up", method=self._scope["method"], path=self._scope["path"])
+            logger.info("client disconnected", method=self._scope["method"], path=self._scope["path"])
         except Exception:
-            logger.exception("a request failed", method=self._scope["method"], path=self._scope["path"])
+            logger.exception("request failed", method=self._scope["method"], path=self._scope["path"])
             if self.status is not None:
-                raise  # half an answer is out: only closing the connection tells that it is not whole
-            await self._respond(500, "something went wrong on the server; its log has the details under the request id")
+                raise  # the response has begun: only closing the connection marks it as incomplete
+            detail = "internal server error; the server's log has the details under this request id"
+            await self._respond(500, detail)
         finally:
             self._log(time.monotonic() - started)
 
     async def _respond(self, status: int, detail: str) -> None:
-        answer = problem_response(status, detail, path=self._scope["path"], request_id=self._id)
-        await answer(self._scope, self._receive, self._watched_send)
+        response = problem_response(status, detail, path=self._scope["path"], request_id=self._id)
+        await response(self._scope, self._receive, self._send_with_headers)
 
     async def _counted_receive(self) -> Message:
         message = await self._receive()
@@ -94,7 +104,7 @@ class _RequestContext:
                 raise BodyTooLarge
         return message
 
-    async def _watched_send(self, message: Message) -> None:
+    async def _send_with_headers(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             headers = MutableHeaders(scope=message)
@@ -111,3 +121,13 @@ class _RequestContext:
             status=self.status,
             ms=round(seconds * 1000, 1),
         )
+
+
+def add_security_headers(headers: MutableHeaders, path: str, scheme: str) -> None:
+    """Complete a response's headers. Responses of the API are private to the caller, so no cache may store them."""
+    headers.update(SECURITY_HEADERS)
+    headers.setdefault("Content-Security-Policy", DEFAULT_POLICY)
+    if path.startswith("/v1/"):
+        headers.setdefault("Cache-Control", "no-store")
+    if scheme == "https":
+        headers["Strict-Transport-Security"] = f"max-age={ONE_YEAR_SECONDS}"

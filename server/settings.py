@@ -1,4 +1,4 @@
-"""What the person who runs the server may choose, by environment variables with the prefix `RVC_TRAIN_`."""
+"""Settings of the server, read from environment variables with the prefix `RVC_TRAIN_`."""
 
 import ipaddress
 from pathlib import Path
@@ -13,13 +13,13 @@ MIB = 2**20
 GIB = 2**30
 
 HOW_TO_GET_ONE = (
-    "make one with: export RVC_TRAIN_TOKEN=$(python -c 'import secrets; print(\"rvc_\" + secrets.token_urlsafe(32))')"
+    "create one with: export RVC_TRAIN_TOKEN=$(python -c 'import secrets; print(\"rvc_\" + secrets.token_urlsafe(32))')"
 )
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a server that listens on `host`."""
+    """Whether a server listening on `host` is reachable from this machine only."""
     if host in LOOPBACK_NAMES:
         return True
     try:
@@ -29,112 +29,112 @@ def is_loopback(host: str) -> bool:
 
 
 def default_report_command() -> list[str]:
-    """The program that looks at a dataset's recordings; the folder and `--output FILE` are appended."""
+    """Command of the program that reports on a dataset; the folder and `--output FILE` are appended."""
     return python_command("rvc_engine", "report")
 
 
 def database_url_of(data_folder: Path, configured: str | None) -> str:
-    """The database's SQLAlchemy URL: as configured, or of the SQLite file in the data folder."""
+    """The database's SQLAlchemy URL: as configured, or the SQLite file in the data folder."""
     return configured or f"sqlite:///{data_folder.resolve() / 'rvc-train.db'}"
 
 
 class ServerSettings(BaseSettings):
-    """One frozen object, read once at start."""
+    """Settings of one server: frozen, read once at start."""
 
     model_config = SettingsConfigDict(
         env_prefix="RVC_TRAIN_",
         env_ignore_empty=True,
         frozen=True,
         extra="ignore",
-        hide_input_in_errors=True,  # the token must not show
+        hide_input_in_errors=True,  # the token must not be printed
         use_attribute_docstrings=True,
     )
 
     data_folder: Path = Path("data")
-    """Where recordings, workspaces, logs and artifacts lie."""
+    """Folder of recordings, workspaces, logs and artifacts."""
     database_url: str | None = None
-    """SQLAlchemy URL; None: the SQLite file `rvc-train.db` in the data folder."""
+    """SQLAlchemy URL. None: the SQLite file `rvc-train.db` in the data folder."""
     host: str = "127.0.0.1"
-    """Address to listen on. Anything beyond loopback needs a token."""
+    """Address to listen on. Any address but loopback requires a token."""
     port: int = Field(default=8000, ge=0, le=65_535)
     token: SecretStr | None = None
-    """Bootstrap admin token, sent as `Authorization: Bearer ...`. None: no token, and loopback only."""
+    """Bootstrap admin token, sent as `Authorization: Bearer ...`. None: no authentication, loopback only."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     max_upload_bytes: int = Field(default=4 * GIB, ge=1)
-    """Of one upload."""
+    """Maximum size of one upload."""
     max_files: int = Field(default=10_000, ge=1)
-    """Entries of one archive."""
+    """Maximum number of entries in one archive."""
     max_file_bytes: int = Field(default=2 * GIB, ge=1)
-    """Of one recording, unpacked."""
+    """Maximum size of one recording, unpacked."""
     max_unpacked_bytes: int = Field(default=16 * GIB, ge=1)
-    """Of one archive, unpacked."""
+    """Maximum size of one archive, unpacked."""
     max_ratio: float = Field(default=200, ge=1)
-    """Unpacked bytes of an archive by its packed ones. Silence in WAV packs a hundredfold; a bomb thousandfold."""
+    """Maximum ratio of an archive's unpacked to packed bytes. Silent WAV reaches 100, a zip bomb 1000."""
     disk_reserve_bytes: int = Field(default=512 * MIB, ge=0)
-    """Free space that no upload may eat into; below it the server says that it is not ready."""
+    """Free space that uploads may not use; below it `/readyz` reports that the server is not ready."""
 
     upload_expire_hours: float = Field(default=24, gt=0, le=24 * 365)
-    """An upload in pieces that gets no further piece for so long is deleted."""
+    """Age at which a resumable upload without new data is deleted."""
     upload_idle_seconds: float = Field(default=60, gt=0)
-    """A body of which nothing comes for so long is given up; what came before is kept where it can be resumed."""
+    """Time without data after which a request body is aborted; a resumable upload keeps the bytes received."""
 
     quota_jobs: int | None = Field(default=None, ge=0)
-    """Jobs of one owner that are not at their end. None: no limit. An owner's own quota goes before these three."""
+    """Unfinished jobs of one owner. None: no limit. A quota set for an owner overrides these three."""
     quota_bytes: int | None = Field(default=None, ge=0)
     """Bytes of one owner's uploads, datasets and artifacts."""
     quota_gpu_hours: float | None = Field(default=None, ge=0)
-    """Hours that workers may spend on one owner's jobs in a calendar month."""
+    """Worker hours for one owner's jobs in a calendar month."""
     requests_per_minute: float | None = Field(default=1200, gt=0)
-    """Of one token, where there are tokens. None: no limit."""
+    """Requests per token, when tokens are in use. None: no limit."""
     writes_per_minute: float | None = Field(default=300, gt=0)
-    """Requests that change something, of one token."""
+    """Writing requests per token."""
     refusals_per_minute: float | None = Field(default=20, gt=0)
-    """Tokens that open nothing, of one address."""
+    """Failed authentications per address."""
     session_hours: float = Field(default=24 * 7, gt=0)
-    """How long a browser stays signed in."""
+    """Lifetime of a browser's session."""
     audit_days: float = Field(default=365, gt=0)
-    """How long the audit trail is kept."""
+    """Age at which entries of the audit trail are deleted."""
 
     retention_seconds: float = Field(default=3600, gt=0)
-    """How often the retention policy is carried out."""
+    """Interval between runs of the retention policy."""
 
     trash_days: float = Field(default=7, gt=0, le=3650)
-    """How long files that belong to nobody are kept in the data folder's trash before they are deleted."""
+    """Age at which orphaned files in the data folder's trash are deleted."""
 
     webhook_allow_private: bool = False
-    """Whether webhooks may go to addresses inside a network: this machine, the neighbours, the cloud's own."""
+    """Whether webhooks may call private addresses: this machine, the local network, the cloud's metadata service."""
     webhook_poll_seconds: float = Field(default=1, gt=0)
-    """How often the server looks for messages to send."""
+    """Interval between queries for webhook messages to send."""
     webhook_log_days: float = Field(default=30, gt=0)
-    """How long messages that were sent, or given up, are kept to look at."""
+    """Age at which delivered and failed webhook messages are deleted."""
 
     report_command: list[str] = Field(default_factory=default_report_command)
     """Program that reports on a dataset; the folder and `--output FILE` are appended."""
     report_timeout_seconds: float = Field(default=1800, gt=0)
-    """Wall time of one report."""
+    """Maximum wall time of one report."""
     report_cpu_seconds: int = Field(default=1200, ge=1)
-    """CPU time of one report."""
+    """Maximum CPU time of one report."""
     report_memory_bytes: int = Field(default=4 * GIB, ge=MIB)
-    """Address space of one report."""
+    """Maximum address space of one report."""
 
     lease_seconds: float = Field(default=60, gt=0)
-    """A worker whose heartbeat stands still for so long has lost its job."""
+    """Time without a heartbeat after which a worker loses its job."""
     retry_delay_seconds: float = Field(default=10, ge=0)
-    """Wait before the first retry of a failed attempt; doubled for each further one, to at most ten minutes."""
+    """Wait before the first retry of a failed attempt; doubles with each further retry, up to ten minutes."""
     max_recoveries: int = Field(default=5, ge=0)
-    """How often a job may lose its worker before it has failed."""
+    """Lost workers after which a job fails."""
     queue_timeout_seconds: float | None = Field(default=None, gt=0)
-    """A job that waits longer in the queue fails. None: it waits for ever."""
+    """Waiting time in the queue after which a job fails. None: no limit."""
     reaper_seconds: float = Field(default=5, gt=0)
-    """How often the server looks for lost workers."""
+    """Interval between checks for lost workers."""
     checkpoint_seconds: float = Field(default=60, gt=0)
-    """How often the server folds SQLite's write-ahead log into the database file."""
+    """Interval between checkpoints of SQLite's write-ahead log."""
 
     follow_poll_seconds: float = Field(default=0.4, gt=0)
-    """How often a follower of events or logs looks for news."""
+    """Interval at which event and log streams poll."""
     keep_alive_seconds: float = Field(default=15, gt=0)
-    """A silent stream sends a comment so often, so that nothing between closes it."""
+    """Interval of keep-alive comments on a silent stream, so that no proxy closes it."""
 
     @property
     def url(self) -> str:
@@ -147,12 +147,12 @@ class ServerSettings(BaseSettings):
         if token is not None and len(token) < 16:
             raise ValueError("RVC_TRAIN_TOKEN is shorter than 16 characters; " + HOW_TO_GET_ONE)
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token):
-            raise ValueError("RVC_TRAIN_TOKEN holds what no HTTP header can carry; " + HOW_TO_GET_ONE)
+            raise ValueError("RVC_TRAIN_TOKEN has characters that no HTTP header can carry; " + HOW_TO_GET_ONE)
         return self
 
     def check_exposure(self) -> None:
-        """Raise SettingsRefused when the server would listen beyond this machine without a token."""
+        """Raise SettingsRefused when the server would be reachable from other machines without a token."""
         if self.token is None and not is_loopback(self.host):
             raise SettingsRefused(
-                f"the server would listen on {self.host}, beyond this machine, with no token; {HOW_TO_GET_ONE}"
+                f"listening on {self.host} exposes the server to other machines and requires a token; {HOW_TO_GET_ONE}"
             )

@@ -1,1 +1,1 @@
-"""Running the service: the administrator's commands, backups, checks, retention and periodic tasks."""
+"""Administration: the administrator's commands, backups, checks, retention, weights and periodic tasks."""

@@ -1,4 +1,4 @@
-"""`python -m server.admin`, or `rvc-train admin`: what the server's administrator does on its machine, past HTTP.
+"""`python -m server.admin`, or `rvc-train admin`: the administrator's commands on the server's machine, without HTTP.
 
 The settings are those of the server: environment variables with the prefix `RVC_TRAIN_`.
 """
@@ -37,10 +37,10 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="For the server's administrator, on its machine. Settings are the server's: RVC_TRAIN_DATA_FOLDER and so on.",
+    help="Administration on the server's machine. Uses the server's settings, such as RVC_TRAIN_DATA_FOLDER.",
 )
 
-tokens = typer.Typer(no_args_is_help=True, help="Tokens, past HTTP: for an administrator who has none.")
+tokens = typer.Typer(no_args_is_help=True, help="Tokens, managed without HTTP: for an administrator who has none.")
 app.add_typer(tokens, name="token")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
@@ -49,7 +49,7 @@ MARKS = {"ok": "ok   ", "note": "note ", "fault": "FAULT"}
 
 @app.command("migrate")
 def migrate_command() -> None:
-    """Bring the database to this program's schema. The server does so itself when it starts."""
+    """Upgrade the database's schema to this version. The server also does so when it starts."""
     with _opened(may_migrate=True) as (_settings, engine):
         before = present_version(engine)
         migrate(engine)
@@ -58,16 +58,16 @@ def migrate_command() -> None:
 
 @app.command()
 def gc(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would be deleted.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be deleted.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Carry the retention policy out now, move what belongs to nobody to the trash, and empty that of what is old."""
+    """Apply the retention policy now, move orphaned files to the trash, and delete overdue files from it."""
     with _opened() as (settings, engine):
         storage = Storage(settings.data_folder)
         retention = Retention(JobService(engine), storage)
         orphans = Orphans(engine, storage, settings.trash_days, settings.report_timeout_seconds)
         plan = retention.plan() if dry_run else retention.apply()
-        answer = plan.model_dump(mode="json") | {
+        result = plan.model_dump(mode="json") | {
             "orphans": [
                 {"name": f"{each.kind}/{each.path.name}", "size": each.size, "is_due": each.is_due}
                 for each in orphans.find()
@@ -77,35 +77,35 @@ def gc(
         if not dry_run:
             orphans.collect()
         if as_json:
-            typer.echo(json.dumps(answer, indent=1))
+            typer.echo(json.dumps(result, indent=1))
         else:
-            _print_gc(answer, "would be" if dry_run else "were")
+            _print_gc(result, "would be" if dry_run else "were")
 
 
-def _print_gc(answer: dict[str, Any], verb: str) -> None:
-    for each in answer["removals"]:
+def _print_gc(result: dict[str, Any], verb: str) -> None:
+    for each in result["removals"]:
         typer.echo(f"{each['kind']}  {each['id']}  {each['name']}  {each['size'] / 1e6:.1f} MB  {each['why']}")
-    for each in answer["orphans"]:
-        fate = f"{verb} moved to the trash" if each["is_due"] else "left alone: it changed within the last hour"
-        typer.echo(f"orphan  {each['name']}  {each['size'] / 1e6:.1f} MB  belongs to nobody; {fate}")
-    for name in answer["overdue_trash"]:
-        typer.echo(f"trash  {name}  {verb} deleted for good")
-    typer.echo(f"{len(answer['removals'])} things {verb} deleted, {answer['freed_bytes'] / 1e6:.1f} MB")
+    for each in result["orphans"]:
+        action = f"{verb} moved to the trash" if each["is_due"] else "kept: it changed within the last hour"
+        typer.echo(f"orphan  {each['name']}  {each['size'] / 1e6:.1f} MB  {action}")
+    for name in result["overdue_trash"]:
+        typer.echo(f"trash  {name}  {verb} deleted permanently")
+    typer.echo(f"{len(result['removals'])} items {verb} deleted, {result['freed_bytes'] / 1e6:.1f} MB")
 
 
 @app.command("adopt")
 def adopt_command(
-    is_sure: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    is_sure: Annotated[bool, typer.Option("--yes", help="Don't ask for confirmation.")] = False,
 ) -> None:
-    """Join the data folder and the database after a restore: give both the same instance id. Deletes nothing."""
+    """Join data folder and database after a restore: give both the same instance id. Deletes nothing."""
     with _exit_on_errors():
         settings = ServerSettings()
-        found = inspect_pairing(settings.data_folder, settings.url)
-        if found.is_joined:
-            typer.echo(f"{found.folder} and {found.database} belong together already: {found.folder_id}")
+        pairing = inspect_pairing(settings.data_folder, settings.url)
+        if pairing.is_joined:
+            typer.echo(f"{pairing.folder} and {pairing.database} already belong together: {pairing.folder_id}")
             return
-        found.check_adoptable()
-        _print_pairing(found, settings.trash_days)
+        pairing.check_adoptable()
+        _print_pairing(pairing, settings.trash_days)
         if not is_sure:
             typer.confirm("Join the two?", abort=True, err=True)
         storage = Storage(settings.data_folder)
@@ -113,32 +113,32 @@ def adopt_command(
         before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
             with storage.lock(0):
-                typer.echo(f"joined: {adopt(engine, storage, found)}")
+                typer.echo(f"joined: {adopt(engine, storage, pairing)}")
         finally:
             current_principal.reset(before)
             engine.dispose()
 
 
-def _print_pairing(found: Pairing, trash_days: float) -> None:
-    """What there is in the folder and in the database."""
-    typer.echo(f"data folder  {found.folder}  {found.folder_id or 'of no instance yet'}")
-    typer.echo(f"database     {found.database}  {found.database_id or 'of no instance yet'}")
-    for kind, each in found.kinds.items():
+def _print_pairing(pairing: Pairing, trash_days: float) -> None:
+    """Print the contents of folder and database."""
+    typer.echo(f"data folder  {pairing.folder}  {pairing.folder_id or 'no instance yet'}")
+    typer.echo(f"database     {pairing.database}  {pairing.database_id or 'no instance yet'}")
+    for kind, each in pairing.kinds.items():
         num_missing = len(each.expected) - each.num_found
         typer.echo(
-            f"{kind + ':':<12} {each.num_found} of the database have their files, {num_missing} have none, "
-            f"{each.num_orphans} in the folder belong to nobody"
+            f"{kind + ':':<12} {each.num_found} in the database with files, {num_missing} without, "
+            f"{each.num_orphans} orphaned in the folder"
         )
-    if any(each.num_orphans for each in found.kinds.values()):
+    if any(each.num_orphans for each in pairing.kinds.values()):
         typer.echo(
-            "What belongs to nobody goes to the folder's trash once a server runs and nobody has changed it for an "
-            f"hour, and is deleted {trash_days:g} days later."
+            "A running server moves orphaned files that have not changed for an hour to the trash, and deletes them "
+            f"{trash_days:g} days later."
         )
 
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can do: GPU, precision, ffmpeg, weights, disk, database, clock. Changes nothing."""
+    """Check this machine: GPU, precision, ffmpeg, weights, disk, database, clock. Changes nothing."""
     with _exit_on_errors():
         findings = []
         for finding in run_checks(ServerSettings()):
@@ -155,10 +155,10 @@ def doctor(as_json: AsJson = False) -> None:
 def force_fail(
     job_id: Annotated[str, typer.Argument(metavar="JOB")],
     message: Annotated[
-        str, typer.Option(help="Why, for whoever submitted it.")
+        str, typer.Option(help="Reason, shown to the job's owner.")
     ] = "ended by the server's administrator",
 ) -> None:
-    """End a job that is stuck, whatever it is doing. Its worker stops at its next heartbeat."""
+    """Fail a stuck job in any state. Its worker stops at its next heartbeat."""
     with _opened() as (_settings, engine):
         job = JobService(engine).force_fail(job_id, message)
         typer.echo(f"{job.id}  {job.name}  {job.status}")
@@ -166,21 +166,21 @@ def force_fail(
 
 @tokens.command()
 def create(
-    owner: Annotated[str, typer.Argument(metavar="OWNER", help="Whose things it opens.")],
+    owner: Annotated[str, typer.Argument(metavar="OWNER", help="Owner whose resources it gives access to.")],
     scope: Annotated[list[Scope] | None, typer.Option(help="read, submit or admin; repeatable.")] = None,
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
-    days: Annotated[float | None, typer.Option(help="Days until it expires; never when left out.")] = None,
+    name: Annotated[str, typer.Option(help="Description of its purpose.")] = "",
+    days: Annotated[float | None, typer.Option(help="Days until it expires; without it, never.")] = None,
 ) -> None:
-    """Make a token past HTTP: the first one, or when all others are lost. Its secret is shown this once."""
+    """Create a token: the first one, or when all others are lost. Its secret is shown only once."""
     with _opened() as (settings, engine):
         request = TokenCreate(owner=owner, scopes=scope or [Scope.SUBMIT], name=name, expires_in_days=days)
-        made, secret = TokenService(engine, utc_now, None, settings.session_hours).create(request)
-        typer.echo(f"{made.id}  {made.owner}  {', '.join(made.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
+        token, secret = TokenService(engine, utc_now, None, settings.session_hours).create(request)
+        typer.echo(f"{token.id}  {token.owner}  {', '.join(token.scopes)}\nexport RVC_TRAIN_TOKEN={secret}")
 
 
 @tokens.command("list")
 def list_tokens(as_json: AsJson = False) -> None:
-    """All tokens, without their secrets, newest first."""
+    """List all tokens, without their secrets, newest first."""
     with _opened() as (settings, engine):
         public = list(_all_tokens(TokenService(engine, utc_now, None, settings.session_hours)))
         if as_json:
@@ -196,34 +196,34 @@ def list_tokens(as_json: AsJson = False) -> None:
 
 @tokens.command()
 def revoke(token_id: Annotated[str, typer.Argument(metavar="TOKEN", help="Its id.")]) -> None:
-    """Let a token open nothing any more, at once, and end the sessions that were opened with it."""
+    """Revoke a token at once, and end the sessions opened with it."""
     with _opened() as (settings, engine):
         TokenService(engine, utc_now, None, settings.session_hours).revoke(token_id)
-        typer.echo(f"{token_id} opens nothing any more")
+        typer.echo(f"{token_id} is revoked")
 
 
 @app.command()
 def backup(
-    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="Made by this; must not be there yet.")],
+    target: Annotated[Path, typer.Argument(metavar="FOLDER", help="New folder for the backup.")],
     as_json: AsJson = False,
 ) -> None:
-    """Copy the book and all files, while the server runs. To restore: start the server on a copy of that folder."""
+    """Back up database and files while the server runs. To restore, start the server on a copy of the backup."""
     with _opened() as (settings, engine):
-        done = back_up(engine, Storage(settings.data_folder), target)
+        result = back_up(engine, Storage(settings.data_folder), target)
         if as_json:
-            typer.echo(json.dumps({**vars(done), "folder": str(done.folder)}, indent=1))
+            typer.echo(json.dumps({**vars(result), "folder": str(result.folder)}, indent=1))
             return
-        typer.echo(f"{done.folder}: {done.num_files} files, {done.num_bytes / 1e6:.1f} MB")
-        if not done.has_database:
-            typer.echo("note: the database is not in it; dump it with its own tools")
-        if done.missing:
-            typer.echo(f"note: {len(done.missing)} files were deleted meanwhile")
+        typer.echo(f"{result.folder}: {result.num_files} files, {result.num_bytes / 1e6:.1f} MB")
+        if not result.has_database:
+            typer.echo("note: it does not contain the database; dump that with its own tools")
+        if result.missing:
+            typer.echo(f"note: {len(result.missing)} files were deleted during the backup")
 
 
-def _all_tokens(job_service: TokenService) -> Iterator[TokenPublic]:
+def _all_tokens(service: TokenService) -> Iterator[TokenPublic]:
     after, has_more = None, True
     while has_more:
-        page, has_more = job_service.list(after=after, limit=100)
+        page, has_more = service.list(after=after, limit=100)
         for token in page:
             after = token.id
             yield TokenPublic.model_validate(token, from_attributes=True)
@@ -231,7 +231,7 @@ def _all_tokens(job_service: TokenService) -> Iterator[TokenPublic]:
 
 @contextlib.contextmanager
 def _exit_on_errors() -> Iterator[None]:
-    """Errors in a sentence, and exit code 1; settings that cannot be: 2."""
+    """Print errors as one sentence and exit with code 1, with 2 for invalid settings."""
     try:
         yield
     except ValidationError as error:
@@ -247,16 +247,16 @@ def _exit_on_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.Engine]]:
-    """The settings and the database, which must be there and belong to the data folder.
+    """The settings and the database, which must exist and belong to the data folder.
 
-    Brought to the newest schema unless the command does so.
+    Its schema is upgraded first, unless the command does so.
     """
     with _exit_on_errors():
         settings = ServerSettings()
         if settings.database_url is None and not (settings.data_folder / "rvc-train.db").exists():
             typer.echo(
-                f"error: {settings.data_folder.resolve()} holds no rvc-train.db; name the server's data folder with "
-                "RVC_TRAIN_DATA_FOLDER",
+                f"error: {settings.data_folder.resolve()} has no rvc-train.db; set RVC_TRAIN_DATA_FOLDER to the "
+                "server's data folder",
                 err=True,
             )
             raise typer.Exit(1)
@@ -273,7 +273,7 @@ def _opened(*, may_migrate: bool = False) -> Iterator[tuple[ServerSettings, sa.E
 
 
 def main(arguments: list[str] | None = None) -> Any:
-    """Entry point. What it writes, such as a backup, is for its user alone."""
+    """Entry point. Files that it writes, such as a backup, are private to its user."""
     os.umask(UMASK)
-    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for the answer
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for results
     return app(args=arguments, prog_name="rvc-train admin")

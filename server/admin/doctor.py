@@ -1,4 +1,4 @@
-"""Looks at the machine and the data folder, and says in sentences what is well and what is not."""
+"""Checks of the machine and the data folder, each with a sentence on its result."""
 
 import itertools
 import json
@@ -40,21 +40,21 @@ from server.storage.trash import Trash
 State = Literal["ok", "note", "fault"]
 ENGINE_SECONDS = 120
 NEEDED_FREE_BYTES = 8 * GIB
-"""Below this it is said: a full-size checkpoint is 1.3 GB, a run keeps two, and its saves are as large."""
+"""Free space below which a note is given: a full-size checkpoint has 1.3 GB, a run keeps two, and saves add to that."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """Result of one check."""
 
     what: str
     state: State
     text: str
-    """What was found; for all that is not well, what to do."""
+    """Description of the result; of a problem, also what to do."""
 
 
 def run_checks(settings: ServerSettings) -> Iterator[Finding]:
-    """Every check, one after another; none of them changes anything."""
+    """Run all checks one after another. They change nothing."""
     checks: tuple[Callable[[ServerSettings], Iterator[Finding]], ...] = (
         _engine,
         _weights,
@@ -72,20 +72,20 @@ def run_checks(settings: ServerSettings) -> Iterator[Finding]:
 
 
 def _engine(_settings: ServerSettings) -> Iterator[Finding]:
-    """Asked of a child, which gets what a worker's engine gets: torch has no place in this process."""
+    """Check the engine in a child process with a worker engine's environment, because this one never imports torch."""
     command = python_command("rvc_engine", "machine")
     environment = engine_environment(os.environ, variable_names(os.environ.get("RVC_TRAIN_ENGINE_ENVIRONMENT", "")))
     try:
         ran = subprocess.run(command, env=environment, capture_output=True, timeout=ENGINE_SECONDS, check=False)
     except subprocess.TimeoutExpired:
-        yield Finding("engine", "fault", f"the engine said nothing for {ENGINE_SECONDS} s; look at the GPU's driver")
+        yield Finding("engine", "fault", f"the engine did not respond for {ENGINE_SECONDS} s; check the GPU's driver")
         return
     if ran.returncode != 0:
         lines = ran.stderr.decode(errors="replace").strip().splitlines()
         yield Finding(
             "engine",
             "fault",
-            f"the engine cannot start here ({lines[-1] if lines else 'it said nothing'}); a worker needs the `engine` "
+            f"the engine cannot start ({lines[-1] if lines else 'no error message'}); a worker needs the `engine` "
             f"extra: {install_command('engine')}. A server alone does not",
         )
         return
@@ -94,11 +94,11 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
     yield Finding("engine", "ok", f"Python {found['python']}, {found['cores']} cores, {libraries}")
     codecs = found["ffmpeg"].get("libavcodec", "?")
     yield Finding(
-        "ffmpeg", "ok", f"its libraries come inside PyAV (libavcodec {codecs}); no program of that name is needed"
+        "ffmpeg", "ok", f"its libraries are part of PyAV (libavcodec {codecs}); the ffmpeg program is not needed"
     )
     if not found["devices"]:
-        build = "this torch is built for the CPU alone" if found["cuda_build"] is None else "no NVIDIA GPU answers"
-        yield Finding("gpu", "note", f"{build}; training runs on the CPU, which is far slower")
+        build = "this build of torch supports only the CPU" if found["cuda_build"] is None else "no NVIDIA GPU found"
+        yield Finding("gpu", "note", f"{build}; training runs on the CPU, which is much slower")
     for device in found["devices"]:
         yield Finding(
             "gpu",
@@ -110,50 +110,50 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
 
 def _weights(settings: ServerSettings) -> Iterator[Finding]:
     weights = Weights(Storage(settings.data_folder).weights_folder)
-    here = sorted({file.id for file in weights.files if weights.state(file) in {"verified", "unverified"}})
+    present = sorted({file.id for file in weights.files if weights.state(file) in {"verified", "unverified"}})
     damaged = [file for file in weights.files if weights.state(file) == "damaged"]
     for file in damaged:
-        yield Finding("weights", "fault", f"{weights.path_of(file)} is damaged; delete it and fetch it again")
-    if "hubert" in here:
-        yield Finding("weights", "ok", f"here: {', '.join(here)}")
+        yield Finding("weights", "fault", f"{weights.path_of(file)} is damaged; delete it and download it again")
+    if "hubert" in present:
+        yield Finding("weights", "ok", f"present: {', '.join(present)}")
         return
     yield Finding(
         "weights",
         "note",
-        "ContentVec is not here, so jobs with the default content=contentvec fail as missing_weights; "
+        "ContentVec is missing, so jobs with the default content=contentvec fail with missing_weights; "
         f"{weights.ways_to_get('hubert', 'submit with content=whisper-tiny and pretrained=none')}",
     )
 
 
 def _disk(settings: ServerSettings) -> Iterator[Finding]:
     folder = settings.data_folder.resolve()
-    present = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(present).free
-    text = f"{free / GIB:.1f} GiB are free for {folder}"
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    text = f"{free / GIB:.1f} GiB free for {folder}"
     if free < settings.disk_reserve_bytes:
         yield Finding("disk", "fault", f"{text}, below the reserve; free some space, or set a retention policy")
     elif free < NEEDED_FREE_BYTES:
         yield Finding("disk", "note", f"{text}; a full-size run writes 1.3 GB for each checkpoint and each save")
     else:
         yield Finding("disk", "ok", text)
-    if not os.access(present, os.W_OK):
-        yield Finding("disk", "fault", f"{present} cannot be written to by this user; change its owner")
+    if not os.access(existing, os.W_OK):
+        yield Finding("disk", "fault", f"this user cannot write to {existing}; change its owner")
 
 
 def _database(settings: ServerSettings) -> Iterator[Finding]:
     if not _has_database(settings):
-        yield Finding("database", "note", "there is none yet; the server makes it when it first starts")
+        yield Finding("database", "note", "none yet; the server creates it at its first start")
         return
     engine = create_engine(settings.url)
     try:
         version = present_version(engine)
         if version != SCHEMA_VERSION:
             yield Finding(
-                "database", "note", f"its schema is {version} and this program's {SCHEMA_VERSION}; a start brings it on"
+                "database", "note", f"schema {version}; the server upgrades it to {SCHEMA_VERSION} when it starts"
             )
         else:
             check_write(engine)
-            yield Finding("database", "ok", f"{engine.dialect.name}, schema {version}, can be written")
+            yield Finding("database", "ok", f"{engine.dialect.name}, schema {version}, writable")
         if (warning := sqlite_warning(engine)) is not None:
             yield Finding("sqlite", "note", warning)
     finally:
@@ -161,21 +161,21 @@ def _database(settings: ServerSettings) -> Iterator[Finding]:
 
 
 def _has_database(settings: ServerSettings) -> bool:
-    """False where SQLite's file is not there yet: to look at it would make it."""
+    """Whether the database exists: opening a missing SQLite file would create it."""
     url = sa.make_url(settings.url)
     return url.get_backend_name() != "sqlite" or Path(str(url.database)).exists()
 
 
 def _instance(settings: ServerSettings) -> Iterator[Finding]:
-    """Data folder and database must belong together; then: what belongs to nobody, and what lies in the trash."""
-    found = inspect_pairing(settings.data_folder, settings.url)
-    if (mismatch := found.mismatch) is not None:
+    """Check that data folder and database belong together; then list orphaned files and the trash."""
+    pairing = inspect_pairing(settings.data_folder, settings.url)
+    if (mismatch := pairing.mismatch) is not None:
         yield Finding("instance", "fault", mismatch)
         return
-    if not found.is_joined:
-        yield Finding("instance", "note", "data folder and database have no id yet; a start of the server gives it")
+    if not pairing.is_joined:
+        yield Finding("instance", "note", "data folder and database have no id yet; the server's first start sets it")
         return
-    yield Finding("instance", "ok", f"data folder and database are of {found.folder_id}")
+    yield Finding("instance", "ok", f"data folder and database belong to {pairing.folder_id}")
     engine = create_engine(settings.url)
     try:
         if present_version(engine) == SCHEMA_VERSION:
@@ -192,21 +192,21 @@ def _orphans(settings: ServerSettings, engine: sa.Engine) -> Iterator[Finding]:
         yield Finding(
             "orphans",
             "note",
-            f"{len(found)} in {kind}/ belong to nobody ({sum(each.size for each in found) / 1e6:.1f} MB): "
-            f"{', '.join(each.path.name for each in found)}; the server moves them to the trash when nobody has "
-            "changed them for an hour",
+            f"{len(found)} orphaned in {kind}/ ({sum(each.size for each in found) / 1e6:.1f} MB): "
+            f"{', '.join(each.path.name for each in found)}; the server moves them to the trash when they have not "
+            "changed for an hour",
         )
     if trashed := Trash(storage.root).entries():
         yield Finding(
             "trash",
             "note",
-            f"{len(trashed)} things lie in {storage.root / TRASH} ({size_of(storage.root / TRASH) / 1e6:.1f} MB), each "
-            f"is deleted {settings.trash_days:g} days after it came; move back what is missed",
+            f"{len(trashed)} items in {storage.root / TRASH} ({size_of(storage.root / TRASH) / 1e6:.1f} MB), deleted "
+            f"{settings.trash_days:g} days after it was moved there; move back what you need",
         )
 
 
 def _clock(settings: ServerSettings) -> Iterator[Finding]:
-    """The database's newest moment must not lie ahead, and the system should follow a time server."""
+    """Check that no event is in the future, and that the system's clock is synchronised."""
     if _has_database(settings):
         engine = create_engine(settings.url)
         try:
@@ -215,18 +215,18 @@ def _clock(settings: ServerSettings) -> Iterator[Finding]:
                     newest = session.connection().execute(sa.select(sa.func.max(col(Event.created_at)))).scalar()
                 if newest is not None and newest > utc_now() + timedelta(minutes=1):
                     yield Finding(
-                        "clock", "fault", f"it is behind the book, whose newest entry is of {newest}; set it right"
+                        "clock", "fault", f"it is behind the database, whose newest event is of {newest}; set the clock"
                     )
                     return
         finally:
             engine.dispose()
-    yield Finding("clock", "ok", f"{utc_now():%Y-%m-%d %H:%M:%S} UTC, not behind the book")
+    yield Finding("clock", "ok", f"{utc_now():%Y-%m-%d %H:%M:%S} UTC, not behind the database")
     if (is_synchronised := _is_synchronised()) is not None and not is_synchronised:
-        yield Finding("clock", "note", "the system follows no time server; signed webhooks need the right time")
+        yield Finding("clock", "note", "not synchronised with a time server; signed webhooks need the correct time")
 
 
 def _is_synchronised() -> bool | None:
-    """What systemd says; None where there is none."""
+    """Whether systemd reports a synchronised clock; None without systemd."""
     if shutil.which("timedatectl") is None:
         return None
     command = ["timedatectl", "show", "--property=NTPSynchronized", "--value"]
@@ -239,8 +239,10 @@ def _is_synchronised() -> bool | None:
 
 def _exposure(settings: ServerSettings) -> Iterator[Finding]:
     if is_loopback(settings.host):
-        yield Finding("exposure", "ok", f"listens on {settings.host}: this machine alone")
+        yield Finding("exposure", "ok", f"listens on {settings.host}, reachable from this machine only")
     elif settings.token is None:
-        yield Finding("exposure", "fault", f"{settings.host} is beyond this machine, and there is no RVC_TRAIN_TOKEN")
+        yield Finding(
+            "exposure", "fault", f"{settings.host} is reachable from other machines, and RVC_TRAIN_TOKEN is not set"
+        )
     else:
-        yield Finding("exposure", "note", f"listens on {settings.host}; put a proxy with TLS before it")
+        yield Finding("exposure", "note", f"listens on {settings.host}; put a TLS proxy in front of it")

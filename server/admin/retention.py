@@ -1,9 +1,9 @@
-"""What is kept how long: a policy, the plan that follows from it, and carrying it out.
+"""Retention: a policy on what is kept how long, the plan derived from it, and its application.
 
-A plan can be looked at before anything is deleted. Jobs that have not ended, and those with the label `keep`, are never
-touched.
+A plan can be inspected before anything is deleted. Unfinished jobs, and those with the label `keep`, are never deleted.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,7 +30,7 @@ _NAME = "retention"
 
 
 class Retention:
-    """The policy of one server."""
+    """Retention of one server."""
 
     def __init__(self, job_service: JobService, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
         self._jobs = job_service
@@ -39,42 +39,37 @@ class Retention:
         self._sizes = JobSizes(job_service.engine, storage, clock)
 
     def policy(self) -> RetentionPolicy:
-        """The present policy; by default everything is kept."""
+        """The current policy; by default everything is kept."""
         with read_session(self._jobs.engine) as session:
             row = session.get(Policy, _NAME)
         return RetentionPolicy() if row is None else RetentionPolicy.model_validate(row.value)
 
     def set_policy(self, policy: RetentionPolicy) -> None:
-        """Replace the policy. It is carried out within the hour, or by `apply`."""
+        """Replace the policy. It is applied by the next periodic run, or by `apply`."""
         with write_session(self._jobs.engine) as session:
             record(session, "retention.changed", _NAME, **policy.model_dump())
             session.merge(Policy(name=_NAME, value=policy.model_dump(mode="json"), changed_at=self._clock()))
 
     def plan(self, policy: RetentionPolicy | None = None) -> RetentionPlan:
-        """What the policy (None: the present one) would delete now. Deletes nothing."""
-        policy = policy or self.policy()
-        ended = self._ended_jobs()
-        jobs = [job for job in ended if not _is_kept(job, policy, ended, self._clock())]
-        removals = [self._removal("job", job, [self._storage.job_home(job.id)], _job_reason(policy)) for job in jobs]
-        gone = {job.id for job in jobs}
-        left = [job for job in ended if job.id not in gone]
-        if policy.workspace_days is not None:
-            oldest = self._clock() - timedelta(days=policy.workspace_days)
-            why = f"ended more than {policy.workspace_days:g} days ago"
-            for job in left:
-                if _ended_at(job) < oldest and (folders := self._workspace_folders(job)):
-                    removals.append(self._removal("workspace", job, folders, why))
-        removals += self._free_space_removals(policy, left, removals)
+        """List what the policy (None: the current one) would delete now, without deleting it."""
+        policy, ended = policy or self.policy(), self._ended_jobs()
+        expired = _expired(ended, policy, self._clock())
+        reason = _job_reason(policy)
+        removals = [self._removal("job", job, [self._storage.job_home(job.id)], reason) for job in expired]
+        expired_ids = {job.id for job in expired}
+        kept = [job for job in ended if job.id not in expired_ids]
+        removals += self._old_workspaces(policy, kept)
+        removals += self._free_space_removals(policy, kept, removals)
         return RetentionPlan(removals=removals, freed_bytes=sum(removal.size for removal in removals))
 
     def apply(self, plan: RetentionPlan | None = None) -> RetentionPlan:
-        """Carry a plan out (None: the present policy's). What changed in the meantime is left alone."""
+        """Apply a plan (None: that of the current policy), except to what has changed since."""
         plan = plan or self.plan()
         for removal in plan.removals:
             try:
                 self._remove(removal)
             except (Conflict, NotFound) as error:
-                logger.info("retention left something alone", id=removal.id, reason=str(error))
+                logger.info("retention skipped", id=removal.id, reason=str(error))
                 continue
             logger.info("retention deleted", kind=removal.kind, id=removal.id, why=removal.why, bytes=removal.size)
         return plan
@@ -86,22 +81,32 @@ class Retention:
                 self._storage.delete_job(removal.id)
             case "workspace":
                 if self._jobs.get(removal.id).finished_at is None:
-                    raise Conflict("the job is not at its end")
+                    raise Conflict("the job has not ended")
                 self._storage.delete_workspace(removal.id)
                 self._sizes.invalidate(removal.id)
             case "cache":
                 self._storage.delete_cache(removal.id)
 
     def _ended_jobs(self) -> Sequence[Job]:
-        """Oldest first, without those that someone asked to keep."""
+        """Ended jobs without the label `keep`, oldest first."""
         with read_session(self._jobs.engine) as session:
             query = select(Job).where(col(Job.status).in_(TERMINAL_STATUSES)).order_by(col(Job.number))
             return [job for job in session.exec(query).all() if KEEP_LABEL not in job.labels]
 
+    def _old_workspaces(self, policy: RetentionPolicy, jobs: Sequence[Job]) -> Iterator[Removal]:
+        """Workspaces of jobs that ended more than `workspace_days` ago."""
+        if policy.workspace_days is None:
+            return
+        oldest = self._clock() - timedelta(days=policy.workspace_days)
+        why = f"ended more than {policy.workspace_days:g} days ago"
+        for job in jobs:
+            if _ended_at(job) < oldest and (folders := self._workspace_folders(job)):
+                yield self._removal("workspace", job, folders, why)
+
     def _free_space_removals(
         self, policy: RetentionPolicy, jobs: Sequence[Job], planned: Sequence[Removal]
     ) -> Iterator[Removal]:
-        """Workspaces of ended jobs, then stage caches, oldest first, until the disk has the free space wanted."""
+        """Workspaces of ended jobs, then stage caches, oldest first, until `min_free_bytes` are free."""
         if policy.min_free_bytes is None:
             return
         free = self._storage.free_bytes() + sum(removal.size for removal in planned)
@@ -129,7 +134,7 @@ class Retention:
             return set(session.connection().execute(query).scalars())
 
     def _workspace_folders(self, job: Job) -> list[Path]:
-        """What `Storage.delete_workspace` deletes, as far as it is there."""
+        """Existing folders that `Storage.delete_workspace` deletes."""
         folders = (self._storage.workspace(job.id), self._storage.checkpoints(job.id))
         return [folder for folder in folders if folder.is_dir()]
 
@@ -141,20 +146,22 @@ class Retention:
 
 
 def _ended_at(job: Job) -> datetime:
-    assert job.finished_at is not None  # noqa: S101 - a CHECK constraint holds it
+    assert job.finished_at is not None  # noqa: S101 - guaranteed by a CHECK constraint
     return job.finished_at
 
 
-def _is_kept(job: Job, policy: RetentionPolicy, ended: Sequence[Job], now: datetime) -> bool:
-    """Young enough, or among its owner's last; kept for ever where the policy says neither."""
+def _expired(ended: Sequence[Job], policy: RetentionPolicy, now: datetime) -> list[Job]:
+    """Ended jobs, oldest first, that neither `keep_days` nor `keep_last` keeps; none if the policy sets neither."""
     if policy.keep_days is None and policy.keep_last is None:
-        return True
-    if policy.keep_days is not None and _ended_at(job) >= now - timedelta(days=policy.keep_days):
-        return True
-    if policy.keep_last is None:
-        return False
-    mine = [each.id for each in ended if each.owner == job.owner]
-    return job.id in mine[max(0, len(mine) - policy.keep_last) :]
+        return []
+    expired, num_newer = [], Counter[str]()
+    for job in reversed(ended):
+        is_young = policy.keep_days is not None and _ended_at(job) >= now - timedelta(days=policy.keep_days)
+        is_last = policy.keep_last is not None and num_newer[job.owner] < policy.keep_last
+        num_newer[job.owner] += 1
+        if not is_young and not is_last:
+            expired.append(job)
+    return expired[::-1]
 
 
 def _job_reason(policy: RetentionPolicy) -> str:

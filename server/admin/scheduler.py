@@ -1,4 +1,4 @@
-"""Periodic tasks of the server, on threads of their own."""
+"""Periodic tasks of the server, on two threads."""
 
 import threading
 import time
@@ -23,24 +23,24 @@ EXPIRY_SECONDS = 300.0
 CLEANUP_SECONDS = 60.0
 NUM_THREADS = 2
 PeriodicTask = tuple[float, Callable[[], object]]
-"""How often in seconds, and what."""
+"""Interval in seconds, and the task."""
 
 
 class SteadyClock:
-    """The wall clock as it was at the start, going on by itself: one that is set an hour on fails no waiting job."""
+    """The wall clock at the start plus monotonic time, so that a clock set forward does not time out queued jobs."""
 
     def __init__(self, wall: Callable[[], datetime] = utc_now, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._start, self._started, self._monotonic = wall(), monotonic(), monotonic
 
     def __call__(self) -> datetime:
-        """The present time, with its zone."""
+        """The current time, with its zone."""
         return self._start + timedelta(seconds=self._monotonic() - self._started)
 
 
 class Scheduler:
-    """Two threads: lost workers have one to themselves, so that nothing long-winded keeps their jobs from going on.
+    """Two threads: the reaper has its own, so that no slow task delays the jobs of lost workers.
 
-    The other one: jobs that waited too long, uploads left alone, retention, the write-ahead log.
+    The other runs queue timeouts, expiry of uploads and messages, retention, and checkpoints of the write-ahead log.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Scheduler:
         settings: ServerSettings,
         *further_tasks: PeriodicTask,
     ) -> None:
-        """`further_tasks`: what else is to be done now and then."""
+        """`further_tasks`: tasks added to the second thread."""
         reaper = Reaper(job_service, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         reaping: list[PeriodicTask] = [(min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep)]
         tasks: list[PeriodicTask] = [
@@ -62,22 +62,22 @@ class Scheduler:
             (settings.retention_seconds, retention.apply),
             *further_tasks,
         ]
-        if (longest := settings.queue_timeout_seconds) is not None:
+        if (limit := settings.queue_timeout_seconds) is not None:
             steady = JobService(job_service.engine, SteadyClock())
-            tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(longest)))
+            tasks.append((settings.reaper_seconds, lambda: steady.time_out_queued(limit)))
         self._stopping = threading.Event()
         self._threads = [
-            threading.Thread(target=self._work, args=(mine,), name=name, daemon=True)
-            for name, mine in (("reaper", reaping), ("scheduler", tasks))
+            threading.Thread(target=self._work, args=(own_tasks,), name=name, daemon=True)
+            for name, own_tasks in (("reaper", reaping), ("scheduler", tasks))
         ]
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads."""
+        """Stop the threads, after their running tasks."""
         self._stopping.set()
         for thread in self._threads:
             thread.join()
@@ -93,4 +93,4 @@ class Scheduler:
                 try:
                     task()
                 except Exception:
-                    logger.exception("a periodic task failed; trying again later")
+                    logger.exception("periodic task failed; retrying later")

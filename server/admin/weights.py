@@ -1,4 +1,4 @@
-"""Fetches published weights for the machine, one id after another, in a thread; says how far it is."""
+"""Downloads of published weights for the machine, one id after another in a thread, with their progress."""
 
 import threading
 from collections import deque
@@ -17,14 +17,14 @@ logger = structlog.get_logger(__name__)
 
 @dataclass
 class _Fetch:
-    """A fetch that was asked for."""
+    """A requested download."""
 
     state: str = "waiting"
     error: str | None = None
 
 
 class WeightsFetcher:
-    """The weights folder, seen from the server. The thread lives only while there is something to fetch."""
+    """Weights of the server's data folder. The thread runs only while there is something to download."""
 
     def __init__(self, folder: Path) -> None:
         self._weights = Weights(folder)
@@ -34,11 +34,11 @@ class WeightsFetcher:
         self._thread: threading.Thread | None = None
 
     def all(self) -> list[WeightsPublic]:
-        """Every known id with its files. Reads no file's content."""
+        """Every id with its files. Reads no file's content."""
         return [self.get(name) for name in dict.fromkeys(file.id for file in self._weights.files)]
 
     def get(self, name: str) -> WeightsPublic:
-        """One id. NotFound."""
+        """One id with its files. Raises NotFound."""
         files = self._files(name)
         fetch = self._fetches.get(name)
         states = [self._weights.state(file) for file in files]
@@ -57,7 +57,7 @@ class WeightsFetcher:
         )
 
     def fetch(self, name: str) -> WeightsPublic:
-        """Ask for an id to be fetched; nothing happens where it is here, or asked for already. NotFound."""
+        """Request the download of an id; a no-op if it is present or already requested. Raises NotFound."""
         found = self.get(name)
         with self._lock:
             if found.is_present or name in self._waiting or self._is_fetching(name):
@@ -86,8 +86,8 @@ class WeightsFetcher:
             fetch.state = "failed" if fetch.error else "fetched"
 
     def _fetch(self, name: str) -> str | None:
-        """Fetch an id; what went wrong, in a sentence."""
-        from rvc_engine.weights.download import fetch  # an idle server need not carry it
+        """Download an id; returns an error message, None if it succeeded."""
+        from rvc_engine.weights.download import fetch  # loaded only when needed
 
         try:
             fetch(self._weights, self._files(name))
@@ -96,7 +96,7 @@ class WeightsFetcher:
             return str(error)
         except Exception as error:
             logger.exception("weights could not be fetched", weights=name)
-            return f"something unforeseen happened ({type(error).__name__}); the server's log has the details"
+            return f"unexpected error ({type(error).__name__}); the server's log has the details"
         logger.info("weights fetched", weights=name)
         return None
 

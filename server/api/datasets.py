@@ -100,7 +100,7 @@ def create_dataset(request: DatasetCreate, response: Response, context: Context)
             context.datasets, principal.visible_owner, request.name, request.upload_id
         )
     else:
-        dataset, is_new = context.datasets.ingest_existing(principal.owner, request.name, request.sha256 or "")
+        dataset, is_new = context.datasets.ingest_stored(principal.owner, request.name, request.sha256 or "")
     context.dataset_validator.wake()
     if not is_new:
         response.status_code = 200

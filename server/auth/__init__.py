@@ -1,1 +1,1 @@
-"""Who a request comes from and what they may do: tokens, sessions, quotas, and the audit trail."""
+"""Authentication and limits of owners: tokens, sessions, quotas, and the audit trail."""

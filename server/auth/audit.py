@@ -1,7 +1,7 @@
-"""The audit trail: who did what to what, written in the transaction of the deed.
+"""The audit trail: actor, action and target, written in the transaction of the action.
 
-Who it was comes from the request that is being served (`server.auth.principal.current_principal`); deeds of workers and
-of periodic tasks are in the jobs' events and leave no trace here.
+The actor is the principal of the current request (`server.auth.principal.current_principal`). Actions of workers and
+periodic tasks are in the jobs' events, not here.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,9 +17,9 @@ from server.database.tables import AuditEntry
 
 
 def record(session: Session, action: str, target: str, **detail: Any) -> None:
-    """Record an action, in the transaction that performs it, when there is a principal.
+    """Record an action of the current principal, if any, in the transaction that performs it.
 
-    `action`: `job.submitted` and the like.
+    `action`: such as `job.submitted`.
     """
     principal = current_principal.get()
     if principal is not None:
@@ -27,7 +27,7 @@ def record(session: Session, action: str, target: str, **detail: Any) -> None:
 
 
 def record_as(principal: Principal, session: Session, action: str, target: str, **detail: Any) -> None:
-    """As `record`, for the principal given."""
+    """Record an action of the given principal."""
     entry = AuditEntry(
         created_at=datetime.now(UTC),
         actor=principal.owner,
@@ -42,7 +42,7 @@ def record_as(principal: Principal, session: Session, action: str, target: str, 
 
 
 class AuditTrail:
-    """What was done, to read."""
+    """Queries and maintenance of the audit trail."""
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -51,11 +51,11 @@ class AuditTrail:
     def list(
         self, *, actor: str | None, action: str | None, target: str | None, after: int | None, limit: int
     ) -> tuple[Sequence[AuditEntry], bool]:
-        """Lines, newest first, beginning behind the one numbered `after`; and whether there are more."""
+        """Entries older than number `after`, newest first; and whether there are more."""
         with read_session(self._engine) as session:
             query = select(AuditEntry).order_by(col(AuditEntry.number).desc()).limit(limit + 1)
-            wanted = ((AuditEntry.actor, actor), (AuditEntry.action, action), (AuditEntry.target, target))
-            for column, value in wanted:
+            filters = ((AuditEntry.actor, actor), (AuditEntry.action, action), (AuditEntry.target, target))
+            for column, value in filters:
                 if value is not None:
                     query = query.where(col(column) == value)
             if after is not None:
@@ -64,7 +64,7 @@ class AuditTrail:
             return found[:limit], len(found) > limit
 
     def record_rejected_token(self, address: str, path: str, request_id: str) -> None:
-        """Record a token that is not valid. Called by `server.auth.authentication`, which limits how often."""
+        """Record an invalid token. The caller, `server.auth.authentication`, limits the rate."""
         with write_session(self._engine) as session:
             session.add(
                 AuditEntry(
@@ -79,7 +79,7 @@ class AuditTrail:
             )
 
     def delete_old(self, days: float) -> None:
-        """Delete lines older than so many days."""
+        """Delete entries older than `days`."""
         with write_session(self._engine) as session:
             oldest = self._clock() - timedelta(days=days)
             session.execute(sa.delete(AuditEntry).where(col(AuditEntry.created_at) < oldest))

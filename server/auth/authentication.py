@@ -1,9 +1,9 @@
 """Authentication: by token or browser session, or as the local user when no token is configured.
 
-Without a token any page in the user's browser could reach a server on loopback. So only requests that name this machine
-as their host are served (else a foreign name that resolves to 127.0.0.1 would do), and a write from another page's
-origin is refused. A browser's session is a cookie, which comes along with whatever a page makes the browser send: a
-write under it must come from our own origin.
+Without a token any page in the user's browser could reach a server on loopback. So the `Host` header must name this
+machine (or a foreign name that resolves to 127.0.0.1 would work), and writes from another origin are rejected. A
+browser's session is a cookie, which the browser adds to requests of any page: writes with it must come from the
+server's own origin. Failed authentications are limited for each address and recorded in the audit trail.
 """
 
 import math
@@ -15,8 +15,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.auth.audit import AuditTrail
 from server.auth.principal import ADMIN_SCOPES, Principal, current_principal
-from server.auth.throttle import AuthThrottle
 from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
@@ -26,16 +26,42 @@ from server.settings import LOOPBACK_NAMES, ServerSettings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 LIVENESS_PATH = "/livez"
-"""Answered whatever comes along: a probe with an old token, or of a busy address, asks whether the process lives."""
+"""Served without any check: a probe with an old token, or from a rate-limited address, must still succeed."""
 OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", LIVENESS_PATH, "/readyz", "/openapi.json", "/docs"})
-"""Served without a token, telling nothing of anyone: pages are shells, and ask `/v1` for what they show."""
+"""Served without a token: pages are shells without data, which they fetch from `/v1`."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"
+REJECTION_ENTRIES_PER_MINUTE = 60
+"""Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
+
+
+class AuthThrottle:
+    """Limit of failed authentications for each address, recorded in the audit trail."""
+
+    def __init__(self, per_minute: float | None, audit: AuditTrail) -> None:
+        """`per_minute`: for each address; None: no limit."""
+        self._limit = RateLimit(per_minute)
+        self._entries = RateLimit(REJECTION_ENTRIES_PER_MINUTE)
+        self._audit = audit
+
+    async def reject(self, address: str, path: str, request_id: str) -> Unauthorized:
+        """The error for an invalid token. Raises TooManyRequests above the limit."""
+        wait = self._limit.take(_network(address))
+        if wait:
+            raise TooManyRequests("too many invalid tokens from your address; try again later", wait)
+        if not self._entries.take("all"):
+            await run_in_threadpool(self._audit.record_rejected_token, address, path, request_id)
+        return Unauthorized("invalid token: it is unknown to this server, revoked or expired")
+
+
+def _network(address: str) -> str:
+    """The /64 network of an IPv6 address, because one host has 2**64 addresses; an IPv4 address as it is."""
+    return ":".join(address.split(":")[:4]) if ":" in address else address
 
 
 class AuthMiddleware:
-    """ASGI middleware."""
+    """ASGI middleware that authenticates requests and limits their rate."""
 
     def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, throttle: AuthThrottle) -> None:
         self._app = app
@@ -47,7 +73,7 @@ class AuthMiddleware:
         self._writes = RateLimit(settings.writes_per_minute)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let the request through, or answer 401, 403, 429 or 503."""
+        """Pass the request on, or respond with 401, 403, 429 or 503."""
         if scope["type"] != "http" or scope["path"] == LIVENESS_PATH:
             await self._app(scope, receive, send)
             return
@@ -56,10 +82,10 @@ class AuthMiddleware:
             principal = await self._principal(scope)
         except ServerError as error:
             status, headers = status_of(error), headers_of(error)
-            answer = problem_response(
+            response = problem_response(
                 status, str(error), path=path, request_id=request_id, code=error.code, headers=headers
             )
-            await answer(scope, receive, send)
+            await response(scope, receive, send)
             return
         except OperationalError as error:
             await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
@@ -71,7 +97,7 @@ class AuthMiddleware:
             current_principal.reset(token)
 
     async def _principal(self, scope: Scope) -> Principal | None:
-        """The principal; None for what is open to all. Raises Unauthorized, Forbidden, TooManyRequests."""
+        """The principal; None for open paths. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
         found = await self._authenticate(scope, headers)
         if found is None:
@@ -79,7 +105,7 @@ class AuthMiddleware:
                 self._check_rate(f"address {address_of(scope)}", scope["method"])
                 if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
                     return None
-                raise Unauthorized("this server needs a token: send it as `Authorization: Bearer <token>`")
+                raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
             found = Principal(LOCAL_OWNER, ADMIN_SCOPES)
         else:
@@ -87,7 +113,7 @@ class AuthMiddleware:
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Principal | None:
-        """The principal of a token or a session; None without either. Raises Unauthorized for one that is not valid."""
+        """The principal of a token or a session; None without either. Raises Unauthorized for an invalid token."""
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme:
             secret = secret.strip()
@@ -99,12 +125,12 @@ class AuthMiddleware:
             return None
         principal = await run_in_threadpool(self._tokens.authenticate_session, session_id)
         if principal is None:
-            return None  # an old cookie is no reason to refuse what is open to all
+            return None  # open paths are served even with an expired cookie
         if (
             scope["method"] not in SAFE_METHODS
             and _netloc(headers.get("origin", "")) != headers.get("host", "").lower()
         ):
-            raise Forbidden("a page from elsewhere may not change anything here")
+            raise Forbidden("writes from another origin are not allowed")
         return principal
 
     async def _require(self, principal: Principal | None, scope: Scope) -> Principal:
@@ -113,16 +139,16 @@ class AuthMiddleware:
         raise await self._throttle.reject(address_of(scope), scope["path"], scope["state"]["request_id"])
 
     def _check_rate(self, key: str, method: str) -> None:
-        """`key`: whose bucket it is, a token's or, where nobody showed one, an address's."""
+        """`key`: the bucket, one per token or, without a token, per address."""
         wait = self._requests.take(key)
         if not wait and method not in SAFE_METHODS:
             wait = self._writes.take(key)
         if wait:
-            raise TooManyRequests(f"too many requests; come again in {math.ceil(wait)} s", wait)
+            raise TooManyRequests(f"too many requests; try again in {math.ceil(wait)} s", wait)
 
 
 def address_of(scope: Scope) -> str:
-    """The address that a request came from; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
+    """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
     client = scope.get("client")
     return "" if client is None else str(client[0])
 
@@ -139,12 +165,12 @@ def _check_loopback(method: str, headers: Headers, names: frozenset[str]) -> Non
     host = headers.get("host", "")
     if _hostname(host) not in names:
         raise Forbidden(
-            f"without a token this server answers to localhost, 127.0.0.1 and [::1], not to {host!r}; set "
-            "RVC_TRAIN_TOKEN to reach it by other names"
+            f"without a token this server is reachable as localhost, 127.0.0.1 and [::1], not as {host!r}; set "
+            "RVC_TRAIN_TOKEN to use other host names"
         )
     origin = headers.get("origin")
     if method not in SAFE_METHODS and origin is not None and _netloc(origin) != host.lower():
-        raise Forbidden("a page from elsewhere may not change anything here; set RVC_TRAIN_TOKEN and send it")
+        raise Forbidden("writes from another origin are not allowed; set RVC_TRAIN_TOKEN and send it")
 
 
 def _netloc(origin: str) -> str | None:

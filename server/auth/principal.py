@@ -11,7 +11,7 @@ IMPLIED = {
     Scope.SUBMIT: frozenset({Scope.READ, Scope.SUBMIT}),
     Scope.ADMIN: frozenset(Scope),
 }
-"""Who may submit may also read; who may administer may do all."""
+"""Scopes implied by each scope: submit implies read, admin implies all."""
 
 
 @dataclass(frozen=True)
@@ -23,23 +23,23 @@ class Principal:
     token_id: str | None = None
     """None for `RVC_TRAIN_TOKEN`, and for the local user of a server without tokens."""
     address: str = ""
-    """IP address that the request came from."""
+    """IP address of the client."""
     request_id: str = ""
 
     def has_scope(self, scope: Scope) -> bool:
-        """Whether a scope, or one that implies it, is among the principal's."""
-        return any(scope in IMPLIED[mine] for mine in self.scopes)
+        """Whether the principal has the scope, or one that implies it."""
+        return any(scope in IMPLIED[granted] for granted in self.scopes)
 
     @property
     def visible_owner(self) -> str | None:
-        """The owner whose things the principal may see; None: everyone's."""
+        """The owner whose resources the principal may see; None: all owners."""
         return None if self.has_scope(Scope.ADMIN) else self.owner
 
 
 ADMIN_SCOPES = frozenset({Scope.ADMIN})
 
 LOCAL_ADMINISTRATOR = Principal(LOCAL_OWNER, ADMIN_SCOPES, address="rvc-train admin")
-"""The administrator on the server's machine, past HTTP, with `rvc-train admin`."""
+"""The administrator who runs `rvc-train admin` on the server's machine."""
 
 current_principal: ContextVar[Principal | None] = ContextVar("current_principal", default=None)
 """Set for each request by `server.auth.authentication`; None in workers and periodic tasks."""

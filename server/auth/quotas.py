@@ -1,6 +1,6 @@
-"""How much each owner may have: jobs that are not at their end, bytes stored, GPU hours a month.
+"""Quotas of each owner: unfinished jobs, bytes stored, GPU hours per month.
 
-Whatever would be more is refused in the transaction that would have taken it in.
+They are checked in the transaction that adds the job or the bytes.
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from server.settings import ServerSettings
 
 
 class Quotas:
-    """The quotas of one server: its settings' for everyone, an owner's own where the administrator set one."""
+    """Quotas of one server: the defaults of its settings, and those that the administrator set for an owner."""
 
     def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -29,12 +29,12 @@ class Quotas:
         self._clock = clock
 
     def of(self, owner: str) -> OwnerPublic:
-        """An owner's quota and use."""
+        """Quota and usage of an owner."""
         with read_session(self._engine) as session:
             return self._owner(session, owner)
 
     def all(self) -> list[OwnerPublic]:
-        """Every owner who has a token, a dataset or a job."""
+        """Quota and usage of every owner with a token, a dataset or a job."""
         with read_session(self._engine) as session:
             tables = (Token, Dataset, Job)
             owners = sorted(
@@ -43,7 +43,7 @@ class Quotas:
             return [self._owner(session, owner) for owner in owners]
 
     def set(self, owner: str, quota: Quota | None) -> OwnerPublic:
-        """Give an owner a quota of their own; None: the server's again."""
+        """Set an owner's quota; None: restore the defaults."""
         with write_session(self._engine) as session:
             if quota is None:
                 session.execute(sa.delete(QuotaRow).where(col(QuotaRow.owner) == owner))
@@ -54,38 +54,38 @@ class Quotas:
             return self._owner(session, owner)
 
     def check_job(self, session: Session, owner: str) -> None:
-        """In the transaction that takes a job in: raise QuotaExceeded or StorageQuotaExceeded when there is no room."""
-        advisory_lock(session, f"quota of {owner}")  # or two would both take the last place
+        """Raise QuotaExceeded or StorageQuotaExceeded if the owner may not add a job. For the inserting transaction."""
+        advisory_lock(session, f"quota of {owner}")  # or two transactions could both take the last slot
         quota = self._quota(session, owner)
         if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
             raise QuotaExceeded(
-                f"{owner} may have {quota.max_jobs} jobs that are not at their end, and has {jobs}; wait for one to "
-                "end, or cancel one"
+                f"{owner} has {jobs} unfinished jobs, and the limit is {quota.max_jobs}; wait for one to finish, or "
+                "cancel one"
             )
         if quota.max_gpu_hours is not None:
             hours = _hours(session, owner, self._clock())
             if hours >= quota.max_gpu_hours:
                 raise QuotaExceeded(
                     f"{owner} has used {hours:.1f} of {quota.max_gpu_hours:g} GPU hours this month; wait for the next "
-                    "month, or ask the server's administrator for more"
+                    "month, or ask the server's administrator to raise the limit"
                 )
         if quota.max_bytes is not None and (used := _bytes(session, owner)) >= quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, "a job would store more")
 
-    def check_bytes(self, session: Session, owner: str, coming: int) -> None:
-        """In the transaction that takes bytes in: raise StorageQuotaExceeded when they are too many."""
+    def check_bytes(self, session: Session, owner: str, num_bytes: int) -> None:
+        """Raise StorageQuotaExceeded if `num_bytes` more exceed the quota. For the inserting transaction."""
         quota = self._quota(session, owner)
         if quota.max_bytes is None:
             return
         advisory_lock(session, f"quota of {owner}")
         used = _bytes(session, owner)
-        if used + coming > quota.max_bytes:
-            raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(coming)} more would be too much")
+        if used + num_bytes > quota.max_bytes:
+            raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(num_bytes)} more would exceed that")
 
-    def check_upload(self, owner: str, coming: int) -> None:
-        """`check_bytes` in a transaction of its own: before the bytes come."""
+    def check_upload(self, owner: str, num_bytes: int) -> None:
+        """Raise StorageQuotaExceeded if an upload of `num_bytes` would exceed the quota. Call before receiving it."""
         with read_session(self._engine) as session:
-            self.check_bytes(session, owner, coming)
+            self.check_bytes(session, owner, num_bytes)
 
     def _quota(self, session: Session, owner: str) -> Quota:
         row = session.get(QuotaRow, owner)
@@ -100,10 +100,10 @@ class Quotas:
         return OwnerPublic(owner=owner, quota=self._quota(session, owner), usage=usage)
 
 
-def _too_many_bytes(owner: str, used: int, most: int, why: str) -> StorageQuotaExceeded:
+def _too_many_bytes(owner: str, used: int, limit: int, reason: str) -> StorageQuotaExceeded:
     return StorageQuotaExceeded(
-        f"{owner} has {_size(used)} stored, and may have {_size(most)}; {why}: delete jobs or datasets, or ask the "
-        "server's administrator for more"
+        f"{owner} has {_size(used)} stored, and the limit is {_size(limit)}; {reason}: delete jobs or datasets, or ask "
+        "the server's administrator to raise the limit"
     )
 
 
@@ -117,7 +117,7 @@ def _open_jobs(session: Session, owner: str) -> int:
 
 
 def _bytes(session: Session, owner: str) -> int:
-    """Of uploads, datasets, artifacts, and what jobs' folders took when they were measured last.
+    """Bytes of the owner's uploads, datasets and artifacts, and of job folders as last measured.
 
     The same recordings under two names count twice.
     """
@@ -136,17 +136,17 @@ def _bytes(session: Session, owner: str) -> int:
 
 
 def _hours(session: Session, owner: str, now: datetime) -> float:
-    """Time that workers spent on the owner's jobs in this calendar month (UTC), deleted jobs too."""
+    """Worker hours of the owner's jobs in this calendar month (UTC), deleted jobs included."""
     spent = session.get(SpentHours, (owner, _month(now)))
     return _attempt_hours(session, now, col(Job.owner) == owner) + (0.0 if spent is None else spent.hours)
 
 
-def _attempt_hours(session: Session, now: datetime, *which: sa.ColumnElement[bool]) -> float:
+def _attempt_hours(session: Session, now: datetime, *conditions: sa.ColumnElement[bool]) -> float:
     start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     query = (
         sa.select(col(Attempt.started_at), col(Attempt.ended_at))
         .join(Job, col(Job.number) == col(Attempt.job_number))
-        .where(*which, sa.or_(col(Attempt.ended_at).is_(None), col(Attempt.ended_at) > start))
+        .where(*conditions, sa.or_(col(Attempt.ended_at).is_(None), col(Attempt.ended_at) > start))
     )
     seconds: float = sum(
         ((ended or now) - max(began, start)).total_seconds() for began, ended in session.execute(query).all()
@@ -159,7 +159,7 @@ def _month(now: datetime) -> str:
 
 
 def record_spent_hours(session: Session, job: Job, now: datetime) -> None:
-    """In the transaction that deletes a job: keep what it spent this month, or deleting would be a way around."""
+    """Keep the hours a job spent this month, so that deleting it frees no quota. For the deleting transaction."""
     hours = _attempt_hours(session, now, col(Job.number) == job.number)
     if hours > 0:
         key = (job.owner, _month(now))

@@ -1,4 +1,4 @@
-"""Tokens: random, with a prefix, kept as SHA-256 alone; and the sessions of browsers that showed one."""
+"""Tokens, random with a prefix and stored only as SHA-256, and browser sessions opened with one."""
 
 import hashlib
 import secrets
@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import col, select
 
 from rvc_train.schemas.access import Scope, TokenCreate
 from server.auth.audit import record, record_as
@@ -17,34 +17,34 @@ from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
 
 PREFIX = "rvct_"
-_BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"  # noqa: S105 - the name of the variable that holds it
+_BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"  # noqa: S105 - the name of a variable
 SHOWN_CHARACTERS = 9
-"""Of a token, the prefix and a little more: enough to tell one from another."""
+"""Characters of a token that are shown: the prefix and a few more, enough to distinguish tokens."""
 
 
 def hash_of(secret: str) -> str:
-    """What is kept of a secret. It has 256 random bits, so a plain hash is as good as a slow one."""
+    """The stored hash of a secret. Secrets have 256 random bits, so a slow hash would add nothing."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 class TokenService:
-    """All tokens and sessions, on one database."""
+    """Tokens and sessions of one database."""
 
     def __init__(
         self, engine: sa.Engine, clock: Callable[[], datetime], bootstrap_token: str | None, session_hours: float
     ) -> None:
-        """`bootstrap_token`: RVC_TRAIN_TOKEN, which may do everything and is in no table."""
+        """`bootstrap_token`: RVC_TRAIN_TOKEN, which has all scopes and no row."""
         self._engine = engine
         self._clock = clock
         self._bootstrap_hash = None if bootstrap_token is None else hash_of(bootstrap_token)
         self._session_hours = session_hours
         self._uses: dict[str, datetime] = {}
-        """When tokens were used, as far as no row says so yet: no request waits for a write because of it."""
+        """Times of use not yet written to the rows, so that no request waits for a write."""
 
     # Tokens
 
     def create(self, request: TokenCreate) -> tuple[Token, str]:
-        """Make a token; the row, and the secret, which nobody can tell again."""
+        """Create a token; returns the row and the secret, which cannot be shown again."""
         secret = PREFIX + secrets.token_urlsafe(32)
         now = self._clock()
         expires_at = None if request.expires_in_days is None else now + timedelta(days=request.expires_in_days)
@@ -64,7 +64,7 @@ class TokenService:
         return token, secret
 
     def list(self, *, after: str | None, limit: int) -> tuple[Sequence[Token], bool]:
-        """Tokens, newest first, revoked ones too, beginning behind `after`; and whether there are more."""
+        """Tokens older than `after`, revoked ones included, newest first; and whether there are more."""
         with read_session(self._engine) as session:
             query = select(Token).order_by(col(Token.id).desc()).limit(limit + 1)
             if after is not None:
@@ -75,7 +75,7 @@ class TokenService:
         return found[:limit], len(found) > limit
 
     def revoke(self, token_id: str) -> None:
-        """Revoke a token and the sessions made with it. NotFound."""
+        """Revoke a token and the sessions opened with it. Raises NotFound."""
         with write_session(self._engine) as session:
             token = session.get(Token, token_id)
             if token is None:
@@ -87,7 +87,7 @@ class TokenService:
                 record(session, "token.revoked", token_id, owner=token.owner)
 
     def authenticate(self, secret: str) -> Principal | None:
-        """The principal of a token; None when it is not valid."""
+        """The principal of a token; None for an invalid one."""
         digest = hash_of(secret)
         if self._bootstrap_hash is not None and secrets.compare_digest(digest, self._bootstrap_hash):
             return Principal(LOCAL_OWNER, ADMIN_SCOPES)
@@ -103,22 +103,22 @@ class TokenService:
         return Principal(token.owner, frozenset(Scope(scope) for scope in token.scopes), token.id)
 
     def clean_up(self) -> None:
-        """Write the times of use to the rows, and delete sessions that have ended. Once a minute, by the scheduler."""
+        """Write times of use to the rows and delete expired sessions. Called every minute by the scheduler."""
         uses, self._uses = self._uses, {}
         now = self._clock()
         with read_session(self._engine) as session:
-            ended = sa.select(sa.func.count()).where(col(BrowserSession.expires_at) <= now)
-            if not uses and not session.execute(ended).scalar():
+            expired = sa.select(sa.func.count()).where(col(BrowserSession.expires_at) <= now)
+            if not uses and not session.execute(expired).scalar():
                 return
         with write_session(self._engine) as session:
-            for token_id, used_at in list(uses.items()):  # a request may still hold this one
+            for token_id, used_at in list(uses.items()):  # requests may still add to this dictionary
                 session.execute(sa.update(Token).where(col(Token.id) == token_id).values(last_used_at=used_at))
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.expires_at) <= now))
 
     # Sessions
 
     def open_session(self, secret: str, *, address: str = "", request_id: str = "") -> tuple[str, datetime] | None:
-        """A session for a browser that shows a token: its id, for a cookie, and its end; None for a useless token."""
+        """Open a browser session with a token: its id, for a cookie, and its expiry; None for an invalid token."""
         principal = self.authenticate(secret)
         if principal is None:
             return None
@@ -134,17 +134,17 @@ class TokenService:
         )
         with write_session(self._engine) as session:
             session.add(row)
-            who = replace(principal, address=address, request_id=request_id)
-            record_as(who, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
+            actor = replace(principal, address=address, request_id=request_id)
+            record_as(actor, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
         return session_id, expires_at
 
     def close_session(self, session_id: str) -> None:
-        """End a session; nothing happens when there is none."""
+        """End a session; a no-op for an unknown one."""
         with write_session(self._engine) as session:
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.sha256) == hash_of(session_id)))
 
     def authenticate_session(self, session_id: str) -> Principal | None:
-        """The principal of a session; None when it has ended, or its token is not valid any more."""
+        """The principal of a session; None once it, or its token, is no longer valid."""
         with read_session(self._engine) as session:
             row = session.get(BrowserSession, hash_of(session_id))
             if row is None or row.expires_at <= self._clock():
@@ -152,9 +152,5 @@ class TokenService:
             if row.token_id is None:
                 is_same = row.first_token_hash is not None and row.first_token_hash == self._bootstrap_hash
                 return Principal(LOCAL_OWNER, ADMIN_SCOPES) if is_same else None
-            token = _token(session, row.token_id)
+            token = session.get(Token, row.token_id)
         return None if token is None or not self._is_valid(token) else self._record_use(token)
-
-
-def _token(session: Session, token_id: str) -> Token | None:
-    return session.get(Token, token_id)

@@ -1,1 +1,1 @@
-"""The database: its engine and transactions, the tables, and the migrations between their versions."""
+"""The database: engine and transactions, tables, and migrations between schema versions."""

@@ -1,8 +1,8 @@
-"""The clock of the server's rows: always with its zone."""
+"""Clock of the server's rows."""
 
 from datetime import UTC, datetime
 
 
 def utc_now() -> datetime:
-    """The present time with its zone."""
+    """The current time in UTC, with its zone."""
     return datetime.now(UTC)

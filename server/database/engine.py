@@ -1,40 +1,40 @@
-"""The way to the database: connections with the right settings, transactions, migrations, the write-ahead log.
+"""Database access: connections and their settings, transactions, migrations, checkpoints of the write-ahead log.
 
 SQLite is opened in WAL mode with `synchronous=FULL`. Writers begin IMMEDIATE: a transaction that reads first and writes
-later would fail at once when another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
-when two connections checkpoint at once, so no connection checkpoints by itself; `checkpoint` is called by the one
-scheduler thread of the server.
+later would fail at once if another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
+when two connections checkpoint at once, so connections never checkpoint by themselves; the server's one scheduler
+thread calls `checkpoint_wal`.
 """
 
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+import tenacity
 from sqlmodel import Session
 
 from server.errors import SettingsRefused
 
 BUSY_TIMEOUT_MS = 30_000
 NUM_CONNECTIONS = 15
-"""At most, for a process that names no number of its own."""
+"""Default maximum of connections per process."""
 NUM_IDLE_CONNECTIONS = 5
-"""Kept open; the others are closed when they are not needed any more."""
+"""Connections kept open; the others are closed after use."""
 CHECK_TIMEOUT_MS = 2_000
 SCHEMA_VERSION = "0010"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"
-_MIGRATION_LOCK = 0x5256_4354  # any number, the same for all of us
+_MIGRATION_LOCK = 0x5256_4354  # an arbitrary number, the same in every process
 
 
 def create_engine(url: str, num_connections: int = NUM_CONNECTIONS) -> sa.Engine:
-    """An engine on `url`; for SQLite with the pragmas of the module's first lines, its folder made when it connects.
+    """An engine on `url`. SQLite gets the settings of the module's docstring, and its folder is created on connect.
 
-    `num_connections`: as many as threads that may ask for one, so that none waits for what another holds.
+    `num_connections`: one per thread that uses the database, so that no thread waits for another's.
     """
     parsed = sa.make_url(url)
     pool = {"pool_size": NUM_IDLE_CONNECTIONS, "max_overflow": num_connections - NUM_IDLE_CONNECTIONS}
@@ -53,26 +53,25 @@ def _make_folder(_dialect: object, _record: object, arguments: list[str], _optio
 
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # we say BEGIN ourselves
+    connection.isolation_level = None  # `_begin` starts transactions
     connection.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
-    _use_wal(connection)
+    _switch_to_wal(connection)
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
     connection.execute("PRAGMA wal_autocheckpoint=0")
 
 
-def _use_wal(connection: sqlite3.Connection) -> None:
-    """Switch to WAL. The switch does not heed the busy timeout when several processes open a new file at once."""
-    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
+@tenacity.retry(
+    retry=tenacity.retry_if_exception(
+        lambda error: isinstance(error, sqlite3.OperationalError) and "locked" in str(error)
+    ),
+    wait=tenacity.wait_fixed(0.02),
+    stop=tenacity.stop_after_delay(BUSY_TIMEOUT_MS / 1000),
+    reraise=True,
+)
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch to WAL. SQLite ignores the busy timeout here when several processes open a new file at once."""
+    connection.execute("PRAGMA journal_mode=WAL")
 
 
 def _begin(connection: sa.Connection) -> None:
@@ -81,44 +80,44 @@ def _begin(connection: sa.Connection) -> None:
 
 @contextmanager
 def write_session(engine: sa.Engine) -> Iterator[Session]:
-    """One transaction that may write; committed at the end, rolled back by any exception."""
+    """A transaction that may write: committed at the end, rolled back by any exception."""
     with Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 @contextmanager
 def read_session(engine: sa.Engine) -> Iterator[Session]:
-    """One transaction that only reads: a consistent view that hinders no writer."""
+    """A transaction that only reads: a consistent view that blocks no writer."""
     reading = engine.execution_options(**{_BEGIN: "DEFERRED"})
     with Session(reading, expire_on_commit=False) as session, session.begin():
         yield session
 
 
 def advisory_lock(session: Session, key: str) -> None:
-    """Let no other transaction with this key past here before this one ends. SQLite has one writer at a time anyway."""
+    """Block other transactions with this key until this one ends. A no-op on SQLite, which has a single writer."""
     if session.get_bind().dialect.name == "postgresql":
         session.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(key, 0))))
 
 
 def migrate(engine: sa.Engine) -> None:
-    """Bring the schema to the newest version, in one transaction. Processes that start at once wait for each other.
+    """Upgrade the schema to the newest version, in one transaction. Processes that start at once wait for each other.
 
-    Raises SettingsRefused when a newer program has already brought it further.
+    Raises SettingsRefused when a newer program has already upgraded it further.
     """
     version = present_version(engine)
     if version == SCHEMA_VERSION:
         return
     if version is not None and version > SCHEMA_VERSION:
         raise SettingsRefused(
-            f"the database was brought to schema {version} by a newer rvc-train, and this one knows {SCHEMA_VERSION}; "
-            "install the newer one again, or choose another data folder"
+            f"the database has schema {version} of a newer rvc-train, this one supports {SCHEMA_VERSION}; install the "
+            "newer version again, or use another data folder"
         )
-    from server.database.migrate import upgrade  # Alembic costs 10 MB that a server in its daily work need not carry
+    from server.database.migrate import upgrade  # Alembic takes 10 MB, and is rarely needed
 
     with engine.connect() as connection:
         dbapi: Any = connection.connection.dbapi_connection
         is_sqlite = engine.dialect.name == "sqlite"
-        if is_sqlite:  # tables that a migration rebuilds are referred to; the pragma works outside transactions only
+        if is_sqlite:  # migrations rebuild tables that others reference; works only outside a transaction
             dbapi.execute("PRAGMA foreign_keys=OFF")
         try:
             with connection.begin():
@@ -131,7 +130,7 @@ def migrate(engine: sa.Engine) -> None:
 
 
 def present_version(engine: sa.Engine) -> str | None:
-    """Version of the schema that the database has; None when it is empty."""
+    """Version of the database's schema; None for an empty database."""
     with read_session(engine) as session:
         if not sa.inspect(session.connection()).has_table("alembic_version"):
             return None
@@ -139,7 +138,7 @@ def present_version(engine: sa.Engine) -> str | None:
 
 
 def check_write(engine: sa.Engine) -> None:
-    """Write, and take it back: a read-only file or a lock that is never let go shows here. OperationalError."""
+    """Write and roll back, to detect a read-only file or a lock that is never released. Raises OperationalError."""
     with engine.connect() as connection:
         dbapi: Any = connection.connection.dbapi_connection
         is_sqlite = engine.dialect.name == "sqlite"
@@ -155,7 +154,7 @@ def check_write(engine: sa.Engine) -> None:
 
 
 def checkpoint_wal(engine: sa.Engine) -> None:
-    """Checkpoint the WAL. For the one scheduler thread; a no-op beyond SQLite."""
+    """Checkpoint the WAL; a no-op on other databases. For the server's one scheduler thread."""
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:
@@ -165,12 +164,12 @@ def checkpoint_wal(engine: sa.Engine) -> None:
 
 @contextmanager
 def reading_connection(url: str) -> Iterator[sa.Connection | None]:
-    """A connection that creates and changes nothing; None where SQLite's file is not there yet."""
+    """A connection that creates and changes nothing; None if SQLite's file does not exist."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() != "sqlite":
         engine = sa.create_engine(parsed, poolclass=sa.NullPool)
     elif (path := Path(parsed.database or ":memory:")).exists():
-        address = f"{path.resolve().as_uri()}?mode=rw"  # a reader in mode=ro would leave -wal and -shm behind
+        address = f"{path.resolve().as_uri()}?mode=rw"  # mode=ro would leave -wal and -shm behind
         timeout = BUSY_TIMEOUT_MS / 1000
         engine = sa.create_engine(
             "sqlite://", creator=lambda: sqlite3.connect(address, timeout, uri=True), poolclass=sa.NullPool
@@ -186,21 +185,20 @@ def reading_connection(url: str) -> Iterator[sa.Connection | None]:
 
 
 def database_name(url: str) -> str:
-    """A database's address for messages: without its password, wherever in the address that stands."""
+    """A database's URL for messages, without its password, which may be in the query too."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return str(parsed.database or ":memory:")
     query = {name: value for name, value in parsed.query.items() if name in {"host", "port", "dbname"}}
-    place = sa.URL.create(parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, query)
-    return place.render_as_string()
+    shown = sa.URL.create(parsed.drivername, parsed.username, None, parsed.host, parsed.port, parsed.database, query)
+    return shown.render_as_string()
 
 
 def sqlite_warning(engine: sa.Engine) -> str | None:
-    """What is to be said about an old SQLite library; None when there is nothing to say."""
+    """Warning about an old SQLite library; None if it is recent enough."""
     if engine.dialect.name != "sqlite" or sqlite3.sqlite_version_info >= SAFE_SQLITE:
         return None
     return (
-        f"SQLite {sqlite3.sqlite_version} is older than 3.51.3, which mends a rare fault of the write-ahead log; the "
-        "server works around it (one process alone folds the log). Don't open the database with other programs that "
-        "write."
+        f"SQLite {sqlite3.sqlite_version} is older than 3.51.3, which fixes a rare corruption of the write-ahead log; "
+        "the server avoids it (a single process checkpoints the log). Don't write to the database with other programs."
     )

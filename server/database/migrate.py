@@ -1,4 +1,4 @@
-"""Alembic at work: bring a database's schema to the newest version."""
+"""Upgrades of the database schema with Alembic."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 def alembic_config(connection: sa.Connection | None = None) -> Config:
-    """Alembic's configuration without a file. `connection` is the one to work on."""
+    """Alembic's configuration, without a file. `connection`: the one to migrate."""
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -18,5 +18,5 @@ def alembic_config(connection: sa.Connection | None = None) -> Config:
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Run what is missing, in the transaction that the connection has open."""
+    """Run the missing migrations in the connection's open transaction."""
     command.upgrade(alembic_config(connection), "head")

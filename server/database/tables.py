@@ -1,68 +1,32 @@
-"""The tables. Who may change which is documented in `server.jobs.service` and `server.datasets.service`.
+"""The tables. `server.jobs.service` and `server.datasets.service` document which code may change which rows.
 
-Jobs have two names: `number`, an integer taken in the inserting transaction (the order of the queue, and the short key
-of events and metrics), and `id`, the one that the world sees.
+Jobs have two keys: `number`, an integer taken in the inserting transaction (the order of the queue, and the short key
+of events and metrics), and `id`, the public one.
 """
 
-from datetime import UTC, datetime
-from typing import Any, ClassVar
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 import uuid6
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field
 
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
+from server.database.base import Table, UtcDateTime, in_sql, nullable_json
 
 LOCAL_OWNER = "local"
-"""Whose everything is on a server without tokens; also the owner of `RVC_TRAIN_TOKEN`."""
-
-NAMING: dict[str, str] = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-    "pk": "pk_%(table_name)s",
-}
-metadata = sa.MetaData(naming_convention=NAMING)
+"""Owner of all resources on a server without tokens, and of `RVC_TRAIN_TOKEN`."""
+_LEASED = in_sql("status", LEASED_STATUSES)
+_TERMINAL = in_sql("status", TERMINAL_STATUSES)
+_NOT_DELETED: dict[str, Any] = dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text("deleted_at IS NULL"))
+metadata = Table.metadata
 
 
 def new_id(prefix: str) -> str:
-    """A UUIDv7 with a prefix: ids sort by the time they were made."""
+    """A UUIDv7 with a prefix: ids sort by creation time."""
     return f"{prefix}_{uuid6.uuid7().hex}"
-
-
-class UtcDateTime(sa.types.TypeDecorator[datetime]):
-    """A time with its zone, always UTC; SQLite keeps it without the zone."""
-
-    impl = sa.DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """To the database."""
-        if value is None:
-            return None
-        value = value.astimezone(UTC)
-        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
-
-    def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """From the database."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def _in(
-    column: str, values: frozenset[JobStatus] | type[JobStatus] | type[DatasetStatus] | type[DeliveryStatus]
-) -> str:
-    return f"{column} IN ({', '.join(sorted(repr(str(value)) for value in values))})"
-
-
-class Table(SQLModel):
-    """Base of all rows, with names for every constraint so that migrations can speak of them."""
-
-    metadata: ClassVar[sa.MetaData] = metadata
 
 
 def _owner() -> Any:
@@ -70,22 +34,14 @@ def _owner() -> Any:
 
 
 class Dataset(Table, table=True):
-    """Recordings of one voice. Immutable once admitted; a deleted one leaves its row, and no file."""
+    """Recordings of one voice. Immutable once ingested; a deleted dataset keeps its row, but no file."""
 
     __tablename__ = "datasets"
     __table_args__ = (
-        sa.CheckConstraint(_in("status", DatasetStatus), name="status_known"),
+        sa.CheckConstraint(in_sql("status", DatasetStatus), name="status_known"),
         sa.CheckConstraint("status <> 'invalid' OR reason IS NOT NULL", name="invalid_has_reason"),
-        # The same bytes of one owner under the same name are one dataset, as long as it lives.
-        sa.Index(
-            "uq_datasets_owner_name_sha256",
-            "owner",
-            "name",
-            "sha256",
-            unique=True,
-            sqlite_where=sa.text("deleted_at IS NULL"),
-            postgresql_where=sa.text("deleted_at IS NULL"),
-        ),
+        # One dataset for the same bytes and name of an owner, until it is deleted.
+        sa.Index("uq_datasets_owner_name_sha256", *("owner", "name", "sha256"), unique=True, **_NOT_DELETED),
     )
 
     id: str = Field(primary_key=True)
@@ -95,21 +51,21 @@ class Dataset(Table, table=True):
     reason: str | None = None
     sha256: str
     size: int = Field(sa_type=sa.BigInteger)
-    """Of the upload."""
+    """Bytes of the upload."""
     stored_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
-    """What its recordings take, unpacked. None, and then `size` stands for it, where that was not written down yet."""
+    """Bytes of the unpacked recordings. None for datasets before schema 0008, which count `size` instead."""
     num_files: int
     num_usable: int | None = None
     seconds: float | None = None
     notes: list[str] = Field(default_factory=list, sa_type=sa.JSON)
-    report: dict[str, Any] | None = Field(default=None, sa_column=sa.Column(sa.JSON(none_as_null=True), nullable=True))
+    report: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
     created_at: datetime = Field(sa_type=UtcDateTime)
     validated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class Upload(Table, table=True):
-    """A body that comes in pieces, and becomes a dataset. How much has come is the length of its file."""
+    """A resumable upload, which becomes a dataset. The length of its file is the number of bytes received."""
 
     __tablename__ = "uploads"
     __table_args__ = (sa.CheckConstraint("length > 0", name="length_positive"),)
@@ -120,9 +76,9 @@ class Upload(Table, table=True):
     tus_metadata: str
     """As the client sent it."""
     unverified_from: int | None = Field(default=None, sa_type=sa.BigInteger)
-    """Beyond so many bytes lies a piece whose checksum has not been found right."""
+    """Offset of a chunk whose checksum is not verified yet: bytes from here on do not count."""
     dataset_id: str | None = None
-    """What it became; its file is gone then."""
+    """The dataset made from it; its file is then deleted."""
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
 
@@ -132,14 +88,10 @@ class Job(Table, table=True):
 
     __tablename__ = "jobs"
     __table_args__ = (
-        sa.CheckConstraint(_in("status", JobStatus), name="status_known"),
-        sa.CheckConstraint(
-            f"({_in('status', LEASED_STATUSES)}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"
-        ),
-        sa.CheckConstraint(f"NOT ({_in('status', LEASED_STATUSES)}) OR token > 0", name="held_has_token"),
-        sa.CheckConstraint(
-            f"({_in('status', TERMINAL_STATUSES)}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"
-        ),
+        sa.CheckConstraint(in_sql("status", JobStatus), name="status_known"),
+        sa.CheckConstraint(f"({_LEASED}) = (worker_id IS NOT NULL)", name="held_exactly_when_it_has_a_worker"),
+        sa.CheckConstraint(f"NOT ({_LEASED}) OR token > 0", name="held_has_token"),
+        sa.CheckConstraint(f"({_TERMINAL}) = (finished_at IS NOT NULL)", name="finished_exactly_when_terminal"),
         sa.CheckConstraint("(status = 'failed') = (error_code IS NOT NULL)", name="failed_exactly_when_it_has_a_code"),
         sa.CheckConstraint("progress >= 0 AND progress <= 1", name="progress_is_a_fraction"),
         sa.CheckConstraint(
@@ -162,15 +114,15 @@ class Job(Table, table=True):
     max_attempts: int = 2
     max_duration_seconds: float | None = None
     retry_of: str | None = None
-    """Id of the job that this one tries again; it may be deleted since."""
+    """Id of the job that this one retries; it may have been deleted since."""
     retry_from: str | None = None
-    """`checkpoint` or `start`, where it is a retry."""
+    """`checkpoint` or `start`, for a retry."""
 
     token: int = 0
-    """Raised by each claim; a worker's write needs the present one."""
+    """Fencing token, incremented by each claim; a worker's write must name the current one."""
     worker_id: str | None = Field(default=None, foreign_key="workers.id")
     heartbeat: int = 0
-    """Raised by each heartbeat; the reaper compares it with what it saw before."""
+    """Counter incremented by each heartbeat; the reaper compares it with the value it saw before."""
     not_before: datetime = Field(sa_type=UtcDateTime)
     claims: int = 0
     failures: int = 0
@@ -211,27 +163,25 @@ class Attempt(Table, table=True):
     started_at: datetime = Field(sa_type=UtcDateTime)
     ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     outcome: str | None = None
-    """Status the job went to at its end, or `lost`."""
+    """Status of the job after the attempt, or `lost`."""
     message: str | None = None
     engine_pid: int | None = None
     engine_started_at: float | None = None
-    """Start time of that process, as the system tells it: a pid alone may have been given to another process."""
+    """Start time of that process as the system reports it, because pids are reused."""
     device: str | None = None
-    """Where the worker ran it, such as `cuda:1`. None, as what follows, of attempts before this was written down."""
+    """Device of the attempt, such as `cuda:1`. None, as the next three, for attempts before schema 0007."""
     device_name: str | None = None
-    """What that device is, such as `NVIDIA H100 80GB HBM3`."""
+    """Model of the device, such as `NVIDIA H100 80GB HBM3`."""
     step_seconds: float | None = None
-    """Time of a training step, as the engine told it last."""
-    stage_seconds: dict[str, float] | None = Field(
-        default=None, sa_column=sa.Column(sa.JSON(none_as_null=True), nullable=True)
-    )
-    """How long each stage took that was done from its beginning to its end."""
+    """Time of a training step, as last reported by the engine."""
+    stage_seconds: dict[str, float] | None = Field(default=None, sa_column=nullable_json())
+    """Duration of each stage that ran from beginning to end in this attempt."""
     stale_writes: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
-    """Writes that came after the token was replaced or the job had ended, and were turned away."""
+    """Rejected writes: they came after the token was replaced or the job had ended."""
 
 
 class JobSize(Table, table=True):
-    """What a job's files take, its artifacts left out, as it was measured last."""
+    """Bytes of a job's files without its artifacts, as last measured."""
 
     __tablename__ = "job_sizes"
 
@@ -241,7 +191,7 @@ class JobSize(Table, table=True):
 
 
 class Event(Table, table=True):
-    """One thing that happened to a job. `seq` is taken in the transaction that tells it: no follower skips one."""
+    """An event of a job. `seq` is taken in the transaction that inserts it, so that no follower skips one."""
 
     __tablename__ = "events"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -257,7 +207,7 @@ class Event(Table, table=True):
 
 
 class Metric(Table, table=True):
-    """One number at one training step. A step done again after a resume replaces its numbers."""
+    """Value of a metric at a training step. A step repeated after a resume replaces its values."""
 
     __tablename__ = "metrics"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -266,11 +216,11 @@ class Metric(Table, table=True):
     key: str = Field(primary_key=True)
     step: int = Field(primary_key=True)
     value: float | None = None
-    """None where the number was not finite."""
+    """None for a value that was not finite."""
 
 
 class Artifact(Table, table=True):
-    """A file that a job offers. `path` is relative to the storage's root and holds no word of the user's."""
+    """A file offered by a job. `path` is relative to the storage's root and has no part chosen by a user."""
 
     __tablename__ = "artifacts"
     __table_args__ = (sa.UniqueConstraint("job_number", "name"),)
@@ -286,7 +236,7 @@ class Artifact(Table, table=True):
 
 
 class Evaluation(Table, table=True):
-    """What a save is worth. A step done again replaces its row, and later ones go with it."""
+    """Scores of a save. A step repeated after a resume replaces its row and deletes later ones."""
 
     __tablename__ = "evaluations"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -295,16 +245,16 @@ class Evaluation(Table, table=True):
     step: int = Field(primary_key=True)
     epoch: int
     values: dict[str, float] = Field(default_factory=dict, sa_type=sa.JSON)
-    """By the keys of the metrics."""
+    """Scores by metric key."""
     held_out: bool
     num_clips: int
     is_best: bool
-    """Of at most one row of a job."""
+    """True for at most one row of a job."""
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
 class Preview(Table, table=True):
-    """A clip as the voice spoke it at a save. Paths as `Artifact.path`."""
+    """A clip converted with the voice at a save. Paths as in `Artifact.path`."""
 
     __tablename__ = "previews"
     __table_args__ = ({"sqlite_with_rowid": False},)
@@ -339,7 +289,7 @@ class Worker(Table, table=True):
     device: str
     device_name: str | None = None
     version: str | None = None
-    """Of rvc-train."""
+    """Version of rvc-train."""
     is_draining: bool = False
     drain_mode: str | None = None
     """`hand_back` or `finish`, once it is draining."""
@@ -349,7 +299,7 @@ class Worker(Table, table=True):
 
 
 class Webhook(Table, table=True):
-    """Someone who wants to be told of jobs: of all of an owner's, or of one."""
+    """A subscription to events of an owner's jobs, or of one job."""
 
     __tablename__ = "webhooks"
 
@@ -358,7 +308,7 @@ class Webhook(Table, table=True):
     job_id: str | None = Field(default=None, foreign_key="jobs.id", ondelete="CASCADE", index=True)
     url: str
     secret: str
-    """Messages are signed with it, so it cannot be kept as a hash."""
+    """Key that signs messages, so it cannot be stored as a hash."""
     events: list[str] = Field(sa_type=sa.JSON)
     is_enabled: bool = True
     disabled_reason: str | None = None
@@ -366,11 +316,11 @@ class Webhook(Table, table=True):
 
 
 class Delivery(Table, table=True):
-    """One message to a webhook, and what became of it."""
+    """A message to a webhook and the state of its delivery."""
 
     __tablename__ = "deliveries"
     __table_args__ = (
-        sa.CheckConstraint(_in("status", DeliveryStatus), name="status_known"),
+        sa.CheckConstraint(in_sql("status", DeliveryStatus), name="status_known"),
         sa.Index("ix_deliveries_due", "status", "next_try_at"),
     )
 
@@ -379,19 +329,19 @@ class Delivery(Table, table=True):
     job_id: str | None = None
     event: str
     body: str
-    """What is sent and signed, byte by byte."""
+    """The exact text that is sent and signed."""
     status: str = DeliveryStatus.PENDING
     num_tries: int = 0
     next_try_at: datetime = Field(sa_type=UtcDateTime)
     last_status: int | None = None
-    """HTTP status of the last answer."""
+    """HTTP status of the last response."""
     last_error: str | None = None
     last_tried_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
 class Token(Table, table=True):
-    """A key to the server. Its secret is not here."""
+    """An access token. Its secret is not stored."""
 
     __tablename__ = "tokens"
 
@@ -399,7 +349,7 @@ class Token(Table, table=True):
     owner: str = Field(index=True)
     name: str
     begins: str
-    """The secret's first letters."""
+    """First characters of the secret."""
     sha256: str = Field(unique=True)
     scopes: list[str] = Field(sa_type=sa.JSON)
     created_at: datetime = Field(sa_type=UtcDateTime)
@@ -409,14 +359,14 @@ class Token(Table, table=True):
 
 
 class BrowserSession(Table, table=True):
-    """A browser that showed a token; it holds the session's id in a cookie, we its hash."""
+    """A browser's session, opened with a token. The browser has its id in a cookie; the row has the hash."""
 
     __tablename__ = "sessions"
 
     sha256: str = Field(primary_key=True)
     token_id: str | None = Field(default=None, foreign_key="tokens.id", ondelete="CASCADE")
     first_token_hash: str | None = None
-    """Of RVC_TRAIN_TOKEN, where that was shown: another one ends the session."""
+    """Hash of RVC_TRAIN_TOKEN if that opened the session, which ends when the variable changes."""
     created_at: datetime = Field(sa_type=UtcDateTime)
     expires_at: datetime = Field(sa_type=UtcDateTime)
 
@@ -439,12 +389,12 @@ class SpentHours(Table, table=True):
 
     owner: str = Field(primary_key=True)
     month: str = Field(primary_key=True)
-    """As 2026-11."""
+    """Such as `2026-11`."""
     hours: float
 
 
 class AuditEntry(Table, table=True):
-    """Something that someone did."""
+    """An entry of the audit trail."""
 
     __tablename__ = "audit"
     __table_args__ = ({"sqlite_autoincrement": True},)
@@ -461,7 +411,7 @@ class AuditEntry(Table, table=True):
 
 
 class Policy(Table, table=True):
-    """Decisions of the server's administrator, by name."""
+    """Policies set by the server's administrator, by name."""
 
     __tablename__ = "policies"
 
@@ -471,7 +421,7 @@ class Policy(Table, table=True):
 
 
 class Instance(Table, table=True):
-    """The installation that the database belongs to: one row, and the same id in the data folder's `instance.json`."""
+    """The installation of the database: one row, with the same id as `instance.json` in the data folder."""
 
     __tablename__ = "instance"
     __table_args__ = (sa.CheckConstraint("number = 1", name="single_row"),)
@@ -482,7 +432,7 @@ class Instance(Table, table=True):
 
 
 class IdempotencyKey(Table, table=True):
-    """A key that a caller gave to a submission, kept for a day: the same key gives the same job."""
+    """Idempotency key of a submission, kept for a day: the same key returns the same job."""
 
     __tablename__ = "idempotency_keys"
 
@@ -491,5 +441,5 @@ class IdempotencyKey(Table, table=True):
     fingerprint: str
     job_id: str
     answer: str | None = None
-    """What the first request was answered with, JSON."""
+    """Response to the first request, JSON."""
     created_at: datetime = Field(sa_type=UtcDateTime)

@@ -1,1 +1,1 @@
-"""Datasets: ingested from an upload, validated by a report in a sandbox, deleted with what was made from them."""
+"""Datasets: ingested from an upload, validated by a report in a sandbox, deleted together with their stage results."""

@@ -1,9 +1,9 @@
-"""From an uploaded file, which a stranger made, to a folder of recordings under names of our own.
+"""Ingestion of an untrusted upload into a folder of recordings with generated names.
 
-Nothing is ever extracted by its name: members become `000001.wav` and so on, and their names go into `recordings.json`.
-Refused are encrypted members, absolute names and `..`, links and devices, archives within archives, members that share
-bytes, and whatever unpacks to too much. Directories, hidden files, `__MACOSX` and files that are no audio are left out,
-and a note says so.
+No file is extracted under its own name: members become `000001.wav` and so on, and their names go into
+`recordings.json`. Rejected are encrypted members, absolute names and `..`, links and devices, nested archives, members
+that share bytes, and archives that unpack to too much. Directories, hidden files, `__MACOSX` and files that are not
+audio are skipped; the latter are listed in a note.
 """
 
 import json
@@ -36,7 +36,7 @@ OTHER_ARCHIVE_MAGICS = (
     b"\x28\xb5\x2f\xfd",
 )
 RATIO_FLOOR_BYTES = 64 * 2**20
-"""An archive that unpacks to less than this is no bomb, whatever its ratio: silence packs a thousandfold."""
+"""Unpacked size below which the ratio is not checked, because silence can compress a thousandfold."""
 DIRECTORY_BYTES_PER_FILE = 512
 MAX_NAMES_IN_NOTE = 3
 MAX_NAME_LENGTH = 300
@@ -46,41 +46,41 @@ _CHUNK = 1 << 20
 
 @dataclass(frozen=True)
 class UnpackLimits:
-    """How much an upload may unpack to."""
+    """Limits for unpacking an upload."""
 
     max_files: int
     max_file_bytes: int
     max_unpacked_bytes: int
     max_ratio: float
     free_bytes: int
-    """Room on the disk that the recordings may take."""
+    """Free disk space available for the recordings."""
 
 
 @dataclass(frozen=True)
 class IngestResult:
-    """What an upload held."""
+    """Content of an upload."""
 
     num_files: int
     notes: list[str] = field(default_factory=list)
-    """What was left out, in sentences."""
+    """Sentences on the files that were skipped."""
 
 
 def ingest(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
-    """Ingest the recordings of an upload into `folder`, with their manifest. The upload may be moved away.
+    """Ingest the recordings of an upload into `folder`, with their manifest. A single recording is moved, not copied.
 
-    Raises UploadRefused, UploadTooLarge or NoSpace with a sentence for the person who uploaded.
+    Raises UploadRefused, UploadTooLarge or NoSpace.
     """
     with upload.open("rb") as file:
         head = file.read(16)
     if not head:
         raise UploadRefused("the upload is empty; send a zip of recordings or one audio file as the request's body")
     if head.startswith(OTHER_ARCHIVE_MAGICS):
-        raise UploadRefused("this kind of archive is not read here; send a zip, or one audio file")
+        raise UploadRefused("this archive format is not supported; send a zip, or one audio file")
     folder.mkdir(parents=True)
     if head.startswith(ZIP_MAGICS):
         return _ingest_zip(upload, folder, limits)
     if upload.stat().st_size > limits.max_file_bytes:
-        raise UploadTooLarge(f"the file is larger than the {limits.max_file_bytes} bytes that a recording may have")
+        raise UploadTooLarge(f"the file exceeds the limit of {limits.max_file_bytes} bytes for a recording; split it")
     suffix = PurePosixPath(name).suffix.lower()
     stored = f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(head)}"
     upload.rename(folder / stored)
@@ -89,7 +89,7 @@ def ingest(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> Inges
 
 
 def _suffix_of(head: bytes) -> str:
-    """A suffix for the eye; decoders look at the bytes."""
+    """Suffix guessed from the first bytes, for readers only: decoders do not use it."""
     by_magic = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"FORM": ".aiff", b"caff": ".caf"}
     for magic, suffix in by_magic.items():
         if head.startswith(magic):
@@ -104,15 +104,15 @@ def _ingest_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResul
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
                 if len(entries) > limits.max_files:
-                    raise UploadTooLarge(f"the zip has {len(entries)} entries; at most {limits.max_files} are taken")
+                    raise UploadTooLarge(f"the zip has {len(entries)} entries; at most {limits.max_files} are allowed")
                 members, notes = _choose(entries)
                 _check_sizes(members, upload.stat().st_size, limits)
                 _check_overlap(file, entries, archive.start_dir)
                 stored = [(_unpack(archive, entry, folder, i + 1), name) for i, (entry, name) in enumerate(members)]
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, struct.error, zlib.error) as error:
-        raise UploadRefused(f"the zip is damaged ({error}); make it again") from error
+        raise UploadRefused(f"the zip is damaged ({error}); create it again") from error
     except (ValueError, UnicodeError, OverflowError) as error:
-        raise UploadRefused(f"the zip's directory makes no sense ({error}); make it again") from error
+        raise UploadRefused(f"the zip's directory is invalid ({error}); create it again") from error
     if not stored:
         raise UploadRefused(_nothing_found(entries))
     _write_manifest(folder, stored)
@@ -121,27 +121,27 @@ def _ingest_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResul
 
 def _nothing_found(entries: list[zipfile.ZipInfo]) -> str:
     if not entries:
-        return "the zip is empty; put recordings of one voice into it"
+        return "the zip is empty; add recordings of one voice"
     return (
-        f"the zip holds no audio file among its {len(entries)} entries; put recordings of one voice into it (wav, "
-        "flac, mp3, ogg, opus, m4a, ...)"
+        f"the zip has no audio file among its {len(entries)} entries; add recordings of one voice (wav, flac, mp3, "
+        "ogg, opus, m4a, ...)"
     )
 
 
 def _check_directory_size(file: IO[bytes], limits: UnpackLimits) -> None:
-    """Look at the length of the zip's directory before zipfile reads all of it into memory."""
+    """Check the size of the zip's directory before zipfile reads all of it into memory."""
     end = zipfile._EndRecData(file)  # type: ignore[attr-defined]
     file.seek(0)
     if end is None:
-        raise zipfile.BadZipFile("it has no directory: it was cut off, or is no zip")
+        raise zipfile.BadZipFile("it has no directory: it was cut off, or is not a zip")
     size, count = int(end[5]), int(end[4])
     if count > limits.max_files or size > max(2**16, limits.max_files * DIRECTORY_BYTES_PER_FILE):
-        raise UploadTooLarge(f"the zip has {count} entries; at most {limits.max_files} are taken")
+        raise UploadTooLarge(f"the zip has {count} entries; at most {limits.max_files} are allowed")
 
 
 def _choose(entries: list[zipfile.ZipInfo]) -> tuple[list[tuple[zipfile.ZipInfo, str]], list[str]]:
-    """The members to unpack with their names, in the names' order, and notes on the others. Raises UploadRefused."""
-    members, other = [], []
+    """Members to unpack with their names, sorted by name, and notes on skipped ones. Raises UploadRefused."""
+    members, skipped = [], []
     for entry in entries:
         name = _name_of(entry)
         _check_entry(entry, name)
@@ -149,23 +149,23 @@ def _choose(entries: list[zipfile.ZipInfo]) -> tuple[list[tuple[zipfile.ZipInfo,
         if entry.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
             continue
         if path.suffix.lower() in ARCHIVE_SUFFIXES:
-            raise UploadRefused(f"the zip holds another archive, {name!r}; unpack it first")
+            raise UploadRefused(f"the zip contains another archive, {name!r}; unpack it first")
         if path.suffix.lower() in AUDIO_SUFFIXES:
             members.append((entry, name[:MAX_NAME_LENGTH]))
         else:
-            other.append(name[:MAX_NAME_LENGTH])
+            skipped.append(name[:MAX_NAME_LENGTH])
     members.sort(key=lambda member: member[1])
-    return members, [_note(other)] if other else []
+    return members, [_note(skipped)] if skipped else []
 
 
 def _note(names: list[str]) -> str:
     shown = ", ".join(repr(name) for name in names[:MAX_NAMES_IN_NOTE])
     more = f" and {len(names) - MAX_NAMES_IN_NOTE} more" if len(names) > MAX_NAMES_IN_NOTE else ""
-    return f"left out, being no audio files: {shown}{more}"
+    return f"skipped files that are not audio: {shown}{more}"
 
 
 def _name_of(entry: zipfile.ZipInfo) -> str:
-    """The member's name with forward slashes. Many programs write UTF-8 without saying so, and zipfile reads CP437."""
+    """The member's name with forward slashes. Many programs write UTF-8 without its flag, and zipfile assumes CP437."""
     name = entry.orig_filename
     if not entry.flag_bits & 0x800:
         try:
@@ -178,55 +178,53 @@ def _name_of(entry: zipfile.ZipInfo) -> str:
 def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
     path = PurePosixPath(name)
     if "\0" in name:
-        raise UploadRefused(f"the zip holds a name with a null character: {name!r}")
+        raise UploadRefused(f"the zip contains a name with a null character: {name!r}")
     if path.is_absolute() or (len(name) > 1 and name[1] == ":"):
-        raise UploadRefused(f"the zip holds an absolute name: {name!r}; pack the files with relative names")
+        raise UploadRefused(f"the zip contains an absolute path: {name!r}; create it with relative paths")
     if ".." in path.parts:
-        raise UploadRefused(f"the zip holds a name that leads out of it: {name!r}; pack the files again")
+        raise UploadRefused(f"the zip contains a path outside of it: {name!r}; create it again")
     if entry.flag_bits & 0x1:
-        raise UploadRefused(f"the zip is encrypted ({name!r}); pack it without a password")
+        raise UploadRefused(f"the zip is encrypted ({name!r}); create it without a password")
     kind = stat.S_IFMT(entry.external_attr >> 16)
     if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
-        raise UploadRefused(f"the zip holds {name!r}, which is a link or a device; pack the file itself")
+        raise UploadRefused(f"the zip contains {name!r}, which is a link or a device; add the file itself")
     if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
-        raise UploadRefused(f"{name!r} is packed in a way that is not read here; use plain zip (deflate)")
+        raise UploadRefused(f"{name!r} uses an unsupported compression method; create a plain zip (deflate)")
 
 
 def _check_sizes(members: list[tuple[zipfile.ZipInfo, str]], packed: int, limits: UnpackLimits) -> None:
-    """The sizes that the directory tells; `_unpack` holds the members to them."""
+    """Check the sizes in the directory, which `_unpack` enforces."""
     for entry, name in members:
         if entry.file_size > limits.max_file_bytes:
-            raise UploadTooLarge(f"{name!r} is larger than the {limits.max_file_bytes} bytes a recording may have")
+            raise UploadTooLarge(f"{name!r} is larger than the limit of {limits.max_file_bytes} bytes for a recording")
     total = sum(entry.file_size for entry, _ in members)
     if total > limits.max_unpacked_bytes:
-        raise UploadTooLarge(f"the zip unpacks to {total} bytes; at most {limits.max_unpacked_bytes} are taken")
+        raise UploadTooLarge(f"the zip unpacks to {total} bytes; at most {limits.max_unpacked_bytes} are allowed")
     if total > RATIO_FLOOR_BYTES and total > limits.max_ratio * packed:
-        raise UploadRefused(f"the zip unpacks to {total // max(packed, 1)} times its size, as a zip bomb does")
+        raise UploadRefused(f"the zip unpacks to {total // max(packed, 1)} times its size, like a zip bomb")
     if total > limits.free_bytes:
-        raise NoSpace(f"the zip unpacks to {total} bytes and the server's disk has no room for them")
+        raise NoSpace(f"the zip unpacks to {total} bytes, for which the server's disk has no space")
 
 
 def _check_overlap(file: IO[bytes], entries: list[zipfile.ZipInfo], directory: int) -> None:
-    """Refuse members that share bytes: a small file can pretend to hold many large ones that way."""
+    """Reject members that share bytes, with which a small zip can pretend to contain many large files."""
     end = 0
     for entry in sorted(entries, key=lambda entry: entry.header_offset):
         if not 0 <= entry.header_offset < directory:
-            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not where the directory says")
+            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not at the offset in the directory")
         file.seek(entry.header_offset)
         magic, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         if magic != b"PK\x03\x04":
-            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not where the directory says")
+            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not at the offset in the directory")
         if entry.header_offset < end:
-            raise UploadRefused(
-                f"the zip's entry {entry.orig_filename!r} shares bytes with another, as a zip bomb does"
-            )
+            raise UploadRefused(f"the zip's entry {entry.orig_filename!r} shares bytes with another, like a zip bomb")
         end = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length + entry.compress_size
     if end > directory:
-        raise UploadRefused("the zip's last entry reaches into its directory; make it again")
+        raise UploadRefused("the zip's last entry overlaps its directory; create it again")
 
 
 def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, number: int) -> str:
-    """Write one member under a name of ours and return that. zipfile stops at the size told and checks the CRC."""
+    """Write one member under a generated name and return it. zipfile stops at the declared size and checks the CRC."""
     stored = f"{number:06d}{PurePosixPath(_name_of(entry)).suffix.lower()}"
     with archive.open(entry) as source, (folder / stored).open("xb") as target:
         shutil.copyfileobj(source, target, _CHUNK)

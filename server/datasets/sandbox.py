@@ -1,7 +1,7 @@
 """Run a program with limits: `python -m server.datasets.sandbox CPU_SECONDS MEMORY_BYTES FILE_BYTES PROGRAM...`.
 
-A process of its own sets the limits and becomes the program, because setting them between fork and exec is not safe in
-a process with threads. This module imports next to nothing.
+A separate process sets the limits and becomes the program, because setting them between fork and exec is unsafe in a
+process with threads. Imports are kept few.
 """
 
 import ctypes
@@ -11,15 +11,15 @@ import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-"""From Linux' `prctl.h`."""
+"""Constant of Linux' `prctl.h`."""
 CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000
-"""From Linux' `sched.h`."""
+"""Constants of Linux' `sched.h`."""
 
 
 def main(arguments: list[str]) -> None:
     """Set the limits and become the program."""
     cpu_seconds, memory_bytes, file_bytes = map(int, arguments[:3])
-    # The hard limit on CPU time is a little higher: first a signal that can be told apart, then a kill.
+    # The hard limit on CPU time is a little higher: SIGXCPU, which is recognisable, comes before SIGKILL.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
@@ -27,15 +27,15 @@ def main(arguments: list[str]) -> None:
     os.nice(10)
     if sys.platform.startswith("linux"):
         leave_the_network()
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # a server that is killed leaves no program behind
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the program ends with a killed server
     program = arguments[3:]
     os.execvp(program[0], program)  # noqa: S606 - no shell is the point
 
 
 def leave_the_network() -> bool:
-    """Go into a network namespace without any interface, so that a compromised decoder has no network.
+    """Enter a network namespace without interfaces, so that a compromised decoder has no network.
 
-    Where the system allows that: as root, or where users may have namespaces of their own. Whether it did.
+    Possible as root, or where users may create namespaces. Returns whether it succeeded.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) == 0:
@@ -47,7 +47,7 @@ def leave_the_network() -> bool:
         try:
             with open(f"/proc/self/{name}", "w") as file:  # noqa: PTH123 - pathlib is a long import
                 file.write(text)
-        except OSError:  # files it writes may belong to nobody then; our own reading does not mind
+        except OSError:  # files may then belong to the overflow user, but stay readable
             return True
     return True
 

@@ -1,7 +1,5 @@
-"""Datasets: ingesting an upload, listing, deleting, reports. Statuses of jobs belong to the job service."""
+"""Datasets: ingestion of uploads, lists, deletion, reports. Only the job service changes the status of jobs."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -22,13 +20,13 @@ from server.errors import Conflict, NoSpace, NotFound, Refused, StorageQuotaExce
 from server.job_store.transitions import RUNNABLE_STATUSES
 from server.jobs.service import JobService
 from server.settings import ServerSettings
-from server.storage.local import Storage, is_disk_full
+from server.storage.local import Storage, is_disk_full, link_or_copy
 from server.storage.sizes import share_of
 
 
 @contextmanager
 def full_disk_as_no_space() -> Iterator[None]:
-    """Raise NoSpace for a full disk."""
+    """Raise NoSpace instead of the OSError of a full disk."""
     try:
         yield
     except OSError as error:
@@ -38,7 +36,7 @@ def full_disk_as_no_space() -> Iterator[None]:
 
 
 class DatasetService:
-    """All datasets, on one database and one storage."""
+    """Datasets of one database and one storage."""
 
     def __init__(
         self,
@@ -56,122 +54,78 @@ class DatasetService:
         self._clock = clock
 
     def check_room(self, size: int) -> None:
-        """Raise NoSpace when an upload of `size` bytes would eat into the reserve."""
+        """Raise NoSpace if an upload of `size` bytes would use the disk's reserve."""
         if self._storage.free_bytes() - size < self._settings.disk_reserve_bytes:
-            raise NoSpace("the server's disk has no room for this upload; free some space there and try again")
+            raise NoSpace("the server's disk has no space for this upload; free some space there and try again")
 
     def ingest(
         self, owner: str, name: str, upload: Path, sha256: str, size: int, *, upload_id: str | None = None
     ) -> tuple[Dataset, bool]:
-        """Make a dataset of an upload; and whether it is new. The same bytes under the same name are kept once.
+        """Make a dataset of an upload; and whether it is new. The same bytes under the same name are stored once.
 
-        `upload_id`: of an upload in pieces, which stops counting against the owner's quota as the dataset begins to.
-        Raises Refused (and its kinds) or NoSpace with a sentence for the person.
+        `upload_id`: a resumable upload, which stops counting against the owner's quota when the dataset starts to.
+        Raises Refused (and its subclasses) or NoSpace.
         """
         name = checked_name(name)
-        existing = self._find_same(owner, name, sha256)
-        if existing is not None:
-            return existing, False
-        if (twin := self._find_bytes(owner, sha256)) is not None and (
-            made := self._copy(twin, name, upload_id)
-        ) is not None:
-            return made
-        dataset_id = new_id("ds")
-        with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
-            admitted = ingest(upload, name, folder / "recordings", self._limits())
-            stored_bytes = share_of(folder / "recordings")
-            self._storage.commit_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
-        try:
-            return self._add(
-                Dataset(
-                    id=dataset_id,
-                    owner=owner,
-                    name=name,
-                    sha256=sha256,
-                    size=size,
-                    stored_bytes=stored_bytes,
-                    num_files=admitted.num_files,
-                    notes=admitted.notes,
-                    created_at=self._clock(),
-                ),
-                upload_id,
-            ), True
-        except StorageQuotaExceeded:
-            self._storage.delete_dataset(dataset_id)
-            raise
-        except sa.exc.IntegrityError:  # the same upload came in at the same time
-            self._storage.delete_dataset(dataset_id)
-            existing = self._find_same(owner, name, sha256)
-            if existing is None:
-                raise
-            return existing, False
-
-    def ingest_existing(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
-        """A dataset of bytes that are here already; and whether it is new. NotFound when they are not here."""
-        name = checked_name(name)
-        existing = self._find_same(owner, name, sha256)
-        if existing is not None:
-            return existing, False
-        twin = self._find_bytes(owner, sha256)
-        made = None if twin is None else self._copy(twin, name)
-        if made is None:
-            raise NotFound("these bytes are not here; upload them")
-        return made
-
-    def _copy(self, twin: Dataset, name: str, upload_id: str | None = None) -> tuple[Dataset, bool] | None:
-        """A dataset with the same recordings under another name, and whether it is new. Its files are links.
-
-        None when the twin was deleted meanwhile, or the disk cannot link.
-        """
-        dataset_id = new_id("ds")
-        kept = (
-            "size",
-            "stored_bytes",
-            "num_files",
-            "num_usable",
-            "seconds",
-            "notes",
-            "report",
-            "reason",
-            "status",
-            "validated_at",
+        if (stored := self._reuse(owner, name, sha256, upload_id)) is not None:
+            return stored
+        dataset = Dataset(
+            id=new_id("ds"), owner=owner, name=name, sha256=sha256, size=size, num_files=0, created_at=self._clock()
         )
+        with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
+            recordings = folder / "recordings"
+            ingested = ingest(upload, name, recordings, self._limits())
+            dataset.num_files, dataset.notes = ingested.num_files, ingested.notes
+            dataset.stored_bytes = share_of(recordings)
+            self._storage.commit_folder(recordings, self._storage.dataset_folder(dataset.id))
+        return self._add(dataset, upload_id)
+
+    def ingest_stored(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
+        """Make a dataset of bytes that the owner has in another one; and whether it is new. Raises NotFound."""
+        if (stored := self._reuse(owner, checked_name(name), sha256)) is None:
+            raise NotFound("no dataset with these bytes is stored; upload them")
+        return stored
+
+    def _reuse(self, owner: str, name: str, sha256: str, upload_id: str | None = None) -> tuple[Dataset, bool] | None:
+        """The dataset of these bytes and this name, else a copy of one with the same bytes; and whether it is new."""
+        if (same := self._find(owner, sha256, name)) is not None:
+            return same, False
+        if (twin := self._find(owner, sha256)) is None:
+            return None
+        columns = twin.model_dump(exclude={"id", "name", "created_at", "deleted_at"})
+        dataset = Dataset(id=new_id("ds"), name=name, created_at=self._clock(), **columns)
         try:
             with full_disk_as_no_space(), self._storage.incoming_folder() as folder:
-                shutil.copytree(self._storage.dataset_folder(twin.id), folder / "recordings", copy_function=os.link)
-                self._storage.commit_folder(folder / "recordings", self._storage.dataset_folder(dataset_id))
-        except (shutil.Error, OSError):
+                for path in self._storage.dataset_folder(twin.id).iterdir():
+                    link_or_copy(path, folder / path.name)
+                self.get(twin.id)  # not deleted yet, so no file was missing above
+                self._storage.commit_folder(folder, self._storage.dataset_folder(dataset.id))
+        except (FileNotFoundError, NotFound):  # the twin was deleted meanwhile
             return None
-        dataset = Dataset(
-            id=dataset_id,
-            owner=twin.owner,
-            name=name,
-            sha256=twin.sha256,
-            created_at=self._clock(),
-            **{column: getattr(twin, column) for column in kept},
-        )
+        return self._add(dataset, upload_id)
+
+    def _add(self, dataset: Dataset, upload_id: str | None) -> tuple[Dataset, bool]:
+        """Insert the row of a dataset whose files are in place, or delete these; and whether the dataset is new."""
+        dataset_id, key = dataset.id, (dataset.owner, dataset.sha256, dataset.name)
         try:
-            self._add(dataset, upload_id)
+            with write_session(self._engine) as session:
+                if upload_id is not None:
+                    statement = sa.update(Upload).where(col(Upload.id) == upload_id)
+                    session.execute(statement.values(dataset_id=dataset_id))
+                if self._quotas is not None:
+                    stored = dataset.size if dataset.stored_bytes is None else dataset.stored_bytes
+                    self._quotas.check_bytes(session, dataset.owner, stored)
+                session.add(dataset)
+                record(session, "dataset.admitted", dataset_id, name=dataset.name, size=dataset.size)
         except StorageQuotaExceeded:
             self._storage.delete_dataset(dataset_id)
             raise
-        except sa.exc.IntegrityError:  # the same request came in at the same time
+        except sa.exc.IntegrityError:  # the same bytes were ingested under this name at the same time
             self._storage.delete_dataset(dataset_id)
-            existing = self._find_same(twin.owner, name, twin.sha256)
-            return None if existing is None else (existing, False)
+            if (same := self._find(*key)) is None:
+                raise
+            return same, False
         return dataset, True
-
-    def _add(self, dataset: Dataset, upload_id: str | None) -> Dataset:
-        with write_session(self._engine) as session:
-            if upload_id is not None:
-                became = sa.update(Upload).where(col(Upload.id) == upload_id).values(dataset_id=dataset.id)
-                session.execute(became)
-            if self._quotas is not None:
-                stored = dataset.size if dataset.stored_bytes is None else dataset.stored_bytes
-                self._quotas.check_bytes(session, dataset.owner, stored)
-            session.add(dataset)
-            record(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
-            return dataset
 
     def _limits(self) -> UnpackLimits:
         settings = self._settings
@@ -183,25 +137,18 @@ class DatasetService:
             free_bytes=self._storage.free_bytes() - settings.disk_reserve_bytes,
         )
 
-    def _find_same(self, owner: str, name: str, sha256: str) -> Dataset | None:
+    def _find(self, owner: str, sha256: str, name: str | None = None) -> Dataset | None:
+        """The owner's oldest dataset of these bytes, under this name or (None) any."""
+        query = select(Dataset).where(
+            Dataset.owner == owner, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None)
+        )
+        if name is not None:
+            query = query.where(Dataset.name == name)
         with read_session(self._engine) as session:
-            query = select(Dataset).where(
-                Dataset.owner == owner,
-                Dataset.name == name,
-                Dataset.sha256 == sha256,
-                col(Dataset.deleted_at).is_(None),
-            )
-            return session.exec(query).first()
-
-    def _find_bytes(self, owner: str, sha256: str) -> Dataset | None:
-        with read_session(self._engine) as session:
-            query = select(Dataset).where(
-                Dataset.owner == owner, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None)
-            )
             return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
     def get(self, dataset_id: str) -> Dataset:
-        """One dataset. NotFound."""
+        """One dataset. Raises NotFound."""
         with read_session(self._engine) as session:
             dataset = session.get(Dataset, dataset_id)
             if dataset is None or dataset.deleted_at is not None:
@@ -209,7 +156,7 @@ class DatasetService:
             return dataset
 
     def list(self, *, owner: str | None = None, after: str | None, limit: int) -> tuple[Sequence[Dataset], bool]:
-        """Datasets of an owner (None: of all), newest first, beginning behind `after`; and whether there are more."""
+        """Datasets of an owner (None: all) older than `after`, newest first; and whether there are more."""
         with read_session(self._engine) as session:
             query = select(Dataset).where(col(Dataset.deleted_at).is_(None))
             if owner is not None:
@@ -220,14 +167,14 @@ class DatasetService:
             return datasets[:limit], len(datasets) > limit
 
     def report(self, dataset_id: str) -> DatasetReport:
-        """What was found in the recordings. Conflict while nobody has looked yet."""
+        """The report on the recordings. Raises Conflict while they are being examined."""
         dataset = self.get(dataset_id)
         if dataset.report is None:
-            raise Conflict("the dataset is being examined; ask again in a moment")
+            raise Conflict("the dataset is being examined; try again in a moment")
         return DatasetReport.model_validate(dataset.report)
 
     def delete(self, dataset_id: str) -> None:
-        """Delete the recordings and what was made from them. Conflict while a job needs them."""
+        """Delete the recordings and their stage results. Raises Conflict while a job needs them."""
         with write_session(self._engine) as session:
             dataset = session.get(Dataset, dataset_id)
             if dataset is None or dataset.deleted_at is not None:
@@ -241,7 +188,7 @@ class DatasetService:
         self._storage.delete_dataset(dataset_id)
 
     def next_unvalidated(self) -> str | None:
-        """The oldest dataset that waits for its report."""
+        """Id of the oldest dataset without a report."""
         with read_session(self._engine) as session:
             query = select(Dataset.id).where(
                 Dataset.status == DatasetStatus.VALIDATING, col(Dataset.deleted_at).is_(None)
@@ -249,15 +196,15 @@ class DatasetService:
             return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
 
     def finish_validation(self, dataset_id: str, report: DatasetReport) -> None:
-        """Store a report, and queue or fail the jobs that waited for it, in one transaction."""
-        reason = None if report.usable else report.reason or "nothing usable was found in the recordings"
+        """Store a report, and queue or fail the jobs waiting for it, in one transaction."""
+        reason = None if report.usable else report.reason or "the recordings have no usable part"
         with write_session(self._engine) as session:
             statement = (
                 sa.update(Dataset)
                 .where(
                     col(Dataset.id) == dataset_id,
                     col(Dataset.status) == DatasetStatus.VALIDATING,
-                    col(Dataset.deleted_at).is_(None),  # deleted while it was examined: nothing of it is kept
+                    col(Dataset.deleted_at).is_(None),  # its report is discarded if it was deleted meanwhile
                 )
                 .values(
                     status=DatasetStatus.READY if reason is None else DatasetStatus.INVALID,
@@ -273,8 +220,8 @@ class DatasetService:
 
 
 def checked_name(name: str) -> str:
-    """A dataset's name: as a voice's. Raises Refused."""
+    """A dataset's name, checked like a voice's. Raises Refused."""
     try:
         return check_voice_name(name)
     except ValueError as error:
-        raise Refused(f"the dataset's name cannot be used: {error}", "/name") from error
+        raise Refused(f"invalid dataset name: {error}", "/name") from error

@@ -1,6 +1,6 @@
-"""Validates new datasets, one after another: runs the report program in a sandboxed child and stores its report.
+"""Validation of new datasets, one after another: a sandboxed child reports on the recordings.
 
-What it did not finish when the server stopped it begins again at the next start, because the dataset still waits.
+A validation that the server's stop interrupted starts again at the next start, because the dataset is still validating.
 """
 
 import os
@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import structlog
+import tenacity
 from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
@@ -28,11 +29,11 @@ _POLL_SECONDS = 0.1
 
 
 class ValidationFailed(Exception):
-    """The report program gave no report; the message says why."""
+    """The report program produced no report; the message has the reason."""
 
 
 class DatasetValidator:
-    """A thread that validates datasets."""
+    """Thread that validates datasets."""
 
     def __init__(self, dataset_service: DatasetService, storage: Storage, settings: ServerSettings) -> None:
         self._datasets = dataset_service
@@ -40,19 +41,24 @@ class DatasetValidator:
         self._settings = settings
         self._stopping = threading.Event()
         self._wake = threading.Event()
+        self._retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(ValidationFailed),
+            stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(self._stopping),
+            reraise=True,
+        )
         self._thread = threading.Thread(target=self._work, name="dataset-validator", daemon=True)
 
     def start(self) -> None:
-        """Begin with what waits."""
+        """Start, with the datasets that are waiting."""
         self._wake.set()
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that there is a new dataset."""
+        """Notify the thread of a new dataset."""
         self._wake.set()
 
     def stop(self) -> None:
-        """End the thread and its child."""
+        """Stop the thread and its child."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
@@ -65,32 +71,29 @@ class DatasetValidator:
                 while not self._stopping.is_set() and (dataset_id := self._datasets.next_unvalidated()) is not None:
                     self._validate(dataset_id)
             except Exception:
-                logger.exception("datasets could not be validated; trying again in a moment")
+                logger.exception("validation of datasets failed; retrying soon")
 
     def _validate(self, dataset_id: str) -> None:
-        for attempt in range(1, TRIES + 1):
-            try:
-                report = self._report(dataset_id)
-            except ValidationFailed as error:
-                logger.warning("a dataset's report failed", dataset_id=dataset_id, attempt=attempt, reason=str(error))
-                report = DatasetReport(usable=False, reason=f"the recordings could not be examined: {error}")
-            if self._stopping.is_set():
-                return
-            if report.usable or report.files or attempt == TRIES:
-                break
+        try:
+            report = self._retrying(self._report, dataset_id)
+        except ValidationFailed as error:
+            logger.warning("report failed", dataset_id=dataset_id, reason=str(error))
+            report = DatasetReport(usable=False, reason=f"the recordings could not be examined: {error}")
+        if self._stopping.is_set():
+            return
         logger.info("dataset validated", dataset_id=dataset_id, usable=report.usable, reason=report.reason)
         self._datasets.finish_validation(dataset_id, report)
 
     def _report(self, dataset_id: str) -> DatasetReport:
-        """Run the report program to its end. Raises ValidationFailed."""
+        """Run the report program. Raises ValidationFailed."""
         with self._storage.incoming_folder() as folder:
             output = folder / "report.json"
             with tempfile.TemporaryFile() as stdout:
                 status = self._run(self._storage.dataset_folder(dataset_id), output, stdout.fileno())
                 stdout.seek(max(0, stdout.seek(0, os.SEEK_END) - 4000))
-                words = stdout.read().decode(errors="replace").strip()
+                output_tail = stdout.read().decode(errors="replace").strip()
             if status != 0:
-                logger.info("the report program ended badly", dataset_id=dataset_id, status=status, stdout=words)
+                logger.info("report program failed", dataset_id=dataset_id, status=status, stdout=output_tail)
                 raise ValidationFailed(self._reason(status))
             try:
                 return DatasetReport.model_validate_json(output.read_bytes())
@@ -120,16 +123,16 @@ class DatasetValidator:
     def _reason(self, status: int) -> str:
         match -status:
             case signal.SIGXCPU:
-                return f"that took more than {self._settings.report_cpu_seconds} s of computing"
+                return f"it took more than {self._settings.report_cpu_seconds} s of CPU time"
             case signal.SIGKILL:
-                return f"that took more than {self._settings.report_timeout_seconds:.0f} s, or too much memory"
+                return f"it took more than {self._settings.report_timeout_seconds:.0f} s, or too much memory"
             case number if number > 0:
-                return f"a recording crashed the decoder (signal {number}); try the files in smaller parts"
+                return f"a recording crashed the decoder (signal {number}); try to upload the files in smaller parts"
             case _:
-                return f"the report program ended with exit code {status}; see the server's log"
+                return f"the report program failed with exit code {status}; see the server's log"
 
 
 def _child_environment() -> dict[str, str]:
-    """What the report program needs to start, and one thread per library."""
+    """Environment of the report program: what it needs to start, and one thread per library."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     return program_environment(os.environ) | threads | {"MALLOC_ARENA_MAX": "2"}

@@ -1,1 +1,1 @@
-"""HTTP as the standards have it, without any job: problem details, entity tags, ranges, event streams, limits."""
+"""HTTP as standardised, independent of jobs: problem details, entity tags, ranges, event streams, rate limits."""

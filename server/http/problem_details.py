@@ -1,4 +1,4 @@
-"""Errors as `application/problem+json` (RFC 9457): the one place where an exception becomes an HTTP answer."""
+"""Errors as `application/problem+json` (RFC 9457): the one place that maps exceptions to HTTP responses."""
 
 import math
 from collections.abc import Sequence
@@ -49,15 +49,15 @@ _CODE_OF = {
 RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
 RETRYABLE_CODES = frozenset({errors.StillRunning.code})
 NOT_RETRYABLE_CODES = frozenset({errors.QuotaExceeded.code})
-"""Someone has to do something first."""
+"""Codes whose cause must be removed first, although their status is retryable."""
 TUS_VERSION = "1.0.0"
-"""Of the protocol for uploads in pieces."""
+"""Version of the protocol for resumable uploads."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
-"""The phrase of tus' own status 460."""
+"""Reason phrase of 460, a status of tus' own."""
 
 
 def status_of(error: errors.ServerError) -> int:
-    """The HTTP status of one of our errors: its own, or its nearest ancestor's."""
+    """The HTTP status of an error: its own, or its nearest ancestor's."""
     return next((_STATUS_OF[kind] for kind in type(error).__mro__ if kind in _STATUS_OF), 500)
 
 
@@ -71,7 +71,7 @@ def problem_response(
     problems: Sequence[ProblemDetail] = (),
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """A complete error answer."""
+    """A complete error response."""
     problem = Problem(
         type="about:blank",
         title=_phrase(status),
@@ -99,7 +99,7 @@ def _respond(request: Request, status: int, detail: str, **more: Any) -> Respons
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error that a route raises with problem+json."""
+    """Install handlers that turn every error of a route into problem+json."""
     app.add_exception_handler(errors.ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
@@ -112,7 +112,7 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
         raise error
     status = status_of(error)
     if status >= 500 and not isinstance(error, errors.NoSpace):
-        logger.error("an error of ours reached a caller", exc_info=error)
+        logger.error("internal error", exc_info=error)
     problems = []
     if isinstance(error, errors.Refused) and error.pointer:
         problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
@@ -120,7 +120,7 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
 
 
 def headers_of(error: errors.ServerError) -> dict[str, str]:
-    """What one of our errors says in headers."""
+    """Response headers of an error."""
     headers = {}
     if isinstance(error, errors.Unauthorized):
         headers = {"WWW-Authenticate": 'Bearer realm="rvc-train"'}
@@ -138,10 +138,10 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
 
 
 async def _on_data_error(request: Request, _error: Exception) -> Response:
-    """PostgreSQL keeps no NUL in its texts, so that nothing by such a name can be there either; SQLite does."""
+    """PostgreSQL stores no NUL in texts, so no resource can have such a name. SQLite accepts it."""
     if "\0" in request.url.path:
-        return _respond(request, 404, f"there is nothing at {request.url.path!r}")
-    return _respond(request, 422, "a text holds a NUL character; send it without")
+        return _respond(request, 404, f"not found: {request.url.path!r}")
+    return _respond(request, 422, "a text contains a NUL character; remove it")
 
 
 async def _on_validation_error(request: Request, error: Exception) -> Response:
@@ -155,16 +155,18 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
 
 
 def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
-    place, *path = error["loc"]
+    location, *path = error["loc"]
     message = str(error["msg"]).removeprefix("Value error, ")
-    if place == "body":
+    if location == "body":
         if error["type"] == "json_invalid":
-            return ProblemDetail(detail=f"the body is no valid JSON: {error['ctx']['error']}", pointer="")
-        if error["type"] == "model_attributes_type" and not path:  # also what curl -d sends: a form by its header
-            how = "send a JSON object with the header Content-Type: application/json"
-            return ProblemDetail(detail=how, pointer="")
+            return ProblemDetail(detail=f"the body is not valid JSON: {error['ctx']['error']}", pointer="")
+        if (
+            error["type"] == "model_attributes_type" and not path
+        ):  # also the body of `curl -d`, whose header declares a form
+            hint = "send a JSON object with the header Content-Type: application/json"
+            return ProblemDetail(detail=hint, pointer="")
         return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
-    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(place), "")
+    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(location), "")
     return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))
 
 
@@ -177,18 +179,18 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         raise error
     status, detail = error.status_code, error.detail
     headers = dict(error.headers or {})
-    if status == 400:  # FastAPI's word for bytes that are no UTF-8, and for JSON nested too deeply
-        status, detail = 422, "the body is no valid JSON in UTF-8"
+    if status == 400:  # FastAPI's status for invalid UTF-8, and for JSON nested too deeply
+        status, detail = 422, "the body is not valid JSON in UTF-8"
     elif status == 404:
-        detail = f"there is nothing at {request.url.path}"
+        detail = f"not found: {request.url.path}"
     elif status == 405:
-        detail = f"{request.method} is not possible at {request.url.path}"
+        detail = f"{request.url.path} does not support {request.method}"
         headers["Allow"] = ", ".join(_methods_at(request))
     return _respond(request, status, detail, headers=headers)
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Every method that some route takes at the request's path; the router itself tells only the first route's."""
+    """Every method that a route accepts at the request's path; Starlette's own `Allow` has only the first route's."""
     tried = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     scopes = [(method, {**request.scope, "method": method}) for method in tried]
     routes = request.app.router.routes
@@ -201,16 +203,16 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 def database_unavailable(error: Exception, *, path: str, request_id: str) -> Response:
-    """The answer when the database did not give one."""
-    logger.error("the database did not answer", exc_info=error)
-    detail = "the server's database does not answer at the moment; try again"
+    """The response while the database is unavailable."""
+    logger.error("the database is unavailable", exc_info=error)
+    detail = "the server's database does not answer at the moment; try again later"
     return problem_response(503, detail, path=path, request_id=request_id, headers={"Retry-After": "5"})
 
 
 def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
-    """The error answers of a route, for the OpenAPI document; `also` holds its further good ones.
+    """Error responses of a route for the OpenAPI document; `also`: its further successful ones.
 
-    `server.openapi` adds the body that all of them have.
+    `server.openapi` adds their body.
     """
     problems: dict[int | str, dict[str, Any]] = {status: {"description": _phrase(status)} for status in statuses}
     return problems | dict(also or {})

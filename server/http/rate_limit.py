@@ -1,4 +1,4 @@
-"""How often someone may ask: token buckets in memory, by token or by address."""
+"""Rate limits: token buckets in memory, one per token or address."""
 
 import time
 from collections import OrderedDict
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 MAX_BUCKETS = 10_000
-"""More callers than that at once, and the one that was silent longest is forgotten."""
+"""Maximum number of buckets; beyond it the least recently used one is dropped."""
 
 
 @dataclass
@@ -16,7 +16,7 @@ class _Bucket:
 
 
 class RateLimit:
-    """So many requests a minute for each key, all of them at once if they were saved up."""
+    """A token bucket for each key: requests per minute, of which a minute's worth may come at once."""
 
     def __init__(self, per_minute: float | None, monotonic: Callable[[], float] = time.monotonic) -> None:
         """`per_minute` None: no limit."""
@@ -25,7 +25,7 @@ class RateLimit:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
 
     def take(self, key: str, amount: float = 1) -> float:
-        """Take one; 0 when that was allowed, else the seconds after which it will be."""
+        """Take `amount` requests; returns 0 when allowed, else the seconds until they will be."""
         if self._per_minute is None:
             return 0
         bucket = self._bucket(key)
@@ -35,7 +35,7 @@ class RateLimit:
         return (amount - bucket.left) * 60 / self._per_minute
 
     def _bucket(self, key: str) -> _Bucket:
-        assert self._per_minute is not None  # noqa: S101 - `take` looked
+        assert self._per_minute is not None  # noqa: S101 - checked by `take`
         now = self._monotonic()
         bucket = self._buckets.setdefault(key, _Bucket(self._per_minute, now))
         self._buckets.move_to_end(key)

@@ -9,7 +9,8 @@ from sqlmodel import col
 
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
-from server.database.tables import Attempt, Job, UtcDateTime, Worker
+from server.database.base import UtcDateTime
+from server.database.tables import Attempt, Job, Worker
 from server.errors import LeaseLost
 
 S = JobStatus

@@ -1,1 +1,1 @@
-"""The browser page: HTML shells, their texts in two languages, and static files with content hashes in their names."""
+"""The browser page: HTML shells, their texts in two languages, and static files that are revalidated on each use."""

@@ -1,4 +1,4 @@
-"""The page's words in each language, and which language a browser wants."""
+"""Texts of the page in each language, and the choice of a language for a browser."""
 
 import json
 from functools import cache
@@ -7,24 +7,24 @@ from pathlib import Path
 FOLDER = Path(__file__).parent / "locales"
 DEFAULT = "en"
 COOKIE = "rvc_language"
-"""Holds the language that was chosen on the page; without it the browser's own preference holds."""
+"""Cookie with the language chosen on the page; without it the browser's `Accept-Language` decides."""
 
 
 @cache
 def languages() -> dict[str, str]:
-    """What there is: each language's code, and its name in itself. A further one is one more file."""
+    """Available languages: code and native name. A new file in `locales/` adds a language."""
     return {path.stem: words(path.stem)["language.name"] for path in sorted(FOLDER.glob("*.json"))}
 
 
 @cache
 def words(language: str) -> dict[str, str]:
-    """All texts of a language by their keys."""
+    """All texts of a language by key."""
     found: dict[str, str] = json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8"))
     return found
 
 
 def choose(cookie: str | None, accept_language: str) -> str:
-    """The language to answer in: the one chosen on the page, else the first of the browser's that there is."""
+    """Language of the response: the one chosen on the page, else the browser's most preferred available one."""
     if cookie is not None and cookie in languages():
         return cookie
     for code in _preferred_languages(accept_language):
@@ -34,7 +34,7 @@ def choose(cookie: str | None, accept_language: str) -> str:
 
 
 def _preferred_languages(accept_language: str) -> list[str]:
-    """Language codes of an `Accept-Language` header, the dearest first (RFC 9110, 12.5.4). Nonsense is left out."""
+    """Language codes of an `Accept-Language` header by preference (RFC 9110, 12.5.4). Malformed entries are ignored."""
     preferences = []
     for part in accept_language.split(","):
         code, _, weight = part.partition(";")
@@ -44,4 +44,4 @@ def _preferred_languages(accept_language: str) -> list[str]:
             continue
         if quality > 0:
             preferences.append((quality, code.strip().lower()))
-    return [code for _, code in sorted(preferences, key=lambda request: -request[0])]
+    return [code for _, code in sorted(preferences, key=lambda preference: -preference[0])]

@@ -1,8 +1,10 @@
-"""Pages for people, as shells: the layout and its words. What they show, the browser asks of `/v1` like any client.
+"""HTML pages as shells: layout and texts. Their data comes from `/v1`, which the browser calls like any client.
 
-So a page tells nothing of anyone by itself, and whatever it shows, a script can get.
+So a page itself holds no one's data, and a script can get everything that a page shows. Static files are served
+with an ETag and revalidated on each use, so that an upgrade shows at once.
 """
 
+import os
 import secrets
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -10,24 +12,26 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.requests import Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
 
 from server.pages import catalogues
 
 FOLDER = Path(__file__).parent
 STATIC = FOLDER / "static"
 ADDRESS = "/assets"
-"""Where the static files are served."""
+"""URL path of the static files."""
 
 
 @dataclass(frozen=True)
 class Shell:
-    """One page: its template, and the script that brings it to life."""
+    """One page: its template and its script."""
 
     name: str
-    """Of the template, of the script, and of the words `<name>.title`."""
+    """Name of the template and the script; its title is the text `<name>.title`."""
     place: str | None
-    """Which entry of the navigation it belongs to."""
+    """Entry of the navigation that is shown as current."""
 
 
 VOICES = Shell("voices", "voices")
@@ -38,7 +42,7 @@ SIGN_IN = Shell("sign_in", None)
 
 
 def policy(nonce: str) -> str:
-    """What a page may load: its own files. The nonce is for the styles that wavesurfer puts into its shadow tree."""
+    """Content security policy: own files only. The nonce is for the styles that wavesurfer adds to its shadow tree."""
     return (
         "default-src 'none'; script-src 'self'; connect-src 'self'; img-src 'self' blob: data:; "
         f"media-src 'self' blob:; style-src 'self' 'nonce-{nonce}'; worker-src 'self'; form-action 'self'; "
@@ -47,7 +51,7 @@ def policy(nonce: str) -> str:
 
 
 class Pages:
-    """Renders shells in the caller's language."""
+    """Renderer of shells in the caller's language."""
 
     def __init__(self) -> None:
         self._templates = Environment(
@@ -59,9 +63,9 @@ class Pages:
         )
 
     def render(self, shell: Shell, request: Request) -> HTMLResponse:
-        """The page, for any caller: it holds no data."""
-        body = request.headers.get("accept-language", "")
-        language = catalogues.choose(request.cookies.get(catalogues.COOKIE), body)
+        """Render the page for any caller: it holds no data."""
+        accepted = request.headers.get("accept-language", "")
+        language = catalogues.choose(request.cookies.get(catalogues.COOKIE), accepted)
         words, nonce = catalogues.words(language), secrets.token_urlsafe(12)
         html = self._templates.get_template(f"{shell.name}.html").render(
             t=words.__getitem__,
@@ -80,3 +84,14 @@ class Pages:
             "Cache-Control": "no-cache",
         }
         return HTMLResponse(html, headers=headers)
+
+
+class Assets(StaticFiles):
+    """Static files with an ETag, revalidated on each use."""
+
+    def file_response(
+        self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
+    ) -> Response:
+        response = super().file_response(full_path, stat_result, scope, status_code)
+        response.headers["Cache-Control"] = "no-cache"
+        return response

@@ -1,1 +1,1 @@
-"""What a job makes besides its voice: evaluations and previews, checkpoints, logs."""
+"""Results of a job besides its voice: evaluations, previews, checkpoints, logs."""

@@ -1,7 +1,6 @@
-"""What a job's saves are worth and how they sound: written with the engine's events, read for the world.
+"""Evaluations and previews of a job's saves: written from the engine's events, read by the API.
 
-A run only goes forward: when it says what a step is worth, whatever is known of later steps was measured on a line of
-training that it has left, and goes.
+A new evaluation of a step deletes those of later steps: they belong to training that a resume has discarded.
 """
 
 import re
@@ -30,7 +29,7 @@ MEDIA_TYPES = {"flac": "audio/flac", "png": "image/png"}
 
 @dataclass(frozen=True)
 class PreviewFiles:
-    """The files of a preview, where they are stored."""
+    """Stored files of a preview."""
 
     audio: StoredFile
     picture: StoredFile
@@ -40,11 +39,11 @@ class PreviewFiles:
 def write_evaluations(
     session: Session, job_number: int, events: Sequence[engine_events.Evaluated], now: datetime
 ) -> None:
-    """Take in what the engine said of its saves, in the caller's transaction."""
+    """Write the engine's evaluations in the caller's transaction."""
     for event in events:
         for table in (Evaluation, Preview):
-            beyond = (col(table.job_number) == job_number, col(table.step) >= event.step)
-            session.execute(sa.delete(table).where(*beyond))
+            discarded = (col(table.job_number) == job_number, col(table.step) >= event.step)
+            session.execute(sa.delete(table).where(*discarded))
         if event.is_best:
             others = sa.update(Evaluation).where(col(Evaluation.job_number) == job_number)
             session.execute(others.values(is_best=False))
@@ -60,7 +59,7 @@ def write_preview(
     files: PreviewFiles,
     now: datetime,
 ) -> NewEvent:
-    """Take in a preview in place of one of the same step and clip; the event that tells of it."""
+    """Write a preview, replacing one of the same step and clip; returns the event to append."""
     replaced = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
     session.execute(sa.delete(Preview).where(*replaced))
     row = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
@@ -75,7 +74,7 @@ def write_preview(
 
 
 class EvaluationQueries:
-    """Evaluations and previews of jobs, on one database. Nothing here writes."""
+    """Queries of evaluations and previews of one database."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
@@ -96,13 +95,13 @@ class EvaluationQueries:
             return [_preview_public(job, row, is_best=row.step == best_step) for row in rows]
 
     def preview_file(self, job: Job, name: str) -> StoredFile:
-        """Where a preview's file is stored. NotFound."""
-        asked = _FILE_NAME.match(name)
-        if asked is not None:
+        """Stored file of a preview. Raises NotFound."""
+        match = _FILE_NAME.match(name)
+        if match is not None:
             with read_session(self._engine) as session:
-                query = select(Preview).where(Preview.job_number == job.number, Preview.clip == int(asked["clip"]))
-                if asked["step"] is not None:
-                    query = query.where(Preview.step == int(asked["step"]))
+                query = select(Preview).where(Preview.job_number == job.number, Preview.clip == int(match["clip"]))
+                if match["step"] is not None:
+                    query = query.where(Preview.step == int(match["step"]))
                 row = session.exec(query.order_by(col(Preview.step).desc())).first()
             for kind, file_name in {} if row is None else _names(row.epoch, row.step, row.clip).items():
                 if file_name == name:
@@ -115,7 +114,7 @@ def _stored(row: Preview | None, kind: str) -> StoredFile:
 
 
 def _names(epoch: int, step: int, clip: int) -> dict[str, str]:
-    """File names as the world sees them: those of the engine."""
+    """Public file names, the same as the engine's."""
     name = f"e{epoch}_s{step}_{clip}"
     return {"audio": f"{name}.flac", "picture": f"{name}.png", "recording": f"recording_{clip}.flac"}
 

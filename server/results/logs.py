@@ -1,4 +1,4 @@
-"""A job's log file, as readers want it: from an offset, its last lines, or line by line as it grows."""
+"""Reading a job's log file: from an offset, its last lines, or line by line as it grows."""
 
 import os
 from dataclasses import dataclass
@@ -11,15 +11,15 @@ _MAX_LINE_BYTES = 1 << 16
 
 @dataclass(frozen=True)
 class Line:
-    """One line without its end."""
+    """One line without its line break."""
 
     text: str
     end: int
-    """Offset of the byte behind it: where to go on."""
+    """Offset after the line, where the next one starts."""
 
 
 def log_size(path: Path) -> int:
-    """Bytes of the log so far; 0 before its first line."""
+    """Size of the log in bytes; 0 if it does not exist yet."""
     try:
         return path.stat().st_size
     except FileNotFoundError:
@@ -27,7 +27,7 @@ def log_size(path: Path) -> int:
 
 
 def tail_offset(path: Path, num_lines: int) -> int:
-    """Where the last `num_lines` lines begin. Reads from the end, so a long log costs no more than a short one."""
+    """Offset of the last `num_lines` lines. Reads from the end, so the log's length does not matter."""
     size = log_size(path)
     if size == 0 or num_lines == 0:
         return size
@@ -38,7 +38,7 @@ def tail_offset(path: Path, num_lines: int) -> int:
             file.seek(start)
             block = file.read(position - start)
             if position == size and block.endswith(b"\n"):
-                missing += 1  # the end of the last line begins no line
+                missing += 1  # no line starts after the last line break
             count = block.count(b"\n")
             if count >= missing:
                 return start + _nth_from_end(block, missing) + 1
@@ -48,14 +48,14 @@ def tail_offset(path: Path, num_lines: int) -> int:
 
 
 def _nth_from_end(block: bytes, n: int) -> int:
-    place = len(block)
+    position = len(block)
     for _ in range(n):
-        place = block.rfind(b"\n", 0, place)
-    return place
+        position = block.rfind(b"\n", 0, position)
+    return position
 
 
 def read_lines(path: Path, offset: int, *, is_finished: bool) -> list[Line]:
-    """Whole lines from `offset` on, at most `MAX_LINES`; of a finished log also a last one without an end."""
+    """Up to `MAX_LINES` complete lines from `offset` on; in a finished log also a last line without a line break."""
     lines: list[Line] = []
     if log_size(path) <= offset:
         return lines

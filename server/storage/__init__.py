@@ -1,1 +1,1 @@
-"""Files of datasets and jobs on the local disk: where they lie, what they weigh, and what belongs to nobody."""
+"""Files of datasets and jobs on the local disk: paths, sizes, orphaned files and the trash."""

@@ -1,12 +1,12 @@
-"""The id that a data folder and a database share, so that neither is ever used beside another's.
+"""Instance id shared by a data folder and a database, so that neither is used with another installation's.
 
-In the folder it stands in `instance.json`, in the database in the table `instance`. Both get it at the first start of a
-server. Without the check, a mistyped address would make a server look at the files of one installation with the rows of
-another, and take every file for one that belongs to nobody.
+It is stored in `instance.json` and in the table `instance`, both written at the first start of a server. Without this
+check, a server with a mistyped database URL would compare the files of one installation with the rows of another, and
+treat every file as orphaned.
 
-    no id anywhere, nothing stored, or the database's files lie in the folder    both get an id
-    the same id in both                                                          go on
-    anything else                                                                refuse to start, change nothing
+    no id in either; both are empty, or the database's files are in the folder    both get an id
+    the same id in both                                                           continue
+    anything else                                                                 refuse to start, change nothing
 """
 
 from dataclasses import dataclass, field
@@ -34,11 +34,11 @@ from server.storage.trash import Trash
 
 INSTANCE_FILE = "instance.json"
 _PENDING = "instance.json.new"
-"""The mark that is to come, written before the row: a crash between the two leaves no pair that does not match."""
+"""New content of the file, written before the row, so that a crash between the two leaves no mismatch."""
 
 
 class InstanceMark(BaseModel):
-    """The content of `instance.json`."""
+    """Content of `instance.json`."""
 
     id: str
     created_at: datetime
@@ -46,27 +46,27 @@ class InstanceMark(BaseModel):
 
 @dataclass(frozen=True)
 class Contents:
-    """Which datasets (or jobs, or uploads) are in the database and in the folder."""
+    """Ids of the datasets (or jobs, or uploads) in the database and in the folder."""
 
     rows: frozenset[str] = frozenset()
     expected: frozenset[str] = frozenset()
-    """Those rows whose files must be there: not of a deleted dataset, nor of a job that no worker has had."""
+    """Rows whose files must exist: not those of deleted datasets, nor of jobs never claimed by a worker."""
     folders: frozenset[str] = frozenset()
 
     @property
     def num_found(self) -> int:
-        """Rows whose files are there."""
+        """Number of rows whose files exist."""
         return len(self.expected & self.folders)
 
     @property
     def num_orphans(self) -> int:
-        """Folders without a row."""
+        """Number of folders without a row."""
         return len(self.folders - self.rows)
 
 
 @dataclass(frozen=True)
 class Pairing:
-    """A data folder and a database, looked at side by side."""
+    """A data folder and a database, compared."""
 
     folder: Path
     database: str
@@ -75,7 +75,7 @@ class Pairing:
     database_id: str | None
     has_trash: bool = False
     kinds: dict[str, Contents] = field(default_factory=dict)
-    """By `datasets`, `jobs` and `uploads`; looked at only where the ids do not match."""
+    """Contents of `datasets`, `jobs` and `uploads`; compared only if the ids differ."""
 
     @property
     def is_joined(self) -> bool:
@@ -84,7 +84,7 @@ class Pairing:
 
     @property
     def has_files(self) -> bool:
-        """Whether the folder holds anything that could be lost."""
+        """Whether the folder has any files that could be lost."""
         return self.has_trash or any(each.folders for each in self.kinds.values())
 
     @property
@@ -94,7 +94,7 @@ class Pairing:
 
     @property
     def mismatch(self) -> str | None:
-        """Why the two do not belong together, and what to do; None where they do."""
+        """Message on why the two do not belong together, and what to do; None if they do."""
         is_interrupted = self.database_id is not None and self.database_id == self.pending_id
         is_without_id = self.folder_id is None and self.database_id is None
         if self.is_joined or is_interrupted or (is_without_id and self._fits()):
@@ -105,16 +105,16 @@ class Pairing:
         )
 
     def check_adoptable(self) -> None:
-        """Raise Refused where joining the two would leave all files without rows, or all rows without files."""
+        """Raise Refused if joining the two would leave all files without rows, or all rows without files."""
         is_nothing_found = self._num_expected > 0 and self._num_found == 0
         if is_nothing_found or (self.has_files and not self.has_rows):
             raise Refused(
                 f"the data folder {self.folder} ({self._describe_folder()}) and the database {self.database} "
-                f"({self._describe_database()}) have not one dataset or job in common; {self._remedy()}"
+                f"({self._describe_database()}) have no dataset or job in common; {self._remedy()}"
             )
 
     def _fits(self) -> bool:
-        """Whether the database's files lie in the folder (half of them at least), or both are empty."""
+        """Whether at least half of the database's files are in the folder, or both are empty."""
         return self._num_found * 2 >= self._num_expected if self._num_expected else not self.has_files
 
     @property
@@ -127,15 +127,15 @@ class Pairing:
 
     def _describe_folder(self) -> str:
         stored = _counts({kind: len(each.folders) for kind, each in self.kinds.items()})
-        return f"{_of_instance(self.folder_id)}, {stored if self.has_files else 'empty'}"
+        return f"{_instance_text(self.folder_id)}, {stored if self.has_files else 'empty'}"
 
     def _describe_database(self) -> str:
         stored = _counts({kind: len(each.rows) for kind, each in self.kinds.items()})
-        return f"{_of_instance(self.database_id)}, {stored if self.has_rows else 'empty'}"
+        return f"{_instance_text(self.database_id)}, {stored if self.has_rows else 'empty'}"
 
     def _remedy(self) -> str:
         if self.has_files and not self.has_rows:
-            return "check RVC_TRAIN_DATABASE_URL, or restore the database; to begin anew, name an empty data folder"
+            return "check RVC_TRAIN_DATABASE_URL, or restore the database; to start afresh, use an empty data folder"
         if self.has_rows and not self.has_files:
             return "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files"
         return (
@@ -144,8 +144,8 @@ class Pairing:
         )
 
 
-def _of_instance(an_id: str | None) -> str:
-    return "of no instance yet" if an_id is None else f"of the instance {an_id}"
+def _instance_text(an_id: str | None) -> str:
+    return "no instance yet" if an_id is None else f"instance {an_id}"
 
 
 def _counts(numbers: dict[str, int]) -> str:
@@ -153,7 +153,7 @@ def _counts(numbers: dict[str, int]) -> str:
 
 
 def read_instance_id(path: Path) -> str | None:
-    """The instance id in a file; None where there is no such file. SettingsRefused where it cannot be read."""
+    """Instance id in a file; None if it does not exist. Raises SettingsRefused if it cannot be read."""
     try:
         return InstanceMark.model_validate_json(path.read_bytes()).id
     except FileNotFoundError:
@@ -162,18 +162,18 @@ def read_instance_id(path: Path) -> str | None:
         raise SettingsRefused(f"{path} cannot be read ({error.strerror}); check the folder and its owner") from error
     except ValidationError as error:
         raise SettingsRefused(
-            f"{path} is damaged: it should hold the id of the installation; bring it back from a backup, or delete it "
-            "and run `rvc-train admin adopt`"
+            f"{path} is damaged: it should contain the instance id; restore it from a backup, or delete it and "
+            "run `rvc-train admin adopt`"
         ) from error
 
 
 def write_instance_id(path: Path, an_id: str) -> None:
-    """Write the id so that it survives a power cut."""
+    """Write the id atomically, safe against a power cut."""
     write_atomically(path, InstanceMark(id=an_id, created_at=utc_now()).model_dump_json(indent=1).encode() + b"\n")
 
 
 def inspect_pairing(folder: Path, url: str) -> Pairing:
-    """Look at both, and change nothing. SettingsRefused; SQLAlchemyError where the database does not answer."""
+    """Compare folder and database without changing them. Raises SettingsRefused and SQLAlchemyError."""
     storage = Storage(folder)
     folder_id, pending_id = read_instance_id(storage.root / INSTANCE_FILE), read_instance_id(storage.root / _PENDING)
     with reading_connection(url) as connection:
@@ -182,8 +182,8 @@ def inspect_pairing(folder: Path, url: str) -> Pairing:
         if connection is not None and "instance" in tables:
             database_id = connection.execute(sa.text("SELECT id FROM instance")).scalar()
         ids = (storage.root, database_name(url), folder_id, pending_id, database_id)
-        if (found := Pairing(*ids)).is_joined:
-            return found
+        if (pairing := Pairing(*ids)).is_joined:
+            return pairing
         kinds = {
             kind: Contents(*_rows(connection, kind, tables), frozenset(path.name for path in storage.entries(kind)))
             for kind in _EXPECTED
@@ -192,11 +192,11 @@ def inspect_pairing(folder: Path, url: str) -> Pairing:
 
 
 _EXPECTED = {"datasets": "deleted_at IS NULL", "jobs": "token > 0", "uploads": "dataset_id IS NULL"}
-"""Conditions on rows whose files must be there, in every schema that there has been."""
+"""Conditions of rows whose files must exist, valid in every schema version."""
 
 
 def _rows(connection: sa.Connection | None, kind: str, tables: set[str]) -> tuple[frozenset[str], frozenset[str]]:
-    """Ids of all rows, and of those whose files must be there."""
+    """Ids of all rows, and of those whose files must exist."""
     if connection is None or kind not in tables:
         return frozenset(), frozenset()
     is_expected = sa.literal_column(f"({_EXPECTED[kind]})", sa.Boolean())
@@ -205,15 +205,15 @@ def _rows(connection: sa.Connection | None, kind: str, tables: set[str]) -> tupl
 
 
 def check_pairing(folder: Path, url: str) -> None:
-    """Raise SettingsRefused where no server may work with this folder and this database. Changes nothing."""
+    """Raise SettingsRefused if this folder and this database do not belong together. Changes nothing."""
     if (mismatch := inspect_pairing(folder, url).mismatch) is not None:
         raise SettingsRefused(mismatch)
 
 
 def open_instance(engine: sa.Engine, storage: Storage) -> str:
-    """Check the two, bring the schema up to date, and give both an id where they have none; the id.
+    """Check the two, upgrade the schema, and give both an id if they have none; returns the id.
 
-    For the one server of the folder. Raises SettingsRefused.
+    For the folder's one server. Raises SettingsRefused.
     """
     check_pairing(storage.root, engine.url.render_as_string(hide_password=False))
     migrate(engine)
@@ -221,37 +221,37 @@ def open_instance(engine: sa.Engine, storage: Storage) -> str:
 
 
 def adopt(engine: sa.Engine, storage: Storage, pairing: Pairing) -> str:
-    """Make the two belong together; the id. One that is kept elsewhere too is kept, two that differ give a new one."""
+    """Join folder and database; returns their id: that of either, or a new one if they differ or have none."""
     pairing.check_adoptable()
     migrate(engine)
     ids = {pairing.folder_id, pairing.database_id} - {None}
     return _join(engine, storage, ids.pop() if len(ids) == 1 else new_id("ins"))
 
 
-def _join(engine: sa.Engine, storage: Storage, wanted: str | None = None) -> str:
-    """Write the id into both, `wanted` or the one that is there; go on where a crash interrupted that."""
+def _join(engine: sa.Engine, storage: Storage, new: str | None = None) -> str:
+    """Write the id to both: `new`, else the present one, else a fresh one. Completes an interrupted call."""
     mark, pending = storage.root / INSTANCE_FILE, storage.root / _PENDING
     with write_session(engine) as session:
         advisory_lock(session, "instance")
         row = session.get(Instance, 1)
-        instance_id = wanted or (new_id("ins") if row is None else row.id)
+        instance_id = new or (new_id("ins") if row is None else row.id)
         if row is None or row.id != instance_id:
             write_instance_id(pending, instance_id)
             session.merge(Instance(id=instance_id, created_at=utc_now()))
-        if wanted is not None:
+        if new is not None:
             record(session, "instance.adopted", instance_id)
     if read_instance_id(pending) == instance_id:
         pending.replace(mark)
         sync_folder(storage.root)
-    elif wanted is not None:
+    elif new is not None:
         write_instance_id(mark, instance_id)
-    if read_instance_id(mark) != instance_id:  # another server gave the database an id of its own at the same moment
+    if read_instance_id(mark) != instance_id:  # another server set a different id at the same time
         check_pairing(storage.root, engine.url.render_as_string(hide_password=False))
     return instance_id
 
 
 def is_joined(engine: sa.Engine, storage: Storage) -> bool:
-    """Whether folder and database have the same id at this moment: a disk may have gone, a database been replaced."""
+    """Whether folder and database still have the same id: a disk may be unmounted, or a database replaced."""
     with read_session(engine) as session:
         row = session.get(Instance, 1)
     return row is not None and read_instance_id(storage.root / INSTANCE_FILE) == row.id

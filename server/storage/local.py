@@ -1,20 +1,20 @@
-"""Where each file lies under the data folder, and how one gets there so that a power cut leaves all of it or nothing.
+"""Layout of the data folder, and writes to it that a power cut leaves complete or absent.
 
-    datasets/<dataset id>/recordings/    000001.wav ... and recordings.json (names as their owner knows them)
-    jobs/<job id>/workspace/             the engine's
+    datasets/<dataset id>/recordings/    000001.wav ... and recordings.json (their original names)
+    jobs/<job id>/workspace/             the engine's workspace
     jobs/<job id>/job.log                the job's whole log, appended by the worker
     jobs/<job id>/artifacts/<sha256>     published files
     jobs/<job id>/checkpoints/           copies of recovery checkpoints, for other workers and for retries
-    cache/<dataset id>/                  stage results that jobs on one dataset share
+    cache/<dataset id>/                  stage results shared by the dataset's jobs
     weights/                             published weights
-    readings/<worker id>                 what a worker's GPUs are doing
-    uploads/<upload id>                  uploads in pieces, as far as they have come
-    incoming/                            other uploads on their way
-    trash/<time>/<kind>/<name>           what belonged to nobody, for some days; see `server.storage.trash`
-    instance.json                        the installation that the folder belongs to; see `server.storage.instances`
+    readings/<worker id>                 GPU telemetry of a worker
+    uploads/<upload id>                  resumable uploads, as far as received
+    incoming/                            other uploads and folders being written
+    trash/<time>/<kind>/<name>           orphaned files, kept for some days; see `server.storage.trash`
+    instance.json                        id of the installation; see `server.storage.instances`
     server.lock                          held by the one server of the folder
 
-No path holds a word that a user typed. The class is small on purpose: an object store can take its place.
+No path has a part chosen by a user. The class is small on purpose, so that an object store can replace it.
 """
 
 import contextlib
@@ -35,13 +35,13 @@ from server.errors import SettingsRefused
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
 _NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "uploads": "upl_", "incoming": ""}
-"""Beginnings of the names in each folder; the rest is 32 hexadecimal digits."""
+"""Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
 _CHUNK = 1 << 20
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file that lies in the storage for good."""
+    """A file committed to the storage."""
 
     path: str
     """Relative to the storage's root, with forward slashes."""
@@ -50,22 +50,22 @@ class StoredFile:
 
 
 class Storage:
-    """The data folder."""
+    """Storage in the data folder."""
 
     def __init__(self, root: Path) -> None:
-        """`root` is made when first needed."""
+        """`root` is created when first needed."""
         self.root = root.resolve()
 
     def _path(self, kind: str, an_id: str) -> Path:
         if not _ID.match(an_id):
-            raise ValueError(f"{an_id!r} is no id of ours")
+            raise ValueError(f"{an_id!r} is not a valid id")
         return self.root / kind / an_id
 
     def lock(self, wait_seconds: float) -> filelock.BaseFileLock:
-        """The lock of the folder's one server, taken; it ends with the process at the latest.
+        """Take the lock of the folder's one server; it is released at the latest with the process.
 
-        A second server would fold the write-ahead log under the first. Waits for one that is just stopping. Raises
-        SettingsRefused when it stays.
+        A second server would checkpoint the write-ahead log under the first. Waits for a server that is stopping, and
+        raises SettingsRefused after `wait_seconds`.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / "server.lock", timeout=wait_seconds)
@@ -73,21 +73,21 @@ class Storage:
             lock.acquire()
         except filelock.Timeout as error:
             raise SettingsRefused(
-                f"another server works in the data folder {self.root}; stop it, or choose another folder"
+                f"another server uses the data folder {self.root}; stop it, or use another folder"
             ) from error
         return lock
 
     @property
     def incoming(self) -> Path:
-        """Uploads on their way."""
+        """Folder of uploads being received."""
         return self.root / "incoming"
 
     def upload_file(self, upload_id: str) -> Path:
-        """What has come of an upload."""
+        """The bytes received of a resumable upload."""
         return self._path("uploads", upload_id)
 
     def entries(self, kind: str) -> list[Path]:
-        """What lies in the folder `kind` under a name of ours; nothing where there is no such folder."""
+        """Entries with a generated name in the folder `kind`; empty if the folder does not exist."""
         pattern = re.compile(rf"{_NAMES[kind]}[0-9a-f]{{32}}")
         try:
             return sorted(path for path in (self.root / kind).iterdir() if pattern.fullmatch(path.name))
@@ -96,31 +96,31 @@ class Storage:
 
     @property
     def weights_folder(self) -> Path:
-        """Published weights."""
+        """Folder of published weights."""
         return self.root / "weights"
 
     def gpu_telemetry_file(self, worker_id: str) -> Path:
-        """What a worker's GPUs are doing; see `server.workers.gpu_telemetry`."""
+        """GPU telemetry of a worker; see `server.workers.gpu_telemetry`."""
         return self._path("readings", worker_id)
 
     def gpu_telemetry_files(self) -> list[Path]:
-        """Those of all workers."""
+        """GPU telemetry of all workers."""
         return list((self.root / "readings").glob("wrk_*"))
 
     def cache_folder(self, dataset_id: str) -> Path:
-        """Results of slice, pitch and content for one dataset: they go when the dataset goes."""
+        """Stage results of slice, pitch and content for a dataset, deleted with it."""
         return self._path("cache", dataset_id)
 
     def dataset_home(self, dataset_id: str) -> Path:
-        """Everything kept of a dataset."""
+        """Folder of all files of a dataset."""
         return self._path("datasets", dataset_id)
 
     def dataset_folder(self, dataset_id: str) -> Path:
-        """The recordings with their manifest: what the engine takes as its dataset."""
+        """Folder of the recordings with their manifest, the engine's input."""
         return self.dataset_home(dataset_id) / "recordings"
 
     def job_home(self, job_id: str) -> Path:
-        """Everything kept of a job."""
+        """Folder of all files of a job."""
         return self._path("jobs", job_id)
 
     def workspace(self, job_id: str) -> Path:
@@ -140,15 +140,15 @@ class Storage:
         return self.job_home(job_id) / "artifacts"
 
     def resolve(self, path: str) -> Path:
-        """The file of a `StoredFile.path`. ValueError when it would lead out of the storage."""
+        """The file of a `StoredFile.path`. Raises ValueError for a path outside of the storage."""
         found = (self.root / path).resolve()
         if not found.is_relative_to(self.root):
-            raise ValueError(f"{path!r} leads out of the storage")
+            raise ValueError(f"{path!r} is outside of the storage")
         return found
 
     @contextlib.contextmanager
     def incoming_folder(self) -> Iterator[Path]:
-        """A new empty folder on the storage's disk, gone at the end unless it was moved away."""
+        """A new empty folder on the storage's disk, deleted at the end unless moved away."""
         folder = self.incoming / uuid6.uuid7().hex
         folder.mkdir(parents=True)
         try:
@@ -160,8 +160,8 @@ class Storage:
         """Copy a file into the job's artifacts, hashed on the way. Storing the same bytes twice keeps one file."""
         folder = self.artifacts_folder(job_id)
         folder.mkdir(parents=True, exist_ok=True)
-        for half in folder.glob(".*.tmp"):  # of a worker that was killed: a job has one at a time
-            half.unlink(missing_ok=True)
+        for partial in folder.glob(".*.tmp"):  # left by a killed worker: a job has one worker at a time
+            partial.unlink(missing_ok=True)
         temporary = folder / f".{uuid6.uuid7().hex}.tmp"
         try:
             sha256, size = copy_and_hash(source, temporary)
@@ -173,7 +173,7 @@ class Storage:
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
 
     def commit_folder(self, temporary: Path, target: Path) -> None:
-        """Move a finished folder to its place; every file in it, and both folders, are on disk when this returns."""
+        """Move a complete folder to its place. All its files, and both folders, are on disk when this returns."""
         for path in sorted(temporary.rglob("*")):
             if path.is_file():
                 sync_file(path)
@@ -188,16 +188,16 @@ class Storage:
         shutil.rmtree(self.job_home(job_id), ignore_errors=True)
 
     def delete_workspace(self, job_id: str) -> None:
-        """Delete a job's workspace: slices, features, checkpoints here and there. Log and artifacts stay."""
+        """Delete a job's workspace and stored checkpoints. Log and artifacts are kept."""
         shutil.rmtree(self.workspace(job_id), ignore_errors=True)
         shutil.rmtree(self.checkpoints(job_id), ignore_errors=True)
 
     def cache_folders(self) -> list[Path]:
-        """The stage results of all datasets that have some."""
+        """Folders of stage results of all datasets."""
         return [folder for folder in (self.root / "cache").glob("*_*") if folder.is_dir()]
 
     def delete_cache(self, dataset_id: str) -> None:
-        """Delete the stage results of a dataset; the next job makes them again."""
+        """Delete the stage results of a dataset; the next job recomputes them."""
         shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
 
     def delete_dataset(self, dataset_id: str) -> None:
@@ -206,13 +206,13 @@ class Storage:
         shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
 
     def free_bytes(self) -> int:
-        """Room left on the storage's disk."""
+        """Free space on the storage's disk."""
         self.root.mkdir(parents=True, exist_ok=True)
         return shutil.disk_usage(self.root).free
 
 
 def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
-    """Copy a file onto the disk; the copy's sha256 and size in bytes."""
+    """Copy a file and sync it to disk; returns the copy's sha256 and size in bytes."""
     digest = hashlib.sha256()
     size = 0
     with source.open("rb") as read, target.open("wb") as write:
@@ -226,22 +226,22 @@ def copy_and_hash(source: Path, target: Path) -> tuple[str, int]:
 
 
 def link_or_copy(source: Path, target: Path) -> str | None:
-    """Link a file under another name, or copy it onto the disk where it cannot be linked; a copy's sha256."""
+    """Hard-link a file, or copy it where links are not possible; returns a copy's sha256, None for a link."""
     try:
         os.link(source, target)
     except FileNotFoundError:
         raise
-    except OSError:  # another file system, or one without hard links
+    except OSError:  # across file systems, on one without hard links, or with too many of them
         return copy_and_hash(source, target)[0]
     return None
 
 
 def is_disk_full(error: OSError) -> bool:
-    """Whether a write failed for want of room, or of the user's share of it."""
+    """Whether a write failed because the disk, or the user's share of it, is full."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
 
 
 def sync_file(path: Path) -> None:
-    """Make what was written to a file survive a power cut."""
+    """Sync a file's content to disk."""
     with path.open("rb") as file:
         os.fsync(file.fileno())

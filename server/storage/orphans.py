@@ -1,7 +1,7 @@
-"""Files in the data folder that belong to no row: what a crash left between a file's arrival and its row.
+"""Orphans: files in the data folder without a row, left by a crash between writing a file and its row.
 
-They are looked for every few minutes, never at the start, and only while folder and database have the same instance id.
-Those that nobody has changed for an hour go to the trash, and are deleted when they have been there for some days.
+They are searched every few minutes, never at the start, and only while folder and database have the same instance id.
+Those unchanged for an hour are moved to the trash, from which they are deleted some days later.
 """
 
 from collections.abc import Callable
@@ -29,21 +29,21 @@ KINDS = ("datasets", "cache", "jobs", "uploads", "incoming")
 
 @dataclass(frozen=True)
 class Orphan:
-    """One thing that belongs to no row."""
+    """A file or folder without a row."""
 
     kind: str
     path: Path
     is_due: bool
-    """Whether it has been unchanged for so long that it goes to the trash at the next look."""
+    """Whether it has been unchanged long enough to be moved to the trash."""
 
     @property
     def size(self) -> int:
-        """Bytes that deleting it would free."""
+        """Bytes that deleting it frees."""
         return size_of(self.path) if self.path.is_dir() else self.path.stat().st_size
 
 
 class Orphans:
-    """Those of one data folder."""
+    """Search and removal of orphans in one data folder."""
 
     def __init__(
         self,
@@ -53,18 +53,18 @@ class Orphans:
         report_timeout_seconds: float,
         clock: Callable[[], datetime] = utc_now,
     ) -> None:
-        """`trash_days`: how long the trash keeps things; `report_timeout_seconds`: of a report on a dataset."""
+        """`trash_days`: time in the trash before deletion; `report_timeout_seconds`: limit of a dataset's report."""
         self._engine, self._storage, self._clock = engine, storage, clock
         self._trash_days = trash_days
         self._trash = Trash(storage.root, clock)
-        # A report works in `incoming`, and may write nothing until its end.
+        # A report has its folder in `incoming`, and may write nothing until it ends.
         self._seconds = dict.fromkeys(KINDS, float(SECONDS_UNTOUCHED)) | {
             "incoming": SECONDS_UNTOUCHED + report_timeout_seconds
         }
 
     def find(self) -> list[Orphan]:
-        """All of them. Changes nothing."""
-        # The files first: what gets its row between the two looks is no orphan.
+        """All orphans. Changes nothing."""
+        # Files before rows: a file whose row is inserted in between is not an orphan.
         entries = [(kind, path) for kind in KINDS for path in self._storage.entries(kind)]
         ids = self._ids_with_rows()
         now = self._clock()
@@ -75,13 +75,13 @@ class Orphans:
         ]
 
     def overdue(self) -> list[TrashEntry]:
-        """What the trash has kept for long enough."""
+        """Entries of the trash that are due for deletion."""
         return self._trash.overdue(self._trash_days)
 
     def collect(self) -> list[Orphan]:
-        """Move those that are due to the trash, and delete what it has kept for long enough; which were moved."""
+        """Move orphans that are due to the trash, and delete its overdue entries; returns the orphans moved."""
         if not is_joined(self._engine, self._storage):
-            logger.error("files are left alone: data folder and database do not belong together any more")
+            logger.error("no orphans collected: data folder and database no longer belong together")
             return []
         moved = [orphan for orphan in self.find() if orphan.is_due and self._trash.add(orphan.path, orphan.kind)]
         self._trash.empty(self._trash_days)

@@ -1,8 +1,7 @@
-"""Access to files of the server and its workers: their own user's alone.
+"""File permissions: only the user of the server and its workers may access their files.
 
-Server, workers and all that they start make files under `UMASK`. What an earlier version left open to other users is
-closed when the server starts: the data folder and what lies directly in it, for nobody reaches a file through a closed
-folder.
+Server, workers and their child processes create files under `UMASK`. At its start the server also restricts what an
+earlier version left open to other users: the data folder and its direct entries, which protects everything below.
 """
 
 import os
@@ -17,15 +16,15 @@ _ENTRIES = (
     *("rvc-train.db", "rvc-train.db-wal", "rvc-train.db-shm", "server.lock", "backup.json"),
     *("instance.json", "instance.json.new"),
 )
-"""What the server and workers make in the data folder and nobody else needs to read. Weights are published anyway."""
+"""Private entries of the data folder. Weights are not among them, because they are public."""
 _WEIGHTS = "weights"
 
 
 def restrict_data_folder(root: Path) -> Iterator[str]:
-    """Take from other users what access they have, but for what somebody shared on purpose; sentences for the log.
+    """Remove other users' access to the data folder, unless it is shared on purpose; yields messages for the log.
 
-    A group keeps its access where the folder has the set-group-ID bit or an access control list. A folder that holds
-    things of others is left as it is, and only what is ours in it is closed.
+    A group keeps its access if the folder has the set-group-ID bit or an access control list. A folder with files that
+    are not the server's keeps its mode, and only the server's entries are restricted.
     """
     mode = root.stat().st_mode
     is_shared = bool(mode & stat.S_ISGID and mode & stat.S_IRWXG) or _has_access_list(root)
@@ -36,18 +35,18 @@ def restrict_data_folder(root: Path) -> Iterator[str]:
         yield from restrict_access([root], taken)
     elif root.stat().st_mode & taken:
         yield (
-            f"{root} stays open to other users of this machine, because it holds {foreign[0]}, which is not the "
-            "server's; what is the server's in it is closed. Better give the server a folder of its own"
+            f"{root} stays open to other users of this machine, because it contains {foreign[0]}, which is not the "
+            "server's; the server's own files in it are closed. Use a folder for the server alone"
         )
     if is_shared:
         yield (
-            f"{root} is shared with a group on purpose, and stays so; but new files are for the user of this process "
-            "alone, so run server and workers as one user"
+            f"{root} is shared with a group on purpose, and stays so; but only this process's user may read new files, "
+            "so run server and workers as the same user"
         )
 
 
 def restrict_access(paths: Iterable[Path], taken: int = UMASK) -> Iterator[str]:
-    """Take the bits `taken` from the modes of files and folders; what was done, or could not be, in sentences."""
+    """Remove the bits `taken` from the modes of files and folders; yields messages on changes and failures."""
     for path in paths:
         try:
             mode = stat.S_IMODE(path.stat().st_mode)
@@ -58,7 +57,7 @@ def restrict_access(paths: Iterable[Path], taken: int = UMASK) -> Iterator[str]:
         except FileNotFoundError:  # deleted meanwhile
             continue
         except OSError as error:
-            yield f"{path} is open to other users of this machine, and cannot be closed: {error.strerror}"
+            yield f"{path} is open to other users of this machine, and its mode cannot be changed: {error.strerror}"
 
 
 def _is_foreign(name: str) -> bool:
@@ -66,7 +65,7 @@ def _is_foreign(name: str) -> bool:
 
 
 def _has_access_list(folder: Path) -> bool:
-    """Whether POSIX access control lists name further users or groups. Always False beyond Linux."""
+    """Whether a POSIX access control list names further users or groups. Always False except on Linux."""
     try:
         return any(name.startswith("system.posix_acl") for name in os.listxattr(folder))
     except (AttributeError, OSError):

@@ -1,4 +1,4 @@
-"""What things take of the disk: what deleting a folder would free, and what each job is charged for."""
+"""Disk usage: the bytes that deleting a folder frees, and the bytes charged to each job."""
 
 import itertools
 import os
@@ -17,31 +17,31 @@ from server.storage.local import Storage
 
 BLOCK = 512
 ARTIFACTS = "artifacts"
-"""The folder of a job whose files have a row each."""
+"""Folder of a job's artifacts, which are counted by their rows."""
 _BATCH = 200
 
 
 @dataclass(frozen=True)
 class _File:
     length: int
-    """Bytes in it."""
+    """Size in bytes."""
     blocks_bytes: int
-    """Bytes that the disk gives to it."""
+    """Bytes allocated on disk."""
     links: int
-    """Names that the file has, wherever they are."""
+    """Number of hard links, anywhere."""
     seen: int
-    """Names that were found in the folder."""
+    """Number of hard links found in the folders."""
 
 
 def size_of(*folders: Path) -> int:
-    """Bytes that deleting these folders frees: files that are linked from elsewhere too free none."""
+    """Bytes that deleting these folders frees: files with hard links elsewhere free none."""
     return sum(file.blocks_bytes for file in _files(*folders) if file.seen >= file.links)
 
 
 def share_of(folder: Path, leave_out: str | None = None) -> int:
-    """Bytes that a folder is charged with: a file that several folders share counts in part for each.
+    """Bytes charged to a folder: a file with several hard links is divided among them.
 
-    `leave_out`: a folder in it that does not count.
+    `leave_out`: name of a subfolder that does not count.
     """
     return round(sum(file.length * file.seen / file.links for file in _files(folder, leave_out=leave_out)))
 
@@ -65,13 +65,13 @@ def _files(*roots: Path, leave_out: str | None = None) -> Iterator[_File]:
 
 
 class JobSizes:
-    """What the jobs' workspaces, checkpoints, logs and previews take, measured now and then."""
+    """Periodic measurement of jobs' workspaces, checkpoints, logs and previews."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, clock: Callable[[], datetime]) -> None:
         self._engine, self._storage, self._clock = engine, storage, clock
 
     def measure(self) -> int:
-        """Measure jobs that have not ended, and once more those that have; how many were measured."""
+        """Measure unfinished jobs, and finished ones once more; returns the number measured."""
         with read_session(self._engine) as session:
             is_final = col(JobSize.measured_at) >= col(Job.finished_at)
             query = (
@@ -81,7 +81,7 @@ class JobSizes:
             )
             jobs = [(int(number), str(an_id)) for number, an_id in session.connection().execute(query) if number]
         for start in range(0, len(jobs), _BATCH):
-            now = self._clock()  # before the look: a job that ends meanwhile is measured again
+            now = self._clock()  # before measuring: a job that ends meanwhile is measured again
             sizes = {
                 number: share_of(self._storage.job_home(an_id), ARTIFACTS)
                 for number, an_id in jobs[start : start + _BATCH]
@@ -91,15 +91,15 @@ class JobSizes:
         return len(jobs)
 
     def invalidate(self, job_id: str) -> None:
-        """Have a job measured again: files of it were deleted."""
+        """Have a job measured again after files of it were deleted."""
         number = sa.select(col(Job.number)).where(col(Job.id) == job_id).scalar_subquery()
         with write_session(self._engine) as session:
             session.execute(sa.delete(JobSize).where(col(JobSize.job_number) == number))
 
 
 def _write(session: Session, sizes: dict[int, int], now: datetime) -> None:
-    """Jobs that were deleted meanwhile are left out."""
+    """Write the sizes, except of jobs deleted meanwhile."""
     query = sa.select(col(Job.number)).where(col(Job.number).in_(sizes))
-    there = set(session.connection().execute(query).scalars())
-    for number in sizes.keys() & there:
+    present = set(session.connection().execute(query).scalars())
+    for number in sizes.keys() & present:
         session.merge(JobSize(job_number=number, bytes=sizes[number], measured_at=now))

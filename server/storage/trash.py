@@ -1,9 +1,9 @@
-"""A folder for what belongs to nobody, where it lies for some days before it is deleted.
+"""Trash for orphaned files, which are deleted some days after they were moved there.
 
     trash/<time of arrival>/<kind>/<name>    such as trash/20261128T101500Z/datasets/ds_...
 
-The time of arrival stands in the path, since a file that is moved keeps its own times. To bring something back, move it
-back. The data folder has one, and so has each scratch folder of workers.
+The path has the time of arrival, because a moved file keeps its own times. To restore a file, move it back. The data
+folder and each worker's scratch folder have a trash.
 """
 
 import os
@@ -22,13 +22,13 @@ logger = structlog.get_logger(__name__)
 
 NAME = "trash"
 SECONDS_UNTOUCHED = 3600
-"""Only what nobody has changed for so long goes to the trash: younger things may be just on their way."""
+"""Time without changes before a file may be moved to the trash: newer ones may still be in use."""
 _STAMP = "%Y%m%dT%H%M%SZ"
 
 
 @dataclass(frozen=True)
 class TrashEntry:
-    """One thing in the trash."""
+    """A file or folder in the trash."""
 
     path: Path
     arrived_at: datetime
@@ -42,19 +42,19 @@ class Trash:
         self._clock = clock
 
     def add(self, path: Path, kind: str) -> bool:
-        """Move a file or folder here; False, with a line in the log, where that is not possible."""
+        """Move a file or folder to the trash; False, with a log line, if that fails."""
         target = self.folder / self._clock().astimezone(UTC).strftime(_STAMP) / kind / path.name
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             path.rename(target)
-        except OSError as error:  # it is gone, or lies on another disk
-            logger.warning("something that belongs to nobody stays where it is", path=str(path), reason=str(error))
+        except OSError as error:  # it was deleted, or is on another disk
+            logger.warning("orphan not moved to the trash", path=str(path), reason=str(error))
             return False
-        logger.warning("moved to the trash: it belongs to nobody", path=str(path), now=str(target))
+        logger.warning("orphan moved to the trash", path=str(path), now=str(target))
         return True
 
     def entries(self) -> list[TrashEntry]:
-        """Everything here, in the order of arrival."""
+        """All entries, in the order of arrival."""
         return [
             TrashEntry(path, arrived_at)
             for arrived_at, batch in sorted(self._batches())
@@ -62,12 +62,12 @@ class Trash:
         ]
 
     def overdue(self, days: float) -> list[TrashEntry]:
-        """What has been here for more than so many days."""
+        """Entries older than `days`."""
         oldest = self._clock() - timedelta(days=days)
         return [each for each in self.entries() if each.arrived_at < oldest]
 
     def empty(self, days: float) -> None:
-        """Delete what has been here for more than so many days."""
+        """Delete entries older than `days`."""
         oldest = self._clock() - timedelta(days=days)
         for arrived_at, batch in self._batches():
             if arrived_at < oldest:
@@ -77,13 +77,13 @@ class Trash:
     def _batches(self) -> list[tuple[datetime, Path]]:
         batches = []
         for path in self.folder.iterdir() if self.folder.is_dir() else ():
-            with suppress(ValueError):  # not of our making
+            with suppress(ValueError):  # not created by `add`
                 batches.append((datetime.strptime(path.name, _STAMP).replace(tzinfo=UTC), path))
         return batches
 
 
 def is_untouched(path: Path, now: datetime, seconds: float = SECONDS_UNTOUCHED) -> bool:
-    """Whether neither a file or folder, nor anything in it, has changed or arrived there for so long."""
+    """Whether a file or folder, and everything in it, has been unchanged for `seconds`."""
     newest = now.timestamp() - seconds
     try:
         if _changed_at(path) > newest:
@@ -93,14 +93,14 @@ def is_untouched(path: Path, now: datetime, seconds: float = SECONDS_UNTOUCHED) 
         for parent, folders, files in os.walk(path, onerror=_raise):
             if any(_changed_at(Path(parent) / name) > newest for name in (*folders, *files)):
                 return False
-    except OSError:  # it is being worked on
+    except OSError:  # it is changing now
         return False
     return True
 
 
 def _changed_at(path: Path) -> float:
     found = path.lstat()
-    return max(found.st_mtime, found.st_ctime)  # a copy may keep the first, never the second
+    return max(found.st_mtime, found.st_ctime)  # a copy may keep mtime, but never ctime
 
 
 def _raise(error: OSError) -> None:

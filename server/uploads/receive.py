@@ -1,7 +1,7 @@
 """Receiving the bodies of uploads: streamed to disk, hashed on the way, one request of an upload at a time.
 
-The newest request wins: a client whose connection broke asks again long before the server knows that the old connection
-is dead, so the old request is pre-empted and what it wrote is kept.
+The newest request pre-empts the older one, whose bytes are kept: a client whose connection broke retries long before
+the server notices that the old connection is dead.
 """
 
 import hashlib
@@ -29,55 +29,55 @@ class _LockHolder:
 
 
 class UploadLocks:
-    """A lock for each upload. Belongs to one event loop."""
+    """A lock for each upload. For a single event loop."""
 
     def __init__(self) -> None:
         self._running: dict[str, _LockHolder] = {}
 
     @asynccontextmanager
     async def exclusive(self, upload_id: str) -> AsyncIterator[None]:
-        """Hold the upload's lock; the newest request pre-empts the holder. Conflict when a later one pre-empts this."""
+        """Hold the upload's lock; the newest request pre-empts the holder. Raises Conflict when pre-empted."""
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
             await other.done.wait()
-        mine = self._running[upload_id] = _LockHolder()
+        holder = self._running[upload_id] = _LockHolder()
         try:
-            with mine.scope:
+            with holder.scope:
                 yield
         finally:
             del self._running[upload_id]
-            mine.done.set()
-        if mine.scope.cancelled_caught:
-            raise Conflict("a later request took this upload over; ask for its offset and go on from there")
+            holder.done.set()
+        if holder.scope.cancelled_caught:
+            raise Conflict("a newer request continues this upload; get its offset and resume from there")
 
 
 class StreamedBody:
     """The body of a request, streamed to a file."""
 
     def __init__(self, request: Request, idle_seconds: float, check: Callable[[int], None]) -> None:
-        """`check` is told the bytes so far before a piece is written, and raises when they are too many."""
+        """`check` is called with the number of bytes so far before a chunk is written, and raises if it is too high."""
         self._request, self._idle_seconds, self._check = request, idle_seconds, check
         self.size = 0
 
     async def write(self, path: Path, digest: "hashlib._Hash", *, append: bool = False) -> None:
-        """Write all of it, hashed on the way; never more than about a megabyte is in memory.
+        """Write the body, hashed on the way, with at most about a megabyte in memory.
 
-        What came is on disk also when this raises: ClientDisconnect, TooSlow after `idle_seconds` without a byte,
-        NoSpace, or what `check` raises.
+        Raises ClientDisconnect, TooSlow after `idle_seconds` without a byte, NoSpace, and the errors of `check`; the
+        bytes received before are then on disk too.
         """
-        waiting = bytearray()
+        buffer = bytearray()
         with full_disk_as_no_space(), _synced(path, "ab" if append else "wb") as file:
             try:
                 async for chunk in self._chunks():
                     self.size += len(chunk)
                     self._check(self.size)
-                    waiting += chunk
-                    if len(waiting) >= WRITE_BYTES:
-                        piece = bytes(waiting)
-                        waiting.clear()
-                        await run_sync(_write, file, piece, digest)
+                    buffer += chunk
+                    if len(buffer) >= WRITE_BYTES:
+                        data = bytes(buffer)
+                        buffer.clear()
+                        await run_sync(_write, file, data, digest)
             finally:
-                _write(file, bytes(waiting), digest)
+                _write(file, bytes(buffer), digest)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         stream = aiter(self._request.stream())
@@ -89,8 +89,8 @@ class StreamedBody:
                 return
             except TimeoutError:
                 raise TooSlow(
-                    f"nothing of the upload came for {self._idle_seconds:g} s; what came before is kept where the "
-                    "upload can be resumed"
+                    f"the upload received no data for {self._idle_seconds:g} s; a resumable upload keeps the bytes "
+                    "received so far"
                 ) from None
             yield chunk
 
@@ -105,6 +105,6 @@ def _synced(path: Path, mode: str) -> Iterator[BinaryIO]:
             sync_file(path)
 
 
-def _write(file: BinaryIO, piece: bytes, digest: "hashlib._Hash") -> None:
-    digest.update(piece)
-    file.write(piece)
+def _write(file: BinaryIO, data: bytes, digest: "hashlib._Hash") -> None:
+    digest.update(data)
+    file.write(data)

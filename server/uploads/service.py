@@ -1,8 +1,8 @@
-"""Uploads in pieces (tus 1.0.0): what has arrived of each, how long it is kept, and turning one into a file to admit.
+"""Resumable uploads (tus 1.0.0): their offset, their expiry, and turning a complete one into a dataset.
 
-How much has arrived is the length of the file itself, so a server that is killed forgets nothing. A piece that comes
-with a checksum counts only when the whole of it is here and right: until then the row says where it began, and whatever
-lies beyond is cut off.
+The offset is the length of the file itself, so a server that is killed loses nothing. A chunk with a checksum counts
+only once it is complete and verified: until then the row has the offset of its first byte, and the bytes from there on
+are cut off.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ logger = structlog.get_logger(__name__)
 
 
 class UploadService:
-    """All uploads that are not yet datasets."""
+    """Uploads of one database and one storage."""
 
     def __init__(
         self,
@@ -45,10 +45,10 @@ class UploadService:
         self._clock = clock
 
     def create(self, owner: str, length: int, tus_metadata: str) -> Upload:
-        """Begin an upload of `length` bytes. Raises UploadTooLarge, StorageQuotaExceeded."""
+        """Create an upload of `length` bytes. Raises UploadTooLarge, StorageQuotaExceeded."""
         limit = self._settings.max_upload_bytes
         if length > limit:
-            raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server takes; split it")
+            raise UploadTooLarge(f"the upload exceeds this server's limit of {limit} bytes; split it")
         now = self._clock()
         upload = Upload(
             id=new_id("upl"),
@@ -68,51 +68,51 @@ class UploadService:
         return upload
 
     def path(self, upload_id: str) -> Path:
-        """Where the bytes lie."""
+        """File of the bytes received so far."""
         return self._storage.upload_file(upload_id)
 
     def get(self, owner: str | None, upload_id: str) -> Upload:
-        """One upload of that owner (None: of anyone). NotFound; Gone when it has expired."""
+        """One upload of the owner (None: of any). Raises NotFound, or Gone if it has expired."""
         with read_session(self._engine) as session:
             upload = session.get(Upload, upload_id)
         if upload is None or (owner is not None and upload.owner != owner):
             raise NotFound(f"there is no upload {upload_id}")
         if upload.dataset_id is None and upload.expires_at <= self._clock():
-            raise Gone(f"the upload {upload_id} was left alone for too long and is deleted; begin it anew")
+            raise Gone(f"the upload {upload_id} has expired and is deleted; start a new one")
         return upload
 
     def offset(self, upload: Upload) -> int:
-        """Bytes that are here for good. For one caller at a time: it cuts off what no checksum vouches for."""
+        """Number of bytes received. Cuts off an unverified chunk, so the caller must hold the upload's lock."""
         if upload.dataset_id is not None:
             return upload.length
         path = self.path(upload.id)
         try:
             size = path.stat().st_size
         except FileNotFoundError:
-            raise Gone(f"the file of the upload {upload.id} is gone; begin it anew") from None
+            raise Gone(f"the file of the upload {upload.id} is missing; start a new one") from None
         if upload.unverified_from is not None and upload.unverified_from < size:
             self.truncate(upload.id, upload.unverified_from)
             return upload.unverified_from
         return size
 
     def truncate(self, upload_id: str, size: int) -> None:
-        """Forget what lies beyond `size` bytes."""
+        """Delete the bytes after the first `size`."""
         with self.path(upload_id).open("r+b") as file:
             file.truncate(size)
             os.fsync(file.fileno())
 
     def begin_chunk(self, upload_id: str, unverified_from: int | None) -> None:
-        """A piece is about to come; with a checksum, everything beyond `unverified_from` does not count yet."""
+        """Mark the start of a chunk; one with a checksum does not count yet, from offset `unverified_from` on."""
         self._update(upload_id, unverified_from=unverified_from)
 
     def end_chunk(self, upload_id: str) -> datetime:
-        """A piece has come, or as much of it as did; the time until which the upload is kept now."""
+        """Mark the end of a chunk, complete or interrupted; returns the upload's new expiry."""
         expires_at = self._expiry(self._clock())
         self._update(upload_id, unverified_from=None, expires_at=expires_at)
         return expires_at
 
     def require_complete(self, owner: str | None, upload_id: str) -> Upload:
-        """An upload of which every byte is here. Conflict when some are missing."""
+        """A completely received upload. Raises Conflict if bytes are missing."""
         upload = self.get(owner, upload_id)
         offset = self.offset(upload)
         if offset != upload.length:
@@ -122,9 +122,9 @@ class UploadService:
     def make_dataset(
         self, dataset_service: DatasetService, visible_owner: str | None, name: str, upload_id: str
     ) -> tuple[Dataset, bool]:
-        """Turn a whole upload into a dataset; and whether that is new. Asked again it gives the same one for a while.
+        """Make a dataset of a complete upload; and whether it is new. Repeated calls return the same one.
 
-        Raises Conflict while bytes are missing, and what `DatasetService.admit` raises.
+        Raises Conflict while bytes are missing, and the errors of `DatasetService.ingest`.
         """
         upload = self.require_complete(visible_owner, upload_id)
         if upload.dataset_id is not None:
@@ -138,21 +138,21 @@ class UploadService:
         return dataset, is_new
 
     def delete(self, owner: str | None, upload_id: str) -> None:
-        """Forget an upload and its bytes. NotFound."""
+        """Delete an upload and its bytes. Raises NotFound."""
         self.get(owner, upload_id)
-        self._forget([upload_id])
+        self._delete([upload_id])
 
     def expire(self) -> int:
-        """Forget the uploads that were left alone for too long; how many."""
+        """Delete expired uploads; returns their number."""
         with read_session(self._engine) as session:
             query = select(Upload.id).where(col(Upload.expires_at) <= self._clock())
             expired = list(session.exec(query).all())
-        self._forget(expired)
+        self._delete(expired)
         if expired:
             logger.info("uploads expired", number=len(expired))
         return len(expired)
 
-    def _forget(self, upload_ids: list[str]) -> None:
+    def _delete(self, upload_ids: list[str]) -> None:
         for upload_id in upload_ids:
             self.path(upload_id).unlink(missing_ok=True)
         with write_session(self._engine) as session:

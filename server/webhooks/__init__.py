@@ -1,1 +1,1 @@
-"""Webhooks: registered, filled in by the job's transitions, delivered with retries, never to a private address."""
+"""Webhooks: subscriptions, messages enqueued by job transitions, delivery with retries, to public addresses only."""

@@ -1,4 +1,4 @@
-"""Sends the messages of webhooks: signed, tried again over days, every try written down."""
+"""Delivery of webhook messages: signed, retried over days, with every attempt recorded."""
 
 import random
 import threading
@@ -23,7 +23,7 @@ from server.webhooks.service import signature
 logger = structlog.get_logger(__name__)
 
 RETRY_SECONDS = (5, 30, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
-"""Waits between tries, about three days in all; the last failure is final."""
+"""Waits between attempts, about three days in total; after the last one the delivery has failed."""
 TIMEOUT_SECONDS = 15.0
 NUM_SENDERS = 4
 NUM_THREADS = 1 + NUM_SENDERS
@@ -37,15 +37,15 @@ class DeliveryResult:
     """Result of one delivery attempt."""
 
     status: int | None
-    """HTTP status; None when nobody answered."""
+    """HTTP status; None without a response."""
     error: str | None
-    """What went wrong, in words; None when the message was taken."""
-    retry_after: float | None = None
-    """Seconds after which the other side wants to be asked again."""
+    """Error message; None if the message was accepted."""
+    retry_after_seconds: float | None = None
+    """Minimum wait before the next attempt, as requested by the receiver."""
 
 
 class Deliverer:
-    """A thread that looks for messages that are due, and a few that send them."""
+    """A thread that polls for due messages, and a few that send them."""
 
     def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
         self._engine = engine
@@ -55,11 +55,11 @@ class Deliverer:
         self._thread = threading.Thread(target=self._work, name="deliverer", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; a message under way is finished first."""
+        """Stop the thread, after the messages being sent."""
         self._stopping.set()
         self._thread.join()
 
@@ -69,7 +69,7 @@ class Deliverer:
                 try:
                     list(senders.map(self._deliver, self._due()))
                 except Exception:
-                    logger.exception("webhooks could not be served; trying again in a moment")
+                    logger.exception("webhook delivery failed; retrying soon")
 
     def _due(self) -> list[tuple[Delivery, Webhook]]:
         with read_session(self._engine) as session:
@@ -89,53 +89,53 @@ class Deliverer:
     def _deliver(self, due: tuple[Delivery, Webhook]) -> None:
         delivery, webhook = due
         try:
-            answer = send(delivery, webhook, self._settings.webhook_allow_private)
+            result = send(delivery, webhook, self._settings.webhook_allow_private)
         except Refused as error:
-            answer = DeliveryResult(None, str(error))
-        self._record(delivery, webhook, answer)
+            result = DeliveryResult(None, str(error))
+        self._record(delivery, webhook, result)
 
-    def _record(self, delivery: Delivery, webhook: Webhook, answer: DeliveryResult) -> None:
+    def _record(self, delivery: Delivery, webhook: Webhook, result: DeliveryResult) -> None:
         now = self._clock()
         tries = delivery.num_tries + 1
         columns: dict[str, object] = {
             "num_tries": tries,
-            "last_status": answer.status,
-            "last_error": answer.error,
+            "last_status": result.status,
+            "last_error": result.error,
             "last_tried_at": now,
         }
-        if answer.error is None:
+        if result.error is None:
             columns |= {"status": DeliveryStatus.DELIVERED}
-        elif tries > len(RETRY_SECONDS) or answer.status == _GONE:
+        elif tries > len(RETRY_SECONDS) or result.status == _GONE:
             columns |= {"status": DeliveryStatus.FAILED}
         else:
-            wait = max(RETRY_SECONDS[tries - 1] * random.uniform(0.9, 1.1), answer.retry_after or 0.0)
+            wait = max(RETRY_SECONDS[tries - 1] * random.uniform(0.9, 1.1), result.retry_after_seconds or 0.0)
             columns |= {"next_try_at": now + timedelta(seconds=wait)}
         with write_session(self._engine) as session:
             session.execute(sa.update(Delivery).where(col(Delivery.id) == delivery.id).values(**columns))
-            if answer.status == _GONE:
-                reason = "its address answered 410 Gone"
+            if result.status == _GONE:
+                reason = "its URL returned 410 Gone"
                 statement = sa.update(Webhook).where(col(Webhook.id) == webhook.id)
                 session.execute(statement.values(is_enabled=False, disabled_reason=reason))
         logger.info(
             "webhook",
             webhook_id=webhook.id,
             message_id=delivery.id,
-            status=answer.status,
-            error=answer.error,
+            status=result.status,
+            error=result.error,
             tries=tries,
         )
 
     def delete_old(self) -> None:
-        """Delete messages from before the days that the log is kept."""
+        """Delete finished messages older than `webhook_log_days`."""
         oldest = self._clock() - timedelta(days=self._settings.webhook_log_days)
         with write_session(self._engine) as session:
-            old = (col(Delivery.created_at) < oldest, col(Delivery.status) != DeliveryStatus.PENDING)
-            session.execute(sa.delete(Delivery).where(*old))
+            is_old = (col(Delivery.created_at) < oldest, col(Delivery.status) != DeliveryStatus.PENDING)
+            session.execute(sa.delete(Delivery).where(*is_old))
 
 
 def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryResult:
-    """One try. The body of the answer is not read, redirects are not followed. Raises Refused for the address."""
-    import httpx  # most servers have no webhook and need not carry it
+    """One delivery attempt. The response body is not read, redirects are not followed. Raises Refused for the URL."""
+    import httpx  # loaded only by servers with webhooks
 
     check_url(webhook.url)
     url = httpx.URL(webhook.url)
@@ -158,15 +158,15 @@ def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryR
                 url.copy_with(host=address),
                 content=delivery.body.encode(),
                 headers=headers,
-                extensions={"sni_hostname": url.host},  # the certificate is checked against the name
+                extensions={"sni_hostname": url.host},  # the certificate is checked against the host name
             ) as response,
         ):
             if response.is_success:
                 return DeliveryResult(response.status_code, None)
-            error = f"answered {response.status_code} {response.reason_phrase}"
+            error = f"returned {response.status_code} {response.reason_phrase}"
             return DeliveryResult(response.status_code, error, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
-        return DeliveryResult(None, f"no answer ({error or type(error).__name__})")
+        return DeliveryResult(None, f"no response ({error or type(error).__name__})")
 
 
 def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:

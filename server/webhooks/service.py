@@ -1,7 +1,7 @@
-"""Webhooks: who is told of which turn in a job's life. Signed as Standard Webhooks has it (standardwebhooks.com).
+"""Webhooks: subscriptions to job events, and their messages, signed as in Standard Webhooks (standardwebhooks.com).
 
-A message is written in the transaction of the event it tells of, so none is lost and none tells of what did not happen.
-Sending is the business of `server.webhooks.delivery`. A message may come twice; its id tells.
+A message is inserted in the transaction of its event, so none is lost and none is sent for an event that was rolled
+back. `server.webhooks.delivery` sends them. A message may arrive twice, with the same id.
 """
 
 import base64
@@ -22,7 +22,7 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Job, Webhook, new_id
 from server.errors import NotFound
 
-SECRET_PREFIX = "whsec_"  # noqa: S105 - what comes before a secret
+SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of a secret
 PING = "ping"
 
 
@@ -32,7 +32,7 @@ def new_secret() -> str:
 
 
 def signature(secret: str, message_id: str, timestamp: int, body: str) -> str:
-    """The header `webhook-signature` for a message."""
+    """The header `webhook-signature` of a message."""
     key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
     digest = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), hashlib.sha256)
     return f"v1,{base64.b64encode(digest).decode()}"
@@ -87,14 +87,14 @@ def _delivery(webhook: Webhook, event: str, data: dict[str, object], now: dateti
 
 
 class WebhookService:
-    """All webhooks and the log of their messages."""
+    """Webhooks and the log of their messages."""
 
     def __init__(self, engine: sa.Engine, clock: Callable[[], datetime]) -> None:
         self._engine = engine
         self._clock = clock
 
     def create(self, owner: str, request: WebhookCreate) -> Webhook:
-        """Make a webhook for all of the owner's jobs."""
+        """Create a webhook for all jobs of the owner."""
         webhook = new_webhook(owner, request, None, self._clock())
         with write_session(self._engine) as session:
             session.add(webhook)
@@ -102,12 +102,12 @@ class WebhookService:
         return webhook
 
     def get(self, owner: str | None, webhook_id: str) -> Webhook:
-        """One webhook of that owner (None: of anyone). NotFound."""
+        """One webhook of the owner (None: of any). Raises NotFound."""
         with read_session(self._engine) as session:
             return _find(session, owner, webhook_id)
 
     def list(self, owner: str | None, *, after: str | None, limit: int) -> tuple[Sequence[Webhook], bool]:
-        """Webhooks, newest first, beginning behind `after`; and whether there are more."""
+        """Webhooks older than `after`, newest first; and whether there are more."""
         with read_session(self._engine) as session:
             query = select(Webhook).order_by(col(Webhook.id).desc()).limit(limit + 1)
             if owner is not None:
@@ -118,7 +118,7 @@ class WebhookService:
             return found[:limit], len(found) > limit
 
     def change(self, owner: str | None, webhook_id: str, patch: WebhookPatch) -> Webhook:
-        """Set what the patch names. NotFound."""
+        """Set the fields of the patch. Raises NotFound."""
         with write_session(self._engine) as session:
             webhook = _find(session, owner, webhook_id)
             record(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
@@ -130,13 +130,13 @@ class WebhookService:
             return webhook
 
     def delete(self, owner: str | None, webhook_id: str) -> None:
-        """Forget a webhook, its messages too. NotFound."""
+        """Delete a webhook and its messages. Raises NotFound."""
         with write_session(self._engine) as session:
             session.delete(_find(session, owner, webhook_id))
             record(session, "webhook.deleted", webhook_id)
 
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
-        """Send a message that tells of nothing, to try the address. NotFound."""
+        """Send an empty message to test the URL. Raises NotFound."""
         with write_session(self._engine) as session:
             delivery = _delivery(_find(session, owner, webhook_id), PING, {}, self._clock(), None)
             session.add(delivery)
@@ -145,7 +145,7 @@ class WebhookService:
     def deliveries(
         self, owner: str | None, webhook_id: str, *, after: str | None, limit: int
     ) -> tuple[Sequence[Delivery], bool]:
-        """A webhook's messages, newest first, beginning behind `after`; and whether there are more. NotFound."""
+        """A webhook's messages older than `after`, newest first; and whether there are more. Raises NotFound."""
         with read_session(self._engine) as session:
             _find(session, owner, webhook_id)
             query = select(Delivery).where(Delivery.webhook_id == webhook_id).order_by(col(Delivery.id).desc())
@@ -155,7 +155,7 @@ class WebhookService:
             return found[:limit], len(found) > limit
 
     def redeliver(self, owner: str | None, webhook_id: str, delivery_id: str) -> Delivery:
-        """Send a message again, from the first try on. NotFound."""
+        """Send a message again, with all its attempts. Raises NotFound."""
         with write_session(self._engine) as session:
             _find(session, owner, webhook_id)
             delivery = session.get(Delivery, delivery_id)
@@ -167,7 +167,7 @@ class WebhookService:
 
 
 def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: datetime) -> Webhook:
-    """The row of a webhook to be made; `job_id`: only for that job."""
+    """The row of a new webhook; `job_id`: for that job only."""
     return Webhook(
         id=new_id("whk"),
         owner=owner,

@@ -57,7 +57,7 @@ def plain_logs() -> Iterator[None]:
 
 @dataclass
 class Clock:
-    """Time that a test advances."""
+    """A clock that is advanced by hand."""
 
     now: datetime = field(default_factory=lambda: datetime(2026, 11, 1, 12, 0, tzinfo=UTC))
 
@@ -192,7 +192,7 @@ def settings_for(folder: Path, **more: object) -> ServerSettings:
 
 
 class ConnectionsByThread:
-    """Number of pool connections by thread: with a second one, threads could wait for each other."""
+    """Connections of each thread from the pool: with a second one, pollers could wait for each other."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.held: Counter[int] = Counter()
@@ -280,8 +280,8 @@ def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> Non
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
     stored = context.storage.store_artifact(lease.job_id, source)
-    artifact = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    context.jobs.publish_artifact(lease, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
+    event = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
+    context.jobs.publish_artifact(lease, event.kind, event.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Stands in for `python -m rvc_engine report FOLDER --output FILE`: what it says depends on the recordings' bytes."""
+"""Stand-in for `python -m rvc_engine report FOLDER --output FILE`: the report depends on the recordings' bytes."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Many who ask at once are all answered, and whoever watches over the process sees that it lives."""
+"""Many concurrent pollers are all served, and `/livez` stays fast."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ ROUNDS = 2
 
 
 async def poll(url: str, job_id: str) -> tuple[Counter[int | str], list[float]]:
-    """What pollers of the list and of the running job were answered; the seconds that `/livez` took meanwhile."""
+    """Statuses that pollers of the list and of the running job got, and the seconds of `/livez` meanwhile."""
     answers: Counter[int | str] = Counter()
     waits: list[float] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=NUM_POLLERS)

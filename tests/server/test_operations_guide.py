@@ -1,4 +1,4 @@
-"""What the guide for a server's administrator says of settings, failure codes and metrics is what the programs have."""
+"""The administrator's guide has the settings, failure codes and metrics of the programs."""
 
 import re
 from pathlib import Path
@@ -44,28 +44,28 @@ def shown(field: FieldInfo) -> str | None:
 def test_the_guide_has_every_setting_with_its_default(
     heading: str, kind: type[ServerSettings | WorkerSettings]
 ) -> None:
-    told = {name.strip("`"): default for name, default, _ in table(heading)}
+    documented = {name.strip("`"): default for name, default, _ in table(heading)}
     fields = {f"RVC_TRAIN_{name.upper()}": field for name, field in kind.model_fields.items()}
-    assert list(told) == list(fields)
+    assert list(documented) == list(fields)
     for name, field in fields.items():
-        assert told[name] == (shown(field) or told[name]), name
+        assert documented[name] == (shown(field) or documented[name]), name
 
 
 def test_the_guide_has_every_failure_code_and_says_whether_it_is_retried() -> None:
-    told = {code.strip("`"): retried for code, retried, _, _ in table("code")}
-    assert told == {code.value: "yes" if code.retryable else "no" for code in FailureCode}
+    documented = {code.strip("`"): retried for code, retried, _, _ in table("code")}
+    assert documented == {code.value: "yes" if code.retryable else "no" for code in FailureCode}
 
 
 def test_the_guide_alerts_on_numbers_that_the_server_tells_of(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'book.db'}")
     migrate(engine)
-    measures = Metrics(engine, Storage(tmp_path), lease_seconds=60)
-    measures.request("GET", "/livez", 200, 0.01)
-    text = measures.text().decode()
+    metrics = Metrics(engine, Storage(tmp_path), lease_seconds=60)
+    metrics.request("GET", "/livez", 200, 0.01)
+    text = metrics.text().decode()
     engine.dispose()
-    told = set(re.findall(r"\brvc_train_[a-z_]+", GUIDE)) - {"rvc_train"}
-    assert told
-    assert {name for name in told if name not in text} == set()
+    documented = set(re.findall(r"\brvc_train_[a-z_]+", GUIDE)) - {"rvc_train"}
+    assert documented
+    assert {name for name in documented if name not in text} == set()
 
 
 def test_the_guide_says_how_many_connections_a_database_must_allow() -> None:

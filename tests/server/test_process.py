@@ -51,16 +51,16 @@ def test_a_server_beyond_loopback_without_a_token_does_not_start():
     env = {key: value for key, value in os.environ.items() if not key.startswith("RVC_TRAIN_")}
     env["RVC_TRAIN_HOST"] = "0.0.0.0"  # noqa: S104 - that it is refused is the point
     command = [sys.executable, "-m", "server"]
-    said = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=60)
-    assert said.returncode == 2
-    assert "secrets.token_urlsafe" in said.stderr
-    assert "Traceback" not in said.stderr
+    ran = subprocess.run(command, check=False, env=env, capture_output=True, text=True, timeout=60)
+    assert ran.returncode == 2
+    assert "secrets.token_urlsafe" in ran.stderr
+    assert "Traceback" not in ran.stderr
 
 
 def test_a_folder_has_one_server_and_the_next_one_may_come_when_it_has_gone(started, tmp_path):
     child, _ = started()
     storage = Storage(tmp_path / "data")
-    with pytest.raises(SettingsRefused, match="another server works in the data folder"):
+    with pytest.raises(SettingsRefused, match="another server uses the data folder"):
         storage.lock(0)
     child.kill()  # the system lets go of what a killed process held
     child.wait()
@@ -69,7 +69,7 @@ def test_a_folder_has_one_server_and_the_next_one_may_come_when_it_has_gone(star
 
 @pytest.mark.parametrize("program", ["server", "worker"])
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "message"),
     [
         ("RVC_TRAIN_DATA_FOLDER", __file__, "test_process.py"),
         ("RVC_TRAIN_DATABASE_URL", "no address", "Could not parse"),
@@ -77,13 +77,13 @@ def test_a_folder_has_one_server_and_the_next_one_may_come_when_it_has_gone(star
         ("RVC_TRAIN_LOG_LEVEL", "loud", "log_level"),
     ],
 )
-def test_settings_that_cannot_be_are_told_without_a_traceback(tmp_path, program, name, value, said):
+def test_invalid_settings_are_reported_without_a_traceback(tmp_path, program, name, value, message):
     env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path), name: value}
     done = subprocess.run(
         [sys.executable, "-m", program], check=False, env=env, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2
-    assert said in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -1,4 +1,4 @@
-"""The unit file of the guide is one that systemd takes, and keeps files and modules as the guide says."""
+"""The unit file of the guide is valid for systemd, and protects files and modules as the guide documents."""
 
 import configparser
 import re

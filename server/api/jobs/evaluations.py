@@ -7,7 +7,7 @@ from rvc_train.schemas.results import CheckpointList, PreviewList
 from server.api.authorization import requires
 from server.context import Context
 from server.errors import Gone
-from server.http.byte_ranges import file_response
+from server.http.downloads import file_response
 from server.http.problem_details import documented
 from server.results.evaluations import MEDIA_TYPES, EvaluationQueries
 

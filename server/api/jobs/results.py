@@ -11,9 +11,8 @@ from rvc_train.schemas.results import ArtifactList
 from server.api.authorization import requires
 from server.context import MAX_INTEGER, Context
 from server.errors import Gone, NotFound
-from server.http.byte_ranges import content_disposition, file_response
+from server.http.downloads import content_disposition, file_response, zip_of
 from server.http.problem_details import documented
-from server.http.zip_stream import zip_of
 from server.job_store.serializers import artifact_public
 
 router = APIRouter(prefix="/jobs", tags=["results"])

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs on the connection, and in the transaction, that `server.database.engine.migrate` opened."""
+"""Alembic's entry point: runs on the connection and in the transaction opened by `server.database.engine.migrate`."""
 
 from alembic import context
 
@@ -8,6 +8,6 @@ context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
     render_as_batch=True,  # SQLite changes a table by rebuilding it
-    transactional_ddl=False,  # one transaction around all of it is open already
+    transactional_ddl=False,  # one transaction around all migrations is already open
 )
 context.run_migrations()

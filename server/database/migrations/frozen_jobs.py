@@ -1,4 +1,4 @@
-"""The trigger that keeps finished jobs as they are, for migrations that give jobs new columns."""
+"""Trigger that rejects changes of finished jobs, for migrations that add columns to jobs."""
 
 from alembic import op
 
@@ -6,7 +6,7 @@ TERMINAL = "OLD.status IN ('succeeded', 'failed', 'cancelled')"
 
 
 def freeze(columns: str) -> None:
-    """Guard these columns of a finished job, and no others."""
+    """Reject changes of these columns of a finished job, and of no others."""
     if op.get_bind().dialect.name == "sqlite":
         op.execute("DROP TRIGGER IF EXISTS finished_jobs_are_frozen")
         op.execute(

@@ -66,9 +66,9 @@ def test_what_happens_after_a_backup_does_not_reach_it(live: Any, finished: Call
 
 def test_a_backup_overwrites_nothing_and_leaves_no_half(live: Any, tmp_path: Path) -> None:
     (tmp_path / "there").mkdir()
-    with pytest.raises(Refused, match="is there already"):
+    with pytest.raises(Refused, match="already exists"):
         back_up(live.context.engine, live.context.storage, tmp_path / "there")
-    with pytest.raises(Refused, match="lies in the data folder"):
+    with pytest.raises(Refused, match="is in the data folder"):
         back_up(live.context.engine, live.context.storage, live.context.storage.root / "backup")
     broken = tmp_path / "broken"
     broken.mkdir()
@@ -87,7 +87,7 @@ def test_a_backup_overwrites_nothing_and_leaves_no_half(live: Any, tmp_path: Pat
 
 
 @pytest.mark.sqlite
-def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
+def test_the_administrator_ends_a_stuck_job(live: Any) -> None:
     job = live.bench.job(name="stuck", priority=100)
     live.bench.claim()
     ran = admin(live.context.storage.root, "force-fail", job.id, "--message", "the GPU was taken out")
@@ -99,7 +99,7 @@ def test_the_keeper_ends_a_stuck_job(live: Any) -> None:
 
 
 @pytest.mark.sqlite
-def test_a_keeper_who_lost_all_tokens_makes_one(live: Any) -> None:
+def test_an_administrator_without_a_token_creates_one(live: Any) -> None:
     root = live.context.storage.root
     ran = admin(root, "token", "create", "anna", "--scope", "read")
     assert ran.returncode == 0, ran.stderr
@@ -129,7 +129,7 @@ def http_of_administrator(live: Any, path: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.sqlite
-def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
+def test_gc_lists_removals_before_it_deletes(live: Any, http: httpx.Client) -> None:
     job = live.bench.job(name="old")
     http.post(f"/v1/jobs/{job.id}/cancel")
     http.put("/v1/retention", json={"keep_last": 0})
@@ -141,7 +141,7 @@ def test_gc_tells_before_it_deletes(live: Any, http: httpx.Client) -> None:
     http.put("/v1/retention", json={})
 
 
-def test_the_doctor_says_what_is_well_and_what_to_do(live: Any, tmp_path: Path) -> None:
+def test_the_doctor_reports_each_check_and_what_to_do(live: Any, tmp_path: Path) -> None:
     root = live.context.storage.root
     ran = admin(root, "doctor", "--json")
     found = {finding["what"]: finding for finding in json.loads(ran.stdout)}
@@ -157,17 +157,17 @@ def test_the_doctor_notices_a_clock_that_went_back(live: Any, bench: Any, tmp_pa
     from server.admin.doctor import _clock
     from server.settings import ServerSettings
 
-    bench.clock.advance(400 * 86_400)  # this bench's book lies in tmp_path
+    bench.clock.advance(400 * 86_400)  # this bench's database is in tmp_path
     bench.job()
     findings = list(_clock(ServerSettings(database_url=str(bench.jobs.engine.url))))
     assert [finding.state for finding in findings] == ["fault"]
-    assert "set it right" in findings[0].text
+    assert "set the clock" in findings[0].text
 
 
 @pytest.mark.parametrize("command", [["gc"], ["migrate"], ["backup", "x"], ["force-fail", "job_x"]])
-def test_a_folder_without_a_book_is_told(tmp_path: Path, command: list[str]) -> None:
+def test_a_folder_without_a_database_is_an_error(tmp_path: Path, command: list[str]) -> None:
     ran = admin(tmp_path, *command)
     assert ran.returncode == 1
     assert ran.stderr == (
-        f"error: {tmp_path} holds no rvc-train.db; name the server's data folder with RVC_TRAIN_DATA_FOLDER\n"
+        f"error: {tmp_path} has no rvc-train.db; set RVC_TRAIN_DATA_FOLDER to the server's data folder\n"
     )

@@ -137,7 +137,7 @@ def test_a_405_names_every_method_that_is_possible(http):
 def test_a_body_that_is_no_json_or_too_large_is_refused(http):
     headers = {"Content-Type": "application/json"}
     answer = http.post("/v1/jobs", content=b'{"name": ', headers=headers)
-    assert (answer.status_code, "no valid JSON" in answer.json()["detail"]) == (422, True)
+    assert (answer.status_code, "not valid JSON" in answer.json()["detail"]) == (422, True)
     answer = http.post("/v1/jobs", content=b'{"name": "' + b"x" * 2**20 + b'"}', headers=headers)
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from rvc_train.schemas.access import Scope
 from server.app import _periodic_tasks, create_app
 from server.auth.audit import AuditTrail
-from server.auth.throttle import LINES_PER_MINUTE, AuthThrottle
+from server.auth.authentication import REJECTION_ENTRIES_PER_MINUTE, AuthThrottle
 from server.auth.tokens import TokenService
 from server.database.engine import read_session
 from server.database.tables import BrowserSession, Token
@@ -51,10 +51,10 @@ def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], admin
         f"/v1/datasets/{dataset['id']}",
         f"/v1/webhooks/{hook['id']}/secret",
     ):
-        theirs, nobodys = bob.get(path), bob.get(path.replace(job["id"], "job_0").replace(dataset["id"], "ds_0"))
+        theirs, unknown = bob.get(path), bob.get(path.replace(job["id"], "job_0").replace(dataset["id"], "ds_0"))
         assert theirs.status_code == 404, path
         assert theirs.json()["detail"].startswith("there is no "), path
-        assert nobodys.status_code == 404 or "webhooks" in path
+        assert unknown.status_code == 404 or "webhooks" in path
         assert anna.get(path).status_code != 404 or path.endswith(".zip")
         assert administrator.get(path).status_code != 404 or path.endswith(".zip")
     assert bob.head(begun, headers=tus).status_code == 404
@@ -260,28 +260,28 @@ def test_guessing_at_the_sign_in_is_limited_and_told_like_guessing_anywhere(
 
 
 def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) -> None:
-    refusals = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)))
+    throttle = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
-        for i in range(LINES_PER_MINUTE + 10):
-            await refusals.reject(f"10.0.{i}.1", "/v1/me", "r")
+        for i in range(REJECTION_ENTRIES_PER_MINUTE + 10):
+            await throttle.reject(f"10.0.{i}.1", "/v1/me", "r")
 
     anyio.run(guess)
     lines, _ = AuditTrail(engine, lambda: datetime.now(UTC)).list(
         actor=None, action=None, target=None, after=None, limit=1000
     )
-    assert LINES_PER_MINUTE <= len(lines) <= LINES_PER_MINUTE + 2
+    assert REJECTION_ENTRIES_PER_MINUTE <= len(lines) <= REJECTION_ENTRIES_PER_MINUTE + 2
 
 
 def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine) -> None:
-    refusals = AuthThrottle(2, AuditTrail(engine, lambda: datetime.now(UTC)))
+    throttle = AuthThrottle(2, AuditTrail(engine, lambda: datetime.now(UTC)))
 
     async def guess() -> None:
         for i in range(2):
-            await refusals.reject(f"2001:db8:1:2::{i}", "/v1/me", "r")
-        await refusals.reject("2001:db8:1:3::1", "/v1/me", "r")
+            await throttle.reject(f"2001:db8:1:2::{i}", "/v1/me", "r")
+        await throttle.reject("2001:db8:1:3::1", "/v1/me", "r")
         with pytest.raises(TooManyRequests):
-            await refusals.reject("2001:db8:1:2::9", "/v1/me", "r")
+            await throttle.reject("2001:db8:1:2::9", "/v1/me", "r")
 
     anyio.run(guess)
 
@@ -310,8 +310,8 @@ def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> 
         made = http.post("/v1/tokens", json={"owner": "rosa"}).json()
         with live.client(Authorization=f"Bearer {made['secret']}") as rosa:
             rosa.get("/v1/me")
-        told = next(each for each in http.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
-        assert told["last_used_at"] is not None
+        response = next(each for each in http.get("/v1/tokens").json()["data"] if each["id"] == made["id"])
+        assert response["last_used_at"] is not None
         with read_session(live.context.engine) as session:
             assert session.get_one(Token, made["id"]).last_used_at is None
         live.context.tokens.clean_up()

@@ -1,4 +1,4 @@
-"""Who is served: the holder of the token, or, without one, this machine alone."""
+"""Authentication: the holder of a token is served, or, without tokens, only this machine."""
 
 import pytest
 from pydantic import ValidationError

@@ -43,7 +43,7 @@ def test_a_quota_of_jobs_is_held_and_says_so(holder: Callable[..., httpx.Client]
     assert first.status_code == 202
     second = submit(client, dataset)
     assert (second.status_code, second.json()["code"]) == (429, "quota_exceeded")
-    assert "may have 1" in second.json()["detail"]
+    assert "the limit is 1" in second.json()["detail"]
     assert not second.json()["retryable"]
     assert "retry-after" not in second.headers  # so that no client asks again by itself
     assert client.get("/v1/me").json()["usage"]["jobs"] == 1
@@ -114,7 +114,7 @@ def test_what_a_zip_unpacks_to_is_what_counts_and_nothing_of_it_stays_when_it_is
     before = set(guarded.context.storage.root.glob("datasets/*"))
     refused = client.put("/v1/datasets/mine/content", content=packed)
     assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
-    assert "more would be too much" in refused.json()["detail"]
+    assert "more would exceed that" in refused.json()["detail"]
     assert set(guarded.context.storage.root.glob("datasets/*")) == before
     assert stored(client) == 0
     administrator.put("/v1/owners/kurt/quota", json={"max_bytes": 50_000})
@@ -135,7 +135,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
     workspace.mkdir(parents=True)
     (workspace / "G_1.pth").write_bytes(bytes(50_000))
     context.storage.artifacts_folder(job_id).mkdir()
-    (context.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # the book counts these itself
+    (context.storage.artifacts_folder(job_id) / "00").write_bytes(bytes(9_000))  # counted by its row
     sizes.measure()
     assert stored(client) - before == 50_000
     administrator.put("/v1/owners/lars/quota", json={"max_bytes": 40_000})
@@ -146,7 +146,7 @@ def test_workspaces_and_checkpoints_count_and_an_owner_who_is_full_starts_no_job
     sizes.measure()
     context.storage.delete_workspace(job_id)
     sizes.measure()
-    assert stored(client) - before == 50_000  # a job that has ended is not looked at again, unless it is told
+    assert stored(client) - before == 50_000  # an ended job is measured again only when invalidated
     sizes.invalidate(job_id)
     sizes.measure()
     assert stored(client) == before
@@ -188,7 +188,7 @@ def test_the_settings_quota_holds_for_whoever_has_none_of_their_own(tmp_path: Pa
         dataset = upload(http, b"eight")
         assert [submit(http, dataset).status_code for _ in range(2)] == [202, 429]
         estimate = http.post("/v1/jobs:estimate", json={"dataset_id": dataset["id"]}).json()
-        assert any("may have 1" in warning for warning in estimate["warnings"])
+        assert any("the limit is 1" in warning for warning in estimate["warnings"])
         http.put("/v1/owners/local/quota", json={"max_jobs": 2})
         assert submit(http, dataset).status_code == 202
 

@@ -1,4 +1,4 @@
-"""The schema that migrations make is the schema that the code speaks of, however many processes make it at once."""
+"""The migrated schema is the schema of the tables, however many processes migrate at once."""
 
 import subprocess
 import sys
@@ -62,8 +62,8 @@ def test_processes_that_start_at_once_migrate_once(tmp_path):
     command = [sys.executable, "-c", code, f"sqlite:///{tmp_path / 'new.db'}"]
     children = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for child in children:
-        _, said = child.communicate(timeout=60)
-        assert child.returncode == 0, said.decode()
+        _, output = child.communicate(timeout=60)
+        assert child.returncode == 0, output.decode()
 
 
 @pytest.mark.sqlite
@@ -91,5 +91,5 @@ def test_the_migrations_are_part_of_the_package():
 def test_a_database_of_a_newer_program_is_refused_in_a_sentence(engine):
     with engine.begin() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(SettingsRefused, match="install the newer one again"):
+    with pytest.raises(SettingsRefused, match="install the newer version again"):
         migrate(engine)

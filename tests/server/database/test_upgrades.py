@@ -110,7 +110,7 @@ def at_revision(path: Path, revision: str) -> sa.Engine:
 
 
 def _typed(table: str, column: str) -> sa.Column[Any]:
-    """A column with our type for it, as reflection does not know JSON from text."""
+    """A column with our type for it, because reflection reports JSON as text."""
     return sa.Column(column, metadata.tables[table].columns[column].type)
 
 

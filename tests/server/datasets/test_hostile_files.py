@@ -49,7 +49,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class HostileZip:
-    """What was made, for the messages of a failing test."""
+    """Description of the file, for the messages of a failing test."""
 
     entries: list[Entry]
     lies: list[tuple[bytes, str, int]] = field(default_factory=list)
@@ -62,7 +62,7 @@ class HostileZip:
         """The zip's bytes."""
         buffer = io.BytesIO()
         with zipfile.ZipFile(buffer, "w") as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a name that comes twice is wanted here
+            warnings.simplefilter("ignore")  # a duplicate name is intended here
             for entry in self.entries:
                 archive.writestr(_info(entry), entry.content, entry.method)
         whole = bytearray(buffer.getvalue())
@@ -171,7 +171,7 @@ class Place:
 
     @property
     def data(self) -> Path:
-        """Where the server may write."""
+        """Folders that the server may write to."""
         return self.home / "data"
 
     def outside(self) -> dict[str, int]:
@@ -195,7 +195,7 @@ def place(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Any) -> It
 
 
 def check_taken(place: Place, dataset: dict[str, Any]) -> None:
-    """Everything that was unpacked has a name of ours and is told in the manifest."""
+    """Every unpacked file has a generated name and is listed in the manifest."""
     folder = place.data / "datasets" / dataset["id"] / "recordings"
     rows = json.loads((folder / "recordings.json").read_bytes())["files"]
     stored = {path.name for path in folder.iterdir()}
@@ -249,7 +249,7 @@ def deflated(size: int) -> bytes:
 
 
 def zip_of_one(packed: bytes, told_size: int, name: bytes = b"a.wav", copies: int = 1) -> bytes:
-    """A zip whose directory tells any size of a member; `copies` entries point to the same bytes."""
+    """A zip whose directory declares any size of a member; `copies` entries point to the same bytes."""
     local = struct.pack("<4s5H3I2H", b"PK\x03\x04", 20, 0, 8, 0, 0, 0, len(packed), told_size, len(name), 0) + name
     entry = struct.pack(
         "<4s6H3I5H2I", b"PK\x01\x02", 20, 20, 0, 8, 0, 0, 0, len(packed), told_size, len(name), 0, 0, 0, 0, 0, 0

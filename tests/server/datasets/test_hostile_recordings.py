@@ -29,7 +29,7 @@ from rvc_engine.audio.reading import LOUDEST, MAX_CHANNELS, MAX_SAMPLE_RATE, MAX
 MIB = 2**20
 RATE = 16_000
 MAX_RESIDENT_BYTES = 400 * MIB
-"""Of the child, with its libraries; about 130 MB of it are those."""
+"""Address space of the child, of which its libraries take about 130 MB."""
 
 
 def tone(seconds: float = 0.3) -> Any:
@@ -111,7 +111,7 @@ def hostile_recordings(draw: st.DrawFn) -> bytes:
 
 @dataclass(frozen=True)
 class Looked:
-    """What the report's child said, and what it took."""
+    """Output of the report's child, and its memory."""
 
     report: dict[str, Any]
     seconds: float
@@ -131,14 +131,14 @@ def look_at(folder: Path, contents: list[bytes]) -> Looked:
     command = [sys.executable, "-m", "server.datasets.sandbox", *limits, sys.executable, "-m", "rvc_engine", "report"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     begin, resident = time.monotonic(), 0
-    with (folder / "said").open("wb") as said:
+    with (folder / "log").open("wb") as log:
         child = subprocess.Popen(
-            [*command, str(recordings), "--output", str(output)], stdout=said, stderr=said, env=environment
+            [*command, str(recordings), "--output", str(output)], stdout=log, stderr=log, env=environment
         )
         while child.poll() is None:
             resident = max(resident, highest_resident_bytes(child.pid))
             time.sleep(0.005)
-    words = (folder / "said").read_text(errors="replace")[-3000:]
+    words = (folder / "log").read_text(errors="replace")[-3000:]
     assert child.returncode == 0, f"exit code {child.returncode}: {words}"
     return Looked(json.loads(output.read_text()), time.monotonic() - begin, resident)
 
@@ -153,7 +153,7 @@ def highest_resident_bytes(pid: int) -> int:
 
 
 def check_said(looked: Looked, contents: list[bytes]) -> None:
-    """Of every file it says what it is, in numbers that can be, or in a sentence why it could not be read."""
+    """It reports every file, in finite numbers, or in a sentence on why it could not be read."""
     assert len(looked.report["files"]) == len(contents)
     for file in looked.report["files"]:
         if file["error"] is not None:
@@ -189,12 +189,12 @@ def test_thousands_of_hostile_recordings_are_refused_or_read(
 
 
 def wav(
-    *, rate: int = RATE, channels: int = 1, bits: int = 16, told: int = 0, data: bytes = b"", form: int = 1
+    *, rate: int = RATE, channels: int = 1, bits: int = 16, declared: int = 0, data: bytes = b"", form: int = 1
 ) -> bytes:
-    """A WAV file whose header says what one likes. `told`: bytes of sound, by its own word."""
+    """A WAV file with an arbitrary header. `declared`: bytes of sound according to it."""
     frame = max(channels * bits // 8, 1) & 0xFFFF
     body = struct.pack("<4sIHHIIHH", b"fmt ", 16, form, channels, rate, (rate * frame) & 0xFFFFFFFF, frame, bits)
-    body += struct.pack("<4sI", b"data", told) + data
+    body += struct.pack("<4sI", b"data", declared) + data
     return struct.pack("<4sI4s", b"RIFF", (len(body) + 4) & 0xFFFFFFFF, b"WAVE") + body
 
 
@@ -211,14 +211,14 @@ def liars() -> dict[str, bytes]:
         at = m4a.find(atom)
         m4a[at + 8 : at + 16] = b"\0\0\0\x01\x7f\xff\xff\xff"
     return {
-        "4 GB of sound, it says": wav(told=0xFFFFFFFF, data=noise),
-        "no sound, it says": wav(told=0, data=noise),
-        "rate 0": wav(rate=0, told=len(noise), data=noise),
-        "rate 4 GHz": wav(rate=0xFFFFFFFF, told=len(noise), data=noise),
-        "65535 channels": wav(channels=0xFFFF, told=len(noise), data=noise),
-        "no channels": wav(channels=0, told=len(noise), data=noise),
-        "65535 bits": wav(bits=0xFFFF, told=len(noise), data=noise),
-        "a format that nobody has": wav(form=0x4242, told=len(noise), data=noise),
+        "4 GB of sound declared": wav(declared=0xFFFFFFFF, data=noise),
+        "no sound declared": wav(declared=0, data=noise),
+        "rate 0": wav(rate=0, declared=len(noise), data=noise),
+        "rate 4 GHz": wav(rate=0xFFFFFFFF, declared=len(noise), data=noise),
+        "65535 channels": wav(channels=0xFFFF, declared=len(noise), data=noise),
+        "no channels": wav(channels=0, declared=len(noise), data=noise),
+        "65535 bits": wav(bits=0xFFFF, declared=len(noise), data=noise),
+        "an unknown format": wav(form=0x4242, declared=len(noise), data=noise),
         "20 minutes of silence in 4 channels": silence,
         "64 thousand million samples, it says": bytes(many_samples),
         "tables of two thousand million entries": bytes(m4a),
@@ -236,11 +236,11 @@ def test_headers_that_promise_too_much_cost_no_memory_and_little_time(tmp_path: 
     made = liars()
     looked = look_at(tmp_path, list(made.values()))
     check_said(looked, list(made.values()))
-    said = dict(zip(made, looked.report["files"], strict=True))
-    assert said["20 minutes of silence in 4 channels"]["seconds"] == pytest.approx(1200)
-    assert said["4 GB of sound, it says"]["seconds"] == pytest.approx(1, abs=0.01)
+    reported = dict(zip(made, looked.report["files"], strict=True))
+    assert reported["20 minutes of silence in 4 channels"]["seconds"] == pytest.approx(1200)
+    assert reported["4 GB of sound declared"]["seconds"] == pytest.approx(1, abs=0.01)
     for what in ("rate 0", "rate 4 GHz", "65535 channels", "no channels", "a playlist", "a list of files", "a picture"):
-        assert said[what]["error"] is not None, what
+        assert reported[what]["error"] is not None, what
     assert looked.seconds < 30
     print(f"the child's peak was {looked.resident_bytes / MIB:.0f} MiB, and it took {looked.seconds:.1f} s")
 

@@ -74,7 +74,7 @@ def test_folders_hidden_files_and_texts_are_left_out_and_the_texts_are_told(admi
     }
     admitted = admit_bytes(zipped(members))
     assert names() == ["a/b.wav"]
-    assert admitted.notes == ["left out, being no audio files: 'readme.txt'"]
+    assert admitted.notes == ["skipped files that are not audio: 'readme.txt'"]
 
 
 def test_one_audio_file_is_a_dataset_by_itself(admit_bytes, names, tmp_path):
@@ -86,9 +86,9 @@ def test_one_audio_file_is_a_dataset_by_itself(admit_bytes, names, tmp_path):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("../evil.wav", "leads out of it"),
-        ("a/../../evil.wav", "leads out of it"),
-        ("..\\evil.wav", "leads out of it"),
+        ("../evil.wav", "outside of it"),
+        ("a/../../evil.wav", "outside of it"),
+        ("..\\evil.wav", "outside of it"),
         ("/etc/evil.wav", "absolute"),
         ("\\\\server\\evil.wav", "absolute"),
         ("C:\\evil.wav", "absolute"),

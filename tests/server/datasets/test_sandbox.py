@@ -1,4 +1,4 @@
-"""What the program that reads strangers' recordings is kept from."""
+"""Limits of the program that reads untrusted recordings."""
 
 import os
 import socket

@@ -32,7 +32,7 @@ from server.storage.local import Storage
 
 FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
 BEFORE = Path(__file__).parent / "installation_da175a3"
-SAID = "do not belong together, and nothing was changed"
+MISMATCH = "do not belong together, and nothing was changed"
 WORDS = b"RIFF the words"
 
 
@@ -63,7 +63,7 @@ class Installation:
         return CliRunner().invoke(server.admin.cli.app, command, env=unset | self.environment, input=answer)
 
     def refusal(self) -> str:
-        """What a server process says that refuses to start."""
+        """Error output of a server process that refuses to start."""
         done = run("server", environment=self.environment | {"RVC_TRAIN_PORT": str(free_port())})
         assert (done.returncode, done.stdout) == (2, ""), done.stderr
         assert len(done.stderr.splitlines()) == 1
@@ -155,7 +155,7 @@ class OnPostgres:
     def back_up(self, from_: Installation, target: Path) -> None:
         self.postgres.dump(from_.url, target.with_suffix(".dump"))
         done = from_.admin("backup", str(target))
-        assert (done.exit_code, "dump it with its own tools" in done.stdout) == (0, True)
+        assert (done.exit_code, "dump that with its own tools" in done.stdout) == (0, True)
 
     def restore(self, backup: Path, url: str) -> None:
         self.postgres.restore(backup.with_suffix(".dump"), url)
@@ -204,12 +204,12 @@ def test_a_full_data_folder_beside_an_empty_database_is_refused_and_starts_when_
     to = Installation(tmp_path / "data", databases.new_url("files first"))
     shutil.copytree(installed.backup, to.data, ignore=shutil.ignore_patterns("rvc-train.db"))
     before = everything_in(to.data)
-    said = to.refusal()
-    assert SAID in said
-    assert f"{to.data} (of the instance {installed.at.ids()[0]}, 1 datasets, 0 jobs, 0 uploads)" in said
-    assert f"{database_name(to.url)} (of no instance yet, empty)" in said
-    assert "check RVC_TRAIN_DATABASE_URL, or restore the database" in said
-    assert "the-password" not in said
+    message = to.refusal()
+    assert MISMATCH in message
+    assert f"{to.data} (instance {installed.at.ids()[0]}, 1 datasets, 0 jobs, 0 uploads)" in message
+    assert f"{database_name(to.url)} (no instance yet, empty)" in message
+    assert "check RVC_TRAIN_DATABASE_URL, or restore the database" in message
+    assert "the-password" not in message
     assert everything_in(to.data) == before
     assert databases.is_untouched(to.url)
     databases.restore(installed.backup, to.url)
@@ -221,11 +221,11 @@ def test_a_full_database_beside_an_empty_folder_is_refused_and_starts_when_the_f
 ) -> None:
     to = Installation(tmp_path / "data", databases.new_url("database first"))
     databases.restore(installed.backup, to.url)
-    said = to.refusal()
-    assert SAID in said
-    assert f"{to.data} (of no instance yet, empty)" in said
-    assert f"(of the instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in said
-    assert "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files" in said
+    message = to.refusal()
+    assert MISMATCH in message
+    assert f"{to.data} (no instance yet, empty)" in message
+    assert f"(instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in message
+    assert "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files" in message
     assert not to.data.exists()
     to.data.mkdir()  # as the place where a disk is mounted
     with pytest.raises(SettingsRefused, match="its disk is mounted"):
@@ -241,11 +241,11 @@ def test_the_database_of_another_installation_is_refused_and_both_stay_as_they_a
     with serve(other.data, database_url=other.url) as server, server.client() as http:
         assert http.put("/v1/datasets/anna/content", content=b"RIFF other words").status_code == 201
     before = (everything_in(installed.at.data), everything_in(other.data), other.num_datasets())
-    said = Installation(installed.at.data, other.url).refusal()
-    assert SAID in said
-    assert str(installed.at.ids()[0]) in said
-    assert str(other.ids()[1]) in said
-    assert "only after a restore, let `rvc-train admin adopt` join the two" in said
+    message = Installation(installed.at.data, other.url).refusal()
+    assert MISMATCH in message
+    assert str(installed.at.ids()[0]) in message
+    assert str(other.ids()[1]) in message
+    assert "only after a restore, let `rvc-train admin adopt` join the two" in message
     assert (everything_in(installed.at.data), everything_in(other.data), other.num_datasets()) == before
 
 
@@ -261,23 +261,23 @@ def test_adopt_joins_a_database_from_before_the_ids_to_the_folder_after_it_has_s
     restore_database_from_before(at.data / "rvc-train.db")
     orphan = at.data / "datasets" / ("ds_" + "0" * 32)
     orphan.mkdir()
-    with pytest.raises(SettingsRefused, match=f"of the instance {instance_id}, 2 datasets, 1 jobs, 1 uploads"):
+    with pytest.raises(SettingsRefused, match=f"instance {instance_id}, 2 datasets, 1 jobs, 1 uploads"):
         check_pairing(at.data, at.url)
     before = everything_in(at.data)
     declined = at.admin("adopt", answer="n\n")
     assert declined.exit_code == 1
-    assert "datasets:    1 of the database have their files, 0 have none, 1 in the folder belong" in declined.stdout
-    assert at.admin("adopt", answer="").exit_code == 1  # nobody is there to answer
+    assert "datasets:    1 in the database with files, 0 without, 1 orphaned in the folder" in declined.stdout
+    assert at.admin("adopt", answer="").exit_code == 1  # no answer on standard input
     assert everything_in(at.data) == before
     done = at.admin("adopt", "--yes")
     assert (done.exit_code, done.stdout.splitlines()[-1]) == (0, f"joined: {instance_id}")
     assert at.ids() == (instance_id, instance_id)
-    assert "belong together already" in at.admin("adopt").stdout
+    assert "already belong together" in at.admin("adopt").stdout
     assert orphan.is_dir()
     with serve(at.data, database_url=None) as server, server.client() as http:
         assert len(http.get("/v1/datasets").json()["data"]) == 1
         assert http.get("/v1/audit?action=instance.adopted").json()["data"][0]["target"] == instance_id
-        assert "another server works in the data folder" not in at.admin("adopt").output  # it has nothing to do
+        assert "another server uses the data folder" not in at.admin("adopt").output  # it has nothing to do
 
 
 def test_adopt_refuses_two_that_have_nothing_in_common_and_a_folder_whose_server_runs(tmp_path: Path) -> None:
@@ -288,12 +288,12 @@ def test_adopt_refuses_two_that_have_nothing_in_common_and_a_folder_whose_server
     for pair, remedy in ((empty, "restore the database"), (unmounted, "restore the files")):
         done = pair.admin("adopt", "--yes")
         assert done.exit_code == 1
-        assert "not one dataset or job in common" in done.stderr
+        assert "no dataset or job in common" in done.stderr
         assert remedy in done.stderr
     assert everything_in(tmp_path) == before
     with Storage(at.data).lock(0):
         done = at.admin("adopt", "--yes")
-    assert (done.exit_code, "another server works in the data folder" in done.stderr) == (1, True)
+    assert (done.exit_code, "another server uses the data folder" in done.stderr) == (1, True)
     assert at.ids() == (None, None)
 
 
@@ -363,7 +363,7 @@ def test_of_an_installation_from_before_a_database_without_its_files_and_files_w
     at = from_before(tmp_path / "data")
     away = tmp_path / "rvc-train.db"
     (at.data / "rvc-train.db").rename(away)
-    with pytest.raises(SettingsRefused, match="of no instance yet, 1 datasets, 1 jobs, 1 uploads"):
+    with pytest.raises(SettingsRefused, match="no instance yet, 1 datasets, 1 jobs, 1 uploads"):
         check_pairing(at.data, at.url)
     with pytest.raises(SettingsRefused, match="its disk is mounted"):
         check_pairing(tmp_path / "empty", f"sqlite:///{away}")
@@ -392,14 +392,14 @@ def test_a_crash_before_the_row_leaves_a_folder_that_starts(tmp_path: Path) -> N
 def test_of_two_servers_that_start_on_one_new_database_with_two_folders_one_is_refused(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'rvc-train.db'}")
     open_instance(engine, Storage(tmp_path / "one"))
-    with pytest.raises(SettingsRefused, match=SAID):
+    with pytest.raises(SettingsRefused, match=MISMATCH):
         open_instance(engine, Storage(tmp_path / "two"))
     engine.dispose()
 
 
 def test_a_damaged_mark_is_told_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / INSTANCE_FILE).write_text("{}")
-    with pytest.raises(SettingsRefused, match="is damaged: it should hold the id"):
+    with pytest.raises(SettingsRefused, match="is damaged: it should contain the instance id"):
         check_pairing(tmp_path, f"sqlite:///{tmp_path / 'rvc-train.db'}")
 
 
@@ -409,7 +409,7 @@ def test_up_shows_the_refusal_of_its_server_and_ends(tmp_path: Path) -> None:
     options = ("--data", str(at.data), "--port", str(free_port()), "--device", "cpu")
     done = run("rvc_train.cli.main", "up", *options, environment=mistyped.environment)
     assert done.returncode == 1
-    assert SAID in " ".join(done.stderr.replace("server │", "").split())
+    assert MISMATCH in " ".join(done.stderr.replace("server │", "").split())
     assert not (tmp_path / "new").exists()
 
 
@@ -420,7 +420,7 @@ def test_the_keepers_commands_make_no_database_and_delete_nothing_beside_the_wro
     at = from_before(tmp_path / "data")
     before = everything_in(tmp_path)
     done = Installation(at.data, f"sqlite:///{tmp_path}/new/new.db").admin(*command)
-    assert (done.exit_code, SAID in done.stderr) == (1, True)
+    assert (done.exit_code, MISMATCH in done.stderr) == (1, True)
     assert everything_in(tmp_path) == before
 
 
@@ -429,7 +429,7 @@ def test_the_doctor_finds_a_pair_that_does_not_belong_together_and_makes_no_data
     settings = ServerSettings(data_folder=at.data, database_url=f"sqlite:///{tmp_path}/new/new.db")
     found = [each for look_at in (_database, _instance, _clock) for each in look_at(settings)]
     assert [(each.what, each.state) for each in found][:2] == [("database", "note"), ("instance", "fault")]
-    assert SAID in found[1].text
+    assert MISMATCH in found[1].text
     assert not (tmp_path / "new").exists()
 
 
@@ -447,7 +447,7 @@ def test_messages_name_a_database_without_its_password(url: str, name: str) -> N
 
 
 def test_a_start_on_a_database_without_a_row_joins_an_empty_folder(tmp_path: Path) -> None:
-    """Of `rvc-train admin migrate`, or of an installation in which nobody has stored anything."""
+    """After `rvc-train admin migrate`, or in an installation without any files."""
     engine = create_engine(f"sqlite:///{tmp_path / 'elsewhere' / 'rvc-train.db'}")
     migrate(engine)
     instance_id = open_instance(engine, Storage(tmp_path / "data"))

@@ -1,4 +1,4 @@
-"""What belongs to no row: left alone at a start, moved to the trash an hour later, deleted after the trash's days."""
+"""Orphans: kept at a start, moved to the trash an hour later, deleted after the trash's days."""
 
 import json
 import os
@@ -197,7 +197,7 @@ def test_the_doctor_and_a_dry_run_list_them_and_gc_moves_them(
     url = engine.url.render_as_string(hide_password=False)
     settings = ServerSettings(data_folder=joined.root, database_url=url)
 
-    def said(what: str) -> str:
+    def finding(what: str) -> str:
         return " ".join(each.text for each in _instance(settings) if each.what == what)
 
     def gc(*options: str) -> str:
@@ -206,22 +206,22 @@ def test_the_doctor_and_a_dry_run_list_them_and_gc_moves_them(
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    assert all(name in said("orphans") for name in NAMES.values())
-    assert "the server moves them to the trash" in said("orphans")
-    assert f"orphan  {ORPHANS[0]}  0.0 MB  belongs to nobody; left alone" in gc()
+    assert all(name in finding("orphans") for name in NAMES.values())
+    assert "the server moves them to the trash" in finding("orphans")
+    assert f"orphan  {ORPHANS[0]}  0.0 MB  kept" in gc()
     assert those_in(joined.root) == ORPHANS
     monkeypatch.setattr(server.storage.orphans, "SECONDS_UNTOUCHED", -1)
     monkeypatch.setenv("RVC_TRAIN_REPORT_TIMEOUT_SECONDS", "0.1")
-    assert f"orphan  {ORPHANS[2]}  0.0 MB  belongs to nobody; would be moved to the trash" in gc("--dry-run")
+    assert f"orphan  {ORPHANS[2]}  0.0 MB  would be moved to the trash" in gc("--dry-run")
     found = json.loads(gc("--dry-run", "--json"))
     assert [(each["name"], each["is_due"]) for each in found["orphans"]] == [(name, True) for name in ORPHANS]
     assert those_in(joined.root) == ORPHANS
     gc()
     assert (those_in(joined.root), trash_of(joined.root)) == ([], sorted(ORPHANS))
-    assert (said("orphans"), "5 things lie in" in said("trash")) == ("", True)
+    assert (finding("orphans"), "5 items in" in finding("trash")) == ("", True)
     (batch,) = (joined.root / "trash").iterdir()
     batch.rename(batch.with_name("20200101T000000Z"))
-    assert f"trash  trash/20200101T000000Z/{ORPHANS[0]}  would be deleted for good" in gc("--dry-run")
+    assert f"trash  trash/20200101T000000Z/{ORPHANS[0]}  would be deleted permanently" in gc("--dry-run")
     assert trash_of(joined.root) == sorted(ORPHANS)
     gc()
     assert trash_of(joined.root) == []

@@ -1,4 +1,4 @@
-"""What of a data folder is closed to other users, and what is left as somebody wanted it."""
+"""Files of a data folder are closed to other users, unless they are shared on purpose."""
 
 import stat
 from pathlib import Path
@@ -32,20 +32,20 @@ def test_the_folder_and_what_is_ours_in_it_are_closed_once(folder: Path) -> None
 
 def test_a_folder_with_things_of_others_stays_open_but_for_what_is_ours(folder: Path) -> None:
     (folder / "holiday").mkdir(mode=0o755)
-    said = list(restrict_data_folder(folder))
+    messages = list(restrict_data_folder(folder))
     assert [mode_of(folder / name) for name in ("", "jobs", "holiday")] == [0o755, 0o700, 0o755]
-    assert "because it holds holiday, which is not the server's" in said[-1]
+    assert "because it contains holiday, which is not the server's" in messages[-1]
 
 
 def test_a_folder_that_was_shared_with_a_group_stays_so_and_is_closed_to_all_others(folder: Path) -> None:
     folder.chmod(0o2775)
     (folder / "jobs").chmod(0o2775)
-    said = list(restrict_data_folder(folder))
+    messages = list(restrict_data_folder(folder))
     assert [mode_of(folder / name) for name in ("", "jobs", "rvc-train.db")] == [0o2770, 0o2770, 0o640]
-    assert "shared with a group on purpose" in said[-1]
+    assert "shared with a group on purpose" in messages[-1]
 
 
 def test_what_cannot_be_closed_is_told_and_what_is_gone_is_not(tmp_path: Path) -> None:
     assert list(restrict_access([tmp_path / "gone"])) == []
-    (said,) = restrict_access([Path("/proc/self/status")])
-    assert "/proc/self/status is open to other users of this machine, and cannot be closed" in said
+    (message,) = restrict_access([Path("/proc/self/status")])
+    assert "/proc/self/status is open to other users of this machine, and its mode cannot be changed" in message

@@ -1,5 +1,6 @@
-"""Recordings over HTTP: from the raw body to a dataset that jobs may use, or a sentence that says why not."""
+"""Recordings over HTTP: from the raw body to a dataset that jobs may use, or a sentence on why not."""
 
+import errno
 import hashlib
 import socket
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_zip_becomes_a_dataset_that_is_examined_and_ready(put, settled, zipped
     assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
     assert (dataset["name"], dataset["num_files"], dataset["size"]) == ("Анна's voice", 2, len(content))
     assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
-    assert dataset["notes"] == ["left out, being no audio files: 'readme.txt'"]
+    assert dataset["notes"] == ["skipped files that are not audio: 'readme.txt'"]
     assert settled(dataset["id"])["status"] == "ready"
     report = http.get(f"/v1/datasets/{dataset['id']}/report").json()
     assert [file["name"] for file in report["files"]] == ["a/1.wav", "a/2.wav"]
@@ -53,14 +54,47 @@ def test_the_same_bytes_under_the_same_name_are_kept_once(put, live):
 
 
 def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
-    """Both look before either has written: the database decides, and the loser's files go."""
+    """Both search before either has written: the database decides, and the loser's files go."""
     first = put(b"RIFF race", "race").json()
     before = stored(live)
-    look, looks = live.context.datasets._find_same, iter([True])
-    blind_once = lambda *which: None if next(looks, False) else look(*which)  # noqa: E731
-    monkeypatch.setattr(live.context.datasets, "_find_same", blind_once)
+    find, blinded = live.context.datasets._find, iter([True])
+    blind_once = lambda *which: None if next(blinded, False) else find(*which)  # noqa: E731
+    monkeypatch.setattr(live.context.datasets, "_find", blind_once)
     again = put(b"RIFF race", "race")
     assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
+
+
+def test_stored_recordings_that_cannot_be_linked_are_copied_not_unpacked_again(put, live, monkeypatch):
+    first = put(b"RIFF copied", "original").json()
+
+    def too_many_links(*_):
+        raise OSError(errno.EMLINK, "too many links")
+
+    monkeypatch.setattr("server.storage.local.os.link", too_many_links)
+    monkeypatch.setattr("server.datasets.service.ingest", None)
+    answer = put(b"RIFF copied", "copy")
+    folders = [live.context.storage.dataset_folder(each["id"]) for each in (first, answer.json())]
+    assert answer.status_code == 201
+    assert [path.read_bytes() for path in sorted(folders[1].iterdir())] == [
+        path.read_bytes() for path in sorted(folders[0].iterdir())
+    ]
+
+
+@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.ENOENT, 201)])
+def test_a_full_disk_while_copying_is_507_and_recordings_deleted_meanwhile_are_unpacked(
+    put, live, monkeypatch, number, status
+):
+    content = b"RIFF of error %d" % number
+    put(content, "original")
+    before = stored(live)
+
+    def failing(*_):
+        raise OSError(number, "no copy")
+
+    monkeypatch.setattr("server.datasets.service.link_or_copy", failing)
+    answer = put(content, "copy")
+    assert (answer.status_code, len(stored(live)) - len(before)) == (status, status == 201)
+    assert not list(live.context.storage.incoming.iterdir())
 
 
 def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually):

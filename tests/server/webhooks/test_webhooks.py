@@ -17,13 +17,13 @@ from server.webhooks.egress import check_url, is_public, resolve
 
 
 class Listener(BaseHTTPRequestHandler):
-    """Somebody's server that wants to be told."""
+    """A server that receives webhook messages."""
 
     server: "Receiver"
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-        self.server.heard.append((dict(self.headers), body))
+        self.server.received.append((dict(self.headers), body))
         status = self.server.statuses.pop(0) if self.server.statuses else 204
         self.send_response(status)
         if status == 302:
@@ -40,7 +40,7 @@ class Receiver(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Listener)
-        self.heard: list[tuple[dict[str, str], str]] = []
+        self.received: list[tuple[dict[str, str], str]] = []
         self.statuses: list[int] = []
 
     @property
@@ -86,17 +86,17 @@ def test_a_listener_hears_of_the_end_of_a_job_signed_as_the_standard_says(
 ) -> None:
     webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
     job_id = finish(open_server)
-    eventually(lambda: receiver.heard)
-    headers, body = receiver.heard[0]
+    eventually(lambda: receiver.received)
+    headers, body = receiver.received[0]
     secret = http.get(f"/v1/webhooks/{webhook['id']}/secret").json()["secret"]
-    told = StandardWebhook(secret).verify(body, {key.lower(): value for key, value in headers.items()})
-    assert (told["type"], told["data"]["id"], told["data"]["status"]) == ("job.succeeded", job_id, "succeeded")
+    sent = StandardWebhook(secret).verify(body, {key.lower(): value for key, value in headers.items()})
+    assert (sent["type"], sent["data"]["id"], sent["data"]["status"]) == ("job.succeeded", job_id, "succeeded")
     log = http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"]
     eventually(lambda: http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"][0]["status"] == "delivered")
-    assert (log[0]["id"], log[0]["body"], len(receiver.heard)) == (headers["webhook-id"], body, 1)
+    assert (log[0]["id"], log[0]["body"], len(receiver.received)) == (headers["webhook-id"], body, 1)
 
 
-def test_a_listener_hears_only_what_it_asked_for(
+def test_a_receiver_gets_only_the_events_it_subscribed_to(
     open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Callable[..., None]
 ) -> None:
     http.post("/v1/webhooks", json={"url": receiver.url, "events": ["job.started", "job.failed"]})
@@ -105,10 +105,10 @@ def test_a_listener_hears_only_what_it_asked_for(
     lease = bench.claim()
     bench.jobs.fail(lease, FailureCode.DIVERGED, "it diverged")
     finish(open_server)
-    eventually(lambda: len(receiver.heard) == 3)
-    told = sorted(json.loads(body)["type"] for _, body in receiver.heard)
-    assert told == ["job.failed", "job.started", "job.started"]
-    failed = next(json.loads(body) for _, body in receiver.heard if "job.failed" in body)
+    eventually(lambda: len(receiver.received) == 3)
+    received = sorted(json.loads(body)["type"] for _, body in receiver.received)
+    assert received == ["job.failed", "job.started", "job.started"]
+    failed = next(json.loads(body) for _, body in receiver.received if "job.failed" in body)
     assert failed["data"]["error"] == {"code": "diverged", "message": "it diverged"}
 
 
@@ -121,8 +121,8 @@ def test_a_jobs_own_listener_hears_of_that_job_alone(
     finish(open_server)
     bench.publish(lease := bench.claim())
     bench.jobs.succeed(lease)
-    eventually(lambda: receiver.heard)
-    assert [json.loads(body)["data"]["id"] for _, body in receiver.heard] == [mine]
+    eventually(lambda: receiver.received)
+    assert [json.loads(body)["data"]["id"] for _, body in receiver.received] == [mine]
 
 
 def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
@@ -139,12 +139,12 @@ def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
     log = f"/v1/webhooks/{webhook['id']}/deliveries"
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
     assert http.get(log).json()["data"][0]["num_tries"] == 3
-    assert len({headers["webhook-id"] for headers, _ in receiver.heard}) == 1  # so the listener can tell
+    assert len({headers["webhook-id"] for headers, _ in receiver.received}) == 1  # so the receiver recognises it
     receiver.statuses = [500] * 3
     finish(open_server)
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "failed")
     last = http.get(log).json()["data"][0]
-    assert (last["last_status"], last["last_error"]) == (500, "answered 500 Internal Server Error")
+    assert (last["last_status"], last["last_error"]) == (500, "returned 500 Internal Server Error")
     again = http.post(f"{log}/{last['id']}/redeliver")
     assert (again.status_code, again.json()["status"]) == (202, "pending")
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
@@ -161,7 +161,7 @@ def test_an_address_that_is_gone_for_good_is_left_alone(
     assert "410" in http.get(address).json()["disabled_reason"]
     finish(open_server)
     assert http.patch(address, json={"is_enabled": True}).json()["disabled_reason"] is None
-    assert [json.loads(body)["type"] for _, body in receiver.heard] == ["ping"]
+    assert [json.loads(body)["type"] for _, body in receiver.received] == ["ping"]
 
 
 def test_a_deleted_webhook_hears_nothing(open_server: Any, http: httpx.Client, receiver: Receiver) -> None:
@@ -169,7 +169,7 @@ def test_a_deleted_webhook_hears_nothing(open_server: Any, http: httpx.Client, r
     assert http.delete(f"/v1/webhooks/{webhook['id']}").status_code == 204
     finish(open_server)
     assert http.get(f"/v1/webhooks/{webhook['id']}").status_code == 404
-    assert receiver.heard == []
+    assert receiver.received == []
 
 
 def test_messages_outlive_a_restart(
@@ -179,7 +179,7 @@ def test_messages_outlive_a_restart(
         http.post("/v1/webhooks", json={"url": receiver.url})
         finish(server)
     with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02):
-        eventually(lambda: receiver.heard)
+        eventually(lambda: receiver.received)
 
 
 def test_an_address_inside_the_network_is_refused(live: Any) -> None:
@@ -266,7 +266,7 @@ def test_a_message_is_written_only_if_its_event_is(job_service: Any, bench: Any)
         row |= {"is_enabled": True, "created_at": datetime.now(UTC)}
         connection.execute(sa.insert(Webhook), [row])
     job_service.cancel(job.id)
-    job_service.cancel(job.id)  # changes nothing, and tells nothing
+    job_service.cancel(job.id)  # changes nothing, and sends nothing
     with read_session(job_service.engine) as session:
         assert [each.job_id for each in session.exec(select(Delivery).order_by(col(Delivery.id)))] == [job.id]
 

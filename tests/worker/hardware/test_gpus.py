@@ -124,5 +124,5 @@ def test_readings_of_long_ago_are_not_shown_and_go(shop: Any) -> None:
 
 
 def test_no_reading_lies_where_an_id_is_none_of_ours(tmp_path: Any) -> None:
-    with pytest.raises(ValueError, match="no id of ours"):
+    with pytest.raises(ValueError, match="not a valid id"):
         write_gpu_telemetry(Storage(tmp_path), "../../etc", [], datetime.now(UTC))
