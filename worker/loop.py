@@ -1,4 +1,4 @@
-"""The worker: make itself known, claim, run, finish; until it is asked to stop."""
+"""Loop of the worker: register, then claim and run jobs until it is asked to stop."""
 
 import os
 import socket
@@ -29,14 +29,13 @@ from worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
 
-
 SECONDS_BETWEEN_SWEEPS = 600
 MAX_NETWORK_FOLDER_CHECKS = 90
 """NFS may show a new file a minute late."""
 
 
 def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
-    """Run jobs one after the other until `stop` is set; then hand back the present one and return."""
+    """Run jobs one after the other until `stop` is set; then release the present one and return."""
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
@@ -68,11 +67,11 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
 
 
 def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> str | None:
-    """Wait until data folder and database have one instance id, and bring the schema up to date; that id.
+    """Wait until data folder and database have the same instance id, migrate the schema, and return the id.
 
-    A worker gives no id: on a machine where the data folder's disk is not mounted it would give it to an empty folder.
-    None when `stop` is set meanwhile. SettingsRefused when the two do not belong together, or for what is no database
-    of ours.
+    None when `stop` is set meanwhile. A worker never makes the id: on a machine where the data folder's disk is not
+    mounted it would write it to an empty folder. Raises SettingsRefused when the two do not belong together, or when
+    the database is not one of rvc-train.
     """
     try:
         found = _wait_until_joined(settings, stop)
@@ -88,19 +87,19 @@ def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.
 
 
 def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairing | None:
-    """Data folder and database, with one id; None when `stop` is set first. SettingsRefused when they do not match."""
+    """Wait until data folder and database have the same id; None when `stop` is set first. Raises SettingsRefused."""
     num_waits = num_mismatches = 0
     while (
         found := retry_until_available(lambda: inspect_pairing(settings.data_folder, settings.url), give_up=stop.is_set)
     ) is not None:
         if found.is_joined:
             return found
-        # The server may have written the id between our looks at the two; and a network folder may show it later.
+        # The server may write the id between the checks of the two, and a network folder may show it later.
         num_mismatches = 0 if found.mismatch is None else num_mismatches + 1
         if found.mismatch is not None and num_mismatches > (MAX_NETWORK_FOLDER_CHECKS if num_waits else 1):
             raise SettingsRefused(found.mismatch)
         if found.mismatch is None and num_waits == 0:
-            logger.info("waiting for the server, whose first start gives data folder and database their id")
+            logger.info("waiting for the first start of the server, which makes the id of data folder and database")
         num_waits += found.mismatch is None
         if stop.wait(settings.poll_seconds):
             break
@@ -108,7 +107,7 @@ def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairi
 
 
 def _status(job_service: JobService, job_id: str) -> JobStatus | None:
-    """A job's status; None for one that the database does not have."""
+    """A job's status; None for a job that is not in the database."""
     try:
         return JobStatus(job_service.get(job_id).status)
     except NotFound:
@@ -132,6 +131,8 @@ def _gpu_monitor(settings: WorkerSettings, worker_id: str) -> GpuMonitor:
 
 
 class _Worker:
+    """Loop of one registered worker."""
+
     def __init__(
         self,
         settings: WorkerSettings,
@@ -146,7 +147,7 @@ class _Worker:
         self._heartbeat, self._stop = heartbeat, stop
         self._storage = Storage(settings.data_folder)
         self._workspaces, self._instance_id = workspaces, instance_id
-        self._swept_at = time.monotonic()  # nothing is deleted by starting
+        self._next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS  # a start deletes nothing
 
     def run_jobs(self) -> None:
         while not (self._stop.is_set() or self._heartbeat.drain is not None):
@@ -164,7 +165,7 @@ class _Worker:
             return None
 
     def _run(self, lease: Lease) -> None:
-        """Run one job. An unexpected error of the worker fails that job, not the worker."""
+        """Run one job. An unexpected error fails that job, not the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
         self._heartbeat.attach(lease)
         try:
@@ -182,7 +183,7 @@ class _Worker:
             self._fail(lease, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
         finally:
             self._heartbeat.attach(None)
-            self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
+            self._next_sweep_at = 0.0
 
     def _fail(self, lease: Lease, message: str) -> None:
         try:
@@ -190,14 +191,14 @@ class _Worker:
                 lambda: self._jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self._stop.is_set
             )
         except LeaseLost:
-            logger.warning("the job was taken away meanwhile", job_id=lease.job_id)
+            logger.warning("the lease was lost meanwhile", job_id=lease.job_id)
 
     def _sweep_if_due(self) -> None:
-        if time.monotonic() - self._swept_at < SECONDS_BETWEEN_SWEEPS:
+        if time.monotonic() < self._next_sweep_at:
             return
-        self._swept_at = time.monotonic()
+        self._next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS
         try:
             if is_joined(self._jobs.engine, self._storage):
                 self._workspaces.sweep(self._instance_id, partial(_status, self._jobs), self._settings.trash_days)
-        except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter of a disk that cannot be read
-            logger.warning("scratch folders are looked at later", reason=first_line(error))
+        except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter when a disk cannot be read
+            logger.warning("scratch folders were not swept; they are at the next sweep", reason=first_line(error))
