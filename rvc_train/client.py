@@ -264,11 +264,11 @@ class Client:
         return self._transport.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
 
     def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
-        """Evaluated checkpoints with their scores, by step."""
+        """Evaluated saves with their scores, by step."""
         return self._transport.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
 
     def previews(self, job_id: str) -> list[PreviewPublic]:
-        """Previews of the voice at its evaluated checkpoints, by step."""
+        """Previews of the voice at its evaluated saves, by step."""
         return self._transport.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
 
     def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
@@ -312,7 +312,6 @@ class Client:
             return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
         except httpx.TransportError:
             return False
-
 
     @staticmethod
     def _find(kind: str, wanted: str, ids: Iterator[str]) -> str:
