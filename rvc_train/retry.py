@@ -65,10 +65,8 @@ class RetryPolicy:
         )
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
-        requested = self.requested_pause(_error_of(state))
-        if requested is not None:
-            return requested
-        return tenacity.wait_random_exponential(FIRST_PAUSE_SECONDS, self.max_pause_seconds)(state)
+        random_pause = tenacity.wait_random_exponential(FIRST_PAUSE_SECONDS, self.max_pause_seconds)
+        return self.requested_pause(_error_of(state)) or random_pause(state)
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException:

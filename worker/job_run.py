@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from contextlib import closing
 
 import structlog
 
@@ -50,13 +51,8 @@ class JobRun:
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
     ) -> None:
-        self._settings = settings
-        self._jobs = job_service
-        self._storage = storage
-        self._lease = lease
-        self._heartbeat = heartbeat
-        self._is_draining = is_draining
-        self._workspaces = workspaces
+        self._settings, self._jobs, self._storage, self._workspaces = settings, job_service, storage, workspaces
+        self._lease, self._heartbeat, self._is_draining = lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
         spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
         self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool)
@@ -64,7 +60,7 @@ class JobRun:
 
     def run(self) -> None:
         """Run the job and report the outcome; after the loss of the lease nothing more is written."""
-        with JobLog(self._storage.job_log(self._lease.job_id)) as log:
+        with closing(JobLog(self._storage.job_log(self._lease.job_id))) as log:
             log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
             try:
                 self._terminate_stale_engine(log)

@@ -4,6 +4,7 @@ import os
 import socket
 import threading
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 
@@ -40,7 +41,8 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     if instance_id is None:
         return
     job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
-    workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
+    storage = Storage(settings.data_folder)
+    workspaces = Workspaces(storage, settings.scratch_folder)
     retry_until_available(
         lambda: workspaces.claim_scratch(instance_id, partial(_status, job_service)), give_up=stop.is_set
     )
@@ -55,10 +57,11 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
         job_service, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file
     )
     heartbeat.start()
-    gpu_monitor = _gpu_monitor(settings, worker_id)
+    gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
+    gpu_monitor = GpuMonitor(storage, worker_id, gpus, settings.heartbeat_seconds)
     gpu_monitor.start()
     try:
-        _Worker(settings, job_service, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
+        _Worker(settings, job_service, storage, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
     finally:
         gpu_monitor.stop()
         heartbeat.stop()
@@ -125,80 +128,64 @@ def _register(settings: WorkerSettings, job_service: JobService) -> str:
     )
 
 
-def _gpu_monitor(settings: WorkerSettings, worker_id: str) -> GpuMonitor:
-    gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
-    return GpuMonitor(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
-
-
+@dataclass
 class _Worker:
     """Loop of one registered worker."""
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        job_service: JobService,
-        worker_id: str,
-        heartbeat: Heartbeat,
-        stop: threading.Event,
-        workspaces: Workspaces,
-        instance_id: str,
-    ) -> None:
-        self._settings, self._jobs, self._worker_id = settings, job_service, worker_id
-        self._heartbeat, self._stop = heartbeat, stop
-        self._storage = Storage(settings.data_folder)
-        self._workspaces, self._instance_id = workspaces, instance_id
-        self._next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS  # a start deletes nothing
+    settings: WorkerSettings
+    jobs: JobService
+    storage: Storage
+    worker_id: str
+    heartbeat: Heartbeat
+    stop: threading.Event
+    workspaces: Workspaces
+    instance_id: str
+    next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
+    """A start deletes nothing, the end of a job does."""
 
     def run_jobs(self) -> None:
-        while not (self._stop.is_set() or self._heartbeat.drain is not None):
+        while not (self.stop.is_set() or self.heartbeat.drain is not None):
             lease = self._claim()
             if lease is not None:
                 self._run(lease)
                 continue
             self._sweep_if_due()
-            self._stop.wait(self._settings.poll_seconds)
+            self.stop.wait(self.settings.poll_seconds)
 
     def _claim(self) -> Lease | None:
         try:
-            return self._jobs.claim(self._worker_id)
+            return self.jobs.claim(self.worker_id)
         except DATABASE_UNAVAILABLE:
             return None
 
     def _run(self, lease: Lease) -> None:
         """Run one job. An unexpected error fails that job, not the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
-        self._heartbeat.attach(lease)
+        self.heartbeat.attach(lease)
         try:
-            JobRun(
-                self._settings,
-                self._jobs,
-                self._storage,
-                self._workspaces,
-                lease,
-                self._heartbeat,
-                self._stop.is_set,
-            ).run()
+            is_draining = self.stop.is_set
+            JobRun(self.settings, self.jobs, self.storage, self.workspaces, lease, self.heartbeat, is_draining).run()
         except Exception as error:
             logger.exception("unexpected worker error", job_id=lease.job_id)
             self._fail(lease, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
         finally:
-            self._heartbeat.attach(None)
-            self._next_sweep_at = 0.0
+            self.heartbeat.attach(None)
+            self.next_sweep_at = 0.0
 
     def _fail(self, lease: Lease, message: str) -> None:
         try:
             retry_until_available(
-                lambda: self._jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self._stop.is_set
+                lambda: self.jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self.stop.is_set
             )
         except LeaseLost:
             logger.warning("the lease was lost meanwhile", job_id=lease.job_id)
 
     def _sweep_if_due(self) -> None:
-        if time.monotonic() < self._next_sweep_at:
+        if time.monotonic() < self.next_sweep_at:
             return
-        self._next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS
+        self.next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS
         try:
-            if is_joined(self._jobs.engine, self._storage):
-                self._workspaces.sweep(self._instance_id, partial(_status, self._jobs), self._settings.trash_days)
+            if is_joined(self.jobs.engine, self.storage):
+                self.workspaces.sweep(self.instance_id, partial(_status, self.jobs), self.settings.trash_days)
         except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter when a disk cannot be read
             logger.warning("scratch folders were not swept; they are at the next sweep", reason=first_line(error))

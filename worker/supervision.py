@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -26,34 +27,29 @@ _STOP_REASONS = {
 }
 
 
+@dataclass
 class Supervisor:
     """Supervisor of one engine, from its start to its exit."""
 
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        lease: Lease,
-        engine: EngineProcess,
-        reporter: EventReporter,
-        checkpoint_sync: CheckpointSync,
-        heartbeat: Heartbeat,
-        is_draining: Callable[[], bool],
-    ) -> None:
-        self._settings, self._lease, self._engine = settings, lease, engine
-        self._reporter, self._checkpoint_sync = reporter, checkpoint_sync
-        self._heartbeat, self._is_draining = heartbeat, is_draining
-        self._started_at = time.monotonic()
-        self._stop_requested_at: float | None = None
-        self.stop_reason: StopReason | None = None
-        """Why the engine was asked to stop; None while it was not."""
+    settings: WorkerSettings
+    lease: Lease
+    engine: EngineProcess
+    reporter: EventReporter
+    checkpoint_sync: CheckpointSync
+    heartbeat: Heartbeat
+    is_draining: Callable[[], bool]
+    stop_reason: StopReason | None = None
+    """Reason why the engine was asked to stop; None while it was not."""
+    _stop_requested_at: float | None = None
+    _started_at: float = field(default_factory=time.monotonic)
 
     def run(self) -> EngineExit:
         """Supervise the engine until its exit."""
         next_flush_at = 0.0
-        while (engine_exit := self._engine.poll()) is None:
+        while (engine_exit := self.engine.poll()) is None:
             self._collect_events(TICK_SECONDS)
             if time.monotonic() >= next_flush_at:
-                next_flush_at = time.monotonic() + self._settings.record_seconds
+                next_flush_at = time.monotonic() + self.settings.record_seconds
                 self._flush_events()
             if self.stop_reason is None:
                 self.stop_reason = self._find_stop_reason()
@@ -63,44 +59,45 @@ class Supervisor:
         return engine_exit
 
     def _collect_events(self, timeout: float) -> None:
-        events = self._engine.take_events(timeout)
-        self._reporter.add(events)
+        events = self.engine.take_events(timeout)
+        self.reporter.add(events)
         if any(isinstance(event, CheckpointSaved) for event in events):
-            self._checkpoint_sync.schedule()
-        if (error := self._checkpoint_sync.pop_error()) is not None:
+            self.checkpoint_sync.schedule()
+        if (error := self.checkpoint_sync.pop_error()) is not None:
             message = f"a checkpoint was not copied out of the workspace, so only this worker can continue: {error}"
-            self._reporter.add([Warned(message=message, stage="train")])
+            self.reporter.add([Warned(message=message, stage="train")])
 
     def _flush_events(self) -> None:
         """Record the collected events, in one batch every `record_seconds`."""
-        if self._heartbeat.is_lost:
+        if self.heartbeat.is_lost:
             return
         try:
-            self._reporter.try_flush()
+            self.reporter.try_flush()
         except LeaseLost:
             self.stop_reason = StopReason.LOST
 
     def _find_stop_reason(self) -> StopReason | None:
-        limit = self._lease.max_duration_seconds
-        if self._heartbeat.is_lost:
+        limit = self.lease.max_duration_seconds
+        if self.heartbeat.is_lost:
             return StopReason.LOST
-        if (command := self._heartbeat.command) is not WorkerCommand.NONE:
+        if (command := self.heartbeat.command) is not WorkerCommand.NONE:
             return _STOP_REASONS[command]
-        if self._is_draining():
+        if self.is_draining():
             return StopReason.DRAIN
         if limit is not None and time.monotonic() - self._started_at > limit:
             return StopReason.TOO_LONG
-        if self._engine.silent_seconds > self._engine.allowed_silence(self._settings.silence_seconds, steps=20):
+        watchdog = self.engine.watchdog
+        if watchdog.silent_seconds > watchdog.allowed_silence(self.settings.silence_seconds, steps=20):
             return StopReason.SILENT
         return None
 
     def _stop_engine(self, reason: StopReason) -> None:
         """Ask the engine to stop; kill it after `stop_seconds`, and three steps and saves, without an event."""
         if self._stop_requested_at is None:
-            logger.info("stopping the engine", job_id=self._lease.job_id, reason=str(reason))
-            self._engine.ask_to_stop()
+            logger.info("stopping the engine", job_id=self.lease.job_id, reason=str(reason))
+            self.engine.ask_to_stop()
             self._stop_requested_at = time.monotonic()
-        silence = min(self._engine.silent_seconds, time.monotonic() - self._stop_requested_at)
-        if silence > self._engine.allowed_silence(self._settings.stop_seconds):
-            logger.warning("the engine did not stop; killing it", job_id=self._lease.job_id)
-            self._engine.kill()
+        silence = min(self.engine.watchdog.silent_seconds, time.monotonic() - self._stop_requested_at)
+        if silence > self.engine.watchdog.allowed_silence(self.settings.stop_seconds, steps=3):
+            logger.warning("the engine did not stop; killing it", job_id=self.lease.job_id)
+            self.engine.kill()

@@ -30,6 +30,13 @@ TokenOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 
 
+EXIT_CODES = {
+    ConnectionFailed: exit_codes.NO_CONNECTION,
+    AuthError: exit_codes.NOT_ALLOWED,
+    UsageError: exit_codes.USAGE,
+}
+
+
 class CommandContext(typer.Context):
     """Context of a command with --json."""
 
@@ -91,19 +98,6 @@ class ApiCommand(OutputCommand):
     shared_options = _api_options
 
 
-def exit_code_of(error: ClientError | OSError) -> int:
-    """Exit code for a kind of error."""
-    match error:
-        case ConnectionFailed():
-            return exit_codes.NO_CONNECTION
-        case AuthError():
-            return exit_codes.NOT_ALLOWED
-        case UsageError():
-            return exit_codes.USAGE
-        case _:
-            return exit_codes.ERROR
-
-
 def _fail(error: ClientError | OSError, output: Output) -> NoReturn:
     """Print an error and exit."""
     if isinstance(error, BrokenPipeError):
@@ -112,6 +106,7 @@ def _fail(error: ClientError | OSError, output: Output) -> NoReturn:
     if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
     output.error(text)
+    exit_code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), exit_codes.ERROR)
     if output.as_json:
-        output.json({"error": text, "exit_code": exit_code_of(error)})
-    raise typer.Exit(exit_code_of(error))
+        output.json({"error": text, "exit_code": exit_code})
+    raise typer.Exit(exit_code)

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -91,8 +91,8 @@ class View:
         return "  ".join(part for part in parts if part)
 
 
-class Display(Protocol):
-    """Display of a job."""
+class Display:
+    """Display of a job. This one shows nothing: with --json the events themselves are the output."""
 
     def show(self, view: View) -> None:
         """Show a changed state."""
@@ -101,7 +101,7 @@ class Display(Protocol):
         """Print a line for an event."""
 
 
-class Bar:
+class Bar(Display):
     """Progress bar that is redrawn in place, with lines above it."""
 
     def __init__(self, progress: Progress, name: str) -> None:
@@ -117,7 +117,7 @@ class Bar:
         self._progress.console.print(text)
 
 
-class Lines:
+class Lines(Display):
     """Plain lines for pipes and logs, progress at most every SECONDS_BETWEEN_LINES."""
 
     def __init__(self, output: Output) -> None:
@@ -135,21 +135,11 @@ class Lines:
         self._output.note(text)
 
 
-class Silent:
-    """No display: with --json the events themselves are the output."""
-
-    def show(self, view: View) -> None:
-        """Do nothing."""
-
-    def print_line(self, text: str) -> None:
-        """Do nothing."""
-
-
 @contextmanager
 def display(output: Output, name: str) -> Iterator[Display]:
     """Display that fits the output."""
     if output.as_json:
-        yield Silent()
+        yield Display()
     elif not output.console.is_terminal:
         yield Lines(output)
     else:

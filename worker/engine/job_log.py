@@ -4,8 +4,6 @@ import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import structlog
 
@@ -24,12 +22,6 @@ class JobLog:
         self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
         self._lock = threading.Lock()
         self._is_failing = False
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

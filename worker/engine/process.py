@@ -53,7 +53,7 @@ class EngineProcess:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._last_event: Succeeded | Failed | Stopped | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._watchdog = Watchdog(step_seconds)
+        self.watchdog = Watchdog(step_seconds)
         self._exited_at: float | None = None
         self._child = subprocess.Popen(
             list(command),
@@ -79,15 +79,6 @@ class EngineProcess:
         with contextlib.suppress(psutil.NoSuchProcess):
             return psutil.Process(self.pid).create_time()
         return time.time()
-
-    @property
-    def silent_seconds(self) -> float:
-        """Seconds since the last event, or since the start."""
-        return self._watchdog.silent_seconds
-
-    def allowed_silence(self, least_seconds: float, steps: float = 3) -> float:
-        """Allowed seconds without an event: the duration of `steps` steps and saves, at least `least_seconds`."""
-        return self._watchdog.allowed_silence(least_seconds, steps)
 
     def take_events(self, timeout: float) -> list[Event]:
         """Events since the last call, without log lines; waits up to `timeout` seconds for the first one."""
@@ -141,7 +132,7 @@ class EngineProcess:
 
     def _on_stdout(self, line: str) -> None:
         event = parse_event(line)
-        self._watchdog.observe(event)
+        self.watchdog.observe(event)
         self._log.event(event)
         if isinstance(event, Succeeded | Failed | Stopped):
             self._last_event = event
@@ -172,7 +163,7 @@ class Watchdog:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since the last event."""
+        """Seconds since the last event, or since the start."""
         return time.monotonic() - self._last_event_at
 
     def allowed_silence(self, least_seconds: float, steps: float) -> float:
