@@ -12,7 +12,7 @@ import httpx
 
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.problems import error_of
-from rvc_train.http.transport import HTTP_RETRIES
+from rvc_train.http.transport import TRANSFER_RETRIES
 
 
 class Offered(Protocol):
@@ -91,7 +91,7 @@ def sha256_of(path: Path) -> str:
 def _fetch(http: httpx.Client, artifact: Offered, part: Path, report_progress: Progress) -> None:
     """Fill `part` up to the artifact's size, over as many connections as necessary."""
     try:
-        for attempt in HTTP_RETRIES.retrying(progress=lambda: _size(part)):
+        for attempt in TRANSFER_RETRIES.retrying(progress=lambda: _size(part)):
             with attempt:
                 while (offset := _size(part)) < artifact.size:
                     _fetch_from(http, artifact, part, offset, report_progress)

@@ -39,8 +39,10 @@ def _requested_pause(error: BaseException) -> float | None:
     return None if seconds is None else min(seconds, MAX_RETRY_AFTER_SECONDS)
 
 
-HTTP_RETRIES = RetryPolicy(is_transient, _requested_pause, max_attempts=5)
+HTTP_RETRIES = RetryPolicy(is_transient, _requested_pause, max_attempts=4)
 _NO_RETRIES = replace(HTTP_RETRIES, max_attempts=1)
+TRANSFER_RETRIES = replace(HTTP_RETRIES, max_attempts=6, max_pause_seconds=10)
+"""Policy of uploads and downloads, whose attempts continue where the last one ended."""
 
 
 class Transport:

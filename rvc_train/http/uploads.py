@@ -15,7 +15,7 @@ import httpx
 
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
 from rvc_train.http.downloads import Progress, sha256_of
-from rvc_train.http.transport import HTTP_RETRIES, Transport, is_transient
+from rvc_train.http.transport import TRANSFER_RETRIES, Transport, is_transient
 from rvc_train.schemas.datasets import DatasetPublic
 
 TUS = {"Tus-Resumable": "1.0.0"}
@@ -35,7 +35,7 @@ def _is_interruption(error: BaseException) -> bool:
     return isinstance(error, ConnectionFailed) or is_transient(error)
 
 
-_UPLOAD_RETRIES = replace(HTTP_RETRIES, is_transient=_is_interruption)
+_UPLOAD_RETRIES = replace(TRANSFER_RETRIES, is_transient=_is_interruption)
 
 
 def upload(transport: Transport, file: Path, name: str, progress: Progress, cache: Path) -> DatasetPublic:
