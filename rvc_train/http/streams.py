@@ -30,6 +30,9 @@ def _is_interruption(error: BaseException) -> bool:
     return is_internal or is_transient(error) or isinstance(error, SSEError | _StreamClosed)
 
 
+_STREAM_RETRIES = replace(HTTP_RETRIES, is_transient=_is_interruption, max_attempts=math.inf, max_pause_seconds=10)
+
+
 def follow(
     http: httpx.Client,
     path: str,
@@ -49,13 +52,7 @@ def follow(
         if on_wait is not None:
             on_wait(f"connection lost ({error or type(error).__name__}); reconnecting")
 
-    policy = replace(
-        HTTP_RETRIES,
-        is_transient=_is_interruption,
-        max_attempts=math.inf,
-        max_seconds=reconnect_seconds,
-        max_pause_seconds=10,
-    )
+    policy = replace(_STREAM_RETRIES, max_seconds=reconnect_seconds)
     attempts = policy.retrying(progress=lambda: num_messages, on_wait=report_wait)
     try:
         for attempt in attempts:
