@@ -59,7 +59,8 @@ class Request(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def send_json(self, value: object, status: int = 200) -> None:
         self.send(status, json.dumps(value).encode())
