@@ -1,6 +1,5 @@
-"""The name that `rvc_train` had before."""
+"""Former name of the package `rvc_train`."""
 
 raise ImportError(
-    "the package client is now rvc_train, and the wire shapes of server.schemas are in rvc_train.schemas: "
-    "from rvc_train import Client"
+    "the package client is now rvc_train, and server.schemas is now rvc_train.schemas: from rvc_train import Client"
 )

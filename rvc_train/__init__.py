@@ -1,6 +1,6 @@
 """The client of a training server: `from rvc_train import Client`. Its command line is `rvc-train`.
 
-A plain `import rvc_train`, as the server does it for the schemas, loads nothing else.
+A plain `import rvc_train`, as the server needs for the schemas, loads nothing else.
 """
 
 from typing import TYPE_CHECKING, Any

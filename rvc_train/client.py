@@ -1,6 +1,6 @@
-"""The server's HTTP interface as methods, over an httpx.Client that the caller brings (or `connect` makes).
+"""Python client of the server's HTTP interface, over an httpx.Client given by the caller (or made by `connect`).
 
-Each method is one request and returns a shape of `rvc_train.schemas`. Errors are those of `rvc_train.errors`.
+Each method is one request and returns a schema of `rvc_train.schemas`. Raises errors of `rvc_train.errors`.
 """
 
 import uuid
@@ -38,31 +38,31 @@ from rvc_train.schemas.system import SystemPublic
 from rvc_train.schemas.workers import WorkerList, WorkerPublic
 
 TIMEOUT = httpx.Timeout(30, connect=10)
-EXAMPLE = "give one such as http://127.0.0.1:8000"
+_EXAMPLE = "use one such as http://127.0.0.1:8000"
 
 
 def connect(url: str, token: str | None = None) -> httpx.Client:
-    """An HTTP client for a server's address, with the token in its headers."""
+    """Make an HTTP client for a server's address, with the token in its headers. Raises UsageError."""
     headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
     if token:
         if not (token.isascii() and token.isprintable() and " " not in token):
-            raise UsageError("the token holds a space or a letter that no token has; copy it again")
+            raise UsageError("the token contains a space or another character that tokens do not have; copy it again")
         headers["Authorization"] = f"Bearer {token}"
     try:
         address = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
-        raise UsageError(f"{url!r} is no server address ({error}); {EXAMPLE}") from error
+        raise UsageError(f"{url!r} is not a server address ({error}); {_EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:
-        raise UsageError(f"{url!r} is no server address; {EXAMPLE}")
-    is_here = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
-    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_here)
+        raise UsageError(f"{url!r} is not a server address; {_EXAMPLE}")
+    is_local = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
+    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_local)
 
 
 class Client:
-    """One server, as its user sees it."""
+    """Client of one server."""
 
     def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
-        """`memory`: folder that remembers uploads that were begun; None: one in the user's cache folder."""
+        """`memory`: folder for the addresses of unfinished uploads; None: one in the user's cache folder."""
         self._http = http
         self._transport = transport = Transport(http)
         self.webhooks = Webhooks(transport)
@@ -76,17 +76,17 @@ class Client:
     def upload_dataset(
         self, paths: Sequence[Path], name: str | None = None, progress: Progress | None = None
     ) -> DatasetPublic:
-        """Send recordings: a zip or one audio file as it is, a folder or several files packed into a zip.
+        """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
 
-        `name` is what the dataset is called; None takes the first path's name. `progress` is told bytes sent and all.
-        Only what the server lacks is sent; after a lost connection, or when called again, it goes on where it was.
+        `name`: name of the dataset; None: the first path's. `progress`: called with (bytes sent, bytes in all). Only
+        bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
         """
         name = name or default_dataset_name(paths)
         with packed(paths) as file:
-            return upload(self._http, file, name, progress or (lambda done, total: None), self._memory)
+            return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory)
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
-        """All datasets, page by page; for an administrator everyone's, or those of `owner`."""
+        """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""
         params = {"limit": limit} | ({} if owner is None else {"owner": owner})
         return self._transport.pages("/v1/datasets", DatasetPublic, params)
 
@@ -95,23 +95,23 @@ class Client:
         return self._transport.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
 
     def dataset_report(self, dataset_id: str) -> DatasetReport:
-        """What the server found in a dataset's recordings."""
+        """Report on a dataset's recordings."""
         return self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
 
     def delete_dataset(self, dataset_id: str) -> None:
-        """Delete a dataset and all that was derived from it; not while a job needs it."""
+        """Delete a dataset and everything derived from it. Raises ApiError while a job needs it."""
         self._transport.send("DELETE", f"/v1/datasets/{dataset_id}")
 
     # Jobs
 
     def submit(self, job: JobCreate, idempotency_key: str | None = None) -> JobPublic:
-        """Ask for a voice. The same key gives the same job, however often it is sent; None: a new key."""
+        """Submit a job. Requests with the same key make one job; None: a new key."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = job.model_dump(mode="json", exclude_none=True)
         return parse(JobPublic, self._transport.send("POST", "/v1/jobs", json=body, headers=headers))
 
     def estimate(self, job: EstimateRequest) -> JobEstimate:
-        """What a job would take, as ranges; and what should be known before it is submitted."""
+        """Estimate the resources of a job, as ranges, with warnings; submits nothing."""
         body = job.model_dump(mode="json", exclude_none=True)
         return self._transport.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
 
@@ -127,10 +127,10 @@ class Client:
         search: str | None = None,
         owner: str | None = None,
     ) -> Iterator[JobPublic]:
-        """Jobs, newest first, page by page (of `limit` each); those alone that all the words given fit."""
-        words = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
-        words |= {"search": search, "owner": owner}
-        params: dict[str, Any] = {"limit": limit} | {key: value for key, value in words.items() if value}
+        """Jobs that match all given filters, newest first, fetched in pages of `limit`."""
+        filters = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
+        filters |= {"search": search, "owner": owner}
+        params: dict[str, Any] = {"limit": limit} | {key: value for key, value in filters.items() if value}
         params |= {f"label.{key}": value for key, value in (labels or {}).items()}
         return self._transport.pages("/v1/jobs", JobPublic, params)
 
@@ -139,11 +139,11 @@ class Client:
         return self._transport.get(f"/v1/jobs/{job_id}", JobPublic)
 
     def cancel(self, job_id: str) -> JobPublic:
-        """Ask a job to end. A running one ends after its present step and a checkpoint."""
-        return parse(JobPublic, self._transport.send("POST", f"/v1/jobs/{job_id}/cancel"))
+        """Cancel a job. A running one ends after its current step and a checkpoint."""
+        return self._transport.call("POST", f"/v1/jobs/{job_id}/cancel", JobPublic)
 
     def pause(self, job_id: str) -> JobPublic:
-        """Ask a job to stop and wait. A running one stops after its present step and a checkpoint."""
+        """Pause a job. A running one stops after its current step and a checkpoint."""
         return self._transport.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
 
     def resume(self, job_id: str) -> JobPublic:
@@ -157,7 +157,7 @@ class Client:
         config: Mapping[str, Any] | None = None,
         idempotency_key: str | None = None,
     ) -> JobPublic:
-        """Try a job that has ended again, as a new one; `config` holds training options to change."""
+        """Retry a finished job as a new one; `config`: training options to change."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         body = {"from": start_from, "config": dict(config or {})}
         return self._transport.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
@@ -169,28 +169,28 @@ class Client:
         priority: int | None = None,
         if_match: str | None = None,
     ) -> JobPublic:
-        """Set labels (None takes one away) or, while it is queued, the priority.
+        """Set labels (None removes one) or, while it is queued, the priority.
 
-        `if_match`: only while labels and priority are as in the job that `job_if_changed` gave with this tag.
+        `if_match`: ETag from `job_if_changed`; labels and priority must not have changed since.
         """
-        words = {"labels": None if labels is None else dict(labels), "priority": priority}
-        body = {key: value for key, value in words.items() if value is not None}
+        changes = {"labels": None if labels is None else dict(labels), "priority": priority}
+        body = {key: value for key, value in changes.items() if value is not None}
         headers = {} if if_match is None else {"If-Match": if_match}
         return self._transport.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
 
     def job_if_changed(self, job_id: str, etag: str | None = None) -> tuple[JobPublic | None, str]:
-        """One job and its tag; None in its place while it is as it was when it had the tag given."""
+        """One job and its ETag; None in place of the job while it still has the given `etag`."""
         headers = {} if etag is None else {"If-None-Match": etag}
         response = self._transport.send("GET", f"/v1/jobs/{job_id}", headers=headers)
-        is_as_it_was = response.status_code == httpx.codes.NOT_MODIFIED
-        return (None if is_as_it_was else parse(JobPublic, response)), response.headers.get("ETag", "")
+        is_unchanged = response.status_code == httpx.codes.NOT_MODIFIED
+        return (None if is_unchanged else parse(JobPublic, response)), response.headers.get("ETag", "")
 
     def delete_job(self, job_id: str) -> None:
         """Delete a finished job with its checkpoints, log and voice."""
         self._transport.send("DELETE", f"/v1/jobs/{job_id}")
 
     def find_job(self, wanted: str) -> JobPublic:
-        """The job of an id, of the unique beginning of one (`job_` may be left out), or the newest for `last`."""
+        """The job with an id or a unique prefix of one (`job_` may be left out); the newest for `last`."""
         if wanted == "last":
             newest = next(self.jobs(limit=1), None)
             if newest is None:
@@ -201,7 +201,7 @@ class Client:
         return self.job(found)
 
     def find_dataset(self, wanted: str) -> DatasetPublic:
-        """The dataset of an id, of the unique beginning of one, of a name, or the newest for `last`."""
+        """The dataset with an id, a unique prefix of one, or a name; the newest for `last`."""
         datasets = list(self.datasets())
         if wanted == "last" and datasets:
             return datasets[0]
@@ -211,10 +211,10 @@ class Client:
         found = self._find("dataset", wanted, (dataset.id for dataset in datasets))
         return self.dataset(found)
 
-    # What a job says and makes
+    # Events, log and results of a job
 
     def events(self, job_id: str, after: int = 0, types: Sequence[str] = ()) -> Iterator[EventPublic]:
-        """The events so far that come after the one numbered `after`; of these types alone, if any are named."""
+        """The events so far with numbers greater than `after`; `types`: only of these types."""
         while True:
             params = {"after": after, "type": types} if types else {"after": after}
             page = self._transport.get(f"/v1/jobs/{job_id}/events", EventList, params)
@@ -230,14 +230,14 @@ class Client:
         on_wait: OnWait | None = None,
         reconnect_seconds: float = RECONNECT_SECONDS,
     ) -> Iterator[EventPublic]:
-        """Events as they happen until the job is at its end, each once and in order, through restarts of the server."""
+        """Events as they happen until the job's end, each once and in order, through restarts of the server."""
         last_id = str(after) if after else None
         stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, reconnect_seconds)
         for message in stream:
             try:
                 event = EventPublic.model_validate_json(message.data)
             except ValidationError as error:
-                raise ClientError(f"the server sent an event that this client does not understand: {error}") from error
+                raise ClientError(f"the server sent an event that this client cannot read: {error}") from error
             if event.seq > after:
                 after = event.seq
                 yield event
@@ -250,17 +250,17 @@ class Client:
         ).text
 
     def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
-        """Lines of the log as they come until the job is at its end, through restarts of the server."""
+        """Lines of the log as they are written until the job's end, through restarts of the server."""
         params = {"follow": "true"} | ({} if tail is None else {"tail": str(tail)})
         for message in follow(self._http, f"/v1/jobs/{job_id}/logs", None, params, on_wait):
             yield message.data
 
     def metrics(self, job_id: str, **query: str | int) -> MetricList:
-        """Numbers over the training steps: `key`, `since_step`, `max_points` narrow them."""
+        """Metrics over the training steps; `query`: `key`, `since_step`, `max_points`."""
         return self._transport.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
 
     def artifacts(self, job_id: str) -> list[ArtifactPublic]:
-        """Files that the job offers."""
+        """Files of the job for download."""
         return self._transport.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
 
     def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
@@ -268,14 +268,14 @@ class Client:
         return self._transport.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
 
     def previews(self, job_id: str) -> list[PreviewPublic]:
-        """Clips as the voice spoke them at its saves, by step."""
+        """Previews of the voice at its evaluated saves, by step."""
         return self._transport.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
 
     def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
-        """Fetch a file into a folder, resuming an interrupted try and checking its sha256; the path it has there."""
+        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path."""
         name = Path(artifact.name).name
         if name != artifact.name or name in {"", ".", ".."}:
-            raise ClientError(f"the server offers a file by the name {artifact.name!r}, which is no file name")
+            raise ClientError(f"the server offers a file named {artifact.name!r}, which is not a file name")
         return download(self._http, artifact, folder / name, progress)
 
     # The server
@@ -285,12 +285,12 @@ class Client:
         return self._transport.get("/v1/workers", WorkerList).data
 
     def drain_worker(self, worker_id: str, mode: str = "hand_back") -> WorkerPublic:
-        """Have a worker end: `hand_back` lets another go on with its job, `finish` brings it to its end first."""
+        """Drain a worker: `hand_back` lets another worker continue its job, `finish` completes the job first."""
         path = f"/v1/workers/{worker_id}/drain"
         return self._transport.call("POST", path, WorkerPublic, params={"mode": mode})
 
     def find_worker(self, wanted: str) -> WorkerPublic:
-        """The worker of an id, of the unique beginning of one, or of a name that one alone has."""
+        """The worker with an id, a unique prefix of one, or a unique name."""
         workers = self.workers()
         named = [worker for worker in workers if worker.name == wanted and worker.status != "stopped"]
         if len(named) == 1:
@@ -299,11 +299,11 @@ class Client:
         return next(worker for worker in workers if worker.id == found)
 
     def queue(self) -> QueuePublic:
-        """What runs and what waits."""
+        """Running and queued jobs."""
         return self._transport.get("/v1/queue", QueuePublic)
 
     def system(self) -> SystemPublic:
-        """What the server is and can do."""
+        """The server's version, limits and machine."""
         return self._transport.get("/v1/system", SystemPublic)
 
     def is_ready(self) -> bool:
@@ -313,23 +313,21 @@ class Client:
         except httpx.TransportError:
             return False
 
-    # How
-
     @staticmethod
     def _find(kind: str, wanted: str, ids: Iterator[str]) -> str:
         matching = [an_id for an_id in ids if wanted and (an_id.startswith(wanted) or _bare(an_id).startswith(wanted))]
         if len(matching) == 1 or wanted in matching:
             return wanted if wanted in matching else matching[0]
         if matching:
-            raise UsageError(f"{wanted} is the beginning of several {kind} ids; give more of it")
-        raise UsageError(f"there is no {kind} {wanted}; list them with: rvc-train {_LISTS[kind]}")
+            raise UsageError(f"several {kind} ids begin with {wanted}; give more characters")
+        raise UsageError(f"there is no {kind} {wanted}; list all with: rvc-train {_LISTS[kind]}")
 
 
 _LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
 
 
 def default_dataset_name(paths: Sequence[Path]) -> str:
-    """What a dataset is called when nobody says: as the folder, the zip (without `.zip`), or the recording."""
+    """Default name of a dataset: that of the folder, the zip (without `.zip`), or the recording."""
     if not paths:
         raise UsageError("nothing to upload; name a folder, a zip or audio files")
     first = paths[0].resolve()

@@ -1,13 +1,13 @@
-"""What can go wrong for a user of the server, as one tree.
+"""Errors of the client, as one tree.
 
     ClientError
     ├── ConnectionFailed    no answer from the server
-    ├── ApiError            an answer that is an error, with the server's code and sentence
+    ├── ApiError            an error answer, with the server's code and message
     │   ├── NotFound        404
     │   └── AuthError       401 and 403
-    ├── BadUpload           the server has other bytes than were sent
-    ├── BadDownload         a file that is not what the server said it was
-    └── UsageError          something that the caller named does not exist or is not usable
+    ├── BadUpload           the server stored other bytes than were sent
+    ├── BadDownload         a file with other bytes than the server announced
+    └── UsageError          a file, folder or name given by the caller that does not exist or is not usable
 
 Each message is one sentence for a person, with what to do where that is known.
 """
@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 
 class ClientError(Exception):
-    """Something expected went wrong; the message is for a person."""
+    """Expected error; the message is for a person."""
 
 
 class ConnectionFailed(ClientError):
@@ -25,7 +25,7 @@ class ConnectionFailed(ClientError):
 
 @dataclass(frozen=True)
 class Problem:
-    """The body of an error answer (RFC 9457), as far as we use it."""
+    """Body of an error answer (RFC 9457), as far as the client uses it."""
 
     status: int
     code: str
@@ -33,11 +33,13 @@ class Problem:
     detail: str
     retryable: bool = False
     pointers: tuple[tuple[str, str], ...] = ()
-    """(detail, JSON pointer) of each field that is wrong."""
+    """(detail, JSON pointer) of each wrong field."""
     request_id: str | None = None
+    retry_after_seconds: float | None = None
+    """Seconds in the `Retry-After` header; None without one."""
 
     def sentence(self) -> str:
-        """What the server says, with the fields it complains about."""
+        """The server's message, with the fields at fault."""
         text = self.detail or self.title or f"HTTP status {self.status}"
         fields = [f"{_dotted(pointer)}: {detail}" for detail, pointer in self.pointers if detail not in text]
         return f"{text} ({'; '.join(fields)})" if fields else text
@@ -57,20 +59,20 @@ class ApiError(ClientError):
 
 
 class NotFound(ApiError):
-    """There is no such thing, or it is not yours."""
+    """The requested thing does not exist, or belongs to another owner."""
 
 
 class AuthError(ApiError):
-    """The token is missing, unknown, or allows too little."""
+    """The token is missing, unknown, or lacks the necessary scope."""
 
 
 class BadUpload(ClientError):
-    """What the server has is not what was sent."""
+    """The server stored other bytes than were sent."""
 
 
 class BadDownload(ClientError):
-    """What came is not what the server promised."""
+    """The received bytes are not those that the server announced."""
 
 
 class UsageError(ClientError):
-    """A file, a folder or a name that the caller gave cannot be used."""
+    """A file, a folder or a name given by the caller cannot be used."""

@@ -1,4 +1,4 @@
-"""`python -m worker`: settings from the environment, signals into a stop, and the loop."""
+"""Entry point of `python -m worker`: settings from the environment, signal handlers, and the loop."""
 
 import logging
 import os
@@ -17,11 +17,12 @@ from server.errors import SettingsRefused
 from server.storage.permissions import UMASK
 from worker.hardware.devices import check_gpus
 from worker.loop import work
+from worker.reporting.retry import first_line
 from worker.settings import WorkerSettings, default_engine_command
 
 
 def main() -> int:
-    """Run a worker until SIGTERM or SIGINT; 0 after a clean end, 2 for settings that are wrong."""
+    """Run a worker until SIGTERM or SIGINT; exit code 0 after a clean end, 2 for wrong settings."""
     os.umask(UMASK)
     try:
         settings = WorkerSettings()
@@ -29,6 +30,16 @@ def main() -> int:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return 2
     set_up_logging(settings.log_level)
+    try:
+        _run(settings)
+    except SettingsRefused as error:
+        sys.stderr.write(f"the worker cannot start: {error}\n")
+        return 2
+    return 0
+
+
+def _run(settings: WorkerSettings) -> None:
+    """Run the loop until a signal. Raises SettingsRefused."""
     stop = threading.Event()
 
     def ask_to_stop(number: int, frame: FrameType | None) -> None:
@@ -42,26 +53,18 @@ def main() -> int:
                 settings.device, engine_environment(os.environ, variable_names(settings.engine_environment or ""))
             )
         engine = create_engine(settings.url)
-    except SettingsRefused as error:
-        sys.stderr.write(f"the worker cannot start: {error}\n")
-        return 2
     except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database's address or driver
-        sys.stderr.write(f"the worker cannot start: {str(error).splitlines()[0]}\n")
-        return 2
+        raise SettingsRefused(first_line(error)) from error
     try:
         work(settings, engine, stop)
-    except SettingsRefused as error:
-        sys.stderr.write(f"the worker cannot start: {error}\n")
-        return 2
     finally:
         engine.dispose()
-    return 0
 
 
 def set_up_logging(level: str) -> None:
-    """Lines on standard error, readable, coloured on a terminal.
+    """Log readable lines to standard error, coloured on a terminal.
 
-    Nobody has to read them: when the reader is gone (whoever started us was killed), lines are lost and work goes on.
+    When the reading end is closed (the parent process was killed), lines are lost and the worker continues.
     """
     logging.raiseExceptions = False
     logging.basicConfig(level=level.upper(), format="%(message)s", stream=sys.stderr)

@@ -1,9 +1,10 @@
-"""The worker: make itself known, claim, run, finish; until it is asked to stop."""
+"""Loop of the worker: register, then claim and run jobs until it is asked to stop."""
 
 import os
 import socket
 import threading
 import time
+from dataclasses import dataclass, field
 from functools import partial
 from importlib.metadata import version
 
@@ -29,19 +30,19 @@ from worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
 
-
 SECONDS_BETWEEN_SWEEPS = 600
 MAX_NETWORK_FOLDER_CHECKS = 90
 """NFS may show a new file a minute late."""
 
 
 def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> None:
-    """Run jobs one after the other until `stop` is set; then hand back the present one and return."""
+    """Run jobs one after the other until `stop` is set; then release the present one and return."""
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
     job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
-    workspaces = Workspaces(Storage(settings.data_folder), settings.scratch_folder)
+    storage = Storage(settings.data_folder)
+    workspaces = Workspaces(storage, settings.scratch_folder)
     retry_until_available(
         lambda: workspaces.claim_scratch(instance_id, partial(_status, job_service)), give_up=stop.is_set
     )
@@ -56,10 +57,11 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
         job_service, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file
     )
     heartbeat.start()
-    gpu_monitor = _gpu_monitor(settings, worker_id)
+    gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
+    gpu_monitor = GpuMonitor(storage, worker_id, gpus, settings.heartbeat_seconds)
     gpu_monitor.start()
     try:
-        _Worker(settings, job_service, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
+        _Worker(settings, job_service, storage, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
     finally:
         gpu_monitor.stop()
         heartbeat.stop()
@@ -68,11 +70,11 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
 
 
 def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> str | None:
-    """Wait until data folder and database have one instance id, and bring the schema up to date; that id.
+    """Wait until data folder and database have the same instance id, migrate the schema, and return the id.
 
-    A worker gives no id: on a machine where the data folder's disk is not mounted it would give it to an empty folder.
-    None when `stop` is set meanwhile. SettingsRefused when the two do not belong together, or for what is no database
-    of ours.
+    None when `stop` is set meanwhile. A worker never makes the id: on a machine where the data folder's disk is not
+    mounted it would write it to an empty folder. Raises SettingsRefused when the two do not belong together, or when
+    the database is not one of rvc-train.
     """
     try:
         found = _wait_until_joined(settings, stop)
@@ -88,19 +90,19 @@ def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.
 
 
 def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairing | None:
-    """Data folder and database, with one id; None when `stop` is set first. SettingsRefused when they do not match."""
+    """Wait until data folder and database have the same id; None when `stop` is set first. Raises SettingsRefused."""
     num_waits = num_mismatches = 0
     while (
         found := retry_until_available(lambda: inspect_pairing(settings.data_folder, settings.url), give_up=stop.is_set)
     ) is not None:
         if found.is_joined:
             return found
-        # The server may have written the id between our looks at the two; and a network folder may show it later.
+        # The server may write the id between the checks of the two, and a network folder may show it later.
         num_mismatches = 0 if found.mismatch is None else num_mismatches + 1
         if found.mismatch is not None and num_mismatches > (MAX_NETWORK_FOLDER_CHECKS if num_waits else 1):
             raise SettingsRefused(found.mismatch)
         if found.mismatch is None and num_waits == 0:
-            logger.info("waiting for the server, whose first start gives data folder and database their id")
+            logger.info("waiting for the first start of the server, which makes the id of data folder and database")
         num_waits += found.mismatch is None
         if stop.wait(settings.poll_seconds):
             break
@@ -108,7 +110,7 @@ def _wait_until_joined(settings: WorkerSettings, stop: threading.Event) -> Pairi
 
 
 def _status(job_service: JobService, job_id: str) -> JobStatus | None:
-    """A job's status; None for one that the database does not have."""
+    """A job's status; None for a job that is not in the database."""
     try:
         return JobStatus(job_service.get(job_id).status)
     except NotFound:
@@ -126,78 +128,64 @@ def _register(settings: WorkerSettings, job_service: JobService) -> str:
     )
 
 
-def _gpu_monitor(settings: WorkerSettings, worker_id: str) -> GpuMonitor:
-    gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
-    return GpuMonitor(Storage(settings.data_folder), worker_id, gpus, settings.heartbeat_seconds)
-
-
+@dataclass
 class _Worker:
-    def __init__(
-        self,
-        settings: WorkerSettings,
-        job_service: JobService,
-        worker_id: str,
-        heartbeat: Heartbeat,
-        stop: threading.Event,
-        workspaces: Workspaces,
-        instance_id: str,
-    ) -> None:
-        self._settings, self._jobs, self._worker_id = settings, job_service, worker_id
-        self._heartbeat, self._stop = heartbeat, stop
-        self._storage = Storage(settings.data_folder)
-        self._workspaces, self._instance_id = workspaces, instance_id
-        self._swept_at = time.monotonic()  # nothing is deleted by starting
+    """Loop of one registered worker."""
+
+    settings: WorkerSettings
+    jobs: JobService
+    storage: Storage
+    worker_id: str
+    heartbeat: Heartbeat
+    stop: threading.Event
+    workspaces: Workspaces
+    instance_id: str
+    next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
+    """A start deletes nothing, the end of a job does."""
 
     def run_jobs(self) -> None:
-        while not (self._stop.is_set() or self._heartbeat.drain is not None):
+        while not (self.stop.is_set() or self.heartbeat.drain is not None):
             lease = self._claim()
             if lease is not None:
                 self._run(lease)
                 continue
             self._sweep_if_due()
-            self._stop.wait(self._settings.poll_seconds)
+            self.stop.wait(self.settings.poll_seconds)
 
     def _claim(self) -> Lease | None:
         try:
-            return self._jobs.claim(self._worker_id)
+            return self.jobs.claim(self.worker_id)
         except DATABASE_UNAVAILABLE:
             return None
 
     def _run(self, lease: Lease) -> None:
-        """Run one job. An unexpected error of the worker fails that job, not the worker."""
+        """Run one job. An unexpected error fails that job, not the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
-        self._heartbeat.attach(lease)
+        self.heartbeat.attach(lease)
         try:
-            JobRun(
-                self._settings,
-                self._jobs,
-                self._storage,
-                self._workspaces,
-                lease,
-                self._heartbeat,
-                self._stop.is_set,
-            ).run()
+            is_draining = self.stop.is_set
+            JobRun(self.settings, self.jobs, self.storage, self.workspaces, lease, self.heartbeat, is_draining).run()
         except Exception as error:
             logger.exception("unexpected worker error", job_id=lease.job_id)
             self._fail(lease, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
         finally:
-            self._heartbeat.attach(None)
-            self._swept_at = -float(SECONDS_BETWEEN_SWEEPS)
+            self.heartbeat.attach(None)
+            self.next_sweep_at = 0.0
 
     def _fail(self, lease: Lease, message: str) -> None:
         try:
             retry_until_available(
-                lambda: self._jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self._stop.is_set
+                lambda: self.jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self.stop.is_set
             )
         except LeaseLost:
-            logger.warning("the job was taken away meanwhile", job_id=lease.job_id)
+            logger.warning("the lease was lost meanwhile", job_id=lease.job_id)
 
     def _sweep_if_due(self) -> None:
-        if time.monotonic() - self._swept_at < SECONDS_BETWEEN_SWEEPS:
+        if time.monotonic() < self.next_sweep_at:
             return
-        self._swept_at = time.monotonic()
+        self.next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS
         try:
-            if is_joined(self._jobs.engine, self._storage):
-                self._workspaces.sweep(self._instance_id, partial(_status, self._jobs), self._settings.trash_days)
-        except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter of a disk that cannot be read
-            logger.warning("scratch folders are looked at later", reason=first_line(error))
+            if is_joined(self.jobs.engine, self.storage):
+                self.workspaces.sweep(self.instance_id, partial(_status, self.jobs), self.settings.trash_days)
+        except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter when a disk cannot be read
+            logger.warning("scratch folders were not swept; they are at the next sweep", reason=first_line(error))

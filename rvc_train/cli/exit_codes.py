@@ -3,16 +3,16 @@
 DONE = 0
 """Done; for `watch`: the job succeeded."""
 ERROR = 1
-"""The server said no, or something else went wrong."""
+"""The server refused the request, or another error."""
 USAGE = 2
-"""Options that do not fit, or a file or name that does not exist."""
+"""Wrong options, or a file or name that does not exist."""
 NO_CONNECTION = 3
-"""The server does not answer."""
+"""No answer from the server."""
 JOB_FAILED = 4
-"""The job that was watched failed."""
+"""The watched job failed."""
 JOB_CANCELLED = 5
-"""The job that was watched was cancelled."""
+"""The watched job was cancelled."""
 NOT_ALLOWED = 6
-"""The token is missing or wrong."""
+"""The token is missing, wrong, or lacks the necessary scope."""
 INTERRUPTED = 130
 """Ctrl-C."""

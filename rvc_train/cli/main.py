@@ -1,4 +1,4 @@
-"""`rvc-train`: the program. Its commands stand in `dataset_commands`, `job_commands`, `save_commands` and `up`."""
+"""The program `rvc-train`; its commands are in `rvc_train.cli.commands`."""
 
 import sys
 
@@ -11,7 +11,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    help="Make RVC voices: upload recordings, submit a job, watch it, download the voice.",
+    help="Train RVC voices: upload recordings, submit a job, watch it, download the voice.",
     epilog="Exit codes: 0 done, 1 error, 2 usage, 3 no connection, 4 job failed, 5 job cancelled, 6 not allowed, "
     "130 Ctrl-C.",
 )

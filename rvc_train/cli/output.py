@@ -1,4 +1,4 @@
-"""How results and errors are shown: for people on a terminal, or as JSON on standard output and nothing else."""
+"""Output of results and errors: text for a terminal, or JSON alone on standard output."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from rvc_train.schemas.jobs import Range
 
 
 class Output:
-    """Where a command writes to. Names are shown as they are: `[x]` and `:cat:` are no markup and no pictures."""
+    """Output of one command. Names are printed literally: Rich's markup (`[x]`) and emoji codes (`:cat:`) are off."""
 
     def __init__(self, as_json: bool) -> None:
         plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
@@ -34,32 +34,32 @@ class Output:
         self.errors = Console(**plain, stderr=True)
 
     def result(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], text: str | Table) -> None:
-        """A command's result: the value with --json, else the text."""
+        """Print a command's result: the value with --json, otherwise the text."""
         if self.as_json:
             self.json(value)
         else:
             self.console.print(text)
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
-        """A value as JSON, on standard output."""
+        """Print a value as JSON on standard output."""
         sys.stdout.write(json.dumps(_plain(value), indent=indent, ensure_ascii=False) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """A word for people: not shown with --json."""
+        """Print text for people; nothing with --json."""
         if not self.as_json:
             self.console.print(text)
 
     def warning(self, text: str) -> None:
-        """Something to look out for, on standard error."""
+        """Print a warning on standard error."""
         self.errors.print(Text(text, style="yellow"))
 
     def error(self, text: str) -> None:
-        """What went wrong, on standard error."""
+        """Print an error on standard error."""
         self.errors.print(Text.assemble(("error: ", "bold red"), text))
 
     def transfer_bar(self) -> Progress:
-        """A bar for bytes on their way; silent with --json and where no terminal is."""
+        """Progress bar for bytes; hidden with --json and without a terminal."""
         return Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
@@ -82,7 +82,7 @@ def _plain(value: Any) -> Any:
 
 
 def table(*columns: str) -> Table:
-    """A plain table that also reads well in a pipe."""
+    """Table without lines, readable in a pipe too."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         made.add_column(column, overflow="fold", no_wrap=column == "ID")
@@ -90,7 +90,7 @@ def table(*columns: str) -> Table:
 
 
 def duration(seconds: float | None) -> str:
-    """12 s, 3 min 05 s, 2 h 07 min; a dash when it is not known."""
+    """Seconds as text: 12 s, 3 min 05 s, 2 h 07 min; a dash for None."""
     if seconds is None:
         return "-"
     whole = round(seconds)
@@ -102,7 +102,7 @@ def duration(seconds: float | None) -> str:
 
 
 def span(seconds: Range | None) -> str:
-    """1 to 4 min: rounded as coarsely as such a range deserves."""
+    """Range of seconds as text, such as 1 to 4 min, rounded to its largest unit; a dash for None."""
     if seconds is None:
         return "-"
     unit, length = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if seconds.high >= 2 * n or n == 1)
@@ -111,7 +111,7 @@ def span(seconds: Range | None) -> str:
 
 
 def size(num_bytes: int) -> str:
-    """Bytes as people read them."""
+    """Bytes as text: 12 B, 3.4 MB."""
     number = float(num_bytes)
     for unit in ("B", "kB", "MB"):
         if number < 1000:
@@ -121,5 +121,5 @@ def size(num_bytes: int) -> str:
 
 
 def ago(moment: datetime) -> str:
-    """How long ago a moment was."""
+    """Time since a moment as text."""
     return f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago"

@@ -1,6 +1,6 @@
-"""A server and workers as child processes: started, relayed, started again when one dies, stopped together.
+"""A server and workers as child processes: start, relay of their output, restart after a crash, stop.
 
-`rvc-train up` and the demo use this. Neither program is imported: they are run as `python -P -m server` and
+Used by `rvc-train up` and the demo. Neither program is imported: they run as `python -P -m server` and
 `python -P -m worker`, in the process group of the caller, so that Ctrl-C reaches all of them.
 """
 
@@ -26,58 +26,58 @@ from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError
 
 Relay = Callable[[str, str], None]
-"""Takes (name of the service, line of its output)."""
+"""Called with (name of the service, line of its output)."""
 
 PR_SET_PDEATHSIG = 1
-"""From Linux' `prctl.h`."""
+"""Constant of Linux' `prctl.h`."""
 SECONDS_TO_START = 60
 SECONDS_TO_STOP = 150
-"""A draining worker's engine finishes its step and saves a checkpoint."""
+"""Includes the current step and a checkpoint of a draining worker's engine."""
 SECONDS_TO_COUNT_AS_STARTED = 10
-"""A service that dies sooner would die again: it is not started anew."""
+"""A service that ends sooner would do so again, and is not restarted."""
 
 
 class ServiceDied(ClientError):
-    """A service ended by itself and starting it again would not help."""
+    """A service ended by itself, and a restart would not help."""
 
 
 @dataclass
 class Service:
-    """One program and its present process."""
+    """One program and its current process."""
 
     name: str
     command: list[str]
     process: subprocess.Popen[str] | None = None
     started_at: float = 0.0
     environment: Mapping[str, str] = field(default_factory=dict)
-    """Beside what all services have."""
+    """Variables in addition to those of all services."""
     may_end: bool = False
-    """Whether an end with exit code 0 is one that somebody wanted: of a drained worker."""
+    """Whether exit code 0 is a requested end, as of a drained worker."""
     is_over: bool = False
 
 
 @dataclass
 class Services:
-    """A server and its workers on one data folder. A context manager: leaving it stops all."""
+    """A server and its workers on one data folder. As a context manager it starts and stops them."""
 
     data_folder: Path
     host: str = "127.0.0.1"
     port: int = 8000
     devices: Sequence[str] = ("auto",)
-    """A worker for each: `auto`, `cpu`, `cuda:0`, or `cuda:0+cuda:1` for two that train one job together."""
+    """Devices with a worker each: `auto`, `cpu`, `cuda:0`, or `cuda:0+cuda:1` for one job on two GPUs."""
     token: str | None = None
     relay: Relay = lambda name, line: None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     services: list[Service] = field(init=False)
 
     def __post_init__(self) -> None:
-        """Name the programs; none is started."""
+        """Define the services; none is started."""
         shared = {"RVC_TRAIN_ENGINES_PER_MACHINE": str(len(self.devices))} if len(self.devices) > 1 else {}
         self.services = [Service("server", python_command("server"))]
         for device in self.devices:
             name = "worker" if len(self.devices) == 1 else f"worker {device}"
-            words = {"RVC_TRAIN_DEVICE": device, **shared}
-            self.services.append(Service(name, python_command("worker"), environment=words, may_end=True))
+            environment = {"RVC_TRAIN_DEVICE": device, **shared}
+            self.services.append(Service(name, python_command("worker"), environment=environment, may_end=True))
 
     @property
     def url(self) -> str:
@@ -93,11 +93,9 @@ class Services:
         self.stop()
 
     def start(self) -> None:
-        """Start the server and, once it is ready, the workers. Raises ServiceDied when one will not run."""
+        """Start the server and, once it is ready, the workers. Raises ServiceDied when one does not start."""
         if find_spec("uvicorn") is None or find_spec("sqlmodel") is None:
-            raise ServiceDied(
-                f"this is the client alone; for a server and a worker install the rest: {install_command('all')}"
-            )
+            raise ServiceDied(f"only the client is installed; install server and worker with: {install_command('all')}")
         for name in ("server", "worker"):
             collision = name_collision(name)
             if collision is not None:
@@ -113,25 +111,25 @@ class Services:
             raise
 
     def watch_once(self) -> None:
-        """Start again whichever service has died, but for drained workers. ServiceDied for one that dies at once."""
+        """Restart services that ended, except drained workers. Raises ServiceDied for one that ended at once."""
         for service in self.services:
             if service.process is None or service.is_over or service.process.poll() is None:
                 continue
             code = service.process.returncode
             if code == 0 and service.may_end:
                 service.is_over = True
-                self.relay(service.name, "ended, as it was asked to; it comes back with the next `rvc-train up`")
+                self.relay(service.name, "ended on request; the next `rvc-train up` starts it again")
                 continue
             lived = time.monotonic() - service.started_at
             if lived < SECONDS_TO_COUNT_AS_STARTED:
                 raise ServiceDied(
-                    f"the {service.name} ended after {lived:.0f} s with exit code {code}; see its last lines"
+                    f"the {service.name} ended after {lived:.0f} s with exit code {code}; see its output above"
                 )
             self.relay(service.name, f"ended with exit code {code}; starting it again")
             self._start(service)
 
     def stop(self) -> None:
-        """Ask all to end, workers after a checkpoint; kill what does not."""
+        """Terminate all services, workers after a checkpoint; kill those that do not end in time."""
         running = [s.process for s in self.services if s.process is not None and s.process.poll() is None]
         try:
             for process in running:
@@ -166,15 +164,15 @@ class Services:
                     self.relay(name, line.rstrip())
 
     def _environment(self) -> dict[str, str]:
-        ours = {
+        settings = {
             "RVC_TRAIN_DATA_FOLDER": str(self.data_folder),
             "RVC_TRAIN_HOST": self.host,
             "RVC_TRAIN_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
         }
         if self.token:
-            ours["RVC_TRAIN_TOKEN"] = self.token
-        return inherited_environment(self.environment) | ours
+            settings["RVC_TRAIN_TOKEN"] = self.token
+        return inherited_environment(self.environment) | settings
 
     def _wait_until_ready(self, service: Service) -> None:
         deadline = time.monotonic() + SECONDS_TO_START
@@ -182,16 +180,16 @@ class Services:
             client = Client(http)
             while not client.is_ready():
                 if service.process is None or service.process.poll() is not None:
-                    raise ServiceDied("the server did not start; its own words stand above")
+                    raise ServiceDied("the server did not start; see its output above")
                 if time.monotonic() > deadline:
-                    raise ServiceDied(f"the server was not ready after {SECONDS_TO_START} s; its own words stand above")
+                    raise ServiceDied(f"the server was not ready after {SECONDS_TO_START} s; see its output above")
                 time.sleep(0.1)
 
 
 def _end_with_parent() -> Callable[[], object] | None:
-    """For a child to do before it becomes its program: ask the system for SIGTERM when we die, even by kill -9.
+    """Function for `preexec_fn`: request SIGTERM for the child when its parent ends, even by kill -9.
 
-    Linux alone has this; elsewhere services outlive a killed parent.
+    None on systems other than Linux, where services outlive a killed parent.
     """
     if not sys.platform.startswith("linux"):
         return None
@@ -200,7 +198,7 @@ def _end_with_parent() -> Callable[[], object] | None:
 
 
 def check_port_is_free(host: str, port: int) -> None:
-    """Raise ServiceDied when something listens there already: its answers would be taken for our server's."""
+    """Raise ServiceDied when a program already listens there: its answers would be taken for the server's."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -213,7 +211,7 @@ def check_port_is_free(host: str, port: int) -> None:
 
 
 def free_port() -> int:
-    """A port of the loopback that nothing uses now."""
+    """An unused port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

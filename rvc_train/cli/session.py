@@ -1,13 +1,15 @@
-"""What every command of the line has: a server, a token, an output, and errors told in one sentence."""
+"""Kinds of commands: with --json, or with --server, --token and --json; both report expected errors in one sentence.
 
-import functools
-import inspect
+A command is registered with `app.command(cls=ApiCommand)` and takes the Session as its first parameter.
+"""
+
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, NoReturn
 
 import httpx
 import typer
+from typer.core import TyperCommand
 
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output
@@ -17,95 +19,94 @@ from rvc_train.errors import AuthError, ClientError, ConnectionFailed, UsageErro
 
 ServerOption = Annotated[
     str | None,
-    typer.Option("--server", metavar="URL", help="Address of the server. Else RVC_TRAIN_SERVER, or the config file."),
+    typer.Option(
+        "--server", metavar="URL", help="Address of the server. Default: RVC_TRAIN_SERVER or the config file."
+    ),
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="Token of the server. Else RVC_TRAIN_TOKEN, or the config file."),
+    typer.Option("--token", metavar="TOKEN", help="Token for the server. Default: RVC_TRAIN_TOKEN or the config file."),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 
 
-@dataclass(frozen=True)
-class Session:
-    """What a command works with."""
-
-    client: Client
-    output: Output
-
-
-def exit_code_of(error: ClientError | OSError) -> int:
-    """The exit code that tells a script what kind of error it was."""
-    match error:
-        case ConnectionFailed():
-            return exit_codes.NO_CONNECTION
-        case AuthError():
-            return exit_codes.NOT_ALLOWED
-        case UsageError():
-            return exit_codes.USAGE
-        case _:
-            return exit_codes.ERROR
+EXIT_CODES = {
+    ConnectionFailed: exit_codes.NO_CONNECTION,
+    AuthError: exit_codes.NOT_ALLOWED,
+    UsageError: exit_codes.USAGE,
+}
 
 
-def fail(error: ClientError | OSError, output: Output) -> NoReturn:
-    """Tell an expected error and end. An OSError is a file that cannot be read or written here."""
+class CommandContext(typer.Context):
+    """Context of a command with --json."""
+
+    shared_options: dict[str, Any]
+
+    @cached_property
+    def output(self) -> Output:
+        """Output for the command's results."""
+        return Output(as_json=self.shared_options["json"])
+
+
+class Session(CommandContext):
+    """Context of a command that calls the server."""
+
+    @cached_property
+    def client(self) -> Client:
+        """Client of the server, closed at the end of the command. Raises UsageError."""
+        connection = resolve(self.shared_options["server"], self.shared_options["token"])
+        return Client(self.with_resource(connect(connection.server, connection.token)))
+
+
+def _options_of(declare: Callable[..., None]) -> list[Any]:
+    """The options that the annotations of a function declare."""
+    app = typer.Typer(add_completion=False)
+    app.command()(declare)
+    return list(typer.main.get_command(app).params)
+
+
+@_options_of
+def _json_options(json: JsonOption = False) -> None: ...
+
+
+@_options_of
+def _api_options(server: ServerOption = None, token: TokenOption = None, json: JsonOption = False) -> None: ...
+
+
+class OutputCommand(TyperCommand):
+    """Command with --json, whose first parameter is a CommandContext."""
+
+    context_class = CommandContext
+    shared_options = _json_options
+
+    def __init__(self, *args: Any, params: list[Any], **settings: Any) -> None:
+        super().__init__(*args, params=[*params, *self.shared_options], **settings)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command and report its expected errors. An OSError is a file that cannot be read or written."""
+        ctx.shared_options = {option.name: ctx.params.pop(option.name) for option in self.shared_options}
+        try:
+            return super().invoke(ctx)
+        except (ClientError, OSError) as error:
+            _fail(error, ctx.output)
+
+
+class ApiCommand(OutputCommand):
+    """Command with --server, --token and --json, whose first parameter is a Session."""
+
+    context_class = Session
+    shared_options = _api_options
+
+
+def _fail(error: ClientError | OSError, output: Output) -> NoReturn:
+    """Print an error and exit."""
     if isinstance(error, BrokenPipeError):
-        raise error  # whoever read our output has enough (`| head`); the program ends without a word
+        raise error  # the reading end of a pipe is closed (`| head`); the program ends silently
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
     output.error(text)
+    exit_code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), exit_codes.ERROR)
     if output.as_json:
-        output.json({"error": text, "exit_code": exit_code_of(error)})
-    raise typer.Exit(exit_code_of(error))
-
-
-def command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --json; it gets an Output as its first argument, and its ClientErrors are reported."""
-
-    def run(json: bool, *args: Any, **kwargs: Any) -> None:
-        output = Output(as_json=json)
-        try:
-            function(output, *args, **kwargs)
-        except (ClientError, OSError) as error:
-            fail(error, output)
-
-    return _with_options(function, run, {"json": (JsonOption, False)})
-
-
-def api_command(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command --server, --token and --json; it gets a Session as its first argument; its errors are reported."""
-
-    def run(server: str | None, token: str | None, json: bool, *args: Any, **kwargs: Any) -> None:
-        output = Output(as_json=json)
-        try:
-            where = resolve(server, token)
-            with connect(where.server, where.token) as http:
-                function(Session(Client(http), output), *args, **kwargs)
-        except (ClientError, OSError) as error:
-            fail(error, output)
-
-    options = {"server": (ServerOption, None), "token": (TokenOption, None), "json": (JsonOption, False)}
-    return _with_options(function, run, options)
-
-
-def _with_options(
-    function: Callable[..., Any], run: Callable[..., None], options: dict[str, tuple[Any, Any]]
-) -> Callable[..., Any]:
-    """`run` under `function`'s name, with its parameters but the first, and the options behind them."""
-    signature = inspect.signature(function)
-    own = list(signature.parameters.values())[1:]
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-        for name, (annotation, default) in options.items()
-    ]
-
-    @functools.wraps(function)
-    def command(**kwargs: Any) -> None:
-        taken = {name: kwargs.pop(name) for name in options}
-        run(**taken, **kwargs)
-
-    vars(command)["__signature__"] = signature.replace(parameters=[*own, *added])
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in [*own, *added]}
-    del command.__wrapped__
-    return command
+        output.json({"error": text, "exit_code": exit_code})
+    raise typer.Exit(exit_code)

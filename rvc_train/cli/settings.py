@@ -1,4 +1,4 @@
-"""Which server to talk to, and with which token: flags first, then the environment, then the user's config file."""
+"""Address and token of the server: from options, then the environment, then the user's config file."""
 
 import os
 import tomllib
@@ -17,7 +17,7 @@ TOKEN_VARIABLE = "RVC_TRAIN_TOKEN"  # noqa: S105 - the variable's name
 
 @dataclass(frozen=True)
 class Connection:
-    """Where the server is and how to be let in."""
+    """Address and token of the server."""
 
     server: str
     token: str | None
@@ -31,15 +31,15 @@ def config_file() -> Path:
 def resolve(
     server: str | None, token: str | None, environment: Mapping[str, str] | None = None, file: Path | None = None
 ) -> Connection:
-    """What the flags say, or else the environment, or else the config file, or else the default.
+    """Resolve each value from its option, the environment, the config file or the default, in this order.
 
-    Raises UsageError for a config file that cannot be read or holds something else.
+    Raises UsageError for a config file that cannot be read or has other keys.
     """
     environment = os.environ if environment is None else environment
-    written = _read(config_file() if file is None else file)
+    configured = _read(config_file() if file is None else file)
     return Connection(
-        server=server or environment.get(SERVER_VARIABLE) or written.get("server") or DEFAULT_SERVER,
-        token=token or environment.get(TOKEN_VARIABLE) or written.get("token"),
+        server=server or environment.get(SERVER_VARIABLE) or configured.get("server") or DEFAULT_SERVER,
+        token=token or environment.get(TOKEN_VARIABLE) or configured.get("token"),
     )
 
 
@@ -49,11 +49,11 @@ def _read(file: Path) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"the config file {file} cannot be read ({error}); mend it or take it away") from error
+        raise UsageError(f"the config file {file} cannot be read ({error}); fix it or delete it") from error
     unknown = sorted(set(content) - {"server", "token"})
     wrong = sorted(key for key, value in content.items() if not isinstance(value, str))
     if unknown or wrong:
         raise UsageError(
-            f"the config file {file} may hold the words server and token only; see {(unknown + wrong)[0]!r}"
+            f"the config file {file} may only have the texts server and token; remove or fix {(unknown + wrong)[0]!r}"
         )
     return {key: value for key, value in content.items() if isinstance(value, str)}

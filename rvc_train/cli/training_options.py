@@ -1,4 +1,4 @@
-"""An option for each field of `TrainingConfig`, made from the field itself, so that no choice lacks its help."""
+"""Command line options for the fields of `TrainingConfig`, generated with their help from the fields."""
 
 import inspect
 import json
@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
-from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from rvc_engine.config import TrainingConfig
+from rvc_train.cli.validation import validated
 from rvc_train.errors import UsageError
 
 
 def with_training_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Append an option for each field to a command; it gets those that were given as the keyword `choices`."""
+    """Append an option for each field to a command, which gets the given ones as the keyword `choices`."""
     signature = inspect.signature(function)
     own = [parameter for parameter in signature.parameters.values() if parameter.name != "choices"]
     fields = {name: _parameter(name, field) for name, field in TrainingConfig.model_fields.items()}
@@ -34,33 +34,28 @@ def with_training_options(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def training_config(file: Path | None, choices: dict[str, Any]) -> TrainingConfig:
-    """The config of a JSON file (or none) with single choices over it. Raises UsageError naming the option at fault."""
-    written: Any = {}
+    """The config of a JSON file, if any, overridden by `choices`. Raises UsageError that names the wrong option."""
+    content: Any = {}
     if file is not None:
         try:
-            written = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(f"the config file {file} cannot be read ({error}); give a JSON object") from error
-        if not isinstance(written, dict):
-            raise UsageError(f"the config file {file} holds no JSON object of training options")
-    try:
-        return TrainingConfig.model_validate(written | choices)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-") if first["loc"] else "the options"
-        raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+        if not isinstance(content, dict):
+            raise UsageError(f"the config file {file} is not a JSON object of training options")
+    return validated(TrainingConfig, content | choices)
 
 
 def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
-    """A keyword parameter whose default None says that nothing was chosen."""
+    """Keyword parameter for a field, with the default None for an option that is not given."""
     option = name.replace("_", "-")
     help_text = " ".join((field.description or "").split())
     settings: dict[str, Any] = {"help": help_text, "show_default": _shown(field.default), "rich_help_panel": "Training"}
     kinds = _kinds(field.annotation)
-    kind = kinds[0] if len(kinds) == 1 else str  # a number or a word, such as `auto`
+    kind = kinds[0] if len(kinds) == 1 else str  # a number or a text, such as `auto`
     if get_origin(kind) is Literal:
-        words = tuple(str(word) for word in get_args(kind))
-        annotation: Any = Annotated[Literal[words] | None, typer.Option(f"--{option}", **settings)]
+        values = tuple(str(value) for value in get_args(kind))
+        annotation: Any = Annotated[Literal[values] | None, typer.Option(f"--{option}", **settings)]
     elif kind is bool:
         annotation = Annotated[bool | None, typer.Option(f"--{option}/--no-{option}", **settings)]
     else:
@@ -69,7 +64,7 @@ def _parameter(name: str, field: FieldInfo) -> inspect.Parameter:
 
 
 def _kinds(annotation: Any) -> list[Any]:
-    """What a field may be, but for None: `[float]` of `float | None`."""
+    """Types of an annotation without None: `[float]` for `float | None`."""
     if get_origin(annotation) in {typing.Union, types.UnionType}:
         return [kind for kind in get_args(annotation) if kind is not types.NoneType]
     return [annotation]
@@ -82,10 +77,10 @@ def _shown(default: Any) -> str:
 
 
 def _value(name: str, value: Any) -> Any:
-    """A word of the command line as the field's own type (the choices of `width` are numbers)."""
+    """Convert a text of the command line to the field's type (the literals of `width` are numbers)."""
     kinds = _kinds(TrainingConfig.model_fields[name].annotation)
-    for word in (word for kind in kinds if get_origin(kind) is Literal for word in get_args(kind)):
-        if str(word) == value:
-            return word
+    for literal in (literal for kind in kinds if get_origin(kind) is Literal for literal in get_args(kind)):
+        if str(literal) == value:
+            return literal
     is_number = len(kinds) > 1 and value.lstrip("-").isdigit()
-    return int(value) if is_number else value  # what is neither is the config's to refuse
+    return int(value) if is_number else value  # TrainingConfig rejects anything else

@@ -1,9 +1,9 @@
-"""A job as it happens: a live bar on a terminal, plain lines elsewhere, one JSON object an event with --json."""
+"""Live view of a job: a progress bar on a terminal, plain lines elsewhere, one JSON object per event with --json."""
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -14,10 +14,10 @@ from rvc_train.schemas.events import EventPublic
 from rvc_train.schemas.jobs import JobPublic, JobStatus
 
 SECONDS_BETWEEN_LINES = 10
-"""How often progress is told where nothing can be drawn over."""
+"""Interval of progress lines without a terminal."""
 LOSSES = {"loss/mel": "mel", "loss/kl": "kl", "loss/gen": "gen", "loss/fm": "fm", "loss/disc": "disc"}
 _QUIET = {"progress", "metric", "failed"}
-"""Events without a line of their own: numbers are in the bar, and a failure is told in full at the end."""
+"""Events without a line of their own: the bar shows the numbers, and the end a failure."""
 
 EXIT_CODES = {
     JobStatus.SUCCEEDED: exit_codes.DONE,
@@ -27,11 +27,11 @@ EXIT_CODES = {
 
 
 class View:
-    """What is known of a job at a moment, in words."""
+    """State of a job at a moment, as text."""
 
     def __init__(self, job: JobPublic) -> None:
         self.status: str = job.status
-        # Where time ends the training, the number of epochs is only a bound that nobody expects to meet.
+        # With a time limit, the number of epochs is only an upper bound, which is not shown.
         self._ends_by_time = job.config.get("max_train_seconds") is not None
         self.queue_position = job.queue_position
         self.losses: dict[str, float | None] = dict(job.losses)
@@ -41,7 +41,7 @@ class View:
         self.numbers |= {"clips_per_second": None, "machine_share": None}
 
     def update(self, event: EventPublic) -> None:
-        """Learn from an event."""
+        """Update the state from an event."""
         if event.type in {"progress", "stage_changed"}:
             self.numbers |= {key: value for key, value in event.data.items() if key in self.numbers}
             self.status = "running"
@@ -57,7 +57,7 @@ class View:
         return float(self.numbers["progress"] or 0)
 
     def heading(self) -> str:
-        """The stage, or the status where there is no stage."""
+        """The stage; without one, the status."""
         stage = self.numbers["stage"]
         if self.status != "running" or stage is None:
             return self.status + (
@@ -66,7 +66,7 @@ class View:
         return str(stage)
 
     def _throughput(self) -> str:
-        """Time of a step, clips a second, and the share that this is of what the machine can compute."""
+        """Duration of a step, clips per second, and the used share of the machine's computing power."""
         n = self.numbers
         facts = [f"{n['step_seconds']:.2g} s"] if n["step_seconds"] else []
         facts += [f"{n['clips_per_second']:.3g} clips/s"] if n["clips_per_second"] else []
@@ -74,82 +74,72 @@ class View:
         return f" ({', '.join(facts)})" if facts else ""
 
     def details(self) -> str:
-        """Epoch, step, losses, time to go: what is known of them."""
+        """Epoch, step, losses and remaining time, without unknown ones."""
         n = self.numbers
-        words = []
+        parts = []
         if n["epoch"] is not None and n["stage"] == "train":
-            words.append(
+            parts.append(
                 f"epoch {n['epoch']}"
                 + (f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else "")
             )
         if n["step"] is not None and n["stage"] == "train":
-            words.append(f"step {n['step']}{self._throughput()}")
+            parts.append(f"step {n['step']}{self._throughput()}")
             losses = [f"{LOSSES[key]} {self.losses[key]:.2f}" for key in LOSSES if self.losses.get(key) is not None]
-            words.append(" ".join(losses))
+            parts.append(" ".join(losses))
         if n["eta_seconds"] is not None:
-            words.append(f"ETA {duration(n['eta_seconds'])}")
-        return "  ".join(word for word in words if word)
+            parts.append(f"ETA {duration(n['eta_seconds'])}")
+        return "  ".join(part for part in parts if part)
 
 
-class Display(Protocol):
-    """Somewhere to show a job."""
+class Display:
+    """Display of a job. This one shows nothing: with --json the events themselves are the output."""
 
     def show(self, view: View) -> None:
-        """The state of things has changed."""
+        """Show a changed state."""
 
     def print_line(self, text: str) -> None:
-        """Something happened."""
+        """Print a line for an event."""
 
 
-class Bar:
-    """One bar that is drawn over, and lines above it."""
+class Bar(Display):
+    """Progress bar that is redrawn in place, with lines above it."""
 
     def __init__(self, progress: Progress, name: str) -> None:
         self._progress = progress
         self._task = progress.add_task(name, total=1.0, heading="", details="")
 
     def show(self, view: View) -> None:
-        """Draw the bar anew."""
+        """Redraw the bar."""
         self._progress.update(self._task, completed=view.fraction, heading=view.heading(), details=view.details())
 
     def print_line(self, text: str) -> None:
-        """A line above the bar."""
+        """Print a line above the bar."""
         self._progress.console.print(text)
 
 
-class Lines:
-    """Lines only, not more than one in a while: for pipes and logs."""
+class Lines(Display):
+    """Plain lines for pipes and logs, progress at most every SECONDS_BETWEEN_LINES."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
         self._last = 0.0
 
     def show(self, view: View) -> None:
-        """A line of progress, when it is time for one."""
+        """Print a line of progress when one is due."""
         if time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
             self._output.note(f"{view.fraction:6.1%}  {view.heading()}  {view.details()}".rstrip())
 
     def print_line(self, text: str) -> None:
-        """A line, at once."""
+        """Print a line at once."""
         self._output.note(text)
-
-
-class Silent:
-    """Shows nothing: with --json the events themselves are the output."""
-
-    def show(self, view: View) -> None:
-        """Nothing."""
-
-    def print_line(self, text: str) -> None:
-        """Nothing."""
 
 
 @contextmanager
 def display(output: Output, name: str) -> Iterator[Display]:
-    """What fits the place that the output goes to."""
+    """Display that fits the output."""
     if output.as_json:
-        yield Silent()
+        yield Display()
     elif not output.console.is_terminal:
         yield Lines(output)
     else:
@@ -165,9 +155,9 @@ def display(output: Output, name: str) -> Iterator[Display]:
 
 
 def watch(client: Client, job: JobPublic, output: Output, after: int | None = None) -> JobPublic:
-    """Show a job until its end, through restarts of the server; the job as it ended.
+    """Show a job until its end, through restarts of the server; return the finished job.
 
-    With --json each event from `after` on (None: the first) is a line. Otherwise what was before is not shown again.
+    With --json each event after number `after` (None: every event) is a line. Otherwise only new events are shown.
     """
     if not output.as_json and job.status.is_terminal:
         return job
@@ -186,7 +176,7 @@ def watch(client: Client, job: JobPublic, output: Output, after: int | None = No
 
 
 def print_outcome(job: JobPublic, output: Output) -> int:
-    """Say how a job ended and what to do now; the exit code for it."""
+    """Print the outcome of a finished job and the next command; return the exit code."""
     match job.status:
         case JobStatus.SUCCEEDED:
             output.note(f"{job.name} is ready; fetch it with: rvc-train download {job.id}")

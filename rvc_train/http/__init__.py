@@ -1,1 +1,1 @@
-"""How the client talks HTTP: retries, problem details, event streams, resumable uploads and downloads."""
+"""HTTP of the client: retried requests, problem details, event streams, resumable uploads and downloads."""

@@ -1,8 +1,7 @@
-"""Fetching a file so that a lost connection costs nothing and a wrong byte is never kept."""
+"""Downloads that resume after a lost connection and never leave a wrong file under the final name."""
 
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ import httpx
 
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.problems import error_of
+from rvc_train.http.transport import TRANSFER_RETRIES
 
 
 class Offered(Protocol):
@@ -25,21 +25,18 @@ class Offered(Protocol):
 
 
 Progress = Callable[[int, int], None]
-"""Told (bytes done, bytes in all)."""
-
-TRIES = 5
-"""Lost connections in a row, without a byte between them, before giving up."""
+"""Called with (bytes done, bytes in all)."""
 
 
 def download(http: httpx.Client, artifact: Offered, target: Path, progress: Progress | None = None) -> Path:
-    """Fetch an artifact to `target`, going on from an earlier, interrupted try; return `target`.
+    """Download an artifact to `target`, resuming an earlier, interrupted attempt; return `target`.
 
-    Bytes gather in `<target>.part` and take the final name only once size and sha256 are right. A file that is already
-    there and right is not fetched again. Raises BadDownload when the bytes are wrong, ConnectionFailed when the server
-    is gone; the part stays for the next try in the latter case.
+    Bytes gather in `<target>.part`, which gets the final name once size and sha256 are right. A file that is already
+    there and right is not downloaded again. Raises BadDownload when the bytes are wrong, ConnectionFailed when the
+    server does not answer (the part stays for the next attempt), UsageError while another download fills the part.
     """
     report_progress = progress or (lambda done, total: None)
-    if _is_whole(target, artifact):
+    if _is_complete(target, artifact):
         report_progress(artifact.size, artifact.size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -50,13 +47,13 @@ def download(http: httpx.Client, artifact: Offered, target: Path, progress: Prog
 
 @contextmanager
 def _exclusive(part: Path) -> Iterator[None]:
-    """Be the only one to fill a part. UsageError while another download does."""
+    """Hold the lock of a part. Raises UsageError while another download holds it."""
     lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
     try:
         lock.acquire()
     except filelock.Timeout as error:
         raise UsageError(
-            f"another download is at work on {part}; wait for it, or choose another folder with --output"
+            f"another download is writing {part}; wait for it, or choose another folder with --output"
         ) from error
     try:
         yield
@@ -66,22 +63,22 @@ def _exclusive(part: Path) -> Iterator[None]:
 
 
 def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, report_progress: Progress) -> Path:
-    if _is_whole(target, artifact):  # another download has just brought it
+    if _is_complete(target, artifact):  # by another download that held the lock before
         report_progress(artifact.size, artifact.size)
         return target
-    was_begun = part.exists()
+    is_resumed = part.exists()
     _fetch(http, artifact, part, report_progress)
-    if was_begun and not _is_whole(part, artifact):  # the part was another voice's of the same name
+    if is_resumed and not _is_complete(part, artifact):  # the part was of another file with the same name
         part.unlink()
         _fetch(http, artifact, part, report_progress)
-    if not _is_whole(part, artifact):
+    if not _is_complete(part, artifact):
         part.unlink()
-        raise BadDownload(f"{artifact.name} came with other bytes than the server announced; download it again")
+        raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
     part.replace(target)
     return target
 
 
-def _is_whole(file: Path, artifact: Offered) -> bool:
+def _is_complete(file: Path, artifact: Offered) -> bool:
     return file.is_file() and file.stat().st_size == artifact.size and sha256_of(file) == artifact.sha256
 
 
@@ -92,38 +89,40 @@ def sha256_of(path: Path) -> str:
 
 
 def _fetch(http: httpx.Client, artifact: Offered, part: Path, report_progress: Progress) -> None:
-    """Fill `part` up to the artifact's size, over as many connections as it takes."""
-    failures = 0
-    while (have := part.stat().st_size if part.exists() else 0) < artifact.size:
-        try:
-            _fetch_from(http, artifact, part, have, report_progress)
-        except httpx.TransportError as error:
-            gained = part.exists() and part.stat().st_size > have
-            failures = 0 if gained else failures + 1
-            if failures >= TRIES:
-                raise ConnectionFailed(
-                    f"the connection was lost while {artifact.name} was downloaded ({error}); what came is kept in "
-                    f"{part}, so run the same command again to go on"
-                ) from error
-            time.sleep(min(0.3 * 2**failures, 5.0))
-        else:
-            if part.stat().st_size == have:
-                raise BadDownload(f"{artifact.name} ended too early: {have} of {artifact.size} bytes; try again later")
+    """Fill `part` up to the artifact's size, over as many connections as necessary."""
+    try:
+        for attempt in TRANSFER_RETRIES.retrying(progress=lambda: _size(part)):
+            with attempt:
+                while (offset := _size(part)) < artifact.size:
+                    _fetch_from(http, artifact, part, offset, report_progress)
+                    if _size(part) == offset:
+                        raise BadDownload(
+                            f"{artifact.name} ended too early: {offset} of {artifact.size} bytes; try again later"
+                        )
+    except httpx.TransportError as error:
+        raise ConnectionFailed(
+            f"the connection was lost while {artifact.name} was downloaded ({error}); the received bytes are kept in "
+            f"{part}, so run the same command again to continue"
+        ) from error
 
 
-def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, have: int, report_progress: Progress) -> None:
-    """One request: from byte `have` on when the server still has the same file, from the start when it has not."""
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, offset: int, report_progress: Progress) -> None:
+    """One request: from byte `offset` on while the server still has the same file, from the start otherwise."""
     headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers |= {"Range": f"bytes={have}-", "If-Range": f'"{artifact.sha256}"'}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{artifact.sha256}"'}
     with http.stream("GET", artifact.url, headers=headers) as response:
         if response.is_error:
             response.read()
             raise error_of(response)
         is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
-        done = have if is_rest else 0
+        done = offset if is_rest else 0
         with part.open("ab" if is_rest else "wb") as file:
-            # In the pieces that come: gathering larger ones would lose what was gathered when the connection breaks.
+            # In chunks as they arrive: gathering larger ones would lose bytes when the connection breaks.
             for chunk in response.iter_raw():
                 file.write(chunk)
                 done += len(chunk)

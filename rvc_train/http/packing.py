@@ -1,4 +1,4 @@
-"""What the user points at, as one file to send: a zip or a recording as it is, anything else packed into a zip."""
+"""Packing of the user's files into one to upload: a zip or a recording unchanged, anything else packed into a zip."""
 
 import contextlib
 import tempfile
@@ -11,10 +11,10 @@ from rvc_train.errors import UsageError
 
 @contextlib.contextmanager
 def packed(paths: Sequence[Path]) -> Iterator[Path]:
-    """The one file to send. A folder, or several files, become a temporary zip that is gone afterwards.
+    """The file to upload. A folder, or several files, become a temporary zip that is deleted afterwards.
 
-    Recordings are stored, not compressed: audio does not shrink, and storing costs no time.
-    Raises UsageError for what does not exist or holds no file.
+    Recordings are stored, not compressed: audio does not shrink, and storing costs no time. Raises UsageError for a
+    path that does not exist and when there are no files.
     """
     missing = [path for path in paths if not path.exists()]
     if missing or not paths:
@@ -25,7 +25,7 @@ def packed(paths: Sequence[Path]) -> Iterator[Path]:
         return
     members = list(_members(paths))
     if not members:
-        raise UsageError(f"{', '.join(map(str, paths))} holds no files; put recordings of one voice into it")
+        raise UsageError(f"{', '.join(map(str, paths))} contains no files; put recordings of one voice into it")
     with tempfile.TemporaryDirectory(prefix="rvc-train-") as folder:
         archive = Path(folder) / "dataset.zip"
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
@@ -35,9 +35,9 @@ def packed(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _members(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-    """Each file with its name in the archive, every name once; hidden files are left out.
+    """Each file with its unique name in the archive, without hidden files.
 
-    Of several folders the names stay in it: each may be a speaker.
+    With several folders, names begin with the folder's: each may be a speaker.
     """
     taken: set[str] = set()
     for path in paths:
@@ -60,7 +60,7 @@ def _files_below(folder: Path) -> list[tuple[Path, str]]:
 
 
 def _free_name(name: str, taken: set[str]) -> str:
-    """The name, or the name with a number when another file has it (two folders may hold the same names)."""
+    """The name, with a number when another file has it (two folders may contain the same names)."""
     path = Path(name)
     candidate, number = name, 2
     while candidate in taken:

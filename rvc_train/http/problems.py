@@ -1,4 +1,4 @@
-"""Error answers as exceptions: the one place where an HTTP status becomes an error of ours."""
+"""Conversion of error answers into exceptions: the one place where an HTTP status becomes an error of the client."""
 
 import httpx
 from pydantic import ValidationError
@@ -8,7 +8,7 @@ from rvc_train.schemas import system
 
 
 def error_of(response: httpx.Response) -> ApiError:
-    """The exception that an error answer (its body read) stands for."""
+    """The exception for an error answer, whose body must have been read."""
     problem = _problem(response)
     match response.status_code:
         case httpx.codes.NOT_FOUND:
@@ -20,7 +20,9 @@ def error_of(response: httpx.Response) -> ApiError:
 
 
 def _problem(response: httpx.Response) -> Problem:
-    """The answer's body, or what can be said without one (a proxy, a server that is not ours)."""
+    """The problem details in the body; made from the status when there are none (from a proxy or another program)."""
+    retry_after = response.headers.get("Retry-After", "")
+    retry_after_seconds = float(retry_after) if retry_after.isdecimal() else None
     try:
         body = system.Problem.model_validate_json(response.content)
     except ValidationError:
@@ -28,8 +30,9 @@ def _problem(response: httpx.Response) -> Problem:
             status=response.status_code,
             code="unexpected_answer",
             title=response.reason_phrase,
-            detail=f"{response.request.url} answered {response.status_code} {response.reason_phrase}, and not as an "
-            "rvc-train server would; check the server's address",
+            detail=f"{response.request.url} answered {response.status_code} {response.reason_phrase}, which is not the "
+            "answer of an rvc-train server; check the server's address",
+            retry_after_seconds=retry_after_seconds,
         )
     return Problem(
         status=body.status,
@@ -39,4 +42,5 @@ def _problem(response: httpx.Response) -> Problem:
         retryable=body.retryable,
         pointers=tuple((error.detail, error.pointer) for error in body.errors),
         request_id=body.request_id,
+        retry_after_seconds=retry_after_seconds,
     )

@@ -1,24 +1,36 @@
-"""Following a server-sent stream through lost connections and restarted servers."""
+"""Following a server-sent event stream through lost connections and restarts of the server."""
 
-import random
-import time
+import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import httpx
 from httpx_sse import ServerSentEvent, SSEError, connect_sse
 
-from rvc_train.errors import ConnectionFailed
+from rvc_train.errors import ApiError, ConnectionFailed
 from rvc_train.http.problems import error_of
+from rvc_train.http.transport import HTTP_RETRIES, is_transient
 
-READ_SECONDS = 60
-"""A stream silent for so long is dead: the server sends a comment every 15 s."""
+TIMEOUT = httpx.Timeout(10, read=60)
+"""A stream without a byte for 60 s is dead: the server sends a comment every 15 s."""
 RECONNECT_SECONDS = 600
-"""How long to try again when the server does not answer."""
-BUSY_STATUSES = frozenset({429, 500, 502, 503, 504})
-"""Answers of a server, or of a proxy before it, that is coming up."""
+"""Default time to reconnect while the server does not answer."""
 
 OnWait = Callable[[str], None]
-"""Told, in a sentence, when the connection is lost; once until the server speaks again."""
+"""Called with a sentence when the connection is lost, once until the next message."""
+
+
+class _StreamClosed(Exception):
+    """The stream ended without its `end` event."""
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Whether to reconnect; 500 too, which a server or a proxy may answer while it starts."""
+    is_internal = isinstance(error, ApiError) and error.problem.status == httpx.codes.INTERNAL_SERVER_ERROR
+    return is_internal or is_transient(error) or isinstance(error, SSEError | _StreamClosed)
+
+
+_STREAM_RETRIES = replace(HTTP_RETRIES, is_transient=_is_interruption, max_attempts=math.inf, max_pause_seconds=10)
 
 
 def follow(
@@ -29,63 +41,42 @@ def follow(
     on_wait: OnWait | None = None,
     reconnect_seconds: float = RECONNECT_SECONDS,
 ) -> Iterator[ServerSentEvent]:
-    """The stream's events up to its `end`, each once, whatever happens to the connection.
+    """The stream's events up to its `end`, each once, through any number of connections.
 
-    A new connection asks to go on after the last id that came. Raises ConnectionFailed when there was no answer for
-    `reconnect_seconds`, and ApiError for an answer that trying again will not change.
+    A new connection resumes after the last received id. Raises ConnectionFailed when there was no answer for
+    `reconnect_seconds`, and ApiError for an error that reconnecting does not change.
     """
-    reconnection = _Reconnection(reconnect_seconds, on_wait)
-    while True:
-        headers = {} if last_id is None else {"Last-Event-ID": last_id}
-        try:
-            timeout = httpx.Timeout(10, read=READ_SECONDS)
-            with connect_sse(http, "GET", path, headers=headers, params=params, timeout=timeout) as source:
+    num_messages = 0  # received so far: progress, in terms of retries
+
+    def report_wait(error: BaseException) -> None:
+        if on_wait is not None:
+            on_wait(f"connection lost ({error or type(error).__name__}); reconnecting")
+
+    policy = replace(_STREAM_RETRIES, max_seconds=reconnect_seconds)
+    attempts = policy.retrying(progress=lambda: num_messages, on_wait=report_wait)
+    try:
+        for attempt in attempts:
+            headers = {} if last_id is None else {"Last-Event-ID": last_id}
+            with attempt, connect_sse(http, "GET", path, headers=headers, params=params, timeout=TIMEOUT) as source:
                 if source.response.status_code == httpx.codes.NO_CONTENT:
                     return
-                if source.response.status_code in BUSY_STATUSES:
-                    reconnection.wait(f"the server answered {source.response.status_code}")
-                    continue
                 if source.response.is_error:
                     source.response.read()
                     raise error_of(source.response)
                 for message in source.iter_sse():
-                    reconnection.succeeded()
+                    num_messages += 1
                     if message.event == "end":
                         return
                     if not message.data and message.id in {"", last_id}:
-                        continue  # a comment that keeps the stream alive, or how soon to come back: no event
+                        continue  # a keep-alive comment or a `retry` field: no event
                     if message.id:
                         last_id = message.id
                     yield message
-            reconnection.wait("the server closed the stream")
-        except (httpx.TransportError, SSEError) as error:
-            reconnection.wait(str(error) or type(error).__name__)
-
-
-class _Reconnection:
-    """Waits between two tries, longer each time, until the time is up."""
-
-    def __init__(self, reconnect_seconds: float, on_wait: OnWait | None) -> None:
-        self._give_up_seconds = reconnect_seconds
-        self._on_wait = on_wait
-        self._tries = 0
-        self._failing_since: float | None = None
-
-    def succeeded(self) -> None:
-        """The server speaks: start afresh."""
-        self._tries = 0
-        self._failing_since = None
-
-    def wait(self, reason: str) -> None:
-        """Sleep before the next try, or raise ConnectionFailed."""
-        now = time.monotonic()
-        if self._failing_since is None:
-            self._failing_since = now
-        if now - self._failing_since > self._give_up_seconds:
-            raise ConnectionFailed(
-                f"the server has not answered for {self._give_up_seconds:.0f} s ({reason}); is it running?"
-            )
-        if self._on_wait is not None and self._tries == 0:
-            self._on_wait(f"connection lost ({reason}); trying again")
-        time.sleep(min(0.3 * 1.7**self._tries, 10.0) * random.uniform(0.8, 1.2))
-        self._tries += 1
+                raise _StreamClosed("the server closed the stream")
+    except (ApiError, httpx.TransportError, SSEError, _StreamClosed) as error:
+        if not _is_interruption(error):
+            raise
+        raise ConnectionFailed(
+            f"the server has not answered for {reconnect_seconds:.0f} s ({error or type(error).__name__}); "
+            "check that it is running"
+        ) from error

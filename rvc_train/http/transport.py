@@ -1,86 +1,85 @@
-"""Requests to the server as the rest of the client makes them: answers in their shapes, errors of `rvc_train.errors`.
+"""Requests to the server, with answers parsed into their schemas and errors of `rvc_train.errors`.
 
-What does no harm twice (reading, replacing, deleting, a POST with an idempotency key) is sent again a few times, with
-growing pauses of random length, when nobody answers or the server says that it is busy.
+Requests that are safe to repeat (reading, replacing, deleting, a POST with an idempotency key) are retried when there
+is no answer or the server is busy.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import httpx
-import tenacity
 from pydantic import BaseModel, ValidationError
 
-from rvc_train.errors import ClientError, ConnectionFailed
+from rvc_train.errors import ApiError, ClientError, ConnectionFailed
 from rvc_train.http.problems import error_of
+from rvc_train.retry import RetryPolicy
 from rvc_train.schemas.base import Page
 
 A = TypeVar("A", bound=BaseModel)
 
-TRIES = 4
-BUSY = frozenset({429, 502, 503, 504})
 MAX_RETRY_AFTER_SECONDS = 30.0
-_HARMLESS = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_BUSY = frozenset({502, 503, 504})
+_BUSY_FOR_A_WHILE = frozenset({409, 429})
+"""Transient with a `Retry-After` header only: without one, 429 is a quota and 409 a conflict, which last."""
+_REPEATABLE = frozenset({"GET", "HEAD", "PUT", "DELETE"})
 
 
-class _Busy(Exception):
-    """The server said to come again."""
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed later: no answer, or one of a busy server or of a proxy in front of it."""
+    if isinstance(error, ApiError):
+        status = error.problem.status
+        return status in _BUSY or (status in _BUSY_FOR_A_WHILE and error.problem.retry_after_seconds is not None)
+    return isinstance(error, httpx.TransportError)
 
-    def __init__(self, response: httpx.Response) -> None:
-        super().__init__(response.status_code)
-        self.response = response
+
+def _requested_pause(error: BaseException) -> float | None:
+    """Seconds of the `Retry-After` header, within reason."""
+    seconds = error.problem.retry_after_seconds if isinstance(error, ApiError) else None
+    return None if seconds is None else min(seconds, MAX_RETRY_AFTER_SECONDS)
+
+
+HTTP_RETRIES = RetryPolicy(is_transient, _requested_pause, max_attempts=4)
+_NO_RETRIES = replace(HTTP_RETRIES, max_attempts=1)
+TRANSFER_RETRIES = replace(HTTP_RETRIES, max_attempts=6, max_pause_seconds=10)
+"""Policy of uploads and downloads, whose attempts continue where the last one ended."""
 
 
 class Transport:
-    """One server, by requests."""
+    """Requests to one server."""
 
     def __init__(self, http: httpx.Client) -> None:
         self.http = http
 
-    def send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """One request and its good answer. Raises ConnectionFailed, or ApiError and its kinds."""
-        is_harmless = method in _HARMLESS or "Idempotency-Key" in (how.get("headers") or {})
-        tries = tenacity.Retrying(
-            stop=tenacity.stop_after_attempt(TRIES if is_harmless else 1),
-            wait=_pause,
-            retry=tenacity.retry_if_exception_type((httpx.TransportError, _Busy)),
-            reraise=True,
-        )
-        try:
-            for attempt in tries:
-                with attempt:
-                    response = self._once(method, path, **how)
-                    number = attempt.retry_state.attempt_number
-        except _Busy as busy:
-            raise error_of(busy.response) from busy
-        except httpx.TransportError as error:
-            url = self.http.base_url
-            raise ConnectionFailed(
-                f"no answer from the server at {url} ({error or type(error).__name__}); start it with `rvc-train up`, "
-                "or name another with --server or RVC_TRAIN_SERVER"
-            ) from error
-        was_deleted_before = method == "DELETE" and number > 1 and response.status_code == httpx.codes.NOT_FOUND
-        if response.is_error and not was_deleted_before:
-            raise error_of(response)
-        return response
+    def send(self, method: str, path: str, *, is_repeatable: bool | None = None, **request: Any) -> httpx.Response:
+        """Send a request and return its successful answer. Raises ConnectionFailed, ApiError and its subclasses.
 
-    def _once(self, method: str, path: str, **how: Any) -> httpx.Response:
-        response = self.http.request(method, path, **how)
-        is_still_running = response.status_code == httpx.codes.CONFLICT and "Retry-After" in response.headers
-        is_busy = response.status_code in BUSY
-        if response.status_code == httpx.codes.TOO_MANY_REQUESTS and "Retry-After" not in response.headers:
-            is_busy = False  # a quota: it does not go by in seconds
-        if is_busy or is_still_running:
-            raise _Busy(response)
+        `is_repeatable`: whether to retry; None: decided by the method and the idempotency key.
+        """
+        if is_repeatable is None:
+            is_repeatable = method in _REPEATABLE or "Idempotency-Key" in (request.get("headers") or {})
+        try:
+            for attempt in (HTTP_RETRIES if is_repeatable else _NO_RETRIES).retrying():
+                with attempt:
+                    response = self.http.request(method, path, **request)
+                    is_repeated = attempt.retry_state.attempt_number > 1
+                    is_deleted = method == "DELETE" and response.status_code == httpx.codes.NOT_FOUND
+                    if response.is_error and not (is_deleted and is_repeated):  # deleted by an attempt without answer
+                        raise error_of(response)
+        except httpx.TransportError as error:
+            raise ConnectionFailed(
+                f"no answer from the server at {self.http.base_url} ({error or type(error).__name__}); start it with "
+                "`rvc-train up`, or set another address with --server or RVC_TRAIN_SERVER"
+            ) from error
         return response
 
     def get(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> A:
-        """GET, in its shape."""
+        """Send a GET request and parse the answer."""
         return parse(shape, self.send("GET", path, params=params))
 
-    def call(self, method: str, path: str, shape: type[A], **how: Any) -> A:
-        """Any request, its answer in its shape."""
-        return parse(shape, self.send(method, path, **how))
+    def call(self, method: str, path: str, shape: type[A], **request: Any) -> A:
+        """Send any request and parse the answer."""
+        return parse(shape, self.send(method, path, **request))
 
     def pages(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> Iterator[A]:
         """Every row of a list, fetched page by page."""
@@ -93,25 +92,12 @@ class Transport:
             params = params | {"after": page.next_cursor}
 
 
-_random_pause = tenacity.wait_random_exponential(multiplier=0.4, max=5)
-
-
-def _pause(state: tenacity.RetryCallState) -> float:
-    """What the server asks for, within reason; else random and growing."""
-    error = state.outcome.exception() if state.outcome is not None else None
-    if isinstance(error, _Busy):
-        text = error.response.headers.get("Retry-After", "")
-        if text.isdecimal():
-            return min(float(text), MAX_RETRY_AFTER_SECONDS)
-    return _random_pause(state)
-
-
 def parse(shape: type[A], response: httpx.Response) -> A:
-    """An answer in its shape. ClientError when it has another."""
+    """Parse an answer. Raises ClientError when it does not fit the schema."""
     try:
         return shape.model_validate_json(response.content)
     except ValidationError as error:
         raise ClientError(
-            f"{response.request.url} answered, but not as this client expects; is it an rvc-train server of the same "
-            f"version? ({error.error_count()} fields differ)"
+            f"{response.request.url} gave an unexpected answer ({error.error_count()} fields differ); check that it is "
+            "an rvc-train server of the same version"
         ) from error

@@ -1,1 +1,1 @@
-"""Groups of requests of the client: access, administration, webhooks."""
+"""Groups of the client's requests: access, administration, webhooks."""

@@ -1,4 +1,4 @@
-"""Tokens, owners and the audit trail, as methods; most of them are for administrators."""
+"""Requests for tokens, owners and the audit trail; most of them are for administrators."""
 
 from collections.abc import Iterator
 
@@ -7,45 +7,45 @@ from rvc_train.schemas import access
 
 
 class Access:
-    """Who may do what."""
+    """Access rights, quotas and the audit trail."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def me(self) -> access.Me:
-        """Who the caller is: owner, scopes, quota, use."""
+        """The caller's owner name, scopes, quota and usage."""
         return self._transport.get("/v1/me", access.Me)
 
     def create_token(self, request: access.TokenCreate) -> access.TokenMade:
-        """Make a token; its secret is told this once."""
+        """Create a token; its secret is returned only once."""
         body = request.model_dump(mode="json", exclude_none=True)
         return self._transport.call("POST", "/v1/tokens", access.TokenMade, json=body)
 
     def tokens(self) -> Iterator[access.TokenPublic]:
-        """Everyone's tokens, newest first, revoked ones too."""
+        """Tokens of all owners, newest first, including revoked ones."""
         return self._transport.pages("/v1/tokens", access.TokenPublic, {"limit": 100})
 
     def revoke_token(self, token_id: str) -> None:
-        """Let a token open nothing any more."""
+        """Revoke a token."""
         self._transport.send("DELETE", f"/v1/tokens/{token_id}")
 
     def owners(self) -> list[access.OwnerPublic]:
-        """Every owner with quota and use."""
+        """Owners with quota and usage."""
         return self._transport.get("/v1/owners", access.OwnerList).data
 
     def set_quota(self, owner: str, quota: access.Quota) -> access.OwnerPublic:
-        """Give an owner a quota of their own."""
+        """Set an owner's quota."""
         path = f"/v1/owners/{owner}/quota"
         return self._transport.call("PUT", path, access.OwnerPublic, json=quota.model_dump(mode="json"))
 
     def delete_quota(self, owner: str) -> access.OwnerPublic:
-        """Let the server's quota hold for an owner again."""
+        """Return an owner to the server's default quota."""
         return self._transport.call("DELETE", f"/v1/owners/{owner}/quota", access.OwnerPublic)
 
     def audit(
         self, *, actor: str | None = None, action: str | None = None, target: str | None = None
     ) -> Iterator[access.AuditPublic]:
-        """Who did what, newest first."""
-        wanted = {"actor": actor, "action": action, "target": target}
-        params = {name: value for name, value in wanted.items() if value is not None}
+        """Entries of the audit trail, newest first."""
+        filters = {"actor": actor, "action": action, "target": target}
+        params = {name: value for name, value in filters.items() if value is not None}
         return self._transport.pages("/v1/audit", access.AuditPublic, {"limit": 100} | params)

@@ -1,4 +1,4 @@
-"""Webhooks of the server, as methods."""
+"""Requests for webhooks."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -8,18 +8,18 @@ from rvc_train.schemas import webhooks
 
 
 class Webhooks:
-    """Who is told of jobs."""
+    """Webhooks of the caller."""
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookPublic:
-        """Have an address told of all your jobs."""
+        """Create a webhook for all jobs of the caller."""
         body = request.model_dump(mode="json", exclude_none=True)
         return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookPublic, json=body)
 
     def list(self) -> Iterator[webhooks.WebhookPublic]:
-        """All of yours, newest first."""
+        """Webhooks of the caller, newest first."""
         return self._transport.pages("/v1/webhooks", webhooks.WebhookPublic, {"limit": 100})
 
     def get(self, webhook_id: str) -> webhooks.WebhookPublic:
@@ -34,21 +34,21 @@ class Webhooks:
         events: Sequence[str] | None = None,
         is_enabled: bool | None = None,
     ) -> webhooks.WebhookPublic:
-        """Change what is given; the rest stays."""
-        given: dict[str, Any] = {"url": url, "events": events, "is_enabled": is_enabled}
-        body = {name: value for name, value in given.items() if value is not None}
+        """Change the given fields of a webhook."""
+        changes: dict[str, Any] = {"url": url, "events": events, "is_enabled": is_enabled}
+        body = {name: value for name, value in changes.items() if value is not None}
         return self._transport.call("PATCH", f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic, json=body)
 
     def delete(self, webhook_id: str) -> None:
-        """Forget a webhook."""
+        """Delete a webhook."""
         self._transport.send("DELETE", f"/v1/webhooks/{webhook_id}")
 
     def secret(self, webhook_id: str) -> str:
-        """What its messages are signed with."""
+        """Secret that signs its messages."""
         return self._transport.get(f"/v1/webhooks/{webhook_id}/secret", webhooks.WebhookSecretPublic).secret
 
     def test(self, webhook_id: str) -> webhooks.DeliveryPublic:
-        """Send a `ping`."""
+        """Send a `ping` message."""
         return self._transport.call("POST", f"/v1/webhooks/{webhook_id}/test", webhooks.DeliveryPublic)
 
     def deliveries(self, webhook_id: str) -> Iterator[webhooks.DeliveryPublic]:

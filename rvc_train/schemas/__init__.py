@@ -1,4 +1,4 @@
-"""The wire shapes of the HTTP interface, for client and server. Imports neither FastAPI nor SQLModel.
+"""Schemas of the HTTP interface, for client and server. Imports neither FastAPI nor SQLModel.
 
 Requests are strict and forbid unknown fields; answers ignore fields that a newer server may add.
 """

@@ -1,4 +1,4 @@
-"""Wire shapes of tokens, owners, quotas and the audit trail."""
+"""Schemas of tokens, owners, quotas and the audit trail."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,40 +10,40 @@ from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
 class Scope(StrEnum):
-    """What a token allows."""
+    """Right of a token."""
 
     READ = "read"
-    """Look at one's own things."""
+    """Read one's own datasets and jobs."""
     SUBMIT = "submit"
     """Upload, submit, cancel, delete; and read."""
     ADMIN = "admin"
-    """Everything, of everyone."""
+    """Everything, for all owners."""
 
 
 OwnerName = Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]{0,62}$")]
 
 
 class TokenCreate(RequestModel):
-    """A token to be made."""
+    """Request to create a token."""
 
     owner: OwnerName
-    """Whose things it opens: small letters, digits, dots and dashes. A new name is a new owner."""
+    """Owner of the token: lower-case letters, digits, dots, dashes and underscores. A new name makes a new owner."""
     name: str = Field(default="", max_length=100)
-    """What it is for, to know it again."""
+    """Purpose of the token, for lists."""
     scopes: list[Annotated[Scope, Field(strict=False)]] = Field(default=[Scope.SUBMIT], min_length=1, max_length=3)
-    """What it allows; submit implies read, admin everything of everyone."""
+    """Rights of the token; submit implies read, admin everything for all owners."""
     expires_in_days: float | None = Field(default=None, gt=0, le=36_500)
-    """None: it is good until it is revoked."""
+    """Days until it expires; null: it is valid until it is revoked."""
 
 
 class TokenPublic(ResponseModel):
-    """A token, without its secret."""
+    """Token without its secret."""
 
     id: str
     owner: str
     name: str
     begins: str
-    """Its first letters."""
+    """First characters of the secret."""
     scopes: list[Scope]
     created_at: datetime
     expires_at: datetime | None
@@ -53,24 +53,24 @@ class TokenPublic(ResponseModel):
 
 
 class TokenMade(TokenPublic):
-    """A new token. Its secret is told this once."""
+    """New token with its secret, which is shown only once."""
 
     secret: str
 
 
 class Quota(RequestModel):
-    """How much an owner may have. None: no limit."""
+    """Limits of an owner; null: no limit."""
 
     max_jobs: int | None = Field(default=None, ge=0, le=1_000_000)
-    """Jobs that are not at their end."""
+    """Unfinished jobs."""
     max_bytes: int | None = Field(default=None, ge=0, le=2**60)
-    """Of uploads, datasets, artifacts and workspaces."""
+    """Bytes of uploads, datasets, artifacts and workspaces."""
     max_gpu_hours: float | None = Field(default=None, ge=0, le=1_000_000)
-    """Time of workers on the owner's jobs in a calendar month (UTC)."""
+    """Hours of workers on the owner's jobs in a calendar month (UTC)."""
 
 
 class Usage(ResponseModel):
-    """How much an owner has."""
+    """Usage of an owner, in terms of the quota."""
 
     jobs: int
     bytes: int
@@ -78,7 +78,7 @@ class Usage(ResponseModel):
 
 
 class OwnerPublic(ResponseModel):
-    """An owner's quota and use."""
+    """Owner with quota and usage."""
 
     owner: str
     quota: Quota
@@ -92,25 +92,25 @@ class OwnerList(ResponseModel):
 
 
 class Me(OwnerPublic):
-    """Who the caller is to this server."""
+    """The caller: owner, scopes, quota and usage."""
 
     scopes: list[Scope]
     token_id: str | None
 
 
 class SessionCreate(RequestModel):
-    """A browser's sign-in."""
+    """Sign-in of a browser."""
 
     token: str = Field(min_length=1, max_length=500)
 
 
 class AuditPublic(ResponseModel):
-    """Something that someone did."""
+    """Entry of the audit trail."""
 
     number: int
     created_at: datetime
     actor: str
-    """The owner who did it; empty for someone with a token that opens nothing."""
+    """Owner who acted; empty for a request with an invalid token."""
     token_id: str | None
     address: str
     request_id: str

@@ -1,4 +1,4 @@
-"""What all wire shapes are: what a caller sends is strict, what the server sends may grow."""
+"""Base classes of the schemas: requests are strict, answers may have further fields."""
 
 from typing import Generic, TypeVar
 
@@ -6,13 +6,13 @@ from pydantic import BaseModel, ConfigDict
 
 
 class RequestModel(BaseModel):
-    """Base of everything a caller sends."""
+    """Base of request bodies."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ResponseModel(BaseModel):
-    """Base of everything the server sends."""
+    """Base of answers."""
 
     model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
 
@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 
 class Page(ResponseModel, Generic[T]):
-    """A piece of a list."""
+    """Page of a list."""
 
-    # pydantic looks for docstrings in the source around each `Page[...]`, and stumbles over it.
+    # pydantic searches the source around each `Page[...]` for docstrings, and fails there.
     model_config = ConfigDict(use_attribute_docstrings=False)
 
     data: list[T]

@@ -1,4 +1,4 @@
-"""Datasets and their reports."""
+"""Schemas of datasets and their reports."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -10,7 +10,7 @@ from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
 class RecordingReport(ResponseModel):
-    """One recording of a dataset."""
+    """Report on one recording."""
 
     name: str
     seconds: float | None = None
@@ -21,47 +21,47 @@ class RecordingReport(ResponseModel):
     peak: float | None = None
     """Largest sample; full scale is 1."""
     clipped_share: float | None = None
-    """0..1: samples at full scale."""
+    """Share of samples at full scale, 0..1."""
     speech_seconds: float | None = None
     speech_db: float | None = None
-    """Level of speech, dB of full scale; this and what follows is None where there is too little to tell."""
+    """Level of speech, dB of full scale; like the following fields null when there is too little speech to measure."""
     noise_db: float | None = None
-    """Level of the noise beneath."""
+    """Level of the background noise, dB of full scale."""
     snr_db: float | None = None
     bandwidth_hz: float | None = None
-    """Up to where the file holds anything."""
+    """Highest frequency with content."""
     notes: list[str] = []
     error: str | None = None
-    """Why it could not be read."""
+    """Reason why the file cannot be read."""
 
 
 class DatasetFinding(ResponseModel):
-    """One thing to know about a dataset."""
+    """Finding about a dataset."""
 
     code: str
-    """Stable: `noisy`, `reverberant`, `several_speakers`, `duplicates`, ..."""
+    """Stable code: `noisy`, `reverberant`, `several_speakers`, `duplicates`, ..."""
     severity: Literal["warning", "info"]
     message: str
-    """What was found."""
+    """The finding, in a sentence."""
     advice: str
-    """What to do about it."""
+    """Recommended action."""
     files: list[str] = []
-    """Which files it is about, at most 200; none: all of them."""
+    """Files concerned, at most 200; empty: all of them."""
     values: dict[str, float] = {}
-    """The numbers in the message."""
+    """Numbers in the message."""
 
 
 class DatasetOverview(ResponseModel):
-    """The loudness of a dataset, one recording after the other, to be drawn."""
+    """Waveform of a dataset, one recording after the other, for drawing."""
 
     peaks: list[float] = []
-    """0..1, for equal parts of the time."""
+    """Peak levels of equal parts of the time, 0..1."""
     starts: list[float] = []
-    """Where each recording begins, 0..1 of the whole; none where there are too many."""
+    """Start of each recording, 0..1 of the whole; empty when there are too many recordings."""
 
 
 class DatasetReport(ResponseModel):
-    """What `python -m rvc_engine report` found in a dataset."""
+    """Report on a dataset, made by `python -m rvc_engine report`."""
 
     usable: bool
     reason: str | None = None
@@ -72,25 +72,25 @@ class DatasetReport(ResponseModel):
     num_usable: int = 0
     files: list[RecordingReport] = []
     warnings: list[str] = []
-    """The findings that are warnings, one sentence each."""
+    """Findings of severity `warning`, one sentence each."""
     findings: list[DatasetFinding] = []
-    """The gravest first."""
+    """Findings, the most severe first."""
     sample_rates: dict[str, float] = {}
-    """Seconds of sound by sample rate in Hz."""
+    """Seconds of audio by sample rate in Hz."""
     clipped_share: float | None = None
     speech_db: float | None = None
-    """Median of all files; this and what follows is None where there is too little to tell."""
+    """Median of all files; like the following fields null when there is too little speech to measure."""
     noise_db: float | None = None
     snr_db: float | None = None
     reverberation_seconds: float | None = None
-    """About the time in which sound fades by 60 dB; dry speech gives 0.35 and less."""
+    """Estimated time in which sound decays by 60 dB; at most 0.35 for dry speech."""
     bandwidth_hz: float | None = None
     overview: DatasetOverview = DatasetOverview()
-    """Empty for reports that were made before there was one."""
+    """Empty in reports of older versions."""
 
 
 class DatasetStatus(StrEnum):
-    """Where a dataset stands."""
+    """Status of a dataset."""
 
     VALIDATING = "validating"
     READY = "ready"
@@ -98,14 +98,14 @@ class DatasetStatus(StrEnum):
 
 
 class DatasetCreate(RequestModel):
-    """A dataset of an upload that has come whole, or of bytes that the server has already. Exactly one of the two."""
+    """Request to make a dataset, either from a complete upload or from bytes that the server already has."""
 
     name: str = Field(max_length=200)
-    """What the dataset is called."""
+    """Name of the dataset."""
     upload_id: str | None = Field(default=None, max_length=64)
-    """The upload's id, the end of its `Location`."""
+    """Id of the upload, the end of its `Location`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
-    """Of the zip or the recording, as it was uploaded before."""
+    """Hash of a zip or a recording that was uploaded before."""
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -115,23 +115,23 @@ class DatasetCreate(RequestModel):
 
 
 class DatasetPublic(ResponseModel):
-    """A dataset as everyone sees it."""
+    """Dataset."""
 
     id: str
     owner: str
     name: str
     status: DatasetStatus
     reason: str | None
-    """Why it is invalid, in a sentence."""
+    """Reason why it is invalid, in a sentence."""
     sha256: str
-    """Of the uploaded bytes."""
+    """Hash of the uploaded bytes."""
     size: int
-    """Bytes uploaded."""
+    """Uploaded bytes."""
     num_files: int
     num_usable: int | None
     seconds: float | None
-    """Length of all usable recordings together; None until the report is there."""
+    """Total duration of the usable recordings; null until the report is ready."""
     notes: list[str]
-    """What was left out at admission, and why."""
+    """Files left out at admission, with reasons."""
     created_at: datetime
     validated_at: datetime | None

@@ -1,4 +1,4 @@
-"""Events and metrics of a job."""
+"""Schemas of a job's events and metrics."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -8,7 +8,7 @@ from rvc_train.schemas.base import ResponseModel
 
 
 class EventType(StrEnum):
-    """Everything that can be told about a job."""
+    """Type of an event."""
 
     CREATED = "created"
     VALIDATED = "validated"
@@ -34,10 +34,10 @@ class EventType(StrEnum):
 
 
 class EventPublic(ResponseModel):
-    """One thing that happened to a job."""
+    """Event of a job."""
 
     seq: int
-    """1, 2, 3... per job, without a gap."""
+    """Number of the event: 1, 2, 3... per job, without gaps."""
     type: EventType | str
     level: Literal["debug", "info", "warning", "error"]
     message: str
@@ -52,7 +52,7 @@ class EventList(ResponseModel):
     data: list[EventPublic]
     has_more: bool
     last_seq: int
-    """The newest event the job has; ask again with `after` set to the last one received."""
+    """Number of the job's newest event; continue with `after` set to the last one received."""
 
 
 class MetricSeries(ResponseModel):
@@ -61,9 +61,9 @@ class MetricSeries(ResponseModel):
     key: str
     steps: list[int]
     values: list[float | None]
-    """None where the number was not finite."""
+    """Values at the steps; null for a number that was not finite."""
     num_points: int
-    """How many the book holds; more than `steps` has when the series was thinned."""
+    """Number of stored points; more than in `steps` when the series was thinned."""
 
 
 class MetricList(ResponseModel):

@@ -1,4 +1,4 @@
-"""Jobs: requests to train a voice, their statuses, and how they are shown."""
+"""Schemas of jobs: requests to train a voice, statuses, answers."""
 
 from datetime import datetime
 from enum import StrEnum
@@ -13,10 +13,10 @@ from rvc_train.schemas.webhooks import WebhookCreate
 
 
 class JobStatus(StrEnum):
-    """Where a job stands. What may follow what is in `server.job_store.transitions`."""
+    """Status of a job. `server.job_store.transitions` has the allowed transitions."""
 
     VALIDATING = "validating"
-    """Waits for its dataset's report."""
+    """Waiting for its dataset's report."""
     QUEUED = "queued"
     RUNNING = "running"
     PAUSING = "pausing"
@@ -28,14 +28,14 @@ class JobStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """Whether nothing can follow."""
+        """Whether no transition is possible."""
         return self in TERMINAL_STATUSES
 
 
 TERMINAL_STATUSES = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 
 LEASED_STATUSES = frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
-"""A worker has a lease on the job: the row has a worker and a token."""
+"""Statuses with a worker's lease: the row has a worker and a token."""
 
 
 MAX_LABELS = 32
@@ -44,31 +44,31 @@ LabelValue = Annotated[str, Field(max_length=255)]
 
 
 class JobCreate(RequestModel):
-    """A wish to make a voice."""
+    """Request to submit a job."""
 
     name: VoiceName
-    """The voice's name; the stem of its files."""
+    """Name of the voice; the stem of its files."""
     dataset_id: str = Field(max_length=64)
-    """Recordings to learn from, as `PUT /v1/datasets/{name}/content` answered."""
+    """Id of the dataset to train on."""
     config: TrainingConfig = TrainingConfig()
-    """Every choice about the training; all of them have defaults."""
+    """Training options; all have defaults."""
     priority: int = Field(default=0, ge=-100, le=100)
-    """Higher goes first; jobs of equal priority go in the order of their submission."""
+    """Jobs with a higher priority run first; those of equal priority in the order of their submission."""
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=MAX_LABELS)
-    """Free words for finding the job again."""
+    """Labels for finding the job."""
     max_attempts: int = Field(default=2, ge=1, le=10)
-    """How many times a run may fail, where another try can help, before the job has failed."""
+    """Number of attempts that may fail with a retryable error before the job fails."""
     max_duration_seconds: float | None = Field(default=None, ge=1, le=90 * 86_400)
-    """Seconds a single attempt may take. None: no limit."""
+    """Longest duration of one attempt; null: no limit."""
     webhook: WebhookCreate | None = None
-    """Someone to tell of this job alone."""
+    """Webhook for this job only."""
 
 
 class JobPatch(RequestModel):
-    """What to change of a job; what is left out stays."""
+    """Changes of a job; omitted fields stay."""
 
     labels: dict[LabelKey, LabelValue | None] | None = Field(default=None, max_length=2 * MAX_LABELS)
-    """Labels to set; null takes one away. Possible at any time."""
+    """Labels to set; null removes one. Possible at any time."""
     priority: int | None = Field(default=None, ge=-100, le=100)
     """Possible only while the job is queued."""
 
@@ -77,23 +77,23 @@ RetryFrom = Literal["checkpoint", "start"]
 
 
 class JobRetry(RequestModel):
-    """A job once more: a new one, with the same wishes but for what is given here."""
+    """Request to retry a job as a new one, with the same fields except those given here."""
 
     start_from: RetryFrom = Field(default="checkpoint", alias="from")
-    """checkpoint: go on from the last one of the job. start: train anew; prepared recordings are not prepared again."""
+    """checkpoint: continue from the job's last one. start: train from the start, reusing the prepared recordings."""
     config: dict[str, Any] = Field(default_factory=dict, max_length=100)
-    """Training options to change. From a checkpoint, those that the nets' shape or the clips depend on must stay."""
+    """Training options to change. From a checkpoint, options that affect the model's shape or the clips must stay."""
 
 
 class Range(ResponseModel):
-    """Between what and what a number will be, as far as can be told."""
+    """Estimated range of a number."""
 
     low: float
     high: float
 
 
 class JobError(ResponseModel):
-    """Why a job failed, and what to do."""
+    """Error of a failed job; the message has the reason and what to do."""
 
     code: FailureCode | str
     message: str
@@ -101,7 +101,7 @@ class JobError(ResponseModel):
 
 
 class JobPublic(ResponseModel):
-    """A job as everyone sees it."""
+    """Job."""
 
     id: str
     owner: str
@@ -109,9 +109,9 @@ class JobPublic(ResponseModel):
     dataset_id: str
     status: JobStatus
     stage: str | None
-    """slice, pitch, content, train, index or export; None before the first."""
+    """slice, pitch, content, train, index or export; null before the first."""
     progress: float
-    """0..1 over all stages."""
+    """Progress over all stages, 0..1."""
     eta_seconds: float | None
     epoch: int | None
     total_epochs: int | None
@@ -119,32 +119,32 @@ class JobPublic(ResponseModel):
     total_steps: int | None
     step_seconds: float | None
     losses: dict[str, float]
-    """The newest value of each metric, by its key."""
+    """Newest value of each metric, by key."""
     queue_position: int | None
-    """1 is next; None unless queued."""
+    """Position in the queue, 1 for the next job; null unless queued."""
     starts_in: Range | None = None
-    """Seconds until a worker takes it; None unless queued, and while no worker lives."""
+    """Seconds until a worker claims it; null unless queued, and while no worker is alive."""
     eta: Range | None = None
-    """Seconds until its end, waiting included; None at its end, and while nothing can be told."""
+    """Seconds until its end, waiting included; null for a finished job, and while unknown."""
     error: JobError | None
     created_at: datetime
     started_at: datetime | None
-    """When a worker first took it."""
+    """Time of the first claim by a worker."""
     finished_at: datetime | None
     attempt: int
-    """Number of the present or last attempt; 0 before the first."""
+    """Number of the current or last attempt; 0 before the first."""
     max_attempts: int
     max_duration_seconds: float | None
     config: dict[str, Any]
-    """Every choice about the training, as it was made: a job of another version may lack some, or have others."""
+    """Training options at submission: a job of another version may lack some, or have others."""
     labels: dict[str, str]
     priority: int
     retry_of: str | None = None
-    """The job that this one tries again; it may be deleted since."""
+    """Id of the job that this one retries, which may have been deleted."""
     retry_from: RetryFrom | None = None
     num_artifacts: int
     num_warnings: int
     last_event_seq: int
     worker_id: str | None
     content_notice: str | None
-    """Said of a voice that RVC and Applio load but do not convert with correctly."""
+    """Notice for a voice that RVC and Applio load but do not convert correctly."""

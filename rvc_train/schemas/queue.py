@@ -1,4 +1,4 @@
-"""The queue, and estimates of a job before its submission."""
+"""Schemas of the queue, and of estimates for a job before its submission."""
 
 from typing import Literal
 
@@ -9,7 +9,7 @@ from rvc_train.schemas.jobs import JobCreate, JobStatus, Range
 
 
 class QueueEntry(ResponseModel):
-    """A job that waits or runs."""
+    """Queued or running job."""
 
     id: str
     name: str
@@ -20,46 +20,46 @@ class QueueEntry(ResponseModel):
     eta_seconds: float | None
     starts_in: Range | None = None
     eta: Range | None = None
-    """As of the job itself."""
+    """As in the job itself."""
 
 
 class QueuePublic(ResponseModel):
-    """What runs and what waits."""
+    """Running and queued jobs."""
 
     running: list[QueueEntry]
     queued: list[QueueEntry]
-    """The first hundred."""
+    """The first 100."""
     num_queued: int
     num_validating: int
     num_workers: int
-    """Workers that are alive."""
+    """Number of workers that are alive."""
 
 
 class EstimateRequest(JobCreate):
-    """A job as it would be submitted; the name may be left out."""
+    """Job to estimate, as for its submission; the name is optional."""
 
     name: VoiceName = "voice"
 
 
 class JobEstimate(ResponseModel):
-    """What a job would take. A range says between what; None: it cannot be told yet."""
+    """Estimated resources of a job, as ranges; null: unknown yet."""
 
     dataset_status: DatasetStatus
     speech_seconds: float | None
-    """Of sound to learn from; None while the dataset's report is not there."""
+    """Seconds of speech to train on; null until the dataset's report is ready."""
     num_clips: Range | None
     steps: Range | None
-    """Over all epochs, or until max_train_seconds are over."""
+    """Training steps over all epochs, or within max_train_seconds."""
     seconds: Range | None
-    """From its start to its end, without waiting."""
+    """Seconds from its start to its end, without waiting."""
     starts_in: Range | None
-    """Seconds that it would wait in the queue; None while no worker lives."""
+    """Seconds in the queue; null while no worker is alive."""
     disk_bytes: Range | None
-    """In the data folder, at the most full moment."""
+    """Largest use of the data folder."""
     gpu_memory_bytes: Range
-    """Always a rule of thumb; on a CPU it is main memory."""
+    """Rule of thumb; main memory on a CPU."""
     basis: Literal["measured"] | None
-    """Source of clips, steps and seconds: finished jobs with the same settings; None without such jobs."""
+    """Source of clips, steps and seconds: finished jobs with the same settings; null without such jobs."""
     basis_detail: str
-    """In a sentence."""
+    """The basis, in a sentence."""
     warnings: list[str]

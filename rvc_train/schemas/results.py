@@ -1,4 +1,4 @@
-"""What a job makes: artifacts, evaluations, previews and checkpoints."""
+"""Schemas of a job's results: artifacts, evaluated saves, previews."""
 
 from datetime import datetime
 
@@ -6,7 +6,7 @@ from rvc_train.schemas.base import ResponseModel
 
 
 class PreviewFile(ResponseModel):
-    """A file of a preview."""
+    """File of a preview."""
 
     name: str
     url: str
@@ -16,49 +16,49 @@ class PreviewFile(ResponseModel):
 
 
 class PreviewPublic(ResponseModel):
-    """A clip as the voice spoke it at a save."""
+    """Preview: a clip converted by the voice at an evaluated save."""
 
     step: int
     epoch: int
     clip: int
-    """1, 2...: the same clips over the whole job."""
+    """Number of the clip: 1, 2...; the same clips during the whole job."""
     seconds: float
     scores: dict[str, float]
-    """Of this clip alone, by the keys of the metrics `eval/...`."""
+    """Scores of this clip, by the keys of the metrics `eval/...`."""
     is_best: bool
     """Whether the save is the best of the job so far."""
     audio: PreviewFile
-    """FLAC."""
+    """FLAC file of the converted clip."""
     picture: PreviewFile
-    """PNG: its log-mel below the recording's."""
+    """PNG picture of its log-mel below the recording's."""
     recording: PreviewFile
-    """FLAC: the clip as it was recorded."""
+    """FLAC file of the recorded clip."""
     created_at: datetime
 
 
 class PreviewList(ResponseModel):
-    """All previews of a job, by step."""
+    """Previews of a job, by step."""
 
     data: list[PreviewPublic]
 
 
 class CheckpointPublic(ResponseModel):
-    """A save that was evaluated."""
+    """Evaluated save."""
 
     step: int
     epoch: int
     scores: dict[str, float]
-    """By the keys of the metrics: `eval/mel` (the lowest is the best), `eval/f0_cents`, `eval/voicing`..."""
+    """Scores by the keys of the metrics: `eval/mel` (the lowest is the best), `eval/f0_cents`, `eval/voicing`..."""
     held_out: bool
-    """Whether the clips it was measured on are kept out of training."""
+    """Whether the evaluated clips are kept out of training."""
     num_clips: int
     is_best: bool
-    """Whether it is the best of the job so far: what the artifact of kind `best` holds once the job is done."""
+    """Whether it is the best of the job so far, from which the artifact of kind `best` is made."""
     created_at: datetime
 
 
 class CheckpointList(ResponseModel):
-    """All evaluated saves of a job, by step."""
+    """Evaluated saves of a job, by step."""
 
     data: list[CheckpointPublic]
 
@@ -70,7 +70,7 @@ CONTENT_NOTICE = (
 
 
 class ArtifactPublic(ResponseModel):
-    """A file that a job offers."""
+    """File of a job for download."""
 
     id: str
     kind: str
@@ -84,6 +84,6 @@ class ArtifactPublic(ResponseModel):
 
 
 class ArtifactList(ResponseModel):
-    """All files of a job."""
+    """Files of a job."""
 
     data: list[ArtifactPublic]

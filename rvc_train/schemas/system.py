@@ -1,4 +1,4 @@
-"""The server itself: health, limits, and problem details (RFC 9457)."""
+"""Schemas of the server itself: health, limits, and problem details (RFC 9457)."""
 
 from typing import Literal
 
@@ -6,7 +6,7 @@ from rvc_train.schemas.base import ResponseModel
 
 
 class Limits(ResponseModel):
-    """What the server takes."""
+    """Limits of uploads."""
 
     max_upload_bytes: int
     max_files: int
@@ -15,7 +15,7 @@ class Limits(ResponseModel):
 
 
 class SystemPublic(ResponseModel):
-    """What this server is and what it can do."""
+    """Version, limits and machine of the server."""
 
     name: str
     version: str
@@ -33,7 +33,7 @@ class SystemPublic(ResponseModel):
 
 
 class ProblemDetail(ResponseModel):
-    """One thing wrong with a request."""
+    """One fault of a request."""
 
     detail: str
     pointer: str
@@ -41,7 +41,7 @@ class ProblemDetail(ResponseModel):
 
 
 class Problem(ResponseModel):
-    """An error, as RFC 9457 has it."""
+    """Problem details (RFC 9457)."""
 
     type: str
     title: str
@@ -55,7 +55,7 @@ class Problem(ResponseModel):
 
 
 class Health(ResponseModel):
-    """Whether the server lives, and what is wrong when it is not ready."""
+    """Health of the server, with the failed checks when it is not ready."""
 
     status: Literal["ok", "unavailable"]
     checks: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Wire shapes of webhooks and their messages."""
+"""Schemas of webhooks and their messages."""
 
 from base64 import b64decode
 from datetime import datetime
@@ -11,7 +11,7 @@ from rvc_train.schemas.base import RequestModel, ResponseModel
 
 
 class DeliveryStatus(StrEnum):
-    """Where a message to a webhook stands."""
+    """Status of a message to a webhook."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -35,14 +35,14 @@ WebhookSecret = Annotated[str, Field(max_length=100, json_schema_extra={"pattern
 
 
 class WebhookCreate(RequestModel):
-    """Someone to tell of jobs, by an HTTP POST signed as Standard Webhooks has it."""
+    """Request to create a webhook: an HTTP POST for each event, signed according to Standard Webhooks."""
 
     url: WebhookUrl
-    """Where messages go; an address of the open internet, unless the server's keeper allows others."""
+    """Address for the messages; on the public internet, unless the server's administrator allows others."""
     events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
-    """What is told."""
+    """Events to send."""
     secret: WebhookSecret | None = None
-    """`whsec_` and 24 to 64 bytes in base64. None: the server makes one; `GET /v1/webhooks/{id}/secret` tells it."""
+    """`whsec_` and 24 to 64 bytes in base64. Null: the server makes one; `GET /v1/webhooks/{id}/secret` returns it."""
 
     @field_validator("secret")
     @classmethod
@@ -53,14 +53,14 @@ class WebhookCreate(RequestModel):
             try:
                 key = b64decode(secret.removeprefix("whsec_"), validate=True)
             except ValueError as error:
-                raise ValueError(f"the secret is no base64 ({error})") from error
+                raise ValueError(f"the secret is not base64 ({error})") from error
             if not 24 <= len(key) <= 64:
                 raise ValueError(f"the secret has {len(key)} bytes; use 24 to 64")
         return secret
 
 
 class WebhookPatch(RequestModel):
-    """What to change of a webhook; what is left out stays."""
+    """Changes of a webhook; omitted fields stay."""
 
     url: WebhookUrl = ""
     events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
@@ -68,11 +68,11 @@ class WebhookPatch(RequestModel):
 
 
 class WebhookPublic(ResponseModel):
-    """A webhook."""
+    """Webhook."""
 
     id: str
     job_id: str | None
-    """The one job that it hears of; None: all."""
+    """Id of the only job that it is for; null: all of the owner's jobs."""
     url: str
     events: list[str]
     is_enabled: bool
@@ -81,23 +81,23 @@ class WebhookPublic(ResponseModel):
 
 
 class WebhookSecretPublic(ResponseModel):
-    """What a webhook's messages are signed with."""
+    """Secret that signs a webhook's messages."""
 
     secret: str
 
 
 class DeliveryPublic(ResponseModel):
-    """A message to a webhook, and what became of it."""
+    """Message to a webhook, and its delivery."""
 
     id: str
-    """Sent as `webhook-id`; a message that comes twice has the same."""
+    """Sent as `webhook-id`; the same for a message that arrives twice."""
     webhook_id: str
     job_id: str | None
     event: str
     status: DeliveryStatus
     num_tries: int
     next_try_at: datetime | None
-    """None unless it is pending."""
+    """Null unless it is pending."""
     last_status: int | None
     """HTTP status of the last answer."""
     last_error: str | None

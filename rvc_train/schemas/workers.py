@@ -1,4 +1,4 @@
-"""Workers and their GPUs."""
+"""Schemas of workers and their GPUs."""
 
 from datetime import datetime
 from typing import Literal
@@ -7,39 +7,39 @@ from rvc_train.schemas.base import ResponseModel
 
 
 class GpuPublic(ResponseModel):
-    """What a GPU is doing, with whatever else runs on it."""
+    """Reading of a GPU, including other programs on it."""
 
     name: str
     use: float | None = None
-    """0..1: share of the last moment in which it computed; None where its driver cannot tell."""
+    """Share of the last sampling interval in which it computed, 0..1; null where the driver does not report it."""
     memory_used_bytes: int
     memory_total_bytes: int
 
 
 class WorkerPublic(ResponseModel):
-    """A process that runs jobs."""
+    """Worker: a process that runs jobs."""
 
     id: str
     name: str
     host: str
     pid: int
     device: str
-    """Where its engines run, such as `cuda:1`."""
+    """Device of its engines, such as `cuda:1`."""
     device_name: str | None = None
-    """What that is, such as `NVIDIA H100 80GB HBM3`."""
+    """Name of the device, such as `NVIDIA H100 80GB HBM3`."""
     version: str | None = None
-    """Of rvc-train, as the worker has it."""
+    """Version of rvc-train that the worker runs."""
     drain_mode: Literal["hand_back", "finish"] | None = None
-    """What becomes of its job while it is draining."""
+    """While it drains: whether it releases its job or finishes it."""
     status: Literal["idle", "busy", "draining", "lost", "stopped"]
     job_id: str | None
     registered_at: datetime
     last_seen_at: datetime
     gpus: list[GpuPublic] = []
-    """Its GPUs as they were a moment ago; none on a CPU, and where the worker is gone."""
+    """Recent readings of its GPUs; empty on a CPU, and for a worker that has ended."""
 
 
 class WorkerList(ResponseModel):
-    """All workers that registered in the last day."""
+    """Workers that registered in the last day."""
 
     data: list[WorkerPublic]

@@ -106,7 +106,7 @@ def restart_worker(running) -> None:
         (["watch", "job_0000"], 2, "there is no job job_0000"),
         (["dataset", "upload", "/nowhere"], 2, "no such file or folder"),
         (["jobs", "--server", "http://127.0.0.1:9"], 3, "rvc-train up"),
-        (["jobs", "--server", "no address"], 2, "no server address"),
+        (["jobs", "--server", "no address"], 2, "not a server address"),
         (["jobs", "--status", "happy"], 1, "status"),
     ],
 )
@@ -175,7 +175,7 @@ def test_up_runs_server_and_worker_and_stops_both(station, recording, how):
     assert "worker │" in words
     assert words.splitlines()[-1] == "stopped"
     assert not station.client.is_ready()
-    assert "job handed back" in words
+    assert "job released" in words
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux tells children of their parent's death")
@@ -274,5 +274,5 @@ def test_an_interrupted_demo_stops_what_it_started(station):
         demo.kill()
         demo.wait()
     assert demo.returncode == 130, words
-    assert "everything that was started is stopped" in words
+    assert "server and worker are stopped" in words
     assert "worker stopped" in log.read_text()

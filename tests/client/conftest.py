@@ -1,4 +1,4 @@
-"""A small real HTTP server whose answers a test writes: for what a well-behaved server never does."""
+"""A small real HTTP server whose answers a test defines, for answers that a well-behaved server never gives."""
 
 import hashlib
 import json
@@ -40,7 +40,7 @@ class Request(BaseHTTPRequestHandler):
         self.answer_by_test()
 
     def do_PATCH(self) -> None:
-        self.server.answer(self)  # reads the body itself, as far as it likes
+        self.server.answer(self)  # reads as much of the body as the test needs
 
     def answer_by_test(self) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -50,7 +50,7 @@ class Request(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
-    # What a test answers with
+    # Answers of a test
 
     def send(self, status: int, body: bytes = b"", content_type: str = "application/json", **headers: str) -> None:
         self.send_response(status)
@@ -59,7 +59,8 @@ class Request(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def send_json(self, value: object, status: int = 200) -> None:
         self.send(status, json.dumps(value).encode())
@@ -153,12 +154,12 @@ class Offered:
         )
 
     def serve(self, request: Request, cut_after: int | None = None) -> None:
-        """Answer with what is asked for; `cut_after` so many bytes of it the connection breaks."""
+        """Answer with the requested range; `cut_after`: bytes after which the connection breaks."""
         start = 0
         etag = f'"{self.artifact.sha256}"'
-        asked = request.headers.get("Range")
-        if asked and request.headers.get("If-Range") == etag:
-            start = int(asked.removeprefix("bytes=").rstrip("-"))
+        requested = request.headers.get("Range")
+        if requested and request.headers.get("If-Range") == etag:
+            start = int(requested.removeprefix("bytes=").rstrip("-"))
         body = self.content[start:]
         request.send_response(206 if start else 200)
         request.send_header("ETag", etag)

@@ -28,7 +28,7 @@ SCRIPTED_ENGINE = Path(__file__).with_name("scripted_engine.py")
 
 
 class Shop:
-    """A data folder with a database, and what a test wants to know of it."""
+    """Data folder with a database, and queries for tests."""
 
     MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
     """The end of every run that goes well."""
@@ -69,7 +69,7 @@ class Shop:
         return self.jobs.submit(JobCreate.model_validate(fields | request)).id
 
     def be_impatient(self) -> None:
-        """Let a locked database count as away after 0.05 s in place of 30 s."""
+        """Make a locked database unavailable after 0.05 s instead of 30 s."""
         sa.event.listen(self.engine, "checkout", lambda dbapi, *_: dbapi.execute("PRAGMA busy_timeout=50"))
 
     def settings(self, **changed: object) -> WorkerSettings:

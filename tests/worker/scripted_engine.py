@@ -1,9 +1,9 @@
-"""An engine that follows a script: it takes the real one's options and keeps its promises, but trains nothing.
+"""Engine that follows a script: it has the real one's options and protocol, but trains nothing.
 
     python scripted_engine.py SCRIPT.json --workspace=... --dataset=... (as the worker calls it)
 
-The script is a list of steps, each a list of a word and its values; see `STEPS`. It holds the workspace's lock, and
-ends with a checkpoint when it is told to stop or when its standard input closes, unless the script says otherwise.
+The script is a list of steps, each with the name and the arguments of a method of `Engine`. It holds the workspace's
+lock, and ends with a checkpoint on SIGTERM or when its standard input closes, unless the script prevents it.
 """
 
 import argparse
@@ -50,16 +50,16 @@ class Engine:
         self.step = 0
         self.artifacts: list[tuple[str, Path]] = []
 
-    def say(self, event: Event) -> None:
+    def send(self, event: Event) -> None:
         print(format_event(event), flush=True)
 
-    # What a script may hold
+    # Steps of a script
 
     def log(self, message: str) -> None:
-        self.say(Log(message=message))
+        self.send(Log(message=message))
 
     def warn(self, message: str) -> None:
-        self.say(Warned(message=message))
+        self.send(Warned(message=message))
 
     def print(self, text: str) -> None:
         print(text, flush=True)
@@ -72,7 +72,7 @@ class Engine:
             self.end_stopped()
 
     def hang(self) -> None:
-        """Stop listening, as a frozen kernel would."""
+        """Hang and ignore SIGTERM, like a frozen CUDA call."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
             time.sleep(1)
@@ -87,8 +87,8 @@ class Engine:
 
     def stage(self, name: str, seconds: float) -> None:
         """A stage without work."""
-        self.say(StageChanged(stage=name, state="started"))
-        self.say(StageChanged(stage=name, state="finished", seconds=seconds))
+        self.send(StageChanged(stage=name, state="started"))
+        self.send(StageChanged(stage=name, state="finished", seconds=seconds))
 
     def train(self, total_steps: int, step_seconds: float, save_every: int) -> None:
         """Go on from the last checkpoint; each step leaves a line in steps.txt, so repeats can be counted."""
@@ -97,7 +97,7 @@ class Engine:
             assert entries[-1].fault(self.workspace.recovery) is None
             self.step = entries[-1].step
             self.log(f"going on from step {self.step}")
-        self.say(StageChanged(stage="train", state="started"))
+        self.send(StageChanged(stage="train", state="started"))
         while self.step < total_steps:
             if self.stopping.wait(step_seconds):
                 self.save(checkpoint)
@@ -105,8 +105,8 @@ class Engine:
             self.step += 1
             with (self.workspace.root / "steps.txt").open("a") as file:
                 file.write(f"{self.step} {os.getpid()}\n")
-            self.say(Metric(step=self.step, epoch=self.step, values={"loss/mel": 60.0 / self.step}))
-            self.say(
+            self.send(Metric(step=self.step, epoch=self.step, values={"loss/mel": 60.0 / self.step}))
+            self.send(
                 Progress(
                     stage="train",
                     stage_progress=self.step / total_steps,
@@ -121,7 +121,7 @@ class Engine:
             )
             if self.step % save_every == 0:
                 self.save(checkpoint)
-        self.say(StageChanged(stage="train", state="finished", seconds=total_steps * step_seconds))
+        self.send(StageChanged(stage="train", state="finished", seconds=total_steps * step_seconds))
 
     def save(self, checkpoint: Path) -> None:
         content = json.dumps({"step": self.step}).encode()
@@ -131,7 +131,7 @@ class Engine:
         entry = CheckpointEntry(file, self.step, self.step, len(content), digest)
         before = [each for each in read_entries(self.workspace.recovery) if each.file != file]
         write_entries(self.workspace.recovery, [*before, entry][-KEPT_CHECKPOINTS:])
-        self.say(CheckpointSaved(step=self.step, epoch=self.step, path=str(checkpoint)))
+        self.send(CheckpointSaved(step=self.step, epoch=self.step, path=str(checkpoint)))
 
     def artifact(self, kind: str, size: int) -> None:
         places = {"voice": self.workspace.voice_file, "best": self.workspace.best_file}
@@ -143,7 +143,7 @@ class Engine:
     def evaluated(self, step: int, mel: float, is_best: bool) -> None:
         values = {"eval/mel": mel, "eval/f0_cents": 40.0}
         fields = {"step": step, "epoch": step, "values": values, "held_out": True, "is_best": is_best}
-        self.say(Evaluated(**fields, num_clips=3, seconds=0.1))
+        self.send(Evaluated(**fields, num_clips=3, seconds=0.1))
 
     def preview(self, step: int, sound: str) -> None:
         """A preview whose files hold what is given."""
@@ -152,27 +152,27 @@ class Engine:
         paths = {"audio": f"{name}.flac", "picture": f"{name}.png", "recording": "recording_1.flac"}
         for kind, file in paths.items():
             write_atomically(folder / file, f"{kind} {sound}".encode() if kind != "recording" else b"recording")
-        self.say_preview(step, {kind: str(folder / file) for kind, file in paths.items()})
+        self.send_preview(step, {kind: str(folder / file) for kind, file in paths.items()})
 
     def true_preview(self, step: int, audio: str, picture: str, recording: str) -> None:
-        """A preview that can be heard and seen: copies of these files."""
+        """A playable preview: copies of these files."""
         folder = self.workspace.root / "previews"
         paths = {}
         for kind, source in (("audio", audio), ("picture", picture), ("recording", recording)):
             paths[kind] = str(folder / f"{kind}_s{step}{Path(source).suffix}")
             write_atomically(Path(paths[kind]), Path(source).read_bytes())
-        self.say_preview(step, paths)
+        self.send_preview(step, paths)
 
     def lost_preview(self, step: int) -> None:
         """A preview whose files are not there."""
         nowhere = str(self.workspace.root / "nowhere.flac")
-        self.say_preview(step, {"audio": nowhere, "picture": nowhere, "recording": nowhere})
+        self.send_preview(step, {"audio": nowhere, "picture": nowhere, "recording": nowhere})
 
-    def say_preview(self, step: int, paths: dict[str, str]) -> None:
-        self.say(PreviewReady(step=step, epoch=step, clip=1, seconds=2.5, scores={"eval/mel": 20.0}, **paths))
+    def send_preview(self, step: int, paths: dict[str, str]) -> None:
+        self.send(PreviewReady(step=step, epoch=step, clip=1, seconds=2.5, scores={"eval/mel": 20.0}, **paths))
 
     def lying_artifact(self, kind: str) -> None:
-        """A file that is not what it is said to be."""
+        """A file with another hash than announced."""
         path = self.workspace.voice_file if kind == "voice" else self.workspace.index_file
         write_atomically(path, b"half of it")
         self.offer(kind, path, "0" * 64)
@@ -182,10 +182,10 @@ class Engine:
         self.offer(kind, Path(path), hashlib.sha256(content).hexdigest())
 
     def offer(self, kind: str, path: Path, sha256: str) -> None:
-        self.say(ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256))
+        self.send(ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256))
 
     def crash_once(self) -> None:
-        """Die without a word the first time the script comes here, in any process on this workspace."""
+        """Die by SIGKILL the first time the script comes here, in any process on this workspace."""
         mark = self.workspace.root / "crashed"
         if not mark.exists():
             mark.touch()
@@ -199,17 +199,17 @@ class Engine:
         os._exit(code)
 
     def fail(self, code: str, message: str) -> None:
-        self.say(Failed(code=FailureCode(code), message=message))
+        self.send(Failed(code=FailureCode(code), message=message))
         self.exit(EXIT_FAILED)
 
     def succeed(self) -> None:
-        self.say(Succeeded(message="the voice is made"))
+        self.send(Succeeded(message="the voice is made"))
         self.exit(EXIT_SUCCEEDED)
 
-    def tell_environment(self) -> None:
+    def report_environment(self) -> None:
         config = TrainingConfig.model_validate_json(Path(self.options.config).read_text())
         self.log(
-            "told: "
+            "environment: "
             + json.dumps(
                 {
                     "environment": dict(os.environ),
@@ -221,7 +221,7 @@ class Engine:
         )
 
     def end_stopped(self) -> None:
-        self.say(Stopped(message="stopped after a checkpoint"))
+        self.send(Stopped(message="stopped after a checkpoint"))
         self.exit(EXIT_STOPPED)
 
     def listen(self) -> None:

@@ -1,4 +1,4 @@
-"""What an engine says of its saves reaches the book: events, scores, previews, and the best voice."""
+"""Evaluations of an engine are recorded: events, scores, previews, and the best voice."""
 
 import pytest
 
@@ -30,9 +30,9 @@ def test_evaluations_become_events_metrics_and_checkpoints_of_which_one_is_the_b
     script = [["evaluated", 10, 30.0, True], ["evaluated", 20, 25.0, True], ["evaluated", 30, 27.0, False]]
     job_id = run(shop, script)
 
-    told = [event for event in shop.events(job_id) if event.type == "evaluated"]
-    assert [(event.data["step"], event.data["is_best"]) for event in told] == [(10, True), (20, True), (30, False)]
-    assert "held-out clips: mel 25.00" in told[1].message
+    reported = [event for event in shop.events(job_id) if event.type == "evaluated"]
+    assert [(event.data["step"], event.data["is_best"]) for event in reported] == [(10, True), (20, True), (30, False)]
+    assert "held-out clips: mel 25.00" in reported[1].message
     found = checkpoints(shop, job_id)
     assert [(save.step, save.scores["eval/mel"], save.is_best) for save in found] == [
         (10, 30.0, False),
@@ -45,8 +45,8 @@ def test_evaluations_become_events_metrics_and_checkpoints_of_which_one_is_the_b
 def test_previews_are_stored_and_told_of_with_their_addresses(shop):
     job_id = run(shop, [["evaluated", 10, 30.0, True], ["preview", 10, "first"], ["preview", 20, "second"]])
 
-    told = [event for event in shop.events(job_id) if event.type == "preview_ready"]
-    assert [event.data["audio"] for event in told] == [
+    reported = [event for event in shop.events(job_id) if event.type == "preview_ready"]
+    assert [event.data["audio"] for event in reported] == [
         f"/v1/jobs/{job_id}/previews/e10_s10_1.flac",
         f"/v1/jobs/{job_id}/previews/e20_s20_1.flac",
     ]

@@ -42,7 +42,7 @@ def test_a_worker_with_another_scratch_folder_goes_on_where_the_first_one_was(sh
         assert steps_in(there, job_id)[0] == done[-1] + 1
         shop.wait_for(job_id, "succeeded")
         shop.wait_until(lambda: not (there / job_id).exists(), "the end of the scratch folder")
-    assert f"brought the checkpoint of step {done[-1]} from the storage" in shop.log(job_id)
+    assert f"restored the checkpoint of step {done[-1]} from the storage" in shop.log(job_id)
     assert not shop.storage.workspace(job_id).exists()
     assert (shop.job(job_id).failures, shop.job(job_id).claims) == (0, 2)
 

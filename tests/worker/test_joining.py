@@ -1,4 +1,4 @@
-"""A worker begins when data folder and database have one instance id, which a server gives them, never a worker."""
+"""A worker starts once data folder and database have the same instance id, made by the server, never by a worker."""
 
 import threading
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What becomes of a job, by what its engine does."""
+"""Outcome of a job, by the behaviour of its engine."""
 
 import json
 import os
@@ -30,23 +30,23 @@ def test_the_engine_gets_its_options_and_quiet_threads_and_no_secrets(shop, monk
     monkeypatch.setenv("NCCL_DEBUG", "INFO")
     monkeypatch.setenv("LD_PRELOAD", "")
     monkeypatch.setenv("https_proxy", "http://me:secret@proxy:3128")
-    job_id = shop.submit([["tell_environment"], *shop.MAKE_VOICE], name="Анна d'or, trained")
+    job_id = shop.submit([["report_environment"], *shop.MAKE_VOICE], name="Анна d'or, trained")
     with shop.worker(device="cpu", engines_per_machine=1, content_folder=Path("/hubert"), engine_environment="LD_PRE*"):
         shop.wait_for(job_id, "succeeded", "failed")
-    told = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
-    assert told["voice"] == "Анна d'or, trained"
-    environment = told["environment"]
+    reported = json.loads(shop.log(job_id).split("environment: ")[1].splitlines()[0])
+    assert reported["voice"] == "Анна d'or, trained"
+    environment = reported["environment"]
     assert not [name for name in environment if name in secrets]
     assert not [value for value in environment.values() if "secret" in value]
     assert (environment["NCCL_DEBUG"], environment["LD_PRELOAD"]) == ("INFO", "")
     assert environment["https_proxy"] == "http://proxy:3128"
     assert environment["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert environment["OMP_NUM_THREADS"] == str(os.cpu_count()) == str(told["threads"])
-    assert told["group_is_own"]
-    assert told["config"]["width"] == 24
-    assert told["dataset"] == str(shop.storage.dataset_folder(shop.dataset_id))
-    assert told["device"] == "cpu"
-    assert told["content_folder"] == "/hubert"
+    assert environment["OMP_NUM_THREADS"] == str(os.cpu_count()) == str(reported["threads"])
+    assert reported["group_is_own"]
+    assert reported["config"]["width"] == 24
+    assert reported["dataset"] == str(shop.storage.dataset_folder(shop.dataset_id))
+    assert reported["device"] == "cpu"
+    assert reported["content_folder"] == "/hubert"
 
 
 def test_success_without_an_index_is_a_failure(shop):
@@ -254,7 +254,7 @@ def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop)
     with shop.worker():
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
         with locked_database(shop):
-            shop.wait_until(lambda: len(shop.steps(job_id)) == 20, "all steps, with the book away")
+            shop.wait_until(lambda: len(shop.steps(job_id)) == 20, "all steps, without the database")
         job = shop.wait_for(job_id, "succeeded", "failed")
     assert job.status == "succeeded"
     steps = [event.data["step"] for event in shop.events(job_id) if event.type == "metric"]
@@ -263,7 +263,7 @@ def test_reports_wait_for_a_database_that_is_away_while_the_engine_goes_on(shop)
 
 
 class locked_database:  # noqa: N801 - reads as a word of the test
-    """Somebody else holds the database."""
+    """Lock of another connection on the database."""
 
     def __init__(self, shop) -> None:
         self.shop = shop
@@ -289,13 +289,13 @@ def test_python_dash_m_worker_drains_on_sigterm_and_exits_0(shop):
     try:
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
         worker.send_signal(signal.SIGTERM)
-        _, words = worker.communicate(timeout=15)
+        _, output = worker.communicate(timeout=15)
     finally:
         worker.kill()
         worker.wait()
-    assert worker.returncode == 0, words
+    assert worker.returncode == 0, output
     assert shop.job(job_id).status == "queued"
-    assert "worker stopped" in words
+    assert "worker stopped" in output
 
 
 def test_a_worker_killed_with_kill_9_leaves_no_engine_behind(shop):

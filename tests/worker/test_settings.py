@@ -1,4 +1,4 @@
-"""What the environment says to a worker."""
+"""Settings of a worker from its environment."""
 
 import os
 import subprocess

@@ -1,1 +1,1 @@
-"""The engine as a child process: its workspace, its command, its events, and what its end means."""
+"""The engine as a child process: its workspace, its events, its checkpoints, and the outcome of its exit."""

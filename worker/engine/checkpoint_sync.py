@@ -1,7 +1,7 @@
-"""Copies recovery checkpoints into the storage as the engine finishes them, on a thread of its own.
+"""Copies of recovery checkpoints into the storage, made on a thread of their own as the engine finishes checkpoints.
 
-A copy to another disk may take minutes; neither the engine nor the reports wait for it. Only the newest is copied: one
-that was overtaken meanwhile is of no use to anybody.
+A copy to another disk may take minutes; neither the engine nor the reports wait for it. Only the newest checkpoint is
+copied: the superseded ones are useless.
 """
 
 import threading
@@ -16,7 +16,7 @@ logger = structlog.get_logger(__name__)
 
 
 class CheckpointSync:
-    """One attempt's copies."""
+    """Copies of one attempt's checkpoints."""
 
     def __init__(self, stored: StoredCheckpoints, workspace: Workspace, token: int) -> None:
         self._stored, self._workspace, self._token = stored, workspace, token
@@ -28,19 +28,19 @@ class CheckpointSync:
         self._thread.start()
 
     def schedule(self) -> None:
-        """The engine has finished a checkpoint."""
+        """Schedule a copy of the newest checkpoint."""
         with self._changed:
             self._is_wanted = True
             self._changed.notify_all()
 
     def pop_error(self) -> str | None:
-        """Why the last copy was not made, once."""
+        """Return the error of the last copy and clear it; None without one."""
         with self._changed:
             error, self._error = self._error, None
             return error
 
     def finish(self, seconds: float) -> bool:
-        """See to it that the newest checkpoint is copied, and end; whether that was done in time."""
+        """Copy the newest checkpoint and end the thread; whether that took at most `seconds`."""
         with self._changed:
             self._is_wanted = self._is_over = True
             self._changed.notify_all()
@@ -58,13 +58,13 @@ class CheckpointSync:
 
     def _copy(self) -> None:
         try:
-            taken = self._stored.upload(self._workspace, self._token)
-        except FileNotFoundError:  # overtaken while we looked: the engine has finished another, and tells of it
-            logger.debug("a checkpoint was overtaken", workspace=str(self._workspace.root))
+            copied = self._stored.upload(self._workspace, self._token)
+        except FileNotFoundError:  # deleted meanwhile: the engine has finished another one, whose event follows
+            logger.debug("a checkpoint was superseded", workspace=str(self._workspace.root))
         except (OSError, CorruptCheckpoint, IncompatibleCheckpoint) as error:
             logger.warning("a checkpoint was not copied", reason=str(error))
             with self._changed:
                 self._error = str(error)
         else:
-            if taken is not None:
-                logger.debug("checkpoint copied", step=taken.step)
+            if copied is not None:
+                logger.debug("checkpoint copied", step=copied.step)

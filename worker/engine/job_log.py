@@ -1,11 +1,9 @@
-"""The log of one job: readable lines, appended as they come, which the server shows while the job runs."""
+"""Log of one job: readable lines, appended at once, which the server shows while the job runs."""
 
 import threading
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import structlog
 
@@ -16,7 +14,7 @@ logger = structlog.get_logger(__name__)
 
 
 class JobLog:
-    """Appends lines to a file from several threads. A disk that is full loses lines, never the run."""
+    """Log file that several threads append to. A full disk loses lines, but does not end the run."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,26 +23,20 @@ class JobLog:
         self._lock = threading.Lock()
         self._is_failing = False
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.close()
-
     def close(self) -> None:
-        """Write what is left and let the file go."""
+        """Close the file."""
         with self._lock:
             self._file.close()
 
     def line(self, level: Level, message: str, at: float | None = None) -> None:
-        """Append one entry; `at` is in seconds since the epoch."""
+        """Append one entry; `at` is in seconds since the epoch, None for now."""
         moment = datetime.fromtimestamp(time.time() if at is None else at, UTC)
         stamp = moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
         text = message.replace("\r", "").replace("\n", "\n    ")
         self._write(f"{stamp} {level:<7} {text}\n")
 
     def event(self, event: Event) -> None:
-        """Append an event of the engine as a sentence; progress, which would fill pages, is left out."""
+        """Append an event of the engine as a sentence; progress events, which are too many, are left out."""
         entry = describe(event)
         if entry is not None:
             self.line(*entry, at=event.time)

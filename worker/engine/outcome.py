@@ -1,4 +1,4 @@
-"""The outcome of an attempt, decided from the engine's exit and the reason to stop it. Pure."""
+"""Outcome of an attempt, a pure function of the engine's exit and the reason to stop it."""
 
 import signal
 from collections.abc import Set as AbstractSet
@@ -11,7 +11,7 @@ from rvc_engine.events import EXIT_SUCCEEDED, EXIT_USAGE, Failed, Stopped, Succe
 from worker.engine.process import EngineExit
 
 NEEDED_KINDS = frozenset({"voice", "index"})
-"""Artifacts without which no job has succeeded."""
+"""Artifacts that every successful job has."""
 
 
 class StopReason(StrEnum):
@@ -30,34 +30,34 @@ _REQUESTED_STOPS = frozenset({StopReason.CANCEL, StopReason.PAUSE, StopReason.DR
 
 @dataclass(frozen=True)
 class Success:
-    """The voice is made and published."""
+    """The voice is published."""
 
 
 @dataclass(frozen=True)
 class Released:
-    """The engine stopped because it was asked to; nothing failed."""
+    """The engine stopped on request; nothing failed."""
 
     why: str
 
 
 @dataclass(frozen=True)
 class Failure:
-    """The attempt failed: a code and a sentence."""
+    """The attempt failed, with a code and a sentence."""
 
     code: FailureCode
     message: str
 
 
 class Published(Protocol):
-    """What is known of the artifacts."""
+    """State of the attempt's artifacts."""
 
     @property
     def published(self) -> AbstractSet[str]:
-        """Kinds that are published."""
+        """Kinds of the published artifacts."""
 
     @property
     def rejected(self) -> EngineError | None:
-        """Why one was not."""
+        """Error of an artifact that was not published; None without one."""
 
 
 def decide_outcome(
@@ -66,7 +66,7 @@ def decide_outcome(
     artifacts: Published,
     max_duration_seconds: float | None,
 ) -> Success | Released | Failure:
-    """Decide the outcome: a published voice wins over every reason to stop; then the stop reason, then the engine's.
+    """Decide the outcome, by precedence: a published voice, a requested stop, the engine's own end.
 
     `engine_exit` is a Failure when no engine could be started.
     """
@@ -80,38 +80,38 @@ def decide_outcome(
         message = f"the attempt took longer than max_duration_seconds={max_duration_seconds}; raise it or train less"
         return Failure(FailureCode.MAX_DURATION_EXCEEDED, message)
     if stop_reason is StopReason.SILENT:
-        message = "the engine said nothing for so long that it counts as hung; it was stopped"
+        message = "the engine sent no event for so long that it was considered hung and stopped"
         return Failure(FailureCode.NO_PROGRESS, message)
     return _why_failed(engine_exit)
 
 
 def _why_not_succeeded(engine_exit: EngineExit, artifacts: Published) -> Failure | None:
-    """What the engine's word is worth: its exit code and the published files decide."""
+    """Check a reported success against the exit code and the published files; None when it holds."""
     if artifacts.rejected is not None:
         return Failure(artifacts.rejected.code, str(artifacts.rejected))
     missing = sorted(NEEDED_KINDS - artifacts.published)
     if missing:
-        message = f"the engine said that it succeeded, but offered no {' and no '.join(missing)}; see the log"
+        message = f"the engine reported success, but published no {' and no '.join(missing)}; see the log"
         return Failure(FailureCode.ARTIFACT_INVALID, message)
     if engine_exit.exit_code != EXIT_SUCCEEDED:
         return Failure(
-            FailureCode.ENGINE_CRASHED, f"the engine {_describe_exit(engine_exit.exit_code)} after its last word"
+            FailureCode.ENGINE_CRASHED, f"the engine {_describe_exit(engine_exit.exit_code)} after its last event"
         )
     return None
 
 
 def _why_failed(engine_exit: EngineExit) -> Failure:
-    """What the engine said, or what can be told when it died without a word."""
+    """Failure that the engine reported, or one made from its exit code and its last lines of output."""
     if isinstance(engine_exit.last_event, Failed):
         return Failure(engine_exit.last_event.code, engine_exit.last_event.message)
     if isinstance(engine_exit.last_event, Stopped):
-        message = "somebody outside stopped the engine; run again, the job goes on from its checkpoint"
+        message = "the engine was stopped from outside; a new attempt continues from its checkpoint"
         return Failure(FailureCode.ENGINE_CRASHED, message)
-    words = "\n".join(engine_exit.last_lines) or "nothing"
+    output = "\n".join(engine_exit.last_lines) or "(none)"
     if engine_exit.exit_code == EXIT_USAGE:
-        message = f"the engine did not understand its options, a mistake of ours. It said:\n{words}"
+        message = f"the engine rejected its options, which is a bug in rvc-train. Its last output:\n{output}"
         return Failure(FailureCode.INTERNAL, message)
-    message = f"the engine {_describe_exit(engine_exit.exit_code)} without saying why. Its last words:\n{words}"
+    message = f"the engine {_describe_exit(engine_exit.exit_code)} without an error message. Its last output:\n{output}"
     return Failure(FailureCode.ENGINE_CRASHED, message)
 
 
@@ -123,4 +123,4 @@ def _describe_exit(exit_code: int) -> str:
     except ValueError:
         name = str(-exit_code)
     hint = " (often the system's out-of-memory killer)" if -exit_code == signal.SIGKILL else ""
-    return f"was ended by the signal {name}{hint}"
+    return f"was killed by the signal {name}{hint}"

@@ -1,7 +1,7 @@
-"""One engine child: started in a process group of its own, always listened to, asked to stop, and killed if it must be.
+"""Engine child in a process group of its own: start, events, request to stop, kill.
 
-The child ends itself, after a checkpoint, when its standard input closes, so a worker that dies takes no care of it.
-Its pipes are emptied by threads whatever the database does: the child never waits for us.
+The child ends itself, after a checkpoint, when its standard input closes, so it does not outlive a killed worker.
+Threads empty its pipes independently of the database: the child never blocks on the worker.
 """
 
 import contextlib
@@ -24,36 +24,36 @@ from worker.engine.job_log import JobLog
 LAST_LINES = 20
 """Lines of standard error kept to explain a crash."""
 PIPE_DRAIN_SECONDS = 5
-"""How long to read on after the child is gone."""
+"""Longest time to read on after the child's exit."""
 
 
 @dataclass(frozen=True)
 class EngineExit:
-    """The exit of a child."""
+    """Exit of an engine child."""
 
     exit_code: int
-    """As `subprocess` gives it: below zero is a signal."""
+    """As in `subprocess`: negative for a signal."""
     last_event: Succeeded | Failed | Stopped | None
-    """What it said about its end; None when it died without a word."""
+    """Event that reports the end; None when the child ended without one."""
     last_lines: tuple[str, ...]
-    """The end of its standard error."""
+    """Last lines of its standard error."""
 
 
 class EngineProcess:
-    """A running engine. Use `take_events` until `poll` gives an exit."""
+    """Running engine. Call `take_events` until `poll` returns an exit."""
 
     def __init__(
         self, command: Sequence[str], environment: Mapping[str, str], log: JobLog, step_seconds: float | None = None
     ) -> None:
         """Start the child. Raises OSError when the command cannot be run.
 
-        `step_seconds`: what a step took before, until the child says what it takes now.
+        `step_seconds`: duration of a step in earlier attempts, used until the child reports its own.
         """
         self._log = log
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._last_event: Succeeded | Failed | Stopped | None = None
         self._last_lines: deque[str] = deque(maxlen=LAST_LINES)
-        self._watchdog = Watchdog(step_seconds)
+        self.watchdog = Watchdog(step_seconds)
         self._exited_at: float | None = None
         self._child = subprocess.Popen(
             list(command),
@@ -70,27 +70,18 @@ class EngineProcess:
 
     @property
     def pid(self) -> int:
-        """The child's process id, which is its group's id too."""
+        """Process id of the child, which is also the id of its group."""
         return self._child.pid
 
     @property
     def started_at(self) -> float:
-        """When the system started the child, in seconds since the epoch; with the pid it names one process for good."""
+        """Start time of the process in seconds since the epoch; together with the pid it is unique."""
         with contextlib.suppress(psutil.NoSuchProcess):
             return psutil.Process(self.pid).create_time()
         return time.time()
 
-    @property
-    def silent_seconds(self) -> float:
-        """How long ago the last event came (or the start was)."""
-        return self._watchdog.silent_seconds
-
-    def allowed_silence(self, least_seconds: float, steps: float = 3) -> float:
-        """Seconds of silence to allow: so many steps and saves as the child takes, and no less than `least_seconds`."""
-        return self._watchdog.allowed_silence(least_seconds, steps)
-
     def take_events(self, timeout: float) -> list[Event]:
-        """The events but log lines since the last call, waiting up to `timeout` seconds for a first one."""
+        """Events since the last call, without log lines; waits up to `timeout` seconds for the first one."""
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
             events.append(self._events.get(timeout=timeout))
@@ -99,9 +90,9 @@ class EngineProcess:
         return events
 
     def poll(self) -> EngineExit | None:
-        """How the child went, once it is gone and its pipes are empty; None before.
+        """Exit of the child, once it has ended and its pipes are empty; None before.
 
-        A grandchild that escaped the group may hold the pipes open; after a few seconds nobody waits for it.
+        A grandchild outside the group may hold the pipes open; it is not waited for longer than PIPE_DRAIN_SECONDS.
         """
         if self._child.poll() is None:
             return None
@@ -114,18 +105,18 @@ class EngineProcess:
         return EngineExit(self._child.returncode, self._last_event, tuple(self._last_lines))
 
     def ask_to_stop(self) -> None:
-        """SIGTERM, and the end of its standard input: it saves a checkpoint and ends."""
+        """Send SIGTERM and close its standard input, so that it saves a checkpoint and ends."""
         if self._child.poll() is None:
             self._child.terminate()
         self._close_input()
 
     def kill(self) -> None:
-        """SIGKILL for the whole group, unless the child is gone already (its number may be another's by now)."""
+        """Send SIGKILL to the group, unless the child has ended (its pid may belong to another process by now)."""
         if self._child.poll() is None:
             kill_group(self.pid)
 
     def close(self) -> None:
-        """End the child if it is still there, take its exit status, and let the pipes go."""
+        """Kill the child if it still runs, collect its exit status, and close the pipes."""
         self.kill()
         self._child.wait()
         self._close_input()
@@ -141,11 +132,11 @@ class EngineProcess:
 
     def _on_stdout(self, line: str) -> None:
         event = parse_event(line)
-        self._watchdog.observe(event)
+        self.watchdog.observe(event)
         self._log.event(event)
         if isinstance(event, Succeeded | Failed | Stopped):
             self._last_event = event
-        if not isinstance(event, Log):  # the job's log has it, and the database does not need it
+        if not isinstance(event, Log):  # log lines go to the job's log only, not to the database
             self._events.put(event)
 
     def _on_stderr(self, line: str) -> None:
@@ -154,7 +145,7 @@ class EngineProcess:
 
 
 class Watchdog:
-    """Watchdog of a child, by its events: what silence is long for one is a single step for another."""
+    """Watchdog of a child, by its events; the allowed silence scales with the duration of its steps and saves."""
 
     def __init__(self, step_seconds: float | None = None) -> None:
         self._last_event_at = time.monotonic()
@@ -162,7 +153,7 @@ class Watchdog:
         self._save_seconds = 0.0
 
     def observe(self, event: Event) -> None:
-        """Observe an event, at the moment it comes."""
+        """Record an event at the moment of its arrival."""
         now = time.monotonic()
         if isinstance(event, Progress) and event.step_seconds is not None:
             self._step_seconds = event.step_seconds
@@ -172,24 +163,24 @@ class Watchdog:
 
     @property
     def silent_seconds(self) -> float:
-        """Seconds since the last event."""
+        """Seconds since the last event, or since the start."""
         return time.monotonic() - self._last_event_at
 
     def allowed_silence(self, least_seconds: float, steps: float) -> float:
-        """Seconds of silence that are still no reason for worry."""
+        """Allowed seconds without an event: `steps` steps and saves, at least `least_seconds`."""
         return max(least_seconds, steps * (self._step_seconds + self._save_seconds))
 
 
 def kill_group(group: int) -> None:
-    """SIGKILL a process group; nothing happens when none is left."""
+    """Send SIGKILL to a process group, if it still exists."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(group, signal.SIGKILL)
 
 
 def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) -> bool:
-    """End an engine that an earlier attempt left behind: SIGTERM, and SIGKILL for its group when that does not help.
+    """End the engine of an earlier attempt: SIGTERM, then SIGKILL for its group. Whether there was one.
 
-    The start time keeps us from ending a stranger that got the same pid. True when there was one to end.
+    The start time guards against ending another process that got the same pid.
     """
     try:
         old = psutil.Process(pid)
@@ -207,8 +198,8 @@ def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) ->
 
 
 def _reader(pipe: IO[bytes] | None, take: Callable[[str], None]) -> threading.Thread:
-    """A thread that hands on each line of a pipe until it closes."""
-    assert pipe is not None  # noqa: S101 - we asked for the pipe
+    """Start a thread that passes each line of a pipe to `take` until the pipe closes."""
+    assert pipe is not None  # noqa: S101 - the child is started with pipes
 
     def read() -> None:
         for line in pipe:

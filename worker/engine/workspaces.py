@@ -1,11 +1,12 @@
-"""Where a worker's engines work, and how a workspace gets what an earlier attempt elsewhere left.
+"""Workspaces of a worker's engines, and the restoring of checkpoints that an earlier attempt stored.
 
-By default that is the job's folder in the data folder, which all workers of a machine share. A worker with a scratch
-folder of its own (a faster disk, another machine) begins with what is in the storage. Several workers may share one
-scratch folder. It holds the id of their installation, as the data folder does; workers of others refuse to use it.
+By default a workspace is in the job's folder in the data folder, which all workers of a machine share. A worker with a
+scratch folder of its own (a faster disk, another machine) restores the last checkpoint from the storage. Several
+workers may share one scratch folder. Like the data folder it holds the id of its installation; workers of another
+installation refuse to use it.
 
     <scratch>/<job id>/          a job's workspace
-    <scratch>/trash/             workspaces of jobs that the database does not have; see `server.storage.trash`
+    <scratch>/trash/             workspaces of jobs that are not in the database; see `server.storage.trash`
     <scratch>/instance.json      see `server.storage.instances`
 """
 
@@ -32,20 +33,20 @@ from server.storage.trash import Trash, is_untouched
 logger = structlog.get_logger(__name__)
 
 _ATTEMPT_FILE = ".attempt"
-"""Holds the token of the last attempt that worked in a workspace."""
+"""File with the token of the last attempt that used a workspace."""
 _LOCKS = frozenset({".lock", ".training.lock"})
 
 
 class Workspaces:
-    """All workspaces of a worker."""
+    """Workspaces of a worker."""
 
     def __init__(self, storage: Storage, scratch: Path | None, clock: Callable[[], datetime] = utc_now) -> None:
-        """`scratch` None: in the storage."""
+        """`scratch`: folder for the workspaces; None: in the storage."""
         self._storage, self._clock = storage, clock
         self._scratch = None if scratch is None else scratch.resolve()
 
     def job_folder(self, job_id: str) -> Path:
-        """The worker's own folder for a job."""
+        """The worker's folder for a job."""
         return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
 
     def workspace(self, lease: Lease) -> Workspace:
@@ -54,10 +55,10 @@ class Workspaces:
         return Workspace(folder, lease.voice, lease.config.version)
 
     def prepare(self, lease: Lease, lock_wait_seconds: float) -> CheckpointEntry | None:
-        """Bring the last checkpoint from the storage, unless the workspace has it or a later one; which it was.
+        """Restore the last stored checkpoint, unless the workspace has it or a later one; the restored one, or None.
 
-        Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine works there,
-        OSError.
+        Raises IncompatibleCheckpoint when all copies are damaged, WorkspaceBusy when another engine uses the
+        workspace, OSError.
         """
         workspace = self.workspace(lease)
         run = StoredCheckpoints(self._storage.checkpoints(lease.job_id)).latest()
@@ -70,7 +71,7 @@ class Workspaces:
 
     @staticmethod
     def _restore(run: StoredRun, workspace: Workspace) -> CheckpointEntry:
-        """In place of whatever an older attempt left; slices and features come out of the cache again."""
+        """Replace the workspace's content by a checkpoint; slices and features are taken from the cache again."""
         for path in workspace.root.iterdir():
             if path.is_dir():
                 shutil.rmtree(path)
@@ -79,26 +80,27 @@ class Workspaces:
         good = StoredCheckpoints(run.folder.parent).restore(run, workspace)
         if not good:
             raise IncompatibleCheckpoint(
-                f"all copies of the job's checkpoints in {run.folder} are damaged; try the job again from the start"
+                f"all copies of the job's checkpoints in {run.folder} are damaged; retry the job from the start"
             )
         return good[-1]
 
     def release(self, job_id: str) -> None:
-        """The job needs no workspace any more: what lies in the scratch folder goes. In the storage it stays."""
+        """Delete a job's folder in the scratch folder; a workspace in the storage stays."""
         if self._scratch is not None:
             shutil.rmtree(self._scratch / job_id, ignore_errors=True)
 
     def claim_scratch(self, instance_id: str, status: Callable[[str], JobStatus | None]) -> None:
-        """Make the scratch folder this installation's. SettingsRefused where it is, or seems to be, another's.
+        """Mark the scratch folder with the installation's id.
 
-        `status` gives that of a job, None for one that the database does not have.
+        `status` returns a job's status, None for a job that is not in the database. Raises SettingsRefused when the
+        folder belongs, or seems to belong, to another installation.
         """
         if self._scratch is None:
             return
         if self._scratch.is_relative_to(self._storage.root / "jobs"):
             raise SettingsRefused(
-                f"the scratch folder {self._scratch} lies among the jobs of the data folder, where voices are kept; "
-                "name another with RVC_TRAIN_SCRATCH_FOLDER, or none"
+                f"the scratch folder {self._scratch} is inside the jobs folder of the data folder, where voices are "
+                "kept; set another with RVC_TRAIN_SCRATCH_FOLDER, or none"
             )
         mark = read_instance_id(self._scratch / INSTANCE_FILE)
         jobs = self._scratch_jobs()
@@ -106,15 +108,15 @@ class Workspaces:
             owner = "another installation, since this one has none of its jobs" if mark is None else f"instance {mark}"
             raise SettingsRefused(
                 f"the scratch folder {self._scratch} belongs to {owner}, and the data folder {self._storage.root} to "
-                f"{instance_id}; name another with RVC_TRAIN_SCRATCH_FOLDER, or empty it if its jobs are not missed"
+                f"{instance_id}; set another with RVC_TRAIN_SCRATCH_FOLDER, or empty it if its jobs are not needed"
             )
         if mark is None:
             write_instance_id(self._scratch / INSTANCE_FILE, instance_id)
 
     def sweep(self, instance_id: str, status: Callable[[str], JobStatus | None], trash_days: float) -> None:
-        """Let go of the jobs in the scratch folder that have ended, here or elsewhere; empty its trash of what is old.
+        """Delete the scratch folders of finished jobs, and old entries of the trash.
 
-        Jobs that the database does not have go to the trash, once nobody has changed their files for an hour.
+        Folders of jobs that are not in the database go to the trash once their files are unchanged for an hour.
         """
         if self._scratch is None or read_instance_id(self._scratch / INSTANCE_FILE) != instance_id:
             return
@@ -133,7 +135,7 @@ class Workspaces:
 
 
 def _is_up_to_date(workspace: Workspace, run: StoredRun) -> bool:
-    """Whether the workspace has the stored checkpoint, or the last attempt that stored one, or a later, worked here."""
+    """Whether the workspace has the stored checkpoint, or was used by the attempt that stored it or a later one."""
     try:
         entries = read_entries(workspace.recovery)
     except IncompatibleCheckpoint:

@@ -1,1 +1,1 @@
-"""The devices of this machine: which there are, one worker for each, and what NVML reads from GPUs."""
+"""Devices of this machine: their binding to engines, their names, and the GPUs' use as NVML reports it."""

@@ -1,4 +1,4 @@
-"""Which device a worker's engines get, and what that device is called."""
+"""Binding of a worker's engines to a device, and the device's name."""
 
 import json
 import os
@@ -16,29 +16,29 @@ _SMI_SECONDS = 10
 
 
 def engine_device(device: str) -> str:
-    """The word for the engine, which sees the worker's GPUs alone and counts them from 0."""
+    """Device option of the engine, which sees only the worker's GPUs and counts them from 0."""
     if not device.startswith(CUDA):
         return device
     return ",".join(f"cuda:{index}" for index in range(len(_numbers(device))))
 
 
 def device_environment(device: str, environment: Mapping[str, str]) -> dict[str, str]:
-    """Variables that show the engine no other GPU than the worker's. None where it may choose itself (`auto`).
+    """Environment variables that hide all GPUs but the worker's from the engine; none for `auto`.
 
-    A machine that shows us only some of its GPUs (CUDA_VISIBLE_DEVICES) is heeded: `cuda:1` is the second of those.
+    Respects CUDA_VISIBLE_DEVICES of the worker itself: `cuda:1` is the second of its GPUs.
     """
     if device == AUTO:
         return {}
     if device == "cpu":
         return {"CUDA_VISIBLE_DEVICES": ""}
-    visible = [word.strip() for word in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if word.strip()]
-    words = [visible[n] if n < len(visible) else str(n) for n in _numbers(device)]
-    # By place on the bus, as nvidia-smi counts: CUDA's own order is by speed, and no two tools would agree.
-    return {"CUDA_VISIBLE_DEVICES": ",".join(words), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    visible = [gpu.strip() for gpu in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu.strip()]
+    gpus = [visible[n] if n < len(visible) else str(n) for n in _numbers(device)]
+    # In the order of the bus, as in nvidia-smi: CUDA's own order is by speed, so the tools would disagree.
+    return {"CUDA_VISIBLE_DEVICES": ",".join(gpus), "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
 
 
 def check_gpus(device: str, environment: Mapping[str, str]) -> None:
-    """Raise SettingsRefused where `device` names GPUs that torch, in an engine's `environment`, does not find here."""
+    """Raise SettingsRefused when torch, in an engine's `environment`, does not find the GPUs of `device`."""
     if not device.startswith(CUDA):
         return
     command = python_command("rvc_engine", "machine")
@@ -51,18 +51,18 @@ def check_gpus(device: str, environment: Mapping[str, str]) -> None:
     if found < len(_numbers(device)):
         raise SettingsRefused(
             f"RVC_TRAIN_DEVICE={device} asks for {len(_numbers(device))} GPU(s), and PyTorch finds {found} of them; "
-            "look at the driver with nvidia-smi (in a container: at the NVIDIA Container Toolkit), or set "
+            "check the driver with nvidia-smi (in a container: the NVIDIA Container Toolkit), or set "
             "RVC_TRAIN_DEVICE=cpu"
         )
 
 
 def visible_gpus(device: str, environment: Mapping[str, str]) -> list[str]:
-    """The worker's GPUs by index or UUID; of one that may choose (`auto`), the first that there is."""
+    """The worker's GPUs by index or UUID; for `auto`, the first GPU."""
     return device_environment("cuda:0" if device == AUTO else device, environment)["CUDA_VISIBLE_DEVICES"].split(",")
 
 
 def device_name(device: str, environment: Mapping[str, str]) -> str:
-    """What the device is, such as `NVIDIA H100 80GB HBM3`, for people and for estimates."""
+    """Name of the device for display and estimates, such as `NVIDIA H100 80GB HBM3`."""
     if device != "cpu":
         name = _gpu_name(visible_gpus(device, environment)[0])
         if name is not None:
@@ -74,12 +74,12 @@ def device_name(device: str, environment: Mapping[str, str]) -> str:
 
 
 def _numbers(device: str) -> list[int]:
-    """Of `cuda`, `cuda:1`, or `cuda:0+cuda:1`."""
-    return [int(word.partition(":")[2] or 0) for word in device.split("+")]
+    """Numbers of the GPUs in `cuda`, `cuda:1`, or `cuda:0+cuda:1`."""
+    return [int(gpu.partition(":")[2] or 0) for gpu in device.split("+")]
 
 
 def _gpu_name(which: str) -> str | None:
-    """As the driver says; None where there is none to ask."""
+    """Name of a GPU from its driver; None without a driver."""
     command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader", f"--id={which}"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_SMI_SECONDS, check=False)
@@ -95,5 +95,5 @@ def _cpu_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     except OSError:
-        pass  # no Linux: what Python knows will do
+        pass  # not Linux: fall back to Python's description
     return platform.processor() or platform.machine()

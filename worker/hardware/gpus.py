@@ -1,6 +1,6 @@
-"""Looks now and then at what the worker's GPUs are doing, for those who watch.
+"""Periodic readings of the worker's GPUs for the server to show.
 
-On a thread of its own: a driver that hangs may take that thread, but neither the heartbeat nor the job.
+They are made on a thread of their own: a driver that hangs blocks neither the heartbeat nor the job.
 """
 
 import threading
@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 
 class GpuMonitor:
-    """Writes a reading every `seconds`, from start to stop. Does nothing on a machine without NVIDIA's driver."""
+    """Monitor that writes a reading every `seconds`; without NVIDIA's driver it does nothing."""
 
     def __init__(self, storage: Storage, worker_id: str, gpus: Sequence[str], seconds: float) -> None:
         """`gpus`: indices in the order of the bus, or UUIDs, as CUDA_VISIBLE_DEVICES names them."""
@@ -28,12 +28,12 @@ class GpuMonitor:
         self._thread = threading.Thread(target=self._run, name="gpus", daemon=True)
 
     def start(self) -> None:
-        """Begin, unless there is nothing to look at."""
+        """Start the thread, unless there are no GPUs."""
         if self._gpus:
             self._thread.start()
 
     def stop(self) -> None:
-        """End, and forget the last reading."""
+        """End the thread and delete the last reading."""
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join(timeout=2)
@@ -43,7 +43,7 @@ class GpuMonitor:
         try:
             pynvml.nvmlInit()
         except pynvml.NVMLError as error:
-            logger.debug("what the GPUs do is not known", reason=str(error))
+            logger.debug("the GPUs cannot be read", reason=str(error))
             return
         try:
             while not self._is_over.is_set():
@@ -55,12 +55,12 @@ class GpuMonitor:
     def _sample(self) -> None:
         try:
             write_gpu_telemetry(self._storage, self._worker_id, [read_gpu(gpu) for gpu in self._gpus], utc_now())
-        except (pynvml.NVMLError, OSError) as error:  # a driver under update, a full disk: the next look may tell more
-            logger.debug("what the GPUs do was not read", reason=str(error))
+        except (pynvml.NVMLError, OSError) as error:  # a driver under update or a full disk: the next reading may work
+            logger.debug("the GPUs were not read", reason=str(error))
 
 
 def read_gpu(which: str) -> GpuPublic:
-    """What one GPU is doing now. Raises NVMLError when the driver does not know it."""
+    """Read name, use and memory of one GPU. Raises NVMLError for a GPU that the driver does not have."""
     handle = (
         pynvml.nvmlDeviceGetHandleByIndex(int(which)) if which.isdigit() else pynvml.nvmlDeviceGetHandleByUUID(which)
     )
@@ -74,7 +74,7 @@ def read_gpu(which: str) -> GpuPublic:
 
 
 def _use(handle: Any) -> float | None:
-    """0..1: share of the last moment in which the GPU computed. None for a part of one (MIG): no driver tells."""
+    """Share of the last sampling interval in which the GPU computed, 0..1; None for a MIG partition."""
     try:
         return float(pynvml.nvmlDeviceGetUtilizationRates(handle).gpu) / 100
     except pynvml.NVMLError:

@@ -1,1 +1,1 @@
-"""From the engine's events to the job store: batches, a spool while the database is away, and heartbeats."""
+"""From the engine's events to the job store: batches, a spool while the database is unavailable, and heartbeats."""

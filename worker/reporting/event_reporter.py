@@ -1,4 +1,4 @@
-"""Reports an engine's events to the job store: in order, in batches, none lost while the database is away."""
+"""Reports an engine's events to the job store: in order, in batches, none lost while the database is unavailable."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,62 +17,62 @@ from worker.reporting.spool import Spool
 logger = structlog.get_logger(__name__)
 
 BATCH = 500
-"""Events of one transaction at most: a backlog of hours goes over in short ones."""
+"""Largest number of events in a transaction, so that a backlog of hours is written in short ones."""
 
 
 class EventReporter:
-    """Events that are not in the database yet."""
+    """Queue of events that are not in the database yet."""
 
     def __init__(self, job_service: JobService, storage: Storage, lease: Lease, workspace: Path, spool: Path) -> None:
-        """`workspace`: where the engine may offer files from; `spool`: a file for what waits long."""
+        """`workspace`: folder from which the engine may publish files; `spool`: file for a long backlog."""
         self._jobs = job_service
         self._storage = storage
         self._lease = lease
         self._workspace = workspace
         self._waiting = Spool(spool)
-        self._is_away = False
+        self._is_unavailable = False
         self.published: set[str] = set()
-        """Kinds of the artifacts that are published."""
+        """Kinds of the published artifacts."""
         self.rejected: EngineError | None = None
-        """Why an artifact was not published, if one was not."""
+        """Error of an artifact that was not published; None without one."""
 
     def add(self, events: Iterable[Event]) -> None:
-        """Take events, in their order."""
+        """Append events, in their order."""
         for event in events:
             self._waiting.add(event)
 
     def close(self) -> None:
-        """Drop what still waits."""
+        """Discard the events that still wait."""
         self._waiting.close()
 
-    def flush(self) -> bool:
-        """Flush all that waits; False when the database is away and something had to stay.
-
-        Raises LeaseLost when the job is no longer ours.
-        """
+    def try_flush(self) -> None:
+        """Record the waiting events; while the database is unavailable they stay. Raises LeaseLost."""
         try:
-            while waiting := self._waiting.front():
-                if isinstance(first := waiting[0], ArtifactReady):
-                    self._publish(first)
-                    waiting.popleft()
-                elif isinstance(first, PreviewReady):
-                    self._publish_preview(first)
-                    waiting.popleft()
-                else:
-                    batch = _next_batch(waiting)
-                    self._jobs.record_events(self._lease, batch)
-                    for _ in batch:
-                        waiting.popleft()
+            self.flush()
         except DATABASE_UNAVAILABLE as error:
-            if not self._is_away:
-                logger.warning("the database is away; the engine goes on", reason=first_line(error))
-            self._is_away = True
-            return False
-        self._is_away = False
-        return True
+            if not self._is_unavailable:
+                logger.warning("the database is unavailable; the engine continues", reason=first_line(error))
+            self._is_unavailable = True
+        else:
+            self._is_unavailable = False
+
+    def flush(self) -> None:
+        """Record the waiting events and publish their files. Raises DATABASE_UNAVAILABLE, LeaseLost."""
+        while waiting := self._waiting.front():
+            if isinstance(first := waiting[0], ArtifactReady):
+                self._publish(first)
+                waiting.popleft()
+            elif isinstance(first, PreviewReady):
+                self._publish_preview(first)
+                waiting.popleft()
+            else:
+                batch = _next_batch(waiting)
+                self._jobs.record_events(self._lease, batch)
+                for _ in batch:
+                    waiting.popleft()
 
     def _publish(self, artifact: ArtifactReady) -> None:
-        """Check a file of the workspace, copy it into the storage, and offer it for download."""
+        """Check a file of the workspace, copy it into the storage, and record it as an artifact."""
         try:
             self._check_place(artifact.path)
             stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
@@ -91,7 +91,7 @@ class EventReporter:
         self.published.add(artifact.kind)
 
     def _publish_preview(self, preview: PreviewReady) -> None:
-        """Copy a preview's files into the storage and tell of them. Lacking one is worth a warning."""
+        """Copy a preview's files into the storage and record it; a missing file gives a warning."""
         try:
             paths = (preview.audio, preview.picture, preview.recording)
             for path in paths:
@@ -105,7 +105,7 @@ class EventReporter:
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):
-            raise ArtifactInvalid("its path lies outside the job's workspace")
+            raise ArtifactInvalid("its path is outside the job's workspace")
 
 
 def _next_batch(waiting: Iterable[Event]) -> list[Event]:

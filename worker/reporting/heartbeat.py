@@ -1,4 +1,4 @@
-"""Heartbeats of the worker and its lease, on a thread of their own; their answers carry commands."""
+"""Heartbeats of the worker and its lease, sent from a thread of their own; their answers carry commands."""
 
 import threading
 import time
@@ -15,10 +15,10 @@ logger = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Sends heartbeats: every `heartbeat_seconds`, and every `command_seconds` while the worker holds a lease.
+    """Heartbeats, sent every `heartbeat_seconds`, and every `command_seconds` while the worker holds a lease.
 
-    A database that is away misses beats, and nothing else happens: whoever took the job meanwhile has raised its
-    token, and the next beat tells.
+    An unavailable database only misses heartbeats: if another worker took the job meanwhile, its token has changed,
+    and the next heartbeat finds the lease lost.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class Heartbeat:
         command_seconds: float,
         accepted_file: Path | None = None,
     ) -> None:
-        """`accepted_file`: touched at each heartbeat of the worker that the database took."""
+        """`accepted_file`: file that is touched after each accepted heartbeat of the worker."""
         self._jobs = job_service
         self._accepted_file = accepted_file
         self._worker_id = worker_id
@@ -41,13 +41,13 @@ class Heartbeat:
         self.command = WorkerCommand.NONE
         """The command for the present job."""
         self.is_lost = False
-        """Whether the present job was taken away."""
+        """Whether the lease of the present job is lost."""
         self.drain: Drain | None = None
-        """How an administrator asked this worker to take nothing new and end."""
+        """Mode in which an administrator asked this worker to drain; None: not asked."""
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
     def start(self) -> None:
-        """Begin to beat."""
+        """Start the thread."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -87,19 +87,19 @@ class Heartbeat:
         except OSError as error:
             logger.warning("the heartbeat file cannot be touched", file=str(self._accepted_file), reason=str(error))
         except NotFound:
-            logger.warning("this worker is no longer registered; it ends", worker_id=self._worker_id)
+            logger.warning("this worker is no longer registered and ends", worker_id=self._worker_id)
             self.drain = Drain.FINISH
         except DATABASE_UNAVAILABLE as error:
-            logger.warning("no heartbeat: the database is away", reason=first_line(error))
+            logger.warning("no heartbeat: the database is unavailable", reason=first_line(error))
 
     def _send_lease_heartbeat(self, lease: Lease) -> None:
         try:
             command, is_lost = self._jobs.heartbeat(lease), False
         except LeaseLost as error:
-            logger.warning("the job is no longer ours", job_id=lease.job_id, reason=str(error))
+            logger.warning("the lease was lost", job_id=lease.job_id, reason=str(error))
             command, is_lost = WorkerCommand.NONE, True
         except DATABASE_UNAVAILABLE as error:
-            logger.warning("no heartbeat: the database is away", job_id=lease.job_id, reason=first_line(error))
+            logger.warning("no heartbeat: the database is unavailable", job_id=lease.job_id, reason=first_line(error))
             return
         with self._changed:
             if self._lease is lease:

@@ -1,6 +1,6 @@
-"""Events that wait for the database: the first ones in memory, a long backlog in a file, in their order.
+"""Queue of events that wait for the database: the first ones in memory, a long backlog in a file.
 
-While the database is away for hours a run says more than memory should hold; on disk it costs about a kilobyte a step.
+A run produces about a kilobyte of events a step, too much for memory while the database is unavailable for hours.
 """
 
 from collections import deque
@@ -14,14 +14,14 @@ from rvc_engine.events import Event, format_event, parse_event
 logger = structlog.get_logger(__name__)
 
 IN_MEMORY = 2000
-"""Events held in memory; the file takes what comes beyond."""
+"""Largest number of events in memory; further ones go to the file."""
 
 
 class Spool:
-    """A queue. Belongs to one thread."""
+    """Queue of events, for one thread."""
 
     def __init__(self, path: Path, in_memory: int = IN_MEMORY) -> None:
-        """`path` is made when it is first needed, and deleted when it is empty again."""
+        """`path`: file that is created when it is first needed and deleted when it is empty again."""
         self._path = path
         self._in_memory = in_memory
         self._front: deque[Event] = deque()
@@ -29,17 +29,17 @@ class Spool:
         self._read_to = 0
         self._written_to = 0
         self._back: deque[Event] = deque()
-        """What came while the disk was full: behind everything else."""
+        """Events added while the disk was full; the last ones in order."""
 
     def add(self, event: Event) -> None:
-        """Append one."""
+        """Append an event."""
         if self._file is None and not self._back and len(self._front) < self._in_memory:
             self._front.append(event)
         elif self._back or not self._write(event):
             self._back.append(event)
 
     def front(self) -> deque[Event]:
-        """The oldest ones, to be taken from its left; empty only when nothing waits."""
+        """The oldest events, to be removed from the left; empty only when the queue is."""
         if not self._front:
             self._read()
         if not self._front and self._back:
@@ -47,7 +47,7 @@ class Spool:
         return self._front
 
     def close(self) -> None:
-        """Forget everything, and delete the file."""
+        """Discard all events and delete the file."""
         self._front.clear()
         self._back.clear()
         self._delete()
@@ -58,18 +58,18 @@ class Spool:
             if self._file is None:
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self._path.open("w+b", buffering=0)
-                logger.info("events wait in a file for the database", path=str(self._path))
+                logger.info("events are spooled to a file until the database is back", path=str(self._path))
             self._file.seek(self._written_to)
             if self._file.write(line) != len(line):  # the disk is full: the next one begins where this one did
                 return False
         except OSError as error:
-            logger.warning("events wait in memory: the file cannot be written", reason=str(error))
+            logger.warning("events stay in memory: the spool file cannot be written", reason=str(error))
             return False
         self._written_to += len(line)
         return True
 
     def _read(self) -> None:
-        """Take the next ones out of the file."""
+        """Read the next events from the file into memory."""
         if self._file is None:
             return
         with self._path.open("rb") as file:

@@ -1,1 +1,1 @@
-"""The commands of `rvc-train`, a file for each group."""
+"""Commands of `rvc-train`, a file for each group."""

@@ -1,85 +1,79 @@
-"""`rvc-train webhook`, `weights`, `retention`: what a server's administrator and its users decide now and then."""
+"""`rvc-train webhook`, `weights`, `retention`: settings of the server and its users."""
 
 import time
+from itertools import islice
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 
 from rvc_train.cli.output import ago, size, table
-from rvc_train.cli.session import Session, api_command
-from rvc_train.errors import ClientError, UsageError
+from rvc_train.cli.session import ApiCommand, Session
+from rvc_train.cli.validation import validated
+from rvc_train.errors import ClientError
 from rvc_train.schemas.administration import RetentionPlan, RetentionPolicy, RetentionPublic, WeightsPublic
 from rvc_train.schemas.webhooks import LAST_EVENTS, WebhookCreate
 
-webhooks = typer.Typer(no_args_is_help=True, help="Have an address told of what becomes of jobs.")
+webhooks = typer.Typer(no_args_is_help=True, help="Webhooks: addresses notified about jobs.")
 weights = typer.Typer(no_args_is_help=True, help="Published weights on the server's machine.")
-retention = typer.Typer(no_args_is_help=True, help="What the server keeps, and for how long.")
+retention = typer.Typer(no_args_is_help=True, help="Retention policy of the server; for administrators.")
 
 WebhookArgument = Annotated[str, typer.Argument(metavar="WEBHOOK", help="Id of the webhook.")]
-SECONDS_BETWEEN_LOOKS = 1.0
+POLL_SECONDS = 1.0
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the commands to the program."""
+    """Add the commands to the program."""
     app.add_typer(webhooks, name="webhook")
     app.add_typer(weights, name="weights")
     app.add_typer(retention, name="retention")
 
 
-@webhooks.command("add")
-@api_command
+@webhooks.command("add", cls=ApiCommand)
 def add_webhook(
     session: Session,
-    url: Annotated[str, typer.Argument(help="Where messages are POSTed.")],
-    event: Annotated[list[str] | None, typer.Option(help="What is told, such as job.failed; repeatable.")] = None,
-    secret: Annotated[str | None, typer.Option(help="whsec_... to sign with; else the server makes one.")] = None,
+    url: Annotated[str, typer.Argument(help="Address that messages are POSTed to.")],
+    event: Annotated[list[str] | None, typer.Option(help="Event to send, such as job.failed; repeatable.")] = None,
+    secret: Annotated[
+        str | None, typer.Option(help="Signing secret, whsec_... Default: one made by the server.")
+    ] = None,
 ) -> None:
-    """Have an address told of all your jobs; prints the secret that messages are signed with."""
+    """Notify an address about all your jobs; prints the secret that messages are signed with."""
     fields = {"url": url, "events": event or list(LAST_EVENTS), "secret": secret}
-    try:
-        request = WebhookCreate.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"{'.'.join(map(str, first['loc']))}: {first['msg'].removeprefix('Value error, ')}") from error
-    made = session.client.webhooks.create(request)
+    made = session.client.webhooks.create(validated(WebhookCreate, fields, {"url": "URL", "events": "--event"}))
     signing_secret = session.client.webhooks.secret(made.id)
     session.output.result(
         made.model_dump(mode="json") | {"secret": signing_secret}, f"{made.id}\nsecret: {signing_secret}"
     )
 
 
-@webhooks.command("list")
-@api_command
+@webhooks.command("list", cls=ApiCommand)
 def list_webhooks(session: Session) -> None:
-    """Your webhooks."""
+    """List your webhooks."""
     found = list(session.client.webhooks.list())
     rows = table("ID", "URL", "EVENTS", "STATE")
     for each in found:
         state = "on" if each.is_enabled else each.disabled_reason or "off"
         rows.add_row(each.id, each.url, ", ".join(each.events), state)
-    session.output.result(found, rows if found else "no webhooks; make one with: rvc-train webhook add URL")
+    session.output.result(found, rows if found else "no webhooks; add one with: rvc-train webhook add URL")
 
 
-@webhooks.command("test")
-@api_command
+@webhooks.command("test", cls=ApiCommand)
 def test_webhook(session: Session, webhook: WebhookArgument) -> None:
-    """Send a `ping`."""
+    """Send a `ping` message."""
     sent = session.client.webhooks.test(webhook)
-    session.output.result(sent, f"{sent.id}  look what became of it with: rvc-train webhook log {webhook}")
+    session.output.result(sent, f"{sent.id}  see the result with: rvc-train webhook log {webhook}")
 
 
-@webhooks.command("log")
-@api_command
+@webhooks.command("log", cls=ApiCommand)
 def webhook_log(
     session: Session,
     webhook: WebhookArgument,
     again: Annotated[str | None, typer.Option(metavar="MESSAGE", help="Send this message again.")] = None,
 ) -> None:
-    """Messages that were sent, or are to be."""
+    """Show sent and pending messages."""
     if again is not None:
         session.client.webhooks.redeliver(webhook, again)
-    found = [each for _, each in zip(range(100), session.client.webhooks.deliveries(webhook), strict=False)]
+    found = list(islice(session.client.webhooks.deliveries(webhook), 100))
     rows = table("MESSAGE", "EVENT", "JOB", "STATE", "TRIES", "ANSWER", "SENT")
     for each in found:
         answer = each.last_error or str(each.last_status or "-")
@@ -89,18 +83,16 @@ def webhook_log(
     session.output.result(found, rows if found else "no messages yet")
 
 
-@webhooks.command("delete")
-@api_command
+@webhooks.command("delete", cls=ApiCommand)
 def delete_webhook(session: Session, webhook: WebhookArgument) -> None:
-    """Forget a webhook."""
+    """Delete a webhook."""
     session.client.webhooks.delete(webhook)
-    session.output.result({"deleted": webhook}, f"{webhook} is deleted")
+    session.output.result({"deleted": webhook}, f"deleted {webhook}")
 
 
-@weights.command("list")
-@api_command
+@weights.command("list", cls=ApiCommand)
 def list_weights(session: Session) -> None:
-    """All that are known, and whether they are on the server's machine."""
+    """List published weights and their state on the server's machine."""
     found = session.client.weights.list()
     rows = table("ID", "SIZE", "STATE")
     for each in found:
@@ -108,81 +100,73 @@ def list_weights(session: Session) -> None:
     session.output.result(found, rows)
 
 
-@weights.command("fetch")
-@api_command
+@weights.command("fetch", cls=ApiCommand)
 def fetch_weights(
     session: Session, names: Annotated[list[str], typer.Argument(metavar="ID...", help="Such as hubert.")]
 ) -> None:
-    """Have the server download weights, and wait until they are there."""
+    """Download weights on the server and wait until they are complete."""
     with session.output.transfer_bar() as bar:
         for name in names:
             found = session.client.weights.fetch(name)
             task = bar.add_task(name, total=found.size)
             while not found.is_present:
                 if found.fetch_state == "failed":
-                    raise ClientError(f"{name} could not be fetched: {found.fetch_error}")
-                time.sleep(SECONDS_BETWEEN_LOOKS)
+                    raise ClientError(f"{name} could not be downloaded: {found.fetch_error}")
+                time.sleep(POLL_SECONDS)
                 found = session.client.weights.get(name)
                 bar.update(task, completed=found.size_here)
             bar.update(task, completed=found.size)
-    session.output.result([session.client.weights.get(name) for name in names], f"{', '.join(names)}: there")
+    session.output.result([session.client.weights.get(name) for name in names], f"{', '.join(names)}: present")
 
 
 def _state(weights: WeightsPublic) -> str:
     if weights.is_present:
-        return "there"
+        return "present"
     if weights.fetch_state in {"waiting", "fetching"}:
         return f"{weights.fetch_state}, {100 * weights.size_here // weights.size} %"
     return "damaged" if any(file.state == "damaged" for file in weights.files) else "missing"
 
 
-@retention.command("show")
-@api_command
+@retention.command("show", cls=ApiCommand)
 def show_retention(session: Session) -> None:
-    """The policy, and what it would delete now."""
+    """Show the policy and the files that it would delete now."""
     found = session.client.retention.get()
     session.output.result(found, _described(found))
 
 
-@retention.command("set")
-@api_command
+@retention.command("set", cls=ApiCommand)
 def set_retention(
     session: Session,
-    keep_days: Annotated[float | None, typer.Option(help="Keep a finished job for so many days.")] = None,
-    keep_last: Annotated[int | None, typer.Option(help="Keep the last so many finished jobs of each owner.")] = None,
+    keep_days: Annotated[float | None, typer.Option(help="Days to keep a finished job.")] = None,
+    keep_last: Annotated[int | None, typer.Option(help="Number of finished jobs to keep for each owner.")] = None,
     workspace_days: Annotated[
-        float | None, typer.Option(help="Delete a finished job's workspace after so many days; the voice stays.")
+        float | None, typer.Option(help="Days until a finished job's workspace is deleted; the voice stays.")
     ] = None,
     min_free_gb: Annotated[
-        float | None, typer.Option(help="While less is free, delete workspaces of finished jobs, oldest first.")
+        float | None, typer.Option(help="Free gigabytes below which workspaces of finished jobs are deleted.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it would delete.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what the policy would delete.")] = False,
 ) -> None:
-    """Replace the policy; what is left out is not limited. Jobs with the label `keep` are never deleted."""
+    """Replace the policy; omitted limits are unlimited. Jobs with the label `keep` are never deleted."""
+    min_free_bytes = None if min_free_gb is None else int(min_free_gb * 1e9)
     fields = {"keep_days": keep_days, "keep_last": keep_last, "workspace_days": workspace_days}
-    try:
-        policy = RetentionPolicy.model_validate(
-            fields | {"min_free_bytes": None if min_free_gb is None else int(min_free_gb * 1e9)}
-        )
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise UsageError(f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}") from error
+    fields |= {"min_free_bytes": min_free_bytes}
+    policy = validated(RetentionPolicy, fields, {"min_free_bytes": "--min-free-gb"})
     found = session.client.retention.set(policy, dry_run=dry_run)
     session.output.result(found, _described(found))
 
 
-@retention.command("run")
-@api_command
+@retention.command("run", cls=ApiCommand)
 def run_retention(session: Session) -> None:
-    """Carry the policy out now."""
+    """Apply the policy now."""
     plan = session.client.retention.run()
-    session.output.result(plan, "\n".join([*_lines(plan), f"{len(plan.removals)} things deleted"]))
+    session.output.result(plan, "\n".join([*_lines(plan), f"deleted {len(plan.removals)} items"]))
 
 
 def _described(found: RetentionPublic) -> str:
     policy = found.policy.model_dump(exclude_none=True)
     rules = ", ".join(f"{name}={value:g}" for name, value in policy.items()) or "everything is kept"
-    return "\n".join([rules, *_lines(found.plan), f"would delete {len(found.plan.removals)} things now"])
+    return "\n".join([rules, *_lines(found.plan), f"would delete {len(found.plan.removals)} items now"])
 
 
 def _lines(plan: RetentionPlan) -> list[str]:

@@ -7,7 +7,7 @@ import typer
 
 from rvc_train.cli.commands.jobs import JobArgument, labels_of
 from rvc_train.cli.output import ago, size, span, table
-from rvc_train.cli.session import Session, api_command
+from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.training_options import training_config, with_training_options
 from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobPublic, Range
@@ -15,25 +15,25 @@ from rvc_train.schemas.queue import EstimateRequest, JobEstimate
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the commands to the program."""
-    app.command("pause")(api_command(pause))
-    app.command("resume")(api_command(resume))
-    app.command("retry")(api_command(with_training_options(retry)))
-    app.command("label")(api_command(label))
-    app.command("priority")(api_command(priority))
-    app.command("estimate")(api_command(with_training_options(estimate)))
-    app.command("queue")(api_command(queue))
-    app.command("workers")(api_command(workers))
-    app.command("drain")(api_command(drain))
+    """Add the commands to the program."""
+    app.command("pause", cls=ApiCommand)(pause)
+    app.command("resume", cls=ApiCommand)(resume)
+    app.command("retry", cls=ApiCommand)(with_training_options(retry))
+    app.command("label", cls=ApiCommand)(label)
+    app.command("priority", cls=ApiCommand)(priority)
+    app.command("estimate", cls=ApiCommand)(with_training_options(estimate))
+    app.command("queue", cls=ApiCommand)(queue)
+    app.command("workers", cls=ApiCommand)(workers)
+    app.command("drain", cls=ApiCommand)(drain)
 
 
 def pause(session: Session, job: JobArgument) -> None:
-    """Stop a job after its present step and a checkpoint, until it is resumed."""
+    """Pause a job after its current step and a checkpoint."""
     _print_job(session, session.client.pause(session.client.find_job(job).id))
 
 
 def resume(session: Session, job: JobArgument) -> None:
-    """Put a paused job back into the queue; it goes on from its checkpoint."""
+    """Put a paused job back into the queue; it continues from its checkpoint."""
     _print_job(session, session.client.resume(session.client.find_job(job).id))
 
 
@@ -41,14 +41,14 @@ def retry(
     session: Session,
     job: JobArgument,
     from_start: Annotated[
-        bool, typer.Option("--from-start", help="Train anew, in place of going on from the last checkpoint.")
+        bool, typer.Option("--from-start", help="Train from the start instead of from the last checkpoint.")
     ] = False,
     *,
     choices: dict[str, Any],
 ) -> None:
-    """Try a job that has ended again, as a new job; training options that are given change.
+    """Retry a finished job as a new job, with the given training options changed.
 
-    One that succeeded can be gone on with, for more epochs.
+    A job that succeeded can be continued for more epochs.
     """
     found = session.client.find_job(job)
     made = session.client.retry(found.id, "start" if from_start else "checkpoint", choices)
@@ -60,10 +60,10 @@ def retry(
 def label(
     session: Session,
     job: JobArgument,
-    words: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="KEY= takes the label away.")],
+    pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="KEY= removes the label.")],
 ) -> None:
-    """Set labels of a job, or take them away."""
-    labels = {key: value or None for key, value in labels_of(words).items()}
+    """Set or remove labels of a job."""
+    labels = {key: value or None for key, value in labels_of(pairs).items()}
     found = session.client.edit(session.client.find_job(job).id, labels=labels)
     text = "  ".join(f"{key}={value}" for key, value in found.labels.items()) or "no labels"
     session.output.result(found, f"{found.id}  {found.name}  {text}")
@@ -72,9 +72,9 @@ def label(
 def priority(
     session: Session,
     job: JobArgument,
-    number: Annotated[int, typer.Argument(min=-100, max=100, help="Higher goes first.")],
+    number: Annotated[int, typer.Argument(min=-100, max=100, help="Jobs with a higher priority run first.")],
 ) -> None:
-    """Change the priority of a job that is queued."""
+    """Change the priority of a queued job."""
     _print_job(session, session.client.edit(session.client.find_job(job).id, priority=number))
 
 
@@ -85,14 +85,14 @@ def _print_job(session: Session, job: JobPublic) -> None:
 
 def estimate(
     session: Session,
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique beginning, name, or `last`.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique prefix of one, name, or `last`.")],
     config: Annotated[
-        Path | None, typer.Option(help="JSON file of training options; single options win over it.")
+        Path | None, typer.Option(help="JSON file of training options, which single options override.")
     ] = None,
     *,
     choices: dict[str, Any],
 ) -> None:
-    """Say what a job would take: clips, steps, time, disk, memory. Submits nothing."""
+    """Estimate a job's clips, steps, time, disk space and memory, without submitting it."""
     settings = training_config(config, choices)
     found = session.client.find_dataset(dataset)
     made = session.client.estimate(EstimateRequest(dataset_id=found.id, config=settings))
@@ -102,7 +102,7 @@ def estimate(
 
 
 def _lines(made: JobEstimate) -> list[str]:
-    speech = "not known yet" if made.speech_seconds is None else f"{made.speech_seconds / 60:.1f} min"
+    speech = "unknown yet" if made.speech_seconds is None else f"{made.speech_seconds / 60:.1f} min"
     return [
         f"speech     {speech}, {_number(made.num_clips)} clips",
         f"steps      {_number(made.steps)}",
@@ -126,7 +126,7 @@ def _bytes(numbers: Range | None) -> str:
 
 
 def queue(session: Session) -> None:
-    """What runs and what waits, in its order."""
+    """Show running jobs, and queued ones in order."""
     found = session.client.queue()
     rows = table("PLACE", "ID", "VOICE", "STATUS", "DONE", "STARTS IN", "ENDS IN")
     for entry in [*found.running, *found.queued]:
@@ -134,12 +134,12 @@ def queue(session: Session) -> None:
         starts_in, ends_in = span(entry.starts_in), span(entry.eta)
         rows.add_row(place, entry.id, entry.name, entry.status, f"{entry.progress:.0%}", starts_in, ends_in)
     is_empty = not (found.running or found.queued)
-    session.output.result(found, "nothing runs and nothing waits" if is_empty else rows)
-    session.output.note(f"{found.num_queued} wait, {found.num_workers} workers live")
+    session.output.result(found, "no jobs are running or queued" if is_empty else rows)
+    session.output.note(f"{found.num_queued} queued, {found.num_workers} workers alive")
 
 
 def workers(session: Session) -> None:
-    """Workers that the server knows."""
+    """List the workers."""
     found = session.client.workers()
     rows = table("ID", "NAME", "HOST", "DEVICE", "STATUS", "JOB", "SEEN")
     for worker in found:
@@ -151,14 +151,14 @@ def workers(session: Session) -> None:
 
 def drain(
     session: Session,
-    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Id, unique beginning of one, or name.")],
+    worker: Annotated[str, typer.Argument(metavar="WORKER", help="Id, unique prefix of one, or name.")],
     finish: Annotated[
-        bool, typer.Option("--finish", help="Bring its job to the end first; else another worker goes on with it.")
+        bool, typer.Option("--finish", help="Complete its job first. Default: another worker continues it.")
     ] = False,
 ) -> None:
-    """Have a worker take nothing new, let go of its job after a checkpoint, and end."""
+    """Drain a worker: it claims no job, releases its own after a checkpoint, and ends."""
     found = session.client.find_worker(worker)
     if found.status == "stopped":
-        raise UsageError(f"the worker {found.id} has stopped already")
+        raise UsageError(f"the worker {found.id} is stopped already")
     drained = session.client.drain_worker(found.id, "finish" if finish else "hand_back")
     session.output.result(drained, f"{drained.id}  {drained.name}  {drained.status}")

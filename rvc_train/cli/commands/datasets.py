@@ -6,25 +6,22 @@ from typing import Annotated
 import typer
 
 from rvc_train.cli.output import ago, duration, size, table
-from rvc_train.cli.session import Session, api_command
+from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.client import default_dataset_name
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 
-DatasetArgument = Annotated[
-    str, typer.Argument(metavar="DATASET", help="Id, unique beginning of one, name, or `last`.")
-]
+DatasetArgument = Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique prefix of one, name, or `last`.")]
 
 
-@app.command()
-@api_command
+@app.command(cls=ApiCommand)
 def upload(
     session: Session,
     paths: Annotated[list[Path], typer.Argument(metavar="DIR|ZIP|FILES...", help="Recordings of one voice.")],
-    name: Annotated[str | None, typer.Option(help="Name of the dataset. Else the folder's or the file's.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the folder's or the file's.")] = None,
 ) -> None:
-    """Send recordings: a folder, a zip, or audio files."""
+    """Upload recordings: a folder, a zip, or audio files."""
     label = name or default_dataset_name(paths)
     with session.output.transfer_bar() as bar:
         task = bar.add_task(f"uploading {label}", total=None)
@@ -36,13 +33,12 @@ def upload(
     session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
 
 
-@app.command("list")
-@api_command
+@app.command("list", cls=ApiCommand)
 def list_datasets(
     session: Session,
-    owner: Annotated[str | None, typer.Option(help="Only of this owner; for administrators.")] = None,
+    owner: Annotated[str | None, typer.Option(help="Only datasets of this owner; for administrators.")] = None,
 ) -> None:
-    """All datasets, newest first."""
+    """List datasets, newest first."""
     datasets = list(session.client.datasets(owner=owner))
     rows = table("ID", "NAME", "STATUS", "FILES", "SPEECH", "SIZE", "UPLOADED")
     for dataset in datasets:
@@ -57,22 +53,20 @@ def list_datasets(
             ago(dataset.created_at),
         )
     session.output.result(
-        datasets, rows if datasets else "no datasets yet; send one with: rvc-train dataset upload DIR"
+        datasets, rows if datasets else "no datasets yet; upload one with: rvc-train dataset upload DIR"
     )
 
 
-@app.command()
-@api_command
+@app.command(cls=ApiCommand)
 def show(session: Session, dataset: DatasetArgument) -> None:
-    """One dataset."""
+    """Show one dataset."""
     found = session.client.find_dataset(dataset)
     session.output.result(found, _described(found))
 
 
-@app.command()
-@api_command
+@app.command(cls=ApiCommand)
 def report(session: Session, dataset: DatasetArgument) -> None:
-    """What the server found in the recordings, file by file."""
+    """Show the report on the recordings, file by file."""
     found = session.client.dataset_report(session.client.find_dataset(dataset).id)
     rows = table("FILE", "LENGTH", "RATE", "CHANNELS", "CODEC", "OVER NOISE", "FAULT")
     for file in found.files:
@@ -92,22 +86,21 @@ def report(session: Session, dataset: DatasetArgument) -> None:
         session.output.note(line)
     for finding in found.findings:
         session.output.note(f"{finding.severity}: {finding.message}\n  -> {finding.advice}")
-    if not found.findings:  # a report from before there were findings
+    if not found.findings:  # a report of an older version
         for text in found.warnings:
             session.output.note(f"warning: {text}")
 
 
-@app.command()
-@api_command
+@app.command(cls=ApiCommand)
 def delete(session: Session, dataset: DatasetArgument) -> None:
-    """Delete recordings and all that was derived from them; not while a job needs them."""
+    """Delete a dataset and everything derived from it; not while a job needs it."""
     found = session.client.find_dataset(dataset)
     session.client.delete_dataset(found.id)
     session.output.result({"deleted": found.id}, f"deleted {found.id} ({found.name})")
 
 
 def _statistics(found: DatasetReport) -> list[str]:
-    """What was measured over all files, a line each; nothing of what nobody could tell."""
+    """Measurements over all files, one line each, without unknown ones."""
     rates = ", ".join(f"{int(rate) / 1000:g} kHz ({duration(seconds)})" for rate, seconds in found.sample_rates.items())
     silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"
     lines = [

@@ -1,7 +1,7 @@
-"""`rvc-train demo`: the whole way from recordings to a voice, on this machine, in minutes, with nothing left running.
+"""`rvc-train demo`: from recordings to a voice on this machine, in minutes, with nothing left running.
 
-Starts a server and a worker on a free port and a folder of their own, uploads the sample recordings, submits a job that
-ends by time, shows it live, downloads and verifies the voice, and stops what it started.
+Starts a server and a worker with a free port and a data folder of their own, uploads the sample recordings, submits a
+job with a time limit, watches it, downloads and verifies the voice, and stops both.
 """
 
 import shutil
@@ -21,7 +21,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output, duration, size
 from rvc_train.cli.services import Services, free_port
-from rvc_train.cli.session import command
+from rvc_train.cli.session import CommandContext, OutputCommand
 from rvc_train.cli.training_options import training_config
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.client import Client, connect
@@ -31,24 +31,24 @@ from rvc_train.schemas.jobs import JobCreate, JobPublic, JobStatus
 from rvc_train.schemas.results import ArtifactPublic
 
 SAMPLES = tuple(Path(__file__).resolve().parents[2] / folder for folder in ("samples", "../samples"))
-"""Where the sample recordings are: of an installed wheel, and of a checkout."""
+"""Folders of the sample recordings: in an installed wheel, and in a checkout."""
 VOICE = "sample"
 SECONDS_ON_CPU = 300.0
 SECONDS_ON_GPU = 1500.0
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the command to the program."""
-    app.command("demo")(command(demo))
+    """Add the command to the program."""
+    app.command("demo", cls=OutputCommand)(demo)
 
 
 def demo(
-    output: Output,
+    context: CommandContext,
     max_train_seconds: Annotated[
         float | None,
         typer.Option(
             envvar="RVC_TRAIN_DEMO_SECONDS",
-            help=f"Seconds to train; else {SECONDS_ON_CPU:.0f}, with an NVIDIA GPU {SECONDS_ON_GPU:.0f}.",
+            help=f"Seconds to train. Default: {SECONDS_ON_CPU:.0f}, with an NVIDIA GPU {SECONDS_ON_GPU:.0f}.",
         ),
     ] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the voice.")] = Path(
@@ -56,22 +56,22 @@ def demo(
     ),
     width: Annotated[
         Literal["24", "48", "96", "192"],
-        typer.Option(envvar="RVC_TRAIN_DEMO_WIDTH", help="Size of the net; 192 is the published one."),
+        typer.Option(envvar="RVC_TRAIN_DEMO_WIDTH", help="Width of the synthesizer; 192 is the published one."),
     ] = "192",
 ) -> None:
-    """Make a voice from the sample recordings that come with this program, start to end; stop all at its end."""
+    """Train a voice from the included sample recordings, with a server and a worker that stop at the end."""
     config = demo_config(max_train_seconds, int(width))
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        code = Demo(folder.resolve(), config, output).run()
+        code = Demo(folder.resolve(), config, context.output).run()
     except KeyboardInterrupt:
-        output.error("interrupted; everything that was started is stopped")
+        context.output.error("interrupted; server and worker are stopped")
         code = exit_codes.INTERRUPTED
     raise typer.Exit(code)
 
 
 def demo_config(max_train_seconds: float | None, width: int) -> TrainingConfig:
-    """The demo's choices: nothing to download, and an end by time. Raises UsageError."""
+    """Training config of the demo: no downloads, and a time limit. Raises UsageError."""
     choices = {
         "content": "whisper-tiny",
         "pretrained": "none",
@@ -85,15 +85,15 @@ def demo_config(max_train_seconds: float | None, width: int) -> TrainingConfig:
 
 
 def sample_recordings() -> list[Path]:
-    """The recordings that come with the package. Raises UsageError where they were left out of it."""
+    """Sample recordings of the package. Raises UsageError when they are missing."""
     recordings = sorted(path for folder in SAMPLES for path in folder.glob("*.flac"))
     if not recordings:
-        raise UsageError(f"the sample recordings are missing: {SAMPLES[0]} has none; install rvc-train again")
+        raise UsageError(f"the sample recordings are missing from {SAMPLES[0]}; install rvc-train again")
     return recordings
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA GPU answers, found out without torch."""
+    """Whether nvidia-smi lists a GPU; without torch."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return False
@@ -113,10 +113,10 @@ class Demo:
         self._started = time.monotonic()
 
     def run(self) -> int:
-        """Make the voice; an exit code."""
+        """Make the voice and return an exit code."""
         recordings = sample_recordings()
         self._folder.mkdir(parents=True, exist_ok=True)
-        data = Path(tempfile.mkdtemp(prefix="data-", dir=self._folder))  # a folder `data` there may be a server's
+        data = Path(tempfile.mkdtemp(prefix="data-", dir=self._folder))  # a folder named `data` may be a server's
         self._print_introduction(recordings[0].parent.resolve())
         with (self._folder / "services.log").open("w", encoding="utf-8") as file:
             log = ServiceLog(file)
@@ -126,10 +126,10 @@ class Demo:
                     job, files = self._make_voice(Client(http), recordings)
             except ClientError:
                 if log.last:
-                    self._output.note("the last words of server and worker:\n" + "\n".join(log.last))
+                    self._output.note("last output of server and worker:\n" + "\n".join(log.last))
                 raise
         if job.status is not JobStatus.SUCCEEDED:
-            self._output.note(f"what it left is in {data}; server's and worker's words are in {file.name}")
+            self._output.note(f"the job's files are kept in {data}, the output of server and worker in {file.name}")
             return print_outcome(job, self._output)
         shutil.rmtree(data, ignore_errors=True)
         self._print_result(job, files)
@@ -183,9 +183,9 @@ class Demo:
         for path in files:
             self._output.note(f"  {path}")
         self._output.note(
-            f"\nThis is a working file, not yet a good voice: {steps} from scratch only show that every part works.\n"
+            f"\nThis is a working file, not yet a good voice: {steps} from scratch only show that everything works.\n"
             f"{job.content_notice or ''}\n\n"
-            "For a good voice, on a machine with a GPU and with ten minutes or more of your own recordings:\n"
+            "For a good voice, on a machine with a GPU and with at least ten minutes of your own recordings:\n"
             "  rvc-engine weights fetch hubert pretrained-v2-40k --weights data/weights    # once\n"
             "  rvc-train up                                     # in another terminal\n"
             "  rvc-train dataset upload DIR --name NAME\n"
@@ -198,16 +198,16 @@ class Demo:
 
 
 class ServiceLog:
-    """What server and worker say, in a file; the end of it is kept for when something goes wrong."""
+    """Log file of server and worker, whose last lines are kept for error reports."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
         self.last: deque[str] = deque(maxlen=20)
 
     def line(self, name: str, text: str) -> None:
-        """Take a line of one of them."""
+        """Append a line of one service."""
         self.last.append(f"{name} | {text}")
-        with suppress(ValueError):  # a last word after the file was closed
+        with suppress(ValueError):  # output after the file was closed
             self._file.write(f"{name} | {text}\n")
             self._file.flush()
 

@@ -1,4 +1,4 @@
-"""`rvc-train previews`: how a voice sounded at its saves, and which of them is the best."""
+"""`rvc-train previews`: scores and previews of a job's evaluated saves."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,13 +8,13 @@ from rich.table import Table
 
 from rvc_train.cli.commands.jobs import JobArgument
 from rvc_train.cli.output import table
-from rvc_train.cli.session import Session, api_command
+from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.schemas.results import CheckpointPublic, PreviewPublic
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the command to the program."""
-    app.command("previews")(api_command(previews))
+    """Add the command to the program."""
+    app.command("previews", cls=ApiCommand)(previews)
 
 
 def previews(
@@ -22,10 +22,10 @@ def previews(
     job: JobArgument,
     folder: Annotated[
         Path | None,
-        typer.Option("--output", "-o", metavar="DIR", help="Fetch sound, pictures and recordings into this folder."),
+        typer.Option("--output", "-o", metavar="DIR", help="Download audio, pictures and recordings into this folder."),
     ] = None,
 ) -> None:
-    """What each save is worth on clips it was not trained on, and how it sounds. The lowest mel is the best."""
+    """Show the scores of each evaluated save on held-out clips, and its previews. The lowest mel is the best."""
     found = session.client.find_job(job)
     checkpoints = session.client.checkpoints(found.id)
     clips = session.client.previews(found.id)
@@ -37,21 +37,21 @@ def previews(
         return
     if not checkpoints:
         session.output.note(
-            "no save was evaluated yet: one is at every save_every_epochs, and at the end, where that takes under 10 % "
-            "of the training time"
+            "no save was evaluated yet: that is done every save_every_epochs and at the end, while it takes under "
+            "10 % of the training time"
         )
         return
     session.output.console.print(_rows(checkpoints, clips))
     if not checkpoints[-1].held_out:
-        session.output.note("measured on clips that are also trained on, for the dataset is short: better than true")
+        session.output.note("measured on training clips, since the dataset is short: scores are too optimistic")
     for path in paths:
         session.output.note(str(path))
     if folder is None:
-        session.output.note(f"fetch them with: rvc-train previews {found.id} -o DIR")
+        session.output.note(f"download them with: rvc-train previews {found.id} -o DIR")
 
 
 def _rows(checkpoints: list[CheckpointPublic], clips: list[PreviewPublic]) -> Table:
-    rows = table("EPOCH", "STEP", "MEL", "PITCH OFF", "VOICING WRONG", "SIMILARITY", "PREVIEW", "")
+    rows = table("EPOCH", "STEP", "MEL", "PITCH ERROR", "VOICING ERROR", "SIMILARITY", "PREVIEW", "")
     names = {preview.step: preview.audio.name for preview in reversed(clips)}
     for checkpoint in checkpoints:
         rows.add_row(

@@ -3,52 +3,53 @@
 import json as json_module
 import sys
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
 from rich.progress import Progress, TaskID
 
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table
-from rvc_train.cli.session import Session, api_command
+from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.training_options import training_config, with_training_options
+from rvc_train.cli.validation import validated
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 
-JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique beginning of one, or `last`.")]
+JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the commands to the program."""
-    app.command("submit")(api_command(with_training_options(submit)))
-    app.command("watch")(api_command(watch_job))
-    app.command("logs")(api_command(logs))
-    app.command("jobs")(api_command(jobs))
-    app.command("show")(api_command(show))
-    app.command("cancel")(api_command(cancel))
-    app.command("download")(api_command(download))
-    app.command("delete")(api_command(delete))
+    """Add the commands to the program."""
+    app.command("submit", cls=ApiCommand)(with_training_options(submit))
+    app.command("watch", cls=ApiCommand)(watch_job)
+    app.command("logs", cls=ApiCommand)(logs)
+    app.command("jobs", cls=ApiCommand)(jobs)
+    app.command("show", cls=ApiCommand)(show)
+    app.command("cancel", cls=ApiCommand)(cancel)
+    app.command("download", cls=ApiCommand)(download)
+    app.command("delete", cls=ApiCommand)(delete)
 
 
 def submit(
     session: Session,
-    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique beginning, name, or `last`.")],
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="Id, unique prefix of one, name, or `last`.")],
     name: Annotated[str, typer.Option(help="Name of the voice: the stem of its files.")],
     config: Annotated[
-        Path | None, typer.Option(help="JSON file of training options; single options win over it.")
+        Path | None, typer.Option(help="JSON file of training options, which single options override.")
     ] = None,
-    watch_it: Annotated[bool, typer.Option("--watch", help="Stay and watch the job to its end.")] = False,
-    priority: Annotated[int, typer.Option(help="Higher goes first: -100 to 100.")] = 0,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="A word to find the job by.")] = None,
-    max_attempts: Annotated[int, typer.Option(help="How many times a run may fail where another try can help.")] = 2,
-    max_duration_seconds: Annotated[float | None, typer.Option(help="Seconds that one attempt may take.")] = None,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Watch the job until its end.")] = False,
+    priority: Annotated[int, typer.Option(help="-100 to 100; jobs with a higher priority run first.")] = 0,
+    label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")] = None,
+    max_attempts: Annotated[int, typer.Option(help="Number of attempts that may fail with a retryable error.")] = 2,
+    max_duration_seconds: Annotated[float | None, typer.Option(help="Longest duration of one attempt.")] = None,
     *,
     choices: dict[str, Any],
 ) -> None:
-    """Ask for a voice, made from a dataset."""
+    """Submit a job that trains a voice from a dataset."""
     settings = training_config(config, choices)
     found = session.client.find_dataset(dataset)
     fields = {
@@ -60,18 +61,12 @@ def submit(
         "max_attempts": max_attempts,
         "max_duration_seconds": max_duration_seconds,
     }
-    try:
-        request = JobCreate.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        option = "--" + str(first["loc"][0]).replace("_", "-")
-        raise UsageError(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
-    job = session.client.submit(request)
+    job = session.client.submit(validated(JobCreate, fields, {"labels": "--label"}))
     if job.content_notice:
         session.output.warning(job.content_notice)
     if watch_it:
         session.output.note(f"{job.id}  {job.name}  {job.status}")
-        raise typer.Exit(_watch_to_the_end(session, job))
+        raise typer.Exit(_watch_until_end(session, job))
     session.output.result(job, f"{job.id}  {job.name}  {job.status}\nwatch it with: rvc-train watch {job.id}")
 
 
@@ -79,28 +74,28 @@ def watch_job(
     session: Session,
     job: JobArgument,
     after: Annotated[
-        int | None, typer.Option(metavar="SEQ", help="Tell the events after this number, not only the new ones.")
+        int | None, typer.Option(metavar="SEQ", help="Show events after this number. Default: only new ones.")
     ] = None,
 ) -> None:
-    """Show a job live until its end. Exit code: 0 succeeded, 4 failed, 5 cancelled, 3 no connection."""
-    raise typer.Exit(_watch_to_the_end(session, session.client.find_job(job), after))
+    """Watch a job until its end. Exit code: 0 succeeded, 4 failed, 5 cancelled, 3 no connection."""
+    raise typer.Exit(_watch_until_end(session, session.client.find_job(job), after))
 
 
-def _watch_to_the_end(session: Session, job: JobPublic, after: int | None = None) -> int:
+def _watch_until_end(session: Session, job: JobPublic, after: int | None = None) -> int:
     try:
         return print_outcome(watch(session.client, job, session.output, after), session.output)
     except KeyboardInterrupt:
-        session.output.warning(f"the job goes on without you; see it again with: rvc-train watch {job.id}")
+        session.output.warning(f"the job continues; watch it again with: rvc-train watch {job.id}")
         return exit_codes.INTERRUPTED
 
 
 def logs(
     session: Session,
     job: JobArgument,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as lines come, until the job's end.")] = False,
-    tail: Annotated[int | None, typer.Option(min=0, help="Only the last so many lines.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Print new lines until the job's end.")] = False,
+    tail: Annotated[int | None, typer.Option(min=0, help="Number of last lines to print. Default: all.")] = None,
 ) -> None:
-    """The job's log."""
+    """Print a job's log."""
     found = session.client.find_job(job)
     if follow:
         lines = session.client.follow_logs(found.id, tail, on_wait=session.output.warning)
@@ -115,15 +110,15 @@ def logs(
 
 def jobs(
     session: Session,
-    status: Annotated[str | None, typer.Option(help="Only jobs of this status, such as running.")] = None,
-    name: Annotated[str | None, typer.Option(help="Only jobs for a voice of this name.")] = None,
+    status: Annotated[str | None, typer.Option(help="Only jobs with this status, such as running.")] = None,
+    name: Annotated[str | None, typer.Option(help="Only jobs for a voice with this name.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Only jobs with this label.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="The newest so many.")] = 20,
-    owner: Annotated[str | None, typer.Option(help="Only of this owner; for administrators.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Largest number of jobs.")] = 20,
+    owner: Annotated[str | None, typer.Option(help="Only jobs of this owner; for administrators.")] = None,
 ) -> None:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     listed = session.client.jobs(status, min(limit, 100), name=name, labels=labels_of(label or []), owner=owner)
-    found = [job for _, job in zip(range(limit), listed, strict=False)]
+    found = list(islice(listed, limit))
     rows = table("ID", "VOICE", "STATUS", "STAGE", "DONE", "EPOCH", "MEL", "ETA", "SUBMITTED")
     for job in found:
         mel = job.losses.get("loss/mel")
@@ -138,11 +133,11 @@ def jobs(
             "-" if job.status.is_terminal else span(job.eta),
             ago(job.created_at),
         )
-    session.output.result(found, rows if found else "no jobs; ask for one with: rvc-train submit DATASET --name VOICE")
+    session.output.result(found, rows if found else "no jobs; submit one with: rvc-train submit DATASET --name VOICE")
 
 
 def show(session: Session, job: JobArgument) -> None:
-    """One job: status, progress, files, and why it failed where it did."""
+    """Show one job: status, progress, files, and the error of a failed one."""
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
     lines = [
@@ -162,7 +157,7 @@ def show(session: Session, job: JobArgument) -> None:
 
 
 def cancel(session: Session, job: JobArgument) -> None:
-    """Ask a job to end; a running one ends after its present step and a checkpoint."""
+    """Cancel a job; a running one ends after its current step and a checkpoint."""
     found = session.client.cancel(session.client.find_job(job).id)
     session.output.result(found, f"{found.id}  {found.name}  {found.status}")
 
@@ -170,9 +165,9 @@ def cancel(session: Session, job: JobArgument) -> None:
 def download(
     session: Session,
     job: JobArgument,
-    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Where the files go.")] = Path(),
+    folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")] = Path(),
 ) -> None:
-    """Fetch the voice and its index; an interrupted download goes on where it was."""
+    """Download the voice and its index; an interrupted download resumes."""
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
     if not files:
@@ -204,12 +199,12 @@ def delete(session: Session, job: JobArgument) -> None:
     session.output.result({"deleted": found.id}, f"deleted {found.id} ({found.name})")
 
 
-def labels_of(words: list[str]) -> dict[str, str]:
-    """Labels from the line. UsageError for a word that is none."""
+def labels_of(pairs: list[str]) -> dict[str, str]:
+    """Parse labels of the form KEY=VALUE. Raises UsageError."""
     labels = {}
-    for word in words:
-        key, equals, value = word.partition("=")
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
         if not equals:
-            raise UsageError(f"--label {word}: write it as KEY=VALUE")
+            raise UsageError(f"{pair} is not a label; write it as KEY=VALUE")
         labels[key] = value
     return labels

@@ -1,7 +1,7 @@
-"""`rvc-train server`, `worker` and `admin`: the programs of the server's side, each by itself.
+"""`rvc-train server`, `worker` and `admin`: the server-side programs, each by itself.
 
-None is imported here: this process becomes the program, as `rvc-train up` starts it, so that signals, standard output
-and the exit code are the program's own.
+None is imported: this process is replaced by the program, started as `rvc-train up` does, so that signals, standard
+output and the exit code are the program's own.
 """
 
 import os
@@ -23,32 +23,32 @@ _SETTINGS = (
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the commands to the program."""
+    """Add the commands to the program."""
     examples = "RVC_TRAIN_DATA_FOLDER, RVC_TRAIN_HOST, RVC_TRAIN_PORT and RVC_TRAIN_TOKEN"
     app.command("server", epilog=_SETTINGS.format(examples=examples))(server)
     examples = "RVC_TRAIN_DATA_FOLDER and RVC_TRAIN_DEVICE"
     app.command("worker", epilog=_SETTINGS.format(examples=examples))(worker)
-    any_words = {"allow_extra_args": True, "ignore_unknown_options": True}
-    app.command("admin", add_help_option=False, context_settings=any_words)(admin)
+    any_arguments = {"allow_extra_args": True, "ignore_unknown_options": True}
+    app.command("admin", add_help_option=False, context_settings=any_arguments)(admin)
 
 
 def server() -> None:
-    """Run the server alone, until SIGTERM or Ctrl-C. `up` runs a server and workers."""
+    """Run only the server, until SIGTERM or Ctrl-C. `up` runs a server and workers."""
     _become("server", extra="server")
 
 
 def worker() -> None:
-    """Run one worker alone, until SIGTERM or Ctrl-C; its job saves a checkpoint then, and goes on elsewhere."""
+    """Run one worker, until SIGTERM or Ctrl-C; its job then saves a checkpoint for another worker to continue."""
     _become("worker", extra="all")
 
 
 def admin(context: typer.Context) -> None:
-    """For the server's administrator, on its machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
+    """Administer the server on its own machine: doctor, backup, adopt, gc, migrate, force-fail, token."""
     _become("server.admin", *context.args, extra="server")
 
 
 def _become(module: str, *arguments: str, extra: str) -> NoReturn:
-    """Run a program in place of this one, or end with the command that installs it."""
+    """Replace this process by a program, or print the command that installs it and exit."""
     if find_spec("sqlmodel") is None:
         name = module.partition(".")[0]
         sys.stderr.write(f"error: the {name} is not installed here; install it with: {install_command(extra)}\n")
@@ -58,6 +58,6 @@ def _become(module: str, *arguments: str, extra: str) -> NoReturn:
         sys.stderr.write(f"error: {collision}\n")
         sys.exit(exit_codes.USAGE)
     command, environment = python_command(module, *arguments), inherited_environment(os.environ)
-    if sys.platform == "win32":  # has no call that makes a process another program
+    if sys.platform == "win32":  # has no call that replaces a process
         sys.exit(subprocess.call(command, env=environment))
     os.execve(command[0], command, environment)  # noqa: S606 - no shell is the point

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
-from rvc_train.cli.session import TokenOption, command
+from rvc_train.cli.session import CommandContext, OutputCommand, TokenOption
 from rvc_train.cli.settings import resolve
 from rvc_train.errors import UsageError
 
@@ -22,40 +22,43 @@ COLOURS = {"server": "cyan", "worker": "magenta"}
 
 
 class Stopped(BaseException):
-    """SIGTERM came. Like KeyboardInterrupt, no `except Exception` may take it."""
+    """SIGTERM was received. Like KeyboardInterrupt, it passes every `except Exception`."""
 
 
 def add_to(app: typer.Typer) -> None:
-    """Give the command to the program."""
-    app.command("up")(command(up))
+    """Add the command to the program."""
+    app.command("up", cls=OutputCommand)(up)
 
 
 def up(
-    output: Output,
+    context: CommandContext,
     host: Annotated[
         str,
-        typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on; beyond this machine it needs a token."),
+        typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on; other than this machine's it needs a token."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
     data: Annotated[
         Path,
-        typer.Option(envvar="RVC_TRAIN_DATA_FOLDER", metavar="DIR", help="Folder for recordings, voices and the book."),
+        typer.Option(
+            envvar="RVC_TRAIN_DATA_FOLDER", metavar="DIR", help="Folder for recordings, voices and the database."
+        ),
     ] = Path("data"),
     device: Annotated[
-        str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Where to train: auto, cpu or cuda:N.")
+        str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu or cuda:N.")
     ] = "auto",
     devices: Annotated[
         str | None,
         typer.Option(
             envvar="RVC_TRAIN_DEVICES",
             metavar="DEVICE,...",
-            help="A worker for each, such as cuda:0,cuda:1; with cuda:0+cuda:1 two train one job together.",
+            help="Devices with a worker each, such as cuda:0,cuda:1; cuda:0+cuda:1 trains one job on two GPUs.",
         ),
     ] = None,
     token: TokenOption = None,
 ) -> None:
-    """Start a server and workers here; Ctrl-C stops all, and what runs goes on at the next start."""
+    """Start a server and workers. Ctrl-C stops them; running jobs continue at the next start."""
     signal.signal(signal.SIGTERM, _raise_stopped)
+    output = context.output
     services = Services(
         data_folder=data.resolve(),
         host=host,
@@ -74,23 +77,23 @@ def up(
     output.note("stopped")
 
 
-def _devices(words: str) -> list[str]:
-    """One for each worker. UsageError for a word that names none."""
-    devices = [word.strip() for word in words.split(",") if word.strip()]
-    wrong = [word for word in devices if not DEVICE.match(word)]
+def _devices(text: str) -> list[str]:
+    """Parse devices separated by commas. Raises UsageError."""
+    devices = [device.strip() for device in text.split(",") if device.strip()]
+    wrong = [device for device in devices if not DEVICE.match(device)]
     if wrong or not devices:
         raise UsageError(
-            f"{wrong[0] if wrong else words!r} is no device; name auto, cpu or cuda:N, with commas between"
+            f"{wrong[0] if wrong else text!r} is not a device; use auto, cpu or cuda:N, with commas between"
         )
     return devices
 
 
 def relay(output: Output, name: str, line: str) -> None:
-    """A line of a service, on standard error, with its name before it."""
+    """Print a line of a service on standard error, with the service's name in front."""
     output.errors.print(Text.assemble((f"{name:<6} │ ", COLOURS.get(name.partition(" ")[0], "")), Text.from_ansi(line)))
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
-    # A second one must not break into the stopping that the first one began.
+    # A second signal must not interrupt the shutdown that the first one started.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Stopped

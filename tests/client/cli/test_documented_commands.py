@@ -1,4 +1,4 @@
-"""Commands that the documents show are commands of the programs, with options that these have."""
+"""Commands in the documentation exist, with their options."""
 
 import re
 import shlex
@@ -25,10 +25,10 @@ LINE = re.compile(rf"(?:^\$ .*?|`)({'|'.join(sorted(PROGRAMS, key=len, reverse=T
 
 
 def command_of(program: str, words: list[str]) -> Any:
-    """The command that the first words name, those words taken away. AssertionError when there is none."""
+    """Remove the words that name a command, and return it. AssertionError when there is none."""
     command: Any = typer.main.get_command(PROGRAMS[program])
     while words and re.match("[a-z]", words[0]) and hasattr(command, "commands"):
-        first, *others = words.pop(0).split("|")  # a page may name several in one breath
+        first, *others = words.pop(0).split("|")  # a page may name several at once
         for word in (first, *others):
             assert word in command.commands, f"{program} {word}"
         command = command.commands[first]

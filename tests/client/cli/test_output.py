@@ -1,10 +1,12 @@
-"""What is printed is what was said."""
+"""Text and errors are printed as they are."""
 
-import pytest
+import json
+
 import typer
+from typer.testing import CliRunner, Result
 
 from rvc_train.cli.output import Output, table
-from rvc_train.cli.session import command
+from rvc_train.cli.session import CommandContext, OutputCommand
 
 
 def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
@@ -17,19 +19,25 @@ def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[1:]] == [name, name]
 
 
-def test_a_file_that_cannot_be_read_is_told_in_a_sentence(capsys):
-    def read(output):
-        raise PermissionError(13, "Permission denied", "/root/voice.wav")
+def run_failing(error: OSError, *arguments: str) -> Result:
+    """Run a command that raises an error."""
+    app = typer.Typer()
 
-    with pytest.raises(typer.Exit) as ended:
-        command(read)(json=False)
-    assert (ended.value.exit_code, capsys.readouterr().err) == (1, "error: /root/voice.wav: Permission denied\n")
+    @app.command(cls=OutputCommand)
+    def fail(context: CommandContext) -> None:
+        raise error
+
+    return CliRunner().invoke(app, arguments)
 
 
-def test_a_reader_who_has_enough_is_no_error(capsys):
-    def write(output):
-        raise BrokenPipeError(32, "Broken pipe")
+def test_a_file_that_cannot_be_read_is_an_error_in_one_sentence():
+    error = PermissionError(13, "Permission denied", "/root/voice.wav")
+    done = run_failing(error)
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "error: /root/voice.wav: Permission denied\n")
+    done = run_failing(error, "--json")
+    assert json.loads(done.stdout) == {"error": "/root/voice.wav: Permission denied", "exit_code": 1}
 
-    with pytest.raises(BrokenPipeError):  # the program's outermost frame ends quietly by it
-        command(write)(json=False)
-    assert capsys.readouterr().err == ""
+
+def test_a_closed_pipe_ends_the_program_silently():
+    done = run_failing(BrokenPipeError(32, "Broken pipe"))
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "")

@@ -1,4 +1,4 @@
-"""Flags win over the environment, the environment over the config file."""
+"""Options override the environment, the environment the config file."""
 
 import pytest
 
@@ -14,10 +14,10 @@ def file(tmp_path):
     return path
 
 
-def test_the_order_is_flag_then_environment_then_file(file):
+def test_the_order_is_option_then_environment_then_file(file):
     environment = {"RVC_TRAIN_SERVER": "http://environment:1", "RVC_TRAIN_TOKEN": "of the environment"}
-    assert resolve("http://flag:1", "of the flag", environment, file).server == "http://flag:1"
-    assert resolve("http://flag:1", "of the flag", environment, file).token == "of the flag"
+    assert resolve("http://option:1", "of the option", environment, file).server == "http://option:1"
+    assert resolve("http://option:1", "of the option", environment, file).token == "of the option"
     assert resolve(None, None, environment, file).server == "http://environment:1"
     assert resolve(None, None, environment, file).token == "of the environment"
     assert resolve(None, None, {}, file).server == "http://file:1"
@@ -38,7 +38,7 @@ def test_a_config_file_with_a_mistake_is_named(tmp_path, text):
 
 
 @pytest.mark.parametrize("token", ["schl\u00fcssel-von-hier", "two words", "ends-with-a-line\n"])
-def test_a_token_that_no_header_can_hold_is_told(token):
+def test_a_token_that_no_header_can_hold_is_refused(token):
     with pytest.raises(UsageError, match="copy it again"):
         connect("http://127.0.0.1:1", token)
 

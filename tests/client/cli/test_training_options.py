@@ -1,4 +1,4 @@
-"""Every choice of a training is an option, a word where the config takes words and numbers."""
+"""Every training option is a command line option, a text where the config takes texts and numbers."""
 
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from rvc_train.errors import UsageError
 
 
 def chosen(*words: str) -> dict[str, Any]:
-    """The choices that a command of nothing but training options gets."""
+    """Choices passed to a command with training options only."""
     got: dict[str, Any] = {}
     app = typer.Typer()
 
@@ -44,6 +44,6 @@ def test_an_option_reaches_the_config_as_its_own_kind(words: list[str], field: s
 
 
 @pytest.mark.parametrize("word", ["many", "0", "-1", "257"])
-def test_a_batch_size_that_is_none_is_told_by_its_option(word: str) -> None:
+def test_a_wrong_batch_size_is_refused_with_the_name_of_its_option(word: str) -> None:
     with pytest.raises(UsageError, match=r"--batch-size: .*from 1 to 256, or auto"):
         training_config(None, chosen(f"--batch-size={word}"))

@@ -1,18 +1,21 @@
-"""A download is whole and right, or it is not there."""
+"""A download is complete and right, or there is no file."""
+
+from dataclasses import replace
 
 import pytest
 
 from rvc_train.errors import BadDownload, ClientError, ConnectionFailed, UsageError
 from rvc_train.http import downloads
+from rvc_train.http.transport import TRANSFER_RETRIES
 
 
 def test_a_whole_file_arrives_under_its_name(server, client, offered, tmp_path):
     server.answer = offered.serve
-    told = []
-    path = client.download_artifact(offered.artifact, tmp_path, lambda done, total: told.append((done, total)))
+    calls = []
+    path = client.download_artifact(offered.artifact, tmp_path, lambda done, total: calls.append((done, total)))
     assert path == tmp_path / "anna.pth"
     assert path.read_bytes() == offered.content
-    assert told[-1] == (len(offered.content), len(offered.content))
+    assert calls[-1] == (len(offered.content), len(offered.content))
     assert [file.name for file in tmp_path.iterdir()] == ["anna.pth"]
 
 
@@ -40,7 +43,7 @@ def test_a_part_of_another_voice_of_the_same_name_is_thrown_away(server, client,
     assert (tmp_path / "anna.pth").read_bytes() == offered.content
 
 
-def test_wrong_bytes_are_told_and_never_kept(server, client, offered, tmp_path):
+def test_wrong_bytes_are_an_error_and_never_kept(server, client, offered, tmp_path):
     offered.content = offered.content[:-1] + b"!"
     server.answer = offered.serve
     with pytest.raises(BadDownload, match="other bytes"):
@@ -55,7 +58,7 @@ def test_a_file_that_is_there_already_is_not_fetched_again(server, client, offer
 
 
 def test_a_server_that_is_gone_leaves_the_part_for_the_next_try(server, client, offered, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "TRIES", 2)
+    monkeypatch.setattr(downloads, "TRANSFER_RETRIES", replace(TRANSFER_RETRIES, max_attempts=2))
     cuts = iter([100_000])
     server.answer = lambda request: offered.serve(request, cut) if (cut := next(cuts, None)) else request.cut()
     with pytest.raises(ConnectionFailed, match="run the same command again"):
@@ -66,13 +69,13 @@ def test_a_server_that_is_gone_leaves_the_part_for_the_next_try(server, client, 
 @pytest.mark.parametrize("name", ["../anna.pth", "/etc/anna.pth", "..", ""])
 def test_a_name_that_leads_elsewhere_is_refused(client, offered, tmp_path, name):
     offered.artifact.name = name
-    with pytest.raises(ClientError, match="no file name"):
+    with pytest.raises(ClientError, match="not a file name"):
         client.download_artifact(offered.artifact, tmp_path)
 
 
-def test_of_two_downloads_into_one_folder_the_second_is_told_so_and_spoils_nothing(server, client, offered, tmp_path):
+def test_of_two_downloads_into_one_folder_the_second_is_refused_and_spoils_nothing(server, client, offered, tmp_path):
     def answer(request):
-        with pytest.raises(UsageError, match="another download is at work"):
+        with pytest.raises(UsageError, match="another download is writing"):
             client.download_artifact(offered.artifact, tmp_path)
         offered.serve(request)
 

@@ -15,7 +15,7 @@ def test_a_stream_that_breaks_goes_on_after_the_last_event_that_came(server, cli
     assert [headers.get("Last-Event-ID") for _, _, headers, _ in server.seen] == [None, "2", "4", "6"]
 
 
-def test_a_server_that_sends_old_events_again_is_not_believed_twice(server, client):
+def test_an_event_that_is_sent_again_is_given_once(server, client):
     tries = iter([(range(1, 4), False), (range(1, 6), True)])
 
     def answer(request):
@@ -28,7 +28,7 @@ def test_a_server_that_sends_old_events_again_is_not_believed_twice(server, clie
 
 def test_a_server_that_comes_up_again_is_waited_for(server, client):
     tries = iter(["cut", "busy", "cut", "fine"])
-    told = []
+    sentences = []
 
     def answer(request):
         match next(tries):
@@ -40,9 +40,9 @@ def test_a_server_that_comes_up_again_is_waited_for(server, client):
                 request.send_events(range(1, 3), ends=True)
 
     server.answer = answer
-    assert [event.seq for event in client.follow_events("job_1", on_wait=told.append)] == [1, 2]
-    assert len(told) == 1, "one outage is told once"
-    assert "connection lost" in told[0]
+    assert [event.seq for event in client.follow_events("job_1", on_wait=sentences.append)] == [1, 2]
+    assert len(sentences) == 1, "one outage is reported once"
+    assert "connection lost" in sentences[0]
 
 
 def test_coming_back_after_the_end_gives_nothing_more(server, client):
@@ -51,15 +51,15 @@ def test_coming_back_after_the_end_gives_nothing_more(server, client):
     assert server.seen[0][2]["Last-Event-ID"] == "9"
 
 
-def test_a_job_that_does_not_exist_is_told_at_once(server, client):
+def test_a_job_that_does_not_exist_is_an_error_at_once(server, client):
     server.answer = lambda request: request.send_problem(404, "not_found", "there is no job job_1")
     with pytest.raises(NotFound, match="there is no job job_1"):
         list(client.follow_events("job_1"))
 
 
-def test_patience_with_a_dead_server_has_an_end(server, client):
+def test_reconnecting_to_a_dead_server_has_an_end(server, client):
     server.answer = lambda request: request.cut()
-    with pytest.raises(ConnectionFailed, match="is it running"):
+    with pytest.raises(ConnectionFailed, match="check that it is running"):
         list(client.follow_events("job_1", reconnect_seconds=0.5))
 
 

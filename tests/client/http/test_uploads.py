@@ -1,4 +1,4 @@
-"""What is sent when a user points at recordings."""
+"""Uploads of recordings: packing, resuming, errors."""
 
 import hashlib
 import io
@@ -9,7 +9,6 @@ import pytest
 
 from rvc_train.client import Client, connect
 from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
-from rvc_train.http import uploads
 
 DATASET = {
     "id": "ds_1",
@@ -29,16 +28,16 @@ DATASET = {
 
 
 class UploadServer:
-    """A server that takes uploads in pieces."""
+    """Server that receives uploads in pieces."""
 
     def __init__(self):
         self.bytes = b""
         self.name = None
         self.known = set()
         self.offsets = []
-        """Where each piece began."""
+        """Offset of each piece."""
         self.breaks = []
-        """After so many bytes each piece's connection breaks; those after the last one don't."""
+        """Bytes of each piece after which its connection breaks; later pieces are complete."""
 
     def __call__(self, request):
         match request.command, request.path:
@@ -77,8 +76,8 @@ class UploadServer:
 
 
 @pytest.fixture(autouse=True)
-def impatient(monkeypatch):
-    monkeypatch.setattr(uploads.time, "sleep", lambda seconds: None)
+def no_pauses(monkeypatch):
+    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
 
 
 @pytest.fixture
@@ -139,12 +138,12 @@ def recording(tmp_path):
     return path
 
 
-def test_progress_is_told_up_to_the_last_byte(upload_server, client, recording):
-    told = []
-    client.upload_dataset([recording], progress=lambda done, total: told.append((done, total)))
-    assert told[0] == (0, 3_000_000)
-    assert told[-1] == (3_000_000, 3_000_000)
-    assert len(told) > 2
+def test_progress_is_reported_up_to_the_last_byte(upload_server, client, recording):
+    calls = []
+    client.upload_dataset([recording], progress=lambda done, total: calls.append((done, total)))
+    assert calls[0] == (0, 3_000_000)
+    assert calls[-1] == (3_000_000, 3_000_000)
+    assert len(calls) > 2
 
 
 def test_a_broken_connection_costs_nothing(upload_server, client, recording):
@@ -198,16 +197,16 @@ def test_other_bytes_than_were_sent_are_noticed(upload_server, client, recording
         client.upload_dataset([recording])
 
 
-def test_what_does_not_exist_or_is_empty_is_told_before_anything_is_sent(server, client, tmp_path):
+def test_a_missing_or_empty_folder_is_an_error_before_anything_is_sent(server, client, tmp_path):
     with pytest.raises(UsageError, match="no such file or folder"):
         client.upload_dataset([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="holds no files"):
+    with pytest.raises(UsageError, match="contains no files"):
         client.upload_dataset([tmp_path / "empty"])
     assert server.seen == []
 
 
-def test_a_refused_upload_is_told_in_the_servers_words(server, client, tmp_path):
+def test_the_error_of_a_refused_upload_has_the_servers_message(server, client, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1")
     server.answer = lambda request: request.send_problem(413, "upload_too_large", "at most 4 GiB are taken")
     with pytest.raises(ApiError, match="at most 4 GiB") as caught:
@@ -215,7 +214,7 @@ def test_a_refused_upload_is_told_in_the_servers_words(server, client, tmp_path)
     assert caught.value.problem.code == "upload_too_large"
 
 
-def test_an_answer_that_is_no_problem_of_ours_says_to_check_the_address(server, client):
+def test_an_answer_of_another_program_is_an_error_with_the_advice_to_check_the_address(server, client):
     server.answer = lambda request: request.send(502, b"<html>proxy</html>", "text/html")
     with pytest.raises(ApiError, match="check the server's address"):
         client.queue()

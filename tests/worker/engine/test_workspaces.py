@@ -1,4 +1,4 @@
-"""A worker's scratch folder: whose it is, and what is deleted from it when."""
+"""Scratch folder of a worker: its owner, and what is deleted from it and when."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Each worker's engines see the worker's own GPU, and no other."""
+"""Engines of a worker see the worker's own GPU only."""
 
 import json
 import os
@@ -43,16 +43,16 @@ def test_a_gpu_is_called_as_the_driver_calls_it(tmp_path: Path, monkeypatch: pyt
 
 
 def test_two_workers_run_two_jobs_each_on_its_own_gpu_and_the_attempts_say_which(shop: Any) -> None:
-    script = [["tell_environment"], ["sleep", 0.5], *shop.MAKE_VOICE]
+    script = [["report_environment"], ["sleep", 0.5], *shop.MAKE_VOICE]
     jobs = [shop.submit(script), shop.submit(script)]
     with shop.worker(device="cuda:0"), shop.worker(device="cuda:1"):
         for job_id in jobs:
             shop.wait_for(job_id, "succeeded")
-    told = {}
+    reported = {}
     for job_id in jobs:
-        words = json.loads(shop.log(job_id).split("told: ")[1].splitlines()[0])
-        told[shop.attempts(job_id)[0].device] = (words["device"], words["environment"]["CUDA_VISIBLE_DEVICES"])
-    assert told == {"cuda:0": ("cuda:0", "0"), "cuda:1": ("cuda:0", "1")}
+        report = json.loads(shop.log(job_id).split("environment: ")[1].splitlines()[0])
+        reported[shop.attempts(job_id)[0].device] = (report["device"], report["environment"]["CUDA_VISIBLE_DEVICES"])
+    assert reported == {"cuda:0": ("cuda:0", "0"), "cuda:1": ("cuda:0", "1")}
 
 
 def test_a_worker_whose_gpu_is_not_there_says_so_in_one_sentence_and_ends(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a worker's GPUs are doing is told to those who watch, while it lives."""
+"""Readings of a worker's GPUs are shown while it is alive."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ WORKER = "wrk_" + "0" * 32
 
 
 class Driver:
-    """NVIDIA's library as far as we ask it, with two GPUs and a part of a third."""
+    """The used part of NVIDIA's library, with two GPUs and a MIG partition."""
 
     NVMLError = pynvml.NVMLError
 
@@ -64,14 +64,14 @@ def driver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     assert not fake.is_open
 
 
-def test_a_gpu_tells_its_use_and_memory_by_index_or_uuid(driver: Driver) -> None:
+def test_use_and_memory_of_a_gpu_are_read_by_index_or_uuid(driver: Driver) -> None:
     assert read_gpu("1") == GpuPublic(
         name="Card GPU-1", use=0.75, memory_used_bytes=20 * GIB, memory_total_bytes=80 * GIB
     )
     assert read_gpu("GPU-aaaa").name == "Card GPU-aaaa"
 
 
-def test_a_part_of_a_gpu_tells_its_memory_alone(driver: Driver) -> None:
+def test_of_a_mig_partition_only_the_memory_is_read(driver: Driver) -> None:
     assert (read_gpu("MIG-1").use, read_gpu("MIG-1").memory_total_bytes) == (None, 80 * GIB)
 
 
@@ -81,7 +81,7 @@ def _workers(shop: Any, lease_seconds: float = 60) -> list[Any]:
         return with_gpus(workers_public(session, now, lease_seconds), shop.storage, now, lease_seconds)
 
 
-def test_a_worker_tells_of_its_gpus_while_it_lives_and_of_none_when_it_is_gone(shop: Any, driver: Driver) -> None:
+def test_the_gpus_of_a_worker_are_shown_until_it_ends(shop: Any, driver: Driver) -> None:
     with shop.worker(device="cuda:0+cuda:1"):
         shop.wait_until(lambda: any(worker.gpus for worker in _workers(shop)), "a reading")
         (worker,) = _workers(shop)
@@ -90,7 +90,7 @@ def test_a_worker_tells_of_its_gpus_while_it_lives_and_of_none_when_it_is_gone(s
     assert shop.storage.gpu_telemetry_files() == []
 
 
-def test_a_worker_on_a_cpu_tells_of_none(shop: Any, driver: Driver) -> None:
+def test_a_worker_on_a_cpu_has_no_gpus(shop: Any, driver: Driver) -> None:
     with shop.worker(device="cpu"):
         shop.wait_until(lambda: bool(_workers(shop)), "the worker")
         assert _workers(shop)[0].gpus == []

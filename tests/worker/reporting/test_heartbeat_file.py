@@ -1,4 +1,4 @@
-"""A file that says when the worker's last heartbeat was accepted."""
+"""File that is touched when a heartbeat of the worker is accepted."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_the_file_is_touched_while_heartbeats_are_accepted_and_only_then(shop: A
 
 
 def _touched_within(shop: Any, file: Path) -> bool:
-    """Whether three heartbeats' time touches the file, which is made old first."""
+    """Make the file old; whether it is touched within three heartbeats."""
     os.utime(file, (0, 0))
     try:
         shop.wait_until(lambda: file.stat().st_mtime > 0, "a heartbeat", 3 * shop.settings().heartbeat_seconds)

@@ -1,4 +1,4 @@
-"""What waits for the book keeps its order, and beyond a bound lies on disk."""
+"""Events that wait for the database keep their order; a long backlog is on disk."""
 
 from pathlib import Path
 
