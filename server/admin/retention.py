@@ -52,7 +52,8 @@ class Retention:
 
     def plan(self, policy: RetentionPolicy | None = None) -> RetentionPlan:
         """List what the policy (None: the current one) would delete now, without deleting it."""
-        policy, ended = policy or self.policy(), self._ended_jobs()
+        policy = policy or self.policy()
+        ended = self._ended_jobs()
         expired = _expired(ended, policy, self._clock())
         reason = _job_reason(policy)
         removals = [self._removal("job", job, [self._storage.job_home(job.id)], reason) for job in expired]
@@ -154,7 +155,8 @@ def _expired(ended: Sequence[Job], policy: RetentionPolicy, now: datetime) -> li
     """Ended jobs, oldest first, that neither `keep_days` nor `keep_last` keeps; none if the policy sets neither."""
     if policy.keep_days is None and policy.keep_last is None:
         return []
-    expired, num_newer = [], Counter[str]()
+    expired: list[Job] = []
+    num_newer = Counter[str]()
     for job in reversed(ended):
         is_young = policy.keep_days is not None and _ended_at(job) >= now - timedelta(days=policy.keep_days)
         is_last = policy.keep_last is not None and num_newer[job.owner] < policy.keep_last

@@ -58,7 +58,7 @@ def message(data: str, an_id: int) -> bytes:
 
 def wants_stream(request: Request) -> bool:
     """Whether the caller prefers a stream of events to a plain answer."""
-    return EventSourceResponse.media_type in request.headers.get("accept", "")
+    return "text/event-stream" in request.headers.get("accept", "")
 
 
 def last_event_id(request: Request) -> int | None:

@@ -57,7 +57,7 @@ def plain_logs() -> Iterator[None]:
 
 @dataclass
 class Clock:
-    """A clock that is advanced by hand."""
+    """Time that passes when told to."""
 
     now: datetime = field(default_factory=lambda: datetime(2026, 11, 1, 12, 0, tzinfo=UTC))
 
@@ -192,7 +192,7 @@ def settings_for(folder: Path, **more: object) -> ServerSettings:
 
 
 class ConnectionsByThread:
-    """Connections of each thread from the pool: with a second one, pollers could wait for each other."""
+    """How many connections each thread has from the pool: with a second one, pollers could wait for each other."""
 
     def __init__(self, engine: sa.Engine) -> None:
         self.held: Counter[int] = Counter()
@@ -280,8 +280,8 @@ def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> Non
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
     stored = context.storage.store_artifact(lease.job_id, source)
-    event = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
-    context.jobs.publish_artifact(lease, event.kind, event.name, stored.path, stored.size, stored.sha256)
+    said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
+    context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
 
 
 @pytest.fixture
