@@ -146,7 +146,7 @@ def test_up_starts_a_worker_for_each_device_and_does_not_bring_a_drained_one_bac
             wait_for(lambda: [worker.status for worker in client.workers()].count("stopped") == 1)
             wait_for(lambda: any(service.process.poll() == 0 for service in services.services))
             services.watch_once()
-            assert any("as it was asked to" in line for _, line in said)
+            assert any("ended on request" in line for _, line in said)
             assert len(client.workers()) == 2
 
 
