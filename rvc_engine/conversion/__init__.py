@@ -1,1 +1,1 @@
-"""Voice conversion: a recording in, the same words in the voice's sound out."""
+"""Voice conversion: from a recording to the same words in a trained voice."""

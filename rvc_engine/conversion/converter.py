@@ -1,7 +1,7 @@
-"""Speech in, the same words in another voice out: what a voice is for.
+"""Conversion of recordings to a voice.
 
-The way is the reference's (FORMATS, "Conversion"), with its numbers for float32. Two faults are not kept: `protect`
-looks at the pitch before gaps are filled, as it was meant to, and no time is lost where long input was cut.
+The method is the reference's (FORMATS, "Conversion"), with the same numbers in float32, except for two faults of it:
+`protect` uses the pitch before gaps are filled, as intended, and no audio is lost at the cuts of long input.
 """
 
 import os
@@ -38,67 +38,71 @@ FRAME = 160
 MAX_INPUT_PEAK = 0.95
 MAX_OUTPUT_PEAK = 0.99
 PADDING = 1 * ANALYSIS_SAMPLE_RATE
-"""Reflected sound before and after each piece, so that the nets do not see its ends."""
+"""Samples of reflected sound before and after each piece, so that its ends have context."""
 LONGEST_WHOLE = 41 * ANALYSIS_SAMPLE_RATE
-"""Longer input is cut,"""
+"""Longest input, in samples, that is converted in one piece."""
 CUT_EVERY = 38 * ANALYSIS_SAMPLE_RATE
-"""about so often,"""
+"""Distance between the cuts of longer input, in samples."""
 CUT_WITHIN = 6 * ANALYSIS_SAMPLE_RATE
-"""at the quietest point at most so far from there."""
+"""Largest shift of a cut, in samples, to the quietest point."""
 SHORTEST = 400
+"""Shortest input, in samples."""
 FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """How to convert. Defaults are RVC's for a single file."""
+    """Options of a conversion. Defaults are RVC's for a single file."""
 
     key_shift: float = 0.0
     """Semitones to raise the pitch by."""
     index_rate: float = 0.75
-    """Share of the voice's own features, where an index is given: 0 none, 1 all."""
+    """Share of the features retrieved from the index, if one is given: 0 none, 1 all."""
     protect: float = 0.33
-    """Share of what the index changes that unvoiced sounds (breath, s, t) keep; 0.5 switches the protection off."""
+    """Share of the index's effect on unvoiced sounds (breath, s, t); 0.5 switches the protection off."""
     rms_mix_rate: float = 0.25
-    """Whose loudness: 0 the recording's, 1 the voice's own."""
+    """Loudness envelope: 0 the recording's, 1 the voice's own."""
     pitch: EstimatorName = "swift"
+    """Pitch estimator."""
     speaker: int = 0
     """Row of the voice's speaker embedding."""
     seed: int = 0
-    """Of the noise that the nets speak from."""
+    """Seed of the synthesizer's noise."""
 
     def __post_init__(self) -> None:
         for name, highest in (("index_rate", 1.0), ("protect", 0.5), ("rms_mix_rate", 1.0)):
             if not 0 <= getattr(self, name) <= highest:
-                raise InvalidConfig(f"{name} is {getattr(self, name)}; it must be between 0 and {highest}")
+                raise InvalidConfig(f"{name} is {getattr(self, name)}; it must be between 0 and {highest:g}")
         if not -48 <= self.key_shift <= 48:
             raise InvalidConfig(f"key_shift is {self.key_shift}; it must be between -48 and 48 semitones")
 
 
 @dataclass(frozen=True)
 class _Pitch:
-    """Pitch of the whole padded input, one value per 10 ms."""
+    """Pitch of padded input, one value per 10 ms."""
 
     hz: NDArray[np.float64]
-    """Gaps filled, key shifted."""
+    """(frames,), Hz, with gaps filled and the key shifted."""
     is_voiced: NDArray[np.bool_]
+    """(frames,)."""
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """A part of the input, with PADDING of sound on both sides."""
+    """A part of the input, padded on both sides by PADDING samples of the sound around it."""
 
     wave: NDArray[np.float32]
+    """(num_samples + 2 * PADDING or a little more,), at 16 kHz."""
     pitch: _Pitch | None
     num_samples: int
-    """Without the padding, at 16 kHz."""
+    """Samples without the padding, at 16 kHz."""
 
 
 class Converter:
-    """A voice, its index and what they need, loaded once."""
+    """A voice with its index, encoder and pitch estimators, each loaded once."""
 
     def __init__(self, voice: Path, index: Path | None, machine: Machine, device: torch.device) -> None:
-        """Raises IncompatibleCheckpoint for files that are no voice or no index of it, MissingWeights."""
+        """Load a voice. Raises IncompatibleCheckpoint for another file or another voice's index, and MissingWeights."""
         self._voice = load_voice(voice, device)
         self._retrieval = Retrieval(index, self._voice.hparams.feature_size) if index is not None else None
         self._encoder = create_encoder(
@@ -110,7 +114,7 @@ class Converter:
 
     @property
     def sample_rate(self) -> int:
-        """Of what comes out, in Hz."""
+        """Sample rate of the output, in Hz."""
         return self._voice.hparams.sample_rate
 
     def convert(
@@ -119,11 +123,11 @@ class Converter:
         options: ConversionOptions,
         progress: Callable[[float], None] = lambda _share: None,
     ) -> NDArray[np.int16]:
-        """Speech (num_samples,) at 16 kHz to the voice's speech, 16-bit, at `sample_rate`.
+        """Convert speech, (num_samples,) at 16 kHz, to 16-bit samples at `sample_rate`.
 
-        `progress` hears shares of the whole. Raises InvalidDataset when there is too little sound, InvalidConfig for a
-        speaker whom the voice does not have or an estimator that is not installed, MissingWeights for one without its
-        weights.
+        `progress` is called with the share that is done. Raises InvalidDataset for too short input, InvalidConfig for a
+        speaker that the voice does not have or an estimator that is not installed, and MissingWeights for an estimator
+        without its weights.
         """
         self._check_speaker(options.speaker)
         wave = high_pass(limit_peak(wave_16k))
@@ -134,30 +138,30 @@ class Converter:
             progress(done / len(pieces))
             parts.append(self._synthesize(piece, options, rng))
         progress(1.0)
-        spoken = np.concatenate(parts)
-        num_reference_samples = len(spoken) - len(parts[-1]) + self._num_reference_samples(pieces[-1])
-        return to_int16(mix_loudness(wave, spoken, self.sample_rate, options.rms_mix_rate, num_reference_samples))
+        output = np.concatenate(parts)
+        num_reference_samples = len(output) - len(parts[-1]) + self._num_reference_samples(pieces[-1])
+        return to_int16(mix_loudness(wave, output, self.sample_rate, options.rms_mix_rate, num_reference_samples))
 
     def _num_reference_samples(self, piece: _Piece) -> int:
-        """Samples that the reference makes of the last piece: its features are a frame or two short of it."""
+        """Samples of the reference's output for the last piece, whose features are a frame or two shorter."""
         frames = min(2 * num_content_frames(len(piece.wave)), len(piece.wave) // FRAME) - 2 * PADDING // FRAME
         return frames * self._voice.hparams.hop_length
 
     def find_speaker(self, name: str) -> int:
-        """The speaker of that name, or number; of no name, the voice's first. Raises InvalidConfig for a stranger."""
-        named = self._voice.speakers
+        """The id of a speaker by name or number; without a name, of the first. Raises InvalidConfig if unknown."""
+        names = self._voice.speakers
         if not name:
-            return min(named, default=0)
-        numbers = {shown: number for number, shown in named.items()}
-        if name in numbers or (name.isascii() and name.isdigit()):
-            return numbers[name] if name in numbers else int(name)
-        shown = ", ".join(f"{number} {each}" for number, each in named.items()) or "no names, only numbers"
-        raise InvalidConfig(f"the voice has no speaker {name!r}; it has {shown}")
+            return min(names, default=0)
+        ids = {known: number for number, known in names.items()}
+        if name in ids or (name.isascii() and name.isdigit()):
+            return ids[name] if name in ids else int(name)
+        listed = ", ".join(f"{number} {known}" for number, known in names.items()) or "numbered speakers without names"
+        raise InvalidConfig(f"the voice has no speaker {name!r}; it has {listed}")
 
     def _check_speaker(self, speaker: int) -> None:
         count = self._voice.hparams.num_speakers
         if not 0 <= speaker < count:
-            raise InvalidConfig(f"the voice has speakers 0 to {count - 1}, and {speaker} was asked for")
+            raise InvalidConfig(f"the speaker is {speaker}, but the voice has speakers 0 to {count - 1}")
 
     def _pieces(self, wave: NDArray[np.float32], options: ConversionOptions) -> Iterator[_Piece]:
         padded = np.pad(wave, PADDING, mode="reflect")
@@ -177,7 +181,7 @@ class Converter:
         return _Pitch(interpolate_unvoiced(hz) * 2 ** (options.key_shift / 12), hz > 0)
 
     def _features(self, piece: _Piece, options: ConversionOptions) -> NDArray[np.float32]:
-        """One row per 10 ms, (frames, feature_size)."""
+        """Content features of a piece, one row per 10 ms, (frames, feature_size)."""
         [own] = self._encoder.encode([piece.wave])
         blended = self._retrieval.blend(own, options.index_rate) if self._retrieval is not None else own
         own, blended = own.repeat(2, axis=0), blended.repeat(2, axis=0)
@@ -186,7 +190,7 @@ class Converter:
         return protect_unvoiced(own, blended, piece.pitch.is_voiced, options.protect)
 
     def _synthesize(self, piece: _Piece, options: ConversionOptions, rng: torch.Generator) -> NDArray[np.float32]:
-        """The piece in the voice, without its padding."""
+        """Synthesize a piece, without its padding: (samples,) at `sample_rate`."""
         hparams = self._voice.hparams
         features = self._features(piece, options)
         lengths = [len(features), len(piece.wave) // FRAME, *([len(piece.pitch.hz)] if piece.pitch else [])]
@@ -203,10 +207,10 @@ class Converter:
             prior.to(self._device),
             None if source is None else source.to(self._device),
         )
-        # From the start, not to the end: the features may be a frame or two short, and there is padding to take from.
+        # Counted from the start: the features may end a frame or two early, within the padding.
         start = PADDING * hparams.sample_rate // ANALYSIS_SAMPLE_RATE
-        spoken: NDArray[np.float32] = wave[0, 0].float().cpu().numpy()
-        return spoken[start:][: piece.num_samples * hparams.sample_rate // ANALYSIS_SAMPLE_RATE]
+        output: NDArray[np.float32] = wave[0, 0].float().cpu().numpy()
+        return output[start:][: piece.num_samples * hparams.sample_rate // ANALYSIS_SAMPLE_RATE]
 
     def _tensor(self, values: NDArray[np.generic]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(values))[None].to(self._device)
@@ -219,51 +223,52 @@ def convert_file(
     options: ConversionOptions,
     progress: Callable[[float], None] = lambda _share: None,
 ) -> float:
-    """Convert an audio file to a .wav or .flac of the voice; returns its seconds.
+    """Convert an audio file to a .wav or .flac file; return the length of the output in seconds.
 
-    Raises InvalidConfig for another ending, InvalidDataset when the source cannot be read, DiskFull, as `convert` else.
+    Raises InvalidConfig for another suffix, InvalidDataset when the source cannot be read, DiskFull, and the errors of
+    `Converter.convert`.
     """
     kind = FORMATS.get(target.suffix.lower())
     if kind is None:
-        raise InvalidConfig(f"{target.name}: what comes out is written as .wav or .flac; give such a name")
+        raise InvalidConfig(f"{target.name}: the output format must be .wav or .flac; change the file name")
     try:
         wave = read_mono(source, ANALYSIS_SAMPLE_RATE)
     except UnreadableAudio as error:
         raise InvalidDataset(f"{source.name} cannot be read: {error}") from error
-    spoken = converter.convert(wave, options, progress)
+    output = converter.convert(wave, options, progress)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with translating_disk_full(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
-            soundfile.write(temporary, spoken, converter.sample_rate, subtype="PCM_16", format=kind)
+            soundfile.write(temporary, output, converter.sample_rate, subtype="PCM_16", format=kind)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
-    return len(spoken) / converter.sample_rate
+    return len(output) / converter.sample_rate
 
 
 def limit_peak(wave: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The input, scaled down where its peak is too high. Raises InvalidDataset when it is too short to be speech."""
+    """Scale the input down if its peak is too high. Raises InvalidDataset when it is too short to convert."""
     if len(wave) < SHORTEST:
-        raise InvalidDataset(f"the recording is only {len(wave) / ANALYSIS_SAMPLE_RATE:.3f} s long; give a longer one")
+        raise InvalidDataset(f"the recording is only {len(wave) / ANALYSIS_SAMPLE_RATE:.3f} s long; use a longer one")
     excess = np.abs(wave).max() / MAX_INPUT_PEAK
     return wave / excess if excess > 1 else wave
 
 
 def high_pass(wave: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Without what lies below 48 Hz, nothing shifted in time."""
+    """Apply the 48 Hz high-pass forwards and backwards, without a shift in time."""
     b, a = scipy.signal.butter(HIGH_PASS_ORDER, HIGH_PASS_HZ, "high", fs=ANALYSIS_SAMPLE_RATE)
     filtered: NDArray[np.float32] = scipy.signal.filtfilt(b, a, wave).astype(np.float32)
     return filtered
 
 
 def cut_points(wave: NDArray[np.float32]) -> list[int]:
-    """Where to cut long input: samples, whole frames, each the quietest near a multiple of CUT_EVERY."""
+    """Cuts of long input, in samples at whole frames: the quietest point near each multiple of CUT_EVERY."""
     if len(wave) + FRAME <= LONGEST_WHOLE:
         return []
     padded = np.abs(np.pad(wave, FRAME // 2, mode="reflect")).astype(np.float64)
     sums = np.concatenate([[0.0], padded.cumsum()])
-    loudness = sums[FRAME:-1] - sums[: -FRAME - 1]  # over the frame around each sample, (len(wave),)
+    loudness = sums[FRAME:-1] - sums[: -FRAME - 1]  # of the frame around each sample, (len(wave),)
     points = []
     for middle in range(CUT_EVERY, len(wave), CUT_EVERY):
         start = middle - CUT_WITHIN
@@ -275,7 +280,7 @@ def cut_points(wave: NDArray[np.float32]) -> list[int]:
 def protect_unvoiced(
     own: NDArray[np.float32], blended: NDArray[np.float32], is_voiced: NDArray[np.bool_], protect: float
 ) -> NDArray[np.float32]:
-    """Features (frames, size) with unvoiced frames mostly as they were: protect * blended + (1 - protect) * own."""
+    """Features (frames, size): blended for voiced frames, protect * blended + (1 - protect) * own for unvoiced ones."""
     frames = min(len(blended), len(is_voiced))
     share = np.where(is_voiced[:frames], np.float32(1), np.float32(protect))[:, None]
     mixed: NDArray[np.float32] = share * blended[:frames] + (np.float32(1) - share) * own[:frames]
@@ -283,7 +288,7 @@ def protect_unvoiced(
 
 
 def loudness_envelope(wave: NDArray[np.float32], sample_rate: int, length: int) -> Tensor:
-    """RMS over 1 s frames, every 0.5 s, drawn as a line through `length` points."""
+    """RMS over frames of 1 s, every 0.5 s, interpolated linearly to (length,)."""
     hop = sample_rate // 2
     padded = np.pad(wave.astype(np.float64), hop)
     sums = np.concatenate([[0.0], np.square(padded).cumsum()])
@@ -295,27 +300,27 @@ def loudness_envelope(wave: NDArray[np.float32], sample_rate: int, length: int) 
 
 def mix_loudness(
     wave_16k: NDArray[np.float32],
-    spoken: NDArray[np.float32],
+    output: NDArray[np.float32],
     sample_rate: int,
     rate: float,
     num_reference_samples: int | None = None,
 ) -> NDArray[np.float32]:
-    """The output with a loudness between the input's (rate 0) and its own (rate 1).
+    """Scale the output to a loudness between the input's (rate 0) and its own (rate 1).
 
-    The curves are drawn through the first `num_reference_samples` of the output, by default all, and held after that:
-    the reference loses the last few frames, and draws them through what it has.
+    Envelopes span the first `num_reference_samples` of the output, by default all, and the gain is constant after that:
+    the reference loses the last few frames, so its envelopes span the shorter output.
     """
     if rate == 1:
-        return spoken
-    length = max(1, len(spoken) if num_reference_samples is None else num_reference_samples)
-    wanted = loudness_envelope(wave_16k, ANALYSIS_SAMPLE_RATE, length)
-    own = loudness_envelope(spoken[:length], sample_rate, length).clamp(min=1e-6)
-    gain: NDArray[np.float32] = (wanted ** (1 - rate) * own ** (rate - 1)).numpy()
-    return spoken * np.pad(gain, (0, len(spoken) - length), mode="edge")
+        return output
+    length = max(1, len(output) if num_reference_samples is None else num_reference_samples)
+    target = loudness_envelope(wave_16k, ANALYSIS_SAMPLE_RATE, length)
+    own = loudness_envelope(output[:length], sample_rate, length).clamp(min=1e-6)
+    gain: NDArray[np.float32] = (target ** (1 - rate) * own ** (rate - 1)).numpy()
+    return output * np.pad(gain, (0, len(output) - length), mode="edge")
 
 
 def to_int16(wave: NDArray[np.float32]) -> NDArray[np.int16]:
-    """Samples as 16-bit integers, scaled down where the peak is too high."""
+    """Convert samples to 16-bit integers, scaled down if the peak is too high."""
     peak = np.abs(wave).max(initial=0.0) / MAX_OUTPUT_PEAK
     scale = 32768 / max(peak, 1.0)
     samples: NDArray[np.int16] = (wave * scale).astype(np.int16)

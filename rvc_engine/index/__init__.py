@@ -1,1 +1,1 @@
-"""The FAISS index of a voice: built from its content features, and searched when converting."""
+"""The FAISS index of a voice: built from its content features, and searched at conversion."""

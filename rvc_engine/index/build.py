@@ -1,7 +1,7 @@
-"""The index stage: all content features of a voice in a FAISS index that RVC and Applio search at conversion.
+"""Stage `index`: build a FAISS index of all content features of a voice, which RVC and Applio search at conversion.
 
-`IVF<n>,Flat` with L2 distances and nprobe 1. Rows go through a file (`total_fea.npy`, a speaker's together), so that
-memory holds one index at a time and nothing twice; the stage can be stopped between two batches of rows.
+`IVF<n>,Flat` with L2 distances and nprobe 1. Rows are read from one file (`total_fea.npy`, ordered by speaker), so that
+memory holds one index at a time and no second copy of the rows. The stage can be stopped between two batches of rows.
 """
 
 import os
@@ -18,7 +18,7 @@ import torch
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import Speakers, index_stem
 from rvc_engine.errors import InvalidDataset
-from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, release_pages, two_level_kmeans
+from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, progress_part, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
 from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder
@@ -27,26 +27,26 @@ from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.layout import Workspace
 
 ROWS_PER_LIST = 39
-"""FAISS wants at least so many training rows for each list."""
+"""FAISS recommends at least this many training rows for each list."""
 MAX_ROWS = 200_000
-"""Above it, rows are first reduced to so few centres, as the reference does:"""
+"""More rows than this are first reduced to NUM_CENTRES centres, as in the reference."""
 NUM_CENTRES = 10_000
 ROWS_PER_ADD = 8192
 MAX_SQUARE = 1e12
-"""Of a row's length. Those of encoders are below 1e6."""
+"""Largest squared norm of a row. Those of encoders are below 1e6."""
 MIN_PASSES, MAX_PASSES = 2, 8
 PASSING_ROWS = 160_000
-"""Centres of lists are trained by so many rows, in passes over all: as many as make the search as good as FAISS's own
-training of them does. Its lists are more alike in length, so that a search compares fewer rows."""
+"""Rows that train the lists' centres, over all passes: enough for the recall of FAISS's own training, whose lists are
+more even in length, so that its search compares fewer rows."""
 
 
 def num_lists(num_rows: int) -> int:
-    """How many inverted lists an index of so many rows has: min(16 sqrt(N), N / 39), at least 1."""
+    """Number of inverted lists of an index of N rows: min(16 sqrt(N), N / 39), at least 1."""
     return max(1, min(int(16 * num_rows**0.5), num_rows // ROWS_PER_LIST))
 
 
 def num_passes(num_rows: int) -> int:
-    """How often the centres of the lists are trained by all of so many rows."""
+    """Number of passes over all rows that train the centres of the lists."""
     return max(MIN_PASSES, min(MAX_PASSES, PASSING_ROWS // num_rows))
 
 
@@ -56,23 +56,24 @@ def added_index_name(stem: str, version: str, lists: int) -> str:
 
 
 def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Path:
-    """Build the index from the workspace's features; returns the path of `added_IVF...index`.
+    """Build the index from the workspace's features; return the path of `added_IVF...index`.
 
-    Of several speakers each gets an index of its own beside it. Raises InvalidDataset when there are no features,
-    DiskFull when there is no room.
+    With several speakers, each also gets an index of its own. Raises InvalidDataset when there are no features, and
+    DiskFull.
     """
     parts = _parts(workspace, config)
     with translating_disk_full(workspace.root):
         rows, ends = _concatenate_features([part.files for part in parts], workspace.total_features, report)
-        spans = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends]), strict=True))
-        # The common one last: of two that fit a voice, RVC takes the newest.
-        wanted = {**(spans if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
-        written = {}
-        for number, (stem, (start, end)) in enumerate(wanted.items()):
+        ranges = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends]), strict=True))
+        # The common index is written last: RVC pairs the newest of several matching indexes with the voice.
+        ranges = {**(ranges if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
+        written, share = {}, 0.8 / len(ranges)
+        for number, (stem, (start, end)) in enumerate(ranges.items()):
             if start == end:
-                report.warn(f"no row of features is left for an index {stem}.index")
+                report.warn(f"no row of features is left for the index {stem}.index, so it is not written")
                 continue
-            progress = _ProgressSpan(report, 0.2 + 0.8 * number / len(wanted), 0.2 + 0.8 * (number + 1) / len(wanted))
+            part_start = 0.2 + share * number
+            progress = progress_part(lambda done: report.progress(done, 1), part_start, part_start + share)
             written[stem] = _write(_build(rows[start:end], config.seed, progress, report), workspace, stem)
         _remove_stale_indexes(workspace, written)
         report.progress(1, 1)
@@ -88,12 +89,12 @@ class _Part:
     files: list[Path]
 
     def stem(self, workspace: Workspace) -> str:
-        """Of the file names of an index of this speaker alone."""
+        """Stem of the file names of this speaker's index."""
         return index_stem(workspace.stem, self.speaker, self.name)
 
 
 def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
-    """The workspace's features by speaker, in the order of the ids, and of their names."""
+    """The workspace's features by speaker, in the order of the ids and file names."""
     files = sorted(workspace.features.glob("*.npy"))
     if not files:
         raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
@@ -105,59 +106,49 @@ def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
     return [_Part(number, name, by_speaker[number]) for number, name in names.items()]
 
 
-@dataclass(frozen=True)
-class _ProgressSpan:
-    """Maps a part's progress to the stage's, and raises StopRequested there."""
-
-    report: StageReport
-    start: float
-    end: float
-
-    def __call__(self, share: float) -> None:
-        self.report.progress(self.start + share * (self.end - self.start), 1)
-
-
 def _build(rows: np.ndarray, seed: int, progress: ProgressCallback, report: StageReport) -> faiss.IndexIVFFlat:
-    """The index of rows; so many that searching them would take long are reduced first."""
+    """Build the index of rows, which are first reduced to centres if a search among them would be slow."""
     if len(rows) <= MAX_ROWS:
         return build_index(rows, seed, progress)
     report.log(f"reducing {len(rows)} rows to {NUM_CENTRES} centres")
-    centres = two_level_kmeans(rows, NUM_CENTRES, seed, lambda share: progress(0.9 * share))
-    return build_index(centres, seed, lambda share: progress(0.9 + 0.1 * share))
+    centres = two_level_kmeans(rows, NUM_CENTRES, seed, progress_part(progress, 0, 0.9))
+    return build_index(centres, seed, progress_part(progress, 0.9, 1))
 
 
 def _concatenate_features(parts: list[list[Path]], target: Path, report: StageReport) -> tuple[np.ndarray, list[int]]:
-    """All rows of all files in `total_fea.npy`, written piece by piece; returns it mapped, float32 (N, size).
+    """Write all rows of all files to `total_fea.npy`, file by file.
 
-    And where each part's rows end in it. Rows of numbers that are none or beyond all bounds, as other programs may
-    leave them, are left out: they lie nowhere.
+    Returns it as a memory map, float32 (N, size), and the end of each part's rows in it. Rows with NaN, infinite or
+    huge values, which other programs may leave, are left out.
     """
     files = [file for part in parts for file in part]
     shapes = [np.load(file, mmap_mode="r").shape for file in files]
     total, size = sum(shape[0] for shape in shapes), shapes[0][-1]
     odd = [file.name for file, shape in zip(files, shapes, strict=True) if shape != (shape[0], size)]
     if odd:
-        raise InvalidDataset(f"{odd[0]} is of another size than {files[0].name}; extract the features of all anew")
+        raise InvalidDataset(
+            f"the features {odd[0]} and {files[0].name} differ in size; extract the features of all slices again"
+        )
     temporary = target.with_name(f".{target.name}.tmp")
     counts = []
-    # Not through a memory map: on a full disk, writing into one kills the process.
+    # Not through a memory map: on a full disk, writing to one kills the process.
     with temporary.open("wb") as out:
         _write_header(out, total, size)
         for done, file in enumerate(files):
             rows = np.load(file).astype("<f4", order="C", copy=False)
             with np.errstate(over="ignore", invalid="ignore"):
-                rows = rows[np.einsum("rc,rc->r", rows, rows) < MAX_SQUARE]  # NaN is not
+                rows = rows[np.einsum("rc,rc->r", rows, rows) < MAX_SQUARE]  # False for NaN
             counts.append(len(rows))
             out.write(rows.tobytes())
             report.progress(0.2 * done / len(files), 1)
         out.seek(0)
         _write_header(out, sum(counts), size)
     if not sum(counts):
-        raise InvalidDataset("the features hold no row of usable numbers; extract the features of all anew")
+        raise InvalidDataset("the features hold no row of usable numbers; extract the features of all slices again")
     if sum(counts) < total:
         report.warn(
-            f"{total - sum(counts)} of {total} rows of features are left out of the index: their numbers are not "
-            "finite, or beyond all bounds"
+            f"{total - sum(counts)} of {total} rows of features are left out of the index: their values are NaN, "
+            "infinite or far too large"
         )
     temporary.replace(target)
     file_counts = iter(counts)
@@ -166,7 +157,7 @@ def _concatenate_features(parts: list[list[Path]], target: Path, report: StageRe
 
 
 def _write_header(out: BinaryIO, count: int, size: int) -> None:
-    """Of as many bytes for any count: NumPy leaves room for it to grow."""
+    """Write the `.npy` header, which has the same length for any count: NumPy pads it."""
     header = {"descr": "<f4", "fortran_order": False, "shape": (count, size)}
     np.lib.format.write_array_header_1_0(out, header)
 
@@ -174,12 +165,13 @@ def _write_header(out: BinaryIO, count: int, size: int) -> None:
 def build_index(rows: np.ndarray, seed: int, progress: ProgressCallback) -> faiss.IndexIVFFlat:
     """Train and fill `IVF<n>,Flat` with rows (N, size), float32, C order.
 
-    The same for a seed on machines of one kind. Each row lies in the list in which FAISS looks for it first.
+    Deterministic for a seed on machines of one kind. Each row is in the list of its nearest centre, which FAISS probes
+    first.
     """
     count, size = rows.shape
     index = faiss.IndexIVFFlat(faiss.IndexFlatL2(size), size, num_lists(count))
     index.nprobe = 1
-    centres = minibatch_kmeans(rows, index.nlist, num_passes(count), seed, lambda share: progress(0.8 * share))
+    centres = minibatch_kmeans(rows, index.nlist, num_passes(count), seed, progress_part(progress, 0, 0.8))
     index.quantizer.add(centres)
     index.is_trained = True
     near = Nearest(centres, dtype=torch.float32)
@@ -188,12 +180,12 @@ def build_index(rows: np.ndarray, seed: int, progress: ProgressCallback) -> fais
         progress(0.8 + 0.1 * start / count)
         lists[start : start + ROWS_PER_ADD] = near(np.array(rows[start : start + ROWS_PER_ADD]))
     release_pages(rows)
-    _fill(index, rows, lists, lambda share: progress(0.9 + 0.1 * share))
+    _fill(index, rows, lists, progress_part(progress, 0.9, 1))
     return index
 
 
 def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, progress: ProgressCallback) -> None:
-    """Put each row into its list. FAISS's own `add` lets the lists grow, to up to twice the memory they need."""
+    """Copy each row to its list. FAISS's own `add` grows the lists, to up to twice the memory that they need."""
     inverted = index.invlists
     assert inverted is not None
     for number, length in enumerate(np.bincount(lists, minlength=index.nlist).tolist()):
@@ -216,11 +208,11 @@ def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, progre
 
 
 def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
-    """Both names of an index: the one that loaders pair by, and the one that a user takes away. Returns the first."""
+    """Write an index under the name that RVC and Applio pair it by, and under its export name; return the first."""
     added = workspace.root / added_index_name(stem, workspace.version, index.nlist)
     temporary = added.with_name(f".{added.name}.tmp")
     with temporary.open("wb") as file:
-        # Through our own file: faiss tells a full disk as any other fault, or at closing not at all.
+        # Through our own file: FAISS reports a full disk without its errno, and not at all when closing.
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         file.flush()
         os.fsync(file.fileno())
@@ -235,7 +227,7 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
 
 
 def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path]) -> None:
-    """Delete the indexes of an earlier run of this version: other speakers', or with another number of lists."""
+    """Delete the indexes of an earlier run of this version, of other speakers or with another number of lists."""
     kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
     for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):
         if old not in kept:
@@ -243,11 +235,11 @@ def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path]) -> 
 
 
 def link_outside(workspace: Workspace, folder: Path) -> Path:
-    """A link `<voice>_<added index>` to the finished index, where RVC's page looks for indexes; an old one is replaced.
+    """Link the index as `<voice>_<added index>` to the folder in which RVC's page looks for indexes; return the link.
 
-    Raises InvalidDataset when the workspace has no index.
+    An old link is replaced. Raises InvalidDataset when the workspace has no index.
     """
-    ending = f"_nprobe_1_{workspace.stem}_{workspace.version}.index"  # the common one's, and no speaker's
+    ending = f"_nprobe_1_{workspace.stem}_{workspace.version}.index"  # of the common index, not of a speaker's
     added = next((path for path in workspace.root.glob("added_IVF*.index") if path.name.endswith(ending)), None)
     if added is None:
         raise InvalidDataset(f"{workspace.root} holds no index to link; run without --skip-index")

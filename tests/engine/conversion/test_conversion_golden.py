@@ -27,9 +27,9 @@ from rvc_engine.voices.export import VoiceDetails, write_voice
 GOLDEN = Path(__file__).parents[2] / "golden" / "conversion.npz"
 RATE = 16_000
 STRIDE = 37
-"""Of the samples, every 37th is kept."""
+"""Every 37th sample is kept."""
 TOLERANCE = 1e-3
-"""Of full scale."""
+"""Share of full scale."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class Case:
     rms_mix_rate: float = 0.25
     speaker: int = 0
     gain: float = 1.0
-    """On the input: above its peak, it is scaled down."""
+    """Gain of the input, which is scaled down if its peak is too high."""
     cut: bool = False
-    """Cut long input every 3 s within 1 s, where it is longer than 4 s, in place of every 38 s."""
+    """Whether input over 4 s is cut about every 3 s, shifted by at most 1 s, in place of every 38 s."""
 
 
 CASES = {
@@ -64,7 +64,7 @@ def random(name: str) -> np.random.RandomState:
 
 
 def recipe_wave(case: Case) -> NDArray[np.float32]:
-    """A voice-like glide with pauses where it is cut: an even number of frames apart, or the reference loses one."""
+    """A voice-like glide with pauses at the cuts, an even number of frames apart, or the reference loses one."""
     n = int(case.seconds * RATE)
     times = np.arange(n) / RATE
     phase = 2 * np.pi * np.cumsum(140 + 30 * np.sin(2 * np.pi * 0.7 * times)) / RATE
@@ -82,7 +82,7 @@ def recipe_pitch(num_frames: int) -> NDArray[np.float64]:
 
 
 def recipe_features(wave: NDArray[np.floating], size: int) -> NDArray[np.float32]:
-    """In place of an encoder's: as many rows as HuBERT gives, each a function of its 400 samples."""
+    """Features in place of an encoder's: as many rows as HuBERT gives, each a function of its 400 samples."""
     frames = np.lib.stride_tricks.sliding_window_view(np.asarray(wave, np.float64), 400)[::320]
     mix = random("features").standard_normal((400, size)) / 20
     return np.tanh(20 * frames @ mix).astype(np.float32)
@@ -103,7 +103,7 @@ def recipe_index(size: int) -> Any:
 
 
 def recipe_voice(case: Case, path: Path) -> Path:
-    """A voice file of a small net whose weights come from the tensors' names and shapes."""
+    """A voice file of a small synthesizer whose weights come from the tensors' names and shapes."""
     config = TrainingConfig.model_validate(
         {
             "version": case.version,
@@ -127,7 +127,7 @@ def recipe_voice(case: Case, path: Path) -> Path:
 
 
 class RecipeEncoder:
-    """Gives `recipe_features`."""
+    """An encoder that returns `recipe_features`."""
 
     name = "contentvec"
 
@@ -139,7 +139,7 @@ class RecipeEncoder:
 
 
 class RecipePitch:
-    """Gives `recipe_pitch`."""
+    """An estimator that returns `recipe_pitch`."""
 
     def estimate(self, waves: list[NDArray[np.float32]]) -> list[NDArray[np.float64]]:
         return [recipe_pitch(len(wave) // 160) for wave in waves]
@@ -147,7 +147,7 @@ class RecipePitch:
 
 @pytest.fixture
 def convert_case(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Case], NDArray[np.int16]]:
-    """Convert with this engine, noise off."""
+    """convert_case(case): the conversion by this engine, without noise."""
 
     def convert(case: Case) -> NDArray[np.int16]:
         size = 256 if case.version == "v1" else 768
@@ -171,9 +171,9 @@ def test_the_wave_is_the_references(name: str, convert_case: Callable[[Case], ND
     golden = np.load(GOLDEN)
     facts = json.loads(str(golden[f"{name}_facts"]))
     ours = convert_case(CASES[name])
-    heard = ours[: facts["length"]]  # the reference loses the last two frames
-    assert len(ours) == CASES[name].seconds * facts["sample_rate"] == len(heard) + facts["sample_rate"] // 50
-    difference = np.abs(heard[::STRIDE].astype(np.float64) - golden[f"{name}_samples"]) / 32768
+    compared = ours[: facts["length"]]  # the reference loses the last two frames
+    assert len(ours) == CASES[name].seconds * facts["sample_rate"] == len(compared) + facts["sample_rate"] // 50
+    difference = np.abs(compared[::STRIDE].astype(np.float64) - golden[f"{name}_samples"]) / 32768
     assert difference.max() < TOLERANCE
-    assert np.abs(heard.astype(np.float64)).max() / 32768 == pytest.approx(facts["peak"], abs=TOLERANCE)
+    assert np.abs(compared.astype(np.float64)).max() / 32768 == pytest.approx(facts["peak"], abs=TOLERANCE)
     assert facts["peak"] > 0.1  # there is something to compare

@@ -1,4 +1,4 @@
-"""Converting speech with a voice: the steps one by one, then the whole with a small voice and a telling net."""
+"""Converting speech with a voice: the steps one by one, then the whole with a small voice and a recording model."""
 
 import dataclasses
 from typing import get_args
@@ -62,8 +62,8 @@ def glide(seconds, low=150.0, high=250.0):
 
 
 @dataclasses.dataclass
-class TellingNet:
-    """In place of the generator: 'speaks' the pitch it was given, in Hz / 1000, and keeps what it was given."""
+class RecordingModel:
+    """A fake synthesizer whose output is its pitch input, in Hz / 1000, and which keeps its inputs."""
 
     hparams: Hyperparameters
     given: list = dataclasses.field(default_factory=list)
@@ -81,10 +81,10 @@ def converter(voice):
 
 
 @pytest.fixture
-def telling(converter):
-    net = TellingNet(converter._voice.hparams)
-    converter._voice = dataclasses.replace(converter._voice, model=net)
-    return converter, net
+def recorded(converter):
+    model = RecordingModel(converter._voice.hparams)
+    converter._voice = dataclasses.replace(converter._voice, model=model)
+    return converter, model
 
 
 def test_the_nearest_rows_are_blended_by_one_over_the_squared_distance(index):
@@ -121,10 +121,10 @@ def test_without_a_share_the_index_changes_nothing(index):
 
 
 def test_an_index_of_other_features_is_refused(index, tmp_path):
-    with pytest.raises(IncompatibleCheckpoint, match="768 features, and the voice takes 256"):
+    with pytest.raises(IncompatibleCheckpoint, match="768 features, but the voice needs rows of 256"):
         Retrieval(index, 256)
     (tmp_path / "text.index").write_text("no index")
-    with pytest.raises(IncompatibleCheckpoint, match="no FAISS index"):
+    with pytest.raises(IncompatibleCheckpoint, match="not a FAISS index"):
         Retrieval(tmp_path / "text.index", 768)
 
 
@@ -170,24 +170,24 @@ def test_the_high_pass_takes_hum_and_shifts_nothing():
     np.testing.assert_allclose(conversion.high_pass(tone)[middle], tone[middle], atol=1e-3)
 
 
-def test_pitch_arrives_shifted_by_the_key_and_in_coarse_bins_as_in_training(telling):
-    converter, net = telling
+def test_pitch_arrives_shifted_by_the_key_and_in_coarse_bins_as_in_training(recorded):
+    converter, model = recorded
     converter.convert(glide(3, 200, 200), ConversionOptions(key_shift=12, rms_mix_rate=1))
-    [given] = net.given
+    [given] = model.given
     assert np.median(given["f0"]) == pytest.approx(400, rel=0.01)
     np.testing.assert_array_equal(given["coarse"], coarse_pitch(given["f0"].astype(np.float64)))
 
 
-def test_nothing_is_lost_or_shifted_where_long_input_was_cut(telling, monkeypatch):
-    converter, net = telling
+def test_nothing_is_lost_or_shifted_where_long_input_was_cut(recorded, monkeypatch):
+    converter, model = recorded
     wave = glide(20)
     whole = converter.convert(wave, ConversionOptions(rms_mix_rate=1))
-    assert len(net.given) == 1
+    assert len(model.given) == 1
     monkeypatch.setattr(conversion, "LONGEST_WHOLE", 4 * RATE)
     monkeypatch.setattr(conversion, "CUT_EVERY", 3 * RATE)
     monkeypatch.setattr(conversion, "CUT_WITHIN", RATE // 2)
     in_pieces = converter.convert(wave, ConversionOptions(rms_mix_rate=1))
-    assert len(net.given) > 6
+    assert len(model.given) > 6
     assert len(in_pieces) == 20 * 40_000
     np.testing.assert_array_equal(in_pieces, whole)
     hz = whole.astype(np.float64) / 32768 * 1000
@@ -195,8 +195,8 @@ def test_nothing_is_lost_or_shifted_where_long_input_was_cut(telling, monkeypatc
     assert np.abs(hz - expected)[40_000:-40_000].mean() < 1
 
 
-def test_the_index_reaches_the_net_and_protection_spares_unvoiced_frames(telling, index):
-    converter, net = telling
+def test_the_index_reaches_the_net_and_protection_spares_unvoiced_frames(recorded, index):
+    converter, model = recorded
     noise = 0.05 * np.random.default_rng(0).standard_normal(2 * RATE).astype(np.float32)
     wave = np.concatenate([glide(2, 200, 220), noise])
     options = ConversionOptions(index_rate=1, protect=0, rms_mix_rate=1)
@@ -204,7 +204,7 @@ def test_the_index_reaches_the_net_and_protection_spares_unvoiced_frames(telling
     converter._retrieval = Retrieval(index, 768)
     converter.convert(wave, options)
     converter.convert(wave, dataclasses.replace(options, protect=0.5))
-    plain, spared, full = (given["features"] for given in net.given)
+    plain, spared, full = (given["features"] for given in model.given)
     voiced, unvoiced = slice(120, 250), slice(350, 480)
     assert np.abs(spared - plain)[voiced].mean() > 0.1
     np.testing.assert_allclose(spared[unvoiced][20:-20], plain[unvoiced][20:-20], atol=1e-6)
@@ -223,7 +223,7 @@ def test_a_file_becomes_16_bit_sound_of_the_same_length_and_twice_the_same(conve
     assert np.abs(soundfile.read(tmp_path / "out" / "a.wav")[0]).max() > 0.001
 
 
-def test_another_seed_speaks_from_other_noise(converter):
+def test_another_seed_gives_other_noise(converter):
     one, other = (converter.convert(glide(0.5), ConversionOptions(seed=seed)) for seed in (0, 1))
     assert (one != other).any()
 
@@ -238,7 +238,7 @@ def test_very_short_sounds_convert(converter, seconds):
     assert len(converter.convert(glide(seconds), ConversionOptions())) == int(seconds * RATE) * 40_000 // RATE
 
 
-def test_what_cannot_be_converted_is_told(converter, tmp_path):
+def test_input_that_cannot_be_converted_is_an_error(converter, tmp_path):
     with pytest.raises(InvalidDataset, match="longer"):
         converter.convert(np.zeros(100, np.float32), ConversionOptions())
     (tmp_path / "text.wav").write_text("not sound")
@@ -287,7 +287,7 @@ def test_a_file_that_is_no_voice_is_refused(voice, tmp_path, change):
         load_voice(tmp_path / "wrong.pth", CPU)
 
 
-def test_the_command_line_converts_and_tells_errors_in_a_sentence(voice, index, tmp_path):
+def test_the_command_line_converts_and_reports_errors_in_a_sentence(voice, index, tmp_path):
     import typer
 
     app = typer.Typer()
@@ -304,7 +304,7 @@ def test_the_command_line_converts_and_tells_errors_in_a_sentence(voice, index, 
 
 @dataclasses.dataclass
 class SteadyEstimator:
-    """Tells 123 Hz of everything."""
+    """An estimator that returns 123 Hz for all frames."""
 
     name: str
     batch_size: int = 1
@@ -314,8 +314,8 @@ class SteadyEstimator:
 
 
 @pytest.mark.parametrize("name", get_args(EstimatorName))
-def test_the_pitch_is_that_of_the_estimator_asked_for_which_is_loaded_once(telling, monkeypatch, name):
-    converter, net = telling
+def test_the_pitch_is_that_of_the_estimator_asked_for_which_is_loaded_once(recorded, monkeypatch, name):
+    converter, model = recorded
     made = []
     monkeypatch.setattr(
         conversion, "create_estimator", lambda name, machine: made.append((name, machine)) or SteadyEstimator(name)
@@ -323,10 +323,10 @@ def test_the_pitch_is_that_of_the_estimator_asked_for_which_is_loaded_once(telli
     for _ in range(2):
         converter.convert(glide(0.3), ConversionOptions(pitch=name))
     assert made == [(name, converter._machine)]
-    assert all((given["f0"] == 123.0).all() for given in net.given)
+    assert all((given["f0"] == 123.0).all() for given in model.given)
 
 
-def test_an_estimator_without_its_weights_is_told_in_a_sentence(voice, tmp_path):
+def test_an_estimator_without_its_weights_is_reported_in_a_sentence(voice, tmp_path):
     source = tmp_path / "speech.wav"
     soundfile.write(source, glide(0.5), RATE)
     app = typer.Typer()

@@ -1,4 +1,4 @@
-"""The index stage on features that nobody had to extract."""
+"""The index stage on random features."""
 
 import tracemalloc
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def run(workspace: Workspace, is_stopping: Callable[[], bool] = lambda: False) -
     return events
 
 
-def test_fewer_rows_than_a_list_wants_still_answer_a_search(workspace: Workspace) -> None:
+def test_an_index_of_fewer_rows_than_recommended_for_a_list_can_be_searched(workspace: Workspace) -> None:
     fill(workspace, 1, 3)
     run(workspace)
     index = faiss.read_index(str(workspace.index_file))
@@ -85,13 +85,13 @@ def test_features_without_one_finite_row_are_refused_and_the_index_stays(
     assert workspace.index_file.is_file()
 
 
-def test_a_speaker_of_whom_no_row_is_left_is_named_and_has_no_index(workspace: Workspace) -> None:
+def test_a_speaker_without_usable_rows_is_named_in_a_warning_and_has_no_index(workspace: Workspace) -> None:
     fill(workspace, 2, 50)
     for speaker in (0, 1):  # as Applio names them
         (workspace.features / f"{speaker}_0.npy").rename(workspace.features / f"{speaker}_0_0.npy")
     np.save(workspace.features / "1_0_0.npy", np.full((50, 768), np.nan, np.float32))
     warned = [event.message for event in run(workspace) if isinstance(event, Warned)]
-    assert any(message.startswith("no row of features is left for an index anna-") for message in warned), warned
+    assert any(message.startswith("no row of features is left for the index anna-") for message in warned), warned
     assert faiss.read_index(str(workspace.index_file)).ntotal == 50
     assert len(workspace.speaker_index_files()) == 1
 
@@ -121,19 +121,19 @@ def test_the_same_features_and_seed_give_the_same_bytes(workspace: Workspace, tm
     assert workspace.index_file.read_bytes() == first
 
 
-def test_a_stop_is_heard_while_centres_are_sought_and_while_rows_are_added(workspace: Workspace) -> None:
+def test_a_stop_takes_effect_while_centres_are_trained_and_while_rows_are_added(workspace: Workspace) -> None:
     rows = np.random.default_rng(0).standard_normal((2 * build.ROWS_PER_ADD, 8), dtype=np.float32)
     shares: list[float] = []
     build.build_index(rows, 1, shares.append)
     assert len([share for share in shares if share < 0.8]) == build.num_passes(len(rows)) * 4
     assert shares[-4:] == [0.8, pytest.approx(0.85), 0.9, pytest.approx(0.95)]
     fill(workspace, 2, 100)
-    asked = 0
+    num_checks = 0
 
     def is_stopping() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 4
+        nonlocal num_checks
+        num_checks += 1
+        return num_checks > 4
 
     with pytest.raises(StopRequested):
         run(workspace, is_stopping)
@@ -154,7 +154,7 @@ def test_all_features_go_through_a_file_and_never_lie_in_memory_together(workspa
     assert peak < size / 8
 
 
-def test_its_search_is_as_good_as_that_of_an_index_which_faiss_trained() -> None:
+def test_the_recall_is_that_of_an_index_trained_by_faiss() -> None:
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((40, 64))[rng.integers(40, size=8000)] + rng.standard_normal((8000, 64))).astype("f4")
     theirs = faiss.IndexIVFFlat(faiss.IndexFlatL2(64), 64, build.num_lists(8000))

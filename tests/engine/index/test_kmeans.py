@@ -25,11 +25,11 @@ def rows() -> NDArray[np.float32]:
 
 @pytest.fixture(scope="module")
 def sounds() -> NDArray[np.float32]:
-    """12,000 rows on the ways between 60 points, with noise."""
+    """12,000 rows on the lines between 60 points, with noise."""
     rng = np.random.default_rng(1)
     points = rng.standard_normal((60, 32))
-    ways, share = points[rng.integers(60, size=(2, 12_000))], rng.random((12_000, 1))
-    return (ways[0] * share + ways[1] * (1 - share) + 0.1 * rng.standard_normal((12_000, 32))).astype(np.float32)
+    ends, share = points[rng.integers(60, size=(2, 12_000))], rng.random((12_000, 1))
+    return (ends[0] * share + ends[1] * (1 - share) + 0.1 * rng.standard_normal((12_000, 32))).astype(np.float32)
 
 
 def quiet(_share: float) -> None:
@@ -54,17 +54,17 @@ def test_the_same_seed_gives_the_same_centres_and_another_seed_others(rows: NDAr
     assert not np.array_equal(one, other)
 
 
-def test_it_hears_that_it_should_stop_at_every_batch(rows: NDArray[np.float32]) -> None:
-    heard: list[float] = []
+def test_it_can_be_stopped_at_every_batch(rows: NDArray[np.float32]) -> None:
+    shares: list[float] = []
 
     def stop_at_second(share: float) -> None:
-        heard.append(share)
-        if len(heard) == 2:
+        shares.append(share)
+        if len(shares) == 2:
             raise StopRequested
 
     with pytest.raises(StopRequested):
         minibatch_kmeans(rows, 60, 2, 1, stop_at_second)
-    assert heard == [0, pytest.approx(0.5 / -(-len(rows) // BATCH_ROWS))]
+    assert shares == [0, pytest.approx(0.5 / -(-len(rows) // BATCH_ROWS))]
 
 
 def test_memory_holds_a_batch_and_the_centres_and_never_all_rows(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_memory_holds_a_batch_and_the_centres_and_never_all_rows(tmp_path: Path)
 
 
 class Watched:
-    """A map of a file that remembers how many rows were given back."""
+    """A map of a file that counts how often its pages are released."""
 
     def __init__(self, mapped: mmap.mmap) -> None:
         self.mapped, self.times = mapped, 0
@@ -91,7 +91,7 @@ class Watched:
         self.mapped.madvise(advice)
 
 
-def test_pages_of_the_file_are_given_back_after_every_few_rows(tmp_path: Path, sounds: NDArray[np.float32]) -> None:
+def test_pages_of_the_file_are_released_after_every_few_rows(tmp_path: Path, sounds: NDArray[np.float32]) -> None:
     np.save(tmp_path / "rows.npy", sounds)
     rows = np.load(tmp_path / "rows.npy", mmap_mode="r")
     watched = rows._mmap = Watched(rows._mmap)
@@ -149,15 +149,13 @@ def test_equal_rows_give_centres_that_equal_them() -> None:
     np.testing.assert_allclose(many(rows, 100), rows[:100])
 
 
-def test_while_many_centres_are_sought_progress_grows_to_its_end_and_a_stop_is_heard_in_each_part(
-    sounds: NDArray[np.float32],
-) -> None:
-    heard: list[float] = []
-    many(sounds, 400, progress=heard.append)
-    assert heard == sorted(heard)
-    assert heard[0] == 0
-    assert 0.9 < heard[-1] < 1
-    assert (np.histogram(heard, [0, 0.1, 0.5, 1])[0] > 1).all()
+def test_progress_of_many_centres_grows_to_its_end_and_each_part_can_be_stopped(sounds: NDArray[np.float32]) -> None:
+    shares: list[float] = []
+    many(sounds, 400, progress=shares.append)
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert 0.9 < shares[-1] < 1
+    assert (np.histogram(shares, [0, 0.1, 0.5, 1])[0] > 1).all()
 
     def stop(share: float) -> None:
         if share >= 0.6:

@@ -12,7 +12,7 @@ from rvc_engine.index.nearest import Nearest
 
 @pytest.fixture(scope="module")
 def rows() -> NDArray[np.float32]:
-    """Far from the origin, as features with a common offset are."""
+    """Rows far from the origin, like features with a common offset."""
     return 5 + np.random.default_rng(0).standard_normal((3000, 48), dtype=np.float32)
 
 
@@ -29,7 +29,7 @@ def test_in_bf16_it_finds_for_nearly_all_rows_the_same_and_for_the_rest_one_as_n
     assert np.square(rows[700:] - centres[found]).sum(axis=1).mean() < 1.001 * squares.mean()
 
 
-def test_seen_from_another_origin_and_piece_by_piece_it_finds_the_same(
+def test_with_another_origin_and_piece_by_piece_it_finds_the_same(
     rows: NDArray[np.float32], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Nearest(rows[:700], dtype=torch.float32)(rows)
