@@ -66,7 +66,7 @@ class Shop:
         """A job whose engine follows the script."""
         self.script.write_text(json.dumps(script))
         fields = {"name": "anna", "dataset_id": self.dataset_id, "config": TrainingConfig(width=24, pretrained="none")}
-        return self.jobs.submit(JobCreate.model_validate(fields | request)).id
+        return self.jobs.submit(JobCreate.model_validate(fields | request)).job_id
 
     def be_impatient(self) -> None:
         """Make a locked database unavailable after 0.05 s instead of 30 s."""
