@@ -261,7 +261,7 @@ class _Trainer:
                 return self._finish()
             except NotFinite as error:
                 fault = str(error)
-            self._roll_back(fault)  # outside the handler: the error's traceback keeps tensors alive
+            self._restore_checkpoint(fault)  # outside the handler: the error's traceback keeps tensors alive
 
     def _remaining_batches(self) -> Iterator[GlobalBatch]:
         """The batches that are left, with the learning rate set for each epoch."""
@@ -380,7 +380,7 @@ class _Trainer:
             )
         return self.progress
 
-    def _roll_back(self, fault: str) -> None:
+    def _restore_checkpoint(self, fault: str) -> None:
         """Go back to the last good checkpoint, in float32 the first time, then with ever lower learning rates.
 
         Raises Diverged after MAX_ROLLBACKS times.

@@ -95,6 +95,7 @@ def test_every_command_and_program_of_the_guide_does_what_the_guide_says(station
         "RVC_TRAIN_TOKEN": TOKEN,
         "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true",
         "RVC_TRAIN_WEBHOOK_POLL_SECONDS": "0.1",
+        "RVC_TRAIN_LEASE_SECONDS": "30",  # a worker that is late on a busy machine still counts
         "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody there: nothing is downloaded
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
     }
@@ -132,7 +133,7 @@ def test_every_command_and_program_of_the_guide_does_what_the_guide_says(station
             receiver.server_close()
         if (client := names.get("client")) is not None:
             client._http.close()
-    assert names["heard"]
+    assert names["received"]
 
 
 def test_the_guide_knows_every_code_of_an_error_and_whether_it_is_worth_another_try():

@@ -92,7 +92,7 @@ def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     page.unroute_all(behavior="ignoreErrors")
     sent: list[int] = []
     page.on("request", lambda request: sent.append(_offset(request)) if request.method == "PATCH" else None)
-    expect(page.locator("#unfinished")).to_contain_text("broke off")
+    expect(page.locator("#unfinished")).to_contain_text("was interrupted")
     open_house.server.kill()
     open_house.server.wait()
     page.locator("#choose-folder").set_input_files(folder)
