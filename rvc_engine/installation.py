@@ -11,6 +11,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+import typer
+
 DISTRIBUTION = "rvc-train"
 FOLDER = Path(__file__).resolve().parent.parent
 """Folder that contains the package: a checkout, or site-packages."""
@@ -59,3 +61,10 @@ def _requirement(extra: str) -> str:
 def _quoted(argument: str) -> str:
     """The argument quoted for the platform's shell; a POSIX shell expands the brackets of an extra as a pattern."""
     return subprocess.list2cmdline([argument]) if sys.platform == "win32" else shlex.quote(argument)
+
+
+def show_version(is_given: bool) -> None:
+    """Callback of an option `--version`: print the version of this installation and end."""
+    if is_given:
+        typer.echo(distribution(DISTRIBUTION).version)
+        raise typer.Exit

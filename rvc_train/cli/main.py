@@ -1,9 +1,11 @@
 """The program `rvc-train`; its commands are in `rvc_train.cli.commands`."""
 
 import sys
+from typing import Annotated
 
 import typer
 
+from rvc_engine.installation import show_version
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
 
@@ -24,6 +26,15 @@ access.add_to(app)
 up.add_to(app)
 demo.add_to(app)
 services.add_to(app)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Options of the program itself."""
 
 
 def main() -> None:

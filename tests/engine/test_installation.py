@@ -3,13 +3,18 @@
 import json
 import re
 import shlex
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
+from typer.testing import CliRunner
 
 from rvc_engine import installation
+from rvc_engine.cli.main import app as engine_app
 from rvc_engine.installation import install_command
+from rvc_train.cli.main import app as client_app
 
 ROOT = Path(__file__).parents[2]
 BARE_NAME = re.compile(r"pip install(?:\s+-\S+)*\s+['\"]?rvc[-_]train(?![-_\w]*\.whl|\S* @)|rvc-train\[(?![^\]]*\] @)")
@@ -77,3 +82,9 @@ def test_no_document_and_no_message_says_to_install_by_the_bare_name() -> None:
     assert len(texts) > 200
     found = [str(path) for path in texts if path.is_file() and BARE_NAME.search(path.read_text(errors="replace"))]
     assert found == []
+
+
+@pytest.mark.parametrize("program", [client_app, engine_app], ids=["rvc-train", "rvc-engine"])
+def test_both_programs_show_the_version_of_the_installation(program: typer.Typer) -> None:
+    shown = CliRunner().invoke(program, ["--version"])
+    assert (shown.exit_code, shown.output.strip()) == (0, version("rvc-train"))
