@@ -44,20 +44,20 @@ def split(clips: Sequence[ClipFiles], slices: Path, evaluate: str = "auto") -> S
     voiced = [clip for clip in clips if clip.wave.parent == slices]
     if sum(clip.frames for clip in voiced) < MIN_SPEECH_SECONDS * FRAMES_PER_SECOND:
         return Split(list(clips), sorted(voiced, key=_rank)[:NUM_TRAINING_CLIPS], are_held_out=False)
-    wanted = min(MAX_CLIPS, max(1, int(SHARE * len(voiced))))
-    chosen = _whole_recordings(voiced, wanted) or sorted(voiced, key=_rank)[:wanted]
+    limit = min(MAX_CLIPS, max(1, int(SHARE * len(voiced))))
+    chosen = _whole_recordings(voiced, limit) or sorted(voiced, key=_rank)[:limit]
     names = {clip.wave for clip in chosen}
     return Split([clip for clip in clips if clip.wave not in names], sorted(chosen, key=_rank), are_held_out=True)
 
 
-def _whole_recordings(clips: Sequence[ClipFiles], wanted: int) -> list[ClipFiles]:
-    """All clips of some recordings, at most `wanted` clips in total."""
+def _whole_recordings(clips: Sequence[ClipFiles], limit: int) -> list[ClipFiles]:
+    """All clips of some recordings, at most `limit` clips in total."""
     recordings: dict[str, list[ClipFiles]] = {}
     for clip in clips:
         recordings.setdefault(clip.wave.stem.rpartition("_")[0] or clip.wave.stem, []).append(clip)
     chosen: list[ClipFiles] = []
     for name in sorted(recordings, key=name_hash):
-        if len(chosen) + len(recordings[name]) <= wanted:
+        if len(chosen) + len(recordings[name]) <= limit:
             chosen += recordings[name]
     return chosen
 
