@@ -10,6 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("rvc_engine", "server", "worker", "rvc_train")
 MOST_FILES = 12
+MOST_LINES = 450
+MOST_LINES_OF_A_FUNCTION = 50
 METAPHORS = frozenset(
     [
         "book",
@@ -117,3 +119,21 @@ def test_modules_classes_and_functions_have_the_names_of_the_field():
 def test_words_are_found_in_every_way_of_writing_a_name():
     assert words_of("JobBook") == words_of("job_book") == words_of("JOB_BOOK") == {"job", "book"}
     assert words_of("_HTTPBook") == {"http", "book"}
+
+
+def test_no_module_is_too_long():
+    lengths = {path.relative_to(ROOT): len(path.read_text().splitlines()) for path in modules()}
+    assert not {str(path): length for path, length in lengths.items() if length > MOST_LINES}
+
+
+def test_a_long_function_has_its_reason_above_it():
+    found = []
+    for path in modules():
+        lines = path.read_text().splitlines()
+        for node in ast.walk(ast.parse("\n".join(lines))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno is not None:
+                first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+                is_long = node.end_lineno - node.lineno >= MOST_LINES_OF_A_FUNCTION
+                if is_long and not lines[first - 2].startswith("# Long because"):
+                    found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}")
+    assert not found
