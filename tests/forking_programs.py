@@ -34,6 +34,9 @@ def run(request: dict[str, Any]) -> int:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     sys.argv = [request["module"], *request["arguments"]]
+    for name in (request["module"], f"{request['module']}.__main__"):
+        if name in PRELOADED:
+            del sys.modules[name]  # it is run as `__main__`; runpy warns of a second copy
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     except SystemExit as end:
