@@ -54,7 +54,7 @@ class TestClientAlone:
     def test_it_shows_its_help(self, environment) -> None:
         done = environment.run("rvc-train", "--help")
         assert done.returncode == 0, done.stderr
-        assert "Make RVC voices" in done.stdout
+        assert "Train RVC voices" in done.stdout
 
     def test_it_sends_recordings_to_a_server(self, environment, station) -> None:
         station.start_server()
