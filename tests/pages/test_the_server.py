@@ -90,7 +90,7 @@ def test_a_token_is_told_once_opens_the_server_and_opens_nothing_once_it_is_revo
     form.get_by_label("Scope").select_option("read")
     form.get_by_role("button", name="Create token").click()
     dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("it is told this once")
+    expect(dialog).to_contain_text("it is shown only once")
     secret = dialog.locator("#secret-value").inner_text()
     assert opens(house, secret)
     dialog.get_by_role("button", name="Done").click()
@@ -189,7 +189,7 @@ def test_the_queue_and_the_workers_move_without_a_reload_and_a_worker_is_drained
     visitor = visit(house)
     page = visitor.page
     visitor.open("/server")
-    expect(page.locator("#queue-summary")).to_contain_text("Nothing runs")
+    expect(page.locator("#queue-summary")).to_contain_text("No jobs are running")
     expect(page.locator("#workers-list li")).to_have_count(1)
     job = house.submit(house.upload(recording), name="moving")
     expect(page.locator("#queue-list li").filter(has_text="moving")).to_contain_text("Running")
@@ -215,7 +215,7 @@ def test_weights_are_fetched_by_a_press_and_a_hub_without_them_is_told(house: An
     line = visitor.page.locator("#weights-list li").filter(has_text="rmvpe")
     expect(line).to_contain_text("missing")
     line.get_by_role("button", name="Download rmvpe").click()
-    expect(line.locator(".fault")).to_contain_text("could not be fetched", timeout=30_000)
+    expect(line.locator(".fault")).to_contain_text("download failed", timeout=30_000)
 
 
 def test_the_trail_tells_who_did_what_and_can_be_narrowed(house: Any, visit: Any) -> None:

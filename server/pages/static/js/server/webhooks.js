@@ -70,6 +70,7 @@ function deeds(item, one) {
     button(t("server.webhooks.delete"), async () => {
       const question = { title: t("server.webhooks.delete_title"), text: t("server.webhooks.delete_text", { url: one.url }), button: t("server.webhooks.delete") };
       if (!(await confirm(question))) return;
+      item.querySelector("details").open = false; // ends the refresh of its log
       await remove(address);
       ticking.again();
     }, { danger: true }),
