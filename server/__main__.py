@@ -1,5 +1,6 @@
 """`python -m server`: serve until SIGTERM or Ctrl-C."""
 
+import _thread
 import os
 import signal
 import sys
@@ -35,8 +36,12 @@ class Server(uvicorn.Server):
         self._context = context
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Start the shutdown."""
-        self._context.stopping.set()
+        """Start the shutdown.
+
+        The event is set in another thread: its lock is not reentrant, and this thread may hold it when a signal comes,
+        for one when a second signal interrupts the handler of the first.
+        """
+        _thread.start_new_thread(self._context.stopping.set, ())
         super().handle_exit(sig, frame)
 
 

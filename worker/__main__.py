@@ -1,10 +1,12 @@
 """Entry point of `python -m worker`: settings from the environment, signal handlers, and the loop."""
 
+import _thread
 import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from types import FrameType
 
 import structlog
@@ -42,11 +44,8 @@ def _run(settings: WorkerSettings) -> None:
     """Run the loop until a signal. Raises SettingsRefused."""
     stop = threading.Event()
 
-    def ask_to_stop(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop_handler(stop))
     try:
         if settings.engine_command == default_engine_command():
             check_gpus(
@@ -59,6 +58,18 @@ def _run(settings: WorkerSettings) -> None:
         work(settings, engine, stop)
     finally:
         engine.dispose()
+
+
+def stop_handler(stop: threading.Event) -> Callable[[int, FrameType | None], None]:
+    """A signal handler that sets `stop`, in another thread.
+
+    The event's lock is not reentrant, and the interrupted thread may hold it: it waits for the event while it is idle.
+    """
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        _thread.start_new_thread(stop.set, ())
+
+    return handle
 
 
 def set_up_logging(level: str) -> None:

@@ -24,17 +24,20 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class StopSwitch:
-    """Stop request, set by SIGTERM, SIGINT or the end of standard input, and polled between two pieces of work."""
+    """Stop request, set by SIGTERM, SIGINT or the end of standard input, and polled between two pieces of work.
+
+    A plain attribute: a signal may interrupt the thread that holds an event's lock.
+    """
 
     def __init__(self) -> None:
-        self._requested = threading.Event()
+        self._is_requested = False
 
     def __call__(self) -> bool:
-        return self._requested.is_set()
+        return self._is_requested
 
     def request_stop(self) -> None:
         """Request a stop."""
-        self._requested.set()
+        self._is_requested = True
 
     def on_signals(self) -> None:
         """Install handlers of SIGTERM and SIGINT; a second SIGINT (Ctrl-C) interrupts at once."""

@@ -24,7 +24,7 @@ SCRIPT = (
     ["log", "this engine trains nothing"],
     ["evaluated", 10, 21.5, True],
     ["preview", 10, "a clip"],
-    ["train", 40, 0.04, 10],
+    ["train", 120, 0.04, 10],
     ["artifact", "voice", 64_000],
     ["artifact", "index", 3200],
     ["succeed"],

@@ -5,12 +5,16 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import psutil
 import pytest
+import uvicorn
 
+from server.__main__ import Server
 from server.errors import SettingsRefused
 from server.storage.local import Storage
 
@@ -45,6 +49,19 @@ def test_sigterm_does_not_wait_for_followers(started, tmp_path):
         for _ in lines:
             pass
     assert child.wait(10) == 0
+
+
+def test_a_signal_that_comes_while_another_one_is_handled_stops_the_server_too():
+    """Ctrl-C in a terminal reaches the server twice, from the terminal and from `rvc-train up`."""
+    stopping = threading.Event()
+    server = Server(uvicorn.Config(app=lambda: None), SimpleNamespace(stopping=stopping))
+    with stopping._cond:  # as in the middle of the first signal's `set`
+        second = threading.Thread(target=server.handle_exit, args=(signal.SIGTERM, None), daemon=True)
+        second.start()
+        second.join(5)
+        assert not second.is_alive()
+        assert server.should_exit
+    assert stopping.wait(5)
 
 
 def test_a_server_beyond_loopback_without_a_token_does_not_start():

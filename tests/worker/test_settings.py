@@ -1,13 +1,16 @@
 """Settings of a worker from its environment."""
 
 import os
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from worker.__main__ import stop_handler
 from worker.hardware.devices import device_environment, device_name, engine_device
 from worker.settings import WorkerSettings
 
@@ -47,3 +50,13 @@ def test_variables_for_the_engine_that_cannot_be_are_told_with_what_is_wrong(mon
     monkeypatch.setenv("RVC_TRAIN_ENGINE_ENVIRONMENT", "RVC_TRAIN_TOKEN")
     with pytest.raises(ValidationError, match="the engine gets none of those"):
         WorkerSettings()
+
+
+def test_a_signal_that_comes_while_the_idle_worker_waits_stops_it() -> None:
+    stop = threading.Event()
+    with stop._cond:  # as at the beginning and at the end of a wait
+        handler = threading.Thread(target=stop_handler(stop), args=(signal.SIGTERM, None), daemon=True)
+        handler.start()
+        handler.join(5)
+        assert not handler.is_alive()
+    assert stop.wait(5)
