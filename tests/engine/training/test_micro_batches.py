@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -329,8 +330,11 @@ def share_of(batch: Batch, share: slice) -> Batch | None:
     return Batch(*(getattr(batch, field.name)[share] for field in fields(Batch)))
 
 
-def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
-    """One of two processes, each with half of every batch; in the last case one runs out of memory."""
+def save_gradients_of_one_of_two(rank: int, port: int, folder: Path) -> None:
+    """One of two processes, each with half of every batch; in the last case one runs out of memory.
+
+    Gradients go through a file: sent between processes they lie in /dev/shm, of which a container has 64 MB.
+    """
     torch.set_num_threads(1)
     os.environ.update(
         RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo"
@@ -354,15 +358,16 @@ def gradients_of_one_of_two(rank: int, port: int) -> dict[str, Tensor]:
         found[name] = gradients(state)
         found[f"limit, {name}"] = torch.tensor(micro_batcher.limit)
     torch.distributed.destroy_process_group()
-    return found
+    torch.save(found, folder / f"{rank}.pt")
 
 
-def test_two_processes_with_half_the_batch_each_give_the_gradients_of_one() -> None:
+def test_two_processes_with_half_the_batch_each_give_the_gradients_of_one(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        first, second = pool.map(gradients_of_one_of_two, [0, 1], [port, port])
+        list(pool.map(save_gradients_of_one_of_two, [0, 1], [port, port], [tmp_path, tmp_path]))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for name in [*LENGTHS, "out of memory"]:
         given, alone = made_up(LENGTHS.get(name, UNEQUAL), torch.float32), fresh_state()
         training_step(alone, given.batch, given.starts, given.noise)
