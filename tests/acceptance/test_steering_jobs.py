@@ -57,7 +57,7 @@ def test_a_lost_workers_job_runs_again_within_its_lease_and_a_little(station, re
     first.wait()
     started = time.monotonic()
     station.wait_until(lambda: station.client.job(job.id).attempt == 2, "the second attempt", 20)
-    assert time.monotonic() - started < 2 + 2 * 0.2 + 0.3 + 2
+    assert time.monotonic() - started < 2 + 2 * 0.2 + 0.3 + 5  # the last for a busy machine
     station.client.cancel(job.id)
     station.wait_for(job, "cancelled")
 

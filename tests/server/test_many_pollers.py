@@ -58,7 +58,7 @@ def test_pollers_of_the_list_and_of_a_running_job_are_all_answered_and_the_proce
     answers, waits = asyncio.run(poll(url, running.job_id))
     assert answers == {200: NUM_POLLERS * ROUNDS}
     assert len(waits) > 2
-    assert max(waits) < 1
+    assert max(waits) < 3  # on a busy machine; with a lock held while a connection was asked for, it was minutes
 
 
 @pytest.mark.parametrize("url", ["sqlite:///{folder}/book.db", "postgresql+psycopg://rvc@127.0.0.1:9/rvc"])
