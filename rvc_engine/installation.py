@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -68,3 +69,9 @@ def show_version(is_given: bool) -> None:
     if is_given:
         typer.echo(distribution(DISTRIBUTION).version)
         raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+]
+"""The option `--version` of both programs."""

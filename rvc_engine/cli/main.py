@@ -18,7 +18,7 @@ from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimiz
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.events import EXIT_USAGE
-from rvc_engine.installation import missing_package_reported, show_version
+from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.workspace.layout import Workspace
 
@@ -46,11 +46,7 @@ for name, tool in (
 
 
 @app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def options(version: VersionOption = False) -> None:
     """Options of the program itself."""
 
 

@@ -1,11 +1,10 @@
 """The program `rvc-train`; its commands are in `rvc_train.cli.commands`."""
 
 import sys
-from typing import Annotated
 
 import typer
 
-from rvc_engine.installation import show_version
+from rvc_engine.installation import VersionOption
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
 
@@ -29,11 +28,7 @@ services.add_to(app)
 
 
 @app.callback()
-def options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def options(version: VersionOption = False) -> None:
     """Options of the program itself."""
 
 
