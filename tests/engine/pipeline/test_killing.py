@@ -97,10 +97,9 @@ def kill_often(forks: Forks, root: Path, times: int, seed: int) -> int:
     for number in range(times):
         pid = forks.start(root)
         time.sleep(moments.uniform(0.05, 0.8))
-        deadline = time.monotonic() + 10  # a busy machine may need so long for a step
-        while number % 2 == 0 and not half_written(root) and time.monotonic() < deadline:
-            time.sleep(0.0002)
         with contextlib.suppress(ProcessLookupError):
+            if number % 2 == 0:
+                stop_within_a_write(pid, root)
             os.kill(pid, signal.SIGKILL)
         code = forks.answer()
         num_within_a_write += bool(half_written(root))
@@ -108,6 +107,17 @@ def kill_often(forks: Forks, root: Path, times: int, seed: int) -> int:
             break
         assert code == -signal.SIGKILL
     return num_within_a_write
+
+
+def stop_within_a_write(pid: int, root: Path) -> None:
+    """Stop a run while a file is half written, or after a minute without one; ProcessLookupError: it ended."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        os.kill(pid, signal.SIGSTOP if half_written(root) else 0)
+        if half_written(root):  # a stopped run can't finish the write before it is killed
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.0002)
 
 
 def check(forks: Forks, whole: Path, root: Path) -> None:
