@@ -60,7 +60,7 @@ logger = structlog.get_logger(__name__)
 
 NUM_REQUEST_THREADS = 40
 """Threads that serve requests. Each uses one database connection at a time."""
-NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.NUM_THREADS
+NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
 """One database connection per thread, so that no thread waits for another's."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 

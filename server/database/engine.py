@@ -2,8 +2,8 @@
 
 SQLite is opened in WAL mode with `synchronous=FULL`. Writers begin IMMEDIATE: a transaction that reads first and writes
 later would fail at once if another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
-when two connections checkpoint at once, so connections never checkpoint by themselves; the server's one scheduler
-thread calls `checkpoint_wal`.
+when two connections checkpoint at once, so connections never checkpoint by themselves; one thread of the server
+calls `checkpoint_wal`.
 """
 
 import sqlite3
@@ -24,6 +24,8 @@ NUM_CONNECTIONS = 15
 NUM_IDLE_CONNECTIONS = 5
 """Connections kept open; the others are closed after use."""
 CHECK_TIMEOUT_MS = 2_000
+LARGE_WAL = 64 * 2**20
+"""Size in bytes from which the write-ahead log's file is cut off."""
 SCHEMA_VERSION = "0010"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
@@ -37,7 +39,12 @@ def create_engine(url: str, num_connections: int = NUM_CONNECTIONS) -> sa.Engine
     `num_connections`: one per thread that uses the database, so that no thread waits for another's.
     """
     parsed = sa.make_url(url)
-    pool = {"pool_size": NUM_IDLE_CONNECTIONS, "max_overflow": num_connections - NUM_IDLE_CONNECTIONS}
+    # Parameters of a statement that fails hold webhooks' secrets, and would stand in the log.
+    pool: dict[str, Any] = {
+        "hide_parameters": True,
+        "pool_size": NUM_IDLE_CONNECTIONS,
+        "max_overflow": num_connections - NUM_IDLE_CONNECTIONS,
+    }
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True, **pool)
     waiting = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
@@ -154,12 +161,23 @@ def check_write(engine: sa.Engine) -> None:
 
 
 def checkpoint_wal(engine: sa.Engine) -> None:
-    """Checkpoint the WAL; a no-op on other databases. For the server's one scheduler thread."""
+    """Checkpoint the WAL; a no-op on other databases. For the server's one thread that does.
+
+    No writer ever waits for it. A large log is cut off as well, unless someone reads or writes at that moment.
+    """
     if engine.dialect.name != "sqlite":
         return
     with engine.connect() as connection:
         dbapi: Any = connection.connection.dbapi_connection
-        dbapi.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        dbapi.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        log = Path(f"{engine.url.database}-wal")
+        if not log.exists() or log.stat().st_size < LARGE_WAL:
+            return
+        dbapi.execute("PRAGMA busy_timeout=0")  # for readers, TRUNCATE would wait with the writers' lock in hand
+        try:
+            dbapi.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            dbapi.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 @contextmanager

@@ -5,8 +5,8 @@ here; submissions, leases and the worker registry are parts of the service, a fi
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlmodel import col, select
@@ -30,6 +30,13 @@ from server.jobs.submission import Submissions
 from server.workers.registry import WorkerRegistry
 
 S = JobStatus
+
+
+class QueuedJob(NamedTuple):
+    """A job and the time at which it came into the queue."""
+
+    job_id: str
+    queued_at: datetime
 
 
 class JobService:
@@ -205,16 +212,24 @@ class JobService:
             record_spent_hours(session, job, self._store.clock())
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
-    def time_out_queued(self, seconds: float) -> int:
-        """Fail the jobs that have waited in the queue for longer than `seconds`; returns their number."""
+    def seconds_queued(self) -> dict[QueuedJob, float]:
+        """How long each queued job has waited, by the wall clock."""
+        with read_session(self._store.engine) as session:
+            rows = session.exec(select(Job.id, Job.queued_at).where(Job.status == S.QUEUED)).all()
+        now = self._store.clock()
+        return {QueuedJob(job_id, at): (now - at).total_seconds() for job_id, at in rows if at is not None}
+
+    def fail_queued(self, queued: QueuedJob, seconds: float) -> bool:
+        """Fail a job that no worker took in `seconds`; False when it has left the queue."""
         with write_session(self._store.engine) as session:
-            oldest = self._store.clock() - timedelta(seconds=seconds)
-            query = select(Job).where(Job.status == S.QUEUED, col(Job.queued_at) < oldest)
-            jobs = session.exec(query.with_for_update()).all()
-            for job in jobs:
-                message = f"no worker took the job in {seconds:.0f} s; start a worker and submit it again"
-                self._store.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
-            return len(jobs)
+            query = select(Job).where(
+                Job.id == queued.job_id, Job.status == S.QUEUED, col(Job.queued_at) == queued.queued_at
+            )
+            if (job := session.exec(query.with_for_update()).first()) is None:
+                return False
+            message = f"no worker took the job in {seconds:.0f} s; start a worker and submit it again"
+            self._store.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
+            return True
 
 
 def _changes(job: Job, patch: JobPatch) -> dict[str, Any]:

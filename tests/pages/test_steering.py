@@ -32,6 +32,11 @@ def test_a_wrong_token_is_refused_and_the_right_one_leads_to_where_one_was_going
     expect(page).to_have_url(re.compile("/sign-in"))
     visitor.open("/")
     expect(page).to_have_url(re.compile("/sign-in"))
+    visitor.forgive("404")
+    visitor.open("/sign-in?next=/.//192.0.2.1/x")  # whose path alone would be an address of another host
+    page.get_by_label("Token").fill(token)
+    page.get_by_label("Token").press("Enter")
+    expect(page).to_have_url(f"{open_house.url}//192.0.2.1/x")
 
 
 def test_a_running_job_is_paused_resumed_and_cancelled(open_house: Any, visit: Any, recording: Any) -> None:

@@ -1,16 +1,22 @@
 """Faults inside the server: a full disk, a clock that is set, a kill between a file's rename and its row."""
 
 import errno
+import threading
+import time
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from rvc_engine.errors import FailureCode
-from server.admin.scheduler import SteadyClock
+from server.admin.scheduler import Scheduler
 from server.database.clock import utc_now
-from server.jobs.service import JobService
+from server.database.engine import checkpoint_wal, read_session
+from server.jobs.queue_timeout import QueueTimeout
+from server.settings import ServerSettings
 from server.storage.orphans import Orphans
 
 
@@ -85,17 +91,60 @@ def test_a_clock_that_goes_back_an_hour_holds_no_job_up(bench: Any) -> None:
     assert bench.jobs.claim(bench.worker()) is not None
 
 
-def test_a_clock_that_goes_on_an_hour_fails_no_waiting_job(bench: Any) -> None:
-    monotonic = [1000.0]
-    steady = SteadyClock(bench.clock, lambda: monotonic[0])
-    housekeeping = JobService(bench.jobs.engine, steady)
-    job = bench.job()
-    bench.clock.advance(3600)
-    monotonic[0] += 5
-    assert housekeeping.time_out_queued(600) == 0
-    monotonic[0] += 700
-    assert housekeeping.time_out_queued(600) == 1
-    assert bench.jobs.get(job.id).error_code == "queue_timeout"
+@pytest.mark.parametrize("hours", [-2, 2])
+def test_a_clock_that_is_set_fails_no_waiting_job(bench: Any, hours: int) -> None:
+    now = [1000.0]
+    timeout = QueueTimeout(bench.jobs, 600, lambda: now[0])
+    before = bench.job()
+    bench.clock.advance(500)
+    assert timeout.sweep() == 0
+    bench.clock.advance(3600 * hours)
+    after = bench.job()
+    assert timeout.sweep() == 0
+    now[0] += 99
+    assert timeout.sweep() == 0
+    now[0] += 2  # the first has waited 601 s, 500 of them before the server looked
+    assert timeout.sweep() == 1
+    assert bench.jobs.get(before.id).error_code == "queue_timeout"
+    now[0] += 600
+    assert timeout.sweep() == 1
+    assert bench.jobs.get(after.id).error_code == "queue_timeout"
+
+
+def test_a_long_reader_lets_the_log_be_folded_and_keeps_no_writer_waiting(bench: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("server.database.engine.LARGE_WAL", 1)
+    bench.job()
+    with read_session(bench.jobs.engine) as session:
+        session.execute(sa.text("SELECT count(*) FROM jobs"))
+        bench.job()  # newer than what the reader sees
+        began = time.monotonic()
+        checkpoint_wal(bench.jobs.engine)
+        bench.job()
+        assert time.monotonic() - began < 5  # 30 s when the checkpoint waits for the reader
+    checkpoint_wal(bench.jobs.engine)
+    assert Path(f"{bench.jobs.engine.url.database}-wal").stat().st_size == 0
+
+
+def test_a_statement_that_fails_shows_no_secret(bench: Any) -> None:
+    with pytest.raises(sa.exc.SQLAlchemyError) as failed, bench.jobs.engine.begin() as connection:
+        connection.execute(sa.text("INSERT INTO nowhere VALUES (:secret)"), {"secret": "whsec_of_somebody"})
+    assert "whsec_of_somebody" not in str(failed.value)
+
+
+def test_a_slow_periodic_task_delays_no_other_and_no_stop(bench: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("server.admin.scheduler.STOP_SECONDS", 0.2)
+    release, ran = threading.Event(), threading.Event()
+    slow, quick = (0.01, lambda: release.wait(30)), (0.01, ran.set)
+    nothing = SimpleNamespace(expire=int, delete_old=int, apply=int)
+    scheduler = Scheduler(bench.jobs, nothing, nothing, nothing, ServerSettings(), slow, quick)
+    scheduler.start()
+    time.sleep(0.1)
+    ran.clear()
+    assert ran.wait(5)
+    began = time.monotonic()
+    scheduler.stop()
+    assert time.monotonic() - began < 5
+    release.set()
 
 
 def test_a_clock_that_is_set_disturbs_no_claim_and_no_numbering(bench: Any) -> None:

@@ -8,6 +8,7 @@ from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import write_session
 from server.errors import ServerError
 from server.job_store.transitions import TRANSITIONS
+from server.jobs.queue_timeout import QueueTimeout
 
 S = JobStatus
 RETRYABLE, FATAL = FailureCode.ENGINE_CRASHED, FailureCode.DIVERGED
@@ -38,7 +39,7 @@ def lose(times):
 
 def time_out(bench, job, lease):
     bench.clock.advance(100)
-    bench.jobs.time_out_queued(50)
+    QueueTimeout(bench.jobs, 50).sweep()
 
 
 ACTIONS = {

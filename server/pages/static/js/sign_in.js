@@ -10,7 +10,7 @@ const form = byId("sign-in");
 function next() {
   const next = new URLSearchParams(location.search).get("next") ?? "/";
   const address = new URL(next, location.origin);
-  return address.origin === location.origin ? address.pathname + address.search : "/";
+  return address.origin === location.origin ? address.href : "/"; // a path alone may begin with `//`, another host
 }
 
 form.addEventListener("submit", async (event) => {

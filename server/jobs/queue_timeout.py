@@ -1,0 +1,36 @@
+"""The end of jobs that no worker takes, by this process's own observations on its own monotonic clock.
+
+Nothing is decided by comparing two clocks: a wall clock that is set back or forth ends no job.
+"""
+
+import time
+from collections.abc import Callable
+
+from server.jobs.service import JobService, QueuedJob
+
+
+class QueueTimeout:
+    """Fails the jobs that waited in the queue for longer than `seconds`, when `sweep` is called every few seconds."""
+
+    def __init__(
+        self, job_service: JobService, seconds: float, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._jobs = job_service
+        self._seconds = seconds
+        self._monotonic = monotonic
+        self._since: dict[QueuedJob, float] | None = None
+        """When each queued job was first seen."""
+
+    def sweep(self) -> int:
+        """Fail the jobs whose time is over; returns their number.
+
+        Jobs found by the first sweep have waited for what the wall clock says, so that restarts of the server do not
+        prolong their time; all others since they were first seen.
+        """
+        now = self._monotonic()
+        waited = self._jobs.seconds_queued()
+        if self._since is None:
+            self._since = {job: now - max(0.0, seconds) for job, seconds in waited.items()}
+        self._since = {job: self._since.get(job, now) for job in waited}
+        late = [job for job, since in self._since.items() if now - since > self._seconds]
+        return sum(self._jobs.fail_queued(job, self._seconds) for job in late)
