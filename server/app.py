@@ -7,6 +7,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import anyio
 import structlog
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, Depends, FastAPI
@@ -124,14 +125,17 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
     deliverer = Deliverer(engine, settings, utc_now)
     tasks = _periodic_tasks(context)
     task_scheduler = Scheduler(context.jobs, context.uploads, deliverer, context.retention, settings, *tasks)
-    for start in (context.dataset_validator.start, deliverer.start, task_scheduler.start):
+    for start in (context.dataset_validator.start, task_scheduler.start):
         start()
     logger.info("the server is ready", data_folder=str(context.storage.root))
     try:
-        yield
+        async with anyio.create_task_group() as deliveries:
+            deliveries.start_soon(deliverer.run)
+            yield
+            deliveries.cancel_scope.cancel()
     finally:
         context.stopping.set()
-        for stop in (context.dataset_validator.stop, task_scheduler.stop, deliverer.stop, context.tokens.clean_up):
+        for stop in (context.dataset_validator.stop, task_scheduler.stop, context.tokens.clean_up):
             await run_in_threadpool(stop)
         engine.dispose()
         logger.info("the server has stopped")

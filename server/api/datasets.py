@@ -56,7 +56,12 @@ async def upload(name: str, request: Request, response: Response, context: Conte
     with context.storage.incoming_folder() as folder:
         path = folder / "upload"
         digest = hashlib.sha256()
-        body = StreamedBody(request, context.settings.upload_idle_seconds, lambda size: _check_size(size, context))
+        body = StreamedBody(
+            request,
+            context.settings.upload_idle_seconds,
+            lambda size: _check_size(size, context),
+            lambda: context.datasets.check_room(0),
+        )
         await body.write(path, digest)
         dataset, is_new = await run_in_threadpool(
             context.datasets.ingest, owner, name, path, digest.hexdigest(), body.size
@@ -72,7 +77,6 @@ def _check_size(size: int, context: AppContext) -> None:
     limit = context.settings.max_upload_bytes
     if size > limit:
         raise UploadTooLarge(f"the upload is larger than the {limit} bytes that this server accepts; split it")
-    context.datasets.check_room(0)
 
 
 @router.post(

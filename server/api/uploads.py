@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from functools import partial
 from typing import Annotated
 
 import anyio
@@ -129,7 +130,8 @@ async def receive_chunk(
         upload, offset = await run_in_threadpool(_find, context, upload_id)
         if upload_offset != offset:
             raise OffsetMismatch(f"the server has {offset} bytes; continue at that offset", offset)
-        body = StreamedBody(request, context.settings.upload_idle_seconds, _check(context, upload.length - offset))
+        check, watch = _limited_to(upload.length - offset), partial(_watch, context, upload_id)
+        body = StreamedBody(request, context.settings.upload_idle_seconds, check, watch)
         expires_at = await _append(context, upload_id, offset, body, checksum)
     _headers(response, context, expires_at)
     response.headers["Upload-Offset"] = str(offset + body.size)
@@ -192,10 +194,15 @@ async def _append(
     return await run_in_threadpool(context.uploads.end_chunk, upload_id)
 
 
-def _check(context: AppContext, max_bytes: int) -> Callable[[int], None]:
+def _limited_to(max_bytes: int) -> Callable[[int], None]:
     def check(size: int) -> None:
         if size > max_bytes:
             raise Conflict("the chunk exceeds the upload's length; create a new upload with the right length")
-        context.datasets.check_room(0)
 
     return check
+
+
+def _watch(context: AppContext, upload_id: str) -> None:
+    """Raise NoSpace when the disk has become full; an upload that is being received does not expire."""
+    context.datasets.check_room(0)
+    context.uploads.extend(upload_id)

@@ -3,6 +3,7 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -25,9 +26,9 @@ router = APIRouter(prefix="/webhooks", tags=["webhooks"])
 WebhookId = Annotated[str, Path(max_length=64)]
 
 
-def check_address(context: AppContext, url: str) -> None:
+async def check_address(context: AppContext, url: str) -> None:
     """Raise Refused, before anything is written, for an address that the server does not call."""
-    resolve(check_url(url), 0, context.settings.webhook_allow_private)
+    await resolve(check_url(url), 0, context.settings.webhook_allow_private)
 
 
 def _public(webhook: Webhook) -> WebhookPublic:
@@ -43,10 +44,10 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.SUBMIT)
-def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookPublic:
+async def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookPublic:
     """Create a webhook for all your jobs. Messages are signed as in Standard Webhooks."""
-    check_address(context, request.url)
-    webhook = context.webhooks.create(require_principal().owner, request)
+    await check_address(context, request.url)
+    webhook = await run_in_threadpool(context.webhooks.create, require_principal().owner, request)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return _public(webhook)
 
@@ -77,11 +78,11 @@ def get_webhook(webhook_id: WebhookId, context: Context) -> WebhookPublic:
 
 @router.patch("/{webhook_id}", responses=documented(404))
 @requires(Scope.SUBMIT)
-def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, context: Context) -> WebhookPublic:
+async def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, context: Context) -> WebhookPublic:
     """Change the address or the events of a webhook; disable or enable it."""
     if "url" in patch.model_fields_set:
-        check_address(context, patch.url)
-    return _public(context.webhooks.change(None, webhook_id, patch))
+        await check_address(context, patch.url)
+    return _public(await run_in_threadpool(context.webhooks.change, None, webhook_id, patch))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented(404))
@@ -98,7 +99,7 @@ def get_secret(webhook_id: WebhookId, context: Context) -> WebhookSecretPublic:
     return WebhookSecretPublic(secret=context.webhooks.get(None, webhook_id).secret)
 
 
-@router.post("/{webhook_id}/test", status_code=202, responses=documented(404))
+@router.post("/{webhook_id}/test", status_code=202, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def test_webhook(webhook_id: WebhookId, context: Context) -> DeliveryPublic:
     """Send a message of type `ping`; the log of messages shows the result."""
@@ -122,7 +123,7 @@ def list_deliveries(
     return Page(data=[_delivery_public(each) for each in found], has_more=has_more, next_cursor=cursor)
 
 
-@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(404))
+@router.post("/{webhook_id}/deliveries/{delivery_id}/redeliver", status_code=202, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def redeliver(webhook_id: WebhookId, delivery_id: WebhookId, context: Context) -> DeliveryPublic:
     """Send a message again."""

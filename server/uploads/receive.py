@@ -5,8 +5,8 @@ the server notices that the old connection is dead.
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +20,8 @@ from server.errors import Conflict, TooSlow
 from server.storage.local import sync_file
 
 WRITE_BYTES = 1 << 20
+WATCH_SECONDS = 60.0
+WATCH_BYTES = 64 << 20
 
 
 @dataclass
@@ -52,32 +54,50 @@ class UploadLocks:
 
 
 class StreamedBody:
-    """The body of a request, streamed to a file."""
+    """The body of a request, streamed to a file. Whatever waits for a disk runs beside the event loop."""
 
-    def __init__(self, request: Request, idle_seconds: float, check: Callable[[int], None]) -> None:
-        """`check` is called with the number of bytes so far before a chunk is written, and raises if it is too high."""
-        self._request, self._idle_seconds, self._check = request, idle_seconds, check
+    def __init__(
+        self, request: Request, idle_seconds: float, check: Callable[[int], None], watch: Callable[[], None]
+    ) -> None:
+        """`check` is called with the number of bytes so far before a chunk is written, and raises if it is too high.
+
+        `watch` is called in a thread at the start, then every minute or 64 MB, and may raise too.
+        """
+        self._request, self._idle_seconds, self._check, self._watch = request, idle_seconds, check, watch
+        self._watched_at: tuple[float, int] | None = None
         self.size = 0
 
     async def write(self, path: Path, digest: "hashlib._Hash", *, append: bool = False) -> None:
         """Write the body, hashed on the way, with at most about a megabyte in memory.
 
-        Raises ClientDisconnect, TooSlow after `idle_seconds` without a byte, NoSpace, and the errors of `check`; the
-        bytes received before are then on disk too.
+        Raises ClientDisconnect, TooSlow after `idle_seconds` without a byte, NoSpace, and the errors of `check` and
+        `watch`; the bytes received before are then on disk too.
         """
         buffer = bytearray()
-        with full_disk_as_no_space(), _synced(path, "ab" if append else "wb") as file:
+        with full_disk_as_no_space():
+            file = await run_sync(path.open, "ab" if append else "wb")
             try:
                 async for chunk in self._chunks():
                     self.size += len(chunk)
                     self._check(self.size)
+                    await self._watch_at_times()
                     buffer += chunk
                     if len(buffer) >= WRITE_BYTES:
                         data = bytes(buffer)
                         buffer.clear()
                         await run_sync(_write, file, data, digest)
             finally:
-                _write(file, bytes(buffer), digest)
+                with anyio.CancelScope(shield=True):
+                    await run_sync(_finish, file, bytes(buffer), digest, path)
+
+    async def _watch_at_times(self) -> None:
+        now = anyio.current_time()
+        if self._watched_at is not None:
+            at, size = self._watched_at
+            if now - at < WATCH_SECONDS and self.size - size < WATCH_BYTES:
+                return
+        self._watched_at = now, self.size
+        await run_sync(self._watch)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         stream = aiter(self._request.stream())
@@ -95,16 +115,15 @@ class StreamedBody:
             yield chunk
 
 
-@contextmanager
-def _synced(path: Path, mode: str) -> Iterator[BinaryIO]:
-    with path.open(mode) as file:
-        try:
-            yield file  # type: ignore[misc]
-        finally:
-            file.flush()
-            sync_file(path)
-
-
 def _write(file: BinaryIO, data: bytes, digest: "hashlib._Hash") -> None:
     digest.update(data)
     file.write(data)
+
+
+def _finish(file: BinaryIO, data: bytes, digest: "hashlib._Hash", path: Path) -> None:
+    with file:
+        try:
+            _write(file, data, digest)
+        finally:
+            file.flush()
+            sync_file(path)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
-from sqlmodel import col, select
+from sqlmodel import col
 
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
@@ -111,6 +111,10 @@ class UploadService:
         self._update(upload_id, unverified_from=None, expires_at=expires_at)
         return expires_at
 
+    def extend(self, upload_id: str) -> None:
+        """Move the expiry of an upload that is being received."""
+        self._update(upload_id, expires_at=self._expiry(self._clock()))
+
     def require_complete(self, owner: str | None, upload_id: str) -> Upload:
         """A completely received upload. Raises Conflict if bytes are missing."""
         upload = self.get(owner, upload_id)
@@ -140,23 +144,22 @@ class UploadService:
     def delete(self, owner: str | None, upload_id: str) -> None:
         """Delete an upload and its bytes. Raises NotFound."""
         self.get(owner, upload_id)
-        self._delete([upload_id])
+        self._delete(col(Upload.id) == upload_id)
 
     def expire(self) -> int:
         """Delete expired uploads; returns their number."""
-        with read_session(self._engine) as session:
-            query = select(Upload.id).where(col(Upload.expires_at) <= self._clock())
-            expired = list(session.exec(query).all())
-        self._delete(expired)
-        if expired:
-            logger.info("uploads expired", number=len(expired))
-        return len(expired)
+        num_expired = self._delete(col(Upload.expires_at) <= self._clock())
+        if num_expired:
+            logger.info("uploads expired", number=num_expired)
+        return num_expired
 
-    def _delete(self, upload_ids: list[str]) -> None:
-        for upload_id in upload_ids:
-            self.path(upload_id).unlink(missing_ok=True)
+    def _delete(self, which: sa.ColumnElement[bool]) -> int:
+        """Delete the rows, then the files of those that were deleted; returns their number."""
         with write_session(self._engine) as session:
-            session.execute(sa.delete(Upload).where(col(Upload.id).in_(upload_ids)))
+            deleted = session.execute(sa.delete(Upload).where(which).returning(col(Upload.id))).scalars().all()
+        for upload_id in deleted:
+            self.path(upload_id).unlink(missing_ok=True)
+        return len(deleted)
 
     def _update(self, upload_id: str, **columns: object) -> None:
         with write_session(self._engine) as session:

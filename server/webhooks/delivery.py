@@ -1,16 +1,18 @@
 """Delivery of webhook messages: signed, retried over days, with every attempt recorded."""
 
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+import anyio
 import sqlalchemy as sa
 import structlog
-from sqlmodel import col, select
+from anyio.to_thread import run_sync
+from sqlmodel import Session, col, select
 
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database.engine import read_session, write_session
@@ -20,14 +22,18 @@ from server.settings import ServerSettings
 from server.webhooks.egress import check_url, resolve
 from server.webhooks.service import signature
 
+if TYPE_CHECKING:
+    import httpx
+
 logger = structlog.get_logger(__name__)
 
 RETRY_SECONDS = (5, 30, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 """Waits between attempts, about three days in total; after the last one the delivery has failed."""
 TIMEOUT_SECONDS = 15.0
-NUM_SENDERS = 4
-NUM_THREADS = 1 + NUM_SENDERS
-_BATCH = 20
+"""For all of an attempt, from the name's look-up to the response's headers."""
+MAX_IN_FLIGHT = 64
+NUM_THREADS = 2
+"""Threads that read and write the database."""
 _GONE = 410
 _RETRY_AFTER_STATUSES = frozenset({429, 503})
 
@@ -45,54 +51,67 @@ class DeliveryResult:
 
 
 class Deliverer:
-    """A thread that polls for due messages, and a few that send them."""
+    """Sends due messages beside each other, one at a time to each host, on the server's event loop."""
 
     def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
         self._engine = engine
         self._settings = settings
         self._clock = clock
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._work, name="deliverer", daemon=True)
+        self._hosts_in_flight: set[str] = set()
+        self._threads = anyio.CapacityLimiter(NUM_THREADS)
 
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop the thread, after the messages being sent."""
-        self._stopping.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        with ThreadPoolExecutor(NUM_SENDERS, "webhook") as senders:
-            while not self._stopping.wait(self._settings.webhook_poll_seconds):
+    async def run(self) -> None:
+        """Send messages until cancelled. One that is being sent then is sent again after the next start."""
+        client = None
+        async with anyio.create_task_group() as senders:
+            while True:
+                busy = set(self._hosts_in_flight)  # a message whose attempt ends meanwhile may be read as still due
                 try:
-                    list(senders.map(self._deliver, self._due()))
+                    for delivery, webhook in await run_sync(self._due, limiter=self._threads):
+                        client = client or await run_sync(_open_client, limiter=self._threads)
+                        host = urlsplit(webhook.url).netloc
+                        if host not in busy | self._hosts_in_flight and len(self._hosts_in_flight) < MAX_IN_FLIGHT:
+                            self._hosts_in_flight.add(host)
+                            senders.start_soon(self._deliver, client, host, delivery, webhook)
                 except Exception:
                     logger.exception("webhook delivery failed; retrying soon")
+                await anyio.sleep(self._settings.webhook_poll_seconds)
 
     def _due(self) -> list[tuple[Delivery, Webhook]]:
+        """The first due message of each webhook, in the order in which they became due."""
+        due = (
+            sa.select(
+                col(Delivery.id),
+                sa.func.row_number()
+                .over(partition_by=col(Delivery.webhook_id), order_by=(col(Delivery.next_try_at), col(Delivery.id)))
+                .label("place"),
+            )
+            .where(Delivery.status == DeliveryStatus.PENDING, col(Delivery.next_try_at) <= self._clock())
+            .subquery()
+        )
         with read_session(self._engine) as session:
             query = (
                 select(Delivery, Webhook)
-                .where(
-                    Delivery.webhook_id == Webhook.id,
-                    col(Webhook.is_enabled),
-                    Delivery.status == DeliveryStatus.PENDING,
-                    col(Delivery.next_try_at) <= self._clock(),
-                )
+                .join(due, due.c.id == Delivery.id)
+                .where(due.c.place == 1, Delivery.webhook_id == Webhook.id, col(Webhook.is_enabled))
                 .order_by(col(Delivery.next_try_at))
-                .limit(_BATCH)
             )
             return [(delivery, webhook) for delivery, webhook in session.exec(query).all()]
 
-    def _deliver(self, due: tuple[Delivery, Webhook]) -> None:
-        delivery, webhook = due
+    async def _deliver(self, client: "httpx.AsyncClient", host: str, delivery: Delivery, webhook: Webhook) -> None:
         try:
-            result = send(delivery, webhook, self._settings.webhook_allow_private)
-        except Refused as error:
-            result = DeliveryResult(None, str(error))
-        self._record(delivery, webhook, result)
+            try:
+                with anyio.fail_after(TIMEOUT_SECONDS):
+                    result = await send(client, delivery, webhook, self._settings.webhook_allow_private)
+            except TimeoutError:
+                result = DeliveryResult(None, f"no response in {TIMEOUT_SECONDS:.0f} s")
+            except Refused as error:
+                result = DeliveryResult(None, str(error))
+            await run_sync(self._record, delivery, webhook, result, limiter=self._threads)
+        except Exception:
+            logger.exception("the result of a webhook message was lost; it is sent again")
+        finally:
+            self._hosts_in_flight.discard(host)
 
     def _record(self, delivery: Delivery, webhook: Webhook, result: DeliveryResult) -> None:
         now = self._clock()
@@ -113,9 +132,9 @@ class Deliverer:
         with write_session(self._engine) as session:
             session.execute(sa.update(Delivery).where(col(Delivery.id) == delivery.id).values(**columns))
             if result.status == _GONE:
-                reason = "its URL returned 410 Gone"
-                statement = sa.update(Webhook).where(col(Webhook.id) == webhook.id)
-                session.execute(statement.values(is_enabled=False, disabled_reason=reason))
+                _disable(session, webhook, "its URL returned 410 Gone")
+            elif columns.get("status") == DeliveryStatus.FAILED and not _took_any_since(session, delivery):
+                _disable(session, webhook, "its URL accepted no message for three days; enable it when it answers")
         logger.info(
             "webhook",
             webhook_id=webhook.id,
@@ -133,14 +152,42 @@ class Deliverer:
             session.execute(sa.delete(Delivery).where(*is_old))
 
 
-def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryResult:
+def _disable(session: Session, webhook: Webhook, reason: str) -> None:
+    """Disable a webhook; its pending messages have failed."""
+    statement = sa.update(Webhook).where(col(Webhook.id) == webhook.id)
+    session.execute(statement.values(is_enabled=False, disabled_reason=reason))
+    pending = sa.and_(col(Delivery.webhook_id) == webhook.id, col(Delivery.status) == DeliveryStatus.PENDING)
+    session.execute(sa.update(Delivery).where(pending).values(status=DeliveryStatus.FAILED))
+
+
+def _took_any_since(session: Session, delivery: Delivery) -> bool:
+    """Whether the webhook accepted a message after this one was created."""
+    query = select(Delivery.id).where(
+        Delivery.webhook_id == delivery.webhook_id,
+        Delivery.status == DeliveryStatus.DELIVERED,
+        col(Delivery.last_tried_at) > delivery.created_at,
+    )
+    return session.exec(query.limit(1)).first() is not None
+
+
+def _open_client() -> "httpx.AsyncClient":
+    """A client that keeps no connection: one to an address may not be used for another host's certificate."""
+    import httpx  # loaded only by servers with webhooks, and beside the event loop
+
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
+    return httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, follow_redirects=False, limits=limits)
+
+
+async def send(
+    client: "httpx.AsyncClient", delivery: Delivery, webhook: Webhook, allow_private: bool
+) -> DeliveryResult:
     """One delivery attempt. The response body is not read, redirects are not followed. Raises Refused for the URL."""
-    import httpx  # loaded only by servers with webhooks
+    import httpx
 
     check_url(webhook.url)
     url = httpx.URL(webhook.url)
     port = url.port or (443 if url.scheme == "https" else 80)
-    address = resolve(url.host, port, allow_private)
+    address = await resolve(url.host, port, allow_private)
     timestamp = int(time.time())
     headers = {
         "Host": url.netloc.decode("ascii"),
@@ -151,16 +198,13 @@ def send(delivery: Delivery, webhook: Webhook, allow_private: bool) -> DeliveryR
         "webhook-signature": signature(webhook.secret, delivery.id, timestamp, delivery.body),
     }
     try:
-        with (
-            httpx.Client(timeout=TIMEOUT_SECONDS, trust_env=False, follow_redirects=False) as http,
-            http.stream(
-                "POST",
-                url.copy_with(host=address),
-                content=delivery.body.encode(),
-                headers=headers,
-                extensions={"sni_hostname": url.host},  # the certificate is checked against the host name
-            ) as response,
-        ):
+        async with client.stream(
+            "POST",
+            url.copy_with(host=address),
+            content=delivery.body.encode(),
+            headers=headers,
+            extensions={"sni_hostname": url.host},  # the certificate is checked against the host name
+        ) as response:
             if response.is_success:
                 return DeliveryResult(response.status_code, None)
             error = f"returned {response.status_code} {response.reason_phrase}"

@@ -7,12 +7,20 @@ checked, so a name that resolves differently a moment later has no effect.
 
 import ipaddress
 import socket
+from functools import partial
 from urllib.parse import urlsplit
+
+import anyio
 
 from server.errors import Refused
 
+DNS_SECONDS = 10.0
+_DNS_THREADS = anyio.CapacityLimiter(8)
+"""Look-ups have threads of their own: name servers that hang keep no request waiting."""
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
-_TUNNELS = (ipaddress.ip_network("2002::/16"), ipaddress.ip_network("2001::/32"))
+_INTERNET = ipaddress.ip_network("2000::/3")
+_SPECIAL = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/23", "2001:db8::/32", "3fff::/20")))
+"""Parts of 2000::/3 that are tunnels, documentation or other special ranges (IANA, IPv6 special-purpose addresses)."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -24,7 +32,7 @@ def is_public(address: Address) -> bool:
             return is_public(address.ipv4_mapped)
         if address in _NAT64:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-        if any(address in network for network in _TUNNELS):
+        if address not in _INTERNET or any(address in network for network in _SPECIAL):
             return False
     return address.is_global and not address.is_multicast
 
@@ -46,19 +54,21 @@ def check_url(url: str) -> str:
     return host
 
 
-def resolve(host: str, port: int, allow_private: bool) -> str:
-    """An address of the host. Raises Refused if it has none, or any that is not allowed."""
+async def resolve(host: str, port: int, allow_private: bool) -> str:
+    """An address of the host. Raises Refused if it has none within 10 s, or any that is not allowed."""
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        with anyio.fail_after(DNS_SECONDS):
+            found = await anyio.to_thread.run_sync(look_up, abandon_on_cancel=True, limiter=_DNS_THREADS)
+    except TimeoutError:
+        raise Refused(f"the host {host!r} cannot be resolved (no answer in {DNS_SECONDS:.0f} s)", "/url") from None
     except (OSError, UnicodeError) as error:
         raise Refused(f"the host {host!r} cannot be resolved ({error})", "/url") from error
     addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
-    if not allow_private:
-        for address in addresses:
-            if not is_public(ipaddress.ip_address(address)):
-                raise Refused(
-                    f"{host!r} has a private address ({address}), which this server does not call; its "
-                    "administrator can allow that with RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE=true",
-                    "/url",
-                )
+    if not allow_private and not all(is_public(ipaddress.ip_address(address)) for address in addresses):
+        raise Refused(
+            f"{host!r} has an address that is not public, which this server does not call; its administrator can "
+            "allow that with RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE=true",
+            "/url",
+        )
     return addresses[0]

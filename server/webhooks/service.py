@@ -20,7 +20,7 @@ from rvc_train.schemas.webhooks import DeliveryStatus, WebhookCreate, WebhookPat
 from server.auth.audit import record
 from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Job, Webhook, new_id
-from server.errors import NotFound
+from server.errors import Conflict, NotFound
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of a secret
 PING = "ping"
@@ -136,9 +136,9 @@ class WebhookService:
             record(session, "webhook.deleted", webhook_id)
 
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
-        """Send an empty message to test the URL. Raises NotFound."""
+        """Send an empty message to test the URL. Raises NotFound, or Conflict for a disabled webhook."""
         with write_session(self._engine) as session:
-            delivery = _delivery(_find(session, owner, webhook_id), PING, {}, self._clock(), None)
+            delivery = _delivery(_find_enabled(session, owner, webhook_id), PING, {}, self._clock(), None)
             session.add(delivery)
             return delivery
 
@@ -155,9 +155,9 @@ class WebhookService:
             return found[:limit], len(found) > limit
 
     def redeliver(self, owner: str | None, webhook_id: str, delivery_id: str) -> Delivery:
-        """Send a message again, with all its attempts. Raises NotFound."""
+        """Send a message again, with all its attempts. Raises NotFound, or Conflict for a disabled webhook."""
         with write_session(self._engine) as session:
-            _find(session, owner, webhook_id)
+            _find_enabled(session, owner, webhook_id)
             delivery = session.get(Delivery, delivery_id)
             if delivery is None or delivery.webhook_id != webhook_id:
                 raise NotFound(f"there is no message {delivery_id}")
@@ -177,6 +177,13 @@ def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: dat
         events=list(request.events),
         created_at=now,
     )
+
+
+def _find_enabled(session: Session, owner: str | None, webhook_id: str) -> Webhook:
+    webhook = _find(session, owner, webhook_id)
+    if not webhook.is_enabled:
+        raise Conflict(f"the webhook is disabled ({webhook.disabled_reason or 'by request'}); enable it first")
+    return webhook
 
 
 def _find(session: Session, owner: str | None, webhook_id: str) -> Webhook:

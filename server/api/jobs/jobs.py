@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -72,11 +73,15 @@ _JOB_CREATED = {
 
 @router.post("", status_code=202, responses=documented(409, 422, 429, also=_JOB_CREATED))
 @requires(Scope.SUBMIT)
-def submit(request: JobCreate, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
+async def submit(request: JobCreate, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
     """Submit a job. It waits for its dataset's report, then for a worker."""
-    principal = require_principal()
     if request.webhook is not None:
-        check_address(context, request.webhook.url)
+        await check_address(context, request.webhook.url)
+    return await run_in_threadpool(_submit, request, context, idempotency_key)
+
+
+def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None) -> Response:
+    principal = require_principal()
     idempotent = None
     if idempotency_key is not None:
         idempotent = IdempotentRequest(principal.owner, idempotency_key, request_fingerprint(request))

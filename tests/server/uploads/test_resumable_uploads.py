@@ -135,6 +135,44 @@ def half_a_piece(address: str, url: str, announced: int, sent: bytes, **headers:
     return connection
 
 
+def test_an_upload_that_is_being_received_does_not_expire(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.uploads.receive.WATCH_SECONDS", 0.1)
+    with serve(tmp_path, upload_expire_hours=1 / 3600) as server, server.client() as http:
+        address = begin(http, 100)
+        connection = half_a_piece(address, server.url, 100, b"a" * 10)
+        for _ in range(8):
+            time.sleep(0.25)
+            connection.sendall(b"a")
+        assert server.context.uploads.expire() == 0
+        connection.sendall(b"a" * 82)
+        assert b" 204 " in connection.recv(65536)
+        connection.close()
+
+
+def test_a_disk_that_is_slow_to_write_back_keeps_nobody_else_waiting(
+    live: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, release = threading.Event(), threading.Event()
+
+    def slow(_path: Path) -> None:
+        begun.set()
+        release.wait(20)
+
+    monkeypatch.setattr("server.uploads.receive.sync_file", slow)
+    put = threading.Thread(
+        target=lambda: httpx.put(f"{live.url}/v1/datasets/anna.wav/content", content=b"RIFF" + bytes(1000), timeout=30)
+    )
+    put.start()
+    assert begun.wait(10)
+    began = time.monotonic()
+    assert httpx.get(f"{live.url}/livez", timeout=5).status_code == 200
+    assert time.monotonic() - began < 1
+    release.set()
+    put.join()
+
+
 @pytest.fixture
 def upload(http: httpx.Client) -> Iterator[str]:
     address = begin(http, 5_000_000)
