@@ -16,7 +16,13 @@ import sys
 import traceback
 from typing import Any
 
-PRELOADED = ("server.__main__", "worker.__main__", "rvc_train.cli.main", "rvc_train.cli.commands.jobs")
+PRELOADED = (
+    "server.__main__",
+    "server.admin.cli",
+    "worker.__main__",
+    "rvc_train.cli.main",
+    "rvc_train.cli.commands.jobs",
+)
 
 
 def run(request: dict[str, Any]) -> int:

@@ -17,6 +17,7 @@ import uvicorn
 from server.__main__ import Server
 from server.errors import SettingsRefused
 from server.storage.local import Storage
+from tests.programs import run_program
 
 
 def resident_bytes(pid):
@@ -96,9 +97,7 @@ def test_a_folder_has_one_server_and_the_next_one_may_come_when_it_has_gone(star
 )
 def test_invalid_settings_are_reported_without_a_traceback(tmp_path, program, name, value, message):
     env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path), name: value}
-    done = subprocess.run(
-        [sys.executable, "-m", program], check=False, env=env, capture_output=True, text=True, timeout=60
-    )
+    done = run_program(program, environment=env)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -32,7 +32,7 @@ def stored_step(shop: Any, job_id: str) -> int:
 
 def test_a_worker_with_another_scratch_folder_goes_on_where_the_first_one_was(shop, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    job_id = shop.submit([["train", 14, 0.05, 4], *shop.MAKE_VOICE])
+    job_id = shop.submit([["train", 60, 0.05, 4], *shop.MAKE_VOICE])
     with shop.worker(scratch_folder=here):
         shop.wait_until(lambda: len(steps_in(here, job_id)) >= 5, "five steps")
     done = steps_in(here, job_id)
@@ -49,7 +49,7 @@ def test_a_worker_with_another_scratch_folder_goes_on_where_the_first_one_was(sh
 
 def test_a_workspace_that_is_older_than_the_storage_gives_way_to_it(shop, tmp_path):
     here, there = tmp_path / "here", tmp_path / "there"
-    job_id = shop.submit([["train", 20, 0.05, 2], *shop.MAKE_VOICE])
+    job_id = shop.submit([["train", 60, 0.05, 2], *shop.MAKE_VOICE])
     for folder, count in ((here, 3), (there, 3)):
         with shop.worker(scratch_folder=folder):
             shop.wait_until(lambda f=folder, n=count: len(steps_in(f, job_id)) >= n, "three steps")

@@ -2,14 +2,13 @@
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
+from tests.programs import run_program
 from worker.__main__ import stop_handler
 from worker.hardware.devices import device_environment, device_name, engine_device
 from worker.settings import WorkerSettings
@@ -26,9 +25,7 @@ def test_an_empty_variable_says_nothing_as_it_does_to_the_server(monkeypatch):
 def test_a_file_that_is_no_database_is_told_of_in_a_sentence(tmp_path):
     (tmp_path / "rvc-train.db").write_text("words and words and words, and no database " * 20)
     environment = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path)}
-    done = subprocess.run(
-        [sys.executable, "-m", "worker"], env=environment, capture_output=True, text=True, timeout=30, check=False
-    )
+    done = run_program("worker", environment=environment)
     assert done.returncode == 2
     assert "file is not a database" in done.stderr
     assert "RVC_TRAIN_DATABASE_URL" in done.stderr

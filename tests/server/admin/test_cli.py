@@ -2,7 +2,6 @@ import json
 import os
 import sqlite3
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +14,12 @@ from server.admin.backup import back_up
 from server.database.engine import create_engine
 from server.errors import Refused
 from server.storage.local import Storage
+from tests.programs import run_program
 
 
 def admin(folder: Path, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(folder)} | more
-    command = [sys.executable, "-m", "server.admin", *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return run_program("server.admin", *arguments, environment=environment, seconds=120)
 
 
 @pytest.mark.sqlite

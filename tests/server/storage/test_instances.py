@@ -29,6 +29,7 @@ from server.errors import SettingsRefused
 from server.settings import ServerSettings
 from server.storage.instances import INSTANCE_FILE, check_pairing, inspect_pairing, open_instance, read_instance_id
 from server.storage.local import Storage
+from tests.programs import run_program
 
 FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
 BEFORE = Path(__file__).parent / "installation_da175a3"
@@ -103,8 +104,7 @@ class Installation:
 
 
 def run(*command: str, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
-    program = [sys.executable, "-m", *command]
-    return subprocess.run(program, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return run_program(*command, environment=environment)
 
 
 def _is_ready(http: httpx.Client) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -15,6 +14,7 @@ from server.database.tables import new_id
 from server.errors import SettingsRefused
 from server.storage.instances import INSTANCE_FILE, read_instance_id, write_instance_id
 from server.storage.local import Storage
+from tests.programs import run_program
 from worker.engine.workspaces import Workspaces
 from worker.loop import _status
 
@@ -40,8 +40,7 @@ def start_worker(shop: Any, scratch: Path, **more: str) -> subprocess.CompletedP
         "RVC_TRAIN_DEVICE": "cpu",
         **more,
     }
-    command = [sys.executable, "-m", "worker"]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return run_program("worker", environment=environment)
 
 
 @pytest.mark.parametrize("is_marked", [True, False], ids=["with its id", "from before there were ids"])
