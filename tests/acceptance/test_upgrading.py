@@ -55,6 +55,7 @@ def stages(station, job, after=0):
     return {(change["stage"], change["state"]) for change in changes}
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_jobs_uploads_and_prepared_clips_of_the_last_version_before_the_rooms_go_on(open_both, recording):
     old, new = open_both
