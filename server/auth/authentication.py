@@ -7,6 +7,7 @@ server's own origin. Failed authentications are limited for each address and rec
 """
 
 import math
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
@@ -90,6 +91,7 @@ class AuthMiddleware:
         except OperationalError as error:
             await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
             return
+        scope["state"]["is_authorized"] = partial(self._is_authorized, Headers(scope=scope))
         token = current_principal.set(principal)
         try:
             await self._app(scope, receive, send)
@@ -132,6 +134,16 @@ class AuthMiddleware:
         ):
             raise Forbidden("writes from another origin are not allowed")
         return principal
+
+    def _is_authorized(self, headers: Headers) -> bool:
+        """Whether the token or session of a request that was let in is still valid. Queries the database."""
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        if scheme:
+            return self._tokens.authenticate(secret.strip()) is not None
+        session_id = _cookie(headers)
+        if session_id is not None and self._tokens.authenticate_session(session_id) is not None:
+            return True
+        return not self._needs_token
 
     async def _require(self, principal: Principal | None, scope: Scope) -> Principal:
         if principal is not None:

@@ -1,8 +1,8 @@
 """Server-sent events: a stream polls a few times a second, each time in a short transaction.
 
 No database connection is held between two polls, and `server.jobs.event_stream` polls once for all followers of a job.
-A stream ends with `event: end` when no event can follow, and without it when the server stops: then the client
-reconnects with `Last-Event-ID`. A 404 or 204 is decided before the stream begins.
+A stream ends with `event: end` when no event can follow, and without it when the server stops or the token is no longer
+valid: then the client reconnects with `Last-Event-ID`. A 404 or 204 is decided before the stream begins.
 
 Framing and response class are FastAPI's (`fastapi.sse`). Its keep-alive is not used: it works only for routes that are
 generators, which cannot choose JSON by `Accept` or answer 404, has a fixed interval, and ends with a blank line, which
@@ -80,17 +80,21 @@ class SseResponder:
         self._keep_alive_seconds = keep_alive_seconds
         self._stopping = stopping
 
-    def response(self, poll: Poll) -> EventSourceResponse:
-        """A response that streams the messages of `poll`."""
+    def response(self, request: Request, poll: Poll) -> EventSourceResponse:
+        """A response that streams the messages of `poll` while the request's token is valid."""
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return EventSourceResponse(self._messages(poll), headers=headers)
+        return EventSourceResponse(self._messages(request.state.is_authorized, poll), headers=headers)
 
-    async def _messages(self, poll: Poll) -> AsyncIterator[bytes]:
+    async def _messages(self, is_authorized: Callable[[], bool], poll: Poll) -> AsyncIterator[bytes]:
         yield b": here\n"
         prefix = f"retry: {RETRY_MS}\n".encode()  # on its own, some readers take it for an empty event
-        last_sent_at = time.monotonic()
+        last_sent_at = authorized_at = time.monotonic()
         while not self._stopping.is_set():
             try:
+                if time.monotonic() - authorized_at >= self._keep_alive_seconds:
+                    if not await run_in_threadpool(is_authorized):
+                        return
+                    authorized_at = time.monotonic()
                 batch = await poll()
             except NotFound:  # the job was deleted during the stream
                 batch = Batch(end='{"status":"deleted"}')

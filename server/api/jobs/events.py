@@ -60,4 +60,4 @@ def get_events(
         start > first.last_seq
     ):  # the number is another job's, or the database was restored: the stream would stay silent
         raise Refused(f"the job has {first.last_seq} events; none has the number {start}, so none can follow it")
-    return context.sse_responder.response(context.event_broadcaster.follow(job_id, start, first.last_seq))
+    return context.sse_responder.response(request, context.event_broadcaster.follow(job_id, start, first.last_seq))

@@ -59,7 +59,7 @@ def get_logs(
         if resumed is not None and status.is_terminal and resumed >= size:
             return Response(status_code=204)
         start = resumed if resumed is not None else _start(path, tail, offset)
-        return context.sse_responder.response(in_thread(_LogFollower(context, job_id, path, start).poll))
+        return context.sse_responder.response(request, in_thread(_LogFollower(context, job_id, path, start).poll))
     if tail is None and offset is None:
         return file_response(request, path, size, media_type=TEXT)
     start = _start(path, tail, offset)

@@ -49,6 +49,22 @@ def test_a_follower_sees_every_event_of_a_finished_job_and_then_the_end(http, fi
     assert found[-1] == ("end", '{"status": "succeeded"}')
 
 
+@pytest.mark.parametrize("what", ["events", "logs"])
+def test_a_stream_ends_with_its_token(serve, tmp_path, what):
+    admin = {"Authorization": "Bearer " + "a" * 32}
+    with serve(tmp_path, token="a" * 32, keep_alive_seconds=0.2) as server, server.client() as http:
+        made = http.post("/v1/tokens", json={"owner": "bob", "scopes": ["submit"]}, headers=admin).json()
+        bob = {"Authorization": f"Bearer {made['secret']}"}
+        dataset = http.put("/v1/datasets/a/content", content=b"RIFF", headers=bob).json()
+        job = http.post("/v1/jobs", json={"name": "a", "dataset_id": dataset["id"]}, headers=bob).json()
+        with http.stream("GET", f"/v1/jobs/{job['id']}/{what}", headers=bob | STREAM, timeout=10) as stream:
+            lines = stream.iter_lines()
+            while "still here" not in next(lines):
+                pass
+            assert http.delete(f"/v1/tokens/{made['id']}", headers=admin).status_code == 204
+            assert "event: end" not in list(lines)
+
+
 def test_a_list_of_events_can_be_of_some_types_alone(http, finished):
     path = f"/v1/jobs/{finished(b'voice')}/events"
     params = {"type": ["created", "succeeded"], "limit": 1}
