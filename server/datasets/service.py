@@ -187,13 +187,13 @@ class DatasetService:
             dataset.report = None
         self._storage.delete_dataset(dataset_id)
 
-    def next_unvalidated(self) -> str | None:
-        """Id of the oldest dataset without a report."""
+    def first_unvalidated(self) -> dict[str, str]:
+        """Id of each owner's oldest dataset without a report, by owner."""
         with read_session(self._engine) as session:
-            query = select(Dataset.id).where(
+            query = select(Dataset.owner, sa.func.min(Dataset.id)).where(
                 Dataset.status == DatasetStatus.VALIDATING, col(Dataset.deleted_at).is_(None)
             )
-            return session.exec(query.order_by(col(Dataset.id)).limit(1)).first()
+            return dict(session.exec(query.group_by(col(Dataset.owner))).all())
 
     def finish_validation(self, dataset_id: str, report: DatasetReport) -> None:
         """Store a report, and queue or fail the jobs waiting for it, in one transaction."""

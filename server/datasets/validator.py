@@ -1,4 +1,4 @@
-"""Validation of new datasets, one after another: a sandboxed child reports on the recordings.
+"""Validation of new datasets, one of each owner at once, by turns: a sandboxed child reports on the recordings.
 
 A validation that the server's stop interrupted starts again at the next start, because the dataset is still validating.
 """
@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import structlog
@@ -24,7 +25,8 @@ logger = structlog.get_logger(__name__)
 
 MAX_REPORT_BYTES = 64 * 2**20
 TRIES = 2
-NUM_THREADS = 1
+NUM_CHILDREN = 3
+NUM_THREADS = 1 + NUM_CHILDREN
 _POLL_SECONDS = 0.1
 
 
@@ -32,8 +34,12 @@ class ValidationFailed(Exception):
     """The report program produced no report; the message has the reason."""
 
 
+class TookTooLong(ValidationFailed):
+    """The report program was ended by a limit, and would be again."""
+
+
 class DatasetValidator:
-    """Thread that validates datasets."""
+    """Thread that hands datasets to the few threads that validate them."""
 
     def __init__(self, dataset_service: DatasetService, storage: Storage, settings: ServerSettings) -> None:
         self._datasets = dataset_service
@@ -42,10 +48,15 @@ class DatasetValidator:
         self._stopping = threading.Event()
         self._wake = threading.Event()
         self._retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(ValidationFailed),
+            retry=tenacity.retry_if_exception(
+                lambda error: isinstance(error, ValidationFailed) and not isinstance(error, TookTooLong)
+            ),
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(self._stopping),
             reraise=True,
         )
+        self._owners_running: set[str] = set()
+        self._turns: dict[str, int] = {}
+        """Number of the turn in which each owner had the last dataset begun."""
         self._thread = threading.Thread(target=self._work, name="dataset-validator", daemon=True)
 
     def start(self) -> None:
@@ -58,20 +69,43 @@ class DatasetValidator:
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop the thread and its child."""
+        """Stop the threads and their children."""
         self._stopping.set()
         self._wake.set()
         self._thread.join()
 
     def _work(self) -> None:
-        while not self._stopping.is_set():
-            self._wake.wait(timeout=5)
-            self._wake.clear()
-            try:
-                while not self._stopping.is_set() and (dataset_id := self._datasets.next_unvalidated()) is not None:
-                    self._validate(dataset_id)
-            except Exception:
-                logger.exception("validation of datasets failed; retrying soon")
+        with ThreadPoolExecutor(NUM_CHILDREN, "dataset-validator") as threads:
+            while not self._stopping.is_set():
+                self._wake.wait(timeout=5)
+                self._wake.clear()
+                try:
+                    while len(self._owners_running) < NUM_CHILDREN and (chosen := self._next()) is not None:
+                        self._owners_running.add(chosen[0])
+                        threads.submit(self._validate_one, *chosen)
+                except Exception:
+                    logger.exception("no dataset could be chosen for validation; retrying soon")
+
+    def _next(self) -> tuple[str, str] | None:
+        """The owner who has waited longest for a turn, and the id of his oldest dataset; None when none waits."""
+        busy = set(self._owners_running)  # before the query, whose answer may have the dataset that ends meanwhile
+        found = {} if self._stopping.is_set() else self._datasets.first_unvalidated()
+        waiting = {owner: dataset_id for owner, dataset_id in found.items() if owner not in busy}
+        if not waiting:
+            return None
+        owner = min(waiting, key=lambda each: (self._turns.get(each, 0), waiting[each]))
+        self._turns[owner] = 1 + max(self._turns.values(), default=0)
+        return owner, waiting[owner]
+
+    def _validate_one(self, owner: str, dataset_id: str) -> None:
+        try:
+            self._validate(dataset_id)
+        except Exception:
+            logger.exception("validation of a dataset failed; retrying soon", dataset_id=dataset_id)
+            self._stopping.wait(1)
+        finally:
+            self._owners_running.discard(owner)
+            self._wake.set()
 
     def _validate(self, dataset_id: str) -> None:
         try:
@@ -94,7 +128,7 @@ class DatasetValidator:
                 output_tail = stdout.read().decode(errors="replace").strip()
             if status != 0:
                 logger.info("report program failed", dataset_id=dataset_id, status=status, stdout=output_tail)
-                raise ValidationFailed(self._reason(status))
+                raise self._failure(status)
             try:
                 return DatasetReport.model_validate_json(output.read_bytes())
             except (OSError, ValidationError) as error:
@@ -120,16 +154,18 @@ class DatasetValidator:
             waited += _POLL_SECONDS
         return child.returncode
 
-    def _reason(self, status: int) -> str:
+    def _failure(self, status: int) -> ValidationFailed:
         match -status:
             case signal.SIGXCPU:
-                return f"it took more than {self._settings.report_cpu_seconds} s of CPU time"
+                return TookTooLong(f"it took more than {self._settings.report_cpu_seconds} s of CPU time")
             case signal.SIGKILL:
-                return f"it took more than {self._settings.report_timeout_seconds:.0f} s, or too much memory"
+                seconds = self._settings.report_timeout_seconds
+                return TookTooLong(f"it took more than {seconds:.0f} s, or too much memory")
             case number if number > 0:
-                return f"a recording crashed the decoder (signal {number}); try to upload the files in smaller parts"
+                reason = f"a recording crashed the decoder (signal {number}); try to upload the files in smaller parts"
+                return ValidationFailed(reason)
             case _:
-                return f"the report program failed with exit code {status}; see the server's log"
+                return ValidationFailed(f"the report program failed with exit code {status}; see the server's log")
 
 
 def _child_environment() -> dict[str, str]:

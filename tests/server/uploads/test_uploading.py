@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import socket
+import time
 from pathlib import Path
 
 import pytest
@@ -141,6 +142,32 @@ def test_a_job_on_an_invalid_dataset_is_refused_at_once(put, settled, http):
     assert settled(dataset["id"])["reason"] == "no sound in any file"
     answer = http.post("/v1/jobs", json={"name": "anna", "dataset_id": dataset["id"]})
     assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/dataset_id")
+
+
+def test_recordings_that_keep_the_decoder_busy_hold_up_only_their_owner_and_are_not_tried_twice(serve, tmp_path):
+    admin = {"Authorization": "Bearer " + "a" * 32}
+    with serve(tmp_path, token="a" * 32, report_timeout_seconds=3) as server, server.client() as http:
+
+        def put(owner, content):
+            made = http.post("/v1/tokens", json={"owner": owner, "scopes": ["submit"]}, headers=admin).json()
+            token = {"Authorization": f"Bearer {made['secret']}"}
+            return http.put(f"/v1/datasets/{content.decode()}/content", content=b"RIFF" + content, headers=token).json()
+
+        slow = [put("anna", b"SLOW%d" % n)["id"] for n in range(3)]
+        good = put("bob", b"good")["id"]
+
+        def status(dataset_id):
+            return http.get(f"/v1/datasets/{dataset_id}", headers=admin).json()["status"]
+
+        began = time.monotonic()
+        while status(good) == "validating":
+            time.sleep(0.05)
+        assert time.monotonic() - began < 3
+        assert [status(each) for each in slow] == ["validating"] * 3
+        while status(slow[0]) == "validating":
+            time.sleep(0.05)
+        assert time.monotonic() - began < 6
+        assert status(slow[0]) == "invalid"
 
 
 def test_a_recording_that_crashes_the_decoder_makes_its_dataset_invalid_and_nothing_else(put, settled):
