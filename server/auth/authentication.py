@@ -11,7 +11,6 @@ from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
 
-from sqlalchemy.exc import OperationalError
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -21,7 +20,7 @@ from server.auth.principal import ADMIN_SCOPES, Principal, current_principal
 from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
-from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
+from server.http.problem_details import UNAVAILABLE, database_unavailable, headers_of, problem_response, status_of
 from server.http.rate_limit import RateLimit
 from server.settings import LOOPBACK_NAMES, ServerSettings
 
@@ -88,7 +87,7 @@ class AuthMiddleware:
             )
             await response(scope, receive, send)
             return
-        except OperationalError as error:
+        except UNAVAILABLE as error:
             await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
             return
         scope["state"]["is_authorized"] = partial(self._is_authorized, Headers(scope=scope))

@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -98,12 +99,17 @@ def _respond(request: Request, status: int, detail: str, **more: Any) -> Respons
     return problem_response(status, detail, path=request.url.path, request_id=request_id, **more)
 
 
+UNAVAILABLE = (OperationalError, PoolTimeout)
+"""Errors of a database that does not answer, or whose connections are all in use."""
+
+
 def install(app: FastAPI) -> None:
     """Install handlers that turn every error of a route into problem+json."""
     app.add_exception_handler(errors.ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(OperationalError, _on_database_error)
+    for kind in UNAVAILABLE:
+        app.add_exception_handler(kind, _on_database_error)
     app.add_exception_handler(DataError, _on_data_error)
 
 

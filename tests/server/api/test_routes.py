@@ -5,6 +5,7 @@ import json
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from rvc_engine.events import Metric
 from rvc_train.schemas.datasets import DatasetStatus
@@ -162,11 +163,16 @@ def test_a_mistake_of_ours_is_500_without_a_traceback(http, live, monkeypatch):
     assert "division" not in answer.text
 
 
-def test_a_database_that_does_not_answer_is_503_and_worth_a_retry(http, live, monkeypatch):
-    def locked(self, job_id):
-        raise OperationalError("SELECT", {}, Exception("database is locked"))
+@pytest.mark.parametrize(
+    "error",
+    [OperationalError("SELECT", {}, Exception("database is locked")), PoolTimeout("QueuePool limit reached")],
+    ids=["locked", "all connections in use"],
+)
+def test_a_database_that_does_not_answer_is_503_and_worth_a_retry(http, live, monkeypatch, error):
+    def fail(self, job_id):
+        raise error
 
-    monkeypatch.setattr(type(live.context.jobs), "get", locked)
+    monkeypatch.setattr(type(live.context.jobs), "get", fail)
     answer = http.get("/v1/jobs/job_x")
     assert (answer.status_code, answer.json()["retryable"], answer.headers["retry-after"]) == (503, True, "5")
 
