@@ -24,8 +24,8 @@ class QueueTimeout:
     def sweep(self) -> int:
         """Fail the jobs whose time is over; returns their number.
 
-        Jobs found by the first sweep have waited for what the wall clock says, so that restarts of the server do not
-        prolong their time; all others since they were first seen.
+        The waiting time of jobs found by the first sweep is that of the wall clock, so that restarts of the server do
+        not prolong it; that of all others begins when they were first seen.
         """
         now = self._monotonic()
         waited = self._jobs.seconds_queued()

@@ -213,7 +213,7 @@ class JobService:
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
     def seconds_queued(self) -> dict[QueuedJob, float]:
-        """How long each queued job has waited, by the wall clock."""
+        """Seconds that each queued job has waited, by the wall clock."""
         with read_session(self._store.engine) as session:
             rows = session.exec(select(Job.id, Job.queued_at).where(Job.status == S.QUEUED)).all()
         now = self._store.clock()

@@ -62,13 +62,14 @@ class Deliverer:
 
     async def run(self) -> None:
         """Send messages until cancelled. One that is being sent then is sent again after the next start."""
-        client = None
+        client: httpx.AsyncClient | None = None
         async with anyio.create_task_group() as senders:
             while True:
                 busy = set(self._hosts_in_flight)  # a message whose attempt ends meanwhile may be read as still due
                 try:
                     for delivery, webhook in await run_sync(self._due, limiter=self._threads):
-                        client = client or await run_sync(_open_client, limiter=self._threads)
+                        if client is None:
+                            client = await run_sync(_open_client, limiter=self._threads)
                         host = urlsplit(webhook.url).netloc
                         if host not in busy | self._hosts_in_flight and len(self._hosts_in_flight) < MAX_IN_FLIGHT:
                             self._hosts_in_flight.add(host)
@@ -86,7 +87,7 @@ class Deliverer:
                 .over(partition_by=col(Delivery.webhook_id), order_by=(col(Delivery.next_try_at), col(Delivery.id)))
                 .label("place"),
             )
-            .where(Delivery.status == DeliveryStatus.PENDING, col(Delivery.next_try_at) <= self._clock())
+            .where(col(Delivery.status) == DeliveryStatus.PENDING, col(Delivery.next_try_at) <= self._clock())
             .subquery()
         )
         with read_session(self._engine) as session:
