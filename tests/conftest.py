@@ -94,7 +94,7 @@ class Station:
 
     def start_server(self) -> Process:
         server = self.start("server")
-        self.wait_until(self.client.is_ready, "the server", 30)
+        self.wait_until(self.client.is_ready, "the server", 90)
         return server
 
     def start_worker(self) -> Process:
