@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from click.core import ParameterSource
 
 from rvc_engine.cli.console import open_report
 from rvc_engine.cli.main import config_from, settings_from, usage_error
@@ -185,10 +186,17 @@ def pipeline(
 
 
 def _read_config(context: typer.Context, settings: list[str]) -> TrainingConfig:
-    """The options named as fields of TrainingConfig, then the fields that `--set` gives. Exits when one is invalid."""
+    """The given options named as fields of TrainingConfig, then the fields of `--set`. Exits when one is invalid.
+
+    Options that are not given stay unset, so that an edited `config.json` goes before their defaults.
+    """
     further = settings_from(settings)
     options = {param.name: "/".join(param.opts) for param in context.command.params if param.name is not None}
-    names = TrainingConfig.model_fields.keys() & options.keys()
+    names = {
+        name
+        for name in TrainingConfig.model_fields.keys() & options.keys()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
     flags = {name: options[name] for name in names} | {name: f"--set {name}" for name in further}
     return config_from({name: context.params[name] for name in names} | further, flags)
 

@@ -31,6 +31,7 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
+from rvc_engine.workspace import config_file
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.layout import Workspace
 
@@ -154,7 +155,7 @@ def run(workspace: Workspace, config: TrainingConfig, device: torch.device, repo
 
     Raises ArtifactInvalid, IncompatibleCheckpoint without a checkpoint, InvalidDataset, DiskFull.
     """
-    hparams = Hyperparameters.from_config(config)
+    hparams = config_file.hyperparameters(workspace, config)
     weights, progress = load_trained_synthesizer(workspace)
     write_voice(workspace.voice_file, weights, hparams, VoiceDetails.from_checkpoint(workspace, config, progress))
     report.progress(1, 4)
