@@ -1,7 +1,7 @@
 """RVC's `config.json` as users edit it: which values a run takes from the one in its folder, and which it refuses.
 
-RVC's trainer takes all but the batch size and the epochs from this file, and never replaces one. A value counts as
-edited when it is neither that of RVC's own file of the rate (v1 or v2, any year) nor one that this engine wrote. No torch.
+RVC's trainer takes all but the batch size and the epochs from this file, and never replaces one. A value is edited when
+it is neither that of RVC's own file of the rate (v1 or v2, any year) nor one that this engine wrote. No torch.
 """
 
 import json
@@ -118,25 +118,25 @@ def hyperparameters(workspace: Workspace, config: TrainingConfig) -> Hyperparame
 def write(workspace: Workspace, config: TrainingConfig, micro_batch_size: int, report: StageReport) -> None:
     """Write the run's `config.json`, unless one of a user or another program stands there that describes the model.
 
-    One that does not (an index of other sizes) is kept as a copy. Raises InvalidConfig, DiskFull.
+    One that does not is kept as a copy, and its edited values go into the new one. Raises InvalidConfig.
     """
-    hparams, file = hyperparameters(workspace, config), _read(workspace, config)
-    tree = json.loads(hparams.workspace_config(config, micro_batch_size))
+    file = _read(workspace, config)
+    tree = json.loads(Hyperparameters.from_config(config).workspace_config(config, micro_batch_size))
     values = _flat(tree)
     if file is not None and not file.is_own:
-        differing = [
-            key for key, value in values.items() if _describes_model(key) and file.values.get(key, value) != value
-        ]
+        found = {"data.sampling_rate": file.values.get("data.sample_rate")} | file.values  # Applio's, RVC's
+        differing = [key for key, value in values.items() if _describes_model(key) and found.get(key) != value]
         if not differing:
             return
         copy = written.keep_copy(workspace.hyperparameters)
         report.warn(
-            f"config.json was of another model ({differing[0].partition('.')[2]}) and is replaced; the old one is "
-            f"kept as {copy.name}"
+            f"config.json does not describe the model that is trained ({differing[0].partition('.')[2]}) and is "
+            f"replaced; the old one is kept as {copy.name}"
         )
     edited = {} if file is None else file.edits
+    tree["train"] |= {key.partition(".")[2]: value for key, value in edited.items() if key != "train.batch_size"}
     own = {key: value for key, value in values.items() if key not in edited}
-    text = hparams.workspace_config(config, micro_batch_size)
+    text = json.dumps(tree, indent=4, sort_keys=True)
     written.write_own(workspace.hyperparameters, text.encode(), values=own)
 
 
@@ -210,8 +210,9 @@ def _differing(values: _Edits, workspace: Workspace, config: TrainingConfig) -> 
     """The values that are neither RVC's own, nor those that this engine wrote, nor those of the run itself."""
     recorded = written.record_of(workspace.hyperparameters).get("values", {})
     rate_files = [_published(config.model_copy(update={"version": v, "width": PUBLISHED_WIDTH})) for v in ("v1", "v2")]
+    same_model = [file for file in rate_files if file["model.upsample_rates"] == values.get("model.upsample_rates")]
     run = {key: value for key, value in _published(config).items() if not key.startswith("train.")}
-    sources = [*rate_files, run, recorded]
+    sources = [*(same_model or rate_files), run, recorded]
     return {
         key: value
         for key, value in values.items()

@@ -1,4 +1,4 @@
-"""An edited `config.json` counts as in RVC, unless an option was given, or is refused in words; nobody's is lost."""
+"""An edited `config.json` counts as in RVC, unless an option was given, or is refused in words; a copy is kept."""
 
 import json
 from pathlib import Path
@@ -75,6 +75,16 @@ def test_edited_values_count_and_each_has_a_line(workspace: Workspace) -> None:
     assert workspace.hyperparameters.read_bytes() == before
 
 
+def test_a_value_of_the_other_version_is_an_edit_and_its_whole_file_is_not(workspace: Workspace) -> None:
+    config = TrainingConfig(sample_rate="48k")
+    put(workspace, rvcs("48k", "v2", segment_size=11_520))
+    assert taken(workspace, config)[1].segment_samples == 11_520
+    before = put(workspace, rvcs("48k", "v1"))  # of a folder that was v1 first
+    assert taken(workspace, config)[1:] == (Hyperparameters.from_config(config), [])
+    assert len(write(workspace, config)) == 1
+    assert workspace.hyperparameters.with_name("config.json.bak").read_bytes() == before
+
+
 def test_an_option_that_was_given_goes_before_the_file(workspace: Workspace) -> None:
     put(workspace, rvcs("40k", learning_rate=3e-5, seed=7, epochs=100))
     edited, _, lines = taken(workspace, TrainingConfig(learning_rate=1e-4, total_epochs=300))
@@ -134,14 +144,15 @@ def test_notepad_and_applio_may_have_written_it(workspace: Workspace) -> None:
 
 def test_a_file_of_another_model_is_replaced_with_a_copy_and_keeps_what_was_edited(workspace: Workspace) -> None:
     config = TrainingConfig(width=24, pretrained="none")
-    before = put(workspace, rvcs("40k", c_mel=90))
+    before = put(workspace, rvcs("40k", c_mel=90, epochs=100))
     [line] = write(workspace, config)
     assert "replaced" in line
     assert "config.json.bak" in line
     assert workspace.hyperparameters.with_name("config.json.bak").read_bytes() == before
     assert json.loads(workspace.hyperparameters.read_bytes())["model"]["hidden_channels"] == 24
     for _ in range(2):  # the next runs go on with the edit
-        assert config_file.hyperparameters(workspace, config).mel_weight == 90
+        edited, hparams, _ = taken(workspace, config)
+        assert (edited.total_epochs, hparams.mel_weight) == (100, 90)
         assert write(workspace, config, batch_size=2) == []
     assert json.loads(workspace.hyperparameters.read_bytes())["train"]["batch_size"] == 2
 
