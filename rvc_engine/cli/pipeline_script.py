@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
-from click.core import ParameterSource
 
 from rvc_engine.cli.console import open_report
 from rvc_engine.cli.main import config_from, settings_from, usage_error
@@ -192,11 +191,9 @@ def _read_config(context: typer.Context, settings: list[str]) -> TrainingConfig:
     """
     further = settings_from(settings)
     options = {param.name: "/".join(param.opts) for param in context.command.params if param.name is not None}
-    names = {
-        name
-        for name in TrainingConfig.model_fields.keys() & options.keys()
-        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
-    }
+    sources = {name: context.get_parameter_source(name) for name in TrainingConfig.model_fields.keys() & options.keys()}
+    # by the name of the source: where its type lies depends on the version of Typer
+    names = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     flags = {name: options[name] for name in names} | {name: f"--set {name}" for name in further}
     return config_from({name: context.params[name] for name in names} | further, flags)
 

@@ -103,6 +103,7 @@ def _find_clips(workspace: Workspace, config: TrainingConfig, hparams: Hyperpara
         report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
     if filelist.decides(workspace):
         report.log(f"filelist.txt decides which clips are trained: {filelist.summary(workspace, config.f0)}")
+        filelist.note_kept(workspace)
         return parts
     if copy := filelist.keep_users_copy(workspace):
         report.warn(f"filelist.txt names slices that are no longer there and is replaced; it is kept as {copy.name}")

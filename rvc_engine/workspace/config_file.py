@@ -127,6 +127,7 @@ def write(workspace: Workspace, config: TrainingConfig, micro_batch_size: int, r
         found = {"data.sampling_rate": file.values.get("data.sample_rate")} | file.values  # Applio's, RVC's
         differing = [key for key, value in values.items() if _describes_model(key) and found.get(key) != value]
         if not differing:
+            written.note_kept(workspace.hyperparameters)
             return
         copy = written.keep_copy(workspace.hyperparameters)
         report.warn(

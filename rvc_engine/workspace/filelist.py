@@ -112,6 +112,11 @@ def summary(workspace: Workspace, f0: bool) -> str:
     return f"{len(clips)} clips; {len(others)} of the {len(slices)} slices in {workspace.slices} are not among them"
 
 
+def note_kept(workspace: Workspace) -> None:
+    """Record that the list, which decides, is not this engine's."""
+    written.note_kept(workspace.filelist, slices=workspace.fingerprint("slice"))
+
+
 def keep_users_copy(workspace: Workspace) -> Path | None:
     """Copy a list that does not decide and that this engine did not write; returns the copy, None without one."""
     path = workspace.filelist

@@ -35,6 +35,12 @@ def write_own(path: Path, content: bytes, **details: object) -> None:
     write_atomically(path, content)
 
 
+def note_kept(path: Path, **details: object) -> None:
+    """Record, once, that the file is not this engine's: without a record it may be of a version that kept none."""
+    if not record_of(path):
+        write_atomically(_record_path(path), json.dumps({"sha256": [], **details}, sort_keys=True).encode())
+
+
 def keep_copy(path: Path) -> Path:
     """Copy a file to `<name>.bak`, or to `.bak2` and so on where another content has that name; returns the copy."""
     for number in count(1):

@@ -11,7 +11,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import list_clips, write_filelist
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.workspace.external import check_workspace, clip_paths
-from rvc_engine.workspace.filelist import decides, has_silence, keep_users_copy, users_filelist
+from rvc_engine.workspace.filelist import decides, has_silence, keep_users_copy, note_kept, users_filelist
 from rvc_engine.workspace.layout import Workspace
 
 CONFIG = TrainingConfig(width=24, pretrained="none")
@@ -189,6 +189,15 @@ def test_the_list_of_a_run_from_before_lists_were_recorded_is_this_engines(works
     assert not decides(workspace)
     assert keep_users_copy(workspace) is None
     workspace.filelist.write_text("\n".join(everything(workspace.root.parent)))  # RVC's page wrote it again
+    assert decides(workspace)
+
+
+def test_a_list_without_silence_decides_in_a_run_that_is_resumed_too(workspace: Workspace) -> None:
+    workspace.filelist.write_text("\n".join(everything(workspace.root)[:4]).replace("/anna/anna/", "/anna/"))
+    assert decides(workspace)
+    note_kept(workspace)
+    workspace.recovery.mkdir()
+    (workspace.recovery / "step_000000003.pt").touch()
     assert decides(workspace)
 
 
