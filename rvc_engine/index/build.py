@@ -99,13 +99,14 @@ def _parts(workspace: Workspace, config: TrainingConfig) -> tuple[list[_Part], l
     """The workspace's features by speaker, in the order of the ids and file names, and those of no speaker.
 
     As in RVC all features of the folder count, those too that a user's file list leaves out; where the list names
-    several speakers, these are of none.
+    several speakers, these are of none. A folder without features has those that the list names elsewhere.
     """
-    files = sorted(workspace.features.glob("*.npy"))
+    listed = users_filelist(workspace, config.f0)
+    elsewhere = set() if listed is None else {clip.features for clip in listed.clips}
+    files = sorted(workspace.features.glob("*.npy")) or sorted(elsewhere)
     if not files:
         raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
     speakers = Speakers.from_workspace(workspace, config)
-    listed = users_filelist(workspace, config.f0)
     found = {file: speaker_in(file.stem) for file in files}
     unlisted: list[Path] = []
     if listed is not None and len({clip.speaker for clip in listed.clips}) > 1:

@@ -103,6 +103,8 @@ def _find_clips(workspace: Workspace, config: TrainingConfig, hparams: Hyperpara
         report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
     if filelist.decides(workspace):
         report.log(f"filelist.txt decides which clips are trained: {filelist.summary(workspace, config.f0)}")
+        if config.speaker_id:
+            report.log(f"speaker_id={config.speaker_id} was given and goes before the speakers in filelist.txt")
         filelist.note_kept(workspace)
         return parts
     if copy := filelist.keep_users_copy(workspace):
@@ -113,7 +115,7 @@ def _find_clips(workspace: Workspace, config: TrainingConfig, hparams: Hyperpara
 
 
 def _log_speakers(speakers: Speakers, clips: Sequence[ClipFiles], report: StageReport) -> None:
-    present = speakers.names_by_id(clip.speaker for clip in clips)
+    present = speakers.names_by_id(clip.speaker for clip in clips if not filelist.SILENCE.fullmatch(clip.wave.stem))
     if len(present) > 1:
         report.log(f"{len(present)} speakers: {', '.join(f'{name} is {number}' for number, name in present.items())}")
     if silent := [name for number, name in speakers.names.items() if number not in present]:

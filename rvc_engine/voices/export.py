@@ -33,6 +33,7 @@ from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
 from rvc_engine.workspace import config_file
 from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.external import clip_paths
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
@@ -59,7 +60,8 @@ class VoiceDetails:
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
         """Metadata of a run at this progress. Raises InvalidDataset when the speaker of a slice is unknown."""
-        seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
+        waves = {clip.wave for clip in clip_paths(workspace, config.f0)}
+        seconds = sum(soundfile.info(path).duration for path in waves)
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
         speakers = speakers_present(workspace, config)
         return cls(workspace.voice, completed_epochs(progress), progress.step, embedder, seconds, speakers)
