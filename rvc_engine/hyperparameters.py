@@ -20,6 +20,7 @@ EPSILON = 1e-9
 WEIGHT_DECAY = 0.01
 MEL_WEIGHT = 45.0
 KL_WEIGHT = 1.0
+LOG_INTERVAL = 200
 MAX_FRAMES = 900
 """Largest length of a training clip, in frames of 10 ms; longer clips are cut."""
 PUBLISHED_WIDTH = 192
@@ -44,14 +45,9 @@ _N_MELS = {32_000: 80, 40_000: 125, 48_000: 128}
 
 # Entries of RVC's `config.json` that are the same for every voice.
 _RVC_TRAIN: dict[str, object] = {
-    "log_interval": 200,
     "epochs": 20000,
-    "betas": BETAS,
-    "eps": EPSILON,
     "init_lr_ratio": 1,
     "warmup_epochs": 0,
-    "c_mel": int(MEL_WEIGHT),
-    "c_kl": KL_WEIGHT,
 }
 _RVC_DATA: dict[str, object] = {"max_wav_value": 32768.0, "mel_fmin": 0.0, "mel_fmax": None}
 _RVC_MODEL: dict[str, object] = {
@@ -89,6 +85,15 @@ class Hyperparameters:
     gin_channels: int
     """Width of the speaker embedding."""
     num_speakers: int = NUM_SPEAKERS
+    betas: tuple[float, float] = BETAS
+    """AdamW's, for generator and discriminators; `epsilon` too."""
+    epsilon: float = EPSILON
+    mel_weight: float = MEL_WEIGHT
+    """Coefficient of the mel loss."""
+    kl_weight: float = KL_WEIGHT
+    """Coefficient of the KL divergence."""
+    log_interval: int = LOG_INTERVAL
+    """Steps between lines with the losses."""
 
     @classmethod
     def from_config(cls, config: TrainingConfig) -> Self:
@@ -183,7 +188,17 @@ class Hyperparameters:
 
         `batch_size` is the micro-batch size, a number also with batch_size=auto.
         """
+        return json.dumps(self.workspace_tree(config, batch_size), indent=4, sort_keys=True)
+
+    def workspace_tree(self, config: TrainingConfig, batch_size: int) -> dict[str, Any]:
+        """Contents of `workspace_config`."""
+        mel_weight = self.mel_weight
         train = _RVC_TRAIN | {
+            "log_interval": self.log_interval,
+            "betas": self.betas,
+            "eps": self.epsilon,
+            "c_mel": int(mel_weight) if mel_weight == int(mel_weight) else mel_weight,
+            "c_kl": self.kl_weight,
             "seed": config.seed,
             "learning_rate": config.learning_rate,
             "batch_size": batch_size,
@@ -207,5 +222,4 @@ class Hyperparameters:
             "gin_channels": self.gin_channels,
             "spk_embed_dim": self.num_speakers,
         }
-        tree = {"version": self.version, "f0": self.f0, "train": train, "data": data, "model": model}
-        return json.dumps(tree, indent=4, sort_keys=True)
+        return {"version": self.version, "f0": self.f0, "train": train, "data": data, "model": model}

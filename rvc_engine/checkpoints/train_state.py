@@ -8,7 +8,7 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import AdamW
 
 from rvc_engine.compute.precision import Precision
-from rvc_engine.hyperparameters import BETAS, EPSILON, PUBLISHED_WIDTH, WEIGHT_DECAY, Hyperparameters
+from rvc_engine.hyperparameters import PUBLISHED_WIDTH, WEIGHT_DECAY, Hyperparameters
 from rvc_engine.models.activation_checkpointing import set_activation_checkpointing
 from rvc_engine.models.discriminators import Discriminators
 from rvc_engine.models.synthesizer import Synthesizer
@@ -80,8 +80,8 @@ class GanTrainState:
             hparams,
             synthesizer,
             discriminators,
-            _adamw(synthesizer, learning_rate),
-            _adamw(discriminators, learning_rate),
+            _adamw(synthesizer, hparams, learning_rate),
+            _adamw(discriminators, hparams, learning_rate),
             precision or Precision("fp32", device.type),
         )
 
@@ -116,9 +116,9 @@ class GanTrainState:
                     group["lr"] = learning_rate
 
 
-def _adamw(model: nn.Module, learning_rate: float) -> AdamW:
+def _adamw(model: nn.Module, hparams: Hyperparameters, learning_rate: float) -> AdamW:
     """AdamW of a model. On CUDA the learning rate is a tensor on the device, where a graph of the step reads it."""
     parameters = list(model.parameters())
     device = parameters[0].device
     rate = torch.tensor(learning_rate, device=device) if device.type == "cuda" else learning_rate
-    return AdamW(parameters, rate, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY, fused=True)
+    return AdamW(parameters, rate, betas=hparams.betas, eps=hparams.epsilon, weight_decay=WEIGHT_DECAY, fused=True)

@@ -185,10 +185,15 @@ def pipeline(
 
 
 def _read_config(context: typer.Context, settings: list[str]) -> TrainingConfig:
-    """The options named as fields of TrainingConfig, then the fields that `--set` gives. Exits when one is invalid."""
+    """The given options named as fields of TrainingConfig, then the fields of `--set`. Exits when one is invalid.
+
+    Options that are not given stay unset, so that an edited `config.json` goes before their defaults.
+    """
     further = settings_from(settings)
     options = {param.name: "/".join(param.opts) for param in context.command.params if param.name is not None}
-    names = TrainingConfig.model_fields.keys() & options.keys()
+    sources = {name: context.get_parameter_source(name) for name in TrainingConfig.model_fields.keys() & options.keys()}
+    # by the name of the source: where its type lies depends on the version of Typer
+    names = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
     flags = {name: options[name] for name in names} | {name: f"--set {name}" for name in further}
     return config_from({name: context.params[name] for name in names} | further, flags)
 

@@ -17,6 +17,7 @@ from rvc_engine.errors import InvalidDataset
 from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.external import NO_SLICES, clip_paths
+from rvc_engine.workspace.filelist import ClipPaths, silence_beside, users_filelist, write_own_list
 from rvc_engine.workspace.layout import Workspace
 
 MAX_BATCHES_PER_POOL = 8
@@ -67,16 +68,16 @@ def list_clips(
     Slices are left out when they are too short to train on or lack features or pitch. Raises InvalidDataset when none
     remains, a file is damaged or does not fit the config, or the speaker of a slice is unknown.
     """
-    found = clip_paths(workspace, hparams.f0)
+    found, listed = clip_paths(workspace, hparams.f0), users_filelist(workspace, hparams.f0)
     if not found:
-        raise InvalidDataset(NO_SLICES.format(folder=workspace.slices))
+        raise InvalidDataset((listed and listed.fault) or NO_SLICES.format(folder=workspace.slices))
     clips, num_missing = [], 0
     for paths in found:
         if paths.missing:
             num_missing += 1
         else:
             speaker = speakers.speaker_of_slice(paths.wave.stem, paths.speaker)
-            clips.append(_clip_files(paths.wave, paths.features, paths.coarse_f0, paths.f0, speaker, hparams))
+            clips.append(_clip_files(paths, speaker, hparams))
     if not clips:
         raise InvalidDataset(
             f"none of the {num_missing} slices in {workspace.slices} has "
@@ -89,8 +90,7 @@ def list_clips(
             f"({hparams.segment_frames / 100:.2f} s); add longer recordings"
         )
     num_short = len(clips) - len(kept)
-    ids = sorted({clip.speaker for clip in kept})
-    return kept + _mute_clips(workspace, hparams, ids), num_short + num_missing
+    return kept + _silent_clips(workspace, hparams, speakers, kept), num_short + num_missing
 
 
 def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, str]:
@@ -102,11 +102,31 @@ def speakers_present(workspace: Workspace, config: TrainingConfig) -> dict[int, 
     )
 
 
-def _mute_clips(workspace: Workspace, hparams: Hyperparameters, speakers: Sequence[int]) -> list[ClipFiles]:
-    """Two silent clips for each speaker, as in the reference; the content stage computes their features."""
+def _silent_clips(
+    workspace: Workspace, hparams: Hyperparameters, speakers: Speakers, clips: Sequence[ClipFiles]
+) -> list[ClipFiles]:
+    """The silent clips that the user's file list names; without such a list two for each speaker, as RVC's page does.
+
+    The run's own silence, which the content stage encodes, replaces one that is not there; without it, RVC's does.
+    """
+    listed = users_filelist(workspace, hparams.f0)
+    named: Sequence[ClipPaths] = ()
+    if listed is not None and speakers.choice == "one":
+        named = listed.silence
+        missing = [speakers.speaker_of_slice("mute", number) for number in listed.missing_silence]
+    else:
+        missing = [number for number in sorted({clip.speaker for clip in clips}) for _ in range(2)]
+    own = _own_silence(workspace, hparams) or silence_beside(workspace, hparams.rate_name, hparams.f0)
+    silent = [(paths, speakers.speaker_of_slice("mute", paths.speaker)) for paths in named]
+    silent += [] if own is None else [(own, number) for number in missing]
+    return [_clip_files(paths, number, hparams) for paths, number in silent]
+
+
+def _own_silence(workspace: Workspace, hparams: Hyperparameters) -> ClipPaths | None:
+    """The silent clip of the workspace, whose wave and pitch are written here; None without its features."""
     features = workspace.mute_features
     if not features.is_file():
-        return []
+        return None
     folder = features.parent
     wave = folder / f"mute{hparams.rate_name}.wav"
     if not wave.is_file():
@@ -120,12 +140,11 @@ def _mute_clips(workspace: Workspace, hparams: Hyperparameters, speakers: Sequen
         coarse, f0 = folder / "mute_coarse.npy", folder / "mute_f0.npy"
         np.save(coarse, np.ones(300, np.int64))
         np.save(f0, np.zeros(300, np.float32))
-    return [_clip_files(wave, features, coarse, f0, speaker, hparams) for speaker in speakers for _ in range(2)]
+    return ClipPaths(wave, features, coarse, f0, None)
 
 
-def _clip_files(
-    wave: Path, features: Path, coarse: Path | None, f0: Path | None, speaker: int, hparams: Hyperparameters
-) -> ClipFiles:
+def _clip_files(paths: ClipPaths, speaker: int, hparams: Hyperparameters) -> ClipFiles:
+    wave, features, coarse, f0 = paths.wave, paths.features, paths.coarse_f0, paths.f0
     try:
         info, shape = soundfile.info(wave), np.load(features, mmap_mode="r").shape
         lengths = [len(np.load(path, mmap_mode="r")) for path in (coarse, f0) if path is not None]
@@ -147,13 +166,15 @@ def _clip_files(
     return ClipFiles(wave, features, coarse, f0, speaker, min(lengths))
 
 
-def write_filelist(workspace: Workspace, clips: Sequence[ClipFiles], seed: int) -> None:
-    """Write `filelist.txt` in the format of RVC's trainer: shuffled, the silent clips last."""
+def write_filelist(
+    workspace: Workspace, clips: Sequence[ClipFiles], seed: int, held_out: Sequence[ClipFiles] = ()
+) -> None:
+    """Write `filelist.txt` in the format of RVC's trainer: shuffled, the silent clips last; `held_out` is recorded."""
     lines = [clip.filelist_line() for clip in clips]
     voiced = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent == workspace.slices]
     random.Random(seed).shuffle(voiced)
     rest = [line for clip, line in zip(clips, lines, strict=True) if clip.wave.parent != workspace.slices]
-    write_atomically(workspace.filelist, "\n".join(voiced + rest).encode())
+    write_own_list(workspace, voiced + rest, [clip.filelist_line() for clip in held_out])
 
 
 def load_clip(files: ClipFiles) -> Clip:

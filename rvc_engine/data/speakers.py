@@ -110,7 +110,7 @@ class Speakers:
 
     choice: SpeakerChoice
     speaker_id: int
-    """With speakers=one, the speaker of all slices without one in their name or the file list."""
+    """With speakers=one, the speaker of all slices; 0: of those without one in their name or the file list."""
     by_recording: tuple[int, ...]
     """The speaker of each recording, in their order; empty with speakers=one."""
     names: dict[int, str]
@@ -136,7 +136,7 @@ class Speakers:
         Raises InvalidDataset when the speaker is unknown.
         """
         if self.choice == "one":
-            return self.speaker_id if found is None else found
+            return self.speaker_id if found is None or self.speaker_id else found
         if found is not None:
             return found if self.choice == "folders" else self._mapped_id(str(found), stem)
         number = stem.partition("_")[0]

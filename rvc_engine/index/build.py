@@ -24,6 +24,7 @@ from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
+from rvc_engine.workspace.filelist import users_filelist
 from rvc_engine.workspace.layout import Workspace
 
 ROWS_PER_LIST = 39
@@ -61,10 +62,11 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
     With several speakers, each also gets an index of its own. Raises InvalidDataset when there are no features, and
     DiskFull.
     """
-    parts = _parts(workspace, config)
+    parts, unlisted = _parts(workspace, config)
     with translating_disk_full(workspace.root):
-        rows, ends = _concatenate_features([part.files for part in parts], workspace.total_features, report)
-        ranges = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends]), strict=True))
+        files = [*(part.files for part in parts), unlisted]
+        rows, ends = _concatenate_features(files, workspace.total_features, report)
+        ranges = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends[:-1]]), strict=True))
         # The common index is written last: RVC pairs the newest of several matching indexes with the voice.
         ranges = {**(ranges if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
         written, share = {}, 0.8 / len(ranges)
@@ -93,17 +95,31 @@ class _Part:
         return index_stem(workspace.stem, self.speaker, self.name)
 
 
-def _parts(workspace: Workspace, config: TrainingConfig) -> list[_Part]:
-    """The workspace's features by speaker, in the order of the ids and file names."""
-    files = sorted(workspace.features.glob("*.npy"))
+def _parts(workspace: Workspace, config: TrainingConfig) -> tuple[list[_Part], list[Path]]:
+    """The workspace's features by speaker, in the order of the ids and file names, and those of no speaker.
+
+    As in RVC all features of the folder count, those too that a user's file list leaves out; where the list names
+    several speakers, these are of none. A folder without features has those that the list names elsewhere.
+    """
+    listed = users_filelist(workspace, config.f0)
+    elsewhere = set() if listed is None else {clip.features for clip in listed.clips}
+    files = sorted(workspace.features.glob("*.npy")) or sorted(elsewhere)
     if not files:
         raise InvalidDataset(f"{workspace.features} holds no features; run the content stage first")
     speakers = Speakers.from_workspace(workspace, config)
+    found = {file: speaker_in(file.stem) for file in files}
+    unlisted: list[Path] = []
+    if listed is not None and len({clip.speaker for clip in listed.clips}) > 1:
+        numbers = {clip.features.resolve(): clip.speaker for clip in reversed(listed.clips)}
+        found = {file: numbers[file.resolve()] for file in files if file.resolve() in numbers}
+        unlisted = [file for file in files if file not in found]
+    elif listed is not None and listed.clips:
+        found = dict.fromkeys(files, listed.clips[0].speaker)
     by_speaker: dict[int, list[Path]] = {}
-    for file in files:
-        by_speaker.setdefault(speakers.speaker_of_slice(file.stem, speaker_in(file.stem)), []).append(file)
+    for file, number in found.items():
+        by_speaker.setdefault(speakers.speaker_of_slice(file.stem, number), []).append(file)
     names = speakers.names_by_id(by_speaker)
-    return [_Part(number, name, by_speaker[number]) for number, name in names.items()]
+    return [_Part(number, name, by_speaker[number]) for number, name in names.items()], unlisted
 
 
 def _build(rows: np.ndarray, seed: int, progress: ProgressCallback, report: StageReport) -> faiss.IndexIVFFlat:

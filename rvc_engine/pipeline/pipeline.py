@@ -26,7 +26,9 @@ from rvc_engine.training import trainer
 from rvc_engine.training.distributed import launcher
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.voices import export
+from rvc_engine.workspace import config_file
 from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.filelist import decides, has_silence
 from rvc_engine.workspace.layout import Workspace, fingerprint_of
 from rvc_engine.workspace.stage_cache import StageCache
 
@@ -75,6 +77,8 @@ def make_voice(
     failure = preflight.check(
         dataset, workspace, config, machine, report, trains=selection.training, continues_to_index=continues_to_index
     )
+    if selection.training and failure is None:
+        config = run.config = config_file.with_edits(workspace, config, report)
     results = {} if dataset is None else run.preprocessing_results(dataset)
     run.check_space(dataset, results, selection)
     if dataset is not None:
@@ -191,6 +195,10 @@ class _Run:
         if not RecoveryStore(self.workspace, {}).is_newest_whole():
             self.workspace.mark_undone("train")
         inputs = [features, base.identity, self.config.model_dump(mode="json")]
+        if edits := config_file.edits(self.workspace, self.config):
+            inputs.append(edits)
+        if decides(self.workspace):
+            inputs.append(sha256_of(self.workspace.filelist))
         return _StageResult("train", fingerprint_of(trainer.VERSION, inputs))
 
     def _features_identity(self) -> str:
@@ -203,8 +211,8 @@ class _Run:
         return fingerprint_of(encoded, pitch_curves, *([speaker_numbers] if speaker_numbers else []))
 
     def _write_mute(self) -> None:
-        """Write features of the silent clips, which other programs keep elsewhere; needs the encoder's weights."""
-        if self.workspace.mute_features.is_file():
+        """Write features of the silent clips, unless those of RVC are used; needs the encoder's weights."""
+        if self.workspace.mute_features.is_file() or has_silence(self.workspace, self.config):
             return
         try:
             content_stage.write_mute(self.workspace, self.config, self.machine, self.device)

@@ -16,7 +16,8 @@ from rvc_engine.models.identity import ModelIdentity, discriminators_layout, gen
 from rvc_engine.pipeline.required_weights import check_weights
 from rvc_engine.reporting import Report
 from rvc_engine.weights.catalogue import Weights
-from rvc_engine.workspace import external
+from rvc_engine.workspace import config_file, external
+from rvc_engine.workspace.filelist import users_filelist
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -43,7 +44,13 @@ def check(
         (for_training if can_index else for_all).extend(faults)
         for remark in found.remarks:
             report(Warned(message=remark))
+    elif trains and (listed := users_filelist(workspace, config.f0)) is not None and listed.remark:
+        report(Warned(message=listed.remark))
     if trains:
+        try:
+            config_file.check(workspace, config)
+        except EngineError as error:
+            for_training.append(error)
         for_training += _base_weights_faults(config, machine)
     if for_all or (for_training and not continues_to_index):
         raise _join_errors([*for_all, *for_training])

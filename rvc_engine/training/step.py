@@ -17,7 +17,7 @@ from torch.optim import AdamW
 from rvc_engine.audio.mel import log_mel
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.data.batch import Batch
-from rvc_engine.hyperparameters import KL_WEIGHT, MEL_WEIGHT, Hyperparameters
+from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models import losses
 from rvc_engine.models.losses import mel_distance
 from rvc_engine.models.synthesizer import Noise, SynthesizerOutput, cut_segments
@@ -243,9 +243,9 @@ def _micro_batch_backward(
         fake_outputs = state.discriminators(output.wave)
     gen = losses.generator_loss(fake_outputs) * share
     fm = losses.feature_loss(real_outputs, fake_outputs) * share
-    mel = MEL_WEIGHT * mel_distance(hparams, output.wave, micro_batch.target_mel(hparams)) * share
+    mel = hparams.mel_weight * mel_distance(hparams, output.wave, micro_batch.target_mel(hparams)) * share
     kl = losses.kl_sum(output.latent_prior, output.log_std, output.prior_mean, output.prior_log_std, output.mask)
-    kl = KL_WEIGHT * kl / totals.num_frames
+    kl = hparams.kl_weight * kl / totals.num_frames
     state.generator_scaler.scale(gen + fm + mel + kl).backward()  # type: ignore[no-untyped-call]
     return torch.stack([gen, fm, mel, kl]).detach()
 

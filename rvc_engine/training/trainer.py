@@ -40,7 +40,7 @@ from rvc_engine.training.progress import NotFinite, ProgressReporter, finite_val
 from rvc_engine.training.saver import CheckpointSaver
 from rvc_engine.training.schedule import DueActions, Schedule
 from rvc_engine.training.step import BatchTotals, StepInputs, StepResult, draw_starts, training_step
-from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace import config_file, filelist
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
@@ -76,7 +76,7 @@ def run(
     if device.type == "cuda":
         use_tf32(config.tf32)
     with workspace.training_lock() if distributed.is_main else nullcontext():
-        hparams = Hyperparameters.from_config(config)
+        hparams = config_file.hyperparameters(workspace, config)
         parts = distributed.broadcast_object(partial(_find_clips, workspace, config, hparams, report))
         store = RecoveryStore(workspace, _identity(config, base, features_identity))
         try:
@@ -92,7 +92,7 @@ def run(
 
 
 def _find_clips(workspace: Workspace, config: TrainingConfig, hparams: Hyperparameters, report: StageReport) -> Split:
-    """List the clips for training and those for evaluation, and write RVC's filelist of the former."""
+    """List the clips for training and those for evaluation, and write the former into RVC's filelist."""
     speakers = Speakers.from_workspace(workspace, config)
     clips, num_short = list_clips(workspace, hparams, speakers)
     _log_speakers(speakers, clips, report)
@@ -101,12 +101,21 @@ def _find_clips(workspace: Workspace, config: TrainingConfig, hparams: Hyperpara
     parts = split(clips, workspace.slices, config.evaluate)
     if parts.are_held_out:
         report.log(f"{len(parts.evaluated)} clips are held out of training, for evaluation")
-    write_filelist(workspace, parts.trained, config.seed)
+    if filelist.decides(workspace):
+        report.log(f"filelist.txt decides which clips are trained: {filelist.summary(workspace, config.f0)}")
+        if config.speaker_id:
+            report.log(f"speaker_id={config.speaker_id} was given and goes before the speakers in filelist.txt")
+        filelist.note_kept(workspace)
+        return parts
+    if copy := filelist.keep_users_copy(workspace):
+        report.warn(f"filelist.txt names slices that are no longer there and is replaced; it is kept as {copy.name}")
+    held_out = parts.evaluated if parts.are_held_out else []
+    write_filelist(workspace, parts.trained, config.seed, held_out)
     return parts
 
 
 def _log_speakers(speakers: Speakers, clips: Sequence[ClipFiles], report: StageReport) -> None:
-    present = speakers.names_by_id(clip.speaker for clip in clips)
+    present = speakers.names_by_id(clip.speaker for clip in clips if not filelist.SILENCE.fullmatch(clip.wave.stem))
     if len(present) > 1:
         report.log(f"{len(present)} speakers: {', '.join(f'{name} is {number}' for number, name in present.items())}")
     if silent := [name for number, name in speakers.names.items() if number not in present]:
@@ -140,7 +149,7 @@ class _Trainer:
         self.workspace, self.config, self.device, self.base = workspace, config, device, base
         self.clips, self.store, self.checkpointer = parts.trained, store, checkpointer
         self.report, self.distributed = report, distributed
-        self.hparams = Hyperparameters.from_config(config)
+        self.hparams = config_file.hyperparameters(workspace, config)
         self.precision = Precision.choose(config.precision, device)
         self.schedule = Schedule(config, device, store, distributed)
         self.progress_reporter = ProgressReporter(config, device, self.precision, distributed.world_size, report)
@@ -206,8 +215,7 @@ class _Trainer:
             del self.state  # frees its memory before the models are built again
             self.state = self._fresh_state()
         if self.distributed.is_main:
-            text = self.hparams.workspace_config(config, sampler.micro_batch_size)
-            write_atomically(self.workspace.hyperparameters, text.encode())
+            config_file.write(self.workspace, config, sampler.micro_batch_size, self.report)
         how = f"{self.precision.name}{' with gradient checkpointing' if config.gradient_checkpointing else ''}"
         self.report.log(
             f"training {sampler}, {config.total_epochs} epochs, on {self.device} in {how}, "

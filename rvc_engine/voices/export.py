@@ -31,7 +31,9 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
+from rvc_engine.workspace import config_file
 from rvc_engine.workspace.checksum import sha256_of
+from rvc_engine.workspace.external import clip_paths
 from rvc_engine.workspace.layout import Workspace
 
 VERSION = 1
@@ -58,7 +60,8 @@ class VoiceDetails:
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
         """Metadata of a run at this progress. Raises InvalidDataset when the speaker of a slice is unknown."""
-        seconds = sum(soundfile.info(path).duration for path in workspace.slices.glob("*.wav"))
+        waves = {clip.wave for clip in clip_paths(workspace, config.f0)}
+        seconds = sum(soundfile.info(path).duration for path in waves)
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
         speakers = speakers_present(workspace, config)
         return cls(workspace.voice, completed_epochs(progress), progress.step, embedder, seconds, speakers)
@@ -154,7 +157,7 @@ def run(workspace: Workspace, config: TrainingConfig, device: torch.device, repo
 
     Raises ArtifactInvalid, IncompatibleCheckpoint without a checkpoint, InvalidDataset, DiskFull.
     """
-    hparams = Hyperparameters.from_config(config)
+    hparams = config_file.hyperparameters(workspace, config)
     weights, progress = load_trained_synthesizer(workspace)
     write_voice(workspace.voice_file, weights, hparams, VoiceDetails.from_checkpoint(workspace, config, progress))
     report.progress(1, 4)

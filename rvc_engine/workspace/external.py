@@ -5,7 +5,6 @@ neither `filelist.txt` nor `config.json` right after their preprocessing.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import soundfile
 
 from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
 from rvc_engine.listing import shorten
+from rvc_engine.workspace.filelist import ClipPaths, users_filelist
 from rvc_engine.workspace.layout import Workspace
 
 NO_SLICES = (
@@ -24,38 +24,12 @@ COARSE_BINS = 256
 """Rows of the synthesizer's embedding of the coarse pitch."""
 
 
-@dataclass(frozen=True)
-class ClipPaths:
-    """Paths of the parts of one clip, which may be missing."""
-
-    wave: Path
-    features: Path
-    coarse_f0: Path | None
-    """None, and `f0` too, for a voice without pitch."""
-    f0: Path | None
-    speaker: int | None
-    """The speaker in the file's name or the file list; None where neither has one."""
-
-    @property
-    def missing(self) -> list[str]:
-        """The missing parts: `features`, `pitch`."""
-        pitch = [path for path in (self.coarse_f0, self.f0) if path is not None]
-        has_pitch = all(path.is_file() for path in pitch)
-        return ["features"] * (not self.features.is_file()) + ["pitch"] * (not has_pitch)
-
-
 def clip_paths(workspace: Workspace, f0: bool) -> list[ClipPaths]:
-    """All slices of the workspace, then those elsewhere that its file list names, in a stable order.
-
-    Lines of the list are skipped when their files are missing (the folder was moved), or when the workspace has the
-    same clip (the folder was copied).
-    """
-    own = [_own_clip(workspace, wave, f0) for wave in _waves(workspace)]
-    known = {(clip.wave.name, clip.wave.stat().st_size) for clip in own}
-    outside = [
-        clip for clip in _outside_clips(workspace, f0) if (clip.wave.name, clip.wave.stat().st_size) not in known
-    ]
-    return own + outside
+    """The clips of the run, in a stable order: those of the user's file list, or else all slices of the workspace."""
+    listed = users_filelist(workspace, f0)
+    if listed is not None:
+        return listed.clips
+    return [_own_clip(workspace, wave, f0) for wave in _waves(workspace)]
 
 
 def _waves(workspace: Workspace) -> list[Path]:
@@ -84,32 +58,6 @@ def speaker_in(stem: str) -> int | None:
     return int(parts[0]) if is_applios and int(parts[0]) < NUM_SPEAKERS else None
 
 
-def _outside_clips(workspace: Workspace, f0: bool) -> Iterator[ClipPaths]:
-    """Clips elsewhere that RVC's file list names, but for its silent clips: the run's own encoder makes those."""
-    try:
-        lines = workspace.filelist.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return
-    for line in dict.fromkeys(lines):
-        clip = _parse_filelist_line(line, f0)
-        if clip is None or clip.wave.stem.startswith("mute"):
-            continue
-        is_own = clip.wave.absolute().is_relative_to(workspace.root.absolute())
-        if not is_own and clip.wave.is_file() and not clip.missing:
-            yield clip
-
-
-def _parse_filelist_line(line: str, f0: bool) -> ClipPaths | None:
-    """Parse `wave|features|coarse|hz|speaker`, or `wave|features|speaker` without pitch; None for any other line."""
-    parts = line.strip().split("|")
-    if len(parts) != (5 if f0 else 3) or not parts[-1].isdecimal() or "" in parts:
-        return None
-    paths = [Path(part) for part in parts[:-1]]
-    speaker = int(parts[-1]) if int(parts[-1]) < NUM_SPEAKERS else None
-    coarse, hz = (paths[2], paths[3]) if f0 else (None, None)
-    return ClipPaths(paths[0], paths[1], coarse, hz, speaker)
-
-
 @dataclass
 class WorkspaceCheck:
     """Result of checking a workspace before a run uses its files."""
@@ -127,9 +75,12 @@ def check_workspace(workspace: Workspace, config: TrainingConfig, *, trains: boo
         if not any(workspace.features.glob("*.npy")):
             found.faults.append(_no_features(workspace))
         return found
+    listed = users_filelist(workspace, config.f0)
     clips = clip_paths(workspace, config.f0)
+    if listed is not None and listed.remark:
+        found.remarks.append(listed.remark)
     if not clips:
-        found.faults.append(NO_SLICES.format(folder=workspace.slices))
+        found.faults.append((listed and listed.fault) or NO_SLICES.format(folder=workspace.slices))
         return found
     _check_parts(workspace, clips, found)
     _check_contents(workspace, config, clips, found)

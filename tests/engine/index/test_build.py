@@ -96,6 +96,27 @@ def test_a_speaker_without_usable_rows_is_named_in_a_warning_and_has_no_index(wo
     assert len(workspace.speaker_index_files()) == 1
 
 
+@pytest.mark.parametrize(
+    ("numbers", "own"),
+    [([3, 3, None], {}), ([3, 7, 3, None], {"anna-3.index": 100, "anna-7.index": 50})],
+)
+def test_a_users_list_gives_speakers_their_own_index_and_the_common_one_has_the_whole_folder(
+    workspace: Workspace, numbers: list[int | None], own: dict[str, int]
+) -> None:
+    fill(workspace, len(numbers), 50)
+    lines = []
+    for number, speaker in enumerate(numbers):
+        parts = [workspace.root / f"{number}_0.wav", workspace.features / f"{number}_0.npy"]
+        parts += [workspace.root / f"{number}_0.coarse.npy", workspace.root / f"{number}_0.hz.npy"]
+        for part in parts:
+            part.touch()
+        lines += [] if speaker is None else ["|".join([*map(str, parts), str(speaker)])]
+    workspace.filelist.write_text("\n".join(lines))
+    run(workspace)
+    sizes = {path.name: faiss.read_index(str(path)).ntotal for path in workspace.weights.glob("*.index")}
+    assert sizes == {"anna.index": 50 * len(numbers), **own}
+
+
 def test_every_row_lies_once_in_the_list_of_its_nearest_centre_under_its_number() -> None:
     rows = np.random.default_rng(0).standard_normal((2 * build.ROWS_PER_ADD + 5, 16), dtype=np.float32)
     index = build.build_index(rows, 1, lambda _: None)

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 from rvc_engine import events
 from rvc_engine.cli.console import LogFile
 from rvc_engine.cli.main import app as engine_app
-from rvc_engine.cli.pipeline_script import app
+from rvc_engine.cli.pipeline_script import _read_config, app
+from rvc_engine.config import TrainingConfig
 
 OPTIONS = ["--content", "whisper-tiny", "--pretrained", "none", "--pitch", "dio", "--set", "width=24", "-bs", "3"]
 
@@ -81,6 +83,25 @@ def test_a_wrong_value_is_told_by_its_flag_before_any_work(
     assert hint in result.stderr
     assert "Traceback" not in result.stderr
     assert not Path("logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "given"),
+    [
+        (["-e", "anna", "-sr", "40k", "-f0", "1"], {"sample_rate", "f0"}),
+        (["-e", "anna", "-te", "300", "-bs", "4", "--set", "seed=7"], {"total_epochs", "batch_size", "seed"}),
+    ],
+)
+def test_only_options_that_are_typed_count_as_given_so_that_an_edited_config_json_goes_before_defaults(
+    words: list[str], given: set[str]
+) -> None:
+    command = get_command(app)
+    context = command.make_context("script", list(words))
+    config = _read_config(context, context.params["settings"] or [])
+    assert config.model_fields_set == given
+    assert (config.total_epochs, config.batch_size, config.save_every_epochs) == (300, 4, 50)
+    options = {name: value for name, value in context.params.items() if name in TrainingConfig.model_fields}
+    assert TrainingConfig.model_validate(options | {"seed": config.seed}) == config  # the same defaults
 
 
 def test_every_switch_does_what_it_says(script: Callable[..., Result], recordings: Path) -> None:

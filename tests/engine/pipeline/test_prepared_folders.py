@@ -114,7 +114,7 @@ def paired(voice: Path, indexes: Sequence[Path]) -> Path | None:
 def first_run(script: Run, place: Path, base_pair: tuple[Path, Path]) -> subprocess.CompletedProcess[str]:
     """Two epochs with the short form of every flag, on RVC's folder with one slice that lacks its features."""
     root = lay_out(place / "logs" / NAME)
-    (root / "config.json").write_text('{"data": {"sampling_rate": 48000}}')  # of an earlier run
+    (root / "config.json").write_text('{"data": {"sampling_rate": 40000}}')  # of which RVC could not train
     (root / "3_feature768" / "4_0.npy").unlink()
     generator, discriminators = base_pair
     words = ["-e", NAME, "-sr", "40k", "-f0", "1", "-bs", "2", "-te", "2", "-se", "1", "-g", "0", "-v", "v2", "-l", "0"]
@@ -138,6 +138,8 @@ def test_every_flag_does_what_it_says_and_every_file_that_the_script_promises_is
     assert re.search(r"base weights: G_1\.pth [0-9a-f]{12} D_1\.pth [0-9a-f]{12}", log)
 
     # The files.
+    assert (root / "config.json.bak").read_text() == '{"data": {"sampling_rate": 40000}}'
+    assert "replaced; the old one is kept as config.json.bak" in done.stderr
     assert json.loads((root / "config.json").read_text())["data"]["sampling_rate"] == 40_000
     assert json.loads((root / "config.json").read_text())["train"]["batch_size"] == 2
     steps = sorted(int(path.stem.removeprefix("G_")) for path in root.glob("G_*.pth"))

@@ -68,13 +68,18 @@ def test_a_file_list_may_name_clips_elsewhere_and_clips_that_are_gone(tmp_path: 
         line(other, "8_0"),
         line(other, "8_0"),
         line(other, "mute"),  # RVC's silence, of its own encoder
-        line(copied, "0_0"),  # the same clip in a folder that this one is a copy of
+        line(copied, "0_0"),
         line(tmp_path / "gone", "1_0"),
         "no line of a list",
         "",
     ]
     workspace.filelist.write_text("\n".join(lines), encoding="utf-8")
-    assert speakers_and_waves(workspace) == [(None, "anna/0_gt_wavs/0_0.wav"), (5, "other/0_gt_wavs/8_0.wav")]
+    assert speakers_and_waves(workspace) == [
+        (5, "anna/0_gt_wavs/0_0.wav"),
+        (5, "other/0_gt_wavs/8_0.wav"),
+        (5, "other/0_gt_wavs/8_0.wav"),  # as in RVC, a clip that is named twice counts twice
+        (5, "where it was before/0_gt_wavs/0_0.wav"),
+    ]
 
 
 def test_slices_without_all_parts_are_left_out_and_counted(tmp_path: Path) -> None:
