@@ -68,7 +68,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         (["-o", "/dev/null/x"], "-o/--outside_index_root", "another"),
         (["--skip-training", "--skip-index"], "--skip-training", "nothing to do"),
         (["-e", "a/b"], "-e/--exp_dir", "'/'"),
-        (["--content", "whisper-tiny", "-v", "v1"], "version=v1", "version=v2"),
+        (["--content", "whisper-tiny", "-v", "v1"], "-v v1", "-v v2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
