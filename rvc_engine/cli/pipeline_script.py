@@ -238,10 +238,8 @@ def pipeline(
         remedy = MissingWeightsRemedy(dataset, workspace, machine, report, show, switch, may_choose, not skip_training)
 
         def prepare(config: TrainingConfig) -> TrainingConfig:
-            if template := copy_template(
-                Path("configs"), workspace.hyperparameters, config.version, config.sample_rate
-            ):
-                report(Log(message=f"config.json of this run is a copy of {template}"))
+            if not skip_training and (template := copy_template(Path("configs"), workspace, config)):
+                report(Log(message=f"{workspace.hyperparameters} is a copy of {template}"))
             prepared = remedy(config)
             report.is_from_scratch = prepared.pretrained != config.pretrained
             report(Log(level="debug", message=f"configuration: {prepared.model_dump_json()}"))

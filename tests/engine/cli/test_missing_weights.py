@@ -41,8 +41,8 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked else 0
         body = DATA[Path(self.path).name][start:]
         self._answer(start)
-        limit = self.server.break_after  # type: ignore[attr-defined]
-        self.wfile.write(body if limit is None else body[:limit])
+        limits = self.server.limits  # type: ignore[attr-defined]
+        self.wfile.write(body[: limits.pop(0)] if limits else body)
         self.server.asked.append(asked)  # type: ignore[attr-defined]
         self.close_connection = True
 
@@ -58,9 +58,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreadingHTTPServer]:
-    """A server of both files; `break_after`: bytes after which each response ends."""
+    """A server of both files; `limits`: bytes after which each next response ends; empty: complete responses."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.break_after, server.asked = None, []  # type: ignore[attr-defined]
+    server.limits, server.asked = [], []  # type: ignore[attr-defined]
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
@@ -171,10 +171,9 @@ def test_a_run_that_trained_nothing_yet_uses_weights_that_came_since(
 def test_a_fetch_that_breaks_off_ends_the_command_and_goes_on_at_the_next_start(
     start: Start, hub: ThreadingHTTPServer
 ) -> None:
-    hub.break_after = 100_000
+    hub.limits = [100_000, 0]
     with pytest.raises(MissingWeights, match=r"the part so far is kept.*--pretrained none"):
         start()
-    hub.break_after = None
     config, _ = start()
     assert config.pretrained == "auto"
     assert hub.asked[-2].startswith("bytes=")  # the rest of the first file

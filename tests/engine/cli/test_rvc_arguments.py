@@ -16,7 +16,7 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class Started(NamedTuple):
-    """What a command would run."""
+    """Arguments of the run that a command would start."""
 
     workspace: Workspace
     config: TrainingConfig
