@@ -255,3 +255,13 @@ def test_from_scratch_can_be_asked_for_outright(script: Callable[..., Result], w
 def test_published_base_weights_that_were_asked_for_are_not_done_without(script: Callable[..., Result]) -> None:
     assert "prepared: auto" in script("--pretrained", "auto").stdout
     assert "prepared: auto" in script("--set", "pretrained=auto").stdout
+
+
+@pytest.mark.usefixtures("closed_port", "workspace")
+def test_the_output_can_be_events_as_json_lines(script: Callable[..., Result]) -> None:
+    done = script("--log-format", "json")
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows[-1]["type"] == "succeeded"
+    warnings = [row["message"] for row in rows if row["type"] == "warning"]
+    assert [text.partition(",")[0] for text in warnings] == ["training from scratch"]
+    assert done.stderr == ""
