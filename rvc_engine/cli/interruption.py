@@ -23,8 +23,11 @@ def answered_at_once(say: Callable[[str], None]) -> Iterator[None]:
     """Context in which `say` is called from a thread with the answer to the first SIGINT or SIGTERM.
 
     Python runs signal handlers between two operations of the main thread, and one of them can take seconds: the
-    interpreter's wake-up file descriptor is written to at once.
+    interpreter's wake-up file descriptor is written to at once. Only the main thread can set that one.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)

@@ -119,7 +119,7 @@ class MissingWeightsRemedy:
             fetch(weights, files, on_progress)
         except MissingWeights as error:
             raise MissingWeights(f"{error}. The same command goes on with the download; {_OTHERWISE}") from error
-        except PermissionError as error:
+        except OSError as error:
             raise InvalidConfig(
                 f"cannot write to {weights.folder} ({error.strerror}); give another folder with --weights; {_OTHERWISE}"
             ) from error
