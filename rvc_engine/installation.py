@@ -1,4 +1,4 @@
-"""Install command for an extra of this package in the running environment. Imports only the standard library."""
+"""Install command for an extra of this package in the running environment. No torch."""
 
 import json
 import shlex
@@ -8,8 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import Annotated
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+import typer
 
 DISTRIBUTION = "rvc-train"
 FOLDER = Path(__file__).resolve().parent.parent
@@ -59,3 +62,16 @@ def _requirement(extra: str) -> str:
 def _quoted(argument: str) -> str:
     """The argument quoted for the platform's shell; a POSIX shell expands the brackets of an extra as a pattern."""
     return subprocess.list2cmdline([argument]) if sys.platform == "win32" else shlex.quote(argument)
+
+
+def show_version(is_given: bool) -> None:
+    """Callback of an option `--version`: print the version of this installation and end."""
+    if is_given:
+        typer.echo(distribution(DISTRIBUTION).version)
+        raise typer.Exit
+
+
+VersionOption = Annotated[
+    bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+]
+"""The option `--version` of both programs."""

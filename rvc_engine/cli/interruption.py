@@ -1,5 +1,6 @@
 """Answers to Ctrl-C: at once to the first one, and to the second, which ends the run, the work that is lost."""
 
+import os
 import signal
 import socket
 import threading
@@ -12,6 +13,8 @@ from rvc_engine.workspace.layout import Workspace
 
 EXIT_INTERRUPTED = 130
 """Exit code after the second Ctrl-C, as a shell gives to a program that SIGINT ended."""
+SECONDS_TO_END = 1.0
+"""Time for the main thread to end by itself after the second Ctrl-C."""
 STOPPING = {
     signal.SIGINT: "stopping after this step; press Ctrl-C again to end now, without a checkpoint",
     signal.SIGTERM: "stopping after this step",
@@ -19,11 +22,12 @@ STOPPING = {
 
 
 @contextmanager
-def answered_at_once(say: Callable[[str], None]) -> Iterator[None]:
-    """Context in which `say` is called from a thread with the answer to the first SIGINT or SIGTERM.
+def answered_at_once(say: Callable[[str], None], end: Callable[[], None]) -> Iterator[None]:
+    """Context in which a thread answers SIGINT and SIGTERM: the first with `say`, a second SIGINT with the end.
 
     Python runs signal handlers between two operations of the main thread, and one of them can take seconds: the
-    interpreter's wake-up file descriptor is written to at once. Only the main thread can set that one.
+    interpreter's wake-up file descriptor is written to at once. Only the main thread can set that one. A second SIGINT
+    within the same operation is not noticed there: then `end` is called, and the process ends with EXIT_INTERRUPTED.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -31,11 +35,18 @@ def answered_at_once(say: Callable[[str], None]) -> Iterator[None]:
     receiver, sender = socket.socketpair()
     sender.setblocking(False)
     previous = signal.set_wakeup_fd(sender.fileno(), warn_on_full_buffer=False)
+    is_over = threading.Event()
 
     def answer() -> None:
-        while numbers := receiver.recv(1):
-            if text := STOPPING.get(signal.Signals(numbers[0])):
+        received: list[int] = []
+        while number := receiver.recv(1):
+            received += number
+            if len(received) == 1 and (text := STOPPING.get(signal.Signals(received[0]))):
                 say(text)
+            if received.count(signal.SIGINT) == 2:
+                if not is_over.wait(SECONDS_TO_END):
+                    end()
+                    os._exit(EXIT_INTERRUPTED)  # files survive it, as they survive a kill
                 return
 
     thread = threading.Thread(target=answer, name="signals", daemon=True)
@@ -43,6 +54,7 @@ def answered_at_once(say: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        is_over.set()
         signal.set_wakeup_fd(previous)
         sender.close()
         thread.join()

@@ -18,9 +18,8 @@ from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimiz
 from rvc_engine.cli.weights import app as weights_app
 from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.events import EXIT_USAGE
-from rvc_engine.installation import missing_package_reported
+from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
-from rvc_engine.version_option import VersionOption
 from rvc_engine.workspace.layout import Workspace
 
 if TYPE_CHECKING:

@@ -245,11 +245,16 @@ def pipeline(
             report(Log(level="debug", message=f"configuration: {prepared.model_dump_json()}"))
             return prepared
 
+        def end() -> None:
+            report(Log(level="error", message=report.lost_work.describe()))
+            if terminal is not None:
+                terminal.close()
+
         try:
-            with answered_at_once(lambda text: report(Warned(message=text))):
+            with answered_at_once(lambda text: report(Warned(message=text)), end):
                 code = run_engine(dataset, workspace, config, machine, report, switch, selection, 0, prepare)
         except KeyboardInterrupt as error:
-            report(Log(level="error", message=report.lost_work.describe()))
+            end()
             raise typer.Exit(EXIT_INTERRUPTED) from error
         if outside_index_root is not None and (code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)):
             code = _link_index(workspace, outside_index_root, code, report, skip_index=skip_index)

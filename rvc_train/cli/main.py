@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from rvc_engine.version_option import VersionOption
+from rvc_engine.installation import VersionOption
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
 

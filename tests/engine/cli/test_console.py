@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +16,7 @@ from rvc_engine import events
 from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from rvc_engine.cli import console
 from rvc_engine.cli.console import LogFile, Terminal, open_report
-from rvc_engine.cli.interruption import LostWork, answered_at_once
+from rvc_engine.cli.interruption import EXIT_INTERRUPTED, LostWork, answered_at_once
 from rvc_engine.pipeline.pipeline import StageSelection
 from rvc_engine.pipeline.process import StopSwitch, run_engine
 from rvc_engine.workspace.layout import Workspace
@@ -153,7 +155,7 @@ def test_the_first_interrupt_is_answered_while_the_main_thread_is_busy(stop_swit
         said.append((text, stop_switch()))
         is_said.set()
 
-    with answered_at_once(say):
+    with answered_at_once(say, end=lambda: None):
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         assert is_said.wait(5)
         assert stop_switch()
@@ -162,6 +164,26 @@ def test_the_first_interrupt_is_answered_while_the_main_thread_is_busy(stop_swit
             threading.Event().wait(5)
     assert len(said) == 1
     assert said[0][0] == "stopping after this step; press Ctrl-C again to end now, without a checkpoint"
+
+
+BUSY = """
+import hashlib, signal
+from rvc_engine.cli.interruption import answered_at_once
+signal.signal(signal.SIGINT, lambda *_: None)
+with answered_at_once(lambda text: print("first", flush=True), lambda: print("second", flush=True)):
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2**31 - 1)  # minutes without a chance for a signal handler
+"""
+
+
+def test_a_second_interrupt_within_one_long_operation_ends_the_program() -> None:
+    with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        for line in ("ready\n", "first\n"):
+            assert program.stdout.readline() == line
+            program.send_signal(signal.SIGINT)
+        assert program.stdout.read() == "second\n"
+        assert program.wait(5) == EXIT_INTERRUPTED
 
 
 def test_an_end_at_once_names_the_steps_that_are_lost(tmp_path: Path) -> None:
