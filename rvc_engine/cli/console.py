@@ -105,7 +105,7 @@ class _Output(Console):
     def __init__(self, *, stderr: bool) -> None:
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True)
 
-    def line(self, text: str, style: str | None = None) -> None:
+    def print_line(self, text: str, style: str | None = None) -> None:
         """Print a line of plain text."""
         try:
             self.print(text, style=style, markup=False)
@@ -155,7 +155,7 @@ class Terminal:
                 self._show_losses(self._losses)
             if LEVELS[entry[0]] >= self._level:
                 style = {"warning": "yellow", "error": "red"}.get(entry[0])
-                (self._faults if entry[0] in {"warning", "error"} else self._output).line(entry[1], style)
+                (self._faults if entry[0] in {"warning", "error"} else self._output).print_line(entry[1], style)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -173,7 +173,7 @@ class Terminal:
 
     def _info(self, text: str) -> None:
         if self._level <= logging.INFO:
-            self._output.line(text)
+            self._output.print_line(text)
 
     def _progress(self, event: events.Progress) -> None:
         place = f" epoch {event.epoch}/{event.total_epochs} step {event.step}" if event.step is not None else ""

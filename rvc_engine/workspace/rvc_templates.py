@@ -78,4 +78,4 @@ def _is_published(tree: object, version: Version, rate: SampleRate) -> bool:
     published = json.loads(template_text(version, rate))
     if isinstance(tree, dict) and isinstance(tree.get("train"), dict):
         tree = tree | {"train": tree["train"] | {"fp16_run": True}}
-    return tree == published
+    return bool(tree == published)
