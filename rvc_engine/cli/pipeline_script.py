@@ -39,8 +39,11 @@ NO_FILE = Path("none")
 class PipelineCommand(TyperCommand):
     """The command; keeps its words for the log, and names the options for the arguments of `train_index.py`."""
 
-    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:
-        """Parse the words. Exits for `NAME VERSION FOLDER CPUS`, which have no options before them."""
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words. Exits for `NAME VERSION FOLDER CPUS`, which have no options before them.
+
+        `ctx`: the context of typer's own copy of click, or of click, by typer's version.
+        """
         ctx.meta[__name__] = list(args)
         if args and not any(word.startswith("-") for word in args):
             name, version, root = [*args, *("", "v2", "")[len(args) :]][:3]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -139,7 +139,7 @@ def test_a_read_only_folder_of_runs_gets_words_that_fit(capsys: pytest.CaptureFi
 
 
 @pytest.fixture
-def stop_switch() -> Callable[[], StopSwitch]:
+def stop_switch() -> Iterator[StopSwitch]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     switch = StopSwitch()
     switch.on_signals()
