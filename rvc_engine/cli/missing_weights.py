@@ -52,13 +52,13 @@ class MissingWeightsRemedy:
         files = [] if self.dataset is None else _missing(weights, published_preparation(config, self.machine))
         choice, base = None, []
         if self.trains and self.may_choose and config.pretrained == "auto":
-            base = _missing(weights, published_base_weights(config, self.machine))
-            choice = self._kept_choice(base)
-        is_undecided = bool(base) and choice is None and not self._is_begun()
-        needed = [*files, *base] if is_undecided or (choice is not None and choice.pretrained == "auto") else files
+            missing = _missing(weights, published_base_weights(config, self.machine))
+            choice = self._kept_choice(missing)
+            base = [] if self._is_begun() or (choice is not None and choice.pretrained == "none") else missing
+        needed = [*files, *base]
         if needed and not self._has_other_faults(config):
             reason = unreachable_reason(needed[0])
-            if is_undecided and (reason is None or not files):
+            if base and choice is None and (reason is None or not files):
                 choice = self._choose(reason)
             if reason is None:
                 self._fetch(weights, needed)
@@ -77,7 +77,7 @@ class MissingWeightsRemedy:
         choice = BaseWeightsChoice(pretrained="auto")
         if reason is not None:
             choice = BaseWeightsChoice(
-                pretrained="none", reason=f"the base weights are not on this machine, and {reason}"
+                pretrained="none", reason=f"the base weights were not on this machine, and {reason}"
             )
         choice.write(self.workspace)
         return choice
@@ -85,7 +85,7 @@ class MissingWeightsRemedy:
     def _warn_of_scratch(self, choice: BaseWeightsChoice) -> None:
         self.report(
             Warned(
-                message=f"training from scratch, as chosen at this run's first start: {choice.reason}. A good voice "
+                message=f"training from scratch: {choice.reason}. Later starts of this run do the same. A good voice "
                 "from scratch needs far more recordings and time; to start from base weights, give their files with "
                 "-pg and -pd, under a new name with -e"
             )
