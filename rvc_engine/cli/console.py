@@ -160,7 +160,8 @@ class Terminal:
     def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:
-            self._bar.stop()
+            with suppress(OSError):  # the terminal was closed
+                self._bar.stop()
 
     def show(self, share: float, text: str, eta_seconds: float | None = None) -> None:
         """Show progress, 0 to 1: in the bar, and in a pipe as a line every SECONDS_BETWEEN_LINES."""
@@ -219,7 +220,7 @@ def open_report(
 
         def report(event: Event) -> None:
             event = words(event)
-            shown(event)
             log(event)
+            shown(event)
 
         yield report
