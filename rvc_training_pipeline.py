@@ -3,7 +3,19 @@
 Has the options of the script that it replaces, works in `logs/<name>/` as RVC does, and needs no server.
 """
 
-from rvc_engine.installation import missing_package_reported
+import shlex
+import sys
+from pathlib import Path
+
+try:
+    from rvc_engine.installation import missing_package_reported
+except ModuleNotFoundError as missing:  # not even a package that all programs need
+    folder = shlex.quote(f"{Path(__file__).resolve().parent}[engine]")
+    sys.stderr.write(
+        f"error: this program needs the package {missing.name}, which is not installed; install everything it needs "
+        f"with: pip install -e {folder}\n"
+    )
+    sys.exit(2)
 
 
 def main() -> None:

@@ -63,6 +63,14 @@ def evaluation_text(event: Evaluated) -> str:
     return f"epoch {event.epoch}, step {event.step} on {clips}: {scores}{best} ({event.seconds:.1f} s)"
 
 
+def losses_text(event: Metric) -> str:
+    """Losses and learning rate of a step, in one line."""
+    values = " ".join(
+        f"{name}={value:.5g}" for name, value in event.values.items() if name.startswith(("loss/", "learning_rate"))
+    )
+    return f"epoch {event.epoch}, step {event.step}: {values}"
+
+
 def throughput_text(clips_per_second: float | None, mfu: float | None) -> str:
     """Training throughput as a suffix to the step; empty while unknown."""
     if clips_per_second is None:

@@ -4,7 +4,7 @@ torch is imported only by the commands that need it, so that `report` stays ligh
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,12 +68,19 @@ def _describe_fault(fault: "ErrorDetails", flags: Mapping[str, str]) -> str:
     return f"{flags.get(name, name)}: {text}" if name else text
 
 
-def config_from(options: dict[str, Any], flags: Mapping[str, str] = MappingProxyType({})) -> TrainingConfig:
-    """A config of these fields; `flags` names the flag of each, for errors. Exits when a field is invalid."""
+def config_from(
+    options: dict[str, Any],
+    flags: Mapping[str, str] = MappingProxyType({}),
+    words: Callable[[str], str] = lambda text: text,
+) -> TrainingConfig:
+    """A config of these fields. Exits when one is invalid.
+
+    For errors, `flags` names the flag of each field, and `words` replaces other names of fields.
+    """
     try:
         return TrainingConfig.model_validate(options)
     except ValidationError as error:
-        raise usage_error(describe_faults(error, flags)) from error
+        raise usage_error(words(describe_faults(error, flags))) from error
 
 
 def settings_from(settings: list[str]) -> dict[str, Any]:
@@ -182,6 +189,20 @@ def machine() -> None:
     from rvc_engine.cli.machine_report import machine_report
 
     typer.echo(json.dumps(machine_report(), indent=1))
+
+
+@app.command()
+def configs(
+    write: Annotated[Path, typer.Option("--write", help="Folder to write to, such as configs.")],
+) -> None:
+    """Write RVC's configs/<version>/<rate>.json, to edit for new runs; a file that is there is kept."""
+    from rvc_engine.workspace.rvc_templates import write_templates
+
+    try:
+        for path, is_new in write_templates(write):
+            typer.echo(f"{path}: {'written' if is_new else 'kept as it is'}")
+    except OSError as error:
+        raise usage_error(f"--write: {write} cannot be written to ({error.strerror}); choose another folder") from error
 
 
 def main() -> None:

@@ -1,25 +1,65 @@
 """The options of the RVC training pipeline script, under their old names, for the same engine.
 
-Exit codes: 0 done, 1 failed, 2 invalid option, 3 stopped on request (run the same command again to resume).
+Exit codes: 0 done, 1 failed, 2 invalid option, 3 stopped on request (run the same command again to resume), 130 ended
+by a second Ctrl-C.
 """
 
 import re
+import shlex
+from contextlib import ExitStack, closing
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 import typer
+from typer.core import TyperCommand
 
-from rvc_engine.cli.console import open_report
+from rvc_engine.cli.console import Terminal, open_report
+from rvc_engine.cli.interruption import EXIT_INTERRUPTED, LostWork, answered_at_once
 from rvc_engine.cli.main import config_from, settings_from, usage_error
+from rvc_engine.cli.missing_weights import SCRATCH, MissingWeightsRemedy
+from rvc_engine.cli.option_words import OptionWords
 from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig, check_voice_name
 from rvc_engine.errors import InvalidDataset
-from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED
+from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.reporting import Report
 from rvc_engine.workspace import external
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_templates import copy_template
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+ALIASES = {"experiment_dir": "exp_dir", "pretrainG": "pretrain_g", "pretrainD": "pretrain_d"}
+"""Names of options in RVC's own `train.py` that differ from this script's."""
+NO_FILE = Path("none")
+"""Value of -pg and -pd for a model without base weights."""
+
+
+class PipelineCommand(TyperCommand):
+    """The command; keeps its words for the log, and names the options for the arguments of `train_index.py`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the words. Exits for `NAME VERSION FOLDER CPUS`, which have no options before them.
+
+        `ctx`: the context of typer's own copy of click, or of click, by typer's version.
+        """
+        ctx.meta[__name__] = list(args)
+        if args and not any(word.startswith("-") for word in args):
+            name, version, root = [*args, *("", "v2", "")[len(args) :]][:3]
+            words = ["-e", name, "-v", version, "--skip-training", *(["-o", root] if root else [])]
+            raise usage_error(
+                "the arguments of train_index.py are options here: use "
+                f"`python rvc_training_pipeline.py {shlex.join(words)}`"
+            )
+        return super().parse_args(ctx, args)
+
+
+class LogFormat(StrEnum):
+    """Form of the output."""
+
+    TEXT = "text"
+    JSON = "json"
 
 
 class LogLevel(StrEnum):
@@ -66,18 +106,25 @@ BatchSize = Annotated[
 TotalEpoch = Annotated[int, typer.Option("-te", "--total_epoch", help="Passes over the dataset.")]
 SaveEveryEpoch = Annotated[int, typer.Option("-se", "--save_every_epoch", help="Epochs between saves.")]
 Gpus = Annotated[
-    str, typer.Option("-g", "--gpus", help="GPUs to train on, such as 0, or 0-1-2; without a GPU the CPU is used.")
+    str, typer.Option("-g", "--gpus", help="GPUs to train on, such as 0, or 0-1-2; cpu, or without a GPU: the CPU.")
 ]
 Version = Annotated[str, typer.Option("-v", "--version", help="v1 or v2.")]
-PretrainG = Annotated[Path | None, _file("-pg", "--pretrain_g", text="Base weights of the generator.")]
-PretrainD = Annotated[Path | None, _file("-pd", "--pretrain_d", text="Base weights of the discriminator.")]
+PretrainG = Annotated[Path | None, _file("-pg", "--pretrain_g", text="Base weights of the generator, or none.")]
+PretrainD = Annotated[Path | None, _file("-pd", "--pretrain_d", text="Base weights of the discriminator, or none.")]
 IfLatest = Annotated[int, _switch("-l", "--if_latest", text="1: keep one G_/D_ pair, named 2333333.")]
 IfCache = Annotated[int, _switch("-c", "--if_cache_data_in_gpu", text="1: keep all clips in the device's memory.")]
 SaveEveryWeights = Annotated[
     int, _switch("-sw", "--save_every_weights", text="1: also write weights/<name>_e<e>_s<s>.pth at every save.")
 ]
 OutsideIndexRoot = Annotated[
-    Path | None, typer.Option("-o", "--outside_index_root", help="Folder in which to link the finished index.")
+    Path | None,
+    typer.Option(
+        "-o",
+        "--outside_index_root",
+        parser=_to_path,
+        metavar="<folder>",
+        help="Folder in which to link the finished index.",
+    ),
 ]
 SkipTraining = Annotated[bool, typer.Option("--skip-training", help="Only build the index.")]
 SkipIndex = Annotated[bool, typer.Option("--skip-index", help="Only train and export.")]
@@ -86,6 +133,9 @@ ContinueOnError = Annotated[
     typer.Option("--continue-on-error", help="Build the index even if training fails; the exit code is then still 1."),
 ]
 Level = Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False, help="For the console.")]
+Format = Annotated[
+    LogFormat, typer.Option("--log-format", case_sensitive=False, help="json: one event a line, on standard output.")
+]
 
 # Options that it does not have.
 Dataset = Annotated[
@@ -107,7 +157,12 @@ Speakers = Annotated[
     typer.Option("--speakers", help="one; folders: each folder of the dataset is a speaker; or anna=0,bob=1."),
 ]
 Pretrained = Annotated[
-    str, typer.Option("--pretrained", help="auto: published base weights. none: train from scratch.")
+    str,
+    typer.Option(
+        "--pretrained",
+        help="auto: published base weights; if they are missing, and by default, they are fetched, or the run trains "
+        "from scratch where that is not possible. none: train from scratch.",
+    ),
 ]
 MaxTrainSeconds = Annotated[float | None, typer.Option("--max-train-seconds", help="End training after this time.")]
 Settings = Annotated[
@@ -118,7 +173,7 @@ Logs = Annotated[Path, typer.Option("--logs", help="Folder of all runs.")]
 
 
 # Long because of its list of options. Parameters named as fields of TrainingConfig are read from `context`.
-@app.command()
+@app.command(cls=PipelineCommand, context_settings={"token_normalize_func": lambda name: ALIASES.get(name, name)})
 def pipeline(
     context: typer.Context,
     exp_dir: ExpDir,
@@ -139,6 +194,7 @@ def pipeline(
     skip_index: SkipIndex = False,
     continue_on_error: ContinueOnError = False,
     log_level: Level = LogLevel.INFO,
+    log_format: Format = LogFormat.TEXT,
     dataset: Dataset = None,
     pitch: Pitch = "swift",
     content: Content = "contentvec",
@@ -152,56 +208,119 @@ def pipeline(
 ) -> None:
     """Train an RVC voice and build its index; run the same command again to resume."""
     from rvc_engine.pipeline.pipeline import StageSelection
-    from rvc_engine.pipeline.process import StopSwitch, run_engine
+    from rvc_engine.pipeline.process import EventLines, StopSwitch, run_engine
 
     if skip_training and skip_index:
         raise usage_error("--skip-training and --skip-index together leave nothing to do; drop one of them")
-    try:
-        name = check_voice_name(exp_dir)
-    except ValueError as error:
-        raise usage_error(f"-e/--exp_dir: {error}") from error
-    config = _read_config(context, settings or [])
+    name = _voice_name(exp_dir, logs)
+    words = OptionWords({param.name or "": param.opts for param in context.command.params})
+    config = _read_config(context, settings or [], words)
     workspace = Workspace(logs / name, name, config.version)
-    faults = [*_file_faults(pretrain_g, pretrain_d), *_folder_faults(dataset, outside_index_root)]
-    if faults:
-        if dataset is None:  # all faults in one message
-            faults += external.check_workspace(workspace, config, trains=not skip_training).faults
-        raise usage_error("; ".join(faults))
     machine = Machine(
         device=_device_names(gpus),
         weights_folder=weights or default_weights_folder(),
         content_folder=content_folder,
-        pretrained_g=pretrain_g,
-        pretrained_d=pretrain_d,
+        pretrained_g=None if pretrain_g == NO_FILE else pretrain_g,
+        pretrained_d=None if pretrain_d == NO_FILE else pretrain_d,
     )
+    faults = [*_file_faults(machine), *_folder_faults(dataset, outside_index_root)]
+    if faults:
+        if dataset is None:  # all faults in one message
+            faults += external.check_workspace(workspace, config, trains=not skip_training).faults
+        raise usage_error(words.translate("; ".join(faults)))
     switch = StopSwitch()
     switch.on_signals()
     selection = StageSelection(not skip_training, not skip_index, continue_on_error)
-    with open_report(workspace, level=log_level.value) as report:
-        code = run_engine(dataset, workspace, config, machine, report, switch, selection, lock_wait_seconds=0)
-    if outside_index_root is not None and (code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)):
-        code = _link_index(workspace, outside_index_root, code, skip_index=skip_index)
+    with ExitStack() as stack:
+        terminal = None if log_format is LogFormat.JSON else stack.enter_context(closing(Terminal(log_level.value)))
+        sink = stack.enter_context(open_report(workspace, terminal or EventLines(switch), words=words))
+        report = RunReport(sink, workspace)
+        report(Log(level="debug", message=f"options: {shlex.join(context.meta[__name__])}"))
+        show = (lambda _share, _text: None) if terminal is None else terminal.show
+        may_choose = not (pretrain_g or pretrain_d) and "pretrained" not in config.model_fields_set
+        remedy = MissingWeightsRemedy(dataset, workspace, machine, report, show, switch, may_choose, not skip_training)
+
+        def prepare(config: TrainingConfig) -> TrainingConfig:
+            if not skip_training and (template := copy_template(Path("configs"), workspace, config)):
+                report(Log(message=f"{workspace.hyperparameters} is a copy of {template}"))
+            prepared = remedy(config)
+            report.is_from_scratch = prepared.pretrained != config.pretrained
+            report(Log(level="debug", message=f"configuration: {prepared.model_dump_json()}"))
+            return prepared
+
+        def end() -> None:
+            report(Log(level="error", message=report.lost_work.describe()))
+            if terminal is not None:
+                terminal.close()
+
+        try:
+            with answered_at_once(lambda text: report(Warned(message=text)), end):
+                code = run_engine(dataset, workspace, config, machine, report, switch, selection, 0, prepare)
+        except KeyboardInterrupt as error:
+            end()
+            raise typer.Exit(EXIT_INTERRUPTED) from error
+        if outside_index_root is not None and (code == EXIT_SUCCEEDED or (code == EXIT_FAILED and continue_on_error)):
+            code = _link_index(workspace, outside_index_root, code, report, skip_index=skip_index)
     raise typer.Exit(code)
 
 
-def _read_config(context: typer.Context, settings: list[str]) -> TrainingConfig:
+class RunReport:
+    """Report of a run that also notes what an interruption would lose, and how the voice was trained."""
+
+    def __init__(self, report: Report, workspace: Workspace) -> None:
+        self._report = report
+        self.lost_work = LostWork(workspace)
+        self.is_from_scratch = False
+        """Whether the run trains without base weights because they are missing; added to its last message."""
+
+    def __call__(self, event: Event) -> None:
+        self.lost_work(event)
+        if isinstance(event, Succeeded) and self.is_from_scratch:
+            event = event.model_copy(update={"message": f"{event.message}; {SCRATCH}"})
+        self._report(event)
+
+
+def _is_default(context: typer.Context, name: str) -> bool:
+    """Whether the option of a parameter is not given."""
+    source = context.get_parameter_source(name)  # of typer's own copy of click, or of click, by typer's version
+    return source is None or source.name == "DEFAULT"
+
+
+def _voice_name(text: str, logs: Path) -> str:
+    """The name in -e: as it is, as a shell completes a folder (`anna/`), or the path of a run in the folder of all."""
+    name = text.rstrip("/\\") or text
+    folder = Path(name).parent
+    if folder != Path() and folder.resolve() == logs.resolve():
+        name = Path(name).name
+    try:
+        return check_voice_name(name)
+    except ValueError as error:
+        path = Path(name)
+        advice = ""
+        if path.name != name and path.is_dir():
+            advice = f"; for the run in {path} use {shlex.join(['--logs', str(folder), '-e', path.name])}"
+        raise usage_error(f"-e/--exp_dir: {error}{advice}") from error
+
+
+def _read_config(context: typer.Context, settings: list[str], words: OptionWords) -> TrainingConfig:
     """The given options named as fields of TrainingConfig, then the fields of `--set`. Exits when one is invalid.
 
-    Options that are not given stay unset, so that an edited `config.json` goes before their defaults.
+    Options that are not given stay unset, as a value of the run's `config.json` goes before their defaults.
     """
     further = settings_from(settings)
     options = {param.name: "/".join(param.opts) for param in context.command.params if param.name is not None}
-    sources = {name: context.get_parameter_source(name) for name in TrainingConfig.model_fields.keys() & options.keys()}
-    # by the name of the source: where its type lies depends on the version of Typer
-    names = {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+    fields = TrainingConfig.model_fields.keys() & options.keys()
+    names = [name for name in fields if not _is_default(context, name)]
     flags = {name: options[name] for name in names} | {name: f"--set {name}" for name in further}
-    return config_from({name: context.params[name] for name in names} | further, flags)
+    if NO_FILE in {context.params["pretrain_g"], context.params["pretrain_d"]}:
+        further["pretrained"] = "none"
+    return config_from({name: context.params[name] for name in names} | further, flags, words.translate)
 
 
-def _file_faults(pretrain_g: Path | None, pretrain_d: Path | None) -> list[str]:
+def _file_faults(machine: Machine) -> list[str]:
     return [
         f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
-        for option, path in (("-pg/--pretrain_g", pretrain_g), ("-pd/--pretrain_d", pretrain_d))
+        for option, path in (("-pg/--pretrain_g", machine.pretrained_g), ("-pd/--pretrain_d", machine.pretrained_d))
         if path is not None and not path.is_file()
     ]
 
@@ -223,12 +342,14 @@ def _folder_faults(dataset: Path | None, outside_index_root: Path | None) -> lis
 
 
 def _device_names(gpus: str) -> str:
-    """`0-1` as `cuda:0,cuda:1`; `cpu` where PyTorch finds no GPU."""
+    """`0-1` or `0,1` as `cuda:0,cuda:1`; `cpu` for an empty text, as in RVC, and where PyTorch finds no GPU."""
+    if gpus.strip().lower() in {"", "cpu"}:
+        return "cpu"
     import torch
 
-    numbers = gpus.split("-")
+    numbers = re.split("[-,]", gpus)
     if not all(number.isascii() and number.isdigit() for number in numbers):
-        raise usage_error(f"-g/--gpus: {gpus!r} is not a list of GPU numbers; use 0, or 0-1-2")
+        raise usage_error(f"-g/--gpus: {gpus!r} is not a list of GPU numbers; use 0, or 0-1-2, or cpu")
     if len(set(map(int, numbers))) < len(numbers):
         raise usage_error(f"-g/--gpus: {gpus} names a GPU twice; name each once, such as 0-1")
     if not torch.cuda.is_available():
@@ -242,17 +363,17 @@ def _device_names(gpus: str) -> str:
     return ",".join(f"cuda:{number}" for number in numbers)
 
 
-def _link_index(workspace: Workspace, root: Path, code: int, *, skip_index: bool) -> int:
+def _link_index(workspace: Workspace, root: Path, code: int, report: Report, *, skip_index: bool) -> int:
     """Link the index into `root`; returns the exit code, which is `code` unless linking fails."""
     from rvc_engine.index.build import link_outside
 
     try:
-        typer.echo(f"index linked as {link_outside(workspace, root)}")
+        report(Log(message=f"index linked as {link_outside(workspace, root)}"))
     except InvalidDataset:  # there is no index: the run failed before it, as reported, or none was ever built
         if skip_index:
-            typer.echo(f"warning: there is no index yet to link into {root}: drop --skip-index", err=True)
+            report(Warned(message=f"there is no index yet to link into {root}: drop --skip-index"))
     except OSError as error:
-        typer.echo(f"error: the index could not be linked into {root}: {error}", err=True)
+        report(Log(level="error", message=f"the index could not be linked into {root}: {error}"))
         return EXIT_FAILED
     return code
 

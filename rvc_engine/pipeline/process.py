@@ -16,10 +16,21 @@ from types import FrameType
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, EngineError, FailureCode, StopRequested
-from rvc_engine.events import EXIT_FAILED, EXIT_STOPPED, EXIT_SUCCEEDED, Event, Failed, Stopped, Succeeded, format_event
+from rvc_engine.events import (
+    EXIT_FAILED,
+    EXIT_STOPPED,
+    EXIT_SUCCEEDED,
+    Event,
+    Failed,
+    Log,
+    Stopped,
+    Succeeded,
+    format_event,
+)
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.reporting import Report
+from rvc_engine.workspace.disk import check_writable
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -88,10 +99,16 @@ def run_engine(
     switch: Callable[[], bool],
     selection: StageSelection,
     lock_wait_seconds: float,
+    prepare: Callable[[TrainingConfig], TrainingConfig] = lambda config: config,
 ) -> int:
-    """Make the voice and return the exit code; errors of the run become a `Failed` event, and none is raised."""
+    """Make the voice and return the exit code; errors of the run become a `Failed` event, and none is raised.
+
+    `prepare`: called once the workspace is locked and before any work; returns the configuration to run with.
+    """
     try:
+        check_writable(workspace.root, workspace.weights, workspace.recovery, workspace.previews)
         with workspace.lock(lock_wait_seconds):
+            config = prepare(config)
             make_voice(dataset, workspace, config, machine, report, switch, selection)
     except StopRequested:
         report(Stopped(message="stopped as requested; start the run again to resume from here"))
@@ -104,7 +121,8 @@ def run_engine(
         return _unexpected(report, error)
     except Exception as error:  # noqa: BLE001 (the outermost guard: every outcome has a last event)
         return _unexpected(report, error)
-    report(Succeeded(message=f"the voice {workspace.voice} is ready in {workspace.weights}"))
+    made = f"the voice {workspace.voice}" if selection.training else f"the index of {workspace.voice}"
+    report(Succeeded(message=f"{made} is ready in {workspace.weights}"))
     return EXIT_SUCCEEDED
 
 
@@ -114,7 +132,7 @@ def _failed(report: Report, code: FailureCode, message: str) -> int:
 
 
 def _unexpected(report: Report, error: Exception) -> int:
-    traceback.print_exception(error, file=sys.stderr)
+    report(Log(level="error", message="".join(traceback.format_exception(error)).rstrip()))
     return _failed(
         report,
         FailureCode.INTERNAL,

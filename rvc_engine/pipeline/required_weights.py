@@ -6,7 +6,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.local_folder import local_folder_problem
 from rvc_engine.errors import MissingWeights
 from rvc_engine.machine import Machine
-from rvc_engine.pitch.names import check_installed, weights_problem
+from rvc_engine.pitch.names import PUBLISHED_WEIGHTS, check_installed, weights_problem
 from rvc_engine.weights.catalogue import ENCODER_IDS, PublishedFile, Weights
 
 _OTHER_ENCODER = (
@@ -34,6 +34,21 @@ def check_weights(config: TrainingConfig, machine: Machine, *, prepares: bool = 
         problems += _base_weights_problems(config, machine, weights)
     if problems:
         raise MissingWeights(". Also, ".join(problems))
+
+
+def published_preparation(config: TrainingConfig, machine: Machine) -> list[PublishedFile]:
+    """Published files that a run with recordings needs for content and pitch."""
+    weights = Weights(machine.weights_folder)
+    names = [ENCODER_IDS[config.content]] if config.content in ENCODER_IDS else []
+    names += [config.pitch] if config.f0 and config.pitch in PUBLISHED_WEIGHTS else []
+    return [file for name in names for file in weights.files_of(name)]
+
+
+def published_base_weights(config: TrainingConfig, machine: Machine) -> list[PublishedFile]:
+    """Published base weights that a run needs: for the models without a file of the user's own."""
+    published = Weights(machine.weights_folder).pretrained_files(config.version, config.sample_rate, config.f0)
+    own = (machine.pretrained_g, machine.pretrained_d)
+    return [file for path, file in zip(own, published, strict=True) if path is None]
 
 
 def _content_problems(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:

@@ -32,6 +32,7 @@ from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
 from rvc_engine.workspace import config_file
+from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.external import clip_paths
 from rvc_engine.workspace.layout import Workspace
@@ -56,6 +57,8 @@ class VoiceDetails:
     """Duration of its recordings without silence."""
     speakers: Mapping[int, str] = field(default_factory=lambda: {0: "0"})
     """Names of its speakers, by id."""
+    is_from_scratch: bool = False
+    """Whether it was trained without base weights because they were missing."""
 
     @classmethod
     def from_checkpoint(cls, workspace: Workspace, config: TrainingConfig, progress: TrainProgress) -> Self:
@@ -64,7 +67,10 @@ class VoiceDetails:
         seconds = sum(soundfile.info(path).duration for path in waves)
         embedder = embedder_of_features(config.content, workspace.made_with("content"))
         speakers = speakers_present(workspace, config)
-        return cls(workspace.voice, completed_epochs(progress), progress.step, embedder, seconds, speakers)
+        choice = BaseWeightsChoice.read(workspace)
+        is_from_scratch = config.pretrained == "none" and choice is not None and choice.pretrained == "none"
+        epoch = completed_epochs(progress)
+        return cls(workspace.voice, epoch, progress.step, embedder, seconds, speakers, is_from_scratch)
 
 
 def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: VoiceDetails) -> dict[str, Any]:
@@ -95,6 +101,7 @@ def voice_tree(weights: dict[str, Tensor], hparams: Hyperparameters, details: Vo
         "speakers_id": max(details.speakers) + 1,  # Applio offers the ids below it
         "vocoder": "HiFi-GAN",
         **names,
+        **({"base_weights": "none"} if details.is_from_scratch else {}),
     }
 
 

@@ -212,6 +212,7 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     if facts["dtype"] != "float16":
         faults.append(f"its tensors are {facts['dtype']}; published voices are float16, smaller and no worse")
     notes = [] if facts["encoder"] == CONTENTVEC else [_encoder_note(facts["encoder"])]
+    notes += ["it was trained from scratch, without base weights"] if tree.get("base_weights") == "none" else []
     return {**facts, "faults": faults, "notes": notes}
 
 

@@ -34,6 +34,9 @@ SPARE_BYTES = 100 * 2**20
 """Free space to leave on the disk."""
 _CHUNK_BYTES = 2**20
 _TIMEOUT = httpx.Timeout(30, connect=15)
+PROBE_SECONDS = 5.0
+"""Longest wait for a server to be connected to, and then for its answer."""
+PROBE_ATTEMPTS = 2
 
 
 class _TransientError(Exception):
@@ -49,6 +52,23 @@ def url_of(file: PublishedFile) -> str:
 
 def _endpoint(variable: str, otherwise: str) -> str:
     return (os.environ.get(variable) or otherwise).rstrip("/")
+
+
+def unreachable_reason(file: PublishedFile) -> str | None:
+    """Reason why the server of a file does not answer or does not offer it, as the end of a sentence; None if it does.
+
+    Takes at most PROBE_SECONDS for each of PROBE_ATTEMPTS to connect.
+    """
+    url = url_of(file)
+    reason = ""
+    for _ in range(PROBE_ATTEMPTS):
+        try:
+            status = httpx.head(url, timeout=PROBE_SECONDS).status_code
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+            reason = f"{httpx.URL(url).host or url} cannot be reached ({error or type(error).__name__})"
+            continue
+        return None if status < 400 else f"{httpx.URL(url).host} answered {status} for {file.key}"
+    return reason
 
 
 def fetch(

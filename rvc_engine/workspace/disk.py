@@ -3,12 +3,14 @@
 import contextlib
 import errno
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from rvc_engine.errors import DiskFull
+from rvc_engine.errors import DiskFull, InvalidConfig
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NOT_A_FOLDER = frozenset({errno.ENOTDIR, errno.EEXIST})
 
 
 def is_disk_full(error: OSError) -> bool:
@@ -59,3 +61,25 @@ def format_bytes(num_bytes: int) -> str:
             break
         amount, unit = amount / 1000, bigger
     return f"{amount:.0f} {unit}" if unit == "bytes" or amount >= 100 else f"{amount:.1f} {unit}"
+
+
+def check_writable(folder: Path, *inner: Path) -> None:
+    """Make `folder`, and try to write into it and into those of the `inner` folders that exist; leaves no file there.
+
+    Raises InvalidConfig for one that cannot be written to, DiskFull.
+    """
+    for each in (folder, *(path for path in inner if path.exists())):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=each):
+                pass
+        except OSError as error:
+            raise unwritable(each, error) from error
+
+
+def unwritable(folder: Path, error: OSError) -> InvalidConfig | DiskFull:
+    """Error about a folder that cannot be written to, with advice that fits the cause."""
+    if is_disk_full(error):
+        return DiskFull(f"the disk of {folder} is full; free some space and start again")
+    advice = "a file is in its place: move that file away" if error.errno in _NOT_A_FOLDER else "make it writable"
+    return InvalidConfig(f"cannot write to {folder} ({error.strerror}); {advice}, or choose another folder")

@@ -92,8 +92,8 @@ def _no_features(workspace: Workspace) -> str:
     fault = f"{workspace.features} holds no features"
     if any((workspace.root / other_name).glob("*.npy")):
         return (
-            f"{fault}, but {other_name} does: those are for {other_version}; set version={other_version} "
-            f"(-v {other_version}), or extract features for {workspace.version}"
+            f"{fault}, but {other_name} does: those are for {other_version}; set version={other_version}, "
+            f"or extract features for {workspace.version}"
         )
     return f"{fault}; extract them, or give the recordings with --dataset"
 
@@ -107,7 +107,7 @@ def _check_parts(workspace: Workspace, clips: list[ClipPaths], found: WorkspaceC
     if len(without["pitch"]) == len(clips):
         found.faults.append(
             f"none of the {len(clips)} slices has pitch in {workspace.coarse_f0.name} and {workspace.f0_hz.name}; "
-            "extract it, or train a voice without pitch: f0=false (-f0 0)"
+            "extract it, or train a voice without pitch: f0=false"
         )
     elif without["pitch"]:
         found.remarks.append(_left_out(without["pitch"], len(clips), "pitch"))
@@ -168,7 +168,7 @@ def _check_contents(
             )
     names = {32_000: "32k", 40_000: "40k", 48_000: "48k"}
     for rate in sorted(set(rates) - {config.sample_rate_hz}):
-        choose = f"set sample_rate={names[rate]} (-sr {names[rate]}), or " if rate in names else ""
+        choose = f"set sample_rate={names[rate]}, or " if rate in names else ""
         found.faults.append(
             f"{len(rates[rate])} of {len(clips)} slices in {workspace.slices} have {rate} Hz, but the voice has "
             f"{config.sample_rate_hz} Hz ({_examples(rates[rate])}); {choose}slice the recordings again"

@@ -90,6 +90,11 @@ class Workspace:
         return self.root / "config.json"
 
     @property
+    def base_weights_choice(self) -> Path:
+        """`base_weights.json`: choice of a run that began where published base weights were missing."""
+        return self.root / "base_weights.json"
+
+    @property
     def recovery(self) -> Path:
         """Recovery checkpoints and their manifest."""
         return self.root / "recovery"

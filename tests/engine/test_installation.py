@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -88,3 +90,16 @@ def test_no_document_and_no_message_says_to_install_by_the_bare_name() -> None:
 def test_both_programs_show_the_version_of_the_installation(program: typer.Typer) -> None:
     shown = CliRunner().invoke(program, ["--version"])
     assert (shown.exit_code, shown.output.strip()) == (0, version("rvc-train"))
+
+
+@pytest.mark.parametrize("blocked", ["typer", "numpy"])
+def test_the_pipeline_command_without_a_package_is_one_sentence_with_the_command_that_installs_it(blocked: str) -> None:
+    code = (
+        "import runpy, sys\n"
+        f"sys.modules[{blocked!r}] = None  # as if it were not installed\n"
+        "sys.argv = ['rvc_training_pipeline.py', '--help']\n"
+        f"runpy.run_path({str(ROOT / 'rvc_training_pipeline.py')!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(rf"error: .* the package {blocked}, .* pip install -e .*\[engine\]'?\n", done.stderr)

@@ -70,7 +70,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Res
         (["-o", "/dev/null/x"], "-o/--outside_index_root", "another"),
         (["--skip-training", "--skip-index"], "--skip-training", "nothing to do"),
         (["-e", "a/b"], "-e/--exp_dir", "'/'"),
-        (["--content", "whisper-tiny", "-v", "v1"], "version=v1", "version=v2"),
+        (["--content", "whisper-tiny", "-v", "v1"], "-v v1", "-v v2"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -167,3 +167,19 @@ def test_a_folder_that_cannot_be_written_to_is_told_as_an_event_and_not_by_a_tra
     assert isinstance(event, events.Failed)
     assert event.code == "invalid_config"
     assert "choose another folder" in event.message
+
+
+@pytest.mark.long  # a network of the published size: base weights exist for no other
+def test_where_no_base_weights_can_be_had_the_first_command_makes_a_voice_from_scratch(
+    script: Callable[..., Result], recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    words = ["-e", "my_model", "-sr", "40k", "-f0", "1", "-bs", "32", "-te", "1", "--dataset", recordings]
+    done = script(*words, "--content", "whisper-tiny", "--pitch", "dio", "--weights", tmp_path / "none")
+    assert done.exit_code == events.EXIT_SUCCEEDED, done.stderr
+    assert "training from scratch" in done.stderr
+    assert done.stdout.splitlines()[-1].endswith("logs/my_model/weights; trained from scratch, without base weights")
+    assert "loss/mel=" in done.stdout
+    voice = Path("logs/my_model/weights/my_model.pth")
+    assert torch.load(voice, weights_only=True)["base_weights"] == "none"
+    assert "from scratch" in CliRunner().invoke(engine_app, ["inspect", str(voice)]).stdout

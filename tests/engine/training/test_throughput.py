@@ -70,4 +70,4 @@ def test_readers_of_older_events_and_people_at_a_terminal_see_it(capsys: pytest.
     assert parse_event(format_event(event)) == event
     assert throughput_text(None, 0.5) == ""
     Terminal("info")(event.model_copy(update={"machine_share": 0.42}))
-    assert "train epoch 1/2 step 9 (12.3 clips/s, 42% of the machine)" in capsys.readouterr().err
+    assert "train epoch 1/2 step 9 (12.3 clips/s, 42% of the machine)" in capsys.readouterr().out

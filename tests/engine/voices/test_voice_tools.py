@@ -30,6 +30,7 @@ from rvc_engine.voices.inspect import describe, inspect_file
 from rvc_engine.voices.merge import merge
 from rvc_engine.voices.optimizer_order import reorder_optimizer
 from rvc_engine.voices.voice import load_voice
+from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.layout import Workspace
 
 SPELLINGS = {".weight_g": ".parametrizations.weight.original0", ".weight_v": ".parametrizations.weight.original1"}
@@ -124,6 +125,16 @@ def test_checkpoints_and_base_weights_are_distinguished(folder: Path, changed: A
     base = changed("G_1.pth", model=halves, optimizer=None)
     assert (inspect_file(base).contents, inspect_file(base).dtype) == ("generator weights", "float16")
     assert g.faults == d.faults == inspect_file(base).faults == []
+
+
+def test_a_voice_from_scratch_for_lack_of_base_weights_says_so(tmp_path: Path) -> None:
+    workspace, progress = Workspace(tmp_path, "anna"), TrainProgress(100, 20, 0, 1.0, 4, 8)
+    config = TrainingConfig(pretrained="none", width=24)
+    assert not VoiceDetails.from_checkpoint(workspace, config, progress).is_from_scratch
+    BaseWeightsChoice(pretrained="none", reason="the hub cannot be reached").write(workspace)
+    details = VoiceDetails.from_checkpoint(workspace, config, progress)
+    write_voice(workspace.voice_file, Synthesizer(hparams_of()).state_dict(), hparams_of(), details)
+    assert inspect_file(workspace.voice_file).notes == ["it was trained from scratch, without base weights"]
 
 
 @pytest.mark.parametrize(
