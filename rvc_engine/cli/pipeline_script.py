@@ -162,7 +162,10 @@ def pipeline(
         raise usage_error(f"-e/--exp_dir: {error}") from error
     config = _read_config(context, settings or [])
     workspace = Workspace(logs / name, name, config.version)
-    faults = [*_file_faults(pretrain_g, pretrain_d), *_folder_faults(dataset, outside_index_root)]
+    faults = [
+        *(_file_faults(pretrain_g, pretrain_d, workspace) if not skip_training else []),
+        *_folder_faults(dataset, outside_index_root),
+    ]
     if faults:
         if dataset is None:  # all faults in one message
             faults += external.check_workspace(workspace, config, trains=not skip_training).faults
@@ -193,11 +196,17 @@ def _read_config(context: typer.Context, settings: list[str]) -> TrainingConfig:
     return config_from({name: context.params[name] for name in names} | further, flags)
 
 
-def _file_faults(pretrain_g: Path | None, pretrain_d: Path | None) -> list[str]:
+def _file_faults(pretrain_g: Path | None, pretrain_d: Path | None, workspace: Workspace) -> list[str]:
+    """Missing base weights; none where training resumes, which does not read them."""
+    from rvc_engine.checkpoints.pairs import is_begun
+
+    options = (("-pg/--pretrain_g", pretrain_g), ("-pd/--pretrain_d", pretrain_d))
+    missing = [(option, path) for option, path in options if path is not None and not path.is_file()]
+    if missing and is_begun(workspace):
+        return []
     return [
         f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
-        for option, path in (("-pg/--pretrain_g", pretrain_g), ("-pd/--pretrain_d", pretrain_d))
-        if path is not None and not path.is_file()
+        for option, path in missing
     ]
 
 
