@@ -66,6 +66,7 @@ class Terminal:
         self._level = LEVELS[level]
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self._last_line = 0.0
+        self._is_lost = False
         self._bar: Progress | None = None
         if self._console.is_terminal:
             columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
@@ -74,6 +75,19 @@ class Terminal:
             self._bar.start()
 
     def __call__(self, event: Event) -> None:
+        if not self._is_lost:
+            with self._losing_it():
+                self._show(event)
+
+    @contextmanager
+    def _losing_it(self) -> Iterator[None]:
+        """Context in which a write error (the terminal was closed) ends the output, and not the run."""
+        try:
+            yield
+        except OSError:
+            self._is_lost = True
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, events.Progress):
             self._progress(event)
             return
@@ -87,7 +101,8 @@ class Terminal:
     def close(self) -> None:
         """Remove the bar."""
         if self._bar is not None:
-            self._bar.stop()
+            with self._losing_it():
+                self._bar.stop()
 
     def _progress(self, event: events.Progress) -> None:
         place = f" epoch {event.epoch}/{event.total_epochs} step {event.step}" if event.step is not None else ""
@@ -116,7 +131,7 @@ def open_report(workspace: Workspace, sink: Report | None = None, level: str = "
             raise typer.Exit(EXIT_FAILED) from error
 
         def report(event: Event) -> None:
-            shown(event)
             log(event)
+            shown(event)
 
         yield report

@@ -24,7 +24,7 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class StopSwitch:
-    """Stop request, set by SIGTERM, SIGINT or the end of standard input, and polled between two pieces of work.
+    """Stop request, set by signals or the end of standard input, and polled between two pieces of work.
 
     A plain attribute: a signal may interrupt the thread that holds an event's lock.
     """
@@ -40,15 +40,28 @@ class StopSwitch:
         self._is_requested = True
 
     def on_signals(self) -> None:
-        """Install handlers of SIGTERM and SIGINT; a second SIGINT (Ctrl-C) interrupts at once."""
+        """Install handlers of SIGTERM, SIGINT and SIGHUP; a second SIGINT (Ctrl-C) interrupts at once.
+
+        SIGHUP (the terminal was closed) stays ignored where it is, as under nohup.
+        """
+        on_terminal = [number for number in (1, 2) if os.isatty(number)]
 
         def handle(number: int, _frame: FrameType | None) -> None:
             self.request_stop()
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+        def hang_up(_number: int, _frame: FrameType | None) -> None:
+            self.request_stop()
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in on_terminal:  # writing to a closed terminal is an error
+                os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, hang_up)
 
     def on_end_of_input(self) -> None:
         """Watch standard input, which ends with the parent process; its next run must not meet this one."""
@@ -64,7 +77,7 @@ class StopSwitch:
 
 
 class EventLines:
-    """Writer of events as JSON lines on standard output; a closed pipe requests a stop."""
+    """Writer of events as JSON lines on standard output; a closed pipe or terminal requests a stop."""
 
     def __init__(self, switch: StopSwitch) -> None:
         self._switch = switch
@@ -75,7 +88,7 @@ class EventLines:
             try:
                 sys.stdout.write(format_event(event) + "\n")
                 sys.stdout.flush()
-            except (BrokenPipeError, ValueError):
+            except (OSError, ValueError):
                 self._switch.request_stop()
 
 
@@ -114,7 +127,8 @@ def _failed(report: Report, code: FailureCode, message: str) -> int:
 
 
 def _unexpected(report: Report, error: Exception) -> int:
-    traceback.print_exception(error, file=sys.stderr)
+    with suppress(OSError):  # the terminal was closed
+        traceback.print_exception(error, file=sys.stderr)
     return _failed(
         report,
         FailureCode.INTERNAL,
