@@ -41,7 +41,7 @@ class Reference:
             raise FileNotFoundError(f"{checkout} is not a checkout of RVC WebUI: it has no train/train.py")
         for own in ("logs", "assets/weights", "assets/indices"):
             (folder / own).mkdir(parents=True)
-        for base in (checkout, checkout / "assets"):
+        for base in filter(Path.is_dir, (checkout, checkout / "assets")):
             for entry in base.iterdir():
                 link = folder / entry.relative_to(checkout)
                 if not link.exists():

@@ -71,7 +71,7 @@ def read_entries(folder: Path) -> list[CheckpointEntry]:
     except (ValueError, KeyError, TypeError) as error:
         raise IncompatibleCheckpoint(
             f"{manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "
-            f"restore it, or delete {folder} to resume from the newest G_ and D_ files, if there are any"
+            f"restore it, or move {folder} elsewhere to resume from the newest G_ and D_ files beside it"
         ) from error
 
 
@@ -80,6 +80,6 @@ def write_entries(folder: Path, entries: Sequence[CheckpointEntry]) -> None:
     rows = {"checkpoints": [asdict(row) for row in entries]}
     write_atomically(manifest_in(folder), json.dumps(rows, indent=1).encode())
     kept = {row.file for row in entries}
-    for file in folder.glob("step_*.pt"):
+    for file in folder.glob(f"step_{'[0-9]' * 9}.pt"):  # not a copy that someone keeps there
         if file.name not in kept:
             file.unlink(missing_ok=True)

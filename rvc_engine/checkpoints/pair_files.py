@@ -15,21 +15,19 @@ from rvc_engine.checkpoints.retention import SaveRegistry
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.errors import IncompatibleCheckpoint
 
-LATEST_STEP_NAME = 2333333
-"""Step in the file names of the reference when it keeps one pair only."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def pair_trees(
-    state: GanTrainState, progress: TrainProgress, learning_rate: float, only_latest: bool
+    state: GanTrainState, progress: TrainProgress, learning_rate: float, number: int
 ) -> dict[str, dict[str, Any]]:
     """Contents of a pair's files as RVC and Applio resume from them, by file name, the generator's first.
 
-    `learning_rate` is the undecayed one; the epoch is the last completed one. Tensors are not copied.
+    `learning_rate` is the undecayed one; the epoch is the last completed one. Tensors are not copied. `number` is that
+    in the files' names.
     """
-    name = LATEST_STEP_NAME if only_latest else progress.step
     return {
-        f"{letter}_{name}.pth": {
+        f"{letter}_{number}.pth": {
             "model": model.state_dict(),
             "iteration": completed_epochs(progress),
             "optimizer": _published_optimizer(optimizer, learning_rate),

@@ -13,13 +13,16 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
+from rvc_engine.checkpoints.manifest import manifest_in
 from rvc_engine.checkpoints.pair_files import MOMENTS, PairFile, UnusablePair, read_epoch, read_pair_file
 from rvc_engine.checkpoints.recovery import OwnCheckpoint
 from rvc_engine.checkpoints.retention import SaveRegistry
+from rvc_engine.checkpoints.step_numbers import step_in_name
 from rvc_engine.checkpoints.train_state import GanTrainState
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.models.identity import SPEAKER_EMBEDDING, mismatch, shapes_of
+from rvc_engine.workspace.layout import Workspace
 
 SAME_LEARNING_RATE = 0.01
 """Relative difference of equal learning rates: the reference decays once more each time it resumes."""
@@ -42,21 +45,32 @@ class SavedPair:
         """Path of the `D_` file."""
         return self.generator.with_name("D_" + self.generator.name.removeprefix("G_"))
 
+    @property
+    def number(self) -> int | None:
+        """Step in the files' name; None for the name of the only pair kept, and for names without a number."""
+        return step_in_name(self.generator)
+
     def age_key(self) -> tuple[int, float]:
         """Sort key, older pairs first."""
         return self.epoch, self.written
+
+
+def is_begun(workspace: Workspace) -> bool:
+    """Whether the folder holds a recovery checkpoint or a pair, so that training does not read base weights."""
+    return manifest_in(workspace.recovery).exists() or bool(_list_pairs(workspace.root)[0])
 
 
 def pairs_to_resume(root: Path, own: OwnCheckpoint | None, warn: Warn) -> list[SavedPair]:
     """Pairs in a run's folder to resume from, newest first; none where the run's own checkpoint is to be used.
 
     The own checkpoint is exact to the step, so it is preferred unless another program trained on: then an intact pair
-    that this run did not save has both a later epoch and a later time. Raises IncompatibleCheckpoint when all files
-    there are broken and the run has no checkpoint: it never starts over silently.
+    that this run did not save has a later time and no earlier epoch (the reference trains the last epoch again).
+    Raises IncompatibleCheckpoint when all files there are broken and the run has no checkpoint: it never starts over
+    silently.
     """
     if own is None:
         return _readable_pairs(root, warn)
-    newer = (pair for pair in _list_pairs(root)[0] if pair.epoch > own.epoch and pair.written > own.written)
+    newer = (pair for pair in _list_pairs(root)[0] if pair.epoch >= own.epoch and pair.written > own.written)
     saves = SaveRegistry(root)
     candidates = (pair for pair in newer if not saves.is_own(pair.generator))
     return [pair for pair in sorted(candidates, key=SavedPair.age_key, reverse=True) if _is_intact(pair, warn)]
@@ -72,7 +86,7 @@ def _readable_pairs(root: Path, warn: Warn) -> list[SavedPair]:
     if faults and not found:
         raise IncompatibleCheckpoint(
             f"{root} contains G_ files, but none that training can resume from ({faults[-1][1]}); restore them, or "
-            "move G_*.pth and D_*.pth out of that folder to start from scratch"
+            "give the voice another name. To start from scratch under this name, move G_*.pth and D_*.pth elsewhere"
         )
     return found
 
@@ -126,8 +140,8 @@ def resume(pairs: list[SavedPair], state: GanTrainState, config: TrainingConfig,
         return None
     folder = pairs[0].generator.parent
     raise IncompatibleCheckpoint(
-        f"all G_ and D_ files in {folder} are damaged; restore a copy of them, or move them out of it to start from "
-        "scratch"
+        f"all G_ and D_ files in {folder} are damaged; restore a copy of them, or give the voice another name. To "
+        "start from scratch under this name, move them elsewhere"
     )
 
 
@@ -158,7 +172,7 @@ def _check_fits(path: Path, weights: dict[str, Tensor], model: nn.Module) -> Non
     if fault := mismatch(found, expected):
         raise IncompatibleCheckpoint(
             f"training cannot resume from {path}: {fault}. Give the voice another name, or move the G_ and D_ files "
-            "out of that folder to start from scratch"
+            "elsewhere to start from scratch"
         )
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,16 @@ class RecoveryStore:
         if not entries:
             return None
         raise IncompatibleCheckpoint(
-            f"all checkpoints in {self.folder} are damaged; restore a copy of that folder, or delete it to resume from "
-            "the newest G_ and D_ files, if there are any"
+            f"all checkpoints in {self.folder} are damaged; restore a copy of that folder, or move it elsewhere to "
+            "resume from the newest G_ and D_ files beside it"
         )
+
+    def base_weights(self) -> str | None:
+        """Identity of the base weights that the run began with, by its newest readable checkpoint; None without one."""
+        for entry in reversed(read_entries(self.folder)):
+            with suppress(IncompatibleCheckpoint):
+                return str(load_file(self.folder / entry.file, lazily=True)["identity"]["base weights"])
+        return None
 
     def is_newest_whole(self) -> bool:
         """Whether the run has a checkpoint and the newest one is intact."""
@@ -99,10 +107,12 @@ class RecoveryStore:
     def _restore(self, tree: Any, state: GanTrainState, path: Path) -> TrainProgress:
         for key, value in self.identity.items():
             if tree["identity"].get(key) != value:
+                recorded = tree["identity"].get(key)
+                same = "give the same recordings, pitch and content" if key == "features" else f"set {key}={recorded}"
                 raise IncompatibleCheckpoint(
-                    f"the run in {path.parent.parent} was trained with {key}={tree['identity'].get(key)}, but this job "
-                    f"asks for {key}={value}; give the voice another name, or delete {path.parent} and the G_ and D_ "
-                    "files beside it to start from scratch"
+                    f"the run in {path.parent.parent} was trained with {key}={recorded}, but this job asks for "
+                    f"{key}={value}; {same} to go on with it, or give the voice another name. To train anew under "
+                    f"this name, move {path.parent} and the G_ and D_ files beside it elsewhere"
                 )
         state.synthesizer.load_state_dict(tree["generator"])
         state.discriminators.load_state_dict(tree["discriminators"])

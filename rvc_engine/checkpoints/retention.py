@@ -24,6 +24,15 @@ class Save(BaseModel):
     epoch: int
     files: list[str]
     """Relative to the run's folder."""
+    sha256: str = ""
+    """sha256 of its `G_` file; empty where it has none, and in old lists."""
+    written: int = 0
+    """Modification time of its `G_` file, nanoseconds since 1970."""
+
+    @property
+    def generator(self) -> str | None:
+        """Name of its `G_` file."""
+        return next((name for name in self.files if name.startswith("G_")), None)
 
 
 class _Contents(BaseModel):
@@ -67,13 +76,20 @@ class SaveRegistry:
         self._write(contents.saves, [*(old for old in contents.claimed if old != sha256), sha256][-NUM_CLAIMS:])
 
     def is_own(self, generator: Path) -> bool:
-        """Whether this run wrote a `G_` file, by its name or its contents."""
+        """Whether this run wrote a `G_` file, and no other program has replaced it."""
         contents = self._contents()
-        if any(generator.name in save.files for save in contents.saves):
+        if any(generator.name == save.generator and self._is_unchanged(save) for save in contents.saves):
             return True
         if not contents.claimed:
             return False
         return sha256_of(generator) in contents.claimed
+
+    def _is_unchanged(self, save: Save) -> bool:
+        """Whether the pair of a save is still this run's: other programs may give theirs the same name."""
+        path = None if save.generator is None else self._root / save.generator
+        if path is None or not save.sha256 or not path.is_file():
+            return True
+        return path.stat().st_mtime_ns == save.written or sha256_of(path) == save.sha256
 
     def add(self, save: Save, config: TrainingConfig, score: Callable[[int], float]) -> list[Save]:
         """Register a save that is on disk, and delete those that `config.keep_saves` no longer keeps.
@@ -81,13 +97,19 @@ class SaveRegistry:
         `score` maps a step to its evaluation, lower being better; infinity without one. Returns the deleted saves.
         """
         contents = self._contents()
+        if save.generator is not None and contents.claimed:
+            written = (self._root / save.generator).stat().st_mtime_ns
+            save = save.model_copy(update={"sha256": contents.claimed[-1], "written": written})
         saves = [*(old for old in contents.saves if old.step != save.step), save]
         kept = select(saves, config, score)
         dropped = [each for each in saves if each not in kept]
         self._write(saves, contents.claimed)  # both first: a crash before the files are deleted leaves none unlisted
         needed = {name for each in kept for name in each.files}
-        for name in {name for each in dropped for name in each.files} - needed:
-            (self._root / name).unlink(missing_ok=True)
+        for each in dropped:
+            is_own = self._is_unchanged(each)
+            for name in set(each.files) - needed:
+                if is_own or "/" in name:  # a file in a subfolder is not of the pair
+                    (self._root / name).unlink(missing_ok=True)
         if dropped:
             self._write(kept, contents.claimed)
         return dropped

@@ -10,7 +10,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from rvc_engine.audio.recordings import list_recordings
-from rvc_engine.checkpoints.manifest import read_entries
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import EngineError, InvalidConfig, MissingWeights, StopRequested
 from rvc_engine.events import Log, Warned
@@ -92,7 +91,9 @@ class MissingWeightsRemedy:
         )
 
     def _is_begun(self) -> bool:
-        return bool(read_entries(self.workspace.recovery)) or any(self.workspace.root.glob("G_*.pth"))
+        from rvc_engine.checkpoints.pairs import is_begun  # loads torch
+
+        return is_begun(self.workspace)
 
     def _has_other_faults(self, config: TrainingConfig) -> bool:
         """Whether the run ends before any work for lack of recordings or slices: then nothing is fetched for it."""

@@ -223,7 +223,9 @@ def pipeline(
         pretrained_g=None if pretrain_g == NO_FILE else pretrain_g,
         pretrained_d=None if pretrain_d == NO_FILE else pretrain_d,
     )
-    faults = [*_file_faults(machine), *_folder_faults(dataset, outside_index_root)]
+    faults = _folder_faults(dataset, outside_index_root)
+    if not skip_training:
+        faults += _file_faults(machine, workspace)
     if faults:
         if dataset is None:  # all faults in one message
             faults += external.check_workspace(workspace, config, trains=not skip_training).faults
@@ -317,11 +319,17 @@ def _read_config(context: typer.Context, settings: list[str], words: OptionWords
     return config_from({name: context.params[name] for name in names} | further, flags, words.translate)
 
 
-def _file_faults(machine: Machine) -> list[str]:
+def _file_faults(machine: Machine, workspace: Workspace) -> list[str]:
+    """Missing base weights; none where training resumes, which does not read them."""
+    from rvc_engine.checkpoints.pairs import is_begun
+
+    options = (("-pg/--pretrain_g", machine.pretrained_g), ("-pd/--pretrain_d", machine.pretrained_d))
+    missing = [(option, path) for option, path in options if path is not None and not path.is_file()]
+    if missing and is_begun(workspace):
+        return []
     return [
         f"{option}: there is no file {path}; give the path of a G_ or D_ file, or leave the option out"
-        for option, path in (("-pg/--pretrain_g", machine.pretrained_g), ("-pd/--pretrain_d", machine.pretrained_d))
-        if path is not None and not path.is_file()
+        for option, path in missing
     ]
 
 

@@ -20,8 +20,9 @@ from rvc_engine.data.speakers import Speakers, index_stem
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, progress_part, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
+from rvc_engine.index.own_indexes import OwnIndexes
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.atomic_files import link_or_copy, sync_folder
+from rvc_engine.workspace.atomic_files import keep_aside, link_or_copy, sync_folder
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.filelist import users_filelist
@@ -69,15 +70,16 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
         ranges = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends[:-1]]), strict=True))
         # The common index is written last: RVC pairs the newest of several matching indexes with the voice.
         ranges = {**(ranges if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
-        written, share = {}, 0.8 / len(ranges)
+        written, share, own = {}, 0.8 / len(ranges), OwnIndexes(workspace.root)
         for number, (stem, (start, end)) in enumerate(ranges.items()):
             if start == end:
                 report.warn(f"no row of features is left for the index {stem}.index, so it is not written")
                 continue
             part_start = 0.2 + share * number
             progress = progress_part(lambda done: report.progress(done, 1), part_start, part_start + share)
-            written[stem] = _write(_build(rows[start:end], config.seed, progress, report), workspace, stem)
-        _remove_stale_indexes(workspace, written)
+            index = _build(rows[start:end], config.seed, progress, report)
+            written[stem] = _write(index, workspace, stem, own, report)
+        _remove_stale_indexes(workspace, written, own)
         report.progress(1, 1)
         return written[workspace.stem]
 
@@ -223,8 +225,11 @@ def _fill(index: faiss.IndexIVFFlat, rows: np.ndarray, lists: np.ndarray, progre
     index.ntotal = len(rows)
 
 
-def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
-    """Write an index under the name that RVC and Applio pair it by, and under its export name; return the first."""
+def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str, own: OwnIndexes, report: StageReport) -> Path:
+    """Write an index under the name that RVC and Applio pair it by, and under its export name; return the first.
+
+    Files of these names that the run did not write are kept under another name.
+    """
     added = workspace.root / added_index_name(stem, workspace.version, index.nlist)
     temporary = added.with_name(f".{added.name}.tmp")
     with temporary.open("wb") as file:
@@ -232,9 +237,13 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
         faiss.write_index(index, faiss.PyCallbackIOWriter(file.write))  # type: ignore[attr-defined]
         file.flush()
         os.fsync(file.fileno())
+    exported = workspace.weights / f"{stem}.index"
+    for path in (added, exported):
+        if path.exists() and not own.contain(path):
+            report.warn(f"{path} is not of this run; it is kept as {keep_aside(path).name}")
+    own.add(temporary, [added, exported])
     temporary.replace(added)
     workspace.weights.mkdir(parents=True, exist_ok=True)
-    exported = workspace.weights / f"{stem}.index"
     exported.unlink(missing_ok=True)
     link_or_copy(added, exported)
     sync_folder(workspace.root)
@@ -242,25 +251,29 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str) -> Path:
     return added
 
 
-def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path]) -> None:
-    """Delete the indexes of an earlier run of this version, of other speakers or with another number of lists."""
+def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path], own: OwnIndexes) -> None:
+    """Delete own indexes of earlier builds of this version, of other speakers or with another number of lists."""
     kept = {*written.values(), *(workspace.weights / f"{stem}.index" for stem in written)}
     for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):
-        if old not in kept:
+        if old not in kept and own.contain(old):
             old.unlink()
 
 
 def link_outside(workspace: Workspace, folder: Path) -> Path:
     """Link the index as `<voice>_<added index>` to the folder in which RVC's page looks for indexes; return the link.
 
-    An old link is replaced. Raises InvalidDataset when the workspace has no index.
+    An old link is replaced, and a file in its place is renamed. Raises InvalidDataset when the workspace has no index.
     """
     ending = f"_nprobe_1_{workspace.stem}_{workspace.version}.index"  # of the common index, not of a speaker's
-    added = next((path for path in workspace.root.glob("added_IVF*.index") if path.name.endswith(ending)), None)
-    if added is None:
+    found = [path for path in workspace.root.glob("added_IVF*.index") if path.name.endswith(ending)]
+    if not found:
         raise InvalidDataset(f"{workspace.root} holds no index to link; run without --skip-index")
+    added = max(found, key=lambda path: path.stat().st_mtime)
     folder.mkdir(parents=True, exist_ok=True)
     link = folder / f"{workspace.stem}_{added.name}"
-    link.unlink(missing_ok=True)
+    if link.is_symlink():
+        link.unlink()
+    elif link.exists():
+        keep_aside(link)
     link.symlink_to(added.absolute())
     return link

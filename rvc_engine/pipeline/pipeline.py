@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rvc_engine.audio import recordings, slicing
+from rvc_engine.checkpoints.pairs import is_begun
 from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.compute.device import open_devices
 from rvc_engine.config import TrainingConfig
@@ -41,6 +42,9 @@ _PROGRESS_ENDS: dict[Stage, float] = {
     "export": 1.0,
 }
 """Progress of the whole run, 0 to 1, at the end of each stage."""
+
+BASE_OF_A_PAIR = "those of a G_/D_ pair"
+"""Identity of the base weights of a run that began with a pair in its folder."""
 
 FEATURES_MISMATCH = (
     "the base weights were trained on ContentVec features, and this run uses content={content}; they still give the "
@@ -181,14 +185,30 @@ class _Run:
 
     def prepare_training(self, *, is_preprocessed_here: bool) -> tuple[BaseWeights, str]:
         """Base weights to start from, checked by preflight, and the identity of the features to train on."""
-        paths = preflight.base_weight_paths(self.config, self.machine)
-        identity = " ".join(f"{path.name} {sha256_of(path)[:12]}" for path in paths if path is not None)
-        base = BaseWeights(paths[0], paths[1], identity or "none")
+        base = self._base_weights()
         if self.config.content != "contentvec" and base.generator is not None:
             self.report(Warned(message=FEATURES_MISMATCH.format(content=self.config.content)))
         if not is_preprocessed_here:
             self._write_mute()
         return base, self._features_identity()
+
+    def _base_weights(self) -> BaseWeights:
+        """Base weights to start from; of a run that resumes only the identity of those that it began with."""
+        paths = preflight.base_weight_paths(self.config, self.machine)
+        files = [path for path in paths if path is not None and path.is_file()]
+        identity = " ".join(f"{path.name} {sha256_of(path)[:12]}" for path in files) or "none"
+        if not is_begun(self.workspace):
+            return BaseWeights(paths[0], paths[1], identity)
+        recorded = RecoveryStore(self.workspace, {}).base_weights() or BASE_OF_A_PAIR
+        if any(paths) and (not files or identity != recorded):
+            text = f"training resumes from a checkpoint in {self.workspace.root}, so base weights are not read"
+            if files and recorded != BASE_OF_A_PAIR:
+                self.report(
+                    Warned(message=f"{text}: the run began with {recorded} and goes on so, not with {identity}")
+                )
+            else:
+                self.report(Log(message=text))
+        return BaseWeights(identity=recorded)
 
     def training_result(self, base: BaseWeights, features: str) -> _StageResult:
         """The trained state due for these inputs; not done when its newest checkpoint was deleted or damaged."""

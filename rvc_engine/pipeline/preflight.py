@@ -5,6 +5,7 @@ from pathlib import Path
 
 from rvc_engine.audio.recordings import list_recordings
 from rvc_engine.checkpoints.base_weights import read_base_weights
+from rvc_engine.checkpoints.pairs import is_begun
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features, is_local
 from rvc_engine.data.speakers import Speakers, recording_folders
@@ -36,6 +37,8 @@ def check(
     With `continues_to_index`, an error that prevents only training is returned instead of raised.
     """
     for_all = list(_preprocessing_faults(dataset, workspace, config, machine))
+    if dataset is not None and (fault := _replaced_slices_fault(workspace, config)):
+        for_all.append(InvalidDataset(fault))
     for_training: list[EngineError] = []
     if dataset is None:
         found = external.check_workspace(workspace, config, trains=trains)
@@ -51,6 +54,7 @@ def check(
             config_file.check(workspace, config)
         except EngineError as error:
             for_training.append(error)
+    if trains and not is_begun(workspace):  # otherwise base weights are not read
         for_training += _base_weights_faults(config, machine)
     if for_all or (for_training and not continues_to_index):
         raise _join_errors([*for_all, *for_training])
@@ -82,6 +86,24 @@ def _preprocessing_faults(
         embedder_of_features(config.content, encoder)
     except EngineError as error:
         yield error
+
+
+def _replaced_slices_fault(workspace: Workspace, config: TrainingConfig) -> str | None:
+    """Folders that a run from recordings would empty, though no such run filled them; None without any."""
+    if workspace.speakers.is_file():  # written at the start of each run from recordings
+        return None
+    folders = [workspace.slices, workspace.slices_16k, workspace.features]
+    if config.f0:
+        folders += [workspace.coarse_f0, workspace.f0_hz]
+    counts = {folder.name: len(list(folder.iterdir())) for folder in folders if folder.is_dir()}
+    foreign = [f"{name} ({count} files)" for name, count in counts.items() if count]
+    if not foreign:
+        return None
+    return (
+        f"{workspace.root} holds clips that another program prepared, and the recordings of --dataset would replace "
+        f"them: {', '.join(foreign)}; give the voice another name, leave out --dataset to train on what is there, or "
+        "move those folders elsewhere"
+    )
 
 
 def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:

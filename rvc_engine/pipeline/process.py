@@ -35,7 +35,7 @@ from rvc_engine.workspace.layout import Workspace
 
 
 class StopSwitch:
-    """Stop request, set by SIGTERM, SIGINT or the end of standard input, and polled between two pieces of work.
+    """Stop request, set by signals or the end of standard input, and polled between two pieces of work.
 
     A plain attribute: a signal may interrupt the thread that holds an event's lock.
     """
@@ -51,15 +51,28 @@ class StopSwitch:
         self._is_requested = True
 
     def on_signals(self) -> None:
-        """Install handlers of SIGTERM and SIGINT; a second SIGINT (Ctrl-C) interrupts at once."""
+        """Install handlers of SIGTERM, SIGINT and SIGHUP; a second SIGINT (Ctrl-C) interrupts at once.
+
+        SIGHUP (the terminal was closed) stays ignored where it is, as under nohup.
+        """
+        on_terminal = [number for number in (1, 2) if os.isatty(number)]
 
         def handle(number: int, _frame: FrameType | None) -> None:
             self.request_stop()
             if number == signal.SIGINT:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+        def hang_up(_number: int, _frame: FrameType | None) -> None:
+            self.request_stop()
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            for descriptor in on_terminal:  # writing to a closed terminal is an error
+                os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
         signal.signal(signal.SIGTERM, handle)
         signal.signal(signal.SIGINT, handle)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, hang_up)
 
     def on_end_of_input(self) -> None:
         """Watch standard input, which ends with the parent process; its next run must not meet this one."""
@@ -75,7 +88,7 @@ class StopSwitch:
 
 
 class EventLines:
-    """Writer of events as JSON lines on standard output; a closed pipe requests a stop."""
+    """Writer of events as JSON lines on standard output; a closed pipe or terminal requests a stop."""
 
     def __init__(self, switch: StopSwitch) -> None:
         self._switch = switch
@@ -86,7 +99,7 @@ class EventLines:
             try:
                 sys.stdout.write(format_event(event) + "\n")
                 sys.stdout.flush()
-            except (BrokenPipeError, ValueError):
+            except (OSError, ValueError):
                 self._switch.request_stop()
 
 

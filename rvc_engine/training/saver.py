@@ -7,6 +7,7 @@ from typing import Any
 from rvc_engine.checkpoints.async_writer import AsyncCheckpointer
 from rvc_engine.checkpoints.pair_files import pair_trees, write_pair
 from rvc_engine.checkpoints.retention import Save, SaveRegistry
+from rvc_engine.checkpoints.step_numbers import make_way, step_in_name
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.config import TrainingConfig
 from rvc_engine.evaluation.runner import EvaluationRunner
@@ -30,16 +31,26 @@ class CheckpointSaver:
     ) -> None:
         self._workspace, self._config, self._hparams = workspace, config, hparams
         self._checkpointer, self._evaluation, self._report = checkpointer, evaluation, report
+        self._has_saved = False
 
     def save(self, state: GanTrainState, progress: TrainProgress) -> None:
         """Start writing the state as it is, and evaluate it meanwhile. The save is logged once it is complete."""
-        config = self._config
+        self._checkpointer.wait()  # for the names of the save before
+        number = make_way(
+            self._workspace.root, progress.step, self._config.save_only_latest, self._is_own, self._report.warn
+        )
+        self._has_saved = True
         self._checkpointer.submit(
-            pair_trees(state, progress, config.learning_rate, config.save_only_latest),
+            pair_trees(state, progress, self._config.learning_rate, number),
             partial(self._write, progress),
             partial(self._apply_retention, progress),
         )
         self._evaluation.run(state.synthesizer, progress)
+
+    def _is_own(self, generator: Path) -> bool:
+        """Whether this run wrote a `G_` file; the only pair kept is read no more once this process has replaced it."""
+        is_latest = step_in_name(generator) is None
+        return (is_latest and self._has_saved) or SaveRegistry(self._workspace.root).is_own(generator)
 
     def _write(self, progress: TrainProgress, trees: dict[str, dict[str, Any]]) -> list[Path]:
         """Write a save. Returns the files that no later save overwrites."""

@@ -5,7 +5,7 @@ interrupted run continues exactly as if it had not been interrupted.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,8 @@ from rvc_engine.checkpoints.async_writer import AsyncCheckpointer
 from rvc_engine.checkpoints.base_weights import load_base_weights
 from rvc_engine.checkpoints.pairs import SavedPair, pairs_to_resume, resume
 from rvc_engine.checkpoints.recovery import RecoveryStore
+from rvc_engine.checkpoints.retention import SaveRegistry
+from rvc_engine.checkpoints.step_numbers import step_above
 from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress, completed_epochs
 from rvc_engine.compute.precision import Precision, use_tf32
 from rvc_engine.compute.process_group import SINGLE_PROCESS, DistributedContext
@@ -237,12 +239,15 @@ class _Trainer:
         assert resumed is not None
         epoch, scale = resumed.epoch, resumed.learning_rate_scale
         self.report.log(f"resuming after epoch {epoch} of {resumed.pair.generator.name} and its D_ file")
-        step = epoch * self.sampler.steps_per_epoch
+        step = resumed.pair.number
+        step = self._step_above(epoch * self.sampler.steps_per_epoch if step is None else step, lambda _: True)
         return TrainProgress(step, epoch + 1, 0, 0.0, self.sampler.batch_size, len(self.clips), scale)
 
     def _resume(self, progress: TrainProgress) -> TrainProgress:
         """A checkpoint's progress in this dataset's epochs. When the batches have changed, its epoch starts again."""
         self.report.log(f"resuming after step {progress.step}, in epoch {progress.epoch}")
+        saves = SaveRegistry(self.workspace.root)
+        progress = replace(progress, step=self._step_above(progress.step, lambda path: not saves.is_own(path)))
         sampler = self.sampler
         if (progress.batch_size, progress.num_clips) == (sampler.batch_size, len(self.clips)):
             return progress
@@ -250,6 +255,13 @@ class _Trainer:
             "the batch size or the number of clips has changed since the checkpoint; its epoch starts again"
         )
         return replace(progress, batch=0, batch_size=sampler.batch_size, num_clips=len(self.clips))
+
+    def _step_above(self, step: int, counts: Callable[[Path], bool]) -> int:
+        """The step count to resume with, so that later saves get numbers above those of the G_ files that count."""
+        above = self.distributed.broadcast_object(partial(step_above, self.workspace.root, step, counts))
+        if above != step:
+            self.report.log(f"steps are counted on from {above}, above the numbers of the G_ files in the folder")
+        return above
 
     def train(self) -> TrainProgress:
         """Take all remaining steps; go back to the last checkpoint when losses are no longer finite."""
@@ -282,6 +294,10 @@ class _Trainer:
 
     def _has_steps_left(self) -> bool:
         return self.progress.epoch <= self.config.total_epochs and not self.time_is_up
+
+    def _num_steps_left(self) -> int:
+        num_epochs = self.config.total_epochs - (self.progress.epoch - 1)
+        return max(0, num_epochs * self.sampler.steps_per_epoch - self.progress.batch)
 
     def _draw(self, batch: GlobalBatch) -> tuple[Tensor, Noise, BatchTotals]:
         """Draw the random numbers of the global batch. Returns this rank's starts and noise, and the batch's totals."""
@@ -350,9 +366,7 @@ class _Trainer:
         try:
             if due.stop:
                 raise StopRequested
-            self.progress_reporter.report_progress(
-                self.progress, self.sampler.steps_per_epoch * self.config.total_epochs
-            )
+            self.progress_reporter.report_progress(self.progress, self.progress.step + self._num_steps_left())
         except StopRequested:
             if self.saved_step != self.progress.step:
                 self._checkpoint()

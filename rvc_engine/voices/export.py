@@ -32,6 +32,7 @@ from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
 from rvc_engine.workspace import config_file
+from rvc_engine.workspace.atomic_files import keep_aside
 from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.external import clip_paths
@@ -258,7 +259,7 @@ def mel_difference(one: Synthesizer, other: Synthesizer, clip: Clip, device: tor
 def check_index(path: Path, feature_size: int) -> None:
     """Check an index as its loaders use it: rows (N, feature_size) are readable, and a search for one finds it.
 
-    Raises ArtifactInvalid, and deletes an index that is readable but wrong.
+    Raises ArtifactInvalid, and renames an index that is readable but wrong: it may be another program's.
     """
     try:
         index = faiss.read_index(str(path))
@@ -269,8 +270,7 @@ def check_index(path: Path, feature_size: int) -> None:
         raise ArtifactInvalid(f"{path.name} cannot be read as an index: {error}") from error
     scale = float(np.square(row).sum()) + 1.0
     if index.d != feature_size or count == 0 or not 0 <= distances[0, 0] < 1e-3 * scale:
-        path.unlink(missing_ok=True)
         raise ArtifactInvalid(
             f"{path.name} gives a wrong search result ({count} rows of {index.d}, distance {distances[0, 0]:.3g} of a "
-            "row to itself); it was not published. Run the job again"
+            f"row to itself); it was not published, and is named {keep_aside(path).name}. Run the job again"
         )

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from itertools import count
 from pathlib import Path
 
 
@@ -39,3 +40,11 @@ def link_or_copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
         with target.open("rb") as file:
             os.fsync(file.fileno())
+
+
+def keep_aside(path: Path) -> Path:
+    """Rename a file that is to be replaced to `<name>.bak`, or `<name>.bak2` and so on; return its new path."""
+    numbered = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
+    kept = next(each for each in numbered if not each.exists())
+    path.rename(kept)
+    return kept

@@ -50,7 +50,7 @@ def save(trained: GanTrainState, tmp_path: Path) -> Any:
     def save_one(epoch: int, name: str, **changes: Any) -> None:
         write_pair(
             Workspace(tmp_path, "anna").root,
-            pair_trees(trained, TrainProgress(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=False),
+            pair_trees(trained, TrainProgress(999, epoch + 1, 0, 0.0, 1, 1), 1e-4, 999),
         )
         for letter in "GD":
             path = tmp_path / f"{letter}_999.pth"
@@ -144,7 +144,8 @@ def test_the_runs_own_checkpoint_wins_unless_another_program_trained_on(save: An
     save(5, "50")
     written = (tmp_path / "G_50.pth").stat().st_mtime
     assert names(tmp_path, OwnCheckpoint(4, written - 60)) == ["G_50.pth"]
-    assert names(tmp_path, OwnCheckpoint(5, written - 60)) == []  # not a later epoch
+    assert names(tmp_path, OwnCheckpoint(5, written - 60)) == ["G_50.pth"]  # RVC WebUI trains the last epoch again
+    assert names(tmp_path, OwnCheckpoint(6, written - 60)) == []  # an earlier epoch
     assert names(tmp_path, OwnCheckpoint(4, written + 60)) == []  # not a later time
     SaveRegistry(tmp_path).add(Save(step=50, epoch=5, files=["G_50.pth", "D_50.pth"]), config(), lambda _: 0.0)
     assert names(tmp_path, OwnCheckpoint(4, written - 60)) == []  # this run's own save
@@ -160,7 +161,7 @@ def test_a_pair_that_always_has_the_same_name_is_recognised_by_its_contents(
     def save_latest(epoch: int) -> None:
         write_pair(
             Workspace(tmp_path, "anna").root,
-            pair_trees(trained, TrainProgress(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, only_latest=True),
+            pair_trees(trained, TrainProgress(9, epoch + 1, 0, 0.0, 1, 1), 1e-4, 2333333),
         )
 
     save_latest(5)

@@ -1,6 +1,7 @@
 """Retention of saves, and that nothing else is ever deleted."""
 
 import math
+import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 
 from rvc_engine.checkpoints.retention import Save, SaveRegistry
 from rvc_engine.config import TrainingConfig
+from rvc_engine.workspace.checksum import sha256_of
 
 SCORES = {10: 30.0, 20: 25.0, 30: 40.0, 40: 26.0, 50: 35.0}
 
@@ -60,6 +62,25 @@ def test_files_that_this_run_did_not_save_are_left_alone(tmp_path: Path) -> None
         kept.add(Save(step=step, epoch=1, files=[f"G_{step}.pth"]), config, lambda _: 0)
     assert not (tmp_path / "G_10.pth").exists()
     assert all(path.exists() for path in others)
+
+
+def test_a_pair_that_another_program_has_replaced_is_not_this_runs_any_more(tmp_path: Path) -> None:
+    kept, config = SaveRegistry(tmp_path), TrainingConfig(keep_saves="latest")
+    (tmp_path / "weights").mkdir()
+    for step in (10, 20, 30):
+        files = [f"G_{step}.pth", f"D_{step}.pth", f"weights/anna_e{step}_s{step}.pth"]
+        for name in files:
+            (tmp_path / name).write_text(name)
+        kept.claim(sha256_of(tmp_path / f"G_{step}.pth"))
+        kept.add(Save(step=step, epoch=step, files=files), config, lambda _: 0)
+        generator = tmp_path / f"G_{step}.pth"
+        os.utime(generator, (1e9, 1e9))  # the folder was copied
+        assert kept.is_own(generator)
+        if step == 20:  # RVC WebUI resumed from it
+            generator.write_text("theirs")
+            assert not kept.is_own(generator)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == {"saves.json", "G_20.pth", "D_20.pth", "G_30.pth", "D_30.pth", "weights/anna_e30_s30.pth"}
 
 
 def test_a_save_done_again_counts_once(tmp_path: Path) -> None:

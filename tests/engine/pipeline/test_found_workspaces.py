@@ -10,8 +10,9 @@ import pytest
 from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import DiskFull, InvalidConfig, InvalidDataset
-from rvc_engine.events import Event, Metric, StageChanged
+from rvc_engine.events import Event, Metric, StageChanged, Warned
 from rvc_engine.index import build
+from rvc_engine.index.own_indexes import OwnIndexes
 from rvc_engine.pipeline.pipeline import StageSelection
 from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.layout import Workspace
@@ -121,11 +122,29 @@ def test_all_features_are_gathered_in_the_order_of_their_names(finished: Workspa
     assert np.array_equal(gathered, expected)
 
 
-def test_a_new_index_takes_the_place_of_older_ones_of_its_version_and_leaves_the_other_versions(
+def test_a_new_index_takes_the_place_of_this_engines_older_ones_of_its_version_and_leaves_all_others(
     finished: Workspace,
 ) -> None:
-    old, other = (finished.root / f"added_IVF7_Flat_nprobe_1_anna_{version}.index" for version in ("v2", "v1"))
-    old.write_bytes(b"of fewer recordings")
-    other.write_bytes(b"of the v1 voice of that name")
+    names = ("IVF7_Flat_nprobe_1_anna_v2", "IVF7_Flat_nprobe_1_anna_v1", "IVF9_Flat_nprobe_1_anna_v2", "IVF9_other_v2")
+    own, of_v1, *foreign = (finished.root / f"added_{name}.index" for name in names)
+    for path in (own, of_v1, *foreign):
+        path.write_bytes(path.name.encode())
+    for path in (own, of_v1):
+        OwnIndexes(finished.root).add(path, [path])
     made = build.run(finished, TrainingConfig(), StageReport("index", lambda _: None))
-    assert set(finished.root.glob("added_*.index")) == {made, other}
+    assert set(finished.root.glob("added_*.index")) == {made, of_v1, *foreign}
+
+
+def test_an_index_of_another_program_under_the_same_name_is_kept_beside_the_new_one(finished: Workspace) -> None:
+    [added] = finished.root.glob("added_IVF*_v2.index")
+    for path in (added, finished.index_file):
+        path.unlink()
+        path.write_bytes(b"of RVC WebUI")
+    events: list[Event] = []
+    assert build.run(finished, TrainingConfig(), StageReport("index", events.append)) == added
+    for path in (added, finished.index_file):
+        assert path.read_bytes() != b"of RVC WebUI"
+        assert path.with_name(f"{path.name}.bak").read_bytes() == b"of RVC WebUI"
+    assert [event.message.count(".index.bak") for event in events if isinstance(event, Warned)] == [1, 1]
+    assert build.run(finished, TrainingConfig(), StageReport("index", events.append)) == added
+    assert len(list(finished.root.glob("*.bak*"))) == 1  # the second index replaced this engine's own first one

@@ -143,12 +143,11 @@ def test_a_pair_without_room_leaves_both_files_of_the_one_before(
 ) -> None:
     workspace = Workspace(tmp_path, "anna")
     before = {
-        path: path.read_bytes()
-        for path in write_pair(workspace.root, pair_trees(state, progress(1), 1e-4, only_latest=True))
+        path: path.read_bytes() for path in write_pair(workspace.root, pair_trees(state, progress(1), 1e-4, 2333333))
     }
     full_disk.at(call, word)
     with pytest.raises(DiskFull, match=r"G_2333333\.pth and D_2333333\.pth"):
-        write_pair(workspace.root, pair_trees(state, progress(100), 1e-4, only_latest=True))
+        write_pair(workspace.root, pair_trees(state, progress(100), 1e-4, 2333333))
     assert {path: path.read_bytes() for path in before} == before
     assert not left_behind(tmp_path)
 

@@ -10,7 +10,7 @@ import torch
 
 from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.errors import IncompatibleCheckpoint
-from rvc_engine.events import Event, Log, Metric, Warned
+from rvc_engine.events import Event, Log, Metric, Progress, Warned
 from rvc_engine.workspace.layout import Workspace
 
 Make = Callable[..., tuple[Workspace, list[Event]]]
@@ -73,6 +73,20 @@ def test_a_pair_alone_goes_on_to_the_same_weights_as_the_runs_own_checkpoint(
     for name, value in ours.items():
         rows = 1 if name == "emb_g.weight" else len(value)
         assert torch.equal(value[:rows], theirs[name][:rows]), name
+
+
+def test_steps_go_on_from_another_programs_number_and_its_pair_stays(make: Make, finished: Workspace) -> None:
+    shutil.rmtree(finished.recovery)
+    (finished.root / "saves.json").unlink()
+    for letter in "GD":
+        (finished.root / f"{letter}_3.pth").rename(finished.root / f"{letter}_15.pth")
+    theirs = (finished.root / "G_15.pth").read_bytes()
+    _, events = make(total_epochs=2, evaluate="never")
+    assert steps(events) == [16, 17, 18]
+    assert [event.progress for event in events if isinstance(event, Progress)][-1] == 1
+    assert sorted(path.name for path in finished.root.glob("G_*.pth")) == ["G_15.pth", "G_18.pth"]
+    assert (finished.root / "G_15.pth").read_bytes() == theirs
+    assert load_trained_synthesizer(finished)[1].step == 18
 
 
 @pytest.mark.long  # test_pairs.py compares what is chosen each day

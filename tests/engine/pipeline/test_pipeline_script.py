@@ -21,7 +21,7 @@ OPTIONS = ["--content", "whisper-tiny", "--pretrained", "none", "--pitch", "dio"
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
     """Restore signal handlers, which the commands set in the tests' process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

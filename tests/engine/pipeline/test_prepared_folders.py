@@ -88,9 +88,7 @@ def base_pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     torch.manual_seed(7)
     config = TrainingConfig(width=24, pretrained="none")
     state = GanTrainState.build(Hyperparameters.from_config(config), torch.device("cpu"), 1e-4)
-    pair = write_pair(
-        Workspace(folder, "base").root, pair_trees(state, TrainProgress(1, 1, 1, 1.0, 2, 5), 1e-4, only_latest=False)
-    )
+    pair = write_pair(Workspace(folder, "base").root, pair_trees(state, TrainProgress(1, 1, 1, 1.0, 2, 5), 1e-4, 1))
     return pair[0], pair[1]
 
 

@@ -32,6 +32,9 @@ TINY = {
 }
 
 
+SIGNALS = ("SIGTERM", "SIGHUP")
+
+
 class Engine:
     """One engine process with small models, and its events so far."""
 
@@ -150,14 +153,14 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(s
     assert not list(recovery.glob(".*.tmp"))
 
 
-@pytest.mark.parametrize("how", [pytest.param("SIGTERM", marks=pytest.mark.long), "end of input"])
+@pytest.mark.parametrize("how", [*(pytest.param(name, marks=pytest.mark.long) for name in SIGNALS), "end of input"])
 def test_a_run_that_is_asked_to_stop_saves_and_says_so(start, how: str) -> None:
     engine = start("stopped", checkpoint_every_steps=1000)
     step = engine.until(events.Metric, 2)
-    if how == "SIGTERM":
-        engine.process.terminate()
-    else:
+    if how == "end of input":
         engine.process.stdin.close()
+    else:
+        engine.process.send_signal(signal.Signals[how])
     assert engine.end() == events.EXIT_STOPPED, engine.error_text()
     assert isinstance(engine.events[-1], events.Stopped)
     assert isinstance(engine.events[-2], events.CheckpointSaved)

@@ -63,7 +63,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         optimizer.step()
     progress = TrainProgress(step=1, epoch=3, batch=0, seconds=1.0, batch_size=1, num_clips=1)
     workspace = Workspace(root, "anna")
-    write_pair(workspace.root, pair_trees(state, progress, 1e-4, only_latest=False))
+    write_pair(workspace.root, pair_trees(state, progress, 1e-4, 1))
     store = RecoveryStore(workspace, {})
     store.write(store.tree(state, progress))
     make_voice(root / "anna.pth")
