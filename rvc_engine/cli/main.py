@@ -20,6 +20,7 @@ from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.translation.programs import LanguageOption, echo, run_program
 from rvc_engine.workspace.layout import Workspace
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ for name, tool in (
 
 
 @app.callback()
-def options(version: VersionOption = False) -> None:
+def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
     """Options of the program itself."""
 
 
 def usage_error(message: str) -> typer.Exit:
     """Print an error about the options; returns the exit to raise."""
-    typer.echo(f"error: {message}", err=True)
+    echo(f"error: {message}", err=True)
     return typer.Exit(EXIT_USAGE)
 
 
@@ -187,4 +188,4 @@ def machine() -> None:
 def main() -> None:
     """Entry point."""
     with missing_package_reported("engine"):
-        app(prog_name="rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)
+        run_program(app, "rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)

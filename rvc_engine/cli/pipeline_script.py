@@ -16,6 +16,7 @@ from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig, ch
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.translation.programs import LanguageOption, run_program
 from rvc_engine.workspace import external
 from rvc_engine.workspace.layout import Workspace
 
@@ -149,6 +150,7 @@ def pipeline(
     settings: Settings = None,
     weights: WeightsFolder = None,
     logs: Logs = Path("logs"),
+    lang: LanguageOption = "",
 ) -> None:
     """Train an RVC voice and build its index; run the same command again to resume."""
     from rvc_engine.pipeline.pipeline import StageSelection
@@ -254,4 +256,4 @@ def _link_index(workspace: Workspace, root: Path, code: int, *, skip_index: bool
 
 def main() -> None:
     """Entry point."""
-    app(prog_name="rvc_training_pipeline.py")
+    run_program(app, "rvc_training_pipeline.py")

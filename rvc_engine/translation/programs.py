@@ -1,0 +1,104 @@
+"""Programs in the user's language: the option `--lang`, the texts of the help, and the entry point. No torch."""
+
+import sys
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import typer
+
+from rvc_engine.translation.messages import available, translated, translated_word, use_language
+
+LanguageOption = Annotated[
+    str,
+    typer.Option(
+        "--lang",
+        metavar="LANGUAGE",
+        help="Language of help and messages: en or zh. Default: that of LANG. Accepted after a command too.",
+    ),
+]
+"""For the help alone: `run_program` takes the option out of the arguments."""
+SHOWN_TEXTS = ("help", "short_help", "epilog", "rich_help_panel")
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print a message in the user's language. `err`: on standard error."""
+    typer.echo(translated(text), err=err)
+
+
+def run_program(app: typer.Typer, name: str | None = None) -> None:
+    """Run a program with the arguments of the process, in the user's language. `name`: its name in the help."""
+    arguments = sys.argv[1:]
+    language = take_language(arguments)
+    use_language(language)
+    if language is not None and available(language) is None:
+        echo(f"error: --lang: there are no messages in the language {language!r}; use en or zh", err=True)
+        sys.exit(2)
+    command = typer.main.get_command(app)
+    translate_help(command)
+    for step in ("make_context", "invoke"):
+        setattr(command, step, _with_translated_errors(getattr(command, step)))
+    command(arguments, prog_name=name)
+
+
+def take_language(arguments: list[str]) -> str | None:
+    """Take `--lang LANGUAGE` and `--lang=LANGUAGE` out of the arguments; returns the last one's language."""
+    language, rest = None, iter(list(arguments))
+    arguments.clear()
+    for argument in rest:
+        if argument == "--":
+            arguments += [argument, *rest]
+        elif argument.startswith("--lang="):
+            language = argument.removeprefix("--lang=")
+        elif argument == "--lang":
+            language = next(rest, "")
+        else:
+            arguments.append(argument)
+    return language
+
+
+def translate_help(command: Any) -> None:
+    """Translate the help of a command of Click, of its options and of its subcommands."""
+    for shown in (command, *command.params):
+        for attribute in SHOWN_TEXTS:
+            text = getattr(shown, attribute, None)
+            if isinstance(text, str):
+                setattr(shown, attribute, translated(text))
+        default = getattr(shown, "show_default", None)
+        if isinstance(default, str):
+            shown.show_default = translated_word("default", default)
+    _translate_generated_texts(command)
+    subcommands: Mapping[str, Any] = getattr(command, "commands", {})
+    for subcommand in subcommands.values():
+        translate_help(subcommand)
+
+
+def _translate_generated_texts(command: Any) -> None:
+    """Translate what a command makes when its help is shown: the usage line and the option `--help`."""
+    get_usage, get_help_option = command.get_usage, command.get_help_option
+
+    def translated_usage(context: Any) -> str:
+        usage: str = get_usage(context)
+        return usage.replace("Usage: ", translated("Usage: "), 1)
+
+    def translated_help_option(context: Any) -> Any:
+        option = get_help_option(context)
+        if option is not None:
+            option.help = translated(option.help)
+        return option
+
+    command.get_usage, command.get_help_option = translated_usage, translated_help_option
+
+
+def _with_translated_errors(step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step of Click whose errors have a translated message."""
+
+    def translating(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return step(*args, **kwargs)
+        except Exception as error:
+            if hasattr(error, "format_message"):  # an error of Click, or of the copy of it in Typer
+                text = translated(error.format_message())
+                vars(error)["format_message"] = lambda: text
+            raise
+
+    return translating
