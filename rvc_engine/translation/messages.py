@@ -137,19 +137,19 @@ class Catalogue:
         parts = separator.split(text)
         if len(parts) > 2 * MAX_PARTS:
             return text
-        shown: list[str] = []
-        start, is_translated = 0, False
+        shown, start, is_translated = [], 0, [False]
         while start < len(parts):
             found, end = None, start + 1
             for end in range(len(parts), start, -2):
                 found = self.whole("".join(parts[start:end]), is_sentence=True)
                 if found is not None:
                     break
-            is_translated = is_translated or found is not None
-            shown.append(parts[start] if found is None else found)
-            if end < len(parts):
-                shown.append(CHINESE_SEPARATORS.get(parts[end], parts[end]) if is_translated else parts[end])
+            shown += [parts[start] if found is None else found, *parts[end : end + 1]]
+            is_translated += [found is not None, False]
             start = end + 1
+        for place in range(1, len(shown), 2):  # a separator beside a translated part
+            if is_translated[place] or is_translated[place + 2]:
+                shown[place] = CHINESE_SEPARATORS.get(shown[place], shown[place])
         return "".join(shown)
 
 

@@ -35,6 +35,7 @@ def run_program(app: typer.Typer, name: str | None = None) -> None:
         sys.exit(2)
     command = typer.main.get_command(app)
     translate_help(command)
+    fold_words_of_help()
     for step in ("make_context", "invoke"):
         setattr(command, step, _with_translated_errors(getattr(command, step)))
     command(arguments, prog_name=name)
@@ -87,6 +88,22 @@ def _translate_generated_texts(command: Any) -> None:
         return option
 
     command.get_usage, command.get_help_option = translated_usage, translated_help_option
+
+
+def fold_words_of_help() -> None:
+    """Make Typer fold words that are longer than a line of the help: Rich cuts them off, and Chinese has no spaces."""
+    from typer import rich_utils
+
+    make_text = getattr(rich_utils, "_make_rich_text", None)
+    if make_text is None:  # another version of Typer
+        return
+
+    def make_folding_text(**settings: Any) -> Any:
+        text = make_text(**settings)
+        text.overflow = "fold"
+        return text
+
+    vars(rich_utils)["_make_rich_text"] = make_folding_text
 
 
 def _with_translated_errors(step: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,6 +12,7 @@ NEEDED = {
     "rvc_engine/assets/model_assets.json",
     "rvc_engine/assets/whisper-tiny.en-encoder.safetensors",
     "rvc_training_pipeline.py",
+    "rvc_engine/translation/locales/zh/LC_MESSAGES/messages.mo",
     "server/database/migrations/env.py",
     "server/database/migrations/script.py.mako",
     "server/pages/locales/zh.json",

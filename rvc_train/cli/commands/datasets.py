@@ -126,13 +126,14 @@ def _decibels(level: float | None) -> str:
 
 
 def _files(number: int) -> str:
-    return f"{number} file" + ("" if number == 1 else "s")
+    return f"{number} file" if number == 1 else f"{number} files"
 
 
 def _described(dataset: DatasetPublic) -> str:
+    reason = f": {translated(dataset.reason)}" if dataset.reason else ""
     lines = [
         f"{dataset.id}  {dataset.name}",
-        f"status    {dataset.status}" + (f": {dataset.reason}" if dataset.reason else ""),
+        f"status    {translated_word('status', dataset.status)}{reason}",
         f"speech    {duration(dataset.seconds)} in {_files(dataset.num_files)}",
         f"size      {size(dataset.size)}",
         f"sha256    {dataset.sha256}",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
-from rvc_engine.translation.messages import translated_word
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table
 from rvc_train.cli.session import ApiCommand, Session
@@ -141,9 +141,10 @@ def show(session: Session, job: JobArgument) -> None:
     """Show one job: status, progress, files, and the error of a failed one."""
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
+    place = translated(f", place {found.queue_position}") if found.queue_position else ""
     lines = [
         f"{found.id}  {found.name}",
-        f"status     {found.status}" + (f", place {found.queue_position}" if found.queue_position else ""),
+        f"status     {translated_word('status', found.status)}{place}",
         f"progress   {found.progress:.1%}" + (f", {translated_word('stage', found.stage)}" if found.stage else ""),
         f"attempt    {found.attempt}",
         *([f"ends in    {span(found.eta)}"] if found.eta else []),
