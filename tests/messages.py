@@ -309,9 +309,7 @@ def choices_in(node: ast.JoinedStr) -> Iterator[tuple[str, str]]:
 
 def texts_in(node: ast.AST, ignored: set[ast.AST]) -> Iterator[Message]:  # noqa: PLR0911, PLR0912 - one per kind of node
     """Texts of a syntax tree, without those that are no messages."""
-    if node in ignored or (
-        isinstance(node, ast.Assert | ast.Compare | ast.AnnAssign) and not getattr(node, "value", True)
-    ):
+    if node in ignored or isinstance(node, ast.Assert | ast.Compare):
         return
     if isinstance(node, ast.Call):
         function = node.func
