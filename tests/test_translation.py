@@ -57,9 +57,7 @@ def test_an_f_string_becomes_a_template_with_a_name_for_each_value() -> None:
 
 
 def test_docstrings_log_lines_and_names_are_no_messages() -> None:
-    source = (
-        'def f():\n    """Two words."""\n    log.info("two words")\n    return "one-word", rows["its key"] == "two words"'
-    )
+    source = 'def f():\n    """Two words."""\n    log.info("two words")\n    return "one-word", key == "two words"'
     assert found_in(source) == []
 
 

@@ -24,15 +24,17 @@ CONTEXT_END = "\x04"
 """Ends the context of a key in gettext's catalogues."""
 NUMBER = r"[-+.,\dEe]+%?"
 NUMBER_FORMATS = tuple("defg%")
-NUMBER_NAMES = re.compile("num_.*|step|epoch[0-9]?|(total|completed)_epochs")
+NUMBER_NAMES = re.compile("num_.*|number|step|epoch[0-9]?|(total|completed)_epochs")
 """Places that hold a number, without a format that shows it."""
 CLOSED = frozenset(["stage", "state"])
 """Places that hold nothing but a word of the catalogue's context of the same name."""
 LETTERS = re.compile("[A-Za-z]")
 SENTENCES = re.compile(r"(\n|; )")
 PARTS = re.compile(r"(\n|; |: |\. |, )")
-MAX_PARTS = 40
+MAX_PARTS = 25
 """A text of more parts is a list of names, which is not searched for messages."""
+MAX_LENGTH = 5000
+"""Longest text to translate: matching takes more than linear time."""
 CHINESE_SEPARATORS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，"}
 ENGLISH = "en"
 
@@ -48,8 +50,9 @@ class Template:
 
     @cached_property
     def texts(self) -> tuple[str, ...]:
-        """The texts between the places."""
-        return tuple(text for text, *_ in string.Formatter().parse(self.message))
+        """The texts between the places, the longest first."""
+        texts = (text for text, *_ in string.Formatter().parse(self.message))
+        return tuple(sorted(texts, key=len, reverse=True))
 
     @cached_property
     def neighbours(self) -> list[tuple[str, str]]:
@@ -100,7 +103,7 @@ class Catalogue:
 
     def text(self, text: str) -> str:
         """Translation of a message, or of several that are joined; parts without a template stay as they are."""
-        whole = self.whole(text, is_sentence=True)
+        whole = self.whole(text, is_sentence=True) if len(text) <= MAX_LENGTH else text
         if whole is not None:
             return whole
         found = [self._joined(text, SENTENCES), self.whole(text) or text, self._joined(text, PARTS)]

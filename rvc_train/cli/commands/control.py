@@ -104,8 +104,8 @@ def estimate(
 def _lines(made: JobEstimate) -> list[str]:
     speech = "unknown yet" if made.speech_seconds is None else f"{made.speech_seconds / 60:.1f} min"
     return [
-        f"speech     {speech}, {_number(made.num_clips)} clips",
-        f"steps      {_number(made.steps)}",
+        f"speech     {speech}, {_counts(made.num_clips)} clips",
+        f"steps      {_counts(made.steps)}",
         f"takes      {span(made.seconds)}",
         f"starts in  {span(made.starts_in)}",
         f"disk       {_bytes(made.disk_bytes)}",
@@ -114,7 +114,7 @@ def _lines(made: JobEstimate) -> list[str]:
     ]
 
 
-def _number(numbers: Range | None) -> str:
+def _counts(numbers: Range | None) -> str:
     if numbers is None:
         return "-"
     low, high = f"{numbers.low:.0f}", f"{numbers.high:.0f}"
