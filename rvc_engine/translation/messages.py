@@ -176,8 +176,8 @@ def translated_word(context: str, text: str) -> str:
     return text if _Language.current == ENGLISH else catalogue(_Language.current).texts.pgettext(context, text)
 
 
-def use_language(language: str | None, environment: MutableMapping[str, str] = os.environ) -> None:
-    """Set the language of the output: the given one, or else that of the environment.
+def use_language(language: str | None, environment: MutableMapping[str, str] = os.environ) -> str:
+    """Set the language of the output, the given one or else that of the environment, and return it.
 
     Also sets it for Click and Typer, which read `LANGUAGE` when they show a text.
     """
@@ -186,6 +186,7 @@ def use_language(language: str | None, environment: MutableMapping[str, str] = o
     environment["LANGUAGE"] = "C" if _Language.current == ENGLISH else _Language.current
     gettext.bindtextdomain(DOMAIN, LOCALES)
     gettext.textdomain(DOMAIN)
+    return _Language.current
 
 
 def available(name: str) -> str | None:

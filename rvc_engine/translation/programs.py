@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rvc_engine.translation.messages import available, translated, translated_word, use_language
+from rvc_engine.translation.messages import ENGLISH, available, translated, translated_word, use_language
 
 LanguageOption = Annotated[
     str,
@@ -28,16 +28,17 @@ def echo(text: str, *, err: bool = False) -> None:
 def run_program(app: typer.Typer, name: str | None = None) -> None:
     """Run a program with the arguments of the process, in the user's language. `name`: its name in the help."""
     arguments = sys.argv[1:]
-    language = take_language(arguments)
-    use_language(language)
-    if language is not None and available(language) is None:
-        echo(f"error: --lang: there are no messages in the language {language!r}; use en or zh", err=True)
+    wanted = take_language(arguments)
+    language = use_language(wanted)
+    if wanted is not None and available(wanted) is None:
+        echo(f"error: --lang: there are no messages in the language {wanted!r}; use en or zh", err=True)
         sys.exit(2)
-    command = typer.main.get_command(app)
-    translate_help(command)
-    fold_words_of_help()
-    for step in ("make_context", "invoke"):
-        setattr(command, step, _with_translated_errors(getattr(command, step)))
+    command: Any = typer.main.get_command(app)
+    if language != ENGLISH:
+        translate_help(command)
+        fold_words_of_help()
+        for step in ("make_context", "invoke"):
+            setattr(command, step, _with_translated_errors(getattr(command, step)))
     command(arguments, prog_name=name)
 
 
