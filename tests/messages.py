@@ -230,6 +230,7 @@ LIBRARY_MESSAGES = (
     "the voice {size:.1f} MB",
     "the voice {size:.1f} GB",
     "{whole:d} s",
+    "ETA {duration}",
     "{stage} started",
     "{stage} skipped",
     "{stage} finished",

@@ -57,6 +57,11 @@ class TestClientAlone:
         assert done.returncode == 0, done.stderr
         assert "Train RVC voices" in done.stdout
 
+    def test_its_help_is_chinese_where_lang_is(self, environment) -> None:
+        done = environment.run("rvc-train", "--help", LANG="zh_CN.UTF-8", LC_ALL="", LANGUAGE="")
+        assert done.returncode == 0, done.stderr
+        assert "训练 RVC 音色" in done.stdout
+
     def test_it_sends_recordings_to_a_server(self, environment, station) -> None:
         station.start_server()
         done = environment.run("rvc-train", "dataset", "upload", station.samples, RVC_TRAIN_SERVER=station.url)
