@@ -232,6 +232,7 @@ LIBRARY_MESSAGES = (
     "{whole:d} s",
     "ETA {duration}",
     "{duration} ago",
+    "note: {note}",
     "{id}  {name}  {size} in {files}, {status}",
     "Download with `{fetch}`, or take them from an RVC or Applio installation with `{taken}`",
     "{stage} started",
