@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TextIO
 
 import typer
 
@@ -29,7 +29,7 @@ def run_program(app: typer.Typer, name: str | None = None) -> None:
     """Run a program with the arguments of the process, in the user's language. `name`: its name in the help."""
     arguments = sys.argv[1:]
     wanted = take_language(arguments)
-    language = use_language(wanted)
+    language = use_language(wanted if all(map(_has_chinese, (sys.stdout, sys.stderr))) else ENGLISH)
     if wanted is not None and available(wanted) is None:
         echo(f"error: --lang: there are no messages in the language {wanted!r}; use en or zh", err=True)
         sys.exit(2)
@@ -40,6 +40,15 @@ def run_program(app: typer.Typer, name: str | None = None) -> None:
         for step in ("make_context", "invoke"):
             setattr(command, step, _with_translated_errors(getattr(command, step)))
     command(arguments, prog_name=name)
+
+
+def _has_chinese(output: TextIO) -> bool:
+    """Whether the encoding of an output has Chinese letters."""
+    try:
+        "中文".encode(output.encoding or "ascii")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def take_language(arguments: list[str]) -> str | None:

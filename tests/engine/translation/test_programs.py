@@ -80,6 +80,18 @@ def test_a_language_without_messages_is_refused(run) -> None:
     assert (code, errors) == (2, "error: --lang: there are no messages in the language 'xx'; use en or zh\n")
 
 
+def test_an_output_that_cannot_show_chinese_is_english() -> None:
+    environment = os.environ | {"LC_ALL": "zh_CN.UTF-8", "LANGUAGE": "", "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "rvc_train.cli.main", "jobs", "--limit", "x"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, b"Invalid value" in done.stderr) == (2, True)
+
+
 def test_what_follows_two_dashes_is_no_option() -> None:
     words = ["a", "--lang", "zh", "--", "--lang", "en"]
     assert take_language(words) == "zh"
