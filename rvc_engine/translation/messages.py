@@ -63,7 +63,8 @@ class Template:
     @cache  # noqa: B019 - templates live as long as the program
     def pattern(self, value: str) -> re.Pattern[str]:
         """Pattern of the messages made from the template, with a group for each place; `value`: pattern of a value."""
-        parts, seen = [], set()
+        parts: list[str] = []
+        seen: set[str] = set()
         for text, name, form, _ in string.Formatter().parse(self.message):
             parts.append(re.escape(text))
             if name is not None:
@@ -140,7 +141,8 @@ class Catalogue:
         parts = separator.split(text)
         if len(parts) > 2 * MAX_PARTS:
             return text
-        shown, start, is_translated = [], 0, [False]
+        shown: list[str] = []
+        start, is_translated = 0, [False]
         while start < len(parts):
             found, end = None, start + 1
             for end in range(len(parts), start, -2):
