@@ -212,9 +212,9 @@ def environment_languages(environment: MutableMapping[str, str]) -> list[str]:
 
 
 def _windows_languages() -> list[str]:
-    if sys.platform != "win32":
-        return []
-    import ctypes
-    import locale
+    if sys.platform == "win32":
+        import ctypes
+        import locale
 
-    return [locale.windows_locale.get(ctypes.windll.kernel32.GetUserDefaultUILanguage(), "")]
+        return [locale.windows_locale.get(ctypes.windll.kernel32.GetUserDefaultUILanguage(), "")]
+    return []
