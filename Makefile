@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo dist images docs screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers \
+.PHONY: setup browser demo dist images catalogue docs screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers \
   lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
@@ -59,6 +59,10 @@ docs: .venv/.documentation
 .venv/.documentation: .venv/.developer
 	$(PIP_INSTALL) -e '.[all,dev,docs]'
 	touch $@
+
+# The messages of the sources into the catalogue, which is compiled; lists those without a translation.
+catalogue: .venv/.developer
+	$(BIN)/python tests/messages.py
 
 # Every screen, light and dark, on a desktop and on a phone.
 screenshots: setup

@@ -30,6 +30,8 @@ ENGINE_VARIABLES = (
 )
 # fmt: on
 """Variables that the engine and its libraries read. `*` stands for the rest of a name."""
+_ENGLISH = {"LANGUAGE": "en"}
+"""Language of a child whose output a program reads, stores or logs."""
 _SECRET = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|CREDENTIALS?)(_|$)")
 """Names never passed on by a pattern above, such as NVIDIA_API_KEY by NVIDIA_*."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\*?")
@@ -68,7 +70,7 @@ def inherited_environment(environment: Mapping[str, str]) -> dict[str, str]:
 
 def program_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables of `environment` that any program needs to start, and no others."""
-    return _with_search_path(_select(environment, PROGRAM_VARIABLES))
+    return _with_search_path(_select(environment, PROGRAM_VARIABLES) | _ENGLISH)
 
 
 def engine_environment(environment: Mapping[str, str], more: Collection[str] = ()) -> dict[str, str]:
@@ -82,7 +84,7 @@ def engine_environment(environment: Mapping[str, str], more: Collection[str] = (
         if not _SECRET.search(name)
     }
     further = {name: value for name, value in _select(environment, more).items() if not name.startswith(_OURS)}
-    return _with_search_path(usual | further)
+    return _with_search_path(usual | further | _ENGLISH)
 
 
 def variable_names(text: str) -> tuple[str, ...]:

@@ -14,6 +14,9 @@ from urllib.request import url2pathname
 
 import typer
 
+from rvc_engine.translation.messages import use_language
+from rvc_engine.translation.programs import echo, take_language
+
 DISTRIBUTION = "rvc-train"
 FOLDER = Path(__file__).resolve().parent.parent
 """Folder that contains the package: a checkout, or site-packages."""
@@ -37,9 +40,11 @@ def missing_package_reported(extra: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in {"rvc_train", "rvc_engine", "server", "worker"}:
             raise  # a bug of ours, not a missing extra
-        sys.stderr.write(
+        use_language(take_language(sys.argv[1:]))
+        echo(
             f"error: this program needs the package {error.name}, which is not installed; install everything it "
-            f"needs with: {install_command(extra)}\n"
+            f"needs with: {install_command(extra)}",
+            err=True,
         )
         sys.exit(2)
 

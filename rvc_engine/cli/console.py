@@ -20,6 +20,7 @@ from rvc_engine import events
 from rvc_engine.event_text import describe, losses_text, throughput_text
 from rvc_engine.events import EXIT_FAILED, Event, Failed
 from rvc_engine.reporting import Report
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_engine.workspace.disk import unwritable
 from rvc_engine.workspace.layout import Workspace
 
@@ -67,7 +68,7 @@ class LogFile:
                 self._rotate()
         except OSError as error:
             self._is_lost = True
-            print(f"{self._file.name} can no longer be written: {error}", file=sys.stderr)  # noqa: T201
+            print(translated(f"{self._file.name} can no longer be written: {error}"), file=sys.stderr)  # noqa: T201
 
     def _rotate(self) -> None:
         """Give the file the next free name, or delete the oldest of KEPT_LOGS, and begin a new one."""
@@ -90,7 +91,7 @@ class LogFile:
             self._file.close()
         except OSError as error:  # from the last buffered line
             self._is_lost = True
-            print(f"the end of {self._file.name} may be missing: {error}", file=sys.stderr)  # noqa: T201
+            print(translated(f"the end of {self._file.name} may be missing: {error}"), file=sys.stderr)  # noqa: T201
 
 
 def _unused(path: Path) -> Path:
@@ -125,9 +126,11 @@ class Terminal:
     Lines from a level up. Where one of the two is a terminal, it has a progress bar.
     """
 
-    def __init__(self, level: str, log_interval: int = LOG_INTERVAL) -> None:
-        """`log_interval`: steps between lines of losses, which are also shown at the end of each epoch."""
-        self._level, self.log_interval = LEVELS[level], log_interval
+    def __init__(self, level: str, words: Callable[[str], str] = lambda text: text) -> None:
+        """`words`: last changes of the words of lines in the user's language."""
+        self._level, self._words = LEVELS[level], words
+        self.log_interval = LOG_INTERVAL
+        """Steps between lines of losses, which are also shown at the end of each epoch."""
         if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a script that its encoding lacks must not end the run
             sys.stdout.reconfigure(errors="backslashreplace")
         self._output, self._faults = _Output(stderr=False), _Output(stderr=True)
@@ -155,7 +158,8 @@ class Terminal:
                 self._show_losses(self._losses)
             if LEVELS[entry[0]] >= self._level:
                 style = {"warning": "yellow", "error": "red"}.get(entry[0])
-                (self._faults if entry[0] in {"warning", "error"} else self._output).print_line(entry[1], style)
+                text = self._words(translated(entry[1]))
+                (self._faults if entry[0] in {"warning", "error"} else self._output).print_line(text, style)
 
     def close(self) -> None:
         """Remove the bar."""
@@ -169,7 +173,7 @@ class Terminal:
             self._bar.update(self._task, completed=share, description=text)
         if self._is_piped and time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            eta = "" if eta_seconds is None else f", about {eta_seconds:.0f} s to go"
+            eta = "" if eta_seconds is None else translated(f", about {eta_seconds:.0f} s to go")
             self._info(f"{100 * share:3.0f} % {text}{eta}")
 
     def _info(self, text: str) -> None:
@@ -178,7 +182,8 @@ class Terminal:
 
     def _progress(self, event: events.Progress) -> None:
         place = f" epoch {event.epoch}/{event.total_epochs} step {event.step}" if event.step is not None else ""
-        text = f"{event.stage}{place}{throughput_text(event.clips_per_second, event.machine_share)}"
+        throughput = translated(throughput_text(event.clips_per_second, event.machine_share))
+        text = f"{translated_word('stage', event.stage)}{translated(place)}{throughput}"
         self.show(event.progress, text, event.eta_seconds)
 
     def _metric(self, event: events.Metric) -> None:
@@ -194,7 +199,7 @@ class Terminal:
     def _show_losses(self, event: events.Metric | None) -> None:
         if event is not None and event.step > self._shown_step:
             self._shown_step = event.step
-            self._info(losses_text(event))
+            self._info(translated(losses_text(event)))
 
 
 @contextmanager
@@ -211,16 +216,19 @@ def open_report(
     """
     with ExitStack() as stack:
         shown = sink or stack.enter_context(closing(Terminal(level)))
+
+        def show(event: Event) -> None:
+            shown(event if isinstance(shown, Terminal) else words(event))  # a terminal translates before
+
         try:
             log = stack.enter_context(closing(LogFile(workspace.log)))
         except OSError as error:
             fault = unwritable(workspace.root, error)
-            shown(words(Failed(code=fault.code, message=str(fault))))
+            show(Failed(code=fault.code, message=str(fault)))
             raise typer.Exit(EXIT_FAILED) from error
 
         def report(event: Event) -> None:
-            event = words(event)
-            log(event)
-            shown(event)
+            log(words(event))
+            show(event)
 
         yield report

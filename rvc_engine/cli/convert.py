@@ -10,6 +10,8 @@ from rich.progress import Progress
 from rvc_engine.cli.errors import exit_on_error
 from rvc_engine.config import PitchEstimator
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.translation.messages import translated_word
+from rvc_engine.translation.programs import echo
 
 
 def convert(
@@ -40,6 +42,6 @@ def convert(
         converter = Converter(voice, index, machine, open_device(machine))
         number = converter.find_speaker(speaker)
         options = ConversionOptions(key, index_rate, protect, rms_mix_rate, pitch, number, seed)
-        task = bars.add_task("converting", total=1.0)
+        task = bars.add_task(translated_word("progress", "converting"), total=1.0)
         seconds = convert_file(source, output, converter, options, lambda share: bars.update(task, completed=share))
-    typer.echo(f"{output}: {seconds:.1f} s at {converter.sample_rate} Hz")
+    echo(f"{output}: {seconds:.1f} s at {converter.sample_rate} Hz")

@@ -7,6 +7,7 @@ import typer
 
 from rvc_engine.errors import EngineError
 from rvc_engine.events import EXIT_FAILED, EXIT_USAGE
+from rvc_engine.translation.programs import echo
 
 
 @contextmanager
@@ -15,6 +16,6 @@ def exit_on_error(usage_error: type[EngineError] | None = None) -> Iterator[None
     try:
         yield
     except EngineError as error:
-        typer.echo(f"error: {error}", err=True)
+        echo(f"error: {error}", err=True)
         is_usage = usage_error is not None and isinstance(error, usage_error)
         raise typer.Exit(EXIT_USAGE if is_usage else EXIT_FAILED) from error

@@ -20,6 +20,7 @@ from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.translation.programs import LanguageOption, echo, run_program
 from rvc_engine.workspace.layout import Workspace
 
 if TYPE_CHECKING:
@@ -46,13 +47,13 @@ for name, tool in (
 
 
 @app.callback()
-def options(version: VersionOption = False) -> None:
+def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
     """Options of the program itself."""
 
 
-def usage_error(message: str) -> typer.Exit:
-    """Print an error about the options; returns the exit to raise."""
-    typer.echo(f"error: {message}", err=True)
+def usage_error(message: str, words: Callable[[str], str] = lambda text: text) -> typer.Exit:
+    """Print an error about the options; returns the exit to raise. `words` names options in place of fields."""
+    echo(f"error: {message}", err=True, words=words)
     return typer.Exit(EXIT_USAGE)
 
 
@@ -80,7 +81,7 @@ def config_from(
     try:
         return TrainingConfig.model_validate(options)
     except ValidationError as error:
-        raise usage_error(words(describe_faults(error, flags))) from error
+        raise usage_error(describe_faults(error, flags), words) from error
 
 
 def settings_from(settings: list[str]) -> dict[str, Any]:
@@ -200,7 +201,7 @@ def configs(
 
     try:
         for path, is_new in write_templates(write):
-            typer.echo(f"{path}: {'written' if is_new else 'kept as it is'}")
+            echo(f"{path}: written" if is_new else f"{path}: kept as it is")
     except OSError as error:
         raise usage_error(f"--write: {write} cannot be written to ({error.strerror}); choose another folder") from error
 
@@ -208,4 +209,4 @@ def configs(
 def main() -> None:
     """Entry point."""
     with missing_package_reported("engine"):
-        app(prog_name="rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)
+        run_program(app, "rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)

@@ -6,7 +6,7 @@ by a second Ctrl-C.
 
 import re
 import shlex
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, get_args
@@ -20,11 +20,12 @@ from rvc_engine.cli.main import config_from, settings_from, usage_error
 from rvc_engine.cli.missing_weights import SCRATCH, MissingWeightsRemedy
 from rvc_engine.cli.option_words import OptionWords
 from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig, check_voice_name
-from rvc_engine.errors import InvalidDataset
+from rvc_engine.errors import EngineError, InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
-from rvc_engine.workspace import external
+from rvc_engine.translation.programs import LanguageOption, echo, run_program
+from rvc_engine.workspace import config_file, external
 from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_templates import copy_template
 
@@ -205,6 +206,7 @@ def pipeline(
     settings: Settings = None,
     weights: WeightsFolder = None,
     logs: Logs = Path("logs"),
+    lang: LanguageOption = "",
 ) -> None:
     """Train an RVC voice and build its index; run the same command again to resume."""
     from rvc_engine.pipeline.pipeline import StageSelection
@@ -229,12 +231,16 @@ def pipeline(
     if faults:
         if dataset is None:  # all faults in one message
             faults += external.check_workspace(workspace, config, trains=not skip_training).faults
-        raise usage_error(words.translate("; ".join(faults)))
+        raise usage_error("; ".join(faults), words.translate)
     switch = StopSwitch()
     switch.on_signals()
     selection = StageSelection(not skip_training, not skip_index, continue_on_error)
     with ExitStack() as stack:
-        terminal = None if log_format is LogFormat.JSON else stack.enter_context(closing(Terminal(log_level.value)))
+        terminal = (
+            None
+            if log_format is LogFormat.JSON
+            else stack.enter_context(closing(Terminal(log_level.value, words.translate)))
+        )
         sink = stack.enter_context(open_report(workspace, terminal or EventLines(switch), words=words))
         report = RunReport(sink, workspace)
         report(Log(level="debug", message=f"options: {shlex.join(context.meta[__name__])}"))
@@ -248,6 +254,9 @@ def pipeline(
             prepared = remedy(config)
             report.is_from_scratch = prepared.pretrained != config.pretrained
             report(Log(level="debug", message=f"configuration: {prepared.model_dump_json()}"))
+            if terminal is not None:
+                with suppress(EngineError):  # a broken config.json is an error of the run's own checks
+                    terminal.log_interval = config_file.hyperparameters(workspace, prepared).log_interval
             return prepared
 
         def end() -> None:
@@ -362,7 +371,7 @@ def _device_names(gpus: str) -> str:
         raise usage_error(f"-g/--gpus: {gpus} names a GPU twice; name each once, such as 0-1")
     if not torch.cuda.is_available():
         if len(numbers) > 1:
-            typer.echo(f"-g/--gpus: none of the {len(numbers)} GPUs was found; training on the CPU", err=True)
+            echo(f"-g/--gpus: none of the {len(numbers)} GPUs was found; training on the CPU", err=True)
         return "cpu"
     if missing := [number for number in numbers if int(number) >= torch.cuda.device_count()]:
         raise usage_error(
@@ -388,4 +397,4 @@ def _link_index(workspace: Workspace, root: Path, code: int, report: Report, *, 
 
 def main() -> None:
     """Entry point."""
-    app(prog_name="rvc_training_pipeline.py")
+    run_program(app, "rvc_training_pipeline.py")

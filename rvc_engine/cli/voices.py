@@ -10,6 +10,7 @@ from rvc_engine.cli.errors import exit_on_error
 from rvc_engine.config import SampleRate
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.events import EXIT_FAILED, EXIT_USAGE
+from rvc_engine.translation.programs import echo
 
 Program = Literal["rvc", "applio"]
 Voice = Annotated[Path, typer.Argument(help="A voice, <voice>.pth.", exists=True, dir_okay=False)]
@@ -30,10 +31,10 @@ def inspect(
         try:
             reports.append(inspect_file(path))
         except OSError as error:
-            typer.echo(f"error: {path} cannot be read: {error.strerror}", err=True)
+            echo(f"error: {path} cannot be read: {error.strerror}", err=True)
             raise typer.Exit(EXIT_USAGE) from error
         if not as_json:
-            typer.echo("\n".join(describe(reports[-1])))
+            echo("\n".join(describe(reports[-1])))
     if as_json:
         rows = [report.model_dump(mode="json", exclude_none=True) for report in reports]
         typer.echo(json.dumps(rows, indent=1, ensure_ascii=False))
@@ -62,7 +63,7 @@ def extract(
     with exit_on_error(InvalidConfig):
         made = extract_voice(checkpoint, output, name or output.stem, sample_rate, encoder)
     note = "" if made.is_encoder_stated else " (assumed, as none is recorded; if it was another, give --encoder)"
-    typer.echo(f"{output}: epoch {made.epoch}, {made.identity}, content encoder {made.encoder}{note}")
+    echo(f"{output}: epoch {made.epoch}, {made.identity}, content encoder {made.encoder}{note}")
 
 
 def merge(
@@ -80,7 +81,7 @@ def merge(
     dropped = (
         f"; {made.speakers_dropped} speakers that only one voice has are left out" if made.speakers_dropped else ""
     )
-    typer.echo(f"{output}: {made.info}{dropped}")
+    echo(f"{output}: {made.info}{dropped}")
 
 
 def reorder_optimizer(
@@ -93,7 +94,7 @@ def reorder_optimizer(
 
     with exit_on_error(InvalidConfig):
         write_in_order(checkpoint, output, to)
-    typer.echo(f"{output}: in the order of {to}")
+    echo(f"{output}: in the order of {to}")
 
 
 def onnx(
@@ -106,5 +107,5 @@ def onnx(
     with exit_on_error(InvalidConfig):
         checks = export_onnx(voice, output)
     for check in checks:
-        typer.echo(f"{check.frames} frames: differs from PyTorch by at most {check.difference:.2e}")
-    typer.echo(f"{output}: {output.stat().st_size:,} bytes")
+        echo(f"{check.frames} frames: differs from PyTorch by at most {check.difference:.2e}")
+    echo(f"{output}: {output.stat().st_size:,} bytes")

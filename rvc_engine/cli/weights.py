@@ -8,12 +8,15 @@ from typing import Annotated
 
 import rich.progress
 import typer
+from rich.cells import set_cell_size
 from rich.console import Console
 from rich.table import Table
 
 from rvc_engine.cli.errors import exit_on_error
 from rvc_engine.events import EXIT_FAILED
 from rvc_engine.machine import default_weights_folder
+from rvc_engine.translation.messages import translated, translated_word
+from rvc_engine.translation.programs import echo
 from rvc_engine.weights.catalogue import PublishedFile, Weights
 from rvc_engine.weights.download import Progress, fetch
 
@@ -39,9 +42,10 @@ def list_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
     if as_json:
         _print_json([file.model_dump() | {"state": state, "file": str(weights.path_of(file))} for file, state in rows])
         return
-    table = Table("id", "file", "MB", "state", title=f"Published weights in {folder}")
+    columns = [translated_word("column", name) for name in ("id", "file", "MB", "state")]
+    table = Table(*columns, title=translated(f"Published weights in {folder}"))
     for file, state in rows:
-        table.add_row(file.id, file.name, f"{file.size / 1e6:.1f}", state)
+        table.add_row(file.id, file.name, f"{file.size / 1e6:.1f}", translated_word("state", state))
     Console().print(table)
 
 
@@ -63,7 +67,7 @@ def fetch_command(
         files = list(dict.fromkeys(file for name in names for file in weights.files_of(name)))
         with _bars(files) as progress:
             fetch(weights, files, progress)
-    typer.echo(f"{len(files)} files are in {folder}, verified")
+    echo(f"{len(files)} files are in {folder}, verified")
 
 
 @app.command("import")
@@ -74,9 +78,9 @@ def import_command(
     """Import known files from anywhere under a folder, recognized by their content and not by name."""
     with exit_on_error():
         taken = Weights(folder).import_from(source, lambda file, path: typer.echo(f"{file.key}: {path}"))
-    typer.echo(f"{len(taken)} files imported into {folder}")
+    echo(f"{len(taken)} files imported into {folder}")
     if not taken:
-        typer.echo("no file under that folder is a known file that was missing here", err=True)
+        echo("no file under that folder is a known file that was missing here", err=True)
 
 
 @app.command("verify")
@@ -89,10 +93,10 @@ def verify_command(folder: WeightsFolder, as_json: AsJson = False) -> None:
         _print_json(states)
     else:
         for key, state in states.items():
-            typer.echo(f"{state:10} {key}")
-        typer.echo(f"{len(here)} of {len(weights.files)} known files are in {folder}")
+            typer.echo(f"{set_cell_size(translated_word('state', state), 10)} {key}")
+        echo(f"{len(here)} of {len(weights.files)} known files are in {folder}")
     if "damaged" in states.values():
-        typer.echo("damaged files are not used; fetch or import them again", err=True)
+        echo("damaged files are not used; fetch or import them again", err=True)
         raise typer.Exit(EXIT_FAILED)
 
 

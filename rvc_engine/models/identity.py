@@ -54,7 +54,7 @@ class ModelIdentity:
         if self.role == "discriminators":
             return f"{self.version} discriminators{size}"
         rates = " or ".join(self.rates) if self.rates else "of no published rate"
-        return f"{self.version} {rates} weights with{'' if self.f0 else 'out'} pitch{size}"
+        return f"{self.version} {rates} weights {'with' if self.f0 else 'without'} pitch{size}"
 
     def hparams(self, rate: SampleRate | None = None) -> Hyperparameters | None:
         """Hyperparameters of this kind of generator; None where the layout or the rate is unknown."""

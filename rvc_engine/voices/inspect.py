@@ -13,6 +13,7 @@ import faiss
 import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
+from rich.cells import set_cell_size
 from torch import Tensor
 
 from rvc_engine.checkpoints.base_weights import published_names
@@ -30,6 +31,7 @@ from rvc_engine.models.identity import (
     identify,
     shapes_of,
 )
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_engine.voices.voice import speaker_names
 from rvc_engine.workspace.checksum import sha256_of
 
@@ -206,7 +208,7 @@ def _voice_facts(path: Path, tree: dict[str, Any]) -> dict[str, Any]:
     layout_faults = _voice_layout_faults(tree, weights, stated_version, stated_f0)
     if identity is not None and layout_faults and (identity.version, identity.f0) != (stated_version, stated_f0):
         faults.append(
-            f"is labelled {stated_version} with{'' if stated_f0 else 'out'} pitch, but its tensors are {identity}"
+            f"is labelled {stated_version} {'with' if stated_f0 else 'without'} pitch, but its tensors are {identity}"
         )
     faults += layout_faults + _voice_label_faults(path, tree)
     if facts["dtype"] != "float16":
@@ -406,7 +408,7 @@ def _text(value: Any) -> str | None:
 
 
 def describe(report: FileReport) -> Iterable[str]:
-    """Report as lines of text."""
+    """Report as lines of text, its rows in the user's language."""
     yield f"{report.path}: {_headline(report)}"
     rows: list[tuple[str, Any]] = [
         ("size", f"{report.size:,} bytes"),
@@ -428,7 +430,9 @@ def describe(report: FileReport) -> Iterable[str]:
         ("nprobe", report.nprobe),
         ("search", report.search_works is not None and ("works" if report.search_works else "does not work")),
     ]
-    yield from (f"  {name:<14}{value}" for name, value in rows if value is not None and value is not False)
+    for name, value in rows:
+        if value is not None and value is not False:
+            yield f"  {set_cell_size(translated_word('fact', name), 14)}{translated(str(value))}"
     yield from (f"  note: {note}" for note in report.notes)
     yield from (f"  fault: {fault}" for fault in report.faults)
     if not report.faults:
@@ -440,7 +444,7 @@ def _headline(report: FileReport) -> str:
     if report.version is not None:
         words.append(" ".join(part for part in (report.version, report.sample_rate) if part))
     if report.f0 is not None:
-        words.append(f"with{'' if report.f0 else 'out'} pitch")
+        words.append(f"{'with' if report.f0 else 'without'} pitch")
     if report.width not in {None, 192}:
         words.append(f"width {report.width} (a small model for testing; RVC and Applio load it too)")
     return ", ".join(words)

@@ -5,6 +5,7 @@ import sys
 import typer
 
 from rvc_engine.installation import VersionOption
+from rvc_engine.translation.programs import LanguageOption, run_program
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
 
@@ -28,14 +29,14 @@ services.add_to(app)
 
 
 @app.callback()
-def options(version: VersionOption = False) -> None:
+def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
     """Options of the program itself."""
 
 
 def main() -> None:
     """Entry point of the program."""
     try:
-        app()
+        run_program(app)
     except KeyboardInterrupt:
         sys.exit(exit_codes.INTERRUPTED)
 

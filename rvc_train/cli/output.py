@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.schemas.jobs import Range
 
 
@@ -34,11 +35,11 @@ class Output:
         self.errors = Console(**plain, stderr=True)
 
     def result(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], text: str | Table) -> None:
-        """Print a command's result: the value with --json, otherwise the text."""
+        """Print a command's result: the value with --json, otherwise the text, in the user's language."""
         if self.as_json:
             self.json(value)
         else:
-            self.console.print(text)
+            self.console.print(translated(text) if isinstance(text, str) else text)
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
         """Print a value as JSON on standard output."""
@@ -46,17 +47,17 @@ class Output:
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
-        """Print text for people; nothing with --json."""
+        """Print text for people, in their language; nothing with --json."""
         if not self.as_json:
-            self.console.print(text)
+            self.console.print(translated(text))
 
     def warning(self, text: str) -> None:
         """Print a warning on standard error."""
-        self.errors.print(Text(text, style="yellow"))
+        self.errors.print(Text(translated(text), style="yellow"))
 
     def error(self, text: str) -> None:
         """Print an error on standard error."""
-        self.errors.print(Text.assemble(("error: ", "bold red"), text))
+        self.errors.print(Text.assemble((translated("error: "), "bold red"), translated(text)))
 
     def transfer_bar(self) -> Progress:
         """Progress bar for bytes; hidden with --json and without a terminal."""
@@ -82,10 +83,10 @@ def _plain(value: Any) -> Any:
 
 
 def table(*columns: str) -> Table:
-    """Table without lines, readable in a pipe too."""
+    """Table without lines, readable in a pipe too; its headings are translated."""
     made = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=column == "ID")
+        made.add_column(translated_word("column", column), overflow="fold", no_wrap=column == "ID")
     return made
 
 
@@ -95,10 +96,10 @@ def duration(seconds: float | None) -> str:
         return "-"
     whole = round(seconds)
     if whole < 60:
-        return f"{whole} s"
+        return translated(f"{whole} s")
     if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+        return translated(f"{whole // 60} min {whole % 60:02d} s")
+    return translated(f"{whole // 3600} h {whole % 3600 // 60:02d} min")
 
 
 def span(seconds: Range | None) -> str:
@@ -107,7 +108,8 @@ def span(seconds: Range | None) -> str:
         return "-"
     unit, length = next((u, n) for u, n in (("h", 3600), ("min", 60), ("s", 1)) if seconds.high >= 2 * n or n == 1)
     low, high = round(seconds.low / length), math.ceil(seconds.high / length)
-    return f"{high} {unit}" if low == high else f"{low} to {high} {unit}"
+    unit = translated_word("unit", unit)
+    return f"{high} {unit}" if low == high else f"{low} {translated_word('range', 'to')} {high} {unit}"
 
 
 def size(num_bytes: int) -> str:
@@ -122,4 +124,4 @@ def size(num_bytes: int) -> str:
 
 def ago(moment: datetime) -> str:
     """Time since a moment as text."""
-    return f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago"
+    return translated(f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago")

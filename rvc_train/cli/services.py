@@ -22,6 +22,7 @@ from typing import Self
 
 from rvc_engine.child_processes import inherited_environment, name_collision, python_command
 from rvc_engine.installation import install_command
+from rvc_engine.translation.messages import translated
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError
 
@@ -118,14 +119,14 @@ class Services:
             code = service.process.returncode
             if code == 0 and service.may_end:
                 service.is_over = True
-                self.relay(service.name, "ended on request; the next `rvc-train up` starts it again")
+                self.relay(service.name, translated("ended on request; the next `rvc-train up` starts it again"))
                 continue
             lived = time.monotonic() - service.started_at
             if lived < SECONDS_TO_COUNT_AS_STARTED:
                 raise ServiceDied(
                     f"the {service.name} ended after {lived:.0f} s with exit code {code}; see its output above"
                 )
-            self.relay(service.name, f"ended with exit code {code}; starting it again")
+            self.relay(service.name, translated(f"ended with exit code {code}; starting it again"))
             self._start(service)
 
     def stop(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output, duration
 from rvc_train.client import Client
@@ -60,10 +61,9 @@ class View:
         """The stage; without one, the status."""
         stage = self.numbers["stage"]
         if self.status != "running" or stage is None:
-            return self.status + (
-                f" (place {self.queue_position})" if self.status == "queued" and self.queue_position else ""
-            )
-        return str(stage)
+            place = f" (place {self.queue_position})" if self.status == "queued" and self.queue_position else ""
+            return translated_word("status", self.status) + translated(place)
+        return translated_word("stage", str(stage))
 
     def _throughput(self) -> str:
         """Duration of a step, clips per second, and the used share of the machine's computing power."""
@@ -71,23 +71,21 @@ class View:
         facts = [f"{n['step_seconds']:.2g} s"] if n["step_seconds"] else []
         facts += [f"{n['clips_per_second']:.3g} clips/s"] if n["clips_per_second"] else []
         facts += [f"{n['machine_share']:.0%} of the machine"] if n["machine_share"] else []
-        return f" ({', '.join(facts)})" if facts else ""
+        return f" ({', '.join(map(translated, facts))})" if facts else ""
 
     def details(self) -> str:
         """Epoch, step, losses and remaining time, without unknown ones."""
         n = self.numbers
         parts = []
         if n["epoch"] is not None and n["stage"] == "train":
-            parts.append(
-                f"epoch {n['epoch']}"
-                + (f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else "")
-            )
+            total = f"/{n['total_epochs']}" if n["total_epochs"] and not self._ends_by_time else ""
+            parts.append(translated(f"epoch {n['epoch']}{total}"))
         if n["step"] is not None and n["stage"] == "train":
-            parts.append(f"step {n['step']}{self._throughput()}")
+            parts.append(translated(f"step {n['step']}") + self._throughput())
             losses = [f"{LOSSES[key]} {self.losses[key]:.2f}" for key in LOSSES if self.losses.get(key) is not None]
             parts.append(" ".join(losses))
         if n["eta_seconds"] is not None:
-            parts.append(f"ETA {duration(n['eta_seconds'])}")
+            parts.append(translated(f"ETA {duration(n['eta_seconds'])}"))
         return "  ".join(part for part in parts if part)
 
 
@@ -171,7 +169,7 @@ def watch(client: Client, job: JobPublic, output: Output, after: int | None = No
             view.update(event)
             shown.show(view)
             if event.type not in _QUIET:
-                shown.print_line(f"{event.created_at.astimezone():%H:%M:%S}  {event.message}")
+                shown.print_line(f"{event.created_at.astimezone():%H:%M:%S}  {translated(event.message)}")
     return client.job(job.id)
 
 

@@ -21,6 +21,7 @@ from rvc_engine.child_processes import (
     variable_names,
     without_credentials,
 )
+from rvc_engine.translation.messages import available, environment_languages
 
 PACKAGE = Path(rvc_engine.__file__).parent
 SECRETS = {
@@ -99,7 +100,7 @@ def test_the_engine_gets_what_its_libraries_read_and_no_secrets() -> None:
     theirs = {"PYTHONSTARTUP": "/home/me/startup.py", "LD_PRELOAD": "libother.so", "EDITOR": "vi"}
     seen = environment_of_a_child(engine_environment(passed | theirs | SECRETS))
     seen = {name: value for name, value in seen.items() if name not in {"LC_CTYPE", "PYTHONPATH"}}  # LC_CTYPE: Python's
-    assert seen == passed
+    assert seen == passed | {"LANGUAGE": "en"}
 
 
 def test_the_list_for_the_engine_is_the_documented_one() -> None:
@@ -148,7 +149,14 @@ def test_a_program_that_reads_recordings_gets_next_to_nothing() -> None:
     assert {name: value for name, value in seen.items() if name != "PYTHONPATH"} == {
         "PATH": "/usr/bin",
         "LANG": "C.UTF-8",
+        "LANGUAGE": "en",
     }
+
+
+def test_a_child_whose_output_is_stored_writes_english() -> None:
+    chinese = {"LANG": "zh_CN.UTF-8", "LC_MESSAGES": "zh_CN.UTF-8", "LANGUAGE": "zh_CN"}
+    for environment in (engine_environment(chinese), program_environment(chinese)):
+        assert available(environment_languages(environment)[0]) == "en"
 
 
 def test_a_package_of_our_name_that_comes_first_is_found_before_it_is_run(

@@ -12,6 +12,7 @@ NEEDED = {
     "rvc_engine/assets/model_assets.json",
     "rvc_engine/assets/whisper-tiny.en-encoder.safetensors",
     "rvc_training_pipeline.py",
+    "rvc_engine/translation/locales/zh/LC_MESSAGES/messages.mo",
     "server/database/migrations/env.py",
     "server/database/migrations/script.py.mako",
     "server/pages/locales/zh.json",
@@ -55,6 +56,11 @@ class TestClientAlone:
         done = environment.run("rvc-train", "--help")
         assert done.returncode == 0, done.stderr
         assert "Train RVC voices" in done.stdout
+
+    def test_its_help_is_chinese_where_lang_is(self, environment) -> None:
+        done = environment.run("rvc-train", "--help", LANG="zh_CN.UTF-8", LC_ALL="", LANGUAGE="")
+        assert done.returncode == 0, done.stderr
+        assert "训练 RVC 音色" in done.stdout
 
     def test_it_sends_recordings_to_a_server(self, environment, station) -> None:
         station.start_server()

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, size, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.validation import validated
@@ -68,9 +69,11 @@ def list_tokens(session: Session) -> None:
     found = list(session.client.access.tokens())
     rows = table("ID", "OWNER", "NAME", "BEGINS", "SCOPES", "LAST USED", "STATE")
     for each in found:
-        used = "never" if each.last_used_at is None else ago(each.last_used_at)
+        used = translated_word("mark", "never") if each.last_used_at is None else ago(each.last_used_at)
         state = (
-            "revoked" if each.revoked_at else "valid" if each.expires_at is None else f"to {each.expires_at:%Y-%m-%d}"
+            translated_word("state", "revoked" if each.revoked_at else "valid")
+            if each.revoked_at or each.expires_at is None
+            else translated(f"to {each.expires_at:%Y-%m-%d}")
         )
         rows.add_row(each.id, each.owner, each.name, each.begins, ", ".join(each.scopes), used, state)
     session.output.result(found, rows if found else "no tokens; create one with: rvc-train token create OWNER")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, size, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.validation import validated
@@ -52,7 +53,7 @@ def list_webhooks(session: Session) -> None:
     found = list(session.client.webhooks.list())
     rows = table("ID", "URL", "EVENTS", "STATE")
     for each in found:
-        state = "on" if each.is_enabled else each.disabled_reason or "off"
+        state = translated_word("state", "on" if each.is_enabled else each.disabled_reason or "off")
         rows.add_row(each.id, each.url, ", ".join(each.events), state)
     session.output.result(found, rows if found else "no webhooks; add one with: rvc-train webhook add URL")
 
@@ -78,7 +79,13 @@ def webhook_log(
     for each in found:
         answer = each.last_error or str(each.last_status or "-")
         rows.add_row(
-            each.id, each.event, each.job_id or "-", each.status, str(each.num_tries), answer, ago(each.created_at)
+            each.id,
+            each.event,
+            each.job_id or "-",
+            translated_word("status", each.status),
+            str(each.num_tries),
+            translated(answer),
+            ago(each.created_at),
         )
     session.output.result(found, rows if found else "no messages yet")
 
@@ -121,10 +128,11 @@ def fetch_weights(
 
 def _state(weights: WeightsPublic) -> str:
     if weights.is_present:
-        return "present"
+        return translated_word("state", "present")
     if weights.fetch_state in {"waiting", "fetching"}:
-        return f"{weights.fetch_state}, {100 * weights.size_here // weights.size} %"
-    return "damaged" if any(file.state == "damaged" for file in weights.files) else "missing"
+        return f"{translated_word('state', weights.fetch_state)}, {100 * weights.size_here // weights.size} %"
+    is_damaged = any(file.state == "damaged" for file in weights.files)
+    return translated_word("state", "damaged" if is_damaged else "missing")
 
 
 @retention.command("show", cls=ApiCommand)
@@ -170,4 +178,7 @@ def _described(found: RetentionPublic) -> str:
 
 
 def _lines(plan: RetentionPlan) -> list[str]:
-    return [f"  {each.kind}  {each.id}  {each.name}  {size(each.size)}  {each.why}" for each in plan.removals]
+    return [
+        f"  {translated_word('kind', each.kind)}  {each.id}  {each.name}  {size(each.size)}  {translated(each.why)}"
+        for each in plan.removals
+    ]

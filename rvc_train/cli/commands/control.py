@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.commands.jobs import JobArgument, labels_of
 from rvc_train.cli.output import ago, size, span, table
 from rvc_train.cli.session import ApiCommand, Session
@@ -52,9 +53,8 @@ def retry(
     """
     found = session.client.find_job(job)
     made = session.client.retry(found.id, "start" if from_start else "checkpoint", choices)
-    session.output.result(
-        made, f"{made.id}  {made.name}  {made.status}  retry of {found.id}\nwatch it with: rvc-train watch {made.id}"
-    )
+    text = f"{made.id}  {made.name}  {translated_word('status', made.status)}  retry of {found.id}"
+    session.output.result(made, f"{text}\nwatch it with: rvc-train watch {made.id}")
 
 
 def label(
@@ -79,8 +79,8 @@ def priority(
 
 
 def _print_job(session: Session, job: JobPublic) -> None:
-    place = f"  place {job.queue_position}" if job.queue_position else ""
-    session.output.result(job, f"{job.id}  {job.name}  {job.status}{place}")
+    place = translated(f"  place {job.queue_position}") if job.queue_position else ""
+    session.output.result(job, f"{job.id}  {job.name}  {translated_word('status', job.status)}{place}")
 
 
 def estimate(
@@ -104,8 +104,8 @@ def estimate(
 def _lines(made: JobEstimate) -> list[str]:
     speech = "unknown yet" if made.speech_seconds is None else f"{made.speech_seconds / 60:.1f} min"
     return [
-        f"speech     {speech}, {_number(made.num_clips)} clips",
-        f"steps      {_number(made.steps)}",
+        f"speech     {speech}, {_counts(made.num_clips)} clips",
+        f"steps      {_counts(made.steps)}",
         f"takes      {span(made.seconds)}",
         f"starts in  {span(made.starts_in)}",
         f"disk       {_bytes(made.disk_bytes)}",
@@ -114,15 +114,17 @@ def _lines(made: JobEstimate) -> list[str]:
     ]
 
 
-def _number(numbers: Range | None) -> str:
+def _counts(numbers: Range | None) -> str:
     if numbers is None:
         return "-"
     low, high = f"{numbers.low:.0f}", f"{numbers.high:.0f}"
-    return low if low == high else f"{low} to {high}"
+    return low if low == high else f"{low} {translated_word('range', 'to')} {high}"
 
 
 def _bytes(numbers: Range | None) -> str:
-    return "-" if numbers is None else f"{size(int(numbers.low))} to {size(int(numbers.high))}"
+    if numbers is None:
+        return "-"
+    return f"{size(int(numbers.low))} {translated_word('range', 'to')} {size(int(numbers.high))}"
 
 
 def queue(session: Session) -> None:
@@ -132,7 +134,15 @@ def queue(session: Session) -> None:
     for entry in [*found.running, *found.queued]:
         place = "-" if entry.queue_position is None else str(entry.queue_position)
         starts_in, ends_in = span(entry.starts_in), span(entry.eta)
-        rows.add_row(place, entry.id, entry.name, entry.status, f"{entry.progress:.0%}", starts_in, ends_in)
+        rows.add_row(
+            place,
+            entry.id,
+            entry.name,
+            translated_word("status", entry.status),
+            f"{entry.progress:.0%}",
+            starts_in,
+            ends_in,
+        )
     is_empty = not (found.running or found.queued)
     session.output.result(found, "no jobs are running or queued" if is_empty else rows)
     session.output.note(f"{found.num_queued} queued, {found.num_workers} workers alive")
@@ -145,7 +155,15 @@ def workers(session: Session) -> None:
     for worker in found:
         device = worker.device if worker.device_name is None else f"{worker.device}: {worker.device_name}"
         seen = ago(worker.last_seen_at)
-        rows.add_row(worker.id, worker.name, worker.host, device, worker.status, worker.job_id or "-", seen)
+        rows.add_row(
+            worker.id,
+            worker.name,
+            worker.host,
+            device,
+            translated_word("status", worker.status),
+            worker.job_id or "-",
+            seen,
+        )
     session.output.result(found, rows if found else "no workers; start one with: rvc-train worker")
 
 
@@ -161,4 +179,4 @@ def drain(
     if found.status == "stopped":
         raise UsageError(f"the worker {found.id} is stopped already")
     drained = session.client.drain_worker(found.id, "finish" if finish else "hand_back")
-    session.output.result(drained, f"{drained.id}  {drained.name}  {drained.status}")
+    session.output.result(drained, f"{drained.id}  {drained.name}  {translated_word('status', drained.status)}")

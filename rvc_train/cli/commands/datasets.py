@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.client import default_dataset_name
@@ -24,7 +25,7 @@ def upload(
     """Upload recordings: a folder, a zip, or audio files."""
     label = name or default_dataset_name(paths)
     with session.output.transfer_bar() as bar:
-        task = bar.add_task(f"uploading {label}", total=None)
+        task = bar.add_task(translated(f"uploading {label}"), total=None)
         dataset = session.client.upload_dataset(
             paths, label, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
@@ -46,7 +47,7 @@ def list_datasets(
         rows.add_row(
             dataset.id,
             dataset.name,
-            dataset.status,
+            translated_word("status", dataset.status),
             str(usable),
             duration(dataset.seconds),
             size(dataset.size),
@@ -77,7 +78,7 @@ def report(session: Session, dataset: DatasetArgument) -> None:
             str(file.channels or "-"),
             file.codec or "-",
             _decibels(file.snr_db),
-            file.error or "; ".join(file.notes),
+            translated(file.error or "; ".join(file.notes)),
         )
     session.output.result(found, rows)
     summary = "usable" if found.usable else f"not usable: {found.reason}"
@@ -85,7 +86,9 @@ def report(session: Session, dataset: DatasetArgument) -> None:
     for line in _statistics(found):
         session.output.note(line)
     for finding in found.findings:
-        session.output.note(f"{finding.severity}: {finding.message}\n  -> {finding.advice}")
+        session.output.note(
+            f"{translated_word('severity', finding.severity)}: {finding.message}\n  -> {finding.advice}"
+        )
     if not found.findings:  # a report of an older version
         for text in found.warnings:
             session.output.note(f"warning: {text}")
@@ -123,13 +126,14 @@ def _decibels(level: float | None) -> str:
 
 
 def _files(number: int) -> str:
-    return f"{number} file" + ("" if number == 1 else "s")
+    return f"{number} file" if number == 1 else f"{number} files"
 
 
 def _described(dataset: DatasetPublic) -> str:
+    reason = f": {translated(dataset.reason)}" if dataset.reason else ""
     lines = [
         f"{dataset.id}  {dataset.name}",
-        f"status    {dataset.status}" + (f": {dataset.reason}" if dataset.reason else ""),
+        f"status    {translated_word('status', dataset.status)}{reason}",
         f"speech    {duration(dataset.seconds)} in {_files(dataset.num_files)}",
         f"size      {size(dataset.size)}",
         f"sha256    {dataset.sha256}",

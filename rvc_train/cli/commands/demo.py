@@ -18,6 +18,7 @@ from typing import Annotated, Literal, TextIO
 import typer
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.translation.messages import translated
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output, duration, size
 from rvc_train.cli.services import Services, free_port
@@ -151,7 +152,7 @@ class Demo:
 
     def _upload(self, client: Client, recordings: list[Path]) -> DatasetPublic:
         with self._output.transfer_bar() as bar:
-            task = bar.add_task("uploading samples", total=None)
+            task = bar.add_task(translated("uploading samples"), total=None)
             dataset = client.upload_dataset(
                 recordings, "samples", lambda done, total: bar.update(task, completed=done, total=total)
             )
@@ -168,7 +169,7 @@ class Demo:
         return path
 
     def _step(self, text: str) -> None:
-        self._output.note(f"[{duration(time.monotonic() - self._started):>12}]  {text}")
+        self._output.note(f"[{duration(time.monotonic() - self._started):>12}]  {translated(text)}")
 
     def _print_introduction(self, samples: Path) -> None:
         seconds = duration(self._config.max_train_seconds)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.commands.jobs import JobArgument
 from rvc_train.cli.output import table
 from rvc_train.cli.session import ApiCommand, Session
@@ -58,11 +59,11 @@ def _rows(checkpoints: list[CheckpointPublic], clips: list[PreviewPublic]) -> Ta
             str(checkpoint.epoch),
             str(checkpoint.step),
             _shown(checkpoint, "eval/mel", "{:.2f}"),
-            _shown(checkpoint, "eval/f0_cents", "{:.0f} cents"),
+            translated(_shown(checkpoint, "eval/f0_cents", "{:.0f} cents")),
             _shown(checkpoint, "eval/voicing", "{:.0%}"),
             _shown(checkpoint, "eval/similarity", "{:.3f}"),
             names.get(checkpoint.step, "-"),
-            "best" if checkpoint.is_best else "",
+            translated_word("mark", "best") if checkpoint.is_best else "",
         )
     return rows
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
+from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table
 from rvc_train.cli.session import ApiCommand, Session
@@ -65,7 +66,7 @@ def submit(
     if job.content_notice:
         session.output.warning(job.content_notice)
     if watch_it:
-        session.output.note(f"{job.id}  {job.name}  {job.status}")
+        session.output.note(f"{job.id}  {job.name}  {translated_word('status', job.status)}")
         raise typer.Exit(_watch_until_end(session, job))
     session.output.result(job, f"{job.id}  {job.name}  {job.status}\nwatch it with: rvc-train watch {job.id}")
 
@@ -125,8 +126,8 @@ def jobs(
         rows.add_row(
             job.id,
             job.name,
-            job.status,
-            job.stage or "-",
+            translated_word("status", job.status),
+            translated_word("stage", job.stage or "-"),
             f"{job.progress:.0%}",
             "-" if job.epoch is None else f"{job.epoch}/{job.total_epochs}",
             "-" if mel is None else f"{mel:.1f}",
@@ -140,10 +141,11 @@ def show(session: Session, job: JobArgument) -> None:
     """Show one job: status, progress, files, and the error of a failed one."""
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
+    place = translated(f", place {found.queue_position}") if found.queue_position else ""
     lines = [
         f"{found.id}  {found.name}",
-        f"status     {found.status}" + (f", place {found.queue_position}" if found.queue_position else ""),
-        f"progress   {found.progress:.1%}" + (f", {found.stage}" if found.stage else ""),
+        f"status     {translated_word('status', found.status)}{place}",
+        f"progress   {found.progress:.1%}" + (f", {translated_word('stage', found.stage)}" if found.stage else ""),
         f"attempt    {found.attempt}",
         *([f"ends in    {span(found.eta)}"] if found.eta else []),
         *([f"starts in  {span(found.starts_in)}"] if found.starts_in else []),
@@ -159,7 +161,7 @@ def show(session: Session, job: JobArgument) -> None:
 def cancel(session: Session, job: JobArgument) -> None:
     """Cancel a job; a running one ends after its current step and a checkpoint."""
     found = session.client.cancel(session.client.find_job(job).id)
-    session.output.result(found, f"{found.id}  {found.name}  {found.status}")
+    session.output.result(found, f"{found.id}  {found.name}  {translated_word('status', found.status)}")
 
 
 def download(

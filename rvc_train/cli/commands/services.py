@@ -14,6 +14,7 @@ import typer
 
 from rvc_engine.child_processes import inherited_environment, name_collision, python_command
 from rvc_engine.installation import install_command
+from rvc_engine.translation.programs import echo
 from rvc_train.cli import exit_codes
 
 _SETTINGS = (
@@ -51,11 +52,11 @@ def _become(module: str, *arguments: str, extra: str) -> NoReturn:
     """Replace this process by a program, or print the command that installs it and exit."""
     if find_spec("sqlmodel") is None:
         name = module.partition(".")[0]
-        sys.stderr.write(f"error: the {name} is not installed here; install it with: {install_command(extra)}\n")
+        echo(f"error: the {name} is not installed here; install it with: {install_command(extra)}", err=True)
         sys.exit(exit_codes.USAGE)
     collision = name_collision(module.partition(".")[0])
     if collision is not None:
-        sys.stderr.write(f"error: {collision}\n")
+        echo(f"error: {collision}", err=True)
         sys.exit(exit_codes.USAGE)
     command, environment = python_command(module, *arguments), inherited_environment(os.environ)
     if sys.platform == "win32":  # has no call that replaces a process

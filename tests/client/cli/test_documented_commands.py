@@ -14,7 +14,7 @@ from rvc_train.cli.main import app as client_app
 from server.admin.cli import app as admin_app
 
 ROOT = Path(__file__).parents[3]
-PAGES = ("README.md", "README.zh-CN.md", "docs/training.md", "docs/operations.md")
+PAGES = ("README.md", "README.zh-CN.md", "docs/training.md", "docs/training.zh-CN.md", "docs/operations.md")
 PROGRAMS = {
     "rvc-train": client_app,
     "rvc-train admin": admin_app,

@@ -46,7 +46,7 @@ def test_losses_and_results_are_on_standard_output_and_faults_on_standard_error(
 
 
 def test_losses_are_shown_every_log_interval_and_at_the_end_of_each_epoch(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal = Terminal("info", log_interval=200)
+    terminal = Terminal("info")
     for step in range(1, 501):
         terminal(metric(step, 1 + (step - 1) // 250))
     terminal(events.Stopped(message="stopped"))
@@ -55,7 +55,8 @@ def test_losses_are_shown_every_log_interval_and_at_the_end_of_each_epoch(capsys
 
 
 def test_losses_are_shown_again_after_a_return_to_a_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal = Terminal("info", log_interval=2)
+    terminal = Terminal("info")
+    terminal.log_interval = 2
     for step in (1, 2, 3, 4, 3, 4):
         terminal(metric(step, 1))
     assert capsys.readouterr().out.count("step 4:") == 2
