@@ -197,7 +197,7 @@ def configs(
     write: Annotated[Path, typer.Option("--write", help="Folder to write to, such as configs.")],
 ) -> None:
     """Write RVC's configs/<version>/<rate>.json, to edit for new runs; a file that is there is kept."""
-    from rvc_engine.workspace.rvc_templates import write_templates
+    from rvc_engine.workspace.rvc_files.templates import write_templates
 
     try:
         for path, is_new in write_templates(write):

@@ -25,9 +25,10 @@ from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED, Event, Log, Succeeded
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
 from rvc_engine.translation.programs import LanguageOption, echo, run_program
-from rvc_engine.workspace import config_file, external
+from rvc_engine.workspace import external
 from rvc_engine.workspace.layout import Workspace
-from rvc_engine.workspace.rvc_templates import copy_template
+from rvc_engine.workspace.rvc_files import config_file
+from rvc_engine.workspace.rvc_files.templates import copy_template
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

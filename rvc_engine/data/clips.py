@@ -17,8 +17,8 @@ from rvc_engine.errors import InvalidDataset
 from rvc_engine.hyperparameters import MAX_FRAMES, Hyperparameters
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.external import NO_SLICES, clip_paths
-from rvc_engine.workspace.filelist import ClipPaths, silence_beside, users_filelist, write_own_list
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files.filelist import ClipPaths, silence_beside, users_filelist, write_own_list
 
 MAX_BATCHES_PER_POOL = 8
 """Clips are shuffled, then sorted by length within pools of this many batches: little padding, varied batches."""

@@ -25,8 +25,8 @@ from rvc_engine.reporting import StageReport
 from rvc_engine.workspace.atomic_files import keep_aside, link_or_copy, sync_folder
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
-from rvc_engine.workspace.filelist import users_filelist
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files.filelist import users_filelist
 
 ROWS_PER_LIST = 39
 """FAISS recommends at least this many training rows for each list."""

@@ -27,10 +27,10 @@ from rvc_engine.training import trainer
 from rvc_engine.training.distributed import launcher
 from rvc_engine.training.trainer import BaseWeights
 from rvc_engine.voices import export
-from rvc_engine.workspace import config_file
 from rvc_engine.workspace.checksum import sha256_of
-from rvc_engine.workspace.filelist import decides, has_silence
 from rvc_engine.workspace.layout import Workspace, fingerprint_of
+from rvc_engine.workspace.rvc_files import config_file
+from rvc_engine.workspace.rvc_files.filelist import decides, has_silence
 from rvc_engine.workspace.stage_cache import StageCache
 
 _PROGRESS_ENDS: dict[Stage, float] = {

@@ -17,9 +17,10 @@ from rvc_engine.models.identity import ModelIdentity, discriminators_layout, gen
 from rvc_engine.pipeline.required_weights import check_weights
 from rvc_engine.reporting import Report
 from rvc_engine.weights.catalogue import Weights
-from rvc_engine.workspace import config_file, external
-from rvc_engine.workspace.filelist import users_filelist
+from rvc_engine.workspace import external
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files import config_file
+from rvc_engine.workspace.rvc_files.filelist import users_filelist
 
 
 def check(

@@ -42,8 +42,8 @@ from rvc_engine.training.progress import NotFinite, ProgressReporter, finite_val
 from rvc_engine.training.saver import CheckpointSaver
 from rvc_engine.training.schedule import DueActions, Schedule
 from rvc_engine.training.step import BatchTotals, StepInputs, StepResult, draw_starts, training_step
-from rvc_engine.workspace import config_file, filelist
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files import config_file, filelist
 
 VERSION = 1
 

@@ -31,12 +31,12 @@ from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.models.synthesizer import PRIOR_NOISE_SCALE, Synthesizer
 from rvc_engine.reporting import StageReport
 from rvc_engine.voices.voice import SPEAKER_NAMES
-from rvc_engine.workspace import config_file
 from rvc_engine.workspace.atomic_files import keep_aside
 from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.external import clip_paths
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files import config_file
 
 VERSION = 1
 

@@ -13,8 +13,8 @@ import soundfile
 
 from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
 from rvc_engine.listing import shorten
-from rvc_engine.workspace.filelist import ClipPaths, users_filelist
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files.filelist import ClipPaths, users_filelist
 
 NO_SLICES = (
     "{folder} holds no slices; give the folder of recordings with --dataset, or the name of a run whose recordings "

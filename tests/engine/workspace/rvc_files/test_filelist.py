@@ -11,8 +11,8 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import list_clips, write_filelist
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.workspace.external import check_workspace, clip_paths
-from rvc_engine.workspace.filelist import decides, has_silence, keep_users_copy, note_kept, users_filelist
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files.filelist import decides, has_silence, keep_users_copy, note_kept, users_filelist
 
 CONFIG = TrainingConfig(width=24, pretrained="none")
 FOLDERS = ("0_gt_wavs", "3_feature768", "2a_f0", "2b-f0nsf")

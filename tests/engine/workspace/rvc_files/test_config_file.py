@@ -11,10 +11,10 @@ from rvc_engine.errors import InvalidConfig
 from rvc_engine.events import Event, Log, Warned
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace import config_file
 from rvc_engine.workspace.layout import Workspace
+from rvc_engine.workspace.rvc_files import config_file
 
-PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parents[2] / "golden" / "hyperparameters.json").read_bytes())
+PUBLISHED: dict[str, Any] = json.loads((Path(__file__).parents[3] / "golden" / "hyperparameters.json").read_bytes())
 
 
 def rvcs(rate: str, version: str = "v2", **train: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from rvc_engine.cli.main import app
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.workspace.layout import Workspace
-from rvc_engine.workspace.rvc_templates import copy_template, find_template
+from rvc_engine.workspace.rvc_files.templates import copy_template, find_template
 
 RVC_FILES = {
     "v1/32k": "67254575ca1ed589",
