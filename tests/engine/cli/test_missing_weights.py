@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from typer.testing import CliRunner, Result
 
 from rvc_engine import events
@@ -201,10 +202,12 @@ def test_nothing_is_chosen_for_a_run_that_cannot_start_or_goes_on_or_was_told(
     start: Start, workspace: Workspace
 ) -> None:
     assert start(may_choose=False)[0].pretrained == "auto"
-    pair = workspace.root / "G_1.pth"
-    pair.touch()
+    pair = [workspace.root / name for name in ("G_1.pth", "D_1.pth")]
+    for path in pair:
+        torch.save({"model": {}, "iteration": 1}, path)
     assert start()[0].pretrained == "auto"
-    pair.unlink()
+    for path in pair:
+        path.unlink()
     next(workspace.features.iterdir()).unlink()
     assert start()[0].pretrained == "auto"
     assert not workspace.base_weights_choice.exists()
