@@ -234,7 +234,6 @@ LIBRARY_MESSAGES = (
     "{duration} ago",
     "note: {note}",
     "{id}  {name}  {size} in {files}, {status}",
-    "Download with `{fetch}`, or take them from an RVC or Applio installation with `{taken}`",
     "{stage} started",
     "{stage} skipped",
     "{stage} finished",

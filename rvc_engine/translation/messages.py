@@ -29,13 +29,13 @@ NUMBER_NAMES = re.compile("num_.*|number|step|epoch[0-9]?|(total|completed)_epoc
 CLOSED = frozenset(["stage", "state"])
 """Places that hold nothing but a word of the catalogue's context of the same name."""
 LETTERS = re.compile("[A-Za-z]")
-SENTENCES = re.compile(r"(\n|; )")
-PARTS = re.compile(r"(\n|; |: |\. |, )")
+SENTENCES = re.compile(r"(\n|; |\. Also, )")
+PARTS = re.compile(r"(\n|; |: |\. Also, |\. |, )")
 MAX_PARTS = 25
 """A text of more parts is a list of names, which is not searched for messages."""
 MAX_LENGTH = 5000
 """Longest text to translate: matching takes more than linear time."""
-CHINESE_SEPARATORS = {"; ": "；", ": ": "：", ". ": "。", ", ": "，"}
+CHINESE_SEPARATORS = {". Also, ": "。另外，", "; ": "；", ": ": "：", ". ": "。", ", ": "，"}
 ENGLISH = "en"
 
 
@@ -81,7 +81,7 @@ class Template:
         """
         if not all(part in text for part in self.texts):
             return None
-        match = self.pattern("(?:(?!; |\\n).)*?" if is_sentence else ".*?").fullmatch(text)
+        match = self.pattern(r"(?:(?!; |\n|\. Also, ).)*?" if is_sentence else ".*?").fullmatch(text)
         return None if match is None else match.groupdict()
 
 

@@ -190,9 +190,10 @@ class Weights:
     def ways_to_get(self, name: str, otherwise: str | None = None) -> str:
         """Instructions to get the weights of an id, or an alternative; a sentence without its full stop."""
         here = "" if self.folder == default_weights_folder() else f" --weights {shlex.quote(str(self.folder))}"
-        download = f"Download with `rvc-engine weights fetch {name}{here}`"
-        copy = f"take them from an RVC or Applio installation with `rvc-engine weights import FOLDER{here}`"
-        return f"{download}, {copy}, or {otherwise}" if otherwise else f"{download}, or {copy}"
+        fetch, taken = f"rvc-engine weights fetch {name}{here}", f"rvc-engine weights import FOLDER{here}"
+        if otherwise is None:
+            return f"Download with `{fetch}`, or take them from an RVC or Applio installation with `{taken}`"
+        return f"Download with `{fetch}`, take them from an RVC or Applio installation with `{taken}`, or {otherwise}"
 
     def import_from(
         self, source: Path, on_file: Callable[[PublishedFile, Path], None] = lambda _file, _path: None
