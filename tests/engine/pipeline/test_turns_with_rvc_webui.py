@@ -5,6 +5,7 @@ the published size: some minutes for each version.
 """
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,12 +18,14 @@ import torch
 
 from benchmarks.made_up_clips import write_clips
 from benchmarks.rvc_webui import Reference
+from rvc_engine.checkpoints.pair_files import read_pair_file
 from rvc_engine.config import TrainingConfig
 from rvc_engine.hyperparameters import Hyperparameters
 
 SCRIPT = Path(__file__).parents[3] / "rvc_training_pipeline.py"
 CHECKOUT = os.environ.get("RVC_WEBUI")
 BATCH_SIZE = 2
+LEARNING_RATE = 5e-5
 
 pytestmark = [
     pytest.mark.long,
@@ -66,6 +69,22 @@ def newest(folder: Path) -> tuple[int, dict[str, Any]]:
     return int(path.stem.removeprefix("G_")), torch.load(path, weights_only=True)
 
 
+def edit(folder: Path) -> None:
+    """Edit the list and the config as people do: one clip is left, of another speaker, at a lower learning rate."""
+    first = (folder / "filelist.txt").read_text().splitlines()[0]
+    (folder / "filelist.txt").write_text(first.removesuffix("|0") + "|3")
+    config = json.loads((folder / "config.json").read_text())
+    config["train"]["learning_rate"] = LEARNING_RATE
+    (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+
+def trained_speakers(folder: Path, number: int) -> list[int]:
+    """Rows of the speakers' embedding that have had gradients."""
+    moments = read_pair_file(folder / f"G_{number}.pth").moments
+    assert moments is not None
+    return moments["emb_g.weight"]["exp_avg_sq"].any(dim=1).nonzero().flatten().tolist()
+
+
 def num_updates(tree: dict[str, Any]) -> int:
     """Optimizer steps that a pair has seen since the first turn."""
     return max(int(entry["step"]) for entry in tree["optimizer"]["state"].values())
@@ -92,21 +111,29 @@ def test_four_turns_of_two_programs_are_one_training(reference: Reference, tmp_p
     index_bytes = index.read_bytes()
     found = []
     for epoch, turn in enumerate((ours, theirs, ours, theirs), start=1):
+        if epoch == 3:
+            edit(folder)
         turn(epoch)
         number, tree = newest(folder)
-        found.append((number, tree["iteration"], num_updates(tree)))
-    numbers, epochs, updates = zip(*found, strict=True)
+        found.append(
+            (number, tree["iteration"], num_updates(tree), tree["learning_rate"], trained_speakers(folder, number))
+        )
+    numbers, epochs, updates, rates, speakers = zip(*found, strict=True)
     print(found)
     assert epochs == (1, 2, 3, 4)
     assert list(numbers) == sorted(set(numbers))
-    # Ours takes one step an epoch; theirs takes two, and trains the last epoch again.
-    assert updates == (1, 5, 6, 10)
+    # Ours takes one step an epoch; theirs takes one for each length of clips, and trains the last epoch again.
+    assert updates == (1, 5, 6, 8)
+    assert rates == (1e-4, 1e-4, LEARNING_RATE, LEARNING_RATE)
+    assert speakers == ([0], [0], [0, 3], [0, 3])
 
     log = (folder / "train.log").read_text(encoding="utf-8", errors="replace")
     assert f"resuming after epoch 2 of G_{numbers[1]}.pth" in log
     mel = [float(line.split("loss/mel=")[1].split()[0]) for line in log.splitlines() if "loss/mel=" in line]
     assert len(mel) == 2
     assert mel[1] < mel[0]
+    assert f"config.json: learning_rate={LEARNING_RATE:g} instead of learning_rate=0.0001" in log
+    assert "filelist.txt decides which clips are trained: 1 clips" in log
 
     reference.run("train.train_index", [name, version, "assets/indices", 1])  # finds an index, and leaves it
     assert index_bytes in [path.read_bytes() for path in folder.glob("added_*.index*")]
