@@ -20,7 +20,7 @@ from rvc_engine.config import TrainingConfig, check_voice_name
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
-from rvc_engine.translation.programs import LanguageOption, echo, run_program
+from rvc_engine.translation.programs import LanguageOption, echo, localized
 from rvc_engine.workspace.layout import Workspace
 
 if TYPE_CHECKING:
@@ -209,4 +209,4 @@ def configs(
 def main() -> None:
     """Entry point."""
     with missing_package_reported("engine"):
-        run_program(app, "rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)
+        localized(app, "rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)()

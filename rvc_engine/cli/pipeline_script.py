@@ -24,7 +24,7 @@ from rvc_engine.errors import EngineError, InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
 from rvc_engine.machine import Machine, default_weights_folder
 from rvc_engine.reporting import Report
-from rvc_engine.translation.programs import LanguageOption, echo, run_program
+from rvc_engine.translation.programs import LanguageOption, echo, localized
 from rvc_engine.workspace import external
 from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_files import config_file
@@ -398,4 +398,4 @@ def _link_index(workspace: Workspace, root: Path, code: int, report: Report, *, 
 
 def main() -> None:
     """Entry point."""
-    run_program(app, "rvc_training_pipeline.py")
+    localized(app, "rvc_training_pipeline.py")()

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any, TextIO
 
 import typer
@@ -16,7 +17,7 @@ LanguageOption = Annotated[
         help="Language of help and messages: en or zh. Default: that of LANG. Accepted after a command too.",
     ),
 ]
-"""For the help alone: `run_program` takes the option out of the arguments."""
+"""For the help alone: `localized` takes the option out of the arguments."""
 SHOWN_TEXTS = ("help", "short_help", "epilog", "rich_help_panel")
 
 
@@ -25,8 +26,8 @@ def echo(text: str, *, err: bool = False, words: Callable[[str], str] = lambda t
     typer.echo(words(translated(text)), err=err)
 
 
-def run_program(app: typer.Typer, name: str | None = None) -> None:
-    """Run a program with the arguments of the process, in the user's language. `name`: its name in the help."""
+def localized(app: typer.Typer, name: str | None = None) -> Callable[[], Any]:
+    """A program with the arguments of the process, in the user's language. `name`: its name in the help."""
     arguments = sys.argv[1:]
     wanted = take_language(arguments)
     language = use_language(wanted if all(map(_has_chinese, (sys.stdout, sys.stderr))) else ENGLISH)
@@ -39,7 +40,7 @@ def run_program(app: typer.Typer, name: str | None = None) -> None:
         fold_words_of_help()
         for step in ("make_context", "invoke"):
             setattr(command, step, _with_translated_errors(getattr(command, step)))
-    command(arguments, prog_name=name)
+    return partial(command, arguments, prog_name=name)
 
 
 def _has_chinese(output: TextIO) -> bool:

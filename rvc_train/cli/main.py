@@ -5,7 +5,7 @@ import sys
 import typer
 
 from rvc_engine.installation import VersionOption
-from rvc_engine.translation.programs import LanguageOption, run_program
+from rvc_engine.translation.programs import LanguageOption, localized
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
 
@@ -36,7 +36,7 @@ def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
 def main() -> None:
     """Entry point of the program."""
     try:
-        run_program(app)
+        localized(app)()
     except KeyboardInterrupt:
         sys.exit(exit_codes.INTERRUPTED)
 

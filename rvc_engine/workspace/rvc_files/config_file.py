@@ -241,7 +241,7 @@ def _faults(values: _Edits, found: _Edits, workspace: Workspace, config: Trainin
     if not _same(rate, config.sample_rate_hz):
         names = {32_000: "32k", 40_000: "40k", 48_000: "48k"}
         known = names.get(rate) if isinstance(rate, int) else None
-        choose = f" (sample_rate={known}, -sr {known}, is for such a file)" if known else ""
+        choose = f" (sample_rate={known} is for such a file)" if known else ""
         yield f"its sampling_rate is {json.dumps(rate)}, but the voice has {config.sample_rate_hz} Hz{choose}"
         return
     for key, value in found.items():

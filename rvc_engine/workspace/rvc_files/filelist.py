@@ -223,7 +223,7 @@ class _Reader:
         wanted, count = (5 if self.f0 else 3), len(line.parts)
         if count != wanted:
             fits_other = count == (3 if self.f0 else 5)
-            other = f" (f0={str(not self.f0).lower()}, -f0 {int(not self.f0)}, takes {count})" if fits_other else ""
+            other = f" (f0={str(not self.f0).lower()} takes {count})" if fits_other else ""
             kind = "with" if self.f0 else "without"
             return f"do not have the {wanted} parts of a voice {kind} pitch{other}"
         if "" in line.parts[:-1]:

@@ -25,6 +25,7 @@ SCRIPT, SAMPLES = ROOT / "rvc_training_pipeline.py", ROOT / "samples"
 @pytest.fixture(autouse=True)
 def signals_as_they_were() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # where the tests run under nohup, it is ignored
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -104,6 +104,7 @@ def test_a_pair_that_another_program_trained_on_wins_over_the_older_checkpoint(m
 def test_a_pair_of_another_kind_is_named(make: Make, finished: Workspace) -> None:
     for path in (finished.recovery, finished.root / "stages"):
         shutil.rmtree(path)
+    finished.hyperparameters.unlink()  # without its record it would count as another program's
     theirs, ours = (f"v2 40k weights with pitch of width {width}" for width in (24, 48))
     with pytest.raises(IncompatibleCheckpoint, match=f"these are {theirs}; the job asks for {ours}"):
         make(total_epochs=2, width=48)
