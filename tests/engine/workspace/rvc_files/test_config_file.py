@@ -102,7 +102,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "a trailing comma": (b'{"train": {"seed": 1,}}', r"is no config.json of RVC \(.*line 1"),
     "no object": ([], "is no config.json of RVC"),
     "no section": ({"train": 3}, "is no config.json of RVC"),
-    "another rate": (rvcs("48k"), r"sampling_rate is 48000, but the voice has 40000 Hz \(sample_rate=48k, -sr 48k"),
+    "another rate": (rvcs("48k"), r"sampling_rate is 48000, but the voice has 40000 Hz \(sample_rate=48k is for"),
     "a rate as text": (changed("data", sampling_rate="40k"), 'its sampling_rate is "40k"'),
     "a rate as text in the options": (changed("train", learning_rate="0.0001"), 'learning_rate="0.0001": .*number'),
     "negative": (changed("train", learning_rate=-1e-4), "learning_rate=-0.0001: .*greater than 0"),
