@@ -12,6 +12,7 @@ from typer.testing import CliRunner, Result
 from rvc_engine import events
 from rvc_engine.cli.console import LogFile
 from rvc_engine.cli.main import app as engine_app
+from rvc_engine.cli.option_words import OptionWords
 from rvc_engine.cli.pipeline_script import _read_config, app
 from rvc_engine.config import TrainingConfig
 
@@ -97,7 +98,7 @@ def test_only_options_that_are_typed_count_as_given_so_that_an_edited_config_jso
 ) -> None:
     command = get_command(app)
     context = command.make_context("script", list(words))
-    config = _read_config(context, context.params["settings"] or [])
+    config = _read_config(context, context.params["settings"] or [], OptionWords({}))
     assert config.model_fields_set == given
     assert (config.total_epochs, config.batch_size, config.save_every_epochs) == (300, 4, 50)
     options = {name: value for name, value in context.params.items() if name in TrainingConfig.model_fields}
