@@ -46,9 +46,9 @@ def reference(tmp_path: Path) -> Reference:
 
 
 def prepare(folder: Path, checkout: Path, version: str, scratch: Path) -> None:
-    """A run folder as RVC WebUI leaves it before training: two clips of two lengths, repeated in its batches."""
+    """A run folder as RVC WebUI leaves it: three clips, of which the list names two of two lengths."""
     hparams = Hyperparameters.from_config(TrainingConfig(version=version))
-    write_clips(folder, hparams, 1, 1.5)
+    write_clips(folder, hparams, 2, 1.5)
     write_clips(scratch, hparams, 1, 2.5)
     for path in scratch.rglob("0_0.*"):
         path.rename(folder / path.parent.name / path.name.replace("0_0", "9_0"))
@@ -70,9 +70,12 @@ def newest(folder: Path) -> tuple[int, dict[str, Any]]:
 
 
 def edit(folder: Path) -> None:
-    """Edit the list and the config as people do: one clip is left, of another speaker, at a lower learning rate."""
-    first = (folder / "filelist.txt").read_text().splitlines()[0]
-    (folder / "filelist.txt").write_text(first.removesuffix("|0") + "|3")
+    """Edit list and config: one clip in place of another, all of speaker 3, and a lower learning rate.
+
+    The number of steps an epoch stays: RVC numbers its saves by it, and fewer would put them below those of before.
+    """
+    text = (folder / "filelist.txt").read_text().replace("/0_0.", "/1_0.")
+    (folder / "filelist.txt").write_text("\n".join(line.removesuffix("|0") + "|3" for line in text.splitlines()))
     config = json.loads((folder / "config.json").read_text())
     config["train"]["learning_rate"] = LEARNING_RATE
     (folder / "config.json").write_text(json.dumps(config, indent=2))
@@ -122,8 +125,8 @@ def test_four_turns_of_two_programs_are_one_training(reference: Reference, tmp_p
     print(found)
     assert epochs == (1, 2, 3, 4)
     assert list(numbers) == sorted(set(numbers))
-    # Ours takes one step an epoch; theirs takes one for each length of clips, and trains the last epoch again.
-    assert updates == (1, 5, 6, 8)
+    # Ours takes one step an epoch; theirs takes two, and trains the last epoch again.
+    assert updates == (1, 5, 6, 10)
     assert rates == (1e-4, 1e-4, LEARNING_RATE, LEARNING_RATE)
     assert speakers == ([0], [0], [0, 3], [0, 3])
 
@@ -133,7 +136,7 @@ def test_four_turns_of_two_programs_are_one_training(reference: Reference, tmp_p
     assert len(mel) == 2
     assert mel[1] < mel[0]
     assert f"config.json: learning_rate={LEARNING_RATE:g} instead of learning_rate=0.0001" in log
-    assert "filelist.txt decides which clips are trained: 1 clips" in log
+    assert log.count("filelist.txt decides which clips are trained: 2 clips; 1 of the 3 slices") == 2
 
     reference.run("train.train_index", [name, version, "assets/indices", 1])  # finds an index, and leaves it
     assert index_bytes in [path.read_bytes() for path in folder.glob("added_*.index*")]
