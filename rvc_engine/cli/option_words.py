@@ -21,8 +21,8 @@ class OptionWords:
         """`options`: the names of the option of each field that has one, such as `["-v", "--version"]`."""
         self._options = {name: names for name, names in options.items() if name in TrainingConfig.model_fields}
         fields = "|".join(sorted(TrainingConfig.model_fields, key=len, reverse=True))
-        self._assignment = re.compile(rf"(?<![A-Za-z0-9_/.=-])(?<!--set )(?P<field>{fields}){_VALUE}")
-        self._name = re.compile(rf"(?<![A-Za-z0-9_/.=-])(?<!--set )(?P<field>{fields})(?![A-Za-z0-9_/=])")
+        self._assignment = re.compile(rf"(?<![A-Za-z0-9_/.=\"-])(?<!--set )(?P<field>{fields}){_VALUE}")
+        self._name = re.compile(rf"(?<![A-Za-z0-9_/.=\"-])(?<!--set )(?P<field>{fields})(?![A-Za-z0-9_/=])")
 
     def __call__(self, event: Event) -> Event:
         """The event, with its message in the words of the command; lines for the log alone stay."""

@@ -147,7 +147,7 @@ def _describes_model(key: str) -> bool:
 
 def _use(key: str, value: Any, config: TrainingConfig) -> tuple[str, dict[str, Any]]:
     """The log line of an edited value of the section `train`, and the changes of the config that it makes."""
-    shown = f"{key}={json.dumps(value)}"
+    shown = f'"{key}": {json.dumps(value)}'
     field = OPTIONS.get(key)
     if field is None:
         known = key in HYPERPARAMETERS
@@ -155,7 +155,8 @@ def _use(key: str, value: Any, config: TrainingConfig) -> tuple[str, dict[str, A
     current = getattr(config, field)
     if field in config.model_fields_set or (key == "epochs" and value >= current):
         return f"{shown} is not used, because {field}={current} decides", {}
-    return f"{shown} instead of {field}={current}", {field: "fp32" if key == "fp16_run" else value}
+    default = json.dumps(current) if key == field else f"{field}={current}"
+    return f"{shown} instead of {default}", {field: "fp32" if key == "fp16_run" else value}
 
 
 def _default(key: str, config: TrainingConfig) -> str:

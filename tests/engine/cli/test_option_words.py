@@ -35,6 +35,8 @@ def words() -> OptionWords:
         ("use a lower learning_rate, or look", "use a lower --set learning_rate, or look"),
         ("-sr/--sample_rate: give 40k", "-sr/--sample_rate: give 40k"),
         ("the version, the pitch, logs/pitch=x", "the version, the pitch, logs/pitch=x"),
+        ('config.json: "learning_rate": 3e-05 instead', 'config.json: "learning_rate": 3e-05 instead'),
+        ("设置 pretrained=none，或用speakers=one", "设置 --pretrained none，或用--speakers one"),
     ],
 )
 def test_fields_become_options(words: OptionWords, message: str, expected: str) -> None:

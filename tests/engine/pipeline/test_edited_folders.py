@@ -74,8 +74,8 @@ def test_the_edited_list_and_config_decide_and_stay(folder: Workspace) -> None:
     log = "\n".join(event.message for event in events if isinstance(event, Log | Warned))
     assert "filelist.txt decides which clips are trained: 4 clips; 2 of the 6 slices" in log
     assert "1 of 7 lines of filelist.txt cannot be used and are left out: 1 name a file that is not there" in log
-    assert "config.json: c_mel=90 instead of 45" in log
-    assert "config.json: learning_rate=3e-05 instead of learning_rate=0.0001" in log
+    assert 'config.json: "c_mel": 90 instead of 45' in log
+    assert 'config.json: "learning_rate": 3e-05 instead of 0.0001' in log
     assert "silent" not in log  # RVC's silence is at hand
     assert "training 6 clips" in log
 

@@ -135,7 +135,7 @@ def test_four_turns_of_two_programs_are_one_training(reference: Reference, tmp_p
     mel = [float(line.split("loss/mel=")[1].split()[0]) for line in log.splitlines() if "loss/mel=" in line]
     assert len(mel) == 2
     assert mel[1] < mel[0]
-    assert f"config.json: learning_rate={LEARNING_RATE:g} instead of learning_rate=0.0001" in log
+    assert f'config.json: "learning_rate": {LEARNING_RATE:g} instead of 0.0001' in log
     assert log.count("filelist.txt decides which clips are trained: 2 clips; 1 of the 3 slices") == 2
 
     reference.run("train.train_index", [name, version, "assets/indices", 1])  # finds an index, and leaves it

@@ -68,9 +68,9 @@ def test_edited_values_count_and_each_has_a_line(workspace: Workspace) -> None:
     assert (hparams.betas, hparams.epsilon, hparams.mel_weight, hparams.kl_weight) == ((0.5, 0.9), 1e-8, 90, 0.5)
     assert (hparams.segment_samples, hparams.log_interval) == (16_000, 10)
     assert len(lines) == len(changes) + 2
-    assert "config.json: learning_rate=3e-05 instead of learning_rate=0.0001" in lines
-    assert "config.json: c_mel=90 instead of 45" in lines
-    assert "config.json: batch_size=32 is not used, as in RVC" in lines
+    assert 'config.json: "learning_rate": 3e-05 instead of 0.0001' in lines
+    assert 'config.json: "c_mel": 90 instead of 45' in lines
+    assert 'config.json: "batch_size": 32 is not used, as in RVC' in lines
     assert write(workspace, edited) == []
     assert workspace.hyperparameters.read_bytes() == before
 
@@ -89,8 +89,8 @@ def test_an_option_that_was_given_goes_before_the_file(workspace: Workspace) -> 
     put(workspace, rvcs("40k", learning_rate=3e-5, seed=7, epochs=100))
     edited, _, lines = taken(workspace, TrainingConfig(learning_rate=1e-4, total_epochs=300))
     assert (edited.learning_rate, edited.seed, edited.total_epochs) == (1e-4, 7, 300)
-    assert "config.json: learning_rate=3e-05 is not used, because learning_rate=0.0001 decides" in lines
-    assert "config.json: epochs=100 is not used, because total_epochs=300 decides" in lines
+    assert 'config.json: "learning_rate": 3e-05 is not used, because learning_rate=0.0001 decides' in lines
+    assert 'config.json: "epochs": 100 is not used, because total_epochs=300 decides' in lines
 
 
 def changed(section: str, **values: Any) -> dict[str, Any]:
@@ -165,7 +165,7 @@ def test_what_this_engine_wrote_is_no_edit_and_an_edit_of_it_is(workspace: Works
     put(workspace, tree)
     edited, hparams, lines = taken(workspace, TrainingConfig())
     assert (edited.learning_rate, edited.seed, hparams.mel_weight) == (1e-4, 1234, 30)
-    assert lines == ["config.json: c_mel=30 instead of 45"]
+    assert lines == ['config.json: "c_mel": 30 instead of 45']
 
 
 def test_the_file_of_a_run_from_before_records_is_this_engines(workspace: Workspace) -> None:
