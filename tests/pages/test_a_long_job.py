@@ -17,9 +17,8 @@ from server.database.tables import Job, Metric
 KEYS = ("loss/mel", "loss/kl", "loss/fm", "loss/gen", "loss/disc", "grad_norm/g", "grad_norm/d", "learning_rate")
 STEPS = 12_500
 LINES = 50_000
-ANSWER_MS = 100
-"""Within so long what one did is to be seen."""
 NEEDLE = 31_416
+AssertQuick = Callable[[str, Callable[[], list[float]]], None]
 
 OBSERVE = """() => {
   window.presses = [];
@@ -84,22 +83,33 @@ def slow(times: list[float]) -> float:
     return sorted(times)[int(len(times) * 0.9)]
 
 
-def assert_quick(what: str, measure: Callable[[], list[float]]) -> None:
-    """What other programs of the machine took is not the page's fault: it may show what it can do six times."""
-    tries = []
-    for _ in range(6):
-        tries.append(measure())
-        if slow(tries[-1]) < ANSWER_MS:
-            return
-    pytest.fail(f"{what} took too long, in ms: {tries}")
+@pytest.fixture(
+    params=[pytest.param(500, id="beside other tests"), pytest.param(100, id="alone", marks=pytest.mark.long)]
+)
+def assert_quick(request: pytest.FixtureRequest) -> AssertQuick:
+    """Within so many ms what one did is to be seen: 100 where the page has the machine to itself, else 500.
+
+    Above 500 ms an answer counts as poor (web.dev/inp). What other programs of the machine took is not the page's
+    fault: it may show what it can do six times.
+    """
+
+    def check(what: str, measure: Callable[[], list[float]]) -> None:
+        tries = []
+        for _ in range(6):
+            tries.append(measure())
+            if slow(tries[-1]) < request.param:
+                return
+        pytest.fail(f"{what} took too long, in ms: {tries}")
+
+    return check
 
 
-def test_its_page_and_its_log_scroll_at_once(page: Page) -> None:
+def test_its_page_and_its_log_scroll_at_once(page: Page, assert_quick: AssertQuick) -> None:
     assert_quick("scrolling the page", lambda: page.evaluate(SCROLL, [None, 25]))
     assert_quick("scrolling the log", lambda: page.evaluate(SCROLL, ["#log", 25]))
 
 
-def test_its_curves_are_zoomed_at_once_all_together_and_back(page: Page) -> None:
+def test_its_curves_are_zoomed_at_once_all_together_and_back(page: Page, assert_quick: AssertQuick) -> None:
     curve = page.locator("#curves .u-over").first
     curve.scroll_into_view_if_needed()
     box = curve.bounding_box()
@@ -123,7 +133,7 @@ def test_its_curves_are_zoomed_at_once_all_together_and_back(page: Page) -> None
     assert_quick("zooming", zoom)
 
 
-def test_what_is_sought_in_its_log_is_found_and_no_key_waits_for_it(page: Page) -> None:
+def test_what_is_sought_in_its_log_is_found_and_no_key_waits_for_it(page: Page, assert_quick: AssertQuick) -> None:
     page.evaluate(OBSERVE)
 
     def seek() -> list[float]:
