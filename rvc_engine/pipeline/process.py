@@ -134,8 +134,10 @@ def run_engine(
         return _unexpected(report, error)
     except Exception as error:  # noqa: BLE001 (the outermost guard: every outcome has a last event)
         return _unexpected(report, error)
-    made = f"the voice {workspace.voice}" if selection.training else f"the index of {workspace.voice}"
-    report(Succeeded(message=f"{made} is ready in {workspace.weights}"))
+    if selection.training:
+        report(Succeeded(message=f"the voice {workspace.voice} is ready in {workspace.weights}"))
+    else:
+        report(Succeeded(message=f"the index of {workspace.voice} is ready in {workspace.weights}"))
     return EXIT_SUCCEEDED
 
 

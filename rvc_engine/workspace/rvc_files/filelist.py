@@ -76,7 +76,7 @@ class FileList:
 
     def _reasons(self) -> str:
         return "; ".join(
-            f"{len(lines)} {reason} ({shorten(lines, rest=', ...')})" for reason, lines in self.unusable.items()
+            f"{len(lines)} {reason}, namely {shorten(lines, rest=', ...')}" for reason, lines in self.unusable.items()
         )
 
 

@@ -80,7 +80,7 @@ EDITS: dict[str, tuple[Callable[[str], bytes], list[int] | str, int]] = {
     "spaces around": (lambda logs: saved([f"  {text} ".replace("|", " | ") for text in everything(logs)]), ALL, 2),
     "empty": (lambda logs: b"\n \r\n", "filelist.txt is empty; correct it, or delete it", 0),
     "silence alone": (lambda logs: saved(everything(logs)[6:]), "names no clip but silence", 0),
-    "no list": (lambda logs: b"{}", "1 do not have the 5 parts of a voice with pitch (line 1: {})", 0),
+    "no list": (lambda logs: b"{}", "1 do not have the 5 parts of a voice with pitch, namely line 1: {}", 0),
     "without pitch": (
         lambda logs: saved([line(f"{logs}/anna", f"{number}_0", f0=False) for number in range(6)]),
         "6 do not have the 5 parts of a voice with pitch (f0=false takes 3)",
@@ -88,7 +88,7 @@ EDITS: dict[str, tuple[Callable[[str], bytes], list[int] | str, int]] = {
     ),
     "all gone": (
         lambda logs: saved([line("/nowhere/bob", f"{number}_9") for number in range(6)]),
-        "6 name a file that is not there (line 1: 0_9.wav, line 2: 1_9.wav, line 3: 2_9.wav, ...)",
+        "6 name a file that is not there, namely line 1: 0_9.wav, line 2: 1_9.wav, line 3: 2_9.wav, ...",
         0,
     ),
 }
@@ -140,9 +140,9 @@ def test_lines_that_cannot_be_used_are_counted_and_named_by_reason(workspace: Wo
     workspace.filelist.write_text("\n".join(lines))
     assert [clip.wave.stem for clip in clip_paths(workspace, f0=True)] == ["0_0"]
     assert check_workspace(workspace, CONFIG).remarks == [
-        "5 of 6 lines of filelist.txt cannot be used and are left out: 1 name a file that is not there (line 2: "
-        "1_0.wav); 2 have no speaker from 0 to 108 at the end (line 3: 2_0.wav, line 4: 3_0.wav); 2 do not have the 5 "
-        "parts of a voice with pitch (line 5: a note, line 6: 4_0.wav)"
+        "5 of 6 lines of filelist.txt cannot be used and are left out: 1 name a file that is not there, namely line "
+        "2: 1_0.wav; 2 have no speaker from 0 to 108 at the end, namely line 3: 2_0.wav, line 4: 3_0.wav; 2 do not "
+        "have the 5 parts of a voice with pitch, namely line 5: a note, line 6: 4_0.wav"
     ]
 
 
