@@ -1,9 +1,9 @@
 """Prometheus metrics: requests counted as they finish; jobs, workers and the disk queried at each scrape."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import sqlalchemy as sa
-from prometheus_client import CollectorRegistry, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric as Family
@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 from sqlalchemy.orm import Mapped
 from sqlmodel import col
 
+from rvc_engine.errors import FailureCode
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
@@ -22,6 +23,11 @@ from server.storage.local import Storage
 
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600)
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Values of the label `method`; a request's own word, which can be any, counts as `other`."""
+OUTCOMES = ("succeeded", "failed", "cancelled", "paused", "queued", "lost")
+"""Values of the label `outcome` of attempts. Like every series it exists from the start: Prometheus' functions of
+changes (`delta`, `rate`) miss the first event of a series that begins with it."""
 
 
 class Metrics:
@@ -37,10 +43,18 @@ class Metrics:
             buckets=BUCKETS,
             registry=self._registry,
         )
+        self._server_errors = Counter(
+            "rvc_train_http_server_errors",
+            "Requests answered with a status of 500 or above.",
+            registry=self._registry,
+        )
 
     def request(self, method: str, route: str, status: int | None, seconds: float) -> None:
         """Count a request. `route` is the path's pattern, so that ids create no new series."""
+        method = method if method in METHODS else "other"
         self._requests.labels(method, route, "none" if status is None else str(status)).observe(seconds)
+        if status is not None and status >= 500:
+            self._server_errors.inc()
 
     def text(self) -> bytes:
         """All metrics in Prometheus' text format."""
@@ -68,8 +82,8 @@ class _DatabaseCollector(Collector):
             col(Dataset.status),
             col(Dataset.deleted_at).is_(None),
         )
-        yield self._counted("job_failures", "Failed jobs by code.", "code", [], col(Job.error_code))
-        yield self._counted("attempts", "Attempts by outcome.", "outcome", [], col(Attempt.outcome))
+        yield self._counted("job_failures", "Failed jobs by code.", "code", list(FailureCode), col(Job.error_code))
+        yield self._counted("attempts", "Attempts by outcome.", "outcome", list(OUTCOMES), col(Attempt.outcome))
         yield self._stale_writes()
         yield self._counted(
             "webhook_messages", "Webhook messages by status.", "status", list(DeliveryStatus), col(Delivery.status)
@@ -90,7 +104,7 @@ class _DatabaseCollector(Collector):
         name: str,
         text: str,
         label: str,
-        always: list[str],
+        values: Sequence[str],
         column: Mapped[str] | Mapped[str | None],
         *where: sa.ColumnElement[bool],
     ) -> GaugeMetricFamily:
@@ -98,7 +112,7 @@ class _DatabaseCollector(Collector):
             query = sa.select(column, sa.func.count()).where(column.is_not(None), *where).group_by(column)
             counts = {str(row[0]): row[1] for row in session.connection().execute(query)}
         family = GaugeMetricFamily(f"rvc_train_{name}", text, labels=[label])
-        for value in dict.fromkeys([*map(str, always), *sorted(counts)]):
+        for value in dict.fromkeys([*map(str, values), *sorted(counts)]):
             family.add_metric([value], counts.get(value, 0))
         return family
 

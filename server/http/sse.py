@@ -10,6 +10,7 @@ some readers take for an event.
 """
 
 import asyncio
+import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -27,6 +28,7 @@ from server.errors import NotFound, Refused
 logger = structlog.get_logger(__name__)
 
 RETRY_MS = 1000
+_QUALITY = re.compile(r"q\s*=\s*([01](?:\.\d{0,3})?)")
 MAX_ID_DIGITS = 18
 """Larger numbers are neither offsets nor event numbers, and overflow the database's integers."""
 
@@ -57,8 +59,21 @@ def message(data: str, an_id: int) -> bytes:
 
 
 def wants_stream(request: Request) -> bool:
-    """Whether the caller prefers a stream of events to a plain answer."""
-    return "text/event-stream" in request.headers.get("accept", "")
+    """Whether the caller accepts a stream of events, and JSON not more (the weights `q` of RFC 9110, 12.5.1)."""
+    weights = _accepted(",".join(request.headers.getlist("accept")))
+    return weights.get("text/event-stream", 0) > 0 and weights["text/event-stream"] >= weights.get(
+        "application/json", 0
+    )
+
+
+def _accepted(header: str) -> dict[str, float]:
+    """Weight of each media range of an Accept header; one without a valid weight has 1."""
+    weights = {}
+    for item in header.split(","):
+        media_range, *parameters = (part.strip().lower() for part in item.split(";"))
+        found = [_QUALITY.fullmatch(parameter) for parameter in parameters]
+        weights[media_range] = next((float(match[1]) for match in found if match is not None), 1.0)
+    return weights
 
 
 def last_event_id(request: Request) -> int | None:

@@ -76,6 +76,22 @@ def test_a_list_of_events_can_be_of_some_types_alone(http, finished):
     assert http.get(path, params={"type": "created"}, headers=STREAM).status_code == 422
 
 
+@pytest.mark.parametrize(
+    ("accept", "kind"),
+    [
+        ("text/event-stream", "text/event-stream"),
+        ("application/json, text/event-stream", "text/event-stream"),
+        ("application/json, text/event-stream;q=0", "application/json"),
+        ("application/json, Text/Event-Stream; q=0.5", "application/json"),
+        ("application/json;q=0.1, text/event-stream; q=0.5", "text/event-stream"),
+        ("*/*", "application/json"),
+    ],
+)
+def test_the_weights_of_accept_choose_between_a_stream_and_json(http, finished, accept, kind):
+    path = f"/v1/jobs/{finished(b'voice')}/events"
+    assert http.get(path, headers={"Accept": accept}).headers["content-type"].startswith(kind)
+
+
 def test_a_reconnect_after_the_end_gets_204_and_one_before_it_gets_the_rest(http, finished):
     path = f"/v1/jobs/{finished(b'voice')}/events"
     last = http.get(path).json()["last_seq"]
