@@ -76,8 +76,11 @@ class Retention:
         return plan
 
     def _remove(self, removal: Removal) -> None:
+        """Delete what a plan names. Raises Conflict or NotFound where that may no longer be deleted."""
         match removal.kind:
             case "job":
+                if KEEP_LABEL in self._jobs.get(removal.id).labels:
+                    raise Conflict(f"the job has the label {KEEP_LABEL}")
                 self._jobs.delete(removal.id)
                 self._storage.delete_job(removal.id)
             case "workspace":
@@ -86,6 +89,8 @@ class Retention:
                 self._storage.delete_workspace(removal.id)
                 self._sizes.invalidate(removal.id)
             case "cache":
+                if removal.id in self._datasets_in_use():
+                    raise Conflict("an unfinished job uses the dataset")
                 self._storage.delete_cache(removal.id)
 
     def _ended_jobs(self) -> Sequence[Job]:

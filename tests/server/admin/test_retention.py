@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from rvc_train.schemas.administration import RetentionPolicy
+from rvc_train.schemas.jobs import JobPatch
 from server.admin.retention import Retention
 from server.storage.local import Storage
 from server.storage.sizes import size_of
@@ -106,6 +107,24 @@ def test_a_full_disk_frees_what_can_be_made_again(
     retention.apply(retention.plan(RetentionPolicy(min_free_bytes=9_000_000)))
     assert not cache.exists()
     assert busy.is_dir()
+
+
+def test_what_came_into_use_since_the_plan_is_kept(
+    retention: Retention, ended: Any, bench: Any, clock: Any, storage: Storage, job_service: Any
+) -> None:
+    old = ended("old")
+    dataset = bench.dataset()
+    cache = storage.cache_folder(dataset)
+    cache.mkdir(parents=True)
+    (cache / "slices").write_bytes(bytes(50_000))
+    clock.advance(10 * DAY)
+    plan = retention.plan(RetentionPolicy(keep_days=5, min_free_bytes=2**60))
+    assert {("job", old), ("cache", dataset)} <= set(ids(plan))
+    bench.job(dataset_id=dataset)
+    job_service.update(old, JobPatch(labels={"keep": ""}))
+    retention.apply(plan)
+    assert cache.is_dir()
+    assert storage.job_home(old).is_dir()
 
 
 def test_files_linked_from_elsewhere_free_nothing(tmp_path: Path) -> None:
