@@ -73,6 +73,33 @@ _ACCEPTED_HEADERS = {
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
 }
 """Headers that GET reads from the request itself, invisible to FastAPI."""
+_TAGS = {
+    "datasets": "Recordings of a voice, and the report on them.",
+    "uploads": "Resumable uploads, by tus 1.0.0.",
+    "jobs": "Trainings: submit, estimate, list, change, cancel, pause, resume, retry, delete.",
+    "progress": "Events and log of a job, as lists or as streams of server-sent events.",
+    "results": "Metrics, checkpoints, previews and files of a job.",
+    "server": "Queue, workers and the server itself.",
+    "weights": "Published weights that training starts from.",
+    "webhooks": "HTTP requests to addresses of your own when a job ends, signed by Standard Webhooks.",
+    "retention": "What is deleted when.",
+    "access": "Owners, tokens, quotas, sessions and the audit trail.",
+    "health": "Probes and metrics.",
+}
+_PATH_PARAMETERS = {
+    "dataset_id": "Id of a dataset, `ds_...`.",
+    "delivery_id": "Id of a webhook's message.",
+    "job_id": "Id of a job, `job_...`.",
+    "name": "Name, as in the list.",
+    "owner": "Name of an owner.",
+    "token_id": "Id of a token.",
+    "upload_id": "Id of an upload.",
+    "webhook_id": "Id of a webhook.",
+    "weights_id": "Id of a set of weights.",
+    "worker_id": "Id of a worker.",
+}
+_FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac", "image/png"})
+_TEXTS = frozenset({"text/plain", "text/event-stream"})
 _METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
 
 
@@ -94,6 +121,12 @@ def document(app: FastAPI) -> dict[str, Any]:
             "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "A browser's session."},
         }
         schema["security"] = [{"token": []}, {"session": []}]
+        schema["servers"] = [{"url": "/", "description": "The server that this document came from."}]
+        schema["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
+        schema["tags"] = [{"name": name, "description": text} for name, text in _TAGS.items()]
+        for name, component in components["schemas"].items():
+            if name.endswith("Patch"):
+                _drop_defaults(component)
         for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own error form, which no response has
             components["schemas"].pop(name, None)
         for path, method, operation in _operations(schema):
@@ -114,11 +147,19 @@ def _problem_schema(schemas: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+def _drop_defaults(component: dict[str, Any]) -> None:
+    """Remove the defaults of a patch's fields: a field that is left out stays, whatever its default at creation."""
+    for field in component["properties"].values():
+        field.pop("default", None)
+
+
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     if path in OPEN_PATHS or (path, method) == (SIGN_IN, "post"):
         operation["security"] = []
     for parameter in operation.get("parameters", []):
         parameter["required"] |= parameter["name"] == "tus-resumable"  # optional for FastAPI; 412 without it
+        if parameter["in"] == "path":
+            parameter.setdefault("description", _PATH_PARAMETERS[parameter["name"]])
     if method == "get" and path in _ACCEPTED_HEADERS:
         operation.setdefault("parameters", []).extend(
             {"name": name, "in": "header", "description": _REQUEST_HEADERS[name], "schema": {"type": "string"}}
@@ -138,6 +179,10 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
     if {"after", "limit"} <= names and not path.endswith("/events"):
         good.append("Link")
     for status, response in responses.items():
+        for media_type, content in response.get("content", {}).items():
+            if media_type in _FILES | _TEXTS:
+                binary = {"format": "binary"} if media_type in _FILES else {}
+                content["schema"] = {"type": "string", **binary}
         headers = good if int(status) < 300 else _ERROR_HEADERS.get(int(status), [])
         partial = ["Content-Range"] if status == "206" else []
         response.setdefault("headers", {}).update(_header_docs("X-Request-ID", *headers, *partial))
