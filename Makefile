@@ -1,13 +1,13 @@
-# demo: a voice from the sample recordings. test: all tests. test-install, test-containers: the tests that need a network or
-# Docker. screenshots: pictures of the page. check: format, lint, types, dependencies, import contracts,
-# documentation, tests.
+# demo: a voice from the sample recordings. test: all tests. test-install, test-containers, test-clients: the tests that need
+# a network, Docker or programs of other people. screenshots: pictures of the page. check: format, lint, types,
+# dependencies, import contracts, documentation, tests.
 # docs: the documentation site. dist, images: what a release consists of.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo dist images catalogue docs screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers \
+.PHONY: setup browser demo dist images catalogue docs screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers test-clients \
   lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
@@ -92,6 +92,19 @@ test-long: setup
 PYTHONS ?= $(shell for name in python3.11 python3.12 python3.13; do command -v $$name; done)
 test-install: .venv/.developer
 	RVC_TRAIN_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m "install and not long" tests/installation
+
+# Programs of other people against the server. Those of PyPI and npm are installed by the tests, into build/clients.
+CLIENT_PROGRAMS = nginx caddy promtool node npm openssl
+GET_CLIENT_PROGRAMS = apt-get install --no-install-recommends nginx-light caddy prometheus nodejs npm openssl
+NO_CLIENT_PROGRAMS = "These tests need $(CLIENT_PROGRAMS), which an administrator installs, on Debian with: sudo $(GET_CLIENT_PROGRAMS)"
+
+test-clients: .venv/.developer
+	@PATH="$$PATH:/usr/sbin"; has_all() { for name in $(CLIENT_PROGRAMS); do command -v "$$name" > /dev/null || return 1; done; }; \
+	if has_all; then exit 0; fi; \
+	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo $(NO_CLIENT_PROGRAMS) >&2; exit 2; fi; \
+	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(GET_CLIENT_PROGRAMS) --yes -qq; } > /dev/null; \
+	has_all || { echo $(NO_CLIENT_PROGRAMS) >&2; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients
 
 # The images built, and the compose file run for real, with a Docker engine.
 test-containers: .venv/.developer

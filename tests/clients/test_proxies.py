@@ -1,0 +1,161 @@
+"""The proxies of the administrator's guide, with its own configurations, on a port that is not 443."""
+
+import io
+import re
+import socket
+import ssl
+import subprocess
+import time
+import wave
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import connect_sse
+
+pytestmark = pytest.mark.clients
+
+GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+TOKEN = "the-token-of-these-tests"
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def documented(language: str) -> str:
+    """The first block of a language in the guide."""
+    found = re.search(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("certificate")
+    names = ("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost")
+    key = ("-newkey", "rsa:2048", "-nodes", "-keyout", "voices.key", "-out", "voices.pem", "-days", "2")
+    subprocess.run(["openssl", "req", "-x509", *key, *names], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def nginx(folder: Path, port: int, backend: str, certificate: Path) -> list[str]:
+    """The guide's server block, with this test's addresses and folders."""
+    block = documented("nginx").replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+    block = block.replace("127.0.0.1:8000", backend).replace("/etc/ssl/", f"{certificate}/")
+    temporary = "".join(
+        f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+    )
+    (folder / "nginx.conf").write_text(
+        f"daemon off;\npid {folder}/pid;\nerror_log stderr;\nevents {{}}\n"
+        f"http {{\naccess_log off;\n{temporary}{block}}}\n"
+    )
+    return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
+
+
+def caddy(folder: Path, port: int, backend: str, certificate: Path) -> list[str]:
+    """The guide's site, with this test's addresses, and the test's certificate in place of a public authority's."""
+    site = (
+        documented("caddyfile")
+        .replace("voices.example.org", f"https://localhost:{port}")
+        .replace("127.0.0.1:8000", backend)
+    )
+    site = site.replace("{\n", f"{{\n\tbind 127.0.0.1\n\ttls {certificate}/voices.pem {certificate}/voices.key\n", 1)
+    (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + site)
+    return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
+
+
+@pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"], scope="module")
+def address(
+    request: pytest.FixtureRequest, served: Any, certificate: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """URL of a proxy before the server."""
+    folder, port = tmp_path_factory.mktemp("proxy"), free_port()
+    make: Callable[[Path, int, str, Path], list[str]] = request.param
+    command = make(folder, port, f"127.0.0.1:{served.port}", certificate)
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, env={"PATH": "/usr/sbin:/usr/bin", "HOME": str(folder)}
+        )
+    try:
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert process.poll() is None, (folder / "log").read_text()
+                assert time.monotonic() < deadline, (folder / "log").read_text()
+                time.sleep(0.05)
+        yield f"https://localhost:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def browser(address: str, certificate: Path) -> Iterator[httpx.Client]:
+    """A client that sends what a browser sends: the session's cookie, and Origin with each change."""
+    trust = ssl.create_default_context(cafile=str(certificate / "voices.pem"))
+    with httpx.Client(base_url=address, verify=trust, headers={"Origin": address}, timeout=30) as http:
+        assert http.post("/v1/session", json={"token": TOKEN}).status_code == 204
+        yield http
+
+
+def test_a_signed_in_browser_reads_and_writes(browser: httpx.Client) -> None:
+    assert browser.get("/v1/jobs").status_code == 200
+    made = browser.post("/v1/tokens", json={"owner": "anna", "scopes": ["read"]})
+    assert made.status_code == 201, made.text
+    assert browser.delete("/v1/session").status_code == 204
+    assert browser.get("/v1/jobs").status_code == 401
+
+
+def test_a_page_of_another_origin_writes_nothing(browser: httpx.Client) -> None:
+    refused = browser.post(
+        "/v1/tokens", json={"owner": "a", "scopes": ["read"]}, headers={"Origin": "https://evil.example"}
+    )
+    assert refused.status_code == 403
+
+
+def test_without_a_token_nothing_is_read_through_the_proxy(address: str, certificate: Path) -> None:
+    trust = ssl.create_default_context(cafile=str(certificate / "voices.pem"))
+    with httpx.Client(base_url=address, verify=trust) as http:
+        assert http.get("/v1/jobs").status_code == 401
+
+
+def test_recordings_go_up_events_come_at_once_and_the_voice_comes_down_in_parts(
+    browser: httpx.Client, served: Any, recording: Path
+) -> None:
+    large = browser.put("/v1/datasets/silence/content", content=iter([*_silence(20_000_000)]))  # without a length
+    assert large.is_success, large.text
+    upload = browser.put("/v1/datasets/anna/content", content=recording.read_bytes())
+    assert upload.is_success, upload.text
+    job = browser.post("/v1/jobs", json={"name": "anna", "dataset_id": upload.json()["id"]})
+    assert job.is_success, job.text
+    path = f"/v1/jobs/{job.json()['id']}"
+    arrived, last = [], ""
+    with connect_sse(browser, "GET", f"{path}/events") as source:
+        for event in source.iter_sse():
+            arrived.append(time.monotonic())
+            last = event.event
+    assert last == "end"
+    assert arrived[-1] - arrived[0] > 0.5  # the engine trains for a second; from a proxy that buffers all come at once
+    (voice,) = (each for each in browser.get(f"{path}/artifacts").json()["data"] if each["kind"] == "voice")
+    whole = browser.get(voice["url"]).content
+    assert len(whole) == voice["size"]
+    part = browser.get(voice["url"], headers={"Range": "bytes=100-199"})
+    assert (part.status_code, part.content) == (206, whole[100:200])
+
+
+def _silence(num_bytes: int) -> Iterator[bytes]:
+    """A WAV file of zeros, in chunks."""
+    head = io.BytesIO()
+    with wave.open(head, "wb") as file:
+        file.setparams((1, 2, 40_000, num_bytes // 2, "NONE", ""))
+        file.writeframes(b"")
+    yield head.getvalue()
+    yield from [bytes(1_000_000)] * (num_bytes // 1_000_000)
