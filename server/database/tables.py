@@ -310,8 +310,13 @@ class Webhook(Table, table=True):
     secret: str
     """Key that signs messages, so it cannot be stored as a hash."""
     events: list[str] = Field(sa_type=sa.JSON)
+    old_secrets: list[dict[str, str]] = Field(default_factory=list, sa_type=sa.JSON)
+    """Replaced keys that still sign, oldest first: `secret` and `until`, a time in ISO 8601."""
     is_enabled: bool = True
     disabled_reason: str | None = None
+    disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    """Time of the first failed attempt since the last accepted message."""
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
@@ -429,6 +434,8 @@ class Instance(Table, table=True):
     number: int = Field(default=1, primary_key=True)
     id: str
     created_at: datetime = Field(sa_type=UtcDateTime)
+    written_by: str | None = None
+    """Version of rvc-train that opened the database last, and so can read its schema."""
 
 
 class IdempotencyKey(Table, table=True):

@@ -40,7 +40,7 @@ def house(
     """A server that may call this machine's webhooks, with a worker; its hub of weights has none."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
     station.environment |= {
-        "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true",
+        "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1",
         "HF_ENDPOINT": hub,
         "RVC_TRAIN_WEBHOOK_POLL_SECONDS": "0.1",
     }
