@@ -137,9 +137,10 @@ class DatasetValidator:
     def _run(self, dataset: Path, output: Path, log: int) -> int:
         settings = self._settings
         limits = [settings.report_cpu_seconds, settings.report_memory_bytes, MAX_REPORT_BYTES]
-        command = [*python_command("server.datasets.sandbox", *map(str, limits)), *settings.report_command]
+        folders = [self._storage.root, output.parent]
+        sandbox = python_command("server.datasets.sandbox", *map(str, [*limits, *folders]))
         child = subprocess.Popen(
-            [*command, str(dataset), "--output", str(output)],
+            [*sandbox, *settings.report_command, str(dataset), "--output", str(output)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
