@@ -186,15 +186,22 @@ def _build_context(settings: ServerSettings) -> AppContext:
         event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
         dataset_validator=DatasetValidator(dataset_service, storage, settings),
         sse_responder=SseResponder(
-            settings.follow_poll_seconds,
-            settings.keep_alive_seconds,
-            stopping,
-            OpenLimit(settings.max_streams, "streams"),
+            settings.follow_poll_seconds, settings.keep_alive_seconds, stopping, _stream_limit(settings.max_streams)
         ),
-        open_uploads=OpenLimit(settings.max_uploads, "uploads"),
+        open_uploads=_upload_limit(settings.max_uploads),
         readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
     )
+
+
+def _upload_limit(most: int | None) -> OpenLimit:
+    return OpenLimit(
+        most, f"this server receives {most} of your uploads at the same time; send this one when one has ended"
+    )
+
+
+def _stream_limit(most: int | None) -> OpenLimit:
+    return OpenLimit(most, f"this server sends you {most} streams at the same time; close one before you open another")
 
 
 def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 
 def rules_for(data_folder: str, output: str, program: Sequence[str]) -> Iterator[Rule]:
-    """What the program may use."""
+    """Paths that the program may use."""
     yield output, landlock.writable()
     yield "/dev/null", landlock.writable()
     for path in (*_LIBRARIES, *_SYSTEM_FILES, f"/etc/python{sys.version_info.major}.{sys.version_info.minor}"):

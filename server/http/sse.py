@@ -76,7 +76,7 @@ def last_event_id(request: Request) -> int | None:
 
 
 class _LimitedResponse(EventSourceResponse):
-    """A stream that counts from its first byte until it ends, whoever ends it."""
+    """A stream that counts from its first byte until it ends."""
 
     def __init__(
         self, slot: AbstractContextManager[None], messages: AsyncIterator[bytes], headers: dict[str, str]
@@ -95,7 +95,7 @@ class SseResponder:
     def __init__(
         self, poll_seconds: float, keep_alive_seconds: float, stopping: threading.Event, limit: OpenLimit
     ) -> None:
-        """`limit`: of each caller's streams."""
+        """`limit`: for the streams of each caller."""
         self._limit = limit
         self._poll_seconds = poll_seconds
         self._keep_alive_seconds = keep_alive_seconds

@@ -355,7 +355,7 @@ def test_one_caller_has_no_more_than_so_many_streams_and_uploads(
         streams = [http.send(http.build_request("GET", path, headers=accept), stream=True) for _ in range(2)]
         refused = http.get(path, headers=accept)
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
-        assert "2 streams" in refused.json()["detail"]
+        assert "2 streams at the same time" in refused.json()["detail"]
         assert status(bob) == 200
         streams[0].close()
         eventually(lambda: status() == 200)  # one that has ended counts no more
@@ -366,7 +366,7 @@ def test_one_caller_has_no_more_than_so_many_streams_and_uploads(
         slow.sendall(f"{head}Content-Length: 100\r\n\r\nRIFF".encode())
         eventually(lambda: server.context.open_uploads._num_open["local"] == 1)
         refused = http.put("/v1/datasets/b/content", content=b"RIFF")
-        assert (refused.status_code, "1 uploads" in refused.json()["detail"]) == (429, True)
+        assert (refused.status_code, "1 of your uploads" in refused.json()["detail"]) == (429, True)
         slow.close()
         eventually(lambda: http.put("/v1/datasets/b/content", content=b"RIFF").status_code != 429)
 
