@@ -194,13 +194,13 @@ def _build_context(settings: ServerSettings) -> AppContext:
     )
 
 
-def _upload_limit(most: int | None) -> OpenLimit:
+def _upload_limit(most: int) -> OpenLimit:
     return OpenLimit(
         most, f"this server receives {most} of your uploads at the same time; send this one when one has ended"
     )
 
 
-def _stream_limit(most: int | None) -> OpenLimit:
+def _stream_limit(most: int) -> OpenLimit:
     return OpenLimit(most, f"this server sends you {most} streams at the same time; close one before you open another")
 
 

@@ -94,10 +94,10 @@ class ServerSettings(BaseSettings):
     """Writing requests per token."""
     refusals_per_minute: float | None = Field(default=20, gt=0)
     """Failed authentications per address."""
-    max_uploads: int | None = Field(default=8, ge=1)
-    """Uploads of one owner that are received at the same time. None: no limit."""
-    max_streams: int | None = Field(default=32, ge=1)
-    """Streams of events and logs of one owner at the same time. None: no limit."""
+    max_uploads: int = Field(default=8, ge=1)
+    """Uploads of one owner that are received at the same time."""
+    max_streams: int = Field(default=32, ge=1)
+    """Streams of events and logs of one owner at the same time."""
     session_hours: float = Field(default=24 * 7, gt=0)
     """Lifetime of a browser's session."""
     audit_days: float = Field(default=365, gt=0)

@@ -245,7 +245,7 @@ def _is_synchronised() -> bool | None:
 def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
     """Check, in a child, how the program that reads uploaded recordings is confined."""
     command = python_command("server.datasets.sandbox", SHOW_CONFINEMENT, str(settings.data_folder.resolve()))
-    ran = subprocess.run(command, env=program_environment(os.environ), capture_output=True, timeout=60, check=False)
+    ran = subprocess.run(command, env=program_environment(os.environ), capture_output=True, check=False)
     has_namespace, has_landlock = (b"1" in part for part in ran.stdout.partition(b" ")[::2])
     if has_landlock and (has_namespace or landlock.restricts_tcp()):
         means = "Landlock and a network namespace" if has_namespace else "Landlock"

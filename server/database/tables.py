@@ -316,7 +316,6 @@ class Webhook(Table, table=True):
     disabled_reason: str | None = None
     disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    """Time of the first failed attempt since the last accepted message."""
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
@@ -426,7 +425,7 @@ class Policy(Table, table=True):
 
 
 class Instance(Table, table=True):
-    """The installation of the database: one row, with the same id as `instance.json` in the data folder."""
+    """The installation: one row, with the id in `instance.json`, and the version of rvc-train that opened it last."""
 
     __tablename__ = "instance"
     __table_args__ = (sa.CheckConstraint("number = 1", name="single_row"),)
@@ -435,7 +434,6 @@ class Instance(Table, table=True):
     id: str
     created_at: datetime = Field(sa_type=UtcDateTime)
     written_by: str | None = None
-    """Version of rvc-train that opened the database last, and so can read its schema."""
 
 
 class IdempotencyKey(Table, table=True):

@@ -65,15 +65,15 @@ class RateLimit:
 class OpenLimit:
     """Limit of the things that each caller has open at the same time. For use on the event loop only."""
 
-    def __init__(self, most: int | None, refusal: str) -> None:
-        """`most` None: no limit. `refusal`: message for a caller who has as many."""
+    def __init__(self, most: int, refusal: str) -> None:
+        """`refusal`: message for a caller who has `most` of them."""
         self._most, self._refusal = most, refusal
         self._num_open: Counter[str] = Counter()
 
     @contextmanager
     def hold(self, caller: str) -> Iterator[None]:
         """Count one more while the block runs. Raises TooManyRequests."""
-        if self._most is not None and self._num_open[caller] >= self._most:
+        if self._num_open[caller] >= self._most:
             raise TooManyRequests(self._refusal, RETRY_SECONDS)
         self._num_open[caller] += 1
         try:
