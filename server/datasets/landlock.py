@@ -8,6 +8,7 @@ import ctypes
 import os
 import stat
 import struct
+import sys
 from collections.abc import Iterable
 
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
@@ -23,12 +24,17 @@ _TCP = 1 << 0 | 1 << 1
 """To bind and to connect."""
 _SCOPES = 1 << 0 | 1 << 1
 """Abstract Unix sockets, and signals to processes outside."""
+_REMOVE_DIR, _REMOVE_FILE, _MAKE_DIR, _MAKE_REG = 1 << 4, 1 << 5, 1 << 7, 1 << 8
 READ = _EXECUTE | _READ_FILE | _READ_DIR
 LIST = _READ_DIR
+WRITE = _READ_FILE | _READ_DIR | _WRITE_FILE | _TRUNCATE | _REMOVE_DIR | _REMOVE_FILE | _MAKE_DIR | _MAKE_REG
+"""To read and write plain files and folders: no links, which others might follow, no pipes, and nothing to execute."""
 
 
 def version() -> int:
     """Version of the kernel's interface; 0 without Landlock."""
+    if sys.platform != "linux":
+        return 0
     try:
         return max(0, _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION))
     except OSError:
@@ -66,11 +72,6 @@ def _all_rights(number: int) -> int:
     """All rights of files and folders that this version of the interface handles."""
     count = 13 if number == 1 else 14 if number == 2 else 15 if number < 5 else 16
     return (1 << count) - 1
-
-
-def writable() -> int:
-    """All rights to a folder."""
-    return _all_rights(version()) & ~_EXECUTE
 
 
 def _add_rule(ruleset: int, path: str, allowed: int) -> None:

@@ -48,18 +48,18 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
     data_folder, output, program = arguments[3], arguments[4], arguments[5:]
-    if sys.platform.startswith("linux"):
-        leave_the_network()
+    leave_the_network()
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the program ends with a killed server
-        landlock.restrict(rules_for(data_folder, output, program))
+    landlock.restrict(rules_for(data_folder, output, program))
     os.environ["TMPDIR"] = output
     os.execvp(program[0], program)  # noqa: S606 - no shell is the point
 
 
 def rules_for(data_folder: str, output: str, program: Sequence[str]) -> Iterator[Rule]:
     """Paths that the program may use."""
-    yield output, landlock.writable()
-    yield "/dev/null", landlock.writable()
+    yield output, landlock.WRITE
+    yield "/dev/null", landlock.WRITE
     for path in (*_LIBRARIES, *_SYSTEM_FILES, f"/etc/python{sys.version_info.major}.{sys.version_info.minor}"):
         yield path, landlock.READ
     ours, hidden = os.path.realpath(f"{__file__}/../../.."), os.path.realpath(data_folder)
@@ -89,6 +89,8 @@ def leave_the_network() -> bool:
 
     Possible as root, or where users may create namespaces. Returns whether it succeeded.
     """
+    if sys.platform != "linux":
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) == 0:
         return True

@@ -347,18 +347,20 @@ def test_one_caller_has_no_more_than_so_many_streams_and_uploads(
         bob = http.post("/v1/tokens", json={"owner": "bob", "scopes": ["admin"]}).json()["secret"]
         path, accept = f"/v1/jobs/{server.bench.job().id}/events", {"Accept": "text/event-stream"}
 
-        def status(secret: str = FIRST) -> int:
+        def follow(secret: str = FIRST) -> httpx.Response:
             headers = accept | {"Authorization": f"Bearer {secret}"}
             with http.stream("GET", path, headers=headers) as answer:
-                return answer.status_code
+                if answer.status_code != 200:
+                    answer.read()
+                return answer
 
         streams = [http.send(http.build_request("GET", path, headers=accept), stream=True) for _ in range(2)]
-        refused = http.get(path, headers=accept)
+        refused = follow()
         assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
         assert "2 streams at the same time" in refused.json()["detail"]
-        assert status(bob) == 200
+        assert follow(bob).status_code == 200
         streams[0].close()
-        eventually(lambda: status() == 200)  # one that has ended counts no more
+        eventually(lambda: follow().status_code == 200)  # one that has ended counts no more
         streams[1].close()
 
         slow = opened.enter_context(socket.create_connection((http.base_url.host, http.base_url.port)))

@@ -11,6 +11,7 @@ import pytest
 
 from server.datasets import landlock
 from server.datasets.sandbox import _except
+from server.datasets.validator import read_report
 
 CALL = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3).close(); print('reached')"
 
@@ -49,7 +50,8 @@ print(*map(can, (
     mine.read_text, (data / "incoming/here/report").touch, lambda: __import__("wave"),
     database.read_text, theirs.read_text, lambda: theirs.write_text(""), lambda: mine.write_text(""), theirs.unlink,
     (data / "new").touch, lambda: os.link(mine, data / "incoming/here/link"), lambda: open("/etc/hosts"),
-    lambda: open(f"/proc/{os.getppid()}/environ"),
+    lambda: open(f"/proc/{os.getppid()}/environ"), lambda: os.symlink(database, data / "incoming/here/link"),
+    lambda: os.mkfifo(data / "incoming/here/pipe"),
 )))
 """
 """What a decoder that was taken over tries; its argument is its dataset."""
@@ -60,7 +62,7 @@ def test_it_reads_its_dataset_and_writes_its_report_and_gets_at_nothing_else_of_
     data_folder: Path,
 ) -> None:
     done = limited("-c", USE, str(data_folder / "datasets" / "mine"), folder=data_folder)
-    assert done.stdout == "1 1 1 0 0 0 0 0 0 0 0 0\n", done.stderr
+    assert done.stdout == "1 1 1 0 0 0 0 0 0 0 0 0 0 0\n", done.stderr
 
 
 def test_on_a_system_without_landlock_it_runs_without(data_folder: Path) -> None:
@@ -75,6 +77,16 @@ def test_without_namespaces_it_still_connects_to_nobody(data_folder: Path) -> No
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = limited("-c", CALL, str(server.getsockname()[1]), folder=data_folder, code=without)
     assert "PermissionError" in done.stderr
+
+
+def test_a_report_is_read_from_a_plain_file_and_neither_through_a_link_nor_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "report")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_report(tmp_path / "report") == b"{}"
+    for name in ("link", "pipe", "nothing"):
+        with pytest.raises(OSError, match=name):
+            read_report(tmp_path / name)
 
 
 def test_a_data_folder_beside_the_libraries_is_not_among_them(tmp_path: Path) -> None:
