@@ -106,10 +106,14 @@ class TokenService:
         """
         now = time.monotonic()
         if now - self._known_at >= KNOWN_SECONDS:
-            self._known_at = now
+            self._known_at, today = now, self._clock()
+            is_valid = sa.or_(col(Token.expires_at).is_(None), col(Token.expires_at) > today)
             with read_session(self._engine) as session:
-                tokens = session.exec(select(Token.sha256).where(col(Token.revoked_at).is_(None))).all()
-                self._known = frozenset([*tokens, *session.exec(select(BrowserSession.sha256)).all()])
+                tokens = session.exec(select(Token.sha256).where(col(Token.revoked_at).is_(None), is_valid)).all()
+                sessions = session.exec(
+                    select(BrowserSession.sha256).where(col(BrowserSession.expires_at) > today)
+                ).all()
+            self._known = frozenset([*tokens, *sessions])
         digest = hash_of(secret)
         return digest in self._known or digest == self._bootstrap_hash
 

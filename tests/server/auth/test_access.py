@@ -19,7 +19,7 @@ from server.app import _periodic_tasks, create_app
 from server.auth.audit import AuditTrail
 from server.auth.authentication import REJECTION_ENTRIES_PER_MINUTE, AuthThrottle
 from server.auth.tokens import TokenService
-from server.database.engine import read_session
+from server.database.engine import read_session, write_session
 from server.database.tables import BrowserSession, Token
 from server.errors import TooManyRequests
 from server.http.rate_limit import RateLimit, network_of
@@ -310,11 +310,15 @@ class Statements:
 
 def test_an_address_over_the_limit_of_wrong_tokens_costs_no_look_up(serve: Callable[..., Any], tmp_path: Path) -> None:
     with serve(tmp_path, token=FIRST, refusals_per_minute=3) as server, server.client() as http:
-        made = http.post("/v1/tokens", json={"owner": "anna"}, headers={"Authorization": f"Bearer {FIRST}"}).json()
+        first = {"Authorization": f"Bearer {FIRST}"}
+        made, old = (http.post("/v1/tokens", json={"owner": name}, headers=first).json() for name in ("anna", "bob"))
+        with write_session(server.context.engine) as session:
+            session.get_one(Token, old["id"]).expires_at = datetime.now(UTC)
         statements = Statements(server.context.engine)
         guesses = [http.get("/v1/me", headers={"Authorization": f"Bearer guess{i}"}).status_code for i in range(30)]
         guesses += [http.post("/v1/session", json={"token": f"guess{i}"}).status_code for i in range(30)]
         assert guesses == [401] * 3 + [429] * 57
+        assert http.get("/v1/me", headers={"Authorization": f"Bearer {old['secret']}"}).status_code == 429
         assert statements.count("FROM tokens") == 3 + 1  # each look-up below the limit, and one for all tokens above it
         for secret in (FIRST, made["secret"]):  # valid, and never used before
             assert http.get("/v1/me", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
