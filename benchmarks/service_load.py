@@ -182,6 +182,7 @@ def serving(folder: Path, **environment: str) -> Iterator[ServerProcess]:
         port = free.getsockname()[1]
     # No limits on followers and large files; no report, which would read two gigabytes of random bytes.
     settings = {"DATA_FOLDER": str(folder), "PORT": str(port), "REPORT_COMMAND": '["true"]', "LOG_LEVEL": "warning"}
+    settings["MAX_STREAMS"] = "1000000"
     env = os.environ | {f"RVC_TRAIN_{name}": value for name, value in (settings | environment).items()}
     child = subprocess.Popen([sys.executable, "-m", "server"], env=env, **NO_OUTPUT)  # type: ignore[call-overload]
     url = f"http://127.0.0.1:{port}"

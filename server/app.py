@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
+from server.admin.readiness import Readiness
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
@@ -36,6 +37,7 @@ from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.http.problem_details import install
+from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.queries import JobQueries
@@ -157,6 +159,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
     )
     dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
+    tokens = TokenService(engine, utc_now, bootstrap_token, settings.session_hours)
     stopping = threading.Event()
     return AppContext(
         settings=settings,
@@ -172,19 +175,33 @@ def _build_context(settings: ServerSettings) -> AppContext:
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
         retention=Retention(job_service, storage),
-        tokens=TokenService(engine, utc_now, bootstrap_token, settings.session_hours),
+        tokens=tokens,
         quotas=quotas,
         audit=audit,
-        auth_throttle=AuthThrottle(settings.refusals_per_minute, audit),
+        auth_throttle=AuthThrottle(settings.refusals_per_minute, audit, tokens.may_be_valid),
         metrics=Metrics(engine, storage, settings.lease_seconds),
         storage=storage,
         job_queries=job_queries,
         pages=shells.Pages(),
         event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
         dataset_validator=DatasetValidator(dataset_service, storage, settings),
-        sse_responder=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
+        sse_responder=SseResponder(
+            settings.follow_poll_seconds, settings.keep_alive_seconds, stopping, _stream_limit(settings.max_streams)
+        ),
+        open_uploads=_upload_limit(settings.max_uploads),
+        readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
     )
+
+
+def _upload_limit(most: int) -> OpenLimit:
+    return OpenLimit(
+        most, f"this server receives {most} of your uploads at the same time; send this one when one has ended"
+    )
+
+
+def _stream_limit(most: int) -> OpenLimit:
+    return OpenLimit(most, f"this server sends you {most} streams at the same time; close one before you open another")
 
 
 def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:

@@ -7,6 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Query, Request, Response
 
+from server.admin.readiness import Readiness
 from server.admin.retention import Retention
 from server.admin.weights import WeightsFetcher
 from server.auth.audit import AuditTrail
@@ -17,6 +18,7 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.queries import JobQueries
@@ -60,6 +62,8 @@ class AppContext:
     pages: Pages
     event_broadcaster: EventBroadcaster
     sse_responder: SseResponder
+    open_uploads: OpenLimit
+    readiness: Readiness
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
 

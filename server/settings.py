@@ -1,10 +1,12 @@
 """Settings of the server, read from environment variables with the prefix `RVC_TRAIN_`."""
 
 import ipaddress
+import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command
 from server.errors import SettingsRefused
@@ -15,6 +17,7 @@ GIB = 2**30
 HOW_TO_GET_ONE = (
     "create one with: export RVC_TRAIN_TOKEN=$(python -c 'import secrets; print(\"rvc_\" + secrets.token_urlsafe(32))')"
 )
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -91,6 +94,10 @@ class ServerSettings(BaseSettings):
     """Writing requests per token."""
     refusals_per_minute: float | None = Field(default=20, gt=0)
     """Failed authentications per address."""
+    max_uploads: int = Field(default=8, ge=1)
+    """Uploads of one owner that are received at the same time."""
+    max_streams: int = Field(default=32, ge=1)
+    """Streams of events and logs of one owner at the same time."""
     session_hours: float = Field(default=24 * 7, gt=0)
     """Lifetime of a browser's session."""
     audit_days: float = Field(default=365, gt=0)
@@ -102,8 +109,8 @@ class ServerSettings(BaseSettings):
     trash_days: float = Field(default=7, gt=0, le=3650)
     """Age at which orphaned files in the data folder's trash are deleted."""
 
-    webhook_allow_private: bool = False
-    """Whether webhooks may call private addresses: this machine, the local network, the cloud's metadata service."""
+    outbound_networks: Annotated[tuple[Network, ...], NoDecode] = ()
+    """Networks that webhooks may call beside public addresses, separated by commas: `10.1.0.0/16, 127.0.0.1`."""
     webhook_poll_seconds: float = Field(default=1, gt=0)
     """Interval between queries for webhook messages to send."""
     webhook_log_days: float = Field(default=30, gt=0)
@@ -140,6 +147,22 @@ class ServerSettings(BaseSettings):
     def url(self) -> str:
         """The database's SQLAlchemy URL."""
         return database_url_of(self.data_folder, self.database_url)
+
+    @field_validator("outbound_networks", mode="before")
+    @classmethod
+    def _parse_networks(cls, text: str | tuple[Network, ...]) -> tuple[Network, ...]:
+        parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else text
+        return tuple(ipaddress.ip_network(part) for part in parts if part)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_names(cls, values: object) -> object:
+        if os.environ.get("RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE"):
+            raise SettingsRefused(
+                "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE does not exist any more; remove it, and name the networks that "
+                "webhooks may call, such as 10.1.0.0/16, in RVC_TRAIN_OUTBOUND_NETWORKS"
+            )
+        return values
 
     @model_validator(mode="after")
     def _check_exposure(self) -> "ServerSettings":

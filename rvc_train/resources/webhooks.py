@@ -13,10 +13,10 @@ class Webhooks:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookPublic:
-        """Create a webhook for all jobs of the caller."""
+    def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookSecretPublic:
+        """Create a webhook for all jobs of the caller; its secret is shown only here."""
         body = request.model_dump(mode="json", exclude_none=True)
-        return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookPublic, json=body)
+        return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookSecretPublic, json=body)
 
     def list(self) -> Iterator[webhooks.WebhookPublic]:
         """Webhooks of the caller, newest first."""
@@ -43,9 +43,11 @@ class Webhooks:
         """Delete a webhook."""
         self._transport.send("DELETE", f"/v1/webhooks/{webhook_id}")
 
-    def secret(self, webhook_id: str) -> str:
-        """Secret that signs its messages."""
-        return self._transport.get(f"/v1/webhooks/{webhook_id}/secret", webhooks.WebhookSecretPublic).secret
+    def rotate_secret(self, webhook_id: str, secret: str | None = None) -> str:
+        """Replace its secret, None: by one that the server makes; returns it. The old one signs for a day too."""
+        path = f"/v1/webhooks/{webhook_id}/rotate-secret"
+        body = {} if secret is None else {"secret": secret}
+        return self._transport.call("POST", path, webhooks.WebhookSecretPublic, json=body).secret
 
     def test(self, webhook_id: str) -> webhooks.DeliveryPublic:
         """Send a `ping` message."""

@@ -5,7 +5,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from rvc_train.schemas.base import RequestModel, ResponseModel
 
@@ -31,7 +31,23 @@ WebhookUrl = Annotated[str, Field(min_length=8, max_length=2000, pattern="^https
 
 _FOUR = "[A-Za-z0-9+/]{4}"
 _SECRET_PATTERN = f"^whsec_({_FOUR}){{8,20}}({_FOUR}|[A-Za-z0-9+/]{{3}}=|({_FOUR})?[A-Za-z0-9+/]{{2}}==)?$"
-WebhookSecret = Annotated[str, Field(max_length=100, json_schema_extra={"pattern": _SECRET_PATTERN})]
+
+
+def _check_secret(secret: str) -> str:
+    if not secret.startswith("whsec_"):
+        raise ValueError("the secret does not begin with whsec_")
+    try:
+        key = b64decode(secret.removeprefix("whsec_"), validate=True)
+    except ValueError as error:
+        raise ValueError(f"the secret is not base64 ({error})") from error
+    if not 24 <= len(key) <= 64:
+        raise ValueError(f"the secret has {len(key)} bytes; use 24 to 64")
+    return secret
+
+
+WebhookSecret = Annotated[
+    str, Field(max_length=100, json_schema_extra={"pattern": _SECRET_PATTERN}), AfterValidator(_check_secret)
+]
 
 
 class WebhookCreate(RequestModel):
@@ -42,21 +58,18 @@ class WebhookCreate(RequestModel):
     events: list[WebhookEvent] = Field(default=list(LAST_EVENTS), min_length=1, max_length=7)
     """Events to send."""
     secret: WebhookSecret | None = None
-    """`whsec_` and 24 to 64 bytes in base64. Null: the server makes one; `GET /v1/webhooks/{id}/secret` returns it."""
+    """`whsec_` and 24 to 64 bytes in base64. Null: the server makes one.
 
-    @field_validator("secret")
-    @classmethod
-    def _check_secret(cls, secret: str | None) -> str | None:
-        if secret is not None:
-            if not secret.startswith("whsec_"):
-                raise ValueError("the secret does not begin with whsec_")
-            try:
-                key = b64decode(secret.removeprefix("whsec_"), validate=True)
-            except ValueError as error:
-                raise ValueError(f"the secret is not base64 ({error})") from error
-            if not 24 <= len(key) <= 64:
-                raise ValueError(f"the secret has {len(key)} bytes; use 24 to 64")
-        return secret
+    Only the answer to `POST /v1/webhooks` shows it. For a webhook of one job, give one here, or replace it later with
+    `POST /v1/webhooks/{id}/rotate-secret`.
+    """
+
+
+class SecretRotation(RequestModel):
+    """Request to replace the secret of a webhook."""
+
+    secret: WebhookSecret | None = None
+    """`whsec_` and 24 to 64 bytes in base64. Null: the server makes one."""
 
 
 class WebhookPatch(RequestModel):
@@ -77,13 +90,18 @@ class WebhookPublic(ResponseModel):
     events: list[str]
     is_enabled: bool
     disabled_reason: str | None
+    """Why the server disabled it; null for one that its owner disabled."""
+    disabled_at: datetime | None
+    failing_since: datetime | None
+    """Time of the first failed attempt since the last accepted message; after three days it is disabled."""
     created_at: datetime
 
 
-class WebhookSecretPublic(ResponseModel):
-    """Secret that signs a webhook's messages."""
+class WebhookSecretPublic(WebhookPublic):
+    """Webhook with its new secret, which no other request shows."""
 
     secret: str
+    """Key that signs the messages. Store it now."""
 
 
 class DeliveryPublic(ResponseModel):

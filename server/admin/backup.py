@@ -9,6 +9,7 @@ import json
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,10 +19,11 @@ import sqlalchemy as sa
 import uuid6
 
 from rvc_engine.workspace.atomic_files import sync_folder, write_atomically
+from server.database.copies import copy_sqlite
 from server.database.engine import present_version
 from server.errors import Refused
 from server.storage.instances import INSTANCE_FILE
-from server.storage.local import Storage, link_or_copy, sync_file
+from server.storage.local import Storage, link_or_copy
 
 DATABASE = "rvc-train.db"
 MANIFEST = "backup.json"
@@ -74,16 +76,12 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """Copy the database in one step, with its write-ahead log, and check the copy. Raises Refused."""
-    with sqlite3.connect(source, timeout=30) as reading, sqlite3.connect(target) as writing:
-        reading.backup(writing)
-        writing.execute("PRAGMA journal_mode=DELETE")
-        errors = [row[0] for row in writing.execute("PRAGMA integrity_check")]
-    reading.close()
-    writing.close()
+    """Copy the database and check the copy. Raises Refused."""
+    copy_sqlite(source, target)
+    with closing(sqlite3.connect(target)) as copy:
+        errors = [row[0] for row in copy.execute("PRAGMA integrity_check")]
     if errors != ["ok"]:
         raise Refused(f"the database is damaged ({'; '.join(errors[:3])}); restore an earlier backup")
-    sync_file(target)
 
 
 def _files(storage: Storage) -> Iterator[Path]:

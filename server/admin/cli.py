@@ -23,8 +23,9 @@ from server.admin.retention import Retention
 from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
 from server.auth.tokens import TokenService
 from server.database.clock import utc_now
-from server.database.engine import create_engine, migrate, present_version
-from server.errors import ServerError
+from server.database.engine import SCHEMA_VERSION, check_schema, create_engine, migrate, present_version
+from server.errors import Refused, ServerError
+from server.job_store.queries import JobQueries
 from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.instances import Pairing, adopt, check_pairing, inspect_pairing
@@ -149,6 +150,33 @@ def doctor(as_json: AsJson = False) -> None:
             typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
         if any(finding.state == "fault" for finding in findings):
             raise typer.Exit(1)
+
+
+@app.command()
+def jobs(
+    job_ids: Annotated[
+        list[str] | None, typer.Argument(metavar="JOB", help="Ids; without any, the newest jobs.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of the newest jobs.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Show jobs and their progress from the database, where workers write it, with or without a server."""
+    with _opened(may_migrate=True) as (_settings, engine):
+        check_schema(engine)
+        if (version := present_version(engine)) != SCHEMA_VERSION:
+            raise Refused(f"the database has the older schema {version}; `rvc-train admin migrate` upgrades it")
+        rows = JobQueries(engine).rows(job_ids or [], limit)
+        if as_json:
+            typer.echo(json.dumps([row.model_dump(mode="json", include=_SHOWN) for row in rows], indent=1))
+            return
+        for row in rows:
+            epoch = "" if row.epoch is None else f"  epoch {row.epoch} of {row.total_epochs}"
+            typer.echo(f"{row.id}  {row.name}  {row.status}  {row.stage or '-'}  {row.progress:.1%}{epoch}")
+
+
+_SHOWN = {"id", "owner", "name", "status", "stage", "progress", "epoch", "total_epochs", "step", "total_steps"} | {
+    *("eta_seconds", "losses", "last_seq", "error_code", "error_message", "created_at", "started_at", "finished_at")
+}
 
 
 @app.command("force-fail")

@@ -14,13 +14,14 @@ from typing import Any, Literal
 import sqlalchemy as sa
 from sqlmodel import col
 
-from rvc_engine.child_processes import engine_environment, python_command, variable_names
+from rvc_engine.child_processes import engine_environment, program_environment, python_command, variable_names
 from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights.catalogue import Weights
 from server.database.clock import utc_now
 from server.database.engine import (
     SCHEMA_VERSION,
+    check_schema,
     check_write,
     create_engine,
     present_version,
@@ -28,6 +29,8 @@ from server.database.engine import (
     sqlite_warning,
 )
 from server.database.tables import Event
+from server.datasets import landlock
+from server.datasets.sandbox import SHOW_CONFINEMENT
 from server.errors import SettingsRefused
 from server.settings import GIB, ServerSettings, is_loopback
 from server.storage.instances import inspect_pairing
@@ -63,6 +66,7 @@ def run_checks(settings: ServerSettings) -> Iterator[Finding]:
         _instance,
         _clock,
         _exposure,
+        _sandbox,
     )
     for check in checks:
         try:
@@ -146,6 +150,7 @@ def _database(settings: ServerSettings) -> Iterator[Finding]:
         return
     engine = create_engine(settings.url)
     try:
+        check_schema(engine)
         version = present_version(engine)
         if version != SCHEMA_VERSION:
             yield Finding(
@@ -235,6 +240,37 @@ def _is_synchronised() -> bool | None:
     except subprocess.TimeoutExpired:
         return None
     return {b"yes": True, b"no": False}.get(ran.stdout.strip())
+
+
+def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
+    """Check, in a child, how the program that reads uploaded recordings is confined."""
+    command = python_command("server.datasets.sandbox", SHOW_CONFINEMENT, str(settings.data_folder.resolve()))
+    ran = subprocess.run(command, env=program_environment(os.environ), capture_output=True, check=False)
+    has_namespace, has_landlock = (b"1" in part for part in ran.stdout.partition(b" ")[::2])
+    if has_landlock and (has_namespace or landlock.restricts_tcp()):
+        means = "Landlock and a network namespace" if has_namespace else "Landlock"
+        yield Finding("sandbox", "ok", f"uploaded recordings are read without network or other files ({means})")
+    elif has_landlock:
+        yield Finding(
+            "sandbox",
+            "note",
+            "uploaded recordings are read without other files, but not without network: "
+            "that needs Linux 6.7, or user namespaces",
+        )
+    elif has_namespace:
+        yield Finding(
+            "sandbox",
+            "note",
+            "uploaded recordings are read without network, but by a program that may read "
+            "and write the data folder: this system has no Landlock (Linux 5.13, not disabled)",
+        )
+    else:
+        yield Finding(
+            "sandbox",
+            "note",
+            "uploaded recordings are read by a program with network and with access to the "
+            "data folder: this system has neither Landlock (Linux 5.13, not disabled) nor user namespaces",
+        )
 
 
 def _exposure(settings: ServerSettings) -> Iterator[Finding]:

@@ -62,7 +62,8 @@ async def upload(name: str, request: Request, response: Response, context: Conte
             lambda size: _check_size(size, context),
             lambda: context.datasets.check_room(0),
         )
-        await body.write(path, digest)
+        with context.open_uploads.hold(owner):
+            await body.write(path, digest)
         dataset, is_new = await run_in_threadpool(
             context.datasets.ingest, owner, name, path, digest.hexdigest(), body.size
         )

@@ -132,7 +132,8 @@ async def receive_chunk(
             raise OffsetMismatch(f"the server has {offset} bytes; continue at that offset", offset)
         check, watch = _limited_to(upload.length - offset), partial(_watch, context, upload_id)
         body = StreamedBody(request, context.settings.upload_idle_seconds, check, watch)
-        expires_at = await _append(context, upload_id, offset, body, checksum)
+        with context.open_uploads.hold(require_principal().owner):
+            expires_at = await _append(context, upload_id, offset, body, checksum)
     _headers(response, context, expires_at)
     response.headers["Upload-Offset"] = str(offset + body.size)
 

@@ -10,6 +10,7 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.webhooks import (
     DeliveryPublic,
     DeliveryStatus,
+    SecretRotation,
     WebhookCreate,
     WebhookPatch,
     WebhookPublic,
@@ -28,7 +29,7 @@ WebhookId = Annotated[str, Path(max_length=64)]
 
 async def check_address(context: AppContext, url: str) -> None:
     """Raise Refused, before anything is written, for an address that the server does not call."""
-    await resolve(check_url(url), 0, context.settings.webhook_allow_private)
+    await resolve(check_url(url), 0, context.settings.outbound_networks)
 
 
 def _public(webhook: Webhook) -> WebhookPublic:
@@ -44,12 +45,12 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 
 @router.post("", status_code=201, responses=documented(422))
 @requires(Scope.SUBMIT)
-async def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookPublic:
-    """Create a webhook for all your jobs. Messages are signed as in Standard Webhooks."""
+async def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookSecretPublic:
+    """Create a webhook for all your jobs. Only this answer shows its `secret`, which signs as in Standard Webhooks."""
     await check_address(context, request.url)
     webhook = await run_in_threadpool(context.webhooks.create, require_principal().owner, request)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
-    return _public(webhook)
+    return WebhookSecretPublic.model_validate(webhook, from_attributes=True)
 
 
 @router.get("", responses=documented(422))
@@ -92,11 +93,14 @@ def delete_webhook(webhook_id: WebhookId, context: Context) -> None:
     context.webhooks.delete(None, webhook_id)
 
 
-@router.get("/{webhook_id}/secret", responses=documented(404))
+@router.post("/{webhook_id}/rotate-secret", responses=documented(404, 422))
 @requires(Scope.SUBMIT)
-def get_secret(webhook_id: WebhookId, context: Context) -> WebhookSecretPublic:
-    """Get the secret that signs the messages."""
-    return WebhookSecretPublic(secret=context.webhooks.get(None, webhook_id).secret)
+def rotate_secret(
+    webhook_id: WebhookId, context: Context, rotation: SecretRotation | None = None
+) -> WebhookSecretPublic:
+    """Replace the secret, shown here once. For 24 hours messages are signed with both, the old and the new one."""
+    webhook = context.webhooks.rotate_secret(None, webhook_id, None if rotation is None else rotation.secret)
+    return WebhookSecretPublic.model_validate(webhook, from_attributes=True)
 
 
 @router.post("/{webhook_id}/test", status_code=202, responses=documented(404, 409))

@@ -7,6 +7,7 @@ server's own origin. Failed authentications are limited for each address and rec
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -21,17 +22,18 @@ from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import UNAVAILABLE, database_unavailable, headers_of, problem_response, status_of
-from server.http.rate_limit import RateLimit
+from server.http.rate_limit import RateLimit, network_of
 from server.settings import LOOPBACK_NAMES, ServerSettings
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
-LIVENESS_PATH = "/livez"
+PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Served without any check: a probe with an old token, or from a rate-limited address, must still succeed."""
-OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", LIVENESS_PATH, "/readyz", "/openapi.json", "/docs"})
+OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/docs", *PROBE_PATHS})
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
 COOKIE = "rvc_session"
+TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
 
@@ -39,25 +41,47 @@ REJECTION_ENTRIES_PER_MINUTE = 60
 class AuthThrottle:
     """Limit of failed authentications for each address, recorded in the audit trail."""
 
-    def __init__(self, per_minute: float | None, audit: AuditTrail) -> None:
-        """`per_minute`: for each address; None: no limit."""
+    def __init__(self, per_minute: float | None, audit: AuditTrail, may_be_valid: Callable[[str], bool]) -> None:
+        """`per_minute`: for each address; None: no limit. `may_be_valid`: `TokenService.may_be_valid`."""
+        self._may_be_valid = may_be_valid
         self._limit = RateLimit(per_minute)
         self._entries = RateLimit(REJECTION_ENTRIES_PER_MINUTE)
         self._audit = audit
 
+    async def check(self, address: str, secret: str) -> None:
+        """Raise TooManyRequests for an address above the limit, without a look-up, unless the token may be valid."""
+        wait = self._limit.wait(network_of(address))
+        if wait and not await run_in_threadpool(self._may_be_valid, secret):
+            raise TooManyRequests(TOO_MANY_REJECTED, wait)
+
     async def reject(self, address: str, path: str, request_id: str) -> Unauthorized:
         """The error for an invalid token. Raises TooManyRequests above the limit."""
-        wait = self._limit.take(_network(address))
+        wait = self._limit.take(network_of(address))
         if wait:
-            raise TooManyRequests("too many invalid tokens from your address; try again later", wait)
+            raise TooManyRequests(TOO_MANY_REJECTED, wait)
         if not self._entries.take("all"):
             await run_in_threadpool(self._audit.record_rejected_token, address, path, request_id)
         return Unauthorized("invalid token: it is unknown to this server, revoked or expired")
 
 
-def _network(address: str) -> str:
-    """The /64 network of an IPv6 address, because one host has 2**64 addresses; an IPv4 address as it is."""
-    return ":".join(address.split(":")[:4]) if ":" in address else address
+class _RequestLimits:
+    """Limits of all requests and of writes, for each token or for each address."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._requests = RateLimit(settings.requests_per_minute)
+        self._writes = RateLimit(settings.writes_per_minute)
+
+    def is_reached(self, key: str) -> bool:
+        """Whether the next request would be refused."""
+        return self._requests.wait(key) > 0
+
+    def take(self, key: str, method: str) -> None:
+        """Count a request. Raises TooManyRequests."""
+        wait = self._requests.take(key)
+        if not wait and method not in SAFE_METHODS:
+            wait = self._writes.take(key)
+        if wait:
+            raise TooManyRequests(f"too many requests; try again in {math.ceil(wait)} s", wait)
 
 
 class AuthMiddleware:
@@ -69,12 +93,11 @@ class AuthMiddleware:
         self._throttle = throttle
         self._needs_token = settings.token is not None
         self._names = LOOPBACK_NAMES | {settings.host.lower()}
-        self._requests = RateLimit(settings.requests_per_minute)
-        self._writes = RateLimit(settings.writes_per_minute)
+        self._of_tokens, self._of_addresses = _RequestLimits(settings), _RequestLimits(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond with 401, 403, 429 or 503."""
-        if scope["type"] != "http" or scope["path"] == LIVENESS_PATH:
+        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
             await self._app(scope, receive, send)
             return
         path, request_id = scope["path"], scope["state"]["request_id"]
@@ -90,6 +113,8 @@ class AuthMiddleware:
         except UNAVAILABLE as error:
             await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
             return
+        if principal is not None:
+            scope["state"]["caller"] = principal.owner
         scope["state"]["is_authorized"] = partial(self._is_authorized, Headers(scope=scope))
         token = current_principal.set(principal)
         try:
@@ -103,14 +128,14 @@ class AuthMiddleware:
         found = await self._authenticate(scope, headers)
         if found is None:
             if self._needs_token:
-                self._check_rate(f"address {address_of(scope)}", scope["method"])
+                self._of_addresses.take(network_of(address_of(scope)), scope["method"])
                 if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
                     return None
                 raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
             _check_loopback(scope["method"], headers, self._names)
             found = Principal(LOCAL_OWNER, ADMIN_SCOPES)
         else:
-            self._check_rate(found.token_id or found.owner, scope["method"])
+            self._of_tokens.take(found.token_id or found.owner, scope["method"])
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Principal | None:
@@ -120,9 +145,10 @@ class AuthMiddleware:
             secret = secret.strip()
             if scheme.lower() != "bearer" or not secret:
                 raise Unauthorized("send the token as `Authorization: Bearer <token>`")
-            return await self._require(await run_in_threadpool(self._tokens.authenticate, secret), scope)
+            return await self._require(secret, scope)
         session_id = _cookie(headers)
-        if session_id is None:
+        is_limited = self._of_addresses.is_reached(network_of(address_of(scope)))
+        if session_id is None or (is_limited and not await run_in_threadpool(self._tokens.may_be_valid, session_id)):
             return None
         principal = await run_in_threadpool(self._tokens.authenticate_session, session_id)
         if principal is None:
@@ -144,18 +170,12 @@ class AuthMiddleware:
             return True
         return not self._needs_token
 
-    async def _require(self, principal: Principal | None, scope: Scope) -> Principal:
+    async def _require(self, secret: str, scope: Scope) -> Principal:
+        await self._throttle.check(address_of(scope), secret)
+        principal = await run_in_threadpool(self._tokens.authenticate, secret)
         if principal is not None:
             return principal
         raise await self._throttle.reject(address_of(scope), scope["path"], scope["state"]["request_id"])
-
-    def _check_rate(self, key: str, method: str) -> None:
-        """`key`: the bucket, one per token or, without a token, per address."""
-        wait = self._requests.take(key)
-        if not wait and method not in SAFE_METHODS:
-            wait = self._writes.take(key)
-        if wait:
-            raise TooManyRequests(f"too many requests; try again in {math.ceil(wait)} s", wait)
 
 
 def address_of(scope: Scope) -> str:

@@ -6,6 +6,7 @@ when two connections checkpoint at once, so connections never checkpoint by them
 calls `checkpoint_wal`.
 """
 
+import importlib.metadata
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import sqlalchemy as sa
 import tenacity
 from sqlmodel import Session
 
+from server.database.copies import back_up_before, newest_backup_before
 from server.errors import SettingsRefused
 
 BUSY_TIMEOUT_MS = 30_000
@@ -26,7 +28,7 @@ NUM_IDLE_CONNECTIONS = 5
 CHECK_TIMEOUT_MS = 2_000
 LARGE_WAL = 64 * 2**20
 """Size in bytes from which the write-ahead log's file is cut off."""
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0012"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"
@@ -109,16 +111,12 @@ def advisory_lock(session: Session, key: str) -> None:
 def migrate(engine: sa.Engine) -> None:
     """Upgrade the schema to the newest version, in one transaction. Processes that start at once wait for each other.
 
-    Raises SettingsRefused when a newer program has already upgraded it further.
+    An SQLite database is copied before; see `server.database.copies`. Raises SettingsRefused when that fails, and when
+    a newer program has already upgraded it further.
     """
-    version = present_version(engine)
-    if version == SCHEMA_VERSION:
+    check_schema(engine)
+    if present_version(engine) == SCHEMA_VERSION:
         return
-    if version is not None and version > SCHEMA_VERSION:
-        raise SettingsRefused(
-            f"the database has schema {version} of a newer rvc-train, this one supports {SCHEMA_VERSION}; install the "
-            "newer version again, or use another data folder"
-        )
     from server.database.migrate import upgrade  # Alembic takes 10 MB, and is rarely needed
 
     with engine.connect() as connection:
@@ -130,18 +128,52 @@ def migrate(engine: sa.Engine) -> None:
             with connection.begin():
                 if not is_sqlite:
                     connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_MIGRATION_LOCK)))
+                version = _version_in(connection)  # another process may have upgraded it meanwhile
+                if is_sqlite and version not in {None, SCHEMA_VERSION} and engine.url.database:
+                    back_up_before(Path(engine.url.database), SCHEMA_VERSION)
                 upgrade(connection)
+                connection.execute(sa.text("UPDATE instance SET written_by = :program"), {"program": program_version()})
         finally:
             if is_sqlite:
                 dbapi.execute("PRAGMA foreign_keys=ON")
 
 
+def check_schema(engine: sa.Engine) -> None:
+    """Raise SettingsRefused for the schema of a newer program; the message names the version that can read it."""
+    with read_session(engine) as session:
+        connection = session.connection()
+        version = _version_in(connection)
+        if version is None or version <= SCHEMA_VERSION:
+            return
+        inspector = sa.inspect(connection)
+        has_name = inspector.has_table("instance") and any(
+            column["name"] == "written_by" for column in inspector.get_columns("instance")
+        )
+        program = connection.execute(sa.text("SELECT written_by FROM instance")).scalar() if has_name else None
+    newer = f"rvc-train {program}" if program else "a newer rvc-train"
+    is_file = engine.dialect.name == "sqlite" and engine.url.database
+    copy = newest_backup_before(Path(str(engine.url.database)), version) if is_file else None
+    raise SettingsRefused(
+        f"the database has schema {version} of {newer}; this is rvc-train {program_version()}, which reads schema "
+        f"{SCHEMA_VERSION} and older ones; install {newer} again, or restore {copy or 'a backup of before the upgrade'}"
+    )
+
+
+def program_version() -> str:
+    """Version of rvc-train."""
+    return importlib.metadata.version("rvc-train")
+
+
 def present_version(engine: sa.Engine) -> str | None:
     """Version of the database's schema; None for an empty database."""
     with read_session(engine) as session:
-        if not sa.inspect(session.connection()).has_table("alembic_version"):
-            return None
-        return session.connection().execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+        return _version_in(session.connection())
+
+
+def _version_in(connection: sa.Connection) -> str | None:
+    if not sa.inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
 def check_write(engine: sa.Engine) -> None:

@@ -310,8 +310,12 @@ class Webhook(Table, table=True):
     secret: str
     """Key that signs messages, so it cannot be stored as a hash."""
     events: list[str] = Field(sa_type=sa.JSON)
+    old_secrets: list[dict[str, str]] = Field(default_factory=list, sa_type=sa.JSON)
+    """Replaced keys that still sign, oldest first: `secret` and `until`, a time in ISO 8601."""
     is_enabled: bool = True
     disabled_reason: str | None = None
+    disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
@@ -421,7 +425,7 @@ class Policy(Table, table=True):
 
 
 class Instance(Table, table=True):
-    """The installation of the database: one row, with the same id as `instance.json` in the data folder."""
+    """The installation: one row, with the id in `instance.json`, and the version of rvc-train that opened it last."""
 
     __tablename__ = "instance"
     __table_args__ = (sa.CheckConstraint("number = 1", name="single_row"),)
@@ -429,6 +433,7 @@ class Instance(Table, table=True):
     number: int = Field(default=1, primary_key=True)
     id: str
     created_at: datetime = Field(sa_type=UtcDateTime)
+    written_by: str | None = None
 
 
 class IdempotencyKey(Table, table=True):

@@ -1,23 +1,45 @@
-"""Run a program with limits: `python -m server.datasets.sandbox CPU_SECONDS MEMORY_BYTES FILE_BYTES PROGRAM...`.
+"""Run a program with limits: `sandbox CPU_SECONDS MEMORY_BYTES FILE_BYTES DATA_FOLDER OUTPUT_FOLDER PROGRAM...`.
 
 A separate process sets the limits and becomes the program, because setting them between fork and exec is unsafe in a
 process with threads. Imports are kept few.
+
+The program decodes recordings of strangers. It may write into the output folder, and read the interpreter, libraries
+and what its command line names: nothing else of the data folder. It has no network. Linux has two means for this, each
+of which may be missing: a network namespace (`leave_the_network`) and Landlock (`server.datasets.landlock`).
+`rvc-train admin doctor` shows which are in force.
 """
 
 import ctypes
 import os
 import resource
+import shutil
 import signal
 import sys
+from collections.abc import Iterator, Sequence
+
+from server.datasets import landlock
 
 PR_SET_PDEATHSIG = 1
 """Constant of Linux' `prctl.h`."""
 CLONE_NEWUSER, CLONE_NEWNET = 0x1000_0000, 0x4000_0000
 """Constants of Linux' `sched.h`."""
+Rule = tuple[str, int]
+"""A path, and Landlock's rights to all below it."""
+SHOW_CONFINEMENT = "--show-confinement"
+_LIBRARIES = ("/usr", "/lib", "/lib32", "/lib64", "/bin", "/nix/store", "/gnu/store")
+_SYSTEM_FILES = (
+    *("/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/etc/nsswitch.conf", "/etc/passwd", "/etc/group"),
+    *("/proc/self", "/proc/cpuinfo", "/proc/meminfo", "/proc/stat", "/proc/sys/kernel", "/proc/sys/vm"),
+    *("/sys/devices/system", "/dev/urandom", "/dev/random", "/dev/zero"),
+)
+_PACKAGES = ("rvc_engine", "rvc_train", "server")
 
 
 def main(arguments: list[str]) -> None:
     """Set the limits and become the program."""
+    if arguments[0] == SHOW_CONFINEMENT:
+        print(int(leave_the_network()), int(landlock.restrict(rules_for(arguments[1], arguments[1], ["true"]))))  # noqa: T201
+        return
     cpu_seconds, memory_bytes, file_bytes = map(int, arguments[:3])
     # The hard limit on CPU time is a little higher: SIGXCPU, which is recognisable, comes before SIGKILL.
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
@@ -25,11 +47,41 @@ def main(arguments: list[str]) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.nice(10)
-    if sys.platform.startswith("linux"):
-        leave_the_network()
+    data_folder, output, program = arguments[3], arguments[4], arguments[5:]
+    leave_the_network()
+    if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the program ends with a killed server
-    program = arguments[3:]
+    landlock.restrict(rules_for(data_folder, output, program))
+    os.environ["TMPDIR"] = output
     os.execvp(program[0], program)  # noqa: S606 - no shell is the point
+
+
+def rules_for(data_folder: str, output: str, program: Sequence[str]) -> Iterator[Rule]:
+    """Paths that the program may use."""
+    yield output, landlock.WRITE
+    yield "/dev/null", landlock.WRITE
+    for path in (*_LIBRARIES, *_SYSTEM_FILES, f"/etc/python{sys.version_info.major}.{sys.version_info.minor}"):
+        yield path, landlock.READ
+    ours, hidden = os.path.realpath(f"{__file__}/../../.."), os.path.realpath(data_folder)
+    folders = [sys.prefix, sys.exec_prefix, sys.base_prefix, *os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)]
+    for folder in map(os.path.realpath, filter(None, [*folders, *sys.path])):
+        if folder == ours:  # a checkout, whose other files need not be read
+            yield ours, landlock.LIST
+            yield from ((f"{ours}/{name}", landlock.READ) for name in _PACKAGES)
+        else:
+            yield from _except(folder, hidden)
+    yield from ((path, landlock.READ) for path in (shutil.which(program[0]) or "", *program) if path)
+
+
+def _except(folder: str, hidden: str) -> Iterator[Rule]:
+    """Rules for all of a folder but what lies in another one."""
+    if not f"{hidden}/".startswith(f"{folder}/"):
+        yield folder, landlock.READ
+        return
+    yield folder, landlock.LIST
+    if folder != hidden and os.access(folder, os.R_OK):
+        for entry in os.scandir(folder):
+            yield from _except(entry.path, hidden)
 
 
 def leave_the_network() -> bool:
@@ -37,6 +89,8 @@ def leave_the_network() -> bool:
 
     Possible as root, or where users may create namespaces. Returns whether it succeeded.
     """
+    if sys.platform != "linux":
+        return False
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.unshare(CLONE_NEWNET) == 0:
         return True

@@ -5,6 +5,7 @@ A validation that the server's stop interrupted starts again at the next start, 
 
 import os
 import signal
+import stat
 import subprocess
 import tempfile
 import threading
@@ -130,16 +131,17 @@ class DatasetValidator:
                 logger.info("report program failed", dataset_id=dataset_id, status=status, stdout=output_tail)
                 raise self._failure(status)
             try:
-                return DatasetReport.model_validate_json(output.read_bytes())
+                return DatasetReport.model_validate_json(read_report(output))
             except (OSError, ValidationError) as error:
                 raise ValidationFailed("the report program wrote no report; see the server's log") from error
 
     def _run(self, dataset: Path, output: Path, log: int) -> int:
         settings = self._settings
         limits = [settings.report_cpu_seconds, settings.report_memory_bytes, MAX_REPORT_BYTES]
-        command = [*python_command("server.datasets.sandbox", *map(str, limits)), *settings.report_command]
+        folders = [self._storage.root, output.parent]
+        sandbox = python_command("server.datasets.sandbox", *map(str, [*limits, *folders]))
         child = subprocess.Popen(
-            [*command, str(dataset), "--output", str(output)],
+            [*sandbox, *settings.report_command, str(dataset), "--output", str(output)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -166,6 +168,14 @@ class DatasetValidator:
                 return ValidationFailed(reason)
             case _:
                 return ValidationFailed(f"the report program failed with exit code {status}; see the server's log")
+
+
+def read_report(path: Path) -> bytes:
+    """The report, from a plain file only: a program that was taken over may leave a link or a pipe. Raises OSError."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(f"{path} is not a plain file")
+        return file.read(MAX_REPORT_BYTES)
 
 
 def _child_environment() -> dict[str, str]:

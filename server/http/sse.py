@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -22,8 +23,10 @@ from fastapi.sse import EventSourceResponse, format_sse_event
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
 from server.errors import NotFound, Refused
+from server.http.rate_limit import OpenLimit
 
 logger = structlog.get_logger(__name__)
 
@@ -87,18 +90,40 @@ def last_event_id(request: Request) -> int | None:
     return int(text)
 
 
+class _LimitedResponse(EventSourceResponse):
+    """A stream that counts from its first byte until it ends."""
+
+    def __init__(
+        self, slot: AbstractContextManager[None], messages: AsyncIterator[bytes], headers: dict[str, str]
+    ) -> None:
+        super().__init__(messages, headers=headers)
+        self._slot = slot
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with self._slot:
+            await super().__call__(scope, receive, send)
+
+
 class SseResponder:
     """Responses that stream events until the server stops."""
 
-    def __init__(self, poll_seconds: float, keep_alive_seconds: float, stopping: threading.Event) -> None:
+    def __init__(
+        self, poll_seconds: float, keep_alive_seconds: float, stopping: threading.Event, limit: OpenLimit
+    ) -> None:
+        """`limit`: for the streams of each caller."""
+        self._limit = limit
         self._poll_seconds = poll_seconds
         self._keep_alive_seconds = keep_alive_seconds
         self._stopping = stopping
 
     def response(self, request: Request, poll: Poll) -> EventSourceResponse:
-        """A response that streams the messages of `poll` while the request's token is valid."""
+        """A response that streams the messages of `poll` while the request's token is valid.
+
+        The response raises TooManyRequests before it begins when the caller has too many of them.
+        """
         headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-        return EventSourceResponse(self._messages(request.state.is_authorized, poll), headers=headers)
+        slot = self._limit.hold(request.state.caller)
+        return _LimitedResponse(slot, self._messages(request.state.is_authorized, poll), headers=headers)
 
     async def _messages(self, is_authorized: Callable[[], bool], poll: Poll) -> AsyncIterator[bytes]:
         yield b": here\n"

@@ -41,6 +41,13 @@ class JobQueries:
                 events = session.exec(query.order_by(col(Event.seq)).limit(limit)).all()
             return EventsPage(events, status, last_seq)
 
+    def rows(self, job_ids: Sequence[str], limit: int) -> Sequence[Job]:
+        """The jobs with these ids, or the newest `limit` ones when there are no ids. NotFound."""
+        with read_session(self._engine) as session:
+            if job_ids:
+                return [find_job(session, job_id) for job_id in job_ids]
+            return session.exec(select(Job).order_by(col(Job.number).desc()).limit(limit)).all()
+
     def status(self, job_id: str) -> JobStatus:
         """The status of a job. NotFound."""
         with read_session(self._engine) as session:

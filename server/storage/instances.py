@@ -23,6 +23,7 @@ from server.database.engine import (
     advisory_lock,
     database_name,
     migrate,
+    program_version,
     read_session,
     reading_connection,
     write_session,
@@ -237,7 +238,8 @@ def _join(engine: sa.Engine, storage: Storage, new: str | None = None) -> str:
         instance_id = new or (new_id("ins") if row is None else row.id)
         if row is None or row.id != instance_id:
             write_instance_id(pending, instance_id)
-            session.merge(Instance(id=instance_id, created_at=utc_now()))
+            row = session.merge(Instance(id=instance_id, created_at=utc_now()))
+        row.written_by = program_version()
         if new is not None:
             record(session, "instance.adopted", instance_id)
     if read_instance_id(pending) == instance_id:

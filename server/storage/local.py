@@ -11,6 +11,7 @@
     uploads/<upload id>                  resumable uploads, as far as received
     incoming/                            other uploads and folders being written
     trash/<time>/<kind>/<name>           orphaned files, kept for some days; see `server.storage.trash`
+    backups/before-<schema>-<time>.db    the database before its last upgrades; see `server.database.copies`
     instance.json                        id of the installation; see `server.storage.instances`
     server.lock                          held by the one server of the folder
 

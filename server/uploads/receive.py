@@ -22,6 +22,9 @@ from server.storage.local import sync_file
 WRITE_BYTES = 1 << 20
 WATCH_SECONDS = 60.0
 WATCH_BYTES = 64 << 20
+PACE_SECONDS = 300.0
+LEAST_BYTES_PER_SECOND = 1024
+"""Mean rate over `PACE_SECONDS` below which a body is aborted: one byte a minute would hold its place for ever."""
 
 
 @dataclass
@@ -101,7 +104,15 @@ class StreamedBody:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         stream = aiter(self._request.stream())
+        paced_at, paced_size = anyio.current_time(), 0
         while True:
+            if (seconds := anyio.current_time() - paced_at) >= PACE_SECONDS:
+                if self.size - paced_size < LEAST_BYTES_PER_SECOND * seconds:
+                    raise TooSlow(
+                        f"the upload received less than {LEAST_BYTES_PER_SECOND} bytes a second for "
+                        f"{PACE_SECONDS / 60:.0f} minutes; a resumable upload keeps the bytes received so far"
+                    )
+                paced_at, paced_size = anyio.current_time(), self.size
             try:
                 with anyio.fail_after(self._idle_seconds):
                     chunk = await anext(stream)

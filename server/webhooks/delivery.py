@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Webhook
 from server.errors import Refused
-from server.settings import ServerSettings
+from server.settings import Network, ServerSettings
 from server.webhooks.egress import check_url, resolve
-from server.webhooks.service import signature
+from server.webhooks.service import signatures, signing_secrets
 
 if TYPE_CHECKING:
     import httpx
@@ -32,6 +32,10 @@ RETRY_SECONDS = (5, 30, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 TIMEOUT_SECONDS = 15.0
 """For all of an attempt, from the name's look-up to the response's headers."""
 MAX_IN_FLIGHT = 64
+MAX_IN_FLIGHT_PER_OWNER = 16
+"""One owner's slow receivers leave room for the messages of the others."""
+FAILING_DAYS = 3
+"""Time with nothing but failed attempts after which a webhook is disabled."""
 NUM_THREADS = 2
 """Threads that read and write the database."""
 _GONE = 410
@@ -57,7 +61,8 @@ class Deliverer:
         self._engine = engine
         self._settings = settings
         self._clock = clock
-        self._hosts_in_flight: set[str] = set()
+        self._in_flight: dict[str, str] = {}
+        """Owner of the message that is being sent, by host and port."""
         self._threads = anyio.CapacityLimiter(NUM_THREADS)
 
     async def run(self) -> None:
@@ -65,18 +70,24 @@ class Deliverer:
         client: httpx.AsyncClient | None = None
         async with anyio.create_task_group() as senders:
             while True:
-                busy = set(self._hosts_in_flight)  # a message whose attempt ends meanwhile may be read as still due
+                busy = set(self._in_flight)  # a message whose attempt ends meanwhile may be read as still due
                 try:
                     for delivery, webhook in await run_sync(self._due, limiter=self._threads):
                         if client is None:
                             client = await run_sync(_open_client, limiter=self._threads)
-                        host = urlsplit(webhook.url).netloc
-                        if host not in busy | self._hosts_in_flight and len(self._hosts_in_flight) < MAX_IN_FLIGHT:
-                            self._hosts_in_flight.add(host)
+                        host = _host_and_port(webhook.url)
+                        if host not in busy and self._has_room(host, webhook.owner):
+                            self._in_flight[host] = webhook.owner
                             senders.start_soon(self._deliver, client, host, delivery, webhook)
                 except Exception:
                     logger.exception("webhook delivery failed; retrying soon")
                 await anyio.sleep(self._settings.webhook_poll_seconds)
+
+    def _has_room(self, host: str, owner: str) -> bool:
+        of_owner = sum(each == owner for each in self._in_flight.values())
+        return (
+            host not in self._in_flight and of_owner < MAX_IN_FLIGHT_PER_OWNER and len(self._in_flight) < MAX_IN_FLIGHT
+        )
 
     def _due(self) -> list[tuple[Delivery, Webhook]]:
         """The first due message of each webhook, in the order in which they became due."""
@@ -103,7 +114,8 @@ class Deliverer:
         try:
             try:
                 with anyio.fail_after(TIMEOUT_SECONDS):
-                    result = await send(client, delivery, webhook, self._settings.webhook_allow_private)
+                    keys = signing_secrets(webhook, self._clock())
+                    result = await send(client, delivery, webhook.url, keys, self._settings.outbound_networks)
             except TimeoutError:
                 result = DeliveryResult(None, f"no response in {TIMEOUT_SECONDS:.0f} s")
             except Refused as error:
@@ -112,7 +124,7 @@ class Deliverer:
         except Exception:
             logger.exception("the result of a webhook message was lost; it is sent again")
         finally:
-            self._hosts_in_flight.discard(host)
+            del self._in_flight[host]
 
     def _record(self, delivery: Delivery, webhook: Webhook, result: DeliveryResult) -> None:
         now = self._clock()
@@ -132,10 +144,9 @@ class Deliverer:
             columns |= {"next_try_at": now + timedelta(seconds=wait)}
         with write_session(self._engine) as session:
             session.execute(sa.update(Delivery).where(col(Delivery.id) == delivery.id).values(**columns))
-            if result.status == _GONE:
-                _disable(session, webhook, "its URL returned 410 Gone")
-            elif columns.get("status") == DeliveryStatus.FAILED and not _took_any_since(session, delivery):
-                _disable(session, webhook, "its URL accepted no message for three days; enable it when it answers")
+            row = session.get(Webhook, webhook.id, with_for_update=True)
+            if row is not None:
+                _record_health(session, row, result, now)
         logger.info(
             "webhook",
             webhook_id=webhook.id,
@@ -153,22 +164,28 @@ class Deliverer:
             session.execute(sa.delete(Delivery).where(*is_old))
 
 
-def _disable(session: Session, webhook: Webhook, reason: str) -> None:
+def _host_and_port(url: str) -> str:
+    """The receiver that a URL names, however its host is written."""
+    parts = urlsplit(url)
+    return f"{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def _record_health(session: Session, webhook: Webhook, result: DeliveryResult, now: datetime) -> None:
+    """Record since when the webhook fails; disable one that is gone, or has failed for days."""
+    webhook.failing_since = None if result.error is None else webhook.failing_since or now
+    if result.status == _GONE:
+        _disable(session, webhook, now, "its URL returned 410 Gone")
+    elif webhook.failing_since is not None and now - webhook.failing_since >= timedelta(days=FAILING_DAYS):
+        _disable(
+            session, webhook, now, f"its URL accepted no message for {FAILING_DAYS} days; enable it when it answers"
+        )
+
+
+def _disable(session: Session, webhook: Webhook, now: datetime, reason: str) -> None:
     """Disable a webhook; its pending messages have failed."""
-    statement = sa.update(Webhook).where(col(Webhook.id) == webhook.id)
-    session.execute(statement.values(is_enabled=False, disabled_reason=reason))
+    webhook.is_enabled, webhook.disabled_reason, webhook.disabled_at = False, reason, now
     pending = sa.and_(col(Delivery.webhook_id) == webhook.id, col(Delivery.status) == DeliveryStatus.PENDING)
     session.execute(sa.update(Delivery).where(pending).values(status=DeliveryStatus.FAILED))
-
-
-def _took_any_since(session: Session, delivery: Delivery) -> bool:
-    """Whether the webhook accepted a message after this one was created."""
-    query = select(Delivery.id).where(
-        Delivery.webhook_id == delivery.webhook_id,
-        Delivery.status == DeliveryStatus.DELIVERED,
-        col(Delivery.last_tried_at) > delivery.created_at,
-    )
-    return session.exec(query.limit(1)).first() is not None
 
 
 def _open_client() -> "httpx.AsyncClient":
@@ -180,15 +197,15 @@ def _open_client() -> "httpx.AsyncClient":
 
 
 async def send(
-    client: "httpx.AsyncClient", delivery: Delivery, webhook: Webhook, allow_private: bool
+    client: "httpx.AsyncClient", delivery: Delivery, target: str, keys: Sequence[str], networks: Sequence[Network]
 ) -> DeliveryResult:
     """One delivery attempt. The response body is not read, redirects are not followed. Raises Refused for the URL."""
     import httpx
 
-    check_url(webhook.url)
-    url = httpx.URL(webhook.url)
+    check_url(target)
+    url = httpx.URL(target)
     port = url.port or (443 if url.scheme == "https" else 80)
-    address = await resolve(url.host, port, allow_private)
+    address = await resolve(url.host, port, networks)
     timestamp = int(time.time())
     headers = {
         "Host": url.netloc.decode("ascii"),
@@ -196,7 +213,7 @@ async def send(
         "User-Agent": "rvc-train",
         "webhook-id": delivery.id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signature(webhook.secret, delivery.id, timestamp, delivery.body),
+        "webhook-signature": signatures(keys, delivery.id, timestamp, delivery.body),
     }
     try:
         async with client.stream(

@@ -1,4 +1,4 @@
-"""Egress policy: the server calls public addresses only, unless its administrator allows private ones.
+"""Egress policy: on behalf of users the server calls public addresses, and those of networks that its operator names.
 
 A webhook's URL comes from a user. Without this check it could name the machine's own services, the cloud's metadata
 service or a host in the local network. The name is resolved here, and the connection goes to the address that was
@@ -7,12 +7,14 @@ checked, so a name that resolves differently a moment later has no effect.
 
 import ipaddress
 import socket
+from collections.abc import Sequence
 from functools import partial
 from urllib.parse import urlsplit
 
 import anyio
 
 from server.errors import Refused
+from server.settings import Network
 
 DNS_SECONDS = 10.0
 _DNS_THREADS = anyio.CapacityLimiter(8)
@@ -37,6 +39,13 @@ def is_public(address: Address) -> bool:
     return address.is_global and not address.is_multicast
 
 
+def is_allowed(address: Address, networks: Sequence[Network]) -> bool:
+    """Whether the server may call an address: a public one, or one in these networks."""
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return is_public(address) or any(address in network for network in networks)
+
+
 def check_url(url: str) -> str:
     """The URL's host. Raises Refused for a URL that a webhook cannot have."""
     try:
@@ -54,7 +63,7 @@ def check_url(url: str) -> str:
     return host
 
 
-async def resolve(host: str, port: int, allow_private: bool) -> str:
+async def resolve(host: str, port: int, networks: Sequence[Network]) -> str:
     """An address of the host. Raises Refused if it has none within 10 s, or any that is not allowed."""
     look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
     try:
@@ -65,10 +74,10 @@ async def resolve(host: str, port: int, allow_private: bool) -> str:
     except (OSError, UnicodeError) as error:
         raise Refused(f"the host {host!r} cannot be resolved ({error})", "/url") from error
     addresses = [str(entry[4][0]).partition("%")[0] for entry in found]
-    if not allow_private and not all(is_public(ipaddress.ip_address(address)) for address in addresses):
+    if not all(is_allowed(ipaddress.ip_address(address), networks) for address in addresses):
         raise Refused(
             f"{host!r} has an address that is not public, which this server does not call; its administrator can "
-            "allow that with RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE=true",
+            "allow the network of that address with RVC_TRAIN_OUTBOUND_NETWORKS",
             "/url",
         )
     return addresses[0]

@@ -10,7 +10,7 @@ import hmac
 import json
 import secrets
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlmodel import Session, col, select
@@ -24,6 +24,10 @@ from server.errors import Conflict, NotFound
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of a secret
 PING = "ping"
+OLD_SECRET_HOURS = 24
+"""Time after a rotation during which the replaced secret still signs."""
+MAX_OLD_SECRETS = 5
+"""Replaced secrets that still sign; one more rotation drops the oldest."""
 
 
 def new_secret() -> str:
@@ -31,11 +35,21 @@ def new_secret() -> str:
     return SECRET_PREFIX + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-def signature(secret: str, message_id: str, timestamp: int, body: str) -> str:
-    """The header `webhook-signature` of a message."""
-    key = base64.b64decode(secret.removeprefix(SECRET_PREFIX))
-    digest = hmac.digest(key, f"{message_id}.{timestamp}.{body}".encode(), hashlib.sha256)
-    return f"v1,{base64.b64encode(digest).decode()}"
+def signatures(keys: Sequence[str], message_id: str, timestamp: int, body: str) -> str:
+    """The header `webhook-signature` of a message: one signature for each of the secrets `keys`."""
+    content = f"{message_id}.{timestamp}.{body}".encode()
+    decoded = [base64.b64decode(key.removeprefix(SECRET_PREFIX)) for key in keys]
+    digests = [hmac.digest(key, content, hashlib.sha256) for key in decoded]
+    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def signing_secrets(webhook: Webhook, now: datetime) -> list[str]:
+    """Secrets that sign now: the present one, then the replaced ones, for `OLD_SECRET_HOURS` after their rotation."""
+    return [webhook.secret, *(each["secret"] for each in _unexpired(webhook, now))]
+
+
+def _unexpired(webhook: Webhook, now: datetime) -> list[dict[str, str]]:
+    return [each for each in webhook.old_secrets if datetime.fromisoformat(each["until"]) > now]
 
 
 def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetime) -> None:
@@ -120,13 +134,28 @@ class WebhookService:
     def change(self, owner: str | None, webhook_id: str, patch: WebhookPatch) -> Webhook:
         """Set the fields of the patch. Raises NotFound."""
         with write_session(self._engine) as session:
-            webhook = _find(session, owner, webhook_id)
+            webhook = _find(session, owner, webhook_id, lock=True)
             record(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
             for name, value in patch.model_dump(exclude_unset=True).items():
                 setattr(webhook, name, value)
-            if patch.is_enabled:
+            if patch.model_fields_set & {"url", "is_enabled"}:
+                webhook.failing_since = None
+            if "is_enabled" in patch.model_fields_set:
                 webhook.disabled_reason = None
+                webhook.disabled_at = None if patch.is_enabled else self._clock()
             session.add(webhook)
+            return webhook
+
+    def rotate_secret(self, owner: str | None, webhook_id: str, secret: str | None) -> Webhook:
+        """Replace the secret (None: by a new random one); the old one signs too for a day. Raises NotFound."""
+        now = self._clock()
+        with write_session(self._engine) as session:
+            webhook = _find(session, owner, webhook_id, lock=True)
+            old = {"secret": webhook.secret, "until": (now + timedelta(hours=OLD_SECRET_HOURS)).isoformat()}
+            webhook.old_secrets = [*_unexpired(webhook, now), old][-MAX_OLD_SECRETS:]
+            webhook.secret = secret or new_secret()
+            session.add(webhook)
+            record(session, "webhook.secret_rotated", webhook_id)
             return webhook
 
     def delete(self, owner: str | None, webhook_id: str) -> None:
@@ -186,8 +215,8 @@ def _find_enabled(session: Session, owner: str | None, webhook_id: str) -> Webho
     return webhook
 
 
-def _find(session: Session, owner: str | None, webhook_id: str) -> Webhook:
-    webhook = session.get(Webhook, webhook_id)
+def _find(session: Session, owner: str | None, webhook_id: str, *, lock: bool = False) -> Webhook:
+    webhook = session.get(Webhook, webhook_id, with_for_update=lock or None)
     if webhook is None or (owner is not None and webhook.owner != owner):
         raise NotFound(f"there is no webhook {webhook_id}")
     return webhook

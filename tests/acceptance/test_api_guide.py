@@ -93,7 +93,7 @@ def test_every_command_and_program_of_the_guide_does_what_the_guide_says(station
     station.follow_script(*SCRIPT)
     station.environment |= {
         "RVC_TRAIN_TOKEN": TOKEN,
-        "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true",
+        "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1",
         "RVC_TRAIN_WEBHOOK_POLL_SECONDS": "0.1",
         "RVC_TRAIN_LEASE_SECONDS": "30",  # a worker that is late on a busy machine still counts
         "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody there: nothing is downloaded

@@ -57,7 +57,7 @@ def _write_curves(station: Any, job_id: str, steps: int) -> None:
 def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A server with a voice that is ready, and others that failed, run, wait, and were cancelled."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
-    station.environment |= {"RVC_TRAIN_LEASE_SECONDS": "60", "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true"}
+    station.environment |= {"RVC_TRAIN_LEASE_SECONDS": "60", "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1"}
     recording = str(station.samples / "vm-review.flac")
     preview = (recording, str(Path(__file__).with_name("preview.png")), recording)
     stages = [["stage", name, seconds] for name, seconds in (("slice", 3), ("pitch", 12), ("content", 21))]

@@ -40,7 +40,7 @@ def house(
     """A server that may call this machine's webhooks, with a worker; its hub of weights has none."""
     station = open_station(tmp_path_factory.mktemp("house"), token)
     station.environment |= {
-        "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true",
+        "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1",
         "HF_ENDPOINT": hub,
         "RVC_TRAIN_WEBHOOK_POLL_SECONDS": "0.1",
     }
@@ -118,6 +118,10 @@ def test_a_webhook_is_made_tried_and_its_message_sent_again(house: Any, visit: A
     page.get_by_role("dialog").get_by_role("button", name="Done").click()
     item = page.locator("#webhooks-list > li").filter(has_text=address)
     expect(item).to_contain_text("starts · succeeds · fails · is cancelled")
+    item.get_by_role("button", name="New secret").click()
+    page.get_by_role("dialog").get_by_role("button", name="New secret").click()
+    expect(page.locator("#secret-value")).to_contain_text("whsec_")
+    page.get_by_role("dialog").get_by_role("button", name="Done").click()
     item.get_by_role("button", name="Send a test").click()
     message = item.locator("details li").first
     expect(message).to_contain_text("delivered")

@@ -31,7 +31,7 @@ def shown(field: FieldInfo) -> str | None:
     value: Any = field.default
     if field.default_factory is not None:
         return None
-    if value is None:
+    if value in {None, ()}:
         return "none"
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"

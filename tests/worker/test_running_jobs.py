@@ -9,6 +9,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from typer.testing import CliRunner
+
+from server.admin.cli import app
 
 
 def test_a_run_that_goes_well_ends_as_succeeded_with_both_files_published(shop):
@@ -55,6 +58,28 @@ def test_success_without_an_index_is_a_failure(shop):
         job = shop.wait_for(job_id, "succeeded", "failed")
     assert (job.status, job.error_code) == ("failed", "artifact_invalid")
     assert "no index" in job.error_message
+
+
+def test_a_jobs_progress_is_readable_while_the_server_is_down(shop, monkeypatch):
+    monkeypatch.setenv("RVC_TRAIN_DATA_FOLDER", str(shop.folder))
+    job_id = shop.submit([["train", 100_000, 0.01, 1000], *shop.MAKE_VOICE])
+
+    def step():
+        (shown,) = json.loads(CliRunner().invoke(app, ["jobs", job_id, "--json"]).stdout)
+        return shown["step"] or 0
+
+    environment = os.environ | {"RVC_TRAIN_PORT": "0"}
+    server = subprocess.Popen([sys.executable, "-m", "server"], env=environment, stderr=subprocess.PIPE, text=True)
+    with shop.worker():
+        try:
+            next(line for line in server.stderr if "the server is ready" in line)
+            shop.wait_until(lambda: step() > 0, "its first step")
+        finally:
+            server.kill()
+            server.communicate()
+        when_killed = step()
+        shop.wait_until(lambda: step() > when_killed, "progress without a server")
+        assert f"{job_id}  anna  running  train" in CliRunner().invoke(app, ["jobs"]).stdout
 
 
 @pytest.mark.parametrize("lie", [["lying_artifact", "voice"], ["foreign_artifact", "voice", __file__]])

@@ -38,13 +38,10 @@ def add_webhook(
         str | None, typer.Option(help="Signing secret, whsec_... Default: one made by the server.")
     ] = None,
 ) -> None:
-    """Notify an address about all your jobs; prints the secret that messages are signed with."""
+    """Notify an address about all your jobs; prints, only once, the secret that messages are signed with."""
     fields = {"url": url, "events": event or list(LAST_EVENTS), "secret": secret}
     made = session.client.webhooks.create(validated(WebhookCreate, fields, {"url": "URL", "events": "--event"}))
-    signing_secret = session.client.webhooks.secret(made.id)
-    session.output.result(
-        made.model_dump(mode="json") | {"secret": signing_secret}, f"{made.id}\nsecret: {signing_secret}"
-    )
+    session.output.result(made, f"{made.id}\nsecret: {made.secret}")
 
 
 @webhooks.command("list", cls=ApiCommand)
@@ -56,6 +53,17 @@ def list_webhooks(session: Session) -> None:
         state = translated_word("state", "on" if each.is_enabled else each.disabled_reason or "off")
         rows.add_row(each.id, each.url, ", ".join(each.events), state)
     session.output.result(found, rows if found else "no webhooks; add one with: rvc-train webhook add URL")
+
+
+@webhooks.command("rotate-secret", cls=ApiCommand)
+def rotate_secret(
+    session: Session,
+    webhook: WebhookArgument,
+    secret: Annotated[str | None, typer.Option(help="New secret, whsec_... Default: one made by the server.")] = None,
+) -> None:
+    """Replace the secret and print the new one; for 24 hours messages are signed with both."""
+    new = session.client.webhooks.rotate_secret(webhook, secret)
+    session.output.result({"id": webhook, "secret": new}, f"{webhook}\nsecret: {new}")
 
 
 @webhooks.command("test", cls=ApiCommand)

@@ -18,6 +18,7 @@ sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 async def create_session(body: SessionCreate, request: Request, response: Response, context: Context) -> None:
     """Sign in: exchange a token for a session cookie."""
     address, request_id = address_of(request.scope), request.state.request_id
+    await context.auth_throttle.check(address, body.token)
     opened = await run_in_threadpool(context.tokens.open_session, body.token, address=address, request_id=request_id)
     if opened is None:
         raise await context.auth_throttle.reject(address, SIGN_IN, request_id)

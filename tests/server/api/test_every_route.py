@@ -80,7 +80,7 @@ WANTED = {
     "GET /v1/webhooks/{webhook_id}": READ,
     "PATCH /v1/webhooks/{webhook_id}": SUBMIT,
     "DELETE /v1/webhooks/{webhook_id}": SUBMIT,
-    "GET /v1/webhooks/{webhook_id}/secret": SUBMIT,
+    "POST /v1/webhooks/{webhook_id}/rotate-secret": SUBMIT,
     "POST /v1/webhooks/{webhook_id}/test": SUBMIT,
     "GET /v1/webhooks/{webhook_id}/deliveries": READ,
     "POST /v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver": SUBMIT,

@@ -108,7 +108,7 @@ def target(tmp_path_factory: pytest.TempPathFactory, serve_for_module: Any) -> I
     unlimited = {"requests_per_minute": None, "writes_per_minute": None, "refusals_per_minute": None}
     with (
         pytest.MonkeyPatch.context() as patch,
-        serve_for_module(folder, token=TOKEN, webhook_allow_private=True, **unlimited) as server,
+        serve_for_module(folder, token=TOKEN, outbound_networks="127.0.0.1", **unlimited) as server,
     ):
         patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # downloads of weights fail
         document = httpx.get(f"{server.url}/openapi.json").json()

@@ -1,5 +1,8 @@
 """Tokens, sessions, quotas, the trail, rate limits; and owners who do not see each other."""
 
+import contextlib
+import socket
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,10 +19,10 @@ from server.app import _periodic_tasks, create_app
 from server.auth.audit import AuditTrail
 from server.auth.authentication import REJECTION_ENTRIES_PER_MINUTE, AuthThrottle
 from server.auth.tokens import TokenService
-from server.database.engine import read_session
+from server.database.engine import read_session, write_session
 from server.database.tables import BrowserSession, Token
 from server.errors import TooManyRequests
-from server.http.rate_limit import RateLimit
+from server.http.rate_limit import RateLimit, network_of
 from server.settings import ServerSettings
 
 FIRST = "the-first-token-of-all"
@@ -49,7 +52,7 @@ def test_owners_do_not_see_each_other(holder: Callable[..., httpx.Client], admin
         f"/v1/jobs/{job['id']}/logs",
         f"/v1/jobs/{job['id']}/artifacts.zip",
         f"/v1/datasets/{dataset['id']}",
-        f"/v1/webhooks/{hook['id']}/secret",
+        f"/v1/webhooks/{hook['id']}/deliveries",
     ):
         theirs, unknown = bob.get(path), bob.get(path.replace(job["id"], "job_0").replace(dataset["id"], "ds_0"))
         assert theirs.status_code == 404, path
@@ -260,7 +263,7 @@ def test_guessing_at_the_sign_in_is_limited_and_told_like_guessing_anywhere(
 
 
 def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) -> None:
-    throttle = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)))
+    throttle = AuthThrottle(None, AuditTrail(engine, lambda: datetime.now(UTC)), lambda _: False)
 
     async def guess() -> None:
         for i in range(REJECTION_ENTRIES_PER_MINUTE + 10):
@@ -274,7 +277,7 @@ def test_guesses_from_many_addresses_do_not_fill_the_trail(engine: sa.Engine) ->
 
 
 def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine) -> None:
-    throttle = AuthThrottle(2, AuditTrail(engine, lambda: datetime.now(UTC)))
+    throttle = AuthThrottle(2, AuditTrail(engine, lambda: datetime.now(UTC)), lambda _: False)
 
     async def guess() -> None:
         for i in range(2):
@@ -288,9 +291,114 @@ def test_an_ipv6_host_cannot_guess_from_each_of_its_addresses(engine: sa.Engine)
 
 def test_whoever_shows_no_token_is_limited_by_address(serve: Callable[..., Any], tmp_path: Path) -> None:
     with serve(tmp_path, token=FIRST, requests_per_minute=5) as server, server.client() as http:
-        assert [http.get("/readyz").status_code for _ in range(7)] == [200] * 5 + [429] * 2
-        assert http.get("/livez").status_code == 200  # asks whether the process lives
+        assert [http.get("/sign-in").status_code for _ in range(7)] == [200] * 5 + [429] * 2
+        for path in ("/livez", "/readyz"):
+            assert {http.get(path, headers={"Authorization": word}).status_code for word in ("Bearer old", "")} == {200}
         assert http.get("/v1/me", headers={"Authorization": f"Bearer {FIRST}"}).status_code == 200
+
+
+class Statements:
+    """Statements that a server's database executes."""
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self.texts: list[str] = []
+        sa.event.listen(engine, "before_cursor_execute", lambda _c, _cursor, text, *_: self.texts.append(text))
+
+    def count(self, part: str) -> int:
+        return sum(part in text for text in self.texts)
+
+
+def test_an_address_over_the_limit_of_wrong_tokens_costs_no_look_up(serve: Callable[..., Any], tmp_path: Path) -> None:
+    with serve(tmp_path, token=FIRST, refusals_per_minute=3) as server, server.client() as http:
+        first = {"Authorization": f"Bearer {FIRST}"}
+        made, old = (http.post("/v1/tokens", json={"owner": name}, headers=first).json() for name in ("anna", "bob"))
+        with write_session(server.context.engine) as session:
+            session.get_one(Token, old["id"]).expires_at = datetime.now(UTC)
+        statements = Statements(server.context.engine)
+        guesses = [http.get("/v1/me", headers={"Authorization": f"Bearer guess{i}"}).status_code for i in range(30)]
+        guesses += [http.post("/v1/session", json={"token": f"guess{i}"}).status_code for i in range(30)]
+        assert guesses == [401] * 3 + [429] * 57
+        assert http.get("/v1/me", headers={"Authorization": f"Bearer {old['secret']}"}).status_code == 429
+        assert statements.count("FROM tokens") == 3 + 1  # each look-up below the limit, and one for all tokens above it
+        for secret in (FIRST, made["secret"]):  # valid, and never used before
+            assert http.get("/v1/me", headers={"Authorization": f"Bearer {secret}"}).status_code == 200
+            assert httpx.post(f"{server.url}/v1/session", json={"token": secret}).status_code == 204
+
+
+def test_a_session_that_is_none_costs_no_look_up_above_the_limit(serve: Callable[..., Any], tmp_path: Path) -> None:
+    with serve(tmp_path, token=FIRST, requests_per_minute=5) as server, server.client() as http:
+        assert http.post("/v1/session", json={"token": FIRST}).status_code == 204
+        statements, cookie = Statements(server.context.engine), next(iter(http.cookies))
+        for number in range(20):
+            httpx.get(f"{server.url}/v1/me", headers={"Cookie": f"{cookie}=guess{number}"})
+        assert statements.count("FROM sessions") <= 4 + 1
+        assert http.get("/v1/me").status_code == 200
+
+
+def test_readiness_is_checked_at_most_once_a_second(serve: Callable[..., Any], tmp_path: Path) -> None:
+    with serve(tmp_path, token=FIRST) as server, server.client() as http:
+        statements, began = Statements(server.context.engine), time.monotonic()
+        for _ in range(20):
+            assert http.get("/readyz").json()["status"] == "ok"
+        assert statements.count("UPDATE alembic_version") <= 1 + (time.monotonic() - began)
+
+
+def test_one_caller_has_no_more_than_so_many_streams_and_uploads(
+    serve: Callable[..., Any], tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    with serve(tmp_path, token=FIRST, max_streams=2, max_uploads=1) as server, contextlib.ExitStack() as opened:
+        http = opened.enter_context(server.client(Authorization=f"Bearer {FIRST}"))
+        bob = http.post("/v1/tokens", json={"owner": "bob", "scopes": ["admin"]}).json()["secret"]
+        path, accept = f"/v1/jobs/{server.bench.job().id}/events", {"Accept": "text/event-stream"}
+
+        def follow(secret: str = FIRST) -> httpx.Response:
+            headers = accept | {"Authorization": f"Bearer {secret}"}
+            with http.stream("GET", path, headers=headers) as answer:
+                if answer.status_code != 200:
+                    answer.read()
+                return answer
+
+        streams = [http.send(http.build_request("GET", path, headers=accept), stream=True) for _ in range(2)]
+        refused = follow()
+        assert (refused.status_code, refused.headers["retry-after"]) == (429, "10")
+        assert "2 streams at the same time" in refused.json()["detail"]
+        assert follow(bob).status_code == 200
+        streams[0].close()
+        eventually(lambda: follow().status_code == 200)  # one that has ended counts no more
+        streams[1].close()
+
+        slow = opened.enter_context(socket.create_connection((http.base_url.host, http.base_url.port)))
+        head = f"PUT /v1/datasets/a/content HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {FIRST}\r\n"
+        slow.sendall(f"{head}Content-Length: 100\r\n\r\nRIFF".encode())
+        eventually(lambda: server.context.open_uploads._num_open["local"] == 1)
+        refused = http.put("/v1/datasets/b/content", content=b"RIFF")
+        assert (refused.status_code, "1 of your uploads" in refused.json()["detail"]) == (429, True)
+        slow.close()
+        eventually(lambda: http.put("/v1/datasets/b/content", content=b"RIFF").status_code != 429)
+
+
+def test_the_addresses_of_one_ipv6_host_are_one() -> None:
+    same = {network_of(each) for each in ("2001:db8:1:2::1", "2001:db8:1:2:ffff::", "2001:0db8:1:2:0::9%eth0")}
+    assert same == {"2001:db8:1:2::/64"}
+    assert network_of("2001:db8::1") != network_of("2001:db8:0:1::1")
+    assert network_of("::ffff:10.0.0.1") == network_of("10.0.0.1") != network_of("10.0.0.2")
+    assert network_of("") == ""
+
+
+def test_a_caller_with_many_addresses_drops_nobody_elses_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.http.rate_limit.MAX_BUCKETS", 5)
+    now = [0.0]
+    limit = RateLimit(2, lambda: now[0])
+    assert [limit.take("guesser") for _ in range(2)] == [0, 0]
+    for number in range(20):
+        limit.take(f"address {number}")
+    assert limit.take("guesser") > 0
+    assert limit.take("address 0") == 0
+    assert limit.take("yet another") > 0  # those for whom no bucket is left share one
+    assert len(limit._buckets) == 6
+    now[0] = 61
+    assert limit.take("yet another") == 0
+    assert len(limit._buckets) == 1  # full ones mean nothing
 
 
 def test_writes_are_limited_more_strictly_than_looks(serve: Callable[..., Any], tmp_path: Path) -> None:

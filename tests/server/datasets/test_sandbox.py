@@ -5,24 +5,121 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from server.datasets import landlock
+from server.datasets.sandbox import _except
+from server.datasets.validator import read_report
 
 CALL = "import socket, sys; socket.create_connection(('127.0.0.1', int(sys.argv[1])), 3).close(); print('reached')"
 
 
-def limited(*program: str, cpu: int = 5, memory: int = 2**31, size: int = 10**6) -> subprocess.CompletedProcess[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "server.datasets.sandbox",
-        str(cpu),
-        str(memory),
-        str(size),
-        sys.executable,
-        *program,
-    ]
+def limited(
+    *program: str, folder: Path | None = None, cpu: int = 5, memory: int = 2**31, size: int = 10**6, code: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run Python in the sandbox. `folder`: the data folder. `code`: Python that runs in its process before."""
+    data = folder or Path("/nonexistent")
+    limits = [str(each) for each in (cpu, memory, size, data, data / "incoming" / "here")]
+    start = ["-c", f"{code}\nimport sys; from server.datasets.sandbox import main; main(sys.argv[1:])"]
+    command = [sys.executable, *start, *limits, sys.executable, *program]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.fixture
+def data_folder(tmp_path: Path) -> Path:
+    """A data folder with a database, two datasets, and a folder for the report on the first."""
+    data = tmp_path / "data"
+    for folder in ("datasets/mine", "datasets/theirs", "incoming/here"):
+        (data / folder).mkdir(parents=True)
+    for file in ("rvc-train.db", "datasets/mine/a.wav", "datasets/theirs/a.wav"):
+        (data / file).write_text("content")
+    return data
+
+
+USE = """
+import os, pathlib, sys
+data = pathlib.Path(sys.argv[1]).parents[1]
+def can(use):
+    try: use()
+    except OSError: return 0
+    return 1
+mine, theirs, database = (data / name for name in ("datasets/mine/a.wav", "datasets/theirs/a.wav", "rvc-train.db"))
+print(*map(can, (
+    mine.read_text, (data / "incoming/here/report").touch, lambda: __import__("wave"),
+    database.read_text, theirs.read_text, lambda: theirs.write_text(""), lambda: mine.write_text(""), theirs.unlink,
+    (data / "new").touch, lambda: os.link(mine, data / "incoming/here/link"), lambda: open("/etc/hosts"),
+    lambda: open(f"/proc/{os.getppid()}/environ"), lambda: os.symlink(database, data / "incoming/here/link"),
+    lambda: os.mkfifo(data / "incoming/here/pipe"),
+)))
+"""
+"""What a decoder that was taken over tries; its argument is its dataset."""
+
+
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_it_reads_its_dataset_and_writes_its_report_and_gets_at_nothing_else_of_the_data_folder(
+    data_folder: Path,
+) -> None:
+    done = limited("-c", USE, str(data_folder / "datasets" / "mine"), folder=data_folder)
+    assert done.stdout == "1 1 1 0 0 0 0 0 0 0 0 0 0 0\n", done.stderr
+
+
+def test_on_a_system_without_landlock_it_runs_without(data_folder: Path) -> None:
+    without = "import server.datasets.landlock as landlock; landlock.version = lambda: 0"
+    done = limited("-c", USE, str(data_folder / "datasets" / "mine"), folder=data_folder, code=without)
+    assert done.stdout.startswith("1 1 1 1 1 1"), done.stderr
+
+
+@pytest.mark.skipif(landlock.version() < 4, reason="this kernel's Landlock does not restrict TCP")
+def test_without_namespaces_it_still_connects_to_nobody(data_folder: Path) -> None:
+    without = "import server.datasets.sandbox as sandbox; sandbox.leave_the_network = lambda: False"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        done = limited("-c", CALL, str(server.getsockname()[1]), folder=data_folder, code=without)
+    assert "PermissionError" in done.stderr
+
+
+def test_a_report_is_read_from_a_plain_file_and_neither_through_a_link_nor_a_pipe(tmp_path: Path) -> None:
+    (tmp_path / "report").write_text("{}")
+    (tmp_path / "link").symlink_to(tmp_path / "report")
+    os.mkfifo(tmp_path / "pipe")
+    assert read_report(tmp_path / "report") == b"{}"
+    for name in ("link", "pipe", "nothing"):
+        with pytest.raises(OSError, match=name):
+            read_report(tmp_path / name)
+
+
+def test_a_data_folder_beside_the_libraries_is_not_among_them(tmp_path: Path) -> None:
+    for folder in ("lib/python", "srv/data/jobs", "srv/weights"):
+        (tmp_path / folder).mkdir(parents=True)
+    rules = dict(_except(str(tmp_path), str(tmp_path / "srv" / "data")))
+    assert {Path(path).relative_to(tmp_path).as_posix(): rights for path, rights in rules.items()} == {
+        ".": landlock.LIST,
+        "lib": landlock.READ,
+        "srv": landlock.LIST,
+        "srv/data": landlock.LIST,
+        "srv/weights": landlock.READ,
+    }
+
+
+@pytest.mark.skipif(not landlock.version(), reason="this kernel has no Landlock")
+def test_the_report_on_an_uploaded_dataset_is_made_under_these_limits(
+    serve: Any, tmp_path: Path, zipped: Any, eventually: Any
+) -> None:
+    program = tmp_path / "report.py"
+    program.write_text(
+        "import json, pathlib, sys\n"
+        "data = pathlib.Path(sys.argv[1]).parents[2]\n"
+        "assert list(pathlib.Path(sys.argv[1]).glob('*.json'))\n"
+        "try: (data / 'rvc-train.db').read_bytes(); reason = 'read it'\n"
+        "except PermissionError: reason = 'could not read it'\n"
+        "pathlib.Path(sys.argv[3]).write_text(json.dumps({'usable': False, 'reason': reason}))\n"
+    )
+    with serve(tmp_path / "data", report_command=[sys.executable, str(program)]) as server, server.client() as http:
+        content = zipped({"a.wav": b"RIFF" + bytes(1000)})
+        made = http.put("/v1/datasets/a/content", content=content).json()
+        eventually(lambda: http.get(f"/v1/datasets/{made['id']}").json()["status"] == "invalid")
+        assert http.get(f"/v1/datasets/{made['id']}").json()["reason"] == "could not read it"
 
 
 def namespaces_are_allowed() -> bool:
@@ -38,21 +135,29 @@ def test_it_can_call_nobody_where_the_system_allows_that() -> None:
             subprocess.run([sys.executable, "-c", CALL, port], capture_output=True, check=False).stdout == b"reached\n"
         )
         is_reached = "reached" in limited("-c", CALL, port).stdout
-        assert is_reached is not namespaces_are_allowed()
+        assert is_reached is not (namespaces_are_allowed() or landlock.version() >= 4)
 
 
 def test_it_still_reads_and_writes_files_of_its_user(tmp_path: Path) -> None:
+    output = tmp_path / "incoming" / "here"
+    output.mkdir(parents=True)
     (tmp_path / "in").write_text("words")
-    code = "import sys, pathlib; p = pathlib.Path(sys.argv[1]); (p / 'out').write_text((p / 'in').read_text())"
-    done = limited("-c", code, str(tmp_path))
+    code = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text(pathlib.Path(sys.argv[2]).read_text())"
+    done = limited("-c", code, str(output / "out"), str(tmp_path / "in"), folder=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "out").read_text() == "words"
-    assert (tmp_path / "out").stat().st_uid == os.getuid()
+    assert (output / "out").read_text() == "words"
+    assert (output / "out").stat().st_uid == os.getuid()
 
 
 @pytest.mark.parametrize(
-    "code", ["while True: pass", "x = bytearray(2**33)", "open('/dev/shm/big', 'wb').write(bytes(2 * 10**6))"]
+    ("code", "error"),
+    [
+        ("while True: pass", ""),
+        ("x = bytearray(2**33)", "MemoryError"),
+        ("import tempfile; f = tempfile.TemporaryFile(); f.write(bytes(2 * 10**6)); f.flush()", "File too large"),
+    ],
 )
-def test_it_may_take_so_much_time_memory_and_disk_and_no_more(code: str) -> None:
-    assert limited("-c", code, cpu=1).returncode != 0
-    Path("/dev/shm/big").unlink(missing_ok=True)
+def test_it_may_take_so_much_time_memory_and_disk_and_no_more(data_folder: Path, code: str, error: str) -> None:
+    done = limited("-c", code, cpu=1, folder=data_folder)
+    assert done.returncode != 0
+    assert error in done.stderr

@@ -1,4 +1,5 @@
 import base64
+import contextlib
 import hashlib
 import socket
 import threading
@@ -217,6 +218,23 @@ def test_a_body_that_stops_coming_is_given_up(serve: Callable[..., Any], tmp_pat
         with half_a_piece(address, server.url, 100, b"a" * 30) as connection:
             assert b" 408 " in connection.recv(100)
         assert offset_of(http, address) == 30
+
+
+def test_an_upload_that_trickles_holds_its_place_for_some_minutes_and_no_longer(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.uploads.receive.PACE_SECONDS", 0.5)
+    with serve(tmp_path) as server, server.client() as http:
+        address = begin(http, 10_000)
+        with half_a_piece(address, server.url, 10_000, b"a" * 30) as connection:
+            connection.settimeout(0.05)
+            answer, deadline = b"", time.monotonic() + 15
+            while not answer and time.monotonic() < deadline:
+                connection.sendall(b"a")
+                with contextlib.suppress(TimeoutError):
+                    answer = connection.recv(1000)
+        assert b" 408 " in answer
+        assert offset_of(http, address) >= 31  # what came is kept
 
 
 def test_an_upload_goes_on_after_the_server_was_started_again(serve: Callable[..., Any], tmp_path: Path) -> None:

@@ -7,18 +7,27 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
 import anyio
 import httpx
 import pytest
+import sqlalchemy as sa
+from pydantic import ValidationError
+from sqlmodel import col, select
 from standardwebhooks.webhooks import Webhook as StandardWebhook
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.jobs import JobCreate
-from server.errors import Refused
-from server.webhooks.egress import check_url, is_public, resolve
+from server.database.engine import read_session, write_session
+from server.database.tables import Delivery, Webhook
+from server.errors import Refused, SettingsRefused
+from server.settings import ServerSettings
+from server.webhooks.delivery import MAX_IN_FLIGHT_PER_OWNER, Deliverer, _host_and_port
+from server.webhooks.egress import check_url, is_allowed, is_public, resolve
+from server.webhooks.service import signing_secrets
 
 
 class Listener(BaseHTTPRequestHandler):
@@ -67,7 +76,7 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture
 def open_server(serve: Callable[..., Any], tmp_path: Path) -> Iterator[Any]:
     """A server that may call this machine."""
-    with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02) as server:
+    with serve(tmp_path, outbound_networks="127.0.0.1", webhook_poll_seconds=0.02) as server:
         yield server
 
 
@@ -93,8 +102,7 @@ def test_a_listener_hears_of_the_end_of_a_job_signed_as_the_standard_says(
     job_id = finish(open_server)
     eventually(lambda: receiver.received)
     headers, body = receiver.received[0]
-    secret = http.get(f"/v1/webhooks/{webhook['id']}/secret").json()["secret"]
-    sent = StandardWebhook(secret).verify(body, {key.lower(): value for key, value in headers.items()})
+    sent = StandardWebhook(webhook["secret"]).verify(body, {key.lower(): value for key, value in headers.items()})
     assert (sent["type"], sent["data"]["id"], sent["data"]["status"]) == ("job.succeeded", job_id, "succeeded")
     log = http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"]
     eventually(lambda: http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"][0]["status"] == "delivered")
@@ -150,8 +158,6 @@ def test_a_message_that_is_not_taken_is_sent_again_and_each_try_is_told(
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "failed")
     last = http.get(log).json()["data"][0]
     assert (last["last_status"], last["last_error"]) == (500, "returned 500 Internal Server Error")
-    assert http.post(f"{log}/{last['id']}/redeliver").status_code == 409  # it took nothing for days, so it is disabled
-    http.patch(f"/v1/webhooks/{webhook['id']}", json={"is_enabled": True})
     again = http.post(f"{log}/{last['id']}/redeliver")
     assert (again.status_code, again.json()["status"]) == (202, "pending")
     eventually(lambda: http.get(log).json()["data"][0]["status"] == "delivered")
@@ -184,19 +190,100 @@ def test_messages_to_an_address_that_is_gone_have_failed(
     assert {each["status"] for each in http.get(f"{address}/deliveries").json()["data"]} == {"failed"}
 
 
-def test_a_webhook_that_took_nothing_for_days_is_disabled(
-    open_server: Any,
-    http: httpx.Client,
-    receiver: Receiver,
-    eventually: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
+def send_pings(http: httpx.Client, receiver: Receiver, address: str, statuses: list[int], eventually: Any) -> None:
+    """Send a message for each of the statuses that the receiver answers with, and wait for their attempts."""
+    for status in statuses:
+        receiver.statuses = [status]
+        sent = http.post(f"{address}/test").json()["id"]
+
+        def is_tried(sent: str = sent) -> bool:
+            log = http.get(f"{address}/deliveries").json()["data"]
+            return next(each["num_tries"] for each in log if each["id"] == sent) == 1
+
+        eventually(is_tried)
+
+
+def test_a_webhook_that_failed_for_three_days_is_disabled_until_it_is_enabled(
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr("server.webhooks.delivery.RETRY_SECONDS", (0.01, 0.01))
-    address = f"/v1/webhooks/{http.post('/v1/webhooks', json={'url': receiver.url}).json()['id']}"
-    receiver.statuses = [500] * 3
-    http.post(f"{address}/test")
-    eventually(lambda: not http.get(address).json()["is_enabled"])
-    assert "three days" in http.get(address).json()["disabled_reason"]
+    webhook_id = http.post("/v1/webhooks", json={"url": receiver.url}).json()["id"]
+    address = f"/v1/webhooks/{webhook_id}"
+
+    def fail_since(**age: float) -> None:
+        with write_session(open_server.context.engine) as session:
+            session.get_one(Webhook, webhook_id).failing_since = datetime.now(UTC) - timedelta(**age)
+
+    send_pings(http, receiver, address, [500], eventually)
+    assert http.get(address).json()["failing_since"] is not None
+    fail_since(days=5)
+    send_pings(http, receiver, address, [204], eventually)
+    assert http.get(address).json()["failing_since"] is None  # one accepted message is enough
+    fail_since(days=2.9)
+    send_pings(http, receiver, address, [500], eventually)
+    assert http.get(address).json()["is_enabled"]
+    fail_since(days=3)
+    send_pings(http, receiver, address, [500], eventually)
+    shown = http.get(address).json()
+    assert not shown["is_enabled"]
+    assert "accepted no message for 3 days" in shown["disabled_reason"]
+    assert shown["disabled_at"] > shown["failing_since"]
+    assert {each["status"] for each in http.get(f"{address}/deliveries").json()["data"]} == {"failed", "delivered"}
+    assert http.post(f"{address}/test").status_code == 409
+    enabled = http.patch(address, json={"is_enabled": True}).json()
+    assert [enabled[name] for name in ("is_enabled", "disabled_reason", "disabled_at", "failing_since")] == [True] + [
+        None
+    ] * 3
+    send_pings(http, receiver, address, [500], eventually)
+    assert http.get(address).json()["is_enabled"]
+
+
+def test_a_secret_is_shown_when_it_is_made_and_never_again(http: httpx.Client, receiver: Receiver) -> None:
+    made = http.post("/v1/webhooks", json={"url": receiver.url}).json()
+    address = f"/v1/webhooks/{made['id']}"
+    rotated = http.post(f"{address}/rotate-secret").json()
+    assert rotated["secret"] != made["secret"]
+    assert http.get(f"{address}/secret").status_code == 404
+    shown = [http.get(path).text for path in (address, "/v1/webhooks", "/v1/audit")]
+    shown += [http.patch(address, json={"events": ["job.failed"]}).text, http.post(f"{address}/test").text]
+    assert not any("whsec_" in text for text in shown)
+    assert [each["action"] for each in http.get("/v1/audit", params={"target": made["id"]}).json()["data"]] == [
+        "webhook.changed",
+        "webhook.secret_rotated",
+        "webhook.created",
+    ]
+
+
+def test_for_a_day_after_a_rotation_the_old_secret_signs_too(
+    open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Any
+) -> None:
+    made = http.post("/v1/webhooks", json={"url": receiver.url}).json()
+    own = "whsec_" + "QUJD" * 8
+    secrets = [made["secret"]]
+    secrets += [
+        http.post(f"/v1/webhooks/{made['id']}/rotate-secret", json=body).json()["secret"]
+        for body in ({}, {"secret": own})
+    ]
+    assert secrets[-1] == own
+    http.post(f"/v1/webhooks/{made['id']}/test")
+    eventually(lambda: receiver.received)
+    headers, body = receiver.received[0]
+    for secret in secrets:
+        StandardWebhook(secret).verify(body, {key.lower(): value for key, value in headers.items()})
+    webhook = open_server.context.webhooks.get(None, made["id"])
+    assert signing_secrets(webhook, datetime.now(UTC) + timedelta(hours=23)) == [own, *secrets[:2]]
+    assert signing_secrets(webhook, datetime.now(UTC) + timedelta(hours=25)) == [own]
+    refused = http.post(f"/v1/webhooks/{made['id']}/rotate-secret", json={"secret": "short"})
+    assert refused.status_code == 422
+
+
+def test_messages_to_one_host_are_sent_one_at_a_time_and_one_owner_leaves_room_for_others(engine: sa.Engine) -> None:
+    deliverer = Deliverer(engine, ServerSettings(), lambda: datetime.now(UTC))
+    urls = ["http://A.example/x", "http://a.example:80/y", "https://a.example/", "http://b.example/"]
+    assert len({_host_and_port(url) for url in urls}) == 3
+    deliverer._in_flight = {f"host-{number}": "anna" for number in range(MAX_IN_FLIGHT_PER_OWNER)}
+    assert not deliverer._has_room("new", "anna")
+    assert not deliverer._has_room("host-1", "bob")
+    assert deliverer._has_room("new", "bob")
 
 
 class Trickle(socketserver.BaseRequestHandler):
@@ -219,7 +306,7 @@ def test_a_peer_that_never_gets_done_keeps_nobody_waiting_and_not_the_servers_en
         slow.daemon_threads = True
         threading.Thread(target=slow.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         with (
-            serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02) as server,
+            serve(tmp_path, outbound_networks="127.0.0.1", webhook_poll_seconds=0.02) as server,
             server.client() as http,
         ):
             url = f"http://127.0.0.1:{slow.server_address[1]}/"
@@ -276,10 +363,10 @@ def test_a_deleted_webhook_hears_nothing(open_server: Any, http: httpx.Client, r
 def test_messages_outlive_a_restart(
     serve: Callable[..., Any], tmp_path: Path, receiver: Receiver, eventually: Any
 ) -> None:
-    with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=60) as server, server.client() as http:
+    with serve(tmp_path, outbound_networks="127.0.0.1", webhook_poll_seconds=60) as server, server.client() as http:
         http.post("/v1/webhooks", json={"url": receiver.url})
         finish(server)
-    with serve(tmp_path, webhook_allow_private=True, webhook_poll_seconds=0.02):
+    with serve(tmp_path, outbound_networks="127.0.0.1", webhook_poll_seconds=0.02):
         eventually(lambda: receiver.received)
 
 
@@ -288,7 +375,7 @@ def test_an_address_inside_the_network_is_refused(live: Any) -> None:
         for url in ("http://127.0.0.1:9/x", "http://localhost/x", "http://169.254.169.254/", "http://[::1]/"):
             answer = http.post("/v1/webhooks", json={"url": url})
             assert (answer.status_code, answer.json()["code"]) == (422, "refused"), url
-            assert "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE" in answer.json()["detail"]
+            assert "RVC_TRAIN_OUTBOUND_NETWORKS" in answer.json()["detail"]
         request = {"name": "a", "dataset_id": live.bench.dataset(), "webhook": {"url": "http://10.0.0.1/"}}
         assert http.post("/v1/jobs", json=request).status_code == 422
 
@@ -319,18 +406,38 @@ def test_an_address_inside_the_network_is_refused(live: Any) -> None:
     ],
 )
 def test_only_the_open_internet_is_public(address: str, expected: bool) -> None:
-    import ipaddress
-
-    assert is_public(ipaddress.ip_address(address)) is expected
+    assert is_public(ip_address(address)) is expected
 
 
 def test_a_name_with_one_private_address_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     found = [(2, 1, 6, "", ("8.8.8.8", 80)), (2, 1, 6, "", ("192.168.1.1", 80))]
     monkeypatch.setattr("server.webhooks.egress.socket.getaddrinfo", lambda *args, **more: found)
     with pytest.raises(Refused, match="not public") as refused:
-        anyio.run(resolve, "two.example", 80, False)
+        anyio.run(resolve, "two.example", 80, ())
     assert "192.168" not in str(refused.value)
-    assert anyio.run(resolve, "two.example", 80, True) == "8.8.8.8"
+    with pytest.raises(Refused, match="not public"):
+        anyio.run(resolve, "two.example", 80, (ip_network("192.168.2.0/24"),))
+    assert anyio.run(resolve, "two.example", 80, (ip_network("192.168.1.0/24"),)) == "8.8.8.8"
+
+
+def test_the_operator_names_the_networks_that_are_called_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVC_TRAIN_OUTBOUND_NETWORKS", "10.1.0.0/16, fd00::/8")
+    networks = ServerSettings().outbound_networks
+    allowed = {"10.1.2.3", "::ffff:10.1.2.3", "fd12::1", "8.8.8.8"}
+    refused = {"10.2.0.1", "127.0.0.1", "169.254.169.254", "fe80::1"}
+    assert {each for each in allowed | refused if is_allowed(ip_address(each), networks)} == allowed
+    monkeypatch.setenv("RVC_TRAIN_OUTBOUND_NETWORKS", "10.1.2.3/16")
+    with pytest.raises(ValidationError, match="has host bits set"):
+        ServerSettings()
+
+
+@pytest.mark.parametrize("value", ["true", "false"])
+def test_the_old_setting_of_private_addresses_refuses_to_start_and_names_the_new_one(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    monkeypatch.setenv("RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE", value)
+    with pytest.raises(SettingsRefused, match="RVC_TRAIN_OUTBOUND_NETWORKS"):
+        ServerSettings()
 
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "http://", "http://user:word@a/", "http://[::1", "http://a:99999/"])
@@ -347,8 +454,6 @@ def test_a_secret_that_is_none_is_refused(http: httpx.Client, receiver: Receiver
 def test_the_log_of_messages_is_kept_for_some_days(
     open_server: Any, http: httpx.Client, receiver: Receiver, eventually: Any
 ) -> None:
-    from server.webhooks.delivery import Deliverer
-
     webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
     finish(open_server)
     log = f"/v1/webhooks/{webhook['id']}/deliveries"
@@ -364,12 +469,6 @@ def test_the_log_of_messages_is_kept_for_some_days(
 
 def test_a_message_is_written_only_if_its_event_is(job_service: Any, bench: Any) -> None:
     """The transaction that fails takes its message with it."""
-    import sqlalchemy as sa
-    from sqlmodel import col, select
-
-    from server.database.engine import read_session
-    from server.database.tables import Delivery, Webhook
-
     job = bench.job()
     with job_service.engine.begin() as connection:
         row = {"id": "whk_1", "owner": "local", "url": "http://a", "secret": "whsec_", "events": ["job.cancelled"]}

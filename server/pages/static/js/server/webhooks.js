@@ -21,7 +21,7 @@ export async function startWebhooks() {
     const events = [...fields.events].filter((box) => box.checked).map((box) => box.value);
     const made = await post("/v1/webhooks", { url: fields.url.value.trim(), events });
     byId("webhook-form").reset();
-    await showSecretOf(made);
+    showSecretOf(made);
     ticking.again();
   });
 }
@@ -62,7 +62,10 @@ function deeds(item, one) {
       log.open = true;
       await showLog(log, one.id);
     }),
-    button(t("server.webhooks.secret"), () => showSecretOf(one)),
+    button(t("server.webhooks.rotate"), async () => {
+      const question = { title: t("server.webhooks.rotate_title"), text: t("server.webhooks.rotate_text"), button: t("server.webhooks.rotate"), danger: false };
+      if (await confirm(question)) showSecretOf(await post(`${address}/rotate-secret`));
+    }),
     button(t(one.is_enabled ? "server.webhooks.disable" : "server.webhooks.enable"), async () => {
       await patch(address, { is_enabled: !one.is_enabled });
       ticking.again();
@@ -77,10 +80,7 @@ function deeds(item, one) {
   ];
 }
 
-async function showSecretOf(one) {
-  const { secret } = await get(`/v1/webhooks/${one.id}/secret`);
-  showSecret(t("server.webhooks.secret_title"), t("server.webhooks.secret_text"), secret);
-}
+const showSecretOf = ({ secret }) => showSecret(t("server.webhooks.secret_title"), t("server.webhooks.secret_text"), secret);
 
 const LOOKS = { pending: "queued", delivered: "ready", failed: "failed" };
 
