@@ -18,14 +18,14 @@ from server.job_store.leases import Lease
 from worker.engine.slots import SlotRecord, Slots, end_process, process_identity
 
 HANG = [["log", "deaf"], ["hang"]]
-LONG = [["train", 1000, 0.05, 1000]]
+LONG = [["log", "begun"], ["train", 1000, 0.05, 1000]]
 
 
 def is_running(pid: int) -> bool:
     return process_identity(pid) is not None
 
 
-def wait_for_engine(shop: Any, job_id: str, told: str = "") -> int:
+def wait_for_engine(shop: Any, job_id: str, told: str) -> int:
     """The pid of the job's engine, once it has written `told` to the log."""
 
     def has_begun() -> bool:
@@ -87,7 +87,7 @@ def test_only_what_is_recorded_in_the_slot_of_a_dead_worker_is_ended(
     elsewhere = type(shop)(tmp_path_factory.mktemp("elsewhere"))
     near, far = shop.submit(LONG), elsewhere.submit(LONG)
     with shop.worker(), elsewhere.worker(), persons_command(shop) as command:
-        others = [wait_for_engine(shop, near), wait_for_engine(elsewhere, far), command.pid]
+        others = [wait_for_engine(shop, near, "begun"), wait_for_engine(elsewhere, far, "begun"), command.pid]
         hung = shop.submit(HANG)
         with hung_engine_of_a_killed_worker(shop, hung) as pid:
             shop.jobs.cancel(hung)
@@ -126,7 +126,7 @@ def persons_command(shop: Any) -> Iterator[subprocess.Popen[bytes]]:
 def test_a_worker_that_lives_keeps_its_slot_its_job_and_its_engine_however_long_it_is_silent(shop: Any) -> None:
     job_id = shop.submit(LONG)
     with shop.worker_process() as worker:
-        pid = wait_for_engine(shop, job_id)
+        pid = wait_for_engine(shop, job_id, "begun")
         psutil.Process(worker.pid).suspend()
         with shop.worker():
             shop.wait_for(shop.submit(list(shop.MAKE_VOICE)), "succeeded")
