@@ -11,8 +11,9 @@ import sqlalchemy as sa
 
 from rvc_engine.workspace.disk import is_disk_full
 
-TRANSIENT_SQLSTATES = frozenset({"08", "25", "40", "53", "57", "58"})
-"""Classes: connection, transaction state (read-only after a failover), rollback, resources, operator, system."""
+TRANSIENT_SQLSTATES = ("08", "25", "40", "53", "55P03", "57", "58")
+"""Classes: connection, transaction (read-only after a failover), rollback, resources, operator, system; and a lock
+that was not free in time."""
 TRANSIENT_SQLITE_CODES = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -43,17 +44,17 @@ def is_database_unavailable(error: BaseException) -> bool:
     if isinstance(error, sa.exc.TimeoutError):  # of the pool
         return True
     if isinstance(error, sa.exc.DBAPIError):
-        return error.connection_invalidated or is_driver_error_transient(error.orig, default=_may_lack_code(error))
-    return isinstance(error, sqlite3.Error) and is_driver_error_transient(error, default=False)
+        return error.connection_invalidated or _is_driver_error_transient(error.orig, default=_may_lack_code(error))
+    return isinstance(error, sqlite3.Error) and _is_driver_error_transient(error, default=False)
 
 
-def is_driver_error_transient(error: BaseException | None, *, default: bool) -> bool:
+def _is_driver_error_transient(error: BaseException | None, *, default: bool) -> bool:
     """Whether the code of a driver's error is transient; `default` for an error without a code."""
     sqlite_code, sqlstate = getattr(error, "sqlite_errorcode", None), getattr(error, "sqlstate", None)
     if sqlite_code is not None:
-        return sqlite_code & _SQLITE_PRIMARY in TRANSIENT_SQLITE_CODES
+        return int(sqlite_code) & _SQLITE_PRIMARY in TRANSIENT_SQLITE_CODES
     if sqlstate is not None:
-        return sqlstate[:2] in TRANSIENT_SQLSTATES
+        return str(sqlstate).startswith(TRANSIENT_SQLSTATES)
     return default
 
 

@@ -3,6 +3,7 @@
 import errno
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -56,6 +57,32 @@ def test_a_locked_a_full_and_a_damaged_file_of_sqlite(tmp_path: Path) -> None:
     with pytest.raises(sqlite3.OperationalError) as nowhere:
         sqlite3.connect(tmp_path / "nowhere" / "c.db")
     assert is_database_unavailable(nowhere.value)
+
+
+@pytest.mark.parametrize(
+    ("statements", "passes"),
+    [
+        (["SET TRANSACTION READ ONLY", "CREATE TABLE a (b int)"], True),
+        (["SELECT pg_terminate_backend(pg_backend_pid())"], True),
+        (["SET statement_timeout = 10", "SELECT pg_sleep(60)"], True),
+        (["SELECT * FROM nothing"], False),
+        (["SELECT 1 / 0"], False),
+    ],
+    ids=["read-only after a failover", "ended by its administrator", "a timeout", "no such table", "a mistake of ours"],
+)
+def test_errors_of_postgresql_are_told_apart_by_their_sqlstate(
+    postgres: Any, statements: list[str], passes: bool
+) -> None:
+    engine = create_engine(postgres.new_database())
+    assert is_database_unavailable(error_of(engine, *statements)) is passes
+    engine.dispose()
+
+
+def test_a_postgresql_that_does_not_listen_is_unavailable(tmp_path: Path) -> None:
+    engine = create_engine(f"postgresql+psycopg://rvc@/rvc?host={tmp_path}")
+    with pytest.raises(sa.exc.OperationalError) as raised:
+        engine.connect()
+    assert is_database_unavailable(raised.value)
 
 
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EFBIG", "EIO", "ESTALE", "EMFILE", "ETIMEDOUT", "EHOSTDOWN"])

@@ -35,9 +35,10 @@ class Shop:
     MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
     """The end of every run that goes well."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        """`url`: another database than SQLite in the folder."""
         self.folder = folder
-        self.url = f"sqlite:///{folder / 'rvc-train.db'}"
+        self.url = url or f"sqlite:///{folder / 'rvc-train.db'}"
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)

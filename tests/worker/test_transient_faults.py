@@ -4,6 +4,9 @@ import resource
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+
+from worker.engine.slots import process_identity
 
 LIMIT = 6 * 2**20
 """Size of the largest file that the worker may write, as on a full disk; the voice is larger, the database not."""
@@ -62,3 +65,30 @@ def test_an_unforeseen_error_of_the_worker_hands_the_job_back_a_few_times(shop: 
         assert (job.status, job.error_code, job.recoveries) == ("failed", "internal", 3)
         assert "IsADirectoryError" in job.error_message
         assert shop.event_types(job_id).count("retrying") == 2
+
+
+def test_a_postgresql_that_refuses_writes_during_a_failover_is_waited_for(shop: Any, postgres: Any) -> None:
+    there = type(shop)(shop.folder / "there", postgres.new_database())
+    name = there.engine.url.database
+    database = sa.create_engine(there.url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+
+    def change(setting: str) -> None:
+        """The worker's connections end too, as when the server is replaced by a standby."""
+        with database.connect() as connection:
+            connection.exec_driver_sql(f"ALTER DATABASE {name} {setting}")
+            connection.exec_driver_sql(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+
+    job_id = there.submit([["train", 20, 0.02, 5], ["wait_for_file", str(shop.folder / "go")], *shop.MAKE_VOICE])
+    with there.worker():
+        there.wait_until(lambda: len(there.steps(job_id)) >= 2, "two steps")
+        change("SET default_transaction_read_only = on")
+        (shop.folder / "go").touch()
+        engine = there.attempts(job_id)[0].engine_pid
+        there.wait_until(lambda: process_identity(engine) is None, "the engine's end, without the database")
+        change("RESET default_transaction_read_only")
+        job = there.wait_for(job_id, "succeeded", "failed")
+    assert (job.status, job.claims) == ("succeeded", 1)
+    there.engine.dispose()
