@@ -63,7 +63,7 @@ class JobRun:
         self._slot, self._lease, self._heartbeat, self._is_draining = slot, lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
         spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
-        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool)
+        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool, heartbeat.turn)
         self._stop_reason: StopReason | None = None
 
     def run(self) -> None:

@@ -294,8 +294,13 @@ class _Worker:
         self.next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS
         try:
             if is_joined(self.jobs.engine, self.storage):
-                self.workspaces.sweep(self.instance_id, partial(_status, self.jobs), self.settings.trash_days)
+                self.workspaces.sweep(self.instance_id, self._status, self.settings.trash_days)
         except Exception as error:
             if not (is_transient(error) or isinstance(error, SettingsRefused)):  # the latter: a disk cannot be read
                 raise
             logger.warning("scratch folders were not swept; they are at the next sweep", reason=first_line(error))
+
+    def _status(self, job_id: str) -> JobStatus | None:
+        """A job's status, asked for before each of the folders, whose deletion may take long."""
+        self.heartbeat.turn()
+        return _status(self.jobs, job_id)

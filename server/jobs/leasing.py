@@ -259,6 +259,7 @@ class LeaseOperations:
         """End the attempt of a lost worker."""
         event = NewEvent(EventType.WORKER_LOST, reason, {"worker_id": job.worker_id}, "warning")
         self._store.append_events(session, job, event)
+        enqueue_deliveries(session, job, EventType.WORKER_LOST, self._store.clock())
         message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
         back = NewEvent(EventType.QUEUED, "back in the queue; it continues from its last checkpoint")
         self._recover(session, job, back, (FailureCode.WORKER_LOST, message))

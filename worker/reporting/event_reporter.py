@@ -24,8 +24,20 @@ BATCH = 500
 class EventReporter:
     """Queue of events that are not in the database yet."""
 
-    def __init__(self, job_service: JobService, storage: Storage, lease: Lease, workspace: Path, spool: Path) -> None:
-        """`workspace`: folder from which the engine may publish files; `spool`: file for a long backlog."""
+    def __init__(
+        self,
+        job_service: JobService,
+        storage: Storage,
+        lease: Lease,
+        workspace: Path,
+        spool: Path,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`workspace`: folder from which the engine may publish files; `spool`: file for a long backlog.
+
+        `on_progress`: called before each file or batch.
+        """
+        self._on_progress = on_progress
         self._jobs = job_service
         self._storage = storage
         self._lease = lease
@@ -66,6 +78,7 @@ class EventReporter:
         is rejected because of a full disk, and RuntimeError raised for another fault of the storage.
         """
         while waiting := self._waiting.front():
+            self._on_progress()
             if isinstance(first := waiting[0], ArtifactReady):
                 self._publish(first, is_wait_over)
                 waiting.popleft()

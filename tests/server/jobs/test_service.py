@@ -14,7 +14,17 @@ from rvc_engine.events import Metric as Measured
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import read_session, write_session
-from server.database.tables import LOCAL_OWNER, Artifact, Attempt, Event, IdempotencyKey, Job, Metric
+from server.database.tables import (
+    LOCAL_OWNER,
+    Artifact,
+    Attempt,
+    Delivery,
+    Event,
+    IdempotencyKey,
+    Job,
+    Metric,
+    Webhook,
+)
 from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
@@ -195,6 +205,17 @@ def test_the_jobs_of_a_worker_whose_process_ended_go_back_and_a_requested_stop_i
     for lease in leases:
         with pytest.raises(LeaseLost):
             bench.jobs.heartbeat(lease)
+
+
+def test_webhooks_get_the_message_that_a_worker_was_lost(bench, job_service):
+    job = bench.job()
+    with write_session(job_service.engine) as session:
+        fields = {"id": "whk_1", "owner": LOCAL_OWNER, "url": "http://a", "secret": "whsec_", "is_enabled": True}
+        session.add(Webhook(**fields, events=["job.worker_lost"], created_at=bench.clock()))
+    bench.jobs.requeue_worker(bench.claim().worker_id)
+    with read_session(job_service.engine) as session:
+        messages = session.exec(sa.select(Delivery.job_id, Delivery.event)).all()
+    assert [tuple(each) for each in messages] == [(job.id, "job.worker_lost")]
 
 
 def test_the_next_attempt_learns_of_the_engine_before_it(bench):
