@@ -75,10 +75,7 @@ class JobRun:
                 self._terminate_stale_engine(log)
                 engine_exit = self._prepare(log) or self._run_engine(log)
                 if self._stop_reason is not StopReason.LOST:
-                    deadline = Deadline(self._settings.disk_wait_seconds, lambda: True)
-                    is_wait_over = lambda: self._heartbeat.command is WorkerCommand.CANCEL or deadline()  # noqa: E731
-                    give_up = Deadline(self._settings.stop_seconds, self._must_stop)
-                    retry_until_available(lambda: self._report(engine_exit, log, is_wait_over), give_up=give_up)
+                    self._report_when_possible(engine_exit, log)
             except LeaseLost:
                 logger.warning("the lease was lost; nothing more is written", job_id=self._lease.job_id)
             finally:
@@ -193,6 +190,16 @@ class JobRun:
             return deadline() or requested_stop(self._heartbeat, self._is_draining) is not None
 
         return is_over
+
+    def _report_when_possible(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
+        """Report as soon as database and disks allow. A worker that must stop leaves the lease to its successor."""
+        deadline = Deadline(self._settings.disk_wait_seconds, lambda: True)
+
+        def is_wait_over() -> bool:
+            return self._heartbeat.command is WorkerCommand.CANCEL or deadline()
+
+        give_up = Deadline(self._settings.stop_seconds, self._must_stop)
+        retry_until_available(lambda: self._report(engine_exit, log, is_wait_over), give_up=give_up)
 
     def _report(self, engine_exit: EngineExit | Failure, log: JobLog, is_wait_over: Callable[[], bool]) -> None:
         """Record the last events and the outcome of the attempt. Raises transient errors, LeaseLost, RuntimeError."""
