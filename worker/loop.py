@@ -238,7 +238,7 @@ class _Worker:
             for slot in self.slots.abandoned(self.slot):
                 _recover(slot, self.jobs, self.settings.stop_seconds)
         except Exception as error:
-            if not is_transient(error):
+            if not (is_transient(error) or isinstance(error, OSError)):
                 raise
             logger.warning("a dead worker's slot was not recovered; it is tried again", reason=first_line(error))
 
