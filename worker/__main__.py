@@ -17,14 +17,14 @@ from rvc_engine.child_processes import engine_environment, variable_names
 from server.database.engine import create_engine
 from server.errors import SettingsRefused
 from server.storage.permissions import UMASK
+from server.transient_errors import first_line
 from worker.hardware.devices import check_gpus
-from worker.loop import work
-from worker.reporting.retry import first_line
+from worker.loop import HeartbeatDied, work
 from worker.settings import WorkerSettings, default_engine_command
 
 
 def main() -> int:
-    """Run a worker until SIGTERM or SIGINT; exit code 0 after a clean end, 2 for wrong settings."""
+    """Run a worker until SIGTERM or SIGINT; exit code 0 after a clean end, 2 for wrong settings, 1 for a fault."""
     os.umask(UMASK)
     try:
         settings = WorkerSettings()
@@ -37,6 +37,9 @@ def main() -> int:
     except SettingsRefused as error:
         sys.stderr.write(f"the worker cannot start: {error}\n")
         return 2
+    except HeartbeatDied as error:
+        sys.stderr.write(f"the worker ends: {error}\n")
+        return 1
     return 0
 
 

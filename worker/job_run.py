@@ -1,6 +1,8 @@
 """One attempt at a claimed job, from the end of an older engine to the report of the outcome.
 
 end the old engine -> restore its checkpoint -> start an engine -> supervise it -> report the outcome
+
+A database or disk that is unavailable is waited for; any other error of the worker is raised.
 """
 
 import json
@@ -9,28 +11,33 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import structlog
 
+from rvc_engine.checkpoints.manifest import CheckpointEntry
 from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.workspace.atomic_files import write_atomically
+from rvc_engine.workspace.disk import is_disk_full
 from server.errors import LeaseLost
-from server.job_store.leases import Lease
+from server.job_store.leases import Lease, WorkerCommand
 from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
-from server.storage.local import Storage, is_disk_full
+from server.storage.local import Storage
+from server.transient_errors import is_transient
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
 from worker.engine.outcome import Failure, Released, StopReason, Success, decide_outcome
 from worker.engine.process import EngineExit, EngineProcess, terminate_stale_engine
+from worker.engine.slots import Slot
 from worker.engine.workspaces import Workspaces
 from worker.hardware.devices import device_environment, engine_device
 from worker.reporting.event_reporter import EventReporter
 from worker.reporting.heartbeat import Heartbeat
-from worker.reporting.retry import retry_until_available
+from worker.reporting.retry import retry_transient, retry_until_available
 from worker.settings import WorkerSettings
-from worker.supervision import Supervisor
+from worker.supervision import Supervisor, requested_stop
 
 logger = structlog.get_logger(__name__)
 
@@ -47,27 +54,28 @@ class JobRun:
         job_service: JobService,
         storage: Storage,
         workspaces: Workspaces,
+        slot: Slot,
         lease: Lease,
         heartbeat: Heartbeat,
         is_draining: Callable[[], bool],
     ) -> None:
         self._settings, self._jobs, self._storage, self._workspaces = settings, job_service, storage, workspaces
-        self._lease, self._heartbeat, self._is_draining = lease, heartbeat, is_draining
+        self._slot, self._lease, self._heartbeat, self._is_draining = slot, lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
         spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
-        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool)
+        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool, heartbeat.turn)
         self._stop_reason: StopReason | None = None
 
     def run(self) -> None:
         """Run the job and report the outcome; after the loss of the lease nothing more is written."""
-        with closing(JobLog(self._storage.job_log(self._lease.job_id))) as log:
+        path = self._storage.job_log(self._lease.job_id)
+        with closing(retry_transient(lambda: JobLog(path), give_up=self._disk_wait())) as log:
             log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
             try:
                 self._terminate_stale_engine(log)
                 engine_exit = self._prepare(log) or self._run_engine(log)
                 if self._stop_reason is not StopReason.LOST:
-                    give_up = Deadline(self._settings.stop_seconds, self._must_stop)
-                    retry_until_available(lambda: self._report(engine_exit, log), give_up=give_up)
+                    self._report_when_possible(engine_exit, log)
             except LeaseLost:
                 logger.warning("the lease was lost; nothing more is written", job_id=self._lease.job_id)
             finally:
@@ -75,30 +83,50 @@ class JobRun:
 
     def _terminate_stale_engine(self, log: JobLog) -> None:
         """End an engine that an earlier attempt left running on this machine: two must not write to one workspace."""
-        old = retry_until_available(lambda: self._jobs.previous_engine(self._lease), give_up=self._is_draining)
+        old = retry_until_available(lambda: self._jobs.previous_engine(self._lease), give_up=self._must_stop)
         if old is None or old.host != socket.gethostname():
             return
         if terminate_stale_engine(old.pid, old.started_at, self._settings.stop_seconds):
             log.line("warning", f"the engine of an earlier attempt still ran (process {old.pid}); it was ended")
 
     def _prepare(self, log: JobLog) -> Failure | None:
-        """Restore the last checkpoint of an attempt on another machine; the failure when that is not possible."""
+        """Write the config, and restore the last checkpoint of an attempt on another machine.
+
+        Returns the failure when that is not possible. Raises LeaseLost, as for a worker that hung until now: its files
+        would replace those of its successor.
+        """
+        retry_until_available(lambda: self._jobs.heartbeat(self._lease), give_up=self._must_stop)
         try:
-            restored = self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
+            restored = retry_transient(self._restore, give_up=self._disk_wait())
         except EngineError as error:
             return Failure(error.code, str(error))
         except OSError as error:
-            code = FailureCode.DISK_FULL if is_disk_full(error) else FailureCode.INTERNAL
-            return Failure(code, f"the job's last checkpoint cannot be restored into the workspace: {error}")
+            self._stop_reason = requested_stop(self._heartbeat, self._is_draining)
+            if self._stop_reason is None and not is_disk_full(error):
+                raise
+            message = f"the job's last checkpoint cannot be restored into the workspace: {error}"
+            return Failure(FailureCode.DISK_FULL, message)
+        self._heartbeat.turn()
         if restored is not None:
             log.line("info", f"restored the checkpoint of step {restored.step} from the storage")
         return None
+
+    def _restore(self) -> CheckpointEntry | None:
+        write_atomically(self._config_file, json.dumps(self._lease.config.model_dump(mode="json"), indent=2).encode())
+        return self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
+
+    @property
+    def _config_file(self) -> Path:
+        return self._storage.job_home(self._lease.job_id) / "config.json"
 
     def _run_engine(self, log: JobLog) -> EngineExit | Failure:
         try:
             engine = EngineProcess(self._command(), self._environment(), log, self._lease.step_seconds)
         except OSError as error:
+            if is_transient(error):
+                raise
             return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); repair the installation")
+        self._slot.add_engine(engine.pid, self._lease)
         stored = StoredCheckpoints(self._storage.checkpoints(self._lease.job_id))
         sync = CheckpointSync(stored, self._workspace, self._lease.token)
         supervisor = Supervisor(
@@ -110,18 +138,18 @@ class JobRun:
         finally:
             self._stop_reason = supervisor.stop_reason
             engine.close()
+            self._slot.remove_engine(engine.pid)
+            self._heartbeat.turn()
             if not sync.finish(LAST_COPY_SECONDS):
                 logger.warning("the last checkpoint is still being copied", job_id=self._lease.job_id)
 
     def _command(self) -> list[str]:
         lease, storage = self._lease, self._storage
-        config = storage.job_home(lease.job_id) / "config.json"
-        write_atomically(config, json.dumps(lease.config.model_dump(mode="json"), indent=2).encode())
         options = {
             "--workspace": self._workspace.root,
             "--dataset": storage.dataset_folder(lease.dataset_id),
             "--voice": lease.voice,
-            "--config": config,
+            "--config": self._config_file,
             "--device": engine_device(self._settings.device),
             "--weights": self._settings.weights_folder or storage.weights_folder,
             "--cache": storage.cache_folder(lease.dataset_id),
@@ -149,11 +177,33 @@ class JobRun:
         logger.info("engine started", job_id=self._lease.job_id, attempt=self._lease.attempt, pid=pid)
 
     def _must_stop(self) -> bool:
+        """Whether calls that are retried must end; asked between two tries, each of which is a turn of the loop."""
+        self._heartbeat.turn()
         return self._is_draining() or self._heartbeat.is_lost
 
-    def _report(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
-        """Record the last events and the outcome of the attempt. Raises DATABASE_UNAVAILABLE, LeaseLost."""
-        self._reporter.flush()
+    def _disk_wait(self) -> Callable[[], bool]:
+        """A function: whether `disk_wait_seconds` have passed since its first call, or there is a reason to stop."""
+        deadline = Deadline(self._settings.disk_wait_seconds, lambda: True)
+
+        def is_over() -> bool:
+            self._heartbeat.turn()
+            return deadline() or requested_stop(self._heartbeat, self._is_draining) is not None
+
+        return is_over
+
+    def _report_when_possible(self, engine_exit: EngineExit | Failure, log: JobLog) -> None:
+        """Report as soon as database and disks allow. A worker that must stop leaves the lease to its successor."""
+        deadline = Deadline(self._settings.disk_wait_seconds, lambda: True)
+
+        def is_wait_over() -> bool:
+            return self._heartbeat.command is WorkerCommand.CANCEL or deadline()
+
+        give_up = Deadline(self._settings.stop_seconds, self._must_stop)
+        retry_until_available(lambda: self._report(engine_exit, log, is_wait_over), give_up=give_up)
+
+    def _report(self, engine_exit: EngineExit | Failure, log: JobLog, is_wait_over: Callable[[], bool]) -> None:
+        """Record the last events and the outcome of the attempt. Raises transient errors, LeaseLost, RuntimeError."""
+        self._reporter.flush(is_wait_over)
         outcome = decide_outcome(engine_exit, self._stop_reason, self._reporter, self._lease.max_duration_seconds)
         job_service, lease = self._jobs, self._lease
         match outcome:

@@ -1,7 +1,8 @@
-"""Loop of the worker: register, then claim and run jobs until it is asked to stop."""
+"""Loop of the worker: recover what a dead worker left, register, then claim and run jobs until it is asked to stop."""
 
 import os
 import socket
+import sqlite3
 import threading
 import time
 from dataclasses import dataclass, field
@@ -12,25 +13,29 @@ import sqlalchemy as sa
 import structlog
 
 from rvc_engine.errors import FailureCode
+from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.jobs import JobStatus
-from server.database.engine import database_name, migrate
+from server.database.engine import checkpoint_large_wal, database_name, migrate
 from server.errors import LeaseLost, NotFound, SettingsRefused
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.storage.instances import Pairing, inspect_pairing, is_joined
 from server.storage.local import Storage
 from server.storage.permissions import restrict_access
+from server.transient_errors import first_line, is_transient
+from worker.engine.slots import Slot, Slots
 from worker.engine.workspaces import Workspaces
 from worker.hardware.devices import device_name, visible_gpus
 from worker.hardware.gpus import GpuMonitor
 from worker.job_run import JobRun
 from worker.reporting.heartbeat import Heartbeat
-from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line, retry_until_available
+from worker.reporting.retry import retry_until_available
 from worker.settings import WorkerSettings
 
 logger = structlog.get_logger(__name__)
 
 SECONDS_BETWEEN_SWEEPS = 600
+SECONDS_BETWEEN_WAL_CHECKS = 60
 MAX_NETWORK_FOLDER_CHECKS = 90
 """NFS may show a new file a minute late."""
 
@@ -40,7 +45,9 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
-    job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
+    job_service = JobService(
+        engine, retry_delay_seconds=settings.retry_delay_seconds, max_recoveries=settings.max_recoveries
+    )
     storage = Storage(settings.data_folder)
     workspaces = Workspaces(storage, settings.scratch_folder)
     retry_until_available(
@@ -49,24 +56,52 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     if settings.scratch_folder is not None:
         for sentence in restrict_access(settings.scratch_folder.glob("job_*")):
             logger.warning(sentence)
-    worker_id = retry_until_available(lambda: _register(settings, job_service), give_up=stop.is_set)
-    if worker_id is None:
+    slots = Slots(settings.scratch_folder or settings.data_folder)
+    slot = _take_slot(slots, stop)
+    if slot is None:
         return
-    logger.info("worker ready", worker_id=worker_id, name=settings.worker_name, device=settings.device)
-    heartbeat = Heartbeat(
-        job_service, worker_id, settings.heartbeat_seconds, settings.wish_seconds, settings.heartbeat_file
-    )
-    heartbeat.start()
-    gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
-    gpu_monitor = GpuMonitor(storage, worker_id, gpus, settings.heartbeat_seconds)
-    gpu_monitor.start()
     try:
-        _Worker(settings, job_service, storage, worker_id, heartbeat, stop, workspaces, instance_id).run_jobs()
+        if retry_until_available(lambda: _recover(slot, job_service, settings.stop_seconds), give_up=stop.is_set):
+            worker_id = retry_until_available(lambda: _register(settings, job_service), give_up=stop.is_set)
+            if worker_id is not None:
+                _Worker(settings, job_service, storage, worker_id, stop, workspaces, slots, slot, instance_id).run()
     finally:
-        gpu_monitor.stop()
-        heartbeat.stop()
-        retry_until_available(lambda: job_service.deregister_worker(worker_id), give_up=lambda: True)
-        logger.info("worker stopped", worker_id=worker_id, drained=heartbeat.drain is not None)
+        slot.release()
+
+
+def _take_slot(slots: Slots, stop: threading.Event) -> Slot | None:
+    """A slot for this worker; None when `stop` is set while a disk is waited for. Raises SettingsRefused."""
+    try:
+        return retry_until_available(slots.take, give_up=stop.is_set)
+    except OSError as error:
+        raise SettingsRefused(
+            f"{slots.folder} cannot be used for the worker's records: {error}; make it writable, or set "
+            "RVC_TRAIN_SCRATCH_FOLDER to a folder on a local disk"
+        ) from error
+
+
+def _recover(slot: Slot, job_service: JobService, grace_seconds: float) -> bool:
+    """End the engines of a slot's worker, which has ended, and hand back its jobs; true once that is done.
+
+    The record stays until then. Raises transient errors.
+    """
+    if slot.worker_id is None:
+        return True
+    for engine in slot.end_engines(grace_seconds):
+        logger.warning("ended an engine that had outlived its worker", pid=engine.pid, job_id=engine.job_id)
+    for job_id in job_service.requeue_worker(slot.worker_id):
+        logger.warning("handed back the job of a worker whose process ended", job_id=job_id, worker_id=slot.worker_id)
+    slot.clear()
+    return True
+
+
+def _fold_wal(engine: sa.Engine, is_over: threading.Event) -> None:
+    """Checkpoint a large write-ahead log, which the server does as long as it runs."""
+    while not is_over.wait(SECONDS_BETWEEN_WAL_CHECKS):
+        try:
+            checkpoint_large_wal(engine)
+        except (OSError, sa.exc.SQLAlchemyError, sqlite3.Error) as error:
+            logger.warning("the write-ahead log was not checkpointed; it is tried again", reason=first_line(error))
 
 
 def _open_instance(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> str | None:
@@ -128,6 +163,10 @@ def _register(settings: WorkerSettings, job_service: JobService) -> str:
     )
 
 
+class HeartbeatDied(Exception):
+    """The thread that sends heartbeats has ended: this process would lose each job that it claims."""
+
+
 @dataclass
 class _Worker:
     """Loop of one registered worker."""
@@ -136,15 +175,55 @@ class _Worker:
     jobs: JobService
     storage: Storage
     worker_id: str
-    heartbeat: Heartbeat
     stop: threading.Event
     workspaces: Workspaces
+    slots: Slots
+    slot: Slot
     instance_id: str
     next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
     """A start deletes nothing, the end of a job does."""
+    heartbeat: Heartbeat = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.settings
+        self.heartbeat = Heartbeat(
+            self.jobs,
+            self.worker_id,
+            settings.heartbeat_seconds,
+            settings.wish_seconds,
+            settings.heartbeat_file,
+            settings.max_turn_seconds,
+        )
+
+    def run(self) -> None:
+        """Run jobs, with heartbeats and readings of the GPUs, and deregister at the end."""
+        settings = self.settings
+        retry_until_available(lambda: self.slot.register(self.worker_id), give_up=self.stop.is_set)
+        logger.info("worker ready", worker_id=self.worker_id, name=settings.worker_name, device=settings.device)
+        self.heartbeat.start()
+        gpus = [] if settings.device == "cpu" else visible_gpus(settings.device, os.environ)
+        gpu_monitor = GpuMonitor(self.storage, self.worker_id, gpus, settings.heartbeat_seconds)
+        gpu_monitor.start()
+        is_over = threading.Event()
+        threading.Thread(target=_fold_wal, args=(self.jobs.engine, is_over), name="wal", daemon=True).start()
+        try:
+            self.run_jobs()
+        finally:
+            is_over.set()
+            gpu_monitor.stop()
+            self.heartbeat.stop()
+            retry_until_available(lambda: self.jobs.deregister_worker(self.worker_id), give_up=lambda: True)
+            # Normally nothing is left. What is stays recorded when this fails, for the next worker in the slot.
+            retry_until_available(lambda: _recover(self.slot, self.jobs, settings.stop_seconds), give_up=lambda: True)
+            logger.info("worker stopped", worker_id=self.worker_id, drained=self.heartbeat.drain is not None)
 
     def run_jobs(self) -> None:
+        """Run jobs until the worker is stopped or drained. Raises HeartbeatDied, and errors that are not transient."""
         while not (self.stop.is_set() or self.heartbeat.drain is not None):
+            self.heartbeat.turn()
+            if not self.heartbeat.is_alive:
+                raise HeartbeatDied("the thread that sends heartbeats has ended; start the worker again")
+            self._recover_abandoned()
             lease = self._claim()
             if lease is not None:
                 self._run(lease)
@@ -152,33 +231,62 @@ class _Worker:
             self._sweep_if_due()
             self.stop.wait(self.settings.poll_seconds)
 
+    def _recover_abandoned(self) -> None:
+        """End engines that this worker could not end, and recover slots of workers on this machine that died."""
+        try:
+            self.slot.end_engines(self.settings.stop_seconds)
+            for slot in self.slots.abandoned(self.slot):
+                _recover(slot, self.jobs, self.settings.stop_seconds)
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, OSError)):
+                raise
+            logger.warning("a dead worker's slot was not recovered; it is tried again", reason=first_line(error))
+
     def _claim(self) -> Lease | None:
         try:
             return self.jobs.claim(self.worker_id)
-        except DATABASE_UNAVAILABLE:
+        except Exception as error:
+            if not is_transient(error):
+                raise
             return None
 
     def _run(self, lease: Lease) -> None:
-        """Run one job. An unexpected error fails that job, not the worker."""
+        """Run one job. An unexpected error hands it back, and ends neither the job nor the worker."""
         logger.info("job claimed", job_id=lease.job_id, attempt=lease.attempt, voice=lease.voice)
         self.heartbeat.attach(lease)
         try:
-            is_draining = self.stop.is_set
-            JobRun(self.settings, self.jobs, self.storage, self.workspaces, lease, self.heartbeat, is_draining).run()
+            JobRun(
+                self.settings,
+                self.jobs,
+                self.storage,
+                self.workspaces,
+                self.slot,
+                lease,
+                self.heartbeat,
+                self._is_draining,
+            ).run()
         except Exception as error:
             logger.exception("unexpected worker error", job_id=lease.job_id)
-            self._fail(lease, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
+            is_full = isinstance(error, OSError) and is_disk_full(error)
+            code = FailureCode.DISK_FULL if is_full else FailureCode.INTERNAL
+            self._hand_back(lease, code, f"unexpected worker error ({type(error).__name__}: {error}); see its log")
+            self.stop.wait(self.settings.retry_delay_seconds)  # another worker may succeed
         finally:
             self.heartbeat.attach(None)
             self.next_sweep_at = 0.0
 
-    def _fail(self, lease: Lease, message: str) -> None:
+    def _is_draining(self) -> bool:
+        return self.stop.is_set() or not self.heartbeat.is_alive
+
+    def _hand_back(self, lease: Lease, code: FailureCode, message: str) -> None:
         try:
-            retry_until_available(
-                lambda: self.jobs.fail(lease, FailureCode.INTERNAL, message), give_up=self.stop.is_set
-            )
+            retry_until_available(lambda: self.jobs.hand_back(lease, code, message), give_up=self._must_give_up)
         except LeaseLost:
             logger.warning("the lease was lost meanwhile", job_id=lease.job_id)
+
+    def _must_give_up(self) -> bool:
+        self.heartbeat.turn()
+        return self._is_draining()
 
     def _sweep_if_due(self) -> None:
         if time.monotonic() < self.next_sweep_at:
@@ -186,6 +294,13 @@ class _Worker:
         self.next_sweep_at = time.monotonic() + SECONDS_BETWEEN_SWEEPS
         try:
             if is_joined(self.jobs.engine, self.storage):
-                self.workspaces.sweep(self.instance_id, partial(_status, self.jobs), self.settings.trash_days)
-        except (*DATABASE_UNAVAILABLE, SettingsRefused) as error:  # the latter when a disk cannot be read
+                self.workspaces.sweep(self.instance_id, self._status, self.settings.trash_days)
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, SettingsRefused)):  # the latter: a disk cannot be read
+                raise
             logger.warning("scratch folders were not swept; they are at the next sweep", reason=first_line(error))
+
+    def _status(self, job_id: str) -> JobStatus | None:
+        """A job's status, asked for before each of the folders, whose deletion may take long."""
+        self.heartbeat.turn()
+        return _status(self.jobs, job_id)

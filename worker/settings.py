@@ -55,6 +55,8 @@ class WorkerSettings(BaseSettings):
     """Interval of the worker's heartbeats; the server's lease must be several times as long."""
     heartbeat_file: Path | None = None
     """File that is touched after each accepted heartbeat, for the health check of a container."""
+    max_turn_seconds: float = Field(default=900, gt=0)
+    """Seconds without a turn of the worker's main loop, hung in a call to a disk, until it sends no more heartbeats."""
     wish_seconds: float = Field(default=2, gt=0)
     """Interval at which the worker of a running job checks whether to cancel or pause it."""
     record_seconds: float = Field(default=1, gt=0)
@@ -65,6 +67,10 @@ class WorkerSettings(BaseSettings):
     """Seconds without an event until an engine is considered hung and stopped; more when its steps take long."""
     retry_delay_seconds: float = Field(default=10, ge=0)
     """Wait before the first retry of a failed attempt; doubled for each further one, to at most ten minutes."""
+    max_recoveries: int = Field(default=5, ge=0)
+    """Number of lost workers or errors of workers after which a job fails; the same as the server's."""
+    disk_wait_seconds: float = Field(default=600, ge=0)
+    """Longest wait for a disk that is full or fails, before the engine starts and once it has ended."""
     lock_wait_seconds: float = Field(default=120, ge=0)
     """Longest time that a new engine waits for an old one to release the workspace."""
 

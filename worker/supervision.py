@@ -27,6 +27,15 @@ _STOP_REASONS = {
 }
 
 
+def requested_stop(heartbeat: Heartbeat, is_draining: Callable[[], bool]) -> StopReason | None:
+    """Reason from outside to stop an attempt; None without one."""
+    if heartbeat.is_lost:
+        return StopReason.LOST
+    if heartbeat.command is not WorkerCommand.NONE:
+        return _STOP_REASONS[heartbeat.command]
+    return StopReason.DRAIN if is_draining() else None
+
+
 @dataclass
 class Supervisor:
     """Supervisor of one engine, from its start to its exit."""
@@ -47,6 +56,7 @@ class Supervisor:
         """Supervise the engine until its exit."""
         next_flush_at = 0.0
         while (engine_exit := self.engine.poll()) is None:
+            self.heartbeat.turn()
             self._collect_events(TICK_SECONDS)
             if time.monotonic() >= next_flush_at:
                 next_flush_at = time.monotonic() + self.settings.record_seconds
@@ -78,12 +88,8 @@ class Supervisor:
 
     def _find_stop_reason(self) -> StopReason | None:
         limit = self.lease.max_duration_seconds
-        if self.heartbeat.is_lost:
-            return StopReason.LOST
-        if (command := self.heartbeat.command) is not WorkerCommand.NONE:
-            return _STOP_REASONS[command]
-        if self.is_draining():
-            return StopReason.DRAIN
+        if (requested := requested_stop(self.heartbeat, self.is_draining)) is not None:
+            return requested
         if limit is not None and time.monotonic() - self._started_at > limit:
             return StopReason.TOO_LONG
         watchdog = self.engine.watchdog

@@ -12,6 +12,7 @@ from server.jobs.queue_timeout import QueueTimeout
 from server.jobs.reaper import Reaper
 from server.jobs.service import JobService
 from server.settings import ServerSettings
+from server.transient_errors import first_line, is_transient
 from server.uploads.service import UploadService
 from server.webhooks.delivery import Deliverer
 
@@ -74,5 +75,8 @@ class Scheduler:
             due = time.monotonic() + seconds
             try:
                 task()
-            except Exception:
-                logger.exception("periodic task failed; retrying later")
+            except Exception as error:
+                if is_transient(error):
+                    logger.warning("periodic task failed; retrying later", reason=first_line(error))
+                else:
+                    logger.exception("periodic task failed; retrying later")

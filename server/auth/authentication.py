@@ -21,9 +21,10 @@ from server.auth.principal import ADMIN_SCOPES, Principal, current_principal
 from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
-from server.http.problem_details import UNAVAILABLE, database_unavailable, headers_of, problem_response, status_of
+from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
 from server.http.rate_limit import RateLimit, network_of
 from server.settings import LOOPBACK_NAMES, ServerSettings
+from server.transient_errors import is_database_unavailable
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 PROBE_PATHS = frozenset({"/livez", "/readyz"})
@@ -110,7 +111,9 @@ class AuthMiddleware:
             )
             await response(scope, receive, send)
             return
-        except UNAVAILABLE as error:
+        except Exception as error:
+            if not is_database_unavailable(error):
+                raise
             await database_unavailable(error, path=path, request_id=request_id)(scope, receive, send)
             return
         if principal is not None:

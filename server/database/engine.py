@@ -3,7 +3,7 @@
 SQLite is opened in WAL mode with `synchronous=FULL`. Writers begin IMMEDIATE: a transaction that reads first and writes
 later would fail at once if another writer came between, whatever the timeout. SQLite before 3.51.3 can damage a WAL
 when two connections checkpoint at once, so connections never checkpoint by themselves; one thread of the server
-calls `checkpoint_wal`.
+calls `checkpoint_wal`. From that version on, workers checkpoint a log that grows while no server runs.
 """
 
 import importlib.metadata
@@ -28,6 +28,8 @@ NUM_IDLE_CONNECTIONS = 5
 CHECK_TIMEOUT_MS = 2_000
 LARGE_WAL = 64 * 2**20
 """Size in bytes from which the write-ahead log's file is cut off."""
+VERY_LARGE_WAL = 256 * 2**20
+"""Size in bytes from which workers checkpoint the log too."""
 SCHEMA_VERSION = "0012"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
@@ -210,6 +212,24 @@ def checkpoint_wal(engine: sa.Engine) -> None:
             dbapi.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         finally:
             dbapi.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+
+
+def checkpoint_large_wal(
+    engine: sa.Engine, min_bytes: int = VERY_LARGE_WAL, safe_version: tuple[int, int, int] = SAFE_SQLITE
+) -> bool:
+    """Checkpoint a WAL of at least `min_bytes`, for processes beside the server; whether that was done.
+
+    Blocks no reader or writer. A no-op on other databases, and with a SQLite older than `safe_version`.
+    """
+    if engine.dialect.name != "sqlite" or sqlite3.sqlite_version_info < safe_version:
+        return False
+    log = Path(f"{engine.url.database}-wal")
+    if not log.exists() or log.stat().st_size < min_bytes:
+        return False
+    with engine.connect() as connection:
+        dbapi: Any = connection.connection.dbapi_connection
+        dbapi.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return True
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import DataError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -17,6 +17,7 @@ from starlette.routing import Match
 
 from rvc_train.schemas.system import Problem, ProblemDetail
 from server import errors
+from server.transient_errors import is_database_unavailable
 
 logger = structlog.get_logger(__name__)
 
@@ -99,16 +100,12 @@ def _respond(request: Request, status: int, detail: str, **more: Any) -> Respons
     return problem_response(status, detail, path=request.url.path, request_id=request_id, **more)
 
 
-UNAVAILABLE = (OperationalError, PoolTimeout)
-"""Errors of a database that does not answer, or whose connections are all in use."""
-
-
 def install(app: FastAPI) -> None:
     """Install handlers that turn every error of a route into problem+json."""
     app.add_exception_handler(errors.ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
     app.add_exception_handler(HTTPException, _on_http_error)
-    for kind in UNAVAILABLE:
+    for kind in (DBAPIError, PoolTimeout):
         app.add_exception_handler(kind, _on_database_error)
     app.add_exception_handler(DataError, _on_data_error)
 
@@ -204,6 +201,8 @@ def _methods_at(request: Request) -> list[str]:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    if not is_database_unavailable(error):
+        raise error
     request_id = request.scope.get("state", {}).get("request_id", "")
     return database_unavailable(error, path=request.url.path, request_id=request_id)
 

@@ -208,7 +208,7 @@ class LeaseOperations:
                 event = NewEvent(EventType.PAUSED, f"paused after a failure: {message}", data, "warning")
                 self._store.transition(session, job, S.PAUSED, event, **columns)
             elif code.retryable and job.failures + 1 < job.max_attempts:
-                delay = min(self._retry_delay_seconds * 2**job.failures, LONGEST_RETRY_DELAY.total_seconds())
+                delay = self._retry_delay(job.failures)
                 event = NewEvent(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
                 columns["not_before"] = self._store.clock() + timedelta(seconds=delay)
                 self._store.transition(session, job, S.QUEUED, event, **columns)
@@ -243,20 +243,59 @@ class LeaseOperations:
             job = session.exec(query.with_for_update()).first()
             if job is None:
                 return None
-            data = {"worker_id": job.worker_id}
-            event = NewEvent(EventType.WORKER_LOST, "the worker stopped responding", data, "warning")
-            self._store.append_events(session, job, event)
-            columns: JobColumns = {"recoveries": job.recoveries + 1}
-            if self._complete_stop(session, job, outcome="lost", **columns):
-                pass
-            elif job.recoveries >= self._max_recoveries:
-                message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
-                self._store.fail(session, job, FailureCode.WORKER_LOST, message, outcome="lost", **columns)
-            else:
-                event = NewEvent(EventType.QUEUED, "back in the queue; it continues from its last checkpoint")
-                columns["not_before"] = self._store.clock()
-                self._store.transition(session, job, S.QUEUED, event, outcome="lost", **columns)
+            self._requeue(session, job, "the worker stopped responding")
             return JobStatus(job.status)
+
+    def requeue_worker(self, worker_id: str) -> Sequence[str]:
+        """End the leases of a worker whose process has ended; returns the ids of its jobs. Counted as recoveries."""
+        with write_session(self._store.engine) as session:
+            query = select(Job).where(Job.worker_id == worker_id, col(Job.status).in_(LEASED_STATUSES))
+            jobs = session.exec(query.with_for_update()).all()
+            for job in jobs:
+                self._requeue(session, job, "the worker's process ended")
+            return [job.id for job in jobs]
+
+    def _requeue(self, session: Session, job: Job, reason: str) -> None:
+        """End the attempt of a lost worker."""
+        event = NewEvent(EventType.WORKER_LOST, reason, {"worker_id": job.worker_id}, "warning")
+        self._store.append_events(session, job, event)
+        enqueue_deliveries(session, job, EventType.WORKER_LOST, self._store.clock())
+        message = f"the job lost its worker {job.recoveries + 1} times; look at the workers' logs and memory"
+        back = NewEvent(EventType.QUEUED, "back in the queue; it continues from its last checkpoint")
+        self._recover(session, job, back, (FailureCode.WORKER_LOST, message))
+
+    def hand_back(self, lease: Lease, code: FailureCode, message: str) -> JobStatus:
+        """End the attempt after an error of the worker, not of the job: a recovery is counted, no failure. LeaseLost.
+
+        `code` and `message` are those of the job's failure after too many recoveries. Returns the new status.
+        """
+        with self._lease_session(lease) as session:
+            job = self._leased_job(session, lease)
+            delay = self._retry_delay(job.recoveries)
+            data = {"code": str(code)}
+            event = NewEvent(EventType.RETRYING, f"{message}; trying again in {delay:.0f} s", data, "warning")
+            self._recover(session, job, event, (code, message), delay)
+            return JobStatus(job.status)
+
+    def _recover(
+        self, session: Session, job: Job, event: NewEvent, failure: tuple[FailureCode, str], delay: float = 0
+    ) -> None:
+        """End an attempt that neither succeeded nor failed: requeue the job with `event`, or fail it as `failure`.
+
+        `delay` is in seconds.
+        """
+        columns: JobColumns = {"recoveries": job.recoveries + 1}
+        if self._complete_stop(session, job, outcome="lost", **columns):
+            return
+        if job.recoveries >= self._max_recoveries:
+            self._store.fail(session, job, *failure, outcome="lost", **columns)
+            return
+        columns["not_before"] = self._store.clock() + timedelta(seconds=delay)
+        self._store.transition(session, job, S.QUEUED, event, outcome="lost", **columns)
+
+    def _retry_delay(self, num_earlier: int) -> float:
+        """Seconds before the next attempt, doubled for each earlier one."""
+        return min(self._retry_delay_seconds * 2 ** min(num_earlier, 20), LONGEST_RETRY_DELAY.total_seconds())
 
     def _complete_stop(
         self, session: Session, job: Job, *, outcome: str | None = None, **columns: Unpack[JobColumns]

@@ -77,7 +77,9 @@ class JobService:
         self.fail = leases.fail
         self.release = leases.release
         self.active_leases = leases.active_leases
+        self.hand_back = leases.hand_back
         self.requeue_lost = leases.requeue_lost
+        self.requeue_worker = leases.requeue_worker
 
         workers = WorkerRegistry(self._store)
         self.register_worker = workers.register_worker

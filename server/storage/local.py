@@ -9,6 +9,7 @@
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
     uploads/<upload id>                  resumable uploads, as far as received
+    workers/                             locks and records of workers; see `worker.engine.slots`
     incoming/                            other uploads and folders being written
     trash/<time>/<kind>/<name>           orphaned files, kept for some days; see `server.storage.trash`
     backups/before-<schema>-<time>.db    the database before its last upgrades; see `server.database.copies`

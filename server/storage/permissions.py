@@ -12,7 +12,7 @@ from pathlib import Path
 UMASK = 0o077
 _OTHERS = 0o007
 _ENTRIES = (
-    *("datasets", "jobs", "cache", "uploads", "incoming", "trash", "readings", "backups"),
+    *("datasets", "jobs", "cache", "uploads", "incoming", "trash", "readings", "backups", "workers"),
     *("rvc-train.db", "rvc-train.db-wal", "rvc-train.db-shm", "server.lock", "backup.json"),
     *("instance.json", "instance.json.new"),
 )

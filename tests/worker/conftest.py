@@ -1,6 +1,7 @@
 """A job service with a dataset, and workers whose engines follow a script."""
 
 import json
+import os
 import sys
 import threading
 import time
@@ -21,6 +22,7 @@ from server.database.tables import Artifact, Attempt, Dataset, Event, Job, new_i
 from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
+from tests.programs import ROOT, Fork, forks
 from worker.loop import work
 from worker.settings import WorkerSettings
 
@@ -33,9 +35,10 @@ class Shop:
     MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
     """The end of every run that goes well."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, url: str | None = None) -> None:
+        """`url`: another database than SQLite in the folder."""
         self.folder = folder
-        self.url = f"sqlite:///{folder / 'rvc-train.db'}"
+        self.url = url or f"sqlite:///{folder / 'rvc-train.db'}"
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)
@@ -100,6 +103,19 @@ class Shop:
             thread.join(20)
             assert not thread.is_alive(), "the worker did not stop"
 
+    @contextmanager
+    def worker_process(self, **changed: object) -> Iterator[Fork]:
+        """A worker in a process of its own, killed at the end; its output is in `worker.log`."""
+        settings = self.settings(**changed).model_dump(mode="json", exclude_none=True, exclude={"worker_name"})
+        environment = {f"RVC_TRAIN_{name.upper()}": _text(value) for name, value in settings.items()}
+        log = self.folder / "worker.log"
+        worker = forks().start("worker", environment=os.environ | environment, folder=ROOT, output=log, errors=log)
+        try:
+            yield worker
+        finally:
+            worker.kill()
+            worker.wait(20)
+
     @staticmethod
     def wait_until(is_so: Callable[[], bool], what: str, seconds: float = 20) -> None:
         deadline = time.monotonic() + seconds
@@ -140,6 +156,11 @@ class Shop:
         """Training steps the engines did, in order, repeats included."""
         path = self.storage.workspace(job_id) / "steps.txt"
         return [int(line.split()[0]) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def _text(value: object) -> str:
+    """A setting as its environment variable holds it."""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 @pytest.fixture

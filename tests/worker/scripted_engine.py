@@ -71,6 +71,10 @@ class Engine:
         if self.stopping.wait(seconds):
             self.end_stopped()
 
+    def wait_for_file(self, path: str) -> None:
+        while not Path(path).exists():
+            time.sleep(0.02)
+
     def hang(self) -> None:
         """Hang and ignore SIGTERM, like a frozen CUDA call."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -180,6 +184,16 @@ class Engine:
     def foreign_artifact(self, kind: str, path: str) -> None:
         content = Path(path).read_bytes()
         self.offer(kind, Path(path), hashlib.sha256(content).hexdigest())
+
+    def missing_artifact(self, kind: str) -> None:
+        path = self.workspace.root / "missing"
+        self.send(ArtifactReady(kind=kind, name=path.name, path=str(path), size=1, sha256="0" * 64))
+
+    def pipe_artifact(self, kind: str) -> None:
+        """A named pipe: whoever opens it hangs until it is written to."""
+        path = self.workspace.root / "pipe"
+        os.mkfifo(path)
+        self.send(ArtifactReady(kind=kind, name=path.name, path=str(path), size=1, sha256="0" * 64))
 
     def offer(self, kind: str, path: Path, sha256: str) -> None:
         self.send(ArtifactReady(kind=kind, name=path.name, path=str(path), size=path.stat().st_size, sha256=sha256))

@@ -295,6 +295,7 @@ class locked_database:  # noqa: N801 - reads as a word of the test
 
     def __enter__(self) -> None:
         self.connection = self.shop.engine.raw_connection()
+        self.connection.execute("PRAGMA busy_timeout=20000")  # unlike that of an impatient worker
         self.connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, *error: object) -> None:

@@ -5,9 +5,7 @@ Threads empty its pipes independently of the database: the child never blocks on
 """
 
 import contextlib
-import os
 import queue
-import signal
 import subprocess
 import threading
 import time
@@ -20,6 +18,7 @@ import psutil
 
 from rvc_engine.events import CheckpointSaved, Event, Failed, Log, Progress, Stopped, Succeeded, parse_event
 from worker.engine.job_log import JobLog
+from worker.engine.slots import end_process, kill_group, process_identity
 
 LAST_LINES = 20
 """Lines of standard error kept to explain a crash."""
@@ -171,30 +170,18 @@ class Watchdog:
         return max(least_seconds, steps * (self._step_seconds + self._save_seconds))
 
 
-def kill_group(group: int) -> None:
-    """Send SIGKILL to a process group, if it still exists."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(group, signal.SIGKILL)
-
-
 def terminate_stale_engine(pid: int, started_at: float, grace_seconds: float) -> bool:
     """End the engine of an earlier attempt: SIGTERM, then SIGKILL for its group. Whether there was one.
 
-    The start time guards against ending another process that got the same pid.
+    The start time, in seconds since the epoch, guards against ending another process that got the same pid.
     """
     try:
-        old = psutil.Process(pid)
-        if abs(old.create_time() - started_at) > 1:
+        if abs(psutil.Process(pid).create_time() - started_at) > 1:
             return False
-        old.terminate()
-        old.wait(grace_seconds)
     except psutil.NoSuchProcess:
         return False
-    except psutil.TimeoutExpired:
-        kill_group(pid)
-        with contextlib.suppress(psutil.TimeoutExpired):
-            old.wait(10)
-    return True
+    identity = process_identity(pid)
+    return identity is not None and end_process(pid, identity, grace_seconds)
 
 
 def _reader(pipe: IO[bytes] | None, take: Callable[[str], None]) -> threading.Thread:

@@ -1,17 +1,18 @@
 """Reports an engine's events to the job store: in order, in batches, none lost while the database is unavailable."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
 
 from rvc_engine.errors import ArtifactInvalid, DiskFull, EngineError
 from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
+from rvc_engine.workspace.disk import is_disk_full
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
-from server.storage.local import Storage, is_disk_full
-from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line
+from server.storage.local import Storage
+from server.transient_errors import first_line, is_transient
 from worker.reporting.spool import Spool
 
 logger = structlog.get_logger(__name__)
@@ -23,8 +24,20 @@ BATCH = 500
 class EventReporter:
     """Queue of events that are not in the database yet."""
 
-    def __init__(self, job_service: JobService, storage: Storage, lease: Lease, workspace: Path, spool: Path) -> None:
-        """`workspace`: folder from which the engine may publish files; `spool`: file for a long backlog."""
+    def __init__(
+        self,
+        job_service: JobService,
+        storage: Storage,
+        lease: Lease,
+        workspace: Path,
+        spool: Path,
+        on_progress: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`workspace`: folder from which the engine may publish files; `spool`: file for a long backlog.
+
+        `on_progress`: called before each file or batch.
+        """
+        self._on_progress = on_progress
         self._jobs = job_service
         self._storage = storage
         self._lease = lease
@@ -46,24 +59,31 @@ class EventReporter:
         self._waiting.close()
 
     def try_flush(self) -> None:
-        """Record the waiting events; while the database is unavailable they stay. Raises LeaseLost."""
+        """Record the waiting events; while the database or the storage is unavailable they stay. Raises LeaseLost."""
         try:
             self.flush()
-        except DATABASE_UNAVAILABLE as error:
+        except Exception as error:
+            if not (is_transient(error) or isinstance(error, OSError)):
+                raise
             if not self._is_unavailable:
-                logger.warning("the database is unavailable; the engine continues", reason=first_line(error))
+                logger.warning("events wait, and the engine continues", reason=first_line(error))
             self._is_unavailable = True
         else:
             self._is_unavailable = False
 
-    def flush(self) -> None:
-        """Record the waiting events and publish their files. Raises DATABASE_UNAVAILABLE, LeaseLost."""
+    def flush(self, is_wait_over: Callable[[], bool] = lambda: False) -> None:
+        """Record the waiting events and publish their files. Raises transient errors, OSError, LeaseLost.
+
+        `is_wait_over`: asked when a file cannot be stored, whether another try is out of the question. Then an artifact
+        is rejected because of a full disk, and RuntimeError raised for another fault of the storage.
+        """
         while waiting := self._waiting.front():
+            self._on_progress()
             if isinstance(first := waiting[0], ArtifactReady):
-                self._publish(first)
+                self._publish(first, is_wait_over)
                 waiting.popleft()
             elif isinstance(first, PreviewReady):
-                self._publish_preview(first)
+                self._publish_preview(first, is_wait_over)
                 waiting.popleft()
             else:
                 batch = _next_batch(waiting)
@@ -71,15 +91,21 @@ class EventReporter:
                 for _ in batch:
                     waiting.popleft()
 
-    def _publish(self, artifact: ArtifactReady) -> None:
+    def _publish(self, artifact: ArtifactReady, is_wait_over: Callable[[], bool]) -> None:
         """Check a file of the workspace, copy it into the storage, and record it as an artifact."""
         try:
             self._check_place(artifact.path)
             stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
         except (ArtifactInvalid, OSError) as error:
-            is_full = isinstance(error, OSError) and is_disk_full(error)
-            kind = DiskFull if is_full else ArtifactInvalid
-            self.rejected = kind(f"{artifact.name} cannot be published: {error}")
+            message = f"{artifact.name} cannot be published: {error}"
+            if isinstance(error, ArtifactInvalid) or not Path(artifact.path).is_file():
+                self.rejected = ArtifactInvalid(message)
+            elif not is_wait_over():
+                raise
+            elif is_disk_full(error):
+                self.rejected = DiskFull(message)
+            else:
+                raise RuntimeError(message) from error
             return
         if (stored.size, stored.sha256) != (artifact.size, artifact.sha256):
             self.rejected = ArtifactInvalid(
@@ -90,7 +116,7 @@ class EventReporter:
         self._jobs.publish_artifact(self._lease, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
         self.published.add(artifact.kind)
 
-    def _publish_preview(self, preview: PreviewReady) -> None:
+    def _publish_preview(self, preview: PreviewReady, is_wait_over: Callable[[], bool]) -> None:
         """Copy a preview's files into the storage and record it; a missing file gives a warning."""
         try:
             paths = (preview.audio, preview.picture, preview.recording)
@@ -98,6 +124,8 @@ class EventReporter:
                 self._check_place(path)
             stored = [self._storage.store_artifact(self._lease.job_id, Path(path)) for path in paths]
         except (ArtifactInvalid, OSError) as error:
+            if is_transient(error) and not is_wait_over():
+                raise
             warning = f"the preview of step {preview.step} cannot be published: {error}"
             self._jobs.record_events(self._lease, [Warned(message=warning, stage="train")])
             return

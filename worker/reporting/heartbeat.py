@@ -1,15 +1,17 @@
 """Heartbeats of the worker and its lease, sent from a thread of their own; their answers carry commands."""
 
+import math
 import threading
 import time
 from pathlib import Path
 
 import structlog
+from sqlalchemy.exc import SQLAlchemyError
 
 from server.errors import LeaseLost, NotFound
 from server.job_store.leases import Drain, Lease, WorkerCommand
 from server.jobs.service import JobService
-from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line
+from server.transient_errors import first_line, is_database_unavailable
 
 logger = structlog.get_logger(__name__)
 
@@ -18,7 +20,8 @@ class Heartbeat:
     """Heartbeats, sent every `heartbeat_seconds`, and every `command_seconds` while the worker holds a lease.
 
     An unavailable database only misses heartbeats: if another worker took the job meanwhile, its token has changed,
-    and the next heartbeat finds the lease lost.
+    and the next heartbeat finds the lease lost. None is sent while the worker's main loop, which calls `turn`, hangs
+    for longer than `max_turn_seconds`: another worker then takes the job.
     """
 
     def __init__(
@@ -28,6 +31,7 @@ class Heartbeat:
         heartbeat_seconds: float,
         command_seconds: float,
         accepted_file: Path | None = None,
+        max_turn_seconds: float = math.inf,
     ) -> None:
         """`accepted_file`: file that is touched after each accepted heartbeat of the worker."""
         self._jobs = job_service
@@ -35,6 +39,10 @@ class Heartbeat:
         self._worker_id = worker_id
         self._heartbeat_seconds = heartbeat_seconds
         self._command_seconds = min(command_seconds, heartbeat_seconds)
+        self._max_turn_seconds = max_turn_seconds
+        self._last_turn = time.monotonic()
+        self._is_withheld = False
+        self._last_worker_heartbeat = -math.inf
         self._lease: Lease | None = None
         self._changed = threading.Condition()
         self._is_over = False
@@ -63,21 +71,44 @@ class Heartbeat:
             self._lease, self.command, self.is_lost = lease, WorkerCommand.NONE, False
             self._changed.notify_all()
 
+    def turn(self) -> None:
+        """Record a turn of the worker's main loop."""
+        self._last_turn = time.monotonic()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs. Without it, each job would be lost after a lease."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
-        last_worker_beat = -self._heartbeat_seconds
-        while True:
-            with self._changed:
-                if self._is_over:
-                    return
-                lease = self._lease
-            if time.monotonic() - last_worker_beat >= self._heartbeat_seconds:
-                last_worker_beat = time.monotonic()
+        while not self._is_over:
+            try:
+                self._send()
+            except Exception:
+                logger.exception("a heartbeat failed; the next one is sent all the same")
+                time.sleep(self._command_seconds)
+
+    def _send(self) -> None:
+        """Send the heartbeats that are due, and wait for the next."""
+        with self._changed:
+            lease = self._lease
+        if not self._is_main_loop_stuck():
+            if time.monotonic() - self._last_worker_heartbeat >= self._heartbeat_seconds:
+                self._last_worker_heartbeat = time.monotonic()
                 self._send_worker_heartbeat()
             if lease is not None and not self.is_lost:
                 self._send_lease_heartbeat(lease)
-            with self._changed:
-                if self._lease is lease and not self._is_over:
-                    self._changed.wait(self._command_seconds)
+        with self._changed:
+            if self._lease is lease and not self._is_over:
+                self._changed.wait(self._command_seconds)
+
+    def _is_main_loop_stuck(self) -> bool:
+        seconds = time.monotonic() - self._last_turn
+        is_stuck = seconds > self._max_turn_seconds
+        if is_stuck and not self._is_withheld:
+            logger.error("no heartbeats are sent: the main loop hangs, as in a call to a disk", seconds=round(seconds))
+        self._is_withheld = is_stuck
+        return is_stuck
 
     def _send_worker_heartbeat(self) -> None:
         try:
@@ -89,7 +120,9 @@ class Heartbeat:
         except NotFound:
             logger.warning("this worker is no longer registered and ends", worker_id=self._worker_id)
             self.drain = Drain.FINISH
-        except DATABASE_UNAVAILABLE as error:
+        except SQLAlchemyError as error:
+            if not is_database_unavailable(error):
+                raise
             logger.warning("no heartbeat: the database is unavailable", reason=first_line(error))
 
     def _send_lease_heartbeat(self, lease: Lease) -> None:
@@ -98,7 +131,9 @@ class Heartbeat:
         except LeaseLost as error:
             logger.warning("the lease was lost", job_id=lease.job_id, reason=str(error))
             command, is_lost = WorkerCommand.NONE, True
-        except DATABASE_UNAVAILABLE as error:
+        except SQLAlchemyError as error:
+            if not is_database_unavailable(error):
+                raise
             logger.warning("no heartbeat: the database is unavailable", job_id=lease.job_id, reason=first_line(error))
             return
         with self._changed:

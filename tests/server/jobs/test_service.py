@@ -14,7 +14,17 @@ from rvc_engine.events import Metric as Measured
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import read_session, write_session
-from server.database.tables import LOCAL_OWNER, Artifact, Attempt, Event, IdempotencyKey, Job, Metric
+from server.database.tables import (
+    LOCAL_OWNER,
+    Artifact,
+    Attempt,
+    Delivery,
+    Event,
+    IdempotencyKey,
+    Job,
+    Metric,
+    Webhook,
+)
 from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
@@ -164,6 +174,48 @@ def test_a_drained_attempt_counts_no_failure_and_is_taken_up_at_once(bench):
     bench.jobs.release(bench.claim(), "the worker stops")
     assert bench.claim().attempt == 2
     assert bench.jobs.get(job.id).failures == 0
+
+
+def test_a_job_that_its_worker_could_not_run_is_tried_again_and_fails_after_too_many_recoveries(bench):
+    job = bench.job()
+    for number in (1, 2, 3):
+        bench.clock.advance(600)
+        lease = bench.claim()
+        bench.jobs.hand_back(lease, FailureCode.INTERNAL, f"unexpected worker error {number}")
+        with pytest.raises(LeaseLost):
+            bench.jobs.hand_back(lease, FailureCode.INTERNAL, "a second time")
+    row = bench.jobs.get(job.id)
+    assert (row.status, row.error_code, row.error_message) == ("failed", "internal", "unexpected worker error 3")
+    assert (row.failures, row.recoveries) == (0, 3)
+    assert types_of(bench.jobs, job.id).count("retrying") == 2
+
+
+def test_the_jobs_of_a_worker_whose_process_ended_go_back_and_a_requested_stop_is_completed(bench):
+    jobs = [bench.job() for _ in range(4)]
+    dead, other = bench.worker(), bench.worker()
+    leases = [bench.jobs.claim(dead) for _ in range(3)]
+    alive = bench.jobs.claim(other)
+    bench.jobs.cancel(jobs[1].id)
+    bench.jobs.pause(jobs[2].id)
+    assert sorted(bench.jobs.requeue_worker(dead)) == sorted(job.id for job in jobs[:3])
+    assert bench.jobs.requeue_worker(dead) == []
+    assert [bench.jobs.get(job.id).status for job in jobs] == ["queued", "cancelled", "paused", "running"]
+    assert [bench.jobs.get(job.id).recoveries for job in jobs] == [1, 1, 1, 0]
+    bench.jobs.heartbeat(alive)
+    for lease in leases:
+        with pytest.raises(LeaseLost):
+            bench.jobs.heartbeat(lease)
+
+
+def test_webhooks_get_the_message_that_a_worker_was_lost(bench, job_service):
+    job = bench.job()
+    with write_session(job_service.engine) as session:
+        fields = {"id": "whk_1", "owner": LOCAL_OWNER, "url": "http://a", "secret": "whsec_", "is_enabled": True}
+        session.add(Webhook(**fields, events=["job.worker_lost"], created_at=bench.clock()))
+    bench.jobs.requeue_worker(bench.claim().worker_id)
+    with read_session(job_service.engine) as session:
+        messages = session.exec(sa.select(Delivery.job_id, Delivery.event)).all()
+    assert [tuple(each) for each in messages] == [(job.id, "job.worker_lost")]
 
 
 def test_the_next_attempt_learns_of_the_engine_before_it(bench):

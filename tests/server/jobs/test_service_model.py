@@ -155,6 +155,18 @@ class JobServiceMachine(RuleBasedStateMachine):
         if self.attempt(lease, lambda: self.service.release(lease, "draining")):
             del self.holders[lease.job_id]
 
+    @rule(lease=claims)
+    def hand_back(self, lease: Lease) -> None:
+        if self.attempt(lease, lambda: self.service.hand_back(lease, FailureCode.INTERNAL, "an unknown error")):
+            del self.holders[lease.job_id]
+
+    @rule(number=st.integers(0, 1))
+    def a_successor_finds_its_process_ended(self, number: int) -> None:
+        worker_id = self.workers[number]
+        held = {job_id for job_id, lease in self.holders.items() if lease.worker_id == worker_id}
+        assert set(self.service.requeue_worker(worker_id)) == held
+        self.holders = {job_id: lease for job_id, lease in self.holders.items() if job_id not in held}
+
     # What the server does
 
     @rule(data=st.data())

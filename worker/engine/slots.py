@@ -1,0 +1,238 @@
+"""Slots of the workers that share a scratch folder: a lock held while the worker lives, and a record of its engines.
+
+A worker takes the first free slot, and records there its id and the engine processes that it starts. A record in a slot
+whose lock is free is that of a dead worker: the next one to lock it ends the engines recorded there, and no other
+process, and hands back their jobs. Neither a lease has to expire for that, nor a process id or a host name to recur.
+
+    <folder>/workers/<number>.lock    held by the slot's worker
+    <folder>/workers/<number>.json    its record; deleted at a clean end
+
+Locks may not hold between machines that share a folder, so a slot with the record of another machine is left alone.
+All that depends on the operating system is here: the identity of machines and processes, and how to end a process.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import filelock
+import psutil
+import structlog
+from pydantic import BaseModel, ValidationError
+
+from rvc_engine.workspace.atomic_files import write_atomically
+from server.job_store.leases import Lease
+
+logger = structlog.get_logger(__name__)
+
+KILL_SECONDS = 10
+"""Longest wait for the end of a killed process."""
+_POLL_SECONDS = 0.05
+_PROC = Path("/proc")
+_STATE, _START_TICKS = 0, 19
+"""Fields of `/proc/<pid>/stat`, counted after the name of the program."""
+
+
+class EngineRecord(BaseModel):
+    """An engine process."""
+
+    pid: int
+    identity: str
+    """As of `process_identity`."""
+    job_id: str
+    token: int
+    """Token of the attempt's lease."""
+
+
+class SlotRecord(BaseModel):
+    """A worker and its engines."""
+
+    worker_id: str | None
+    pid: int
+    identity: str | None
+    host: str
+    boot_id: str
+    engines: list[EngineRecord] = []
+
+    @property
+    def is_of_this_machine(self) -> bool:
+        """Whether a process on this machine wrote it: since its last start, or under the same host name before."""
+        return self.host == socket.gethostname() or (self.boot_id != "" and self.boot_id == boot_id())
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the worker's process still runs, as far as this process can see it."""
+        return self.identity is not None and self.identity == process_identity(self.pid)
+
+
+class Slot:
+    """A slot, locked by this process until `release`."""
+
+    def __init__(self, path: Path, lock: filelock.BaseFileLock, record: SlotRecord | None) -> None:
+        """`record`: what a dead worker left there."""
+        self.path, self._lock, self._record = path, lock, record
+
+    @property
+    def worker_id(self) -> str | None:
+        """The recorded worker; None when there is none."""
+        return None if self._record is None else self._record.worker_id
+
+    def register(self, worker_id: str) -> None:
+        """Record this process as the slot's worker. OSError."""
+        pid = os.getpid()
+        self._record = SlotRecord(
+            worker_id=worker_id,
+            pid=pid,
+            identity=process_identity(pid),
+            host=socket.gethostname(),
+            boot_id=boot_id(),
+            engines=[] if self._record is None else self._record.engines,
+        )
+        self._write(self._record)
+
+    def add_engine(self, pid: int, lease: Lease) -> None:
+        """Record an engine that was just started. A full disk prevents that, but does not end the run."""
+        identity = process_identity(pid)
+        if identity is not None and self._record is not None:
+            self._record.engines.append(
+                EngineRecord(pid=pid, identity=identity, job_id=lease.job_id, token=lease.token)
+            )
+            self._try_write(self._record)
+
+    def remove_engine(self, pid: int) -> None:
+        """Remove the record of an engine that has ended."""
+        if self._record is not None and any(engine.pid == pid for engine in self._record.engines):
+            self._record.engines = [engine for engine in self._record.engines if engine.pid != pid]
+            self._try_write(self._record)
+
+    def end_engines(self, grace_seconds: float) -> list[EngineRecord]:
+        """End the recorded engines, none of which has a live lease; returns those that still ran.
+
+        To be called by the slot's worker between two jobs, or by the successor of a dead one.
+        """
+        engines = [] if self._record is None else list(self._record.engines)
+        ended = [engine for engine in engines if end_process(engine.pid, engine.identity, grace_seconds)]
+        for engine in engines:
+            if process_identity(engine.pid) != engine.identity:
+                self.remove_engine(engine.pid)
+        return ended
+
+    def clear(self) -> None:
+        """Delete the record, unless an engine in it could not be ended. OSError."""
+        if self._record is not None and not self._record.engines:
+            self.path.unlink(missing_ok=True)
+            self._record = None
+
+    def release(self) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def _write(self, record: SlotRecord) -> None:
+        write_atomically(self.path, record.model_dump_json().encode())
+
+    def _try_write(self, record: SlotRecord) -> None:
+        try:
+            self._write(record)
+        except OSError as error:
+            logger.warning("the worker's engines cannot be recorded", path=str(self.path), reason=str(error))
+
+
+class Slots:
+    """The slots in a scratch folder, or in the data folder of workers without one."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.resolve() / "workers"
+
+    def take(self) -> Slot:
+        """Lock the first free slot. OSError."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return next(slot for number in count() if (slot := self._lock(self.folder / f"{number}.json")) is not None)
+
+    def abandoned(self, own: Slot) -> Iterator[Slot]:
+        """Slots with the record of a dead worker, each locked until the next one is asked for. OSError."""
+        for path in sorted(self.folder.glob("*.json")):
+            slot = self._lock(path) if path != own.path else None
+            if slot is not None:
+                try:
+                    yield slot
+                finally:
+                    slot.release()
+
+    @staticmethod
+    def _lock(path: Path) -> Slot | None:
+        """Lock a slot of this machine, or one without a record; None when it is in use."""
+        record = _read(path)
+        if record is not None and not record.is_of_this_machine:
+            return None
+        lock = filelock.FileLock(path.with_suffix(".lock"), timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return None
+        record = _read(path)  # again: it may have changed before it was locked
+        if record is not None and (record.is_running or not record.is_of_this_machine):
+            lock.release()
+            return None
+        return Slot(path, lock, record)
+
+
+def _read(path: Path) -> SlotRecord | None:
+    """The record in a slot; None without one, and for one that this version cannot read."""
+    try:
+        return SlotRecord.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def boot_id() -> str:
+    """Text that is new at each start of the machine; empty where the system has none."""
+    with contextlib.suppress(OSError):
+        return (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def process_identity(pid: int) -> str | None:
+    """Text that no other process has, not even one that gets the same pid later; None when no such process runs.
+
+    On Linux it does not depend on the wall clock, and differs between containers on one machine.
+    """
+    if not (_PROC / "self/ns/pid").is_symlink():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            return str(psutil.Process(pid).create_time())
+        return None
+    try:
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(") ")[2].split()
+    except OSError:
+        return None
+    if fields[_STATE] in {"Z", "X"}:
+        return None
+    return f"{boot_id()} {(_PROC / 'self/ns/pid').readlink()} {fields[_START_TICKS]}"
+
+
+def end_process(pid: int, identity: str, grace_seconds: float) -> bool:
+    """End a process and its group: SIGTERM, and SIGKILL after `grace_seconds`. Whether it still ran."""
+    if process_identity(pid) != identity:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+    _wait_for_end(pid, identity, grace_seconds)
+    kill_group(pid)
+    _wait_for_end(pid, identity, KILL_SECONDS)
+    return True
+
+
+def kill_group(group: int) -> None:
+    """Send SIGKILL to a process group, if it still exists."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, signal.SIGKILL)
+
+
+def _wait_for_end(pid: int, identity: str, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while process_identity(pid) == identity and time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
