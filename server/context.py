@@ -7,6 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Query, Request, Response
 
+from server.admin.leadership import Leadership
 from server.admin.retention import Retention
 from server.admin.weights import WeightsFetcher
 from server.auth.audit import AuditTrail
@@ -19,6 +20,7 @@ from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
+from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
@@ -56,6 +58,8 @@ class AppContext:
     auth_throttle: AuthThrottle
     storage: Storage
     job_queries: JobQueries
+    leadership: Leadership
+    worker_liveness: WorkerLiveness
     dataset_validator: DatasetValidator
     pages: Pages
     event_broadcaster: EventBroadcaster

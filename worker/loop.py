@@ -142,6 +142,8 @@ class _Worker:
     instance_id: str
     next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
     """A start deletes nothing, the end of a job does."""
+    is_claim_unanswered: bool = False
+    """Whether the last claim may have been committed although it failed here."""
 
     def run_jobs(self) -> None:
         while not (self.stop.is_set() or self.heartbeat.drain is not None):
@@ -154,9 +156,12 @@ class _Worker:
 
     def _claim(self) -> Lease | None:
         try:
-            return self.jobs.claim(self.worker_id)
+            lease = self.jobs.claim(self.worker_id, is_repeated=self.is_claim_unanswered)
         except DATABASE_UNAVAILABLE:
+            self.is_claim_unanswered = True
             return None
+        self.is_claim_unanswered = False
+        return lease
 
     def _run(self, lease: Lease) -> None:
         """Run one job. An unexpected error fails that job, not the worker."""

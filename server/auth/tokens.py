@@ -77,7 +77,7 @@ class TokenService:
     def revoke(self, token_id: str) -> None:
         """Revoke a token and the sessions opened with it. Raises NotFound."""
         with write_session(self._engine) as session:
-            token = session.get(Token, token_id)
+            token = session.get(Token, token_id, with_for_update=True)
             if token is None:
                 raise NotFound(f"there is no token {token_id}")
             if token.revoked_at is None:

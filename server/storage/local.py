@@ -12,7 +12,7 @@
     incoming/                            other uploads and folders being written
     trash/<time>/<kind>/<name>           orphaned files, kept for some days; see `server.storage.trash`
     instance.json                        id of the installation; see `server.storage.instances`
-    server.lock                          held by the one server of the folder
+    server.lock                          held by the one server of the folder, where the database is SQLite
 
 No path has a part chosen by a user. The class is small on purpose, so that an object store can replace it.
 """
@@ -196,9 +196,10 @@ class Storage:
         """Folders of stage results of all datasets."""
         return [folder for folder in (self.root / "cache").glob("*_*") if folder.is_dir()]
 
-    def delete_cache(self, dataset_id: str) -> None:
-        """Delete the stage results of a dataset; the next job recomputes them."""
-        shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
+    def take_cache(self, dataset_id: str, target: Path) -> None:
+        """Move the stage results of a dataset away; the next job recomputes them."""
+        with contextlib.suppress(FileNotFoundError):
+            self.cache_folder(dataset_id).rename(target)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset's recordings and the stage results made from them."""
