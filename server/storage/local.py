@@ -64,7 +64,7 @@ class Storage:
     def lock(self, wait_seconds: float) -> filelock.BaseFileLock:
         """Take the lock of the folder's one server; it is released at the latest with the process.
 
-        A second server would checkpoint the write-ahead log under the first. Waits for a server that is stopping, and
+        On SQLite a second server would checkpoint the write-ahead log under the first. Waits for a server that is stopping, and
         raises SettingsRefused after `wait_seconds`.
         """
         self.root.mkdir(parents=True, exist_ok=True)

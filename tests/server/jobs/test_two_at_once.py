@@ -1,6 +1,6 @@
 """Every pair of actions at once on PostgreSQL: one stops between its reads and its writes while the other one runs.
 
-On SQLite there is nothing to test: each transaction that may write has the database for itself from its first statement.
+On SQLite there is nothing to test: a transaction that may write has the database for itself from its first statement.
 """
 
 import itertools
@@ -128,7 +128,9 @@ ACTIONS: dict[str, Action] = {
     "resume": lambda actor, world: actor.jobs.resume(world.job_id),
     "force-fail": lambda actor, world: actor.jobs.force_fail(world.job_id, "by force"),
     "delete the job": lambda actor, world: actor.jobs.delete(world.job_id),
-    "retry": lambda actor, world: actor.retries.retry(world.job_id, JobRetry(start_from="start"), visible_owner=None),
+    "retry": lambda actor, world: actor.retries.retry(
+        world.job_id, JobRetry.model_validate({"from": "start"}), visible_owner=None
+    ),
     "label": lambda actor, world: actor.jobs.update(world.job_id, JobPatch(labels={actor.name: "yes"})),
     "claim": lambda actor, world: actor.jobs.claim(world.workers[actor.name]),
     "time out": lambda actor, world: actor.jobs.fail_queued(world.queued, 1),
@@ -165,11 +167,17 @@ STATES: dict[JobStatus, list[str]] = {
     S.CANCELLED: ["retry", "submit", "delete the job", "delete the dataset", "label"],
 }
 """The actions that meet each other while a job is in a state."""
-PAIRS = [
-    pytest.param(state, first, second, id=f"{state}: {first}, {second}")
-    for state, names in STATES.items()
-    for first, second in itertools.combinations_with_replacement(names, 2)
-]
+SELDOM = {"record", "heartbeat", "force-fail"}
+"""Actions of the long form only: others that read and write the same are in the short one."""
+
+
+def pairs(left_out: set[str]) -> list[Any]:
+    return [
+        pytest.param(state, first, second, id=f"{state}: {first}, {second}")
+        for state, names in STATES.items()
+        for first, second in itertools.combinations_with_replacement(names, 2)
+        if not {first, second} & left_out
+    ]
 
 
 class Bench:
@@ -226,11 +234,11 @@ class Bench:
         one, other = self.actors
         one.gate.arm(position)
         first = self.threads.submit(self._result, stopped, one, world)
-        while not one.gate.reached.wait(0.001) and not first.done():
-            pass
+        first.add_done_callback(lambda _: one.gate.reached.set())
+        assert one.gate.reached.wait(WAIT_SECONDS)
         second = self.threads.submit(self._result, running, other, world)
-        while not second.done() and not self._is_anyone_waiting():
-            futures.wait([second], timeout=0.002)
+        while not futures.wait([second], timeout=0.01).done and not self._is_anyone_waiting():
+            pass
         one.gate.may_pass.set()
         return [self._value(first), self._value(second)]
 
@@ -307,7 +315,7 @@ def check(engine: sa.Engine, world: World, actions: tuple[str, str], results: li
         assert len(jobs) == 2
 
 
-@pytest.mark.parametrize(("state", "first", "second"), PAIRS)
+@pytest.mark.parametrize(("state", "first", "second"), pairs(SELDOM))
 def test_two_at_once_leave_nothing_that_one_after_the_other_could_not(
     bench: Bench, state: JobStatus, first: str, second: str
 ) -> None:
@@ -319,7 +327,7 @@ def test_two_at_once_leave_nothing_that_one_after_the_other_could_not(
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize(("state", "first", "second"), PAIRS)
+@pytest.mark.parametrize(("state", "first", "second"), pairs(set()))
 def test_two_at_once_wherever_the_first_one_stops(bench: Bench, state: JobStatus, first: str, second: str) -> None:
     for actions in {(first, second), (second, first)}:
         for position in itertools.count(1):
