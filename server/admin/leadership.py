@@ -36,7 +36,7 @@ class Leadership:
     """Whether this process leads. Its thread runs between `start` and `stop`."""
 
     def __init__(self, url: str) -> None:
-        """`url`: of the database."""
+        """`url`: the database's SQLAlchemy URL."""
         self._engine = _engine(url)
         self._confirmed_at: float | None = None
         """Time of the last check that found the lock held, on the monotonic clock."""

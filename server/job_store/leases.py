@@ -17,7 +17,7 @@ S = JobStatus
 LONGEST_RETRY_DELAY = timedelta(minutes=10)
 CLOCK_SLACK = timedelta(minutes=1)
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
-"""`Job.not_before` of a job that does not wait: due by every machine's clock."""
+"""The time in `Job.not_before` where a job need not wait: due by every machine's clock."""
 
 
 class WorkerCommand(StrEnum):
