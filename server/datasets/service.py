@@ -232,7 +232,7 @@ class DatasetService:
             select(Dataset.id)
             .join(Job, col(Job.dataset_id) == col(Dataset.id))
             .where(Job.status == JobStatus.VALIDATING)
-            .where(sa.or_(Dataset.status != DatasetStatus.VALIDATING, col(Dataset.deleted_at).is_not(None)))
+            .where(sa.or_(col(Dataset.status) != DatasetStatus.VALIDATING, col(Dataset.deleted_at).is_not(None)))
         )
         with read_session(self._engine) as session:
             found = set(session.exec(waiting).all())

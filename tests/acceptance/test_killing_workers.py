@@ -115,7 +115,7 @@ def test_jobs_outlive_workers_that_are_killed_and_frozen_on_postgresql(
     station: Any, recording: Any, postgres: Any
 ) -> None:
     station.environment["RVC_TRAIN_DATABASE_URL"] = postgres.new_database()
-    chaos = run(station, recording, num_jobs=3, num_workers=2, seed=time.time_ns())
+    chaos = run(station, recording, num_jobs=2, num_workers=2, seed=time.time_ns())
     assert chaos.counts["killed"] + chaos.counts["frozen"] >= 1
 
 

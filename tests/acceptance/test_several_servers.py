@@ -1,11 +1,14 @@
 """Two servers on one PostgreSQL and one data folder: both serve, one leads, and the other one when it is killed."""
 
+import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 LEADS = "this server leads"
+FAKE_REPORT = Path(__file__).parents[1] / "server" / "fake_report.py"
 
 
 def test_when_the_leading_server_is_killed_the_other_one_takes_over_everything(
@@ -16,6 +19,7 @@ def test_when_the_leading_server_is_killed_the_other_one_takes_over_everything(
     try:
         for station in stations:
             station.environment["RVC_TRAIN_DATABASE_URL"] = url
+            station.environment["RVC_TRAIN_REPORT_COMMAND"] = json.dumps([sys.executable, str(FAKE_REPORT)])
         first.follow_script(["train", 100, 0.1, 2], *first.MAKE_VOICE)
         leader = first.start_server()
         log = tmp_path / "server.log"
@@ -27,7 +31,9 @@ def test_when_the_leading_server_is_killed_the_other_one_takes_over_everything(
         worker = first.start_worker()
         job = first.submit(dataset)
         seen: list[int] = []
-        follower = threading.Thread(target=lambda: seen.extend(event.seq for event in second.client.events(job.id)))
+        follower = threading.Thread(
+            target=lambda: seen.extend(event.seq for event in second.client.follow_events(job.id))
+        )
         follower.start()
         first.wait_until(lambda: len(first.steps(job)) > 2, "some steps")
         assert log.read_text().count(LEADS) == 1

@@ -91,7 +91,7 @@ def test_a_message_about_a_workers_job_is_due_at_once(bench: Any, of_worker: Job
     lease = of_worker.claim(worker_id)
     of_worker.fail(lease, FailureCode.DIVERGED, "it diverged")
     due = Deliverer(engine, ServerSettings(), bench.clock)._due()
-    assert [delivery.event for delivery, _ in due] == ["job.started"], "the first of the webhook's two"
+    assert [delivery.event for delivery, _ in due] == ["job.failed"]
 
 
 # Which workers are listed as lost

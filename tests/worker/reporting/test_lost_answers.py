@@ -84,6 +84,7 @@ def test_an_artifact_is_published_once_and_what_follows_it_is_recorded(
         reporter.try_flush()
     types = [event.type for event in shop.events(claimed.job_id)]
     assert types[-2:] == ["artifact_published", "warning"]
+    assert types.count("artifact_published") == 1
     assert reporter.published == {"voice"}
     assert len(shop.artifacts(claimed.job_id)) == 1
 
