@@ -328,7 +328,8 @@ def check(engine: sa.Engine, world: World, actions: tuple[str, str], results: li
 def test_two_at_once_leave_nothing_that_one_after_the_other_could_not(
     bench: Bench, state: JobStatus, first: str, second: str
 ) -> None:
-    for actions in {(first, second), (second, first)}:
+    # On a leased job every action begins with the job's lock: the long form has the other order too.
+    for actions in {(first, second)} if state in LEASED_STATUSES else {(first, second), (second, first)}:
         world = bench.world(state)
         results = bench.run(world, ACTIONS[actions[0]], ACTIONS[actions[1]])
         check(bench.engine, world, actions, results)
