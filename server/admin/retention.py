@@ -90,7 +90,7 @@ class Retention:
                 self._delete_cache(removal.id)
 
     def _delete_cache(self, dataset_id: str) -> None:
-        """Delete a dataset's stage results. Raises Conflict when a job needs them; NotFound."""
+        """Delete a dataset's stage results. Raises Conflict when a job needs them."""
         with self._storage.incoming_folder() as folder, write_session(self._jobs.engine) as session:
             session.get(Dataset, dataset_id, with_for_update=True)  # waits for a submission on it
             if dataset_id in self._datasets_in_use(session):

@@ -27,6 +27,9 @@ from server.storage.sizes import share_of
 
 logger = structlog.get_logger(__name__)
 
+SETTLED = (DatasetStatus.READY, DatasetStatus.INVALID)
+"""Statuses after validation."""
+
 
 @contextmanager
 def full_disk_as_no_space() -> Iterator[None]:
@@ -224,15 +227,15 @@ class DatasetService:
                 self._jobs.finish_dataset_validation(session, dataset_id, reason)
 
     def settle_waiting_jobs(self) -> int:
-        """Repair: queue or fail jobs that wait for a dataset which is not being validated; returns the number of such.
+        """Repair: queue or fail jobs that wait for a validated or deleted dataset; returns the number of such datasets.
 
-        The locks leave none; this one is for databases from before them, or edited by hand.
+        The locks leave none; it is for databases from before them.
         """
         waiting = (
             select(Dataset.id)
             .join(Job, col(Job.dataset_id) == col(Dataset.id))
             .where(Job.status == JobStatus.VALIDATING)
-            .where(sa.or_(col(Dataset.status) != DatasetStatus.VALIDATING, col(Dataset.deleted_at).is_not(None)))
+            .where(sa.or_(col(Dataset.status).in_(SETTLED), col(Dataset.deleted_at).is_not(None)))
         )
         with read_session(self._engine) as session:
             found = set(session.exec(waiting).all())
@@ -241,7 +244,7 @@ class DatasetService:
                 dataset = session.get_one(Dataset, dataset_id, with_for_update=True)
                 reason = "the dataset was deleted" if dataset.deleted_at is not None else dataset.reason
                 self._jobs.finish_dataset_validation(session, dataset_id, reason)
-            logger.warning("jobs waited for a dataset that was not being validated", dataset_id=dataset_id)
+            logger.warning("jobs waited for a validated or deleted dataset", dataset_id=dataset_id)
         return len(found)
 
 

@@ -64,8 +64,8 @@ class Storage:
     def lock(self, wait_seconds: float) -> filelock.BaseFileLock:
         """Take the lock of the folder's one server; it is released at the latest with the process.
 
-        On SQLite a second server would checkpoint the write-ahead log under the first. Waits for a server that is stopping, and
-        raises SettingsRefused after `wait_seconds`.
+        On SQLite a second server would checkpoint the write-ahead log under the first. Waits for a server that is
+        stopping, and raises SettingsRefused after `wait_seconds`.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / "server.lock", timeout=wait_seconds)
