@@ -4,6 +4,7 @@ import _thread
 import os
 import signal
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 
 import structlog
@@ -56,7 +57,7 @@ def main() -> int:
         set_up_logging(settings.log_level)
         check_pairing(settings.data_folder, settings.url)  # before any file is created, the lock's included
         app = create_app(settings)
-        lock = app.state.context.storage.lock(LOCK_WAIT_SECONDS)
+        lock = _lock(app.state.context)
         open_instance(app.state.context.engine, app.state.context.storage)
         for warning in restrict_data_folder(app.state.context.storage.root):
             logger.warning(warning)
@@ -68,6 +69,13 @@ def main() -> int:
         return 2
     with lock:
         return _serve(app, settings)
+
+
+def _lock(context: AppContext) -> AbstractContextManager[object]:
+    """The lock of the data folder's one server. On PostgreSQL there may be several: one of them leads."""
+    if context.engine.dialect.name == "sqlite":
+        return context.storage.lock(LOCK_WAIT_SECONDS)
+    return nullcontext()
 
 
 def _serve(app: FastAPI, settings: ServerSettings) -> int:

@@ -16,6 +16,7 @@ from starlette.middleware import Middleware
 from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
+from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
@@ -40,6 +41,7 @@ from server.http.problem_details import install
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
+from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
@@ -124,10 +126,19 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
     current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
     await run_in_threadpool(_open, context)
     settings, engine = context.settings, context.engine
-    deliverer = Deliverer(engine, settings, utc_now)
-    tasks = _periodic_tasks(context)
-    task_scheduler = Scheduler(context.jobs, context.uploads, deliverer, context.retention, settings, *tasks)
-    for start in (context.dataset_validator.start, task_scheduler.start):
+    leadership = context.leadership
+    deliverer = Deliverer(engine, settings, utc_now, leadership.is_leading)
+    task_scheduler = Scheduler(
+        context.jobs,
+        context.uploads,
+        deliverer,
+        context.retention,
+        settings,
+        *_periodic_tasks(context),
+        leads=leadership.is_leading,
+        on_every_server=[(CLEANUP_SECONDS, context.tokens.clean_up)],
+    )
+    for start in (leadership.start, context.dataset_validator.start, task_scheduler.start):
         start()
     logger.info("the server is ready", data_folder=str(context.storage.root))
     try:
@@ -137,7 +148,8 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
             deliveries.cancel_scope.cancel()
     finally:
         context.stopping.set()
-        for stop in (context.dataset_validator.stop, task_scheduler.stop, context.tokens.clean_up):
+        stops = (context.dataset_validator.stop, task_scheduler.stop, leadership.stop, context.tokens.clean_up)
+        for stop in stops:
             await run_in_threadpool(stop)
         engine.dispose()
         logger.info("the server has stopped")
@@ -149,7 +161,8 @@ def _build_context(settings: ServerSettings) -> AppContext:
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
     job_queries = JobQueries(engine)
-    estimator = Estimator(settings.lease_seconds)
+    liveness = WorkerLiveness(settings.lease_seconds)
+    estimator = Estimator(liveness)
     job_service = JobService(
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
@@ -160,6 +173,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
     dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     tokens = TokenService(engine, utc_now, bootstrap_token, settings.session_hours)
+    leadership = Leadership(settings.url)
     stopping = threading.Event()
     return AppContext(
         settings=settings,
@@ -179,12 +193,14 @@ def _build_context(settings: ServerSettings) -> AppContext:
         quotas=quotas,
         audit=audit,
         auth_throttle=AuthThrottle(settings.refusals_per_minute, audit, tokens.may_be_valid),
-        metrics=Metrics(engine, storage, settings.lease_seconds),
+        metrics=Metrics(engine, storage, liveness),
         storage=storage,
         job_queries=job_queries,
+        leadership=leadership,
+        worker_liveness=liveness,
         pages=shells.Pages(),
         event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
-        dataset_validator=DatasetValidator(dataset_service, storage, settings),
+        dataset_validator=DatasetValidator(dataset_service, storage, settings, leadership.is_leading),
         sse_responder=SseResponder(
             settings.follow_poll_seconds, settings.keep_alive_seconds, stopping, _stream_limit(settings.max_streams)
         ),
@@ -205,11 +221,11 @@ def _stream_limit(most: int) -> OpenLimit:
 
 
 def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
-    """Periodic tasks of tokens, the audit trail and the disk."""
+    """Periodic tasks of datasets, the audit trail and the disk."""
     settings = context.settings
     orphans = Orphans(context.engine, context.storage, settings.trash_days, settings.report_timeout_seconds)
     sizes = JobSizes(context.engine, context.storage, utc_now)
-    yield CLEANUP_SECONDS, context.tokens.clean_up
+    yield CLEANUP_SECONDS, context.datasets.settle_waiting_jobs
     yield CLEANUP_SECONDS, sizes.measure
     yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect

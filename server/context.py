@@ -7,6 +7,7 @@ from typing import Annotated
 import sqlalchemy as sa
 from fastapi import Depends, Query, Request, Response
 
+from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness
 from server.admin.retention import Retention
 from server.admin.weights import WeightsFetcher
@@ -21,6 +22,7 @@ from server.estimates.estimates import Estimator
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
+from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
@@ -58,6 +60,8 @@ class AppContext:
     auth_throttle: AuthThrottle
     storage: Storage
     job_queries: JobQueries
+    leadership: Leadership
+    worker_liveness: WorkerLiveness
     dataset_validator: DatasetValidator
     pages: Pages
     event_broadcaster: EventBroadcaster

@@ -18,6 +18,7 @@ from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Attempt, Dataset, Delivery, Job
+from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import workers_public
 from server.storage.local import Storage
 
@@ -33,9 +34,9 @@ changes (`delta`, `rate`) miss the first event of a series that begins with it."
 class Metrics:
     """All metrics of one server."""
 
-    def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
+    def __init__(self, engine: sa.Engine, storage: Storage, liveness: WorkerLiveness) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(_DatabaseCollector(engine, storage, lease_seconds))
+        self._registry.register(_DatabaseCollector(engine, storage, liveness))
         self._requests = Histogram(
             "rvc_train_http_request_seconds",
             "Time to answer a request, by route; streams count until they end.",
@@ -64,8 +65,8 @@ class Metrics:
 class _DatabaseCollector(Collector):
     """Collector that queries the database at each scrape."""
 
-    def __init__(self, engine: sa.Engine, storage: Storage, lease_seconds: float) -> None:
-        self._engine, self._storage, self._lease_seconds = engine, storage, lease_seconds
+    def __init__(self, engine: sa.Engine, storage: Storage, liveness: WorkerLiveness) -> None:
+        self._engine, self._storage, self._liveness = engine, storage, liveness
 
     def describe(self) -> Iterator[Family]:
         """Yield nothing, so that registration does not query the database."""
@@ -90,7 +91,7 @@ class _DatabaseCollector(Collector):
         )
         workers = GaugeMetricFamily("rvc_train_workers", "Workers seen within a day, by state.", labels=["state"])
         with read_session(self._engine) as session:
-            seen = workers_public(session, utc_now(), self._lease_seconds)
+            seen = workers_public(session, utc_now(), self._liveness)
         for state in ("idle", "busy", "draining", "lost", "stopped"):
             workers.add_metric([state], sum(worker.status == state for worker in seen))
         yield workers

@@ -182,6 +182,8 @@ class _Worker:
     instance_id: str
     next_sweep_at: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_SWEEPS)
     """A start deletes nothing, the end of a job does."""
+    is_claim_unanswered: bool = False
+    """Whether the last claim may have been committed although it failed here."""
     heartbeat: Heartbeat = field(init=False)
 
     def __post_init__(self) -> None:
@@ -244,11 +246,14 @@ class _Worker:
 
     def _claim(self) -> Lease | None:
         try:
-            return self.jobs.claim(self.worker_id)
+            lease = self.jobs.claim(self.worker_id, is_repeated=self.is_claim_unanswered)
         except Exception as error:
             if not is_transient(error):
                 raise
+            self.is_claim_unanswered = True
             return None
+        self.is_claim_unanswered = False
+        return lease
 
     def _run(self, lease: Lease) -> None:
         """Run one job. An unexpected error hands it back, and ends neither the job nor the worker."""

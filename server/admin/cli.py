@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from rvc_train.schemas.access import Scope, TokenCreate, TokenPublic
 from server.admin.backup import back_up
 from server.admin.doctor import run_checks
+from server.admin.leadership import exclusive
 from server.admin.retention import Retention
 from server.auth.principal import LOCAL_ADMINISTRATOR, current_principal
 from server.auth.tokens import TokenService
@@ -113,7 +114,7 @@ def adopt_command(
         engine = create_engine(settings.url)
         before = current_principal.set(LOCAL_ADMINISTRATOR)
         try:
-            with storage.lock(0):
+            with storage.lock(0), exclusive(settings.url):
                 typer.echo(f"joined: {adopt(engine, storage, pairing)}")
         finally:
             current_principal.reset(before)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import sqlalchemy as sa
 import structlog
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from rvc_train.schemas.administration import Removal, RetentionPlan, RetentionPolicy
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
 from server.auth.audit import record
 from server.database.clock import utc_now
-from server.database.engine import read_session, write_session
-from server.database.tables import Job, Policy
+from server.database.engine import advisory_lock, read_session, write_session
+from server.database.tables import Dataset, Job, Policy
 from server.errors import Conflict, NotFound
 from server.jobs.service import JobService
 from server.storage.local import Storage
@@ -47,6 +47,7 @@ class Retention:
     def set_policy(self, policy: RetentionPolicy) -> None:
         """Replace the policy. It is applied by the next periodic run, or by `apply`."""
         with write_session(self._jobs.engine) as session:
+            advisory_lock(session, "retention policy")
             record(session, "retention.changed", _NAME, **policy.model_dump())
             session.merge(Policy(name=_NAME, value=policy.model_dump(mode="json"), changed_at=self._clock()))
 
@@ -79,19 +80,23 @@ class Retention:
         """Delete what a plan names. Raises Conflict or NotFound where that may no longer be deleted."""
         match removal.kind:
             case "job":
-                if KEEP_LABEL in self._jobs.get(removal.id).labels:
-                    raise Conflict(f"the job has the label {KEEP_LABEL}")
-                self._jobs.delete(removal.id)
+                self._jobs.delete(removal.id, keep_label=KEEP_LABEL)
                 self._storage.delete_job(removal.id)
             case "workspace":
-                if self._jobs.get(removal.id).finished_at is None:
-                    raise Conflict("the job has not ended")
+                if (job := self._jobs.get(removal.id)).finished_at is None or KEEP_LABEL in job.labels:
+                    raise Conflict("the job has not ended, or is to be kept")
                 self._storage.delete_workspace(removal.id)
                 self._sizes.invalidate(removal.id)
             case "cache":
-                if removal.id in self._datasets_in_use():
-                    raise Conflict("an unfinished job uses the dataset")
-                self._storage.delete_cache(removal.id)
+                self._delete_cache(removal.id)
+
+    def _delete_cache(self, dataset_id: str) -> None:
+        """Delete a dataset's stage results. Raises Conflict when a job needs them."""
+        with self._storage.incoming_folder() as folder, write_session(self._jobs.engine) as session:
+            session.get(Dataset, dataset_id, with_for_update=True)  # waits for a submission on it
+            if dataset_id in self._datasets_in_use(session):
+                raise Conflict("a job on the dataset has not ended")
+            self._storage.take_cache(dataset_id, folder / "cache")
 
     def _ended_jobs(self) -> Sequence[Job]:
         """Ended jobs without the label `keep`, oldest first."""
@@ -125,7 +130,8 @@ class Retention:
                 removal = self._removal("workspace", job, folders, why)
                 free += removal.size
                 yield removal
-        busy = self._datasets_in_use()
+        with read_session(self._jobs.engine) as session:
+            busy = self._datasets_in_use(session)
         for folder in sorted(self._storage.cache_folders(), key=lambda folder: folder.stat().st_mtime):
             if free >= policy.min_free_bytes:
                 return
@@ -134,10 +140,10 @@ class Retention:
                 free += size
                 yield Removal(kind="cache", id=folder.name, name="stage results", size=size, why=why)
 
-    def _datasets_in_use(self) -> set[str]:
-        with read_session(self._jobs.engine) as session:
-            query = sa.select(col(Job.dataset_id)).where(col(Job.status).not_in(TERMINAL_STATUSES))
-            return set(session.connection().execute(query).scalars())
+    @staticmethod
+    def _datasets_in_use(session: Session) -> set[str]:
+        query = sa.select(col(Job.dataset_id)).where(col(Job.status).not_in(TERMINAL_STATUSES))
+        return set(session.connection().execute(query).scalars())
 
     def _workspace_folders(self, job: Job) -> list[Path]:
         """Existing folders that `Storage.delete_workspace` deletes."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -21,7 +21,7 @@ logger = structlog.get_logger(__name__)
 
 EXPIRY_SECONDS = 300.0
 CLEANUP_SECONDS = 60.0
-MAX_THREADS = 10
+MAX_THREADS = 11
 """Threads, and so database connections, that all periodic tasks together may use."""
 STOP_SECONDS = 5.0
 """Time for running tasks to end when the server stops. A task that is cut off later is repeated by the next start."""
@@ -40,7 +40,11 @@ class Scheduler:
         retention: Retention,
         settings: ServerSettings,
         *further_tasks: PeriodicTask,
+        leads: Callable[[], bool] = lambda: True,
+        on_every_server: Sequence[PeriodicTask] = (),
     ) -> None:
+        """`leads`: whether this server, of several on one database, runs the tasks; some run on every server."""
+        self._leads = leads
         reaper = Reaper(job_service, settings.lease_seconds, max_gap=max(30.0, 3 * settings.reaper_seconds))
         tasks: list[PeriodicTask] = [
             (min(settings.reaper_seconds, settings.lease_seconds / 4), reaper.sweep),
@@ -52,10 +56,15 @@ class Scheduler:
         ]
         if (limit := settings.queue_timeout_seconds) is not None:
             tasks.append((settings.reaper_seconds, QueueTimeout(job_service, limit).sweep))
-        if len(tasks) > MAX_THREADS:
-            raise ValueError(f"{len(tasks)} periodic tasks, and connections for {MAX_THREADS}")
+        num_tasks = len(tasks) + len(on_every_server)
+        if num_tasks > MAX_THREADS:
+            raise ValueError(f"{num_tasks} periodic tasks, and connections for {MAX_THREADS}")
         self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._repeat, args=task, daemon=True) for task in tasks]
+        self._threads = [
+            threading.Thread(target=self._repeat, args=(*task, needs_lead), daemon=True)
+            for needs_lead, each in ((True, tasks), (False, on_every_server))
+            for task in each
+        ]
 
     def start(self) -> None:
         """Start the threads."""
@@ -69,10 +78,12 @@ class Scheduler:
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
 
-    def _repeat(self, seconds: float, task: Callable[[], object]) -> None:
+    def _repeat(self, seconds: float, task: Callable[[], object], needs_lead: bool) -> None:
         due = time.monotonic() + seconds
         while not self._stopping.wait(max(0.0, due - time.monotonic())):
             due = time.monotonic() + seconds
+            if needs_lead and not self._leads():
+                continue
             try:
                 task()
             except Exception as error:

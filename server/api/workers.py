@@ -23,10 +23,9 @@ router = APIRouter(prefix="/workers", tags=["server"])
 @requires(Scope.READ)
 def list_workers(context: Context) -> WorkerList:
     """List the workers seen within the last day."""
-    now, lease_seconds = utc_now(), context.settings.lease_seconds
     with read_session(context.engine) as session:
-        workers = workers_public(session, now, lease_seconds, require_principal().visible_owner)
-    return WorkerList(data=with_gpus(workers, context.storage, now, lease_seconds))
+        workers = workers_public(session, utc_now(), context.worker_liveness, require_principal().visible_owner)
+    return WorkerList(data=with_gpus(workers, context.storage, context.settings.lease_seconds))
 
 
 @router.post(
@@ -50,9 +49,9 @@ def drain(
     """Drain a worker: it claims no new job, releases or finishes its present one, and ends."""
     if not context.jobs.drain_worker(worker_id, mode):
         response.status_code = 200
-    now, lease_seconds = utc_now(), context.settings.lease_seconds
+    visible_owner = require_principal().visible_owner
     with read_session(context.engine) as session:
-        found = workers_public(session, now, lease_seconds, require_principal().visible_owner, only=worker_id)
+        found = workers_public(session, utc_now(), context.worker_liveness, visible_owner, only=worker_id)
     if not found:
         raise NotFound(f"there is no worker {worker_id}")
-    return with_gpus(found, context.storage, now, lease_seconds)[0]
+    return with_gpus(found, context.storage, context.settings.lease_seconds)[0]

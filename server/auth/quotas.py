@@ -45,6 +45,7 @@ class Quotas:
     def set(self, owner: str, quota: Quota | None) -> OwnerPublic:
         """Set an owner's quota; None: restore the defaults."""
         with write_session(self._engine) as session:
+            _lock(session, owner)
             if quota is None:
                 session.execute(sa.delete(QuotaRow).where(col(QuotaRow.owner) == owner))
             else:
@@ -55,7 +56,7 @@ class Quotas:
 
     def check_job(self, session: Session, owner: str) -> None:
         """Raise QuotaExceeded or StorageQuotaExceeded if the owner may not add a job. For the inserting transaction."""
-        advisory_lock(session, f"quota of {owner}")  # or two transactions could both take the last slot
+        _lock(session, owner)  # or two transactions could both take the last slot
         quota = self._quota(session, owner)
         if quota.max_jobs is not None and (jobs := _open_jobs(session, owner)) >= quota.max_jobs:
             raise QuotaExceeded(
@@ -77,7 +78,7 @@ class Quotas:
         quota = self._quota(session, owner)
         if quota.max_bytes is None:
             return
-        advisory_lock(session, f"quota of {owner}")
+        _lock(session, owner)
         used = _bytes(session, owner)
         if used + num_bytes > quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(num_bytes)} more would exceed that")
@@ -98,6 +99,11 @@ class Quotas:
             gpu_hours_this_month=_hours(session, owner, self._clock()),
         )
         return OwnerPublic(owner=owner, quota=self._quota(session, owner), usage=usage)
+
+
+def _lock(session: Session, owner: str) -> None:
+    """Hold the owner's quota and usage until the transaction ends."""
+    advisory_lock(session, f"quota of {owner}")
 
 
 def _too_many_bytes(owner: str, used: int, limit: int, reason: str) -> StorageQuotaExceeded:
@@ -160,6 +166,7 @@ def _month(now: datetime) -> str:
 
 def record_spent_hours(session: Session, job: Job, now: datetime) -> None:
     """Keep the hours a job spent this month, so that deleting it frees no quota. For the deleting transaction."""
+    _lock(session, job.owner)  # or two transactions could both add to the same sum
     hours = _attempt_hours(session, now, col(Job.number) == job.number)
     if hours > 0:
         key = (job.owner, _month(now))

@@ -81,7 +81,7 @@ class TokenService:
     def revoke(self, token_id: str) -> None:
         """Revoke a token and the sessions opened with it. Raises NotFound."""
         with write_session(self._engine) as session:
-            token = session.get(Token, token_id)
+            token = session.get(Token, token_id, with_for_update=True)
             if token is None:
                 raise NotFound(f"there is no token {token_id}")
             if token.revoked_at is None:
@@ -133,7 +133,8 @@ class TokenService:
             if not uses and not session.execute(expired).scalar():
                 return
         with write_session(self._engine) as session:
-            for token_id, used_at in list(uses.items()):  # requests may still add to this dictionary
+            # Requests may still add to this dictionary; in order, or two servers could wait for each other's rows.
+            for token_id, used_at in sorted(uses.copy().items()):
                 session.execute(sa.update(Token).where(col(Token.id) == token_id).values(last_used_at=used_at))
             session.execute(sa.delete(BrowserSession).where(col(BrowserSession.expires_at) <= now))
 

@@ -178,6 +178,8 @@ class Attempt(Table, table=True):
     """Duration of each stage that ran from beginning to end in this attempt."""
     stale_writes: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
     """Rejected writes: they came after the token was replaced or the job had ended."""
+    last_write: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
+    """Number of the worker's last numbered write. One repeated because its answer was lost changes nothing."""
 
 
 class JobSize(Table, table=True):

@@ -6,10 +6,12 @@ from datetime import datetime
 from pathlib import Path
 
 import sqlalchemy as sa
+import structlog
 from sqlmodel import col, select
 
 from rvc_engine.config import check_voice_name
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
+from rvc_train.schemas.jobs import JobStatus
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
@@ -22,6 +24,11 @@ from server.jobs.service import JobService
 from server.settings import ServerSettings
 from server.storage.local import Storage, is_disk_full, link_or_copy
 from server.storage.sizes import share_of
+
+logger = structlog.get_logger(__name__)
+
+SETTLED = (DatasetStatus.READY, DatasetStatus.INVALID)
+"""Statuses after validation."""
 
 
 @contextmanager
@@ -176,7 +183,7 @@ class DatasetService:
     def delete(self, dataset_id: str) -> None:
         """Delete the recordings and their stage results. Raises Conflict while a job needs them."""
         with write_session(self._engine) as session:
-            dataset = session.get(Dataset, dataset_id)
+            dataset = session.get(Dataset, dataset_id, with_for_update=True)  # waits for a submission on it
             if dataset is None or dataset.deleted_at is not None:
                 raise NotFound(f"there is no dataset {dataset_id}")
             using = select(Job.id).where(Job.dataset_id == dataset_id, col(Job.status).in_(RUNNABLE_STATUSES))
@@ -215,8 +222,30 @@ class DatasetService:
                     validated_at=self._clock(),
                 )
             )
-            session.execute(statement)
-            self._jobs.finish_dataset_validation(session, dataset_id, reason)
+            updated = session.connection().execute(statement)  # waits for submissions on it
+            if updated.rowcount:
+                self._jobs.finish_dataset_validation(session, dataset_id, reason)
+
+    def settle_waiting_jobs(self) -> int:
+        """Repair: queue or fail jobs that wait for a validated or deleted dataset; returns the number of such datasets.
+
+        The locks leave none; it is for databases from before them.
+        """
+        waiting = (
+            select(Dataset.id)
+            .join(Job, col(Job.dataset_id) == col(Dataset.id))
+            .where(Job.status == JobStatus.VALIDATING)
+            .where(sa.or_(col(Dataset.status).in_(SETTLED), col(Dataset.deleted_at).is_not(None)))
+        )
+        with read_session(self._engine) as session:
+            found = set(session.exec(waiting).all())
+        for dataset_id in found:
+            with write_session(self._engine) as session:
+                dataset = session.get_one(Dataset, dataset_id, with_for_update=True)
+                reason = "the dataset was deleted" if dataset.deleted_at is not None else dataset.reason
+                self._jobs.finish_dataset_validation(session, dataset_id, reason)
+            logger.warning("jobs waited for a validated or deleted dataset", dataset_id=dataset_id)
+        return len(found)
 
 
 def checked_name(name: str) -> str:

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,7 +43,15 @@ class TookTooLong(ValidationFailed):
 class DatasetValidator:
     """Thread that hands datasets to the few threads that validate them."""
 
-    def __init__(self, dataset_service: DatasetService, storage: Storage, settings: ServerSettings) -> None:
+    def __init__(
+        self,
+        dataset_service: DatasetService,
+        storage: Storage,
+        settings: ServerSettings,
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`leads`: whether this server, of several on one database, is the one that validates."""
+        self._leads = leads
         self._datasets = dataset_service
         self._storage = storage
         self._settings = settings
@@ -90,7 +99,7 @@ class DatasetValidator:
     def _next(self) -> tuple[str, str] | None:
         """The owner who has waited longest for a turn, and the id of his oldest dataset; None when none waits."""
         busy = set(self._owners_running)  # before the query, whose answer may have the dataset that ends meanwhile
-        found = {} if self._stopping.is_set() else self._datasets.first_unvalidated()
+        found = self._datasets.first_unvalidated() if self._leads() and not self._stopping.is_set() else {}
         waiting = {owner: dataset_id for owner, dataset_id in found.items() if owner not in busy}
         if not waiting:
             return None

@@ -9,7 +9,7 @@ import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -17,6 +17,7 @@ from sqlmodel import Session, col
 
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
 from server.database.tables import Attempt, Dataset, Job, Worker
+from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 
 Bounds = tuple[float, float]
 MAX_JOBS = 300  # newest measured jobs to compare with, and first queued jobs to simulate
@@ -54,16 +55,17 @@ class MeasuredJob:
 class Estimator:
     """Forecasts and comparable jobs, in the caller's transaction."""
 
-    def __init__(self, lease_seconds: float = 60) -> None:
-        """Workers without a heartbeat for `lease_seconds` are not counted."""
-        self._lease = timedelta(seconds=lease_seconds)
+    def __init__(self, liveness: WorkerLiveness | None = None) -> None:
+        """`liveness`: lost workers are not counted. None: with the default lease."""
+        self._liveness = liveness or WorkerLiveness(60)
         self._measured: dict[tuple[Any, ...], list[MeasuredJob]] = {}
         self._measured_at = -math.inf
 
     def live_workers(self, session: Session, now: datetime) -> Sequence[Worker]:
         """Workers that are alive and claim jobs."""
         query = sa.select(Worker).where(col(Worker.stopped_at).is_(None), ~col(Worker.is_draining))
-        return session.execute(query.where(col(Worker.last_seen_at) > now - self._lease)).scalars().all()
+        workers = session.execute(query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)).scalars()
+        return [worker for worker in workers if not self._liveness.is_lost(worker, now)]
 
     def comparable(self, session: Session, config: Mapping[str, Any], workers: Iterable[Worker]) -> list[MeasuredJob]:
         """Measured jobs with the same settings on the workers' devices; on any device where these are not known."""

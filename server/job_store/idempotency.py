@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
+from server.database.engine import advisory_lock
 from server.database.tables import IdempotencyKey
 from server.errors import Refused, StillRunning
 
@@ -34,6 +35,11 @@ class IdempotentRequest:
 def fingerprint(*parts: Any) -> str:
     """Hash of a payload of JSON-like values."""
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def lock(session: Session, idempotent: IdempotentRequest) -> None:
+    """Wait for another server's transaction under the same key, and make others wait until this one ends."""
+    advisory_lock(session, f"idempotency key {idempotent.key} of {idempotent.owner}")
 
 
 def find(session: Session, idempotent: IdempotentRequest, now: datetime) -> IdempotencyKey | None:

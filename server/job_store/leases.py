@@ -1,7 +1,7 @@
 """Leases: a worker's right to a job, the statement that claims one, and the conditions of every write under it."""
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 import sqlalchemy as sa
@@ -16,6 +16,8 @@ from server.errors import LeaseLost
 S = JobStatus
 LONGEST_RETRY_DELAY = timedelta(minutes=10)
 CLOCK_SLACK = timedelta(minutes=1)
+AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
+"""The time in `Job.not_before` where a job need not wait: due by every machine's clock."""
 
 
 class WorkerCommand(StrEnum):

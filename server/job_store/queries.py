@@ -91,9 +91,12 @@ def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     return job
 
 
-def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None) -> Dataset:
-    """The dataset of a submission. Refused when it is unknown, invalid, or not of `visible_owner` (None: anyone's)."""
-    dataset = session.get(Dataset, dataset_id)
+def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None, *, lock: bool = False) -> Dataset:
+    """The dataset of a submission. Refused when it is unknown, invalid, or not of `visible_owner` (None: anyone's).
+
+    `lock`: it is neither validated nor deleted before the transaction ends.
+    """
+    dataset = session.get(Dataset, dataset_id, with_for_update={"read": True} if lock else None)
     if dataset is None or dataset.deleted_at is not None or visible_owner not in {None, dataset.owner}:
         raise Refused(f"there is no dataset {dataset_id}; upload one first", "/dataset_id")
     if dataset.status == DatasetStatus.INVALID:

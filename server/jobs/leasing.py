@@ -1,6 +1,11 @@
 """Operations on leases: all writes of a worker, from the claim to the end of the attempt; and recovery of lost jobs.
 
-A worker's call presents its lease and raises LeaseLost when the token was replaced or the job has ended.
+A worker's call presents its lease and raises LeaseLost when the token was replaced or the job has ended. Every call
+locks the job's row, so all that it reads under the lease stays as it is until it commits.
+
+A commit may succeed without an answer, and the worker then calls again. Calls that end the attempt, and heartbeats, may
+be repeated: the second one raises LeaseLost, or changes nothing. Calls that append events have a number, `write`, which
+is counted from 1 under each lease and kept in the attempt's row: a repeated number changes nothing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,6 +26,7 @@ from server.database.tables import Artifact, Attempt, Job, Worker, new_id
 from server.errors import LeaseLost, NothingPublished
 from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (
+    AT_ONCE,
     COMMANDS,
     LONGEST_RETRY_DELAY,
     ActiveLease,
@@ -50,10 +56,15 @@ class LeaseOperations:
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
 
-    def claim(self, worker_id: str) -> Lease | None:
-        """Claim the next job: by priority, then by order of submission. None when no job is due."""
+    def claim(self, worker_id: str, *, is_repeated: bool = False) -> Lease | None:
+        """Claim the next job: by priority, then by order of submission. None when no job is due.
+
+        `is_repeated`: the answer to the worker's last call was lost; the job that it may have claimed is returned.
+        """
         while True:
             with write_session(self._store.engine) as session:
+                if is_repeated and (job := self._unused_claim(session, worker_id)) is not None:
+                    return lease_of(job, worker_id)
                 number = session.execute(claim_statement(worker_id, self._store.clock())).scalar_one_or_none()
                 if number is None:
                     return None
@@ -64,6 +75,21 @@ class LeaseOperations:
                 except ValidationError as error:  # the config of an older server, no longer valid
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it again"
                     self._store.fail(session, job, FailureCode.INVALID_CONFIG, message)
+
+    @staticmethod
+    def _unused_claim(session: Session, worker_id: str) -> Job | None:
+        """A job that the worker holds without having written anything."""
+        query = select(Job).where(
+            Job.worker_id == worker_id,
+            col(Job.status).in_(LEASED_STATUSES),
+            sa.exists().where(
+                col(Attempt.job_number) == Job.number,
+                col(Attempt.token) == Job.token,
+                col(Attempt.last_write) == 0,
+                col(Attempt.engine_pid).is_(None),
+            ),
+        )
+        return session.exec(query.limit(1).with_for_update()).first()
 
     def _begin_attempt(self, session: Session, job: Job, number: int, worker: Worker) -> None:
         now = self._store.clock()
@@ -107,11 +133,13 @@ class LeaseOperations:
             command = COMMANDS[JobStatus(status)]
             return WorkerCommand.DRAIN if command is WorkerCommand.NONE and must_release else command
 
-    def record_events(self, lease: Lease, events: Sequence[engine_events.Event]) -> None:
-        """Record events of the engine. LeaseLost."""
+    def record_events(self, lease: Lease, events: Sequence[engine_events.Event], *, write: int | None = None) -> None:
+        """Record events of the engine. `write`: number of the call, as in the module's docstring. LeaseLost."""
         batch = aggregate(events)
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
+            if not _is_new(session, lease, write):
+                return
             self._store.append_events(session, job, *batch.events)
             columns = batch.columns | {"num_warnings": job.num_warnings + batch.num_warnings}
             if batch.losses:
@@ -133,10 +161,14 @@ class LeaseOperations:
         if throughput:
             session.execute(sa.update(Attempt).where(*attempt_of(lease)).values(**throughput))
 
-    def publish_preview(self, lease: Lease, preview: engine_events.PreviewReady, files: PreviewFiles) -> None:
+    def publish_preview(
+        self, lease: Lease, preview: engine_events.PreviewReady, files: PreviewFiles, *, write: int | None = None
+    ) -> None:
         """Publish the stored files of a preview. LeaseLost."""
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
+            if not _is_new(session, lease, write):
+                return
             event = write_preview(session, lease.job_id, lease.job_number, preview, files, self._store.clock())
             self._store.append_events(session, job, event)
 
@@ -167,10 +199,14 @@ class LeaseOperations:
         attempt, worker = found
         return EngineProcess(found[0].engine_pid, attempt.engine_started_at or 0.0, worker.host)
 
-    def publish_artifact(self, lease: Lease, kind: str, name: str, path: str, size: int, sha256: str) -> None:
+    def publish_artifact(
+        self, lease: Lease, kind: str, name: str, path: str, size: int, sha256: str, *, write: int | None = None
+    ) -> None:
         """Publish a stored file for download, replacing one of the same name. `path` as in `StoredFile`. LeaseLost."""
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
+            if not _is_new(session, lease, write):
+                return
             same_name = (col(Artifact.job_number) == lease.job_number, col(Artifact.name) == name)
             session.execute(sa.delete(Artifact).where(*same_name))
             data: dict[str, Any] = {"kind": kind, "name": name, "size": size, "sha256": sha256}
@@ -290,7 +326,7 @@ class LeaseOperations:
         if job.recoveries >= self._max_recoveries:
             self._store.fail(session, job, *failure, outcome="lost", **columns)
             return
-        columns["not_before"] = self._store.clock() + timedelta(seconds=delay)
+        columns["not_before"] = self._store.clock() + timedelta(seconds=delay) if delay else AT_ONCE
         self._store.transition(session, job, S.QUEUED, event, outcome="lost", **columns)
 
     def _retry_delay(self, num_earlier: int) -> float:
@@ -327,6 +363,14 @@ class LeaseOperations:
         if job is None:
             raise lease_lost(lease)
         return job
+
+
+def _is_new(session: Session, lease: Lease, write: int | None) -> bool:
+    """Count a numbered write under the lease; False when its transaction was committed before, without an answer."""
+    if write is None:
+        return True
+    counted = sa.update(Attempt).where(*attempt_of(lease), col(Attempt.last_write) < write).values(last_write=write)
+    return session.connection().execute(counted).rowcount == 1
 
 
 def _cancelled() -> NewEvent:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Literal
 
 import sqlalchemy as sa
@@ -16,10 +16,10 @@ from rvc_train.schemas.workers import WorkerPublic
 from server.database.tables import Artifact, Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
+from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 from server.job_store.serializers import content_notice
 
 NUM_QUEUED_SHOWN = 100
-FORGET_WORKERS_AFTER = timedelta(days=1)
 
 
 def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now: datetime) -> list[JobPublic]:
@@ -100,7 +100,7 @@ def queue_public(
     session: Session,
     estimator: Estimator,
     now: datetime,
-    lease_seconds: float,
+    liveness: WorkerLiveness,
     visible_owner: str | None = None,
 ) -> QueuePublic:
     """The running and the queued jobs of `visible_owner` (None: everyone's), and the numbers of all."""
@@ -114,7 +114,7 @@ def queue_public(
     counts = {row[0]: row[1] for row in session.connection().execute(count)}
     shown = [job for job in running if visible_owner in {None, job.owner}]
     forecasts = estimator.forecasts(session, [*shown, *queued], now)
-    workers = workers_public(session, now, lease_seconds)
+    workers = workers_public(session, now, liveness)
     return QueuePublic(
         running=[_queue_entry(job, None, forecasts) for job in shown],
         queued=[_queue_entry(job, positions[job.number], forecasts) for job in queued],
@@ -140,7 +140,11 @@ def _queue_entry(job: Job, position: int | None, forecasts: dict[int | None, Job
 
 
 def workers_public(
-    session: Session, now: datetime, lease_seconds: float, visible_owner: str | None = None, only: str | None = None
+    session: Session,
+    now: datetime,
+    liveness: WorkerLiveness,
+    visible_owner: str | None = None,
+    only: str | None = None,
 ) -> list[WorkerPublic]:
     """Workers seen within the last day, newest first; with the ids of jobs that belong to `visible_owner`.
 
@@ -154,26 +158,29 @@ def workers_public(
     held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(LEASED_STATUSES))
     jobs = {row[0]: (row[1], row[2]) for row in session.exec(held).all()}
     workers = session.exec(query).all()
-    return [_worker_public(worker, jobs.get(worker.id), now, lease_seconds, visible_owner) for worker in workers]
+    return [
+        _worker_public(worker, jobs.get(worker.id), visible_owner, is_lost=liveness.is_lost(worker, now))
+        for worker in workers
+    ]
 
 
 def _worker_public(
-    worker: Worker, job: tuple[str, str] | None, now: datetime, lease_seconds: float, visible_owner: str | None
+    worker: Worker, job: tuple[str, str] | None, visible_owner: str | None, *, is_lost: bool
 ) -> WorkerPublic:
     fields = worker.model_dump(exclude={"is_draining", "stopped_at"})
     return WorkerPublic(
         **fields,
-        status=_worker_status(worker, job is not None, now, lease_seconds),
+        status=_worker_status(worker, is_busy=job is not None, is_lost=is_lost),
         job_id=job[0] if job is not None and visible_owner in {None, job[1]} else None,
     )
 
 
 def _worker_status(
-    worker: Worker, is_busy: bool, now: datetime, lease_seconds: float
+    worker: Worker, *, is_busy: bool, is_lost: bool
 ) -> Literal["idle", "busy", "draining", "lost", "stopped"]:
     if worker.stopped_at is not None:
         return "stopped"
-    if now - worker.last_seen_at > timedelta(seconds=lease_seconds):
+    if is_lost:
         return "lost"
     if worker.is_draining:
         return "draining"

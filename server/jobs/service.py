@@ -22,6 +22,7 @@ from server.database.tables import Job
 from server.errors import Conflict, NotFound, PreconditionFailed, Refused
 from server.estimates.estimates import Estimator
 from server.job_store.events import NewEvent
+from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job
 from server.job_store.transitions import JobStore
 from server.jobs.leasing import LeaseOperations
@@ -173,9 +174,7 @@ class JobService:
             if job.status != S.PAUSED:
                 raise Conflict(f"the job is {job.status}; only a paused job can be resumed")
             record(session, "job.resumed", job.id)
-            self._store.transition(
-                session, job, S.QUEUED, NewEvent(EventType.RESUMED, "resumed"), not_before=self._store.clock()
-            )
+            self._store.transition(session, job, S.QUEUED, NewEvent(EventType.RESUMED, "resumed"), not_before=AT_ONCE)
             return job, True
 
     def update(self, job_id: str, patch: JobPatch, if_match: Collection[str] | None = None) -> Job:
@@ -204,12 +203,17 @@ class JobService:
             self._store.fail(session, job, FailureCode.INTERNAL, message)
             return job
 
-    def delete(self, job_id: str) -> None:
-        """Delete the rows of a job that has ended; its files are left to the caller. NotFound, Conflict."""
+    def delete(self, job_id: str, *, keep_label: str | None = None) -> None:
+        """Delete the rows of a job that has ended; its files are left to the caller. NotFound, Conflict.
+
+        `keep_label`: a job with this label is not deleted.
+        """
         with write_session(self._store.engine) as session:
             job = find_job(session, job_id, lock=True)
             if not JobStatus(job.status).is_terminal:
                 raise Conflict(f"the job is {job.status}; cancel it before you delete it")
+            if keep_label in job.labels:
+                raise Conflict("the job is to be kept")
             record(session, "job.deleted", job.id, name=job.name)
             record_spent_hours(session, job, self._store.clock())
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))

@@ -17,6 +17,7 @@ from server.estimates.estimates import Estimator
 from server.job_store import idempotency
 from server.job_store.events import NewEvent
 from server.job_store.idempotency import IdempotentRequest
+from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job, usable_dataset
 from server.job_store.transitions import JobStore
 from server.jobs.serializers import jobs_public
@@ -69,9 +70,11 @@ class Submissions:
         request; QuotaExceeded, StorageQuotaExceeded.
         """
         with write_session(self._store.engine) as session:
-            if idempotent is not None and (earlier := self._find(session, idempotent)) is not None:
-                return earlier
-            dataset = usable_dataset(session, request.dataset_id, visible_owner)
+            if idempotent is not None:
+                idempotency.lock(session, idempotent)
+                if (earlier := self._find(session, idempotent)) is not None:
+                    return earlier
+            dataset = usable_dataset(session, request.dataset_id, visible_owner, lock=True)
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             job = self._insert(session, request, owner, job_id or new_id("job"), retry_origin)
@@ -89,7 +92,10 @@ class Submissions:
             return self._find(session, idempotent)
 
     def finish_dataset_validation(self, session: Session, dataset_id: str, reason: str | None) -> None:
-        """Enqueue the jobs that wait for a dataset, or fail them with `reason`; in the caller's transaction."""
+        """Enqueue the jobs that wait for a dataset, or fail them with `reason`; in the caller's transaction.
+
+        That has the dataset's row locked, so no submission inserts a waiting job meanwhile.
+        """
         query = select(Job).where(Job.dataset_id == dataset_id, Job.status == S.VALIDATING).order_by(col(Job.number))
         for job in session.exec(query.with_for_update()).all():
             if reason is None:
@@ -113,7 +119,7 @@ class Submissions:
         """Add the rows of a job: its own, its webhook's, the first event and the audit entry."""
         now = self._store.clock()
         fields = request.model_dump(mode="json", exclude={"webhook"})
-        job = Job(**fields, id=job_id, owner=owner, created_at=now, not_before=now)
+        job = Job(**fields, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
         origin = {}
         if retry_origin is not None:
             job.retry_of, job.retry_from = retry_origin.job_id, retry_origin.start_from

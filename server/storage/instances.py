@@ -9,6 +9,7 @@ treat every file as orphaned.
     anything else                                                                 refuse to start, change nothing
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -214,7 +215,7 @@ def check_pairing(folder: Path, url: str) -> None:
 def open_instance(engine: sa.Engine, storage: Storage) -> str:
     """Check the two, upgrade the schema, and give both an id if they have none; returns the id.
 
-    For the folder's one server. Raises SettingsRefused.
+    For servers only. Raises SettingsRefused.
     """
     check_pairing(storage.root, engine.url.render_as_string(hide_password=False))
     migrate(engine)
@@ -243,7 +244,8 @@ def _join(engine: sa.Engine, storage: Storage, new: str | None = None) -> str:
         if new is not None:
             record(session, "instance.adopted", instance_id)
     if read_instance_id(pending) == instance_id:
-        pending.replace(mark)
+        with contextlib.suppress(FileNotFoundError):  # another server that starts has just renamed it
+            pending.replace(mark)
         sync_folder(storage.root)
     elif new is not None:
         write_instance_id(mark, instance_id)

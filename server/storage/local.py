@@ -14,7 +14,7 @@
     trash/<time>/<kind>/<name>           orphaned files, kept for some days; see `server.storage.trash`
     backups/before-<schema>-<time>.db    the database before its last upgrades; see `server.database.copies`
     instance.json                        id of the installation; see `server.storage.instances`
-    server.lock                          held by the one server of the folder
+    server.lock                          held by the one server of the folder, where the database is SQLite
 
 No path has a part chosen by a user. The class is small on purpose, so that an object store can replace it.
 """
@@ -66,8 +66,8 @@ class Storage:
     def lock(self, wait_seconds: float) -> filelock.BaseFileLock:
         """Take the lock of the folder's one server; it is released at the latest with the process.
 
-        A second server would checkpoint the write-ahead log under the first. Waits for a server that is stopping, and
-        raises SettingsRefused after `wait_seconds`.
+        On SQLite a second server would checkpoint the write-ahead log under the first. Waits for a server that is
+        stopping, and raises SettingsRefused after `wait_seconds`.
         """
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / "server.lock", timeout=wait_seconds)
@@ -198,9 +198,10 @@ class Storage:
         """Folders of stage results of all datasets."""
         return [folder for folder in (self.root / "cache").glob("*_*") if folder.is_dir()]
 
-    def delete_cache(self, dataset_id: str) -> None:
-        """Delete the stage results of a dataset; the next job recomputes them."""
-        shutil.rmtree(self.cache_folder(dataset_id), ignore_errors=True)
+    def take_cache(self, dataset_id: str, target: Path) -> None:
+        """Move the stage results of a dataset away; the next job recomputes them."""
+        with contextlib.suppress(FileNotFoundError):
+            self.cache_folder(dataset_id).rename(target)
 
     def delete_dataset(self, dataset_id: str) -> None:
         """Delete a dataset's recordings and the stage results made from them."""

@@ -99,7 +99,8 @@ class JobSizes:
 
 def _write(session: Session, sizes: dict[int, int], now: datetime) -> None:
     """Write the sizes, except of jobs deleted meanwhile."""
-    query = sa.select(col(Job.number)).where(col(Job.number).in_(sizes))
+    query = sa.select(col(Job.number)).where(col(Job.number).in_(sizes)).order_by(col(Job.number))
+    query = query.with_for_update(read=True, key_share=True)  # not deleted before the sizes are committed
     present = set(session.connection().execute(query).scalars())
     for number in sizes.keys() & present:
         session.merge(JobSize(job_number=number, bytes=sizes[number], measured_at=now))

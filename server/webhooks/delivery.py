@@ -57,7 +57,15 @@ class DeliveryResult:
 class Deliverer:
     """Sends due messages beside each other, one at a time to each host, on the server's event loop."""
 
-    def __init__(self, engine: sa.Engine, settings: ServerSettings, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        engine: sa.Engine,
+        settings: ServerSettings,
+        clock: Callable[[], datetime],
+        leads: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`leads`: whether this server, of several on one database, is the one that sends."""
+        self._leads = leads
         self._engine = engine
         self._settings = settings
         self._clock = clock
@@ -72,7 +80,8 @@ class Deliverer:
             while True:
                 busy = set(self._in_flight)  # a message whose attempt ends meanwhile may be read as still due
                 try:
-                    for delivery, webhook in await run_sync(self._due, limiter=self._threads):
+                    due = await run_sync(self._due, limiter=self._threads) if self._leads() else []
+                    for delivery, webhook in due:
                         if client is None:
                             client = await run_sync(_open_client, limiter=self._threads)
                         host = _host_and_port(webhook.url)
@@ -91,6 +100,8 @@ class Deliverer:
 
     def _due(self) -> list[tuple[Delivery, Webhook]]:
         """The first due message of each webhook, in the order in which they became due."""
+        # A first attempt waits for no clock: a worker, on a machine with another one, wrote the time.
+        is_due = sa.or_(col(Delivery.num_tries) == 0, col(Delivery.next_try_at) <= self._clock())
         due = (
             sa.select(
                 col(Delivery.id),
@@ -98,7 +109,7 @@ class Deliverer:
                 .over(partition_by=col(Delivery.webhook_id), order_by=(col(Delivery.next_try_at), col(Delivery.id)))
                 .label("place"),
             )
-            .where(col(Delivery.status) == DeliveryStatus.PENDING, col(Delivery.next_try_at) <= self._clock())
+            .where(col(Delivery.status) == DeliveryStatus.PENDING, is_due)
             .subquery()
         )
         with read_session(self._engine) as session:
@@ -142,11 +153,20 @@ class Deliverer:
         else:
             wait = max(RETRY_SECONDS[tries - 1] * random.uniform(0.9, 1.1), result.retry_after_seconds or 0.0)
             columns |= {"next_try_at": now + timedelta(seconds=wait)}
+        # A message that was sent again, or by another server, since it was read has a result of its own.
+        unchanged = (
+            col(Delivery.id) == delivery.id,
+            col(Delivery.status) == DeliveryStatus.PENDING,
+            col(Delivery.num_tries) == delivery.num_tries,
+        )
         with write_session(self._engine) as session:
-            session.execute(sa.update(Delivery).where(col(Delivery.id) == delivery.id).values(**columns))
             row = session.get(Webhook, webhook.id, with_for_update=True)
-            if row is not None:
-                _record_health(session, row, result, now)
+            if row is None:
+                return
+            updated = session.connection().execute(sa.update(Delivery).where(*unchanged).values(**columns))
+            if updated.rowcount == 0:
+                return
+            _record_health(session, row, result, now)
         logger.info(
             "webhook",
             webhook_id=webhook.id,

@@ -53,7 +53,10 @@ def _unexpired(webhook: Webhook, now: datetime) -> list[dict[str, str]]:
 
 
 def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetime) -> None:
-    """Enqueue a message for each webhook subscribed to this event, in the caller's transaction."""
+    """Enqueue a message for each webhook subscribed to this event, in the caller's transaction.
+
+    The webhooks are locked: one that is disabled meanwhile would keep the message pending.
+    """
     if kind not in DELIVERED_EVENTS:
         return
     query = select(Webhook).where(
@@ -61,7 +64,7 @@ def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetim
         sa.or_(col(Webhook.job_id) == job.id, sa.and_(col(Webhook.job_id).is_(None), col(Webhook.owner) == job.owner)),
     )
     name = f"job.{kind}"
-    for webhook in session.exec(query).all():
+    for webhook in session.exec(query.order_by(col(Webhook.id)).with_for_update(read=True)).all():
         if name in webhook.events:
             session.add(_delivery(webhook, name, _job_payload(job), now, job.id))
 
@@ -134,7 +137,7 @@ class WebhookService:
     def change(self, owner: str | None, webhook_id: str, patch: WebhookPatch) -> Webhook:
         """Set the fields of the patch. Raises NotFound."""
         with write_session(self._engine) as session:
-            webhook = _find(session, owner, webhook_id, lock=True)
+            webhook = _find(session, owner, webhook_id, with_for_update=True)
             record(session, "webhook.changed", webhook_id, **patch.model_dump(exclude_unset=True))
             for name, value in patch.model_dump(exclude_unset=True).items():
                 setattr(webhook, name, value)
@@ -150,7 +153,7 @@ class WebhookService:
         """Replace the secret (None: by a new random one); the old one signs too for a day. Raises NotFound."""
         now = self._clock()
         with write_session(self._engine) as session:
-            webhook = _find(session, owner, webhook_id, lock=True)
+            webhook = _find(session, owner, webhook_id, with_for_update=True)
             old = {"secret": webhook.secret, "until": (now + timedelta(hours=OLD_SECRET_HOURS)).isoformat()}
             webhook.old_secrets = [*_unexpired(webhook, now), old][-MAX_OLD_SECRETS:]
             webhook.secret = secret or new_secret()
@@ -161,7 +164,7 @@ class WebhookService:
     def delete(self, owner: str | None, webhook_id: str) -> None:
         """Delete a webhook and its messages. Raises NotFound."""
         with write_session(self._engine) as session:
-            session.delete(_find(session, owner, webhook_id))
+            session.delete(_find(session, owner, webhook_id, with_for_update=True))
             record(session, "webhook.deleted", webhook_id)
 
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
@@ -209,14 +212,16 @@ def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: dat
 
 
 def _find_enabled(session: Session, owner: str | None, webhook_id: str) -> Webhook:
-    webhook = _find(session, owner, webhook_id)
+    webhook = _find(session, owner, webhook_id, with_for_update={"read": True})
     if not webhook.is_enabled:
         raise Conflict(f"the webhook is disabled ({webhook.disabled_reason or 'by request'}); enable it first")
     return webhook
 
 
-def _find(session: Session, owner: str | None, webhook_id: str, *, lock: bool = False) -> Webhook:
-    webhook = session.get(Webhook, webhook_id, with_for_update=lock or None)
+def _find(
+    session: Session, owner: str | None, webhook_id: str, *, with_for_update: bool | dict[str, bool] | None = None
+) -> Webhook:
+    webhook = session.get(Webhook, webhook_id, with_for_update=with_for_update)
     if webhook is None or (owner is not None and webhook.owner != owner):
         raise NotFound(f"there is no webhook {webhook_id}")
     return webhook

@@ -42,18 +42,17 @@ def delete_gpu_telemetry(storage: Storage, now: datetime, worker_id: str | None 
                 path.unlink()
 
 
-def with_gpus(
-    workers: Sequence[WorkerPublic], storage: Storage, now: datetime, lease_seconds: float
-) -> list[WorkerPublic]:
+def with_gpus(workers: Sequence[WorkerPublic], storage: Storage, lease_seconds: float) -> list[WorkerPublic]:
     """The workers with their GPU telemetry of the last lease; without GPUs where there is none."""
-    return [worker.model_copy(update={"gpus": _gpus(worker, storage, now, lease_seconds)}) for worker in workers]
+    return [worker.model_copy(update={"gpus": _gpus(worker, storage, lease_seconds)}) for worker in workers]
 
 
-def _gpus(worker: WorkerPublic, storage: Storage, now: datetime, lease_seconds: float) -> list[GpuPublic]:
+def _gpus(worker: WorkerPublic, storage: Storage, lease_seconds: float) -> list[GpuPublic]:
     if worker.status in {"stopped", "lost"}:
         return []
     try:
         telemetry = GpuTelemetry.model_validate_json(storage.gpu_telemetry_file(worker.id).read_bytes())
     except (OSError, ValidationError):
         return []
-    return telemetry.gpus if now - telemetry.read_at < timedelta(seconds=lease_seconds) else []
+    age = worker.last_seen_at - telemetry.read_at  # both by the worker's clock
+    return telemetry.gpus if age < timedelta(seconds=lease_seconds) else []

@@ -73,7 +73,7 @@ class WorkerRegistry:
         `finish` can be changed to `hand_back` later. NotFound; Conflict when the worker has stopped.
         """
         with write_session(self._engine) as session:
-            worker = session.get(Worker, worker_id)
+            worker = session.get(Worker, worker_id, with_for_update=True)
             if worker is None:
                 raise NotFound(f"there is no worker {worker_id}")
             if worker.stopped_at is not None:

@@ -111,6 +111,24 @@ def test_jobs_outlive_workers_that_are_killed_and_frozen(station: Any, recording
     assert chaos.counts["killed"] + chaos.counts["frozen"] >= 3
 
 
+def test_jobs_outlive_workers_that_are_killed_and_frozen_on_postgresql(
+    station: Any, recording: Any, postgres: Any
+) -> None:
+    station.environment["RVC_TRAIN_DATABASE_URL"] = postgres.new_database()
+    chaos = run(station, recording, num_jobs=2, num_workers=2, seed=time.time_ns())
+    assert chaos.counts["killed"] + chaos.counts["frozen"] >= 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_a_hundred_jobs_outlive_workers_that_are_killed_and_frozen_on_postgresql(
+    station: Any, recording: Any, postgres: Any
+) -> None:
+    station.environment["RVC_TRAIN_DATABASE_URL"] = postgres.new_database()
+    chaos = run(station, recording, num_jobs=100, num_workers=4, seed=2)
+    assert min(chaos.counts["killed"], chaos.counts["frozen"]) >= 20
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_hundreds_of_jobs_outlive_workers_that_are_killed_and_frozen(station: Any, recording: Any) -> None:

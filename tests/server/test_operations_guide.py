@@ -11,6 +11,7 @@ from rvc_engine.errors import FailureCode
 from server.app import NUM_CONNECTIONS
 from server.database.engine import NUM_CONNECTIONS as NUM_WORKER_CONNECTIONS
 from server.database.engine import create_engine, migrate
+from server.job_store.liveness import WorkerLiveness
 from server.metrics import Metrics
 from server.settings import GIB, MIB, ServerSettings
 from server.storage.local import Storage
@@ -59,7 +60,7 @@ def test_the_guide_has_every_failure_code_and_says_whether_it_is_retried() -> No
 def test_the_guide_alerts_on_numbers_that_the_server_tells_of(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'book.db'}")
     migrate(engine)
-    metrics = Metrics(engine, Storage(tmp_path), lease_seconds=60)
+    metrics = Metrics(engine, Storage(tmp_path), WorkerLiveness(60))
     metrics.request("GET", "/livez", 200, 0.01)
     text = metrics.text().decode()
     engine.dispose()

@@ -1,6 +1,7 @@
 """Reports an engine's events to the job store: in order, in batches, none lost while the database is unavailable."""
 
 from collections.abc import Callable, Iterable
+from itertools import islice
 from pathlib import Path
 
 import structlog
@@ -44,6 +45,10 @@ class EventReporter:
         self._workspace = workspace
         self._waiting = Spool(spool)
         self._is_unavailable = False
+        self._num_written = 0
+        """Writes that were answered; the next one has the next number, also when it is repeated."""
+        self._num_sent = 0
+        """Events in the last batch, while its answer is missing: it is repeated with these alone."""
         self.published: set[str] = set()
         """Kinds of the published artifacts."""
         self.rejected: EngineError | None = None
@@ -86,10 +91,13 @@ class EventReporter:
                 self._publish_preview(first, is_wait_over)
                 waiting.popleft()
             else:
-                batch = _next_batch(waiting)
-                self._jobs.record_events(self._lease, batch)
+                batch = list(islice(waiting, self._num_sent)) or _next_batch(waiting)
+                self._num_sent = len(batch)
+                self._jobs.record_events(self._lease, batch, write=self._num_written + 1)
                 for _ in batch:
                     waiting.popleft()
+                self._num_sent = 0
+            self._num_written += 1
 
     def _publish(self, artifact: ArtifactReady, is_wait_over: Callable[[], bool]) -> None:
         """Check a file of the workspace, copy it into the storage, and record it as an artifact."""
@@ -113,7 +121,15 @@ class EventReporter:
                 f"{stored.sha256}, announced {artifact.size} with {artifact.sha256}); submit the job again"
             )
             return
-        self._jobs.publish_artifact(self._lease, artifact.kind, artifact.name, stored.path, stored.size, stored.sha256)
+        self._jobs.publish_artifact(
+            self._lease,
+            artifact.kind,
+            artifact.name,
+            stored.path,
+            stored.size,
+            stored.sha256,
+            write=self._num_written + 1,
+        )
         self.published.add(artifact.kind)
 
     def _publish_preview(self, preview: PreviewReady, is_wait_over: Callable[[], bool]) -> None:
@@ -127,9 +143,10 @@ class EventReporter:
             if is_transient(error) and not is_wait_over():
                 raise
             warning = f"the preview of step {preview.step} cannot be published: {error}"
-            self._jobs.record_events(self._lease, [Warned(message=warning, stage="train")])
+            warned = Warned(message=warning, stage="train")
+            self._jobs.record_events(self._lease, [warned], write=self._num_written + 1)
             return
-        self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored))
+        self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored), write=self._num_written + 1)
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):

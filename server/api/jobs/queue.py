@@ -22,6 +22,6 @@ def get_queue(context: Context) -> QueuePublic:
             session,
             context.estimator,
             utc_now(),
-            context.settings.lease_seconds,
+            context.worker_liveness,
             require_principal().visible_owner,
         )

@@ -15,6 +15,7 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Attempt, Dataset, Job, Worker
 from server.estimates.estimates import Estimator, MeasuredJob
 from server.estimates.resources import batch_range, disk_bytes, memory_bytes
+from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import jobs_public
 
 SMALL = {"width": 24, "pretrained": "none", "content": "whisper-tiny", "batch_size": 4, "total_epochs": 10}
@@ -51,15 +52,15 @@ def finish_job(bench: Any, dataset_id: str, device_name: str | None = None, **co
     assert lease.job_id == job.id
 
 
-def forecasts(bench: Any, *jobs: Job) -> list[JobPublic]:
+def forecasts(bench: Any, *jobs: Job, estimator: Estimator | None = None) -> list[JobPublic]:
     with read_session(bench.jobs.engine) as session:
         rows = [bench.jobs.get(job.id) for job in jobs]
-        return jobs_public(session, rows, Estimator(60), bench.clock())
+        return jobs_public(session, rows, estimator or Estimator(), bench.clock())
 
 
 def comparable(bench: Any, **config: object) -> list[MeasuredJob]:
     with read_session(bench.jobs.engine) as session:
-        estimator = Estimator(60)
+        estimator = Estimator()
         workers = estimator.live_workers(session, bench.clock())
         return estimator.comparable(session, TrainingConfig(**SMALL | config).model_dump(mode="json"), workers)
 
@@ -127,11 +128,13 @@ def test_a_running_job_ends_as_its_engine_reports_and_the_next_one_waits_for_tha
     bench.jobs.record_events(
         lease, [Progress(stage="train", stage_progress=0.5, progress=0.5, eta_seconds=100, step=1)]
     )
-    now, next_one = forecasts(bench, running, waiting)
+    seconds = [0.0]
+    estimator = Estimator(WorkerLiveness(60, lambda: seconds[0]))
+    now, next_one = forecasts(bench, running, waiting, estimator=estimator)
     assert now.eta.low < 100 < now.eta.high
     assert (next_one.starts_in, next_one.eta) == (now.eta, None)
-    bench.clock.advance(61)  # no heartbeat for longer than a lease
-    assert forecasts(bench, waiting)[0].starts_in is None
+    seconds[0] += 61  # no heartbeat for longer than a lease
+    assert forecasts(bench, waiting, estimator=estimator)[0].starts_in is None
 
 
 def test_without_a_measurement_only_the_start_on_an_idle_worker_is_known(bench: Any) -> None:
@@ -214,7 +217,7 @@ def test_an_estimate_over_http_is_measured_by_a_finished_job(tmp_path: Any, serv
 
 def test_a_worker_without_a_recent_heartbeat_is_not_live(bench: Any) -> None:
     bench.worker()
-    estimator = Estimator(60)
+    estimator = Estimator()
     with read_session(bench.jobs.engine) as session:
         assert len(estimator.live_workers(session, bench.clock())) == 1
         assert estimator.live_workers(session, datetime.now(UTC) + timedelta(days=1)) == []

@@ -10,6 +10,7 @@ import pytest
 
 from rvc_train.schemas.workers import GpuPublic
 from server.database.engine import read_session
+from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import workers_public
 from server.storage.local import Storage
 from server.workers.gpu_telemetry import RETENTION, delete_gpu_telemetry, with_gpus, write_gpu_telemetry
@@ -76,9 +77,9 @@ def test_of_a_mig_partition_only_the_memory_is_read(driver: Driver) -> None:
 
 
 def _workers(shop: Any, lease_seconds: float = 60) -> list[Any]:
-    now = datetime.now(UTC)
     with read_session(shop.engine) as session:
-        return with_gpus(workers_public(session, now, lease_seconds), shop.storage, now, lease_seconds)
+        workers = workers_public(session, datetime.now(UTC), WorkerLiveness(lease_seconds))
+        return with_gpus(workers, shop.storage, lease_seconds)
 
 
 def test_the_gpus_of_a_worker_are_shown_until_it_ends(shop: Any, driver: Driver) -> None:

@@ -1,0 +1,136 @@
+"""Clocks of servers and workers that differ, or are set: no job waits, ends or is lost because of it."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+
+from rvc_engine.errors import FailureCode
+from rvc_engine.events import Log, Progress
+from rvc_train.schemas.jobs import JobStatus
+from rvc_train.schemas.webhooks import WebhookCreate
+from server.database.engine import read_session, write_session
+from server.database.tables import LOCAL_OWNER, Worker
+from server.job_store.liveness import WorkerLiveness
+from server.jobs.queue_timeout import QueueTimeout
+from server.jobs.reaper import Reaper
+from server.jobs.serializers import workers_public
+from server.jobs.service import JobService
+from server.settings import ServerSettings
+from server.webhooks.delivery import Deliverer
+from server.webhooks.service import WebhookService
+
+SKEWS = [timedelta(hours=2), timedelta(hours=-2), timedelta(minutes=5), timedelta(minutes=-5)]
+
+
+@pytest.fixture(params=SKEWS, ids=str)
+def skew(request: pytest.FixtureRequest) -> timedelta:
+    return request.param
+
+
+@pytest.fixture
+def of_worker(bench: Any, skew: timedelta) -> JobService:
+    """The job service in a worker's process, on a machine with another time."""
+    return JobService(bench.jobs.engine, lambda: bench.clock() + skew, retry_delay_seconds=0)
+
+
+@pytest.fixture
+def worker_id(of_worker: JobService) -> str:
+    return of_worker.register_worker("worker", 1, "there", "cpu")
+
+
+def test_a_job_is_claimed_at_once_whatever_the_workers_clock_shows(
+    bench: Any, of_worker: JobService, worker_id: str
+) -> None:
+    job = bench.job()
+    lease = of_worker.claim(worker_id)
+    assert lease is not None, "submitted by the server's clock"
+    of_worker.release(lease, "draining")
+    lease = of_worker.claim(worker_id)
+    assert lease is not None, "released by the worker's"
+    bench.jobs.requeue_lost(bench.jobs.active_leases()[0])
+    lease = of_worker.claim(worker_id)
+    assert lease is not None, "found lost by the server"
+    of_worker.release(lease, "draining")
+    bench.jobs.pause(job.id)
+    bench.jobs.resume(job.id)
+    lease = of_worker.claim(worker_id)
+    assert lease is not None, "resumed"
+
+
+def test_a_whole_job_runs_between_two_clocks_with_nothing_lost(
+    bench: Any, of_worker: JobService, worker_id: str, skew: timedelta
+) -> None:
+    seconds = [0.0]
+    reaper = Reaper(bench.jobs, 60, lambda: seconds[0])
+    timeout = QueueTimeout(bench.jobs, 600, lambda: seconds[0])
+    timeout.sweep()
+    job = bench.job()
+    for _ in range(3):
+        seconds[0] += 20
+        bench.clock.advance(skew.total_seconds())  # the server's clock is set too, again and again
+        assert (reaper.sweep(), timeout.sweep()) == (0, 0)
+    lease = of_worker.claim(worker_id)
+    for step in range(4):
+        seconds[0] += 20
+        bench.clock.advance(-skew.total_seconds())
+        of_worker.heartbeat(lease)
+        of_worker.record_events(lease, [Progress(stage="train", stage_progress=0, progress=0), Log(message=f"{step}")])
+        assert (reaper.sweep(), timeout.sweep()) == (0, 0)
+    of_worker.publish_artifact(lease, "voice", "anna.pth", "x", 1, "00")
+    of_worker.succeed(lease)
+    found = bench.jobs.get(job.id)
+    assert (found.status, found.claims, found.recoveries, found.failures) == (JobStatus.SUCCEEDED, 1, 0, 0)
+
+
+def test_a_message_about_a_workers_job_is_due_at_once(bench: Any, of_worker: JobService, worker_id: str) -> None:
+    engine = bench.jobs.engine
+    WebhookService(engine, bench.clock).create(LOCAL_OWNER, WebhookCreate(url="https://example.com/hook"))
+    bench.job()
+    lease = of_worker.claim(worker_id)
+    of_worker.fail(lease, FailureCode.DIVERGED, "it diverged")
+    due = Deliverer(engine, ServerSettings(), bench.clock)._due()
+    assert [delivery.event for delivery, _ in due] == ["job.failed"]
+
+
+# Which workers are listed as lost
+
+
+def statuses(bench: Any, liveness: WorkerLiveness, now: datetime) -> list[str]:
+    with read_session(bench.jobs.engine) as session:
+        return [worker.status for worker in workers_public(session, now, liveness)]
+
+
+def test_a_clock_that_is_set_lists_no_worker_as_lost(
+    bench: Any, of_worker: JobService, worker_id: str, skew: timedelta
+) -> None:
+    seconds = [0.0]
+    liveness = WorkerLiveness(60, lambda: seconds[0])
+    assert statuses(bench, liveness, bench.clock()) == ["idle"]
+    for _ in range(4):
+        seconds[0] += 30
+        bench.clock.advance(skew.total_seconds() / 4)
+        of_worker.worker_heartbeat(worker_id)
+        assert statuses(bench, liveness, bench.clock()) == ["idle"]
+        bench.clock.advance(skew.total_seconds())  # set between two heartbeats
+        assert statuses(bench, liveness, bench.clock()) == ["idle"]
+        bench.clock.advance(-skew.total_seconds())
+
+
+def test_a_worker_that_falls_silent_is_listed_as_lost_after_a_lease(bench: Any) -> None:
+    seconds = [0.0]
+    liveness = WorkerLiveness(60, lambda: seconds[0])
+    bench.worker()
+    assert statuses(bench, liveness, bench.clock()) == ["idle"]
+    seconds[0] += 59
+    assert statuses(bench, liveness, bench.clock()) == ["idle"]
+    seconds[0] += 2
+    assert statuses(bench, liveness, bench.clock()) == ["lost"]
+
+
+def test_a_worker_that_was_silent_for_hours_before_the_server_started_is_lost_at_once(bench: Any) -> None:
+    bench.worker()
+    with write_session(bench.jobs.engine) as session:
+        session.execute(sa.update(Worker).values(last_seen_at=bench.clock() - timedelta(hours=4)))
+    assert statuses(bench, WorkerLiveness(60), bench.clock()) == ["lost"]
