@@ -15,11 +15,12 @@ import structlog
 from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.workspace.atomic_files import write_atomically
-from server.errors import LeaseLost
+from server.errors import LeaseLost, NotFound
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
 from server.storage.local import Storage, is_disk_full
+from server.storage.trash import Trash
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
 from worker.engine.outcome import Failure, Released, StopReason, Success, decide_outcome
@@ -54,24 +55,43 @@ class JobRun:
         self._settings, self._jobs, self._storage, self._workspaces = settings, job_service, storage, workspaces
         self._lease, self._heartbeat, self._is_draining = lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
-        spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
-        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool)
+        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, workspaces.spool(lease))
         self._stop_reason: StopReason | None = None
 
     def run(self) -> None:
         """Run the job and report the outcome; after the loss of the lease nothing more is written."""
-        with closing(JobLog(self._storage.job_log(self._lease.job_id))) as log:
+        try:
+            self._run()
+        except LeaseLost:
+            logger.warning("the lease was lost; nothing more is written", job_id=self._lease.job_id)
+            self._stop_reason = StopReason.LOST
+        finally:
+            self._reporter.close()
+        if self._stop_reason is StopReason.LOST:
+            retry_until_available(self._remove_if_deleted, give_up=self._is_draining)
+
+    def _run(self) -> None:
+        with closing(self._open_log()) as log:
             log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
-            try:
-                self._terminate_stale_engine(log)
-                engine_exit = self._prepare(log) or self._run_engine(log)
-                if self._stop_reason is not StopReason.LOST:
-                    give_up = Deadline(self._settings.stop_seconds, self._must_stop)
-                    retry_until_available(lambda: self._report(engine_exit, log), give_up=give_up)
-            except LeaseLost:
-                logger.warning("the lease was lost; nothing more is written", job_id=self._lease.job_id)
-            finally:
-                self._reporter.close()
+            self._terminate_stale_engine(log)
+            engine_exit = self._prepare(log) or self._run_engine(log)
+            if self._stop_reason is not StopReason.LOST:
+                give_up = Deadline(self._settings.stop_seconds, self._must_stop)
+                retry_until_available(lambda: self._report(engine_exit, log), give_up=give_up)
+
+    def _open_log(self) -> JobLog:
+        try:
+            return JobLog(self._storage.job_log(self._lease.job_id))
+        except FileNotFoundError as error:
+            raise LeaseLost(f"the job {self._lease.job_id} was deleted") from error
+
+    def _remove_if_deleted(self) -> None:
+        """Move what a deleted job's engine wrote until it was stopped to the trash."""
+        try:
+            self._jobs.get(self._lease.job_id)
+        except NotFound:
+            if (home := self._storage.job_home(self._lease.job_id)).exists():
+                Trash(self._storage.root).add(home, "jobs")
 
     def _terminate_stale_engine(self, log: JobLog) -> None:
         """End an engine that an earlier attempt left running on this machine: two must not write to one workspace."""
@@ -99,7 +119,7 @@ class JobRun:
             engine = EngineProcess(self._command(), self._environment(), log, self._lease.step_seconds)
         except OSError as error:
             return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); repair the installation")
-        stored = StoredCheckpoints(self._storage.checkpoints(self._lease.job_id))
+        stored = StoredCheckpoints(self._storage, self._lease.job_id)
         sync = CheckpointSync(stored, self._workspace, self._lease.token)
         supervisor = Supervisor(
             self._settings, self._lease, engine, self._reporter, sync, self._heartbeat, self._is_draining
@@ -115,8 +135,9 @@ class JobRun:
 
     def _command(self) -> list[str]:
         lease, storage = self._lease, self._storage
-        config = storage.job_home(lease.job_id) / "config.json"
-        write_atomically(config, json.dumps(lease.config.model_dump(mode="json"), indent=2).encode())
+        config = storage.attempt_folder(lease.job_id, lease.token) / "config.json"
+        content = json.dumps(lease.config.model_dump(mode="json"), indent=2).encode()
+        write_atomically(config, content, make_folder=False)
         options = {
             "--workspace": self._workspace.root,
             "--dataset": storage.dataset_folder(lease.dataset_id),

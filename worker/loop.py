@@ -40,8 +40,8 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
-    job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds)
     storage = Storage(settings.data_folder)
+    job_service = JobService(engine, retry_delay_seconds=settings.retry_delay_seconds, storage=storage)
     workspaces = Workspaces(storage, settings.scratch_folder)
     retry_until_available(
         lambda: workspaces.claim_scratch(instance_id, partial(_status, job_service)), give_up=stop.is_set
@@ -156,6 +156,9 @@ class _Worker:
         try:
             return self.jobs.claim(self.worker_id)
         except DATABASE_UNAVAILABLE:
+            return None
+        except OSError as error:  # of the attempt's folder; the job was not claimed
+            logger.warning("no job is claimed: the data folder cannot be written", reason=str(error))
             return None
 
     def _run(self, lease: Lease) -> None:

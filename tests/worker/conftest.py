@@ -39,7 +39,7 @@ class Shop:
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)
-        self.jobs = JobService(self.engine)
+        self.jobs = JobService(self.engine, storage=self.storage)
         self.dataset_id = self._make_dataset()
         self.script = folder / "script.json"
 

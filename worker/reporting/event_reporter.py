@@ -10,7 +10,7 @@ from rvc_engine.events import ArtifactReady, Event, PreviewReady, Warned
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
-from server.storage.local import Storage, is_disk_full
+from server.storage.local import Storage, StoredFile, is_disk_full
 from worker.reporting.retry import DATABASE_UNAVAILABLE, first_line
 from worker.reporting.spool import Spool
 
@@ -75,7 +75,7 @@ class EventReporter:
         """Check a file of the workspace, copy it into the storage, and record it as an artifact."""
         try:
             self._check_place(artifact.path)
-            stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
+            stored = self._store(artifact.path)
         except (ArtifactInvalid, OSError) as error:
             is_full = isinstance(error, OSError) and is_disk_full(error)
             kind = DiskFull if is_full else ArtifactInvalid
@@ -96,12 +96,15 @@ class EventReporter:
             paths = (preview.audio, preview.picture, preview.recording)
             for path in paths:
                 self._check_place(path)
-            stored = [self._storage.store_artifact(self._lease.job_id, Path(path)) for path in paths]
+            stored = [self._store(path) for path in paths]
         except (ArtifactInvalid, OSError) as error:
             warning = f"the preview of step {preview.step} cannot be published: {error}"
             self._jobs.record_events(self._lease, [Warned(message=warning, stage="train")])
             return
         self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored))
+
+    def _store(self, path: str) -> StoredFile:
+        return self._storage.store_artifact(self._lease.job_id, self._lease.token, Path(path))
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):
