@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -44,6 +44,9 @@ class Shop:
         self.script = folder / "script.json"
 
     def _make_dataset(self) -> str:
+        with read_session(self.engine) as session:
+            if (present := session.exec(select(Dataset.id)).first()) is not None:
+                return present
         dataset_id = new_id("ds")
         now = datetime.now(UTC)
         with write_session(self.engine) as session:
@@ -147,3 +150,18 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     made = Shop(tmp_path)
     yield made
     made.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def open_shop() -> Callable[[Path], AbstractContextManager[Shop]]:
+    """`with open_shop(folder) as shop`: a shop on a folder, which may have one already."""
+
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Shop]:
+        made = Shop(folder)
+        try:
+            yield made
+        finally:
+            made.engine.dispose()
+
+    return opened

@@ -1,13 +1,13 @@
-"""What an attempt publishes lies under its token: a stale worker harms neither its successor nor a deletion."""
+"""Publication of files under the token of their attempt: a stale worker harms neither its successor nor a deletion."""
 
 import hashlib
+import json
 import os
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from sqlmodel import col, select
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
@@ -162,7 +162,7 @@ def test_a_job_is_not_claimed_while_its_attempts_folder_cannot_be_created(shop: 
 
 
 def bytes_on_disk(shop: Any) -> int:
-    """What `du --apparent-size` counts for the files of all jobs."""
+    """Sum of `du --apparent-size` for the files of all jobs."""
     files = [path.stat() for path in shop.storage.root.glob("jobs/**/*") if path.is_file()]
     return sum({file.st_ino: file.st_size for file in files}.values())
 
@@ -211,28 +211,33 @@ def test_what_is_on_disk_is_charged_and_goes_with_its_last_reference(shop: Any, 
     assert (bytes_on_disk(shop), bytes_charged(shop)) == (0, 0)
 
 
-def test_charges_equal_the_disk_after_losses_retries_and_deletions(shop: Any, tmp_path: Path) -> None:
-    def settled() -> tuple[int, int]:
-        return pytest.approx(bytes_on_disk(shop), abs=3), bytes_charged(shop)  # each job's share is rounded
+def test_charges_equal_the_disk_after_losses_retries_and_deletions(shop: Any) -> None:
+    def check_charges() -> None:
+        charged = bytes_charged(shop)
+        assert charged == pytest.approx(bytes_on_disk(shop), abs=3)  # each job's share is rounded
 
-    first = shop.submit([["preview", 1, "x"], ["train", 4, 0.01, 2], ["fail", "diverged", "no numbers"]])
-    with shop.worker():
-        shop.wait_for(first, "failed")
-        assert len(set(settled())) == 1
+    def wait_for_failure(job_id: str, num_attempts: int) -> None:
+        shop.wait_for(job_id, "failed")
+        shop.wait_until(lambda: shop.log(job_id).count("attempt failed") == num_attempts, "the log's last line")
+
+    def retry(job_id: str, *script: list[object]) -> str:
+        shop.script.write_text(json.dumps(script))
         request = JobRetry.model_validate({"from": "checkpoint"})
-        shop.script.write_text('[["train", 6, 0.01, 100], ["preview", 6, "y"], ["fail", "diverged", "again"]]')
-        second = RetryService(shop.jobs, shop.storage).retry(first, request, visible_owner=None).job_id
-        shop.wait_for(second, "failed")
-        on_disk, charged = settled()
-        assert charged == on_disk
-        shop.script.write_text('[["train", 6, 0.01, 100], ["artifact", "voice", 64000], ["artifact", "index", 3200]]')
-        third = RetryService(shop.jobs, shop.storage).retry(second, request, visible_owner=None).job_id
-        shop.wait_for(third, "failed")
-        for job_id in (second, first, third):
-            on_disk, charged = settled()
-            assert charged == on_disk
-            shop.jobs.delete(job_id)
-            shop.storage.delete_job(job_id)
-    assert (bytes_on_disk(shop), bytes_charged(shop)) == (0, 0)
-    with shop.engine.connect() as connection:
-        assert connection.scalar(sa.select(sa.func.count()).select_from(StoredFileRow)) == 0
+        return RetryService(shop.jobs, shop.storage).retry(job_id, request, visible_owner=None).job_id
+
+    fail = ["fail", "diverged", "no numbers"]
+    first = shop.submit([["preview", 1, "x"], ["train", 4, 0.01, 2], fail])
+    with shop.worker():
+        wait_for_failure(first, 1)
+        check_charges()
+        second = retry(first, ["train", 6, 0.01, 100], ["preview", 6, "y"], fail)
+        wait_for_failure(second, 1)
+        check_charges()
+        third = retry(second, ["preview", 1, "z"], ["train", 6, 0.01, 100], ["artifact", "voice", 64_000], ["exit", 3])
+        wait_for_failure(third, 2)
+    check_charges()
+    for job_id in (second, first, third):
+        shop.jobs.delete(job_id)
+        shop.storage.delete_job(job_id)
+        check_charges()
+    assert (bytes_on_disk(shop), bytes_charged(shop), stored_files(shop)) == (0, 0, set())
