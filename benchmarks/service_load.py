@@ -72,7 +72,7 @@ class Instance:
         with write_session(engine) as session:
             session.add(dataset)
         storage.dataset_folder(dataset.id).mkdir(parents=True)
-        return cls(folder, JobService(engine), storage, dataset.id)
+        return cls(folder, JobService(engine, storage=storage), storage, dataset.id)
 
     def submit(self) -> Job:
         """A job that waits."""

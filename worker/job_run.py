@@ -104,6 +104,7 @@ class JobRun:
     def _prepare(self, log: JobLog) -> Failure | None:
         """Restore the last checkpoint of an attempt on another machine; the failure when that is not possible."""
         try:
+            self._storage.delete_partial_files(self._lease.job_id, self._lease.token)
             restored = self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
         except EngineError as error:
             return Failure(error.code, str(error))

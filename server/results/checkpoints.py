@@ -16,7 +16,7 @@ from pathlib import Path
 from rvc_engine.checkpoints.manifest import KEPT_CHECKPOINTS, CheckpointEntry, read_entries, write_entries
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.layout import Workspace
-from server.storage.local import ORIGIN, Storage, link_or_copy
+from server.storage.local import CHECKPOINTS, ORIGIN, Storage, link_or_copy
 
 EVALUATIONS = "evaluation.json"
 _BEST = "best.pth"
@@ -83,7 +83,7 @@ class StoredCheckpoints:
         if not entries or entries[-1] in stored:
             return None
         newest = entries[-1]
-        folder.mkdir(exist_ok=True)
+        self._storage.result_folder(self._job_id, token, CHECKPOINTS)
         link_or_copy_verified(workspace.recovery / newest.file, folder / newest.file, newest)
         for source, name in ((workspace.best_file, _BEST), (workspace.root / EVALUATIONS, EVALUATIONS)):
             if source.is_file():

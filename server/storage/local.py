@@ -146,6 +146,15 @@ class Storage:
         """Create an attempt's folder. Only for the transaction that claims the job: it excludes a deletion."""
         self.attempt_folder(job_id, token).mkdir(parents=True, exist_ok=True)
 
+    def result_folder(self, job_id: str, token: int, name: str) -> Path:
+        """A folder within an attempt's, created if missing. FileNotFoundError when the attempt's is gone."""
+        folder = self.attempt_folder(job_id, token) / name
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            for parent in list(folder.parents)[:5]:  # up to the root: the claim's transaction synced none
+                sync_folder(parent)
+        return folder
+
     def checkpoints(self, job_id: str, token: int) -> Path:
         """An attempt's copies of recovery checkpoints; see `server.results.checkpoints`."""
         return self.attempt_folder(job_id, token) / CHECKPOINTS
@@ -191,10 +200,9 @@ class Storage:
         Raises LeaseLost when the attempt's folder is gone, because the job was deleted; OSError.
         """
         attempt = self.attempt_folder(job_id, token)
-        folder = attempt / ARTIFACTS
-        temporary = folder / f".{uuid6.uuid7().hex}.tmp"
+        temporary = attempt / ARTIFACTS / f".{uuid6.uuid7().hex}.tmp"
         try:
-            folder.mkdir(exist_ok=True)
+            folder = self.result_folder(job_id, token, ARTIFACTS)
             sha256, size = copy_and_hash(source, temporary)
             target = folder / sha256
             temporary.replace(target)
@@ -206,6 +214,12 @@ class Storage:
         finally:
             temporary.unlink(missing_ok=True)
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
+
+    def delete_partial_files(self, job_id: str, token: int) -> None:
+        """Delete half-written files of the attempts before the one under a token: a checkpoint's can be a gigabyte."""
+        for path in self.job_home(job_id).glob(f"{ATTEMPTS}/[0-9]*/*/.*.tmp"):
+            if int(path.parts[-3]) < token:
+                path.unlink(missing_ok=True)
 
     def delete_files(self, paths: Iterable[str]) -> None:
         """Delete the files of `StoredFile.path`s; one that cannot be deleted is left to the search for orphans."""

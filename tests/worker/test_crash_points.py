@@ -28,16 +28,17 @@ from tests.programs import ROOT, forks
 SCRIPT: list[list[object]] = [
     ["evaluated", 1, 30.0, True],
     ["preview", 1, "first"],
+    ["evaluated", 1, 25.0, True],
+    ["preview", 1, "first"],
     ["train", 4, 0.01, 2],
     ["evaluated", 4, 20.0, True],
     ["preview", 4, "second"],
-    ["artifact", "best", 320],
     ["artifact", "best", 640],
     ["artifact", "voice", 6400],
     ["artifact", "index", 3200],
     ["succeed"],
 ]
-"""Each resume replaces the previews of its steps; the best voice is replaced in any case."""
+"""The second evaluation of step 1 removes its preview, as does one after a resume."""
 
 
 def worker_environment(shop: Any) -> dict[str, str]:
