@@ -72,7 +72,7 @@ class Instance:
         with write_session(engine) as session:
             session.add(dataset)
         storage.dataset_folder(dataset.id).mkdir(parents=True)
-        return cls(folder, JobService(engine), storage, dataset.id)
+        return cls(folder, JobService(engine, storage=storage), storage, dataset.id)
 
     def submit(self) -> Job:
         """A job that waits."""
@@ -327,7 +327,7 @@ def _large_artifact(instance: Instance, source: Path) -> tuple[str, str]:
     job, lease = instance.submit(), instance.claim()
     while lease.job_id != job.id:  # skips jobs of earlier measurements
         lease = instance.claim()
-    stored = instance.storage.store_artifact(job.id, source)
+    stored = instance.storage.store_artifact(job.id, lease.token, source)
     instance.jobs.publish_artifact(lease, "voice", "anna.pth", stored.path, stored.size, stored.sha256)
     instance.jobs.succeed(lease)
     return job.id, stored.sha256

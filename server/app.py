@@ -167,6 +167,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         engine,
         retry_delay_seconds=settings.retry_delay_seconds,
         max_recoveries=settings.max_recoveries,
+        storage=storage,
         quotas=quotas,
         estimator=estimator,
     )

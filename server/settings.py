@@ -85,7 +85,7 @@ class ServerSettings(BaseSettings):
     quota_jobs: int | None = Field(default=None, ge=0)
     """Unfinished jobs of one owner. None: no limit. A quota set for an owner overrides these three."""
     quota_bytes: int | None = Field(default=None, ge=0)
-    """Bytes of one owner's uploads, datasets and artifacts."""
+    """Bytes of one owner's uploads, datasets and files of jobs."""
     quota_gpu_hours: float | None = Field(default=None, ge=0)
     """Worker hours for one owner's jobs in a calendar month."""
     requests_per_minute: float | None = Field(default=1200, gt=0)

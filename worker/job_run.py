@@ -20,11 +20,12 @@ from rvc_engine.child_processes import engine_environment, variable_names
 from rvc_engine.errors import EngineError, FailureCode
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.disk import is_disk_full
-from server.errors import LeaseLost
+from server.errors import LeaseLost, NotFound
 from server.job_store.leases import Lease, WorkerCommand
 from server.jobs.service import JobService
 from server.results.checkpoints import StoredCheckpoints
 from server.storage.local import Storage
+from server.storage.trash import Trash
 from server.transient_errors import is_transient
 from worker.engine.checkpoint_sync import CheckpointSync
 from worker.engine.job_log import JobLog
@@ -62,24 +63,44 @@ class JobRun:
         self._settings, self._jobs, self._storage, self._workspaces = settings, job_service, storage, workspaces
         self._slot, self._lease, self._heartbeat, self._is_draining = slot, lease, heartbeat, is_draining
         self._workspace = workspaces.workspace(lease)
-        spool = workspaces.job_folder(lease.job_id) / f"events.{lease.token}.spool"
-        self._reporter = EventReporter(job_service, storage, lease, self._workspace.root, spool, heartbeat.turn)
+        self._reporter = EventReporter(
+            job_service, storage, lease, self._workspace.root, workspaces.spool(lease), heartbeat.turn
+        )
         self._stop_reason: StopReason | None = None
 
     def run(self) -> None:
         """Run the job and report the outcome; after the loss of the lease nothing more is written."""
-        path = self._storage.job_log(self._lease.job_id)
-        with closing(retry_transient(lambda: JobLog(path), give_up=self._disk_wait())) as log:
+        try:
+            self._run()
+        except LeaseLost:
+            logger.warning("the lease was lost; nothing more is written", job_id=self._lease.job_id)
+            self._stop_reason = StopReason.LOST
+        finally:
+            self._reporter.close()
+        if self._stop_reason is StopReason.LOST:
+            retry_until_available(self._remove_if_deleted, give_up=self._must_stop)
+
+    def _run(self) -> None:
+        with closing(retry_transient(self._open_log, give_up=self._disk_wait())) as log:
             log.line("info", f"attempt {self._lease.attempt} of the job {self._lease.job_id} on {socket.gethostname()}")
-            try:
-                self._terminate_stale_engine(log)
-                engine_exit = self._prepare(log) or self._run_engine(log)
-                if self._stop_reason is not StopReason.LOST:
-                    self._report_when_possible(engine_exit, log)
-            except LeaseLost:
-                logger.warning("the lease was lost; nothing more is written", job_id=self._lease.job_id)
-            finally:
-                self._reporter.close()
+            self._terminate_stale_engine(log)
+            engine_exit = self._prepare(log) or self._run_engine(log)
+            if self._stop_reason is not StopReason.LOST:
+                self._report_when_possible(engine_exit, log)
+
+    def _open_log(self) -> JobLog:
+        try:
+            return JobLog(self._storage.job_log(self._lease.job_id))
+        except FileNotFoundError as error:
+            raise LeaseLost(f"the job {self._lease.job_id} was deleted") from error
+
+    def _remove_if_deleted(self) -> None:
+        """Move what a deleted job's engine wrote until it was stopped to the trash."""
+        try:
+            self._jobs.get(self._lease.job_id)
+        except NotFound:
+            if (home := self._storage.job_home(self._lease.job_id)).exists():
+                Trash(self._storage.root).add(home, "jobs")
 
     def _terminate_stale_engine(self, log: JobLog) -> None:
         """End an engine that an earlier attempt left running on this machine: two must not write to one workspace."""
@@ -112,12 +133,14 @@ class JobRun:
         return None
 
     def _restore(self) -> CheckpointEntry | None:
-        write_atomically(self._config_file, json.dumps(self._lease.config.model_dump(mode="json"), indent=2).encode())
+        self._storage.delete_partial_files(self._lease.job_id, self._lease.token)
+        content = json.dumps(self._lease.config.model_dump(mode="json"), indent=2).encode()
+        write_atomically(self._config_file, content, make_folder=False)
         return self._workspaces.prepare(self._lease, self._settings.lock_wait_seconds)
 
     @property
     def _config_file(self) -> Path:
-        return self._storage.job_home(self._lease.job_id) / "config.json"
+        return self._storage.attempt_folder(self._lease.job_id, self._lease.token) / "config.json"
 
     def _run_engine(self, log: JobLog) -> EngineExit | Failure:
         try:
@@ -127,7 +150,7 @@ class JobRun:
                 raise
             return Failure(FailureCode.INTERNAL, f"the engine cannot be started ({error}); repair the installation")
         self._slot.add_engine(engine.pid, self._lease)
-        stored = StoredCheckpoints(self._storage.checkpoints(self._lease.job_id))
+        stored = StoredCheckpoints(self._storage, self._lease.job_id)
         sync = CheckpointSync(stored, self._workspace, self._lease.token)
         supervisor = Supervisor(
             self._settings, self._lease, engine, self._reporter, sync, self._heartbeat, self._is_draining

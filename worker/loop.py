@@ -45,10 +45,13 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     instance_id = _open_instance(settings, engine, stop)
     if instance_id is None:
         return
-    job_service = JobService(
-        engine, retry_delay_seconds=settings.retry_delay_seconds, max_recoveries=settings.max_recoveries
-    )
     storage = Storage(settings.data_folder)
+    job_service = JobService(
+        engine,
+        retry_delay_seconds=settings.retry_delay_seconds,
+        max_recoveries=settings.max_recoveries,
+        storage=storage,
+    )
     workspaces = Workspaces(storage, settings.scratch_folder)
     retry_until_available(
         lambda: workspaces.claim_scratch(instance_id, partial(_status, job_service)), give_up=stop.is_set
@@ -247,6 +250,9 @@ class _Worker:
     def _claim(self) -> Lease | None:
         try:
             lease = self.jobs.claim(self.worker_id, is_repeated=self.is_claim_unanswered)
+        except OSError as error:  # of the attempt's folder; the job was not claimed
+            logger.warning("no job is claimed: the data folder cannot be written", reason=str(error))
+            return None
         except Exception as error:
             if not is_transient(error):
                 raise

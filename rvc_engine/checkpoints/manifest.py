@@ -76,9 +76,9 @@ def read_entries(folder: Path) -> list[CheckpointEntry]:
 
 
 def write_entries(folder: Path, entries: Sequence[CheckpointEntry]) -> None:
-    """Write the manifest, then delete the checkpoints that are not in it."""
+    """Write the manifest of an existing folder, then delete the checkpoints that are not in it."""
     rows = {"checkpoints": [asdict(row) for row in entries]}
-    write_atomically(manifest_in(folder), json.dumps(rows, indent=1).encode())
+    write_atomically(manifest_in(folder), json.dumps(rows, indent=1).encode(), make_folder=False)
     kept = {row.file for row in entries}
     for file in folder.glob(f"step_{'[0-9]' * 9}.pt"):  # not a copy that someone keeps there
         if file.name not in kept:

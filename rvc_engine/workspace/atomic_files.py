@@ -6,9 +6,13 @@ from itertools import count
 from pathlib import Path
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a whole file so that after a crash the old or the new contents are there, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> None:
+    """Write a whole file so that after a crash the old or the new contents are there, never a part.
+
+    `make_folder`: create the folder if it is missing; if False, that raises FileNotFoundError.
+    """
+    if make_folder:
+        path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:

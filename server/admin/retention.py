@@ -147,7 +147,7 @@ class Retention:
 
     def _workspace_folders(self, job: Job) -> list[Path]:
         """Existing folders that `Storage.delete_workspace` deletes."""
-        folders = (self._storage.workspace(job.id), self._storage.checkpoints(job.id))
+        folders = (self._storage.workspace(job.id), *self._storage.checkpoint_folders(job.id).values())
         return [folder for folder in folders if folder.is_dir()]
 
     @staticmethod

@@ -13,7 +13,7 @@ from rvc_train.schemas.access import OwnerPublic, Quota, Usage
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
 from server.auth.audit import record
 from server.database.engine import advisory_lock, read_session, write_session
-from server.database.tables import Artifact, Attempt, Dataset, Job, JobSize, QuotaRow, SpentHours, Token, Upload
+from server.database.tables import Attempt, Dataset, Job, QuotaRow, SpentHours, StoredFileRow, Token, Upload
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.settings import ServerSettings
 
@@ -123,7 +123,7 @@ def _open_jobs(session: Session, owner: str) -> int:
 
 
 def _bytes(session: Session, owner: str) -> int:
-    """Bytes of the owner's uploads, datasets and artifacts, and of job folders as last measured.
+    """Bytes of the owner's uploads, datasets and stored files of jobs: published ones, and the others as last measured.
 
     The same recordings under two names count twice.
     """
@@ -131,12 +131,7 @@ def _bytes(session: Session, owner: str) -> int:
     sums = (
         sa.select(sa.func.sum(col(Upload.length))).where(col(Upload.owner) == owner, col(Upload.dataset_id).is_(None)),
         sa.select(sa.func.sum(stored)).where(col(Dataset.owner) == owner, col(Dataset.deleted_at).is_(None)),
-        sa.select(sa.func.sum(col(Artifact.size)))
-        .join(Job, col(Job.number) == col(Artifact.job_number))
-        .where(col(Job.owner) == owner),
-        sa.select(sa.func.sum(col(JobSize.bytes)))
-        .join(Job, col(Job.number) == col(JobSize.job_number))
-        .where(col(Job.owner) == owner),
+        sa.select(sa.func.sum(col(StoredFileRow.bytes))).where(col(StoredFileRow.owner) == owner),
     )
     return sum(int(session.execute(query).scalar() or 0) for query in sums)
 

@@ -182,14 +182,22 @@ class Attempt(Table, table=True):
     """Number of the worker's last numbered write. One repeated because its answer was lost changes nothing."""
 
 
-class JobSize(Table, table=True):
-    """Bytes of a job's files without its artifacts, as last measured."""
+class StoredFileRow(Table, table=True):
+    """A file of a job on disk, charged to its owner as long as an artifact or a preview of the job refers to it.
 
-    __tablename__ = "job_sizes"
+    The row with the path `jobs/<id>`, without a hash, stands for all files of the job without a row, as last measured.
+    """
 
-    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    __tablename__ = "stored_files"
+
+    path: str = Field(primary_key=True)
+    """As in `server.storage.local.StoredFile`."""
+    owner: str = Field(index=True)
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", index=True)
     bytes: int = Field(sa_type=sa.BigInteger)
-    measured_at: datetime = Field(sa_type=UtcDateTime)
+    sha256: str | None = None
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    """Time of the publication, or of the measurement."""
 
 
 class Event(Table, table=True):
@@ -222,7 +230,7 @@ class Metric(Table, table=True):
 
 
 class Artifact(Table, table=True):
-    """A file offered by a job. `path` is relative to the storage's root and has no part chosen by a user."""
+    """A file offered by a job. `path` is that of a `StoredFileRow`."""
 
     __tablename__ = "artifacts"
     __table_args__ = (sa.UniqueConstraint("job_number", "name"),)

@@ -8,7 +8,7 @@ be repeated: the second one raises LeaseLost, or changes nothing. Calls that app
 is counted from 1 under each lease and kept in the attempt's row: a repeated number changes nothing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Unpack
@@ -42,6 +42,8 @@ from server.job_store.leases import (
 )
 from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
+from server.results.stored_files import add_stored_files, remove_unreferenced
+from server.storage.local import Storage, StoredFile
 from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
@@ -50,9 +52,11 @@ S = JobStatus
 class LeaseOperations:
     """Operations on jobs under a lease. Each call is one transaction."""
 
-    def __init__(self, store: JobStore, *, retry_delay_seconds: float, max_recoveries: int) -> None:
-        """The two numbers are as in `ServerSettings`."""
-        self._store = store
+    def __init__(
+        self, store: JobStore, *, retry_delay_seconds: float, max_recoveries: int, storage: Storage | None
+    ) -> None:
+        """`storage` as in `JobService`; the two numbers are as in `ServerSettings`."""
+        self._store, self._storage = store, storage
         self._retry_delay_seconds = retry_delay_seconds
         self._max_recoveries = max_recoveries
 
@@ -60,6 +64,9 @@ class LeaseOperations:
         """Claim the next job: by priority, then by order of submission. None when no job is due.
 
         `is_repeated`: the answer to the worker's last call was lost; the job that it may have claimed is returned.
+
+        The attempt's folder is created before the commit, so that a deletion of the job, which waits for that, finds
+        it. Raises OSError, without a claim, when that fails.
         """
         while True:
             with write_session(self._store.engine) as session:
@@ -71,10 +78,14 @@ class LeaseOperations:
                 job = session.exec(select(Job).where(Job.number == number)).one()
                 self._begin_attempt(session, job, number, session.get_one(Worker, worker_id))
                 try:
-                    return lease_of(job, worker_id)
+                    lease = lease_of(job, worker_id)
                 except ValidationError as error:  # the config of an older server, no longer valid
                     message = f"the job's config does not fit this version: {error.errors()[0]['msg']}; submit it again"
                     self._store.fail(session, job, FailureCode.INVALID_CONFIG, message)
+                    continue
+                if self._storage is not None:
+                    self._storage.create_attempt(lease.job_id, lease.token)
+                return lease
 
     @staticmethod
     def _unused_claim(session: Session, worker_id: str) -> Job | None:
@@ -147,7 +158,9 @@ class LeaseOperations:
             session.execute(sa.update(Job).where(*lease_is_valid(lease)).values(**columns))
             upsert_metrics(session, lease.job_number, batch.metrics)
             write_evaluations(session, lease.job_number, batch.evaluations, self._store.clock())
+            unused = remove_unreferenced(session, lease.job_number) if batch.evaluations else ()
             self._record_throughput(session, lease, batch)
+        self._delete_files(unused)
 
     @staticmethod
     def _record_throughput(session: Session, lease: Lease, batch: EventBatch) -> None:
@@ -169,8 +182,10 @@ class LeaseOperations:
             job = self._leased_job(session, lease)
             if not _is_new(session, lease, write):
                 return
-            event = write_preview(session, lease.job_id, lease.job_number, preview, files, self._store.clock())
+            event = write_preview(session, job, preview, files, self._store.clock())
             self._store.append_events(session, job, event)
+            unused = remove_unreferenced(session, lease.job_number)
+        self._delete_files(unused)
 
     def record_engine_process(self, lease: Lease, pid: int, started_at: float) -> None:
         """Record the attempt's engine process; the next attempt ends it if it outlives its worker. LeaseLost."""
@@ -203,19 +218,20 @@ class LeaseOperations:
         self, lease: Lease, kind: str, name: str, path: str, size: int, sha256: str, *, write: int | None = None
     ) -> None:
         """Publish a stored file for download, replacing one of the same name. `path` as in `StoredFile`. LeaseLost."""
+        now = self._store.clock()
         with self._lease_session(lease) as session:
             job = self._leased_job(session, lease)
             if not _is_new(session, lease, write):
                 return
+            add_stored_files(session, job, [StoredFile(path, size, sha256)], now)
             same_name = (col(Artifact.job_number) == lease.job_number, col(Artifact.name) == name)
             session.execute(sa.delete(Artifact).where(*same_name))
             data: dict[str, Any] = {"kind": kind, "name": name, "size": size, "sha256": sha256}
-            session.add(
-                Artifact(
-                    id=new_id("art"), job_number=lease.job_number, path=path, created_at=self._store.clock(), **data
-                )
-            )
+            session.add(Artifact(id=new_id("art"), job_number=lease.job_number, path=path, created_at=now, **data))
             self._store.append_events(session, job, NewEvent(EventType.ARTIFACT_PUBLISHED, f"{name} is ready", data))
+            session.flush()
+            unused = remove_unreferenced(session, lease.job_number)
+        self._delete_files(unused)
 
     def succeed(self, lease: Lease) -> None:
         """End the attempt: the voice is published. Wins over an earlier cancel. LeaseLost, NothingPublished."""
@@ -345,6 +361,11 @@ class LeaseOperations:
         else:
             return False
         return True
+
+    def _delete_files(self, paths: Iterable[str]) -> None:
+        """Delete files whose rows are gone. A crash before it leaves orphans."""
+        if self._storage is not None:
+            self._storage.delete_files(paths)
 
     @contextmanager
     def _lease_session(self, lease: Lease) -> Iterator[Session]:

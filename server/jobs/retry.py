@@ -61,9 +61,8 @@ class RetryService:
         return submission
 
     def _checkpoint(self, old: Job, new_job_id: str) -> CheckpointEntry:
-        stored = StoredCheckpoints(self._storage.checkpoints(old.id))
         try:
-            found = stored.copy_to(StoredCheckpoints(self._storage.checkpoints(new_job_id)))
+            found = StoredCheckpoints(self._storage, old.id).copy_to(new_job_id)
         except (CorruptCheckpoint, IncompatibleCheckpoint, FileNotFoundError) as error:
             raise Conflict(f"the job's checkpoints are damaged ({error}); retry it from the start") from error
         if found is None:

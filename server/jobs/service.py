@@ -28,6 +28,8 @@ from server.job_store.transitions import JobStore
 from server.jobs.leasing import LeaseOperations
 from server.jobs.serializers import update_tag
 from server.jobs.submission import Submissions
+from server.storage.local import Storage
+from server.storage.sizes import measure_again
 from server.workers.registry import WorkerRegistry
 
 S = JobStatus
@@ -50,12 +52,15 @@ class JobService:
         *,
         retry_delay_seconds: float = 10,
         max_recoveries: int = 5,
+        storage: Storage | None = None,
         quotas: Quotas | None = None,
         estimator: Estimator | None = None,
     ) -> None:
         """`clock` gives the present time, with its time zone; the two numbers are as in `ServerSettings`.
 
-        `quotas` and `estimator` are for a service that accepts submissions: limits of owners, and forecasts in answers.
+        `storage` is for a service that claims jobs and publishes results: it creates the folders of attempts, and
+        deletes files without a reference. `quotas` and `estimator` are for a service that accepts submissions: limits
+        of owners, and forecasts in answers.
         """
         self.engine = engine
         self._store = JobStore(engine, clock)
@@ -66,7 +71,9 @@ class JobService:
         self.replay = submissions.replay
         self.finish_dataset_validation = submissions.finish_dataset_validation
 
-        leases = LeaseOperations(self._store, retry_delay_seconds=retry_delay_seconds, max_recoveries=max_recoveries)
+        leases = LeaseOperations(
+            self._store, retry_delay_seconds=retry_delay_seconds, max_recoveries=max_recoveries, storage=storage
+        )
         self.claim = leases.claim
         self.heartbeat = leases.heartbeat
         self.record_events = leases.record_events
@@ -204,9 +211,10 @@ class JobService:
             return job
 
     def delete(self, job_id: str, *, keep_label: str | None = None) -> None:
-        """Delete the rows of a job that has ended; its files are left to the caller. NotFound, Conflict.
+        """Delete the rows of a job that has ended and of its files, so that their bytes are no longer charged.
 
-        `keep_label`: a job with this label is not deleted.
+        `keep_label`: a job with this label is not deleted. The files are left to the caller; what a crash leaves of
+        them is an orphan. NotFound, Conflict.
         """
         with write_session(self._store.engine) as session:
             job = find_job(session, job_id, lock=True)
@@ -216,6 +224,8 @@ class JobService:
                 raise Conflict("the job is to be kept")
             record(session, "job.deleted", job.id, name=job.name)
             record_spent_hours(session, job, self._store.clock())
+            # Checkpoints that it shared with these are theirs alone now.
+            measure_again(session, sa.or_(col(Job.retry_of) == job.id, col(Job.id) == job.retry_of))
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
     def seconds_queued(self) -> dict[QueuedJob, float]:

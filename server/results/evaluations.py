@@ -19,6 +19,7 @@ from server.database.engine import read_session
 from server.database.tables import Evaluation, Job, Preview
 from server.errors import NotFound
 from server.job_store.events import NewEvent
+from server.results.stored_files import add_stored_files
 from server.storage.local import StoredFile
 
 _FILE_NAME = re.compile(
@@ -52,24 +53,20 @@ def write_evaluations(
 
 
 def write_preview(
-    session: Session,
-    job_id: str,
-    job_number: int,
-    event: engine_events.PreviewReady,
-    files: PreviewFiles,
-    now: datetime,
+    session: Session, job: Job, event: engine_events.PreviewReady, files: PreviewFiles, now: datetime
 ) -> NewEvent:
     """Write a preview, replacing one of the same step and clip; returns the event to append."""
-    replaced = (col(Preview.job_number) == job_number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
+    add_stored_files(session, job, (files.audio, files.picture, files.recording), now)
+    replaced = (col(Preview.job_number) == job.number, col(Preview.step) == event.step, col(Preview.clip) == event.clip)
     session.execute(sa.delete(Preview).where(*replaced))
     row = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
     for kind in ("audio", "picture", "recording"):
         stored: StoredFile = getattr(files, kind)
         row |= {f"{kind}_path": stored.path, f"{kind}_size": stored.size, f"{kind}_sha256": stored.sha256}
-    session.connection().execute(sa.insert(Preview), [{**row, "job_number": job_number, "created_at": now}])
+    session.connection().execute(sa.insert(Preview), [{**row, "job_number": job.number, "created_at": now}])
     names = _names(event.epoch, event.step, event.clip)
     data: dict[str, Any] = event.model_dump(include={"step", "epoch", "clip", "seconds", "scores"})
-    data |= {kind: _url(job_id, name) for kind, name in names.items()}
+    data |= {kind: _url(job.id, name) for kind, name in names.items()}
     return NewEvent(EventType.PREVIEW_READY, f"preview of epoch {event.epoch}, step {event.step}", data)
 
 

@@ -1,10 +1,13 @@
 """Layout of the data folder, and writes to it that a power cut leaves complete or absent.
 
     datasets/<dataset id>/recordings/    000001.wav ... and recordings.json (their original names)
-    jobs/<job id>/workspace/             the engine's workspace
-    jobs/<job id>/job.log                the job's whole log, appended by the worker
-    jobs/<job id>/artifacts/<sha256>     published files
-    jobs/<job id>/checkpoints/           copies of recovery checkpoints, for other workers and for retries
+    jobs/<job id>/workspace/             the engine's workspace, guarded by its lock
+    jobs/<job id>/job.log                the job's whole log, appended by its workers
+    jobs/<job id>/attempts/<token>/      what one attempt writes, and no other one:
+        artifacts/<sha256>                   published files: voices, indexes, previews
+        checkpoints/                         copies of recovery checkpoints, for other workers and for retries
+        config.json, events.spool            the engine's config; events that wait for the database
+    jobs/<job id>/artifacts/, checkpoints/<token>/     the same before schema 0014; only read and deleted
     cache/<dataset id>/                  stage results shared by the dataset's jobs
     weights/                             published weights
     readings/<worker id>                 GPU telemetry of a worker
@@ -16,6 +19,9 @@
     instance.json                        id of the installation; see `server.storage.instances`
     server.lock                          held by the one server of the folder, where the database is SQLite
 
+An attempt's folder is created by the transaction that claims the job, and its worker creates no folder above it: a
+stale worker can neither change files of its successor nor bring back a deleted job.
+
 No path has a part chosen by a user. The class is small on purpose, so that an object store can replace it.
 """
 
@@ -25,7 +31,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,12 +39,17 @@ import filelock
 import uuid6
 
 from rvc_engine.workspace.atomic_files import sync_folder
-from server.errors import SettingsRefused
+from server.errors import LeaseLost, SettingsRefused
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
 _NAMES = {"datasets": "ds_", "cache": "ds_", "jobs": "job_", "uploads": "upl_", "incoming": ""}
 """Prefix of the names in each folder; the rest is 32 hexadecimal digits."""
 _CHUNK = 1 << 20
+ARTIFACTS = "artifacts"
+CHECKPOINTS = "checkpoints"
+ATTEMPTS = "attempts"
+ORIGIN = 0
+"""Token of the checkpoints that a retry takes over from its original job; that of the first attempt is 1."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +140,44 @@ class Storage:
         """The engine's workspace."""
         return self.job_home(job_id) / "workspace"
 
-    def checkpoints(self, job_id: str) -> Path:
-        """Copies of recovery checkpoints; see `server.results.checkpoints`."""
-        return self.job_home(job_id) / "checkpoints"
+    def attempt_folder(self, job_id: str, token: int) -> Path:
+        """Folder of the files that the attempt under a token writes."""
+        return self.job_home(job_id) / ATTEMPTS / f"{token:06d}"
+
+    def create_attempt(self, job_id: str, token: int) -> None:
+        """Create an attempt's folder. Only for the transaction that claims the job: it excludes a deletion."""
+        self.attempt_folder(job_id, token).mkdir(parents=True, exist_ok=True)
+
+    def result_folder(self, job_id: str, token: int, name: str) -> Path:
+        """A folder within an attempt's, created if missing. FileNotFoundError when the attempt's is gone."""
+        folder = self.attempt_folder(job_id, token) / name
+        if not folder.is_dir():
+            folder.mkdir(exist_ok=True)
+            for parent in list(folder.parents)[:5]:  # up to the root: the claim's transaction synced none
+                sync_folder(parent)
+        return folder
+
+    def checkpoints(self, job_id: str, token: int) -> Path:
+        """An attempt's copies of recovery checkpoints; see `server.results.checkpoints`."""
+        return self.attempt_folder(job_id, token) / CHECKPOINTS
+
+    def checkpoint_folders(self, job_id: str) -> dict[int, Path]:
+        """Existing folders of copied checkpoints by token, oldest first."""
+        home = self.job_home(job_id)
+        old, new = home.glob(f"{CHECKPOINTS}/[0-9]*"), home.glob(f"{ATTEMPTS}/[0-9]*/{CHECKPOINTS}")
+        named = [*((path.name, path) for path in old), *((path.parent.name, path) for path in new)]
+        return dict(sorted((int(name), path) for name, path in named if name.isdecimal()))
+
+    def artifact_folders(self, job_id: str) -> dict[int, Path]:
+        """Existing folders of published files by token; -1 for the one that all attempts shared before schema 0014."""
+        home = self.job_home(job_id)
+        named = [("-1", home / ARTIFACTS)] if (home / ARTIFACTS).is_dir() else []
+        named += [(path.parent.name, path) for path in home.glob(f"{ATTEMPTS}/[0-9]*/{ARTIFACTS}")]
+        return {int(name): path for name, path in named}
 
     def job_log(self, job_id: str) -> Path:
         """The job's whole log over all attempts, UTF-8; the worker appends to it."""
         return self.job_home(job_id) / "job.log"
-
-    def artifacts_folder(self, job_id: str) -> Path:
-        """Published files, named by their hash."""
-        return self.job_home(job_id) / "artifacts"
 
     def resolve(self, path: str) -> Path:
         """The file of a `StoredFile.path`. Raises ValueError for a path outside of the storage."""
@@ -158,21 +196,38 @@ class Storage:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def store_artifact(self, job_id: str, source: Path) -> StoredFile:
-        """Copy a file into the job's artifacts, hashed on the way. Storing the same bytes twice keeps one file."""
-        folder = self.artifacts_folder(job_id)
-        folder.mkdir(parents=True, exist_ok=True)
-        for partial in folder.glob(".*.tmp"):  # left by a killed worker: a job has one worker at a time
-            partial.unlink(missing_ok=True)
-        temporary = folder / f".{uuid6.uuid7().hex}.tmp"
+    def store_artifact(self, job_id: str, token: int, source: Path) -> StoredFile:
+        """Copy a file into an attempt's artifacts, hashed on the way. Storing the same bytes twice keeps one file.
+
+        Raises LeaseLost when the attempt's folder is gone, because the job was deleted; OSError.
+        """
+        attempt = self.attempt_folder(job_id, token)
+        temporary = attempt / ARTIFACTS / f".{uuid6.uuid7().hex}.tmp"
         try:
+            folder = self.result_folder(job_id, token, ARTIFACTS)
             sha256, size = copy_and_hash(source, temporary)
             target = folder / sha256
             temporary.replace(target)
+            sync_folder(folder)
+        except FileNotFoundError as error:
+            if attempt.is_dir():
+                raise
+            raise LeaseLost(f"the job {job_id} was deleted, and the files of its attempt {token} with it") from error
         finally:
             temporary.unlink(missing_ok=True)
-        sync_folder(folder)
         return StoredFile(target.relative_to(self.root).as_posix(), size, sha256)
+
+    def delete_partial_files(self, job_id: str, token: int) -> None:
+        """Delete half-written files of the attempts before the one under a token: a checkpoint's can be a gigabyte."""
+        for path in self.job_home(job_id).glob(f"{ATTEMPTS}/[0-9]*/*/.*.tmp"):
+            if int(path.parts[-3]) < token:
+                path.unlink(missing_ok=True)
+
+    def delete_files(self, paths: Iterable[str]) -> None:
+        """Delete the files of `StoredFile.path`s; one that cannot be deleted is left to the search for orphans."""
+        for path in paths:
+            with contextlib.suppress(OSError):
+                self.resolve(path).unlink()
 
     def commit_folder(self, temporary: Path, target: Path) -> None:
         """Move a complete folder to its place. All its files, and both folders, are on disk when this returns."""
@@ -186,13 +241,18 @@ class Storage:
         sync_folder(target.parent)
 
     def delete_job(self, job_id: str) -> None:
-        """Delete everything of a job: workspace, checkpoints, log, artifacts."""
-        shutil.rmtree(self.job_home(job_id), ignore_errors=True)
+        """Delete everything of a job: workspace, checkpoints, log, artifacts.
+
+        Its folder is moved away first: what still writes into it, such as a stale worker, cannot add to it any more.
+        """
+        with contextlib.suppress(OSError), self.incoming_folder() as folder:
+            self.job_home(job_id).rename(folder / job_id)
+        shutil.rmtree(self.job_home(job_id), ignore_errors=True)  # where it cannot be moved
 
     def delete_workspace(self, job_id: str) -> None:
         """Delete a job's workspace and stored checkpoints. Log and artifacts are kept."""
-        shutil.rmtree(self.workspace(job_id), ignore_errors=True)
-        shutil.rmtree(self.checkpoints(job_id), ignore_errors=True)
+        for folder in (self.workspace(job_id), *self.checkpoint_folders(job_id).values()):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def cache_folders(self) -> list[Path]:
         """Folders of stage results of all datasets."""

@@ -1,24 +1,24 @@
-"""Disk usage: the bytes that deleting a folder frees, and the bytes charged to each job."""
+"""Disk usage: the bytes that deleting a folder frees, and the bytes charged to each job's owner."""
 
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from server.database.engine import read_session, write_session
-from server.database.tables import Job, JobSize
+from server.database.tables import Job, StoredFileRow
 from server.storage.local import Storage
 
 BLOCK = 512
-ARTIFACTS = "artifacts"
-"""Folder of a job's artifacts, which are counted by their rows."""
 _BATCH = 200
+_NEVER = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -38,23 +38,21 @@ def size_of(*folders: Path) -> int:
     return sum(file.blocks_bytes for file in _files(*folders) if file.seen >= file.links)
 
 
-def share_of(folder: Path, leave_out: str | None = None) -> int:
-    """Bytes charged to a folder: a file with several hard links is divided among them.
+def share_of(folder: Path, leave_out: AbstractSet[Path] = frozenset()) -> int:
+    """Bytes charged to a folder (lengths of files, not blocks): a file with several hard links is divided among them.
 
-    `leave_out`: name of a subfolder that does not count.
+    `leave_out`: files that do not count.
     """
     return round(sum(file.length * file.seen / file.links for file in _files(folder, leave_out=leave_out)))
 
 
-def _files(*roots: Path, leave_out: str | None = None) -> Iterator[_File]:
+def _files(*roots: Path, leave_out: AbstractSet[Path] = frozenset()) -> Iterator[_File]:
     found: dict[tuple[int, int], os.stat_result] = {}
     seen: dict[tuple[int, int], int] = defaultdict(int)
-    for parent, folders, names in itertools.chain.from_iterable(map(os.walk, roots)):
-        if leave_out is not None and Path(parent) in roots and leave_out in folders:
-            folders.remove(leave_out)
-        for name in names:
+    for parent, _, names in itertools.chain.from_iterable(map(os.walk, roots)):
+        for path in {Path(parent, name) for name in names} - leave_out:
             try:
-                file = (Path(parent) / name).lstat()
+                file = path.lstat()
             except FileNotFoundError:
                 continue
             key = (file.st_dev, file.st_ino)
@@ -65,42 +63,68 @@ def _files(*roots: Path, leave_out: str | None = None) -> Iterator[_File]:
 
 
 class JobSizes:
-    """Periodic measurement of jobs' workspaces, checkpoints, logs and previews."""
+    """Periodic measurement of jobs' files without rows of their own: workspaces, checkpoints, logs."""
 
     def __init__(self, engine: sa.Engine, storage: Storage, clock: Callable[[], datetime]) -> None:
         self._engine, self._storage, self._clock = engine, storage, clock
 
     def measure(self) -> int:
         """Measure unfinished jobs, and finished ones once more; returns the number measured."""
-        with read_session(self._engine) as session:
-            is_final = col(JobSize.measured_at) >= col(Job.finished_at)
-            query = (
-                sa.select(col(Job.number), col(Job.id))
-                .outerjoin(JobSize, col(JobSize.job_number) == col(Job.number))
-                .where(sa.or_(col(JobSize.job_number).is_(None), col(Job.finished_at).is_(None), ~is_final))
-            )
-            jobs = [(int(number), str(an_id)) for number, an_id in session.connection().execute(query) if number]
+        jobs = self._due()
         for start in range(0, len(jobs), _BATCH):
             now = self._clock()  # before measuring: a job that ends meanwhile is measured again
-            sizes = {
-                number: share_of(self._storage.job_home(an_id), ARTIFACTS)
-                for number, an_id in jobs[start : start + _BATCH]
-            }
+            sizes = self._measure(jobs[start : start + _BATCH])
             with write_session(self._engine) as session:
                 _write(session, sizes, now)
         return len(jobs)
 
+    def _due(self) -> list[str]:
+        """Unfinished jobs, finished ones that were not measured since, and those whose checkpoints these share."""
+        with read_session(self._engine) as session:
+            is_final = col(StoredFileRow.created_at) >= col(Job.finished_at)
+            query = (
+                sa.select(col(Job.id))
+                .outerjoin(StoredFileRow, col(StoredFileRow.path) == sa.literal("jobs/") + col(Job.id))
+                .where(sa.or_(col(StoredFileRow.path).is_(None), col(Job.finished_at).is_(None), ~is_final))
+            )
+            due = set(session.connection().execute(query).scalars())
+            retries = select(Job.id, Job.retry_of).where(col(Job.retry_of).is_not(None))
+            pairs = [{job_id, origin} for job_id, origin in session.exec(retries).all() if origin is not None]
+        while related := set[str]().union(*(pair for pair in pairs if pair & due)) - due:
+            due |= related
+        return sorted(due)
+
+    def _measure(self, job_ids: Collection[str]) -> dict[str, int]:
+        """Bytes of each job's files that have no row. A file published meanwhile counts twice until the next time."""
+        with read_session(self._engine) as session:
+            query = (
+                sa.select(col(StoredFileRow.path))
+                .join(Job, col(Job.number) == col(StoredFileRow.job_number))
+                .where(col(Job.id).in_(job_ids), col(StoredFileRow.sha256).is_not(None))
+            )
+            counted = {self._storage.root / path for path in session.connection().execute(query).scalars()}
+        return {job_id: share_of(self._storage.job_home(job_id), counted) for job_id in job_ids}
+
     def invalidate(self, job_id: str) -> None:
         """Have a job measured again after files of it were deleted."""
-        number = sa.select(col(Job.number)).where(col(Job.id) == job_id).scalar_subquery()
         with write_session(self._engine) as session:
-            session.execute(sa.delete(JobSize).where(col(JobSize.job_number) == number))
+            measure_again(session, col(Job.id) == job_id)
 
 
-def _write(session: Session, sizes: dict[int, int], now: datetime) -> None:
+def measure_again(session: Session, condition: sa.ColumnElement[bool]) -> None:
+    """Have the jobs that meet a condition measured again; until then their last sizes count."""
+    numbers = sa.select(col(Job.number)).where(condition)
+    measured = (col(StoredFileRow.job_number).in_(numbers), col(StoredFileRow.sha256).is_(None))
+    session.execute(sa.update(StoredFileRow).where(*measured).values(created_at=_NEVER))
+
+
+def _write(session: Session, sizes: dict[str, int], now: datetime) -> None:
     """Write the sizes, except of jobs deleted meanwhile."""
-    query = sa.select(col(Job.number)).where(col(Job.number).in_(sizes)).order_by(col(Job.number))
-    query = query.with_for_update(read=True, key_share=True)  # not deleted before the sizes are committed
-    present = set(session.connection().execute(query).scalars())
-    for number in sizes.keys() & present:
-        session.merge(JobSize(job_number=number, bytes=sizes[number], measured_at=now))
+    query = sa.select(col(Job.id), col(Job.number), col(Job.owner)).where(col(Job.id).in_(sizes))
+    query = query.order_by(col(Job.number)).with_for_update(read=True, key_share=True)  # not deleted before the commit
+    for an_id, number, owner in session.connection().execute(query).all():
+        session.merge(
+            StoredFileRow(
+                path=f"jobs/{an_id}", owner=owner, job_number=number, bytes=sizes[an_id], sha256=None, created_at=now
+            )
+        )

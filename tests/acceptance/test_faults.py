@@ -88,15 +88,16 @@ def test_a_worker_killed_while_it_publishes_a_file_leaves_no_half_and_the_next_o
     station.start_server()
     worker = station.start_worker()
     job = station.submit(station.upload(recording))
-    artifacts = station.folder / "data" / "jobs" / job.id / "artifacts"
-    station.wait_until(lambda: artifacts.is_dir() and any(artifacts.glob(".*.tmp")), "a file half published", 30)
+    home = station.folder / "data" / "jobs" / job.id
+    station.wait_until(lambda: any(home.glob("attempts/*/artifacts/.*.tmp")), "a file half published", 30)
     worker.kill()
     worker.wait()
     station.start_worker()
     check_nothing_lost(station, job, steps=3)
-    assert not list(artifacts.glob(".*.tmp"))
+    assert not list(home.glob("attempts/**/.*.tmp"))
     voice = next(each for each in station.client.artifacts(job.id) if each.kind == "voice")
-    assert (artifacts / voice.sha256).stat().st_size == voice.size == 400_000_000
+    (stored,) = home.glob(f"attempts/*/artifacts/{voice.sha256}")
+    assert stored.stat().st_size == voice.size == 400_000_000
 
 
 def test_a_server_killed_in_the_middle_of_an_upload_loses_neither_the_upload_nor_the_client(

@@ -156,7 +156,9 @@ class Bench:
         return lease
 
     def publish(self, lease: Lease) -> None:
-        self.jobs.publish_artifact(lease, "voice", "anna.pth", f"jobs/{lease.job_id}/artifacts/00", 3, "00")
+        self.jobs.publish_artifact(
+            lease, "voice", "anna.pth", f"jobs/{lease.job_id}/attempts/000001/artifacts/00", 3, "00"
+        )
 
 
 @pytest.fixture
@@ -279,7 +281,7 @@ def publish(context: AppContext, lease: Lease, content: bytes, name: str) -> Non
     source = context.storage.workspace(lease.job_id) / "weights" / "made"
     source.parent.mkdir(parents=True, exist_ok=True)
     source.write_bytes(content)
-    stored = context.storage.store_artifact(lease.job_id, source)
+    stored = context.storage.store_artifact(lease.job_id, lease.token, source)
     said = ArtifactReady(kind="voice", name=name, path=str(source), size=stored.size, sha256=stored.sha256)
     context.jobs.publish_artifact(lease, said.kind, said.name, stored.path, stored.size, stored.sha256)
 

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -42,11 +42,14 @@ class Shop:
         self.engine = create_engine(self.url)
         self.storage = Storage(folder)
         open_instance(self.engine, self.storage)
-        self.jobs = JobService(self.engine)
+        self.jobs = JobService(self.engine, storage=self.storage)
         self.dataset_id = self._make_dataset()
         self.script = folder / "script.json"
 
     def _make_dataset(self) -> str:
+        with read_session(self.engine) as session:
+            if (present := session.exec(select(Dataset.id)).first()) is not None:
+                return present
         dataset_id = new_id("ds")
         now = datetime.now(UTC)
         with write_session(self.engine) as session:
@@ -168,3 +171,18 @@ def shop(tmp_path: Path) -> Iterator[Shop]:
     made = Shop(tmp_path)
     yield made
     made.engine.dispose()
+
+
+@pytest.fixture(scope="session")
+def open_shop() -> Callable[[Path], AbstractContextManager[Shop]]:
+    """`with open_shop(folder) as shop`: a shop on a folder, which may have one already."""
+
+    @contextmanager
+    def opened(folder: Path) -> Iterator[Shop]:
+        made = Shop(folder)
+        try:
+            yield made
+        finally:
+            made.engine.dispose()
+
+    return opened

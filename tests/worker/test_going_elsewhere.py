@@ -26,7 +26,7 @@ def steps_in(folder: Any, job_id: str) -> list[int]:
 
 
 def stored_step(shop: Any, job_id: str) -> int:
-    run = StoredCheckpoints(shop.storage.checkpoints(job_id)).latest()
+    run = StoredCheckpoints(shop.storage, job_id).latest()
     return 0 if run is None else run.newest.step
 
 
@@ -64,7 +64,7 @@ def test_checkpoints_in_the_storage_are_links_of_the_last_two_and_survive_the_wo
     job_id = shop.submit([["train", 6, 0.02, 2], ["log", "trained"], ["sleep", 60]])
     with shop.worker():
         shop.wait_until(lambda: stored_step(shop, job_id) == 6, "the copy of the last checkpoint")
-        run = StoredCheckpoints(shop.storage.checkpoints(job_id)).latest()
+        run = StoredCheckpoints(shop.storage, job_id).latest()
         assert [entry.step for entry in run.entries] == [4, 6]
         files = [entry.file for entry in run.entries]
         # The manifest is written before what it no longer names is deleted.
@@ -82,7 +82,7 @@ def test_a_damaged_copy_is_passed_over_and_with_none_left_the_job_fails_and_does
     with shop.worker(scratch_folder=tmp_path / "here"):
         shop.wait_until(lambda: stored_step(shop, job_id) >= 4, "copies")
     shutil.rmtree(tmp_path / "here")
-    run = StoredCheckpoints(shop.storage.checkpoints(job_id)).latest()
+    run = StoredCheckpoints(shop.storage, job_id).latest()
     for entry in run.entries:
         (run.folder / entry.file).write_bytes(b"half")
     with shop.worker(scratch_folder=tmp_path / "there"):

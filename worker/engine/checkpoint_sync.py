@@ -59,7 +59,7 @@ class CheckpointSync:
     def _copy(self) -> None:
         try:
             copied = self._stored.upload(self._workspace, self._token)
-        except FileNotFoundError:  # deleted meanwhile: the engine has finished another one, whose event follows
+        except FileNotFoundError:  # the engine has finished another one, whose event follows, or the job was deleted
             logger.debug("a checkpoint was superseded", workspace=str(self._workspace.root))
         except (OSError, CorruptCheckpoint, IncompatibleCheckpoint) as error:
             logger.warning("a checkpoint was not copied", reason=str(error))

@@ -14,10 +14,13 @@ logger = structlog.get_logger(__name__)
 
 
 class JobLog:
-    """Log file that several threads append to. A full disk loses lines, but does not end the run."""
+    """Log file that several threads append to. A full disk loses lines, but does not end the run.
+
+    The lines of a stale worker are appended like all others, and change none.
+    """
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        """`path`: in the job's folder; FileNotFoundError when the job was deleted."""
         self._path = path
         self._file = path.open("a", encoding="utf-8", errors="replace", buffering=1)
         self._lock = threading.Lock()

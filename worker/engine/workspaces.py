@@ -49,6 +49,12 @@ class Workspaces:
         """The worker's folder for a job."""
         return self._storage.job_home(job_id) if self._scratch is None else self._scratch / job_id
 
+    def spool(self, lease: Lease) -> Path:
+        """File for events of an attempt that wait for the database."""
+        if self._scratch is None:
+            return self._storage.attempt_folder(lease.job_id, lease.token) / "events.spool"
+        return self.job_folder(lease.job_id) / f"events.{lease.token}.spool"
+
     def workspace(self, lease: Lease) -> Workspace:
         """The workspace of a claimed job."""
         folder = self.job_folder(lease.job_id) / "workspace"
@@ -61,7 +67,7 @@ class Workspaces:
         workspace, OSError.
         """
         workspace = self.workspace(lease)
-        run = StoredCheckpoints(self._storage.checkpoints(lease.job_id)).latest()
+        run = StoredCheckpoints(self._storage, lease.job_id).latest()
         restored = None
         if run is not None and not _is_up_to_date(workspace, run):
             with workspace.lock(lock_wait_seconds):
@@ -77,7 +83,7 @@ class Workspaces:
                 shutil.rmtree(path)
             elif path.name not in _LOCKS:
                 path.unlink()
-        good = StoredCheckpoints(run.folder.parent).restore(run, workspace)
+        good = run.restore(workspace)
         if not good:
             raise IncompatibleCheckpoint(
                 f"all copies of the job's checkpoints in {run.folder} are damaged; retry the job from the start"

@@ -12,7 +12,7 @@ from rvc_engine.workspace.disk import is_disk_full
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.results.evaluations import PreviewFiles
-from server.storage.local import Storage
+from server.storage.local import Storage, StoredFile
 from server.transient_errors import first_line, is_transient
 from worker.reporting.spool import Spool
 
@@ -103,7 +103,7 @@ class EventReporter:
         """Check a file of the workspace, copy it into the storage, and record it as an artifact."""
         try:
             self._check_place(artifact.path)
-            stored = self._storage.store_artifact(self._lease.job_id, Path(artifact.path))
+            stored = self._store(artifact.path)
         except (ArtifactInvalid, OSError) as error:
             message = f"{artifact.name} cannot be published: {error}"
             if isinstance(error, ArtifactInvalid) or not Path(artifact.path).is_file():
@@ -138,7 +138,7 @@ class EventReporter:
             paths = (preview.audio, preview.picture, preview.recording)
             for path in paths:
                 self._check_place(path)
-            stored = [self._storage.store_artifact(self._lease.job_id, Path(path)) for path in paths]
+            stored = [self._store(path) for path in paths]
         except (ArtifactInvalid, OSError) as error:
             if is_transient(error) and not is_wait_over():
                 raise
@@ -147,6 +147,9 @@ class EventReporter:
             self._jobs.record_events(self._lease, [warned], write=self._num_written + 1)
             return
         self._jobs.publish_preview(self._lease, preview, PreviewFiles(*stored), write=self._num_written + 1)
+
+    def _store(self, path: str) -> StoredFile:
+        return self._storage.store_artifact(self._lease.job_id, self._lease.token, Path(path))
 
     def _check_place(self, path: str) -> None:
         if not Path(path).resolve().is_relative_to(self._workspace.resolve()):

@@ -56,7 +56,7 @@ class Spool:
         line = format_event(event).encode() + b"\n"
         try:
             if self._file is None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.parent.mkdir(exist_ok=True)
                 self._file = self._path.open("w+b", buffering=0)
                 logger.info("events are spooled to a file until the database is back", path=str(self._path))
             self._file.seek(self._written_to)

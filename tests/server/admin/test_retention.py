@@ -156,7 +156,7 @@ def test_checkpoints_in_the_storage_go_with_the_workspace_and_links_between_them
     retention: Retention, ended: Any, clock: Any, storage: Storage
 ) -> None:
     old = ended()
-    copies = storage.checkpoints(old) / "000001"
+    copies = storage.checkpoints(old, 1)
     copies.mkdir(parents=True)
     (copies / "checkpoint").hardlink_to(storage.workspace(old) / "checkpoint")
     clock.advance(10 * DAY)

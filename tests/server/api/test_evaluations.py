@@ -30,7 +30,7 @@ def job_id(live):
             source = storage.workspace(job.id) / "made"
             source.parent.mkdir(parents=True, exist_ok=True)
             source.write_bytes(content(kind, step))
-            stored.append(storage.store_artifact(job.id, source))
+            stored.append(storage.store_artifact(job.id, lease.token, source))
         paths = dict.fromkeys(("audio", "picture", "recording"), "somewhere")
         said = PreviewReady(step=step, epoch=step // 10, clip=1, seconds=4.0, scores={"eval/mel": mel}, **paths)
         bench.jobs.publish_preview(lease, said, PreviewFiles(*stored))

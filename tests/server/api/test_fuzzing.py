@@ -56,7 +56,7 @@ def filled(server: Any) -> dict[str, list[str]]:
         source = context.storage.workspace(job.id) / "weights" / "made"
         source.parent.mkdir(parents=True)
         source.write_bytes(b"0123456789" * 100)
-        stored = context.storage.store_artifact(job.id, source)
+        stored = context.storage.store_artifact(job.id, lease.token, source)
         preview_ready = PreviewReady(
             step=10, epoch=1, clip=1, seconds=4.0, scores={}, audio="", picture="", recording=""
         )

@@ -24,7 +24,7 @@ def job_id(live):
     source = live.context.storage.workspace(job.id) / "made"
     source.parent.mkdir(parents=True)
     source.write_bytes(CONTENT)
-    stored = live.context.storage.store_artifact(job.id, source)
+    stored = live.context.storage.store_artifact(job.id, lease.token, source)
     for kind, name in (("voice", "声音 «x».pth"), ("index", "声音 «x».index")):
         live.context.jobs.publish_artifact(lease, kind, name, stored.path, stored.size, stored.sha256)
     live.context.jobs.succeed(lease)

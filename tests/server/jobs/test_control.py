@@ -128,8 +128,8 @@ def failed_with_checkpoint(live: Any, **request: object) -> str:
     job = bench.job(priority=100, **request)
     lease = bench.claim()
     bench.jobs.fail(lease, FailureCode.DIVERGED, "the losses are no numbers")
-    folder = live.context.storage.checkpoints(job.id) / "000001"
-    folder.mkdir(parents=True)
+    folder = live.context.storage.checkpoints(job.id, lease.token)
+    folder.mkdir()
     (folder / "step_000000007.pt").write_bytes(b"nets")
     digest = "6ae0da8ceff3e2aab6fa2f4a3e0b3a0c5d2e0d1c2c9b1d4a5f7b6a1c0e9d8f7a"
     write_entries(folder, [CheckpointEntry("step_000000007.pt", 7, 1, 4, digest)])
@@ -144,7 +144,7 @@ def test_a_retry_is_a_new_job_with_the_same_settings_the_checkpoint_and_what_is_
     assert answer.headers["location"] == f"/v1/jobs/{new.id}"
     assert (new.retry_of, new.retry_from, new.labels) == (old, "checkpoint", {"for": "me"})
     assert (new.config["total_epochs"], new.config["batch_size"]) == (9, 2)
-    stored = StoredCheckpoints(live.context.storage.checkpoints(new.id)).latest()
+    stored = StoredCheckpoints(live.context.storage, new.id).latest()
     assert (stored.token, stored.newest.step) == (0, 7)
     assert http.delete(f"/v1/jobs/{old}").status_code == 204
     assert (stored.folder / "step_000000007.pt").read_bytes() == b"nets"

@@ -11,17 +11,22 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 from pydantic import ValidationError
+from sqlmodel import col
 from typer.testing import CliRunner
 
 import server.admin.cli
 import server.app
 import server.storage.orphans
+from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from server.admin.doctor import _instance
 from server.database.clock import utc_now
+from server.database.tables import StoredFileRow
+from server.results.checkpoints import StoredCheckpoints
 from server.settings import ServerSettings
 from server.storage.instances import INSTANCE_FILE, open_instance
 from server.storage.local import Storage
 from server.storage.orphans import KINDS, Orphans
+from server.storage.sizes import JobSizes
 from server.storage.trash import Trash
 
 NAMES = {
@@ -225,3 +230,103 @@ def test_the_doctor_and_a_dry_run_list_them_and_gc_moves_them(
     assert trash_of(joined.root) == sorted(ORPHANS)
     gc()
     assert trash_of(joined.root) == []
+
+
+# Files of attempts that have ended
+
+
+def put(path: Path, content: bytes = b"x") -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path.name
+
+
+def checkpoint(folder: Path, step: int) -> None:
+    name = put(folder / f"step_{step:09d}.pt")
+    write_entries(folder, [CheckpointEntry(name, step, 1, 1, "")])
+
+
+@pytest.fixture
+def attempts(bench: Any, joined: Storage) -> tuple[str, list[str]]:
+    """A job with files of three attempts, of which two have ended and one runs; and those that nothing keeps."""
+    job = bench.job()
+    first = bench.claim()
+    kept = joined.attempt_folder(job.id, 1) / "artifacts" / "kept"
+    put(kept)
+    bench.jobs.publish_artifact(first, "voice", "a.pth", kept.relative_to(joined.root).as_posix(), 1, "kept")
+    for _ in range(2):
+        (lease,) = bench.jobs.active_leases()
+        bench.jobs.requeue_lost(lease)
+        bench.claim()
+    for token in (1, 2, 3):
+        folder = joined.attempt_folder(job.id, token)
+        for name in ("artifacts/unused", "artifacts/.half.tmp", "checkpoints/.step.tmp", "events.spool", "config.json"):
+            put(folder / name)
+        if token != 3:
+            checkpoint(joined.checkpoints(job.id, token), token)
+    put(joined.checkpoints(job.id, 2) / "step_000000009.pt")  # not in the manifest
+    left = ["artifacts/.half.tmp", "artifacts/unused", "checkpoints/.step.tmp", "events.spool"]
+    unused = [f"attempts/00000{token}/{name}" for token in (1, 2) for name in left]
+    unused += [f"attempts/000001/checkpoints/{name}" for name in ("manifest.json", "step_000000001.pt")]
+    unused += ["attempts/000002/checkpoints/step_000000009.pt"]
+    return job.id, sorted(unused)
+
+
+def test_files_of_ended_attempts_that_nothing_refers_to_are_orphans(
+    later: Callable[..., Orphans], joined: Storage, attempts: tuple[str, list[str]]
+) -> None:
+    job_id, unused = attempts
+    home = joined.job_home(job_id)
+    before = {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()}
+    found = later().find()
+    assert sorted(str(each.path.relative_to(home)) for each in found) == unused
+    assert all(f"{each.kind}/{each.path.name}" == str(each.path.relative_to(joined.root)) for each in found)
+    assert later(0.9).collect() == []
+    later(1.1).collect()
+    assert {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == before - set(unused)
+    (batch,) = (joined.root / "trash").iterdir()
+    assert sorted(str(path.relative_to(batch / "jobs" / job_id)) for path in batch.rglob("*.*")) == [
+        name for name in unused if "." in name.rpartition("/")[2]
+    ]
+    assert later(1.1).find() == []
+
+
+def test_a_job_that_lost_orphans_is_measured_again(
+    engine: sa.Engine, later: Callable[..., Orphans], joined: Storage, bench: Any, attempts: tuple[str, list[str]]
+) -> None:
+    sizes = JobSizes(engine, joined, utc_now)
+
+    def charged() -> int:
+        sizes.measure()
+        with engine.connect() as connection:
+            return connection.scalar(sa.select(sa.func.sum(col(StoredFileRow.bytes)))) or 0
+
+    bench.jobs.force_fail(attempts[0], "stuck")
+    before = charged()
+    later(1.1).collect()
+    on_disk = sum(path.stat().st_size for path in joined.job_home(attempts[0]).rglob("*") if path.is_file())
+    assert charged() == on_disk < before
+
+
+def test_files_in_the_places_of_earlier_versions_stay_readable_and_go_with_their_job(
+    later: Callable[..., Orphans], joined: Storage, bench: Any
+) -> None:
+    job = bench.job()
+    lease = bench.claim()
+    old = joined.job_home(job.id) / "artifacts"
+    put(old / "voice")
+    put(old / "replaced")
+    checkpoint(joined.job_home(job.id) / "checkpoints" / "000001", 7)
+    bench.jobs.publish_artifact(lease, "voice", "a.pth", f"jobs/{job.id}/artifacts/voice", 1, "voice")
+    bench.jobs.succeed(lease)
+    stored = StoredCheckpoints(joined, job.id).latest()
+    assert stored is not None
+    assert (stored.token, stored.newest.step) == (1, 7)
+    assert [each.path.name for each in later().find()] == ["replaced"]
+    later(1.1).collect()
+    assert joined.resolve(f"jobs/{job.id}/artifacts/voice").is_file()
+    joined.delete_workspace(job.id)
+    assert StoredCheckpoints(joined, job.id).latest() is None
+    bench.jobs.delete(job.id)
+    joined.delete_job(job.id)
+    assert (list((joined.root / "jobs").iterdir()), later().find()) == ([], [])
