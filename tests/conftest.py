@@ -28,6 +28,7 @@ SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
 SAMPLES = ROOT / "samples"
 EMPTY_DATABASE = os.environ.get("RVC_TRAIN_TEST_DATABASE_URL")
 """For one test at a time on another database than SQLite, such as the kill test on PostgreSQL."""
+TOKEN = "the-token-of-a-station"
 SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4)
 
 
@@ -42,7 +43,7 @@ class Station:
     small = SMALL
 
     def __init__(
-        self, folder: Path, token: str | None = None, python: Path = Path(sys.executable), cwd: Path = ROOT
+        self, folder: Path, token: str = TOKEN, python: Path = Path(sys.executable), cwd: Path = ROOT
     ) -> None:
         self.folder = folder
         self.python = python
@@ -67,8 +68,7 @@ class Station:
         }
         if EMPTY_DATABASE is not None:
             self.environment["RVC_TRAIN_DATABASE_URL"] = EMPTY_DATABASE
-        if token is not None:
-            self.environment["RVC_TRAIN_TOKEN"] = token
+        self.environment["RVC_TRAIN_TOKEN"] = token
         self.processes: list[Process] = []
         self.http = connect(self.url, token)
         self.client = Client(self.http)
@@ -155,6 +155,14 @@ class Station:
 def interrupts_are_heard() -> None:
     """A script's background commands ignore Ctrl-C, and so would every child that a test interrupts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_config_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing in the user's config folder is read or changed, by this process or its children."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from rvc_engine.child_processes import engine_environment, python_command, varia
 from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights.catalogue import Weights
+from rvc_train.local_servers import is_loopback
 from server.database.clock import utc_now
 from server.database.engine import (
     SCHEMA_VERSION,
@@ -29,7 +30,7 @@ from server.database.engine import (
 )
 from server.database.tables import Event
 from server.errors import SettingsRefused
-from server.settings import GIB, ServerSettings, is_loopback
+from server.settings import GIB, ServerSettings
 from server.storage.instances import inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans

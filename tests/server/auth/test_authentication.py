@@ -3,8 +3,9 @@
 import pytest
 from pydantic import ValidationError
 
+from rvc_train.local_servers import is_loopback
 from server.errors import SettingsRefused
-from server.settings import ServerSettings, is_loopback
+from server.settings import ServerSettings
 
 TOKEN = "a-token-of-some-length"
 
