@@ -36,14 +36,17 @@ Process = Fork | subprocess.Popen[bytes]
 
 
 class Station:
-    """A data folder with whatever processes a test starts on it. Leases are short, so that losses show soon."""
+    """A data folder with whatever processes a test starts on it. Leases are short, so that losses show soon.
+
+    `token` None: the server has its local token, which the client finds once the server has started.
+    """
 
     MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
     samples = SAMPLES
     small = SMALL
 
     def __init__(
-        self, folder: Path, token: str = TOKEN, python: Path = Path(sys.executable), cwd: Path = ROOT
+        self, folder: Path, token: str | None = TOKEN, python: Path = Path(sys.executable), cwd: Path = ROOT
     ) -> None:
         self.folder = folder
         self.python = python
@@ -68,9 +71,15 @@ class Station:
         }
         if EMPTY_DATABASE is not None:
             self.environment["RVC_TRAIN_DATABASE_URL"] = EMPTY_DATABASE
-        self.environment["RVC_TRAIN_TOKEN"] = token
+        if token is not None:
+            self.environment["RVC_TRAIN_TOKEN"] = token
         self.processes: list[Process] = []
-        self.http = connect(self.url, token)
+        self.token = token
+        self.connect()
+
+    def connect(self) -> None:
+        """A client with the token."""
+        self.http = connect(self.url, self.token)
         self.client = Client(self.http)
 
     def follow_script(self, *steps: list[object]) -> None:
@@ -95,6 +104,9 @@ class Station:
     def start_server(self) -> Process:
         server = self.start("server")
         self.wait_until(self.client.is_ready, "the server", 90)
+        if self.token is None:
+            self.http.close()
+            self.connect()
         return server
 
     def start_worker(self) -> Process:
@@ -102,7 +114,7 @@ class Station:
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`rvc-train WORDS` against this server."""
-        environment = self.environment | {"RVC_TRAIN_SERVER": self.url, "XDG_CONFIG_HOME": str(self.folder)}
+        environment = self.environment | {"RVC_TRAIN_SERVER": self.url}
         return run_program("rvc_train.cli.main", *words, environment=environment)
 
     def upload(self, *paths: Path, name: str | None = None) -> DatasetPublic:

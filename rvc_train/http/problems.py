@@ -18,8 +18,8 @@ def error_of(response: httpx.Response) -> ApiError:
             return NotFound(problem)
         case httpx.codes.UNAUTHORIZED:
             source = response.request.extensions.get(SOURCE)
-            origin = f"; the token that was sent is from {source}" if source else ""
-            return AuthError(replace(problem, detail=problem.detail + origin))
+            origin = [f"the token that was sent is from {source}"] if source else []
+            return AuthError(replace(problem, detail="; ".join([problem.detail, *origin])))
         case httpx.codes.FORBIDDEN:
             return AuthError(problem)
         case _:

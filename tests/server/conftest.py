@@ -300,6 +300,12 @@ def storage(tmp_path: Path) -> Storage:
 # Helpers that tests cannot import (test folders are no packages) come as fixtures.
 
 
+@pytest.fixture(scope="session")
+def authorized() -> dict[str, str]:
+    """Headers with the token of a server for which a test names none."""
+    return {"Authorization": f"Bearer {USUAL_TOKEN}"}
+
+
 @pytest.fixture
 def eventually() -> Callable[..., None]:
     return wait_until
