@@ -66,6 +66,14 @@ def connect(url: str, token: str | None = None, token_source: str = "") -> httpx
     )
 
 
+def _cache() -> Path:
+    """Folder for the addresses of unfinished uploads. Raises UsageError."""
+    try:
+        return Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+    except RuntimeError as error:
+        raise UsageError("this user has no home folder to keep unfinished uploads in; set XDG_CACHE_HOME") from error
+
+
 class Client:
     """Client of one server."""
 
@@ -77,7 +85,7 @@ class Client:
         self.weights = PublishedWeights(transport)
         self.retention = Retention(transport)
         self.access = Access(transport)
-        self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+        self._memory = memory
 
     # Datasets
 
@@ -91,7 +99,7 @@ class Client:
         """
         name = name or default_dataset_name(paths)
         with packed(paths) as file:
-            return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory)
+            return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory or _cache())
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
         """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""

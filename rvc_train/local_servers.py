@@ -52,14 +52,24 @@ class DamagedFile(Exception):
     """The file is not of this form; the message is a sentence."""
 
 
-def local_servers_file() -> Path:
-    """Path of the file. Not absolute for a user without a home folder, who has no such file."""
-    return Path(platformdirs.user_config_dir("rvc-train")) / "local-servers.json"
+def config_folder() -> Path | None:
+    """The user's config folder of this program; None for a user without a home folder."""
+    try:
+        folder = Path(platformdirs.user_config_dir("rvc-train"))
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None  # older versions of platformdirs leave the `~` in place
 
 
-def read_local_servers(path: Path) -> LocalServers:
+def local_servers_file() -> Path | None:
+    """Path of the file; None for a user without a home folder."""
+    folder = config_folder()
+    return None if folder is None else folder / "local-servers.json"
+
+
+def read_local_servers(path: Path | None) -> LocalServers:
     """Read the file; empty when it does not exist. Raises OSError and DamagedFile."""
-    if not path.is_absolute() or not path.exists():
+    if path is None or not path.exists():
         return LocalServers()
     if not path.is_file():  # reading a pipe would block
         raise DamagedFile(f"{path} is not a file; move it away")

@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from rvc_train.errors import UsageError
 from rvc_train.http.authorization import local_token, local_token_source
+from rvc_train.local_servers import config_folder
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 SERVER_VARIABLE = "RVC_TRAIN_SERVER"
@@ -29,9 +28,10 @@ class Connection:
     """Where the token was found, for the message of a refused one."""
 
 
-def config_file() -> Path:
-    """The user's config file: `server = "..."` and `token = "..."`, both optional."""
-    return Path(platformdirs.user_config_dir("rvc-train")) / "config.toml"
+def config_file() -> Path | None:
+    """The user's config file: `server = "..."` and `token = "..."`, both optional. None without a home folder."""
+    folder = config_folder()
+    return None if folder is None else folder / "config.toml"
 
 
 def resolve(
@@ -43,7 +43,7 @@ def resolve(
     """
     environment = os.environ if environment is None else environment
     file = config_file() if file is None else file
-    configured = _read(file)
+    configured = {} if file is None else _read(file)
     address = server or environment.get(SERVER_VARIABLE) or configured.get("server") or DEFAULT_SERVER
     sources = (
         (token, "--token"),

@@ -6,7 +6,8 @@ secret printed, once.
 """
 
 import contextlib
-from collections.abc import Iterator
+import errno
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import filelock
@@ -33,15 +34,16 @@ def provide_local_token(tokens: TokenService, address: str) -> Iterator[str]:
         if known is not None and servers.token_of(address) == known.token and tokens.has_local_token(known.token):
             return  # also with a file that cannot be written
     try:
-        with _locked(path) as servers:
+        with _locked(path) as (servers, write):
             known = servers.root.get(tokens.instance_id)
             is_valid = known is not None and tokens.has_local_token(known.token)
             secret = known.token if known is not None and is_valid else new_secret()
-            _write(path, servers.updated(tokens.instance_id, secret, address))
+            write(servers.updated(tokens.instance_id, secret, address))
             if not is_valid:
                 tokens.set_local_token(secret)
     except OSError as error:
-        fault = f"the local token cannot be recorded in {path} ({error.strerror or error})"
+        place = path or "a config folder"
+        fault = f"the local token cannot be recorded in {place} ({error.strerror or error})"
         if tokens.has_local_token():
             yield (
                 f"{fault}; the present one stays valid, and `rvc-train admin token create NAME --scope admin` makes "
@@ -57,17 +59,20 @@ def release_address(address: str) -> None:
     path = local_servers_file()
     try:
         if read_local_servers(path).token_of(address) is not None:
-            with _locked(path) as servers:
-                _write(path, servers.without(address))
+            with _locked(path) as (servers, write):
+                write(servers.without(address))
     except (OSError, DamagedFile) as error:
         logger.warning("the list of local servers cannot be changed", file=str(path), reason=str(error))
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[LocalServers]:
-    """Hold the file's lock and give its content; a damaged file is kept aside. Raises OSError."""
-    if not path.is_absolute():
-        raise OSError(0, "this user has no home folder")
+def _locked(path: Path | None) -> Iterator[tuple[LocalServers, Callable[[LocalServers], None]]]:
+    """Hold the file's lock; gives the content, and a function that replaces it. Raises OSError.
+
+    A damaged file is kept aside. The server's umask makes the file readable by its user only.
+    """
+    if path is None:
+        raise OSError(errno.ENOENT, "this user has no home folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=LOCK_SECONDS):
         try:
@@ -75,9 +80,4 @@ def _locked(path: Path) -> Iterator[LocalServers]:
         except DamagedFile as error:
             logger.warning("the list of local servers is damaged", file=str(keep_aside(path)), reason=str(error))
             servers = LocalServers()
-        yield servers
-
-
-def _write(path: Path, servers: LocalServers) -> None:
-    """Write the file atomically; the server's umask makes it readable by its user only."""
-    write_atomically(path, servers.model_dump_json(indent=1).encode() + b"\n")
+        yield servers, lambda new: write_atomically(path, new.model_dump_json(indent=1).encode() + b"\n")

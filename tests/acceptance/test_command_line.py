@@ -247,8 +247,11 @@ def test_the_demo_makes_verifies_and_explains_a_voice_and_leaves_nothing_running
         "24",
     ]
     begun = time.time()
-    done = subprocess.run(command, env=station.environment, capture_output=True, text=True, timeout=120, check=False)
+    environment = station.environment | {"XDG_CONFIG_HOME": str(station.folder / "config")}
+    del environment["RVC_TRAIN_TOKEN"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not (station.folder / "config").exists()
     assert {path.name for path in output.iterdir()} == {"sample.pth", "sample.index", "services.log"}
     assert str(output / "sample.pth") in done.stdout
     assert "not yet a good voice" in done.stdout

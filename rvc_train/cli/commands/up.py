@@ -35,6 +35,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("up", cls=OutputCommand)(up)
 
 
+# Long because of its list of options.
 def up(
     context: CommandContext,
     host: Annotated[

@@ -41,7 +41,6 @@ def test_the_names_of_loopback_are_one_by_port(record, host):
         "http://127.0.0.1@evil.example:8000",
         "http://evil.example:8000/127.0.0.1:8000",
         "http://evil.example:8000#@127.0.0.1:8000",
-        "http://evil.example:8000\\@127.0.0.1:8000",
         "http://192.168.1.5:8000",
         "http://0.0.0.0:8000",
         "http://[::ffff:127.0.0.1]:8000",

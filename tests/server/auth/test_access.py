@@ -301,11 +301,6 @@ def test_writes_are_limited_more_strictly_than_looks(serve: Callable[..., Any], 
         assert http.get("/v1/retention").status_code == 200
 
 
-def test_without_tokens_nobody_is_limited(serve: Callable[..., Any], tmp_path: Path) -> None:
-    with serve(tmp_path, requests_per_minute=2, writes_per_minute=1) as server, server.client() as http:
-        assert {http.put("/v1/retention", json={}).status_code for _ in range(5)} == {200}
-
-
 def test_a_tokens_last_use_is_told_at_once_and_written_down_later(live: Any) -> None:
     with live.client() as http:
         made = http.post("/v1/tokens", json={"owner": "rosa"}).json()

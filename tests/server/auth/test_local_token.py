@@ -1,5 +1,6 @@
 """A server without RVC_TRAIN_TOKEN has a local token, made once, which the client of the same user finds."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -35,6 +36,13 @@ def tokens(engine, clock):
     made = TokenService(engine, clock, None, session_hours=2)
     made.instance_id = "ins_1"
     return made
+
+
+@pytest.fixture
+def client_at():
+    """`client_at(url, token)`: a client, closed at the end; without a token it finds the local one."""
+    with contextlib.ExitStack() as stack:
+        yield lambda url, token=None: Client(stack.enter_context(connect(url, token)))
 
 
 def provided(tokens, address=HERE):
@@ -128,9 +136,13 @@ def test_without_a_folder_to_write_to_the_token_is_printed_once_with_a_warning(t
 
 
 def test_a_user_without_a_home_folder_gets_no_folder_named_like_one(tokens, tmp_path, monkeypatch):
+    def nobody(_: int) -> None:
+        raise KeyError
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
-    monkeypatch.setenv("HOME", "~")  # as `expanduser` leaves it for a user who is in no list
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", nobody)  # a user who is in no list, as in some containers
     _, (sentence,) = provided(tokens)
     assert "this user has no home folder" in sentence
     assert [path.name for path in tmp_path.iterdir() if path.name == "~"] == []
@@ -159,7 +171,9 @@ def test_servers_that_start_at_the_same_time_leave_a_whole_file(tokens, file):
     assert tokens.has_local_token(servers.root["ins_1"].token)
 
 
-def test_a_real_server_keeps_token_and_sessions_over_a_restart_and_limits_no_rate_from_loopback(started, file):
+def test_a_real_server_keeps_token_and_sessions_over_a_restart_and_limits_no_rate_from_loopback(
+    started, file, client_at
+):
     child, url = started(RVC_TRAIN_TOKEN="", RVC_TRAIN_REQUESTS_PER_MINUTE="3")
     first = local_token(url.replace("127.0.0.1", "localhost"))
     with httpx.Client(base_url=url) as browser:
@@ -167,7 +181,7 @@ def test_a_real_server_keeps_token_and_sessions_over_a_restart_and_limits_no_rat
         assert browser.post("/v1/session", json={"token": first}).status_code == 204
         assert [browser.get("/v1/me").status_code for _ in range(6)] == [200] * 6
         cookies = dict(browser.cookies)
-    assert connect(url).get("/v1/me").json()["token_id"] == LOCAL_TOKEN_ID
+    assert client_at(url).access.me().token_id == LOCAL_TOKEN_ID
     child.terminate()
     assert child.wait(20) == 0
     _, url = started(RVC_TRAIN_TOKEN="")
@@ -175,34 +189,36 @@ def test_a_real_server_keeps_token_and_sessions_over_a_restart_and_limits_no_rat
     assert httpx.get(f"{url}/v1/me", cookies=cookies).json()["owner"] == LOCAL_OWNER
 
 
-def test_a_real_server_without_a_home_prints_the_token_once_and_works(started, tmp_path):
+def test_a_real_server_without_a_home_prints_the_token_once_and_works(started, tmp_path, client_at):
     nowhere = {"HOME": "/proc/nowhere", "XDG_CONFIG_HOME": "/proc/nowhere/config", "RVC_TRAIN_TOKEN": ""}
     child, url = started(**nowhere)
     log = (tmp_path / "server.log").read_text()
     (sentence,) = [line for line in log.splitlines() if "cannot be recorded" in line]
     secret = sentence.rpartition(" ")[2]
-    assert Client(connect(url, secret)).access.me().owner == LOCAL_OWNER
+    assert client_at(url, secret).access.me().owner == LOCAL_OWNER
     child.terminate()
     assert child.wait(20) == 0
     _, url = started(**nowhere)
     assert secret not in (tmp_path / "server.log").read_text()
-    assert Client(connect(url, secret)).access.me().owner == LOCAL_OWNER
+    assert client_at(url, secret).access.me().owner == LOCAL_OWNER
 
 
-def test_the_local_token_opens_everything_that_was_the_local_users_before_an_upgrade(started, file, tmp_path):
+def test_the_local_token_opens_everything_that_was_the_local_users_before_an_upgrade(
+    started, file, tmp_path, client_at
+):
     shutil.copytree(BEFORE / "files", tmp_path / "data")
     with sqlite3.connect(tmp_path / "data" / "rvc-train.db") as connection:
         connection.executescript((BEFORE / "rvc-train.sql").read_text())
     connection.close()
     _, url = started(RVC_TRAIN_TOKEN="")
-    client = Client(connect(url))
+    client = client_at(url)
     jobs = list(client.jobs())
     assert {job.owner for job in jobs} == {LOCAL_OWNER}
     assert {"anna", "waiting"} <= {job.name for job in jobs}
     waiting = next(job for job in jobs if job.name == "waiting")
     assert client.cancel(waiting.id).status == "cancelled"
     with pytest.raises(AuthError, match="requires a token"):
-        Client(connect(url, "")).job(waiting.id)
+        client_at(url, "").job(waiting.id)
 
 
 def test_a_start_with_rvc_train_token_leaves_no_file(started, file):
@@ -210,10 +226,10 @@ def test_a_start_with_rvc_train_token_leaves_no_file(started, file):
     assert not file.exists()
 
 
-def test_the_list_of_tokens_shows_it_and_it_can_be_revoked(serve, tmp_path, file):
+def test_the_list_of_tokens_shows_it_and_it_can_be_revoked(serve, tmp_path, file, client_at):
     with serve(tmp_path, token=None) as server:
         provided(server.context.tokens, server.url.removeprefix("http://"))
-        client = Client(connect(server.url))
+        client = client_at(server.url)
         (token,) = client.access.tokens()
         assert (token.id, token.owner, [str(scope) for scope in token.scopes]) == (LOCAL_TOKEN_ID, "local", ["admin"])
         client.access.revoke_token(token.id)
