@@ -40,6 +40,8 @@ from server.storage.local import Storage
 MIB = 2**20
 EVENTS_OF_A_JOB = 60
 STEPS_OF_A_JOB = 100
+TOKEN = "the-token-of-the-benchmark"  # noqa: S105 - of a server that lives for the measurement
+AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 NO_OUTPUT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
@@ -182,7 +184,7 @@ def serving(folder: Path, **environment: str) -> Iterator[ServerProcess]:
         port = free.getsockname()[1]
     # No limits on followers and large files; no report, which would read two gigabytes of random bytes.
     settings = {"DATA_FOLDER": str(folder), "PORT": str(port), "REPORT_COMMAND": '["true"]', "LOG_LEVEL": "warning"}
-    settings["MAX_STREAMS"] = "1000000"
+    settings |= {"TOKEN": TOKEN, "REQUESTS_PER_MINUTE": "1e9", "WRITES_PER_MINUTE": "1e9", "MAX_STREAMS": "1000000"}
     env = os.environ | {f"RVC_TRAIN_{name}": value for name, value in (settings | environment).items()}
     child = subprocess.Popen([sys.executable, "-m", "server"], env=env, **NO_OUTPUT)  # type: ignore[call-overload]
     url = f"http://127.0.0.1:{port}"
@@ -224,7 +226,10 @@ def measure_answers(instance: Instance, num_jobs: int, rounds: int) -> None:
         "who am I (quota and use)": "/v1/me",
         "metrics for Prometheus": "/metrics",
     }
-    with serving(instance.folder) as server, httpx.Client(base_url=server.url, timeout=60) as client:
+    with (
+        serving(instance.folder) as server,
+        httpx.Client(base_url=server.url, timeout=60, headers=AUTHORIZED) as client,
+    ):
         notes = f"{num_jobs} finished jobs in the database, one caller"
         timed(lambda: client.post("/v1/jobs", json=body).raise_for_status(), rounds, "submit", notes)
         for name, path in reads.items():
@@ -278,7 +283,7 @@ async def _follow(
                     delays.append(time.monotonic() - written[step])
 
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits) as client:  # noqa: S113 - streams
+    async with httpx.AsyncClient(base_url=url, timeout=None, limits=limits, headers=AUTHORIZED) as client:  # noqa: S113 - streams
         followers = [asyncio.create_task(follow(client)) for _ in range(num_followers)]
         for _ in followers:
             await ready.acquire()
@@ -303,7 +308,10 @@ def measure_large_files(instance: Instance, size: int) -> None:
             yield piece
 
     limits = {"MAX_UPLOAD_BYTES": str(size + MIB), "MAX_FILE_BYTES": str(size + MIB)}
-    with serving(instance.folder, **limits) as server, httpx.Client(base_url=server.url, timeout=600) as client:
+    with (
+        serving(instance.folder, **limits) as server,
+        httpx.Client(base_url=server.url, timeout=600, headers=AUTHORIZED) as client,
+    ):
         begin = time.perf_counter()
         answer = client.put("/v1/datasets/large/content", content=body()).raise_for_status()
         seconds = time.perf_counter() - begin

@@ -14,11 +14,13 @@ import platformdirs
 from pydantic import ValidationError
 
 from rvc_train.errors import ClientError, UsageError
+from rvc_train.http.authorization import TokenAuth, local_token, local_token_source
 from rvc_train.http.downloads import Offered, Progress, download
 from rvc_train.http.packing import packed
 from rvc_train.http.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.http.transport import Transport, parse
 from rvc_train.http.uploads import upload
+from rvc_train.local_servers import is_loopback
 from rvc_train.resources.access import Access
 from rvc_train.resources.administration import PublishedWeights, Retention
 from rvc_train.resources.webhooks import Webhooks
@@ -41,21 +43,35 @@ TIMEOUT = httpx.Timeout(30, connect=10)
 _EXAMPLE = "use one such as http://127.0.0.1:8000"
 
 
-def connect(url: str, token: str | None = None) -> httpx.Client:
-    """Make an HTTP client for a server's address, with the token in its headers. Raises UsageError."""
-    headers = {"User-Agent": "rvc-train", "Accept": "application/json"}
-    if token:
-        if not (token.isascii() and token.isprintable() and " " not in token):
-            raise UsageError("the token contains a space or another character that tokens do not have; copy it again")
-        headers["Authorization"] = f"Bearer {token}"
+def connect(url: str, token: str | None = None, token_source: str = "") -> httpx.Client:
+    """Make an HTTP client for a server's address, which sends the token to that server only. Raises UsageError.
+
+    `token` None: the local token of a server that this user runs on this machine, if there is one; empty: no token.
+    `token_source`: where the caller found the token; the error for a refused token names it.
+    """
     try:
         address = httpx.URL(url.rstrip("/"))
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not a server address ({error}); {_EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:
         raise UsageError(f"{url!r} is not a server address; {_EXAMPLE}")
-    is_local = address.host in {"localhost", "127.0.0.1", "::1"}  # a proxy of the environment cannot reach it
-    return httpx.Client(base_url=address, headers=headers, timeout=TIMEOUT, trust_env=not is_local)
+    if token is None and (token := local_token(url)) is not None:
+        token_source = local_token_source()
+    return httpx.Client(
+        base_url=address,
+        headers={"User-Agent": "rvc-train", "Accept": "application/json"},
+        auth=TokenAuth(address, token, token_source) if token else None,
+        timeout=TIMEOUT,
+        trust_env=not is_loopback(address.host),  # a proxy of the environment cannot reach this machine
+    )
+
+
+def _cache() -> Path:
+    """Folder for the addresses of unfinished uploads. Raises UsageError."""
+    try:
+        return Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+    except RuntimeError as error:
+        raise UsageError("this user has no home folder to keep unfinished uploads in; set XDG_CACHE_HOME") from error
 
 
 class Client:
@@ -69,7 +85,7 @@ class Client:
         self.weights = PublishedWeights(transport)
         self.retention = Retention(transport)
         self.access = Access(transport)
-        self._memory = memory or Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+        self._memory = memory
 
     # Datasets
 
@@ -83,7 +99,7 @@ class Client:
         """
         name = name or default_dataset_name(paths)
         with packed(paths) as file:
-            return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory)
+            return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory or _cache())
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
         """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""

@@ -3,8 +3,11 @@
 import _thread
 import os
 import signal
+import socket
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from types import FrameType
 
 import structlog
@@ -13,7 +16,9 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from rvc_train.local_servers import address_key
 from server.app import create_app
+from server.auth.local_token import provide_local_token, release_address
 from server.context import AppContext
 from server.errors import SettingsRefused
 from server.logging import set_up_logging
@@ -32,9 +37,19 @@ LOCK_WAIT_SECONDS = 15
 class Server(uvicorn.Server):
     """Uvicorn, ending open event streams at the first signal; it would wait for them for ever."""
 
-    def __init__(self, config: uvicorn.Config, context: AppContext) -> None:
+    def __init__(
+        self, config: uvicorn.Config, context: AppContext, on_listening: Callable[[int], None] = lambda port: None
+    ) -> None:
+        """`on_listening`: called with the port, before any request on it is answered."""
         super().__init__(config)
         self._context = context
+        self._on_listening = on_listening
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening(self.servers[0].sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Start the shutdown.
@@ -89,9 +104,20 @@ def _serve(app: FastAPI, settings: ServerSettings) -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )
-    server = Server(config, app.state.context)
+    server = Server(config, app.state.context, partial(_publish, app.state.context))
     server.run()
     return 0 if server.started else 1
+
+
+def _publish(context: AppContext, port: int) -> None:
+    """Let the clients of this user find the server's local token; without one, let none find another server's."""
+    address = address_key(context.settings.host, port)
+    if context.settings.token is None:
+        for sentence in provide_local_token(context.tokens, address):
+            sys.stderr.write(f"rvc-train server: {sentence}\n")  # not in the log: it may have the token
+        sys.stderr.flush()
+    else:
+        release_address(address)
 
 
 def _exit(_number: int, _frame: FrameType | None) -> None:

@@ -233,6 +233,6 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
 
 
 def _open(context: AppContext) -> None:
-    open_instance(context.engine, context.storage)
+    context.tokens.instance_id = open_instance(context.engine, context.storage)
     if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

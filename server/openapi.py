@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from rvc_train.schemas.system import Problem
-from server.auth.authentication import COOKIE, OPEN_PATHS, SIGN_IN
+from server.auth.authentication import OPEN_PATHS, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
@@ -118,7 +118,12 @@ def document(app: FastAPI) -> dict[str, Any]:
         components.setdefault("schemas", {})["Problem"] = _problem_schema(components["schemas"])
         components["securitySchemes"] = {
             "token": {"type": "http", "scheme": "bearer", "description": "A token of this server."},
-            "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "A browser's session."},
+            "session": {
+                "type": "apiKey",
+                "in": "cookie",
+                "name": app.state.context.tokens.cookie,
+                "description": "A browser's session.",
+            },
         }
         schema["security"] = [{"token": []}, {"session": []}]
         schema["servers"] = [{"url": "/", "description": "The server that this document came from."}]

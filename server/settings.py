@@ -9,6 +9,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from rvc_engine.child_processes import python_command
+from rvc_train.local_servers import is_loopback
 from server.errors import SettingsRefused
 
 MIB = 2**20
@@ -18,17 +19,6 @@ HOW_TO_GET_ONE = (
     "create one with: export RVC_TRAIN_TOKEN=$(python -c 'import secrets; print(\"rvc_\" + secrets.token_urlsafe(32))')"
 )
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a server listening on `host` is reachable from this machine only."""
-    if host in LOOPBACK_NAMES:
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def default_report_command() -> list[str]:
@@ -58,10 +48,12 @@ class ServerSettings(BaseSettings):
     database_url: str | None = None
     """SQLAlchemy URL. None: the SQLite file `rvc-train.db` in the data folder."""
     host: str = "127.0.0.1"
-    """Address to listen on. Any address but loopback requires a token."""
+    """Address to listen on. Any address but loopback requires `RVC_TRAIN_TOKEN`."""
     port: int = Field(default=8000, ge=0, le=65_535)
     token: SecretStr | None = None
-    """Bootstrap admin token, sent as `Authorization: Bearer ...`. None: no authentication, loopback only."""
+    """Bootstrap admin token, sent as `Authorization: Bearer ...`. None: the data folder's local token."""
+    local_token: bool = False
+    """Whether the local token may serve beyond loopback as well. `rvc-train up` sets it."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     max_upload_bytes: int = Field(default=4 * GIB, ge=1)
@@ -175,7 +167,7 @@ class ServerSettings(BaseSettings):
 
     def check_exposure(self) -> None:
         """Raise SettingsRefused when the server would be reachable from other machines without a token."""
-        if self.token is None and not is_loopback(self.host):
+        if self.token is None and not self.local_token and not is_loopback(self.host):
             raise SettingsRefused(
                 f"listening on {self.host} exposes the server to other machines and requires a token; {HOW_TO_GET_ONE}"
             )

@@ -29,6 +29,7 @@ SCRIPTED_ENGINE = ROOT / "tests" / "worker" / "scripted_engine.py"
 SAMPLES = ROOT / "samples"
 EMPTY_DATABASE = os.environ.get("RVC_TRAIN_TEST_DATABASE_URL")
 """For one test at a time on another database than SQLite, such as the kill test on PostgreSQL."""
+TOKEN = "the-token-of-a-station"
 SMALL = TrainingConfig(width=24, content="whisper-tiny", pretrained="none", total_epochs=2, batch_size=4)
 
 
@@ -36,14 +37,17 @@ Process = Fork | subprocess.Popen[bytes]
 
 
 class Station:
-    """A data folder with whatever processes a test starts on it. Leases are short, so that losses show soon."""
+    """A data folder with whatever processes a test starts on it. Leases are short, so that losses show soon.
+
+    `token` None: the server has its local token, which the client finds once the server has started.
+    """
 
     MAKE_VOICE = (["artifact", "voice", 64_000], ["artifact", "index", 3200], ["succeed"])
     samples = SAMPLES
     small = SMALL
 
     def __init__(
-        self, folder: Path, token: str | None = None, python: Path = Path(sys.executable), cwd: Path = ROOT
+        self, folder: Path, token: str | None = TOKEN, python: Path = Path(sys.executable), cwd: Path = ROOT
     ) -> None:
         self.folder = folder
         self.python = python
@@ -71,7 +75,12 @@ class Station:
         if token is not None:
             self.environment["RVC_TRAIN_TOKEN"] = token
         self.processes: list[Process] = []
-        self.http = connect(self.url, token)
+        self.token = token
+        self.connect()
+
+    def connect(self) -> None:
+        """A client with the token."""
+        self.http = connect(self.url, self.token)
         self.client = Client(self.http)
 
     def follow_script(self, *steps: list[object]) -> None:
@@ -99,6 +108,9 @@ class Station:
     def start_server(self, points: CrashPoints | None = None) -> Process:
         server = self.start("server", points)
         self.wait_until(self.client.is_ready, "the server", 90)
+        if self.token is None:
+            self.http.close()
+            self.connect()
         return server
 
     def start_worker(self, points: CrashPoints | None = None) -> Process:
@@ -106,7 +118,7 @@ class Station:
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`rvc-train WORDS` against this server."""
-        environment = self.environment | {"RVC_TRAIN_SERVER": self.url, "XDG_CONFIG_HOME": str(self.folder)}
+        environment = self.environment | {"RVC_TRAIN_SERVER": self.url}
         return run_program("rvc_train.cli.main", *words, environment=environment)
 
     def upload(self, *paths: Path, name: str | None = None) -> DatasetPublic:
@@ -159,6 +171,14 @@ class Station:
 def interrupts_are_heard() -> None:
     """A script's background commands ignore Ctrl-C, and so would every child that a test interrupts."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_config_of_the_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Nothing in the user's config folder is read or changed, by this process or its children."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("config")))
+        yield
 
 
 @pytest.fixture

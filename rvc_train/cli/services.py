@@ -67,6 +67,7 @@ class Services:
     devices: Sequence[str] = ("auto",)
     """Devices with a worker each: `auto`, `cpu`, `cuda:0`, or `cuda:0+cuda:1` for one job on two GPUs."""
     token: str | None = None
+    """None: the server's local token."""
     relay: Relay = lambda name, line: None
     environment: Mapping[str, str] = field(default_factory=lambda: os.environ)
     services: list[Service] = field(init=False)
@@ -171,13 +172,12 @@ class Services:
             "RVC_TRAIN_PORT": str(self.port),
             "PYTHONUNBUFFERED": "1",
         }
-        if self.token:
-            settings["RVC_TRAIN_TOKEN"] = self.token
+        settings |= {"RVC_TRAIN_TOKEN": self.token} if self.token else {"RVC_TRAIN_LOCAL_TOKEN": "true"}
         return inherited_environment(self.environment) | settings
 
     def _wait_until_ready(self, service: Service) -> None:
         deadline = time.monotonic() + SECONDS_TO_START
-        with connect(self.url, self.token) as http:
+        with connect(self.url, token="") as http:
             client = Client(http)
             while not client.is_ready():
                 if service.process is None or service.process.poll() is not None:

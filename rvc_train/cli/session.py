@@ -13,9 +13,10 @@ from typer.core import TyperCommand
 
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output
-from rvc_train.cli.settings import resolve
+from rvc_train.cli.settings import Connection, resolve
 from rvc_train.client import Client, connect
 from rvc_train.errors import AuthError, ClientError, ConnectionFailed, UsageError
+from rvc_train.http.authorization import local_file_fault
 
 ServerOption = Annotated[
     str | None,
@@ -25,7 +26,11 @@ ServerOption = Annotated[
 ]
 TokenOption = Annotated[
     str | None,
-    typer.Option("--token", metavar="TOKEN", help="Token for the server. Default: RVC_TRAIN_TOKEN or the config file."),
+    typer.Option(
+        "--token",
+        metavar="TOKEN",
+        help="Token for the server. Default: RVC_TRAIN_TOKEN, the local one of a server here, or the config file.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 
@@ -52,10 +57,15 @@ class Session(CommandContext):
     """Context of a command that calls the server."""
 
     @cached_property
+    def connection(self) -> Connection:
+        """Address and token of the server. Raises UsageError."""
+        return resolve(self.shared_options["server"], self.shared_options["token"])
+
+    @cached_property
     def client(self) -> Client:
         """Client of the server, closed at the end of the command. Raises UsageError."""
-        connection = resolve(self.shared_options["server"], self.shared_options["token"])
-        return Client(self.with_resource(connect(connection.server, connection.token)))
+        found = self.connection
+        return Client(self.with_resource(connect(found.server, found.token or "", found.token_source)))
 
 
 def _options_of(declare: Callable[..., None]) -> list[Any]:
@@ -105,6 +115,7 @@ def _fail(error: ClientError | OSError, output: Output) -> NoReturn:
     text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
     if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
+        text += f"; {fault}" if (fault := local_file_fault()) else ""
     output.error(text)
     exit_code = next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), exit_codes.ERROR)
     if output.as_json:

@@ -1,4 +1,7 @@
-"""Address and token of the server: from options, then the environment, then the user's config file."""
+"""Address and token of the server: from options, then the environment, then the user's config file.
+
+Before the token of the config file, which may be another server's, comes the local token of a server on this machine.
+"""
 
 import os
 import tomllib
@@ -6,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from rvc_train.errors import UsageError
+from rvc_train.http.authorization import local_token, local_token_source
+from rvc_train.local_servers import config_folder
 
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 SERVER_VARIABLE = "RVC_TRAIN_SERVER"
@@ -21,11 +24,14 @@ class Connection:
 
     server: str
     token: str | None
+    token_source: str = ""
+    """Where the token was found, for the message of a refused one."""
 
 
-def config_file() -> Path:
-    """The user's config file: `server = "..."` and `token = "..."`, both optional."""
-    return Path(platformdirs.user_config_dir("rvc-train")) / "config.toml"
+def config_file() -> Path | None:
+    """The user's config file: `server = "..."` and `token = "..."`, both optional. None without a home folder."""
+    folder = config_folder()
+    return None if folder is None else folder / "config.toml"
 
 
 def resolve(
@@ -36,11 +42,16 @@ def resolve(
     Raises UsageError for a config file that cannot be read or has other keys.
     """
     environment = os.environ if environment is None else environment
-    configured = _read(config_file() if file is None else file)
-    return Connection(
-        server=server or environment.get(SERVER_VARIABLE) or configured.get("server") or DEFAULT_SERVER,
-        token=token or environment.get(TOKEN_VARIABLE) or configured.get("token"),
+    file = config_file() if file is None else file
+    configured = {} if file is None else _read(file)
+    address = server or environment.get(SERVER_VARIABLE) or configured.get("server") or DEFAULT_SERVER
+    sources = (
+        (token, "--token"),
+        (environment.get(TOKEN_VARIABLE), TOKEN_VARIABLE),
+        (local_token(address), local_token_source()),
+        (configured.get("token"), str(file)),
     )
+    return Connection(address, *next((each for each in sources if each[0]), (None, "")))
 
 
 def _read(file: Path) -> dict[str, str]:

@@ -1,9 +1,12 @@
 """Conversion of error answers into exceptions: the one place where an HTTP status becomes an error of the client."""
 
+from dataclasses import replace
+
 import httpx
 from pydantic import ValidationError
 
 from rvc_train.errors import ApiError, AuthError, NotFound, Problem
+from rvc_train.http.authorization import SOURCE
 from rvc_train.schemas import system
 
 
@@ -13,7 +16,11 @@ def error_of(response: httpx.Response) -> ApiError:
     match response.status_code:
         case httpx.codes.NOT_FOUND:
             return NotFound(problem)
-        case httpx.codes.UNAUTHORIZED | httpx.codes.FORBIDDEN:
+        case httpx.codes.UNAUTHORIZED:
+            source = response.request.extensions.get(SOURCE)
+            origin = [f"the token that was sent is from {source}"] if source else []
+            return AuthError(replace(problem, detail="; ".join([problem.detail, *origin])))
+        case httpx.codes.FORBIDDEN:
             return AuthError(problem)
         case _:
             return ApiError(problem)

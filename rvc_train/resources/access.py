@@ -25,6 +25,10 @@ class Access:
         """Tokens of all owners, newest first, including revoked ones."""
         return self._transport.pages("/v1/tokens", access.TokenPublic, {"limit": 100})
 
+    def sign_in_code(self) -> access.SignInCode:
+        """Make a code that signs a browser in as the caller, within ten minutes and once."""
+        return self._transport.call("POST", "/v1/session/code", access.SignInCode)
+
     def revoke_token(self, token_id: str) -> None:
         """Revoke a token."""
         self._transport.send("DELETE", f"/v1/tokens/{token_id}")

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from rvc_train.schemas.base import RequestModel, ResponseModel
 
@@ -99,9 +99,24 @@ class Me(OwnerPublic):
 
 
 class SessionCreate(RequestModel):
-    """Sign-in of a browser."""
+    """Sign-in of a browser, with a token or with a sign-in code."""
 
-    token: str = Field(min_length=1, max_length=500)
+    token: str | None = Field(default=None, min_length=1, max_length=500)
+    code: str | None = Field(default=None, min_length=1, max_length=500)
+    """From `POST /v1/session/code`: it holds for ten minutes and once."""
+
+    @model_validator(mode="after")
+    def _check_choice(self) -> "SessionCreate":
+        if (self.token is None) == (self.code is None):
+            raise ValueError("give either token or code")
+        return self
+
+
+class SignInCode(ResponseModel):
+    """Code that signs a browser in as the caller, once."""
+
+    code: str
+    expires_at: datetime
 
 
 class AuditPublic(ResponseModel):

@@ -29,6 +29,7 @@ class SystemPublic(ResponseModel):
     num_cores: int
     memory_total_bytes: int
     needs_token: bool
+    """Always true: there is no mode without a token."""
     warnings: list[str]
 
 

@@ -18,6 +18,7 @@ from rvc_engine.child_processes import engine_environment, program_environment, 
 from rvc_engine.errors import EngineError
 from rvc_engine.installation import install_command
 from rvc_engine.weights.catalogue import Weights
+from rvc_train.local_servers import is_loopback
 from server.database.clock import utc_now
 from server.database.engine import (
     SCHEMA_VERSION,
@@ -32,7 +33,7 @@ from server.database.tables import Event
 from server.datasets import landlock
 from server.datasets.sandbox import SHOW_CONFINEMENT
 from server.errors import SettingsRefused
-from server.settings import GIB, ServerSettings, is_loopback
+from server.settings import GIB, ServerSettings
 from server.storage.instances import inspect_pairing
 from server.storage.local import Storage
 from server.storage.orphans import Orphans

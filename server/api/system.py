@@ -52,6 +52,6 @@ def get_system(context: Context) -> SystemPublic:
         disk_total_bytes=disk.total,
         num_cores=os.cpu_count() or 1,
         memory_total_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        needs_token=settings.token is not None,
+        needs_token=True,
         warnings=[] if warning is None else [warning],
     )

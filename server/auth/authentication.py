@@ -1,7 +1,6 @@
-"""Authentication: by token or browser session, or as the local user when no token is configured.
+"""Authentication: by token or browser session. There is no mode without a token.
 
-Without a token any page in the user's browser could reach a server on loopback. So the `Host` header must name this
-machine (or a foreign name that resolves to 127.0.0.1 would work), and writes from another origin are rejected. A
+An address proves nothing: behind a proxy on this machine every request comes from loopback, and with any `Host`. A
 browser's session is a cookie, which the browser adds to requests of any page: writes with it must come from the
 server's own origin. Failed authentications are limited for each address and recorded in the audit trail.
 """
@@ -16,14 +15,14 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rvc_train.local_servers import is_loopback
 from server.auth.audit import AuditTrail
-from server.auth.principal import ADMIN_SCOPES, Principal, current_principal
-from server.auth.tokens import TokenService
-from server.database.tables import LOCAL_OWNER
+from server.auth.principal import Principal, current_principal
+from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
 from server.http.rate_limit import RateLimit, network_of
-from server.settings import LOOPBACK_NAMES, ServerSettings
+from server.settings import ServerSettings
 from server.transient_errors import is_database_unavailable
 
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -33,7 +32,6 @@ OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/d
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
-COOKIE = "rvc_session"
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
@@ -92,8 +90,6 @@ class AuthMiddleware:
         self._app = app
         self._tokens = tokens
         self._throttle = throttle
-        self._needs_token = settings.token is not None
-        self._names = LOOPBACK_NAMES | {settings.host.lower()}
         self._of_tokens, self._of_addresses = _RequestLimits(settings), _RequestLimits(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -130,14 +126,11 @@ class AuthMiddleware:
         headers, path = Headers(scope=scope), scope["path"]
         found = await self._authenticate(scope, headers)
         if found is None:
-            if self._needs_token:
-                self._of_addresses.take(network_of(address_of(scope)), scope["method"])
-                if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
-                    return None
-                raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
-            _check_loopback(scope["method"], headers, self._names)
-            found = Principal(LOCAL_OWNER, ADMIN_SCOPES)
-        else:
+            self._of_addresses.take(network_of(address_of(scope)), scope["method"])
+            if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
+                return None
+            raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
+        if found.token_id != LOCAL_TOKEN_ID or not is_loopback(address_of(scope)):
             self._of_tokens.take(found.token_id or found.owner, scope["method"])
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
@@ -149,7 +142,7 @@ class AuthMiddleware:
             if scheme.lower() != "bearer" or not secret:
                 raise Unauthorized("send the token as `Authorization: Bearer <token>`")
             return await self._require(secret, scope)
-        session_id = _cookie(headers)
+        session_id = _cookie(headers, self._tokens.cookie)
         is_limited = self._of_addresses.is_reached(network_of(address_of(scope)))
         if session_id is None or (is_limited and not await run_in_threadpool(self._tokens.may_be_valid, session_id)):
             return None
@@ -168,10 +161,8 @@ class AuthMiddleware:
         scheme, _, secret = headers.get("authorization", "").partition(" ")
         if scheme:
             return self._tokens.authenticate(secret.strip()) is not None
-        session_id = _cookie(headers)
-        if session_id is not None and self._tokens.authenticate_session(session_id) is not None:
-            return True
-        return not self._needs_token
+        session_id = _cookie(headers, self._tokens.cookie)
+        return session_id is not None and self._tokens.authenticate_session(session_id) is not None
 
     async def _require(self, secret: str, scope: Scope) -> Principal:
         await self._throttle.check(address_of(scope), secret)
@@ -187,35 +178,16 @@ def address_of(scope: Scope) -> str:
     return "" if client is None else str(client[0])
 
 
-def _cookie(headers: Headers) -> str | None:
+def _cookie(headers: Headers, name: str) -> str | None:
     try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+        morsel = SimpleCookie(headers.get("cookie", "")).get(name)
     except CookieError:
         return None
     return None if morsel is None else morsel.value
 
 
-def _check_loopback(method: str, headers: Headers, names: frozenset[str]) -> None:
-    host = headers.get("host", "")
-    if _hostname(host) not in names:
-        raise Forbidden(
-            f"without a token this server is reachable as localhost, 127.0.0.1 and [::1], not as {host!r}; set "
-            "RVC_TRAIN_TOKEN to use other host names"
-        )
-    origin = headers.get("origin")
-    if method not in SAFE_METHODS and origin is not None and _netloc(origin) != host.lower():
-        raise Forbidden("writes from another origin are not allowed; set RVC_TRAIN_TOKEN and send it")
-
-
 def _netloc(origin: str) -> str | None:
     try:
         return urlsplit(origin).netloc.lower()
-    except ValueError:
-        return None
-
-
-def _hostname(host: str) -> str | None:
-    try:
-        return urlsplit(f"//{host}").hostname
     except ValueError:
         return None

@@ -21,7 +21,7 @@ class Principal:
     owner: str
     scopes: frozenset[Scope]
     token_id: str | None = None
-    """None for `RVC_TRAIN_TOKEN`, and for the local user of a server without tokens."""
+    """None for `RVC_TRAIN_TOKEN` and for `rvc-train admin`."""
     address: str = ""
     """IP address of the client."""
     request_id: str = ""

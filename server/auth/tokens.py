@@ -1,4 +1,8 @@
-"""Tokens, random with a prefix and stored only as SHA-256, and browser sessions opened with one."""
+"""Tokens, random with a prefix and stored only as SHA-256, and browser sessions opened with one.
+
+A session is opened with a token, or with a sign-in code, which the holder of a token makes for a browser: it holds for
+ten minutes and once, so a link may carry it. A code is a row of the table of sessions whose key no session's id has.
+"""
 
 import hashlib
 import secrets
@@ -8,16 +12,21 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from rvc_train.schemas.access import Scope, TokenCreate
 from server.auth.audit import record, record_as
-from server.auth.principal import ADMIN_SCOPES, Principal
+from server.auth.principal import ADMIN_SCOPES, LOCAL_ADMINISTRATOR, Principal
 from server.database.engine import read_session, write_session
 from server.database.tables import LOCAL_OWNER, BrowserSession, Token, new_id
 from server.errors import NotFound
 
 PREFIX = "rvct_"
+LOCAL_TOKEN_ID = "tok_local"  # noqa: S105 - an id, not a secret
+"""Id of the local token: the one of a server without `RVC_TRAIN_TOKEN`; see `server.auth.local_token`."""
+CODE_LIFETIME = timedelta(minutes=10)
+_CODE = "code:"
+"""Beginning of the key of a sign-in code, which no session's key has: those are hexadecimal."""
 _BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"  # noqa: S105 - the name of a variable
 KNOWN_SECONDS = 10.0
 SHOWN_CHARACTERS = 9
@@ -27,6 +36,11 @@ SHOWN_CHARACTERS = 9
 def hash_of(secret: str) -> str:
     """The stored hash of a secret. Secrets have 256 random bits, so a slow hash would add nothing."""
     return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def new_secret() -> str:
+    """Secret of a new token."""
+    return PREFIX + secrets.token_urlsafe(32)
 
 
 class TokenService:
@@ -40,16 +54,23 @@ class TokenService:
         self._clock = clock
         self._bootstrap_hash = None if bootstrap_token is None else hash_of(bootstrap_token)
         self._session_hours = session_hours
+        self.instance_id = ""
+        """Set when the instance is opened: part of the cookie's name."""
         self._uses: dict[str, datetime] = {}
         """Times of use not yet written to the rows, so that no request waits for a write."""
         self._known: frozenset[str] = frozenset()
         self._known_at = -float("inf")
 
+    @property
+    def cookie(self) -> str:
+        """Name of the session's cookie. Browsers share cookies between all ports of a host, so it names the server."""
+        return f"rvc_session_{self.instance_id}"
+
     # Tokens
 
     def create(self, request: TokenCreate) -> tuple[Token, str]:
         """Create a token; returns the row and the secret, which cannot be shown again."""
-        secret = PREFIX + secrets.token_urlsafe(32)
+        secret = new_secret()
         now = self._clock()
         expires_at = None if request.expires_in_days is None else now + timedelta(days=request.expires_in_days)
         token = Token(
@@ -89,6 +110,28 @@ class TokenService:
                 session.add(token)
                 session.execute(sa.delete(BrowserSession).where(col(BrowserSession.token_id) == token_id))
                 record(session, "token.revoked", token_id, owner=token.owner)
+
+    def has_local_token(self, secret: str | None = None) -> bool:
+        """Whether there is a valid local token; with `secret`, whether it is that one."""
+        with read_session(self._engine) as session:
+            token = session.get(Token, LOCAL_TOKEN_ID)
+        return token is not None and self._is_valid(token) and (secret is None or token.sha256 == hash_of(secret))
+
+    def set_local_token(self, secret: str) -> None:
+        """Make this the local token, with owner `local` and scope `admin`. Ends the sessions of the one before."""
+        token = Token(
+            id=LOCAL_TOKEN_ID,
+            owner=LOCAL_OWNER,
+            name="local token",
+            begins=secret[:SHOWN_CHARACTERS],
+            sha256=hash_of(secret),
+            scopes=[Scope.ADMIN.value],
+            created_at=self._clock(),
+        )
+        with write_session(self._engine) as session:
+            session.execute(sa.delete(BrowserSession).where(col(BrowserSession.token_id) == LOCAL_TOKEN_ID))
+            session.merge(token)
+            record_as(replace(LOCAL_ADMINISTRATOR, address=""), session, "token.created", token.id, owner=token.owner)
 
     def authenticate(self, secret: str) -> Principal | None:
         """The principal of a token; None for an invalid one."""
@@ -145,21 +188,44 @@ class TokenService:
         principal = self.authenticate(secret)
         if principal is None:
             return None
+        with write_session(self._engine) as session:
+            return self._add_session(session, replace(principal, address=address, request_id=request_id))
+
+    def create_code(self, principal: Principal) -> tuple[str, datetime]:
+        """A sign-in code for a session with the rights of this caller, and its expiry."""
+        code, now = secrets.token_urlsafe(32), self._clock()
+        expires_at = now + CODE_LIFETIME
+        with write_session(self._engine) as session:
+            session.add(self._row(_CODE + hash_of(code), principal, expires_at))
+        return code, expires_at
+
+    def open_session_with_code(
+        self, code: str, *, address: str = "", request_id: str = ""
+    ) -> tuple[str, datetime] | None:
+        """Open a session with a code, which is used up; None for a used, old or unknown one, or a revoked token."""
+        with write_session(self._engine) as session:
+            row = session.get(BrowserSession, _CODE + hash_of(code), with_for_update=True)
+            principal = None if row is None else self._principal_of(row, session)
+            if row is None or principal is None:
+                return None
+            session.delete(row)
+            return self._add_session(session, replace(principal, address=address, request_id=request_id))
+
+    def _add_session(self, session: Session, principal: Principal) -> tuple[str, datetime]:
         session_id = secrets.token_urlsafe(32)
-        now = self._clock()
-        expires_at = now + timedelta(hours=self._session_hours)
-        row = BrowserSession(
-            sha256=hash_of(session_id),
+        expires_at = self._clock() + timedelta(hours=self._session_hours)
+        session.add(self._row(hash_of(session_id), principal, expires_at))
+        record_as(principal, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
+        return session_id, expires_at
+
+    def _row(self, key: str, principal: Principal, expires_at: datetime) -> BrowserSession:
+        return BrowserSession(
+            sha256=key,
             token_id=principal.token_id,
             first_token_hash=self._bootstrap_hash if principal.token_id is None else None,
-            created_at=now,
+            created_at=self._clock(),
             expires_at=expires_at,
         )
-        with write_session(self._engine) as session:
-            session.add(row)
-            actor = replace(principal, address=address, request_id=request_id)
-            record_as(actor, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
-        return session_id, expires_at
 
     def close_session(self, session_id: str) -> None:
         """End a session; a no-op for an unknown one."""
@@ -170,10 +236,14 @@ class TokenService:
         """The principal of a session; None once it, or its token, is no longer valid."""
         with read_session(self._engine) as session:
             row = session.get(BrowserSession, hash_of(session_id))
-            if row is None or row.expires_at <= self._clock():
-                return None
-            if row.token_id is None:
-                is_same = row.first_token_hash is not None and row.first_token_hash == self._bootstrap_hash
-                return Principal(LOCAL_OWNER, ADMIN_SCOPES) if is_same else None
-            token = session.get(Token, row.token_id)
+            return None if row is None else self._principal_of(row, session)
+
+    def _principal_of(self, row: BrowserSession, session: Session) -> Principal | None:
+        """The principal of a session or a code; None once it, or its token, is no longer valid."""
+        if row.expires_at <= self._clock():
+            return None
+        if row.token_id is None:
+            is_same = row.first_token_hash is not None and row.first_token_hash == self._bootstrap_hash
+            return Principal(LOCAL_OWNER, ADMIN_SCOPES) if is_same else None
+        token = session.get(Token, row.token_id)
         return None if token is None or not self._is_valid(token) else self._record_use(token)

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,13 @@ class Shell:
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         programs = folder / "programs"
         programs.mkdir()
-        curl = programs / "curl"
-        curl.write_text(f'#!/bin/sh\nexec {shutil.which("curl")} $CURL_FAILS "$@"\n')
-        curl.chmod(0o755)
+        commands = {
+            "curl": f"{shutil.which('curl')} $CURL_FAILS",
+            "rvc-train": f"env PYTHONPATH={GUIDE.parents[1]} {sys.executable} -m rvc_train.cli.main",
+        }
+        for name, command in commands.items():
+            (programs / name).write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+            (programs / name).chmod(0o755)
         self._process = subprocess.Popen(
             ["bash", "-u"],
             cwd=folder,

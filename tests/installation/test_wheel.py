@@ -64,7 +64,8 @@ class TestClientAlone:
 
     def test_it_sends_recordings_to_a_server(self, environment, station) -> None:
         station.start_server()
-        done = environment.run("rvc-train", "dataset", "upload", station.samples, RVC_TRAIN_SERVER=station.url)
+        address = {"RVC_TRAIN_SERVER": station.url, "RVC_TRAIN_TOKEN": station.token}
+        done = environment.run("rvc-train", "dataset", "upload", station.samples, **address)
         assert done.returncode == 0, done.stderr
         assert "25 files" in done.stdout
 

@@ -41,6 +41,8 @@ from server.settings import ServerSettings
 from server.storage.local import Storage
 
 FIRST_TOKEN = "the-first-token-of-all"
+USUAL_TOKEN = "the-token-of-any-server"
+"""Of servers for which a test names none; their clients send it, without limits on their rates."""
 FAKE_REPORT = Path(__file__).parent / "fake_report.py"
 
 
@@ -175,7 +177,10 @@ class Running:
     server: Server
 
     def client(self, **headers: str) -> httpx.Client:
-        return httpx.Client(base_url=self.url, headers=headers, timeout=20)
+        token = self.context.settings.token
+        is_usual = token is not None and token.get_secret_value() == USUAL_TOKEN
+        usual = {"Authorization": f"Bearer {USUAL_TOKEN}"} if is_usual else {}
+        return httpx.Client(base_url=self.url, headers=usual | headers, timeout=20)
 
     @property
     def bench(self) -> Bench:
@@ -190,6 +195,9 @@ def settings_for(folder: Path, **more: object) -> ServerSettings:
         "follow_poll_seconds": 0.02,
         "disk_reserve_bytes": 0,
     }
+    if "token" not in more:
+        limits = dict.fromkeys(("writes_per_minute", "requests_per_minute", "refusals_per_minute"))
+        defaults |= {"token": USUAL_TOKEN, **limits}
     return ServerSettings(**(defaults | more))
 
 
@@ -294,6 +302,12 @@ def storage(tmp_path: Path) -> Storage:
 # Helpers that tests cannot import (test folders are no packages) come as fixtures.
 
 
+@pytest.fixture(scope="session")
+def authorized() -> dict[str, str]:
+    """Headers with the token of a server for which a test names none."""
+    return {"Authorization": f"Bearer {USUAL_TOKEN}"}
+
+
 @pytest.fixture
 def eventually() -> Callable[..., None]:
     return wait_until
@@ -343,7 +357,8 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[byt
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        env = os.environ | {"RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data"), "RVC_TRAIN_PORT": str(port)} | environment
+        usual = {"RVC_TRAIN_DATA_FOLDER": str(tmp_path / "data"), "RVC_TRAIN_TOKEN": USUAL_TOKEN}
+        env = os.environ | usual | {"RVC_TRAIN_PORT": str(port)} | environment
         log = (tmp_path / "server.log").open("wb")
         child = subprocess.Popen([sys.executable, "-m", "server"], env=env, stderr=log)
         log.close()

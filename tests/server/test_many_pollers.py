@@ -14,12 +14,12 @@ NUM_POLLERS = 48
 ROUNDS = 2
 
 
-async def poll(url: str, job_id: str) -> tuple[Counter[int | str], list[float]]:
+async def poll(url: str, job_id: str, headers: dict[str, str]) -> tuple[Counter[int | str], list[float]]:
     """Statuses that pollers of the list and of the running job got, and the seconds of `/livez` meanwhile."""
     answers: Counter[int | str] = Counter()
     waits: list[float] = []
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=NUM_POLLERS)
-    async with httpx.AsyncClient(base_url=url, timeout=10, limits=limits) as http:
+    async with httpx.AsyncClient(base_url=url, timeout=10, limits=limits, headers=headers) as http:
 
         async def poller(path: str) -> None:
             for _ in range(ROUNDS):
@@ -48,14 +48,14 @@ async def poll(url: str, job_id: str) -> tuple[Counter[int | str], list[float]]:
 
 
 def test_pollers_of_the_list_and_of_a_running_job_are_all_answered_and_the_process_counts_as_alive(
-    started, engine, bench
+    started, engine, bench, authorized
 ):
     _, url = started(RVC_TRAIN_DATABASE_URL=engine.url.render_as_string(hide_password=False))
     dataset = bench.dataset()
     for _ in range(3):
         bench.job(dataset_id=dataset)
     running = bench.claim()
-    answers, waits = asyncio.run(poll(url, running.job_id))
+    answers, waits = asyncio.run(poll(url, running.job_id, authorized))
     assert answers == {200: NUM_POLLERS * ROUNDS}
     assert len(waits) > 2
     assert max(waits) < 3  # on a busy machine; with a lock held while a connection was asked for, it was minutes

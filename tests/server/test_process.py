@@ -25,10 +25,10 @@ def resident_bytes(pid):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS"))
 
 
-def test_an_idle_server_takes_less_than_120_mb_and_sigterm_ends_it_cleanly(started, tmp_path):
+def test_an_idle_server_takes_less_than_120_mb_and_sigterm_ends_it_cleanly(started, tmp_path, authorized):
     child, url = started()
     for path in ("/v1/jobs", "/v1/datasets", "/v1/queue", "/v1/workers", "/v1/system", "/openapi.json"):
-        assert httpx.get(url + path).status_code == 200
+        assert httpx.get(url + path, headers=authorized).status_code == 200
     assert resident_bytes(child.pid) < 120_000_000
     child.send_signal(signal.SIGTERM)
     assert child.wait(10) == 0
@@ -38,12 +38,12 @@ def test_an_idle_server_takes_less_than_120_mb_and_sigterm_ends_it_cleanly(start
     assert not [line for line in lines if line["level"] in {"error", "critical"}]
 
 
-def test_sigterm_does_not_wait_for_followers(started, tmp_path):
+def test_sigterm_does_not_wait_for_followers(started, tmp_path, authorized):
     child, url = started()
-    dataset = httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF").json()
-    job = httpx.post(f"{url}/v1/jobs", json={"name": "a", "dataset_id": dataset["id"]})
+    dataset = httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF", headers=authorized).json()
+    job = httpx.post(f"{url}/v1/jobs", json={"name": "a", "dataset_id": dataset["id"]}, headers=authorized)
     events = f"{url}{job.headers['location']}/events"
-    with httpx.stream("GET", events, headers={"Accept": "text/event-stream"}, timeout=10) as stream:
+    with httpx.stream("GET", events, headers=authorized | {"Accept": "text/event-stream"}, timeout=10) as stream:
         lines = stream.iter_lines()
         next(lines)
         child.send_signal(signal.SIGTERM)
@@ -103,10 +103,10 @@ def test_invalid_settings_are_reported_without_a_traceback(tmp_path, program, na
     assert "Traceback" not in done.stderr
 
 
-def test_a_server_that_is_killed_leaves_no_report_program_behind(started, eventually):
+def test_a_server_that_is_killed_leaves_no_report_program_behind(started, eventually, authorized):
     command = [sys.executable, "-c", "import time; time.sleep(120)"]
     child, url = started(RVC_TRAIN_REPORT_COMMAND=json.dumps(command))
-    assert httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF").status_code == 201
+    assert httpx.put(f"{url}/v1/datasets/a/content", content=b"RIFF", headers=authorized).status_code == 201
     server = psutil.Process(child.pid)
     eventually(lambda: [each for each in server.children() if "time.sleep(120)" in " ".join(each.cmdline())])
     (report,) = server.children()

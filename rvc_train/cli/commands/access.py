@@ -1,4 +1,4 @@
-"""`rvc-train me`, `token`, `owner`, `audit`: access rights, quotas and the audit trail."""
+"""`rvc-train me`, `token`, `owner`, `audit`, `open`: access rights, quotas, the audit trail, signing in to the page."""
 
 from itertools import islice
 from typing import Annotated
@@ -6,9 +6,12 @@ from typing import Annotated
 import typer
 
 from rvc_engine.translation.messages import translated, translated_word
+from rvc_train.cli.browser import has_display, open_browser, sign_in_link
 from rvc_train.cli.output import ago, size, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.validation import validated
+from rvc_train.errors import UsageError
+from rvc_train.http.authorization import local_file_fault, recorded_token
 from rvc_train.schemas.access import OwnerPublic, Quota, Scope, TokenCreate
 
 tokens = typer.Typer(no_args_is_help=True, help="Tokens for the server; for administrators.")
@@ -25,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(tokens, name="token")
     app.add_typer(owners, name="owner")
     app.command("audit", cls=ApiCommand)(audit)
+    app.command("open", cls=ApiCommand)(open_page)
 
 
 def me(session: Session) -> None:
@@ -61,6 +65,22 @@ def create_token(
     options = {"owner": "OWNER", "scopes": "--scope", "expires_in_days": "--days"}
     made = session.client.access.create_token(validated(TokenCreate, fields, options))
     session.output.result(made, f"{made.id}\nexport RVC_TRAIN_TOKEN={made.secret}")
+
+
+@tokens.command("show", cls=ApiCommand)
+def show_token(session: Session) -> None:
+    """Print the token that the client sends to the server, such as the local one of `rvc-train up`, for curl."""
+    found = session.connection
+    token = found.token or recorded_token(found.server)
+    if token is None:
+        raise UsageError(
+            f"there is no token for {found.server}: none is set, and no server of this user has run there; start one "
+            "with `rvc-train up`, or set RVC_TRAIN_TOKEN" + (f"; {fault}" if (fault := local_file_fault()) else "")
+        )
+    if session.output.as_json:
+        session.output.json({"token": token})
+    else:
+        typer.echo(token)
 
 
 @tokens.command("list", cls=ApiCommand)
@@ -110,6 +130,16 @@ def set_quota(
         options = {"max_jobs": "--jobs", "max_bytes": "--gb", "max_gpu_hours": "--gpu-hours"}
         found = session.client.access.set_quota(owner, validated(Quota, fields, options))
     session.output.result(found, f"{found.owner}: {_usage(found)}")
+
+
+def open_page(session: Session) -> None:
+    """Open the server's page in the browser, signed in; without a display, print a link that signs in once."""
+    link = sign_in_link(session.client, session.connection.server)
+    if not session.output.as_json and has_display() and open_browser(link):
+        session.output.note(f"opened {session.connection.server} in the browser")
+    else:
+        session.output.result({"link": link}, link)
+        session.output.note("the link holds for ten minutes, and once")
 
 
 def audit(

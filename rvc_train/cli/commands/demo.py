@@ -4,6 +4,7 @@ Starts a server and a worker with a free port and a data folder of their own, up
 job with a time limit, watches it, downloads and verifies the voice, and stops both.
 """
 
+import secrets
 import shutil
 import signal
 import subprocess
@@ -121,9 +122,10 @@ class Demo:
         self._print_introduction(recordings[0].parent.resolve())
         with (self._folder / "services.log").open("w", encoding="utf-8") as file:
             log = ServiceLog(file)
-            services = Services(data_folder=data, port=free_port(), token=None, relay=log.line)
+            token = secrets.token_urlsafe(32)  # in memory: the demo changes no file of the user's
+            services = Services(data_folder=data, port=free_port(), token=token, relay=log.line)
             try:
-                with services, connect(services.url) as http:
+                with services, connect(services.url, token) as http:
                     job, files = self._make_voice(Client(http), recordings)
             except ClientError:
                 if log.last:

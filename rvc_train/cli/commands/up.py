@@ -1,8 +1,10 @@
 """`rvc-train up`: a server and workers on this machine, until Ctrl-C."""
 
 import contextlib
+import os
 import re
 import signal
+import sys
 import threading
 from pathlib import Path
 from types import FrameType
@@ -11,11 +13,14 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from rvc_train.cli.browser import has_display, open_browser, sign_in_link
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
-from rvc_train.cli.session import CommandContext, OutputCommand, TokenOption
-from rvc_train.cli.settings import resolve
-from rvc_train.errors import UsageError
+from rvc_train.cli.session import CommandContext, OutputCommand
+from rvc_train.cli.settings import TOKEN_VARIABLE
+from rvc_train.client import Client, connect
+from rvc_train.errors import ClientError, UsageError
+from rvc_train.local_servers import is_loopback
 
 DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
 COLOURS = {"server": "cyan", "worker": "magenta"}
@@ -30,11 +35,12 @@ def add_to(app: typer.Typer) -> None:
     app.command("up", cls=OutputCommand)(up)
 
 
+# Long because of its list of options.
 def up(
     context: CommandContext,
     host: Annotated[
         str,
-        typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on; other than this machine's it needs a token."),
+        typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on. Default: of this machine only."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
     data: Annotated[
@@ -54,7 +60,17 @@ def up(
             help="Devices with a worker each, such as cuda:0,cuda:1; cuda:0+cuda:1 trains one job on two GPUs.",
         ),
     ] = None,
-    token: TokenOption = None,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            "--token",
+            metavar="TOKEN",
+            help="The server's administrator token. Default: RVC_TRAIN_TOKEN, or a local token that the client finds.",
+        ),
+    ] = None,
+    no_browser: Annotated[
+        bool, typer.Option("--no-browser", help="Do not open the page in a browser at the first start.")
+    ] = False,
 ) -> None:
     """Start a server and workers. Ctrl-C stops them; running jobs continue at the next start."""
     signal.signal(signal.SIGTERM, _raise_stopped)
@@ -64,13 +80,15 @@ def up(
         host=host,
         port=port,
         devices=_devices(device if devices is None else devices),
-        token=resolve(None, token).token,
+        token=token or os.environ.get(TOKEN_VARIABLE) or None,
         relay=lambda name, line: relay(output, name, line),
     )
+    may_open = not no_browser and not (services.data_folder / "instance.json").exists()
     with contextlib.suppress(KeyboardInterrupt, Stopped), services:
         output.note(f"ready: {services.url}   data: {services.data_folder}   stop with Ctrl-C")
         if output.as_json:
             output.json({"url": services.url, "data": str(services.data_folder)}, indent=None)
+        print_sign_in(output, services, may_open=may_open)
         wait = threading.Event()
         while not wait.wait(0.5):
             services.watch_once()
@@ -86,6 +104,28 @@ def _devices(text: str) -> list[str]:
             f"{wrong[0] if wrong else text!r} is not a device; use auto, cpu or cuda:N, with commas between"
         )
     return devices
+
+
+def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None:
+    """Print how to sign in to the page, on a terminal with a link; `may_open`: open it where there is a display."""
+    if output.as_json:
+        return
+    if services.token is None and not is_loopback(services.host):
+        output.note(
+            f"other machines reach this server at {services.host}, and its only token is the one that "
+            f"`rvc-train token show --server {services.url}` prints"
+        )
+    if not sys.stdout.isatty():  # a link has a code, which belongs in no log
+        output.note("sign in to the page with `rvc-train open`")
+        return
+    try:
+        with connect(services.url, services.token) as http:
+            link = sign_in_link(Client(http), services.url)
+    except ClientError:  # without a config folder the server printed its token; it is sent to loopback only
+        output.note(f"sign in at {services.url}/sign-in with the server's token")
+        return
+    is_opened = may_open and has_display() and open_browser(link)
+    output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
 
 
 def relay(output: Output, name: str, line: str) -> None:

@@ -1,30 +1,36 @@
-"""Routes of browser sessions: a token is exchanged for a cookie that neither scripts nor other sites can use."""
+"""Routes of browser sessions: a token or code is exchanged for a cookie that scripts and other sites cannot use."""
 
 from fastapi import APIRouter, Request, Response
 from starlette.concurrency import run_in_threadpool
 
-from rvc_train.schemas.access import Scope, SessionCreate
-from server.api.authorization import requires
-from server.auth.authentication import COOKIE, SIGN_IN, address_of
+from rvc_train.schemas.access import Scope, SessionCreate, SignInCode
+from server.api.authorization import require_principal, requires
+from server.auth.authentication import SIGN_IN, address_of
 from server.context import Context
+from server.errors import Unauthorized
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/session", tags=["access"])
 sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 """Outside `check_access`: sign-in has no principal yet."""
+USED_CODE = "this link has been used, or is older than ten minutes; run `rvc-train open` for a new one"
 
 
 @sign_in.post("", status_code=204, responses=documented(401, 422))
 async def create_session(body: SessionCreate, request: Request, response: Response, context: Context) -> None:
-    """Sign in: exchange a token for a session cookie."""
-    address, request_id = address_of(request.scope), request.state.request_id
-    await context.auth_throttle.check(address, body.token)
-    opened = await run_in_threadpool(context.tokens.open_session, body.token, address=address, request_id=request_id)
+    """Sign in: exchange a token, or a sign-in code, for a session cookie."""
+    caller = {"address": address_of(request.scope), "request_id": request.state.request_id}
+    await context.auth_throttle.check(caller["address"], body.token or body.code or "")
+    if body.code is not None:
+        opened = await run_in_threadpool(context.tokens.open_session_with_code, body.code, **caller)
+    else:
+        opened = await run_in_threadpool(context.tokens.open_session, body.token or "", **caller)
     if opened is None:
-        raise await context.auth_throttle.reject(address, SIGN_IN, request_id)
+        refusal = await context.auth_throttle.reject(caller["address"], SIGN_IN, caller["request_id"])
+        raise refusal if body.code is None else Unauthorized(USED_CODE)
     session_id, expires_at = opened
     response.set_cookie(
-        COOKIE,
+        context.tokens.cookie,
         session_id,
         expires=expires_at,
         httponly=True,
@@ -34,11 +40,20 @@ async def create_session(body: SessionCreate, request: Request, response: Respon
     )
 
 
+@router.post("/code", status_code=201)
+@requires(Scope.READ)
+def create_code(response: Response, context: Context) -> SignInCode:
+    """Make a code that signs a browser in as you, within ten minutes and once: for a link to `/sign-in#code=...`."""
+    code, expires_at = context.tokens.create_code(require_principal())
+    response.headers["Cache-Control"] = "no-store"
+    return SignInCode(code=code, expires_at=expires_at)
+
+
 @router.delete("", status_code=204)
 @requires(Scope.READ)
 def delete_session(request: Request, response: Response, context: Context) -> None:
     """Sign out."""
-    session_id = request.cookies.get(COOKIE)
+    session_id = request.cookies.get(context.tokens.cookie)
     if session_id is not None:
         context.tokens.close_session(session_id)
-    response.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    response.delete_cookie(context.tokens.cookie, path="/", httponly=True, samesite="strict")

@@ -40,7 +40,7 @@ def test_every_command_that_a_page_shows_is_there_with_its_options(page: str) ->
     found = LINE.findall((ROOT / page).read_text())
     assert len(found) > 10
     for program, rest in found:
-        words = shlex.split(rest.split(" #")[0].replace("'", ""))
+        words = shlex.split(re.split(r" #|\)\"$", rest)[0].replace("'", ""))
         command = command_of(program, words)
         options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
         options |= {option for parameter in command.params for option in parameter.secondary_opts}

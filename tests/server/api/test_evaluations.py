@@ -88,8 +88,9 @@ def test_the_client_lists_and_fetches_previews(http, job_id, tmp_path):
     assert (path.name, path.read_bytes()) == ("e2_s20_1.png", content("picture", 20))
 
 
-def test_the_command_shows_the_scores_and_fetches_every_file_once(live, job_id, tmp_path):
-    words = ["previews", job_id, "--server", live.url, "-o", str(tmp_path)]
+def test_the_command_shows_the_scores_and_fetches_every_file_once(live, job_id, tmp_path, authorized):
+    token = authorized["Authorization"].removeprefix("Bearer ")
+    words = ["previews", job_id, "--server", live.url, "--token", token, "-o", str(tmp_path)]
     shown = CliRunner().invoke(app, words)
     assert shown.exit_code == 0, shown.output
     best = next(line for line in shown.output.splitlines() if "best" in line)

@@ -18,6 +18,7 @@ from server.app import create_app
 from server.settings import ServerSettings
 
 READ, SUBMIT, ADMIN = "read", "submit", "admin"
+FIRST = "the-first-token-of-all"
 OPEN = "open"
 
 WANTED = {
@@ -33,6 +34,7 @@ WANTED = {
     "GET /readyz": OPEN,
     "GET /metrics": "any token",
     "POST /v1/session": OPEN,
+    "POST /v1/session/code": READ,
     "DELETE /v1/session": READ,
     "GET /v1/me": READ,
     "GET /v1/system": READ,
@@ -205,7 +207,7 @@ def test_a_route_that_does_not_say_its_scope_or_whose_its_things_are_is_refused(
     tmp_path: Path, empty_database: Path
 ) -> None:
     shutil.copy(empty_database, tmp_path / "rvc-train.db")
-    app = create_app(ServerSettings(data_folder=tmp_path))
+    app = create_app(ServerSettings(data_folder=tmp_path, token=FIRST))
     careless = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
 
     @careless.get("/silent")
@@ -219,7 +221,7 @@ def test_a_route_that_does_not_say_its_scope_or_whose_its_things_are_is_refused(
 
     app.include_router(careless)
     _, secret = app.state.context.tokens.create(TokenCreate(owner="anna"))
-    http = TestClient(app, "http://localhost")
+    http = TestClient(app, "http://localhost", headers={"Authorization": f"Bearer {FIRST}"})
     assert http.get("/v1/silent").json()["code"] == "forbidden"
     assert http.get("/v1/of/nobody").text == '"nobody"'
     refused = http.get("/v1/of/nobody", headers={"Authorization": f"Bearer {secret}"})

@@ -174,7 +174,7 @@ def paths(live: Any) -> dict[str, list[str]]:
 
 
 @pytest.fixture(scope="module")
-def ask(live: Any) -> Callable[..., int]:
+def ask(live: Any, authorized: dict[str, str]) -> Callable[..., int]:
     """`ask(method, path, headers, body)` sends exactly these bytes and returns the status; 0 without an answer."""
     address = urlsplit(live.url)
 
@@ -183,6 +183,8 @@ def ask(live: Any) -> Callable[..., int]:
         names = {name for name, _ in headers}
         if "host" not in names:
             lines.append(f"host: {address.netloc}")
+        if "authorization" not in names:
+            lines.append(f"authorization: {authorized['Authorization']}")
         if body and not names & {"content-length", "transfer-encoding"}:
             lines.append(f"content-length: {len(body)}")
         request = "\r\n".join([*lines, "", ""]).encode("latin-1", "replace") + body

@@ -246,11 +246,15 @@ def test_headers_that_promise_too_much_cost_no_memory_and_little_time(tmp_path: 
 
 
 def test_a_dataset_of_liars_is_examined_by_a_real_server_which_stays_small(
-    started: Callable[..., Any], zipped: Callable[..., bytes], tmp_path: Path, eventually: Callable[..., None]
+    started: Callable[..., Any],
+    zipped: Callable[..., bytes],
+    tmp_path: Path,
+    eventually: Callable[..., None],
+    authorized: dict[str, str],
 ) -> None:
     child, url = started()
     members = {f"{number}.wav": content for number, content in enumerate([*list(liars().values())[:8], *GOOD.values()])}
-    with httpx.Client(base_url=url, timeout=60) as client:
+    with httpx.Client(base_url=url, timeout=60, headers=authorized) as client:
         dataset = client.put("/v1/datasets/liars/content", content=zipped(members)).json()
         eventually(lambda: client.get(f"/v1/datasets/{dataset['id']}").json()["status"] != "validating", 60)
         found = client.get(f"/v1/datasets/{dataset['id']}").json()

@@ -4,7 +4,6 @@ import json
 import threading
 import time
 
-import httpx
 import pytest
 from httpx_sse import connect_sse
 
@@ -189,7 +188,7 @@ def test_many_followers_of_one_job_all_see_its_end(http, live):
     ends = []
 
     def follow():
-        with httpx.Client(base_url=live.url, timeout=20) as client:
+        with live.client() as client:
             ends.append(messages(client, f"/v1/jobs/{job.id}/events")[-1][0])
 
     followers = [threading.Thread(target=follow) for _ in range(30)]

@@ -23,6 +23,7 @@ from typer.testing import CliRunner, Result
 
 import server.admin.cli
 from rvc_train.cli.services import free_port
+from rvc_train.client import connect
 from server.admin.doctor import _clock, _database, _instance
 from server.database.engine import create_engine, database_name, migrate
 from server.errors import SettingsRefused
@@ -35,6 +36,7 @@ FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
 BEFORE = Path(__file__).parent / "installation_da175a3"
 MISMATCH = "do not belong together, and nothing was changed"
 WORDS = b"RIFF the words"
+TOKEN = "the-token-of-an-installation"
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Installation:
         settings = {
             "RVC_TRAIN_DATA_FOLDER": str(self.data),
             "RVC_TRAIN_DISK_RESERVE_BYTES": "0",
+            "RVC_TRAIN_TOKEN": TOKEN,
             "RVC_TRAIN_REPORT_COMMAND": json.dumps([sys.executable, str(FAKE_REPORT)]),
         } | ({} if self.address is None else {"RVC_TRAIN_DATABASE_URL": self.address})
         return {key: value for key, value in os.environ.items() if not key.startswith("RVC_TRAIN_")} | settings
@@ -81,7 +84,7 @@ class Installation:
             text=True,
         )
         try:
-            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
+            with connect(f"http://127.0.0.1:{port}", TOKEN) as http:
                 while not _is_ready(http):
                     assert server.poll() is None, server.communicate()[1]
                     time.sleep(0.05)

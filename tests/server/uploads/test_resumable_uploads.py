@@ -126,11 +126,12 @@ def test_an_upload_left_alone_is_gone(serve: Callable[..., Any], tmp_path: Path)
         assert not file.exists()
 
 
-def half_a_piece(address: str, url: str, announced: int, sent: bytes, **headers: str) -> socket.socket:
-    """A connection that announces a piece and sends part of it."""
-    host, _, port = url.removeprefix("http://").partition(":")
-    connection = socket.create_connection((host, int(port)))
+def half_a_piece(http: httpx.Client, address: str, announced: int, sent: bytes, **headers: str) -> socket.socket:
+    """A connection that announces a piece and sends part of it, with the client's token."""
+    host, port = http.base_url.host, http.base_url.port or 80
+    connection = socket.create_connection((host, port))
     lines = PIECE | {"Host": f"{host}:{port}", "Upload-Offset": "0", "Content-Length": str(announced)} | headers
+    lines |= {"Authorization": http.headers["Authorization"]}
     head = f"PATCH {address} HTTP/1.1\r\n" + "".join(f"{key}: {value}\r\n" for key, value in lines.items())
     connection.sendall(head.encode() + b"\r\n" + sent)
     return connection
@@ -142,7 +143,7 @@ def test_an_upload_that_is_being_received_does_not_expire(
     monkeypatch.setattr("server.uploads.receive.WATCH_SECONDS", 0.1)
     with serve(tmp_path, upload_expire_hours=1 / 3600) as server, server.client() as http:
         address = begin(http, 100)
-        connection = half_a_piece(address, server.url, 100, b"a" * 10)
+        connection = half_a_piece(http, address, 100, b"a" * 10)
         for _ in range(8):
             time.sleep(0.25)
             connection.sendall(b"a")
@@ -153,7 +154,7 @@ def test_an_upload_that_is_being_received_does_not_expire(
 
 
 def test_a_disk_that_is_slow_to_write_back_keeps_nobody_else_waiting(
-    live: Any, monkeypatch: pytest.MonkeyPatch
+    live: Any, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, release = threading.Event(), threading.Event()
 
@@ -163,7 +164,7 @@ def test_a_disk_that_is_slow_to_write_back_keeps_nobody_else_waiting(
 
     monkeypatch.setattr("server.uploads.receive.sync_file", slow)
     put = threading.Thread(
-        target=lambda: httpx.put(f"{live.url}/v1/datasets/anna.wav/content", content=b"RIFF" + bytes(1000), timeout=30)
+        target=lambda: http.put("/v1/datasets/anna.wav/content", content=b"RIFF" + bytes(1000), timeout=30)
     )
     put.start()
     assert begun.wait(10)
@@ -188,7 +189,7 @@ def size_on_disk(live: Any, address: str) -> int:
 def test_what_came_before_a_broken_connection_is_kept(
     http: httpx.Client, live: Any, upload: str, eventually: Callable[..., None]
 ) -> None:
-    half_a_piece(upload, live.url, 5_000_000, b"a" * 3_000_000).close()
+    half_a_piece(http, upload, 5_000_000, b"a" * 3_000_000).close()
     eventually(lambda: size_on_disk(live, upload) == 3_000_000)
     assert offset_of(http, upload) == 3_000_000
     assert send(http, upload, 3_000_000, b"b" * 2_000_000).status_code == 204
@@ -198,7 +199,7 @@ def test_what_came_of_a_piece_with_a_checksum_before_a_break_is_not(
     http: httpx.Client, live: Any, upload: str, eventually: Callable[..., None]
 ) -> None:
     whole = {"Upload-Checksum": checksum(b"a" * 5_000_000)}
-    half_a_piece(upload, live.url, 5_000_000, b"a" * 3_000_000, **whole).close()
+    half_a_piece(http, upload, 5_000_000, b"a" * 3_000_000, **whole).close()
     eventually(lambda: size_on_disk(live, upload) == 3_000_000)
     assert offset_of(http, upload) == 0
 
@@ -206,7 +207,7 @@ def test_what_came_of_a_piece_with_a_checksum_before_a_break_is_not(
 def test_a_dead_connection_makes_way_for_a_new_one(
     http: httpx.Client, live: Any, upload: str, eventually: Callable[..., None]
 ) -> None:
-    with half_a_piece(upload, live.url, 5_000_000, b"a" * 2_500_000):  # open, and silent
+    with half_a_piece(http, upload, 5_000_000, b"a" * 2_500_000):  # open, and silent
         eventually(lambda: size_on_disk(live, upload) >= 2 << 20)
         assert offset_of(http, upload) == 2_500_000
         assert send(http, upload, 2_500_000, b"b").headers["upload-offset"] == "2500001"
@@ -215,7 +216,7 @@ def test_a_dead_connection_makes_way_for_a_new_one(
 def test_a_body_that_stops_coming_is_given_up(serve: Callable[..., Any], tmp_path: Path) -> None:
     with serve(tmp_path, upload_idle_seconds=0.2) as server, server.client() as http:
         address = begin(http, 100)
-        with half_a_piece(address, server.url, 100, b"a" * 30) as connection:
+        with half_a_piece(http, address, 100, b"a" * 30) as connection:
             assert b" 408 " in connection.recv(100)
         assert offset_of(http, address) == 30
 

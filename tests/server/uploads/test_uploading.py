@@ -98,11 +98,14 @@ def test_a_full_disk_while_copying_is_507_and_recordings_deleted_meanwhile_are_u
     assert not list(live.context.storage.incoming.glob("*/000001*"))
 
 
-def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually):
+def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually, authorized):
     before = stored(live)
     with socket.create_connection(("127.0.0.1", int(live.url.rpartition(":")[2]))) as line:
-        head = "PUT /v1/datasets/half/content HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n"
-        line.sendall(head.encode() + b"R" * 2_000_000)
+        headers = authorized | {"Host": "localhost", "Content-Length": "5000000"}
+        head = "PUT /v1/datasets/half/content HTTP/1.1\r\n" + "".join(
+            f"{name}: {headers[name]}\r\n" for name in headers
+        )
+        line.sendall(head.encode() + b"\r\n" + b"R" * 2_000_000)
         eventually(lambda: list(live.context.storage.incoming.glob("*/upload")))
     eventually(lambda: not list(live.context.storage.incoming.glob("*/upload")))
     assert stored(live) == before

@@ -325,7 +325,9 @@ def test_a_peer_that_never_gets_done_keeps_nobody_waiting_and_not_the_servers_en
         slow.shutdown()
 
 
-def test_name_servers_that_hang_keep_no_request_waiting(live: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_name_servers_that_hang_keep_no_request_waiting(
+    live: Any, monkeypatch: pytest.MonkeyPatch, authorized: dict[str, str]
+) -> None:
     release = threading.Event()
     real = socket.getaddrinfo
 
@@ -337,7 +339,8 @@ def test_name_servers_that_hang_keep_no_request_waiting(live: Any, monkeypatch: 
 
     def create() -> None:
         with contextlib.suppress(httpx.HTTPError):
-            httpx.post(f"{address}/v1/webhooks", json={"url": "http://slow.example/"}, timeout=2)
+            hook = {"url": "http://slow.example/"}
+            httpx.post(f"{address}/v1/webhooks", json=hook, timeout=2, headers=authorized)
 
     callers = [threading.Thread(target=create) for _ in range(50)]
     for caller in callers:

@@ -1,4 +1,4 @@
-// A token for a cookie that scripts cannot read.
+// A token, or a code from a link (`#code=`), for a cookie that scripts cannot read.
 
 import { post } from "./api.js";
 import { byId } from "./dom.js";
@@ -13,16 +13,30 @@ function next() {
   return address.origin === location.origin ? address.href : "/"; // a path alone may begin with `//`, another host
 }
 
-form.addEventListener("submit", async (event) => {
-  event.preventDefault();
+async function signIn(secret) {
   const fault = byId("fault");
   fault.hidden = true;
   try {
-    await post("/v1/session", { token: form.elements.token.value.trim() });
-    location.assign(next());
+    await post("/v1/session", secret);
+    location.replace(next());
   } catch (error) {
     fault.textContent = error.message;
     fault.hidden = false;
     form.elements.token.select();
   }
+}
+
+form.addEventListener("submit", (event) => {
+  event.preventDefault();
+  signIn({ token: form.elements.token.value.trim() });
 });
+
+function signInWithCode() {
+  const code = new URLSearchParams(location.hash.slice(1)).get("code");
+  if (!code) return;
+  history.replaceState(null, "", location.pathname + location.search); // a used code has no place in the history
+  signIn({ code });
+}
+
+window.addEventListener("hashchange", signInWithCode); // a link opened where this page is open already
+signInWithCode();

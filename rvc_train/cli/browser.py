@@ -1,0 +1,33 @@
+"""Signing in to the page of a server: a link with a code, opened in a browser where there is one to see."""
+
+import os
+import sys
+import webbrowser
+from collections.abc import Mapping
+
+from rvc_train.client import Client
+
+
+def sign_in_link(client: Client, url: str) -> str:
+    """Link that signs a browser in as the caller, within ten minutes and once.
+
+    The code is in the fragment, which a browser sends to no server and writes to no log of one.
+    """
+    return f"{url.rstrip('/')}/sign-in#code={client.access.sign_in_code().code}"
+
+
+def has_display(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether a browser that this program opens would be seen by its user."""
+    if environment.get("SSH_CONNECTION") or environment.get("SSH_TTY"):
+        return False
+    if sys.platform in {"win32", "darwin"}:
+        return True
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def open_browser(link: str) -> bool:
+    """Open the link in the user's browser; whether there is one."""
+    try:
+        return webbrowser.open(link)
+    except (webbrowser.Error, OSError):
+        return False
