@@ -25,9 +25,11 @@ from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
+from server.auth.principal import current_rights
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.context import AppContext
+from server.database.changes import ChangeCounter
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
 from server.datasets import validator
@@ -35,7 +37,9 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.http.departures import Departures
 from server.http.problem_details import install
+from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.queries import JobQueries
@@ -63,6 +67,8 @@ NUM_REQUEST_THREADS = 40
 """Threads that serve requests. Each uses one database connection at a time."""
 NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
 """One database connection per thread, so that no thread waits for another's."""
+NUM_IDLE_CONNECTIONS = 20
+"""Connections that stay open between requests."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
 _MODULES = (
@@ -100,7 +106,15 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestContextMiddleware, metrics=context.metrics),
-            Middleware(AuthMiddleware, settings=settings, tokens=context.tokens, throttle=context.auth_throttle),
+            Middleware(Departures),
+            Middleware(
+                AuthMiddleware,
+                settings=settings,
+                tokens=context.tokens,
+                throttle=context.auth_throttle,
+                version=context.changes.current,
+            ),
+            Middleware(SharedAnswers, version=context.changes.current, caller=current_rights),
         ],
     )
     app.state.context = context
@@ -137,12 +151,13 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         context.stopping.set()
         for stop in (context.dataset_validator.stop, task_scheduler.stop, context.tokens.clean_up):
             await run_in_threadpool(stop)
+        context.changes.close()
         engine.dispose()
         logger.info("the server has stopped")
 
 
 def _build_context(settings: ServerSettings) -> AppContext:
-    engine = create_engine(settings.url, NUM_CONNECTIONS)
+    engine = create_engine(settings.url, NUM_CONNECTIONS, NUM_IDLE_CONNECTIONS)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
@@ -161,6 +176,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
     return AppContext(
         settings=settings,
         engine=engine,
+        changes=ChangeCounter(engine),
         jobs=job_service,
         retries=RetryService(job_service, storage),
         in_flight_keys=InFlightKeys(),
@@ -200,5 +216,6 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
 
 def _open(context: AppContext) -> None:
     open_instance(context.engine, context.storage)
+    context.changes.open()
     if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request
 from sqlmodel import Session, select
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from server.auth.principal import Principal, current_principal
@@ -56,7 +57,7 @@ def require_principal() -> Principal:
     return principal
 
 
-def _owner_filter(
+async def _owner_filter(  # a coroutine, which needs no thread
     owner: Annotated[str | None, Query(max_length=64, description="Only of this owner; for administrators.")] = None,
 ) -> str | None:
     principal = require_principal()
@@ -69,7 +70,7 @@ OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
 """Owner of the listed rows: the principal; for administrators all owners (None), or the one in the query."""
 
 
-def check_access(request: Request, context: Context) -> None:
+async def check_access(request: Request, context: Context) -> None:
     """Check scope and ownership: a dependency of all routes under `/v1`. ScopeMissing, Forbidden, NotFound."""
     principal = require_principal()
     scope = required_scope(request.scope["endpoint"])
@@ -89,9 +90,13 @@ def check_access(request: Request, context: Context) -> None:
         )
     if not owned:
         return
+    await run_in_threadpool(_check_owners, context, owned, principal.visible_owner)
+
+
+def _check_owners(context: Context, owned: dict[str, str], owner: str) -> None:
     with read_session(context.engine) as session:
         for name, value in owned.items():
-            _check_owner(session, name, value, principal.visible_owner)
+            _check_owner(session, name, value, owner)
 
 
 def _check_owner(session: Session, name: str, an_id: str, owner: str) -> None:

@@ -7,6 +7,7 @@ server's own origin. Failed authentications are limited for each address and rec
 """
 
 import math
+from collections.abc import Callable, Hashable
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -17,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.auth.audit import AuditTrail
 from server.auth.principal import ADMIN_SCOPES, Principal, current_principal
+from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import TokenService
 from server.database.tables import LOCAL_OWNER
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
@@ -63,8 +65,17 @@ def _network(address: str) -> str:
 class AuthMiddleware:
     """ASGI middleware that authenticates requests and limits their rate."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, throttle: AuthThrottle) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        tokens: TokenService,
+        throttle: AuthThrottle,
+        version: Callable[[], Hashable],
+    ) -> None:
+        """`version`: of the database, None if unknown; what was found is found again until it changes."""
         self._app = app
+        self._recent = RecentPrincipals(version)
         self._tokens = tokens
         self._throttle = throttle
         self._needs_token = settings.token is not None
@@ -120,11 +131,11 @@ class AuthMiddleware:
             secret = secret.strip()
             if scheme.lower() != "bearer" or not secret:
                 raise Unauthorized("send the token as `Authorization: Bearer <token>`")
-            return await self._require(await run_in_threadpool(self._tokens.authenticate, secret), scope)
+            return await self._require(await self._recent.find(self._tokens.authenticate, secret), scope)
         session_id = _cookie(headers)
         if session_id is None:
             return None
-        principal = await run_in_threadpool(self._tokens.authenticate_session, session_id)
+        principal = await self._recent.find(self._tokens.authenticate_session, session_id)
         if principal is None:
             return None  # open paths are served even with an expired cookie
         if (
