@@ -195,7 +195,9 @@ def main() -> None:
     notes = f"{options.pollers} pollers, statuses {dict(found.statuses)}, {found.num_uploads} uploads, load {load}"
     print_line("polls p99", 1000 * percentile(found.waits, 0.99), "ms", notes, p50=1000 * percentile(found.waits, 0.5))
     print_line("polls a second", len(found.waits) / passed, "1/s", notes, cores=round(cores, 2))
-    print_line("/livez p99", 1000 * percentile(found.probes, 0.99), "ms", notes, p50=1000 * percentile(found.probes, 0.5))
+    print_line(
+        "/livez p99", 1000 * percentile(found.probes, 0.99), "ms", notes, p50=1000 * percentile(found.probes, 0.5)
+    )
     delays = found.delays or [float("nan")]
     print_line("events' delay", max(delays), "s", notes, median=statistics.median(delays))
 

@@ -37,6 +37,7 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.http import threads
 from server.http.departures import Departures
 from server.http.problem_details import install
 from server.http.shared_answers import SharedAnswers
@@ -63,9 +64,7 @@ from server.webhooks.service import WebhookService
 
 logger = structlog.get_logger(__name__)
 
-NUM_REQUEST_THREADS = 40
-"""Threads that serve requests. Each uses one database connection at a time."""
-NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
+NUM_CONNECTIONS = threads.NUM_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
 """One database connection per thread, so that no thread waits for another's."""
 NUM_IDLE_CONNECTIONS = 20
 """Connections that stay open between requests."""
@@ -133,7 +132,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
     """Open database and data folder, run the background threads while the service runs, and stop them at the end."""
-    current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
+    current_default_thread_limiter().total_tokens = threads.NUM_READERS
     await run_in_threadpool(_open, context)
     settings, engine = context.settings, context.engine
     deliverer = Deliverer(engine, settings, utc_now)

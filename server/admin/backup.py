@@ -8,6 +8,7 @@ the storage, or starts again.
 import json
 import shutil
 import sqlite3
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from server.storage.instances import INSTANCE_FILE
 from server.storage.local import Storage, link_or_copy, sync_file
 
 DATABASE = "rvc-train.db"
+STEP_PAGES = 1000
+MAX_RESTARTS = 5
 MANIFEST = "backup.json"
 
 
@@ -74,9 +77,16 @@ def back_up(engine: sa.Engine, storage: Storage, target: Path) -> BackupResult:
 
 
 def _copy_database(source: Path, target: Path) -> None:
-    """Copy the database in one step, with its write-ahead log, and check the copy. Raises Refused."""
+    """Copy the database with its write-ahead log, and check the copy. Raises Refused.
+
+    It is copied in steps, so that no long read keeps the log from being folded. A write between two steps makes SQLite
+    begin again; after some times the whole is copied in one step.
+    """
     with sqlite3.connect(source, timeout=30) as reading, sqlite3.connect(target) as writing:
-        reading.backup(writing)
+        try:
+            reading.backup(writing, pages=STEP_PAGES, progress=_Restarts().check)
+        except _WrittenTooOften:
+            reading.backup(writing)
         writing.execute("PRAGMA journal_mode=DELETE")
         errors = [row[0] for row in writing.execute("PRAGMA integrity_check")]
     reading.close()
@@ -84,6 +94,24 @@ def _copy_database(source: Path, target: Path) -> None:
     if errors != ["ok"]:
         raise Refused(f"the database is damaged ({'; '.join(errors[:3])}); restore an earlier backup")
     sync_file(target)
+
+
+class _WrittenTooOften(Exception):
+    """The database was written to between steps, again and again."""
+
+
+class _Restarts:
+    """Count of a stepwise copy's restarts."""
+
+    def __init__(self) -> None:
+        self._left, self._num = sys.maxsize, 0
+
+    def check(self, _status: int, left: int, _total: int) -> None:
+        """Raise _WrittenTooOften after `MAX_RESTARTS`; called by SQLite after each step with the pages left."""
+        self._num += left > self._left
+        self._left = left
+        if self._num > MAX_RESTARTS:
+            raise _WrittenTooOften
 
 
 def _files(storage: Storage) -> Iterator[Path]:

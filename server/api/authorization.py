@@ -6,7 +6,9 @@ another owner is answered with 404, as if it did not exist.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Query, Request
 from sqlmodel import Session, select
@@ -18,6 +20,7 @@ from server.context import Context
 from server.database.engine import read_session
 from server.database.tables import Dataset, Job, Upload, Webhook
 from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
+from server.http.threads import to_write
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -34,13 +37,25 @@ UNOWNED_PARAMS = frozenset({"name", "weights_id", "worker_id", "token_id", "deli
 
 
 def requires(scope: Scope) -> Callable[[F], F]:
-    """Declare the scope of a route. Goes directly above the function, below the route's own decorators."""
+    """Declare the scope of a route. Goes directly above the function, below the route's own decorators.
+
+    A plain function that requires more than reading runs in a thread for writes.
+    """
 
     def mark(function: F) -> F:
-        setattr(function, _SCOPE, scope)
-        return function
+        marked = function if scope is Scope.READ or iscoroutinefunction(function) else _in_writing_thread(function)
+        setattr(marked, _SCOPE, scope)
+        return marked
 
     return mark
+
+
+def _in_writing_thread(function: F) -> F:
+    @wraps(function)
+    async def run(**arguments: Any) -> Any:
+        return await to_write(partial(function, **arguments))
+
+    return cast("F", run)
 
 
 def required_scope(endpoint: Callable[..., Any]) -> Scope | None:

@@ -33,9 +33,7 @@ _BEGIN = "sqlite_begin"
 _MIGRATION_LOCK = 0x5256_4354  # an arbitrary number, the same in every process
 
 
-def create_engine(
-    url: str, num_connections: int = NUM_CONNECTIONS, num_idle: int = NUM_IDLE_CONNECTIONS
-) -> sa.Engine:
+def create_engine(url: str, num_connections: int = NUM_CONNECTIONS, num_idle: int = NUM_IDLE_CONNECTIONS) -> sa.Engine:
     """An engine on `url`. SQLite gets the settings of the module's docstring, and its folder is created on connect.
 
     `num_connections`: one per thread that uses the database, so that no thread waits for another's. `num_idle`: those

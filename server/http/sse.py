@@ -23,6 +23,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 
 from server.errors import NotFound, Refused
+from server.http.threads import on_disk
 
 logger = structlog.get_logger(__name__)
 
@@ -47,8 +48,8 @@ Poll = Callable[[], Awaitable[Batch]]
 
 
 def in_thread(poll: Callable[[], Batch]) -> Poll:
-    """A poll that reads files or the database."""
-    return partial(run_in_threadpool, poll)
+    """A poll that reads files."""
+    return partial(on_disk, poll)
 
 
 def message(data: str, an_id: int) -> bytes:
