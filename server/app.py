@@ -27,9 +27,11 @@ from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
 from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthMiddleware, AuthThrottle
+from server.auth.principal import current_rights
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.context import AppContext
+from server.database.changes import ChangeCounter
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
 from server.datasets import validator
@@ -37,8 +39,11 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.http import threads
+from server.http.departures import Departures
 from server.http.problem_details import install
 from server.http.rate_limit import OpenLimit
+from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
@@ -63,10 +68,10 @@ from server.webhooks.service import WebhookService
 
 logger = structlog.get_logger(__name__)
 
-NUM_REQUEST_THREADS = 40
-"""Threads that serve requests. Each uses one database connection at a time."""
-NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
+NUM_CONNECTIONS = threads.NUM_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
 """One database connection per thread, so that no thread waits for another's."""
+NUM_IDLE_CONNECTIONS = 20
+"""Connections that stay open between requests."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
 _MODULES = (
@@ -104,7 +109,15 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestContextMiddleware, metrics=context.metrics),
-            Middleware(AuthMiddleware, settings=settings, tokens=context.tokens, throttle=context.auth_throttle),
+            Middleware(Departures),
+            Middleware(
+                AuthMiddleware,
+                settings=settings,
+                tokens=context.tokens,
+                throttle=context.auth_throttle,
+                version=context.changes.current,
+            ),
+            Middleware(SharedAnswers, version=context.changes.current, caller=current_rights),
         ],
     )
     app.state.context = context
@@ -123,7 +136,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
     """Open database and data folder, run the background threads while the service runs, and stop them at the end."""
-    current_default_thread_limiter().total_tokens = NUM_REQUEST_THREADS
+    current_default_thread_limiter().total_tokens = threads.NUM_READERS
     await run_in_threadpool(_open, context)
     settings, engine = context.settings, context.engine
     leadership = context.leadership
@@ -151,12 +164,13 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         stops = (context.dataset_validator.stop, task_scheduler.stop, leadership.stop, context.tokens.clean_up)
         for stop in stops:
             await run_in_threadpool(stop)
+        context.changes.close()
         engine.dispose()
         logger.info("the server has stopped")
 
 
 def _build_context(settings: ServerSettings) -> AppContext:
-    engine = create_engine(settings.url, NUM_CONNECTIONS)
+    engine = create_engine(settings.url, NUM_CONNECTIONS, NUM_IDLE_CONNECTIONS)
     storage = Storage(settings.data_folder)
     quotas = Quotas(engine, settings, utc_now)
     audit = AuditTrail(engine, utc_now)
@@ -179,6 +193,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
     return AppContext(
         settings=settings,
         engine=engine,
+        changes=ChangeCounter(engine),
         jobs=job_service,
         retries=RetryService(job_service, storage),
         in_flight_keys=InFlightKeys(),
@@ -234,5 +249,6 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
 
 def _open(context: AppContext) -> None:
     context.tokens.instance_id = open_instance(context.engine, context.storage)
+    context.changes.open()
     if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

@@ -15,6 +15,7 @@ from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthThrottle
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
+from server.database.changes import ChangeCounter
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
@@ -42,6 +43,7 @@ class AppContext:
 
     settings: ServerSettings
     engine: sa.Engine
+    changes: ChangeCounter
     jobs: JobService
     retries: RetryService
     in_flight_keys: InFlightKeys
@@ -72,7 +74,7 @@ class AppContext:
     """Set when the server begins to stop: streams end."""
 
 
-def _context(request: Request) -> AppContext:
+async def _context(request: Request) -> AppContext:  # a coroutine, which needs no thread
     context: AppContext = request.app.state.context
     return context
 

@@ -6,10 +6,13 @@ another owner is answered with 404, as if it did not exist.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Annotated, Any, TypeVar, cast
 
 from fastapi import Depends, Query, Request
 from sqlmodel import Session, select
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from server.auth.principal import Principal, current_principal
@@ -17,6 +20,7 @@ from server.context import Context
 from server.database.engine import read_session
 from server.database.tables import Dataset, Job, Upload, Webhook
 from server.errors import Forbidden, NotFound, ScopeMissing, Unauthorized
+from server.http.threads import to_write
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,13 +37,25 @@ UNOWNED_PARAMS = frozenset({"name", "weights_id", "worker_id", "token_id", "deli
 
 
 def requires(scope: Scope) -> Callable[[F], F]:
-    """Declare the scope of a route. Goes directly above the function, below the route's own decorators."""
+    """Declare the scope of a route. Goes directly above the function, below the route's own decorators.
+
+    A plain function that requires more than reading runs in a thread for writes.
+    """
 
     def mark(function: F) -> F:
-        setattr(function, _SCOPE, scope)
-        return function
+        marked = function if scope is Scope.READ or iscoroutinefunction(function) else _in_writing_thread(function)
+        setattr(marked, _SCOPE, scope)
+        return marked
 
     return mark
+
+
+def _in_writing_thread(function: F) -> F:
+    @wraps(function)
+    async def run(**arguments: Any) -> Any:
+        return await to_write(partial(function, **arguments))
+
+    return cast("F", run)
 
 
 def required_scope(endpoint: Callable[..., Any]) -> Scope | None:
@@ -56,7 +72,7 @@ def require_principal() -> Principal:
     return principal
 
 
-def _owner_filter(
+async def _owner_filter(  # a coroutine, which needs no thread
     owner: Annotated[str | None, Query(max_length=64, description="Only of this owner; for administrators.")] = None,
 ) -> str | None:
     principal = require_principal()
@@ -69,7 +85,7 @@ OwnerFilter = Annotated[str | None, Depends(_owner_filter)]
 """Owner of the listed rows: the principal; for administrators all owners (None), or the one in the query."""
 
 
-def check_access(request: Request, context: Context) -> None:
+async def check_access(request: Request, context: Context) -> None:
     """Check scope and ownership: a dependency of all routes under `/v1`. ScopeMissing, Forbidden, NotFound."""
     principal = require_principal()
     scope = required_scope(request.scope["endpoint"])
@@ -89,9 +105,13 @@ def check_access(request: Request, context: Context) -> None:
         )
     if not owned:
         return
+    await run_in_threadpool(_check_owners, context, owned, principal.visible_owner)
+
+
+def _check_owners(context: Context, owned: dict[str, str], owner: str) -> None:
     with read_session(context.engine) as session:
         for name, value in owned.items():
-            _check_owner(session, name, value, principal.visible_owner)
+            _check_owner(session, name, value, owner)
 
 
 def _check_owner(session: Session, name: str, an_id: str, owner: str) -> None:

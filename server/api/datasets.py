@@ -1,9 +1,12 @@
 """Routes of datasets: upload, create, list, delete."""
 
 import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
+import anyio
 from fastapi import APIRouter, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -13,6 +16,7 @@ from server.context import After, AppContext, Context, Limit, link_next
 from server.datasets.service import checked_name
 from server.errors import UploadTooLarge
 from server.http.problem_details import documented
+from server.http.threads import on_disk
 from server.job_store.serializers import dataset_public
 from server.uploads.receive import StreamedBody
 
@@ -51,9 +55,9 @@ async def upload(name: str, request: Request, response: Response, context: Conte
     length = int(header) if header.isdecimal() else 0
     _check_size(length, context)
     owner = require_principal().owner
-    await run_in_threadpool(context.datasets.check_room, length)
-    await run_in_threadpool(context.quotas.check_upload, owner, length)
-    with context.storage.incoming_folder() as folder:
+    await on_disk(context.datasets.check_room, length)
+    await on_disk(context.quotas.check_upload, owner, length)
+    async with _incoming_folder(context) as folder:
         path = folder / "upload"
         digest = hashlib.sha256()
         body = StreamedBody(
@@ -64,14 +68,24 @@ async def upload(name: str, request: Request, response: Response, context: Conte
         )
         with context.open_uploads.hold(owner):
             await body.write(path, digest)
-        dataset, is_new = await run_in_threadpool(
-            context.datasets.ingest, owner, name, path, digest.hexdigest(), body.size
-        )
+        dataset, is_new = await on_disk(context.datasets.ingest, owner, name, path, digest.hexdigest(), body.size)
     context.dataset_validator.wake()
     if not is_new:
         response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset_public(dataset)
+
+
+@asynccontextmanager
+async def _incoming_folder(context: AppContext) -> AsyncIterator[Path]:
+    """As `Storage.incoming_folder`, beside the event loop: to delete gigabytes takes seconds."""
+    folder = context.storage.incoming_folder()
+    path = await on_disk(folder.__enter__)
+    try:
+        yield path
+    finally:
+        with anyio.CancelScope(shield=True):
+            await on_disk(folder.__exit__, None, None, None)
 
 
 def _check_size(size: int, context: AppContext) -> None:

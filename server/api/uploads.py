@@ -13,7 +13,6 @@ from typing import Annotated
 
 import anyio
 from fastapi import APIRouter, Header, Path, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from server.api.authorization import require_principal, requires
@@ -21,6 +20,7 @@ from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
 from server.http.problem_details import TUS_VERSION, documented
+from server.http.threads import on_disk
 from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])
@@ -78,8 +78,8 @@ async def create_upload(
 ) -> None:
     """Create an upload; its address is in `Location`. Then send its bytes with PATCH, in any number of chunks."""
     _check_tus_version(tus_resumable)
-    await run_in_threadpool(context.datasets.check_room, upload_length)
-    upload = await run_in_threadpool(context.uploads.create, require_principal().owner, upload_length, upload_metadata)
+    await on_disk(context.datasets.check_room, upload_length)
+    upload = await on_disk(context.uploads.create, require_principal().owner, upload_length, upload_metadata)
     _headers(response, context, upload.expires_at)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
 
@@ -91,9 +91,9 @@ async def get_offset(
 ) -> None:
     """Get the number of received bytes in `Upload-Offset`. Ends a PATCH of the same upload that is still running."""
     _check_tus_version(tus_resumable)
-    await run_in_threadpool(context.uploads.get, None, upload_id)
+    await on_disk(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
-        upload, offset = await run_in_threadpool(_find, context, upload_id)
+        upload, offset = await on_disk(_find, context, upload_id)
     _headers(response, context, upload.expires_at)
     response.headers["Upload-Offset"] = str(offset)
     response.headers["Upload-Length"] = str(upload.length)
@@ -125,9 +125,9 @@ async def receive_chunk(
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != CHUNK_TYPE:
         raise UnsupportedMedia(f"send the chunk with the header Content-Type: {CHUNK_TYPE}")
     checksum = None if upload_checksum is None else _Checksum.parse(upload_checksum)
-    await run_in_threadpool(context.uploads.get, None, upload_id)
+    await on_disk(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
-        upload, offset = await run_in_threadpool(_find, context, upload_id)
+        upload, offset = await on_disk(_find, context, upload_id)
         if upload_offset != offset:
             raise OffsetMismatch(f"the server has {offset} bytes; continue at that offset", offset)
         check, watch = _limited_to(upload.length - offset), partial(_watch, context, upload_id)
@@ -145,9 +145,9 @@ async def delete_upload(
 ) -> None:
     """Delete an upload and its bytes."""
     _check_tus_version(tus_resumable)
-    await run_in_threadpool(context.uploads.get, None, upload_id)
+    await on_disk(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
-        await run_in_threadpool(context.uploads.delete, None, upload_id)
+        await on_disk(context.uploads.delete, None, upload_id)
     _headers(response, context)
 
 
@@ -181,18 +181,18 @@ async def _append(
 
     With a checksum, the row keeps the offset before the chunk until the chunk is verified.
     """
-    await run_in_threadpool(context.uploads.begin_chunk, upload_id, None if checksum is None else offset)
+    await on_disk(context.uploads.begin_chunk, upload_id, None if checksum is None else offset)
     digest = _DIGESTS["sha256" if checksum is None else checksum.algorithm](usedforsecurity=False)
     try:
         await body.write(context.uploads.path(upload_id), digest, append=True)
     except BaseException:
         if checksum is None:
             with anyio.CancelScope(shield=True):
-                await run_in_threadpool(context.uploads.end_chunk, upload_id)
+                await on_disk(context.uploads.end_chunk, upload_id)
         raise
     if checksum is not None and not hmac.compare_digest(digest.digest(), checksum.digest):
         raise ChecksumMismatch(f"the chunk does not match its {checksum.algorithm} checksum; send it again")
-    return await run_in_threadpool(context.uploads.end_chunk, upload_id)
+    return await on_disk(context.uploads.end_chunk, upload_id)
 
 
 def _limited_to(max_bytes: int) -> Callable[[int], None]:

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Request, Response
-from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -20,6 +19,7 @@ from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import After, AppContext, Context, Limit, link_next
 from server.database.tables import Delivery, Webhook
 from server.http.problem_details import documented
+from server.http.threads import to_write
 from server.webhooks.egress import check_url, resolve
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
@@ -48,7 +48,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
 async def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookSecretPublic:
     """Create a webhook for all your jobs. Only this answer shows its `secret`, which signs as in Standard Webhooks."""
     await check_address(context, request.url)
-    webhook = await run_in_threadpool(context.webhooks.create, require_principal().owner, request)
+    webhook = await to_write(context.webhooks.create, require_principal().owner, request)
     response.headers["Location"] = f"/v1/webhooks/{webhook.id}"
     return WebhookSecretPublic.model_validate(webhook, from_attributes=True)
 
@@ -83,7 +83,7 @@ async def change_webhook(webhook_id: WebhookId, patch: WebhookPatch, context: Co
     """Change the address or the events of a webhook; disable or enable it."""
     if "url" in patch.model_fields_set:
         await check_address(context, patch.url)
-    return _public(await run_in_threadpool(context.webhooks.change, None, webhook_id, patch))
+    return _public(await to_write(context.webhooks.change, None, webhook_id, patch))
 
 
 @router.delete("/{webhook_id}", status_code=204, responses=documented(404))

@@ -6,7 +6,7 @@ server's own origin. Failed authentications are limited for each address and rec
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from rvc_train.local_servers import is_loopback
 from server.auth.audit import AuditTrail
 from server.auth.principal import Principal, current_principal
+from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
@@ -86,8 +87,17 @@ class _RequestLimits:
 class AuthMiddleware:
     """ASGI middleware that authenticates requests and limits their rate."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings, tokens: TokenService, throttle: AuthThrottle) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServerSettings,
+        tokens: TokenService,
+        throttle: AuthThrottle,
+        version: Callable[[], Hashable],
+    ) -> None:
+        """`version`: of the database, None if unknown; what was found is found again until it changes."""
         self._app = app
+        self._recent = RecentPrincipals(version)
         self._tokens = tokens
         self._throttle = throttle
         self._of_tokens, self._of_addresses = _RequestLimits(settings), _RequestLimits(settings)
@@ -146,7 +156,7 @@ class AuthMiddleware:
         is_limited = self._of_addresses.is_reached(network_of(address_of(scope)))
         if session_id is None or (is_limited and not await run_in_threadpool(self._tokens.may_be_valid, session_id)):
             return None
-        principal = await run_in_threadpool(self._tokens.authenticate_session, session_id)
+        principal = await self._recent.find(self._tokens.authenticate_session, session_id)
         if principal is None:
             return None  # open paths are served even with an expired cookie
         if (
@@ -166,7 +176,7 @@ class AuthMiddleware:
 
     async def _require(self, secret: str, scope: Scope) -> Principal:
         await self._throttle.check(address_of(scope), secret)
-        principal = await run_in_threadpool(self._tokens.authenticate, secret)
+        principal = await self._recent.find(self._tokens.authenticate, secret)
         if principal is not None:
             return principal
         raise await self._throttle.reject(address_of(scope), scope["path"], scope["state"]["request_id"])

@@ -43,3 +43,9 @@ LOCAL_ADMINISTRATOR = Principal(LOCAL_OWNER, ADMIN_SCOPES, address="rvc-train ad
 
 current_principal: ContextVar[Principal | None] = ContextVar("current_principal", default=None)
 """Set for each request by `server.auth.authentication`; None in workers and periodic tasks."""
+
+
+def current_rights() -> tuple[str | None, frozenset[Scope]] | None:
+    """What responses to the current principal may depend on: whose resources it sees, and its scopes."""
+    principal = current_principal.get()
+    return None if principal is None else (principal.visible_owner, principal.scopes)

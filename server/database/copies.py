@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+import sys
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,16 +14,43 @@ UPGRADE_BACKUPS = "backups"
 """Folder beside the database."""
 NUM_KEPT = 3
 """Upgrades of which the backup is kept."""
+STEP_PAGES = 1000
+MAX_RESTARTS = 5
 
 
 def copy_sqlite(source: Path, target: Path) -> None:
-    """Copy a database in one step, with its write-ahead log, into a new file that only this user can read."""
+    """Copy a database, with its write-ahead log, into a new file that only this user can read.
+
+    It is copied in steps, so that no long read keeps the log from being folded. A write between two steps makes SQLite
+    begin again; after some times the whole is copied in one step.
+    """
     os.close(os.open(target, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     with closing(sqlite3.connect(source, timeout=30)) as reading, closing(sqlite3.connect(target)) as writing:
-        reading.backup(writing)
+        try:
+            reading.backup(writing, pages=STEP_PAGES, progress=_Restarts().check)
+        except _WrittenTooOften:
+            reading.backup(writing)
         writing.execute("PRAGMA journal_mode=DELETE")
     with target.open("rb") as file:
         os.fsync(file.fileno())
+
+
+class _WrittenTooOften(Exception):
+    """The database was written to between steps, again and again."""
+
+
+class _Restarts:
+    """Count of a stepwise copy's restarts."""
+
+    def __init__(self) -> None:
+        self._left, self._num = sys.maxsize, 0
+
+    def check(self, _status: int, left: int, _total: int) -> None:
+        """Raise _WrittenTooOften after `MAX_RESTARTS`; called by SQLite after each step with the pages left."""
+        self._num += left > self._left
+        self._left = left
+        if self._num > MAX_RESTARTS:
+            raise _WrittenTooOften
 
 
 def back_up_before(source: Path, revision: str) -> Path:

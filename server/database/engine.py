@@ -37,17 +37,19 @@ _BEGIN = "sqlite_begin"
 _MIGRATION_LOCK = 0x5256_4354  # an arbitrary number, the same in every process
 
 
-def create_engine(url: str, num_connections: int = NUM_CONNECTIONS) -> sa.Engine:
+def create_engine(url: str, num_connections: int = NUM_CONNECTIONS, num_idle: int = NUM_IDLE_CONNECTIONS) -> sa.Engine:
     """An engine on `url`. SQLite gets the settings of the module's docstring, and its folder is created on connect.
 
-    `num_connections`: one per thread that uses the database, so that no thread waits for another's.
+    `num_connections`: one per thread that uses the database, so that no thread waits for another's. `num_idle`: those
+    of them kept open, the last used first; opening one costs as much as several queries.
     """
     parsed = sa.make_url(url)
     # Parameters of a statement that fails hold webhooks' secrets, and would stand in the log.
     pool: dict[str, Any] = {
         "hide_parameters": True,
-        "pool_size": NUM_IDLE_CONNECTIONS,
-        "max_overflow": num_connections - NUM_IDLE_CONNECTIONS,
+        "pool_size": num_idle,
+        "max_overflow": num_connections - num_idle,
+        "pool_use_lifo": True,
     }
     if parsed.get_backend_name() != "sqlite":
         return sa.create_engine(parsed, pool_pre_ping=True, **pool)

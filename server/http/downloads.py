@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-import anyio
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from server.errors import RangeNotSatisfiable
 from server.http.etags import matches_weakly
+from server.http.threads import on_disk
 
 _CHUNK = 1 << 18
 _RANGE = re.compile(r"^bytes=\s*(\d{0,18})-(\d{0,18})\s*$")
@@ -94,19 +94,27 @@ def span_response(
 
 async def _read(path: Path, span: Span) -> AsyncIterator[bytes]:
     num_left = span.end - span.start
-    async with await anyio.open_file(path, "rb") as file:
-        await file.seek(span.start)
+    file = await on_disk(path.open, "rb")
+    try:
+        await on_disk(file.seek, span.start)
         while num_left > 0:
-            chunk = await file.read(min(_CHUNK, num_left))
+            chunk = await on_disk(file.read, min(_CHUNK, num_left))
             if not chunk:
                 return  # the file shrank: the client notices by `Content-Length`
             num_left -= len(chunk)
             yield chunk
+    finally:
+        file.close()  # nothing was written: closing does not wait
 
 
-def zip_of(files: Sequence[tuple[Path, str]]) -> tuple[Iterator[bytes], int]:
+def zip_of(files: Sequence[tuple[Path, str]]) -> tuple[AsyncIterator[bytes], int]:
     """Chunks of an uncompressed zip of these files by name, generated while it is sent, and its size in bytes."""
     stream = ZipStream(compress_type=ZIP_STORED, sized=True)
     for path, name in files:
         stream.add_path(path, name)
-    return iter(stream), len(stream)
+    return _chunks(iter(stream)), len(stream)
+
+
+async def _chunks(chunks: Iterator[bytes]) -> AsyncIterator[bytes]:
+    while (chunk := await on_disk(next, chunks, None)) is not None:
+        yield chunk

@@ -27,6 +27,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.errors import NotFound, Refused
 from server.http.rate_limit import OpenLimit
+from server.http.threads import on_disk
 
 logger = structlog.get_logger(__name__)
 
@@ -52,8 +53,8 @@ Poll = Callable[[], Awaitable[Batch]]
 
 
 def in_thread(poll: Callable[[], Batch]) -> Poll:
-    """A poll that reads files or the database."""
-    return partial(run_in_threadpool, poll)
+    """A poll that reads files."""
+    return partial(on_disk, poll)
 
 
 def message(data: str, an_id: int) -> bytes:

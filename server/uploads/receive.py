@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 import anyio
-from anyio.to_thread import run_sync
 from starlette.requests import Request
 
 from server.datasets.service import full_disk_as_no_space
 from server.errors import Conflict, TooSlow
+from server.http.threads import on_disk
 from server.storage.local import sync_file
 
 WRITE_BYTES = 1 << 20
@@ -78,7 +78,7 @@ class StreamedBody:
         """
         buffer = bytearray()
         with full_disk_as_no_space():
-            file = await run_sync(path.open, "ab" if append else "wb")
+            file = await on_disk(path.open, "ab" if append else "wb")
             try:
                 async for chunk in self._chunks():
                     self.size += len(chunk)
@@ -88,10 +88,10 @@ class StreamedBody:
                     if len(buffer) >= WRITE_BYTES:
                         data = bytes(buffer)
                         buffer.clear()
-                        await run_sync(_write, file, data, digest)
+                        await on_disk(_write, file, data, digest)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await run_sync(_finish, file, bytes(buffer), digest, path)
+                    await on_disk(_finish, file, bytes(buffer), digest, path)
 
     async def _watch_at_times(self) -> None:
         now = anyio.current_time()
@@ -100,7 +100,7 @@ class StreamedBody:
             if now - at < WATCH_SECONDS and self.size - size < WATCH_BYTES:
                 return
         self._watched_at = now, self.size
-        await run_sync(self._watch)
+        await on_disk(self._watch)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         stream = aiter(self._request.stream())

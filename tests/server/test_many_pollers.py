@@ -7,8 +7,9 @@ from collections import Counter
 import httpx
 import pytest
 
-from server.app import NUM_CONNECTIONS, NUM_REQUEST_THREADS
+from server.app import NUM_CONNECTIONS
 from server.database.engine import create_engine
+from server.http.threads import NUM_THREADS
 
 NUM_POLLERS = 48
 ROUNDS = 2
@@ -66,7 +67,7 @@ def test_there_are_as_many_connections_as_threads_that_may_ask(tmp_path, url):
     if url.startswith("postgresql"):
         pytest.importorskip("psycopg", exc_type=ImportError)
     engine = create_engine(url.format(folder=tmp_path), NUM_CONNECTIONS)
-    assert NUM_CONNECTIONS > NUM_REQUEST_THREADS
+    assert NUM_CONNECTIONS > NUM_THREADS
     assert engine.pool.size() + engine.pool._max_overflow == NUM_CONNECTIONS
 
 

@@ -4,7 +4,6 @@ from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
-from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -18,6 +17,7 @@ from server.database.tables import Job
 from server.errors import Refused
 from server.http.etags import matches_weakly
 from server.http.problem_details import documented
+from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.jobs.serializers import job_etag, jobs_public, update_tags
 from server.jobs.submission import Submission, request_fingerprint
@@ -77,7 +77,7 @@ async def submit(request: JobCreate, context: Context, idempotency_key: Idempote
     """Submit a job. It waits for its dataset's report, then for a worker."""
     if request.webhook is not None:
         await check_address(context, request.webhook.url)
-    return await run_in_threadpool(_submit, request, context, idempotency_key)
+    return await to_write(_submit, request, context, idempotency_key)
 
 
 def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None) -> Response:
