@@ -24,6 +24,7 @@ _REFERENCES = (
 
 def add_stored_files(session: Session, job: Job, files: Sequence[StoredFile], now: datetime) -> None:
     """Charge files to the job's owner, each once; in the transaction that adds the references to them."""
+    assert job.number is not None  # noqa: S101 - the job has a row
     for file in {file.path: file for file in files}.values():
         if session.get(StoredFileRow, file.path) is None:
             session.add(

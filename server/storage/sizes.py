@@ -123,6 +123,7 @@ def _write(session: Session, sizes: dict[str, int], now: datetime) -> None:
     query = sa.select(col(Job.id), col(Job.number), col(Job.owner)).where(col(Job.id).in_(sizes))
     query = query.order_by(col(Job.number)).with_for_update(read=True, key_share=True)  # not deleted before the commit
     for an_id, number, owner in session.connection().execute(query).all():
+        assert number is not None  # noqa: S101 - a primary key
         session.merge(
             StoredFileRow(
                 path=f"jobs/{an_id}", owner=owner, job_number=number, bytes=sizes[an_id], sha256=None, created_at=now
