@@ -13,7 +13,8 @@ import sqlalchemy as sa
 from sqlmodel import Session, col
 
 from server.database.engine import read_session, write_session
-from server.database.tables import Job, StoredFileRow
+from server.database.result_tables import StoredFileRow
+from server.database.tables import Job
 from server.storage.local import Storage
 
 BLOCK = 512

@@ -20,7 +20,7 @@ import server.storage.orphans
 from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from server.admin.doctor import _instance
 from server.database.clock import utc_now
-from server.database.tables import StoredFileRow
+from server.database.result_tables import StoredFileRow
 from server.results.checkpoints import StoredCheckpoints
 from server.settings import ServerSettings
 from server.storage.instances import INSTANCE_FILE, open_instance
