@@ -31,7 +31,8 @@ from rvc_engine.events import Metric as MetricEvent
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import create_engine, write_session
-from server.database.tables import Artifact, Attempt, Dataset, Event, Job, Metric, Worker, new_id
+from server.database.result_tables import Artifact
+from server.database.tables import Attempt, Dataset, Event, Job, Metric, Worker, new_id
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.storage.instances import open_instance

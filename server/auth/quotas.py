@@ -13,7 +13,8 @@ from rvc_train.schemas.access import OwnerPublic, Quota, Usage
 from rvc_train.schemas.jobs import TERMINAL_STATUSES
 from server.auth.audit import record
 from server.database.engine import advisory_lock, read_session, write_session
-from server.database.tables import Attempt, Dataset, Job, QuotaRow, SpentHours, StoredFileRow, Token, Upload
+from server.database.result_tables import StoredFileRow
+from server.database.tables import Attempt, Dataset, Job, QuotaRow, SpentHours, Token, Upload
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.settings import ServerSettings
 

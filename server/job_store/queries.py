@@ -10,7 +10,8 @@ from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import MetricSeries
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import read_session
-from server.database.tables import Artifact, Dataset, Event, Job, Metric
+from server.database.result_tables import Artifact
+from server.database.tables import Dataset, Event, Job, Metric
 from server.errors import NotFound, Refused
 
 

@@ -6,7 +6,8 @@ from rvc_engine.content.names import programs_note
 from rvc_train.schemas.datasets import DatasetPublic
 from rvc_train.schemas.events import EventPublic
 from rvc_train.schemas.results import CONTENT_NOTICE, ArtifactPublic
-from server.database.tables import Artifact, Dataset, Event, Job
+from server.database.result_tables import Artifact
+from server.database.tables import Dataset, Event, Job
 
 
 def content_notice(job: Job) -> str | None:

@@ -22,7 +22,8 @@ from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
 from server.database.engine import read_session, write_session
-from server.database.tables import Artifact, Attempt, Job, Worker, new_id
+from server.database.result_tables import Artifact
+from server.database.tables import Attempt, Job, Worker, new_id
 from server.errors import LeaseLost, NothingPublished
 from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (

@@ -13,7 +13,8 @@ from rvc_engine.errors import FailureCode
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
-from server.database.tables import Artifact, Job, Worker
+from server.database.result_tables import Artifact
+from server.database.tables import Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness

@@ -224,8 +224,8 @@ class JobService:
                 raise Conflict("the job is to be kept")
             record(session, "job.deleted", job.id, name=job.name)
             record_spent_hours(session, job, self._store.clock())
-            # Checkpoints that it shared with these are theirs alone now.
-            measure_again(session, sa.or_(col(Job.retry_of) == job.id, col(Job.id) == job.retry_of))
+            # Checkpoints that it shared with others, as a retry or as the origin of one, are theirs alone now.
+            measure_again(session, sa.and_(col(Job.owner) == job.owner, col(Job.dataset_id) == job.dataset_id))
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
     def seconds_queued(self) -> dict[QueuedJob, float]:

@@ -16,7 +16,8 @@ from rvc_engine import events as engine_events
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.results import CheckpointPublic, PreviewFile, PreviewPublic
 from server.database.engine import read_session
-from server.database.tables import Evaluation, Job, Preview
+from server.database.result_tables import Evaluation, Preview
+from server.database.tables import Job
 from server.errors import NotFound
 from server.job_store.events import NewEvent
 from server.results.stored_files import add_stored_files

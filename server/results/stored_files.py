@@ -10,7 +10,8 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlmodel import Session, col
 
-from server.database.tables import Artifact, Job, Preview, StoredFileRow
+from server.database.result_tables import Artifact, Preview, StoredFileRow
+from server.database.tables import Job
 from server.storage.local import StoredFile
 
 _REFERENCES = (

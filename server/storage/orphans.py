@@ -21,7 +21,8 @@ from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_train.schemas.jobs import LEASED_STATUSES
 from server.database.clock import utc_now
 from server.database.engine import read_session
-from server.database.tables import Dataset, Job, StoredFileRow, Upload
+from server.database.result_tables import StoredFileRow
+from server.database.tables import Dataset, Job, Upload
 from server.storage.instances import is_joined
 from server.storage.local import ATTEMPTS, Storage
 from server.storage.sizes import JobSizes, size_of

@@ -10,10 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col
 
 from server.database.engine import read_session, write_session
-from server.database.tables import Job, StoredFileRow
+from server.database.result_tables import StoredFileRow
+from server.database.tables import Job
 from server.storage.local import Storage
 
 BLOCK = 512
@@ -79,20 +80,19 @@ class JobSizes:
         return len(jobs)
 
     def _due(self) -> list[str]:
-        """Unfinished jobs, finished ones that were not measured since, and those whose checkpoints these share."""
+        """Unfinished jobs, finished ones not measured since, and jobs that may share checkpoints with one of them.
+
+        The latter are all jobs on the same dataset: jobs between two that share a file may be deleted.
+        """
+        is_final = col(StoredFileRow.created_at) >= col(Job.finished_at)
+        is_due = sa.or_(col(StoredFileRow.path).is_(None), col(Job.finished_at).is_(None), ~is_final)
+        measured = col(StoredFileRow.path) == sa.literal("jobs/") + col(Job.id)
+        due = sa.select(col(Job.id)).outerjoin(StoredFileRow, measured).where(is_due)
+        retried = sa.select(col(Job.dataset_id)).outerjoin(StoredFileRow, measured)
+        retried = retried.where(is_due, col(Job.retry_of).is_not(None))
+        related = sa.select(col(Job.id)).where(col(Job.dataset_id).in_(retried))
         with read_session(self._engine) as session:
-            is_final = col(StoredFileRow.created_at) >= col(Job.finished_at)
-            query = (
-                sa.select(col(Job.id))
-                .outerjoin(StoredFileRow, col(StoredFileRow.path) == sa.literal("jobs/") + col(Job.id))
-                .where(sa.or_(col(StoredFileRow.path).is_(None), col(Job.finished_at).is_(None), ~is_final))
-            )
-            due = set(session.connection().execute(query).scalars())
-            retries = select(Job.id, Job.retry_of).where(col(Job.retry_of).is_not(None))
-            pairs = [{job_id, origin} for job_id, origin in session.exec(retries).all() if origin is not None]
-        while related := set[str]().union(*(pair for pair in pairs if pair & due)) - due:
-            due |= related
-        return sorted(due)
+            return sorted(session.connection().execute(sa.union(due, related)).scalars())
 
     def _measure(self, job_ids: Collection[str]) -> dict[str, int]:
         """Bytes of each job's files that have no row. A file published meanwhile counts twice until the next time."""

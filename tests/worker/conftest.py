@@ -18,7 +18,8 @@ from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate
 from server.database.engine import create_engine, read_session, write_session
-from server.database.tables import Artifact, Attempt, Dataset, Event, Job, new_id
+from server.database.result_tables import Artifact
+from server.database.tables import Attempt, Dataset, Event, Job, new_id
 from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage

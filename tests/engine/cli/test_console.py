@@ -195,6 +195,7 @@ def test_an_end_at_once_names_the_steps_that_are_lost(tmp_path: Path) -> None:
     lost(events.StageChanged(stage="train", state="started"))
     lost(metric(12, 1))
     assert "12 steps are lost, those so far, as no checkpoint was saved yet" in lost.describe()
+    workspace.recovery.mkdir(parents=True)
     write_entries(workspace.recovery, [CheckpointEntry("step_000000011.pt", 11, 1, 1, "")])
     assert "1 step is lost, that since the checkpoint of step 11" in lost.describe()
 

@@ -150,6 +150,7 @@ def test_without_a_hub_the_run_trains_from_scratch_and_so_does_a_later_start(
     assert "training from scratch" in warning.message
     assert "127.0.0.1 cannot be reached" in warning.message
     assert "-pg" in warning.message
+    workspace.recovery.mkdir(parents=True)
     write_entries(workspace.recovery, [CheckpointEntry("step_000000001.pt", 1, 1, 1, "")])
     request.getfixturevalue("hub")  # reachable from now on
     config, said = start()

@@ -14,17 +14,8 @@ from rvc_engine.events import Metric as Measured
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobStatus
 from server.database.engine import read_session, write_session
-from server.database.tables import (
-    LOCAL_OWNER,
-    Artifact,
-    Attempt,
-    Delivery,
-    Event,
-    IdempotencyKey,
-    Job,
-    Metric,
-    Webhook,
-)
+from server.database.result_tables import Artifact
+from server.database.tables import LOCAL_OWNER, Attempt, Delivery, Event, IdempotencyKey, Job, Metric, Webhook
 from server.errors import Conflict, LeaseLost, NotFound, NothingPublished, Refused
 from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand

@@ -20,7 +20,7 @@ import server.storage.orphans
 from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from server.admin.doctor import _instance
 from server.database.clock import utc_now
-from server.database.tables import StoredFileRow
+from server.database.result_tables import StoredFileRow
 from server.results.checkpoints import StoredCheckpoints
 from server.settings import ServerSettings
 from server.storage.instances import INSTANCE_FILE, open_instance
@@ -284,10 +284,8 @@ def test_files_of_ended_attempts_that_nothing_refers_to_are_orphans(
     assert later(0.9).collect() == []
     later(1.1).collect()
     assert {str(path.relative_to(home)) for path in home.rglob("*") if path.is_file()} == before - set(unused)
-    (batch,) = (joined.root / "trash").iterdir()
-    assert sorted(str(path.relative_to(batch / "jobs" / job_id)) for path in batch.rglob("*.*")) == [
-        name for name in unused if "." in name.rpartition("/")[2]
-    ]
+    trashed = [path for path in joined.root.glob(f"trash/*/jobs/{job_id}/**/*") if path.is_file()]
+    assert sorted("/".join(path.relative_to(joined.root).parts[4:]) for path in trashed) == unused
     assert later(1.1).find() == []
 
 

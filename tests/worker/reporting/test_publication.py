@@ -17,7 +17,7 @@ from rvc_train.schemas.jobs import JobRetry
 from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session
-from server.database.tables import StoredFileRow
+from server.database.result_tables import StoredFileRow
 from server.errors import LeaseLost
 from server.job_store.leases import Lease
 from server.jobs.retry import RetryService

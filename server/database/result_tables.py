@@ -1,0 +1,84 @@
+"""The tables of a job's results: stored files, artifacts, evaluations, previews."""
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlmodel import Field
+
+from server.database.base import Table, UtcDateTime
+
+
+class StoredFileRow(Table, table=True):
+    """A file of a job on disk, charged to its owner as long as an artifact or a preview of the job refers to it.
+
+    The row with the path `jobs/<id>`, without a hash, stands for all files of the job without a row, as last measured.
+    """
+
+    __tablename__ = "stored_files"
+
+    path: str = Field(primary_key=True)
+    """As in `server.storage.local.StoredFile`."""
+    owner: str = Field(index=True)
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", index=True)
+    bytes: int = Field(sa_type=sa.BigInteger)
+    sha256: str | None = None
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    """Time of the publication, or of the measurement."""
+
+
+class Artifact(Table, table=True):
+    """A file offered by a job. `path` is that of a `StoredFileRow`."""
+
+    __tablename__ = "artifacts"
+    __table_args__ = (sa.UniqueConstraint("job_number", "name"),)
+
+    id: str = Field(primary_key=True)
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE")
+    kind: str
+    name: str
+    path: str
+    size: int = Field(sa_type=sa.BigInteger)
+    sha256: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Evaluation(Table, table=True):
+    """Scores of a save. A step repeated after a resume replaces its row and deletes later ones."""
+
+    __tablename__ = "evaluations"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    step: int = Field(primary_key=True)
+    epoch: int
+    values: dict[str, float] = Field(default_factory=dict, sa_type=sa.JSON)
+    """Scores by metric key."""
+    held_out: bool
+    num_clips: int
+    is_best: bool
+    """True for at most one row of a job."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class Preview(Table, table=True):
+    """A clip converted with the voice at a save. Paths as in `Artifact.path`."""
+
+    __tablename__ = "previews"
+    __table_args__ = ({"sqlite_with_rowid": False},)
+
+    job_number: int = Field(foreign_key="jobs.number", ondelete="CASCADE", primary_key=True)
+    step: int = Field(primary_key=True)
+    clip: int = Field(primary_key=True)
+    epoch: int
+    seconds: float
+    scores: dict[str, float] = Field(default_factory=dict, sa_type=sa.JSON)
+    audio_path: str
+    audio_size: int = Field(sa_type=sa.BigInteger)
+    audio_sha256: str
+    picture_path: str
+    picture_size: int = Field(sa_type=sa.BigInteger)
+    picture_sha256: str
+    recording_path: str
+    recording_size: int = Field(sa_type=sa.BigInteger)
+    recording_sha256: str
+    created_at: datetime = Field(sa_type=UtcDateTime)
