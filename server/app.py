@@ -149,7 +149,7 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         settings,
         *_periodic_tasks(context),
         leads=leadership.is_leading,
-        on_every_server=[(CLEANUP_SECONDS, context.tokens.clean_up)],
+        on_every_server=_tasks_on_every_server(context),
     )
     for start in (leadership.start, context.dataset_validator.start, task_scheduler.start):
         start()
@@ -245,6 +245,11 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
     yield CLEANUP_SECONDS, sizes.measure
     yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect
+
+
+def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
+    """Periodic tasks on what a server has in memory."""
+    return [(CLEANUP_SECONDS, context.tokens.clean_up)]
 
 
 def _open(context: AppContext) -> None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rvc_train.schemas.access import Scope
-from server.app import _periodic_tasks, create_app
+from server.app import _periodic_tasks, _tasks_on_every_server, create_app
 from server.auth.audit import AuditTrail
 from server.auth.authentication import REJECTION_ENTRIES_PER_MINUTE, AuthThrottle
 from server.auth.tokens import TokenService
@@ -463,9 +463,8 @@ def test_the_trail_is_kept_for_so_many_days(engine: sa.Engine, clock: Any) -> No
 
 def test_housekeeping_does_what_tokens_sizes_and_the_trail_need(tmp_path: Path) -> None:
     app = create_app(ServerSettings(data_folder=tmp_path))
-    names = {
-        getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in _periodic_tasks(app.state.context)
-    }
+    chores = [*_periodic_tasks(app.state.context), *_tasks_on_every_server(app.state.context)]
+    names = {getattr(chore, "__qualname__", getattr(chore, "func", None)) for _, chore in chores}
     assert {"TokenService.clean_up", "JobSizes.measure"} < names
     assert app.state.context.audit.delete_old in names
     app.state.context.engine.dispose()
