@@ -36,6 +36,12 @@ def wait_for_engine(shop: Any, job_id: str, told: str) -> int:
     return shop.attempts(job_id)[-1].engine_pid
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether each of a process's threads is; the signal reaches them one after the other."""
+    tasks = Path(f"/proc/{pid}/task").iterdir()
+    return all((task / "stat").read_text().rpartition(") ")[2].startswith("T") for task in tasks)
+
+
 def num_workers(shop: Any) -> int:
     with read_session(shop.engine) as session:
         return len(session.exec(select(Worker.id)).all())
@@ -129,6 +135,7 @@ def test_a_worker_that_lives_keeps_its_slot_its_job_and_its_engine_however_long_
         pid = wait_for_engine(shop, job_id, "begun")
         with shop.engine.begin():  # so that it holds no transaction, which would block everyone
             psutil.Process(worker.pid).suspend()
+            shop.wait_until(lambda: is_stopped(worker.pid), "the end of its last instruction")
         with shop.worker():
             shop.wait_for(shop.submit(list(shop.MAKE_VOICE)), "succeeded")
             assert is_running(pid)
