@@ -1,10 +1,13 @@
 """`python -m server`: serve until SIGTERM or Ctrl-C."""
 
 import _thread
+import logging
 import os
 import signal
 import sys
+import threading
 from types import FrameType
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -91,5 +94,20 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
+def run() -> NoReturn:
+    """Serve and exit, without waiting for threads that a disk or a name server holds up: nobody waits for them.
+
+    What such a thread had begun is as after a power cut: done, or not done and repeated by the client or the next start.
+    """
+    try:
+        code = main()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

@@ -26,7 +26,7 @@ from tests.soak.measures import Measures, Slope
 from tests.soak.receivers import Receivers
 from tests.soak.users import TERMINAL, Record, User
 
-TOKEN = "the-first-token-of-all"  # noqa: S105 - of a server for this soak alone
+TOKEN = "the-first-token-of-all"
 NUM_WORKERS = 4
 NUM_USERS = 3
 STRIKE_SECONDS = (4.0, 12.0)
@@ -49,9 +49,23 @@ SCRIPTS: list[list[list[object]]] = [
         ["artifact", "voice", 640],
         ["succeed"],
     ],
-    [["train", 8, 0.1, 3], ["crash_once"], ["train", 16, 0.1, 4], ["artifact", "voice", 6400], ["succeed"]],
+    [
+        ["train", 8, 0.1, 3],
+        ["crash_once"],
+        ["train", 16, 0.1, 4],
+        ["artifact", "voice", 6400],
+        ["artifact", "index", 64],
+        ["succeed"],
+    ],
     [["train", 5, 0.1, 2], ["fail", "out_of_memory", "the device's memory is full"]],
-    [["flood", 300], ["train", 5, 0.1, 2], ["artifact", "voice", 640], ["lost_preview", 5], ["succeed"]],
+    [
+        ["flood", 300],
+        ["train", 5, 0.1, 2],
+        ["artifact", "voice", 640],
+        ["artifact", "index", 640],
+        ["lost_preview", 5],
+        ["succeed"],
+    ],
 ]
 
 
