@@ -114,7 +114,7 @@ def _of_files(session: Session, storage: Storage, record: Record) -> list[str]:
         contents = [path.read_bytes() for path in files if path.suffix != ".json"]
         if contents != [record.datasets.get(dataset.id, b"?")]:
             faults.append(f"{dataset.id}: its recordings are not what was uploaded, or nobody was told of it")
-    present = {dataset_id for dataset_id in record.datasets.keys() - record.deleted_datasets}
+    present = set(record.datasets.keys() - record.deleted_datasets)
     rows = set(session.exec(select(Dataset.id).where(col(Dataset.deleted_at).is_(None))).all())
     faults += [f"{dataset_id} was accepted and is gone" for dataset_id in present - rows]
     for upload in session.exec(select(Upload).where(col(Upload.dataset_id).is_(None))).all():
