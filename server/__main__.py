@@ -95,9 +95,9 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
 
 
 def run() -> NoReturn:
-    """Serve and exit, without waiting for threads that a disk or a name server holds up: nobody waits for them.
+    """Serve and exit, without waiting for threads that wait for a disk or a name server.
 
-    What such a thread had begun is as after a power cut: done, or not done and repeated by the client or the next start.
+    Work that such a thread had begun is as after a power cut: complete, or repeated by the client or the next start.
     """
     try:
         code = main()

@@ -15,8 +15,8 @@ from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import After, AppContext, Context, Limit, link_next
 from server.datasets.service import checked_name
 from server.errors import UploadTooLarge
-from server.http.threads import on_disk
 from server.http.problem_details import documented
+from server.http.threads import on_disk
 from server.job_store.serializers import dataset_public
 from server.uploads.receive import StreamedBody
 

@@ -19,8 +19,8 @@ from server.api.authorization import require_principal, requires
 from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia, UnsupportedTus
-from server.http.threads import on_disk
 from server.http.problem_details import TUS_VERSION, documented
+from server.http.threads import on_disk
 from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/uploads", tags=["uploads"])

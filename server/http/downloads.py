@@ -16,8 +16,8 @@ from starlette.responses import Response, StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
 from server.errors import RangeNotSatisfiable
-from server.http.threads import on_disk
 from server.http.etags import matches_weakly
+from server.http.threads import on_disk
 
 _CHUNK = 1 << 18
 _RANGE = re.compile(r"^bytes=\s*(\d{0,18})-(\d{0,18})\s*$")

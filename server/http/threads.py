@@ -23,11 +23,11 @@ R = TypeVar("R")
 Arguments = TypeVarTuple("Arguments")
 
 
-async def to_write(function: Callable[[Unpack[Arguments]], R], *arguments: Unpack[Arguments]) -> R:
+async def to_write(function: Callable[[Unpack[Arguments]], R], *arguments: *Arguments) -> R:
     """Run a function that writes to the database."""
     return await run_sync(function, *arguments, limiter=_WRITERS)
 
 
-async def on_disk(function: Callable[[Unpack[Arguments]], R], *arguments: Unpack[Arguments]) -> R:
+async def on_disk(function: Callable[[Unpack[Arguments]], R], *arguments: *Arguments) -> R:
     """Run a function that reads or writes files."""
     return await run_sync(function, *arguments, limiter=_DISK)
