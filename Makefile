@@ -7,7 +7,8 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo dist images catalogue docs screenshots test test-pipeline test-models test-engine test-service test-long test-install test-containers test-clients \
+.PHONY: setup browser demo dist images catalogue docs screenshots \
+  test test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients \
   lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
@@ -87,6 +88,11 @@ test-service: setup
 
 test-long: setup
 	$(BIN)/python -m pytest -m "not containers"
+
+# The service used and abused at random for SECONDS; prints figures as JSON. SOAK_SEED repeats the choices of a run.
+SECONDS ?= 3600
+soak: setup
+	$(BIN)/python -m tests.soak --seconds $(SECONDS)
 
 # The wheel installed into fresh environments with each extra alone. PYTHONS: which; the first is the one with torch.
 PYTHONS ?= $(shell for name in python3.11 python3.12 python3.13; do command -v $$name; done)

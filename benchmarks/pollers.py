@@ -35,7 +35,7 @@ UPLOAD_BYTES = 64 * 2**20
 
 @dataclass
 class Polling:
-    """What the pollers and their neighbours measured, in seconds."""
+    """Measurements of the pollers and their neighbours, in seconds."""
 
     statuses: Counter[int | str] = field(default_factory=Counter)
     waits: list[float] = field(default_factory=list)
@@ -163,19 +163,19 @@ def busy_server(folder: Path) -> Iterator[tuple[str, list[str], str, Any]]:
     engine = [sys.executable, str(Path(__file__).parents[1] / "tests" / "worker" / "scripted_engine.py"), str(script)]
     variables = {"RVC_TRAIN_DATA_FOLDER": str(folder), "RVC_TRAIN_ENGINE_COMMAND": json.dumps(engine)}
     environment = os.environ | variables | {"RVC_TRAIN_DEVICE": "cpu"}
-    with serving(folder, TOKEN=TOKEN) as server:
-        with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60) as http:
-            body = {"owner": "local", "scopes": ["read", "submit"]}
-            tokens = [http.post("/v1/tokens", json=body).json()["secret"] for _ in range(NUM_TOKENS)]
-            jobs = [instance.submit().id for _ in range(3)]
-            worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environment, **NO_OUTPUT)  # type: ignore[call-overload]
-            try:
-                while http.get(f"/v1/jobs/{jobs[0]}").json()["step"] is None:
-                    time.sleep(0.1)
-                yield server.url, tokens, jobs[0], server
-            finally:
-                worker.terminate()
-                worker.wait()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with serving(folder, TOKEN=TOKEN) as server, httpx.Client(base_url=server.url, headers=headers, timeout=60) as http:
+        body = {"owner": "local", "scopes": ["read", "submit"]}
+        tokens = [http.post("/v1/tokens", json=body).json()["secret"] for _ in range(NUM_TOKENS)]
+        jobs = [instance.submit().id for _ in range(3)]
+        worker = subprocess.Popen([sys.executable, "-m", "worker"], env=environment, **NO_OUTPUT)  # type: ignore[call-overload]
+        try:
+            while http.get(f"/v1/jobs/{jobs[0]}").json()["step"] is None:
+                time.sleep(0.1)
+            yield server.url, tokens, jobs[0], server
+        finally:
+            worker.terminate()
+            worker.wait()
 
 
 def main() -> None:

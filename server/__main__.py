@@ -1,14 +1,17 @@
 """`python -m server`: serve until SIGTERM or Ctrl-C."""
 
 import _thread
+import logging
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import structlog
 import uvicorn
@@ -125,5 +128,20 @@ def _exit(_number: int, _frame: FrameType | None) -> None:
     sys.exit(0)
 
 
+def run() -> NoReturn:
+    """Serve and exit, without waiting for threads that wait for a disk or a name server.
+
+    Work that such a thread had begun is as after a power cut: complete, or repeated by the client or the next start.
+    """
+    try:
+        code = main()
+    except SystemExit as error:
+        code = int(error.code or 0)
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

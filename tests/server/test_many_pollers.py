@@ -3,10 +3,13 @@
 import asyncio
 import time
 from collections import Counter
+from pathlib import Path
 
 import httpx
 import pytest
 
+from benchmarks.pollers import busy_server, percentile
+from benchmarks.pollers import poll as poll_each_second
 from server.app import NUM_CONNECTIONS
 from server.database.engine import create_engine
 from server.http.threads import NUM_THREADS
@@ -75,3 +78,20 @@ def test_a_probe_of_the_process_is_answered_whatever_token_comes_along_and_whoev
     with serve(tmp_path, token="the-first-token-of-all", requests_per_minute=2) as server, server.client() as http:
         assert [http.get("/readyz").status_code for _ in range(3)] == [200, 200, 429]
         assert http.get("/livez", headers={"Authorization": "Bearer revoked"}).json() == {"status": "ok", "checks": {}}
+
+
+@pytest.mark.long
+@pytest.mark.sqlite
+@pytest.mark.parametrize(("num_pollers", "has_etags", "limit"), [(200, True, 1.0), (50, False, 0.5)])
+def test_pollers_once_a_second_beside_an_upload_and_a_follower_are_answered_in_time(
+    tmp_path: Path, num_pollers: int, has_etags: bool, limit: float
+) -> None:
+    with busy_server(tmp_path) as (url, tokens, job_id, _):
+        numbers = {"num_pollers": num_pollers, "seconds": 60, "has_etags": has_etags}
+        found = asyncio.run(poll_each_second(url, tokens, job_id, **numbers))
+    assert set(found.statuses) <= {200, 304}
+    assert found.statuses.total() > 50 * num_pollers
+    assert found.num_uploads > 0
+    assert percentile(found.waits, 0.99) < limit
+    assert percentile(found.probes, 0.99) < 0.1
+    assert max(found.delays) < 2

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import structlog
 
 from tests.conftest import ROOT, Process, Station
 from tests.soak.check import check
@@ -31,8 +32,8 @@ NUM_WORKERS = 4
 NUM_USERS = 3
 STRIKE_SECONDS = (4.0, 12.0)
 """Time between two strikes at a worker."""
-LIVES_OF_SERVER = 8
-"""Number of times that the server is ended on the way, by SIGKILL or SIGTERM."""
+LIVES_OF_SERVER = 5
+"""Number of servers, one after the other, each but the last ended by SIGKILL or SIGTERM. Longer lives show growth."""
 WARM_UP_SECONDS = 25.0
 """Time after a process's start for which its memory is not looked at."""
 DRAIN_SECONDS = 240.0
@@ -44,14 +45,29 @@ SCRIPTS: list[list[list[object]]] = [
     [["train", 40, 0.15, 10], ["artifact", "voice", 320_000], ["artifact", "index", 32_000], ["succeed"]],
     [
         ["train", 6, 0.05, 2],
-        ["preview", 6, "hum"],
         ["evaluated", 6, 20.0, True],
+        ["preview", 6, "hum"],
         ["artifact", "voice", 640],
+        ["artifact", "index", 64],
         ["succeed"],
     ],
-    [["train", 8, 0.1, 3], ["crash_once"], ["train", 16, 0.1, 4], ["artifact", "voice", 6400], ["succeed"]],
-    [["train", 5, 0.1, 2], ["fail", "out_of_memory", "the device's memory is full"]],
-    [["flood", 300], ["train", 5, 0.1, 2], ["artifact", "voice", 640], ["lost_preview", 5], ["succeed"]],
+    [
+        ["train", 8, 0.1, 3],
+        ["crash_once"],
+        ["train", 16, 0.1, 4],
+        ["artifact", "voice", 6400],
+        ["artifact", "index", 64],
+        ["succeed"],
+    ],
+    [["train", 5, 0.1, 2], ["fail", "gpu_out_of_memory", "the device's memory is full"]],
+    [
+        ["flood", 300],
+        ["train", 5, 0.1, 2],
+        ["artifact", "voice", 640],
+        ["artifact", "index", 640],
+        ["lost_preview", 5],
+        ["succeed"],
+    ],
 ]
 
 
@@ -68,8 +84,9 @@ class Result:
 class Soak:
     """One soak in a new folder."""
 
-    def __init__(self, folder: Path, seconds: float, seed: int) -> None:
+    def __init__(self, folder: Path, seconds: float, seed: int, lives_of_server: int = LIVES_OF_SERVER) -> None:
         self.seconds, self.seed, self.random = seconds, seed, random.Random(seed)
+        self.lives_of_server = lives_of_server
         self.station = Station(folder, TOKEN)
         self.station.environment |= {
             "RVC_TRAIN_REPORT_COMMAND": json.dumps([sys.executable, str(ROOT / "tests" / "server" / "fake_report.py")]),
@@ -120,7 +137,7 @@ class Soak:
         )
 
     def _strike_until(self, end: float) -> None:
-        life = self.seconds / LIVES_OF_SERVER
+        life = self.seconds / self.lives_of_server
         next_of_server = time.monotonic() + life
         while (now := time.monotonic()) < end:
             time.sleep(min(end - now, self.random.uniform(*STRIKE_SECONDS)))
@@ -133,7 +150,7 @@ class Soak:
                 self._strike_worker()
 
     def _choose_script(self) -> None:
-        """What engines that start from now on do."""
+        """Choose the script of engines that start from now on."""
         temporary = self.station.folder / "script.new"
         temporary.write_text(json.dumps(self.random.choice(SCRIPTS)))
         if "RVC_TRAIN_ENGINE_COMMAND" not in self.station.environment:
@@ -268,12 +285,14 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SOAK_SEED", time.time_ns() % 100_000)))
     parser.add_argument("--folder", type=Path, help="keep everything here")
+    parser.add_argument("--lives", type=int, default=LIVES_OF_SERVER, help="number of servers, one after the other")
     options = parser.parse_args()
     print(f"seed {options.seed}", file=sys.stderr, flush=True)
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for the figures
     with tempfile.TemporaryDirectory(prefix="rvc-soak-") as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        result = Soak(folder, options.seconds, options.seed).run()
+        result = Soak(folder, options.seconds, options.seed, options.lives).run()
     print(json.dumps(asdict(result), indent=1))
     return 1 if result.faults else 0
 

@@ -1,4 +1,4 @@
-"""What must hold after the soak: every job accounted for, and the data folder equal to the database."""
+"""Checks after the soak: every job accounted for, and the data folder equal to the database."""
 
 import hashlib
 import re

@@ -1,4 +1,4 @@
-"""Users of the soak: threads that upload, submit, steer, retry, delete and follow, and what they were told."""
+"""Users of the soak: threads that upload, submit, steer, retry, delete and follow, and their record."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ MAX_JOBS_KEPT = 60
 
 @dataclass
 class Record:
-    """What the server told the users, shared by their threads."""
+    """Answers that the users got, shared by their threads."""
 
     jobs: set[str] = field(default_factory=set)
     """Jobs whose submission was answered."""
@@ -196,7 +196,8 @@ class User(threading.Thread):
 
     def subscribe(self) -> None:
         """Create a webhook for all jobs, or delete one when there are some."""
-        hooks = self.ask("GET", "/v1/webhooks").json()["data"]
+        found = self.ask("GET", "/v1/webhooks", params={"limit": 100}).json()["data"]
+        hooks = [hook for hook in found if hook["job_id"] is None]
         if len(hooks) > 4:
             self.ask("DELETE", f"/v1/webhooks/{self.random.choice(hooks)['id']}", 404)
         else:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from server.admin.backup import back_up
-from server.database.engine import create_engine
+from server.database.engine import checkpoint_wal, create_engine
 from server.errors import Refused
 from server.storage.local import Storage
 from tests.programs import run_program
@@ -49,6 +49,29 @@ def test_a_backup_made_while_the_server_works_starts_as_a_server_of_its_own(
         assert other.get(f"/v1/jobs/{job_id}").json()["status"] == "succeeded"
         assert other.get(f"/v1/jobs/{job_id}/artifacts/anna.pth").content == b"the voice" * 1000
         assert other.get(f"/v1/jobs/{job_id}/logs").text == "the log"
+
+
+@pytest.mark.sqlite
+def test_the_log_can_be_folded_between_the_steps_of_a_backup(
+    bench: Any, storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.database.engine.LARGE_WAL", 1)
+    monkeypatch.setattr("server.admin.backup.STEP_PAGES", 20)
+    engine, sizes = bench.jobs.engine, []
+
+    def fold(*_: object) -> None:
+        checkpoint_wal(engine)
+        sizes.append(Path(f"{engine.url.database}-wal").stat().st_size)
+
+    monkeypatch.setattr("server.admin.backup._Restarts.check", fold)
+    jobs = [bench.job() for _ in range(10)]
+    result = back_up(engine, storage, tmp_path / "backup")
+    assert result.has_database
+    assert sizes[0] == 0
+    copy = create_engine(f"sqlite:///{tmp_path / 'backup' / 'rvc-train.db'}")
+    with copy.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM jobs").scalar() == len(jobs)
+    copy.dispose()
 
 
 def test_what_happens_after_a_backup_does_not_reach_it(live: Any, finished: Callable[..., str], tmp_path: Path) -> None:
