@@ -21,6 +21,7 @@ from rvc_train.cli.services import free_port
 from rvc_train.client import Client, connect
 from rvc_train.schemas.datasets import DatasetPublic, DatasetStatus
 from rvc_train.schemas.jobs import JobCreate, JobPublic
+from tests.crash_points import CrashPoints
 from tests.programs import Fork, forks, run_program
 
 ROOT = Path(__file__).parents[1]
@@ -79,11 +80,14 @@ class Station:
         engine = [sys.executable, str(SCRIPTED_ENGINE), str(self.script_file)]
         self.environment["RVC_TRAIN_ENGINE_COMMAND"] = json.dumps(engine)
 
-    def start(self, module: str) -> Process:
+    def start(self, module: str, points: CrashPoints | None = None) -> Process:
+        """Start a program, which `points` may kill."""
         log = self.folder / f"{module}.log"
         process: Process
         if (self.python, self.cwd) == (Path(sys.executable), ROOT):
-            process = forks().start(module, environment=self.environment, folder=ROOT, output=log, errors=log)
+            command = [module] if points is None else points.command(module)
+            environment = self.environment | ({} if points is None else points.environment)
+            process = forks().start(*command, environment=environment, folder=ROOT, output=log, errors=log)
         else:
             with log.open("ab") as file:
                 process = subprocess.Popen(
@@ -92,13 +96,13 @@ class Station:
         self.processes.append(process)
         return process
 
-    def start_server(self) -> Process:
-        server = self.start("server")
+    def start_server(self, points: CrashPoints | None = None) -> Process:
+        server = self.start("server", points)
         self.wait_until(self.client.is_ready, "the server", 90)
         return server
 
-    def start_worker(self) -> Process:
-        return self.start("worker")
+    def start_worker(self, points: CrashPoints | None = None) -> Process:
+        return self.start("worker", points)
 
     def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`rvc-train WORDS` against this server."""

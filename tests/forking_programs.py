@@ -40,9 +40,7 @@ def run(request: dict[str, Any]) -> int:
     os.environ.update(request["environment"])
     os.chdir(request["folder"])
     sys.argv = [request["module"], *request["arguments"]]
-    for name in (request["module"], f"{request['module']}.__main__"):
-        if name in PRELOADED:
-            del sys.modules[name]  # it is run as `__main__`; runpy warns of a second copy
+    forget(request["module"])
     try:
         runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
     except SystemExit as end:
@@ -54,6 +52,13 @@ def run(request: dict[str, Any]) -> int:
         traceback.print_exc()
         return 1
     return 0
+
+
+def forget(module: str) -> None:
+    """Make a module that is loaded ready to be run as `__main__`: runpy warns of a second copy."""
+    for name in (module, f"{module}.__main__"):
+        if name in PRELOADED:
+            del sys.modules[name]
 
 
 def reap() -> None:
