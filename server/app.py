@@ -30,7 +30,9 @@ from server.auth.tokens import TokenService
 from server.context import AppContext
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
-from server.datasets import validator
+from server.datasets import ingestion, validator
+from server.datasets.admission import Admissions
+from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
@@ -50,6 +52,7 @@ from server.settings import ServerSettings
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 from server.storage.orphans import SCAN_SECONDS, Orphans
+from server.storage.reservations import Reservations
 from server.storage.sizes import JobSizes
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
@@ -61,7 +64,14 @@ logger = structlog.get_logger(__name__)
 
 NUM_REQUEST_THREADS = 40
 """Threads that serve requests. Each uses one database connection at a time."""
-NUM_CONNECTIONS = NUM_REQUEST_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
+NUM_CONNECTIONS = (
+    NUM_REQUEST_THREADS
+    + datasets.NUM_ADMITTING
+    + ingestion.NUM_THREADS
+    + validator.NUM_THREADS
+    + delivery.NUM_THREADS
+    + scheduler.MAX_THREADS
+)
 """One database connection per thread, so that no thread waits for another's."""
 DESCRIPTION = "Upload recordings of a voice, submit a job, watch it, download the voice."
 
@@ -125,7 +135,7 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
     deliverer = Deliverer(engine, settings, utc_now)
     tasks = _periodic_tasks(context)
     task_scheduler = Scheduler(context.jobs, context.uploads, deliverer, context.retention, settings, *tasks)
-    for start in (context.dataset_validator.start, task_scheduler.start):
+    for start in (context.ingestion.start, context.dataset_validator.start, task_scheduler.start):
         start()
     logger.info("the server is ready", data_folder=str(context.storage.root))
     try:
@@ -135,7 +145,8 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
             deliveries.cancel_scope.cancel()
     finally:
         context.stopping.set()
-        for stop in (context.dataset_validator.stop, task_scheduler.stop, context.tokens.clean_up):
+        background = (context.ingestion.stop, context.dataset_validator.stop, task_scheduler.stop)
+        for stop in (*background, context.tokens.clean_up):
             await run_in_threadpool(stop)
         engine.dispose()
         logger.info("the server has stopped")
@@ -155,7 +166,10 @@ def _build_context(settings: ServerSettings) -> AppContext:
         quotas=quotas,
         estimator=estimator,
     )
-    dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
+    dataset_service = DatasetService(job_service, storage)
+    dataset_validator = DatasetValidator(dataset_service, storage, settings)
+    reservations = Reservations(storage, settings, utc_now)
+    admissions = Admissions(engine, storage, settings, reservations, quotas, utc_now)
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     stopping = threading.Event()
     return AppContext(
@@ -167,7 +181,9 @@ def _build_context(settings: ServerSettings) -> AppContext:
         estimator=estimator,
         estimates=EstimateService(engine, estimator, storage, quotas, utc_now),
         datasets=dataset_service,
-        uploads=UploadService(engine, storage, settings, quotas=quotas),
+        admissions=admissions,
+        ingestion=Ingestion(dataset_service, admissions, job_service, storage, dataset_validator),
+        uploads=UploadService(engine, storage, settings, reservations, quotas),
         upload_locks=UploadLocks(),
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
@@ -181,9 +197,10 @@ def _build_context(settings: ServerSettings) -> AppContext:
         job_queries=job_queries,
         pages=shells.Pages(),
         event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
-        dataset_validator=DatasetValidator(dataset_service, storage, settings),
+        dataset_validator=dataset_validator,
         sse_responder=SseResponder(settings.follow_poll_seconds, settings.keep_alive_seconds, stopping),
         stopping=stopping,
+        admitting=anyio.CapacityLimiter(datasets.NUM_ADMITTING),
     )
 
 
@@ -200,5 +217,7 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
 
 def _open(context: AppContext) -> None:
     open_instance(context.engine, context.storage)
+    for clean_up in (context.uploads.expire, context.datasets.delete_leftovers):
+        clean_up()
     if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass
 from typing import Annotated
 
+import anyio
 import sqlalchemy as sa
 from fastapi import Depends, Query, Request, Response
 
@@ -13,6 +14,8 @@ from server.auth.audit import AuditTrail
 from server.auth.authentication import AuthThrottle
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
+from server.datasets.admission import Admissions
+from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
@@ -44,6 +47,8 @@ class AppContext:
     estimator: Estimator
     estimates: EstimateService
     datasets: DatasetService
+    admissions: Admissions
+    ingestion: Ingestion
     uploads: UploadService
     upload_locks: UploadLocks
     webhooks: WebhookService
@@ -62,6 +67,8 @@ class AppContext:
     sse_responder: SseResponder
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
+    admitting: anyio.CapacityLimiter
+    """The limit of threads that hash uploads and read the directories of archives; other threads serve requests."""
 
 
 def _context(request: Request) -> AppContext:

@@ -26,7 +26,7 @@ NUM_IDLE_CONNECTIONS = 5
 CHECK_TIMEOUT_MS = 2_000
 LARGE_WAL = 64 * 2**20
 """Size in bytes from which the write-ahead log's file is cut off."""
-SCHEMA_VERSION = "0010"
+SCHEMA_VERSION = "0013"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"

@@ -15,7 +15,7 @@ import anyio
 from anyio.to_thread import run_sync
 from starlette.requests import Request
 
-from server.datasets.service import full_disk_as_no_space
+from server.datasets.admission import full_disk_as_no_space
 from server.errors import Conflict, TooSlow
 from server.storage.local import sync_file
 
@@ -57,11 +57,11 @@ class StreamedBody:
     """The body of a request, streamed to a file. Whatever waits for a disk runs beside the event loop."""
 
     def __init__(
-        self, request: Request, idle_seconds: float, check: Callable[[int], None], watch: Callable[[], None]
+        self, request: Request, idle_seconds: float, check: Callable[[int], None], watch: Callable[[int], None]
     ) -> None:
         """`check` is called with the number of bytes so far before a chunk is written, and raises if it is too high.
 
-        `watch` is called in a thread at the start, then every minute or 64 MB, and may raise too.
+        `watch` is called likewise, but in a thread: at the start, then every minute or 64 MB. It may raise too.
         """
         self._request, self._idle_seconds, self._check, self._watch = request, idle_seconds, check, watch
         self._watched_at: tuple[float, int] | None = None
@@ -97,7 +97,7 @@ class StreamedBody:
             if now - at < WATCH_SECONDS and self.size - size < WATCH_BYTES:
                 return
         self._watched_at = now, self.size
-        await run_sync(self._watch)
+        await run_sync(self._watch, self.size)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         stream = aiter(self._request.stream())
