@@ -143,8 +143,9 @@ class Admissions:
         return dataset
 
     def _new(self, dataset_id: str, owner: str, name: str, sha256: str, size: int) -> Dataset:
-        names = {"id": dataset_id, "owner": owner, "name": name, "sha256": sha256}
-        return Dataset(**names, size=size, num_files=0, created_at=self._clock())
+        return Dataset(
+            id=dataset_id, owner=owner, name=name, sha256=sha256, size=size, num_files=0, created_at=self._clock()
+        )
 
     def _have_ingested(self, session: Session, dataset: Dataset, num_bytes: int) -> None:
         """Reserve room for a dataset, a new one or one that was refused before, and mark it for ingestion."""
