@@ -17,7 +17,7 @@ from server.context import After, AppContext, Context, Limit, link_next
 from server.database.tables import Dataset
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
-from server.errors import UploadRefused, UploadTooLarge
+from server.errors import Conflict, NotFound, UploadRefused, UploadTooLarge
 from server.http.problem_details import documented
 from server.job_store.serializers import dataset_public
 from server.uploads.receive import StreamedBody
@@ -44,7 +44,10 @@ _BODY = {
     status_code=201,
     openapi_extra=_BODY,
     responses=documented(
+        404,
         408,
+        409,
+        410,
         413,
         422,
         507,
@@ -93,9 +96,7 @@ async def _admitted(
     context.ingestion.wake()
     if (dataset.stored_bytes or 0) <= SMALL_BYTES:
         with anyio.move_on_after(WAIT_SECONDS):
-            while dataset.status == DatasetStatus.INGESTING and dataset.reason is None:
-                await anyio.sleep(POLL_SECONDS)
-                dataset = await run_in_threadpool(context.datasets.get, dataset.id)
+            dataset = await _ingested(context, dataset)
     if is_ingestion_refused(dataset):
         await run_in_threadpool(context.admissions.discard_refused, dataset.id)
         raise UploadRefused(dataset.reason or "")
@@ -103,6 +104,19 @@ async def _admitted(
     response.status_code = status if is_new else 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset_public(dataset)
+
+
+async def _ingested(context: AppContext, dataset: Dataset) -> Dataset:
+    """The dataset when its ingestion is over, waits for the disk, or the server stops."""
+    while dataset.status == DatasetStatus.INGESTING and dataset.reason is None and not context.stopping.is_set():
+        await anyio.sleep(POLL_SECONDS)
+        try:
+            dataset = await run_in_threadpool(context.datasets.get, dataset.id)
+        except NotFound:
+            raise Conflict(
+                "another request at the same time deleted the dataset, or had its archive refused; send this one again"
+            ) from None
+    return dataset
 
 
 def _check_size(size: int, context: AppContext) -> None:

@@ -181,19 +181,19 @@ async def _append(
     With a checksum, the row keeps the offset before the chunk until the chunk is verified.
     """
     await run_in_threadpool(context.uploads.begin_chunk, upload_id, offset, None if checksum is None else offset)
-    algorithm = "sha256" if checksum is None else checksum.algorithm
-    digest = _DIGESTS[algorithm](usedforsecurity=False)
+    whole = context.uploads.digest_so_far(upload_id, offset)
+    chunk = None if checksum is None else _DIGESTS[checksum.algorithm](usedforsecurity=False)
+    digests = [digest for digest in (whole, chunk) if digest is not None]
     try:
-        await body.write(context.uploads.path(upload_id), digest, append=True)
+        await body.write(context.uploads.path(upload_id), *digests, append=True)
     except BaseException:
         if checksum is None:
             with anyio.CancelScope(shield=True):
                 await run_in_threadpool(context.uploads.end_chunk, upload_id)
         raise
-    if checksum is not None and not hmac.compare_digest(digest.digest(), checksum.digest):
+    if checksum is not None and chunk is not None and not hmac.compare_digest(chunk.digest(), checksum.digest):
         raise ChecksumMismatch(f"the chunk does not match its {checksum.algorithm} checksum; send it again")
-    sha256 = digest.hexdigest() if algorithm == "sha256" and offset == 0 else None
-    return await run_in_threadpool(context.uploads.end_chunk, upload_id, sha256)
+    return await run_in_threadpool(context.uploads.end_chunk, upload_id, whole)
 
 
 def _limited_to(max_bytes: int) -> Callable[[int], None]:

@@ -90,7 +90,7 @@ class Upload(Table, table=True):
     state: str = UploadState.RECEIVING
     """Changed by `change_upload` alone."""
     is_resumable: bool = True
-    """Whether a client knows its id. The body of a single request is an upload as well, but nobody can resume it."""
+    """False for the body of a single request, whose id no client has."""
     length: int = Field(sa_type=sa.BigInteger)
     received: int = Field(default=0, sa_type=sa.BigInteger)
     """Bytes in the file at the last change of the row, for the reservation of the rest; there may be more."""

@@ -141,7 +141,7 @@ class Ingestion(OwnerTurns):
                 self._jobs.finish_dataset_validation(session, dataset_id, reason)
 
     def _postpone(self, dataset_id: str, error: Exception) -> None:
-        """Try again later, and say so in the dataset."""
+        """Try again later; the dataset has the reason."""
         reason = error.strerror if isinstance(error, OSError) else str(error)
         logger.warning("ingestion of a dataset is repeated later", dataset_id=dataset_id, reason=reason)
         self._retry_at[dataset_id] = time.monotonic() + RETRY_SECONDS

@@ -67,8 +67,8 @@ class StreamedBody:
         self._watched_at: tuple[float, int] | None = None
         self.size = 0
 
-    async def write(self, path: Path, digest: "hashlib._Hash", *, append: bool = False) -> None:
-        """Write the body, hashed on the way, with at most about a megabyte in memory.
+    async def write(self, path: Path, *digests: "hashlib._Hash", append: bool = False) -> None:
+        """Write the body, hashed on the way by each of `digests`, with at most about a megabyte in memory.
 
         Raises ClientDisconnect, TooSlow after `idle_seconds` without a byte, NoSpace, and the errors of `check` and
         `watch`; the bytes received before are then on disk too.
@@ -85,10 +85,10 @@ class StreamedBody:
                     if len(buffer) >= WRITE_BYTES:
                         data = bytes(buffer)
                         buffer.clear()
-                        await run_sync(_write, file, data, digest)
+                        await run_sync(_write, file, data, digests)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await run_sync(_finish, file, bytes(buffer), digest, path)
+                    await run_sync(_finish, file, bytes(buffer), digests, path)
 
     async def _watch_at_times(self) -> None:
         now = anyio.current_time()
@@ -115,15 +115,16 @@ class StreamedBody:
             yield chunk
 
 
-def _write(file: BinaryIO, data: bytes, digest: "hashlib._Hash") -> None:
-    digest.update(data)
+def _write(file: BinaryIO, data: bytes, digests: tuple["hashlib._Hash", ...]) -> None:
+    for digest in digests:
+        digest.update(data)
     file.write(data)
 
 
-def _finish(file: BinaryIO, data: bytes, digest: "hashlib._Hash", path: Path) -> None:
+def _finish(file: BinaryIO, data: bytes, digests: tuple["hashlib._Hash", ...], path: Path) -> None:
     with file:
         try:
-            _write(file, data, digest)
+            _write(file, data, digests)
         finally:
             file.flush()
             sync_file(path)

@@ -49,6 +49,8 @@ class UploadService:
     ) -> None:
         self._engine, self._storage, self._settings = engine, storage, settings
         self._reservations, self._quotas, self._clock = reservations, quotas, clock
+        self._digests: dict[str, tuple[int, hashlib._Hash]] = {}
+        """Number and SHA-256 of the bytes received of each incomplete upload, where this process received all."""
 
     def create(self, owner: str, length: int, tus_metadata: str, *, is_resumable: bool = True) -> Upload:
         """Create an upload of `length` bytes, with room for them. Raises UploadTooLarge, NoSpace, StorageQuotaExceeded.
@@ -126,10 +128,15 @@ class UploadService:
             if not change_upload(session, upload_id, _OPEN, **columns):
                 raise Conflict(f"the upload {upload_id} is complete; get its offset")
 
-    def end_chunk(self, upload_id: str, sha256: str | None = None) -> datetime:
+    def digest_so_far(self, upload_id: str, offset: int) -> "hashlib._Hash | None":
+        """SHA-256 of the bytes before `offset`, to go on with; None if another process received some of them."""
+        num_bytes, digest = self._digests.pop(upload_id, (0, hashlib.sha256()))
+        return digest if num_bytes == offset else None
+
+    def end_chunk(self, upload_id: str, digest: "hashlib._Hash | None" = None) -> datetime:
         """Mark the end of a chunk, complete or interrupted; returns the upload's new expiry.
 
-        `sha256`: hash of all bytes, if the chunk was the whole upload.
+        `digest`: SHA-256 of all bytes so far, so that a complete upload need not be read again.
         """
         expires_at = self._expiry()
         with write_session(self._engine) as session:
@@ -138,7 +145,10 @@ class UploadService:
                 size = self._size(upload)
                 change_upload(session, upload_id, _OPEN, unverified_from=None, received=size, expires_at=expires_at)
                 if size == upload.length:
+                    sha256 = None if digest is None else digest.hexdigest()
                     change_upload(session, upload_id, (U.RECEIVING,), state=U.COMPLETE, sha256=sha256)
+                elif digest is not None:
+                    self._digests[upload_id] = size, digest
         return expires_at
 
     def watch(self, upload_id: str, size: int) -> None:
@@ -243,6 +253,7 @@ class UploadService:
         with read_session(self._engine) as session:
             marked = session.exec(select(Upload.id).where(is_marked)).all()
         for upload_id in marked:
+            self._digests.pop(upload_id, None)
             self.path(upload_id).unlink(missing_ok=True)
         if marked:
             with write_session(self._engine) as session:
