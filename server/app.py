@@ -34,7 +34,9 @@ from server.context import AppContext
 from server.database.changes import ChangeCounter
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
-from server.datasets import validator
+from server.datasets import ingestion, validator
+from server.datasets.admission import Admissions
+from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
@@ -59,6 +61,7 @@ from server.settings import ServerSettings
 from server.storage.instances import open_instance
 from server.storage.local import Storage
 from server.storage.orphans import SCAN_SECONDS, Orphans
+from server.storage.reservations import Reservations
 from server.storage.sizes import JobSizes
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
@@ -68,7 +71,14 @@ from server.webhooks.service import WebhookService
 
 logger = structlog.get_logger(__name__)
 
-NUM_CONNECTIONS = threads.NUM_THREADS + validator.NUM_THREADS + delivery.NUM_THREADS + scheduler.MAX_THREADS
+NUM_CONNECTIONS = (
+    threads.NUM_THREADS
+    + datasets.NUM_ADMITTING
+    + ingestion.NUM_THREADS
+    + validator.NUM_THREADS
+    + delivery.NUM_THREADS
+    + scheduler.MAX_THREADS
+)
 """One database connection per thread, so that no thread waits for another's."""
 NUM_IDLE_CONNECTIONS = 20
 """Connections that stay open between requests."""
@@ -151,7 +161,7 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         leads=leadership.is_leading,
         on_every_server=_tasks_on_every_server(context),
     )
-    for start in (leadership.start, context.dataset_validator.start, task_scheduler.start):
+    for start in (leadership.start, context.ingestion.start, context.dataset_validator.start, task_scheduler.start):
         start()
     logger.info("the server is ready", data_folder=str(context.storage.root))
     try:
@@ -161,8 +171,8 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
             deliveries.cancel_scope.cancel()
     finally:
         context.stopping.set()
-        stops = (context.dataset_validator.stop, task_scheduler.stop, leadership.stop, context.tokens.clean_up)
-        for stop in stops:
+        background = (context.ingestion.stop, context.dataset_validator.stop, task_scheduler.stop, leadership.stop)
+        for stop in (*background, context.tokens.clean_up):
             await run_in_threadpool(stop)
         context.changes.close()
         engine.dispose()
@@ -185,10 +195,13 @@ def _build_context(settings: ServerSettings) -> AppContext:
         quotas=quotas,
         estimator=estimator,
     )
-    dataset_service = DatasetService(job_service, storage, settings, quotas=quotas)
+    leadership = Leadership(settings.url)
+    dataset_service = DatasetService(job_service, storage)
+    dataset_validator = DatasetValidator(dataset_service, storage, settings, leadership.is_leading)
+    reservations = Reservations(storage, settings, utc_now)
+    admissions = Admissions(engine, storage, settings, reservations, quotas, utc_now)
     bootstrap_token = None if settings.token is None else settings.token.get_secret_value()
     tokens = TokenService(engine, utc_now, bootstrap_token, settings.session_hours)
-    leadership = Leadership(settings.url)
     stopping = threading.Event()
     return AppContext(
         settings=settings,
@@ -200,7 +213,11 @@ def _build_context(settings: ServerSettings) -> AppContext:
         estimator=estimator,
         estimates=EstimateService(engine, estimator, storage, quotas, utc_now),
         datasets=dataset_service,
-        uploads=UploadService(engine, storage, settings, quotas=quotas),
+        admissions=admissions,
+        ingestion=Ingestion(
+            dataset_service, admissions, job_service, storage, dataset_validator, leadership.is_leading
+        ),
+        uploads=UploadService(engine, storage, settings, reservations, quotas),
         upload_locks=UploadLocks(),
         webhooks=WebhookService(engine, utc_now),
         weights=WeightsFetcher(storage.weights_folder),
@@ -216,13 +233,14 @@ def _build_context(settings: ServerSettings) -> AppContext:
         worker_liveness=liveness,
         pages=shells.Pages(),
         event_broadcaster=EventBroadcaster(job_queries.events, settings.follow_poll_seconds),
-        dataset_validator=DatasetValidator(dataset_service, storage, settings, leadership.is_leading),
+        dataset_validator=dataset_validator,
         sse_responder=SseResponder(
             settings.follow_poll_seconds, settings.keep_alive_seconds, stopping, _stream_limit(settings.max_streams)
         ),
         open_uploads=_upload_limit(settings.max_uploads),
         readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
+        admitting=anyio.CapacityLimiter(datasets.NUM_ADMITTING),
     )
 
 
@@ -255,5 +273,7 @@ def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
 def _open(context: AppContext) -> None:
     context.tokens.instance_id = open_instance(context.engine, context.storage)
     context.changes.open()
+    for clean_up in (context.uploads.expire, context.datasets.delete_leftovers):
+        clean_up()
     if (warning := sqlite_warning(context.engine)) is not None:
         logger.warning(warning)

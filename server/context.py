@@ -4,6 +4,7 @@ import threading
 from dataclasses import dataclass
 from typing import Annotated
 
+import anyio
 import sqlalchemy as sa
 from fastapi import Depends, Query, Request, Response
 
@@ -16,6 +17,8 @@ from server.auth.authentication import AuthThrottle
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.database.changes import ChangeCounter
+from server.datasets.admission import Admissions
+from server.datasets.ingestion import Ingestion
 from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
@@ -50,6 +53,8 @@ class AppContext:
     estimator: Estimator
     estimates: EstimateService
     datasets: DatasetService
+    admissions: Admissions
+    ingestion: Ingestion
     uploads: UploadService
     upload_locks: UploadLocks
     webhooks: WebhookService
@@ -72,6 +77,8 @@ class AppContext:
     readiness: Readiness
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
+    admitting: anyio.CapacityLimiter
+    """The limit of threads that hash uploads and read the directories of archives; other threads serve requests."""
 
 
 async def _context(request: Request) -> AppContext:  # a coroutine, which needs no thread

@@ -126,7 +126,7 @@ class Station:
         dataset = self.client.upload_dataset(list(paths), name)
 
         def is_settled() -> bool:
-            return self.client.dataset(dataset.id).status is not DatasetStatus.VALIDATING
+            return self.client.dataset(dataset.id).status in {DatasetStatus.READY, DatasetStatus.INVALID}
 
         self.wait_until(is_settled, "the dataset's report", 60)
         return self.client.dataset(dataset.id)

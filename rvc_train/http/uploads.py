@@ -24,8 +24,8 @@ _UPLOAD_GONE = frozenset({404, 410})
 _OFFSET_DIFFERS = frozenset({408, 409})
 """The server has more or fewer bytes than assumed; a HEAD request gives its offset."""
 CHUNK_TIMEOUT = httpx.Timeout(30, read=120, write=120)
-ADMISSION_TIMEOUT = httpx.Timeout(30, read=1800)
-"""The server unpacks and hashes an upload before it answers, which may take minutes for gigabytes."""
+ADMISSION_TIMEOUT = httpx.Timeout(30, read=300)
+"""The server may hash an upload before it answers, and waits for the ingestion of a small one."""
 
 
 def _is_interruption(error: BaseException) -> bool:

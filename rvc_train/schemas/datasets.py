@@ -92,6 +92,8 @@ class DatasetReport(ResponseModel):
 class DatasetStatus(StrEnum):
     """Status of a dataset."""
 
+    INGESTING = "ingesting"
+    """Its recordings are being unpacked; jobs may be submitted, and wait."""
     VALIDATING = "validating"
     READY = "ready"
     INVALID = "invalid"
@@ -122,12 +124,13 @@ class DatasetPublic(ResponseModel):
     name: str
     status: DatasetStatus
     reason: str | None
-    """Reason why it is invalid, in a sentence."""
+    """Reason why it is invalid, or why its ingestion waits, in a sentence."""
     sha256: str
     """Hash of the uploaded bytes."""
     size: int
     """Uploaded bytes."""
     num_files: int
+    """0 while the recordings are being ingested."""
     num_usable: int | None
     seconds: float | None
     """Total duration of the usable recordings; null until the report is ready."""

@@ -1,26 +1,35 @@
 """Routes of datasets: upload, create, list, delete."""
 
 import hashlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from pathlib import Path
+from collections.abc import Callable
+from functools import partial
 
 import anyio
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport
+from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport, DatasetStatus
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import After, AppContext, Context, Limit, link_next
+from server.database.tables import Dataset
+from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
-from server.errors import UploadTooLarge
+from server.errors import Conflict, NotFound, UploadRefused, UploadTooLarge
 from server.http.problem_details import documented
 from server.http.threads import on_disk
 from server.job_store.serializers import dataset_public
 from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+NUM_ADMITTING = 2
+SMALL_BYTES = 64 << 20
+"""Bytes of recordings whose ingestion the request waits for."""
+WAIT_SECONDS = 30.0
+POLL_SECONDS = 0.02
 
 _BODY = {
     "requestBody": {
@@ -36,7 +45,10 @@ _BODY = {
     status_code=201,
     openapi_extra=_BODY,
     responses=documented(
+        404,
         408,
+        409,
+        410,
         413,
         422,
         507,
@@ -47,45 +59,66 @@ _BODY = {
 async def upload(name: str, request: Request, response: Response, context: Context) -> DatasetPublic:
     """Create a dataset from one zip or one audio file, sent as the raw body.
 
-    The recordings are validated afterwards; jobs may be submitted at once, and wait for that. The same bytes under the
-    same name are stored once: a repeated upload is answered with 200 and the existing dataset.
+    The recordings are validated afterwards, and those of a large zip are unpacked afterwards too (`ingesting`). Jobs
+    may be submitted at once, and wait for that. The same bytes under the same name are stored once: a repeated upload
+    is answered with 200 and the existing dataset.
     """
     checked_name(name)
     header = request.headers.get("content-length", "")
     length = int(header) if header.isdecimal() else 0
     _check_size(length, context)
-    owner = require_principal().owner
-    await on_disk(context.datasets.check_room, length)
-    await on_disk(context.quotas.check_upload, owner, length)
-    async with _incoming_folder(context) as folder:
-        path = folder / "upload"
+    owner, uploads = require_principal().owner, context.uploads
+    upload = await on_disk(partial(uploads.create, owner, max(1, length), "", is_resumable=False))
+    try:
         digest = hashlib.sha256()
         body = StreamedBody(
             request,
             context.settings.upload_idle_seconds,
             lambda size: _check_size(size, context),
-            lambda: context.datasets.check_room(0),
+            partial(uploads.watch, upload.id),
         )
         with context.open_uploads.hold(owner):
-            await body.write(path, digest)
-        dataset, is_new = await on_disk(context.datasets.ingest, owner, name, path, digest.hexdigest(), body.size)
+            await body.write(uploads.path(upload.id), digest)
+        complete = await on_disk(uploads.finish, upload.id, body.size, digest.hexdigest())
+        admit = partial(context.admissions.admit, name, complete, digest.hexdigest())
+        return await _admitted(context, response, admit, 201)
+    finally:
+        with anyio.CancelScope(shield=True):
+            await on_disk(uploads.discard, upload.id)
+
+
+async def _admitted(
+    context: AppContext, response: Response, admit: Callable[[], tuple[Dataset, bool]], status: int
+) -> DatasetPublic:
+    """Admit a dataset, and wait for the ingestion of a small one, so that most faults of an upload are errors at once.
+
+    `status`: of the response when the dataset is new. Raises the errors of `admit`, and UploadRefused.
+    """
+    dataset, is_new = await run_sync(admit, limiter=context.admitting)
+    context.ingestion.wake()
+    if (dataset.stored_bytes or 0) <= SMALL_BYTES:
+        with anyio.move_on_after(WAIT_SECONDS):
+            dataset = await _ingested(context, dataset)
+    if is_ingestion_refused(dataset):
+        await on_disk(context.admissions.discard_refused, dataset.id)
+        raise UploadRefused(dataset.reason or "")
     context.dataset_validator.wake()
-    if not is_new:
-        response.status_code = 200
+    response.status_code = status if is_new else 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset_public(dataset)
 
 
-@asynccontextmanager
-async def _incoming_folder(context: AppContext) -> AsyncIterator[Path]:
-    """As `Storage.incoming_folder`, beside the event loop: to delete gigabytes takes seconds."""
-    folder = context.storage.incoming_folder()
-    path = await on_disk(folder.__enter__)
-    try:
-        yield path
-    finally:
-        with anyio.CancelScope(shield=True):
-            await on_disk(folder.__exit__, None, None, None)
+async def _ingested(context: AppContext, dataset: Dataset) -> Dataset:
+    """The dataset when its ingestion is over, waits for the disk, or the server stops."""
+    while dataset.status == DatasetStatus.INGESTING and dataset.reason is None and not context.stopping.is_set():
+        await anyio.sleep(POLL_SECONDS)
+        try:
+            dataset = await run_in_threadpool(context.datasets.get, dataset.id)
+        except NotFound:
+            raise Conflict(
+                "another request at the same time deleted the dataset, or had its archive refused; send this one again"
+            ) from None
+    return dataset
 
 
 def _check_size(size: int, context: AppContext) -> None:
@@ -108,23 +141,19 @@ def _check_size(size: int, context: AppContext) -> None:
     ),
 )
 @requires(Scope.SUBMIT)
-def create_dataset(request: DatasetCreate, response: Response, context: Context) -> DatasetPublic:
+async def create_dataset(request: DatasetCreate, response: Response, context: Context) -> DatasetPublic:
     """Create a dataset from a complete upload, or from bytes that the server has already in another dataset.
 
-    With `sha256` nothing needs to be sent; 404 means that the server does not have these bytes yet.
+    Repeating it gives the same dataset. A large one is `ingesting` at first. With `sha256` nothing needs to be sent;
+    404 means that the server does not have these bytes yet.
     """
     principal = require_principal()
     if request.upload_id is not None:
-        dataset, is_new = context.uploads.make_dataset(
-            context.datasets, principal.visible_owner, request.name, request.upload_id
-        )
+        services, visible_owner = (context.datasets, context.admissions), principal.visible_owner
+        admit = partial(context.uploads.make_dataset, *services, visible_owner, request.name, request.upload_id)
     else:
-        dataset, is_new = context.datasets.ingest_stored(principal.owner, request.name, request.sha256 or "")
-    context.dataset_validator.wake()
-    if not is_new:
-        response.status_code = 200
-    response.headers["Location"] = f"/v1/datasets/{dataset.id}"
-    return dataset_public(dataset)
+        admit = partial(context.admissions.admit_stored, principal.owner, request.name, request.sha256 or "")
+    return await _admitted(context, response, admit, 202)
 
 
 @router.get("", responses=documented(422))
@@ -163,3 +192,4 @@ def get_report(dataset_id: str, context: Context) -> DatasetReport:
 def delete_dataset(dataset_id: str, context: Context) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""
     context.datasets.delete(dataset_id)
+    context.uploads.delete_marked()

@@ -78,7 +78,6 @@ async def create_upload(
 ) -> None:
     """Create an upload; its address is in `Location`. Then send its bytes with PATCH, in any number of chunks."""
     _check_tus_version(tus_resumable)
-    await on_disk(context.datasets.check_room, upload_length)
     upload = await on_disk(context.uploads.create, require_principal().owner, upload_length, upload_metadata)
     _headers(response, context, upload.expires_at)
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
@@ -130,20 +129,21 @@ async def receive_chunk(
         upload, offset = await on_disk(_find, context, upload_id)
         if upload_offset != offset:
             raise OffsetMismatch(f"the server has {offset} bytes; continue at that offset", offset)
-        check, watch = _limited_to(upload.length - offset), partial(_watch, context, upload_id)
-        body = StreamedBody(request, context.settings.upload_idle_seconds, check, watch)
+        watch = partial(context.uploads.watch, upload_id)
+        check = _limited_to(upload.length - offset)
+        body = StreamedBody(request, context.settings.upload_idle_seconds, check, lambda size: watch(offset + size))
         with context.open_uploads.hold(require_principal().owner):
             expires_at = await _append(context, upload_id, offset, body, checksum)
     _headers(response, context, expires_at)
     response.headers["Upload-Offset"] = str(offset + body.size)
 
 
-@router.delete("/{upload_id}", status_code=204, responses=documented(404, 410, 412))
+@router.delete("/{upload_id}", status_code=204, responses=documented(404, 409, 410, 412))
 @requires(Scope.SUBMIT)
 async def delete_upload(
     upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None
 ) -> None:
-    """Delete an upload and its bytes."""
+    """Delete an upload and its bytes. 409 while a dataset is made of it: delete that one."""
     _check_tus_version(tus_resumable)
     await on_disk(context.uploads.get, None, upload_id)
     async with context.upload_locks.exclusive(upload_id):
@@ -181,18 +181,20 @@ async def _append(
 
     With a checksum, the row keeps the offset before the chunk until the chunk is verified.
     """
-    await on_disk(context.uploads.begin_chunk, upload_id, None if checksum is None else offset)
-    digest = _DIGESTS["sha256" if checksum is None else checksum.algorithm](usedforsecurity=False)
+    await on_disk(context.uploads.begin_chunk, upload_id, offset, None if checksum is None else offset)
+    whole = context.uploads.digest_so_far(upload_id, offset)
+    chunk = None if checksum is None else _DIGESTS[checksum.algorithm](usedforsecurity=False)
+    digests = [digest for digest in (whole, chunk) if digest is not None]
     try:
-        await body.write(context.uploads.path(upload_id), digest, append=True)
+        await body.write(context.uploads.path(upload_id), *digests, append=True)
     except BaseException:
         if checksum is None:
             with anyio.CancelScope(shield=True):
                 await on_disk(context.uploads.end_chunk, upload_id)
         raise
-    if checksum is not None and not hmac.compare_digest(digest.digest(), checksum.digest):
+    if checksum is not None and chunk is not None and not hmac.compare_digest(chunk.digest(), checksum.digest):
         raise ChecksumMismatch(f"the chunk does not match its {checksum.algorithm} checksum; send it again")
-    return await on_disk(context.uploads.end_chunk, upload_id)
+    return await on_disk(context.uploads.end_chunk, upload_id, whole)
 
 
 def _limited_to(max_bytes: int) -> Callable[[int], None]:
@@ -201,9 +203,3 @@ def _limited_to(max_bytes: int) -> Callable[[int], None]:
             raise Conflict("the chunk exceeds the upload's length; create a new upload with the right length")
 
     return check
-
-
-def _watch(context: AppContext, upload_id: str) -> None:
-    """Raise NoSpace when the disk has become full; an upload that is being received does not expire."""
-    context.datasets.check_room(0)
-    context.uploads.extend(upload_id)

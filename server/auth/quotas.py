@@ -84,11 +84,6 @@ class Quotas:
         if used + num_bytes > quota.max_bytes:
             raise _too_many_bytes(owner, used, quota.max_bytes, f"{_size(num_bytes)} more would exceed that")
 
-    def check_upload(self, owner: str, num_bytes: int) -> None:
-        """Raise StorageQuotaExceeded if an upload of `num_bytes` would exceed the quota. Call before receiving it."""
-        with read_session(self._engine) as session:
-            self.check_bytes(session, owner, num_bytes)
-
     def _quota(self, session: Session, owner: str) -> Quota:
         row = session.get(QuotaRow, owner)
         return self._default if row is None else Quota.model_validate(row.model_dump(exclude={"owner"}))

@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Any, ClassVar
 
 import sqlalchemy as sa
-from sqlmodel import SQLModel
+import uuid6
+from sqlmodel import Field, SQLModel
 
 NAMING: dict[str, str] = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -14,6 +15,9 @@ NAMING: dict[str, str] = {
     "fk": "fk_%(table_name)s_%(column_0_N_name)s",
     "pk": "pk_%(table_name)s",
 }
+
+LOCAL_OWNER = "local"
+"""Owner of all resources on a server without tokens, and of `RVC_TRAIN_TOKEN`."""
 
 
 class Table(SQLModel):
@@ -50,3 +54,13 @@ def in_sql(column: str, values: frozenset[Any] | type[StrEnum]) -> str:
 def nullable_json() -> sa.Column[Any]:
     """A JSON column that stores None as NULL, not as JSON null."""
     return sa.Column(sa.JSON(none_as_null=True), nullable=True)
+
+
+def new_id(prefix: str) -> str:
+    """A UUIDv7 with a prefix: ids sort by creation time."""
+    return f"{prefix}_{uuid6.uuid7().hex}"
+
+
+def owner_column() -> Any:
+    """The column of a row's owner."""
+    return Field(default=LOCAL_OWNER, index=True, sa_column_kwargs={"server_default": LOCAL_OWNER})

@@ -9,80 +9,19 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-import uuid6
 from sqlmodel import Field
 
-from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database import result_tables  # noqa: F401 - in the same metadata
-from server.database.base import Table, UtcDateTime, in_sql, nullable_json
+from server.database.base import LOCAL_OWNER, Table, UtcDateTime, in_sql, new_id, nullable_json, owner_column
+from server.database.dataset_tables import Dataset, Upload, UploadState, change_upload
 
-LOCAL_OWNER = "local"
-"""Owner of all resources on a server without tokens, and of `RVC_TRAIN_TOKEN`."""
+__all__ = ["LOCAL_OWNER", "Dataset", "Upload", "UploadState", "change_upload", "new_id"]  # besides the tables below
+
 _LEASED = in_sql("status", LEASED_STATUSES)
 _TERMINAL = in_sql("status", TERMINAL_STATUSES)
-_NOT_DELETED: dict[str, Any] = dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text("deleted_at IS NULL"))
 metadata = Table.metadata
-
-
-def new_id(prefix: str) -> str:
-    """A UUIDv7 with a prefix: ids sort by creation time."""
-    return f"{prefix}_{uuid6.uuid7().hex}"
-
-
-def _owner() -> Any:
-    return Field(default=LOCAL_OWNER, index=True, sa_column_kwargs={"server_default": LOCAL_OWNER})
-
-
-class Dataset(Table, table=True):
-    """Recordings of one voice. Immutable once ingested; a deleted dataset keeps its row, but no file."""
-
-    __tablename__ = "datasets"
-    __table_args__ = (
-        sa.CheckConstraint(in_sql("status", DatasetStatus), name="status_known"),
-        sa.CheckConstraint("status <> 'invalid' OR reason IS NOT NULL", name="invalid_has_reason"),
-        # One dataset for the same bytes and name of an owner, until it is deleted.
-        sa.Index("uq_datasets_owner_name_sha256", *("owner", "name", "sha256"), unique=True, **_NOT_DELETED),
-    )
-
-    id: str = Field(primary_key=True)
-    owner: str = _owner()
-    name: str
-    status: str = DatasetStatus.VALIDATING
-    reason: str | None = None
-    sha256: str
-    size: int = Field(sa_type=sa.BigInteger)
-    """Bytes of the upload."""
-    stored_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
-    """Bytes of the unpacked recordings. None for datasets before schema 0008, which count `size` instead."""
-    num_files: int
-    num_usable: int | None = None
-    seconds: float | None = None
-    notes: list[str] = Field(default_factory=list, sa_type=sa.JSON)
-    report: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
-    created_at: datetime = Field(sa_type=UtcDateTime)
-    validated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-    deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
-
-
-class Upload(Table, table=True):
-    """A resumable upload, which becomes a dataset. The length of its file is the number of bytes received."""
-
-    __tablename__ = "uploads"
-    __table_args__ = (sa.CheckConstraint("length > 0", name="length_positive"),)
-
-    id: str = Field(primary_key=True)
-    owner: str
-    length: int = Field(sa_type=sa.BigInteger)
-    tus_metadata: str
-    """As the client sent it."""
-    unverified_from: int | None = Field(default=None, sa_type=sa.BigInteger)
-    """Offset of a chunk whose checksum is not verified yet: bytes from here on do not count."""
-    dataset_id: str | None = None
-    """The dataset made from it; its file is then deleted."""
-    created_at: datetime = Field(sa_type=UtcDateTime)
-    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
 
 
 class Job(Table, table=True):
@@ -106,7 +45,7 @@ class Job(Table, table=True):
 
     number: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
-    owner: str = _owner()
+    owner: str = owner_column()
     name: str
     dataset_id: str = Field(foreign_key="datasets.id", index=True)
     status: str = JobStatus.VALIDATING

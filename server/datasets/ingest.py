@@ -7,17 +7,19 @@ audio are skipped; the latter are listed in a note.
 """
 
 import json
-import shutil
 import stat
 import struct
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO
 
 from rvc_engine.audio.recordings import MANIFEST
 from server.errors import NoSpace, UploadRefused, UploadTooLarge
+from server.storage.local import link_or_copy
 
 _AUDIO = (
     "wav wave w64 flac mp3 mp2 ogg oga opus spx m4a m4b mp4 m4v mov aac ac3 webm mka mkv wma aif aiff aifc caf au snd "
@@ -61,35 +63,71 @@ class IngestResult:
     """Content of an upload."""
 
     num_files: int
+    stored_bytes: int
+    """Bytes of the recordings and their manifest."""
     notes: list[str] = field(default_factory=list)
     """Sentences on the files that were skipped."""
 
 
-def ingest(upload: Path, name: str, folder: Path, limits: UnpackLimits) -> IngestResult:
-    """Ingest the recordings of an upload into `folder`, with their manifest. A single recording is moved, not copied.
+def unpacked_bytes(upload: Path, limits: UnpackLimits) -> int:
+    """Check an upload as far as that is possible without unpacking it; returns the bytes of its recordings.
 
     Raises UploadRefused, UploadTooLarge or NoSpace.
     """
-    with upload.open("rb") as file:
-        head = file.read(16)
+    if not _is_zip(upload):
+        return _checked_size(upload, limits)
+    with _checked_zip(upload, limits) as (_, members, _):
+        return sum(entry.file_size for entry, _ in members)
+
+
+def ingest(
+    upload: Path, name: str, folder: Path, limits: UnpackLimits, check: Callable[[], None] = lambda: None
+) -> IngestResult:
+    """Ingest the recordings of an upload into `folder`, with their manifest. The upload is not changed.
+
+    A single recording is a hard link where possible. `check` is called for each megabyte of an archive, and may raise.
+    Raises UploadRefused, UploadTooLarge or NoSpace.
+    """
+    notes: list[str] = []
+    if _is_zip(upload):
+        with _checked_zip(upload, limits) as (archive, members, notes):
+            folder.mkdir(parents=True)
+            stored = [(_unpack(archive, entry, folder, i + 1, check), name) for i, (entry, name) in enumerate(members)]
+    else:
+        _checked_size(upload, limits)
+        suffix = PurePosixPath(name).suffix.lower()
+        stored = [(f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(upload)}", name)]
+        folder.mkdir(parents=True)
+        link_or_copy(upload, folder / stored[0][0])
+    _write_manifest(folder, stored)
+    return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
+
+
+def _is_zip(upload: Path) -> bool:
+    """Whether it is a zip, by its first bytes. Raises UploadRefused for other archives."""
+    head = _head(upload)
     if not head:
         raise UploadRefused("the upload is empty; send a zip of recordings or one audio file as the request's body")
     if head.startswith(OTHER_ARCHIVE_MAGICS):
         raise UploadRefused("this archive format is not supported; send a zip, or one audio file")
-    folder.mkdir(parents=True)
-    if head.startswith(ZIP_MAGICS):
-        return _ingest_zip(upload, folder, limits)
-    if upload.stat().st_size > limits.max_file_bytes:
+    return head.startswith(ZIP_MAGICS)
+
+
+def _head(upload: Path) -> bytes:
+    with upload.open("rb") as file:
+        return file.read(16)
+
+
+def _checked_size(upload: Path, limits: UnpackLimits) -> int:
+    size = upload.stat().st_size
+    if size > limits.max_file_bytes:
         raise UploadTooLarge(f"the file exceeds the limit of {limits.max_file_bytes} bytes for a recording; split it")
-    suffix = PurePosixPath(name).suffix.lower()
-    stored = f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(head)}"
-    upload.rename(folder / stored)
-    _write_manifest(folder, [(stored, name)])
-    return IngestResult(1)
+    return size
 
 
-def _suffix_of(head: bytes) -> str:
+def _suffix_of(upload: Path) -> str:
     """Suffix guessed from the first bytes, for readers only: decoders do not use it."""
+    head = _head(upload)
     by_magic = {b"RIFF": ".wav", b"fLaC": ".flac", b"OggS": ".ogg", b"ID3": ".mp3", b"FORM": ".aiff", b"caff": ".caf"}
     for magic, suffix in by_magic.items():
         if head.startswith(magic):
@@ -97,7 +135,12 @@ def _suffix_of(head: bytes) -> str:
     return ".m4a" if head[4:8] == b"ftyp" else ".audio"
 
 
-def _ingest_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResult:
+_Members = list[tuple[zipfile.ZipInfo, str]]
+
+
+@contextmanager
+def _checked_zip(upload: Path, limits: UnpackLimits) -> Iterator[tuple[zipfile.ZipFile, _Members, list[str]]]:
+    """The archive, its members with their names, and notes. Errors of zipfile become UploadRefused."""
     try:
         with upload.open("rb") as file:
             _check_directory_size(file, limits)
@@ -108,15 +151,13 @@ def _ingest_zip(upload: Path, folder: Path, limits: UnpackLimits) -> IngestResul
                 members, notes = _choose(entries)
                 _check_sizes(members, upload.stat().st_size, limits)
                 _check_overlap(file, entries, archive.start_dir)
-                stored = [(_unpack(archive, entry, folder, i + 1), name) for i, (entry, name) in enumerate(members)]
+                if not members:
+                    raise UploadRefused(_nothing_found(entries))
+                yield archive, members, notes
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, struct.error, zlib.error) as error:
         raise UploadRefused(f"the zip is damaged ({error}); create it again") from error
     except (ValueError, UnicodeError, OverflowError) as error:
         raise UploadRefused(f"the zip's directory is invalid ({error}); create it again") from error
-    if not stored:
-        raise UploadRefused(_nothing_found(entries))
-    _write_manifest(folder, stored)
-    return IngestResult(len(stored), notes)
 
 
 def _nothing_found(entries: list[zipfile.ZipInfo]) -> str:
@@ -139,7 +180,7 @@ def _check_directory_size(file: IO[bytes], limits: UnpackLimits) -> None:
         raise UploadTooLarge(f"the zip has {count} entries; at most {limits.max_files} are allowed")
 
 
-def _choose(entries: list[zipfile.ZipInfo]) -> tuple[list[tuple[zipfile.ZipInfo, str]], list[str]]:
+def _choose(entries: list[zipfile.ZipInfo]) -> tuple[_Members, list[str]]:
     """Members to unpack with their names, sorted by name, and notes on skipped ones. Raises UploadRefused."""
     members, skipped = [], []
     for entry in entries:
@@ -192,7 +233,7 @@ def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
         raise UploadRefused(f"{name!r} uses an unsupported compression method; create a plain zip (deflate)")
 
 
-def _check_sizes(members: list[tuple[zipfile.ZipInfo, str]], packed: int, limits: UnpackLimits) -> None:
+def _check_sizes(members: _Members, packed: int, limits: UnpackLimits) -> None:
     """Check the sizes in the directory, which `_unpack` enforces."""
     for entry, name in members:
         if entry.file_size > limits.max_file_bytes:
@@ -223,11 +264,15 @@ def _check_overlap(file: IO[bytes], entries: list[zipfile.ZipInfo], directory: i
         raise UploadRefused("the zip's last entry overlaps its directory; create it again")
 
 
-def _unpack(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, number: int) -> str:
+def _unpack(
+    archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, number: int, check: Callable[[], None]
+) -> str:
     """Write one member under a generated name and return it. zipfile stops at the declared size and checks the CRC."""
     stored = f"{number:06d}{PurePosixPath(_name_of(entry)).suffix.lower()}"
     with archive.open(entry) as source, (folder / stored).open("xb") as target:
-        shutil.copyfileobj(source, target, _CHUNK)
+        while chunk := source.read(_CHUNK):
+            check()
+            target.write(chunk)
     return stored
 
 

@@ -8,9 +8,8 @@ import signal
 import stat
 import subprocess
 import tempfile
-import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -18,8 +17,9 @@ import tenacity
 from pydantic import ValidationError
 
 from rvc_engine.child_processes import program_environment, python_command
-from rvc_train.schemas.datasets import DatasetReport
+from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.datasets.service import DatasetService
+from server.datasets.turns import OwnerTurns
 from server.settings import ServerSettings
 from server.storage.local import Storage
 
@@ -40,8 +40,8 @@ class TookTooLong(ValidationFailed):
     """The report program was ended by a limit, and would be again."""
 
 
-class DatasetValidator:
-    """Thread that hands datasets to the few threads that validate them."""
+class DatasetValidator(OwnerTurns):
+    """Validation of the datasets whose recordings are ingested."""
 
     def __init__(
         self,
@@ -51,12 +51,11 @@ class DatasetValidator:
         leads: Callable[[], bool] = lambda: True,
     ) -> None:
         """`leads`: whether this server, of several on one database, is the one that validates."""
-        self._leads = leads
+        waiting = partial(dataset_service.oldest_by_owner, DatasetStatus.VALIDATING)
+        super().__init__("dataset-validator", NUM_CHILDREN, waiting, self._validate, leads)
         self._datasets = dataset_service
         self._storage = storage
         self._settings = settings
-        self._stopping = threading.Event()
-        self._wake = threading.Event()
         self._retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(
                 lambda error: isinstance(error, ValidationFailed) and not isinstance(error, TookTooLong)
@@ -64,58 +63,6 @@ class DatasetValidator:
             stop=tenacity.stop_after_attempt(TRIES) | tenacity.stop_when_event_set(self._stopping),
             reraise=True,
         )
-        self._owners_running: set[str] = set()
-        self._turns: dict[str, int] = {}
-        """Number of the turn in which each owner had the last dataset begun."""
-        self._thread = threading.Thread(target=self._work, name="dataset-validator", daemon=True)
-
-    def start(self) -> None:
-        """Start, with the datasets that are waiting."""
-        self._wake.set()
-        self._thread.start()
-
-    def wake(self) -> None:
-        """Notify the thread of a new dataset."""
-        self._wake.set()
-
-    def stop(self) -> None:
-        """Stop the threads and their children."""
-        self._stopping.set()
-        self._wake.set()
-        self._thread.join()
-
-    def _work(self) -> None:
-        with ThreadPoolExecutor(NUM_CHILDREN, "dataset-validator") as threads:
-            while not self._stopping.is_set():
-                self._wake.wait(timeout=5)
-                self._wake.clear()
-                try:
-                    while len(self._owners_running) < NUM_CHILDREN and (chosen := self._next()) is not None:
-                        self._owners_running.add(chosen[0])
-                        threads.submit(self._validate_one, *chosen)
-                except Exception:
-                    logger.exception("no dataset could be chosen for validation; retrying soon")
-
-    def _next(self) -> tuple[str, str] | None:
-        """The owner who has waited longest for a turn, and the id of his oldest dataset; None when none waits."""
-        busy = set(self._owners_running)  # before the query, whose answer may have the dataset that ends meanwhile
-        found = self._datasets.first_unvalidated() if self._leads() and not self._stopping.is_set() else {}
-        waiting = {owner: dataset_id for owner, dataset_id in found.items() if owner not in busy}
-        if not waiting:
-            return None
-        owner = min(waiting, key=lambda each: (self._turns.get(each, 0), waiting[each]))
-        self._turns[owner] = 1 + max(self._turns.values(), default=0)
-        return owner, waiting[owner]
-
-    def _validate_one(self, owner: str, dataset_id: str) -> None:
-        try:
-            self._validate(dataset_id)
-        except Exception:
-            logger.exception("validation of a dataset failed; retrying soon", dataset_id=dataset_id)
-            self._stopping.wait(1)
-        finally:
-            self._owners_running.discard(owner)
-            self._wake.set()
 
     def _validate(self, dataset_id: str) -> None:
         try:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 import anyio
 from starlette.requests import Request
 
-from server.datasets.service import full_disk_as_no_space
+from server.datasets.admission import full_disk_as_no_space
 from server.errors import Conflict, TooSlow
 from server.http.threads import on_disk
 from server.storage.local import sync_file
@@ -60,18 +60,18 @@ class StreamedBody:
     """The body of a request, streamed to a file. Whatever waits for a disk runs beside the event loop."""
 
     def __init__(
-        self, request: Request, idle_seconds: float, check: Callable[[int], None], watch: Callable[[], None]
+        self, request: Request, idle_seconds: float, check: Callable[[int], None], watch: Callable[[int], None]
     ) -> None:
         """`check` is called with the number of bytes so far before a chunk is written, and raises if it is too high.
 
-        `watch` is called in a thread at the start, then every minute or 64 MB, and may raise too.
+        `watch` is called likewise, but in a thread: at the start, then every minute or 64 MB. It may raise too.
         """
         self._request, self._idle_seconds, self._check, self._watch = request, idle_seconds, check, watch
         self._watched_at: tuple[float, int] | None = None
         self.size = 0
 
-    async def write(self, path: Path, digest: "hashlib._Hash", *, append: bool = False) -> None:
-        """Write the body, hashed on the way, with at most about a megabyte in memory.
+    async def write(self, path: Path, *digests: "hashlib._Hash", append: bool = False) -> None:
+        """Write the body, hashed on the way by each of `digests`, with at most about a megabyte in memory.
 
         Raises ClientDisconnect, TooSlow after `idle_seconds` without a byte, NoSpace, and the errors of `check` and
         `watch`; the bytes received before are then on disk too.
@@ -88,10 +88,10 @@ class StreamedBody:
                     if len(buffer) >= WRITE_BYTES:
                         data = bytes(buffer)
                         buffer.clear()
-                        await on_disk(_write, file, data, digest)
+                        await on_disk(_write, file, data, digests)
             finally:
                 with anyio.CancelScope(shield=True):
-                    await on_disk(_finish, file, bytes(buffer), digest, path)
+                    await on_disk(_finish, file, bytes(buffer), digests, path)
 
     async def _watch_at_times(self) -> None:
         now = anyio.current_time()
@@ -100,7 +100,7 @@ class StreamedBody:
             if now - at < WATCH_SECONDS and self.size - size < WATCH_BYTES:
                 return
         self._watched_at = now, self.size
-        await on_disk(self._watch)
+        await on_disk(self._watch, self.size)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         stream = aiter(self._request.stream())
@@ -126,15 +126,16 @@ class StreamedBody:
             yield chunk
 
 
-def _write(file: BinaryIO, data: bytes, digest: "hashlib._Hash") -> None:
-    digest.update(data)
+def _write(file: BinaryIO, data: bytes, digests: tuple["hashlib._Hash", ...]) -> None:
+    for digest in digests:
+        digest.update(data)
     file.write(data)
 
 
-def _finish(file: BinaryIO, data: bytes, digest: "hashlib._Hash", path: Path) -> None:
+def _finish(file: BinaryIO, data: bytes, digests: tuple["hashlib._Hash", ...], path: Path) -> None:
     with file:
         try:
-            _write(file, data, digest)
+            _write(file, data, digests)
         finally:
             file.flush()
             sync_file(path)

@@ -127,7 +127,7 @@ def test_a_server_killed_in_the_middle_of_an_upload_loses_neither_the_upload_nor
     said, faults = client.communicate(timeout=90)
     assert client.returncode == 0, faults
     assert '"size": 200000000' in said
-    assert not list(uploads.glob("upl_*"))
+    station.wait_until(lambda: not list(uploads.glob("upl_*")), "the ingestion", 60)
 
 
 def test_a_client_killed_in_the_middle_of_an_upload_goes_on_when_it_is_run_again(station: Any, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Faults inside the server: a full disk, a clock that is set, a kill between a file's rename and its row."""
+"""Faults inside the server: a full disk, a clock that is set."""
 
 import errno
 import threading
@@ -13,15 +13,9 @@ import sqlalchemy as sa
 
 from rvc_engine.errors import FailureCode
 from server.admin.scheduler import Scheduler
-from server.database.clock import utc_now
 from server.database.engine import checkpoint_wal, read_session
 from server.jobs.queue_timeout import QueueTimeout
 from server.settings import ServerSettings
-from server.storage.orphans import Orphans
-
-
-class Killed(BaseException):
-    """As if the process ended here."""
 
 
 def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resumable_one_stays(
@@ -42,7 +36,7 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resuma
         monkeypatch.setattr(receive, "_write", full_after_two_megabytes)
         answer = http.put("/v1/datasets/a/content", content=b"RIFF" + bytes(5 << 20))
         assert (answer.status_code, answer.json()["code"], answer.json()["retryable"]) == (507, "no_space", True)
-        assert not list(server.context.storage.incoming.rglob("upload"))
+        assert not list((tmp_path / "uploads").iterdir())
         written[0] = 0
         tus = {"Tus-Resumable": "1.0.0"}
         address = http.post("/v1/uploads", headers=tus | {"Upload-Length": str(5 << 20)}).headers["location"]
@@ -53,34 +47,6 @@ def test_a_disk_that_fills_up_during_an_upload_is_told_and_what_came_of_a_resuma
         assert 0 < offset <= 3 << 20
         rest = http.patch(address, content=bytes((5 << 20) - offset), headers=piece | {"Upload-Offset": str(offset)})
         assert rest.status_code == 204
-
-
-def test_a_server_killed_between_a_datasets_rename_and_its_row_takes_it_again_and_the_rest_goes_to_the_trash(
-    serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import hashlib
-
-    content = b"RIFF" + bytes(1000)
-    with serve(tmp_path) as server:
-        dataset_service = server.context.datasets
-        upload = tmp_path / "upload"
-        upload.write_bytes(content)
-
-        def killed(*_: object) -> None:
-            raise Killed
-
-        monkeypatch.setattr(dataset_service, "_add", killed)
-        with pytest.raises(Killed):
-            dataset_service.ingest("local", "a", upload, hashlib.sha256(content).hexdigest(), len(content))
-        (left,) = (tmp_path / "datasets").iterdir()
-    with serve(tmp_path) as server, server.client() as http:
-        assert left.is_dir()
-        dataset = http.put("/v1/datasets/a/content", content=content)
-        assert dataset.status_code == 201
-        later = utc_now() + timedelta(hours=2)
-        Orphans(server.context.engine, server.context.storage, 7, 1800, lambda: later).collect()
-        assert [path.name for path in (tmp_path / "datasets").iterdir()] == [dataset.json()["id"]]
-        assert [path.name for path in tmp_path.glob("trash/*/datasets/*")] == [left.name]
 
 
 def test_a_clock_that_goes_back_an_hour_holds_no_job_up(bench: Any) -> None:

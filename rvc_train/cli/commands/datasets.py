@@ -29,7 +29,8 @@ def upload(
         dataset = session.client.upload_dataset(
             paths, label, progress=lambda done, total: bar.update(task, completed=done, total=total)
         )
-    text = f"{dataset.id}  {dataset.name}  {size(dataset.size)} in {_files(dataset.num_files)}, {dataset.status}"
+    content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
+    text = f"{dataset.id}  {dataset.name}  {content}, {dataset.status}"
     notes = "".join(f"\nnote: {note}" for note in dataset.notes)
     session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
 

@@ -235,7 +235,7 @@ def send_and_check(place: Place, made: HostileZip) -> None:
         assert answer.json()["detail"].isprintable(), answer.json()["detail"]
         assert not new
     assert place.outside() == outside
-    assert not list((place.data / "incoming").iterdir())
+    assert not list((place.data / "uploads").iterdir())
 
 
 # Memory
@@ -309,6 +309,6 @@ def test_bombs_are_refused_quickly_and_cost_the_server_no_memory(
             answer = client.put("/v1/datasets/bomb/content", content=content)
             assert answer.status_code in {413, 422}, (what, answer.text)
             assert time.monotonic() - begin < 20, what
-            assert not list((tmp_path / "data" / "incoming").iterdir()), what
+            assert not list((tmp_path / "data" / "uploads").iterdir()), what
     assert watch.peak < 200 * MIB, f"{watch.peak / MIB:.0f} MiB"
     print(f"the server's peak was {watch.peak / MIB:.0f} MiB")

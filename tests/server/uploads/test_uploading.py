@@ -3,14 +3,18 @@
 import errno
 import hashlib
 import socket
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingReport
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset
+from server.datasets.ingest import ingest
 
 
 @pytest.fixture
@@ -21,10 +25,15 @@ def put(http):
 @pytest.fixture
 def settled(http, eventually):
     def wait(dataset_id):
-        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] != "validating")
+        under_way = ("ingesting", "validating")
+        eventually(lambda: http.get(f"/v1/datasets/{dataset_id}").json()["status"] not in under_way)
         return http.get(f"/v1/datasets/{dataset_id}").json()
 
     return wait
+
+
+def uploaded(live):
+    return [path.name for path in (live.context.storage.root / "uploads").glob("*")]
 
 
 def stored(live):
@@ -54,15 +63,18 @@ def test_the_same_bytes_under_the_same_name_are_kept_once(put, live):
     assert put(b"RIFFsame", "another name").status_code == 201
 
 
-def test_the_same_upload_twice_at_once_is_kept_once(put, live, monkeypatch):
-    """Both search before either has written: the database decides, and the loser's files go."""
-    first = put(b"RIFF race", "race").json()
+def test_the_same_upload_twice_at_once_is_kept_once(live):
     before = stored(live)
-    find, blinded = live.context.datasets._find, iter([True])
-    blind_once = lambda *which: None if next(blinded, False) else find(*which)  # noqa: E731
-    monkeypatch.setattr(live.context.datasets, "_find", blind_once)
-    again = put(b"RIFF race", "race")
-    assert (again.status_code, again.json()["id"], stored(live)) == (200, first["id"], before)
+
+    def put(_):
+        return httpx.put(f"{live.url}/v1/datasets/race/content", content=b"RIFF race", timeout=30)
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(put, range(4)))
+    assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]
+    assert len({answer.json()["id"] for answer in answers}) == 1
+    assert len(stored(live)) == len(before) + 1
+    assert not uploaded(live)
 
 
 def test_stored_recordings_that_cannot_be_linked_are_copied_not_unpacked_again(put, live, monkeypatch):
@@ -72,7 +84,7 @@ def test_stored_recordings_that_cannot_be_linked_are_copied_not_unpacked_again(p
         raise OSError(errno.EMLINK, "too many links")
 
     monkeypatch.setattr("server.storage.local.os.link", too_many_links)
-    monkeypatch.setattr("server.datasets.service.ingest", None)
+    monkeypatch.setattr("server.datasets.ingestion.ingest", None)
     answer = put(b"RIFF copied", "copy")
     folders = [live.context.storage.dataset_folder(each["id"]) for each in (first, answer.json())]
     assert answer.status_code == 201
@@ -81,21 +93,35 @@ def test_stored_recordings_that_cannot_be_linked_are_copied_not_unpacked_again(p
     ]
 
 
-@pytest.mark.parametrize(("number", "status"), [(errno.ENOSPC, 507), (errno.ENOENT, 201)])
-def test_a_full_disk_while_copying_is_507_and_recordings_deleted_meanwhile_are_unpacked(
-    put, live, monkeypatch, number, status
-):
-    content = b"RIFF of error %d" % number
-    put(content, "original")
-    before = stored(live)
+def test_recordings_deleted_while_they_are_copied_are_unpacked(put, live, monkeypatch):
+    put(b"RIFF deleted", "original")
 
     def failing(*_):
-        raise OSError(number, "no copy")
+        raise FileNotFoundError(errno.ENOENT, "no such file")
 
-    monkeypatch.setattr("server.datasets.service.link_or_copy", failing)
-    answer = put(content, "copy")
-    assert (answer.status_code, len(stored(live)) - len(before)) == (status, status == 201)
-    assert not list(live.context.storage.incoming.glob("*/000001*"))
+    monkeypatch.setattr("server.datasets.ingestion.link_or_copy", failing)
+    copy = put(b"RIFF deleted", "copy")
+    assert copy.status_code == 201
+    assert (live.context.storage.dataset_folder(copy.json()["id"]) / "000001.wav").read_bytes() == b"RIFF deleted"
+
+
+def test_a_disk_that_is_full_delays_an_ingestion_and_says_so(put, live, settled, monkeypatch):
+    monkeypatch.setattr("server.datasets.ingestion.RETRY_SECONDS", 0.1)
+    is_full = threading.Event()
+    is_full.set()
+
+    def failing(*arguments):
+        if is_full.is_set():
+            raise OSError(errno.ENOSPC, "no space left")
+        return ingest(*arguments)
+
+    monkeypatch.setattr("server.datasets.ingestion.ingest", failing)
+    answer = put(b"RIFF of a full disk", "waiting")
+    assert (answer.status_code, answer.json()["status"]) == (201, "ingesting")
+    assert "the server's disk is full" in answer.json()["reason"]
+    is_full.clear()
+    dataset = settled(answer.json()["id"])
+    assert (dataset["status"], dataset["reason"], dataset["num_files"]) == ("ready", None, 1)
 
 
 def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually, authorized):
@@ -106,8 +132,8 @@ def test_an_upload_whose_sender_hangs_up_leaves_nothing(live, eventually, author
             f"{name}: {headers[name]}\r\n" for name in headers
         )
         line.sendall(head.encode() + b"\r\n" + b"R" * 2_000_000)
-        eventually(lambda: list(live.context.storage.incoming.glob("*/upload")))
-    eventually(lambda: not list(live.context.storage.incoming.glob("*/upload")))
+        eventually(lambda: uploaded(live))
+    eventually(lambda: not uploaded(live))
     assert stored(live) == before
 
 
@@ -122,6 +148,7 @@ def test_a_bad_upload_is_422_with_a_sentence_and_leaves_nothing(put, live, event
     assert sentence in answer.json()["detail"]
     assert stored(live) == before
     eventually(lambda: not list(live.context.storage.incoming.glob("*")))
+    assert not uploaded(live)
 
 
 @pytest.mark.parametrize("name", ["%2e%2e", "-rf", "a%00b", "x" * 101, "%20a"])

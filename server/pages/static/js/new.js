@@ -3,7 +3,7 @@
 import { all, get, retryUnreachable, post, ApiError, remove } from "./api.js";
 import { byId, h, keyed } from "./dom.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
-import { showReport } from "./new/report.js";
+import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, notify } from "./shell.js";
 import { ago, duration, number, percent, size, span, t } from "./words.js";
@@ -134,7 +134,7 @@ async function use(found) {
   for (;;) {
     report = await retryUnreachable(() => showReport(dataset));
     ready();
-    if (dataset.id !== id || dataset.status !== "validating") break;
+    if (dataset.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
     const newer = await retryUnreachable(() => get(`/v1/datasets/${id}`));
     if (dataset.id !== id) return;

@@ -4,13 +4,21 @@ import { get } from "../api.js";
 import { byId, h } from "../dom.js";
 import { duration, has, number, percent, t } from "../words.js";
 
+const UNDER_WAY = ["ingesting", "validating"];
+
+/** Whether a dataset's recordings are still being unpacked or checked. */
+export const isUnderWay = (dataset) => UNDER_WAY.includes(dataset.status);
+
 /** Show a dataset's report, and return it; null while there is none. */
 export async function showReport(dataset) {
   byId("report").hidden = false;
   const state = byId("report-state");
   state.className = `pill ${dataset.status}`;
   state.textContent = t(`dataset.${dataset.status}`);
-  if (dataset.status === "validating") return null;
+  if (isUnderWay(dataset)) {
+    byId("findings").replaceChildren(...(dataset.reason ? [h("li", { class: "bad" }, dataset.reason)] : []));
+    return null;
+  }
   const report = await get(`/v1/datasets/${dataset.id}/report`);
   const measures = [
     ["speech", report.speech_seconds != null ? duration(report.speech_seconds) : null],

@@ -1,0 +1,112 @@
+"""The tables of datasets and of the uploads that they are made from, and the change of an upload's state."""
+
+from collections.abc import Collection
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+from sqlmodel import Field, Session, col
+
+from rvc_train.schemas.datasets import DatasetStatus
+from server.database.base import Table, UtcDateTime, in_sql, nullable_json, owner_column
+
+_NOT_DELETED: dict[str, Any] = dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text("deleted_at IS NULL"))
+
+
+class UploadState(StrEnum):
+    """State of an upload.
+
+        receiving ─► complete ◄─► admitting ─► admitted      each but admitting can become deleting
+                        │            │
+                        └► refused ◄─┘   (and from refused to admitting, when tried again)
+
+    The bytes exist until the upload is admitted; those of a refused upload are whole as well.
+    """
+
+    RECEIVING = "receiving"
+    COMPLETE = "complete"
+    ADMITTING = "admitting"
+    """Its dataset is being ingested from its bytes."""
+    ADMITTED = "admitted"
+    """Its dataset has the recordings, and its file is deleted. The row answers repeated requests until it expires."""
+    REFUSED = "refused"
+    """The archive or the recording was not accepted."""
+    DELETING = "deleting"
+    """Deleted or expired: its file goes first, then its row."""
+
+
+class Dataset(Table, table=True):
+    """Recordings of one voice. Immutable once ingested; a deleted dataset keeps its row, but no file.
+
+    While it is `ingesting`, its bytes are those of the upload that is `admitting`, or another dataset's of its sha256.
+    """
+
+    __tablename__ = "datasets"
+    __table_args__ = (
+        sa.CheckConstraint(in_sql("status", DatasetStatus), name="status_known"),
+        sa.CheckConstraint("status <> 'invalid' OR reason IS NOT NULL", name="invalid_has_reason"),
+        # One dataset for the same bytes and name of an owner, until it is deleted.
+        sa.Index("uq_datasets_owner_name_sha256", *("owner", "name", "sha256"), unique=True, **_NOT_DELETED),
+    )
+
+    id: str = Field(primary_key=True)
+    owner: str = owner_column()
+    name: str
+    status: str = DatasetStatus.VALIDATING
+    reason: str | None = None
+    """Reason why it is invalid, or why its ingestion waits."""
+    sha256: str
+    size: int = Field(sa_type=sa.BigInteger)
+    """Bytes of the upload."""
+    stored_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)
+    """Bytes of the unpacked recordings; while these are ingested, the bytes reserved for them. None for datasets before
+    schema 0008, which count `size` instead."""
+    num_files: int
+    """0 until the recordings are ingested."""
+    num_usable: int | None = None
+    seconds: float | None = None
+    notes: list[str] = Field(default_factory=list, sa_type=sa.JSON)
+    report: dict[str, Any] | None = Field(default=None, sa_column=nullable_json())
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    validated_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    deleted_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class Upload(Table, table=True):
+    """Bytes on their way to become a dataset. The length of its file is the number of bytes received."""
+
+    __tablename__ = "uploads"
+    __table_args__ = (
+        sa.CheckConstraint("length > 0", name="length_positive"),
+        sa.CheckConstraint(in_sql("state", UploadState), name="state_known"),
+        sa.CheckConstraint(
+            "(state IN ('admitted', 'admitting')) = (dataset_id IS NOT NULL)", name="admitted_exactly_with_dataset"
+        ),
+    )
+
+    id: str = Field(primary_key=True)
+    owner: str
+    state: str = UploadState.RECEIVING
+    """Changed by `change_upload` alone."""
+    is_resumable: bool = True
+    """False for the body of a single request, whose id no client has."""
+    length: int = Field(sa_type=sa.BigInteger)
+    received: int = Field(default=0, sa_type=sa.BigInteger)
+    """Bytes in the file at the last change of the row, for the reservation of the rest; there may be more."""
+    sha256: str | None = None
+    """Hash of all bytes, where it was computed while they were received."""
+    tus_metadata: str
+    """As the client sent it."""
+    unverified_from: int | None = Field(default=None, sa_type=sa.BigInteger)
+    """Offset of a chunk whose checksum is not verified yet: bytes from here on do not count."""
+    dataset_id: str | None = None
+    """The dataset made from it."""
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime, index=True)
+
+
+def change_upload(session: Session, upload_id: str, states: Collection[UploadState], **columns: object) -> bool:
+    """Change an upload that is in one of `states`; False, and nothing is changed, if it is in another or deleted."""
+    statement = sa.update(Upload).where(col(Upload.id) == upload_id, col(Upload.state).in_(states))
+    return bool(session.connection().execute(statement.values(**columns)).rowcount)

@@ -1,0 +1,177 @@
+"""Admission: the rows of a new dataset, made in one transaction from a complete upload or from stored bytes.
+
+What can be checked at once is checked here: names, limits and the directory of an archive, the owner's quota, the room
+on the disk, which are reserved by the dataset's row. Its recordings are then ingested in the background. An upload
+that is not admitted is whole, and can be tried again.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlmodel import Session, col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from rvc_train.schemas.datasets import DatasetStatus
+from server.auth.audit import record
+from server.auth.quotas import Quotas
+from server.database.engine import advisory_lock, read_session, write_session
+from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
+from server.datasets.ingest import UnpackLimits, unpacked_bytes
+from server.datasets.service import checked_name
+from server.errors import Gone, NoSpace, NotFound, UploadRefused, UploadTooLarge
+from server.settings import ServerSettings
+from server.storage.local import Storage, is_disk_full
+from server.storage.reservations import Reservations
+
+U = UploadState
+
+
+@contextmanager
+def full_disk_as_no_space() -> Iterator[None]:
+    """Raise NoSpace instead of the OSError of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise NoSpace("the server's disk is full; free some space there and try again") from error
+        raise
+
+
+class Admissions:
+    """Admissions to one database."""
+
+    def __init__(
+        self,
+        engine: sa.Engine,
+        storage: Storage,
+        settings: ServerSettings,
+        reservations: Reservations,
+        quotas: Quotas,
+        clock: Callable[[], datetime],
+    ) -> None:
+        self._engine, self._storage, self._settings = engine, storage, settings
+        self._reservations, self._quotas, self._clock = reservations, quotas, clock
+
+    def admit(self, name: str, upload: Upload, sha256: str) -> tuple[Dataset, bool]:
+        """Make a dataset of a complete upload; and whether it is new. Repeated calls return the same one.
+
+        The same bytes of an owner under the same name are one dataset. Raises Refused (and its subclasses), NoSpace,
+        NotFound or Gone when the upload is deleted meanwhile.
+        """
+        name = checked_name(name)
+        path = self._storage.upload_file(upload.id)
+        num_bytes = self._num_bytes(upload, name, sha256, path)
+        with write_session(self._engine) as session:
+            advisory_lock(session, f"datasets of {upload.owner}")
+            same = find_same(session, upload.owner, sha256, name)
+            dataset_id = new_id("ds") if same is None else same.id
+            is_stored = same is not None and not is_ingestion_refused(same)
+            state = U.ADMITTED if is_stored else U.ADMITTING
+            columns = {"state": state, "dataset_id": dataset_id, "sha256": sha256}
+            if not change_upload(session, upload.id, (U.COMPLETE, U.REFUSED), **columns):
+                return self._admitted_before(session, upload.id), False
+            if same is not None and is_stored:
+                dataset = same
+            elif path.exists():
+                dataset = same or self._new(dataset_id, upload.owner, name, sha256, upload.length)
+                self._have_ingested(session, dataset, num_bytes)
+            else:
+                raise Gone(f"the file of the upload {upload.id} is missing; start a new one")
+        if is_stored:
+            path.unlink(missing_ok=True)
+        return dataset, not is_stored
+
+    def admit_stored(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
+        """Make a dataset of bytes that the owner has in another one; and whether it is new. Raises NotFound."""
+        name = checked_name(name)
+        with write_session(self._engine) as session:
+            advisory_lock(session, f"datasets of {owner}")
+            same = find_same(session, owner, sha256, name)
+            if same is not None and not is_ingestion_refused(same):
+                return same, False
+            twin = find_twin(session, owner, sha256)
+            if twin is None:
+                raise NotFound("no dataset with these bytes is stored; upload them")
+            num_bytes = twin.size if twin.stored_bytes is None else twin.stored_bytes
+            dataset = same or self._new(new_id("ds"), owner, name, sha256, twin.size)
+            self._have_ingested(session, dataset, num_bytes)
+            return dataset, True
+
+    def discard_refused(self, dataset_id: str) -> None:
+        """Delete a dataset whose ingestion was refused, unless a job names it: its only user has the reason already."""
+        with write_session(self._engine) as session:
+            dataset = session.get(Dataset, dataset_id)
+            named = select(Job.id).where(Job.dataset_id == dataset_id)
+            if dataset is not None and is_ingestion_refused(dataset) and session.exec(named).first() is None:
+                record(session, "dataset.refused", dataset_id, name=dataset.name, reason=dataset.reason)
+                session.delete(dataset)
+
+    def limits(self) -> UnpackLimits:
+        """The limits of archives and recordings, with the room that there is now."""
+        settings = self._settings
+        return UnpackLimits(
+            max_files=settings.max_files,
+            max_file_bytes=settings.max_file_bytes,
+            max_unpacked_bytes=settings.max_unpacked_bytes,
+            max_ratio=settings.max_ratio,
+            free_bytes=self._storage.free_bytes() - settings.disk_reserve_bytes,
+        )
+
+    def _num_bytes(self, upload: Upload, name: str, sha256: str, path: Path) -> int:
+        """Bytes of the recordings. Raises the errors of `unpacked_bytes`; the upload is then refused."""
+        with read_session(self._engine) as session:
+            stored = find_same(session, upload.owner, sha256, name) or find_twin(session, upload.owner, sha256)
+        if stored is not None and stored.num_files:
+            return stored.size if stored.stored_bytes is None else stored.stored_bytes
+        try:
+            return unpacked_bytes(path, self.limits())
+        except FileNotFoundError:  # admitted or deleted at the same time, which the transaction decides
+            return 0
+        except (UploadRefused, UploadTooLarge):
+            with write_session(self._engine) as session:
+                change_upload(session, upload.id, (U.COMPLETE,), state=U.REFUSED)
+            raise
+
+    def _admitted_before(self, session: Session, upload_id: str) -> Dataset:
+        upload = session.get(Upload, upload_id)
+        dataset = None if upload is None or upload.dataset_id is None else session.get(Dataset, upload.dataset_id)
+        if dataset is None or dataset.deleted_at is not None:
+            raise NotFound(f"there is no upload {upload_id}")
+        return dataset
+
+    def _new(self, dataset_id: str, owner: str, name: str, sha256: str, size: int) -> Dataset:
+        return Dataset(
+            id=dataset_id, owner=owner, name=name, sha256=sha256, size=size, num_files=0, created_at=self._clock()
+        )
+
+    def _have_ingested(self, session: Session, dataset: Dataset, num_bytes: int) -> None:
+        """Reserve room for a dataset, a new one or one that was refused before, and mark it for ingestion."""
+        self._reservations.check(session, num_bytes)
+        self._quotas.check_bytes(session, dataset.owner, num_bytes)
+        dataset.status, dataset.reason, dataset.report = DatasetStatus.INGESTING, None, None
+        dataset.stored_bytes = num_bytes
+        session.add(dataset)
+        record(session, "dataset.admitted", dataset.id, name=dataset.name, size=dataset.size)
+
+
+def is_ingestion_refused(dataset: Dataset) -> bool:
+    """Whether the dataset is invalid because its upload was not accepted: it has no recording."""
+    return dataset.status == DatasetStatus.INVALID and dataset.num_files == 0
+
+
+def find_same(session: Session, owner: str, sha256: str, name: str) -> Dataset | None:
+    """The owner's dataset of these bytes and this name."""
+    return session.exec(_of_bytes(owner, sha256).where(Dataset.name == name)).first()
+
+
+def find_twin(session: Session, owner: str, sha256: str) -> Dataset | None:
+    """The owner's oldest dataset of these bytes, under any name, whose recordings are stored."""
+    stored = _of_bytes(owner, sha256).where(col(Dataset.num_files) > 0)
+    return session.exec(stored.order_by(col(Dataset.id)).limit(1)).first()
+
+
+def _of_bytes(owner: str, sha256: str) -> SelectOfScalar[Dataset]:
+    return select(Dataset).where(Dataset.owner == owner, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None))
