@@ -179,6 +179,7 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         logger.info("the server has stopped")
 
 
+# Long because it makes every service once.
 def _build_context(settings: ServerSettings) -> AppContext:
     engine = create_engine(settings.url, NUM_CONNECTIONS, NUM_IDLE_CONNECTIONS)
     storage = Storage(settings.data_folder)

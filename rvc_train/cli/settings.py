@@ -25,7 +25,7 @@ class Connection:
     server: str
     token: str | None
     token_source: str = ""
-    """Where the token was found, for the message of a refused one."""
+    """Source of the token, for the message of a refused one."""
 
 
 def config_file() -> Path | None:

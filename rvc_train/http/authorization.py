@@ -24,7 +24,7 @@ class TokenAuth(httpx.Auth):
     """Adds the token to each request to one server, and to no other: an answer may contain any address."""
 
     def __init__(self, server: httpx.URL, token: str, source: str) -> None:
-        """`source`: where the token was found, for messages; may be empty."""
+        """`source`: place in which the token was found, for messages; may be empty."""
         if not (token.isascii() and token.isprintable() and " " not in token):
             raise UsageError("the token contains a space or another character that tokens do not have; copy it again")
         self._origin = _origin(server)
@@ -60,7 +60,7 @@ def local_token(url: str) -> str | None:
 
 
 def local_token_source() -> str:
-    """Where the client finds local tokens, for messages."""
+    """Path of the file with local tokens, for messages."""
     return str(local_servers_file())
 
 

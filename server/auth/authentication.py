@@ -95,7 +95,7 @@ class AuthMiddleware:
         throttle: AuthThrottle,
         version: Callable[[], Hashable],
     ) -> None:
-        """`version`: of the database, None if unknown; what was found is found again until it changes."""
+        """`version`: version of the database, None if unknown; a principal is looked up once for each."""
         self._app = app
         self._recent = RecentPrincipals(version)
         self._tokens = tokens

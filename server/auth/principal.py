@@ -46,6 +46,6 @@ current_principal: ContextVar[Principal | None] = ContextVar("current_principal"
 
 
 def current_rights() -> tuple[str | None, frozenset[Scope]] | None:
-    """What responses to the current principal may depend on: whose resources it sees, and its scopes."""
+    """The properties of the current principal that responses may depend on: the owner it sees, and its scopes."""
     principal = current_principal.get()
     return None if principal is None else (principal.visible_owner, principal.scopes)

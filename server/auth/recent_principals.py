@@ -26,12 +26,12 @@ class RecentPrincipals:
     """Look-ups by function and secret, shared by requests that arrive together. For a single event loop."""
 
     def __init__(self, version: Callable[[], Hashable]) -> None:
-        """`version`: of the database, None if unknown: every request is looked up then."""
+        """`version`: version of the database; None if unknown: every request is looked up then."""
         self._version = version
         self._look_ups: OrderedDict[Hashable, _LookUp] = OrderedDict()
 
     async def find(self, look_up: Callable[[str], Principal | None], secret: str) -> Principal | None:
-        """What `look_up`, run in a thread, returns for the secret, or returned since the last change."""
+        """Result of `look_up`, run in a thread, for the secret; the last one if the database has not changed since."""
         version, now, key = self._version(), time.monotonic(), (look_up, secret)
         if version is None:
             return await run_in_threadpool(look_up, secret)
@@ -43,7 +43,7 @@ class RecentPrincipals:
             if len(self._look_ups) > MAX_ENTRIES:
                 self._look_ups.popitem(last=False)
         try:
-            principal = await asyncio.shield(found.task)  # whoever leaves does not end it for the others
+            principal = await asyncio.shield(found.task)  # a client that leaves does not end it for others
         except Exception:
             self._forget(key, found)
             raise

@@ -51,9 +51,9 @@ class SharedAnswers:
     """ASGI middleware, inside of authentication. For a single event loop."""
 
     def __init__(self, app: ASGIApp, version: Callable[[], Hashable], caller: Callable[[], Hashable]) -> None:
-        """`version`: of the database, None if unknown: nothing is shared then.
+        """`version`: version of the database; None if unknown: nothing is shared then.
 
-        `caller`: what an answer may depend on of the present request's caller.
+        `caller`: properties of the present caller that an answer may depend on.
         """
         self._app, self._version, self._caller = app, version, caller
         self._answers: OrderedDict[Hashable, _Answer] = OrderedDict()
@@ -121,7 +121,7 @@ async def _wait_for(answer: _Answer) -> None:
     finally:
         answer.num_waiting -= 1
         if not answer.num_waiting and not task.done():
-            answer.version = object()  # nobody may wait for it from now on
+            answer.version = object()  # no further request may wait for it
             task.cancel()
 
 

@@ -39,7 +39,8 @@ TROUBLES = {
     "queue_age": Trouble("rvc_train_queue_age_seconds", "0", "90000", {}),
     "disk_free": Trouble("rvc_train_disk_free_bytes", "30e9", "10e9", {}),
     "job_failures": Trouble('rvc_train_job_failures{code="engine_crashed"}', "0", "1", {"code": "engine_crashed"}),
-    "datasets": Trouble('rvc_train_datasets{status="validating"}', "0", "1", {"status": "validating"}),
+    "validating": Trouble('rvc_train_datasets{status="validating"}', "0", "1", {"status": "validating"}),
+    "ingesting": Trouble('rvc_train_datasets{status="ingesting"}', "0", "1", {"status": "ingesting"}),
     "webhook_messages": Trouble('rvc_train_webhook_messages{status="pending"}', "0", "101", {"status": "pending"}),
     "server_errors": Trouble("rvc_train_http_server_errors_total", "0", "1+1", {}),
 }

@@ -11,7 +11,8 @@ from sqlmodel import Session, col, select
 
 from server.database.clock import utc_now
 from server.database.engine import create_engine, read_session
-from server.database.tables import Artifact, Attempt, Dataset, Delivery, Event, Job, Preview, Upload, Webhook
+from server.database.result_tables import Artifact, Preview
+from server.database.tables import Attempt, Dataset, Delivery, Event, Job, Upload, Webhook
 from server.storage.local import Storage
 from server.storage.orphans import Orphans
 from tests.soak.users import TERMINAL, Record

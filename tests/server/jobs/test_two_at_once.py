@@ -25,7 +25,8 @@ from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.database.clock import utc_now
 from server.database.engine import create_engine, migrate, read_session, write_session
-from server.database.tables import Artifact, Attempt, Dataset, Event, Job, QuotaRow, SpentHours, new_id
+from server.database.result_tables import Artifact
+from server.database.tables import Attempt, Dataset, Event, Job, QuotaRow, SpentHours, new_id
 from server.datasets.service import DatasetService
 from server.errors import ServerError
 from server.job_store.idempotency import IdempotentRequest
