@@ -17,7 +17,7 @@ class Departures:
     """ASGI middleware that cancels a reading request whose connection is closed before its response begins.
 
     Its place in the queue for a thread is given up; a thread that runs already is left to end. Writing requests are
-    never cancelled here, because the client has no sign of whether they were carried out, and might find them half done.
+    never cancelled here, because the client has no sign of whether they were carried out.
     """
 
     def __init__(self, app: ASGIApp) -> None:
