@@ -19,7 +19,6 @@ from server.http import problem_details
 GUIDE = Path(__file__).parents[2] / "docs" / "api-guide.md"
 BLOCK = re.compile(r"^```(\w+)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 KEY = re.compile(r'"([A-Za-z_][\w/]*)"\s*:')
-TOKEN = "rvc_a-token-for-the-guide"
 END = "=== end of the block"
 SCRIPT = (
     ["log", "this engine trains nothing"],
@@ -97,7 +96,6 @@ def test_every_command_and_program_of_the_guide_does_what_the_guide_says(station
     hook_port = free_port()
     station.follow_script(*SCRIPT)
     station.environment |= {
-        "RVC_TRAIN_TOKEN": TOKEN,
         "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1",
         "RVC_TRAIN_WEBHOOK_POLL_SECONDS": "0.1",
         "RVC_TRAIN_LEASE_SECONDS": "30",  # a worker that is late on a busy machine still counts

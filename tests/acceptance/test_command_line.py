@@ -134,7 +134,6 @@ def test_logs_follow_to_the_end_of_the_job(running):
 
 
 def test_a_token_is_asked_for_and_taken_from_the_environment(station):
-    station.environment["RVC_TRAIN_TOKEN"] = "a-token-of-24-characters"
     station.start_server()
     assert station.cli("jobs").returncode == 0
     done = station.cli("jobs", "--token", "wrong")

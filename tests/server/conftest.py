@@ -372,7 +372,7 @@ def started(tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[byt
             except httpx.TransportError:
                 return False
 
-        wait_until(is_ready)
+        wait_until(is_ready, 60)
         return child, url
 
     yield start

@@ -171,59 +171,62 @@ def test_servers_that_start_at_the_same_time_leave_a_whole_file(tokens, file):
     assert tokens.has_local_token(servers.root["ins_1"].token)
 
 
-def test_a_real_server_keeps_token_and_sessions_over_a_restart_and_limits_no_rate_from_loopback(
-    started, file, client_at
-):
-    child, url = started(RVC_TRAIN_TOKEN="", RVC_TRAIN_REQUESTS_PER_MINUTE="3")
+@pytest.fixture
+def local_station(tmp_path, file, open_station):
+    """A real server without RVC_TRAIN_TOKEN, to be started."""
+    station = open_station(tmp_path, None)
+    yield station
+    station.close()
+
+
+def stop(server):
+    server.terminate()
+    assert server.wait(60) == 0
+
+
+def test_a_real_server_keeps_token_and_sessions_over_a_restart_and_limits_no_rate_from_loopback(local_station):
+    local_station.environment["RVC_TRAIN_REQUESTS_PER_MINUTE"] = "50"
+    server = local_station.start_server()
+    url = local_station.url
     first = local_token(url.replace("127.0.0.1", "localhost"))
     with httpx.Client(base_url=url) as browser:
         assert browser.get("/v1/jobs").status_code == 401
         assert browser.post("/v1/session", json={"token": first}).status_code == 204
-        assert [browser.get("/v1/me").status_code for _ in range(6)] == [200] * 6
-        cookies = dict(browser.cookies)
-    assert client_at(url).access.me().token_id == LOCAL_TOKEN_ID
-    child.terminate()
-    assert child.wait(20) == 0
-    _, url = started(RVC_TRAIN_TOKEN="")
-    assert local_token(url) == first
-    assert httpx.get(f"{url}/v1/me", cookies=cookies).json()["owner"] == LOCAL_OWNER
+        assert [browser.get("/v1/me").status_code for _ in range(60)] == [200] * 60
+        stop(server)
+        local_station.start_server()
+        assert local_token(url) == first
+        assert browser.get("/v1/me").json()["token_id"] == LOCAL_TOKEN_ID
+    assert first not in (local_station.folder / "server.log").read_text()
 
 
-def test_a_real_server_without_a_home_prints_the_token_once_and_works(started, tmp_path, client_at):
-    nowhere = {"HOME": "/proc/nowhere", "XDG_CONFIG_HOME": "/proc/nowhere/config", "RVC_TRAIN_TOKEN": ""}
-    child, url = started(**nowhere)
-    log = (tmp_path / "server.log").read_text()
-    (sentence,) = [line for line in log.splitlines() if "cannot be recorded" in line]
+def test_a_real_server_without_a_home_prints_the_token_once_and_works(local_station, client_at):
+    local_station.environment |= {"HOME": "/proc/nowhere", "XDG_CONFIG_HOME": "/proc/nowhere/config"}
+    server = local_station.start_server()
+    log = local_station.folder / "server.log"
+    (sentence,) = [line for line in log.read_text().splitlines() if "cannot be recorded" in line]
     secret = sentence.rpartition(" ")[2]
-    assert client_at(url, secret).access.me().owner == LOCAL_OWNER
-    child.terminate()
-    assert child.wait(20) == 0
-    _, url = started(**nowhere)
-    assert secret not in (tmp_path / "server.log").read_text()
-    assert client_at(url, secret).access.me().owner == LOCAL_OWNER
+    assert client_at(local_station.url, secret).access.me().owner == LOCAL_OWNER
+    stop(server)
+    local_station.start_server()
+    assert log.read_text().count(secret) == 1
+    assert client_at(local_station.url, secret).access.me().owner == LOCAL_OWNER
 
 
-def test_the_local_token_opens_everything_that_was_the_local_users_before_an_upgrade(
-    started, file, tmp_path, client_at
-):
+def test_the_local_token_opens_everything_that_was_the_local_users_before_an_upgrade(serve, file, tmp_path, client_at):
     shutil.copytree(BEFORE / "files", tmp_path / "data")
     with sqlite3.connect(tmp_path / "data" / "rvc-train.db") as connection:
         connection.executescript((BEFORE / "rvc-train.sql").read_text())
     connection.close()
-    _, url = started(RVC_TRAIN_TOKEN="")
-    client = client_at(url)
-    jobs = list(client.jobs())
-    assert {job.owner for job in jobs} == {LOCAL_OWNER}
-    assert {"anna", "waiting"} <= {job.name for job in jobs}
-    waiting = next(job for job in jobs if job.name == "waiting")
-    assert client.cancel(waiting.id).status == "cancelled"
-    with pytest.raises(AuthError, match="requires a token"):
-        client_at(url, "").job(waiting.id)
-
-
-def test_a_start_with_rvc_train_token_leaves_no_file(started, file):
-    started()
-    assert not file.exists()
+    with serve(tmp_path / "data", token=None, database_url=None) as server:
+        provided(server.context.tokens, server.url.removeprefix("http://"))
+        client = client_at(server.url)
+        jobs = {job.name: job for job in client.jobs()}
+        assert {job.owner for job in jobs.values()} == {LOCAL_OWNER}
+        assert {"anna", "waiting"} <= set(jobs)
+        assert client.cancel(jobs["waiting"].id).status == "cancelled"
+        with pytest.raises(AuthError, match="requires a token"):
+            client_at(server.url, "").job(jobs["anna"].id)
 
 
 def test_the_list_of_tokens_shows_it_and_it_can_be_revoked(serve, tmp_path, file, client_at):
