@@ -267,6 +267,35 @@ def test_a_dataset_deleted_while_it_is_ingested_leaves_nothing(
     assert (home.exists(), file.exists()) == (False, False)
 
 
+def test_archives_that_are_long_to_read_keep_no_other_request_waiting(
+    serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("server.app.NUM_REQUEST_THREADS", 2)
+    begun, release = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: Any) -> int:
+        begun.release()
+        release.wait(30)
+        return 1000
+
+    monkeypatch.setattr("server.datasets.admission.unpacked_bytes", slow)
+    with serve(tmp_path) as server, server.client() as http, ThreadPoolExecutor(4) as threads:
+        uploads = [uploaded(http, b"RIFF%d" % number) for number in range(4)]
+
+        def post(upload_id: str) -> int:
+            with server.client() as own:
+                return admitted(own, upload_id, upload_id).status_code
+
+        answers = threads.map(post, uploads)
+        try:
+            assert begun.acquire(timeout=20)
+            assert begun.acquire(timeout=20)
+            assert http.get("/v1/datasets").json()["data"] == []
+        finally:
+            release.set()
+        assert list(answers) == [202] * 4
+
+
 # Room
 
 
