@@ -295,7 +295,7 @@ class LeaseOperations:
 
     def _retry_delay(self, num_earlier: int) -> float:
         """Seconds before the next attempt, doubled for each earlier one."""
-        return min(self._retry_delay_seconds * 2 ** min(num_earlier, 20), LONGEST_RETRY_DELAY.total_seconds())
+        return min(self._retry_delay_seconds * 2.0 ** min(num_earlier, 20), LONGEST_RETRY_DELAY.total_seconds())
 
     def _complete_stop(
         self, session: Session, job: Job, *, outcome: str | None = None, **columns: Unpack[JobColumns]
