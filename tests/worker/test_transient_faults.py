@@ -75,6 +75,7 @@ def test_a_postgresql_that_refuses_writes_during_a_failover_is_waited_for(shop: 
     def change(setting: str) -> None:
         """The worker's connections end too, as when the server is replaced by a standby."""
         with database.connect() as connection:
+            connection.exec_driver_sql("SET default_transaction_read_only = off")
             connection.exec_driver_sql(f"ALTER DATABASE {name} {setting}")
             connection.exec_driver_sql(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "

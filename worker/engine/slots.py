@@ -74,7 +74,7 @@ class Slot:
     """A slot, locked by this process until `release`."""
 
     def __init__(self, path: Path, lock: filelock.BaseFileLock, record: SlotRecord | None) -> None:
-        """`record`: left there by a dead worker."""
+        """`record`: that of a dead worker; None without one."""
         self.path, self._lock, self._record = path, lock, record
 
     @property
