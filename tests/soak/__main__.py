@@ -133,7 +133,10 @@ class Soak:
             self.seed,
             self.seconds,
             [*self.record.faults, *faults, *self._growth(slopes), *self._of_logs()],
-            figures | self._figures() | {kind: _shown(found) for kind, found in slopes.items()},
+            figures
+            | self._figures()
+            | {"memory_mb_of_servers": measures.series("server")}
+            | {kind: _shown(found) for kind, found in slopes.items()},
         )
 
     def _strike_until(self, end: float) -> None:

@@ -104,6 +104,13 @@ class Measures(threading.Thread):
             for kind, processes in sorted(found.items())
         }
 
+    def series(self, kind: str, num_points: int = 30) -> list[list[float]]:
+        """Memory in MB of each process of a kind that was sampled long enough, thinned to about so many points."""
+        lives = [
+            each.memory for each in self._processes.values() if each.kind == kind and len(each.memory) > num_points
+        ]
+        return [[round(value / 1e6, 1) for _, value in life[:: len(life) // num_points]] for life in lives]
+
 
 def resident_bytes(pid: int) -> int:
     """Resident memory of a process, in bytes."""

@@ -92,7 +92,10 @@ def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None
     return _accepted(submission)
 
 
-@router.get("", responses=documented(404, 422))
+_SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
+
+
+@router.get("", responses=documented(404, 422, also={200: _ETAG, **_SAME}))
 @requires(Scope.READ)
 def list_jobs(
     request: Request,
@@ -142,9 +145,7 @@ def _labels(request: Request) -> dict[str, str]:
 
 @router.get(
     "/{job_id}",
-    responses=documented(
-        404, also={200: _ETAG, 304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
-    ),
+    responses=documented(404, also={200: _ETAG, **_SAME}),
     response_model=JobPublic,
 )
 @requires(Scope.READ)
