@@ -27,7 +27,6 @@ def commands_of(page: str) -> str:
 def local_station(tmp_path: Path, open_station: Callable[..., Any]) -> Iterator[Any]:
     station = open_station(tmp_path, None)
     station.environment |= {
-        "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "HF_ENDPOINT": f"http://127.0.0.1:{free_port()}",  # nobody there: nothing is downloaded
         "RVC_TRAIN_LEASE_SECONDS": "30",
     }
@@ -35,9 +34,12 @@ def local_station(tmp_path: Path, open_station: Callable[..., Any]) -> Iterator[
     station.close()
 
 
-@pytest.mark.timeout(240)
-def test_every_command_of_the_section_works_on_a_fresh_machine(local_station: Any, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("engine", ["scripted", pytest.param("real", marks=pytest.mark.long)])
+def test_every_command_of_the_section_works_on_a_fresh_machine(local_station: Any, tmp_path: Path, engine: str) -> None:
     station = local_station
+    if engine == "scripted":
+        station.follow_script(["train", 10, 0.05, 5], *station.MAKE_VOICE)
     station.start_server()
     station.start_worker()
     here = tmp_path / "here"
@@ -57,7 +59,7 @@ def test_every_command_of_the_section_works_on_a_fresh_machine(local_station: An
     assert IN_SHORT[0] in commands
     script = "set -e -o pipefail -u\n" + commands.replace(*IN_SHORT)
     done = subprocess.run(
-        ["bash", "-c", script], cwd=here, env=environment, capture_output=True, text=True, timeout=220, check=False
+        ["bash", "-c", script], cwd=here, env=environment, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr + station.words()
     assert '"type":"succeeded"' in re.sub(r"\s", "", done.stdout), done.stdout
