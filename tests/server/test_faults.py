@@ -77,6 +77,7 @@ def test_a_clock_that_is_set_fails_no_waiting_job(bench: Any, hours: int) -> Non
     assert bench.jobs.get(after.id).error_code == "queue_timeout"
 
 
+@pytest.mark.sqlite
 def test_a_long_reader_lets_the_log_be_folded_and_keeps_no_writer_waiting(bench: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("server.database.engine.LARGE_WAL", 1)
     bench.job()

@@ -163,6 +163,7 @@ def test_gc_lists_removals_before_it_deletes(live: Any, http: httpx.Client) -> N
     http.put("/v1/retention", json={})
 
 
+@pytest.mark.sqlite
 def test_the_doctor_reports_each_check_and_what_to_do(live: Any, tmp_path: Path) -> None:
     root = live.context.storage.root
     ran = admin(root, "doctor", "--json")
