@@ -76,7 +76,7 @@ def test_over_every_route_no_lock_is_held_while_a_connection_is_asked_for_nor_th
 ) -> None:
     monkeypatch.setattr(WeightsFetcher, "_fetch", lambda *_: None)  # downloads nothing
     limits = dict.fromkeys(("requests_per_minute", "writes_per_minute", "refusals_per_minute"))
-    more = {"token": FIRST_TOKEN, "webhook_allow_private": True, "reaper_seconds": 0.05, "checkpoint_seconds": 0.05}
+    more = {"token": FIRST_TOKEN, "outbound_networks": "127.0.0.1", "reaper_seconds": 0.05, "checkpoint_seconds": 0.05}
     with watched_locks("server") as watch, serve(tmp_path, **limits, **more) as server:
         watch.watch(server.context.engine)
         with server.client(Authorization=f"Bearer {FIRST_TOKEN}") as http:

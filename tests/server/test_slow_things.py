@@ -159,7 +159,7 @@ def test_slow_names_receivers_and_readers_delay_nobody_else_and_no_shutdown(
             folder,
             sys.executable,
             str(FOLDER / "server_with_hanging_names.py"),
-            WEBHOOK_ALLOW_PRIVATE="true",
+            OUTBOUND_NETWORKS="127.0.0.1",
             CHECKPOINT_SECONDS="0.5",
         ) as (client, stop),
     ):

@@ -90,7 +90,7 @@ class Soak:
         self.station = Station(folder, TOKEN)
         self.station.environment |= {
             "RVC_TRAIN_REPORT_COMMAND": json.dumps([sys.executable, str(ROOT / "tests" / "server" / "fake_report.py")]),
-            "RVC_TRAIN_WEBHOOK_ALLOW_PRIVATE": "true",
+            "RVC_TRAIN_OUTBOUND_NETWORKS": "127.0.0.1",
             "RVC_TRAIN_REQUESTS_PER_MINUTE": "100000",
             "RVC_TRAIN_WRITES_PER_MINUTE": "100000",
             "RVC_TRAIN_MAX_RECOVERIES": "1000",

@@ -19,7 +19,8 @@ from tests.soak.users import TERMINAL, Record
 
 ALLOWED = re.compile(
     r"^(instance\.json|server\.lock|rvc-train\.db(-wal|-shm)?|trash/.*|weights/.*|readings/wrk_\w+(/.*)?|backups?/.*"
-    r"|cache/ds_\w+/.*|jobs/job_\w+/(job\.log|config\.json|workspace/.*|checkpoints/.*|attempts/\d+/(workspace|checkpoints)/.*))$"
+    r"|workers/.*|cache/ds_\w+/.*"
+    r"|jobs/job_\w+/(job\.log|workspace/.*|attempts/\d+/(config\.json|checkpoints/.*)))$"
 )
 """Files that no row names one by one; the folder's name has a row, or the sweep would have taken it."""
 
