@@ -225,6 +225,7 @@ def test_the_server_tells_what_it_is_and_that_it_is_ready(http):
 @pytest.mark.sqlite
 def test_readiness_fails_when_the_database_cannot_be_written(http, live, monkeypatch):
     monkeypatch.setattr("server.database.engine.CHECK_TIMEOUT_MS", 50)
+    monkeypatch.setattr("server.admin.readiness.FRESH_SECONDS", 0)
     with live.context.engine.connect() as connection, connection.begin():
         answer = http.get("/readyz")
     assert (answer.status_code, answer.json()["checks"]["disk"]) == (503, "ok")

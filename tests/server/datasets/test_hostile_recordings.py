@@ -126,8 +126,9 @@ def look_at(folder: Path, contents: list[bytes]) -> Looked:
     for row, content in zip(rows, contents, strict=True):
         (recordings / row["path"]).write_bytes(content)
     (recordings / "recordings.json").write_text(json.dumps({"files": rows}))
-    output = folder / "report.json"
-    limits = [str(number) for number in (60, 4096 * MIB, 64 * MIB)]
+    output = folder / "report" / "report.json"
+    output.parent.mkdir()
+    limits = [str(each) for each in (60, 4096 * MIB, 64 * MIB, folder, output.parent)]
     command = [sys.executable, "-m", "server.datasets.sandbox", *limits, sys.executable, "-m", "rvc_engine", "report"]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     begin, resident = time.monotonic(), 0
