@@ -74,7 +74,7 @@ class RecoveryStore:
             path = self.folder / entry.file
             fault = entry.fault(self.folder)
             if fault is None:
-                return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state, path)
+                return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state)
             warn(f"the checkpoint of step {entry.step} {fault}; resuming from the one before it")
         if not entries:
             return None
@@ -83,12 +83,42 @@ class RecoveryStore:
             "resume from the newest G_ and D_ files beside it"
         )
 
-    def base_weights(self) -> str | None:
-        """Identity of the base weights that the run began with, by its newest readable checkpoint; None without one."""
+    def recorded_identity(self) -> dict[str, Any]:
+        """Identity in the newest readable checkpoint; empty without one. Reads no tensors."""
         for entry in reversed(read_entries(self.folder)):
             with suppress(IncompatibleCheckpoint):
-                return str(load_file(self.folder / entry.file, lazily=True)["identity"]["base weights"])
-        return None
+                return dict(load_file(self.folder / entry.file, lazily=True)["identity"])
+        return {}
+
+    def base_weights(self) -> str | None:
+        """Identity of the base weights that the run began with, by its newest readable checkpoint; None without one."""
+        recorded = self.recorded_identity().get("base weights")
+        return None if recorded is None else str(recorded)
+
+    def check_identity(self, recorded: dict[str, Any]) -> None:
+        """Raise IncompatibleCheckpoint when a checkpoint's identity differs in a value of this run's."""
+        for key, value in self.identity.items():
+            if recorded.get(key) != value:
+                difference = (
+                    "other recordings, or other settings of pitch or content"
+                    if key == "features"
+                    else f"{key}={recorded.get(key)}, but this run asks for {key}={value}"
+                )
+                raise IncompatibleCheckpoint(
+                    f"the folder {self.folder.parent} holds a run that was trained with {difference}; {self._ways_on()}"
+                )
+
+    def _ways_on(self) -> str:
+        """What a user can do with a folder that holds another run."""
+        pairs = sorted(self.folder.parent.glob("G_*.pth"), key=lambda path: path.stat().st_mtime)
+        generator = pairs[-1].name if pairs else "G_NUMBER.pth"
+        discriminators = "D_" + generator.removeprefix("G_")
+        return (
+            "nothing was changed in it. To train it for more epochs, start it again as before, with a larger number of "
+            "epochs. To go on from its voice with what is given now, give the voice another name and start from its "
+            f"last pair: -pg {self.folder.parent / generator} -pd {self.folder.parent / discriminators}. To train anew "
+            f"under this name, move {self.folder} and the G_ and D_ files beside it elsewhere"
+        )
 
     def is_newest_whole(self) -> bool:
         """Whether the run has a checkpoint and the newest one is intact."""
@@ -104,16 +134,8 @@ class RecoveryStore:
         written = (path if path.is_file() else manifest_in(self.folder)).stat().st_mtime
         return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
 
-    def _restore(self, tree: Any, state: GanTrainState, path: Path) -> TrainProgress:
-        for key, value in self.identity.items():
-            if tree["identity"].get(key) != value:
-                recorded = tree["identity"].get(key)
-                same = "give the same recordings, pitch and content" if key == "features" else f"set {key}={recorded}"
-                raise IncompatibleCheckpoint(
-                    f"the run in {path.parent.parent} was trained with {key}={recorded}, but this job asks for "
-                    f"{key}={value}; {same} to go on with it, or give the voice another name. To train anew under "
-                    f"this name, move {path.parent} and the G_ and D_ files beside it elsewhere"
-                )
+    def _restore(self, tree: Any, state: GanTrainState) -> TrainProgress:
+        self.check_identity(tree["identity"])
         state.synthesizer.load_state_dict(tree["generator"])
         state.discriminators.load_state_dict(tree["discriminators"])
         for name in ("generator_optimizer", "discriminator_optimizer"):
