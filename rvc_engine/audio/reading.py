@@ -357,15 +357,16 @@ class _FfmpegDecoder:
         )
 
     def _seconds(self) -> float | None:
-        """The track's own length. That of the container is the longest track's, which may be a picture's."""
+        """The track's own length. That of a container is the longest track's, which may be a picture's."""
+        if self._container.format.name.startswith("matroska"):  # for which FFmpeg gives tracks the container's length
+            tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self._stream.metadata.get("DURATION", ""))
+            if tag:
+                return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+            if len(self._container.streams) > 1:
+                return None
         if self._stream.duration is not None and self._stream.time_base:
             return float(self._stream.duration * self._stream.time_base)
-        written = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self._stream.metadata.get("DURATION", ""))
-        if written:  # Matroska's
-            return 3600 * int(written[1]) + 60 * int(written[2]) + float(written[3])
-        if len(self._container.streams) == 1 and self._container.duration is not None:
-            return float(self._container.duration / av.time_base)
-        return None
+        return float(self._container.duration / av.time_base) if self._container.duration is not None else None
 
     def blocks(self) -> Iterator[Block]:
         return _joined(self._frame_blocks())

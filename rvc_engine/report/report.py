@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from rvc_engine.audio.high_pass import SAMPLE_RATE as SLICING_RATE
 from rvc_engine.audio.high_pass import HighPass
 from rvc_engine.audio.reading import AudioStream, Block, UnreadableAudio, read_twice_if_needed
 from rvc_engine.audio.recordings import Recording, list_recordings
@@ -22,7 +23,7 @@ from rvc_engine.audio.selection import Judged, Selection, select, total_dropped,
 from rvc_engine.audio.silence import Levels
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.report import duplicates
-from rvc_engine.report.audio_quality import NUM_DECAYS, RATE, AudioQuality, AudioQualityMeter, reverberation_seconds
+from rvc_engine.report.audio_quality import NUM_DECAYS, AudioQuality, AudioQualityMeter, reverberation_seconds
 from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, finding_text
 from rvc_engine.report.speaker_clusters import cluster_speakers
 from rvc_engine.report.waveform_overview import Envelope, Overview, draw
@@ -117,27 +118,24 @@ def _analyze(recording: Recording) -> _FileAnalysis:
 
 
 def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
-    """Read a recording as slicing will: mixed to mono and high-passed, at 48 kHz."""
     digest = hashlib.blake2b(digest_size=16)
     meter, clipping, envelope = AudioQualityMeter(), _Clipping(), Envelope()
-    levels, resampler, high_pass = Levels(RATE), Resampler(RATE), HighPass(RATE)
-
-    def add(resampled: NDArray[np.float32]) -> None:
-        sound = high_pass(resampled)
-        levels.add(sound)
-        meter.add(sound, RATE)
-        envelope.add(sound, RATE)
-
+    levels, resampler, high_pass = Levels(SLICING_RATE), Resampler(SLICING_RATE), HighPass()
     for block in stream.blocks():
         digest.update(block.samples.tobytes())
         clipping.add(block)
-        for resampled in resampler.add(stream.mix.mono(block.samples), block.sample_rate):
-            add(resampled)
+        mono = stream.mix.mono(block.samples)
+        for resampled in resampler.add(mono, block.sample_rate):
+            levels.add(high_pass.add(resampled))
+        mono = mono - mono.mean()  # without a constant offset, which is no sound
+        meter.add(mono, block.sample_rate)
+        envelope.add(mono, block.sample_rate)
     for resampled in resampler.finish():
-        add(resampled)
+        levels.add(high_pass.add(resampled))
+    levels.add(high_pass.finish())
     digest.update(f"{stream.info.sample_rate} {stream.info.channels}".encode())
     quality = meter.result()
-    selection = select(levels, RATE, stream.zeroed_hops(), stream.unreadable_seconds)
+    selection = select(levels, SLICING_RATE, stream.zeroed_hops(), stream.unreadable_seconds)
     report = FileReport(
         name=name,
         seconds=stream.seconds,
