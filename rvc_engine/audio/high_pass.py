@@ -1,7 +1,7 @@
 """The 48 Hz high-pass of slicing, for the report: by matrix products, without scipy, whose import takes long.
 
-Butterworth, order 5, causal, starting from silence: the output of `scipy.signal.lfilter` within 1e-5. Silence after sound
-decays to nothing, as it does there, so that both find the same quietest frame in it.
+Butterworth, order 5, causal, starting from silence: the output of `scipy.signal.lfilter` within 1e-5. Silence after
+sound decays to nothing, as it does there, so that both find the same quietest frame in it.
 """
 
 import functools

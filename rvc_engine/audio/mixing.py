@@ -110,13 +110,11 @@ class Survey:
 
     def add(self, samples: NDArray[np.float32], sample_rate: int) -> None:
         """Add the next samples, (num_samples, channels)."""
-        loudest = np.abs(samples[:, 0])
-        for channel in range(1, samples.shape[1]):
-            np.maximum(loudest, np.abs(samples[:, channel]), out=loudest)
-        if not len(loudest):
-            return
-        starts = np.arange(0, len(loudest), max(1, round(HOP_SECONDS * sample_rate)))
-        peaks = np.maximum.reduceat(loudest, starts).astype(np.float64)
+        hop, channels = max(1, round(HOP_SECONDS * sample_rate)), samples.shape[1]
+        loudness = np.abs(samples).reshape(-1)
+        whole = len(samples) // hop * hop * channels
+        rest = [loudness[whole:].max()] if len(loudness) > whole else []
+        peaks = np.concatenate([loudness[:whole].reshape(-1, hop * channels).max(axis=1), rest]).astype(np.float64)
         self.peak = max(self.peak, float(peaks.max()))
         bins = np.clip(20 * np.log10(np.maximum(peaks, 1e-6)) - _FIRST_DB, 0, len(self._counts) - 1).astype(np.int64)
         np.add.at(self._counts, bins, 1)
