@@ -49,7 +49,7 @@ _FIRST_DB, _LAST_DB = -120, 200
 
 @dataclass(frozen=True)
 class Mix:
-    """How the channels of one recording become mono."""
+    """The way in which the channels of one recording become mono."""
 
     weights: tuple[float, ...] | None = None
     """Weight of each channel; None: the mean."""
@@ -162,7 +162,7 @@ class Survey:
         return 20 * math.log10(peak) if peak > self._limit else 0.0
 
     def remarks(self, mix: Mix) -> list[str]:
-        """What is done to the recording before anything else, one clause each. `mix`: the right one."""
+        """Clauses on how the recording is changed before anything else. `mix`: the right one."""
         remarks = []
         if excess := self.excess_db():
             remarks.append(f"{excess:.1f} dB over full scale, so it is scaled to full scale as a whole")

@@ -105,7 +105,7 @@ class AudioStream:
     """An open recording, read once from start to end."""
 
     def __init__(self, decoder: _Decoder, mix: Mix | None = None) -> None:
-        """`mix`: how to mix it to mono; by default as the header implies."""
+        """`mix`: the way to mono; by default that which the header implies."""
         self.info = decoder.info
         self.notes: list[str] = []
         """Damage that was found; complete, like all below, once all blocks are read."""

@@ -63,7 +63,7 @@ class Piece:
 
 @dataclass(frozen=True)
 class Selection:
-    """What is kept of one recording, and what is dropped."""
+    """The parts of one recording that are kept, and the time that is dropped."""
 
     pieces: tuple[Piece, ...] = ()
     kept_seconds: float = 0.0

@@ -68,7 +68,7 @@ class SlicedRecording:
     dropped_seconds: dict[DropReason, float] = field(default_factory=dict)
     """Time of the recording that is dropped, by reason."""
     remarks: tuple[str, ...] = ()
-    """What was done to make it usable, one clause each."""
+    """Clauses on how it was changed before anything else, such as scaled to full scale."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
 
+MODEL_KEYS = frozenset({"version", "sample_rate", "f0", "width"})
+"""Keys of an identity that determine the shapes of the model, so that its weights are of no use to another."""
+
 
 @dataclass(frozen=True)
 class OwnCheckpoint:
@@ -105,19 +108,23 @@ class RecoveryStore:
                     else f"{key}={recorded.get(key)}, but this run asks for {key}={value}"
                 )
                 raise IncompatibleCheckpoint(
-                    f"the folder {self.folder.parent} holds a run that was trained with {difference}; {self._ways_on()}"
+                    f"the folder {self.folder.parent} holds a run that was trained with {difference}. To train that "
+                    "run for more epochs, start it again as before, with a larger number of epochs. "
+                    f"{self._way_to_another(key)}. To train anew under this name, move {self.folder} and the G_ and D_ "
+                    "files beside it elsewhere"
                 )
 
-    def _ways_on(self) -> str:
-        """What a user can do with a folder that holds another run."""
-        pairs = sorted(self.folder.parent.glob("G_*.pth"), key=lambda path: path.stat().st_mtime)
-        generator = pairs[-1].name if pairs else "G_NUMBER.pth"
-        discriminators = "D_" + generator.removeprefix("G_")
+    def _way_to_another(self, key: str) -> str:
+        """Advice for a run whose value of this key differs from that of the run in the folder."""
+        if key in MODEL_KEYS:
+            return "For a voice of another kind, give it another name"
+        folder = self.folder.parent
+        generators = sorted(folder.glob("G_*.pth"), key=lambda path: path.stat().st_mtime)
+        generator = generators[-1] if generators else folder / "G_NUMBER.pth"
+        discriminators = generator.with_name("D_" + generator.name.removeprefix("G_"))
         return (
-            "nothing was changed in it. To train it for more epochs, start it again as before, with a larger number of "
-            "epochs. To go on from its voice with what is given now, give the voice another name and start from its "
-            f"last pair: -pg {self.folder.parent / generator} -pd {self.folder.parent / discriminators}. To train anew "
-            f"under this name, move {self.folder} and the G_ and D_ files beside it elsewhere"
+            "To go on from its voice with what is given now, give the new voice another name and start from the last "
+            f"pair of this one: -pg {generator} -pd {discriminators}"
         )
 
     def is_newest_whole(self) -> bool:

@@ -76,7 +76,7 @@ class FileReport:
     is_mixed_by_layout: bool = False
     """Whether its channels, more than two, are mixed by their loudspeakers' weights."""
     remarks: list[str] = field(default_factory=list)
-    """What is done to the recording before anything else, one clause each."""
+    """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Workspace:
 
     @property
     def slicing_result(self) -> Path:
-        """`slicing/result.json`: what was kept and dropped of each recording."""
+        """`slicing/result.json`: the time that was kept and dropped of each recording."""
         return self.root / "slicing" / "result.json"
 
     @property

@@ -1,4 +1,4 @@
-"""What of a recording is kept: the report and slicing apply one rule, and count every second that is dropped."""
+"""The parts of a recording that are kept: report and slicing apply one rule, and count each second that is dropped."""
 
 import json
 from collections.abc import Callable

@@ -49,7 +49,8 @@ def test_other_inputs_under_the_name_of_a_begun_run_are_refused_before_anything_
     assert f"the folder {finished.root} holds a run that was trained with " in message
     assert wanted in message
     newest = max(finished.root.glob("G_*.pth"), key=lambda path: path.stat().st_mtime)
-    assert f"-pg {newest} -pd {newest.with_name(newest.name.replace('G_', 'D_'))}" in message
+    pair = f"-pg {newest} -pd {newest.with_name(newest.name.replace('G_', 'D_'))}"
+    assert (pair in message) == (other != "rate")  # weights of another rate do not fit
     assert "more epochs" in message
 
 
