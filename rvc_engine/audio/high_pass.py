@@ -6,6 +6,7 @@ sound decays to nothing, as it does there, so that both find the same quietest f
 
 import functools
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,10 @@ SAMPLE_RATE = 40_000
 """Hz: the default rate of a voice."""
 BLOCK = 128
 """Samples that are filtered by one product."""
+PART = 2**10 * BLOCK
+"""Samples that are filtered at once; memory stays small however long the blocks are."""
+FADED = 1e-150
+"""State below which silence gives zeros."""
 NUM_STATES = 6
 """Two for each of three sections."""
 
@@ -37,12 +42,13 @@ class HighPass:
         self._state = np.zeros(NUM_STATES)
         self._rest = np.zeros(0)
 
-    def add(self, block: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Filter the next samples, (num_samples,); a last part shorter than BLOCK waits for the next ones."""
-        samples = np.concatenate([self._rest, block])
+    def add(self, block: NDArray[np.floating]) -> Iterator[NDArray[np.float64]]:
+        """Filter the next samples, (num_samples,), in parts; a last one shorter than BLOCK waits for the next call."""
+        samples = np.concatenate([self._rest.astype(block.dtype), block])
         num_whole = len(samples) // BLOCK * BLOCK
         self._rest = samples[num_whole:]
-        return self._filter(samples[:num_whole].reshape(-1, BLOCK))
+        for start in range(0, num_whole, PART):
+            yield self._filter(samples[start : min(start + PART, num_whole)].astype(np.float64).reshape(-1, BLOCK))
 
     def finish(self) -> NDArray[np.float64]:
         """The part that waits. Call once, after the last block."""
@@ -51,6 +57,8 @@ class HighPass:
         return self._filter(padded)[: len(self._rest)]
 
     def _filter(self, rows: NDArray[np.float64]) -> NDArray[np.float64]:
+        if np.abs(self._state).max() < FADED and not rows.any():
+            return np.zeros(rows.size)
         matrices = _matrices()
         found = rows @ matrices.of_samples
         starts = np.empty((len(rows), NUM_STATES))

@@ -126,12 +126,14 @@ def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
         clipping.add(block)
         mono = stream.mix.mono(block.samples)
         for resampled in resampler.add(mono, block.sample_rate):
-            levels.add(high_pass.add(resampled))
+            for filtered in high_pass.add(resampled):
+                levels.add(filtered)
         mono = mono - mono.mean()  # without a constant offset, which is no sound
         meter.add(mono, block.sample_rate)
         envelope.add(mono, block.sample_rate)
     for resampled in resampler.finish():
-        levels.add(high_pass.add(resampled))
+        for filtered in high_pass.add(resampled):
+            levels.add(filtered)
     levels.add(high_pass.finish())
     digest.update(f"{stream.info.sample_rate} {stream.info.channels}".encode())
     quality = meter.result()

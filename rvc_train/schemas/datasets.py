@@ -38,7 +38,7 @@ class RecordingReport(ResponseModel):
     dropped_seconds: dict[str, float] = {}
     """Time that it will not use, by reason: `silent`, `too_short`, `too_loud`, `not_a_number`, `unreadable`."""
     remarks: list[str] = []
-    """What is done to the recording before anything else, such as scaling it to full scale."""
+    """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
 
 
 class DatasetFinding(ResponseModel):
