@@ -33,6 +33,7 @@ from benchmarks.lines import cpu_name, print_line
 from rvc_engine.audio import slicing
 from rvc_engine.audio.reading import probe
 from rvc_engine.audio.recordings import list_recordings
+from rvc_engine.audio.selection import PIECE_SECONDS, pieces
 from rvc_engine.audio.silence import Levels, loud_spans
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content import stage as content_stage
@@ -147,7 +148,7 @@ def _slice_plainly(workspace: Workspace, recordings: list[tuple[int, Path]]) -> 
         found = (
             slicing.normalize_level(sound[start:end].astype(np.float32))
             for first, last in loud_spans(levels.rms(), levels.num_samples, levels.hop_length)
-            for start, end in slicing.pieces(first, last, RATE)
+            for start, end in pieces(first, last, RATE)
         )
         for count, piece in enumerate(each for each in found if each is not None):
             name = f"{number}_{count}.wav"
@@ -214,7 +215,7 @@ def against_rvc_webui(options: argparse.Namespace, folder: Path) -> None:
     cores = torch.get_num_threads()
     recordings = options.recordings.absolute()
     theirs = [
-        reference.run("train.preprocess", [recordings, RATE, cores, "logs/v", False, slicing.PIECE_SECONDS]),
+        reference.run("train.preprocess", [recordings, RATE, cores, "logs/v", False, PIECE_SECONDS]),
         reference.run("train.dataset.extract_f0", ["cpu", "logs/v", cores, "pm"]),
         reference.run("train.dataset.extract_hubert_feature", ["cpu", 1, 0, 0, "logs/v", "v2", False]),
     ]

@@ -8,24 +8,30 @@ decoders, so no playlist that names other files, no network access and no video 
         stream.info                      the header
         for block in stream.mono(40_000): ...
         stream.notes                     damage, where part of the audio could be read
+        stream.survey.mix()              how the whole of it must be mixed to mono
+
+    read_twice_if_needed(path, read)     calls `read(stream)`, a second time where the first was not with that mix
 """
 
 import contextlib
 import functools
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import av
 import av.error
 import numpy as np
 import soundfile
-import soxr
 from numpy.typing import NDArray
+
+from rvc_engine.audio.mixing import HOP_SECONDS, Mix, Survey, layout_mix
+from rvc_engine.audio.resampling import Resampler
 
 BLOCK_SAMPLES = 2**18
 """Largest block, in samples over all channels: 1 MB of float32."""
@@ -34,8 +40,9 @@ MAX_SAMPLE_RATE = 768_000
 MAX_CHANNELS = 64
 MAX_SECONDS = 24 * 3600
 """Longest recording that is read; a small file can hold days of silence."""
-LOUDEST = 1e5
-"""Largest credible sample, full scale being 1. Larger ones and NaN are damage and are read as zero."""
+LOUDEST = 2.0**32
+"""Largest credible sample, full scale being 1: integers of 32 bits may be stored as floating-point numbers. Larger ones
+and NaN are damage and are read as zero."""
 LOST_SECONDS = 0.5
 """A recording is reported as cut off when it is shorter than in its header by more than this and by more than 2 %."""
 
@@ -70,6 +77,8 @@ class AudioInfo:
     channels: int
     seconds: float | None
     """None where the header has no length."""
+    layout: tuple[str, ...] = ()
+    """FFmpeg's name of each channel's loudspeaker; empty where the header has none."""
 
 
 @dataclass(frozen=True)
@@ -80,14 +89,6 @@ class Block:
     """(num_samples, channels), full scale ±1, finite."""
     sample_rate: int
     """Hz."""
-
-    def mono(self) -> NDArray[np.float32]:
-        """The mean of all channels, (num_samples,)."""
-        # Adding columns is several times faster than numpy's mean over short rows.
-        total = self.samples[:, 0].copy()
-        for channel in range(1, self.samples.shape[1]):
-            total += self.samples[:, channel]
-        return total / np.float32(self.samples.shape[1])
 
 
 class _Decoder(Protocol):
@@ -100,14 +101,23 @@ class _Decoder(Protocol):
     def close(self) -> None: ...
 
 
-@dataclass
 class AudioStream:
     """An open recording, read once from start to end."""
 
-    info: AudioInfo
-    notes: list[str] = field(default_factory=list)
-    """Damage that was found; complete once all blocks are read."""
-    _decoder: _Decoder | None = None
+    def __init__(self, decoder: _Decoder, mix: Mix | None = None) -> None:
+        """`mix`: the way to mono; by default that which the header implies."""
+        self.info = decoder.info
+        self.notes: list[str] = []
+        """Damage that was found; complete, like all below, once all blocks are read."""
+        self.mix = layout_mix(self.info.channels, self.info.layout) if mix is None else mix
+        self.survey = Survey(self.info.codec, self.mix)
+        self.seconds = 0.0
+        self.unreadable_seconds = 0.0
+        """Time in the header's length that could not be decoded."""
+        self.zeroed_seconds = 0.0
+        """Time in which a sample is damaged (NaN, infinite, over LOUDEST) and read as zero."""
+        self._zeroed_hops: list[NDArray[np.int64]] = []
+        self._decoder = decoder
 
     def __enter__(self) -> Self:
         return self
@@ -115,54 +125,62 @@ class AudioStream:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        assert self._decoder is not None
         self._decoder.close()
 
     def blocks(self) -> Iterator[Block]:
         """All audio at its own rate and channels. Raises UnreadableAudio if there is none or over MAX_SECONDS of it."""
-        assert self._decoder is not None
-        seconds = 0.0
         for block in self._decoder.blocks():
             _check_format(block.sample_rate, block.samples.shape[1])
-            seconds += len(block.samples) / block.sample_rate
-            if seconds > MAX_SECONDS:
+            samples = self._finite(block)
+            self.seconds += len(samples) / block.sample_rate
+            if self.seconds > MAX_SECONDS:
                 raise UnreadableAudio(f"it is longer than {MAX_SECONDS // 3600} hours; split it into shorter files")
-            yield Block(_finite(block.samples), block.sample_rate)
-        self._note_damage(seconds, self._decoder.damage)
+            self.survey.add(samples, block.sample_rate)
+            yield Block(samples, block.sample_rate)
+        self._note_damage(self._decoder.damage)
 
-    def _note_damage(self, seconds: float, damage: int) -> None:
+    def _finite(self, block: Block) -> NDArray[np.float32]:
+        """Replace damaged samples by zeros. One NaN would spread through every filter."""
+        is_sound = np.abs(block.samples) <= LOUDEST  # False for NaN
+        if is_sound.all():
+            return block.samples
+        damaged = np.flatnonzero(~is_sound.all(axis=1))
+        self.zeroed_seconds += len(damaged) / block.sample_rate
+        self._zeroed_hops.append(np.unique(((self.seconds + damaged / block.sample_rate) / HOP_SECONDS).astype(int)))
+        return np.where(is_sound, block.samples, np.float32(0))
+
+    def zeroed_hops(self) -> NDArray[np.int64]:
+        """Numbers of the hops of HOP_SECONDS in which a sample is read as zero."""
+        return np.concatenate([np.zeros(0, np.int64), *self._zeroed_hops])
+
+    def _note_damage(self, damage: int) -> None:
+        seconds, declared = self.seconds, self.info.seconds or 0.0
         if seconds == 0:
             raise UnreadableAudio("damaged: none of its audio can be decoded" if damage else "it contains no sound")
-        declared = self.info.seconds or 0.0
         if declared - seconds > max(LOST_SECONDS, 0.02 * declared):
-            self.notes.append(
-                f"cut off or damaged: {seconds:.1f} s of {declared:.1f} s could be read"
-                if declared < MAX_SECONDS
-                else f"cut off or damaged: {seconds:.1f} s could be read"
-            )
+            if declared < MAX_SECONDS:
+                self.unreadable_seconds = declared - seconds
+                self.notes.append(f"cut off or damaged: {seconds:.1f} s of {declared:.1f} s could be read")
+            else:
+                self.notes.append(f"cut off or damaged: {seconds:.1f} s could be read")
+        elif damage == 1:
+            self.notes.append(f"damaged: one part could not be decoded; the rest, {seconds:.1f} s, was read")
         elif damage:
             self.notes.append(f"damaged: {damage} parts could not be decoded; the rest, {seconds:.1f} s, was read")
+        if self.zeroed_seconds:
+            shown = f"{self.zeroed_seconds:.1f} s" if self.zeroed_seconds >= 0.05 else "less than 0.1 s"
+            self.notes.append(f"damaged: samples of {shown} are not numbers or far too large, and are read as silence")
 
     def mono(self, sample_rate: int) -> Iterator[NDArray[np.float32]]:
-        """All audio as blocks (num_samples,), the mean of all channels, at `sample_rate` Hz. Raises as `blocks`."""
-        resampler: soxr.ResampleStream | None = None
-        rate = 0
+        """All audio as blocks (num_samples,), mixed to mono by `mix`, at `sample_rate` Hz. Raises as `blocks`."""
+        resampler = Resampler(sample_rate)
         for block in self.blocks():
-            if block.sample_rate != rate:
-                if resampler is not None:
-                    yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
-                rate = block.sample_rate
-                resampler = soxr.ResampleStream(rate, sample_rate, 1, dtype="float32") if rate != sample_rate else None
-            mono = block.mono()
-            out = resampler.resample_chunk(mono) if resampler is not None else mono
-            if len(out):
-                yield out
-        if resampler is not None:
-            yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            yield from resampler.add(self.mix.mono(block.samples), block.sample_rate)
+        yield from resampler.finish()
 
 
-def open_audio(path: Path) -> AudioStream:
-    """Open a recording; a context manager. Raises UnreadableAudio."""
+def open_audio(path: Path, mix: Mix | None = None) -> AudioStream:
+    """Open a recording; a context manager. `mix`: how it becomes mono. Raises UnreadableAudio."""
     try:
         # Opened by descriptor, so that neither library takes the suffix of the name for a hint.
         # Unbuffered, because libsndfile reads from the descriptor itself.
@@ -175,7 +193,25 @@ def open_audio(path: Path) -> AudioStream:
     except BaseException:
         file.close()
         raise
-    return AudioStream(decoder.info, [], decoder)
+    return AudioStream(decoder, mix)
+
+
+_Result = TypeVar("_Result")
+
+
+def read_twice_if_needed(path: Path, read: Callable[[AudioStream], _Result]) -> _Result:
+    """Call `read` with a recording, which it reads to the end; the result is that of the right mix.
+
+    Only the whole recording shows its scale, and whether its channels are of opposite phase. So `read` is called a
+    second time for the few that must not be mixed as their header implies. Raises UnreadableAudio.
+    """
+    with open_audio(path) as stream:
+        result = read(stream)
+    mix = stream.survey.mix()
+    if mix == stream.mix:
+        return result
+    with open_audio(path, mix) as stream:
+        return read(stream)
 
 
 def probe(path: Path) -> AudioInfo:
@@ -192,7 +228,7 @@ def decode_mono(path: Path, sample_rate: int) -> Iterator[NDArray[np.float32]]:
 
 def read_mono(path: Path, sample_rate: int) -> NDArray[np.float32]:
     """Read a whole, short recording as (num_samples,), mixed to mono, at `sample_rate` Hz. Raises UnreadableAudio."""
-    return np.concatenate(list(decode_mono(path, sample_rate)))
+    return np.concatenate(read_twice_if_needed(path, lambda stream: list(stream.mono(sample_rate))))
 
 
 def _open_decoder(file: FileIO) -> _Decoder:
@@ -211,12 +247,6 @@ def _check_format(sample_rate: int, channels: int) -> None:
         raise UnreadableAudio(f"damaged: its header gives {channels} channels")
 
 
-def _finite(samples: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Replace damaged samples (NaN, infinite, over LOUDEST) by zeros. One NaN would spread through every filter."""
-    is_sound = np.abs(samples) <= LOUDEST  # False for NaN
-    return samples if is_sound.all() else np.where(is_sound, samples, np.float32(0))
-
-
 class _SndfileDecoder:
     """libsndfile, for containers of PCM samples."""
 
@@ -230,6 +260,9 @@ class _SndfileDecoder:
             self._file = soundfile.SoundFile(file.fileno(), closefd=False)
         except (soundfile.LibsndfileError, MemoryError) as error:
             raise UnreadableAudio("not audio") from error
+        if self._file.channels > 2:  # the library does not give their loudspeakers, as FFmpeg does
+            self._file.close()
+            raise UnreadableAudio("more than two channels")
         declared = self._file.frames / max(self._file.samplerate, 1)
         self.info = AudioInfo(
             container=self._file.format.lower(),
@@ -313,18 +346,27 @@ class _FfmpegDecoder:
 
     def _read_info(self) -> AudioInfo:
         codec = self._stream.codec_context
-        seconds: float | None = None
-        if self._stream.duration is not None and self._stream.time_base:
-            seconds = float(self._stream.duration * self._stream.time_base)
-        elif self._container.duration is not None:
-            seconds = self._container.duration / av.time_base
+        seconds = self._seconds()
         return AudioInfo(
             container=self._container.format.name.partition(",")[0],
             codec=codec.name,
             sample_rate=codec.sample_rate or 0,
             channels=codec.channels or 0,
             seconds=seconds if seconds is not None and seconds > 0 else None,
+            layout=tuple(channel.name for channel in codec.layout.channels) if codec.channels else (),
         )
+
+    def _seconds(self) -> float | None:
+        """The track's own length. That of a container is the longest track's, which may be a picture's."""
+        if self._container.format.name.startswith("matroska"):  # for which FFmpeg gives tracks the container's length
+            tag = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", self._stream.metadata.get("DURATION", ""))
+            if tag:
+                return 3600 * int(tag[1]) + 60 * int(tag[2]) + float(tag[3])
+            if len(self._container.streams) > 1:
+                return None
+        if self._stream.duration is not None and self._stream.time_base:
+            return float(self._stream.duration * self._stream.time_base)
+        return float(self._container.duration / av.time_base) if self._container.duration is not None else None
 
     def blocks(self) -> Iterator[Block]:
         return _joined(self._frame_blocks())
@@ -391,5 +433,5 @@ def _scaled(samples: NDArray[Any], is_planar: bool, channels: int) -> NDArray[np
         return (rows.astype(np.float32) - np.float32(128)) / np.float32(128)
     if rows.dtype.kind == "i":
         return (rows / float(2 ** (8 * rows.dtype.itemsize - 1))).astype(np.float32)
-    clean: NDArray[Any] = np.nan_to_num(rows, nan=0, posinf=0, neginf=0)
-    return clean.astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # damaged samples are found later
+        return rows.astype(np.float32)

@@ -50,6 +50,8 @@ def list_recordings(folder: Path) -> list[Recording]:
     Raises InvalidDataset when the folder does not exist or holds no recordings, or when the manifest is malformed or
     names anything but files inside the folder.
     """
+    if folder.is_file():
+        raise InvalidDataset(f"{folder} is a file; give the folder that holds the recordings")
     if not folder.is_dir():
         raise InvalidDataset(f"there is no dataset folder {folder}; give the folder that holds the recordings")
     manifest = folder / MANIFEST

@@ -22,12 +22,13 @@ MAX_KEPT = 33
 
 
 class Levels:
-    """The root mean square of a recording per frame, computed from blocks of any size."""
+    """The root mean square and the peak of a recording per frame, computed from blocks of any size."""
 
     def __init__(self, sample_rate: int) -> None:
         self.hop_length = round(HOP_SECONDS * sample_rate)
         self.num_samples = 0
         self._energies: list[NDArray[np.float64]] = []
+        self._peaks: list[NDArray[np.float32]] = []
         self._rest = np.zeros(0)
 
     def add(self, block: NDArray[np.floating]) -> None:
@@ -39,6 +40,7 @@ class Levels:
         if num_whole:
             hops = whole.reshape(num_whole, self.hop_length)
             self._energies.append(np.einsum("ij,ij->i", hops, hops))
+            self._peaks.append(np.maximum(hops.max(axis=1), -hops.min(axis=1)).astype(np.float32))
 
     def rms(self) -> NDArray[np.float64]:
         """(1 + num_samples // hop_length,): frame k is centred on sample k * hop_length; both ends are zero-padded."""
@@ -49,9 +51,22 @@ class Levels:
         rms: NDArray[np.float64] = np.sqrt(sums[:num_frames] / (WINDOW_HOPS * self.hop_length))
         return rms
 
+    def is_loud(self) -> NDArray[np.bool_]:
+        """(1 + num_samples // hop_length,): whether a frame is above the threshold."""
+        return self.rms() >= THRESHOLD
+
     def sound_seconds(self) -> float:
         """Seconds above the threshold."""
-        return float(np.count_nonzero(self.rms() >= THRESHOLD)) * HOP_SECONDS
+        return float(np.count_nonzero(self.is_loud())) * HOP_SECONDS
+
+    def peak(self, start: int, end: int) -> float:
+        """The largest sample from `start` to `end`, rounded outwards to whole hops."""
+        if len(self._peaks) > 1:
+            self._peaks = [np.concatenate(self._peaks)]
+        whole = self._peaks[0] if self._peaks else np.zeros(0, np.float32)
+        peak = float(whole[start // self.hop_length : -(-end // self.hop_length)].max(initial=0.0))
+        is_at_end = end > len(whole) * self.hop_length
+        return max(peak, float(np.abs(self._rest).max(initial=0.0))) if is_at_end else peak
 
 
 def loud_spans(rms: NDArray[np.float64], num_samples: int, hop_length: int) -> Iterator[tuple[int, int]]:

@@ -1,13 +1,15 @@
 """Stage `slice`: cut recordings into training slices of at most 4 s, as the reference does (FORMATS: "Slices").
 
 Each recording is decoded once: resampled in blocks, high-passed, written to a temporary file, and its level measured
-per 15 ms; then silences are found from the levels and the pieces are read back. So a recording of hours takes no more
-memory than one of seconds. The golden numbers in tests/golden/slicing.json hold.
+per 15 ms; then the pieces are selected by these levels (`selection`) and read back. So a recording of hours takes no
+more memory than one of seconds. Recordings beyond full scale, or with channels of opposite phase, are decoded twice.
+The golden numbers in tests/golden/slicing.json hold.
 """
 
+import json
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -17,35 +19,39 @@ import scipy.signal
 import soxr
 from numpy.typing import NDArray
 
-from rvc_engine.audio.reading import AudioStream, UnreadableAudio, open_audio
+from rvc_engine.audio.high_pass import HIGH_PASS_HZ, HIGH_PASS_ORDER
+from rvc_engine.audio.mixing import MAX_PEAK
+from rvc_engine.audio.reading import AudioStream, UnreadableAudio, read_twice_if_needed
 from rvc_engine.audio.recordings import Recording, list_recordings
-from rvc_engine.audio.silence import Levels, loud_spans
+from rvc_engine.audio.selection import (
+    DropReason,
+    Judged,
+    Selection,
+    dropped_text,
+    select,
+    total_dropped,
+    unusable_reason,
+)
+from rvc_engine.audio.silence import Levels
 from rvc_engine.config import TrainingConfig
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.hyperparameters import ANALYSIS_SAMPLE_RATE
-from rvc_engine.listing import shorten
 from rvc_engine.reporting import StageReport
+from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.layout import Workspace
 
-VERSION = 1
-"""Incremented when the same recordings would give other slices, so that cached results of before are not reused."""
+VERSION = 2
+"""Incremented when the same recordings would give other slices, so that cached results of before are not reused.
 
-HIGH_PASS_HZ = 48
-HIGH_PASS_ORDER = 5
-PIECE_SECONDS = 3.7
-OVERLAP_SECONDS = 0.3
-LONGEST_SECONDS = PIECE_SECONDS + OVERLAP_SECONDS
-"""Longest slice: a longer rest is cut further."""
-MAX_PEAK = 2.5
-"""Pieces with a larger peak are dropped."""
+2: recordings beyond full scale are scaled, opposite channels inverted, more than two mixed by their loudspeakers.
+"""
+EARLIER_VERSIONS = (1,)
+"""Versions whose slices a run that began with them goes on with."""
+
 LEVEL = 0.9
 LEVEL_SHARE = 0.75
 """Weight of the piece scaled to a peak of LEVEL; the rest is the piece at its own loudness."""
-LONGEST_SEGMENT_SECONDS = 0.4
-"""Longest training segment of all variants (32k). A dataset must have at least one slice of this length."""
-MAX_REASONS = 10
-"""Files named in one error message."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,12 @@ class SlicedRecording:
     """Length of each slice; overlaps count twice."""
     reason: str | None
     """Reason why nothing of it is used; None when it gave slices."""
+    kept_seconds: float = 0.0
+    """Time of the recording that is kept; overlaps count once."""
+    dropped_seconds: dict[DropReason, float] = field(default_factory=dict)
+    """Time of the recording that is dropped, by reason."""
+    remarks: tuple[str, ...] = ()
+    """Clauses on how it was changed before anything else, such as scaled to full scale."""
 
 
 @dataclass(frozen=True)
@@ -66,29 +78,52 @@ class SlicingSummary:
     num_slices: int
     seconds: float
     recordings: tuple[SlicedRecording, ...]
+    kept_seconds: float = 0.0
+    dropped_seconds: dict[DropReason, float] = field(default_factory=dict)
 
 
 def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: StageReport) -> SlicingSummary:
     """Cut every recording of a dataset into `<i>_<j>.wav` at the voice's rate and at 16 kHz.
 
     i is the recording's number in `list_recordings`, j the slice's number within it. Each recording that gives no slice
-    is reported by a warning. Raises InvalidDataset when there is no slice at all, or none long enough, and DiskFull.
+    is reported by a warning, and the time that is dropped of each in the log and in `workspace.slicing_result`. Raises
+    InvalidDataset when there is no slice at all, or none long enough, and DiskFull.
     """
     recordings = list_recordings(dataset)
     progress = _Progress(report, recordings)
-    done = []
+    done: list[SlicedRecording] = []
+    judged: list[Judged] = []
     with translating_disk_full(workspace.root):
         workspace.empty(workspace.slices)
         workspace.empty(workspace.slices_16k)
         for number, recording in enumerate(recordings):
             progress.enter(number)
-            done.append(_slice_recording(number, recording, workspace, config.sample_rate_hz, progress))
-    progress.enter(len(recordings))
-    _check_usable(done)
-    lengths = [seconds for recording in done for seconds in recording.slice_seconds]
-    summary = SlicingSummary(len(lengths), sum(lengths), tuple(done))
+            sliced, verdict = _slice_recording(number, recording, workspace, config.sample_rate_hz, progress)
+            done.append(sliced)
+            judged.append(verdict)
+        progress.enter(len(recordings))
+        lengths = [seconds for recording in done for seconds in recording.slice_seconds]
+        selections = [each.selection for each in judged]
+        kept, dropped = sum(each.kept_seconds for each in selections), total_dropped(selections)
+        summary = SlicingSummary(len(lengths), sum(lengths), tuple(done), kept, dropped)
+        write_atomically(
+            workspace.slicing_result, json.dumps(asdict(summary), allow_nan=False, ensure_ascii=False).encode()
+        )
+    _report_total(summary, report)
+    if reason := unusable_reason(judged):
+        raise InvalidDataset(reason)
     report.log(f"{summary.num_slices} slices, {summary.seconds / 60:.1f} minutes, from {len(recordings)} recordings")
     return summary
+
+
+def _report_total(summary: SlicingSummary, report: StageReport) -> None:
+    """One line about the time that is dropped; a warning where it is not merely silence."""
+    if text := dropped_text(summary.dropped_seconds):
+        message = f"of all recordings {summary.kept_seconds:.1f} s are kept; dropped: {text}"
+        if summary.dropped_seconds.keys() - {"silent"}:
+            report.warn(message)
+        else:
+            report.log(message)
 
 
 class _Progress:
@@ -114,21 +149,42 @@ class _Progress:
 
 def _slice_recording(
     number: int, recording: Recording, workspace: Workspace, sample_rate: int, progress: _Progress
-) -> SlicedRecording:
-    try:
-        with open_audio(recording.path) as stream, tempfile.TemporaryFile(dir=workspace.root) as spool:
+) -> tuple[SlicedRecording, Judged]:
+    report = progress.report
+    with tempfile.TemporaryFile(dir=workspace.root) as spool:
+
+        def read(stream: AudioStream) -> tuple[Selection, AudioStream]:
+            spool.seek(0)
             levels = Levels(sample_rate)
             for block in high_pass(_with_progress(stream, sample_rate, progress), sample_rate):
                 levels.add(block)
                 spool.write(block.astype(np.float32).tobytes())
-            for note in stream.notes:
-                progress.report.warn(f"{recording.name}: {note}")
-            lengths, reason = _write_slices(number, spool, levels, workspace, sample_rate, progress)
-    except UnreadableAudio as error:
-        lengths, reason = [], str(error)
-    if reason is not None:
-        progress.report.warn(f"{recording.name}: left out: {reason}")
-    return SlicedRecording(recording.name, tuple(length / sample_rate for length in lengths), reason)
+            return select(levels, sample_rate, stream.zeroed_hops(), stream.unreadable_seconds), stream
+
+        try:
+            selection, stream = read_twice_if_needed(recording.path, read)
+        except UnreadableAudio as error:
+            report.warn(f"{recording.name}: left out: {error}")
+            return SlicedRecording(recording.name, (), str(error)), Judged(recording.name, Selection(), str(error))
+        for note in stream.notes:
+            report.warn(f"{recording.name}: {note}")
+        remarks = stream.survey.remarks(stream.mix)
+        for remark in remarks:
+            report.log(f"{recording.name}: {remark}")
+        lengths = _write_slices(number, spool, selection, workspace, sample_rate, progress)
+    if selection.reason is not None:
+        report.warn(f"{recording.name}: left out: {selection.reason}")
+    if text := dropped_text(selection.dropped):
+        report.log(f"{recording.name}: {selection.kept_seconds:.1f} s are kept; dropped: {text}")
+    sliced = SlicedRecording(
+        name=recording.name,
+        slice_seconds=tuple(length / sample_rate for length in lengths),
+        reason=selection.reason,
+        kept_seconds=selection.kept_seconds,
+        dropped_seconds=dict(selection.dropped),
+        remarks=tuple(remarks),
+    )
+    return sliced, Judged(recording.name, selection)
 
 
 def _with_progress(stream: AudioStream, sample_rate: int, progress: _Progress) -> Iterator[NDArray[np.float32]]:
@@ -151,42 +207,26 @@ def high_pass(blocks: Iterable[NDArray[np.floating]], sample_rate: int) -> Itera
 
 
 def _write_slices(
-    number: int, spool: IO[bytes], levels: Levels, workspace: Workspace, sample_rate: int, progress: _Progress
-) -> tuple[list[int], str | None]:
-    """Write the usable pieces of one spooled recording: (samples of each, reason if there is none)."""
-    if not levels.sound_seconds():
-        return [], "nothing in it is louder than -42 dB; raise its level if it contains speech"
+    number: int, spool: IO[bytes], selection: Selection, workspace: Workspace, sample_rate: int, progress: _Progress
+) -> list[int]:
+    """Write the selected pieces of one spooled recording; the length of each in samples."""
     lengths: list[int] = []
-    for first, last in loud_spans(levels.rms(), levels.num_samples, levels.hop_length):
-        for start, end in pieces(first, last, sample_rate):
-            progress.within(0.5 + 0.5 * start / levels.num_samples)
-            spool.seek(4 * start)
-            piece = normalize_level(np.frombuffer(spool.read(4 * (end - start)), np.float32))
-            if piece is None:
-                continue
-            name = f"{number}_{len(lengths)}.wav"
-            scipy.io.wavfile.write(workspace.slices / name, sample_rate, piece)
-            scipy.io.wavfile.write(
-                workspace.slices_16k / name,
-                ANALYSIS_SAMPLE_RATE,
-                soxr.resample(piece, sample_rate, ANALYSIS_SAMPLE_RATE),
-            )
-            lengths.append(len(piece))
-    return lengths, None if lengths else "all of it is silent or far above full scale"
-
-
-def pieces(start: int, end: int, sample_rate: int) -> Iterator[tuple[int, int]]:
-    """Cut a span of sound into training pieces, (start, end) in samples.
-
-    Pieces of 3.7 s, each overlapping the one before by 0.3 s, while more than 4.0 s remain; the rest is the last piece.
-    """
-    length = round(PIECE_SECONDS * sample_rate)
-    step = length - round(OVERLAP_SECONDS * sample_rate)
-    while end - start > LONGEST_SECONDS * sample_rate:
-        yield start, start + length
-        start += step
-    if end > start:
-        yield start, end
+    for index, part in enumerate(selection.pieces):
+        progress.within(0.5 + 0.5 * index / len(selection.pieces))
+        if not part.is_written:
+            continue
+        spool.seek(4 * part.start)
+        piece = normalize_level(np.frombuffer(spool.read(4 * (part.end - part.start)), np.float32))
+        assert piece is not None
+        name = f"{number}_{len(lengths)}.wav"
+        scipy.io.wavfile.write(workspace.slices / name, sample_rate, piece)
+        scipy.io.wavfile.write(
+            workspace.slices_16k / name,
+            ANALYSIS_SAMPLE_RATE,
+            soxr.resample(piece, sample_rate, ANALYSIS_SAMPLE_RATE),
+        )
+        lengths.append(len(piece))
+    return lengths
 
 
 def normalize_level(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
@@ -195,18 +235,3 @@ def normalize_level(piece: NDArray[np.float32]) -> NDArray[np.float32] | None:
     if not 0 < peak <= MAX_PEAK:  # also false for NaN
         return None
     return (piece * (LEVEL * LEVEL_SHARE / peak + (1 - LEVEL_SHARE))).astype(np.float32)
-
-
-def _check_usable(recordings: list[SlicedRecording]) -> None:
-    """Raise InvalidDataset unless at least one slice is long enough to train on."""
-    lengths = [seconds for recording in recordings for seconds in recording.slice_seconds]
-    if any(seconds >= LONGEST_SEGMENT_SECONDS for seconds in lengths):
-        return
-    if lengths:
-        raise InvalidDataset(
-            f"the longest sound without a pause in the dataset is {max(lengths):.1f} s; training needs at least "
-            f"{LONGEST_SEGMENT_SECONDS} s, and a good voice 10 minutes in all"
-        )
-    reasons = [f"{recording.name}: {recording.reason}" for recording in recordings]
-    shown = shorten(reasons, MAX_REASONS, "; ", "; and {} more")
-    raise InvalidDataset(f"no recording of the dataset is usable: {shown}")

@@ -17,6 +17,9 @@ from rvc_engine.checkpoints.train_state import GanTrainState, TrainProgress
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.layout import Workspace
 
+MODEL_KEYS = frozenset({"version", "sample_rate", "f0", "width"})
+"""Keys of an identity that determine the shapes of the model, so that its weights are of no use to another."""
+
 
 @dataclass(frozen=True)
 class OwnCheckpoint:
@@ -74,7 +77,7 @@ class RecoveryStore:
             path = self.folder / entry.file
             fault = entry.fault(self.folder)
             if fault is None:
-                return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state, path)
+                return self._restore(load_file(path, state.synthesizer.emb_g.weight.device), state)
             warn(f"the checkpoint of step {entry.step} {fault}; resuming from the one before it")
         if not entries:
             return None
@@ -83,12 +86,46 @@ class RecoveryStore:
             "resume from the newest G_ and D_ files beside it"
         )
 
-    def base_weights(self) -> str | None:
-        """Identity of the base weights that the run began with, by its newest readable checkpoint; None without one."""
+    def recorded_identity(self) -> dict[str, Any]:
+        """Identity in the newest readable checkpoint; empty without one. Reads no tensors."""
         for entry in reversed(read_entries(self.folder)):
             with suppress(IncompatibleCheckpoint):
-                return str(load_file(self.folder / entry.file, lazily=True)["identity"]["base weights"])
-        return None
+                return dict(load_file(self.folder / entry.file, lazily=True)["identity"])
+        return {}
+
+    def base_weights(self) -> str | None:
+        """Identity of the base weights that the run began with, by its newest readable checkpoint; None without one."""
+        recorded = self.recorded_identity().get("base weights")
+        return None if recorded is None else str(recorded)
+
+    def check_identity(self, recorded: dict[str, Any]) -> None:
+        """Raise IncompatibleCheckpoint when a checkpoint's identity differs in a value of this run's."""
+        for key, value in self.identity.items():
+            if recorded.get(key) != value:
+                difference = (
+                    "other recordings, or other settings of pitch or content"
+                    if key == "features"
+                    else f"{key}={recorded.get(key)}, but this run asks for {key}={value}"
+                )
+                raise IncompatibleCheckpoint(
+                    f"the folder {self.folder.parent} holds a run that was trained with {difference}. To train that "
+                    "run for more epochs, start it again as before, with a larger number of epochs. "
+                    f"{self._way_to_another(key)}. To train anew under this name, move {self.folder} and the G_ and D_ "
+                    "files beside it elsewhere"
+                )
+
+    def _way_to_another(self, key: str) -> str:
+        """Advice for a run whose value of this key differs from that of the run in the folder."""
+        if key in MODEL_KEYS:
+            return "For a voice of another kind, give it another name"
+        folder = self.folder.parent
+        generators = sorted(folder.glob("G_*.pth"), key=lambda path: path.stat().st_mtime)
+        generator = generators[-1] if generators else folder / "G_NUMBER.pth"
+        discriminators = generator.with_name("D_" + generator.name.removeprefix("G_"))
+        return (
+            "To go on from its voice with what is given now, give the new voice another name and start from the last "
+            f"pair of this one: -pg {generator} -pd {discriminators}"
+        )
 
     def is_newest_whole(self) -> bool:
         """Whether the run has a checkpoint and the newest one is intact."""
@@ -104,16 +141,8 @@ class RecoveryStore:
         written = (path if path.is_file() else manifest_in(self.folder)).stat().st_mtime
         return OwnCheckpoint(max(1, entries[-1].epoch - 1), written)
 
-    def _restore(self, tree: Any, state: GanTrainState, path: Path) -> TrainProgress:
-        for key, value in self.identity.items():
-            if tree["identity"].get(key) != value:
-                recorded = tree["identity"].get(key)
-                same = "give the same recordings, pitch and content" if key == "features" else f"set {key}={recorded}"
-                raise IncompatibleCheckpoint(
-                    f"the run in {path.parent.parent} was trained with {key}={recorded}, but this job asks for "
-                    f"{key}={value}; {same} to go on with it, or give the voice another name. To train anew under "
-                    f"this name, move {path.parent} and the G_ and D_ files beside it elsewhere"
-                )
+    def _restore(self, tree: Any, state: GanTrainState) -> TrainProgress:
+        self.check_identity(tree["identity"])
         state.synthesizer.load_state_dict(tree["generator"])
         state.discriminators.load_state_dict(tree["discriminators"])
         for name in ("generator_optimizer", "discriminator_optimizer"):

@@ -106,7 +106,7 @@ def _read_config(path: Path | None, settings: list[str]) -> TrainingConfig:
     fields: dict[str, Any] = {}
     if path is not None:
         try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
+            fields = json.loads(path.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise usage_error(f"--config: {path} is not a readable JSON file ({error})") from error
     return config_from({**fields, **settings_from(settings)})

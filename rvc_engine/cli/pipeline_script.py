@@ -346,7 +346,9 @@ def _file_faults(machine: Machine, workspace: Workspace) -> list[str]:
 def _folder_faults(dataset: Path | None, outside_index_root: Path | None) -> list[str]:
     """Faults of the folders, found before hours of work; makes the folder for the index."""
     faults = []
-    if dataset is not None and not dataset.is_dir():
+    if dataset is not None and dataset.is_file():
+        faults.append(f"--dataset: {dataset} is a file; give the folder that holds the recordings")
+    elif dataset is not None and not dataset.is_dir():
         faults.append(f"--dataset: there is no folder {dataset}; give the folder that holds the recordings")
     if outside_index_root is not None:
         try:

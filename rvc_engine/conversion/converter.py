@@ -18,8 +18,8 @@ import torch.nn.functional as F  # noqa: N812
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rvc_engine.audio.high_pass import HIGH_PASS_HZ, HIGH_PASS_ORDER
 from rvc_engine.audio.reading import UnreadableAudio, read_mono
-from rvc_engine.audio.slicing import HIGH_PASS_HZ, HIGH_PASS_ORDER
 from rvc_engine.config import PitchEstimator as EstimatorName
 from rvc_engine.content.encoders import create_encoder
 from rvc_engine.content.windows import num_content_frames

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,6 +84,8 @@ def make_voice(
     if selection.training and failure is None:
         config = run.config = config_file.with_edits(workspace, config, report)
     results = {} if dataset is None else run.preprocessing_results(dataset)
+    if dataset is not None and selection.training and failure is None:
+        run.check_begun_run(dataset, results)
     run.check_space(dataset, results, selection)
     if dataset is not None:
         run.preprocess(dataset, results)
@@ -141,18 +143,39 @@ class _Run:
     def preprocessing_results(self, dataset: Path) -> dict[Stage, _StageResult]:
         """The slices, pitch curves (with f0 only) and content features due for a dataset. Raises InvalidDataset."""
         workspace, config = self.workspace, self.config
-        self._write_recording_folders(dataset)
-        sliced = fingerprint_of(slicing.VERSION, dataset_hash(dataset), config.sample_rate)
+        slices = self._due_slices(dataset)
+        sliced = slices.fingerprint
         pitched = fingerprint_of(pitch_stage.VERSION, sliced, config.pitch)
         encoded = fingerprint_of(sliced, *content_stage.fingerprint_parts(config, self.machine))
         encoder = content_stage.made_with(config, self.machine)
         results = [
-            _StageResult("slice", sliced, [workspace.slices, workspace.slices_16k]),
+            slices,
             _StageResult("content", encoded, [workspace.features, workspace.mute_features.parent], encoder),
         ]
         if config.f0:
             results.append(_StageResult("pitch", pitched, [workspace.coarse_f0, workspace.f0_hz]))
         return {result.stage: result for result in results}
+
+    def _due_slices(self, dataset: Path) -> _StageResult:
+        """The slices due for a dataset; a run that began with those of an earlier version goes on with them."""
+        workspace, recordings_hash = self.workspace, dataset_hash(dataset)
+        folders, made = [workspace.slices, workspace.slices_16k], workspace.fingerprint("slice")
+        for version in slicing.EARLIER_VERSIONS:
+            earlier = _StageResult("slice", fingerprint_of(version, recordings_hash, self.config.sample_rate), folders)
+            if made == earlier.fingerprint and self._is_done(earlier) and is_begun(workspace):
+                return earlier
+        due = fingerprint_of(slicing.VERSION, recordings_hash, self.config.sample_rate)
+        return _StageResult("slice", due, [*folders, workspace.slicing_result.parent])
+
+    def check_begun_run(self, dataset: Path, results: Mapping[Stage, _StageResult]) -> None:
+        """Raise IncompatibleCheckpoint when the folder holds a run on other inputs, before any of it is overwritten."""
+        folders = speakers.recording_folders(recordings.list_recordings(dataset))
+        numbers = speakers.Speakers.from_folders(self.config, folders).by_recording
+        pitched = results["pitch"].fingerprint if self.config.f0 else None
+        features = _features_identity(results["content"].fingerprint, pitched, numbers)
+        identity = trainer.run_identity(self.config, BaseWeights(), features)
+        del identity["base weights"]  # a begun run keeps its own
+        preflight.check_begun_run(self.workspace, identity)
 
     def _write_recording_folders(self, dataset: Path) -> None:
         """Record the folder of each recording, which identifies its speaker."""
@@ -172,6 +195,7 @@ class _Run:
     def preprocess(self, dataset: Path, results: Mapping[Stage, _StageResult]) -> None:
         """Slice the recordings, estimate pitch (with f0 only) and encode content, unless the result is available."""
         workspace, config, machine = self.workspace, self.config, self.machine
+        self._write_recording_folders(dataset)
         slices, curves, features = results["slice"], results.get("pitch"), results["content"]
         if not self.reuse(slices):
             with self.compute(slices) as report:
@@ -228,7 +252,7 @@ class _Run:
             return "as found in the workspace"
         speaker_numbers = speakers.Speakers.from_workspace(self.workspace, self.config).by_recording
         pitch_curves = self.workspace.fingerprint("pitch") if self.config.f0 else None
-        return fingerprint_of(encoded, pitch_curves, *([speaker_numbers] if speaker_numbers else []))
+        return _features_identity(encoded, pitch_curves, speaker_numbers)
 
     def _write_mute(self) -> None:
         """Write features of the silent clips, unless those of RVC are used; needs the encoder's weights."""
@@ -298,6 +322,10 @@ class _Run:
         stage_report.check_stop()
         yield stage_report
         self.report(StageChanged(stage=stage, state="finished", seconds=time.monotonic() - started))
+
+
+def _features_identity(encoded: str, pitched: str | None, speaker_numbers: Sequence[int]) -> str:
+    return fingerprint_of(encoded, pitched, *([speaker_numbers] if speaker_numbers else []))
 
 
 def dataset_hash(dataset: Path) -> str:

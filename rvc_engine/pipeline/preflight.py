@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from rvc_engine.audio.recordings import list_recordings
 from rvc_engine.checkpoints.base_weights import read_base_weights
-from rvc_engine.checkpoints.pairs import is_begun
+from rvc_engine.checkpoints.pairs import is_begun, pairs_to_resume
+from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features, is_local
 from rvc_engine.data.speakers import Speakers, recording_folders
@@ -60,6 +62,19 @@ def check(
     if for_all or (for_training and not continues_to_index):
         raise _join_errors([*for_all, *for_training])
     return _join_errors(for_training) if for_training else None
+
+
+def check_begun_run(workspace: Workspace, identity: dict[str, Any]) -> None:
+    """Raise IncompatibleCheckpoint when training would refuse to resume from the folder's checkpoint.
+
+    `identity`: that of the run to start, as far as it is known before any work.
+    """
+    store = RecoveryStore(workspace, identity)
+    own = store.newest()
+    if own is None or pairs_to_resume(workspace.root, own, lambda _: None):
+        return
+    if recorded := store.recorded_identity():
+        store.check_identity(recorded)
 
 
 def _preprocessing_faults(

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from rvc_engine.audio.selection import LONGEST_SEGMENT_SECONDS, REASON_TEXTS, dropped_text
 from rvc_engine.listing import shorten
 from rvc_engine.report.speaker_clusters import SpeakerClusters
 
@@ -17,8 +18,8 @@ Severity = Literal["warning", "info"]
 
 FEW_MINUTES_OF_SPEECH = 3.0
 """With less speech a voice can be trained, but hardly a good one."""
-SHORT_SECONDS = 0.4
-"""A training clip must be as long as one segment, 0.24 to 0.4 s depending on version and sample rate."""
+MUCH_TOO_SHORT = 0.1
+"""Share of the time in pieces shorter than a training segment, above which it is a warning."""
 MUCH_CLIPPING = 0.001
 MUCH_SILENCE = 0.7
 NOISY_DB = 15.0
@@ -64,6 +65,18 @@ class FileReport:
     """Damage in a file that could be read."""
     error: str | None = None
     """Reason why the file could not be read."""
+    kept_seconds: float = 0.0
+    """Time that training will use."""
+    dropped_seconds: dict[str, float] = field(default_factory=dict)
+    """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable."""
+    over_full_scale_db: float = 0.0
+    """Level of the peak over full scale where the recording is scaled down for it."""
+    is_inverted: bool = False
+    """Whether one of its two channels is inverted, since they are of opposite phase."""
+    is_mixed_by_layout: bool = False
+    """Whether its channels, more than two, are mixed by their loudspeakers' weights."""
+    remarks: list[str] = field(default_factory=list)
+    """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
 
 
 @dataclass(frozen=True)
@@ -167,9 +180,53 @@ def _silent(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]
 
 
 def _too_short(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
-    found = [(file.name, f"{file.name} ({file.seconds:.2f} s)") for file in files if 0 < file.seconds < SHORT_SECONDS]
-    advice = f"recordings shorter than {SHORT_SECONDS} s may be left out of training; no action is needed"
-    yield from _file_finding("too_short", "info", "very short", advice, found)
+    short = [(file, file.dropped_seconds.get("too_short", 0.0)) for file in files]
+    found = [(file.name, f"{file.name} ({seconds:.2f} s)") for file, seconds in short if seconds]
+    total, kept = sum(seconds for _, seconds in short), sum(file.kept_seconds for file in files)
+    severity: Severity = "warning" if total > MUCH_TOO_SHORT * (total + kept) else "info"
+    advice = (
+        f"sound shorter than {LONGEST_SEGMENT_SECONDS} s by itself is too short to train on; join such files to longer "
+        "ones"
+    )
+    yield from _file_finding(
+        "too_short", severity, "too short, in whole or in part", advice, found, seconds=round(total, 1)
+    )
+
+
+def _dropped(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
+    """Time that is dropped for other reasons than silence and shortness."""
+    reasons = [reason for reason in REASON_TEXTS if reason not in {"silent", "too_short"}]
+    dropped = [
+        (file.name, {reason: file.dropped_seconds[reason] for reason in reasons if reason in file.dropped_seconds})
+        for file in files
+    ]
+    found = [(name, f"{name} ({text})") for name, each in dropped if (text := dropped_text(each))]
+    total = sum(sum(each.values()) for _, each in dropped)
+    advice = "export them again; what is far louder than the rest of a file, or no number, is damage or a click"
+    yield from _file_finding("dropped", "warning", "dropped in part", advice, found, seconds=round(total, 1))
+
+
+def _over_full_scale(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
+    loudest_first = sorted(files, key=lambda file: -file.over_full_scale_db)
+    found = [(f.name, f"{f.name} (+{f.over_full_scale_db:.1f} dB)") for f in loudest_first if f.over_full_scale_db]
+    highest = loudest_first[0].over_full_scale_db if loudest_first else 0.0
+    advice = "nothing is lost: each is scaled to full scale as a whole; no action is needed"
+    yield from _file_finding("over_full_scale", "info", "over full scale", advice, found, highest_db=highest)
+
+
+def _opposite_phase(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
+    found = [(file.name, file.name) for file in files if file.is_inverted]
+    advice = "the two channels would cancel each other, so one is inverted before they are mixed; no action is needed"
+    yield from _file_finding("opposite_phase", "info", "of opposite phase in the two channels", advice, found)
+
+
+def _surround(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
+    found = [(file.name, f"{file.name} ({file.channels})") for file in files if file.is_mixed_by_layout]
+    advice = (
+        "the channels are mixed to mono as loudspeakers play them, the centre in full; export the voice alone if the "
+        "other channels hold other sound"
+    )
+    yield from _file_finding("surround", "info", "of more than two channels", advice, found)
 
 
 def _clipped(files: Sequence[FileReport], _: DatasetMetrics) -> Iterator[Finding]:
@@ -334,6 +391,11 @@ _RULES: tuple[Callable[[Sequence[FileReport], DatasetMetrics], Iterator[Finding]
     _unreadable,
     _damaged,
     _silent,
+    _dropped,
+    _too_short,
+    _over_full_scale,
+    _opposite_phase,
+    _surround,
     _clipped,
     _noisy,
     _reverberant,
@@ -343,5 +405,4 @@ _RULES: tuple[Callable[[Sequence[FileReport], DatasetMetrics], Iterator[Finding]
     _same_takes,
     _uneven,
     _much_silence,
-    _too_short,
 )

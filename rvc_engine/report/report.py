@@ -14,22 +14,26 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from rvc_engine.audio.reading import AudioStream, Block, UnreadableAudio, open_audio
+from rvc_engine.audio.high_pass import SAMPLE_RATE as SLICING_RATE
+from rvc_engine.audio.high_pass import HighPass
+from rvc_engine.audio.reading import AudioStream, Block, UnreadableAudio, read_twice_if_needed
 from rvc_engine.audio.recordings import Recording, list_recordings
+from rvc_engine.audio.resampling import Resampler
+from rvc_engine.audio.selection import Judged, Selection, select, total_dropped, unusable_reason
 from rvc_engine.audio.silence import Levels
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.report import duplicates
 from rvc_engine.report.audio_quality import NUM_DECAYS, AudioQuality, AudioQualityMeter, reverberation_seconds
-from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, finding_text, quoted
+from rvc_engine.report.issues import DatasetMetrics, FileReport, Finding, find_issues, finding_text
 from rvc_engine.report.speaker_clusters import cluster_speakers
 from rvc_engine.report.waveform_overview import Envelope, Overview, draw
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.disk import translating_disk_full
 
-MIN_SECONDS_OF_SOUND = 1.0
-"""Least sound in a usable dataset."""
 CLIPPED = 0.9995
 """Samples at or above this level, full scale being 1, were most likely clipped by the recorder."""
+DECODED_OVERSHOOT = 1.5
+"""Decoders of lossy codecs exceed full scale up to this peak where the recording was clipped before it was encoded."""
 FLAT_TOP = 0.5
 """Three equal samples in a row above this level are a peak that was clipped and attenuated afterwards."""
 MIN_MEASURED_SECONDS = 2.0
@@ -70,6 +74,10 @@ class DatasetReport:
     """Median of the highest frequency with content."""
     overview: Overview = field(default_factory=Overview)
     """Peaks of all recordings over time."""
+    kept_seconds: float = 0.0
+    """Time that training will use."""
+    dropped_seconds: dict[str, float] = field(default_factory=dict)
+    """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +85,7 @@ class _FileAnalysis:
     """The report of one file, and data for the comparison with other files."""
 
     report: FileReport
+    judged: Judged
     quality: AudioQuality | None = None
     digest: str | None = None
     """Hash of the decoded samples."""
@@ -102,71 +111,91 @@ def make_report(dataset: Path) -> DatasetReport:
 
 def _analyze(recording: Recording) -> _FileAnalysis:
     try:
-        with open_audio(recording.path) as stream:
-            return _measure(recording.name, stream)
+        return read_twice_if_needed(recording.path, lambda stream: _measure(recording.name, stream))
     except UnreadableAudio as error:
-        return _FileAnalysis(FileReport(recording.name, error=str(error)))
+        unread = Judged(recording.name, Selection(), str(error))
+        return _FileAnalysis(FileReport(recording.name, error=str(error)), unread)
 
 
 def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
-    levels: dict[int, Levels] = {}  # by sample rate, which may change within a stream
     digest = hashlib.blake2b(digest_size=16)
     meter, clipping, envelope = AudioQualityMeter(), _Clipping(), Envelope()
+    levels, resampler, high_pass = Levels(SLICING_RATE), Resampler(SLICING_RATE), HighPass()
     for block in stream.blocks():
         digest.update(block.samples.tobytes())
         clipping.add(block)
-        mono = block.mono()
+        mono = stream.mix.mono(block.samples)
+        for resampled in resampler.add(mono, block.sample_rate):
+            for filtered in high_pass.add(resampled):
+                levels.add(filtered)
         mono = mono - mono.mean()  # without a constant offset, which is no sound
-        levels.setdefault(block.sample_rate, Levels(block.sample_rate)).add(mono)
         meter.add(mono, block.sample_rate)
         envelope.add(mono, block.sample_rate)
+    for resampled in resampler.finish():
+        for filtered in high_pass.add(resampled):
+            levels.add(filtered)
+    levels.add(high_pass.finish())
     digest.update(f"{stream.info.sample_rate} {stream.info.channels}".encode())
     quality = meter.result()
+    selection = select(levels, SLICING_RATE, stream.zeroed_hops(), stream.unreadable_seconds)
     report = FileReport(
         name=name,
-        seconds=sum(level.num_samples / rate for rate, level in levels.items()),
+        seconds=stream.seconds,
         sample_rate=stream.info.sample_rate,
         channels=stream.info.channels,
         container=stream.info.container,
         codec=stream.info.codec,
-        peak=clipping.peak,
-        clipped_share=clipping.share,
-        speech_seconds=sum(level.sound_seconds() for level in levels.values()),
+        peak=stream.survey.peak,
+        clipped_share=clipping.share(stream.survey.peak, is_scaled=stream.survey.excess_db() > 0),
+        speech_seconds=min(levels.sound_seconds(), stream.seconds),
         speech_db=_rounded(quality.speech_db),
         noise_db=_rounded(quality.noise_db),
         snr_db=_rounded(quality.snr_db),
         bandwidth_hz=_rounded(quality.bandwidth_hz),
         notes=stream.notes,
+        kept_seconds=round(selection.kept_seconds, 3),
+        dropped_seconds={reason: round(seconds, 3) for reason, seconds in selection.dropped.items()},
+        over_full_scale_db=round(stream.survey.excess_db(), 1),
+        is_inverted=stream.mix.is_inverted,
+        is_mixed_by_layout=stream.mix.weights is not None,
+        remarks=stream.survey.remarks(stream.mix),
     )
-    return _FileAnalysis(report, quality, digest.hexdigest(), envelope.result())
+    return _FileAnalysis(report, Judged(name, selection), quality, digest.hexdigest(), envelope.result())
 
 
 class _Clipping:
-    """Peak and share of clipped samples of a recording, block by block."""
+    """Clipped samples of a recording, block by block."""
 
     def __init__(self) -> None:
-        self.peak = 0.0
-        self._num_clipped = self._num_samples = 0
+        self._num_full = self._num_flat_below = self._num_samples = 0
+        self._flat_peaks = Counter[int]()
 
     def add(self, block: Block) -> None:
         loudness = np.abs(block.samples)
-        self.peak = max(self.peak, float(loudness.max(initial=0.0)))
         middle = block.samples[1:-1]
         is_flat = (middle == block.samples[:-2]) & (middle == block.samples[2:]) & (loudness[1:-1] > FLAT_TOP)
-        self._num_clipped += int(np.count_nonzero(loudness >= CLIPPED))
-        self._num_clipped += int(np.count_nonzero(is_flat & (loudness[1:-1] < CLIPPED)))
+        self._num_full += int(np.count_nonzero(loudness >= CLIPPED))
+        self._num_flat_below += int(np.count_nonzero(is_flat & (loudness[1:-1] < CLIPPED)))
         self._num_samples += loudness.size
+        powers = np.frexp(loudness[1:-1][is_flat])[1]  # loudness in (2 ** (power - 1), 2 ** power]
+        self._flat_peaks.update(dict(zip(*map(np.ndarray.tolist, np.unique(powers, return_counts=True)), strict=True)))
 
-    @property
-    def share(self) -> float:
-        return self._num_clipped / self._num_samples if self._num_samples else 0.0
+    def share(self, peak: float, *, is_scaled: bool) -> float:
+        """Share of clipped samples, 0..1. Of a recording beyond full scale only flat tops near its peak are clipped."""
+        if not self._num_samples:
+            return 0.0
+        if not is_scaled and peak <= DECODED_OVERSHOOT:
+            return (self._num_full + self._num_flat_below) / self._num_samples
+        highest = int(np.frexp(np.float32(peak))[1])
+        return self._flat_peaks[highest] / self._num_samples
 
 
 def _summary(analyses: Sequence[_FileAnalysis], error: str | None) -> DatasetReport:
     files = [each.report for each in analyses]
     seconds = sum(file.seconds for file in files)
     speech_seconds = min(sum(file.speech_seconds for file in files), seconds)
-    reason = error or _reason(files, speech_seconds)
+    reason = error or unusable_reason([each.judged for each in analyses])
+    dropped = total_dropped([each.judged.selection for each in analyses])
     metrics = _compare(analyses, speech_seconds, seconds)
     findings = find_issues(files, metrics) if reason is None else []
     return DatasetReport(
@@ -176,7 +205,7 @@ def _summary(analyses: Sequence[_FileAnalysis], error: str | None) -> DatasetRep
         speech_seconds=speech_seconds,
         silence_share=1 - speech_seconds / seconds if seconds else 0.0,
         num_files=len(files),
-        num_usable=sum(file.speech_seconds > 0 for file in files),
+        num_usable=sum(each.judged.reason is None for each in analyses),
         files=files,
         warnings=[finding_text(finding) for finding in findings if finding.severity == "warning"],
         findings=findings,
@@ -188,6 +217,8 @@ def _summary(analyses: Sequence[_FileAnalysis], error: str | None) -> DatasetRep
         reverberation_seconds=metrics.reverberation_seconds,
         bandwidth_hz=metrics.bandwidth_hz,
         overview=draw([each.envelope for each in analyses if each.envelope is not None]),
+        kept_seconds=round(sum(file.kept_seconds for file in files), 3),
+        dropped_seconds={reason: round(seconds, 3) for reason, seconds in dropped.items()},
     )
 
 
@@ -249,16 +280,3 @@ def _weighted_median(readable: Sequence[_FileAnalysis], metric: str) -> float | 
 
 def _rounded(value: float | None, digits: int = 1) -> float | None:
     return None if value is None else round(value, digits)
-
-
-def _reason(files: Sequence[FileReport], speech_seconds: float) -> str | None:
-    """The reason why the dataset is unusable, or None."""
-    if speech_seconds >= MIN_SECONDS_OF_SOUND:
-        return None
-    if all(file.error for file in files):
-        reasons = [f"{file.name}: {file.error}" for file in files]
-        return f"no file of the dataset can be read as audio: {quoted(reasons, '; ')}"
-    return (
-        f"the dataset has {speech_seconds:.1f} s of sound (louder than -42 dB); training needs at least "
-        f"{MIN_SECONDS_OF_SOUND:.0f} s, and a good voice 10 minutes"
-    )

@@ -80,7 +80,7 @@ def run(
     with workspace.training_lock() if distributed.is_main else nullcontext():
         hparams = config_file.hyperparameters(workspace, config)
         parts = distributed.broadcast_object(partial(_find_clips, workspace, config, hparams, report))
-        store = RecoveryStore(workspace, _identity(config, base, features_identity))
+        store = RecoveryStore(workspace, run_identity(config, base, features_identity))
         try:
             with AsyncCheckpointer() as checkpointer:
                 trainer = _Trainer(workspace, config, device, base, parts, store, checkpointer, report, distributed)
@@ -124,7 +124,7 @@ def _log_speakers(speakers: Speakers, clips: Sequence[ClipFiles], report: StageR
         report.warn(f"{', '.join(silent)}: no slice can be trained on, so the voice will lack that speaker")
 
 
-def _identity(config: TrainingConfig, base: BaseWeights, features_identity: str) -> dict[str, Any]:
+def run_identity(config: TrainingConfig, base: BaseWeights, features_identity: str) -> dict[str, Any]:
     """Settings that a checkpoint must share to be resumed from; epochs, batch size and learning rate may change."""
     fields = ("version", "sample_rate", "f0", "width", "speaker_id", "seed")
     identity: dict[str, Any] = {name: getattr(config, name) for name in fields}

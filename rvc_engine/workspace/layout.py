@@ -55,6 +55,11 @@ class Workspace:
         return self._existing("1_16k_wavs", "sliced_audios_16k")
 
     @property
+    def slicing_result(self) -> Path:
+        """`slicing/result.json`: the time that was kept and dropped of each recording."""
+        return self.root / "slicing" / "result.json"
+
+    @property
     def speakers(self) -> Path:
         """`speakers.json`: the folder of each recording, which determines its speaker."""
         return self.root / "speakers.json"

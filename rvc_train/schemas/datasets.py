@@ -33,6 +33,12 @@ class RecordingReport(ResponseModel):
     notes: list[str] = []
     error: str | None = None
     """Reason why the file cannot be read."""
+    kept_seconds: float | None = None
+    """Time that training will use; like the following fields null or empty in reports of older versions."""
+    dropped_seconds: dict[str, float] = {}
+    """Time that it will not use, by reason: `silent`, `too_short`, `too_loud`, `not_a_number`, `unreadable`."""
+    remarks: list[str] = []
+    """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
 
 
 class DatasetFinding(ResponseModel):
@@ -87,6 +93,10 @@ class DatasetReport(ResponseModel):
     bandwidth_hz: float | None = None
     overview: DatasetOverview = DatasetOverview()
     """Empty in reports of older versions."""
+    kept_seconds: float | None = None
+    """Time that training will use; null in reports of older versions."""
+    dropped_seconds: dict[str, float] = {}
+    """Time that it will not use, by reason as in `files`."""
 
 
 class DatasetStatus(StrEnum):

@@ -79,7 +79,7 @@ def report(session: Session, dataset: DatasetArgument) -> None:
             str(file.channels or "-"),
             file.codec or "-",
             _decibels(file.snr_db),
-            translated(file.error or "; ".join(file.notes)),
+            translated(file.error or "; ".join([*file.notes, *file.remarks])),
         )
     session.output.result(found, rows)
     summary = "usable" if found.usable else f"not usable: {found.reason}"

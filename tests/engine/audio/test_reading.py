@@ -86,7 +86,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path: Path, voice: Voice) -> None:
     assert len(read_mono(Path(os.fsdecode(path)), 44_100)) == 22_050
 
 
-@pytest.mark.parametrize("channels", [2, 6])
+@pytest.mark.parametrize("channels", [2, 4])
 def test_channels_are_averaged(tmp_path: Path, voice: Voice, channels: int) -> None:
     tracks = np.stack([voice(0.5, hz=200 + 50 * n, peak=0.1 * (n + 1)) for n in range(channels)], axis=1)
     soundfile.write(tmp_path / "a.wav", tracks, 44_100, subtype="FLOAT")

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rvc_engine.audio.selection import pieces
 from rvc_engine.audio.silence import MAX_KEPT, THRESHOLD, Levels, loud_spans
-from rvc_engine.audio.slicing import pieces
 
 HOP = 600
 

@@ -98,7 +98,7 @@ def test_nothing_usable_is_an_invalid_dataset_with_every_reason(
 ) -> None:
     (dataset / "a.wav").write_text("no sound")
     (dataset / "b.wav").write_bytes(b"")
-    with pytest.raises(InvalidDataset, match=r"no recording.*a\.wav: not audio.*; b\.wav: the file is empty"):
+    with pytest.raises(InvalidDataset, match=r"no file.*a\.wav: not audio.*; b\.wav: the file is empty"):
         run()
 
 
@@ -123,18 +123,20 @@ def test_a_fifth_of_a_second_is_an_invalid_dataset(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice
 ) -> None:
     save("a.wav", voice(0.2))
-    with pytest.raises(InvalidDataset, match=r"0\.2 s; training needs at least 0\.4 s"):
+    with pytest.raises(InvalidDataset, match=r"0\.2 s of sound.*; training needs at least 1 s"):
         run()
 
 
-def test_sound_far_beyond_full_scale_is_dropped(
+def test_sound_far_beyond_full_scale_is_scaled_and_reported_by_name_and_factor(
     run: Callable[..., SlicingSummary], save: Save, voice: Voice, workspace: Workspace, listener: Any
 ) -> None:
     save("a.wav", voice(1.0, peak=4.0), subtype="FLOAT")
     save("b.wav", voice(1.0, peak=1.2), subtype="FLOAT")
     run()
-    assert names(workspace.slices) == ["1_0.wav"]
-    assert "above full scale" in listener.warnings[0]
+    assert names(workspace.slices) == ["0_0.wav", "1_0.wav"]
+    for name, peak in (("a.wav", 4.0), ("b.wav", 1.2)):
+        decibels = 20 * np.log10(np.abs(voice(1.0, peak=peak)).max())
+        assert f"{name}: {decibels:.1f} dB over full scale" in listener.log
 
 
 def test_rumble_below_the_voice_is_taken_away(
@@ -169,7 +171,7 @@ def test_the_same_recordings_give_the_same_bytes(
     assert first == [(workspace.slices / name).read_bytes() for name in names(workspace.slices)]
 
 
-def test_progress_rises_to_one_and_nothing_is_left_but_slices(
+def test_progress_rises_to_one_and_nothing_is_left_but_slices_and_their_result(
     run: Callable[..., SlicingSummary],
     save: Save,
     voice: Voice,
@@ -184,7 +186,7 @@ def test_progress_rises_to_one_and_nothing_is_left_but_slices(
     assert listener.progress == sorted(listener.progress)
     assert listener.progress.count(1.0) == 1
     assert len(listener.progress) > 20
-    assert names(workspace.root) == ["0_gt_wavs", "1_16k_wavs"]
+    assert names(workspace.root) == ["0_gt_wavs", "1_16k_wavs", "slicing"]
 
 
 def test_a_stop_takes_effect_inside_a_long_recording(

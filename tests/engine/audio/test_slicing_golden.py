@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from rvc_engine.audio.selection import pieces
 from rvc_engine.audio.silence import Levels, loud_spans
-from rvc_engine.audio.slicing import high_pass, normalize_level, pieces
+from rvc_engine.audio.slicing import high_pass, normalize_level
 from rvc_engine.pitch.curve import coarse_pitch
 
 TOLERANCE = 1e-6

@@ -64,7 +64,7 @@ def test_too_little_sound_is_reported_with_the_number(
 
 def test_a_constant_offset_is_no_sound(dataset: Path, save: Save) -> None:
     save("a.wav", np.full(441_000, 0.3, np.float32))
-    assert make_report(dataset).speech_seconds == 0
+    assert make_report(dataset).speech_seconds < 0.1  # the high-pass starts from silence, so the onset is a click
 
 
 def test_an_empty_folder_and_a_missing_one_are_not_usable(dataset: Path) -> None:

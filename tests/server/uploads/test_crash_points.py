@@ -76,6 +76,11 @@ class Client:
         return answer
 
 
+def let_uploads_expire(data: Path) -> None:
+    with contextlib.closing(sqlite3.connect(data / "rvc-train.db", timeout=30)) as database, database:
+        database.execute("UPDATE uploads SET expires_at = '2020-01-01 00:00:00'")
+
+
 class Case:
     """What is done while the server dies, and what must be there in the end."""
 
@@ -157,13 +162,13 @@ class DeletedDataset(Case):
 
 
 class ExpiredUpload(Case):
-    environment: ClassVar[dict[str, str]] = {"RVC_TRAIN_UPLOAD_EXPIRE_HOURS": "0.00001"}
     in_start = True
 
     def prepare(self, client: Client, data: Path) -> None:
         super().prepare(client, data)
         for _ in range(2):
             client.send(client.create(100), bytes(100))
+        let_uploads_expire(data)
 
 
 class Orphans(Case):
@@ -281,8 +286,7 @@ class Scene:
         try:
             case.act(self.client)
             self.wait_until_ready()
-            with contextlib.closing(sqlite3.connect(self.data / "rvc-train.db")) as database, database:
-                database.execute("UPDATE uploads SET expires_at = '2020-01-01 00:00:00'")
+            let_uploads_expire(self.data)
             self.station.wait_until(lambda: not files_in(self.data / "uploads"), "the expiry")
             check(self.client, self.data, case)
         except BaseException as error:

@@ -41,7 +41,7 @@ export async function showReport(dataset) {
     h("td", {}, file.name),
     h("td", { class: "num" }, file.seconds == null ? "–" : duration(file.seconds)),
     h("td", { class: "num" }, file.sample_rate == null ? "–" : `${number(file.sample_rate / 1000, 1)} kHz`),
-    h("td", {}, [file.error, ...file.notes].filter(Boolean).join("; ")))));
+    h("td", {}, [file.error, ...file.notes, ...file.remarks].filter(Boolean).join("; ")))));
   drawOverview(report.overview);
   return report;
 }
