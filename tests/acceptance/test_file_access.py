@@ -37,6 +37,8 @@ def test_everything_in_the_data_folder_is_its_users_alone_and_a_download_is_as_t
         "/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "9", "Upload-Metadata": "filename YS53YXY="}
     )
     assert upload.status_code == 201
+    chunk = {"Tus-Resumable": "1.0.0", "Upload-Offset": "0", "Content-Type": "application/offset+octet-stream"}
+    assert station.http.patch(upload.headers["Location"], content=b"RIFF", headers=chunk).status_code == 204
     job = station.wait_for(station.submit(station.upload(recording)), "succeeded", "failed")
     assert job.status == "succeeded", job.error
     data = tmp_path / "data"
