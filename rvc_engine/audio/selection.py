@@ -164,8 +164,8 @@ class Judged:
         return self.error or self.selection.reason
 
 
-def unusable_reason(files: Sequence[Judged]) -> str | None:
-    """The reason why training cannot use a dataset; None where it can."""
+def unusable_reason(files: Sequence[Judged], min_seconds: float = MIN_SECONDS_OF_SOUND) -> str | None:
+    """The reason why training cannot use a dataset; None where it can. `min_seconds`: least sound in all."""
     reasons = shorten(
         [f"{file.name}: {file.reason}" for file in files if file.reason], MAX_REASONS, "; ", "; and {} more"
     )
@@ -173,10 +173,10 @@ def unusable_reason(files: Sequence[Judged]) -> str | None:
         return f"no file of the dataset can be read as audio: {reasons}"
     left_out = f". Left out: {reasons}" if reasons else ""
     sound = sum(file.selection.sound_seconds for file in files)
-    if sound < MIN_SECONDS_OF_SOUND:
+    if sound < min_seconds:
         return (
             f"the dataset has {sound:.1f} s of sound (louder than -42 dB); training needs at least "
-            f"{MIN_SECONDS_OF_SOUND:.0f} s, and a good voice 10 minutes{left_out}"
+            f"{min_seconds:g} s, and a good voice 10 minutes{left_out}"
         )
     longest = max(file.selection.longest_seconds for file in files)
     if longest < LONGEST_SEGMENT_SECONDS:

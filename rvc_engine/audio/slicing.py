@@ -24,6 +24,7 @@ from rvc_engine.audio.mixing import MAX_PEAK
 from rvc_engine.audio.reading import AudioStream, UnreadableAudio, read_twice_if_needed
 from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.audio.selection import (
+    LONGEST_SEGMENT_SECONDS,
     DropReason,
     Judged,
     Selection,
@@ -110,7 +111,7 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
             workspace.slicing_result, json.dumps(asdict(summary), allow_nan=False, ensure_ascii=False).encode()
         )
     _report_total(summary, report)
-    if reason := unusable_reason(judged):
+    if reason := unusable_reason(judged, LONGEST_SEGMENT_SECONDS):
         raise InvalidDataset(reason)
     report.log(f"{summary.num_slices} slices, {summary.seconds / 60:.1f} minutes, from {len(recordings)} recordings")
     return summary

@@ -46,7 +46,7 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
     lease = bench.claim()
     server.context.jobs.record_events(lease, [Log(message="a line")])
     log = server.context.storage.job_log(ended.id)
-    log.parent.mkdir(parents=True)
+    log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text("a line\n")
     bench.publish(lease)
     bench.jobs.succeed(lease)

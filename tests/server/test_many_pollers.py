@@ -76,7 +76,8 @@ def test_there_are_as_many_connections_as_threads_that_may_ask(tmp_path, url):
 
 def test_a_probe_of_the_process_is_answered_whatever_token_comes_along_and_whoever_asked_too_often(serve, tmp_path):
     with serve(tmp_path, token="the-first-token-of-all", requests_per_minute=2) as server, server.client() as http:
-        assert [http.get("/readyz").status_code for _ in range(3)] == [200, 200, 429]
+        assert [http.get("/sign-in").status_code for _ in range(3)] == [200, 200, 429]
+        assert http.get("/readyz").status_code == 200
         assert http.get("/livez", headers={"Authorization": "Bearer revoked"}).json() == {"status": "ok", "checks": {}}
 
 

@@ -56,14 +56,14 @@ def test_the_log_can_be_folded_between_the_steps_of_a_backup(
     bench: Any, storage: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("server.database.engine.LARGE_WAL", 1)
-    monkeypatch.setattr("server.admin.backup.STEP_PAGES", 20)
+    monkeypatch.setattr("server.database.copies.STEP_PAGES", 20)
     engine, sizes = bench.jobs.engine, []
 
     def fold(*_: object) -> None:
         checkpoint_wal(engine)
         sizes.append(Path(f"{engine.url.database}-wal").stat().st_size)
 
-    monkeypatch.setattr("server.admin.backup._Restarts.check", fold)
+    monkeypatch.setattr("server.database.copies._Restarts.check", fold)
     jobs = [bench.job() for _ in range(10)]
     result = back_up(engine, storage, tmp_path / "backup")
     assert result.has_database

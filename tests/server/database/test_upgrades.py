@@ -65,6 +65,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     ],
     "uploads": [
         {"id": "upl_1", "owner": "local", "length": 7, "tus_metadata": "", "created_at": NOW, "expires_at": NOW}
+        | {"state": "receiving", "is_resumable": True, "received": 0}
     ],
     "webhooks": [
         {"id": "whk_1", "owner": "local", "url": "https://a", "secret": "whsec_x", "events": ["job.failed"]}
@@ -159,6 +160,8 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
 
 def stored_files_of(tables: set[str]) -> dict[str, tuple[str, int, str | None]]:
     """The stored files of a database that had these tables: each path once."""
+    if "stored_files" in tables:
+        return {}  # the rows here refer to none
     files: dict[str, tuple[str, int, str | None]] = {"jobs/x": ("local", 9, "1" * 64)}
     if "previews" in tables:
         files |= {"jobs/y": ("local", 7, "3" * 64), "jobs/z": ("local", 8, "4" * 64)}

@@ -87,7 +87,7 @@ class Actor:
         storage = Storage(folder)
         self.quotas = Quotas(self.engine, settings, utc_now)
         self.jobs = JobService(self.engine, retry_delay_seconds=0, quotas=self.quotas)
-        self.datasets = DatasetService(self.jobs, storage, settings)
+        self.datasets = DatasetService(self.jobs, storage)
         self.retries = RetryService(self.jobs, storage)
         self.tokens = TokenService(self.engine, utc_now, None, 1)
 

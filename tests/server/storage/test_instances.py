@@ -227,7 +227,7 @@ def test_a_full_database_beside_an_empty_folder_is_refused_and_starts_when_the_f
     message = to.refusal()
     assert MISMATCH in message
     assert f"{to.data} (no instance yet, empty)" in message
-    assert f"(instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 0 uploads)" in message
+    assert f"(instance {installed.at.ids()[1]}, 1 datasets, 0 jobs, 1 uploads)" in message
     assert "check RVC_TRAIN_DATA_FOLDER and that its disk is mounted, or restore the files" in message
     assert not to.data.exists()
     to.data.mkdir()  # as the place where a disk is mounted

@@ -270,7 +270,7 @@ def test_a_dataset_deleted_while_it_is_ingested_leaves_nothing(
 def test_archives_that_are_long_to_read_keep_no_other_request_waiting(
     serve: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("server.app.NUM_REQUEST_THREADS", 2)
+    monkeypatch.setattr("server.http.threads.NUM_READERS", 2)
     begun, release = threading.Semaphore(0), threading.Event()
 
     def slow(*_: Any) -> int:
