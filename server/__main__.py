@@ -1,6 +1,7 @@
 """`python -m server`: serve until SIGTERM or Ctrl-C."""
 
 import _thread
+import asyncio
 import logging
 import os
 import signal
@@ -64,6 +65,18 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
+class _ServerOfProcess(Server):
+    """The server of this process, which ends with it."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve. A request whose thread still waits for a disk at the end is not waited for: see `run`."""
+        try:
+            await super().serve(sockets)
+        finally:
+            if len(asyncio.all_tasks()) > 1:
+                _exit_now(0 if self.started else 1)
+
+
 def main() -> int:
     """Read and check the settings, then serve. Returns the exit code: 2 for settings or a machine that do not work."""
     os.umask(UMASK)
@@ -107,7 +120,7 @@ def _serve(app: FastAPI, settings: ServerSettings) -> int:
         timeout_graceful_shutdown=GRACE_SECONDS,
         timeout_keep_alive=30,
     )
-    server = Server(config, app.state.context, partial(_publish, app.state.context))
+    server = _ServerOfProcess(config, app.state.context, partial(_publish, app.state.context))
     server.run()
     return 0 if server.started else 1
 
@@ -138,9 +151,13 @@ def run() -> NoReturn:
     except SystemExit as error:
         code = int(error.code or 0)
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
-        logging.shutdown()
-        os._exit(code)
+        _exit_now(code)
     sys.exit(code)
+
+
+def _exit_now(code: int) -> NoReturn:
+    logging.shutdown()
+    os._exit(code)
 
 
 if __name__ == "__main__":

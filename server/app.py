@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 import structlog
-from anyio.to_thread import current_default_thread_limiter
+from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -19,7 +19,7 @@ from server.admin import scheduler
 from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness
 from server.admin.retention import Retention
-from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, PeriodicTask, Scheduler
+from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, STOP_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
 from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
 from server.api.access import owners, session, tokens
@@ -173,7 +173,8 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
         context.stopping.set()
         background = (context.ingestion.stop, context.dataset_validator.stop, task_scheduler.stop, leadership.stop)
         for stop in (*background, context.tokens.clean_up):
-            await run_in_threadpool(stop)
+            with anyio.move_on_after(STOP_SECONDS):  # a disk that hangs must not keep the server from stopping
+                await run_sync(stop, abandon_on_cancel=True)
         context.changes.close()
         engine.dispose()
         logger.info("the server has stopped")

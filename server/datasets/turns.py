@@ -8,6 +8,9 @@ import structlog
 
 logger = structlog.get_logger(__name__)
 
+STOP_SECONDS = 5.0
+"""Time for the threads to end when the server stops."""
+
 
 class OwnerTurns:
     """A thread that hands datasets to a few others. Work that fails is repeated after a second."""
@@ -44,10 +47,10 @@ class OwnerTurns:
         self._wake.set()
 
     def stop(self) -> None:
-        """Stop the threads."""
+        """Stop the threads, and wait for them for a while. Work that is cut off later is repeated by the next start."""
         self._stopping.set()
         self._wake.set()
-        self._thread.join()
+        self._thread.join(STOP_SECONDS)
 
     def _dispatch(self) -> None:
         with ThreadPoolExecutor(self._num_threads, self._name) as threads:

@@ -51,7 +51,7 @@ def put(station, name: str, body: bytes) -> str:
 
 
 def settled(station, dataset_id: str):
-    station.wait_until(lambda: station.client.dataset(dataset_id).status != "validating", "the report", 60)
+    station.wait_until(lambda: station.client.dataset(dataset_id).status in {"ready", "invalid"}, "the report", 60)
     return station.client.dataset(dataset_id)
 
 

@@ -115,7 +115,7 @@ def environments(
 ) -> Iterator[Environments]:
     """One for each choice of the collected tests, in their order."""
     given = [item.callspec.params for item in request.session.items if hasattr(item, "callspec")]
-    choices = [params["environment"] for params in given if "environment" in params]
+    choices = [params["environment"] for params in given if isinstance(params.get("environment"), Choice)]
     folder = tmp_path_factory.mktemp("environments")
     made = Environments(folder, wheel, list(dict.fromkeys(choices)))
     yield made

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+from alembic import command
 
 from rvc_train.schemas.jobs import JobStatus
 from server.database.engine import create_engine, present_version
+from server.database.migrate import alembic_config
 from server.errors import SettingsRefused
 from server.storage.instances import INSTANCE_FILE, open_instance
 from server.storage.local import Storage
@@ -54,11 +57,19 @@ def test_an_installation_from_before_waits_for_the_new_server_and_keeps_its_sche
     shop: Any, tmp_path: Path
 ) -> None:
     """The database's datasets lie in the folder, so the server will give the two an id."""
+    with shop.engine.connect() as connection:
+        dataset = dict(connection.exec_driver_sql("SELECT * FROM datasets").mappings().one())
     shop.engine.dispose()
     (shop.folder / INSTANCE_FILE).unlink()
-    with shop.engine.begin() as connection:
-        connection.exec_driver_sql("DROP TABLE instance")
-        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0009'")
+    for file in Path(shop.engine.url.database).parent.glob("*.db*"):
+        file.unlink()
+    with shop.engine.connect() as connection, connection.begin():
+        command.upgrade(alembic_config(connection), "0009")
+        columns = [each["name"] for each in sa.inspect(connection).get_columns("datasets")]
+        connection.exec_driver_sql(
+            f"INSERT INTO datasets ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",  # noqa: S608 - names of the schema
+            tuple(dataset[name] for name in columns),
+        )
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(shop.settings(), shop.engine, stop))
     thread.start()

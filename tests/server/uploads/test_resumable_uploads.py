@@ -228,7 +228,7 @@ def test_an_upload_that_trickles_holds_its_place_for_some_minutes_and_no_longer(
     monkeypatch.setattr("server.uploads.receive.PACE_SECONDS", 0.5)
     with serve(tmp_path) as server, server.client() as http:
         address = begin(http, 10_000)
-        with half_a_piece(address, server.url, 10_000, b"a" * 30) as connection:
+        with half_a_piece(http, address, 10_000, b"a" * 30) as connection:
             connection.settimeout(0.05)
             answer, deadline = b"", time.monotonic() + 15
             while not answer and time.monotonic() < deadline:
