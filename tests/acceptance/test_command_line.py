@@ -144,7 +144,7 @@ def test_a_token_is_asked_for_and_taken_from_the_environment(station):
     assert station.cli("jobs").returncode == 6
 
 
-@pytest.mark.parametrize("how", ["SIGTERM to it alone", "Ctrl-C in its terminal"])
+@pytest.mark.parametrize("how", [pytest.param("SIGTERM to it alone", marks=pytest.mark.long), "Ctrl-C in its terminal"])
 def test_up_runs_server_and_worker_and_stops_both(station, recording, how):
     station.follow_script(["train", 1000, 0.05, 100])
     del station.environment["RVC_TRAIN_PORT"]

@@ -135,6 +135,7 @@ def test_a_worker_killed_in_a_publication_leaves_nothing_and_its_job_succeeds(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_worker_killed_at_any_step_leaves_nothing_and_its_job_succeeds(
     open_shop: Callable[[Path], Any], tmp_path: Path
 ) -> None:
@@ -205,6 +206,7 @@ def test_a_server_killed_in_a_deletion_keeps_the_job_or_leaves_nothing(
 
 
 @pytest.mark.long
+@pytest.mark.timeout(3600)
 def test_a_server_killed_at_any_step_of_a_deletion_keeps_the_job_or_leaves_nothing(
     finished: tuple[Path, str], open_station: Callable[..., Any], open_shop: Callable[[Path], Any], tmp_path: Path
 ) -> None:

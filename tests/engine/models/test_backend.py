@@ -272,7 +272,7 @@ def gradients(weights: list[dict[str, Tensor]], name: precision.FormatName) -> l
     ]
 
 
-@pytest.mark.parametrize("steps", [0, 40])
+@pytest.mark.parametrize("steps", [0, pytest.param(40, marks=pytest.mark.long)])
 def test_gradients_in_bf16_have_the_direction_of_those_in_float32(steps: int) -> None:
     torch.manual_seed(1)
     state = GanTrainState.build(HPARAMS, CPU, 1e-4, BF16)

@@ -216,6 +216,7 @@ def pid_of_the_second(engine: Engine) -> int:
     return int(message.split()[-1])
 
 
+@pytest.mark.long  # minutes; that two processes train to the end is tested each day
 def test_a_killed_process_of_two_ends_the_run_as_crashed_and_the_next_goes_on_until_it_is_stopped(start) -> None:
     engine = start("two", "--processes=2", checkpoint_every_steps=1, total_epochs=1000)
     engine.until(events.CheckpointSaved, 2)

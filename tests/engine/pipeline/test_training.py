@@ -154,6 +154,7 @@ def test_a_batchs_spectrogram_is_each_clips_own(finished: Workspace) -> None:
 # --- going on
 
 
+@pytest.mark.long  # test_found_workspaces.py has one each day
 def test_a_damaged_newest_checkpoint_is_passed_over_and_said(make: Make) -> None:
     whole, _ = make("whole", total_epochs=3)
     workspace, events = make("damaged", total_epochs=2, checkpoint_every_steps=2)

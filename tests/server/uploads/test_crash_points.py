@@ -25,6 +25,14 @@ TUS = {"Tus-Resumable": "1.0.0"}
 FAKE_REPORT = Path(__file__).parents[1] / "fake_report.py"
 PERIODIC = "Thread-"
 """Threads of periodic tasks: their steps have no fixed number."""
+SHORT_TRASH = {"RVC_TRAIN_TRASH_DAYS": "0.0000001"}
+SHORT_REPORTS = {"RVC_TRAIN_REPORT_TIMEOUT_SECONDS": "3"}
+"""A killed server leaves the folder of a report, which is an orphan once no report can still be running in it."""
+SOON: dict[str, object] = {
+    "server.admin.scheduler:EXPIRY_SECONDS": 0.2,
+    "server.app:SCAN_SECONDS": 0.2,
+    "server.storage.orphans:SECONDS_UNTOUCHED": 0,
+}
 
 
 def zip_of(name: str, size: int = 3000) -> bytes:
@@ -175,11 +183,8 @@ class ExpiredUpload(Case):
 class Orphans(Case):
     """Files without a row: to the trash, then gone."""
 
-    environment: ClassVar[dict[str, str]] = {"RVC_TRAIN_TRASH_DAYS": "0.0000001"}
-    constants: ClassVar[dict[str, object]] = {
-        "server.app:SCAN_SECONDS": 0.2,
-        "server.storage.orphans:SECONDS_UNTOUCHED": 0,
-    }
+    environment: ClassVar[dict[str, str]] = SHORT_TRASH
+    constants: ClassVar[dict[str, object]] = SOON
     ignored_threads = ""
     steps = "trash|datasets/|uploads/"
 
@@ -282,12 +287,14 @@ class Scene:
 
     def recover(self, case: Case, what: str) -> None:
         """The next server: the client goes on, and a day passes."""
-        self.station.environment = self.usual | case.environment
-        server = self.station.start_server(self.points({"server.admin.scheduler:EXPIRY_SECONDS": 0.2}))
+        self.station.environment = self.usual | case.environment | SHORT_TRASH | SHORT_REPORTS
+        server = self.station.start_server(self.points(SOON))
         try:
             case.act(self.client)
             self.wait_until_ready()
             self.station.wait_until(lambda: let_uploads_expire(self.data) == 0, "the expiry")
+            self.station.wait_until(lambda: not files_in(self.data / "incoming"), "the orphans of killed reports")
+            self.station.wait_until(lambda: not files_in(self.data / "trash"), "the trash")
             check(self.client, self.data, case)
         except BaseException as error:
             error.add_note(what)
