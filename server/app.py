@@ -43,6 +43,8 @@ from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.http import threads
 from server.http.departures import Departures
+from server.http.head import HeadAsGet
+from server.http.media_types import BodyTypes
 from server.http.problem_details import install
 from server.http.rate_limit import OpenLimit
 from server.http.shared_answers import SharedAnswers
@@ -63,6 +65,7 @@ from server.storage.local import Storage
 from server.storage.orphans import SCAN_SECONDS, Orphans
 from server.storage.reservations import Reservations
 from server.storage.sizes import JobSizes
+from server.uploads import protocol
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
 from server.webhooks import delivery
@@ -119,6 +122,8 @@ def create_app(settings: ServerSettings) -> FastAPI:
         redoc_url=None,
         middleware=[
             Middleware(RequestContextMiddleware, metrics=context.metrics),
+            Middleware(HeadAsGet, except_under=protocol.ADDRESS),
+            Middleware(protocol.TusProtocol),
             Middleware(Departures),
             Middleware(
                 AuthMiddleware,
@@ -127,6 +132,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 throttle=context.auth_throttle,
                 version=context.changes.current,
             ),
+            Middleware(BodyTypes),
             Middleware(SharedAnswers, version=context.changes.current, caller=current_rights),
         ],
     )
@@ -136,7 +142,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, session.sign_in, health.router, pages.router):
+    for router in (v1, uploads.options, session.sign_in, health.router, pages.router):
         app.include_router(router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
