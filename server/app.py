@@ -13,6 +13,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
@@ -55,9 +56,9 @@ from server.job_store.queries import JobQueries
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService
-from server.metrics import Metrics
+from server.metrics import METHODS, Metrics
 from server.middleware import RequestContextMiddleware
-from server.openapi import document
+from server.openapi import EXPOSED_HEADERS, document
 from server.pages import shells
 from server.settings import ServerSettings
 from server.storage.instances import open_instance
@@ -121,6 +122,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # the page at /docs loads nothing from other hosts
         redoc_url=None,
         middleware=[
+            *_cross_origin(settings),
             Middleware(RequestContextMiddleware, metrics=context.metrics),
             Middleware(HeadAsGet, except_under=protocol.ADDRESS),
             Middleware(protocol.TusProtocol),
@@ -147,6 +149,18 @@ def create_app(settings: ServerSettings) -> FastAPI:
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
+
+
+def _cross_origin(settings: ServerSettings) -> Iterator[Middleware]:
+    """CORS for the configured origins: with a token, never with the session's cookie."""
+    if settings.cors_origins:
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=sorted(METHODS - {"OPTIONS"}),
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
 
 
 @asynccontextmanager

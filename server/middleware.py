@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.media_types import is_upload
+from server.http.prefix import prefix_of
 from server.http.problem_details import TUS_VERSION, problem_response
 from server.metrics import Metrics
 from server.uploads.protocol import ADDRESS as UPLOADS
@@ -115,6 +116,8 @@ class _RequestContext:
                 headers["Tus-Resumable"] = TUS_VERSION
             if self.status == 204:
                 del headers["Content-Type"]  # FastAPI's: there is no content
+            if (prefix := prefix_of(self._scope)) and headers.get("Location", "").startswith("/"):
+                headers["Location"] = prefix + headers["Location"]
         await self._send(message)
 
     def _log(self, seconds: float) -> None:

@@ -41,6 +41,8 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "WWW-Authenticate": ("The authentication scheme.", {"type": "string"}),
     "X-Request-ID": ("Id of the request in the server's log.", {"type": "string"}),
 }
+EXPOSED_HEADERS = sorted(_HEADERS.keys() - {"Set-Cookie"})
+"""What scripts of other origins may read, where these are allowed."""
 _REQUIRED = frozenset({"Allow", "Content-Range", "Location", "Tus-Resumable", "WWW-Authenticate", "X-Request-ID"})
 """Headers that are always present where they are documented; the others may be missing."""
 _ERROR_HEADERS = {401: ["WWW-Authenticate"], 405: ["Allow"], 416: ["Content-Range"], 429: ["Retry-After"]}
@@ -130,7 +132,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             },
         }
         schema["security"] = [{"token": []}, {"session": []}]
-        schema["servers"] = [{"url": "/", "description": "The server that this document came from."}]
+        schema["servers"] = [{"url": ".", "description": "The folder of this document's address."}]
         schema["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
         schema["tags"] = [{"name": name, "description": text} for name, text in _TAGS.items()]
         for name, component in components["schemas"].items():
