@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from rvc_train.schemas.system import Problem
 from server.auth.authentication import OPEN_PATHS, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
+from server.uploads.protocol import ADDRESS as UPLOADS
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _NUMBER = {"type": "string", "pattern": "^[0-9]+$"}
@@ -71,6 +72,13 @@ _REQUEST_HEADERS = {
     "If-Modified-Since": "Without `If-None-Match`: 304 if the file is not newer.",
     "If-None-Match": "ETags that the client has: 304 if one matches.",
     "Last-Event-ID": "Id of the last event received: the stream continues after it.",
+}
+_TUS_VERSION = {
+    "name": "Tus-Resumable",
+    "in": "header",
+    "required": True,
+    "description": "Version of the protocol; 412 for others.",
+    "schema": {"const": "1.0.0"},
 }
 _ACCEPTED_HEADERS = {
     "/v1/jobs/{job_id}/artifacts/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
@@ -170,6 +178,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
             parameter.setdefault("description", _PATH_PARAMETERS[parameter["name"]])
+    if path.startswith(UPLOADS) and method != "options":
+        operation.setdefault("parameters", []).append(_TUS_VERSION)
     if method == "get" and path in _ACCEPTED_HEADERS:
         operation.setdefault("parameters", []).extend(
             {"name": name, "in": "header", "description": _REQUEST_HEADERS[name], "schema": {"type": "string"}}

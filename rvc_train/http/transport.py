@@ -42,16 +42,16 @@ def _untrusted(error: BaseException) -> ssl.SSLCertVerificationError | None:
     return origin
 
 
-def connection_failed(error: httpx.TransportError, url: httpx.URL) -> ConnectionFailed:
-    """The client's error for a request to `url` without an answer."""
+def connection_failed(error: httpx.TransportError, base_url: httpx.URL) -> ConnectionFailed:
+    """The client's error for a request to a server that gave no answer."""
     if (untrusted := _untrusted(error)) is not None:
         return ConnectionFailed(
-            f"the certificate of {url} is not trusted ({untrusted.verify_message}); if it is of an authority of your "
-            "own, set SSL_CERT_FILE to the file of that authority's certificate"
+            f"the certificate of {base_url} is not trusted ({untrusted.verify_message}); if it is of an authority of "
+            "your own, set SSL_CERT_FILE to the file of that authority's certificate"
         )
     return ConnectionFailed(
-        f"no answer from the server at {url} ({error or type(error).__name__}); start it with `rvc-train up`, or set "
-        "another address with --server or RVC_TRAIN_SERVER"
+        f"no answer from the server at {base_url} ({error or type(error).__name__}); start it with `rvc-train up`, or "
+        "set another address with --server or RVC_TRAIN_SERVER"
     )
 
 

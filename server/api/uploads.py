@@ -37,21 +37,12 @@ options = APIRouter(prefix=ADDRESS, tags=["uploads"])
 UploadChecksum = Annotated[
     str | None, Header(max_length=200, description="`sha256`, `sha1` or `md5`, a space, the base64 of the digest.")
 ]
-_VERSION = {
-    "name": "Tus-Resumable",
-    "in": "header",
-    "required": True,
-    "description": "Version of the protocol; 412 for others.",
-    "schema": {"const": TUS_VERSION},
-}
-"""Checked by `TusProtocol`."""
-_VERSIONED = {"parameters": [_VERSION]}
 
 
 def _with_chunk(description: str, *, required: bool) -> dict[str, object]:
     """Documentation of a route that may receive a chunk."""
     content = {media_type: {"schema": {"type": "string", "format": "binary"}} for media_type in sorted(CHUNK_TYPES)}
-    return _VERSIONED | {"requestBody": {"required": required, "description": description, "content": content}}
+    return {"requestBody": {"required": required, "description": description, "content": content}}
 
 
 def _headers(expires_at: datetime, **headers: str) -> dict[str, str]:
@@ -113,7 +104,7 @@ async def create_upload(
     return Response(status_code=201, headers={**headers, "Location": f"{ADDRESS}/{upload.id}"})
 
 
-@router.head("/{upload_id}", response_class=Response, openapi_extra=_VERSIONED, responses=documented(404, 410, 412))
+@router.head("/{upload_id}", response_class=Response, responses=documented(404, 410, 412))
 @requires(Scope.READ)
 async def get_offset(upload_id: str, context: Context) -> Response:
     """Get the number of received bytes in `Upload-Offset`. A chunk that is being received goes on."""
@@ -159,7 +150,6 @@ async def receive_chunk(
     "/{upload_id}",
     status_code=204,
     response_class=Response,
-    openapi_extra=_VERSIONED,
     responses=documented(404, 409, 410, 412),
 )
 @requires(Scope.SUBMIT)

@@ -69,5 +69,6 @@ def _fault(path: str, headers: Headers) -> str | None:
         )
     if is_upload(path) or _JSON.match(media_type):  # a route checks the media type of chunks
         return None
-    given = media_type or "a body without a media type"
-    return f"{given} is not read here; send JSON with the header Content-Type: application/json"
+    if not media_type:
+        return "the body has no media type; send JSON with the header Content-Type: application/json"
+    return f"{media_type} is not read here; send JSON with the header Content-Type: application/json"

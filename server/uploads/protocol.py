@@ -19,6 +19,7 @@ CHUNK_TYPES = frozenset({CHUNK_TYPE, "application/octet-stream"})
 """tus' own media type, and the one that other programs know."""
 DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 _PATH = re.compile(rf"^{ADDRESS}(/[^/]*)?/?$")
+_METADATA = "header upload-metadata"
 _VERSIONED = frozenset({"POST", "HEAD", "PATCH", "DELETE"})
 _NOT_SUPPORTED = {
     "upload-concat": "this server joins no partial uploads (Upload-Concat); set parallelUploads to 1 in the client",
@@ -97,17 +98,10 @@ def checked_metadata(header: str) -> str:
     for pair in header.split(",") if header.strip() else ():
         key, _, value = pair.strip().partition(" ")
         if not key.isascii() or not key.isprintable() or not key or key in keys:
-            raise _bad_metadata(f"{key!r} is not an ASCII key that occurs once")
+            raise Refused(f"Upload-Metadata: {key!r} is not an ASCII key that occurs once; correct it", _METADATA)
         keys.add(key)
         try:
             base64.b64decode(value.strip(), validate=True)
-        except (binascii.Error, ValueError):  # ValueError: not ASCII
-            raise _bad_metadata(f"the value of {key!r} is not valid base64") from None
+        except ValueError:  # its base64 is damaged, or not ASCII
+            raise Refused(f"Upload-Metadata: the value of {key!r} is not valid base64; encode it", _METADATA) from None
     return header
-
-
-def _bad_metadata(fault: str) -> Refused:
-    return Refused(
-        f"Upload-Metadata: {fault}; send pairs of a key and a base64 value, separated by commas",
-        "header upload-metadata",
-    )
