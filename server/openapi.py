@@ -43,7 +43,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "X-Request-ID": ("Id of the request in the server's log.", {"type": "string"}),
 }
 EXPOSED_HEADERS = sorted(_HEADERS.keys() - {"Set-Cookie"})
-"""What scripts of other origins may read, where these are allowed."""
+"""Headers that scripts of allowed other origins may read."""
 _REQUIRED = frozenset({"Allow", "Content-Range", "Location", "Tus-Resumable", "WWW-Authenticate", "X-Request-ID"})
 """Headers that are always present where they are documented; the others may be missing."""
 _ERROR_HEADERS = {401: ["WWW-Authenticate"], 405: ["Allow"], 416: ["Content-Range"], 429: ["Retry-After"]}

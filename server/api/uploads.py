@@ -97,7 +97,7 @@ async def create_upload(
     if has_chunk:
         try:
             headers = await _receive(request, context, upload.id, 0, checksum)
-        except BaseException:  # without an answer no client knows the address
+        except BaseException:  # the address is in no answer, so no client can go on
             with anyio.CancelScope(shield=True):
                 await on_disk(context.uploads.delete, None, upload.id)
             raise

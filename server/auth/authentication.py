@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rvc_train.local_servers import is_loopback
 from server.auth.audit import AuditTrail
@@ -35,7 +35,7 @@ OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10
-"""Size from which a chunk of an upload does not count as a request."""
+"""Size from which a chunk of an upload that is received does not count as a request."""
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
@@ -81,15 +81,24 @@ class _RequestLimits:
     def take(self, key: str, scope: Scope) -> None:
         """Count a request. Raises TooManyRequests.
 
-        Chunks of uploads are limited by the quota of bytes, the disk and the uploads at the same time instead: clients
-        choose their size, and give an upload up at the first 429. Very small ones still count as requests.
+        Chunks of uploads are no writes: they are limited by the quota of bytes, the disk and the uploads at the same
+        time, because clients choose their size, and give an upload up at the first 429.
         """
-        is_chunk = scope["method"] == "PATCH" and scope["path"].startswith(UPLOADS)
-        wait = 0.0 if is_chunk and _content_length(scope) >= LEAST_CHUNK_BYTES else self._requests.take(key)
-        if not wait and not is_chunk and scope["method"] not in SAFE_METHODS:
+        wait = self._requests.take(key)
+        if not wait and scope["method"] not in SAFE_METHODS and not _is_chunk(scope):
             wait = self._writes.take(key)
         if wait:
             raise TooManyRequests(f"too many requests; try again in {math.ceil(wait)} s", wait)
+
+    def refunding(self, send: Send, key: str) -> Send:
+        """`send`, which takes a request back out of the count when it succeeds."""
+
+        async def send_refunding(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 300:
+                self._requests.give(key)
+            await send(message)
+
+        return send_refunding
 
 
 class AuthMiddleware:
@@ -135,6 +144,8 @@ class AuthMiddleware:
             return
         if principal is not None:
             scope["state"]["caller"] = principal.owner
+            if _is_chunk(scope) and _content_length(scope) >= LEAST_CHUNK_BYTES:
+                send = self._of_tokens.refunding(send, principal.token_id or principal.owner)
         scope["state"]["is_authorized"] = partial(self._is_authorized, Headers(scope=scope))
         token = current_principal.set(principal)
         try:
@@ -197,6 +208,10 @@ def address_of(scope: Scope) -> str:
     """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
     client = scope.get("client")
     return "" if client is None else str(client[0])
+
+
+def _is_chunk(scope: Scope) -> bool:
+    return scope["method"] == "PATCH" and str(scope["path"]).startswith(UPLOADS)
 
 
 def _content_length(scope: Scope) -> int:

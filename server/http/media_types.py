@@ -21,7 +21,7 @@ def is_upload(path: str) -> bool:
 
 
 def has_body(headers: Headers) -> bool:
-    """Whether a request with these headers has a body of at least one byte, as far as they say."""
+    """Whether a request has a body of at least one byte, by `Content-Length` and `Transfer-Encoding`."""
     return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
 
 

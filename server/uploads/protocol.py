@@ -16,7 +16,7 @@ ADDRESS = "/v1/uploads"
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
 CHUNK_TYPE = "application/offset+octet-stream"
 CHUNK_TYPES = frozenset({CHUNK_TYPE, "application/octet-stream"})
-"""tus' own media type, and the one that other programs know."""
+"""tus' own media type, and the usual one for bytes."""
 DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 _PATH = re.compile(rf"^{ADDRESS}(/[^/]*)?/?$")
 _METADATA = "header upload-metadata"

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import socket
@@ -16,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import connect_sse
+from playwright.sync_api import Page, expect, sync_playwright
 
 from rvc_train.client import Client, connect
 from rvc_train.schemas.jobs import JobCreate
@@ -170,6 +172,52 @@ def test_tus_js_client_goes_through(
     done = json.loads(run_client("node", "upload.mjs", tmp_path / "zeros", options, cwd=node_folder, **variables))
     assert (done["error"], done["statuses"]) == (None, {"201": 1, "204": 4})
     assert done["url"].startswith(f"{address}/v1/uploads/")
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    """A tab of Chromium, in which no request may leave the server's place."""
+    path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(ignore_https_errors=True, locale="en-US").new_page()
+        strays: list[str] = []
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith((address, "blob:", "data:")) else strays.append(request.url),
+        )
+        page.on(
+            "response", lambda answer: strays.append(f"{answer.status} {answer.url}") if answer.status == 404 else None
+        )
+        yield page
+        browser.close()
+    assert strays == []
+
+
+def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str, recording: Path) -> None:
+    seconds = 60_000
+    page.goto(f"{address}/new")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{address}/new")
+    page.locator("#choose-files").set_input_files(recording)
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=seconds)
+    page.get_by_label("Name of the voice").fill("anna")
+    page.locator("#submit").click()
+    page.wait_for_url(f"{address}/jobs/job_*")
+    expect(page.locator("#status")).to_have_text("Ready", timeout=seconds)
+    expect(page.locator("#log")).to_contain_text("it begins")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").first.click()
+    assert download.value.path().stat().st_size > 0
+    page.locator("a.brand").click()
+    page.wait_for_url(f"{address}/")
+    page.get_by_role("link", name="anna").first.click()
+    page.wait_for_url(f"{address}/jobs/job_*")
+    page.locator("#sign-out").click()
+    page.wait_for_url(f"{address}/sign-in*")
+    page.goto(f"{address}/docs")
+    expect(page.locator("#interface")).to_contain_text("rvc-train", timeout=seconds)
 
 
 def test_without_a_token_nothing_is_read_through_the_proxy(address: str, certificate: Path) -> None:

@@ -31,7 +31,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tus_js(run_client: Callable[..., str], node_folder: Path) -> Callable[..., Any]:
-    """`tus_js(file, **options)`: what tus-js-client reports of an upload."""
+    """`tus_js(file, **options)`: the report of an upload by tus-js-client."""
     shutil.copy(HERE / "upload.mjs", node_folder)
 
     def upload(file: Path, **options: object) -> Any:
