@@ -189,6 +189,8 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         status, detail = 422, "the body is not valid JSON in UTF-8"
     elif status == 404:
         detail = f"not found: {request.url.path}"
+        if request.url.path.endswith("/"):
+            detail = f"not found: {request.url.path}; leave out the slash at its end"
     elif status == 405:
         detail = f"{request.url.path} does not support {request.method}"
         headers["Allow"] = ", ".join(_methods_at(request))

@@ -130,6 +130,10 @@ def test_every_error_is_problem_json_with_a_request_id(http, method, path, statu
     assert problem.detail
 
 
+def test_an_address_with_a_slash_too_many_is_told_so(http):
+    assert "leave out the slash at its end" in http.get("/v1/jobs/").json()["detail"]
+
+
 def test_a_405_names_every_method_that_is_possible(http):
     assert http.patch("/v1/datasets/ds_x").headers["allow"] == "GET, HEAD, DELETE, OPTIONS"
     assert http.post("/v1/jobs/job_x/artifacts/a").headers["allow"] == "GET, HEAD, OPTIONS"
