@@ -81,7 +81,7 @@ class Pages:
         headers = {
             "Content-Security-Policy": policy(nonce),
             "Content-Language": language,
-            "Vary": "Accept-Language, Cookie",
+            "Vary": "Accept-Language, Cookie, X-Forwarded-Prefix",
             "Cache-Control": "no-cache",
         }
         return HTMLResponse(html, headers=headers)

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.clients
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 TOKEN = "the-token-of-these-tests"
+BROWSERS = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def free_port() -> int:
@@ -177,7 +178,7 @@ def test_tus_js_client_goes_through(
 @pytest.fixture
 def page(address: str) -> Iterator[Page]:
     """A tab of Chromium, in which no request may leave the server's place."""
-    path = shutil.which(os.environ.get("CHROMIUM", "chromium"))
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_context(ignore_https_errors=True, locale="en-US").new_page()
