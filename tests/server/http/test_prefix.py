@@ -1,6 +1,7 @@
 """Below a path of a proxy: every address that a browser or a client follows begins with it."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,6 +9,7 @@ import pytest
 
 from server.http.prefix import prefix_of
 
+SCRIPTS = sorted((Path(__file__).parents[3] / "server" / "pages" / "static" / "js").rglob("*.js"))
 BELOW = {"X-Forwarded-Prefix": "/voices"}
 TUS = {"Tus-Resumable": "1.0.0", "Upload-Length": "5"}
 
@@ -44,6 +46,13 @@ def test_a_page_asks_for_nothing_outside(http: httpx.Client, path: str) -> None:
         assert http.get(address.removeprefix("/voices")).status_code == 200, address
     assert 'data-root="/voices"' in page
     assert 'data-root=""' in http.get(path).text
+
+
+def test_no_script_asks_for_an_address_outside() -> None:
+    for script in SCRIPTS:
+        found = re.findall(r"(?:fetch|assign|replace|EventSource)\(\s*[`\"']/.*", script.read_text())
+        found += re.findall(r"\.(?:href|src) = [`\"']/.*", script.read_text())
+        assert found == [], script
 
 
 def test_the_documentation_and_the_document_name_relative_addresses(http: httpx.Client) -> None:
