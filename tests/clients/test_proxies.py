@@ -26,6 +26,7 @@ pytestmark = pytest.mark.clients
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 TOKEN = "the-token-of-these-tests"
+BELOW = "/voices"
 BROWSERS = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
@@ -78,7 +79,7 @@ def caddy(folder: Path, port: int, backend: str, certificate: Path, path: str) -
 
 
 @pytest.fixture(
-    params=[(nginx, ""), (caddy, ""), (nginx, "/voices"), (caddy, "/voices")],
+    params=[(nginx, ""), (caddy, ""), (nginx, BELOW), (caddy, BELOW)],
     ids=["nginx", "caddy", "nginx-path", "caddy-path"],
     scope="module",
 )
@@ -195,12 +196,14 @@ def page(address: str) -> Iterator[Page]:
     assert strays == []
 
 
+@pytest.mark.parametrize("address", [(nginx, BELOW), (caddy, BELOW)], ids=["nginx-path", "caddy-path"], indirect=True)
 def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str, recording: Path) -> None:
     seconds = 60_000
     page.goto(f"{address}/new")
     page.get_by_label("Token").fill(TOKEN)
     page.get_by_role("button", name="Sign in").click()
     page.wait_for_url(f"{address}/new")
+    expect(page.locator("#settings [data-name=width]")).to_be_attached(timeout=seconds)  # its script has run
     page.locator("#choose-files").set_input_files(recording)
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=seconds)
     page.get_by_label("Name of the voice").fill("anna")
