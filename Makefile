@@ -100,11 +100,11 @@ test-install: .venv/.developer
 	RVC_TRAIN_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m "install and not long" tests/installation
 
 # Programs of other people against the server. Those of PyPI and npm are installed by the tests, into build/clients.
-CLIENT_PROGRAMS = nginx caddy promtool node npm openssl
-GET_CLIENT_PROGRAMS = apt-get install --no-install-recommends nginx-light caddy prometheus nodejs npm openssl
+CLIENT_PROGRAMS = nginx caddy haproxy promtool node npm openssl curl wget aria2c
+GET_CLIENT_PROGRAMS = apt-get install --no-install-recommends nginx-light caddy haproxy prometheus nodejs npm openssl curl wget aria2
 NO_CLIENT_PROGRAMS = "These tests need $(CLIENT_PROGRAMS), which an administrator installs, on Debian with: sudo $(GET_CLIENT_PROGRAMS)"
 
-test-clients: .venv/.developer
+test-clients: browser .venv/.developer
 	@PATH="$$PATH:/usr/sbin"; has_all() { for name in $(CLIENT_PROGRAMS); do command -v "$$name" > /dev/null || return 1; done; }; \
 	if has_all; then exit 0; fi; \
 	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo $(NO_CLIENT_PROGRAMS) >&2; exit 2; fi; \

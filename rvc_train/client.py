@@ -50,20 +50,26 @@ def connect(url: str, token: str | None = None, token_source: str = "") -> httpx
     `token_source`: where the caller found the token; the error for a refused token names it.
     """
     try:
-        address = httpx.URL(url.rstrip("/"))
+        address = httpx.URL(url.rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not a server address ({error}); {_EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:
         raise UsageError(f"{url!r} is not a server address; {_EXAMPLE}")
     if token is None and (token := local_token(url)) is not None:
         token_source = local_token_source()
-    return httpx.Client(
-        base_url=address,
-        headers={"User-Agent": "rvc-train", "Accept": "application/json"},
-        auth=TokenAuth(address, token, token_source) if token else None,
-        timeout=TIMEOUT,
-        trust_env=not is_loopback(address.host),  # a proxy of the environment cannot reach this machine
-    )
+    direct: dict[str, None] = {f"all://{address.netloc.decode()}": None}  # a proxy cannot reach this machine
+    try:
+        return httpx.Client(
+            base_url=address,
+            headers={"User-Agent": "rvc-train", "Accept": "application/json"},
+            auth=TokenAuth(address, token, token_source) if token else None,
+            timeout=TIMEOUT,
+            mounts=direct if is_loopback(address.host) else None,
+        )
+    except OSError as error:
+        raise UsageError(
+            f"the certificates named in SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}); correct the variable"
+        ) from error
 
 
 def _cache() -> Path:

@@ -13,6 +13,7 @@ from anyio.to_thread import current_default_thread_limiter, run_sync
 from fastapi import APIRouter, Depends, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
 from server.admin import scheduler
@@ -43,6 +44,8 @@ from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.http import threads
 from server.http.departures import Departures
+from server.http.head import HeadAsGet
+from server.http.media_types import BodyTypes
 from server.http.problem_details import install
 from server.http.rate_limit import OpenLimit
 from server.http.shared_answers import SharedAnswers
@@ -53,9 +56,9 @@ from server.job_store.queries import JobQueries
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService
-from server.metrics import Metrics
+from server.metrics import METHODS, Metrics
 from server.middleware import RequestContextMiddleware
-from server.openapi import document
+from server.openapi import EXPOSED_HEADERS, document
 from server.pages import shells
 from server.settings import ServerSettings
 from server.storage.instances import open_instance
@@ -63,6 +66,7 @@ from server.storage.local import Storage
 from server.storage.orphans import SCAN_SECONDS, Orphans
 from server.storage.reservations import Reservations
 from server.storage.sizes import JobSizes
+from server.uploads import protocol
 from server.uploads.receive import UploadLocks
 from server.uploads.service import UploadService
 from server.webhooks import delivery
@@ -118,7 +122,10 @@ def create_app(settings: ServerSettings) -> FastAPI:
         docs_url=None,  # the page at /docs loads nothing from other hosts
         redoc_url=None,
         middleware=[
+            *_cross_origin(settings),
             Middleware(RequestContextMiddleware, metrics=context.metrics),
+            Middleware(HeadAsGet, except_under=protocol.ADDRESS),
+            Middleware(protocol.TusProtocol),
             Middleware(Departures),
             Middleware(
                 AuthMiddleware,
@@ -127,6 +134,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 throttle=context.auth_throttle,
                 version=context.changes.current,
             ),
+            Middleware(BodyTypes),
             Middleware(SharedAnswers, version=context.changes.current, caller=current_rights),
         ],
     )
@@ -136,11 +144,23 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, session.sign_in, health.router, pages.router):
+    for router in (v1, uploads.options, session.sign_in, health.router, pages.router):
         app.include_router(router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
+
+
+def _cross_origin(settings: ServerSettings) -> Iterator[Middleware]:
+    """CORS for the configured origins: with a token, never with the session's cookie."""
+    if settings.cors_origins:
+        yield Middleware(
+            CORSMiddleware,
+            allow_origins=settings.cors_origins,
+            allow_methods=sorted(METHODS - {"OPTIONS"}),
+            allow_headers=["*"],
+            expose_headers=EXPOSED_HEADERS,
+        )
 
 
 @asynccontextmanager

@@ -23,6 +23,7 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
+from server.http.prefix import prefix_of
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
@@ -96,4 +97,5 @@ After = Annotated[str | None, Query(max_length=64, description="Cursor from the 
 def link_next(request: Request, response: Response, cursor: str | None) -> None:
     """Set the `Link` header to the next page."""
     if cursor is not None:
-        response.headers["Link"] = f'<{request.url.include_query_params(after=cursor)}>; rel="next"'
+        url = request.url.include_query_params(after=cursor)
+        response.headers["Link"] = f'<{url.replace(path=prefix_of(request.scope) + url.path)}>; rel="next"'

@@ -8,7 +8,8 @@ ServerError
 │   ├── OffsetMismatch         a chunk that does not start at the upload's offset
 │   └── StillRunning           a request with the same idempotency key is in progress
 ├── PreconditionFailed         the resource changed since the caller read it
-├── Unauthorized               no token, or an invalid one
+├── Unauthorized               no token
+│   └── InvalidToken           a token that is unknown, revoked or expired
 ├── Forbidden                  a host name or an origin that is not allowed
 │   └── ScopeMissing           the token lacks a scope
 ├── TooManyRequests            rate limit exceeded
@@ -16,7 +17,9 @@ ServerError
 ├── Refused                    invalid content of a request
 │   ├── UploadTooLarge         more bytes or files than the limits allow
 │   ├── UploadRefused          an archive or a file that is not accepted
-│   └── ChecksumMismatch       a chunk of an upload was damaged on its way
+│   ├── ChecksumMismatch       a chunk of an upload was damaged on its way
+│   ├── UnsupportedChecksum    an unknown algorithm of an upload's checksum
+│   └── UnsupportedTusExtension  a part of the upload protocol that this server does not have
 ├── UnsupportedMedia           a body of an unsupported media type
 ├── UnsupportedTus             an unsupported version of the upload protocol
 ├── TooSlow                    an upload that received no data for too long
@@ -87,6 +90,10 @@ class Unauthorized(ServerError):
     code = "unauthorized"
 
 
+class InvalidToken(Unauthorized):
+    """The request's token is unknown, revoked or expired."""
+
+
 class Forbidden(ServerError):
     """The request's host name or origin is not allowed."""
 
@@ -143,6 +150,18 @@ class ChecksumMismatch(Refused):
     """A chunk of an upload does not match its checksum."""
 
     code = "checksum_mismatch"
+
+
+class UnsupportedChecksum(Refused):
+    """The algorithm of `Upload-Checksum` is not supported."""
+
+    code = "unsupported_checksum"
+
+
+class UnsupportedTusExtension(Refused):
+    """A header of an extension of tus that this server does not have."""
+
+    code = "unsupported_tus_extension"
 
 
 class UnsupportedMedia(ServerError):

@@ -10,14 +10,16 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.problem_details import problem_response
+from server.http.media_types import is_upload
+from server.http.prefix import prefix_of
+from server.http.problem_details import TUS_VERSION, problem_response
 from server.metrics import Metrics
+from server.uploads.protocol import ADDRESS as UPLOADS
 
 logger = structlog.get_logger(__name__)
 
 MAX_BODY_BYTES = 2**20
 """Limit for the body of every request except uploads."""
-UPLOAD_PATH = re.compile(r"^/v1/(datasets/[^/]+/content|uploads/[^/]+)$")
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -73,7 +75,7 @@ class _RequestContext:
         scope.setdefault("state", {})["request_id"] = self._id
         self.status: int | None = None
         self._num_bytes = 0
-        self._is_upload = UPLOAD_PATH.match(scope["path"]) is not None
+        self._is_upload = is_upload(scope["path"])
 
     async def serve(self) -> None:
         started = time.monotonic()
@@ -110,6 +112,12 @@ class _RequestContext:
             headers = MutableHeaders(scope=message)
             headers["X-Request-ID"] = self._id
             add_security_headers(headers, self._scope["path"], self._scope.get("scheme", "http"))
+            if self._scope["path"].startswith(UPLOADS) and self._scope["method"] != "OPTIONS":
+                headers["Tus-Resumable"] = TUS_VERSION
+            if self.status == 204:
+                del headers["Content-Type"]  # FastAPI's: there is no content
+            if (prefix := prefix_of(self._scope)) and headers.get("Location", "").startswith("/"):
+                headers["Location"] = prefix + headers["Location"]
         await self._send(message)
 
     def _log(self, seconds: float) -> None:

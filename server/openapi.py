@@ -13,17 +13,20 @@ from fastapi.openapi.utils import get_openapi
 from rvc_train.schemas.system import Problem
 from server.auth.authentication import OPEN_PATHS, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
+from server.uploads.protocol import ADDRESS as UPLOADS
 
 _PROBLEM = {"$ref": "#/components/schemas/Problem"}
 _NUMBER = {"type": "string", "pattern": "^[0-9]+$"}
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "Accept-Ranges": ("`bytes`", {"const": "bytes"}),
+    "Accept-Ranges": ("`bytes`; `none` of a zip.", {"enum": ["bytes", "none"]}),
     "Allow": ("The methods that this path supports.", {"type": "string"}),
     "Content-Disposition": ("The file's name.", {"type": "string"}),
     "Content-Range": ("The range of the bytes sent, or the file's size.", {"type": "string", "pattern": "^bytes "}),
     "ETag": ("The file's sha256.", {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}),
+    "Last-Modified": ("Time at which the file was stored.", {"type": "string"}),
     "Link": ("URL of the next page.", {"type": "string"}),
     "Location": ("URL of the new resource.", {"type": "string", "pattern": "^/v1/"}),
+    "Repr-Digest": ("The whole file's sha256, by RFC 9530.", {"type": "string", "pattern": "^sha-256=:.*:$"}),
     "Retry-After": ("Seconds until the next attempt.", _NUMBER),
     "Set-Cookie": ("The browser's session.", {"type": "string"}),
     "Tus-Checksum-Algorithm": ("Algorithms accepted in `Upload-Checksum`.", {"type": "string"}),
@@ -39,6 +42,8 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "WWW-Authenticate": ("The authentication scheme.", {"type": "string"}),
     "X-Request-ID": ("Id of the request in the server's log.", {"type": "string"}),
 }
+EXPOSED_HEADERS = sorted(_HEADERS.keys() - {"Set-Cookie"})
+"""Headers that scripts of allowed other origins may read."""
 _REQUIRED = frozenset({"Allow", "Content-Range", "Location", "Tus-Resumable", "WWW-Authenticate", "X-Request-ID"})
 """Headers that are always present where they are documented; the others may be missing."""
 _ERROR_HEADERS = {401: ["WWW-Authenticate"], 405: ["Allow"], 416: ["Content-Range"], 429: ["Retry-After"]}
@@ -49,26 +54,35 @@ _GOOD_HEADERS = {
     "put /v1/datasets/{name}/content": "Location",
     "post /v1/webhooks": "Location",
     "post /v1/session": "Set-Cookie",
-    "options /v1/uploads": "Tus-Resumable Tus-Version Tus-Extension Tus-Max-Size Tus-Checksum-Algorithm",
-    "post /v1/uploads": "Location Tus-Resumable Upload-Expires",
+    "options /v1/uploads": "Tus-Version Tus-Extension Tus-Max-Size Tus-Checksum-Algorithm",
+    "post /v1/uploads": "Location Tus-Resumable Upload-Expires Upload-Offset",
     "head /v1/uploads/{upload_id}": "Upload-Offset Upload-Length Upload-Metadata Tus-Resumable Upload-Expires",
     "patch /v1/uploads/{upload_id}": "Upload-Offset Tus-Resumable Upload-Expires",
     "delete /v1/uploads/{upload_id}": "Tus-Resumable",
     "get /v1/jobs/{job_id}/logs": "X-Log-End",
-    "get /v1/jobs/{job_id}/artifacts/{name}": "ETag Accept-Ranges Content-Disposition",
-    "get /v1/jobs/{job_id}/artifacts.zip": "Content-Disposition",
-    "get /v1/jobs/{job_id}/previews/{name}": "ETag Accept-Ranges",
+    "get /v1/jobs/{job_id}/artifacts/{name}": "ETag Last-Modified Repr-Digest Accept-Ranges Content-Disposition",
+    "get /v1/jobs/{job_id}/artifacts.zip": "Accept-Ranges Content-Disposition",
+    "get /v1/jobs/{job_id}/previews/{name}": "ETag Last-Modified Repr-Digest Accept-Ranges",
 }
 """Headers of responses below 300, besides `Link` of a list with pages and `Content-Range` of a part of a file."""
 _REQUEST_HEADERS = {
     "Range": "`bytes=0-99`: only these bytes.",
     "If-Range": "The ETag that the range belongs to: if it does not match, the whole file is sent.",
+    "If-Match": "ETags of the file that is wanted: 412 if none matches.",
+    "If-Modified-Since": "Without `If-None-Match`: 304 if the file is not newer.",
     "If-None-Match": "ETags that the client has: 304 if one matches.",
     "Last-Event-ID": "Id of the last event received: the stream continues after it.",
 }
+_TUS_VERSION = {
+    "name": "Tus-Resumable",
+    "in": "header",
+    "required": True,
+    "description": "Version of the protocol; 412 for others.",
+    "schema": {"const": "1.0.0"},
+}
 _ACCEPTED_HEADERS = {
-    "/v1/jobs/{job_id}/artifacts/{name}": ("Range", "If-Range", "If-None-Match"),
-    "/v1/jobs/{job_id}/previews/{name}": ("Range", "If-Range", "If-None-Match"),
+    "/v1/jobs/{job_id}/artifacts/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
+    "/v1/jobs/{job_id}/previews/{name}": ("Range", "If-Range", "If-Match", "If-None-Match", "If-Modified-Since"),
     "/v1/jobs/{job_id}/logs": ("Range", "Last-Event-ID"),
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
 }
@@ -126,7 +140,7 @@ def document(app: FastAPI) -> dict[str, Any]:
             },
         }
         schema["security"] = [{"token": []}, {"session": []}]
-        schema["servers"] = [{"url": "/", "description": "The server that this document came from."}]
+        schema["servers"] = [{"url": ".", "description": "The folder of this document's address."}]
         schema["info"]["license"] = {"name": "MIT", "identifier": "MIT"}
         schema["tags"] = [{"name": name, "description": text} for name, text in _TAGS.items()]
         for name, component in components["schemas"].items():
@@ -159,18 +173,23 @@ def _drop_defaults(component: dict[str, Any]) -> None:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    if path in OPEN_PATHS or (path, method) == (SIGN_IN, "post"):
+    if _is_open(path, method):
         operation["security"] = []
     for parameter in operation.get("parameters", []):
-        parameter["required"] |= parameter["name"] == "tus-resumable"  # optional for FastAPI; 412 without it
         if parameter["in"] == "path":
             parameter.setdefault("description", _PATH_PARAMETERS[parameter["name"]])
+    if path.startswith(UPLOADS) and method != "options":
+        operation.setdefault("parameters", []).append(_TUS_VERSION)
     if method == "get" and path in _ACCEPTED_HEADERS:
         operation.setdefault("parameters", []).extend(
             {"name": name, "in": "header", "description": _REQUEST_HEADERS[name], "schema": {"type": "string"}}
             for name in _ACCEPTED_HEADERS[path]
         )
     _complete_responses(path, method, operation)
+
+
+def _is_open(path: str, method: str) -> bool:
+    return path in OPEN_PATHS or method == "options" or (path, method) == (SIGN_IN, "post")
 
 
 def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -204,7 +223,7 @@ def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int
         errors.append(413)
     if "{" in path:
         errors.append(404)
-    if path not in OPEN_PATHS:
+    if path not in OPEN_PATHS and method != "options":
         errors += [503]  # the database may be unavailable
         errors += [403, 429] if (path, method) == (SIGN_IN, "post") else [401, 403, 429]
     return errors

@@ -18,6 +18,7 @@ GIB = 2**30
 HOW_TO_GET_ONE = (
     "create one with: export RVC_TRAIN_TOKEN=$(python -c 'import secrets; print(\"rvc_\" + secrets.token_urlsafe(32))')"
 )
+Origin = Annotated[str, Field(pattern=r"^https?://[^/\s*?#@]+$")]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -54,6 +55,8 @@ class ServerSettings(BaseSettings):
     """Bootstrap admin token, sent as `Authorization: Bearer ...`. None: the data folder's local token."""
     local_token: bool = False
     """Whether the local token may serve beyond loopback as well. `rvc-train up` sets it."""
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = ()
+    """Origins whose pages may call the API with a token, separated by commas: `https://studio.example.org`."""
     log_level: str = Field(default="info", pattern="^(debug|info|warning|error)$")
 
     max_upload_bytes: int = Field(default=4 * GIB, ge=1)
@@ -139,6 +142,12 @@ class ServerSettings(BaseSettings):
     def url(self) -> str:
         """The database's SQLAlchemy URL."""
         return database_url_of(self.data_folder, self.database_url)
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _parse_origins(cls, text: str | tuple[str, ...]) -> tuple[str, ...]:
+        parts = text.split(",") if isinstance(text, str) else text
+        return tuple(part.strip().rstrip("/").lower() for part in parts if part.strip())
 
     @field_validator("outbound_networks", mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """Output of results and errors: text for a terminal, or JSON alone on standard output."""
 
+import io
 import json
 import math
 import sys
@@ -31,6 +32,9 @@ class Output:
     def __init__(self, as_json: bool) -> None:
         plain: dict[str, Any] = {"soft_wrap": True, "highlight": False, "markup": False, "emoji": False}
         self.as_json = as_json
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # its encoding may lack letters of a name, as on Windows in a pipe
+                stream.reconfigure(errors="backslashreplace")
         self.console = Console(**plain, width=None if sys.stdout.isatty() else 200)
         self.errors = Console(**plain, stderr=True)
 
@@ -43,7 +47,8 @@ class Output:
 
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
         """Print a value as JSON on standard output."""
-        sys.stdout.write(json.dumps(_plain(value), indent=indent, ensure_ascii=False) + "\n")
+        is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+        sys.stdout.write(json.dumps(_plain(value), indent=indent, ensure_ascii=not is_unicode) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:

@@ -9,7 +9,7 @@ from httpx_sse import ServerSentEvent, SSEError, connect_sse
 
 from rvc_train.errors import ApiError, ConnectionFailed
 from rvc_train.http.problems import error_of
-from rvc_train.http.transport import HTTP_RETRIES, is_transient
+from rvc_train.http.transport import HTTP_RETRIES, connection_failed, is_transient
 
 TIMEOUT = httpx.Timeout(10, read=60)
 """A stream without a byte for 60 s is dead: the server sends a comment every 15 s."""
@@ -75,6 +75,8 @@ def follow(
                 raise _StreamClosed("the server closed the stream")
     except (ApiError, httpx.TransportError, SSEError, _StreamClosed) as error:
         if not _is_interruption(error):
+            if isinstance(error, httpx.TransportError):
+                raise connection_failed(error, http.base_url) from error
             raise
         raise ConnectionFailed(
             f"the server has not answered for {reconnect_seconds:.0f} s ({error or type(error).__name__}); "

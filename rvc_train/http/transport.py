@@ -4,6 +4,7 @@ Requests that are safe to repeat (reading, replacing, deleting, a POST with an i
 is no answer or the server is busy.
 """
 
+import ssl
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -30,7 +31,28 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, ApiError):
         status = error.problem.status
         return status in _BUSY or (status in _BUSY_FOR_A_WHILE and error.problem.retry_after_seconds is not None)
-    return isinstance(error, httpx.TransportError)
+    return isinstance(error, httpx.TransportError) and _untrusted(error) is None
+
+
+def _untrusted(error: BaseException) -> ssl.SSLCertVerificationError | None:
+    """The error of the server's certificate in which another one originates, if any."""
+    origin: BaseException | None = error
+    while origin is not None and not isinstance(origin, ssl.SSLCertVerificationError):
+        origin = origin.__cause__ or origin.__context__
+    return origin
+
+
+def connection_failed(error: httpx.TransportError, base_url: httpx.URL) -> ConnectionFailed:
+    """The client's error for a request to a server that gave no answer."""
+    if (untrusted := _untrusted(error)) is not None:
+        return ConnectionFailed(
+            f"the certificate of {base_url} is not trusted ({untrusted.verify_message}); if it is of an authority of "
+            "your own, set SSL_CERT_FILE to the file of that authority's certificate"
+        )
+    return ConnectionFailed(
+        f"no answer from the server at {base_url} ({error or type(error).__name__}); start it with `rvc-train up`, or "
+        "set another address with --server or RVC_TRAIN_SERVER"
+    )
 
 
 def _requested_pause(error: BaseException) -> float | None:
@@ -67,10 +89,7 @@ class Transport:
                     if response.is_error and not (is_deleted and is_repeated):  # deleted by an attempt without answer
                         raise error_of(response)
         except httpx.TransportError as error:
-            raise ConnectionFailed(
-                f"no answer from the server at {self.http.base_url} ({error or type(error).__name__}); start it with "
-                "`rvc-train up`, or set another address with --server or RVC_TRAIN_SERVER"
-            ) from error
+            raise connection_failed(error, self.http.base_url) from error
         return response
 
     def get(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> A:

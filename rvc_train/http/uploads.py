@@ -112,7 +112,7 @@ def _send_rest(transport: Transport, file: Path, address: str, offset: int, size
 
 def _begin(transport: Transport, size: int, record_file: Path) -> str:
     response = transport.send("POST", "/v1/uploads", headers=TUS | {"Upload-Length": str(size)})
-    address = httpx.URL(response.headers["Location"]).path
+    address = f"/v1/uploads/{response.headers['Location'].rpartition('/')[2]}"  # a proxy may have added to the path
     with suppress(OSError):  # without the record, an interrupted client begins a new upload
         record_file.parent.mkdir(parents=True, exist_ok=True)
         record_file.write_text(json.dumps({"address": address}))

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
 from server.context import Context
+from server.http.prefix import prefix_of
 from server.pages import shells
 
 router = APIRouter(include_in_schema=False)
@@ -21,7 +22,7 @@ _PAGES = {
 
 def _endpoint(shell: shells.Shell) -> Callable[..., HTMLResponse]:
     def page(request: Request, context: Context) -> HTMLResponse:
-        return context.pages.render(shell, request)
+        return context.pages.render(shell, request, prefix_of(request.scope))
 
     return page
 
@@ -33,12 +34,12 @@ for _path, _shell in _PAGES.items():
 _DOCS = """<!doctype html>
 <html lang="en">
 <head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>rvc-train: the interface</title>
-<link rel="stylesheet" href="/static/swagger-ui/swagger-ui.css">
+<link rel="stylesheet" href="static/swagger-ui/swagger-ui.css">
 </head>
 <body>
 <div id="interface"></div>
-<script src="/static/swagger-ui/swagger-ui-bundle.js"></script>
-<script src="/static/docs.js"></script>
+<script src="static/swagger-ui/swagger-ui-bundle.js"></script>
+<script src="static/docs.js"></script>
 </body>
 </html>
 """

@@ -13,14 +13,14 @@ from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rvc_train.local_servers import is_loopback
 from server.auth.audit import AuditTrail
 from server.auth.principal import Principal, current_principal
 from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
-from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
+from server.errors import Forbidden, InvalidToken, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
 from server.http.rate_limit import RateLimit, network_of
 from server.settings import ServerSettings
@@ -33,6 +33,9 @@ OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/d
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
+UPLOADS = "/v1/uploads/"
+LEAST_CHUNK_BYTES = 16 << 10
+"""Size from which a chunk of an upload that is received does not count as a request."""
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
@@ -61,7 +64,7 @@ class AuthThrottle:
             raise TooManyRequests(TOO_MANY_REJECTED, wait)
         if not self._entries.take("all"):
             await run_in_threadpool(self._audit.record_rejected_token, address, path, request_id)
-        return Unauthorized("invalid token: it is unknown to this server, revoked or expired")
+        return InvalidToken("invalid token: it is unknown to this server, revoked or expired")
 
 
 class _RequestLimits:
@@ -75,13 +78,27 @@ class _RequestLimits:
         """Whether the next request would be refused."""
         return self._requests.wait(key) > 0
 
-    def take(self, key: str, method: str) -> None:
-        """Count a request. Raises TooManyRequests."""
+    def take(self, key: str, scope: Scope) -> None:
+        """Count a request. Raises TooManyRequests.
+
+        Chunks of uploads are no writes: they are limited by the quota of bytes, the disk and the uploads at the same
+        time, because clients choose their size, and give an upload up at the first 429.
+        """
         wait = self._requests.take(key)
-        if not wait and method not in SAFE_METHODS:
+        if not wait and scope["method"] not in SAFE_METHODS and not _is_chunk(scope):
             wait = self._writes.take(key)
         if wait:
             raise TooManyRequests(f"too many requests; try again in {math.ceil(wait)} s", wait)
+
+    def refunding(self, send: Send, key: str) -> Send:
+        """`send`, which takes a request back out of the count when it succeeds."""
+
+        async def send_refunding(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] < 300:
+                self._requests.give(key)
+            await send(message)
+
+        return send_refunding
 
 
 class AuthMiddleware:
@@ -103,8 +120,11 @@ class AuthMiddleware:
         self._of_tokens, self._of_addresses = _RequestLimits(settings), _RequestLimits(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or respond with 401, 403, 429 or 503."""
-        if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
+        """Pass the request on, or respond with 401, 403, 429 or 503.
+
+        OPTIONS needs no token: browsers send none with it, and its answers are in `/openapi.json` too.
+        """
+        if scope["type"] != "http" or scope["path"] in PROBE_PATHS or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
         path, request_id = scope["path"], scope["state"]["request_id"]
@@ -124,6 +144,8 @@ class AuthMiddleware:
             return
         if principal is not None:
             scope["state"]["caller"] = principal.owner
+            if _is_chunk(scope) and _content_length(scope) >= LEAST_CHUNK_BYTES:
+                send = self._of_tokens.refunding(send, principal.token_id or principal.owner)
         scope["state"]["is_authorized"] = partial(self._is_authorized, Headers(scope=scope))
         token = current_principal.set(principal)
         try:
@@ -136,12 +158,12 @@ class AuthMiddleware:
         headers, path = Headers(scope=scope), scope["path"]
         found = await self._authenticate(scope, headers)
         if found is None:
-            self._of_addresses.take(network_of(address_of(scope)), scope["method"])
+            self._of_addresses.take(network_of(address_of(scope)), scope)
             if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
                 return None
             raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
         if found.token_id != LOCAL_TOKEN_ID or not is_loopback(address_of(scope)):
-            self._of_tokens.take(found.token_id or found.owner, scope["method"])
+            self._of_tokens.take(found.token_id or found.owner, scope)
         return Principal(found.owner, found.scopes, found.token_id, address_of(scope), scope["state"]["request_id"])
 
     async def _authenticate(self, scope: Scope, headers: Headers) -> Principal | None:
@@ -186,6 +208,15 @@ def address_of(scope: Scope) -> str:
     """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
     client = scope.get("client")
     return "" if client is None else str(client[0])
+
+
+def _is_chunk(scope: Scope) -> bool:
+    return scope["method"] == "PATCH" and str(scope["path"]).startswith(UPLOADS)
+
+
+def _content_length(scope: Scope) -> int:
+    text = Headers(scope=scope).get("content-length", "")
+    return int(text) if text.isdecimal() and len(text) < 20 else 0
 
 
 def _cookie(headers: Headers, name: str) -> str | None:

@@ -2,12 +2,14 @@
 
 Starlette's `FileResponse` is not used for them, because it reads to the end of the file whatever length it announced,
 and a job's log grows while it is sent. It also answers malformed ranges with 400 instead of ignoring them, 416 without
-problem details, ranges of a HEAD request with 206, and has no `If-None-Match`.
+problem details, and has no `If-Match` and `If-None-Match`.
 """
 
+import base64
 import re
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
+from email.utils import formatdate, mktime_tz, parsedate_tz
 from pathlib import Path
 from urllib.parse import quote
 
@@ -15,13 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from zipstream import ZIP_STORED, ZipStream
 
-from server.errors import RangeNotSatisfiable
-from server.http.etags import matches_weakly
+from server.errors import PreconditionFailed, RangeNotSatisfiable
+from server.http.etags import matches_strongly, matches_weakly
 from server.http.threads import on_disk
 
 _CHUNK = 1 << 18
-_RANGE = re.compile(r"^bytes=\s*(\d{0,18})-(\d{0,18})\s*$")
-"""A single range. Numbers of 19 digits and more exceed any file: such a header is ignored."""
+_RANGE = re.compile(r"^bytes=\s*(\d{0,400})-(\d{0,400})\s*$", re.ASCII | re.IGNORECASE)
+"""A single range, with numbers that may exceed any file; Python refuses to parse those of thousands of digits."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +66,46 @@ def file_response(
     size: int,
     *,
     media_type: str,
-    etag: str | None = None,
+    sha256: str | None = None,
     headers: dict[str, str] | None = None,
 ) -> Response:
-    """The first `size` bytes of a file, or the requested range, or 304. `etag`: a strong tag, with its quotes."""
+    """The first `size` bytes of a file, or the requested range, or 304.
+
+    `sha256`: of a file that never changes, in hexadecimal; its ETag and `Repr-Digest` (RFC 9530). Such a file has
+    `Last-Modified` too. Raises RangeNotSatisfiable, and PreconditionFailed for another `If-Match`.
+    """
     headers = {"Accept-Ranges": "bytes", **(headers or {})}
-    if etag is not None:
-        headers["ETag"] = etag
-        if matches_weakly(request.headers.get("if-none-match"), etag):
+    etag = None
+    if sha256 is not None:
+        etag = headers["ETag"] = f'"{sha256}"'
+        headers["Repr-Digest"] = f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:"
+        modified_at = int(path.stat().st_mtime)
+        headers["Last-Modified"] = formatdate(modified_at, usegmt=True)
+        if not matches_strongly(request.headers.get("if-match"), etag):
+            raise PreconditionFailed("the file is another one than in If-Match; get it without that header")
+        if _is_unchanged(request, etag, modified_at):
             return Response(status_code=304, headers=headers)
     if_range = request.headers.get("if-range")
-    has_range = request.method == "GET" and (if_range is None or if_range == etag)  # ranges are defined for GET only
-    span = parse_range(request.headers.get("range"), size) if has_range else None
+    span = parse_range(request.headers.get("range"), size) if if_range is None or if_range == etag else None
     if span is None:
-        return span_response(request, path, Span(0, size), headers=headers, media_type=media_type)
+        return span_response(path, Span(0, size), headers=headers, media_type=media_type)
     headers["Content-Range"] = f"bytes {span.start}-{span.end - 1}/{size}"
-    return span_response(request, path, span, headers=headers, media_type=media_type, status=206)
+    return span_response(path, span, headers=headers, media_type=media_type, status=206)
 
 
-def span_response(
-    request: Request, path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200
-) -> Response:
-    """The bytes of a span of the file; for HEAD, only their headers."""
+def _is_unchanged(request: Request, etag: str, modified_at: int) -> bool:
+    """Whether the caller has the file, by `If-None-Match` or, without it, `If-Modified-Since`."""
+    known = request.headers.get("if-none-match")
+    if known is not None:
+        return matches_weakly(known, etag)
+    since = parsedate_tz(request.headers.get("if-modified-since", ""))
+    return since is not None and modified_at <= mktime_tz(since)
+
+
+def span_response(path: Path, span: Span, *, headers: dict[str, str], media_type: str, status: int = 200) -> Response:
+    """The bytes of a span of the file."""
     headers = {**headers, "Content-Length": str(span.end - span.start)}
-    if request.method == "HEAD" or span.end == span.start:
+    if span.end == span.start:
         return Response(status_code=status, headers=headers, media_type=media_type)
     return StreamingResponse(_read(path, span), status, headers, media_type)
 

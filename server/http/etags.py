@@ -12,3 +12,8 @@ def matches_weakly(header: str | None, etag: str) -> bool:
         return False
     tags = {tag.removeprefix("W/") for tag in named_tags(header)}
     return "*" in tags or etag in tags
+
+
+def matches_strongly(header: str | None, etag: str) -> bool:
+    """Whether `If-Match` contains the strong tag, or is `*`, or missing. Weak tags match nothing."""
+    return header is None or not {"*", etag}.isdisjoint(named_tags(header))

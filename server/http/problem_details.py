@@ -30,6 +30,8 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
     errors.Forbidden: 403,
     errors.UploadTooLarge: 413,
     errors.ChecksumMismatch: 460,
+    errors.UnsupportedChecksum: 400,
+    errors.UnsupportedTusExtension: 400,
     errors.UnsupportedMedia: 415,
     errors.UnsupportedTus: 412,
     errors.PreconditionFailed: 412,
@@ -126,7 +128,8 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
     """Response headers of an error."""
     headers = {}
     if isinstance(error, errors.Unauthorized):
-        headers = {"WWW-Authenticate": 'Bearer realm="rvc-train"'}
+        fault = ', error="invalid_token"' if isinstance(error, errors.InvalidToken) else ""
+        headers = {"WWW-Authenticate": f'Bearer realm="rvc-train"{fault}'}
     if isinstance(error, errors.RangeNotSatisfiable):
         headers = {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
@@ -134,7 +137,7 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
     if isinstance(error, errors.StillRunning):
         headers = {"Retry-After": "1"}
     if isinstance(error, errors.OffsetMismatch):
-        headers = {"Upload-Offset": str(error.offset), "Tus-Resumable": TUS_VERSION}
+        headers = {"Upload-Offset": str(error.offset)}
     if isinstance(error, errors.UnsupportedTus):
         headers = {"Tus-Version": TUS_VERSION}
     return headers
@@ -186,18 +189,25 @@ async def _on_http_error(request: Request, error: Exception) -> Response:
         status, detail = 422, "the body is not valid JSON in UTF-8"
     elif status == 404:
         detail = f"not found: {request.url.path}"
+        if request.url.path.endswith("/"):
+            detail = f"not found: {request.url.path}; leave out the slash at its end"
     elif status == 405:
         detail = f"{request.url.path} does not support {request.method}"
         headers["Allow"] = ", ".join(_methods_at(request))
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     return _respond(request, status, detail, headers=headers)
 
 
 def _methods_at(request: Request) -> list[str]:
-    """Every method that a route accepts at the request's path; Starlette's own `Allow` has only the first route's."""
+    """Every method that the request's path supports; Starlette's own `Allow` has only the first route's."""
     tried = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     scopes = [(method, {**request.scope, "method": method}) for method in tried]
     routes = request.app.router.routes
-    return [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    found = [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
+    if "GET" in found and "HEAD" not in found:  # `server.http.head`
+        found.insert(1, "HEAD")
+    return [*found, "OPTIONS"]
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:

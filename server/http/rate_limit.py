@@ -41,6 +41,12 @@ class RateLimit:
             self._bucket(key).left -= amount
         return wait
 
+    def give(self, key: str, amount: float = 1) -> None:
+        """Give back what was taken."""
+        if self._per_minute is not None:
+            bucket = self._bucket(key)
+            bucket.left = min(self._per_minute, bucket.left + amount)
+
     def wait(self, key: str, amount: float = 1) -> float:
         """Seconds until `amount` requests are allowed; takes none."""
         if self._per_minute is None:

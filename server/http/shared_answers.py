@@ -17,6 +17,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.http.etags import matches_weakly
+from server.http.prefix import prefix_of
 
 PATHS = re.compile(r"^/v1/(jobs|jobs/job_[0-9a-f]{32}|queue)$")
 MAX_AGE_SECONDS = 1.0
@@ -70,7 +71,8 @@ class SharedAnswers:
 
     async def _answer(self, scope: Scope, receive: Receive, headers: Headers) -> _Answer:
         version, now = self._version(), time.monotonic()
-        key = (self._caller(), scope["scheme"], headers.get("host"), scope["path"], scope["query_string"])
+        address = (scope["scheme"], headers.get("host"), prefix_of(scope), scope["path"], scope["query_string"])
+        key = (self._caller(), *address)
         found = self._answers.get(key)
         is_fresh = (
             found is not None

@@ -62,8 +62,8 @@ class Pages:
             lstrip_blocks=True,
         )
 
-    def render(self, shell: Shell, request: Request) -> HTMLResponse:
-        """Render the page for any caller: it holds no data."""
+    def render(self, shell: Shell, request: Request, root: str) -> HTMLResponse:
+        """Render the page for any caller: it holds no data. `root`: path below which a proxy publishes the server."""
         accepted = request.headers.get("accept-language", "")
         language = catalogues.choose(request.cookies.get(catalogues.COOKIE), accepted)
         words, nonce = catalogues.words(language), secrets.token_urlsafe(12)
@@ -75,12 +75,13 @@ class Pages:
             words=words,
             nonce=nonce,
             version=version("rvc-train"),
-            assets=ADDRESS,
+            root=root,
+            assets=root + ADDRESS,
         )
         headers = {
             "Content-Security-Policy": policy(nonce),
             "Content-Language": language,
-            "Vary": "Accept-Language, Cookie",
+            "Vary": "Accept-Language, Cookie, X-Forwarded-Prefix",
             "Cache-Control": "no-cache",
         }
         return HTMLResponse(html, headers=headers)

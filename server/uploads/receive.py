@@ -28,27 +28,36 @@ LEAST_BYTES_PER_SECOND = 1024
 
 
 @dataclass
-class _LockHolder:
+class LockHolder:
+    """The request that has an upload's lock."""
+
     scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
     done: anyio.Event = field(default_factory=anyio.Event)
+    offset: Callable[[], int] | None = None
+    """The upload's offset while a chunk is being received, with bytes that are not on disk yet."""
 
 
 class UploadLocks:
     """A lock for each upload. For a single event loop."""
 
     def __init__(self) -> None:
-        self._running: dict[str, _LockHolder] = {}
+        self._running: dict[str, LockHolder] = {}
+
+    def offset(self, upload_id: str) -> int | None:
+        """Offset of an upload that a chunk is being received of; None for others. Ends nothing."""
+        holder = self._running.get(upload_id)
+        return None if holder is None or holder.offset is None else holder.offset()
 
     @asynccontextmanager
-    async def exclusive(self, upload_id: str) -> AsyncIterator[None]:
+    async def exclusive(self, upload_id: str) -> AsyncIterator[LockHolder]:
         """Hold the upload's lock; the newest request pre-empts the holder. Raises Conflict when pre-empted."""
         while (other := self._running.get(upload_id)) is not None:
             other.scope.cancel()
             await other.done.wait()
-        holder = self._running[upload_id] = _LockHolder()
+        holder = self._running[upload_id] = LockHolder()
         try:
             with holder.scope:
-                yield
+                yield holder
         finally:
             del self._running[upload_id]
             holder.done.set()

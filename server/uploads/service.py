@@ -91,14 +91,18 @@ class UploadService:
         return upload
 
     def offset(self, upload: Upload) -> int:
-        """Number of bytes received. Cuts off an unverified chunk, so the caller must hold the upload's lock."""
+        """Number of bytes received, without those of an unverified chunk. Changes nothing."""
         if upload.dataset_id is not None:
             return upload.length
         size = self._size(upload)
-        if upload.unverified_from is not None and upload.unverified_from < size:
-            self.truncate(upload.id, upload.unverified_from)
-            return upload.unverified_from
-        return size
+        return size if upload.unverified_from is None else min(size, upload.unverified_from)
+
+    def cut_off_unverified(self, upload: Upload) -> int:
+        """Cut off an unverified chunk; returns the offset. The caller must hold the upload's lock."""
+        offset = self.offset(upload)
+        if upload.dataset_id is None and offset < self._size(upload):
+            self.truncate(upload.id, offset)
+        return offset
 
     def _size(self, upload: Upload) -> int:
         try:

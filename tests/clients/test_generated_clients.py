@@ -1,6 +1,5 @@
-"""Clients generated from the OpenAPI document, and tus' own client, walk from upload to download."""
+"""Clients generated from the OpenAPI document walk from upload to download."""
 
-import json
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -88,12 +87,3 @@ def test_python(
         _, size, received = line.split()
         assert size == received != "0"
     assert lines[3:] == ["True", "False", "False https://1.1.1.1/other"]
-
-
-def test_tus_in_chunks(run_client: Callable[..., str], node_folder: Path, served: Any, tmp_path: Path) -> None:
-    shutil.copy(HERE / "upload.mjs", node_folder)
-    file = tmp_path / "recording.wav"
-    file.write_bytes(bytes(20_000_000))
-    done = json.loads(run_client("node", "upload.mjs", file, "1000000", cwd=node_folder))
-    assert done["statuses"] == {"201": 1, "204": 20}
-    assert served.http.head(done["url"], headers={"Tus-Resumable": "1.0.0"}).headers["Upload-Offset"] == "20000000"

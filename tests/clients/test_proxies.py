@@ -1,7 +1,10 @@
 """The proxies of the administrator's guide, with its own configurations, on a port that is not 443."""
 
 import io
+import json
+import os
 import re
+import shutil
 import socket
 import ssl
 import subprocess
@@ -14,11 +17,17 @@ from typing import Any
 import httpx
 import pytest
 from httpx_sse import connect_sse
+from playwright.sync_api import Page, expect, sync_playwright
+
+from rvc_train.client import Client, connect
+from rvc_train.schemas.jobs import JobCreate
 
 pytestmark = pytest.mark.clients
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
 TOKEN = "the-token-of-these-tests"
+BELOW = "/voices"
+BROWSERS = (os.environ.get("CHROMIUM", ""), "chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
 
 def free_port() -> int:
@@ -27,11 +36,11 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def documented(language: str) -> str:
-    """The first block of a language in the guide."""
-    found = re.search(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
-    assert found is not None
-    return found[1]
+def documented(language: str) -> list[str]:
+    """The blocks of a language in the guide: for a host name of its own, and below a path."""
+    found = re.findall(rf"```{language}\n(.*?)```", GUIDE, re.DOTALL)
+    assert len(found) == 2
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +52,12 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def nginx(folder: Path, port: int, backend: str, certificate: Path) -> list[str]:
+def nginx(folder: Path, port: int, backend: str, certificate: Path, path: str) -> list[str]:
     """The guide's server block, with this test's addresses and folders."""
-    block = documented("nginx").replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
+    block, below = documented("nginx")
+    if path:
+        block = re.sub(r" +location / \{.*?\}\n", below, block, flags=re.DOTALL)
+    block = block.replace("listen 443 ssl;", f"listen 127.0.0.1:{port} ssl;")
     block = block.replace("127.0.0.1:8000", backend).replace("/etc/ssl/", f"{certificate}/")
     temporary = "".join(
         f"{kind}_temp_path {folder}/{kind};\n" for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
@@ -57,26 +69,28 @@ def nginx(folder: Path, port: int, backend: str, certificate: Path) -> list[str]
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
-def caddy(folder: Path, port: int, backend: str, certificate: Path) -> list[str]:
+def caddy(folder: Path, port: int, backend: str, certificate: Path, path: str) -> list[str]:
     """The guide's site, with this test's addresses, and the test's certificate in place of a public authority's."""
-    site = (
-        documented("caddyfile")
-        .replace("voices.example.org", f"https://localhost:{port}")
-        .replace("127.0.0.1:8000", backend)
-    )
+    site = documented("caddyfile")[1 if path else 0].replace("127.0.0.1:8000", backend)
+    site = re.sub(r"^(voices\.)?example\.org", f"https://localhost:{port}", site)
     site = site.replace("{\n", f"{{\n\tbind 127.0.0.1\n\ttls {certificate}/voices.pem {certificate}/voices.key\n", 1)
     (folder / "Caddyfile").write_text("{\n\tadmin off\n\tauto_https disable_redirects\n}\n" + site)
     return ["caddy", "run", "--adapter", "caddyfile", "--config", str(folder / "Caddyfile")]
 
 
-@pytest.fixture(params=[nginx, caddy], ids=["nginx", "caddy"], scope="module")
+@pytest.fixture(
+    params=[(nginx, ""), (caddy, ""), (nginx, BELOW), (caddy, BELOW)],
+    ids=["nginx", "caddy", "nginx-path", "caddy-path"],
+    scope="module",
+)
 def address(
     request: pytest.FixtureRequest, served: Any, certificate: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     """URL of a proxy before the server."""
     folder, port = tmp_path_factory.mktemp("proxy"), free_port()
-    make: Callable[[Path, int, str, Path], list[str]] = request.param
-    command = make(folder, port, f"127.0.0.1:{served.port}", certificate)
+    make: Callable[[Path, int, str, Path, str], list[str]]
+    make, path = request.param
+    command = make(folder, port, f"127.0.0.1:{served.port}", certificate, path)
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             command, cwd=folder, stdout=log, stderr=log, env={"PATH": "/usr/sbin:/usr/bin", "HOME": str(folder)}
@@ -91,7 +105,7 @@ def address(
                 assert process.poll() is None, (folder / "log").read_text()
                 assert time.monotonic() < deadline, (folder / "log").read_text()
                 time.sleep(0.05)
-        yield f"https://localhost:{port}"
+        yield f"https://localhost:{port}{path}"
     finally:
         process.terminate()
         process.wait(20)
@@ -101,7 +115,8 @@ def address(
 def browser(address: str, certificate: Path) -> Iterator[httpx.Client]:
     """A client that sends what a browser sends: the session's cookie, and Origin with each change."""
     trust = ssl.create_default_context(cafile=str(certificate / "voices.pem"))
-    with httpx.Client(base_url=address, verify=trust, headers={"Origin": address}, timeout=30) as http:
+    origin = str(httpx.URL(address).copy_with(path=""))
+    with httpx.Client(base_url=address, verify=trust, headers={"Origin": origin}, timeout=30) as http:
         assert http.post("/v1/session", json={"token": TOKEN}).status_code == 204
         yield http
 
@@ -119,6 +134,94 @@ def test_a_page_of_another_origin_writes_nothing(browser: httpx.Client) -> None:
         "/v1/tokens", json={"owner": "a", "scopes": ["read"]}, headers={"Origin": "https://evil.example"}
     )
     assert refused.status_code == 403
+
+
+def test_the_page_its_files_and_all_addresses_stay_at_their_place(browser: httpx.Client, address: str) -> None:
+    path = httpx.URL(address).path.rstrip("/")
+    for page in ("/", "/new", "/jobs/job_x", "/docs"):
+        answer = browser.get(page)
+        assert answer.status_code == 200
+        for found in re.findall(r'(?:src|href)="([^"#]+)[^"]*"', answer.text):
+            url = answer.url.join(found)
+            assert url.path.startswith(f"{path}/")
+            assert browser.get(url).status_code == 200, url
+    made = browser.post("/v1/uploads", headers={"Tus-Resumable": "1.0.0", "Upload-Length": "5"})
+    upload = made.url.join(made.headers["Location"])
+    assert browser.head(upload, headers={"Tus-Resumable": "1.0.0"}).headers["Upload-Offset"] == "0"
+    assert {cookie.path for cookie in browser.cookies.jar} == {f"{path}/"}
+
+
+def test_our_own_client_uploads_and_downloads(
+    address: str, certificate: Path, recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "voices.pem"))
+    with connect(address, TOKEN) as http:
+        client = Client(http, tmp_path / "memory")
+        dataset = client.upload_dataset([recording], f"own-{http.base_url.port}")
+        job = client.submit(JobCreate(name="own", dataset_id=dataset.id))
+        assert [event.type for event in client.follow_events(job.id)][-1] == "succeeded"
+        for artifact in client.artifacts(job.id):
+            assert client.download_artifact(artifact, tmp_path).stat().st_size == artifact.size
+
+
+def test_tus_js_client_goes_through(
+    address: str, certificate: Path, run_client: Callable[..., str], node_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copy(Path(__file__).with_name("upload.mjs"), node_folder)
+    (tmp_path / "zeros").write_bytes(bytes(1_000_000))
+    variables = {"URL": address, "NODE_EXTRA_CA_CERTS": str(certificate / "voices.pem")}
+    options = '{"chunkSize": 300000}'
+    done = json.loads(run_client("node", "upload.mjs", tmp_path / "zeros", options, cwd=node_folder, **variables))
+    assert (done["error"], done["statuses"]) == (None, {"201": 1, "204": 4})
+    assert done["url"].startswith(f"{address}/v1/uploads/")
+
+
+@pytest.fixture
+def page(address: str) -> Iterator[Page]:
+    """A tab of Chromium, in which no request may leave the server's place."""
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_context(ignore_https_errors=True, locale="en-US").new_page()
+        strays: list[str] = []
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith((address, "blob:", "data:")) else strays.append(request.url),
+        )
+        page.on(
+            "response", lambda answer: strays.append(f"{answer.status} {answer.url}") if answer.status == 404 else None
+        )
+        yield page
+        browser.close()
+    assert strays == []
+
+
+@pytest.mark.parametrize("address", [(nginx, BELOW), (caddy, BELOW)], ids=["nginx-path", "caddy-path"], indirect=True)
+def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str, recording: Path) -> None:
+    seconds = 60_000
+    page.goto(f"{address}/new")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{address}/new")
+    expect(page.locator("#settings [data-name=width]")).to_be_attached(timeout=seconds)  # its script has run
+    page.locator("#choose-files").set_input_files(recording)
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=seconds)
+    page.get_by_label("Name of the voice").fill("anna")
+    page.locator("#submit").click()
+    page.wait_for_url(f"{address}/jobs/job_*")
+    expect(page.locator("#status")).to_have_text("Ready", timeout=seconds)
+    expect(page.locator("#log")).to_contain_text("it begins")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download").first.click()
+    assert download.value.path().stat().st_size > 0
+    page.locator("a.brand").click()
+    page.wait_for_url(f"{address}/")
+    page.get_by_role("link", name="anna").first.click()
+    page.wait_for_url(f"{address}/jobs/job_*")
+    page.locator("#sign-out").click()
+    page.wait_for_url(f"{address}/sign-in*")
+    page.goto(f"{address}/docs")
+    expect(page.locator("#interface")).to_contain_text("rvc-train", timeout=seconds)
 
 
 def test_without_a_token_nothing_is_read_through_the_proxy(address: str, certificate: Path) -> None:

@@ -8,6 +8,7 @@ from server.api.authorization import require_principal, requires
 from server.auth.authentication import SIGN_IN, address_of
 from server.context import Context
 from server.errors import Unauthorized
+from server.http.prefix import prefix_of
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/session", tags=["access"])
@@ -36,7 +37,7 @@ async def create_session(body: SessionCreate, request: Request, response: Respon
         httponly=True,
         samesite="strict",
         secure=request.url.scheme == "https",
-        path="/",
+        path=_cookie_path(request),
     )
 
 
@@ -56,4 +57,8 @@ def delete_session(request: Request, response: Response, context: Context) -> No
     session_id = request.cookies.get(context.tokens.cookie)
     if session_id is not None:
         context.tokens.close_session(session_id)
-    response.delete_cookie(context.tokens.cookie, path="/", httponly=True, samesite="strict")
+    response.delete_cookie(context.tokens.cookie, path=_cookie_path(request), httponly=True, samesite="strict")
+
+
+def _cookie_path(request: Request) -> str:
+    return prefix_of(request.scope) + "/"

@@ -28,13 +28,13 @@ def list_previews(job_id: str, context: Context) -> PreviewList:
     return PreviewList(data=EvaluationQueries(context.engine).previews(context.jobs.get(job_id)))
 
 
-@router.head("/{job_id}/previews/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/previews/{name}",
     response_class=Response,
     responses=documented(
         404,
         410,
+        412,
         416,
         also={
             200: {"content": {"audio/flac": {}, "image/png": {}}, "description": "The file"},
@@ -55,6 +55,6 @@ def get_preview(job_id: str, name: str, request: Request, context: Context) -> R
         path,
         stored.size,
         media_type=MEDIA_TYPES[name.rpartition(".")[2]],
-        etag=f'"{stored.sha256}"',
+        sha256=stored.sha256,
         headers={"Cache-Control": "private, no-cache"},
     )

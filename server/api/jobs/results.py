@@ -60,17 +60,21 @@ def get_zip(job_id: str, context: Context) -> Response:
         if not path.is_file():
             raise Gone(f"the file {name!r} is no longer stored")
     chunks, size = zip_of(files)
-    headers = {"Content-Length": str(size), "Content-Disposition": content_disposition(f"{job.name}.zip")}
+    headers = {
+        "Accept-Ranges": "none",
+        "Content-Length": str(size),
+        "Content-Disposition": content_disposition(f"{job.name}.zip"),
+    }
     return StreamingResponse(chunks, headers=headers, media_type="application/zip")
 
 
-@router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/artifacts/{name}",
     response_class=Response,
     responses=documented(
         404,
         410,
+        412,
         416,
         also={
             200: {"content": {"application/octet-stream": {}}, "description": "The file"},
@@ -91,6 +95,6 @@ def get_artifact(job_id: str, name: str, request: Request, context: Context) -> 
         path,
         artifact.size,
         media_type="application/octet-stream",
-        etag=f'"{artifact.sha256}"',
+        sha256=artifact.sha256,
         headers={"Content-Disposition": content_disposition(name), "Cache-Control": "private, no-cache"},
     )

@@ -1,7 +1,11 @@
 """Text and errors are printed as they are."""
 
 import json
+import os
+import subprocess
+import sys
 
+import pytest
 import typer
 from typer.testing import CliRunner, Result
 
@@ -41,3 +45,13 @@ def test_a_file_that_cannot_be_read_is_an_error_in_one_sentence():
 def test_a_closed_pipe_ends_the_program_silently():
     done = run_failing(BrokenPipeError(32, "Broken pipe"))
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", "")
+
+
+@pytest.mark.parametrize(("as_json", "shown"), [(False, r"\u58f0 \U0001f600"), (True, r'"\u58f0 \ud83d\ude00"')])
+def test_a_name_that_the_streams_encoding_lacks_ends_no_command(as_json, shown):
+    code = f"from rvc_train.cli.output import Output; Output(as_json={as_json}).result({{'name': '声 😀'}}, '声 😀')"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | {"PYTHONIOENCODING": "ascii"}, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert shown in done.stdout.decode()

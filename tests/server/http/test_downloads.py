@@ -1,5 +1,6 @@
 """Artifacts over HTTP: whole, in ranges, only when changed, as one zip, under names in any script."""
 
+import base64
 import hashlib
 import io
 import zipfile
@@ -64,10 +65,12 @@ def test_head_tells_the_same_without_the_bytes(http, url):
         (f"{len(CONTENT) - 5}-", -5, None),
         ("-7", -7, None),
         ("5-99999999", 5, None),
+        ("5-" + "9" * 20, 5, None),
+        ("-" + "9" * 20, 0, None),
     ],
 )
 def test_a_range_gives_exactly_these_bytes(http, url, asked, start, end):
-    answer = http.get(url, headers={"Range": f"bytes={asked}"})
+    answer = http.get(url, headers={"Range": f"Bytes={asked}"})
     assert (answer.status_code, answer.content) == (206, CONTENT[start:end])
     first = start % len(CONTENT)
     assert answer.headers["content-range"] == f"bytes {first}-{first + len(answer.content) - 1}/{len(CONTENT)}"
@@ -90,6 +93,22 @@ def test_a_file_that_the_caller_has_is_not_sent_again(http, url):
     answer = http.get(url, headers={"If-None-Match": f'"x", {ETAG}'})
     assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", ETAG)
     assert http.get(url, headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_only_the_file_that_the_caller_means_is_sent(http, url):
+    for wanted, status in ((ETAG, 200), (f'"x", {ETAG}', 200), ("*", 200), ('"x"', 412), (f"W/{ETAG}", 412)):
+        assert http.get(url, headers={"If-Match": wanted}).status_code == status
+    assert http.get(url, headers={"If-Match": '"x"', "Range": "bytes=0-9"}).status_code == 412
+
+
+def test_a_file_has_its_digest_and_its_time(http, url):
+    answer = http.get(url, headers={"Range": "bytes=0-9"})  # the digest is of the whole
+    assert answer.headers["repr-digest"] == f"sha-256=:{base64.b64encode(hashlib.sha256(CONTENT).digest()).decode()}:"
+    stored_at = answer.headers["last-modified"]
+    assert http.get(url, headers={"If-Modified-Since": stored_at}).status_code == 304
+    for headers in ({"If-None-Match": '"x"'}, {"If-Modified-Since": "Thu, 01 Jan 2026 00:00:00 GMT"}, {}):
+        since = {"If-Modified-Since": stored_at} if "If-None-Match" in headers else {}
+        assert http.get(url, headers=since | headers).status_code == 200
 
 
 def test_a_file_that_is_no_longer_stored_is_410(http, live, finished):
@@ -129,6 +148,9 @@ def test_all_files_come_in_one_zip_of_the_announced_length(
     answer = http.get(f"/v1/jobs/{job_id}/artifacts.zip")
     assert answer.headers["content-type"] == "application/zip"
     assert int(answer.headers["content-length"]) == len(answer.content)
+    headed = http.head(f"/v1/jobs/{job_id}/artifacts.zip")
+    assert (headed.status_code, headed.headers["content-length"]) == (200, answer.headers["content-length"])
+    assert headed.headers["accept-ranges"] == "none"
     assert "filename*=UTF-8''%D0%B0%D0%BD%D0%BD%D0%B0%20b.zip" in answer.headers["content-disposition"]
     with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
         assert archive.testzip() is None

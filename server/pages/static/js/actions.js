@@ -1,7 +1,7 @@
 // Actions on a job, by its status.
 
 import { get, post, remove, withQuery } from "./api.js";
-import { h } from "./dom.js";
+import { at, h } from "./dom.js";
 import { attempt, confirm, may, notify } from "./shell.js";
 import { t } from "./words.js";
 
@@ -15,8 +15,8 @@ const DEEDS = {
   resume: { fits: (job) => job.status === "paused", run: (job) => post(path(job, "/resume")) },
   cancel: { fits: (job) => !isOver(job) && job.status !== "cancelling", run: cancel, danger: true },
   retry: { fits: (job) => ["failed", "cancelled"].includes(job.status), run: retry },
-  more: { fits: (job) => job.status === "succeeded", run: (job) => location.assign(`/new?retry=${job.id}`) },
-  clone: { fits: isOver, run: (job) => location.assign(`/new?clone=${job.id}`) },
+  more: { fits: (job) => job.status === "succeeded", run: (job) => location.assign(at(`/new?retry=${job.id}`)) },
+  clone: { fits: isOver, run: (job) => location.assign(at(`/new?clone=${job.id}`)) },
   delete: { fits: isOver, run: erase, danger: true },
 };
 
@@ -38,7 +38,7 @@ async function retry(job) {
   const from = saved.data.length || job.retry_from === "checkpoint" ? "checkpoint" : "start";
   const made = await post(path(job, "/retry"), { from });
   notify(t("said.retried", { name: job.name }), {
-    action: { label: t("action.open"), run: () => location.assign(`/jobs/${made.id}`) },
+    action: { label: t("action.open"), run: () => location.assign(at(`/jobs/${made.id}`)) },
   });
 }
 
@@ -47,7 +47,7 @@ async function erase(job) {
   if (!(await confirm(question))) return false;
   await remove(path(job));
   notify(t("said.deleted", { name: job.name }));
-  if (location.pathname.startsWith("/jobs/")) location.assign("/");
+  if (location.pathname.startsWith(at("/jobs/"))) location.assign(at("/"));
   return true;
 }
 

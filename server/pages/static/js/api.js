@@ -1,5 +1,6 @@
 // The server's public API, as any other program uses it. Errors have the server's text.
 
+import { at } from "./dom.js";
 import { t } from "./words.js";
 
 /** An error answer of the server; `problem` is its RFC 9457 body. */
@@ -29,15 +30,15 @@ export async function request(method, path, { body, headers = {}, signal } = {})
   }
   let answer;
   try {
-    answer = await fetch(path, sent);
+    answer = await fetch(at(path), sent);
   } catch (fault) {
     if (fault.name === "AbortError") throw fault;
     setAway(true);
     throw new Unreachable();
   }
   setAway(answer.status === 502 || answer.status === 503 || answer.status === 504);
-  if (answer.status === 401 && location.pathname !== "/sign-in") {
-    location.assign(`/sign-in?next=${encodeURIComponent(location.pathname + location.search)}`);
+  if (answer.status === 401 && location.pathname !== at("/sign-in")) {
+    location.assign(`${at("/sign-in")}?next=${encodeURIComponent(location.pathname + location.search)}`);
   }
   if (answer.status === 304) return known.get(path).value;
   const value = answer.status === 204 ? null : await answer.json().catch(() => undefined);

@@ -1,5 +1,13 @@
 // Elements made in code: never from strings of HTML, so that no name of a voice or file can become markup.
 
+/** The path of the whole site, `/voices` say, where a proxy publishes it below one; else empty. */
+export const root = document.body.dataset.root;
+
+/** A path of this site as the browser must ask for it; other addresses unchanged. */
+export const at = (address) => (address.startsWith("/") ? root + address : address);
+
+const URLS = new Set(["href", "src"]);
+
 /** `h("a", { href, class, onclick }, ...children)`; null children are left out, texts become text nodes. */
 export function h(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
@@ -7,7 +15,7 @@ export function h(tag, attributes = {}, ...children) {
     if (value == null || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "dataset") Object.assign(element.dataset, value);
-    else element.setAttribute(name, value === true ? "" : value);
+    else element.setAttribute(name, value === true ? "" : URLS.has(name) ? at(value) : value);
   }
   element.append(...children.flat().filter((child) => child != null && child !== false));
   return element;

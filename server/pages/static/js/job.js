@@ -3,14 +3,14 @@
 import { get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
 import { isOver, showActions } from "./actions.js";
 import { Curves } from "./curves.js";
-import { byId, h, keyed, setText } from "./dom.js";
+import { at, byId, h, keyed, root, setText } from "./dom.js";
 import { follow } from "./live.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
 import { attempt, copy, notify } from "./shell.js";
 import { ago, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
 
-const id = decodeURIComponent(location.pathname.split("/")[2] ?? "");
+const id = decodeURIComponent(location.pathname.slice(root.length).split("/")[2] ?? "");
 const base = `/v1/jobs/${id}`;
 const STAGES = ["slice", "pitch", "content", "train", "index", "export"];
 const NOISE = ["progress", "metric"];
@@ -129,7 +129,7 @@ function worded(value) {
 async function loadFiles() {
   const files = (await get(`${base}/artifacts`)).data;
   byId("files-section").hidden = files.length === 0;
-  byId("zip").href = `${base}/artifacts.zip`;
+  byId("zip").href = at(`${base}/artifacts.zip`);
   keyed(byId("files"), files, (file) => file.id, fileRow, () => {});
 }
 
@@ -228,7 +228,7 @@ new Log(base, {
   frame: byId("log"), state: byId("log-state"), search: byId("log-search"), next: byId("log-next"),
   previous: byId("log-previous"), follow: byId("log-follow"),
 }).start();
-byId("log-file").href = `${base}/logs`;
+byId("log-file").href = at(`${base}/logs`);
 byId("log-file").download = `${id}.log`;
 attempt(() => retryUnreachable(start));
 attempt(() => retryUnreachable(loadFiles));

@@ -14,7 +14,7 @@ export function follow(address, after, { onMessage, onState = () => {} }) {
   let isOver = false;
 
   function open() {
-    source = new EventSource(address(last));
+    source = new EventSource(at(address(last)));
     source.onopen = () => {
       wait = 500;
       setAway(false);

@@ -2,7 +2,7 @@
 
 import { follow } from "./live.js";
 import { setAway } from "./api.js";
-import { h } from "./dom.js";
+import { at, h } from "./dom.js";
 import { count, t } from "./words.js";
 
 const LINE = 20;
@@ -33,7 +33,7 @@ export class Log {
     let text = "";
     let end = 0;
     try {
-      const answer = await fetch(`${this.base}/logs?tail=${MOST_LINES}`);
+      const answer = await fetch(at(`${this.base}/logs?tail=${MOST_LINES}`));
       if (!answer.ok) return;
       const whole = await answer.arrayBuffer();
       const range = /bytes \d+-(\d+)\//.exec(answer.headers.get("Content-Range") ?? "");

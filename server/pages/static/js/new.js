@@ -1,7 +1,7 @@
 // From recordings to a submitted job.
 
 import { all, get, retryUnreachable, post, ApiError, remove } from "./api.js";
-import { byId, h, keyed } from "./dom.js";
+import { at, byId, h, keyed } from "./dom.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
@@ -269,7 +269,7 @@ form.addEventListener("submit", async (event) => {
     const made = retryOf
       ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config) }, { "Idempotency-Key": idempotencyKey })
       : await post("/v1/jobs", { name: form.elements.name.value.trim(), ...setChoices() }, { "Idempotency-Key": idempotencyKey });
-    location.assign(`/jobs/${made.id}`);
+    location.assign(at(`/jobs/${made.id}`));
   } catch (fault) {
     byId("submit").disabled = false;
     if (fault instanceof ApiError) blame(fault);

@@ -2,7 +2,7 @@
 
 import WaveSurfer from "../vendor/wavesurfer/wavesurfer.esm.js";
 import { get } from "./api.js";
-import { byId, h, keyed } from "./dom.js";
+import { at, byId, h, keyed } from "./dom.js";
 import { duration, figure, percent, t } from "./words.js";
 
 const nonce = document.querySelector("meta[name=style-nonce]").content;
@@ -55,7 +55,7 @@ export class Saves {
 /** One clip: voice and recording, one playing at a time, at the same position. */
 class Player {
   constructor(clip) {
-    this.sides = { voice: clip.audio.url, recording: clip.recording.url };
+    this.sides = { voice: at(clip.audio.url), recording: at(clip.recording.url) };
     this.side = "voice";
     this.button = h("button", { type: "button", onclick: () => this.waves[this.side].playPause() }, t("job.play"));
     this.frames = { voice: h("div", { class: "wave" }), recording: h("div", { class: "wave", hidden: true }) };

@@ -1,16 +1,16 @@
 // A token, or a code from a link (`#code=`), for a cookie that scripts cannot read.
 
 import { post } from "./api.js";
-import { byId } from "./dom.js";
+import { at, byId } from "./dom.js";
 import "./shell.js";
 
 const form = byId("sign-in");
 
 /** The page to continue with: a path of this site only. */
 function next() {
-  const next = new URLSearchParams(location.search).get("next") ?? "/";
+  const next = new URLSearchParams(location.search).get("next") ?? at("/");
   const address = new URL(next, location.origin);
-  return address.origin === location.origin ? address.href : "/"; // a path alone may begin with `//`, another host
+  return address.origin === location.origin ? address.href : at("/"); // a path alone may begin with `//`, another host
 }
 
 async function signIn(secret) {

@@ -192,7 +192,7 @@ export class Sending {
   }
 
   async begin() {
-    const answer = await this.patiently(() => fetch("/v1/uploads", {
+    const answer = await this.patiently(() => fetch(at("/v1/uploads"), {
       method: "POST",
       headers: { ...TUS, "Upload-Length": String(this.uploadBody.size) },
     }));
