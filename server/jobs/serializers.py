@@ -100,7 +100,7 @@ def queue_public(
     visible_owner: str | None = None,
 ) -> QueuePublic:
     """The running and the queued jobs of `visible_owner` (None: everyone's), and the numbers of all."""
-    running = session.exec(select(Job).where(IS_LEASED).order_by(col(Job.number))).all()
+    running = sorted(session.exec(select(Job).where(IS_LEASED)).all(), key=lambda job: job.number or 0)
     query = select(Job).where(IS_QUEUED).order_by(*QUEUE_ORDER)
     visible = query if visible_owner is None else query.where(Job.owner == visible_owner)
     queued = session.exec(visible.limit(NUM_QUEUED_SHOWN)).all()

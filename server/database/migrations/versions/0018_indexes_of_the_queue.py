@@ -34,9 +34,9 @@ def upgrade() -> None:
 def _create_indexes() -> None:
     for name, table in (("ix_jobs_queue", "jobs"), ("ix_jobs_owner", "jobs"), ("ix_jobs_dataset_id", "jobs")):
         op.drop_index(name, table)
-    _create_index("ix_jobs_queue", sa.text("priority DESC"), "number", where=_QUEUED)
-    _create_index("ix_jobs_queue_of_owner", "owner", sa.text("priority DESC"), "number", where=_QUEUED)
-    _create_index("ix_jobs_queued_at", "queued_at", where=_QUEUED)
+    _create_index("ix_jobs_queue", "status", sa.text("priority DESC"), "number", where=_QUEUED)
+    _create_index("ix_jobs_queue_of_owner", "owner", "status", sa.text("priority DESC"), "number", where=_QUEUED)
+    _create_index("ix_jobs_queued_at", "status", "queued_at", where=_QUEUED)
     _create_index("ix_jobs_worker_id", "worker_id", where="worker_id IS NOT NULL")
     _create_index("ix_jobs_retries", "dataset_id", where="retry_of IS NOT NULL")
     for column in ("status", "owner", "dataset_id", "name"):
