@@ -52,15 +52,16 @@ def check_setting_names(
     ]
     unknown = [name for name in given if name not in {*own, *others, *OTHERS}]
     for name in unknown:
-        if near := difflib.get_close_matches(name, [*own, *others, *OTHERS], 1, _MIN_SIMILARITY):
-            raise SettingsRefused(
-                f"there is no setting {_variable(name)}; rename it to {_variable(near[0])}, or remove it"
-            )
+        for near in difflib.get_close_matches(name, [*own, *others, *OTHERS], 1, _MIN_SIMILARITY):
+            name, near = _variables([name]), _variables([near])  # noqa: PLW2901
+            raise SettingsRefused(f"there is no setting {name}; rename it to {near}, or remove it")
     if foreign := [name for name in given if name in others and name not in own]:
-        yield f"not read by the {program}, but by the {other_program}: {', '.join(map(_variable, sorted(foreign)))}"
+        names = _variables(foreign)
+        yield f"not read by the {program}, but by the {other_program}: {names}"
     if unknown:
-        yield f"not read by any program: {', '.join(map(_variable, sorted(unknown)))}; remove what is not needed"
+        names = _variables(unknown)
+        yield f"not read by any program: {names}; remove what is not needed"
 
 
-def _variable(name: str) -> str:
-    return PREFIX + name.upper()
+def _variables(names: Collection[str]) -> str:
+    return ", ".join(PREFIX + name.upper() for name in sorted(names))

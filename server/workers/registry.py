@@ -71,9 +71,10 @@ class WorkerRegistry:
                 col(Worker.last_seen_at) > self._clock() - FORGET_WORKERS_AFTER,
             )
             found = session.connection().execute(query).all()
+        most = seconds / MIN_HEARTBEATS
         return [
             f"the worker {name} sends a heartbeat every {heartbeat:g} s, and the lease is {seconds:g} s: it will lose "
-            f"jobs; set its RVC_TRAIN_HEARTBEAT_SECONDS to {seconds / MIN_HEARTBEATS:g} or less"
+            f"jobs; set its RVC_TRAIN_HEARTBEAT_SECONDS to {most:g} or less"
             for name, heartbeat in found
         ]
 
@@ -119,9 +120,9 @@ class WorkerRegistry:
 
 
 def _check_heartbeat(seconds: float, lease_seconds: float) -> None:
-    if seconds > lease_seconds / MIN_HEARTBEATS:
+    most, least = lease_seconds / MIN_HEARTBEATS, seconds * MIN_HEARTBEATS
+    if seconds > most:
         raise SettingsRefused(
             f"RVC_TRAIN_HEARTBEAT_SECONDS is {seconds:g}, and the server's lease is {lease_seconds:g} s: the worker "
-            f"would lose its jobs; set it to {lease_seconds / MIN_HEARTBEATS:g} or less, or the server's "
-            f"RVC_TRAIN_LEASE_SECONDS to {seconds * MIN_HEARTBEATS:g} or more"
+            f"would lose its jobs; set it to {most:g} or less, or the server's RVC_TRAIN_LEASE_SECONDS to {least:g} or more"
         )

@@ -240,3 +240,20 @@ def test_labels_that_change_are_found_and_those_that_are_gone_are_not(bench: Any
     assert found(a="1", b="2") == [job.id]
     bench.jobs.update(job.id, JobPatch(labels={"a": "3", "b": None}))
     assert (found(a="1"), found(a="3"), found(b="2")) == ([other.id], [job.id], [])
+
+
+def test_files_are_measured_of_running_jobs_each_time_and_of_others_once_after_they_ran(
+    bench: Any, engine: sa.Engine, storage: Storage
+) -> None:
+    sizes = JobSizes(engine, storage, bench.clock)
+    for _ in range(3):
+        bench.job()
+    assert sizes.measure() == 0, "a waiting job has no files"
+    lease = bench.claim()
+    assert (sizes.measure(), sizes.measure()) == (1, 1)
+    bench.jobs.release(lease, "draining")
+    assert (sizes.measure(), sizes.measure()) == (1, 0)
+    lease = bench.claim()
+    bench.jobs.cancel(lease.job_id)
+    bench.jobs.release(lease, "asked to")
+    assert (sizes.measure(), sizes.measure()) == (1, 0)
