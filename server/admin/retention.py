@@ -34,7 +34,7 @@ _NAME = "retention"
 
 
 class _EndedJob(NamedTuple):
-    """What a plan needs of a job."""
+    """Columns of a job that a plan is made from."""
 
     id: str
     owner: str

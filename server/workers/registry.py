@@ -124,5 +124,6 @@ def _check_heartbeat(seconds: float, lease_seconds: float) -> None:
     if seconds > most:
         raise SettingsRefused(
             f"RVC_TRAIN_HEARTBEAT_SECONDS is {seconds:g}, and the server's lease is {lease_seconds:g} s: the worker "
-            f"would lose its jobs; set it to {most:g} or less, or the server's RVC_TRAIN_LEASE_SECONDS to {least:g} or more"
+            f"would lose its jobs; set it to {most:g} or less, or the server's RVC_TRAIN_LEASE_SECONDS to {least:g} "
+            "or more"
         )

@@ -50,7 +50,7 @@ def fill(engine: sa.Engine, template: Job, status: str, number: int) -> None:
 
 
 def looks(engine: sa.Engine, jobs: JobService, storage: Storage, worker_id: str) -> dict[str, Callable[[], Any]]:
-    """What is done all the time, by name."""
+    """Frequent actions, by name."""
     estimator, liveness = Estimator(), WorkerLiveness(60)
     metrics, sizes = Metrics(engine, storage, liveness), JobSizes(engine, storage, utc_now)
 

@@ -1,4 +1,4 @@
-"""Progress and metric events of an ended job are thinned, and whoever follows later gets a stream without faults."""
+"""Progress and metric events of an ended job are thinned, and a follower that comes later gets a consistent stream."""
 
 from datetime import timedelta
 from typing import Any
