@@ -50,11 +50,9 @@ def _thin(engine: sa.Engine, number: int) -> int:
         query = sa.select(col(Event.seq)).where(*of_kind).order_by(col(Event.seq))
         gone = [seq for seq in session.connection().execute(query).scalars() if seq not in kept]
     for start in range(0, len(gone), CHUNK):
-        part = gone[start : start + CHUNK]
-        between = col(Event.seq).between(part[0], part[-1])
-        stays = [seq for seq in kept if part[0] < seq < part[-1]]
         with write_session(engine) as session:
-            session.connection().execute(sa.delete(Event).where(*of_kind, between, col(Event.seq).not_in(stays)))
+            part = col(Event.seq).in_(gone[start : start + CHUNK])
+            session.connection().execute(sa.delete(Event).where(col(Event.job_number) == number, part))
     with write_session(engine) as session:
         session.connection().execute(sa.delete(UnthinnedJob).where(col(UnthinnedJob.job_number) == number))
     return len(gone)
