@@ -1,6 +1,6 @@
 """Requests and claims with a long queue and many ended jobs, beside the same with 100 queued ones. JSON lines.
 
-    python -m benchmarks.growth --queued 100000 --ended 100000
+    python -m benchmarks.growth
     python -m benchmarks.growth --database postgresql --queued 100000 --ended 1000000
 
 The jobs belong to ten owners, one of whom sends the requests, one at a time. A submission comes before each read, so
@@ -33,6 +33,8 @@ from server.storage.local import Storage
 
 OWNER = "owner-1"
 NUM_OWNERS = 10
+ENDED = {"sqlite": 100_000, "postgresql": 1_000_000}
+"""Jobs that have ended, by kind of database."""
 _COUNTS = (
     "INSERT INTO count_changes (name, label, change) SELECT 'jobs', status, count(*) FROM jobs GROUP BY 2",
     "INSERT INTO count_changes (name, label, change) SELECT 'attempts', outcome, count(*) FROM attempts GROUP BY 2",
@@ -189,34 +191,39 @@ def databases(kind: str) -> Iterator[Callable[[Path], str]]:
             server.close()
 
 
+def compare(kind: str, few: int, num_queued: int, num_ended: int, rounds: int) -> None:
+    """Print the figures of one kind of database."""
+    found: list[dict[str, list[float]]] = []
+    with databases(kind) as new_database:
+        for number in (few, num_queued):
+            with tempfile.TemporaryDirectory() as folder:
+                found.append(measure(new_database(Path(folder)), Path(folder), number, num_ended, rounds))
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    for name, with_few in found[0].items():
+        times = found[1][name]
+        print_line(
+            f"growth: {name}",
+            1000 * statistics.median(times),
+            "ms",
+            f"{kind}, {num_queued} queued, {num_ended} ended, {len(times)} times, load {load}",
+            p99=percentiles(times)["p99"],
+            least=round(1000 * min(times), 2),
+            **{f"{key}_with_{few}_queued": value for key, value in percentiles(with_few).items()},
+            **{f"least_with_{few}_queued": round(1000 * min(with_few), 2)},
+        )
+
+
 def main() -> None:
     """Print the figures as JSON lines."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
+    parser.add_argument("--database", choices=ENDED, action="append", help="repeatable; both without it")
     parser.add_argument("--queued", type=int, default=100_000)
-    parser.add_argument("--ended", type=int, default=100_000)
+    parser.add_argument("--ended", type=int, help="jobs that have ended; without it 100,000, in PostgreSQL 1,000,000")
     parser.add_argument("--few", type=int, default=100, help="queued jobs of the run that is compared with")
     parser.add_argument("--rounds", type=int, default=30)
     options = parser.parse_args()
-    found: list[dict[str, list[float]]] = []
-    with databases(options.database) as new_database:
-        for num_queued in (options.few, options.queued):
-            with tempfile.TemporaryDirectory() as folder:
-                url = new_database(Path(folder))
-                found.append(measure(url, Path(folder), num_queued, options.ended, options.rounds))
-    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    for name, few in found[0].items():
-        many = found[1][name]
-        print_line(
-            f"growth: {name}",
-            1000 * statistics.median(many),
-            "ms",
-            f"{options.database}, {options.queued} queued, {options.ended} ended, {len(many)} times, load {load}",
-            p99=percentiles(many)["p99"],
-            least=round(1000 * min(many), 2),
-            **{f"{key}_with_{options.few}_queued": value for key, value in percentiles(few).items()},
-            **{f"least_with_{options.few}_queued": round(1000 * min(few), 2)},
-        )
+    for kind in options.database or ENDED:
+        compare(kind, options.few, options.queued, options.ended or ENDED[kind], options.rounds)
 
 
 if __name__ == "__main__":
