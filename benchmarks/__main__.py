@@ -14,6 +14,7 @@ BENCHMARKS = (
     "reference_training",
     "indexing",
     "service_load",
+    "growth",
 )
 """Benchmarks of our code, most of them against a plain implementation of the reference's method."""
 TAKE_REFERENCE = {"preparation", "reference_training", "indexing"}

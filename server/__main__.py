@@ -26,6 +26,7 @@ from server.auth.local_token import provide_local_token, release_address
 from server.context import AppContext
 from server.errors import SettingsRefused
 from server.logging import set_up_logging
+from server.setting_names import WORKER_ONLY, check_setting_names
 from server.settings import ServerSettings
 from server.storage.instances import check_pairing, open_instance
 from server.storage.permissions import UMASK, restrict_data_folder
@@ -86,6 +87,8 @@ def main() -> int:
         settings = ServerSettings()
         settings.check_exposure()
         set_up_logging(settings.log_level)
+        for sentence in check_setting_names(os.environ, ServerSettings.model_fields, "server", WORKER_ONLY, "worker"):
+            logger.info(sentence)
         check_pairing(settings.data_folder, settings.url)  # before any file is created, the lock's included
         app = create_app(settings)
         lock = _lock(app.state.context)

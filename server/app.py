@@ -33,7 +33,7 @@ from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
 from server.context import AppContext
 from server.database.changes import ChangeCounter
-from server.database.clock import utc_now
+from server.database.clock import database_clock, utc_now
 from server.database.engine import create_engine, sqlite_warning
 from server.datasets import ingestion, validator
 from server.datasets.admission import Admissions
@@ -50,9 +50,11 @@ from server.http.problem_details import install
 from server.http.rate_limit import OpenLimit
 from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
+from server.job_store.counts import fold_counts
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
+from server.job_store.thinning import thin_events
 from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService
@@ -204,14 +206,15 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
 def _build_context(settings: ServerSettings) -> AppContext:
     engine = create_engine(settings.url, NUM_CONNECTIONS, NUM_IDLE_CONNECTIONS)
     storage = Storage(settings.data_folder)
-    quotas = Quotas(engine, settings, utc_now)
+    clock = database_clock(engine)
+    quotas = Quotas(engine, settings, clock)
     audit = AuditTrail(engine, utc_now)
     job_queries = JobQueries(engine)
     liveness = WorkerLiveness(settings.lease_seconds)
     estimator = Estimator(liveness)
     job_service = JobService(
         engine,
-        retry_delay_seconds=settings.retry_delay_seconds,
+        clock,
         max_recoveries=settings.max_recoveries,
         storage=storage,
         quotas=quotas,
@@ -285,6 +288,8 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
     yield CLEANUP_SECONDS, sizes.measure
     yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect
+    yield CLEANUP_SECONDS, partial(fold_counts, context.engine)
+    yield CLEANUP_SECONDS, partial(thin_events, context.engine, context.jobs.clock)
 
 
 def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
@@ -295,6 +300,8 @@ def _tasks_on_every_server(context: AppContext) -> list[PeriodicTask]:
 def _open(context: AppContext) -> None:
     context.tokens.instance_id = open_instance(context.engine, context.storage)
     context.changes.open()
+    for sentence in context.jobs.publish_lease(context.settings.lease_seconds):
+        logger.warning(sentence)
     for clean_up in (context.uploads.expire, context.datasets.delete_leftovers):
         clean_up()
     if (warning := sqlite_warning(context.engine)) is not None:

@@ -27,6 +27,7 @@ ServerError
 │   └── StorageQuotaExceeded   an owner's quota of bytes is used up
 ├── RangeNotSatisfiable        a range beyond the end of the file
 ├── LeaseLost                  a worker's lease was replaced, or its job ended: write nothing more
+├── SchemaChanged              the database's schema is another than the worker's: it gets no job
 └── NothingPublished           a worker reported success without a published voice
 """
 
@@ -215,3 +216,9 @@ class NothingPublished(ServerError):
     """A worker reported success before it published a voice: an internal error."""
 
     code = "nothing_published"
+
+
+class SchemaChanged(ServerError):
+    """The database's schema is another than this worker's, which therefore gets no job."""
+
+    code = "schema_changed"

@@ -1,6 +1,6 @@
 """Prometheus metrics: requests counted as they finish; jobs, workers and the disk queried at each scrape."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -17,7 +17,9 @@ from rvc_train.schemas.jobs import JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
 from server.database.clock import utc_now
 from server.database.engine import read_session
-from server.database.tables import Attempt, Dataset, Delivery, Job
+from server.database.tables import Dataset, Delivery, Job
+from server.job_store.counts import counts
+from server.job_store.leases import IS_QUEUED
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import workers_public
 from server.storage.local import Storage
@@ -74,7 +76,9 @@ class _DatabaseCollector(Collector):
 
     def collect(self) -> Iterator[Family]:
         """Yield the metric families."""
-        yield self._counted("jobs", "Jobs by status.", "status", list(JobStatus), col(Job.status))
+        with read_session(self._engine) as session:
+            kept = counts(session)
+        yield _family("jobs", "Jobs by status.", "status", list(JobStatus), kept["jobs"])
         yield self._counted(
             "datasets",
             "Datasets by status.",
@@ -83,9 +87,11 @@ class _DatabaseCollector(Collector):
             col(Dataset.status),
             col(Dataset.deleted_at).is_(None),
         )
-        yield self._counted("job_failures", "Failed jobs by code.", "code", list(FailureCode), col(Job.error_code))
-        yield self._counted("attempts", "Attempts by outcome.", "outcome", list(OUTCOMES), col(Attempt.outcome))
-        yield self._stale_writes()
+        yield _family("job_failures", "Failed jobs by code.", "code", list(FailureCode), kept["job_failures"])
+        yield _family("attempts", "Attempts by outcome.", "outcome", list(OUTCOMES), kept["attempts"])
+        stale = GaugeMetricFamily("rvc_train_stale_writes", "Rejected writes of workers that had lost their lease.")
+        stale.add_metric([], sum(kept["stale_writes"].values()))
+        yield stale
         yield self._counted(
             "webhook_messages", "Webhook messages by status.", "status", list(DeliveryStatus), col(Delivery.status)
         )
@@ -106,30 +112,26 @@ class _DatabaseCollector(Collector):
         text: str,
         label: str,
         values: Sequence[str],
-        column: Mapped[str] | Mapped[str | None],
+        column: Mapped[str],
         *where: sa.ColumnElement[bool],
     ) -> GaugeMetricFamily:
         with read_session(self._engine) as session:
-            query = sa.select(column, sa.func.count()).where(column.is_not(None), *where).group_by(column)
-            counts = {str(row[0]): row[1] for row in session.connection().execute(query)}
-        family = GaugeMetricFamily(f"rvc_train_{name}", text, labels=[label])
-        for value in dict.fromkeys([*map(str, values), *sorted(counts)]):
-            family.add_metric([value], counts.get(value, 0))
-        return family
-
-    def _stale_writes(self) -> GaugeMetricFamily:
-        with read_session(self._engine) as session:
-            query = sa.select(sa.func.coalesce(sa.func.sum(col(Attempt.stale_writes)), 0))
-            num_writes = session.connection().execute(query).scalar_one()
-        text = "Rejected writes of workers that had lost their lease."
-        family = GaugeMetricFamily("rvc_train_stale_writes", text)
-        family.add_metric([], num_writes)
-        return family
+            query = sa.select(column, sa.func.count()).where(*where).group_by(column)
+            numbers = {str(row[0]): row[1] for row in session.connection().execute(query)}
+        return _family(name, text, label, values, numbers)
 
     def _queue_age(self) -> GaugeMetricFamily:
         with read_session(self._engine) as session:
-            query = sa.select(sa.func.min(col(Job.queued_at))).where(col(Job.status) == JobStatus.QUEUED)
+            query = sa.select(sa.func.min(col(Job.queued_at))).where(IS_QUEUED)
             oldest = session.connection().execute(query).scalar()
         family = GaugeMetricFamily("rvc_train_queue_age_seconds", "Waiting time of the oldest queued job.")
         family.add_metric([], 0.0 if oldest is None else max(0.0, (utc_now() - oldest).total_seconds()))
         return family
+
+
+def _family(name: str, text: str, label: str, values: Sequence[str], numbers: Mapping[str, int]) -> GaugeMetricFamily:
+    """A gauge with a series for each of `values` and for each other label in `numbers`."""
+    family = GaugeMetricFamily(f"rvc_train_{name}", text, labels=[label])
+    for value in dict.fromkeys([*map(str, values), *sorted(numbers)]):
+        family.add_metric([value], numbers.get(value, 0))
+    return family

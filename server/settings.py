@@ -122,8 +122,6 @@ class ServerSettings(BaseSettings):
 
     lease_seconds: float = Field(default=60, gt=0)
     """Time without a heartbeat after which a worker loses its job."""
-    retry_delay_seconds: float = Field(default=10, ge=0)
-    """Wait before the first retry of a failed attempt; doubles with each further retry, up to ten minutes."""
     max_recoveries: int = Field(default=5, ge=0)
     """Lost workers after which a job fails."""
     queue_timeout_seconds: float | None = Field(default=None, gt=0)

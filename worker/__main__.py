@@ -16,11 +16,15 @@ from sqlalchemy.exc import SQLAlchemyError
 from rvc_engine.child_processes import engine_environment, variable_names
 from server.database.engine import create_engine
 from server.errors import SettingsRefused
+from server.setting_names import check_setting_names
+from server.settings import ServerSettings
 from server.storage.permissions import UMASK
 from server.transient_errors import first_line
 from worker.hardware.devices import check_gpus
 from worker.loop import HeartbeatDied, work
 from worker.settings import WorkerSettings, default_engine_command
+
+logger = structlog.get_logger(__name__)
 
 
 def main() -> int:
@@ -45,6 +49,9 @@ def main() -> int:
 
 def _run(settings: WorkerSettings) -> None:
     """Run the loop until a signal. Raises SettingsRefused."""
+    others = ServerSettings.model_fields
+    for sentence in check_setting_names(os.environ, WorkerSettings.model_fields, "worker", others, "server"):
+        logger.info(sentence)
     stop = threading.Event()
 
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -15,8 +15,9 @@ import structlog
 from rvc_engine.errors import FailureCode
 from rvc_engine.workspace.disk import is_disk_full
 from rvc_train.schemas.jobs import JobStatus
+from server.database.clock import database_clock
 from server.database.engine import checkpoint_large_wal, database_name, migrate
-from server.errors import LeaseLost, NotFound, SettingsRefused
+from server.errors import LeaseLost, NotFound, SchemaChanged, SettingsRefused
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.storage.instances import Pairing, inspect_pairing, is_joined
@@ -48,6 +49,7 @@ def work(settings: WorkerSettings, engine: sa.Engine, stop: threading.Event) -> 
     storage = Storage(settings.data_folder)
     job_service = JobService(
         engine,
+        database_clock(engine),
         retry_delay_seconds=settings.retry_delay_seconds,
         max_recoveries=settings.max_recoveries,
         storage=storage,
@@ -163,6 +165,7 @@ def _register(settings: WorkerSettings, job_service: JobService) -> str:
         settings.device,
         device_name=device_name(settings.device, os.environ),
         version=version("rvc-train"),
+        heartbeat_seconds=settings.heartbeat_seconds,
     )
 
 
@@ -187,6 +190,8 @@ class _Worker:
     """A start deletes nothing, the end of a job does."""
     is_claim_unanswered: bool = False
     """Whether the last claim may have been committed although it failed here."""
+    is_outdated: bool = False
+    """Whether the last claim was refused because another version upgraded the database."""
     heartbeat: Heartbeat = field(init=False)
 
     def __post_init__(self) -> None:
@@ -253,12 +258,17 @@ class _Worker:
         except OSError as error:  # of the attempt's folder; the job was not claimed
             logger.warning("no job is claimed: the data folder cannot be written", reason=str(error))
             return None
+        except SchemaChanged as error:
+            if not self.is_outdated:
+                logger.warning(str(error))
+            self.is_outdated = True
+            return None
         except Exception as error:
             if not is_transient(error):
                 raise
             self.is_claim_unanswered = True
             return None
-        self.is_claim_unanswered = False
+        self.is_claim_unanswered = self.is_outdated = False
         return lease
 
     def _run(self, lease: Lease) -> None:

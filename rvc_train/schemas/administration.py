@@ -36,7 +36,11 @@ class RetentionPlan(ResponseModel):
     """Items that retention deletes."""
 
     removals: list[Removal]
+    """Those that are deleted first, at most 1000."""
+    num_removals: int = 0
+    """Number of all; 0 from an older server, which lists all."""
     freed_bytes: int
+    """Bytes that all of them free, as last measured."""
 
 
 class RetentionPublic(ResponseModel):

@@ -29,6 +29,8 @@ class WorkerPublic(ResponseModel):
     """Name of the device, such as `NVIDIA H100 80GB HBM3`."""
     version: str | None = None
     """Version of rvc-train that the worker runs."""
+    is_outdated: bool = False
+    """Whether it reads another schema of the database than the server: it finishes its job, and takes no other."""
     drain_mode: Literal["hand_back", "finish"] | None = None
     """While it drains: whether it releases its job or finishes it."""
     status: Literal["idle", "busy", "draining", "lost", "stopped"]

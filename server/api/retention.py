@@ -15,8 +15,16 @@ router = APIRouter(prefix="/retention", tags=["retention"])
 DryRun = Annotated[bool, Query(description="Change nothing; return the plan.")]
 
 
+MAX_SHOWN = 1000
+"""Items of a plan in an answer."""
+
+
 def _public(context: AppContext, policy: RetentionPolicy) -> RetentionPublic:
-    return RetentionPublic(policy=policy, plan=context.retention.plan(policy))
+    return RetentionPublic(policy=policy, plan=_shown(context.retention.plan(policy)))
+
+
+def _shown(plan: RetentionPlan) -> RetentionPlan:
+    return plan.model_copy(update={"removals": plan.removals[:MAX_SHOWN]})
 
 
 @router.get("")
@@ -39,4 +47,4 @@ def set_retention(policy: RetentionPolicy, context: Context, dry_run: DryRun = F
 @requires(Scope.ADMIN)
 def run_retention(context: Context, dry_run: DryRun = False) -> RetentionPlan:
     """Run the policy now; returns what was deleted."""
-    return context.retention.plan() if dry_run else context.retention.apply()
+    return _shown(context.retention.plan() if dry_run else context.retention.apply())

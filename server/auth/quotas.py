@@ -5,18 +5,22 @@ They are checked in the transaction that adds the job or the bytes.
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
 from rvc_train.schemas.access import OwnerPublic, Quota, Usage
-from rvc_train.schemas.jobs import TERMINAL_STATUSES
+from rvc_train.schemas.jobs import TERMINAL_STATUSES, JobStatus
 from server.auth.audit import record
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.result_tables import StoredFileRow
 from server.database.tables import Attempt, Dataset, Job, QuotaRow, SpentHours, Token, Upload
 from server.errors import QuotaExceeded, StorageQuotaExceeded
 from server.settings import ServerSettings
+
+UNFINISHED = frozenset(JobStatus) - TERMINAL_STATUSES
 
 
 class Quotas:
@@ -114,7 +118,7 @@ def _size(number: int) -> str:
 
 
 def _open_jobs(session: Session, owner: str) -> int:
-    query = sa.select(sa.func.count()).where(col(Job.owner) == owner, col(Job.status).not_in(TERMINAL_STATUSES))
+    query = sa.select(sa.func.count()).where(col(Job.owner) == owner, col(Job.status).in_(UNFINISHED))
     return int(session.execute(query).scalar_one())
 
 
@@ -133,34 +137,31 @@ def _bytes(session: Session, owner: str) -> int:
 
 
 def _hours(session: Session, owner: str, now: datetime) -> float:
-    """Worker hours of the owner's jobs in this calendar month (UTC), deleted jobs included."""
+    """Worker hours of the owner's jobs in this calendar month (UTC): ended attempts, and those that run."""
     spent = session.get(SpentHours, (owner, _month(now)))
-    return _attempt_hours(session, now, col(Job.owner) == owner) + (0.0 if spent is None else spent.hours)
-
-
-def _attempt_hours(session: Session, now: datetime, *conditions: sa.ColumnElement[bool]) -> float:
-    start = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     query = (
-        sa.select(col(Attempt.started_at), col(Attempt.ended_at))
-        .join(Job, col(Job.number) == col(Attempt.job_number))
-        .where(*conditions, sa.or_(col(Attempt.ended_at).is_(None), col(Attempt.ended_at) > start))
+        sa.select(col(Attempt.started_at))
+        .join(Job, (col(Job.number) == col(Attempt.job_number)) & (col(Job.token) == col(Attempt.token)))
+        .where(col(Job.owner) == owner, col(Job.worker_id).is_not(None))
     )
-    seconds: float = sum(
-        ((ended or now) - max(began, start)).total_seconds() for began, ended in session.execute(query).all()
-    )
-    return max(0.0, seconds) / 3600
+    running = sum(_hours_between(started, now) for started in session.execute(query).scalars())
+    return running + (0.0 if spent is None else spent.hours)
+
+
+def _hours_between(started: datetime, ended: datetime) -> float:
+    """Hours of an attempt that are of the calendar month in which it ended."""
+    month = ended.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    return max(0.0, (ended - max(started, month)).total_seconds()) / 3600
 
 
 def _month(now: datetime) -> str:
     return f"{now:%Y-%m}"
 
 
-def record_spent_hours(session: Session, job: Job, now: datetime) -> None:
-    """Keep the hours a job spent this month, so that deleting it frees no quota. For the deleting transaction."""
-    _lock(session, job.owner)  # or two transactions could both add to the same sum
-    hours = _attempt_hours(session, now, col(Job.number) == job.number)
-    if hours > 0:
-        key = (job.owner, _month(now))
-        row = session.get(SpentHours, key) or SpentHours(owner=key[0], month=key[1], hours=0.0)
-        row.hours += hours
-        session.add(row)
+def record_spent_hours(session: Session, owner: str, started: datetime, ended: datetime) -> None:
+    """Add the hours of an attempt to its owner's. For the transaction that ends it."""
+    insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    row = {"owner": owner, "month": _month(ended), "hours": _hours_between(started, ended)}
+    statement = insert(SpentHours).values(**row)
+    add = {"hours": col(SpentHours.hours) + statement.excluded.hours}
+    session.connection().execute(statement.on_conflict_do_update(index_elements=["owner", "month"], set_=add))

@@ -61,6 +61,6 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{uuid6.uuid7().hex}"
 
 
-def owner_column() -> Any:
+def owner_column(*, index: bool = True) -> Any:
     """The column of a row's owner."""
-    return Field(default=LOCAL_OWNER, index=True, sa_column_kwargs={"server_default": LOCAL_OWNER})
+    return Field(default=LOCAL_OWNER, index=index, sa_column_kwargs={"server_default": LOCAL_OWNER})

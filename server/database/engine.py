@@ -17,8 +17,9 @@ import sqlalchemy as sa
 import tenacity
 from sqlmodel import Session
 
+from server.database.clock import RECYCLE_SECONDS
 from server.database.copies import back_up_before, newest_backup_before
-from server.errors import SettingsRefused
+from server.errors import SchemaChanged, SettingsRefused
 
 BUSY_TIMEOUT_MS = 30_000
 NUM_CONNECTIONS = 15
@@ -30,7 +31,7 @@ LARGE_WAL = 64 * 2**20
 """Size in bytes from which the write-ahead log's file is cut off."""
 VERY_LARGE_WAL = 256 * 2**20
 """Size in bytes from which workers checkpoint the log too."""
-SCHEMA_VERSION = "0016"
+SCHEMA_VERSION = "0018"
 """Newest revision in `server/database/migrations`."""
 SAFE_SQLITE = (3, 51, 3)
 _BEGIN = "sqlite_begin"
@@ -52,7 +53,7 @@ def create_engine(url: str, num_connections: int = NUM_CONNECTIONS, num_idle: in
         "pool_use_lifo": True,
     }
     if parsed.get_backend_name() != "sqlite":
-        return sa.create_engine(parsed, pool_pre_ping=True, **pool)
+        return sa.create_engine(parsed, pool_pre_ping=True, pool_recycle=RECYCLE_SECONDS, **pool)
     waiting = {"timeout": BUSY_TIMEOUT_MS / 1000, "check_same_thread": False}
     engine = sa.create_engine(parsed, connect_args=waiting, **pool)
     sa.event.listen(engine, "do_connect", _make_folder)
@@ -161,6 +162,16 @@ def check_schema(engine: sa.Engine) -> None:
         f"the database has schema {version} of {newer}; this is rvc-train {program_version()}, which reads schema "
         f"{SCHEMA_VERSION} and older ones; install {newer} again, or restore {copy or 'a backup of before the upgrade'}"
     )
+
+
+def require_schema(session: Session) -> None:
+    """Raise SchemaChanged unless the schema is this program's, until the transaction ends."""
+    version = session.connection().execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
+    if version != SCHEMA_VERSION:
+        raise SchemaChanged(
+            f"the database has schema {version}, and this worker reads schema {SCHEMA_VERSION}: it takes no job; start "
+            "a worker of the server's version in its place"
+        )
 
 
 def program_version() -> str:

@@ -12,9 +12,18 @@ class StoredFileRow(Table, table=True):
     """A file of a job on disk, charged to its owner as long as an artifact or a preview of the job refers to it.
 
     The row with the path `jobs/<id>`, without a hash, stands for all files of the job without a row, as last measured.
+    It exists from the first claim, or for a retry from the beginning; a job without it has no files.
     """
 
     __tablename__ = "stored_files"
+    __table_args__ = (
+        sa.Index(
+            "ix_stored_files_due",
+            "job_number",
+            sqlite_where=sa.text("sha256 IS NULL AND created_at = '1970-01-01 00:00:00.000000'"),
+            postgresql_where=sa.text("sha256 IS NULL AND created_at = '1970-01-01 00:00:00+00'::timestamptz"),
+        ),
+    )
 
     path: str = Field(primary_key=True)
     """As in `server.storage.local.StoredFile`."""
@@ -23,7 +32,7 @@ class StoredFileRow(Table, table=True):
     bytes: int = Field(sa_type=sa.BigInteger)
     sha256: str | None = None
     created_at: datetime = Field(sa_type=UtcDateTime)
-    """Time of the publication, or of the measurement."""
+    """Time of the publication, or of the measurement; 1970 where that is due."""
 
 
 class Artifact(Table, table=True):

@@ -13,7 +13,7 @@ from sqlmodel import Field
 
 from rvc_train.schemas.jobs import LEASED_STATUSES, TERMINAL_STATUSES, JobStatus
 from rvc_train.schemas.webhooks import DeliveryStatus
-from server.database import result_tables  # noqa: F401 - in the same metadata
+from server.database import derived_tables, result_tables  # noqa: F401 - in the same metadata
 from server.database.base import LOCAL_OWNER, Table, UtcDateTime, in_sql, new_id, nullable_json, owner_column
 from server.database.dataset_tables import Dataset, Upload, UploadState, change_upload
 
@@ -22,6 +22,11 @@ __all__ = ["LOCAL_OWNER", "Dataset", "Upload", "UploadState", "change_upload", "
 _LEASED = in_sql("status", LEASED_STATUSES)
 _TERMINAL = in_sql("status", TERMINAL_STATUSES)
 metadata = Table.metadata
+
+
+def _where(condition: str) -> dict[str, Any]:
+    """Options of a partial index."""
+    return dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text(condition))
 
 
 class Job(Table, table=True):
@@ -39,15 +44,21 @@ class Job(Table, table=True):
             "token >= 0 AND claims >= 0 AND failures >= 0 AND recoveries >= 0", name="counters_positive"
         ),
         sa.CheckConstraint("max_attempts >= 1", name="max_attempts_positive"),
-        sa.Index("ix_jobs_queue", "status", "priority", "number"),
+        sa.Index("ix_jobs_worker_id", "worker_id", **_where("worker_id IS NOT NULL")),
+        sa.Index("ix_jobs_retries", "dataset_id", **_where("retry_of IS NOT NULL")),
+        *(
+            sa.Index(f"ix_jobs_{column}_number", column, "number")
+            for column in ("status", "owner", "dataset_id", "name")
+        ),
+        sa.Index("ix_jobs_owner_status_number", "owner", "status", "number"),
         {"sqlite_autoincrement": True},
     )
 
     number: int | None = Field(default=None, primary_key=True)
     id: str = Field(unique=True)
-    owner: str = owner_column()
+    owner: str = owner_column(index=False)
     name: str
-    dataset_id: str = Field(foreign_key="datasets.id", index=True)
+    dataset_id: str = Field(foreign_key="datasets.id")
     status: str = JobStatus.VALIDATING
     config: dict[str, Any] = Field(sa_type=sa.JSON)
     priority: int = 0
@@ -88,6 +99,14 @@ class Job(Table, table=True):
     queued_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     started_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
     finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+_JOB: Any = Job
+_QUEUED = _where("status = 'queued'")
+sa.Index("ix_jobs_queue", _JOB.status, _JOB.priority.desc(), _JOB.number, **_QUEUED)
+sa.Index("ix_jobs_queue_of_owner", _JOB.owner, _JOB.status, _JOB.priority.desc(), _JOB.number, **_QUEUED)
+sa.Index("ix_jobs_queued_at", _JOB.status, _JOB.queued_at, **_QUEUED)
+# The status, a constant, is a column of these too: SQLite prefers an index with an equality to one in the right order.
 
 
 class Attempt(Table, table=True):
@@ -165,6 +184,10 @@ class Worker(Table, table=True):
     device_name: str | None = None
     version: str | None = None
     """Version of rvc-train."""
+    schema_version: str | None = None
+    """Schema that the worker reads and writes; None for one that was registered before schema 0018."""
+    heartbeat_seconds: float | None = None
+    """Interval of its heartbeats."""
     is_draining: bool = False
     drain_mode: str | None = None
     """`hand_back` or `finish`, once it is draining."""
@@ -262,7 +285,7 @@ class QuotaRow(Table, table=True):
 
 
 class SpentHours(Table, table=True):
-    """GPU time of jobs that are deleted, by owner and month."""
+    """GPU time of ended attempts, those of deleted jobs included, by owner and month."""
 
     __tablename__ = "spent_hours"
 

@@ -16,14 +16,19 @@ import sqlalchemy as sa
 from sqlmodel import Session, col
 
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus, Range
+from server.database.engine import SCHEMA_VERSION
 from server.database.tables import Attempt, Dataset, Job, Worker
+from server.estimates.queue_places import QueuePlaces
+from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 
 Bounds = tuple[float, float]
 MAX_JOBS = 300  # newest measured jobs to compare with, and first queued jobs to simulate
+MAX_ATTEMPTS = 10_000  # newest attempts among which measured jobs are looked for
 CACHE_SECONDS = 20.0
 SPREAD = (0.8, 1.3)  # around measured times: machines are shared, and clips differ in length
 _STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
+_FORECAST = tuple(map(col, (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)))
 _KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
 
 
@@ -58,12 +63,14 @@ class Estimator:
     def __init__(self, liveness: WorkerLiveness | None = None) -> None:
         """`liveness`: lost workers are not counted. None: with the default lease."""
         self._liveness = liveness or WorkerLiveness(60)
+        self.places = QueuePlaces()
         self._measured: dict[tuple[Any, ...], list[MeasuredJob]] = {}
         self._measured_at = -math.inf
 
     def live_workers(self, session: Session, now: datetime) -> Sequence[Worker]:
         """Workers that are alive and claim jobs."""
         query = sa.select(Worker).where(col(Worker.stopped_at).is_(None), ~col(Worker.is_draining))
+        query = query.where(sa.func.coalesce(col(Worker.schema_version), SCHEMA_VERSION) == SCHEMA_VERSION)
         workers = session.execute(query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)).scalars()
         return [worker for worker in workers if not self._liveness.is_lost(worker, now)]
 
@@ -74,28 +81,34 @@ class Estimator:
         devices = {worker.device_name for worker in workers} - {None}
         return [job for job in self._measured.get(_kind(config), ()) if not devices or job.device_name in devices]
 
-    def forecasts(self, session: Session, jobs: Sequence[Job], now: datetime) -> dict[int | None, JobForecast]:
-        """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running."""
+    def forecasts(
+        self, session: Session, jobs: Sequence[Job], now: datetime, places: Mapping[int | None, int]
+    ) -> dict[int | None, JobForecast]:
+        """Forecasts by the jobs' numbers; none for jobs that are neither queued nor running.
+
+        `places`: those of the queued ones; a job is not simulated further than to the last of them.
+        """
         leased = [job for job in jobs if job.status in LEASED_STATUSES]
         left = self._seconds_left(session, leased, self.live_workers(session, now)) if leased else {}
         found = {number: JobForecast(eta=_range(*seconds)) for number, seconds in left.items()}
-        is_any_queued = any(job.status == JobStatus.QUEUED for job in jobs)
-        return found | self._simulate(session, now)[0] if is_any_queued else found
+        last = max((place for place in places.values() if place <= MAX_JOBS), default=0)
+        return found | self._simulate(session, now, num_jobs=last)[0] if last else found
 
     def starts_in(self, session: Session, priority: int, now: datetime) -> Range | None:
         """Seconds that a job submitted now would wait."""
         return self._simulate(session, now, priority)[1]
 
     def _simulate(
-        self, session: Session, now: datetime, least_priority: float = -math.inf
+        self, session: Session, now: datetime, least_priority: float = -math.inf, num_jobs: int = MAX_JOBS
     ) -> tuple[dict[int | None, JobForecast], Range | None]:
         """Give each queued job to the first free worker, at best and at worst; its forecast, and the wait after all."""
         workers = self.live_workers(session, now)
-        query = sa.select(Job).where(col(Job.status) == JobStatus.QUEUED).limit(MAX_JOBS)
-        rows = session.execute(query.order_by(col(Job.priority).desc(), col(Job.number))).scalars()
-        queue = [job for job in rows if workers and job.priority >= least_priority]
+        if not workers:
+            return {}, None
+        rows = session.execute(sa.select(*_FORECAST).where(IS_QUEUED).order_by(*QUEUE_ORDER).limit(num_jobs)).all()
+        queue = [job for job in rows if job.priority >= least_priority]
         held_by = col(Job.worker_id).in_([worker.id for worker in workers])
-        busy = session.execute(sa.select(Job).where(held_by)).scalars().all()
+        busy = session.execute(sa.select(*_FORECAST).where(held_by)).all()
         left = self._seconds_left(session, [*busy, *queue], workers)
         free_in = [left[job.number] for job in busy] + [(0.0, 0.0)] * (len(workers) - len(busy))
         lows, highs = sorted(low for low, _ in free_in), sorted(high for _, high in free_in)
@@ -105,10 +118,10 @@ class Estimator:
             found[job.number] = JobForecast(_range(lows[0], highs[0]), _range(lows[0] + low, highs[0] + high))
             heapq.heapreplace(lows, lows[0] + low)
             heapq.heapreplace(highs, highs[0] + high)
-        return found, _range(lows[0], highs[0]) if workers and len(queue) < MAX_JOBS else None
+        return found, _range(lows[0], highs[0]) if len(queue) < MAX_JOBS else None
 
     def _seconds_left(
-        self, session: Session, jobs: Sequence[Job], workers: Sequence[Worker]
+        self, session: Session, jobs: Sequence[Job | sa.Row[Any]], workers: Sequence[Worker]
     ) -> dict[int | None, Bounds]:
         """Seconds until the jobs end, at least and at most; (0, infinity) where nothing comparable was measured."""
         lengths = sa.select(col(Dataset.id), col(Dataset.seconds))
@@ -141,6 +154,7 @@ def _measured_jobs(session: Session) -> dict[tuple[Any, ...], list[MeasuredJob]]
         .where(col(Attempt.attempt) == 1, col(Attempt.outcome) == JobStatus.SUCCEEDED, col(Dataset.seconds) > 0)
         .where(col(Attempt.step_seconds) > 0, col(Job.total_steps) > 0, col(Job.total_epochs) > 0)
         .where(sa.func.coalesce(col(Job.retry_from), "start") == "start")
+        .where(col(Attempt.id) > sa.select(sa.func.max(col(Attempt.id))).scalar_subquery() - MAX_ATTEMPTS)
     )
     found: dict[tuple[Any, ...], list[MeasuredJob]] = {}
     for job, attempt, length in session.execute(query.order_by(col(Job.number).desc()).limit(MAX_JOBS)):

@@ -18,6 +18,11 @@ LONGEST_RETRY_DELAY = timedelta(minutes=10)
 CLOCK_SLACK = timedelta(minutes=1)
 AT_ONCE = datetime(1970, 1, 1, tzinfo=UTC)
 """The time in `Job.not_before` where a job need not wait: due by every machine's clock."""
+IS_QUEUED: sa.ColumnElement[bool] = col(Job.status) == sa.literal_column("'queued'")
+"""A constant in the statement: with a parameter, a partial index is not used."""
+QUEUE_ORDER = (col(Job.priority).desc(), col(Job.number))
+IS_LEASED: sa.ColumnElement[bool] = col(Job.worker_id).is_not(None)
+"""As `status IN LEASED_STATUSES`, which a CHECK constraint guarantees; with an index."""
 
 
 class WorkerCommand(StrEnum):
@@ -99,8 +104,8 @@ def claim_statement(worker_id: str, now: datetime) -> sa.Executable:
     is_due = sa.or_(col(Job.not_before) <= now, col(Job.not_before) > now + LONGEST_RETRY_DELAY + CLOCK_SLACK)
     next_job = (
         sa.select(col(Job.number))
-        .where(col(Job.status) == S.QUEUED, is_due, may_claim)
-        .order_by(col(Job.priority).desc(), col(Job.number))
+        .where(IS_QUEUED, is_due, may_claim)
+        .order_by(*QUEUE_ORDER)
         .limit(1)
         .with_for_update(skip_locked=True)
     )

@@ -1,14 +1,16 @@
 """Queries of jobs, and of their datasets, events, metrics and artifacts. Nothing here writes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
+from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import MetricSeries
 from rvc_train.schemas.jobs import JobStatus
+from server.database.derived_tables import JobLabel
 from server.database.engine import read_session
 from server.database.result_tables import Artifact
 from server.database.tables import Dataset, Event, Job, Metric
@@ -90,6 +92,27 @@ def find_job(session: Session, job_id: str, *, lock: bool = False) -> Job:
     if job is None:
         raise NotFound(f"there is no job {job_id}")
     return job
+
+
+def newest_numbers(
+    conditions: Sequence[sa.ColumnElement[bool]], statuses: Sequence[JobStatus], labels: Mapping[str, str], limit: int
+) -> sa.Select[tuple[int | None]]:
+    """Subquery of the `limit` highest numbers of jobs that meet all conditions, of any of the statuses (none: of all).
+
+    Each status, or the first label, is read from its own index, newest first, and no further than to the limit.
+    """
+    number = col(Job.number)
+    query = sa.select(number).where(*conditions)
+    for place, (key, value) in enumerate(labels.items()):
+        label = aliased(JobLabel)
+        query = query.join(label, col(label.job_number) == number).where(label.key == key, label.value == value)
+        number = col(label.job_number) if place == 0 else number
+    newest = [
+        query.where(*where).order_by(number.desc()).limit(limit).subquery()
+        for where in ([[col(Job.status) == status] for status in dict.fromkeys(statuses)] or [[]])
+    ]
+    found = sa.union_all(*(sa.select(each.c.number) for each in newest)).subquery()
+    return sa.select(found.c.number).order_by(found.c.number.desc()).limit(limit)
 
 
 def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None, *, lock: bool = False) -> Dataset:

@@ -16,10 +16,13 @@ from sqlmodel import Session, col
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
+from server.auth.quotas import record_spent_hours
 from server.database.clock import utc_now
+from server.database.derived_tables import UnthinnedJob
 from server.database.tables import Attempt, Event, Job, Metric
 from server.errors import Conflict, LeaseLost
 from server.job_store.events import NewEvent
+from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
@@ -86,9 +89,17 @@ class JobStore:
         enqueue_deliveries(session, job, event.type, self.clock())
 
     def _end_attempt(self, session: Session, job: Job, outcome: str, message: str) -> None:
-        present = (col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
-        values = {"ended_at": self.clock(), "outcome": outcome, "message": message}
-        session.execute(sa.update(Attempt).where(*present).values(**values))
+        now = self.clock()
+        ended = (
+            sa.update(Attempt)
+            .where(col(Attempt.job_number) == job.number, col(Attempt.token) == job.token)
+            .values(ended_at=now, outcome=outcome, message=message)
+            .returning(col(Attempt.started_at))
+            .execution_options(synchronize_session=False)
+        )
+        for started in session.execute(ended).scalars():
+            record_spent_hours(session, job.owner, started, now)
+        measure_again(session, job)
 
     def _update_status(self, session: Session, job: Job, before: JobStatus, to: JobStatus, columns: JobColumns) -> None:
         values: dict[str, Any] = {"status": to}
@@ -103,6 +114,8 @@ class JobStore:
         if updated.rowcount != 1:
             raise LeaseLost(f"the job {job.id} changed at the same time")
         session.refresh(job)
+        if to.is_terminal:
+            session.add(UnthinnedJob(job_number=job.number))
 
     def append_events(self, session: Session, job: Job, *events: NewEvent) -> None:
         """Append events. Their numbers are assigned in the same transaction, so that no follower skips one."""

@@ -1,6 +1,7 @@
 """Broadcast of job events: the newest ones are queried and encoded once for all followers."""
 
 import asyncio
+import itertools
 import json
 import time
 from collections import deque
@@ -61,12 +62,13 @@ class _Follower:
 
 
 class _JobChannel:
-    """Newest events of one job, encoded, numbered without gaps."""
+    """Newest events of one job, encoded. Their numbers increase; those of a thinned job have gaps."""
 
     def __init__(self, read: Read, job_id: str, begin: int, fresh_seconds: float) -> None:
         self._read, self._job_id, self._fresh_seconds = read, job_id, fresh_seconds
-        self._window: deque[bytes] = deque(maxlen=WINDOW)
-        self._end = self._last_seq = begin
+        self._window: deque[tuple[int, bytes]] = deque()
+        """Numbers and texts of all events after number `_begin`, up to `_end`."""
+        self._begin = self._end = self._last_seq = begin
         self._status: JobStatus | None = None
         self._polled_at = -float("inf")
         self._poll_task: asyncio.Task[None] | None = None
@@ -75,10 +77,10 @@ class _JobChannel:
         """The events after `seen`: the number of the last one, and the batch. Raises what polling raises."""
         if seen == self._end:
             await self._refresh()
-        num_new = self._end - seen
-        if not 0 <= num_new <= len(self._window):
+        if not self._begin <= seen <= self._end:
             return await self._read_directly(seen)
-        texts = [self._window[-position] for position in range(num_new, 0, -1)]
+        newest = itertools.takewhile(lambda event: event[0] > seen, reversed(self._window))
+        texts = [text for _, text in newest][::-1]
         return self._end, self._batch(texts, self._end, self._status, self._last_seq)
 
     async def _refresh(self) -> None:
@@ -96,8 +98,10 @@ class _JobChannel:
         page = await run_in_threadpool(self._read, self._job_id, self._end, BATCH)
         self._status, self._last_seq = page.status, page.last_seq
         for event in page.events:
-            self._window.append(_encoded(event))
+            self._window.append((event.seq, _encoded(event)))
             self._end = event.seq
+        while len(self._window) > WINDOW:
+            self._begin = self._window.popleft()[0]
         if self._end == self._last_seq:
             self._polled_at = time.monotonic()
 

@@ -21,7 +21,7 @@ from rvc_engine import events as engine_events
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import LEASED_STATUSES, JobStatus
-from server.database.engine import read_session, write_session
+from server.database.engine import read_session, require_schema, write_session
 from server.database.result_tables import Artifact
 from server.database.tables import Attempt, Job, Worker, new_id
 from server.errors import LeaseLost, NothingPublished
@@ -29,6 +29,7 @@ from server.job_store.events import EventBatch, NewEvent, aggregate
 from server.job_store.leases import (
     AT_ONCE,
     COMMANDS,
+    IS_LEASED,
     LONGEST_RETRY_DELAY,
     ActiveLease,
     Drain,
@@ -45,6 +46,7 @@ from server.job_store.transitions import JobColumns, JobStore, upsert_metrics
 from server.results.evaluations import PreviewFiles, write_evaluations, write_preview
 from server.results.stored_files import add_stored_files, remove_unreferenced
 from server.storage.local import Storage, StoredFile
+from server.storage.sizes import measure_again
 from server.webhooks.service import enqueue_deliveries
 
 S = JobStatus
@@ -67,10 +69,11 @@ class LeaseOperations:
         `is_repeated`: the answer to the worker's last call was lost; the job that it may have claimed is returned.
 
         The attempt's folder is created before the commit, so that a deletion of the job, which waits for that, finds
-        it. Raises OSError, without a claim, when that fails.
+        it. Raises OSError, without a claim, when that fails; SchemaChanged when the schema is not this program's.
         """
         while True:
             with write_session(self._store.engine) as session:
+                require_schema(session)
                 if is_repeated and (job := self._unused_claim(session, worker_id)) is not None:
                     return lease_of(job, worker_id)
                 number = session.execute(claim_statement(worker_id, self._store.clock())).scalar_one_or_none()
@@ -120,6 +123,7 @@ class LeaseOperations:
                 device_name=worker.device_name,
             )
         )
+        measure_again(session, job)
         session.flush()
 
     def heartbeat(self, lease: Lease) -> WorkerCommand:
@@ -281,7 +285,7 @@ class LeaseOperations:
     def active_leases(self) -> Sequence[ActiveLease]:
         """The active leases."""
         with read_session(self._store.engine) as session:
-            query = select(Job.id, Job.token, Job.heartbeat).where(col(Job.status).in_(LEASED_STATUSES))
+            query = select(Job.id, Job.token, Job.heartbeat).where(IS_LEASED)
             return [ActiveLease(*row) for row in session.exec(query).all()]
 
     def requeue_lost(self, lease: ActiveLease) -> JobStatus | None:

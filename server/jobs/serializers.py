@@ -10,13 +10,16 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
-from rvc_train.schemas.jobs import LEASED_STATUSES, JobError, JobPublic, JobStatus
+from rvc_train.schemas.jobs import JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
+from server.database.engine import SCHEMA_VERSION
 from server.database.result_tables import Artifact
 from server.database.tables import Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
+from server.job_store.counts import counts
+from server.job_store.leases import IS_LEASED, IS_QUEUED, QUEUE_ORDER
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
 from server.job_store.serializers import content_notice
 
@@ -26,16 +29,18 @@ NUM_QUEUED_SHOWN = 100
 def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now: datetime) -> list[JobPublic]:
     """Jobs in their public form, with their places in the queue and their forecasts."""
     numbers = [job.number for job in jobs]
-    positions = _queue_positions(session, jobs)
-    forecasts = estimator.forecasts(session, jobs, now)
+    places = estimator.places.of(session, jobs)
+    forecasts = estimator.forecasts(session, jobs, now, places)
     query = (
         sa.select(col(Artifact.job_number), sa.func.count())
         .where(col(Artifact.job_number).in_(numbers))
         .group_by(col(Artifact.job_number))
     )
-    counts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
+    num_artifacts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
     return [
-        _job_public(job, positions.get(job.number), forecasts.get(job.number, JobForecast()), counts.get(job.number, 0))
+        _job_public(
+            job, places.get(job.number), forecasts.get(job.number, JobForecast()), num_artifacts.get(job.number, 0)
+        )
         for job in jobs
     ]
 
@@ -62,16 +67,6 @@ def update_tags(header: str | None) -> set[str] | None:
         return None
     tags = named_tags(header)
     return None if "*" in tags else {tag.strip('"').partition("-")[0] for tag in tags if not tag.startswith("W/")}
-
-
-def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, int]:
-    waiting = [job.number for job in jobs if job.status == JobStatus.QUEUED]
-    if not waiting:
-        return {}
-    position = sa.func.row_number().over(order_by=(col(Job.priority).desc(), col(Job.number))).label("position")
-    queue = sa.select(col(Job.number), position).where(col(Job.status) == JobStatus.QUEUED).subquery()
-    query = sa.select(queue.c.number, queue.c.position).where(queue.c.number.in_(waiting))
-    return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
 def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, num_artifacts: int) -> JobPublic:
@@ -105,22 +100,20 @@ def queue_public(
     visible_owner: str | None = None,
 ) -> QueuePublic:
     """The running and the queued jobs of `visible_owner` (None: everyone's), and the numbers of all."""
-    running = session.exec(select(Job).where(col(Job.status).in_(LEASED_STATUSES)).order_by(col(Job.number))).all()
-    order = (col(Job.priority).desc(), col(Job.number))
-    query = select(Job).where(Job.status == JobStatus.QUEUED).order_by(*order)
+    running = sorted(session.exec(select(Job).where(IS_LEASED)).all(), key=lambda job: job.number or 0)
+    query = select(Job).where(IS_QUEUED).order_by(*QUEUE_ORDER)
     visible = query if visible_owner is None else query.where(Job.owner == visible_owner)
     queued = session.exec(visible.limit(NUM_QUEUED_SHOWN)).all()
-    positions = _queue_positions(session, queued)
-    count = sa.select(col(Job.status), sa.func.count()).group_by(col(Job.status))
-    counts = {row[0]: row[1] for row in session.connection().execute(count)}
+    places = estimator.places.of(session, queued)
+    numbers = counts(session)["jobs"]
     shown = [job for job in running if visible_owner in {None, job.owner}]
-    forecasts = estimator.forecasts(session, [*shown, *queued], now)
+    forecasts = estimator.forecasts(session, [*shown, *queued], now, places)
     workers = workers_public(session, now, liveness)
     return QueuePublic(
         running=[_queue_entry(job, None, forecasts) for job in shown],
-        queued=[_queue_entry(job, positions[job.number], forecasts) for job in queued],
-        num_queued=counts.get(JobStatus.QUEUED, 0),
-        num_validating=counts.get(JobStatus.VALIDATING, 0),
+        queued=[_queue_entry(job, places[job.number], forecasts) for job in queued],
+        num_queued=numbers.get(JobStatus.QUEUED, 0),
+        num_validating=numbers.get(JobStatus.VALIDATING, 0),
         num_workers=sum(worker.status in {"idle", "busy"} for worker in workers),
     )
 
@@ -156,7 +149,7 @@ def workers_public(
         query = query.where(col(Worker.last_seen_at) > now - FORGET_WORKERS_AFTER)
     else:
         query = query.where(Worker.id == only)
-    held = select(Job.worker_id, Job.id, Job.owner).where(col(Job.status).in_(LEASED_STATUSES))
+    held = select(Job.worker_id, Job.id, Job.owner).where(IS_LEASED)
     jobs = {row[0]: (row[1], row[2]) for row in session.exec(held).all()}
     workers = session.exec(query).all()
     return [
@@ -168,9 +161,10 @@ def workers_public(
 def _worker_public(
     worker: Worker, job: tuple[str, str] | None, visible_owner: str | None, *, is_lost: bool
 ) -> WorkerPublic:
-    fields = worker.model_dump(exclude={"is_draining", "stopped_at"})
+    fields = worker.model_dump(exclude={"is_draining", "stopped_at", "schema_version", "heartbeat_seconds"})
     return WorkerPublic(
         **fields,
+        is_outdated=worker.schema_version not in {None, SCHEMA_VERSION},
         status=_worker_status(worker, is_busy=job is not None, is_lost=is_lost),
         job_id=job[0] if job is not None and visible_owner in {None, job[1]} else None,
     )

@@ -15,7 +15,7 @@ from rvc_engine.errors import FailureCode
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import MAX_LABELS, JobPatch, JobStatus
 from server.auth.audit import record
-from server.auth.quotas import Quotas, record_spent_hours
+from server.auth.quotas import Quotas
 from server.database.clock import utc_now
 from server.database.engine import read_session, write_session
 from server.database.tables import Job
@@ -23,16 +23,20 @@ from server.errors import Conflict, NotFound, PreconditionFailed, Refused
 from server.estimates.estimates import Estimator
 from server.job_store.events import NewEvent
 from server.job_store.leases import AT_ONCE
-from server.job_store.queries import find_job
+from server.job_store.queries import find_job, newest_numbers
 from server.job_store.transitions import JobStore
 from server.jobs.leasing import LeaseOperations
 from server.jobs.serializers import update_tag
 from server.jobs.submission import Submissions
 from server.storage.local import Storage
-from server.storage.sizes import measure_again
+from server.storage.sizes import measure_relatives_again
 from server.workers.registry import WorkerRegistry
 
 S = JobStatus
+
+
+MIN_INDEXED_PREFIX = len("job_") + 8
+"""Length of an id's prefix that only jobs of about a minute share."""
 
 
 class QueuedJob(NamedTuple):
@@ -62,7 +66,7 @@ class JobService:
         deletes files without a reference. `quotas` and `estimator` are for a service that accepts submissions: limits
         of owners, and forecasts in answers.
         """
-        self.engine = engine
+        self.engine, self.clock = engine, clock
         self._store = JobStore(engine, clock)
 
         # The methods of the parts are the service's own.
@@ -91,6 +95,7 @@ class JobService:
 
         workers = WorkerRegistry(self._store)
         self.register_worker = workers.register_worker
+        self.publish_lease = workers.publish_lease
         self.worker_heartbeat = workers.worker_heartbeat
         self.deregister_worker = workers.deregister_worker
         self.drain_worker = workers.drain_worker
@@ -121,25 +126,22 @@ class JobService:
         jobs with all of them.
         """
         with read_session(self._store.engine) as session:
-            query = select(Job).order_by(col(Job.number).desc()).limit(limit + 1)
-            if statuses:
-                query = query.where(col(Job.status).in_(statuses))
-            for column, value in ((Job.dataset_id, dataset_id), (Job.name, name), (Job.owner, owner)):
-                if value is not None:
-                    query = query.where(col(column) == value)
+            conditions = [
+                col(column) == value
+                for column, value in ((Job.dataset_id, dataset_id), (Job.name, name), (Job.owner, owner))
+                if value is not None
+            ]
             if id_prefix is not None:
-                prefix = f"job_{id_prefix.removeprefix('job_')}"
-                query = query.where(col(Job.id).startswith(prefix, autoescape=True))
+                conditions += _has_prefix(f"job_{id_prefix.removeprefix('job_')}")
             if search is not None:
-                query = query.where(col(Job.name).icontains(search, autoescape=True))
-            for key, value in (labels or {}).items():
-                query = query.where(col(Job.labels)[key].as_string() == value)
+                conditions.append(col(Job.name).icontains(search, autoescape=True))
             if after is not None:
                 last = find_job(session, after)
                 if owner not in {None, last.owner}:
                     raise NotFound(f"there is no job {after}")
-                query = query.where(col(Job.number) < last.number)
-            jobs = session.exec(query).all()
+                conditions.append(col(Job.number) < last.number)
+            numbers = newest_numbers(conditions, statuses, labels or {}, limit + 1)
+            jobs = session.exec(select(Job).where(col(Job.number).in_(numbers)).order_by(col(Job.number).desc())).all()
             return jobs[:limit], len(jobs) > limit
 
     # Commands
@@ -223,9 +225,8 @@ class JobService:
             if keep_label in job.labels:
                 raise Conflict("the job is to be kept")
             record(session, "job.deleted", job.id, name=job.name)
-            record_spent_hours(session, job, self._store.clock())
             # Checkpoints that it shared with others, as a retry or as the origin of one, are theirs alone now.
-            measure_again(session, sa.and_(col(Job.owner) == job.owner, col(Job.dataset_id) == job.dataset_id))
+            measure_relatives_again(session, job)
             session.execute(sa.delete(Job).where(col(Job.number) == job.number))
 
     def seconds_queued(self) -> dict[QueuedJob, float]:
@@ -246,6 +247,14 @@ class JobService:
             message = f"no worker took the job in {seconds:.0f} s; start a worker and submit it again"
             self._store.fail(session, job, FailureCode.QUEUE_TIMEOUT, message)
             return True
+
+
+def _has_prefix(prefix: str) -> list[sa.ColumnElement[bool]]:
+    """Conditions for ids that start with `prefix`; a long one by the index, as few ids have it."""
+    conditions: list[sa.ColumnElement[bool]] = [col(Job.id).startswith(prefix, autoescape=True)]
+    if len(prefix) >= MIN_INDEXED_PREFIX:
+        conditions.append(col(Job.id).between(prefix.lower(), prefix.lower() + "g"))  # ids are hexadecimal
+    return conditions
 
 
 def _changes(job: Job, patch: JobPatch) -> dict[str, Any]:

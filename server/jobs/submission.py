@@ -21,7 +21,8 @@ from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job, usable_dataset
 from server.job_store.transitions import JobStore
 from server.jobs.serializers import jobs_public
-from server.webhooks.service import new_webhook
+from server.storage.sizes import measure_again
+from server.webhooks.service import copy_webhooks, new_webhook
 
 S = JobStatus
 
@@ -126,6 +127,9 @@ class Submissions:
             origin = {"retry_of": retry_origin.job_id, "from": retry_origin.start_from}
         session.add(job)
         session.flush()
+        if retry_origin is not None:
+            measure_again(session, job)  # it has copies of checkpoints
+            copy_webhooks(session, retry_origin.job_id, job.id, now)
         if request.webhook is not None:
             session.add(new_webhook(owner, request.webhook, job.id, now))
         self._store.append_events(session, job, NewEvent(EventType.CREATED, _created_message(job, retry_origin)))

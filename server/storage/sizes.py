@@ -3,15 +3,18 @@
 import itertools
 import os
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col
 
+from server.database.base import UtcDateTime
 from server.database.engine import read_session, write_session
 from server.database.result_tables import StoredFileRow
 from server.database.tables import Job
@@ -20,6 +23,11 @@ from server.storage.local import Storage
 BLOCK = 512
 _BATCH = 200
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)
+IS_DUE = sa.and_(
+    col(StoredFileRow.sha256).is_(None),
+    col(StoredFileRow.created_at) == sa.literal(_NEVER, UtcDateTime, literal_execute=True),
+)
+"""Condition of the rows of jobs whose files are to be measured: a constant, as the partial index needs."""
 
 
 @dataclass(frozen=True)
@@ -70,29 +78,34 @@ class JobSizes:
         self._engine, self._storage, self._clock = engine, storage, clock
 
     def measure(self) -> int:
-        """Measure unfinished jobs, and finished ones once more; returns the number measured."""
+        """Measure the jobs that are due; returns their number. Running jobs are always due, others after a change."""
         jobs = self._due()
-        for start in range(0, len(jobs), _BATCH):
-            now = self._clock()  # before measuring: a job that ends meanwhile is measured again
-            sizes = self._measure(jobs[start : start + _BATCH])
+        ids = sorted(jobs)
+        for start in range(0, len(ids), _BATCH):
+            now = self._clock()
+            sizes = self._measure(ids[start : start + _BATCH])
             with write_session(self._engine) as session:
-                _write(session, sizes, now)
+                _write(session, sizes, jobs, now)
         return len(jobs)
 
-    def _due(self) -> list[str]:
-        """Unfinished jobs, finished ones not measured since, and jobs that may share checkpoints with one of them.
+    def _due(self) -> dict[str, int]:
+        """Ids of the jobs that are due, with their tokens; and of jobs that may share checkpoints with one of them.
 
-        The latter are all jobs on the same dataset: jobs between two that share a file may be deleted.
+        The latter are, for a retry that is not running, all jobs on the same dataset that have files: jobs between two
+        that share a file may be deleted.
         """
-        is_final = col(StoredFileRow.created_at) >= col(Job.finished_at)
-        is_due = sa.or_(col(StoredFileRow.path).is_(None), col(Job.finished_at).is_(None), ~is_final)
-        measured = col(StoredFileRow.path) == sa.literal("jobs/") + col(Job.id)
-        due = sa.select(col(Job.id)).outerjoin(StoredFileRow, measured).where(is_due)
-        retried = sa.select(col(Job.dataset_id)).outerjoin(StoredFileRow, measured)
-        retried = retried.where(is_due, col(Job.retry_of).is_not(None))
-        related = sa.select(col(Job.id)).where(col(Job.dataset_id).in_(retried))
+        measured = col(StoredFileRow.job_number) == col(Job.number)
+        query = sa.select(col(Job.id), col(Job.token)).join(StoredFileRow, measured)
+        retried = sa.select(col(Job.dataset_id)).join(StoredFileRow, measured)
+        retried = retried.where(IS_DUE, col(Job.retry_of).is_not(None), col(Job.worker_id).is_(None))
+        has_files = (col(StoredFileRow.sha256).is_(None), col(StoredFileRow.bytes) > 0)
         with read_session(self._engine) as session:
-            return sorted(session.connection().execute(sa.union(due, related)).scalars())
+            due = session.connection().execute(query.where(IS_DUE)).all()
+            datasets = set(session.connection().execute(retried).scalars())
+            if datasets:
+                related = query.where(*has_files, col(Job.dataset_id).in_(datasets))
+                due = [*due, *session.connection().execute(related).all()]
+        return {row[0]: row[1] for row in due}
 
     def _measure(self, job_ids: Collection[str]) -> dict[str, int]:
         """Bytes of each job's files that have no row. A file published meanwhile counts twice until the next time."""
@@ -108,24 +121,35 @@ class JobSizes:
     def invalidate(self, job_id: str) -> None:
         """Have a job measured again after files of it were deleted."""
         with write_session(self._engine) as session:
-            measure_again(session, col(Job.id) == job_id)
+            job = session.execute(sa.select(Job).where(col(Job.id) == job_id)).scalar_one_or_none()
+            if job is not None:
+                measure_again(session, job)
 
 
-def measure_again(session: Session, condition: sa.ColumnElement[bool]) -> None:
-    """Have the jobs that meet a condition measured again; until then their last sizes count."""
-    numbers = sa.select(col(Job.number)).where(condition)
-    measured = (col(StoredFileRow.job_number).in_(numbers), col(StoredFileRow.sha256).is_(None))
-    session.execute(sa.update(StoredFileRow).where(*measured).values(created_at=_NEVER))
+def measure_again(session: Session, job: Job) -> None:
+    """Have a job's files measured; until then their last size counts. For the transaction that changes the job."""
+    insert: Any = sqlite.insert if session.get_bind().dialect.name == "sqlite" else postgresql.insert
+    row = {"path": f"jobs/{job.id}", "owner": job.owner, "job_number": job.number, "bytes": 0, "created_at": _NEVER}
+    statement = insert(StoredFileRow).values(**row)
+    due = {"created_at": statement.excluded.created_at}
+    session.connection().execute(statement.on_conflict_do_update(index_elements=["path"], set_=due))
 
 
-def _write(session: Session, sizes: dict[str, int], now: datetime) -> None:
-    """Write the sizes, except of jobs deleted meanwhile."""
-    query = sa.select(col(Job.id), col(Job.number), col(Job.owner)).where(col(Job.id).in_(sizes))
+def measure_relatives_again(session: Session, job: Job) -> None:
+    """Have the jobs measured with which a job that is deleted may have shared checkpoints: theirs alone now."""
+    on_dataset = col(Job.dataset_id) == job.dataset_id
+    is_shared = sa.select(sa.exists().where(on_dataset, col(Job.retry_of).is_not(None)))
+    if session.execute(is_shared).scalar_one():
+        related = col(StoredFileRow.job_number).in_(sa.select(col(Job.number)).where(on_dataset))
+        has_files = (col(StoredFileRow.sha256).is_(None), col(StoredFileRow.bytes) > 0)
+        session.execute(sa.update(StoredFileRow).where(related, *has_files).values(created_at=_NEVER))
+
+
+def _write(session: Session, sizes: dict[str, int], tokens: Mapping[str, int], now: datetime) -> None:
+    """Write the sizes, except of jobs deleted meanwhile. Those of a job that runs, or has run meanwhile, stay due."""
+    query = sa.select(Job).where(col(Job.id).in_(sizes))
     query = query.order_by(col(Job.number)).with_for_update(read=True, key_share=True)  # not deleted before the commit
-    for an_id, number, owner in session.connection().execute(query).all():
-        assert number is not None  # noqa: S101 - a primary key
-        session.merge(
-            StoredFileRow(
-                path=f"jobs/{an_id}", owner=owner, job_number=number, bytes=sizes[an_id], sha256=None, created_at=now
-            )
-        )
+    for job in session.execute(query).scalars():
+        is_final = job.worker_id is None and job.token == tokens[job.id]
+        values = {"bytes": sizes[job.id], "created_at": now if is_final else _NEVER}
+        session.execute(sa.update(StoredFileRow).where(col(StoredFileRow.path) == f"jobs/{job.id}").values(**values))

@@ -211,6 +211,13 @@ def new_webhook(owner: str, request: WebhookCreate, job_id: str | None, now: dat
     )
 
 
+def copy_webhooks(session: Session, old_job_id: str, new_job_id: str, now: datetime) -> None:
+    """Give a job the webhooks of another one: same address, events and secrets, so that the receiver needs nothing."""
+    for webhook in session.exec(select(Webhook).where(Webhook.job_id == old_job_id)).all():
+        fields = webhook.model_dump(exclude={"failing_since"})
+        session.add(Webhook.model_validate(fields | {"id": new_id("whk"), "job_id": new_job_id, "created_at": now}))
+
+
 def _find_enabled(session: Session, owner: str | None, webhook_id: str) -> Webhook:
     webhook = _find(session, owner, webhook_id, with_for_update={"read": True})
     if not webhook.is_enabled:

@@ -6,11 +6,16 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from server.auth.audit import record
-from server.database.engine import write_session
-from server.database.tables import Worker, new_id
-from server.errors import Conflict, NotFound
+from server.database.engine import SCHEMA_VERSION, advisory_lock, write_session
+from server.database.tables import Policy, Worker, new_id
+from server.errors import Conflict, NotFound, SettingsRefused
 from server.job_store.leases import Drain
+from server.job_store.liveness import FORGET_WORKERS_AFTER
 from server.job_store.transitions import JobStore
+
+MIN_HEARTBEATS = 2
+"""Heartbeats that a worker must be able to send during a lease."""
+_LEASE = "lease"
 
 
 class WorkerRegistry:
@@ -28,10 +33,17 @@ class WorkerRegistry:
         *,
         device_name: str | None = None,
         version: str | None = None,
+        heartbeat_seconds: float | None = None,
     ) -> str:
-        """Register a worker and return its id. `device_name`: model of the device, for users and estimates."""
+        """Register a worker and return its id. `device_name`: model of the device, for users and estimates.
+
+        Raises SettingsRefused when the server's lease is too short for heartbeats every `heartbeat_seconds`.
+        """
         now = self._clock()
         with write_session(self._engine) as session:
+            lease = session.get(Policy, _LEASE)
+            if lease is not None and heartbeat_seconds is not None:
+                _check_heartbeat(heartbeat_seconds, lease.value["seconds"])
             worker = Worker(
                 id=new_id("wrk"),
                 name=name,
@@ -40,11 +52,31 @@ class WorkerRegistry:
                 device=device,
                 device_name=device_name,
                 version=version,
+                schema_version=SCHEMA_VERSION,
+                heartbeat_seconds=heartbeat_seconds,
                 registered_at=now,
                 last_seen_at=now,
             )
             session.add(worker)
             return worker.id
+
+    def publish_lease(self, seconds: float) -> list[str]:
+        """Write the server's lease where workers read it; returns a sentence for each one that it is too short for."""
+        with write_session(self._engine) as session:
+            advisory_lock(session, "lease")
+            session.merge(Policy(name=_LEASE, value={"seconds": seconds}, changed_at=self._clock()))
+            query = sa.select(col(Worker.name), col(Worker.heartbeat_seconds)).where(
+                col(Worker.stopped_at).is_(None),
+                col(Worker.heartbeat_seconds) > seconds / MIN_HEARTBEATS,
+                col(Worker.last_seen_at) > self._clock() - FORGET_WORKERS_AFTER,
+            )
+            found = session.connection().execute(query).all()
+        most = seconds / MIN_HEARTBEATS
+        return [
+            f"the worker {name} sends a heartbeat every {heartbeat:g} s, and the lease is {seconds:g} s: it will lose "
+            f"jobs; set its RVC_TRAIN_HEARTBEAT_SECONDS to {most:g} or less"
+            for name, heartbeat in found
+        ]
 
     def worker_heartbeat(self, worker_id: str) -> Drain | None:
         """Record a heartbeat; returns the mode in which the worker is drained, or None. NotFound."""
@@ -85,3 +117,13 @@ class WorkerRegistry:
             session.execute(sa.update(Worker).where(col(Worker.id) == worker_id).values(**values))
             record(session, "worker.drained", worker_id, mode=str(drain))
             return True
+
+
+def _check_heartbeat(seconds: float, lease_seconds: float) -> None:
+    most, least = lease_seconds / MIN_HEARTBEATS, seconds * MIN_HEARTBEATS
+    if seconds > most:
+        raise SettingsRefused(
+            f"RVC_TRAIN_HEARTBEAT_SECONDS is {seconds:g}, and the server's lease is {lease_seconds:g} s: the worker "
+            f"would lose its jobs; set it to {most:g} or less, or the server's RVC_TRAIN_LEASE_SECONDS to {least:g} "
+            "or more"
+        )

@@ -176,13 +176,17 @@ def set_retention(
 def run_retention(session: Session) -> None:
     """Apply the policy now."""
     plan = session.client.retention.run()
-    session.output.result(plan, "\n".join([*_lines(plan), f"deleted {len(plan.removals)} items"]))
+    session.output.result(plan, "\n".join([*_lines(plan), f"deleted {_num_removals(plan)} items"]))
 
 
 def _described(found: RetentionPublic) -> str:
     policy = found.policy.model_dump(exclude_none=True)
     rules = ", ".join(f"{name}={value:g}" for name, value in policy.items()) or "everything is kept"
-    return "\n".join([rules, *_lines(found.plan), f"would delete {len(found.plan.removals)} items now"])
+    return "\n".join([rules, *_lines(found.plan), f"would delete {_num_removals(found.plan)} items now"])
+
+
+def _num_removals(plan: RetentionPlan) -> int:
+    return max(plan.num_removals, len(plan.removals))
 
 
 def _lines(plan: RetentionPlan) -> list[str]:

@@ -3,10 +3,12 @@ from typing import Any
 
 import httpx
 import pytest
+import sqlalchemy as sa
 
 from rvc_train.schemas.administration import RetentionPolicy
 from rvc_train.schemas.jobs import JobPatch
 from server.admin.retention import Retention
+from server.database.tables import Job
 from server.storage.local import Storage
 from server.storage.sizes import size_of
 
@@ -166,3 +168,41 @@ def test_checkpoints_in_the_storage_go_with_the_workspace_and_links_between_them
     retention.apply(plan)
     assert not copies.exists()
     assert not storage.workspace(old).exists()
+
+
+def test_a_plan_for_many_jobs_reads_columns_and_measures_only_what_has_files(
+    retention: Retention, ended: Any, clock: Any, job_service: Any, bench: Any
+) -> None:
+    with_files = ended("old")
+    template = bench.job()
+    job_service.cancel(template.id)
+    columns = [column.name for column in Job.__table__.columns if column.name not in {"number", "id"}]
+    with job_service.engine.begin() as connection:
+        for number in range(1500):
+            connection.execute(
+                sa.text(
+                    f"INSERT INTO jobs (id, {', '.join(columns)}) SELECT :id, {', '.join(columns)} FROM jobs "  # noqa: S608
+                    "WHERE id = :template"
+                ),
+                {"id": f"job_{number:032x}", "template": template.id},
+            )
+    clock.advance(10 * DAY)
+    statements: list[str] = []
+    sa.event.listen(job_service.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+    plan = retention.plan(RetentionPolicy(keep_days=5))
+    assert (len(plan.removals), plan.num_removals, plan.removals[0].id) == (1502, 1502, with_files)
+    assert plan.freed_bytes >= 100_000
+    assert [statement for statement in statements if "config" in statement] == []
+
+
+def test_an_answer_lists_the_first_thousand_items_and_counts_all(http: httpx.Client, live: Any) -> None:
+    job = live.bench.job(name="many")
+    live.context.jobs.cancel(job.id)
+    columns = ", ".join(column.name for column in Job.__table__.columns if column.name not in {"number", "id"})
+    with live.context.engine.begin() as connection:
+        for number in range(1001):
+            query = f"INSERT INTO jobs (id, {columns}) SELECT :id, {columns} FROM jobs WHERE id = :one"  # noqa: S608
+            connection.execute(sa.text(query), {"id": f"job_{number:032x}", "one": job.id})
+    plan = http.put("/v1/retention", params={"dry_run": "true"}, json={"keep_days": 0}).json()["plan"]
+    assert len(plan["removals"]) == 1000
+    assert plan["num_removals"] >= 1002

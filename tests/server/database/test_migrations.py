@@ -45,7 +45,9 @@ def test_the_checks_of_the_migrated_schema_are_those_of_the_tables(engine):
 @pytest.mark.sqlite
 def test_the_trigger_guards_every_column_of_a_job_but_the_labels(engine):
     with engine.connect() as connection:
-        text = connection.execute(sa.text("SELECT sql FROM sqlite_master WHERE type = 'trigger'")).scalar_one()
+        text = connection.execute(
+            sa.text("SELECT sql FROM sqlite_master WHERE name = 'finished_jobs_are_frozen'")
+        ).scalar_one()
     guarded = {word.strip() for word in text.split("UPDATE OF")[1].split("ON jobs")[0].split(",")}
     assert guarded == {column.name for column in Job.__table__.columns} - {"labels"}
 

@@ -143,7 +143,8 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
         rows = found(engine, name)
         assert len(rows) == len(ROWS[name]), name
         for row, before in zip(rows, ROWS[name], strict=True):
-            assert {key: row[key] for key in before} == before, name
+            drained = {"is_draining": True} if name == "workers" else {}  # it would claim without a look at the schema
+            assert {key: row[key] for key in before} == before | drained, name
     sizes = {row["path"]: (row["owner"], row["bytes"], row["sha256"]) for row in found(engine, "stored_files")}
     assert sizes == stored_files_of(had)
     job_service = JobService(engine)
@@ -160,9 +161,10 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
 
 def stored_files_of(tables: set[str]) -> dict[str, tuple[str, int, str | None]]:
     """The stored files of a database that had these tables: each path once."""
+    files: dict[str, tuple[str, int, str | None]] = {f"jobs/job_{number}": ("local", 0, None) for number in (1, 2)}
     if "stored_files" in tables:
-        return {}  # the rows here refer to none
-    files: dict[str, tuple[str, int, str | None]] = {"jobs/x": ("local", 9, "1" * 64)}
+        return files  # the other rows here refer to none
+    files["jobs/x"] = ("local", 9, "1" * 64)
     if "previews" in tables:
         files |= {"jobs/y": ("local", 7, "3" * 64), "jobs/z": ("local", 8, "4" * 64)}
     return files | ({"jobs/job_1": ("local", 99, None)} if "job_sizes" in tables else {})
@@ -170,4 +172,5 @@ def stored_files_of(tables: set[str]) -> dict[str, tuple[str, int, str | None]]:
 
 def test_the_rows_tried_cover_every_table_that_there_was(tmp_path: Path) -> None:
     lately = {"sessions", "evaluations", "idempotency_keys"}  # short-lived, or tried with the saves
-    assert set(metadata.tables) - lately == set(ROWS) - {"job_sizes"} | {"stored_files"}
+    derived = {"job_labels", "count_changes", "unthinned_jobs"}  # filled from the others by a migration
+    assert set(metadata.tables) - lately - derived == set(ROWS) - {"job_sizes"} | {"stored_files"}

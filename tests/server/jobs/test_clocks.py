@@ -8,10 +8,11 @@ import sqlalchemy as sa
 
 from rvc_engine.errors import FailureCode
 from rvc_engine.events import Log, Progress
-from rvc_train.schemas.jobs import JobStatus
+from rvc_train.schemas.jobs import JobCreate, JobStatus
 from rvc_train.schemas.webhooks import WebhookCreate
-from server.database.engine import read_session, write_session
-from server.database.tables import LOCAL_OWNER, Worker
+from server.database.clock import database_clock, utc_now
+from server.database.engine import create_engine, migrate, read_session, write_session
+from server.database.tables import LOCAL_OWNER, Dataset, Worker
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.queue_timeout import QueueTimeout
 from server.jobs.reaper import Reaper
@@ -134,3 +135,29 @@ def test_a_worker_that_was_silent_for_hours_before_the_server_started_is_lost_at
     with write_session(bench.jobs.engine) as session:
         session.execute(sa.update(Worker).values(last_seen_at=bench.clock() - timedelta(hours=4)))
     assert statuses(bench, WorkerLiveness(60), bench.clock()) == ["lost"]
+
+
+def test_times_of_a_shared_database_are_those_of_its_clock_on_every_machine(postgres: Any, tmp_path: Any) -> None:
+    """The database's clock is two hours ahead of this machine's."""
+    url = postgres.new_database()
+    engine = create_engine(url)
+    migrate(engine)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(
+            "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql AS "
+            "$$ SELECT pg_catalog.clock_timestamp() + interval '2 hours' $$"
+        )
+    engine.dispose()
+    ahead = create_engine(f"{url}&options=-csearch_path%3Dpublic,pg_catalog")
+    clock = database_clock(ahead)
+    jobs = JobService(ahead, clock, retry_delay_seconds=0)
+    assert timedelta(hours=1.9) < clock() - utc_now() < timedelta(hours=2.1)
+    with write_session(ahead) as session:
+        fields = {"name": "a", "sha256": "0", "size": 1, "num_files": 1, "created_at": clock()}
+        session.add(Dataset(id="ds_1", status="ready", **fields))
+    job = jobs.get(jobs.submit(JobCreate(name="anna", dataset_id="ds_1")).job_id)
+    worker = jobs.register_worker("worker", 1, "there", "cpu")
+    jobs.fail(jobs.claim(worker), FailureCode.ENGINE_CRASHED, "it crashed")
+    assert jobs.claim(worker) is not None, "the retry is due by the same clock"
+    assert timedelta(hours=1.9) < job.created_at - utc_now() < timedelta(hours=2.1)
+    ahead.dispose()

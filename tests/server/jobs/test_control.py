@@ -6,11 +6,15 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlmodel import col, select
 
 from rvc_engine.checkpoints.manifest import CheckpointEntry, write_entries
 from rvc_engine.errors import FailureCode
 from rvc_engine.events import CheckpointSaved, Progress
 from rvc_train.schemas.jobs import JobPublic
+from rvc_train.schemas.webhooks import WebhookCreate
+from server.database.engine import read_session
+from server.database.tables import Webhook
 from server.errors import StillRunning
 from server.job_store.idempotency import InFlightKeys
 from server.results.checkpoints import StoredCheckpoints
@@ -255,3 +259,22 @@ def test_a_follower_that_names_an_event_which_never_was_is_told_so_at_once(http,
     assert answer.status_code == 422
     assert "none has the number 99999" in answer.json()["detail"]
     assert time.monotonic() - started < 3
+
+
+def test_a_retry_keeps_the_jobs_own_webhook_with_its_secret(http, live):
+    secret = "whsec_" + "YWJj" * 8
+    webhook = WebhookCreate(url="http://198.51.100.1/hook", events=["job.started", "job.failed"], secret=secret)
+    old = live.bench.job(webhook=webhook)
+    live.bench.jobs.cancel(old.id)
+    new = http.post(f"/v1/jobs/{old.id}/retry", json={"from": "start"}).json()["id"]
+    live.bench.jobs.cancel(new)
+    again = http.post(f"/v1/jobs/{new}/retry", json={"from": "start"}).json()["id"]
+    with read_session(live.context.engine) as session:
+        hooks = {
+            hook.job_id: hook for hook in session.exec(select(Webhook).where(col(Webhook.job_id).is_not(None))).all()
+        }
+    for job_id in (new, again):
+        hook = hooks[job_id]
+        assert (hook.url, hook.events, hook.secret) == (webhook.url, ["job.started", "job.failed"], secret)
+        assert hook.id != hooks[old.id].id
+    live.bench.jobs.cancel(again)

@@ -86,3 +86,27 @@ def test_all_who_follow_hear_that_a_job_was_deleted() -> None:
             assert isinstance(found, NotFound)
 
     asyncio.run(run())
+
+
+class ThinnedLog(EventLog):
+    """Of the events only each third is left."""
+
+    def read(self, job_id: str, after: int, limit: int) -> EventsPage:
+        seqs = [seq for seq in range(after + 1, self.num_events + 1) if seq % 3 == 0][:limit]
+        fields: dict[str, Any] = {"job_number": 1, "type": "log", "level": "info", "data": {}, "attempt": 1}
+        events = [Event(seq=seq, message=f"{seq}", created_at=NOW, **fields) for seq in seqs]
+        return EventsPage(events, self.status, self.num_events)
+
+
+def test_followers_of_a_job_with_gaps_get_each_event_that_is_left_once() -> None:
+    async def run() -> None:
+        event_log = ThinnedLog(num_events=3 * WINDOW)
+        broadcaster = EventBroadcaster(event_log.read, poll_seconds=0.01)
+        starts = (0, 1, 3 * WINDOW - 7, 3 * WINDOW)
+        told = await asyncio.gather(
+            *(follow(broadcaster, event_log, start) for start in starts), append_events(event_log, 30, at_once=3)
+        )
+        for start, seqs in zip(starts, told, strict=False):
+            assert seqs == [seq for seq in range(start + 1, 3 * WINDOW + 91) if seq % 3 == 0]
+
+    asyncio.run(run())

@@ -42,8 +42,8 @@ async function load() {
 }
 
 function showPlan(plan) {
-  const text = plan.removals.length
-    ? t("server.retention.would", { things: count("server.retention.things", plan.removals.length), size: size(plan.freed_bytes) })
+  const text = plan.num_removals
+    ? t("server.retention.would", { things: count("server.retention.things", plan.num_removals), size: size(plan.freed_bytes) })
     : t("server.retention.nothing");
   setText(byId("retention-summary"), text);
   byId("retention-plan").replaceChildren(...plan.removals.slice(0, 100).map((one) => h("li", {},
@@ -52,11 +52,11 @@ function showPlan(plan) {
 }
 
 async function run(policy, plan) {
-  const things = count("server.retention.things", plan.removals.length);
+  const things = count("server.retention.things", plan.num_removals);
   const question = { title: t("server.retention.run_title"), text: t("server.retention.run_text", { things, size: size(plan.freed_bytes) }), button: t("server.retention.run") };
   if (!(await confirm(question))) return;
   await put("/v1/retention", policy);
   const done = await post("/v1/retention/run");
-  notify(t("server.retention.done", { things: count("server.retention.things", done.removals.length), size: size(done.freed_bytes) }));
+  notify(t("server.retention.done", { things: count("server.retention.things", done.num_removals), size: size(done.freed_bytes) }));
   await load();
 }
