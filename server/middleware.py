@@ -3,6 +3,7 @@
 import re
 import time
 
+import anyio
 import structlog
 import uuid6
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +19,10 @@ logger = structlog.get_logger(__name__)
 MAX_BODY_BYTES = 2**20
 """Limit for the body of every request except uploads."""
 UPLOAD_PATH = re.compile(r"^/v1/(datasets/[^/]+/content|uploads/[^/]+)$")
+MAX_LOGGED_PATH = 500
+"""Characters of a path in the log. Strangers choose it, and may send 64 KB."""
+BODY_SECONDS = 60.0
+"""Time for the whole body of every request except uploads, which have limits of their own."""
 _REQUEST_ID = re.compile(r"^[A-Za-z0-9._-]{1,64}$")
 SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -36,6 +41,13 @@ class BodyTooLarge(HTTPException):
 
     def __init__(self) -> None:
         super().__init__(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+
+
+class BodyTooSlow(HTTPException):
+    """A body that is not complete after `BODY_SECONDS`."""
+
+    def __init__(self) -> None:
+        super().__init__(408, f"the body was not complete after {BODY_SECONDS:.0f} s; send the request again")
 
 
 class RequestContextMiddleware:
@@ -73,6 +85,9 @@ class _RequestContext:
         scope.setdefault("state", {})["request_id"] = self._id
         self.status: int | None = None
         self._num_bytes = 0
+        self._body_deadline = time.monotonic() + BODY_SECONDS
+        self._has_body = True
+        """Whether a part of the body may still come."""
         self._is_upload = UPLOAD_PATH.match(scope["path"]) is not None
 
     async def serve(self) -> None:
@@ -97,8 +112,14 @@ class _RequestContext:
         await response(self._scope, self._receive, self._send_with_headers)
 
     async def _counted_receive(self) -> Message:
-        message = await self._receive()
-        if message["type"] == "http.request" and not self._is_upload:
+        if self._is_upload or not self._has_body:
+            return await self._receive()
+        with anyio.move_on_after(self._body_deadline - time.monotonic()) as waiting:
+            message = await self._receive()
+        if waiting.cancelled_caught:
+            raise BodyTooSlow
+        self._has_body = message["type"] == "http.request" and message.get("more_body", False)
+        if message["type"] == "http.request":
             self._num_bytes += len(message.get("body", b""))
             if self._num_bytes > MAX_BODY_BYTES:
                 raise BodyTooLarge
@@ -117,7 +138,7 @@ class _RequestContext:
         getattr(logger, level)(
             "request",
             method=self._scope["method"],
-            path=self._scope["path"],
+            path=self._scope["path"][:MAX_LOGGED_PATH],
             status=self.status,
             ms=round(seconds * 1000, 1),
         )

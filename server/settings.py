@@ -86,6 +86,8 @@ class ServerSettings(BaseSettings):
     """Writing requests per token."""
     refusals_per_minute: float | None = Field(default=20, gt=0)
     """Failed authentications per address."""
+    max_unfinished_uploads: int = Field(default=100, ge=1)
+    """Resumable uploads of one owner that exist and are no datasets yet."""
     max_uploads: int = Field(default=8, ge=1)
     """Uploads of one owner that are received at the same time."""
     max_streams: int = Field(default=32, ge=1)

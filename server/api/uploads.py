@@ -67,7 +67,7 @@ def tus_options(response: Response, context: Context) -> None:
     response.headers["Tus-Checksum-Algorithm"] = ",".join(_DIGESTS)
 
 
-@router.post("", status_code=201, responses=documented(412, 413, 422, 507))
+@router.post("", status_code=201, responses=documented(412, 413, 422, 429, 507))
 @requires(Scope.SUBMIT)
 async def create_upload(
     response: Response,

@@ -5,6 +5,7 @@ browser's session is a cookie, which the browser adds to requests of any page: w
 server's own origin. Failed authentications are limited for each address and recorded in the audit trail.
 """
 
+import ipaddress
 import math
 from collections.abc import Callable, Hashable
 from functools import partial
@@ -33,6 +34,7 @@ OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/d
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
 OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
 SIGN_IN = "/v1/session"
+OTHER_ORIGIN = "writes from another origin are not allowed: the header Origin must name this server, as Host does"
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
@@ -134,10 +136,13 @@ class AuthMiddleware:
     async def _principal(self, scope: Scope) -> Principal | None:
         """The principal; None for open paths. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
+        is_sign_in = (path, scope["method"]) == (SIGN_IN, "POST")
+        if is_sign_in and "origin" in headers and not _is_own_origin(scope, headers):
+            raise Forbidden(OTHER_ORIGIN)  # another page would sign its visitor in as someone else
         found = await self._authenticate(scope, headers)
         if found is None:
             self._of_addresses.take(network_of(address_of(scope)), scope["method"])
-            if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
+            if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or is_sign_in:
                 return None
             raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
         if found.token_id != LOCAL_TOKEN_ID or not is_loopback(address_of(scope)):
@@ -159,11 +164,8 @@ class AuthMiddleware:
         principal = await self._recent.find(self._tokens.authenticate_session, session_id)
         if principal is None:
             return None  # open paths are served even with an expired cookie
-        if (
-            scope["method"] not in SAFE_METHODS
-            and _netloc(headers.get("origin", "")) != headers.get("host", "").lower()
-        ):
-            raise Forbidden("writes from another origin are not allowed")
+        if scope["method"] not in SAFE_METHODS and not _is_own_origin(scope, headers):
+            raise Forbidden(OTHER_ORIGIN)
         return principal
 
     def _is_authorized(self, headers: Headers) -> bool:
@@ -183,9 +185,17 @@ class AuthMiddleware:
 
 
 def address_of(scope: Scope) -> str:
-    """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
+    """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`.
+
+    Empty for one that is no IP address: a proxy that does not set the header passes on any text of its client.
+    """
     client = scope.get("client")
-    return "" if client is None else str(client[0])
+    address = "" if client is None else str(client[0])
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    return address
 
 
 def _cookie(headers: Headers, name: str) -> str | None:
@@ -196,8 +206,11 @@ def _cookie(headers: Headers, name: str) -> str | None:
     return None if morsel is None else morsel.value
 
 
-def _netloc(origin: str) -> str | None:
+def _is_own_origin(scope: Scope, headers: Headers) -> bool:
+    """Whether the header Origin names the server as the request's Host does, and https for a request over https."""
+    host = headers.get("host", "").lower()
     try:
-        return urlsplit(origin).netloc.lower()
+        origin = urlsplit(headers.get("origin", ""))
     except ValueError:
-        return None
+        return False
+    return bool(host) and origin.netloc.lower() == host and (origin.scheme == "https" or scope["scheme"] != "https")
