@@ -92,6 +92,8 @@ class ServerSettings(BaseSettings):
     """Uploads of one owner that are received at the same time."""
     max_streams: int = Field(default=32, ge=1)
     """Streams of events and logs of one owner at the same time."""
+    max_open_requests: int = Field(default=500, ge=1)
+    """Requests of one owner, or of one address without a token, at the same time, downloads included."""
     session_hours: float = Field(default=24 * 7, gt=0)
     """Lifetime of a browser's session."""
     audit_days: float = Field(default=365, gt=0)

@@ -30,7 +30,7 @@ from rvc_train.schemas.jobs import Range
 _CONTROLLING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
 """Categories of characters that a terminal may obey, or that turn the direction of text."""
 _HARMLESS = frozenset("\n\t\u200c\u200d")
-"""Of them: line breaks, tabs, and the joiners of some scripts and emoji."""
+"""Exceptions: line breaks, tabs, and the joiners of some scripts and emoji."""
 
 
 def without_control(text: str) -> str:

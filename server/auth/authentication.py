@@ -8,6 +8,7 @@ server's own origin. Failed authentications are limited for each address and rec
 import ipaddress
 import math
 from collections.abc import Callable, Hashable
+from contextlib import ExitStack
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
-from server.http.rate_limit import RateLimit, network_of
+from server.http.rate_limit import OpenLimit, RateLimit, network_of
 from server.settings import ServerSettings
 from server.transient_errors import is_database_unavailable
 
@@ -103,15 +104,25 @@ class AuthMiddleware:
         self._tokens = tokens
         self._throttle = throttle
         self._of_tokens, self._of_addresses = _RequestLimits(settings), _RequestLimits(settings)
+        most = settings.max_open_requests
+        refusal = f"this server answers {most} of your requests at the same time; wait until one has ended"
+        self._open = OpenLimit(most, refusal)
+        """Open requests of each owner, or each address without a token: slow readers of downloads must not use up all files."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond with 401, 403, 429 or 503."""
         if scope["type"] != "http" or scope["path"] in PROBE_PATHS:
             await self._app(scope, receive, send)
             return
+        with ExitStack() as held:
+            await self._serve(scope, receive, send, held)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> None:
         path, request_id = scope["path"], scope["state"]["request_id"]
         try:
             principal = await self._principal(scope)
+            caller = f"address {network_of(address_of(scope))}" if principal is None else principal.owner
+            held.enter_context(self._open.hold(caller))
         except ServerError as error:
             status, headers = status_of(error), headers_of(error)
             response = problem_response(

@@ -1,5 +1,6 @@
 """An owner with a valid token takes no more than a share of what the server has, also with many requests at once."""
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -215,3 +216,25 @@ def test_a_reason_phrase_is_kept_in_part(serve: Any, tmp_path: Path, eventually:
         receiver.shutdown()
     assert error.startswith("returned 500 xxx")
     assert len(error) == 200
+
+
+def test_downloads_that_are_not_read_hold_only_so_many_connections_of_their_owner_and_none_of_others(
+    serve: Any, tmp_path: Path
+) -> None:
+    first = {"Authorization": "Bearer the-first-token-of-all"}
+    with serve(tmp_path, token="the-first-token-of-all", max_open_requests=3) as server:
+        log = server.context.storage.job_log(server.bench.job().id)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_bytes(bytes(64 << 20))
+        job = f"/v1/jobs/{log.parent.name}/logs"
+        with httpx.Client(base_url=server.url, timeout=20) as http, contextlib.ExitStack() as opened:
+            made = http.post("/v1/tokens", json={"owner": "bella"}, headers=first).json()
+            for _ in range(3):
+                opened.enter_context(http.stream("GET", job, headers=first))
+            refused = http.get("/v1/jobs", headers=first)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_requests")
+            assert refused.headers["Retry-After"] == "10"
+            others = {"Authorization": f"Bearer {made['secret']}"}
+            assert http.get("/v1/jobs", headers=others).status_code == 200
+            assert http.get("/").status_code == 200
+            assert http.get("/livez", headers=first).status_code == 200
