@@ -107,7 +107,7 @@ class AuthMiddleware:
         most = settings.max_open_requests
         refusal = f"this server answers {most} of your requests at the same time; wait until one has ended"
         self._open = OpenLimit(most, refusal)
-        """Open requests of each owner, or each address without a token: slow readers of downloads must not use up all files."""
+        """Open requests of each owner, or each address without a token: slow readers must not use up all open files."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond with 401, 403, 429 or 503."""
