@@ -25,6 +25,7 @@ from server.app import create_app
 from server.auth.local_token import provide_local_token, release_address
 from server.context import AppContext
 from server.errors import SettingsRefused
+from server.http.connections import Connection, allow_many_connections
 from server.logging import set_up_logging
 from server.setting_names import WORKER_ONLY, check_setting_names
 from server.settings import ServerSettings
@@ -81,6 +82,7 @@ class _ServerOfProcess(Server):
 def main() -> int:
     """Read and check the settings, then serve. Returns the exit code: 2 for settings or a machine that do not work."""
     os.umask(UMASK)
+    allow_many_connections()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)  # uvicorn installs its own while it serves, and raises the signal again afterwards
     try:
@@ -117,6 +119,7 @@ def _serve(app: FastAPI, settings: ServerSettings) -> int:
         app,
         host=settings.host,
         port=settings.port,
+        http=Connection,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -1,7 +1,10 @@
 """The server's log: one JSON object per line on standard error, with the request's id inside a request."""
 
+import json
 import logging
+import re
 import sys
+from typing import Any
 
 import structlog
 
@@ -31,7 +34,7 @@ def set_up_logging(level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(ensure_ascii=False),
+                structlog.processors.JSONRenderer(serializer=_to_json),
             ],
         )
     )
@@ -43,3 +46,12 @@ def set_up_logging(level: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers = []
         logger.propagate = True
+
+
+def _to_json(line: object, **options: Any) -> str:
+    """A line of the log as JSON. Letters of all languages are written as they are.
+
+    Characters that control a terminal or turn the direction of text are escaped: requests of strangers have such paths.
+    """
+    text = json.dumps(line, ensure_ascii=False, **options)
+    return re.sub("[^ -~]", lambda match: match[0] if match[0].isprintable() else json.dumps(match[0])[1:-1], text)

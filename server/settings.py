@@ -89,10 +89,14 @@ class ServerSettings(BaseSettings):
     """Writing requests per token."""
     refusals_per_minute: float | None = Field(default=20, gt=0)
     """Failed authentications per address."""
+    max_unfinished_uploads: int = Field(default=100, ge=1)
+    """Resumable uploads of one owner that exist and are no datasets yet."""
     max_uploads: int = Field(default=8, ge=1)
     """Uploads of one owner that are received at the same time."""
     max_streams: int = Field(default=32, ge=1)
     """Streams of events and logs of one owner at the same time."""
+    max_open_requests: int = Field(default=500, ge=1)
+    """Requests of one owner, or of one address without a token, at the same time, downloads included."""
     session_hours: float = Field(default=24 * 7, gt=0)
     """Lifetime of a browser's session."""
     audit_days: float = Field(default=365, gt=0)

@@ -4,8 +4,13 @@ import os
 import sys
 import webbrowser
 from collections.abc import Mapping
+from urllib.parse import urlsplit
 
 from rvc_train.client import Client
+from rvc_train.local_servers import is_loopback
+
+PUBLIC_URL_VARIABLE = "RVC_TRAIN_PUBLIC_URL"
+"""Variable with the address by which browsers reach the server of this machine or container, where it is another."""
 
 
 def sign_in_link(client: Client, url: str) -> str:
@@ -13,7 +18,18 @@ def sign_in_link(client: Client, url: str) -> str:
 
     The code is in the fragment, which a browser sends to no server and writes to no log of one.
     """
-    return f"{url.rstrip('/')}/sign-in#code={client.access.sign_in_code().code}"
+    return f"{page_address(url)}/sign-in#code={client.access.sign_in_code().code}"
+
+
+def page_address(url: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Address for a browser of the server that this program reaches at `url`.
+
+    In a container both listen on its own loopback, and a browser outside needs the port that is published. Of another
+    server the address is the one that this program was given.
+    """
+    public = environment.get(PUBLIC_URL_VARIABLE, "")
+    is_here = is_loopback(urlsplit(url).hostname or "")
+    return (public if public and is_here else url).rstrip("/")
 
 
 def has_display(environment: Mapping[str, str] = os.environ) -> bool:

@@ -3,13 +3,15 @@
 import io
 import json
 import math
+import re
 import sys
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -19,11 +21,40 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.schemas.jobs import Range
+
+_CONTROLLING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
+"""Categories of characters that a terminal may obey, or that turn the direction of text."""
+_HARMLESS = frozenset("\n\t\u200c\u200d")
+"""Exceptions: line breaks, tabs, and the joiners of some scripts and emoji."""
+
+
+def without_control(text: str) -> str:
+    """The text with a mark in place of each character that controls a terminal.
+
+    Labels, file names, log lines and paths in the audit trail come from other people, and a terminal obeys what it
+    prints: an escape sequence can hide lines, or fill the clipboard.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        "\N{REPLACEMENT CHARACTER}" if each not in _HARMLESS and unicodedata.category(each) in _CONTROLLING else each
+        for each in text
+    )
+
+
+class _SafeConsole(Console):
+    """Console that prints control characters of texts as marks; its own colours stay."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Yield the segments of anything that is printed."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(without_control(segment.text), segment.style)
 
 
 class Output:
@@ -35,8 +66,8 @@ class Output:
         for stream in (sys.stdout, sys.stderr):
             if isinstance(stream, io.TextIOWrapper):  # its encoding may lack letters of a name, as on Windows in a pipe
                 stream.reconfigure(errors="backslashreplace")
-        self.console = Console(**plain, width=None if sys.stdout.isatty() else 200)
-        self.errors = Console(**plain, stderr=True)
+        self.console = _SafeConsole(**plain, width=None if sys.stdout.isatty() else 200)
+        self.errors = _SafeConsole(**plain, stderr=True)
 
     def result(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], text: str | Table) -> None:
         """Print a command's result: the value with --json, otherwise the text, in the user's language."""
@@ -48,7 +79,9 @@ class Output:
     def json(self, value: BaseModel | Sequence[BaseModel] | dict[str, Any], indent: int | None = 2) -> None:
         """Print a value as JSON on standard output."""
         is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
-        sys.stdout.write(json.dumps(_plain(value), indent=indent, ensure_ascii=not is_unicode) + "\n")
+        text = json.dumps(_plain(value), indent=indent, ensure_ascii=not is_unicode)
+        escaped = re.sub("[^ -~\n]", lambda each: each[0] if each[0].isprintable() else json.dumps(each[0])[1:-1], text)
+        sys.stdout.write(escaped + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:

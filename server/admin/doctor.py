@@ -247,18 +247,19 @@ def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
     """Check, in a child, how the program that reads uploaded recordings is confined."""
     command = python_command("server.datasets.sandbox", SHOW_CONFINEMENT, str(settings.data_folder.resolve()))
     ran = subprocess.run(command, env=program_environment(os.environ), capture_output=True, check=False)
-    has_namespace, has_landlock = (b"1" in part for part in ran.stdout.partition(b" ")[::2])
-    if has_landlock and (has_namespace or landlock.restricts_tcp()):
-        means = "Landlock and a network namespace" if has_namespace else "Landlock"
-        yield Finding("sandbox", "ok", f"uploaded recordings are read without network or other files ({means})")
+    has_namespace, has_landlock, has_filter = (each == "1" for each in (ran.stdout.decode().split() + [""] * 3)[:3])
+    means = {"Landlock": has_landlock, "seccomp": has_filter, "a network namespace": has_namespace}
+    if has_landlock and (has_namespace or has_filter or landlock.restricts_tcp()):
+        in_force = ", ".join(name for name, is_there in means.items() if is_there)
+        yield Finding("sandbox", "ok", f"uploaded recordings are read without network or other files ({in_force})")
     elif has_landlock:
         yield Finding(
             "sandbox",
             "note",
             "uploaded recordings are read without other files, but not without network: "
-            "that needs Linux 6.7, or user namespaces",
+            "that needs Linux 6.7, seccomp, or user namespaces",
         )
-    elif has_namespace:
+    elif has_namespace or has_filter:
         yield Finding(
             "sandbox",
             "note",
@@ -270,7 +271,7 @@ def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
             "sandbox",
             "note",
             "uploaded recordings are read by a program with network and with access to the "
-            "data folder: this system has neither Landlock (Linux 5.13, not disabled) nor user namespaces",
+            "data folder: this system has neither Landlock (Linux 5.13, not disabled) nor seccomp nor user namespaces",
         )
 
 

@@ -72,7 +72,7 @@ async def _refuse_other_extensions(request: Request) -> None:  # a dependency: b
     status_code=201,
     response_class=Response,
     openapi_extra=_with_chunk("The first bytes, if any are sent at once.", required=False),
-    responses=documented(400, 408, 412, 413, 415, 422, 460, 507),
+    responses=documented(400, 408, 412, 413, 415, 422, 429, 460, 507),
     dependencies=[Depends(_refuse_other_extensions)],
 )
 @requires(Scope.SUBMIT)

@@ -43,7 +43,7 @@ def _delivery_public(delivery: Delivery) -> DeliveryPublic:
     return DeliveryPublic.model_validate(fields)
 
 
-@router.post("", status_code=201, responses=documented(422))
+@router.post("", status_code=201, responses=documented(422, 429))
 @requires(Scope.SUBMIT)
 async def create_webhook(request: WebhookCreate, response: Response, context: Context) -> WebhookSecretPublic:
     """Create a webhook for all your jobs. Only this answer shows its `secret`, which signs as in Standard Webhooks."""

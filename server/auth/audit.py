@@ -15,6 +15,9 @@ from server.auth.principal import Principal, current_principal
 from server.database.engine import read_session, write_session
 from server.database.tables import AuditEntry
 
+MAX_PATH_LENGTH = 200
+"""Characters of a path in an entry. Strangers choose it, and may send 64 KB."""
+
 
 def record(session: Session, action: str, target: str, **detail: Any) -> None:
     """Record an action of the current principal, if any, in the transaction that performs it.
@@ -73,7 +76,7 @@ class AuditTrail:
                     address=address,
                     request_id=request_id,
                     action="token.refused",
-                    target=path,
+                    target=repr(path[:MAX_PATH_LENGTH])[1:-1],  # any text, for databases and terminals to take
                     detail={},
                 )
             )

@@ -5,8 +5,10 @@ browser's session is a cookie, which the browser adds to requests of any page: w
 server's own origin. Failed authentications are limited for each address and recorded in the audit trail.
 """
 
+import ipaddress
 import math
 from collections.abc import Callable, Hashable
+from contextlib import ExitStack
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -22,7 +24,7 @@ from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, InvalidToken, ServerError, TooManyRequests, Unauthorized
 from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
-from server.http.rate_limit import RateLimit, network_of
+from server.http.rate_limit import OpenLimit, RateLimit, network_of
 from server.settings import ServerSettings
 from server.transient_errors import is_database_unavailable
 
@@ -36,6 +38,7 @@ SIGN_IN = "/v1/session"
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10
 """Size from which a chunk of an upload that is received does not count as a request."""
+OTHER_ORIGIN = "writes from another origin are not allowed: the header Origin must name this server, as Host does"
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
@@ -118,6 +121,10 @@ class AuthMiddleware:
         self._tokens = tokens
         self._throttle = throttle
         self._of_tokens, self._of_addresses = _RequestLimits(settings), _RequestLimits(settings)
+        most = settings.max_open_requests
+        refusal = f"this server answers {most} of your requests at the same time; wait until one has ended"
+        self._open = OpenLimit(most, refusal)
+        """Open requests of each owner, or each address without a token: slow readers must not use up all open files."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or respond with 401, 403, 429 or 503.
@@ -127,9 +134,15 @@ class AuthMiddleware:
         if scope["type"] != "http" or scope["path"] in PROBE_PATHS or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
+        with ExitStack() as held:
+            await self._serve(scope, receive, send, held)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send, held: ExitStack) -> None:
         path, request_id = scope["path"], scope["state"]["request_id"]
         try:
             principal = await self._principal(scope)
+            caller = f"address {network_of(address_of(scope))}" if principal is None else principal.owner
+            held.enter_context(self._open.hold(caller))
         except ServerError as error:
             status, headers = status_of(error), headers_of(error)
             response = problem_response(
@@ -156,10 +169,13 @@ class AuthMiddleware:
     async def _principal(self, scope: Scope) -> Principal | None:
         """The principal; None for open paths. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
+        is_sign_in = (path, scope["method"]) == (SIGN_IN, "POST")
+        if is_sign_in and "origin" in headers and not _is_own_origin(scope, headers):
+            raise Forbidden(OTHER_ORIGIN)  # another page would sign its visitor in as someone else
         found = await self._authenticate(scope, headers)
         if found is None:
             self._of_addresses.take(network_of(address_of(scope)), scope)
-            if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or (path, scope["method"]) == (SIGN_IN, "POST"):
+            if path in OPEN_PATHS or path.startswith(OPEN_PREFIXES) or is_sign_in:
                 return None
             raise Unauthorized("this server requires a token: send it as `Authorization: Bearer <token>`")
         if found.token_id != LOCAL_TOKEN_ID or not is_loopback(address_of(scope)):
@@ -181,11 +197,8 @@ class AuthMiddleware:
         principal = await self._recent.find(self._tokens.authenticate_session, session_id)
         if principal is None:
             return None  # open paths are served even with an expired cookie
-        if (
-            scope["method"] not in SAFE_METHODS
-            and _netloc(headers.get("origin", "")) != headers.get("host", "").lower()
-        ):
-            raise Forbidden("writes from another origin are not allowed")
+        if scope["method"] not in SAFE_METHODS and not _is_own_origin(scope, headers):
+            raise Forbidden(OTHER_ORIGIN)
         return principal
 
     def _is_authorized(self, headers: Headers) -> bool:
@@ -205,9 +218,17 @@ class AuthMiddleware:
 
 
 def address_of(scope: Scope) -> str:
-    """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`."""
+    """Address of the client; behind a proxy, the one that uvicorn took from `X-Forwarded-For`.
+
+    Empty for one that is no IP address: a proxy that does not set the header passes on any text of its client.
+    """
     client = scope.get("client")
-    return "" if client is None else str(client[0])
+    address = "" if client is None else str(client[0])
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return ""
+    return address
 
 
 def _is_chunk(scope: Scope) -> bool:
@@ -227,8 +248,11 @@ def _cookie(headers: Headers, name: str) -> str | None:
     return None if morsel is None else morsel.value
 
 
-def _netloc(origin: str) -> str | None:
+def _is_own_origin(scope: Scope, headers: Headers) -> bool:
+    """Whether the header Origin names the server as the request's Host does, and https for a request over https."""
+    host = headers.get("host", "").lower()
     try:
-        return urlsplit(origin).netloc.lower()
+        origin = urlsplit(headers.get("origin", ""))
     except ValueError:
-        return None
+        return False
+    return bool(host) and origin.netloc.lower() == host and (origin.scheme == "https" or scope["scheme"] != "https")

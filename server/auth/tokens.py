@@ -29,6 +29,8 @@ _CODE = "code:"
 """Beginning of the key of a sign-in code, which no session's key has: those are hexadecimal."""
 _BOOTSTRAP_TOKEN = "RVC_TRAIN_TOKEN"  # noqa: S105 - the name of a variable
 KNOWN_SECONDS = 10.0
+MAX_SESSIONS = 100
+"""Sessions of one token, and codes as well: one more ends the oldest."""
 SHOWN_CHARACTERS = 9
 """Characters of a token that are shown: the prefix and a few more, enough to distinguish tokens."""
 
@@ -196,7 +198,7 @@ class TokenService:
         code, now = secrets.token_urlsafe(32), self._clock()
         expires_at = now + CODE_LIFETIME
         with write_session(self._engine) as session:
-            session.add(self._row(_CODE + hash_of(code), principal, expires_at))
+            self._add(session, self._row(_CODE + hash_of(code), principal, expires_at))
         return code, expires_at
 
     def open_session_with_code(
@@ -214,9 +216,21 @@ class TokenService:
     def _add_session(self, session: Session, principal: Principal) -> tuple[str, datetime]:
         session_id = secrets.token_urlsafe(32)
         expires_at = self._clock() + timedelta(hours=self._session_hours)
-        session.add(self._row(hash_of(session_id), principal, expires_at))
+        self._add(session, self._row(hash_of(session_id), principal, expires_at))
         record_as(principal, session, "session.opened", principal.token_id or _BOOTSTRAP_TOKEN)
         return session_id, expires_at
+
+    @staticmethod
+    def _add(session: Session, row: BrowserSession) -> None:
+        """Add a session or a code; the oldest ones of its kind and token end above `MAX_SESSIONS`."""
+        is_code = col(BrowserSession.sha256).startswith(_CODE)
+        is_alike = (is_code if row.sha256.startswith(_CODE) else ~is_code) & (
+            col(BrowserSession.token_id).is_not_distinct_from(row.token_id)
+        )
+        newest = sa.select(col(BrowserSession.sha256)).where(is_alike)
+        kept = newest.order_by(col(BrowserSession.created_at).desc()).limit(MAX_SESSIONS - 1)
+        session.execute(sa.delete(BrowserSession).where(is_alike, col(BrowserSession.sha256).not_in(kept)))
+        session.add(row)
 
     def _row(self, key: str, principal: Principal, expires_at: datetime) -> BrowserSession:
         return BrowserSession(

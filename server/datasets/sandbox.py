@@ -4,9 +4,9 @@ A separate process sets the limits and becomes the program, because setting them
 process with threads. Imports are kept few.
 
 The program decodes recordings of strangers. It may write into the output folder, and read the interpreter, libraries
-and what its command line names: nothing else of the data folder. It has no network. Linux has two means for this, each
-of which may be missing: a network namespace (`leave_the_network`) and Landlock (`server.datasets.landlock`).
-`rvc-train admin doctor` shows which are in force.
+and what its command line names: nothing else of the data folder. It has no network. Linux has three means for this, any
+of which may be missing: a network namespace (`leave_the_network`), Landlock (`server.datasets.landlock`) and seccomp
+(`server.datasets.seccomp`). `rvc-train admin doctor` shows which are in force.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 
-from server.datasets import landlock
+from server.datasets import landlock, seccomp
 
 PR_SET_PDEATHSIG = 1
 """Constant of Linux' `prctl.h`."""
@@ -38,7 +38,8 @@ _PACKAGES = ("rvc_engine", "rvc_train", "server")
 def main(arguments: list[str]) -> None:
     """Set the limits and become the program."""
     if arguments[0] == SHOW_CONFINEMENT:
-        print(int(leave_the_network()), int(landlock.restrict(rules_for(arguments[1], arguments[1], ["true"]))))  # noqa: T201
+        rules = rules_for(arguments[1], arguments[1], ["true"])
+        print(*map(int, (leave_the_network(), landlock.restrict(rules), seccomp.restrict())))  # noqa: T201
         return
     cpu_seconds, memory_bytes, file_bytes = map(int, arguments[:3])
     # The hard limit on CPU time is a little higher: SIGXCPU, which is recognisable, comes before SIGKILL.
@@ -52,6 +53,7 @@ def main(arguments: list[str]) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the program ends with a killed server
     landlock.restrict(rules_for(data_folder, output, program))
+    seccomp.restrict()  # the last, because it refuses what the others need
     os.environ["TMPDIR"] = output
     os.execvp(program[0], program)  # noqa: S606 - no shell is the point
 

@@ -44,6 +44,7 @@ _STATUS_OF: dict[type[errors.ServerError], int] = {
 _CODE_OF = {
     404: "not_found",
     405: "method_not_allowed",
+    408: "too_slow",
     413: "too_large",
     415: "unsupported_media_type",
     422: "invalid_request",

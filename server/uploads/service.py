@@ -21,7 +21,7 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload, new_id
 from server.datasets.admission import Admissions
 from server.datasets.service import DatasetService
-from server.errors import Conflict, Gone, NotFound, UploadTooLarge
+from server.errors import Conflict, Gone, NotFound, QuotaExceeded, UploadTooLarge
 from server.settings import ServerSettings
 from server.storage.local import Storage, sync_file
 from server.storage.reservations import Reservations
@@ -53,8 +53,9 @@ class UploadService:
         """Number and SHA-256 of the bytes received of each incomplete upload, where this process received all."""
 
     def create(self, owner: str, length: int, tus_metadata: str, *, is_resumable: bool = True) -> Upload:
-        """Create an upload of `length` bytes, with room for them. Raises UploadTooLarge, NoSpace, StorageQuotaExceeded.
+        """Create an upload of `length` bytes, with room for them.
 
+        Raises UploadTooLarge, NoSpace, StorageQuotaExceeded, and QuotaExceeded for one too many that is resumable.
         The body of a single request (not `is_resumable`) may have another length; see `finish`.
         """
         limit = self._settings.max_upload_bytes
@@ -71,10 +72,24 @@ class UploadService:
         )
         self.path(upload.id).parent.mkdir(parents=True, exist_ok=True)
         with write_session(self._engine) as session:
-            self._reservations.check(session, length)
+            self._reservations.check(session, length)  # also keeps two transactions from both taking the last place
             self._quotas.check_bytes(session, owner, length)
+            if is_resumable:
+                self._check_unfinished(session, owner)
             session.add(upload)
         return upload
+
+    def _check_unfinished(self, session: Session, owner: str) -> None:
+        most = self._settings.max_unfinished_uploads
+        is_unfinished = (col(Upload.state).in_(_OPEN)) & (col(Upload.expires_at) > self._clock())
+        unfinished = sa.select(sa.func.count()).where(
+            col(Upload.owner) == owner, col(Upload.is_resumable), is_unfinished
+        )
+        if session.execute(unfinished).scalar_one() >= most:
+            raise QuotaExceeded(
+                f"{owner} has {most} unfinished uploads, and may have no more; complete one and make a dataset of it, "
+                "or delete one"
+            )
 
     def path(self, upload_id: str) -> Path:
         """File of the bytes received so far."""

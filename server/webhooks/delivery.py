@@ -39,6 +39,8 @@ FAILING_DAYS = 3
 NUM_THREADS = 2
 """Threads that read and write the database."""
 _GONE = 410
+MAX_ERROR_LENGTH = 200
+"""Characters of a receiver's reason phrase, which may have 64 KB."""
 _RETRY_AFTER_STATUSES = frozenset({429, 503})
 
 
@@ -131,6 +133,9 @@ class Deliverer:
                 result = DeliveryResult(None, f"no response in {TIMEOUT_SECONDS:.0f} s")
             except Refused as error:
                 result = DeliveryResult(None, str(error))
+            except Exception:  # an attempt that is not recorded would be repeated at once, for ever
+                logger.exception("a webhook message could not be sent", message_id=delivery.id)
+                result = DeliveryResult(None, "the message could not be sent; the server's log has the reason")
             await run_sync(self._record, delivery, webhook, result, limiter=self._threads)
         except Exception:
             logger.exception("the result of a webhook message was lost; it is sent again")
@@ -223,7 +228,10 @@ async def send(
     import httpx
 
     check_url(target)
-    url = httpx.URL(target)
+    try:
+        url = httpx.URL(target)
+    except httpx.InvalidURL as error:
+        raise Refused(f"{target!r} is not a URL ({error})", "/url") from error
     port = url.port or (443 if url.scheme == "https" else 80)
     address = await resolve(url.host, port, networks)
     timestamp = int(time.time())
@@ -245,7 +253,7 @@ async def send(
         ) as response:
             if response.is_success:
                 return DeliveryResult(response.status_code, None)
-            error = f"returned {response.status_code} {response.reason_phrase}"
+            error = f"returned {response.status_code} {response.reason_phrase}"[:MAX_ERROR_LENGTH]
             return DeliveryResult(response.status_code, error, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
         return DeliveryResult(None, f"no response ({error or type(error).__name__})")

@@ -23,6 +23,8 @@ _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _INTERNET = ipaddress.ip_network("2000::/3")
 _SPECIAL = tuple(map(ipaddress.ip_network, ("2002::/16", "2001::/23", "2001:db8::/32", "3fff::/20")))
 """Parts of 2000::/3 that are tunnels, documentation or other special ranges (IANA, IPv6 special-purpose addresses)."""
+_SPECIAL_V4 = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32")))
+"""Special ranges that `is_global` of older Pythons lacks, with the metadata service of Oracle's cloud, and Azure's."""
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -36,6 +38,8 @@ def is_public(address: Address) -> bool:
             return is_public(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
         if address not in _INTERNET or any(address in network for network in _SPECIAL):
             return False
+    elif any(address in network for network in _SPECIAL_V4):
+        return False
     return address.is_global and not address.is_multicast
 
 
@@ -53,7 +57,7 @@ def check_url(url: str) -> str:
         host, _port = parts.hostname, parts.port
     except ValueError as error:
         raise Refused(f"{url!r} is not a URL ({error})", "/url") from error
-    if parts.scheme not in {"http", "https"} or not host:
+    if parts.scheme not in {"http", "https"} or not host or not url.isprintable() or " " in url:
         raise Refused(f"{url!r} is not an http or https URL", "/url")
     if parts.username is not None or parts.password is not None:
         raise Refused(

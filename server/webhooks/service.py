@@ -18,12 +18,16 @@ from sqlmodel import Session, col, select
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.webhooks import DeliveryStatus, WebhookCreate, WebhookPatch
 from server.auth.audit import record
-from server.database.engine import read_session, write_session
+from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Delivery, Job, Webhook, new_id
-from server.errors import Conflict, NotFound
+from server.errors import Conflict, NotFound, QuotaExceeded
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of a secret
 PING = "ping"
+MAX_WEBHOOKS = 100
+"""Webhooks of one owner for all jobs: each event of a job inserts a message for each of them, in one transaction."""
+MAX_PENDING_PINGS = 10
+"""Test messages of one webhook that wait for their delivery."""
 OLD_SECRET_HOURS = 24
 """Time after a rotation during which the replaced secret still signs."""
 MAX_OLD_SECRETS = 5
@@ -111,9 +115,13 @@ class WebhookService:
         self._clock = clock
 
     def create(self, owner: str, request: WebhookCreate) -> Webhook:
-        """Create a webhook for all jobs of the owner."""
+        """Create a webhook for all jobs of the owner. Raises QuotaExceeded."""
         webhook = new_webhook(owner, request, None, self._clock())
+        present = sa.select(sa.func.count()).where(col(Webhook.owner) == owner, col(Webhook.job_id).is_(None))
         with write_session(self._engine) as session:
+            advisory_lock(session, f"webhooks of {owner}")  # or two transactions could both take the last place
+            if session.execute(present).scalar_one() >= MAX_WEBHOOKS:
+                raise QuotaExceeded(f"{owner} has {MAX_WEBHOOKS} webhooks, and may have no more; delete one")
             session.add(webhook)
             record(session, "webhook.created", webhook.id, url=webhook.url)
         return webhook
@@ -168,9 +176,17 @@ class WebhookService:
             record(session, "webhook.deleted", webhook_id)
 
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
-        """Send an empty message to test the URL. Raises NotFound, or Conflict for a disabled webhook."""
+        """Send an empty message to test the URL.
+
+        Raises NotFound, or Conflict for a disabled webhook and while too many of them are pending.
+        """
+        is_pending = (col(Delivery.status) == DeliveryStatus.PENDING) & (col(Delivery.event) == PING)
+        pending = sa.select(sa.func.count()).where(col(Delivery.webhook_id) == webhook_id, is_pending)
         with write_session(self._engine) as session:
-            delivery = _delivery(_find_enabled(session, owner, webhook_id), PING, {}, self._clock(), None)
+            webhook = _find_enabled(session, owner, webhook_id)
+            if session.execute(pending).scalar_one() >= MAX_PENDING_PINGS:
+                raise Conflict(f"{MAX_PENDING_PINGS} test messages of this webhook wait for delivery; see its messages")
+            delivery = _delivery(webhook, PING, {}, self._clock(), None)
             session.add(delivery)
             return delivery
 
@@ -219,15 +235,13 @@ def copy_webhooks(session: Session, old_job_id: str, new_job_id: str, now: datet
 
 
 def _find_enabled(session: Session, owner: str | None, webhook_id: str) -> Webhook:
-    webhook = _find(session, owner, webhook_id, with_for_update={"read": True})
+    webhook = _find(session, owner, webhook_id, with_for_update=True)
     if not webhook.is_enabled:
         raise Conflict(f"the webhook is disabled ({webhook.disabled_reason or 'by request'}); enable it first")
     return webhook
 
 
-def _find(
-    session: Session, owner: str | None, webhook_id: str, *, with_for_update: bool | dict[str, bool] | None = None
-) -> Webhook:
+def _find(session: Session, owner: str | None, webhook_id: str, *, with_for_update: bool | None = None) -> Webhook:
     webhook = session.get(Webhook, webhook_id, with_for_update=with_for_update)
     if webhook is None or (owner is not None and webhook.owner != owner):
         raise NotFound(f"there is no webhook {webhook_id}")

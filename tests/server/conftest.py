@@ -35,6 +35,7 @@ from server.app import create_app
 from server.context import AppContext
 from server.database.engine import create_engine, migrate, write_session
 from server.database.tables import Dataset, Job, new_id
+from server.http.connections import Connection
 from server.job_store.leases import Lease
 from server.jobs.service import JobService
 from server.settings import ServerSettings
@@ -225,7 +226,7 @@ def running(settings: ServerSettings, port: int = 0) -> Iterator[Running]:
     """Serve in a thread until the block ends. `port` 0: any free one."""
     app = create_app(settings)
     connections = ConnectionsByThread(app.state.context.engine)
-    config = uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, http=Connection, log_config=None, access_log=False, timeout_graceful_shutdown=5)
     server = Server(config, app.state.context)
     # With its protocol named, or asyncio leaves Nagle's algorithm on, and each answer takes 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listening:

@@ -1,6 +1,5 @@
 """`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: jobs from submission to download."""
 
-import json as json_module
 import sys
 from functools import partial
 from itertools import islice
@@ -12,7 +11,7 @@ from rich.progress import Progress, TaskID
 
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
-from rvc_train.cli.output import ago, size, span, table
+from rvc_train.cli.output import ago, size, span, table, without_control
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.cli.training_options import training_config, with_training_options
 from rvc_train.cli.validation import validated
@@ -103,10 +102,11 @@ def logs(
     else:
         lines = iter(session.client.logs(found.id, tail).splitlines())
     for line in lines:
-        sys.stdout.write(
-            (json_module.dumps({"line": line}, ensure_ascii=False) if session.output.as_json else line) + "\n"
-        )
-        sys.stdout.flush()
+        if session.output.as_json:
+            session.output.json({"line": line}, indent=None)
+        else:  # a pipe gets the log as it is
+            sys.stdout.write((without_control(line) if sys.stdout.isatty() else line) + "\n")
+            sys.stdout.flush()
 
 
 def jobs(

@@ -7,7 +7,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.jobs import JobCreate, JobPatch, JobPublic, JobRetry, JobStatus, LabelKey, LabelValue
+from rvc_train.schemas.jobs import (
+    MAX_LABELS,
+    JobCreate,
+    JobPatch,
+    JobPublic,
+    JobRetry,
+    JobStatus,
+    LabelKey,
+    LabelValue,
+)
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.api.webhooks import check_address
 from server.context import After, AppContext, Context, Limit, link_next
@@ -136,6 +145,8 @@ def list_jobs(
 def _labels(request: Request) -> dict[str, str]:
     items = request.query_params.multi_items()
     labels = {key.removeprefix(_LABEL): value for key, value in items if key.startswith(_LABEL)}
+    if len(labels) > MAX_LABELS:
+        raise Refused(f"the query has {len(labels)} labels; a job has at most {MAX_LABELS}", f"?{_LABEL}")
     try:
         return _LABELS.validate_python(labels)
     except ValidationError as error:

@@ -1,14 +1,18 @@
 """Text and errors are printed as they are."""
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from rvc_train.cli.browser import page_address
 from rvc_train.cli.output import Output, table
 from rvc_train.cli.session import CommandContext, OutputCommand
 
@@ -21,6 +25,55 @@ def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
     output.result({}, rows)
     output.note(name)
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[1:]] == [name, name]
+
+
+def test_a_terminal_obeys_nothing_that_others_wrote_and_our_own_colours_stay(capsys):
+    hostile = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\u202ed\r"
+    shown = "a\ufffd]52;c;ZXZpbA==\ufffdb\ufffd2Jc\ufffdd\ufffd"
+    output = Output(as_json=False)
+    rows = table("NAME")
+    rows.add_row(hostile)
+    output.result({}, rows)
+    output.note(hostile + "声音\tअ\u200dब")
+    output.warning(hostile)
+    output.error(hostile)
+    printed = capsys.readouterr()
+    for text in (printed.out, printed.err):
+        assert not set(text) & set("\x1b\x07\x9b\u202e\r")
+    assert shown.replace("\ufffd", "") in printed.out.replace("\ufffd", "")
+    assert "声音" in printed.out
+    assert "अ\u200dब" in printed.out
+    output.errors = type(output.errors)(force_terminal=True, file=io.StringIO())
+    output.warning("yellow")
+    assert "\x1b[33myellow" in output.errors.file.getvalue()
+
+
+def test_json_for_a_terminal_has_escapes_in_place_of_what_it_obeys(capsys):
+    value = {"name": "声音\x1b[2J\x9b2J\u202e\n\U0001f600"}
+    Output(as_json=True).json(value)
+    printed = capsys.readouterr().out
+    assert json.loads(printed) == value
+    assert printed.replace("\n", "").isprintable()
+    assert "声音" in printed
+
+
+@pytest.mark.parametrize(
+    ("url", "public", "expected"),
+    [
+        ("http://127.0.0.1:8000", "", "http://127.0.0.1:8000"),
+        ("http://127.0.0.1:8000/", "http://127.0.0.1:9000/", "http://127.0.0.1:9000"),
+        ("http://[::1]:8000", "https://voices.example", "https://voices.example"),
+        ("http://elsewhere:8000", "http://127.0.0.1:9000", "http://elsewhere:8000"),
+    ],
+)
+def test_a_link_to_a_server_in_a_container_has_the_address_outside(url, public, expected):
+    assert page_address(url, {"RVC_TRAIN_PUBLIC_URL": public}) == expected
+
+
+def test_the_compose_file_names_the_address_that_it_publishes():
+    text = (Path(__file__).parents[3] / "docker-compose.yml").read_text()
+    published = re.search(r'- "(127\.0\.0\.1:\$\{RVC_TRAIN_PORT:-8000\}):8000"', text)
+    assert f"RVC_TRAIN_PUBLIC_URL: http://{published[1]}\n" in text
 
 
 def run_failing(error: OSError, *arguments: str) -> Result:

@@ -73,10 +73,68 @@ def test_on_a_system_without_landlock_it_runs_without(data_folder: Path) -> None
 
 @pytest.mark.skipif(landlock.version() < 4, reason="this kernel's Landlock does not restrict TCP")
 def test_without_namespaces_it_still_connects_to_nobody(data_folder: Path) -> None:
-    without = "import server.datasets.sandbox as sandbox; sandbox.leave_the_network = lambda: False"
+    without = f"{NO_NAMESPACE}; sandbox.seccomp.restrict = lambda: False"
     with socket.create_server(("127.0.0.1", 0)) as server:
         done = limited("-c", CALL, str(server.getsockname()[1]), folder=data_folder, code=without)
     assert "PermissionError" in done.stderr
+
+
+NO_NAMESPACE = "import server.datasets.sandbox as sandbox; sandbox.leave_the_network = lambda: False"
+REFUSED = """
+import os, pathlib, resource, socket, sys, threading
+data, parent = pathlib.Path(sys.argv[1]).parents[1], os.getppid()
+theirs, shared = data / "datasets/theirs/a.wav", socket.SOCK_DGRAM
+def can(use):
+    try: use()
+    except PermissionError: return 0
+    return 1
+print(*map(can, (
+    lambda: resource.getrlimit(resource.RLIMIT_NOFILE), socket.socketpair, threading.Thread(target=int).start,
+    lambda: socket.socket(socket.AF_INET, shared).sendto(b"x", ("127.0.0.1", 9)),
+    lambda: socket.socket(socket.AF_UNIX).connect(str(data / "socket")), lambda: socket.socket(socket.AF_NETLINK, 3),
+    lambda: theirs.chmod(0o777), lambda: os.chown(theirs, os.getuid(), -1), lambda: os.utime(theirs, (0, 0)),
+    lambda: os.setxattr(theirs, "user.name", b""), lambda: os.truncate(theirs, 0), lambda: os.kill(parent, 0),
+    lambda: os.setpriority(os.PRIO_PROCESS, parent, 19), lambda: os.sched_setaffinity(parent, {0}),
+    lambda: resource.prlimit(parent, resource.RLIMIT_NOFILE, (3, 3)),
+)))
+"""
+"""What the other means leave open: three things that any program does, then what only one that was taken over tries."""
+
+
+@pytest.fixture
+def has_filter() -> None:
+    code = "import sys; from server.datasets import seccomp; sys.exit(not seccomp.restrict())"
+    if subprocess.run([sys.executable, "-c", code], check=False).returncode:
+        pytest.skip("this system has no seccomp")
+
+
+@pytest.mark.usefixtures("has_filter")
+def test_without_namespaces_it_sends_nothing_to_anyone_and_changes_no_mode_of_a_file_or_limit_of_a_process(
+    data_folder: Path,
+) -> None:
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(data_folder / "socket"))
+        listening.listen()
+        done = limited("-c", REFUSED, str(data_folder / "datasets" / "mine"), folder=data_folder, code=NO_NAMESPACE)
+    assert done.stdout == "1 1 1" + " 0" * 12 + "\n", done.stderr
+    assert (data_folder / "datasets/theirs/a.wav").stat().st_mode & 0o777 != 0o777
+
+
+@pytest.mark.usefixtures("has_filter")
+def test_calls_of_another_architecture_are_refused_too() -> None:
+    """`int 0x80` of a 64-bit program is a 32-bit call, with other numbers: 20 there is `getpid`."""
+    if os.uname().machine != "x86_64":
+        pytest.skip("there is no such call here")
+    code = (
+        "import ctypes, mmap, sys; from server.datasets import seccomp\n"
+        "memory = mmap.mmap(-1, 4096, prot=7); memory.write(bytes.fromhex('53b814000000cd805bc3'))\n"
+        "call = ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(memory)))\n"
+        "before = call(); seccomp.restrict(); print(before > 0, call())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode == -11:
+        pytest.skip("this kernel has no 32-bit calls")
+    assert done.stdout.split()[1:] == ["-1"], done
 
 
 def test_a_report_is_read_from_a_plain_file_and_neither_through_a_link_nor_a_pipe(tmp_path: Path) -> None:
@@ -134,7 +192,8 @@ def test_it_can_call_nobody_where_the_system_allows_that() -> None:
         assert (
             subprocess.run([sys.executable, "-c", CALL, port], capture_output=True, check=False).stdout == b"reached\n"
         )
-        is_reached = "reached" in limited("-c", CALL, port).stdout
+        code = "import server.datasets.sandbox as sandbox; sandbox.seccomp.restrict = lambda: False"
+        is_reached = "reached" in limited("-c", CALL, port, code=code).stdout
         assert is_reached is not (namespaces_are_allowed() or landlock.version() >= 4)
 
 

@@ -406,6 +406,10 @@ def test_an_address_inside_the_network_is_refused(live: Any) -> None:
         ("2001:10::1", False),
         ("3fff::1", False),
         ("5f00::1", False),
+        ("192.0.0.192", False),  # metadata of Oracle's cloud
+        ("168.63.129.16", False),  # Azure's
+        ("64:ff9b::a83f:8110", False),  # the same by NAT64
+        ("192.88.99.1", False),
     ],
 )
 def test_only_the_open_internet_is_public(address: str, expected: bool) -> None:
