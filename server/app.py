@@ -113,6 +113,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         title="rvc-train",
         version=version("rvc-train"),
         description=DESCRIPTION,
+        webhooks=webhooks.messages,
         lifespan=partial(_lifespan, context),
         redirect_slashes=False,
         docs_url=None,  # the page at /docs loads nothing from other hosts

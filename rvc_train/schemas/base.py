@@ -2,7 +2,7 @@
 
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class RequestModel(BaseModel):
@@ -28,4 +28,4 @@ class Page(ResponseModel, Generic[T]):
 
     data: list[T]
     has_more: bool
-    next_cursor: str | None
+    next_cursor: str | None = Field(description="Value of `after` for the next page; null on the last one. Opaque.")

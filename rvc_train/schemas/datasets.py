@@ -112,7 +112,7 @@ class DatasetStatus(StrEnum):
 class DatasetCreate(RequestModel):
     """Request to make a dataset, either from a complete upload or from bytes that the server already has."""
 
-    name: str = Field(max_length=200)
+    name: str = Field(min_length=1, max_length=200)
     """Name of the dataset."""
     upload_id: str | None = Field(default=None, max_length=64)
     """Id of the upload, the end of its `Location`."""

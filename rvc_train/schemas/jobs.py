@@ -48,7 +48,7 @@ class JobCreate(RequestModel):
 
     name: VoiceName
     """Name of the voice; the stem of its files."""
-    dataset_id: str = Field(max_length=64)
+    dataset_id: str = Field(min_length=1, max_length=64)
     """Id of the dataset to train on."""
     config: TrainingConfig = TrainingConfig()
     """Training options; all have defaults."""

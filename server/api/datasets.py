@@ -42,6 +42,7 @@ _BODY = {
 
 @router.put(
     "/{name}/content",
+    operation_id="datasets_upload",
     status_code=201,
     openapi_extra=_BODY,
     responses=documented(
@@ -129,6 +130,7 @@ def _check_size(size: int, context: AppContext) -> None:
 
 @router.post(
     "",
+    operation_id="datasets_create",
     status_code=202,
     responses=documented(
         404,
@@ -156,7 +158,7 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
     return await _admitted(context, response, admit, 202)
 
 
-@router.get("", responses=documented(422))
+@router.get("", operation_id="datasets_list", responses=documented(422))
 @requires(Scope.READ)
 def list_datasets(
     request: Request,
@@ -173,21 +175,21 @@ def list_datasets(
     return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)
 
 
-@router.get("/{dataset_id}", responses=documented(404))
+@router.get("/{dataset_id}", operation_id="datasets_get", responses=documented(404))
 @requires(Scope.READ)
 def get_dataset(dataset_id: str, context: Context) -> DatasetPublic:
     """Get one dataset."""
     return dataset_public(context.datasets.get(dataset_id))
 
 
-@router.get("/{dataset_id}/report", responses=documented(404, 409))
+@router.get("/{dataset_id}/report", operation_id="datasets_get_report", responses=documented(404, 409))
 @requires(Scope.READ)
 def get_report(dataset_id: str, context: Context) -> DatasetReport:
     """Get the report on the recordings. 409 while they are being validated."""
     return context.datasets.report(dataset_id)
 
 
-@router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
+@router.delete("/{dataset_id}", operation_id="datasets_delete", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def delete_dataset(dataset_id: str, context: Context) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""

@@ -56,7 +56,7 @@ def _headers(response: Response, context: AppContext, expires_at: datetime | Non
         response.headers["Upload-Expires"] = format_datetime(expires_at, usegmt=True)
 
 
-@router.options("", status_code=204)
+@router.options("", operation_id="uploads_get_options", status_code=204)
 @requires(Scope.READ)
 def tus_options(response: Response, context: Context) -> None:
     """Get the server's tus version, extensions and limits."""
@@ -67,7 +67,7 @@ def tus_options(response: Response, context: Context) -> None:
     response.headers["Tus-Checksum-Algorithm"] = ",".join(_DIGESTS)
 
 
-@router.post("", status_code=201, responses=documented(412, 413, 422, 507))
+@router.post("", operation_id="uploads_create", status_code=201, responses=documented(412, 413, 422, 507))
 @requires(Scope.SUBMIT)
 async def create_upload(
     response: Response,
@@ -83,7 +83,7 @@ async def create_upload(
     response.headers["Location"] = f"/v1/uploads/{upload.id}"
 
 
-@router.head("/{upload_id}", responses=documented(404, 410, 412))
+@router.head("/{upload_id}", operation_id="uploads_get_offset", responses=documented(404, 410, 412))
 @requires(Scope.READ)
 async def get_offset(
     upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None
@@ -102,7 +102,7 @@ async def get_offset(
 
 @router.patch(
     "/{upload_id}",
-    name="receive_piece",  # the operation id that clients may have generated code from
+    operation_id="uploads_append",
     status_code=204,
     openapi_extra=_BODY,
     responses=documented(404, 408, 409, 410, 412, 413, 415, 422, 460, 507),
@@ -138,7 +138,7 @@ async def receive_chunk(
     response.headers["Upload-Offset"] = str(offset + body.size)
 
 
-@router.delete("/{upload_id}", status_code=204, responses=documented(404, 409, 410, 412))
+@router.delete("/{upload_id}", operation_id="uploads_delete", status_code=204, responses=documented(404, 409, 410, 412))
 @requires(Scope.SUBMIT)
 async def delete_upload(
     upload_id: UploadId, response: Response, context: Context, tus_resumable: TusResumable = None

@@ -11,21 +11,21 @@ from server.http.problem_details import documented
 router = APIRouter(prefix="/weights", tags=["weights"])
 
 
-@router.get("")
+@router.get("", operation_id="weights_list")
 @requires(Scope.READ)
 def list_weights(context: Context) -> WeightsList:
     """List all known weights, and whether this machine has them."""
     return WeightsList(data=context.weights.all())
 
 
-@router.get("/{weights_id}", responses=documented(404))
+@router.get("/{weights_id}", operation_id="weights_get", responses=documented(404))
 @requires(Scope.READ)
 def get_weights(weights_id: str, context: Context) -> WeightsPublic:
     """Get the weights of one id, such as `hubert` or `pretrained-v2-40k`."""
     return context.weights.get(weights_id)
 
 
-@router.post("/{weights_id}/fetch", status_code=202, responses=documented(404))
+@router.post("/{weights_id}/fetch", operation_id="weights_fetch", status_code=202, responses=documented(404))
 @requires(Scope.ADMIN)
 def fetch_weights(weights_id: str, context: Context) -> WeightsPublic:
     """Download the missing files of an id in the background; GET shows the progress."""

@@ -19,7 +19,7 @@ from server.workers.gpu_telemetry import with_gpus
 router = APIRouter(prefix="/workers", tags=["server"])
 
 
-@router.get("")
+@router.get("", operation_id="workers_list")
 @requires(Scope.READ)
 def list_workers(context: Context) -> WorkerList:
     """List the workers seen within the last day."""
@@ -30,6 +30,7 @@ def list_workers(context: Context) -> WorkerList:
 
 @router.post(
     "/{worker_id}/drain",
+    operation_id="workers_drain",
     status_code=202,
     responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It is being drained already"}}),
 )

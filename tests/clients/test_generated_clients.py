@@ -55,26 +55,26 @@ def test_python(
 
             names = [module.name for module in pkgutil.walk_packages(api.__path__, "generated.api.")]
 
-            def operation(word):
-                (name,) = (name for name in names if name.rpartition(".")[2].startswith(word))
+            def operation(an_id):
+                (name,) = (name for name in names if name.rpartition(".")[2] == an_id)
                 return importlib.import_module(name)
 
             client = AuthenticatedClient(base_url=os.environ["URL"], token=os.environ["TOKEN"])
             body = File(payload=io.BytesIO(open(sys.argv[1], "rb").read()))
-            dataset = operation("upload_v1").sync("generated", client=client, body=body)
+            dataset = operation("datasets_upload").sync("generated", client=client, body=body)
             request = models.JobCreate(name="generated", dataset_id=dataset.id)
-            job = operation("submit_v1").sync(client=client, body=request)
+            job = operation("jobs_create").sync(client=client, body=request)
             while job.status not in ("succeeded", "failed", "cancelled"):
                 time.sleep(0.1)
-                job = operation("get_job_v1").sync(job.id, client=client)
+                job = operation("jobs_get").sync(job.id, client=client)
             print(job.status)
-            for file in operation("list_artifacts_v1").sync(job.id, client=client).data:
-                found = operation("get_artifact_v1").sync(job.id, file.name, client=client)
+            for file in operation("jobs_list_artifacts").sync(job.id, client=client).data:
+                found = operation("jobs_download_artifact").sync(job.id, file.name, client=client)
                 print(file.kind, file.size, len(found.payload.read()))
-            print(len(operation("get_logs_v1").sync(job.id, client=client)) > 0)
+            print(len(operation("jobs_get_log").sync(job.id, client=client)) > 0)
             webhook = models.WebhookCreate(url="https://1.1.1.1/hook")
-            webhook = operation("create_webhook_v1").sync(client=client, body=webhook)
-            change = operation("change_webhook_v1").sync
+            webhook = operation("webhooks_create").sync(client=client, body=webhook)
+            change = operation("webhooks_update").sync
             print(change(webhook.id, client=client, body=models.WebhookPatch(is_enabled=False)).is_enabled)
             patch = models.WebhookPatch(url="https://1.1.1.1/other")
             changed = change(webhook.id, client=client, body=patch)

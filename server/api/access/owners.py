@@ -15,7 +15,7 @@ router = APIRouter(tags=["access"])
 Owner = Annotated[OwnerName, Path()]
 
 
-@router.get("/me")
+@router.get("/me", operation_id="me_get")
 @requires(Scope.READ)
 def get_me(context: Context) -> Me:
     """Get your owner, scopes, quota and usage."""
@@ -24,28 +24,28 @@ def get_me(context: Context) -> Me:
     return Me(scopes=sorted(principal.scopes), token_id=principal.token_id, **dict(owner))
 
 
-@router.get("/owners")
+@router.get("/owners", operation_id="owners_list")
 @requires(Scope.ADMIN)
 def list_owners(context: Context) -> OwnerList:
     """List all owners with quota and usage."""
     return OwnerList(data=context.quotas.all())
 
 
-@router.put("/owners/{owner}/quota", responses=documented(422))
+@router.put("/owners/{owner}/quota", operation_id="owners_set_quota", responses=documented(422))
 @requires(Scope.ADMIN)
 def set_quota(owner: Owner, quota: Quota, context: Context) -> OwnerPublic:
     """Set the quota of one owner."""
     return context.quotas.set(owner, quota)
 
 
-@router.delete("/owners/{owner}/quota", responses=documented(422))
+@router.delete("/owners/{owner}/quota", operation_id="owners_delete_quota", responses=documented(422))
 @requires(Scope.ADMIN)
 def delete_quota(owner: Owner, context: Context) -> OwnerPublic:
     """Delete the quota of one owner; the server's quota applies again."""
     return context.quotas.set(owner, None)
 
 
-@router.get("/audit", responses=documented(422))
+@router.get("/audit", operation_id="audit_list", responses=documented(422))
 @requires(Scope.ADMIN)
 def list_audit(
     request: Request,

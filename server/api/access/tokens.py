@@ -11,7 +11,7 @@ from server.http.problem_details import documented
 router = APIRouter(prefix="/tokens", tags=["access"])
 
 
-@router.post("", status_code=201, responses=documented(422))
+@router.post("", operation_id="tokens_create", status_code=201, responses=documented(422))
 @requires(Scope.ADMIN)
 def create_token(request: TokenCreate, response: Response, context: Context) -> TokenMade:
     """Create a token for an owner. The answer has its secret, which is shown only once."""
@@ -20,7 +20,7 @@ def create_token(request: TokenCreate, response: Response, context: Context) -> 
     return TokenMade(secret=secret, **token.model_dump(exclude={"sha256"}))
 
 
-@router.get("", responses=documented(422))
+@router.get("", operation_id="tokens_list", responses=documented(422))
 @requires(Scope.ADMIN)
 def list_tokens(
     request: Request, response: Response, context: Context, after: After = None, limit: Limit = 20
@@ -33,7 +33,7 @@ def list_tokens(
     return Page(data=data, has_more=has_more, next_cursor=cursor)
 
 
-@router.delete("/{token_id}", status_code=204, responses=documented(404))
+@router.delete("/{token_id}", operation_id="tokens_revoke", status_code=204, responses=documented(404))
 @requires(Scope.ADMIN)
 def revoke_token(token_id: str, context: Context) -> None:
     """Revoke a token, with immediate effect."""

@@ -14,14 +14,14 @@ from server.results.evaluations import MEDIA_TYPES, EvaluationQueries
 router = APIRouter(prefix="/jobs", tags=["results"])
 
 
-@router.get("/{job_id}/checkpoints", responses=documented(404))
+@router.get("/{job_id}/checkpoints", operation_id="jobs_list_checkpoints", responses=documented(404))
 @requires(Scope.READ)
 def list_checkpoints(job_id: str, context: Context) -> CheckpointList:
     """List the evaluated saves by step, with their scores and the best so far."""
     return CheckpointList(data=EvaluationQueries(context.engine).checkpoints(context.jobs.get(job_id)))
 
 
-@router.get("/{job_id}/previews", responses=documented(404))
+@router.get("/{job_id}/previews", operation_id="jobs_list_previews", responses=documented(404))
 @requires(Scope.READ)
 def list_previews(job_id: str, context: Context) -> PreviewList:
     """List the clips rendered at each save, with scores and the addresses of sound and picture."""
@@ -31,6 +31,7 @@ def list_previews(job_id: str, context: Context) -> PreviewList:
 @router.head("/{job_id}/previews/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/previews/{name}",
+    operation_id="jobs_download_preview",
     response_class=Response,
     responses=documented(
         404,

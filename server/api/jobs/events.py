@@ -18,6 +18,7 @@ router = APIRouter(prefix="/jobs", tags=["progress"])
 
 @router.get(
     "/{job_id}/events",
+    operation_id="jobs_list_events",
     response_model=EventList,
     responses=documented(
         404,

@@ -71,7 +71,7 @@ _JOB_CREATED = {
 }
 
 
-@router.post("", status_code=202, responses=documented(409, 422, 429, also=_JOB_CREATED))
+@router.post("", operation_id="jobs_create", status_code=202, responses=documented(409, 422, 429, also=_JOB_CREATED))
 @requires(Scope.SUBMIT)
 async def submit(request: JobCreate, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
     """Submit a job. It waits for its dataset's report, then for a worker."""
@@ -95,7 +95,7 @@ def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None
 _SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
 
 
-@router.get("", responses=documented(404, 422, also={200: _ETAG, **_SAME}))
+@router.get("", operation_id="jobs_list", responses=documented(404, 422, also={200: _ETAG, **_SAME}))
 @requires(Scope.READ)
 def list_jobs(
     request: Request,
@@ -145,6 +145,7 @@ def _labels(request: Request) -> dict[str, str]:
 
 @router.get(
     "/{job_id}",
+    operation_id="jobs_get",
     responses=documented(404, also={200: _ETAG, **_SAME}),
     response_model=JobPublic,
 )
@@ -165,7 +166,7 @@ def get_job(
     return public
 
 
-@router.patch("/{job_id}", responses=documented(404, 409, 412, 422, also={200: _ETAG}))
+@router.patch("/{job_id}", operation_id="jobs_update", responses=documented(404, 409, 412, 422, also={200: _ETAG}))
 @requires(Scope.SUBMIT)
 def edit(
     job_id: str,
@@ -180,21 +181,27 @@ def edit(
     return _with_etag(context, context.jobs.update(job_id, patch, update_tags(if_match)), response)
 
 
-@router.post("/{job_id}/cancel", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
+@router.post(
+    "/{job_id}/cancel", operation_id="jobs_cancel", status_code=202, responses=documented(404, 409, also=_NO_CHANGE)
+)
 @requires(Scope.SUBMIT)
 def cancel(job_id: str, response: Response, context: Context) -> JobPublic:
     """Cancel a job: at once while it waits; a running job ends after its current step and a checkpoint."""
     return _control_response(context, context.jobs.cancel(job_id), response)
 
 
-@router.post("/{job_id}/pause", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
+@router.post(
+    "/{job_id}/pause", operation_id="jobs_pause", status_code=202, responses=documented(404, 409, also=_NO_CHANGE)
+)
 @requires(Scope.SUBMIT)
 def pause(job_id: str, response: Response, context: Context) -> JobPublic:
     """Pause a job: at once while it waits; a running job stops after its current step and a checkpoint."""
     return _control_response(context, context.jobs.pause(job_id), response)
 
 
-@router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
+@router.post(
+    "/{job_id}/resume", operation_id="jobs_resume", status_code=202, responses=documented(404, 409, also=_NO_CHANGE)
+)
 @requires(Scope.SUBMIT)
 def resume(job_id: str, response: Response, context: Context) -> JobPublic:
     """Return a paused job to the queue, at the place given by its priority and age."""
@@ -208,7 +215,12 @@ def _control_response(context: AppContext, result: tuple[Job, bool], response: R
     return _public(context, job)
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=documented(404, 409, 422, 429, also=_JOB_CREATED))
+@router.post(
+    "/{job_id}/retry",
+    operation_id="jobs_retry",
+    status_code=202,
+    responses=documented(404, 409, 422, 429, also=_JOB_CREATED),
+)
 @requires(Scope.SUBMIT)
 def retry(
     job_id: str,
@@ -232,7 +244,7 @@ def retry(
     return _accepted(submission)
 
 
-@router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
+@router.delete("/{job_id}", operation_id="jobs_delete", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def delete_job(job_id: str, context: Context) -> None:
     """Delete a job that has ended, with its checkpoints, log and voice."""

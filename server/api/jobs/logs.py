@@ -21,6 +21,7 @@ TEXT = "text/plain; charset=utf-8"
 
 @router.get(
     "/{job_id}/logs",
+    operation_id="jobs_get_log",
     response_class=Response,
     responses=documented(
         404,

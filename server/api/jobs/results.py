@@ -18,7 +18,7 @@ from server.job_store.serializers import artifact_public
 router = APIRouter(prefix="/jobs", tags=["results"])
 
 
-@router.get("/{job_id}/metrics", responses=documented(404, 422))
+@router.get("/{job_id}/metrics", operation_id="jobs_list_metrics", responses=documented(404, 422))
 @requires(Scope.READ)
 def get_metrics(
     job_id: str,
@@ -33,7 +33,7 @@ def get_metrics(
     return MetricList(data=context.job_queries.metrics(job_id, key or (), since_step, max_points))
 
 
-@router.get("/{job_id}/artifacts", responses=documented(404))
+@router.get("/{job_id}/artifacts", operation_id="jobs_list_artifacts", responses=documented(404))
 @requires(Scope.READ)
 def list_artifacts(job_id: str, context: Context) -> ArtifactList:
     """List the files of a job, with size and sha256."""
@@ -43,6 +43,7 @@ def list_artifacts(job_id: str, context: Context) -> ArtifactList:
 
 @router.get(
     "/{job_id}/artifacts.zip",
+    operation_id="jobs_download_all",
     response_class=Response,
     responses=documented(
         404, 410, also={200: {"content": {"application/zip": {}}, "description": "All files of the job in one zip"}}
@@ -67,6 +68,7 @@ def get_zip(job_id: str, context: Context) -> Response:
 @router.head("/{job_id}/artifacts/{name}", include_in_schema=False)
 @router.get(
     "/{job_id}/artifacts/{name}",
+    operation_id="jobs_download_artifact",
     response_class=Response,
     responses=documented(
         404,
