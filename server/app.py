@@ -30,7 +30,7 @@ from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.principal import current_rights
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
-from server.context import AppContext
+from server.context import AppContext, refuse_unknown_parameters
 from server.database.changes import ChangeCounter
 from server.database.clock import utc_now
 from server.database.engine import create_engine, sqlite_warning
@@ -44,6 +44,7 @@ from server.estimates.estimates import Estimator
 from server.http import threads
 from server.http.departures import Departures
 from server.http.problem_details import install
+from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
@@ -137,8 +138,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, session.sign_in, health.router, pages.router):
-        app.include_router(router)
+    for router in (v1, session.sign_in, health.router):
+        app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
+    app.include_router(pages.router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
@@ -243,6 +245,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         open_uploads=_upload_limit(settings.max_uploads),
         readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
+        query_parameters=QueryParameters(),
         admitting=anyio.CapacityLimiter(datasets.NUM_ADMITTING),
     )
 

@@ -121,10 +121,12 @@ class Refused(ServerError):
 
     code = "refused"
 
-    def __init__(self, message: str, pointer: str = "") -> None:
-        """`pointer`: JSON pointer of the invalid field, if any."""
+    def __init__(
+        self, message: str, pointer: str = "", *, parameter: str | None = None, header: str | None = None
+    ) -> None:
+        """Where the fault is: the field by its JSON pointer, or the name of a parameter or header."""
         super().__init__(message)
-        self.pointer = pointer
+        self.pointer, self.parameter, self.header = pointer, parameter, header
 
 
 class UploadTooLarge(Refused):

@@ -297,9 +297,7 @@ def _stream_message(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int]:
-    errors = [500]
-    if operation.get("parameters") or "requestBody" in operation:
-        errors.append(422)
+    errors = [422, 500]  # 422 also for a query parameter that there is not
     if "application/json" in operation.get("requestBody", {}).get("content", {}):
         errors.append(413)
     if "{" in path:

@@ -37,8 +37,12 @@ class ProblemDetail(ResponseModel):
     """One fault of a request."""
 
     detail: str
-    pointer: str
-    """JSON pointer into the body, or `?name` for a query parameter."""
+    pointer: str = ""
+    """JSON pointer into the body (RFC 6901); empty for the body as a whole, and for a fault elsewhere."""
+    parameter: str | None = None
+    """Name of the parameter at fault, in the query or the path."""
+    header: str | None = None
+    """Name of the header at fault."""
 
 
 class Problem(ResponseModel):

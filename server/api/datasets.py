@@ -64,7 +64,7 @@ async def upload(name: str, request: Request, response: Response, context: Conte
     may be submitted at once, and wait for that. The same bytes under the same name are stored once: a repeated upload
     is answered with 200 and the existing dataset.
     """
-    checked_name(name)
+    checked_name(name, parameter="name")
     header = request.headers.get("content-length", "")
     length = int(header) if header.isdecimal() else 0
     _check_size(length, context)

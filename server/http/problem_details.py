@@ -117,8 +117,9 @@ async def _on_server_error(request: Request, error: Exception) -> Response:
     if status >= 500 and not isinstance(error, errors.NoSpace):
         logger.error("internal error", exc_info=error)
     problems = []
-    if isinstance(error, errors.Refused) and error.pointer:
-        problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
+    if isinstance(error, errors.Refused) and (error.pointer or error.parameter or error.header):
+        place = {"pointer": error.pointer, "parameter": error.parameter, "header": error.header}
+        problems = [ProblemDetail(detail=str(error), **place)]
     return _respond(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
 
 
@@ -153,7 +154,8 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     problems = [_problem_detail(each) for each in error.errors()]
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    detail = f"{first.pointer or 'the body'}: {first.detail}{more}"
+    place = first.pointer or first.parameter or (first.header and f"header {first.header}") or "the body"
+    detail = f"{place}: {first.detail}{more}"
     return _respond(request, 422, detail, problems=problems)
 
 
@@ -162,15 +164,15 @@ def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
     message = str(error["msg"]).removeprefix("Value error, ")
     if location == "body":
         if error["type"] == "json_invalid":
-            return ProblemDetail(detail=f"the body is not valid JSON: {error['ctx']['error']}", pointer="")
+            return ProblemDetail(detail=f"the body is not valid JSON: {error['ctx']['error']}")
         if (
             error["type"] == "model_attributes_type" and not path
         ):  # also the body of `curl -d`, whose header declares a form
             hint = "send a JSON object with the header Content-Type: application/json"
-            return ProblemDetail(detail=hint, pointer="")
+            return ProblemDetail(detail=hint)
         return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
-    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(location), "")
-    return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))
+    name = str(path[0])
+    return ProblemDetail(detail=message, **{"header" if location == "header" else "parameter": name})
 
 
 def _escaped(part: str) -> str:

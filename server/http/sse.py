@@ -87,7 +87,7 @@ def last_event_id(request: Request) -> int | None:
         return None
     text = text.strip()
     if not (text.isdecimal() and len(text) <= MAX_ID_DIGITS):
-        raise Refused("Last-Event-ID must be the id of an event of this stream", "header last-event-id")
+        raise Refused("Last-Event-ID must be the id of an event of this stream", header="Last-Event-ID")
     return int(text)
 
 

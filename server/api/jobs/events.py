@@ -51,7 +51,7 @@ def get_events(
         data = [event_public(event) for event in page.events[:limit]]
         return EventList(data=data, has_more=has_more, last_seq=page.last_seq)
     if types:
-        raise Refused("a stream has events of every type; leave out `type`, or request a list", "?type")
+        raise Refused("a stream has events of every type; leave out `type`, or request a list", parameter="type")
     resumed = last_event_id(request)
     start = after or 0 if resumed is None else resumed
     first = context.job_queries.events(job_id, start, 1)

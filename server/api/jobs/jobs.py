@@ -17,6 +17,7 @@ from server.database.tables import Job
 from server.errors import Refused
 from server.http.etags import matches_weakly
 from server.http.problem_details import documented
+from server.http.query_parameters import LABEL
 from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.jobs.serializers import job_etag, jobs_public, update_tags
@@ -34,7 +35,6 @@ IdempotencyKey = Annotated[
 ]
 _ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
 _NO_CHANGE = {200: {"model": JobPublic, "description": "No change: the job was in this state already"}}
-_LABEL = "label."
 _UNCHANGED = JobRetry()
 _LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, LabelValue])
 
@@ -95,7 +95,27 @@ def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None
 _SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
 
 
-@router.get("", operation_id="jobs_list", responses=documented(404, 422, also={200: _ETAG, **_SAME}))
+_LABEL_PARAMETERS = {
+    "name": "labels",
+    "in": "query",
+    "required": False,
+    "description": "Only jobs with these labels: `label.<key>=<value>`; may be repeated.",
+    "style": "form",
+    "explode": True,
+    "schema": {
+        "type": "object",
+        "patternProperties": {"^label\\.[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$": {"type": "string", "maxLength": 255}},
+    },
+}
+"""In OpenAPI, the fields of such a parameter are parameters of their own."""
+
+
+@router.get(
+    "",
+    operation_id="jobs_list",
+    responses=documented(422, also={200: _ETAG, **_SAME}),
+    openapi_extra={"parameters": [_LABEL_PARAMETERS]},
+)
 @requires(Scope.READ)
 def list_jobs(
     request: Request,
@@ -135,12 +155,12 @@ def list_jobs(
 
 def _labels(request: Request) -> dict[str, str]:
     items = request.query_params.multi_items()
-    labels = {key.removeprefix(_LABEL): value for key, value in items if key.startswith(_LABEL)}
+    labels = {key.removeprefix(LABEL): value for key, value in items if key.startswith(LABEL)}
     try:
         return _LABELS.validate_python(labels)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Refused(f"this is not a valid label: {first['msg']}", f"?{_LABEL}{first['loc'][0]}") from error
+        raise Refused(f"this is not a valid label: {first['msg']}", parameter=f"{LABEL}{first['loc'][0]}") from error
 
 
 @router.get(
