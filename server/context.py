@@ -6,7 +6,7 @@ from typing import Annotated
 
 import anyio
 import sqlalchemy as sa
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Request
 
 from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness
@@ -91,16 +91,8 @@ async def _context(request: Request) -> AppContext:  # a coroutine, which needs 
 Context = Annotated[AppContext, Depends(_context)]
 MAX_INTEGER = 2**62
 """Largest integer accepted in a query: below the database's 2**63 - 1, and exact as a float, as OpenAPI writes it."""
-Limit = Annotated[int, Query(ge=1, le=100, description="Maximum number of items.")]
-After = Annotated[str | None, Query(max_length=64, description="Cursor from the previous page.")]
 
 
 async def refuse_unknown_parameters(request: Request, context: Context) -> None:
     """Refuse query parameters that the route does not have: a dependency of all routes but pages."""
     context.query_parameters.check(request)
-
-
-def link_next(request: Request, response: Response, cursor: str | None) -> None:
-    """Set the `Link` header to the next page."""
-    if cursor is not None:
-        response.headers["Link"] = f'<{request.url.include_query_params(after=cursor)}>; rel="next"'

@@ -35,7 +35,7 @@ class Access:
 
     def owners(self) -> list[access.OwnerPublic]:
         """Owners with quota and usage."""
-        return self._transport.get("/v1/owners", access.OwnerList).data
+        return list(self._transport.pages("/v1/owners", access.OwnerPublic))
 
     def set_quota(self, owner: str, quota: access.Quota) -> access.OwnerPublic:
         """Set an owner's quota."""

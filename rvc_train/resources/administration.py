@@ -12,7 +12,7 @@ class PublishedWeights:
 
     def list(self) -> list[administration.WeightsPublic]:
         """All published weights, with their state."""
-        return self._transport.get("/v1/weights", administration.WeightsList).data
+        return [*self._transport.pages("/v1/weights", administration.WeightsPublic)]
 
     def get(self, weights_id: str) -> administration.WeightsPublic:
         """One set of weights."""

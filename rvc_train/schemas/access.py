@@ -85,12 +85,6 @@ class OwnerPublic(ResponseModel):
     usage: Usage
 
 
-class OwnerList(ResponseModel):
-    """All owners."""
-
-    data: list[OwnerPublic]
-
-
 class Me(OwnerPublic):
     """The caller: owner, scopes, quota and usage."""
 

@@ -69,9 +69,3 @@ class WeightsPublic(ResponseModel):
     """State of the requested download; null without one, or once all files are present."""
     fetch_error: str | None
     files: list[WeightsFile]
-
-
-class WeightsList(ResponseModel):
-    """All published weights."""
-
-    data: list[WeightsPublic]

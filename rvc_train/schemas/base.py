@@ -14,7 +14,9 @@ class RequestModel(BaseModel):
 class ResponseModel(BaseModel):
     """Base of answers."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="ignore", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
 
 
 T = TypeVar("T")
@@ -27,5 +29,7 @@ class Page(ResponseModel, Generic[T]):
     model_config = ConfigDict(use_attribute_docstrings=False)
 
     data: list[T]
-    has_more: bool
-    next_cursor: str | None = Field(description="Value of `after` for the next page; null on the last one. Opaque.")
+    has_more: bool = False
+    next_cursor: str | None = Field(
+        default=None, description="Value of `after` for the next page; null on the last one. Opaque."
+    )

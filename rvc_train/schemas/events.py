@@ -4,11 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from rvc_engine import events as engine_events
 from rvc_engine.errors import FailureCode
-from rvc_train.schemas.base import ResponseModel
+from rvc_train.schemas.base import Page, ResponseModel
 
 
 class EventType(StrEnum):
@@ -105,11 +105,11 @@ Of the engine's own events, `type` and `time` are left out too, and a number tha
 """
 
 
-class EventList(ResponseModel):
-    """Events in order, oldest first."""
+class EventList(Page[EventPublic]):
+    """Events in order, oldest first. Their cursors are their numbers."""
 
-    data: list[EventPublic]
-    has_more: bool
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     last_seq: int
     """Number of the job's newest event; continue with `after` set to the last one received."""
 
@@ -123,9 +123,3 @@ class MetricSeries(ResponseModel):
     """Values at the steps; null for a number that was not finite."""
     num_points: int
     """Number of stored points; more than in `steps` when the series was thinned."""
-
-
-class MetricList(ResponseModel):
-    """Series by key."""
-
-    data: list[MetricSeries]

@@ -36,12 +36,6 @@ class PreviewPublic(ResponseModel):
     created_at: datetime
 
 
-class PreviewList(ResponseModel):
-    """Previews of a job, by step."""
-
-    data: list[PreviewPublic]
-
-
 class CheckpointPublic(ResponseModel):
     """Evaluated save."""
 
@@ -55,12 +49,6 @@ class CheckpointPublic(ResponseModel):
     is_best: bool
     """Whether it is the best of the job so far, from which the artifact of kind `best` is made."""
     created_at: datetime
-
-
-class CheckpointList(ResponseModel):
-    """Evaluated saves of a job, by step."""
-
-    data: list[CheckpointPublic]
 
 
 CONTENT_NOTICE = (
@@ -81,9 +69,3 @@ class ArtifactPublic(ResponseModel):
     url: str
     """Path of the file on this server."""
     content_notice: str | None
-
-
-class ArtifactList(ResponseModel):
-    """Files of a job."""
-
-    data: list[ArtifactPublic]

@@ -3,27 +3,31 @@
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport, DatasetStatus
 from server.api.authorization import OwnerFilter, require_principal, requires
-from server.context import After, AppContext, Context, Limit, link_next
+from server.context import AppContext, Context
 from server.database.tables import Dataset
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
 from server.errors import Conflict, NotFound, UploadRefused, UploadTooLarge
+from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.threads import on_disk
 from server.job_store.serializers import dataset_public
 from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
+
+_CURSORS: Cursors[str] = Cursors("datasets", str)
 
 NUM_ADMITTING = 2
 SMALL_BYTES = 64 << 20
@@ -165,14 +169,13 @@ def list_datasets(
     response: Response,
     context: Context,
     owner_filter: OwnerFilter,
-    after: After = None,
+    after: Annotated[str | None, Depends(_CURSORS)],
     limit: Limit = 20,
 ) -> Page[DatasetPublic]:
     """List your datasets, newest first."""
     datasets, has_more = context.datasets.list(owner=owner_filter, after=after, limit=limit)
-    cursor = datasets[-1].id if has_more else None
-    link_next(request, response, cursor)
-    return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)
+    data = [dataset_public(each) for each in datasets]
+    return _CURSORS.page(request, response, data, data[-1].id if has_more else None)
 
 
 @router.get("/{dataset_id}", operation_id="datasets_get", responses=documented(404))

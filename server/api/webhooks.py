@@ -2,7 +2,7 @@
 
 from typing import Annotated, get_args
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -19,13 +19,17 @@ from rvc_train.schemas.webhooks import (
     WebhookSecretPublic,
 )
 from server.api.authorization import OwnerFilter, require_principal, requires
-from server.context import After, AppContext, Context, Limit, link_next
+from server.context import AppContext, Context
 from server.database.tables import Delivery, Webhook
+from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.threads import to_write
 from server.webhooks.egress import check_url, resolve
 
 router = APIRouter(prefix="/webhooks", tags=["webhooks"])
+
+_CURSORS: Cursors[str] = Cursors("webhooks", str)
+_DELIVERY_CURSORS: Cursors[str] = Cursors("deliveries", str)
 
 messages = APIRouter(tags=["webhooks"])
 """The messages to webhooks, for the OpenAPI document."""
@@ -86,14 +90,13 @@ def list_webhooks(
     response: Response,
     context: Context,
     owner_filter: OwnerFilter,
-    after: After = None,
+    after: Annotated[str | None, Depends(_CURSORS)],
     limit: Limit = 20,
 ) -> Page[WebhookPublic]:
     """List your webhooks, including those of single jobs, newest first."""
     webhooks, has_more = context.webhooks.list(owner_filter, after=after, limit=limit)
-    cursor = webhooks[-1].id if has_more else None
-    link_next(request, response, cursor)
-    return Page(data=[_public(each) for each in webhooks], has_more=has_more, next_cursor=cursor)
+    data = [_public(each) for each in webhooks]
+    return _CURSORS.page(request, response, data, data[-1].id if has_more else None)
 
 
 @router.get("/{webhook_id}", operation_id="webhooks_get", responses=documented(404))
@@ -143,14 +146,13 @@ def list_deliveries(
     request: Request,
     response: Response,
     context: Context,
-    after: After = None,
+    after: Annotated[str | None, Depends(_DELIVERY_CURSORS)],
     limit: Limit = 20,
 ) -> Page[DeliveryPublic]:
     """List messages, newest first, with their attempts and answers."""
     found, has_more = context.webhooks.deliveries(None, webhook_id, after=after, limit=limit)
-    cursor = found[-1].id if has_more else None
-    link_next(request, response, cursor)
-    return Page(data=[_delivery_public(each) for each in found], has_more=has_more, next_cursor=cursor)
+    data = [_delivery_public(each) for each in found]
+    return _DELIVERY_CURSORS.page(request, response, data, data[-1].id if has_more else None)
 
 
 @router.post(

@@ -1,21 +1,35 @@
 """Routes of published weights: list them, and download missing ones."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.administration import WeightsList, WeightsPublic
+from rvc_train.schemas.administration import WeightsPublic
+from rvc_train.schemas.base import Page
 from server.api.authorization import requires
 from server.context import Context
+from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/weights", tags=["weights"])
 
+_CURSORS: Cursors[int] = Cursors("weights")
+
 
 @router.get("", operation_id="weights_list")
 @requires(Scope.READ)
-def list_weights(context: Context) -> WeightsList:
+def list_weights(
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[int | None, Depends(_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[WeightsPublic]:
     """List all known weights, and whether this machine has them."""
-    return WeightsList(data=context.weights.all())
+    weights = context.weights.all()
+    places = {one.id: place for place, one in enumerate(weights)}
+    return _CURSORS.page_of_all(request, response, weights, lambda one: places[one.id], after, limit)
 
 
 @router.get("/{weights_id}", operation_id="weights_get", responses=documented(404))

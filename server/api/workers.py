@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.workers import WorkerList, WorkerPublic
+from rvc_train.schemas.base import Page
+from rvc_train.schemas.workers import WorkerPublic
 from server.api.authorization import require_principal, requires
 from server.context import Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.errors import NotFound
+from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 from server.job_store.leases import Drain
 from server.jobs.serializers import workers_public
@@ -18,14 +20,24 @@ from server.workers.gpu_telemetry import with_gpus
 
 router = APIRouter(prefix="/workers", tags=["server"])
 
+_CURSORS: Cursors[str] = Cursors("workers", str)
+
 
 @router.get("", operation_id="workers_list")
 @requires(Scope.READ)
-def list_workers(context: Context) -> WorkerList:
-    """List the workers seen within the last day."""
+def list_workers(
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[str | None, Depends(_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[WorkerPublic]:
+    """List the workers seen within the last day, newest first."""
     with read_session(context.engine) as session:
         workers = workers_public(session, utc_now(), context.worker_liveness, require_principal().visible_owner)
-    return WorkerList(data=with_gpus(workers, context.storage, context.settings.lease_seconds))
+    older = [worker for worker in workers if after is None or worker.id < after]
+    data = with_gpus(older[:limit], context.storage, context.settings.lease_seconds)
+    return _CURSORS.page(request, response, data, data[-1].id if len(older) > limit else None)
 
 
 @router.post(

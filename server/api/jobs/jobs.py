@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 
 from rvc_train.schemas.access import Scope
@@ -10,12 +10,13 @@ from rvc_train.schemas.base import Page
 from rvc_train.schemas.jobs import JobCreate, JobPatch, JobPublic, JobRetry, JobStatus, LabelKey, LabelValue
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.api.webhooks import check_address
-from server.context import After, AppContext, Context, Limit, link_next
+from server.context import AppContext, Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Job
 from server.errors import Refused
 from server.http.etags import matches_weakly
+from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.query_parameters import LABEL
 from server.http.threads import to_write
@@ -24,6 +25,8 @@ from server.jobs.serializers import job_etag, jobs_public, update_tags
 from server.jobs.submission import Submission, request_fingerprint
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_CURSORS: Cursors[int] = Cursors("jobs")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -122,6 +125,7 @@ def list_jobs(
     response: Response,
     context: Context,
     owner_filter: OwnerFilter,
+    after: Annotated[int | None, Depends(_CURSORS)],
     status: Annotated[list[JobStatus] | None, Query(description="Only jobs with this status; may be repeated.")] = None,
     dataset: Annotated[str | None, Query(max_length=64, description="Only jobs on this dataset.")] = None,
     name: Annotated[str | None, Query(max_length=200, description="Only jobs for the voice of this name.")] = None,
@@ -131,7 +135,6 @@ def list_jobs(
     search: Annotated[
         str | None, Query(max_length=200, description="Only jobs whose voice's name contains this.")
     ] = None,
-    after: After = None,
     limit: Limit = 20,
 ) -> Page[JobPublic]:
     """List your jobs, newest first. `label.<key>=<value>` in the query selects by label; it may be repeated."""
@@ -146,11 +149,9 @@ def list_jobs(
         after=after,
         limit=limit,
     )
-    cursor = jobs[-1].id if has_more else None
-    link_next(request, response, cursor)
     with read_session(context.engine) as session:
         data = jobs_public(session, jobs, context.estimator, utc_now())
-    return Page(data=data, has_more=has_more, next_cursor=cursor)
+    return _CURSORS.page(request, response, data, jobs[-1].number if has_more else None)
 
 
 def _labels(request: Request) -> dict[str, str]:
