@@ -21,7 +21,7 @@ from server.admin.readiness import Readiness
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, STOP_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
-from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
+from server.api import datasets, health, pages, problems, retention, system, uploads, webhooks, weights, workers
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
@@ -138,7 +138,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, session.sign_in, health.router):
+    for router in (v1, session.sign_in, health.router, problems.router):
         app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
     app.include_router(pages.router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from rvc_train.schemas.events import EVENT_DATA, EventPublic, EventType
 from rvc_train.schemas.system import Problem
-from server.auth.authentication import OPEN_PATHS, SIGN_IN
+from server.auth.authentication import OPEN_PATHS, OPEN_PREFIXES, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
 
 _REFERENCE = "#/components/schemas/"
@@ -89,8 +89,10 @@ _TAGS = {
     "retention": "What is deleted when.",
     "access": "Owners, tokens, quotas, sessions and the audit trail.",
     "health": "Probes and metrics.",
+    "problems": "The codes of errors: what each means and what to do.",
 }
 _PATH_PARAMETERS = {
+    "code": "The `code` of a problem.",
     "dataset_id": "Id of a dataset, `ds_...`.",
     "delivery_id": "Id of a webhook's message.",
     "job_id": "Id of a job, `job_...`.",
@@ -103,7 +105,7 @@ _PATH_PARAMETERS = {
     "worker_id": "Id of a worker.",
 }
 _FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac", "image/png"})
-_TEXTS = frozenset({"text/plain", "text/event-stream"})
+_TEXTS = frozenset({"text/plain", "text/html", "text/event-stream"})
 _STREAMS = {
     "/v1/jobs/{job_id}/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
     "/v1/jobs/{job_id}/logs": ("A line of the log.", None),
@@ -242,7 +244,7 @@ def _drop_defaults(component: dict[str, Any]) -> None:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    if path in OPEN_PATHS or (path, method) == (SIGN_IN, "post"):
+    if _is_open(path) or (path, method) == (SIGN_IN, "post"):
         operation["security"] = []
     for parameter in operation.get("parameters", []):
         parameter["required"] |= parameter["name"] == "tus-resumable"  # optional for FastAPI; 412 without it
@@ -254,6 +256,10 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
             for name in _ACCEPTED_HEADERS[path]
         )
     _complete_responses(path, method, operation)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
 def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -302,7 +308,7 @@ def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int
         errors.append(413)
     if "{" in path:
         errors.append(404)
-    if path not in OPEN_PATHS:
+    if not _is_open(path):
         errors += [503]  # the database may be unavailable
         errors += [403, 429] if (path, method) == (SIGN_IN, "post") else [401, 403, 429]
     return errors

@@ -49,14 +49,32 @@ class Problem(ResponseModel):
     """Problem details (RFC 9457)."""
 
     type: str
+    """Address on this server that describes the code."""
     title: str
     status: int
     detail: str
     instance: str
     code: str
+    """Stable code; `GET /problems/{code}` describes it."""
     request_id: str
     retryable: bool
+    """Whether the same request may succeed later."""
     errors: list[ProblemDetail] = []
+
+
+class ProblemTypePublic(ResponseModel):
+    """Description of a code of errors."""
+
+    code: str
+    type: str
+    """Address of this description, as in the problems with this code."""
+    statuses: list[int]
+    """HTTP statuses that it comes with."""
+    meaning: str
+    advice: str
+    """What to do."""
+    retryable: bool
+    """Whether the same request may succeed later, with nothing changed by the caller."""
 
 
 class Health(ResponseModel):

@@ -31,7 +31,7 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Served without any check: a probe with an old token, or from a rate-limited address, must still succeed."""
 OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/docs", *PROBE_PATHS})
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
-OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
+OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/", "/problems/")
 SIGN_IN = "/v1/session"
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60

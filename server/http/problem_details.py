@@ -17,6 +17,7 @@ from starlette.routing import Match
 
 from rvc_train.schemas.system import Problem, ProblemDetail
 from server import errors
+from server.http.problem_types import ADDRESS, OTHER, PROBLEM_TYPES, problem_type
 from server.transient_errors import is_database_unavailable
 
 logger = structlog.get_logger(__name__)
@@ -48,10 +49,6 @@ _CODE_OF = {
     500: "internal",
     503: "unavailable",
 }
-RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
-RETRYABLE_CODES = frozenset({errors.StillRunning.code})
-NOT_RETRYABLE_CODES = frozenset({errors.QuotaExceeded.code})
-"""Codes whose cause must be removed first, although their status is retryable."""
 TUS_VERSION = "1.0.0"
 """Version of the protocol for resumable uploads."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
@@ -74,15 +71,16 @@ def problem_response(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A complete error response."""
+    code = code or _CODE_OF.get(status, OTHER)
     problem = Problem(
-        type="about:blank",
+        type=f"{ADDRESS}/{code}",
         title=_phrase(status),
         status=status,
         detail=detail,
         instance=path,
-        code=code or _CODE_OF.get(status, "error"),
+        code=code,
         request_id=request_id,
-        retryable=(status in RETRYABLE_STATUSES and code not in NOT_RETRYABLE_CODES) or code in RETRYABLE_CODES,
+        retryable=problem_type(code).is_retryable,
         errors=list(problems),
     )
     return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
@@ -216,10 +214,16 @@ def database_unavailable(error: Exception, *, path: str, request_id: str) -> Res
     return problem_response(503, detail, path=path, request_id=request_id, headers={"Retry-After": "5"})
 
 
+def _description(status: int) -> str:
+    """The phrase of a status, and its codes with their meanings."""
+    kinds = [f"`{code}`: {kind.meaning}" for code, kind in PROBLEM_TYPES.items() if status in kind.statuses]
+    return "  \n".join([f"{_phrase(status)}.", *(kind for kind in kinds if status != 500 or "`internal`" in kind)])
+
+
 def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
     """Error responses of a route for the OpenAPI document; `also`: its further successful ones.
 
     `server.openapi` adds their body.
     """
-    problems: dict[int | str, dict[str, Any]] = {status: {"description": _phrase(status)} for status in statuses}
+    problems: dict[int | str, dict[str, Any]] = {status: {"description": _description(status)} for status in statuses}
     return problems | dict(also or {})

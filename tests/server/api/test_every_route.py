@@ -28,6 +28,7 @@ WANTED = {
     "GET /server": OPEN,
     "GET /sign-in": OPEN,
     "GET /docs": OPEN,
+    "GET /problems/{code}": OPEN,
     "GET /openapi.json": OPEN,
     "HEAD /openapi.json": OPEN,
     "GET /livez": OPEN,
