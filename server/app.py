@@ -48,6 +48,7 @@ from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
+from server.idempotency import IdempotencyMiddleware
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
 from server.job_store.queries import JobQueries
@@ -129,6 +130,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 throttle=context.auth_throttle,
                 version=context.changes.current,
             ),
+            Middleware(IdempotencyMiddleware, engine=context.engine, in_flight=context.in_flight_keys, clock=utc_now),
             Middleware(SharedAnswers, version=context.changes.current, caller=current_rights),
         ],
     )

@@ -6,7 +6,8 @@ ServerError
 ├── Gone                       the resource's file was deleted
 ├── Conflict                   not possible in the current state
 │   ├── OffsetMismatch         a chunk that does not start at the upload's offset
-│   └── StillRunning           a request with the same idempotency key is in progress
+│   ├── StillRunning           a request with the same idempotency key is in progress
+│   └── AlreadyDone            a request with the same idempotency key was carried out; its answer cannot be repeated
 ├── PreconditionFailed         the resource changed since the caller read it
 ├── Unauthorized               no token, or an invalid one
 ├── Forbidden                  a host name or an origin that is not allowed
@@ -73,6 +74,17 @@ class StillRunning(Conflict):
     """A request with the same idempotency key is still in progress."""
 
     code = "still_running"
+
+
+class AlreadyDone(Conflict):
+    """A request with the same idempotency key was carried out, or interrupted; its answer cannot be repeated."""
+
+    code = "already_done"
+
+    def __init__(self, message: str, location: str | None = None) -> None:
+        """`location`: address of what the first request made, where known."""
+        super().__init__(message)
+        self.location = location
 
 
 class PreconditionFailed(ServerError):

@@ -15,6 +15,7 @@ from rvc_train.schemas.events import EVENT_DATA, EventPublic, EventType
 from rvc_train.schemas.system import Problem
 from server.auth.authentication import OPEN_PATHS, OPEN_PREFIXES, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
+from server.idempotency import HEADER, MAX_KEY, WITHOUT_KEY
 
 _REFERENCE = "#/components/schemas/"
 _PROBLEM = {"$ref": f"{_REFERENCE}Problem"}
@@ -26,6 +27,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Content-Disposition": ("The file's name.", {"type": "string"}),
     "Content-Range": ("The range of the bytes sent, or the file's size.", {"type": "string", "pattern": "^bytes "}),
     "ETag": ("The file's sha256.", {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}),
+    "Idempotency-Replayed": ("The answer is that of an earlier request with this key.", {"const": "true"}),
     "Link": ("URL of the next page.", {"type": "string"}),
     "Location": ("URL of the new resource.", {"type": "string", "pattern": "^/v1/"}),
     "Retry-After": ("Seconds until the next attempt.", _NUMBER),
@@ -77,6 +79,13 @@ _ACCEPTED_HEADERS = {
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
 }
 """Headers that GET reads from the request itself, invisible to FastAPI."""
+_KEY_PARAMETER = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "For a day, a repeated request with this key gets the first answer and is not carried out again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+}
 _TAGS = {
     "datasets": "Recordings of a voice, and the report on them.",
     "uploads": "Resumable uploads, by tus 1.0.0.",
@@ -250,6 +259,8 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
         parameter["required"] |= parameter["name"] == "tus-resumable"  # optional for FastAPI; 412 without it
         if parameter["in"] == "path":
             parameter.setdefault("description", _PATH_PARAMETERS[parameter["name"]])
+    if method == "post" and not WITHOUT_KEY.match(path) and "Idempotency-Key" not in str(operation.get("parameters")):
+        operation.setdefault("parameters", []).append(_KEY_PARAMETER)
     if method == "get" and path in _ACCEPTED_HEADERS:
         operation.setdefault("parameters", []).extend(
             {"name": name, "in": "header", "description": _REQUEST_HEADERS[name], "schema": {"type": "string"}}
@@ -269,6 +280,8 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
     for status, response in documented(*_usual_errors(path, method, operation)).items():
         responses.setdefault(str(status), response)
     good = _GOOD_HEADERS.get(f"{method} {path}", "").split()
+    if method == "post" and not WITHOUT_KEY.match(path):
+        good.append("Idempotency-Replayed")
     names = {parameter["name"] for parameter in operation.get("parameters", [])}
     if {"after", "limit"} <= names and not path.endswith("/events"):
         good.append("Link")
@@ -303,7 +316,9 @@ def _stream_message(path: str) -> tuple[str, dict[str, Any]]:
 
 
 def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int]:
-    errors = [422, 500]  # 422 also for a query parameter that there is not
+    has_key = method == "post" and not WITHOUT_KEY.match(path)
+    errors = [409] if has_key else []
+    errors += [422, 500]  # 422 also for a query parameter that there is not
     if "application/json" in operation.get("requestBody", {}).get("content", {}):
         errors.append(413)
     if "{" in path:

@@ -21,7 +21,7 @@ from server.auth.principal import Principal, current_principal
 from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, ServerError, TooManyRequests, Unauthorized
-from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
+from server.http.problem_details import database_unavailable, problem_of
 from server.http.rate_limit import RateLimit, network_of
 from server.settings import ServerSettings
 from server.transient_errors import is_database_unavailable
@@ -111,11 +111,7 @@ class AuthMiddleware:
         try:
             principal = await self._principal(scope)
         except ServerError as error:
-            status, headers = status_of(error), headers_of(error)
-            response = problem_response(
-                status, str(error), path=path, request_id=request_id, code=error.code, headers=headers
-            )
-            await response(scope, receive, send)
+            await problem_of(error, path=path, request_id=request_id)(scope, receive, send)
             return
         except Exception as error:
             if not is_database_unavailable(error):

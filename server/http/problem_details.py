@@ -111,14 +111,26 @@ def install(app: FastAPI) -> None:
 async def _on_server_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.ServerError):
         raise error
-    status = status_of(error)
-    if status >= 500 and not isinstance(error, errors.NoSpace):
+    if status_of(error) >= 500 and not isinstance(error, errors.NoSpace):
         logger.error("internal error", exc_info=error)
+    return problem_of(error, path=request.url.path, request_id=request.scope.get("state", {}).get("request_id", ""))
+
+
+def problem_of(error: errors.ServerError, *, path: str, request_id: str) -> Response:
+    """The complete response for an error."""
     problems = []
     if isinstance(error, errors.Refused) and (error.pointer or error.parameter or error.header):
         place = {"pointer": error.pointer, "parameter": error.parameter, "header": error.header}
         problems = [ProblemDetail(detail=str(error), **place)]
-    return _respond(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
+    return problem_response(
+        status_of(error),
+        str(error),
+        path=path,
+        request_id=request_id,
+        code=error.code,
+        problems=problems,
+        headers=headers_of(error),
+    )
 
 
 def headers_of(error: errors.ServerError) -> dict[str, str]:
@@ -130,6 +142,8 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
         headers = {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
         headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    if isinstance(error, errors.AlreadyDone) and error.location is not None:
+        headers = {"Location": error.location}
     if isinstance(error, errors.StillRunning):
         headers = {"Retry-After": "1"}
     if isinstance(error, errors.OffsetMismatch):

@@ -63,6 +63,12 @@ PROBLEM_TYPES = {
         "Send the same request again after `Retry-After`.",
         is_retryable=True,
     ),
+    "already_done": ProblemType(
+        (409,),
+        "A request with the same `Idempotency-Key` was carried out before, and its answer cannot be repeated: it had a "
+        "secret, or the server stopped before it was stored.",
+        "Look for the result of the first request (its address may be in `Location`); use a new key to send it again.",
+    ),
     "gone": ProblemType((410,), "The file is no longer stored.", "Create it anew: repeat the upload or the job."),
     "precondition_failed": ProblemType(
         (412,), "The resource changed since it was read.", "Read it again, and send its new ETag in `If-Match`."

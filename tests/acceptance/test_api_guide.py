@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from rvc_train.cli.services import free_port
+from server.http.problem_types import guide_table
 
 GUIDE = Path(__file__).parents[2] / "docs" / "api-guide.md"
 BLOCK = re.compile(r"^```(\w+)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -78,17 +79,19 @@ _JOB_CREATED = {
 @requires(Scope.SUBMIT)
 async def submit(request: JobCreate, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
     """Submit a job. It waits for its dataset's report, then for a worker."""
-    if request.webhook is not None:
-        await check_address(context, request.webhook.url)
-    return await to_write(_submit, request, context, idempotency_key)
-
-
-def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None) -> Response:
-    principal = require_principal()
     idempotent = None
     if idempotency_key is not None:
-        idempotent = IdempotentRequest(principal.owner, idempotency_key, request_fingerprint(request))
-    with context.in_flight_keys.exclusive(principal.owner, idempotency_key):
+        idempotent = IdempotentRequest(require_principal().owner, idempotency_key, request_fingerprint(request))
+    if request.webhook is not None:
+        if idempotent is not None and (earlier := await run_in_threadpool(context.jobs.replay, idempotent)) is not None:
+            return _accepted(earlier)  # without a look at the address, which may not resolve at the moment
+        await check_address(context, request.webhook.url)
+    return await to_write(_submit, request, context, idempotent)
+
+
+def _submit(request: JobCreate, context: AppContext, idempotent: IdempotentRequest | None) -> Response:
+    principal = require_principal()
+    with context.in_flight_keys.exclusive(principal.owner, None if idempotent is None else idempotent.key):
         submission = context.jobs.submit(
             request, owner=principal.owner, visible_owner=principal.visible_owner, idempotent=idempotent
         )
