@@ -115,14 +115,17 @@ class Client:
     # Jobs
 
     def submit(self, job: JobCreate, idempotency_key: str | None = None) -> JobPublic:
-        """Submit a job. Requests with the same key make one job; None: a new key."""
+        """Submit a job. Requests with the same key make one job; None: a new key.
+
+        Only fields that were set are sent: for the others the server's own defaults hold, of whatever version it is.
+        """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = job.model_dump(mode="json", exclude_none=True)
+        body = job.model_dump(mode="json", exclude_unset=True)
         return parse(JobPublic, self._transport.send("POST", "/v1/jobs", json=body, headers=headers))
 
     def estimate(self, job: EstimateRequest) -> JobEstimate:
         """Estimate the resources of a job, as ranges, with warnings; submits nothing."""
-        body = job.model_dump(mode="json", exclude_none=True)
+        body = job.model_dump(mode="json", exclude_unset=True)
         return self._transport.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
 
     def jobs(
@@ -169,7 +172,7 @@ class Client:
     ) -> JobPublic:
         """Retry a finished job as a new one; `config`: training options to change."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = {"from": start_from, "config": dict(config or {})}
+        body = {"from": start_from} | ({"config": dict(config)} if config else {})
         return self._transport.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
 
     def edit(

@@ -54,6 +54,7 @@ _GOOD_HEADERS = {
     "post /v1/datasets": "Location",
     "put /v1/datasets/{name}/content": "Location",
     "post /v1/webhooks": "Location",
+    "post /v1/tokens": "Location",
     "post /v1/session": "Set-Cookie",
     "options /v1/uploads": "Tus-Resumable Tus-Version Tus-Extension Tus-Max-Size Tus-Checksum-Algorithm",
     "post /v1/uploads": "Location Tus-Resumable Upload-Expires",

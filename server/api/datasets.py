@@ -35,6 +35,10 @@ SMALL_BYTES = 64 << 20
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
+_ADMITTED = {
+    200: {"model": DatasetPublic, "description": "The server has the same bytes under this name already"},
+    202: {"model": DatasetPublic, "description": "The dataset is made, and its ingestion goes on"},
+}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -57,7 +61,7 @@ _BODY = {
         413,
         422,
         507,
-        also={200: {"model": DatasetPublic, "description": "The server has the same bytes under this name already"}},
+        also=_ADMITTED,
     ),
 )
 @requires(Scope.SUBMIT)
@@ -86,18 +90,19 @@ async def upload(name: str, request: Request, response: Response, context: Conte
             await body.write(uploads.path(upload.id), digest)
         complete = await on_disk(uploads.finish, upload.id, body.size, digest.hexdigest())
         admit = partial(context.admissions.admit, name, complete, digest.hexdigest())
-        return await _admitted(context, response, admit, 201)
+        return await _admitted(context, response, admit)
     finally:
         with anyio.CancelScope(shield=True):
             await on_disk(uploads.discard, upload.id)
 
 
 async def _admitted(
-    context: AppContext, response: Response, admit: Callable[[], tuple[Dataset, bool]], status: int
+    context: AppContext, response: Response, admit: Callable[[], tuple[Dataset, bool]]
 ) -> DatasetPublic:
     """Admit a dataset, and wait for the ingestion of a small one, so that most faults of an upload are errors at once.
 
-    `status`: of the response when the dataset is new. Raises the errors of `admit`, and UploadRefused.
+    The status is 201 for a new one, 202 while its ingestion goes on, 200 for an existing one. Raises the errors of
+    `admit`, and UploadRefused.
     """
     dataset, is_new = await run_sync(admit, limiter=context.admitting)
     context.ingestion.wake()
@@ -108,7 +113,10 @@ async def _admitted(
         await on_disk(context.admissions.discard_refused, dataset.id)
         raise UploadRefused(dataset.reason or "")
     context.dataset_validator.wake()
-    response.status_code = status if is_new else 200
+    if is_new:
+        response.status_code = 202 if dataset.status == DatasetStatus.INGESTING else 201
+    else:
+        response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset_public(dataset)
 
@@ -135,7 +143,7 @@ def _check_size(size: int, context: AppContext) -> None:
 @router.post(
     "",
     operation_id="datasets_create",
-    status_code=202,
+    status_code=201,
     responses=documented(
         404,
         409,
@@ -143,7 +151,7 @@ def _check_size(size: int, context: AppContext) -> None:
         413,
         422,
         507,
-        also={200: {"model": DatasetPublic, "description": "The server has the same bytes already"}},
+        also=_ADMITTED,
     ),
 )
 @requires(Scope.SUBMIT)
@@ -159,7 +167,7 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
         admit = partial(context.uploads.make_dataset, *services, visible_owner, request.name, request.upload_id)
     else:
         admit = partial(context.admissions.admit_stored, principal.owner, request.name, request.sha256 or "")
-    return await _admitted(context, response, admit, 202)
+    return await _admitted(context, response, admit)
 
 
 @router.get("", operation_id="datasets_list", responses=documented(422))

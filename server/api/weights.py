@@ -15,6 +15,7 @@ from server.http.problem_details import documented
 router = APIRouter(prefix="/weights", tags=["weights"])
 
 _CURSORS: Cursors[int] = Cursors("weights")
+_GOES_ON = {202: {"model": WeightsPublic, "description": "The download goes on"}}
 
 
 @router.get("", operation_id="weights_list")
@@ -39,8 +40,11 @@ def get_weights(weights_id: str, context: Context) -> WeightsPublic:
     return context.weights.get(weights_id)
 
 
-@router.post("/{weights_id}/fetch", operation_id="weights_fetch", status_code=202, responses=documented(404))
+@router.post("/{weights_id}/fetch", operation_id="weights_fetch", responses=documented(404, also=_GOES_ON))
 @requires(Scope.ADMIN)
-def fetch_weights(weights_id: str, context: Context) -> WeightsPublic:
+def fetch_weights(weights_id: str, response: Response, context: Context) -> WeightsPublic:
     """Download the missing files of an id in the background; GET shows the progress."""
-    return context.weights.fetch(weights_id)
+    weights = context.weights.fetch(weights_id)
+    if not weights.is_present:
+        response.status_code = 202
+    return weights

@@ -44,12 +44,11 @@ def list_workers(
     "/{worker_id}/drain",
     operation_id="workers_drain",
     status_code=202,
-    responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It is being drained already"}}),
+    responses=documented(404, 409),
 )
 @requires(Scope.ADMIN)
 def drain(
     worker_id: str,
-    response: Response,
     context: Context,
     mode: Annotated[
         Drain,
@@ -60,8 +59,7 @@ def drain(
     ] = Drain.HAND_BACK,
 ) -> WorkerPublic:
     """Drain a worker: it claims no new job, releases or finishes its present one, and ends."""
-    if not context.jobs.drain_worker(worker_id, mode):
-        response.status_code = 200
+    context.jobs.drain_worker(worker_id, mode)
     visible_owner = require_principal().visible_owner
     with read_session(context.engine) as session:
         found = workers_public(session, utc_now(), context.worker_liveness, visible_owner, only=worker_id)

@@ -40,7 +40,7 @@ async def create_session(body: SessionCreate, request: Request, response: Respon
     )
 
 
-@router.post("/code", operation_id="sessions_create_code", status_code=201)
+@router.post("/code", operation_id="sessions_create_code")
 @requires(Scope.READ)
 def create_code(response: Response, context: Context) -> SignInCode:
     """Make a code that signs a browser in as you, within ten minutes and once: for a link to `/sign-in#code=...`."""

@@ -22,6 +22,7 @@ def create_token(request: TokenCreate, response: Response, context: Context) -> 
     """Create a token for an owner. The answer has its secret, which is shown only once."""
     token, secret = context.tokens.create(request)
     response.headers["Cache-Control"] = "no-store"
+    response.headers["Location"] = f"/v1/tokens/{token.id}"
     return TokenMade(secret=secret, **token.model_dump(exclude={"sha256"}))
 
 
@@ -38,6 +39,13 @@ def list_tokens(
     found, has_more = context.tokens.list(after=after, limit=limit)
     data = [TokenPublic.model_validate(each, from_attributes=True) for each in found]
     return _CURSORS.page(request, response, data, data[-1].id if has_more else None)
+
+
+@router.get("/{token_id}", operation_id="tokens_get", responses=documented(404))
+@requires(Scope.ADMIN)
+def get_token(token_id: str, context: Context) -> TokenPublic:
+    """Get one token without its secret, also a revoked one."""
+    return TokenPublic.model_validate(context.tokens.get(token_id), from_attributes=True)
 
 
 @router.delete("/{token_id}", operation_id="tokens_revoke", status_code=204, responses=documented(404))

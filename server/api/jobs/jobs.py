@@ -38,7 +38,8 @@ IdempotencyKey = Annotated[
     ),
 ]
 _ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
-_NO_CHANGE = {200: {"model": JobPublic, "description": "No change: the job was in this state already"}}
+_GOES_ON = {202: {"model": JobPublic, "description": "The worker will stop after its current step and a checkpoint"}}
+_STOPPING = frozenset({JobStatus.CANCELLING, JobStatus.PAUSING})
 _UNCHANGED = JobRetry()
 _LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, LabelValue])
 
@@ -205,37 +206,31 @@ def edit(
     return _with_etag(context, context.jobs.update(job_id, patch, update_tags(if_match)), response)
 
 
-@router.post(
-    "/{job_id}/cancel", operation_id="jobs_cancel", status_code=202, responses=documented(404, 409, also=_NO_CHANGE)
-)
+@router.post("/{job_id}/cancel", operation_id="jobs_cancel", responses=documented(404, 409, also=_GOES_ON))
 @requires(Scope.SUBMIT)
 def cancel(job_id: str, response: Response, context: Context) -> JobPublic:
     """Cancel a job: at once while it waits; a running job ends after its current step and a checkpoint."""
-    return _control_response(context, context.jobs.cancel(job_id), response)
+    return _control_response(context, context.jobs.cancel(job_id)[0], response)
 
 
-@router.post(
-    "/{job_id}/pause", operation_id="jobs_pause", status_code=202, responses=documented(404, 409, also=_NO_CHANGE)
-)
+@router.post("/{job_id}/pause", operation_id="jobs_pause", responses=documented(404, 409, also=_GOES_ON))
 @requires(Scope.SUBMIT)
 def pause(job_id: str, response: Response, context: Context) -> JobPublic:
     """Pause a job: at once while it waits; a running job stops after its current step and a checkpoint."""
-    return _control_response(context, context.jobs.pause(job_id), response)
+    return _control_response(context, context.jobs.pause(job_id)[0], response)
 
 
-@router.post(
-    "/{job_id}/resume", operation_id="jobs_resume", status_code=202, responses=documented(404, 409, also=_NO_CHANGE)
-)
+@router.post("/{job_id}/resume", operation_id="jobs_resume", responses=documented(404, 409))
 @requires(Scope.SUBMIT)
-def resume(job_id: str, response: Response, context: Context) -> JobPublic:
+def resume(job_id: str, context: Context) -> JobPublic:
     """Return a paused job to the queue, at the place given by its priority and age."""
-    return _control_response(context, context.jobs.resume(job_id), response)
+    return _public(context, context.jobs.resume(job_id)[0])
 
 
-def _control_response(context: AppContext, result: tuple[Job, bool], response: Response) -> JobPublic:
-    job, is_new = result
-    if not is_new:
-        response.status_code = 200
+def _control_response(context: AppContext, job: Job, response: Response) -> JobPublic:
+    """The job; with 202 while its worker has yet to stop."""
+    if job.status in _STOPPING:
+        response.status_code = 202
     return _public(context, job)
 
 

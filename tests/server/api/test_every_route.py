@@ -96,6 +96,7 @@ WANTED = {
     "GET /v1/audit": ADMIN,
     "POST /v1/tokens": ADMIN,
     "GET /v1/tokens": ADMIN,
+    "GET /v1/tokens/{token_id}": ADMIN,
     "DELETE /v1/tokens/{token_id}": ADMIN,
 }
 """The scope of each route. A new route must be added here."""

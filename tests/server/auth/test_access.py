@@ -487,7 +487,7 @@ def test_everything_that_is_done_to_a_job_is_in_the_trail(
     eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued")
     for step in ("pause", "resume", "cancel", "retry"):
         answer = client.post(f"/v1/jobs/{job_id}/{step}", json={"from": "start"} if step == "retry" else None)
-        assert answer.status_code == 202, answer.text
+        assert answer.status_code == (202 if step == "retry" else 200), answer.text
     client.patch(f"/v1/jobs/{job_id}", json={"labels": {"a": "b"}})
     administrator.put("/v1/retention", json={})
     administrator.put("/v1/owners/sara/quota", json={"max_jobs": 7})
