@@ -136,7 +136,7 @@ class Refused(ServerError):
     def __init__(
         self, message: str, pointer: str = "", *, parameter: str | None = None, header: str | None = None
     ) -> None:
-        """Where the fault is: the field by its JSON pointer, or the name of a parameter or header."""
+        """Place of the fault, if any: the JSON pointer of a field, or the name of a parameter or a header."""
         super().__init__(message)
         self.pointer, self.parameter, self.header = pointer, parameter, header
 

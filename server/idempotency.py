@@ -15,6 +15,7 @@ import anyio
 import sqlalchemy as sa
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -156,6 +157,8 @@ async def _read(receive: Receive) -> bytes:
     body, has_more = b"", True
     while has_more:
         message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
         body += message.get("body", b"")
         has_more = message.get("more_body", False)
     return body

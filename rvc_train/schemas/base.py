@@ -2,7 +2,7 @@
 
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 
 
 class RequestModel(BaseModel):
@@ -17,6 +17,23 @@ class ResponseModel(BaseModel):
     model_config = ConfigDict(
         extra="ignore", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
     )
+
+
+DEPRECATED: dict[str, JsonValue] = {"deprecated": True}
+"""Schema of a field whose name lacks its unit; a field with the unit has the same value."""
+
+
+class SizedModel(ResponseModel):
+    """Base of answers about bytes."""
+
+    size: int = Field(json_schema_extra=DEPRECATED)
+    """`size_bytes` under its old name."""
+
+    @computed_field
+    @property
+    def size_bytes(self) -> int:
+        """Number of bytes."""
+        return self.size
 
 
 T = TypeVar("T")

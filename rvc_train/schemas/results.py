@@ -2,16 +2,15 @@
 
 from datetime import datetime
 
-from rvc_train.schemas.base import ResponseModel
+from rvc_train.schemas.base import ResponseModel, SizedModel
 
 
-class PreviewFile(ResponseModel):
+class PreviewFile(SizedModel):
     """File of a preview."""
 
     name: str
     url: str
     """Path of the file on this server."""
-    size: int
     sha256: str
 
 
@@ -57,13 +56,12 @@ CONTENT_NOTICE = (
 )
 
 
-class ArtifactPublic(ResponseModel):
+class ArtifactPublic(SizedModel):
     """File of a job for download."""
 
     id: str
     kind: str
     name: str
-    size: int
     sha256: str
     created_at: datetime
     url: str

@@ -72,7 +72,7 @@ class ProblemTypePublic(ResponseModel):
     """HTTP statuses that it comes with."""
     meaning: str
     advice: str
-    """What to do."""
+    """Recommended action."""
     retryable: bool
     """Whether the same request may succeed later, with nothing changed by the caller."""
 

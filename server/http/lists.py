@@ -15,7 +15,7 @@ from server.errors import Refused
 
 MAX_LIMIT = 100
 MAX_LONG_LIMIT = 1000
-"""Of events, and of lists within one job or one machine, which mostly fit into one page."""
+"""For events, and for lists within one job or one machine, which mostly fit into one page."""
 
 Number = Annotated[int, Field(ge=0, le=2**62)]
 """Sort key that the database's integers can hold."""
@@ -38,7 +38,7 @@ class Cursors(Generic[K]):
     """Cursors of one list; as a dependency, the sort key in the query's `after`, or None."""
 
     def __init__(self, name: str, key: Any = Number) -> None:
-        """`name`: of the list, so that no other list takes its cursors. `key`: type of the sort key."""
+        """`name`: the list, so that no other list takes its cursors. `key`: type of the sort key."""
         self._name = name
         self._adapter: TypeAdapter[tuple[str, K]] = TypeAdapter(tuple[str, key])
 

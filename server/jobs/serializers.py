@@ -14,7 +14,7 @@ from rvc_train.schemas.jobs import LEASED_STATUSES, JobError, JobPublic, JobStat
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.result_tables import Artifact
-from server.database.tables import Job, Worker
+from server.database.tables import Event, Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
 from server.job_store.liveness import FORGET_WORKERS_AFTER, WorkerLiveness
@@ -34,10 +34,24 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
         .group_by(col(Artifact.job_number))
     )
     counts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
+    updates = _newest_events(session, numbers)
     return [
-        _job_public(job, positions.get(job.number), forecasts.get(job.number, JobForecast()), counts.get(job.number, 0))
+        _job_public(
+            job,
+            positions.get(job.number),
+            forecasts.get(job.number, JobForecast()),
+            counts.get(job.number, 0),
+            updates.get(job.number, job.created_at),
+        )
         for job in jobs
     ]
+
+
+def _newest_events(session: Session, numbers: Sequence[int | None]) -> dict[int | None, datetime]:
+    """Time of each job's newest event, by number."""
+    is_newest = sa.and_(col(Event.job_number) == Job.number, col(Event.seq) == Job.last_seq)
+    query = select(Job.number, Event.created_at).join(Event, is_newest).where(col(Job.number).in_(numbers))
+    return {row[0]: row[1] for row in session.exec(query).all()}
 
 
 def job_etag(job: Job, public: JobPublic) -> str:
@@ -74,7 +88,9 @@ def _queue_positions(session: Session, jobs: Sequence[Job]) -> dict[int | None, 
     return {row[0]: row[1] for row in session.connection().execute(query)}
 
 
-def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, num_artifacts: int) -> JobPublic:
+def _job_public(
+    job: Job, queue_position: int | None, forecast: JobForecast, num_artifacts: int, updated_at: datetime
+) -> JobPublic:
     fields = job.model_dump(exclude={"losses"})
     return JobPublic(
         **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
@@ -85,6 +101,7 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, num
         starts_in=forecast.starts_in,
         eta=forecast.eta,
         num_artifacts=num_artifacts,
+        updated_at=updated_at,
         error=_job_error(job),
         content_notice=content_notice(job),
     )

@@ -16,14 +16,21 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.webhooks import DeliveryStatus, WebhookCreate, WebhookPatch
+from rvc_train.schemas.webhooks import (
+    DeliveryStatus,
+    JobMessage,
+    JobMessageData,
+    MessageError,
+    PingMessage,
+    WebhookCreate,
+    WebhookPatch,
+)
 from server.auth.audit import record
 from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Job, Webhook, new_id
 from server.errors import Conflict, NotFound
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of a secret
-PING = "ping"
 OLD_SECRET_HOURS = 24
 """Time after a rotation during which the replaced secret still signs."""
 MAX_OLD_SECRETS = 5
@@ -66,7 +73,7 @@ def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetim
     name = f"job.{kind}"
     for webhook in session.exec(query.order_by(col(Webhook.id)).with_for_update(read=True)).all():
         if name in webhook.events:
-            session.add(_delivery(webhook, name, _job_payload(job), now, job.id))
+            session.add(_delivery(webhook, _message(name, job, now), now, job.id))
 
 
 DELIVERED_EVENTS = frozenset(
@@ -82,24 +89,40 @@ DELIVERED_EVENTS = frozenset(
 )
 
 
-def _job_payload(job: Job) -> dict[str, object]:
-    error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
-    return {
-        "id": job.id,
-        "name": job.name,
-        "status": job.status,
-        "dataset_id": job.dataset_id,
-        "labels": job.labels,
-        "progress": job.progress,
-        "error": error,
-        "url": f"/v1/jobs/{job.id}",
-    }
+def _message(name: str, job: Job, now: datetime) -> JobMessage:
+    error = None if job.error_code is None else MessageError(code=job.error_code, message=job.error_message)
+    data = JobMessageData(
+        id=job.id,
+        name=job.name,
+        status=job.status,
+        dataset_id=job.dataset_id,
+        labels=job.labels,
+        progress=job.progress,
+        error=error,
+        url=f"/v1/jobs/{job.id}",
+    )
+    return JobMessage.model_validate({"type": name, "timestamp": now, "data": data})
 
 
-def _delivery(webhook: Webhook, event: str, data: dict[str, object], now: datetime, job_id: str | None) -> Delivery:
-    body = json.dumps({"type": event, "timestamp": now.isoformat(), "data": data}, ensure_ascii=False)
+def with_address(body: str, public_url: str | None) -> str:
+    """A message whose `data.url` begins with the server's address, if it is known."""
+    message = json.loads(body)
+    path = message["data"].get("url", "")
+    if public_url is None or not path.startswith("/"):
+        return body
+    message["data"]["url"] = public_url.rstrip("/") + path
+    return json.dumps(message, ensure_ascii=False)
+
+
+def _delivery(webhook: Webhook, message: JobMessage | PingMessage, now: datetime, job_id: str | None) -> Delivery:
     return Delivery(
-        id=new_id("msg"), webhook_id=webhook.id, job_id=job_id, event=event, body=body, created_at=now, next_try_at=now
+        id=new_id("msg"),
+        webhook_id=webhook.id,
+        job_id=job_id,
+        event=message.type,
+        body=message.model_dump_json(),
+        created_at=now,
+        next_try_at=now,
     )
 
 
@@ -170,7 +193,8 @@ class WebhookService:
     def ping(self, owner: str | None, webhook_id: str) -> Delivery:
         """Send an empty message to test the URL. Raises NotFound, or Conflict for a disabled webhook."""
         with write_session(self._engine) as session:
-            delivery = _delivery(_find_enabled(session, owner, webhook_id), PING, {}, self._clock(), None)
+            now = self._clock()
+            delivery = _delivery(_find_enabled(session, owner, webhook_id), PingMessage(timestamp=now), now, None)
             session.add(delivery)
             return delivery
 
