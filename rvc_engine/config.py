@@ -49,7 +49,7 @@ def check_voice_name(name: str) -> str:
     return name
 
 
-VoiceName = Annotated[str, AfterValidator(check_voice_name)]
+VoiceName = Annotated[str, AfterValidator(check_voice_name), Field(json_schema_extra={"minLength": 1})]
 
 
 def voice_file_stem(name: str) -> str:

@@ -24,20 +24,14 @@ from rvc_train.local_servers import is_loopback
 from rvc_train.resources.access import Access
 from rvc_train.resources.administration import PublishedWeights, Retention
 from rvc_train.resources.webhooks import Webhooks
+from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
-from rvc_train.schemas.events import EventList, EventPublic, MetricList
+from rvc_train.schemas.events import EventList, EventPublic, MetricSeries
 from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
 from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
-from rvc_train.schemas.results import (
-    ArtifactList,
-    ArtifactPublic,
-    CheckpointList,
-    CheckpointPublic,
-    PreviewList,
-    PreviewPublic,
-)
+from rvc_train.schemas.results import ArtifactPublic, CheckpointPublic, PreviewPublic
 from rvc_train.schemas.system import SystemPublic
-from rvc_train.schemas.workers import WorkerList, WorkerPublic
+from rvc_train.schemas.workers import WorkerPublic
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 _EXAMPLE = "use one such as http://127.0.0.1:8000"
@@ -127,14 +121,17 @@ class Client:
     # Jobs
 
     def submit(self, job: JobCreate, idempotency_key: str | None = None) -> JobPublic:
-        """Submit a job. Requests with the same key make one job; None: a new key."""
+        """Submit a job. Requests with the same key make one job; None: a new key.
+
+        Only fields that were set are sent: for the others the server's own defaults hold, of whatever version it is.
+        """
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = job.model_dump(mode="json", exclude_none=True)
+        body = job.model_dump(mode="json", exclude_unset=True)
         return parse(JobPublic, self._transport.send("POST", "/v1/jobs", json=body, headers=headers))
 
     def estimate(self, job: EstimateRequest) -> JobEstimate:
         """Estimate the resources of a job, as ranges, with warnings; submits nothing."""
-        body = job.model_dump(mode="json", exclude_none=True)
+        body = job.model_dump(mode="json", exclude_unset=True)
         return self._transport.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
 
     def jobs(
@@ -181,7 +178,7 @@ class Client:
     ) -> JobPublic:
         """Retry a finished job as a new one; `config`: training options to change."""
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = {"from": start_from, "config": dict(config or {})}
+        body = {"from": start_from} | ({"config": dict(config)} if config else {})
         return self._transport.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
 
     def edit(
@@ -277,21 +274,21 @@ class Client:
         for message in follow(self._http, f"/v1/jobs/{job_id}/logs", None, params, on_wait):
             yield message.data
 
-    def metrics(self, job_id: str, **query: str | int) -> MetricList:
+    def metrics(self, job_id: str, **query: str | int) -> Page[MetricSeries]:
         """Metrics over the training steps; `query`: `key`, `since_step`, `max_points`."""
-        return self._transport.get(f"/v1/jobs/{job_id}/metrics", MetricList, query)
+        return self._transport.get(f"/v1/jobs/{job_id}/metrics", Page[MetricSeries], query)
 
     def artifacts(self, job_id: str) -> list[ArtifactPublic]:
         """Files of the job for download."""
-        return self._transport.get(f"/v1/jobs/{job_id}/artifacts", ArtifactList).data
+        return list(self._transport.pages(f"/v1/jobs/{job_id}/artifacts", ArtifactPublic))
 
     def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
         """Evaluated saves with their scores, by step."""
-        return self._transport.get(f"/v1/jobs/{job_id}/checkpoints", CheckpointList).data
+        return list(self._transport.pages(f"/v1/jobs/{job_id}/checkpoints", CheckpointPublic))
 
     def previews(self, job_id: str) -> list[PreviewPublic]:
         """Previews of the voice at its evaluated saves, by step."""
-        return self._transport.get(f"/v1/jobs/{job_id}/previews", PreviewList).data
+        return list(self._transport.pages(f"/v1/jobs/{job_id}/previews", PreviewPublic))
 
     def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
         """Download a file into a folder, resuming an interrupted download and checking the sha256; its path."""
@@ -304,7 +301,7 @@ class Client:
 
     def workers(self) -> list[WorkerPublic]:
         """Processes that run jobs."""
-        return self._transport.get("/v1/workers", WorkerList).data
+        return list(self._transport.pages("/v1/workers", WorkerPublic))
 
     def drain_worker(self, worker_id: str, mode: str = "hand_back") -> WorkerPublic:
         """Drain a worker: `hand_back` lets another worker continue its job, `finish` completes the job first."""

@@ -33,7 +33,7 @@ class Problem:
     detail: str
     retryable: bool = False
     pointers: tuple[tuple[str, str], ...] = ()
-    """(detail, JSON pointer) of each wrong field."""
+    """(detail, place) of each fault: JSON pointer of a field, or name of a parameter or header."""
     request_id: str | None = None
     retry_after_seconds: float | None = None
     """Seconds in the `Retry-After` header; None without one."""

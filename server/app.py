@@ -22,7 +22,7 @@ from server.admin.readiness import Readiness
 from server.admin.retention import Retention
 from server.admin.scheduler import CLEANUP_SECONDS, EXPIRY_SECONDS, STOP_SECONDS, PeriodicTask, Scheduler
 from server.admin.weights import WeightsFetcher
-from server.api import datasets, health, pages, retention, system, uploads, webhooks, weights, workers
+from server.api import datasets, health, pages, problems, retention, system, uploads, webhooks, weights, workers
 from server.api.access import owners, session, tokens
 from server.api.authorization import check_access
 from server.api.jobs import estimates, evaluations, events, jobs, logs, queue, results
@@ -31,7 +31,7 @@ from server.auth.authentication import AuthMiddleware, AuthThrottle
 from server.auth.principal import current_rights
 from server.auth.quotas import Quotas
 from server.auth.tokens import TokenService
-from server.context import AppContext
+from server.context import AppContext, refuse_unknown_parameters
 from server.database.changes import ChangeCounter
 from server.database.clock import database_clock, utc_now
 from server.database.engine import create_engine, sqlite_warning
@@ -47,9 +47,11 @@ from server.http.departures import Departures
 from server.http.head import HeadAsGet
 from server.http.media_types import BodyTypes
 from server.http.problem_details import install
+from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
+from server.idempotency import IdempotencyMiddleware
 from server.job_store.counts import fold_counts
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
@@ -119,6 +121,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
         title="rvc-train",
         version=version("rvc-train"),
         description=DESCRIPTION,
+        webhooks=webhooks.messages,
         lifespan=partial(_lifespan, context),
         redirect_slashes=False,
         docs_url=None,  # the page at /docs loads nothing from other hosts
@@ -137,6 +140,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
                 version=context.changes.current,
             ),
             Middleware(BodyTypes),
+            Middleware(IdempotencyMiddleware, engine=context.engine, in_flight=context.in_flight_keys, clock=utc_now),
             Middleware(SharedAnswers, version=context.changes.current, caller=current_rights),
         ],
     )
@@ -146,8 +150,9 @@ def create_app(settings: ServerSettings) -> FastAPI:
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:
         v1.include_router(module.router)
-    for router in (v1, uploads.options, session.sign_in, health.router, pages.router):
-        app.include_router(router)
+    for router in (v1, uploads.options, session.sign_in, health.router, problems.router):
+        app.include_router(router, dependencies=[Depends(refuse_unknown_parameters)])
+    app.include_router(pages.router)
     app.mount(shells.ADDRESS, shells.Assets(directory=shells.STATIC))
     app.mount("/static", StaticFiles(directory=Path(__file__).parent / "static"))
     return app
@@ -265,6 +270,7 @@ def _build_context(settings: ServerSettings) -> AppContext:
         open_uploads=_upload_limit(settings.max_uploads),
         readiness=Readiness(engine, storage, settings.disk_reserve_bytes),
         stopping=stopping,
+        query_parameters=QueryParameters(),
         admitting=anyio.CapacityLimiter(datasets.NUM_ADMITTING),
     )
 

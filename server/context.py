@@ -6,7 +6,7 @@ from typing import Annotated
 
 import anyio
 import sqlalchemy as sa
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Request
 
 from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness
@@ -23,7 +23,7 @@ from server.datasets.service import DatasetService
 from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
-from server.http.prefix import prefix_of
+from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
 from server.http.sse import SseResponder
 from server.job_store.idempotency import InFlightKeys
@@ -78,6 +78,7 @@ class AppContext:
     readiness: Readiness
     stopping: threading.Event
     """Set when the server begins to stop: streams end."""
+    query_parameters: QueryParameters
     admitting: anyio.CapacityLimiter
     """The limit of threads that hash uploads and read the directories of archives; other threads serve requests."""
 
@@ -90,12 +91,8 @@ async def _context(request: Request) -> AppContext:  # a coroutine, which needs 
 Context = Annotated[AppContext, Depends(_context)]
 MAX_INTEGER = 2**62
 """Largest integer accepted in a query: below the database's 2**63 - 1, and exact as a float, as OpenAPI writes it."""
-Limit = Annotated[int, Query(ge=1, le=100, description="Maximum number of items.")]
-After = Annotated[str | None, Query(max_length=64, description="Cursor from the previous page.")]
 
 
-def link_next(request: Request, response: Response, cursor: str | None) -> None:
-    """Set the `Link` header to the next page."""
-    if cursor is not None:
-        url = request.url.include_query_params(after=cursor)
-        response.headers["Link"] = f'<{url.replace(path=prefix_of(request.scope) + url.path)}>; rel="next"'
+async def refuse_unknown_parameters(request: Request, context: Context) -> None:
+    """Refuse query parameters that the route does not have: a dependency of all routes but pages."""
+    context.query_parameters.check(request)

@@ -6,7 +6,8 @@ ServerError
 ├── Gone                       the resource's file was deleted
 ├── Conflict                   not possible in the current state
 │   ├── OffsetMismatch         a chunk that does not start at the upload's offset
-│   └── StillRunning           a request with the same idempotency key is in progress
+│   ├── StillRunning           a request with the same idempotency key is in progress
+│   └── AlreadyDone            a request with the same idempotency key was carried out; its answer cannot be repeated
 ├── PreconditionFailed         the resource changed since the caller read it
 ├── Unauthorized               no token
 │   └── InvalidToken           a token that is unknown, revoked or expired
@@ -79,6 +80,17 @@ class StillRunning(Conflict):
     code = "still_running"
 
 
+class AlreadyDone(Conflict):
+    """A request with the same idempotency key was carried out, or interrupted; its answer cannot be repeated."""
+
+    code = "already_done"
+
+    def __init__(self, message: str, location: str | None = None) -> None:
+        """`location`: address of what the first request made, where known."""
+        super().__init__(message)
+        self.location = location
+
+
 class PreconditionFailed(ServerError):
     """The resource changed since the caller read it (`If-Match`)."""
 
@@ -129,10 +141,12 @@ class Refused(ServerError):
 
     code = "refused"
 
-    def __init__(self, message: str, pointer: str = "") -> None:
-        """`pointer`: JSON pointer of the invalid field, if any."""
+    def __init__(
+        self, message: str, pointer: str = "", *, parameter: str | None = None, header: str | None = None
+    ) -> None:
+        """Place of the fault, if any: the JSON pointer of a field, or the name of a parameter or a header."""
         super().__init__(message)
-        self.pointer = pointer
+        self.pointer, self.parameter, self.header = pointer, parameter, header
 
 
 class UploadTooLarge(Refused):

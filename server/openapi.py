@@ -4,18 +4,23 @@ Each route lists its own error responses (`server.http.problem_details.documente
 path with an id and every JSON body are added here by rule, as are headers, the body of errors and both authentications.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
+from rvc_train.schemas.events import EVENT_DATA, EventPublic, EventType
 from rvc_train.schemas.system import Problem
-from server.auth.authentication import OPEN_PATHS, SIGN_IN
+from server.auth.authentication import OPEN_PATHS, OPEN_PREFIXES, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
+from server.idempotency import HEADER, MAX_KEY, WITHOUT_KEY
 from server.uploads.protocol import ADDRESS as UPLOADS
 
-_PROBLEM = {"$ref": "#/components/schemas/Problem"}
+_REFERENCE = "#/components/schemas/"
+_PROBLEM = {"$ref": f"{_REFERENCE}Problem"}
+_ANY_STRING = {"type": "string"}
 _NUMBER = {"type": "string", "pattern": "^[0-9]+$"}
 _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Accept-Ranges": ("`bytes`; `none` of a zip.", {"enum": ["bytes", "none"]}),
@@ -23,6 +28,7 @@ _HEADERS: dict[str, tuple[str, dict[str, Any]]] = {
     "Content-Disposition": ("The file's name.", {"type": "string"}),
     "Content-Range": ("The range of the bytes sent, or the file's size.", {"type": "string", "pattern": "^bytes "}),
     "ETag": ("The file's sha256.", {"type": "string", "pattern": '^"[0-9a-f]{64}"$'}),
+    "Idempotency-Replayed": ("The answer is that of an earlier request with this key.", {"const": "true"}),
     "Last-Modified": ("Time at which the file was stored.", {"type": "string"}),
     "Link": ("URL of the next page.", {"type": "string"}),
     "Location": ("URL of the new resource.", {"type": "string", "pattern": "^/v1/"}),
@@ -53,6 +59,7 @@ _GOOD_HEADERS = {
     "post /v1/datasets": "Location",
     "put /v1/datasets/{name}/content": "Location",
     "post /v1/webhooks": "Location",
+    "post /v1/tokens": "Location",
     "post /v1/session": "Set-Cookie",
     "options /v1/uploads": "Tus-Version Tus-Extension Tus-Max-Size Tus-Checksum-Algorithm",
     "post /v1/uploads": "Location Tus-Resumable Upload-Expires Upload-Offset",
@@ -87,6 +94,13 @@ _ACCEPTED_HEADERS = {
     "/v1/jobs/{job_id}/events": ("Last-Event-ID",),
 }
 """Headers that GET reads from the request itself, invisible to FastAPI."""
+_KEY_PARAMETER = {
+    "name": HEADER,
+    "in": "header",
+    "required": False,
+    "description": "For a day, a repeated request with this key gets the first answer and is not carried out again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": MAX_KEY},
+}
 _TAGS = {
     "datasets": "Recordings of a voice, and the report on them.",
     "uploads": "Resumable uploads, by tus 1.0.0.",
@@ -99,8 +113,10 @@ _TAGS = {
     "retention": "What is deleted when.",
     "access": "Owners, tokens, quotas, sessions and the audit trail.",
     "health": "Probes and metrics.",
+    "problems": "The codes of errors: what each means and what to do.",
 }
 _PATH_PARAMETERS = {
+    "code": "The `code` of a problem.",
     "dataset_id": "Id of a dataset, `ds_...`.",
     "delivery_id": "Id of a webhook's message.",
     "job_id": "Id of a job, `job_...`.",
@@ -113,7 +129,19 @@ _PATH_PARAMETERS = {
     "worker_id": "Id of a worker.",
 }
 _FILES = frozenset({"application/octet-stream", "application/zip", "audio/flac", "image/png"})
-_TEXTS = frozenset({"text/plain", "text/event-stream"})
+_TEXTS = frozenset({"text/plain", "text/html", "text/event-stream"})
+_STREAMS = {
+    "/v1/jobs/{job_id}/events": ("An event as JSON.", {"$ref": f"{_REFERENCE}{EventPublic.__name__}"}),
+    "/v1/jobs/{job_id}/logs": ("A line of the log.", None),
+}
+"""Content of the messages of each stream, and its schema if it is JSON."""
+_WEBHOOK_RESPONSES = {
+    "2XX": {"description": "The message is accepted."},
+    "410": {"description": "The webhook is disabled: no further message is sent."},
+    "default": {"description": "The message is sent again, with growing intervals, up to three days."},
+}
+_PAGE = re.compile("^Page_(.*)_$")
+"""FastAPI's name for the schema `Page[...]`."""
 _METHODS = frozenset({"get", "head", "options", "post", "put", "patch", "delete"})
 
 
@@ -127,7 +155,13 @@ def _header_docs(*names: str) -> dict[str, Any]:
 def document(app: FastAPI) -> dict[str, Any]:
     """The OpenAPI document, generated once."""
     if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schema = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            webhooks=app.webhooks.routes,
+        )
         components = schema.setdefault("components", {})
         components.setdefault("schemas", {})["Problem"] = _problem_schema(components["schemas"])
         components["securitySchemes"] = {
@@ -148,9 +182,12 @@ def document(app: FastAPI) -> dict[str, Any]:
                 _drop_defaults(component)
         for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's own error form, which no response has
             components["schemas"].pop(name, None)
+        _describe_events(components["schemas"])
         for path, method, operation in _operations(schema):
             _complete(path, method, operation)
-        app.openapi_schema = _exact(schema)
+        for item in schema["webhooks"].values():
+            item["post"] |= {"security": [], "responses": _WEBHOOK_RESPONSES}
+        app.openapi_schema = _exact(_with_short_names(schema))
     return app.openapi_schema
 
 
@@ -161,9 +198,67 @@ def _operations(schema: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 
 def _problem_schema(schemas: dict[str, Any]) -> dict[str, Any]:
-    made = Problem.model_json_schema(ref_template="#/components/schemas/{model}", mode="serialization")
+    made = Problem.model_json_schema(ref_template=_REFERENCE + "{model}", mode="serialization")
     schemas.update(made.pop("$defs", {}))
     return made
+
+
+def _describe_events(schemas: dict[str, Any]) -> None:
+    """Make the schema of an event a union by its type, each with its own `data`."""
+    event = schemas[EventPublic.__name__]
+    for kind in EventType:
+        name = _camel_case(kind)
+        data: dict[str, Any] = {"type": "object", "description": "Empty.", "additionalProperties": False}
+        if kind in EVENT_DATA:
+            model, left_out = EVENT_DATA[kind]
+            made = model.model_json_schema(ref_template=_REFERENCE + "{model}")
+            schemas.update(made.pop("$defs", {}))
+            for field in {"type", "time", *left_out}:
+                made["properties"].pop(field, None)
+            made["required"] = [field for field in made.get("required", []) if field in made["properties"]]
+            schemas[f"{name}Data"] = made | {"title": f"{name}Data"}
+            data = {"$ref": f"{_REFERENCE}{name}Data"}
+        fields = event["properties"] | {"type": {"type": "string", "const": kind.value}, "data": data}
+        schemas[f"{name}Event"] = {
+            "type": "object",
+            "title": f"{name}Event",
+            "description": f"Event of type `{kind}`.",
+            "properties": fields,
+            "required": event["required"],
+        }
+    names = {kind.value: f"{_REFERENCE}{_camel_case(kind)}Event" for kind in EventType}
+    schemas[EventPublic.__name__] = {
+        "title": "Event",
+        "description": f"{event['description']} A newer server may send further types: pass over them.",
+        "oneOf": [{"$ref": reference} for reference in names.values()],
+        "discriminator": {"propertyName": "type", "mapping": names},
+    }
+
+
+def _camel_case(name: str) -> str:
+    return "".join(part.title() for part in name.split("_"))
+
+
+def _with_short_names(schema: dict[str, Any]) -> dict[str, Any]:
+    """The document with `Job` in place of `JobPublic`, and `JobList` in place of `Page_JobPublic_`."""
+    schemas = schema["components"]["schemas"]
+    names = {name: _PAGE.sub(r"\1List", name).replace("Public", "") for name in schemas}
+    for old, new in names.items():
+        if old != new and new in names:
+            raise ValueError(f"both {old} and {new} are schemas; rename one of the classes")
+    references = {_REFERENCE + old: _REFERENCE + new for old, new in names.items()}
+
+    def renamed(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: renamed(value) for key, value in node.items()}
+        if isinstance(node, list):
+            return [renamed(each) for each in node]
+        return references.get(node, node) if isinstance(node, str) else node
+
+    short = {names[name]: component | {"title": names[name]} for name, component in schemas.items()}
+    schema["components"]["schemas"] = dict(sorted(short.items()))
+    renamed_schema: dict[str, Any] = renamed(schema)
+    return renamed_schema
 
 
 def _drop_defaults(component: dict[str, Any]) -> None:
@@ -173,13 +268,15 @@ def _drop_defaults(component: dict[str, Any]) -> None:
 
 
 def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
-    if _is_open(path, method):
+    if _is_open(path, method) or (path, method) == (SIGN_IN, "post"):
         operation["security"] = []
     for parameter in operation.get("parameters", []):
         if parameter["in"] == "path":
             parameter.setdefault("description", _PATH_PARAMETERS[parameter["name"]])
     if path.startswith(UPLOADS) and method != "options":
         operation.setdefault("parameters", []).append(_TUS_VERSION)
+    if method == "post" and not WITHOUT_KEY.match(path) and "Idempotency-Key" not in str(operation.get("parameters")):
+        operation.setdefault("parameters", []).append(_KEY_PARAMETER)
     if method == "get" and path in _ACCEPTED_HEADERS:
         operation.setdefault("parameters", []).extend(
             {"name": name, "in": "header", "description": _REQUEST_HEADERS[name], "schema": {"type": "string"}}
@@ -189,7 +286,7 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
 
 
 def _is_open(path: str, method: str) -> bool:
-    return path in OPEN_PATHS or method == "options" or (path, method) == (SIGN_IN, "post")
+    return method == "options" or path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)
 
 
 def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> None:
@@ -199,6 +296,8 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
     for status, response in documented(*_usual_errors(path, method, operation)).items():
         responses.setdefault(str(status), response)
     good = _GOOD_HEADERS.get(f"{method} {path}", "").split()
+    if method == "post" and not WITHOUT_KEY.match(path):
+        good.append("Idempotency-Replayed")
     names = {parameter["name"] for parameter in operation.get("parameters", [])}
     if {"after", "limit"} <= names and not path.endswith("/events"):
         good.append("Link")
@@ -207,6 +306,8 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
             if media_type in _FILES | _TEXTS:
                 binary = {"format": "binary"} if media_type in _FILES else {}
                 content["schema"] = {"type": "string", **binary}
+            if media_type == "text/event-stream":
+                content["schema"]["description"], content["x-itemSchema"] = _stream_message(path)
         headers = good if int(status) < 300 else _ERROR_HEADERS.get(int(status), [])
         partial = ["Content-Range"] if status == "206" else []
         response.setdefault("headers", {}).update(_header_docs("X-Request-ID", *headers, *partial))
@@ -215,15 +316,30 @@ def _complete_responses(path: str, method: str, operation: dict[str, Any]) -> No
     operation["responses"] = dict(sorted(responses.items()))
 
 
+def _stream_message(path: str) -> tuple[str, dict[str, Any]]:
+    """Description of a stream, and schema of its messages, in the form of OpenAPI 3.2's `itemSchema`."""
+    text, content = _STREAMS[path]
+    data: dict[str, Any] = {"type": "string", "description": f"{text} In the message `end`: the job's last status."}
+    if content is not None:
+        data |= {"contentMediaType": "application/json", "contentSchema": content}
+    fields = {
+        "id": {"type": "string", "description": "Value of `Last-Event-ID` to continue after this message."},
+        "event": {"type": "string", "enum": ["message", "end"]},
+        "data": data,
+    }
+    message = {"type": "object", "properties": fields, "required": ["data"]}
+    return "Server-sent events, each with `id` and `data`; `event: end` is the last one.", message
+
+
 def _usual_errors(path: str, method: str, operation: dict[str, Any]) -> list[int]:
-    errors = [500]
-    if operation.get("parameters") or "requestBody" in operation:
-        errors.append(422)
+    has_key = method == "post" and not WITHOUT_KEY.match(path)
+    errors = [409] if has_key else []
+    errors += [422, 500]  # 422 also for a query parameter that there is not
     if "application/json" in operation.get("requestBody", {}).get("content", {}):
         errors.append(413)
     if "{" in path:
         errors.append(404)
-    if path not in OPEN_PATHS and method != "options":
+    if not _is_open(path, method):
         errors += [503]  # the database may be unavailable
         errors += [403, 429] if (path, method) == (SIGN_IN, "post") else [401, 403, 429]
     return errors
@@ -233,9 +349,12 @@ def _exact(node: Any) -> Any:
     """Make the document as strict as the schemas.
 
     FastAPI writes `maximum: 100.0`, which loses digits of large integers. Pydantic writes the pattern of keys, but not
-    that other keys are rejected.
+    that other keys are rejected. Answers have the values of an enumeration; only our client takes others, of a newer
+    server.
     """
     if isinstance(node, dict):
+        if (choices := node.get("anyOf")) and len(choices) == 2 and "$ref" in choices[0] and choices[1] == _ANY_STRING:
+            return _exact({key: value for key, value in node.items() if key != "anyOf"} | choices[0])
         closed = {"additionalProperties": False} if "patternProperties" in node else {}
         return closed | {key: _exact(value) for key, value in node.items()}
     if isinstance(node, list):

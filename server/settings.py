@@ -108,6 +108,8 @@ class ServerSettings(BaseSettings):
     trash_days: float = Field(default=7, gt=0, le=3650)
     """Age at which orphaned files in the data folder's trash are deleted."""
 
+    public_url: str | None = Field(default=None, pattern=r"^https?://[^/\s]+(/[^\s]*)?$")
+    """Address of the server for its users, such as `https://voices.example`. None: webhooks' messages have paths."""
     outbound_networks: Annotated[tuple[Network, ...], NoDecode] = ()
     """Networks that webhooks may call beside public addresses, separated by commas: `10.1.0.0/16, 127.0.0.1`."""
     webhook_poll_seconds: float = Field(default=1, gt=0)

@@ -47,7 +47,7 @@ def _problem(response: httpx.Response) -> Problem:
         title=body.title,
         detail=body.detail,
         retryable=body.retryable,
-        pointers=tuple((error.detail, error.pointer) for error in body.errors),
+        pointers=tuple((error.detail, error.pointer or error.parameter or error.header or "") for error in body.errors),
         request_id=body.request_id,
         retry_after_seconds=retry_after_seconds,
     )

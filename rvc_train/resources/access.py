@@ -18,7 +18,7 @@ class Access:
 
     def create_token(self, request: access.TokenCreate) -> access.TokenMade:
         """Create a token; its secret is returned only once."""
-        body = request.model_dump(mode="json", exclude_none=True)
+        body = request.model_dump(mode="json", exclude_unset=True)
         return self._transport.call("POST", "/v1/tokens", access.TokenMade, json=body)
 
     def tokens(self) -> Iterator[access.TokenPublic]:
@@ -35,12 +35,14 @@ class Access:
 
     def owners(self) -> list[access.OwnerPublic]:
         """Owners with quota and usage."""
-        return self._transport.get("/v1/owners", access.OwnerList).data
+        return list(self._transport.pages("/v1/owners", access.OwnerPublic))
 
     def set_quota(self, owner: str, quota: access.Quota) -> access.OwnerPublic:
         """Set an owner's quota."""
         path = f"/v1/owners/{owner}/quota"
-        return self._transport.call("PUT", path, access.OwnerPublic, json=quota.model_dump(mode="json"))
+        return self._transport.call(
+            "PUT", path, access.OwnerPublic, json=quota.model_dump(mode="json", exclude_unset=True)
+        )
 
     def delete_quota(self, owner: str) -> access.OwnerPublic:
         """Return an owner to the server's default quota."""

@@ -12,7 +12,7 @@ class PublishedWeights:
 
     def list(self) -> list[administration.WeightsPublic]:
         """All published weights, with their state."""
-        return self._transport.get("/v1/weights", administration.WeightsList).data
+        return [*self._transport.pages("/v1/weights", administration.WeightsPublic)]
 
     def get(self, weights_id: str) -> administration.WeightsPublic:
         """One set of weights."""
@@ -35,7 +35,7 @@ class Retention:
 
     def set(self, policy: administration.RetentionPolicy, *, dry_run: bool = False) -> administration.RetentionPublic:
         """Replace the policy; with `dry_run` only return the items that it would delete."""
-        body, params = policy.model_dump(mode="json"), {"dry_run": str(dry_run).lower()}
+        body, params = policy.model_dump(mode="json", exclude_unset=True), {"dry_run": str(dry_run).lower()}
         return self._transport.call("PUT", "/v1/retention", administration.RetentionPublic, json=body, params=params)
 
     def run(self) -> administration.RetentionPlan:

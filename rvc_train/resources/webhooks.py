@@ -15,7 +15,7 @@ class Webhooks:
 
     def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookSecretPublic:
         """Create a webhook for all jobs of the caller; its secret is shown only here."""
-        body = request.model_dump(mode="json", exclude_none=True)
+        body = request.model_dump(mode="json", exclude_unset=True)
         return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookSecretPublic, json=body)
 
     def list(self) -> Iterator[webhooks.WebhookPublic]:

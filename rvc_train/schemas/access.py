@@ -4,9 +4,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, computed_field, model_validator
 
-from rvc_train.schemas.base import RequestModel, ResponseModel
+from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel
 
 
 class Scope(StrEnum):
@@ -73,8 +73,15 @@ class Usage(ResponseModel):
     """Usage of an owner, in terms of the quota."""
 
     jobs: int
-    bytes: int
+    bytes: int = Field(json_schema_extra=DEPRECATED)
+    """`stored_bytes` under its old name."""
     gpu_hours_this_month: float
+
+    @computed_field
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of uploads, datasets, artifacts and workspaces."""
+        return self.bytes
 
 
 class OwnerPublic(ResponseModel):
@@ -83,12 +90,6 @@ class OwnerPublic(ResponseModel):
     owner: str
     quota: Quota
     usage: Usage
-
-
-class OwnerList(ResponseModel):
-    """All owners."""
-
-    data: list[OwnerPublic]
 
 
 class Me(OwnerPublic):

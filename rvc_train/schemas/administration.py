@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
-from rvc_train.schemas.base import RequestModel, ResponseModel
+from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel, SizedModel
 
 
 class RetentionPolicy(RequestModel):
@@ -20,15 +20,13 @@ class RetentionPolicy(RequestModel):
     """Free bytes below which workspaces of finished jobs are deleted, oldest first, then stage results; no voice."""
 
 
-class Removal(ResponseModel):
+class Removal(SizedModel):
     """Item that retention deletes."""
 
     kind: Literal["job", "workspace", "cache"]
     id: str
     """Id of the job; for a cache, of its dataset."""
     name: str
-    size: int
-    """Bytes to be freed."""
     why: str
 
 
@@ -50,32 +48,29 @@ class RetentionPublic(ResponseModel):
     plan: RetentionPlan
 
 
-class WeightsFile(ResponseModel):
+class WeightsFile(SizedModel):
     """Published file."""
 
     name: str
-    size: int
     sha256: str
     state: Literal["verified", "unverified", "damaged", "missing"]
     """unverified: present with the right size; its sha256 is checked by the first run that needs it."""
 
 
-class WeightsPublic(ResponseModel):
+class WeightsPublic(SizedModel):
     """Set of published weights."""
 
     id: str
     is_present: bool
-    size: int
-    """Bytes of all its files."""
-    size_here: int
-    """Bytes on the server's machine, including an unfinished download."""
+    size_here: int = Field(json_schema_extra=DEPRECATED)
+    """`size_here_bytes` under its old name."""
     fetch_state: Literal["waiting", "fetching", "failed", "fetched"] | None
     """State of the requested download; null without one, or once all files are present."""
     fetch_error: str | None
     files: list[WeightsFile]
 
-
-class WeightsList(ResponseModel):
-    """All published weights."""
-
-    data: list[WeightsPublic]
+    @computed_field
+    @property
+    def size_here_bytes(self) -> int:
+        """Bytes on the server's machine, including an unfinished download."""
+        return self.size_here

@@ -2,7 +2,7 @@
 
 from typing import Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, computed_field
 
 
 class RequestModel(BaseModel):
@@ -14,7 +14,26 @@ class RequestModel(BaseModel):
 class ResponseModel(BaseModel):
     """Base of answers."""
 
-    model_config = ConfigDict(extra="ignore", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="ignore", use_attribute_docstrings=True, json_schema_serialization_defaults_required=True
+    )
+
+
+DEPRECATED: dict[str, JsonValue] = {"deprecated": True}
+"""Schema of a field whose name lacks its unit; a field with the unit has the same value."""
+
+
+class SizedModel(ResponseModel):
+    """Base of answers about bytes."""
+
+    size: int = Field(json_schema_extra=DEPRECATED)
+    """`size_bytes` under its old name."""
+
+    @computed_field
+    @property
+    def size_bytes(self) -> int:
+        """Number of bytes."""
+        return self.size
 
 
 T = TypeVar("T")
@@ -27,5 +46,7 @@ class Page(ResponseModel, Generic[T]):
     model_config = ConfigDict(use_attribute_docstrings=False)
 
     data: list[T]
-    has_more: bool
-    next_cursor: str | None
+    has_more: bool = False
+    next_cursor: str | None = Field(
+        default=None, description="Value of `after` for the next page; null on the last one. Opaque."
+    )

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from rvc_train.schemas.base import RequestModel, ResponseModel
+from rvc_train.schemas.base import RequestModel, ResponseModel, SizedModel
 
 
 class RecordingReport(ResponseModel):
@@ -112,7 +112,7 @@ class DatasetStatus(StrEnum):
 class DatasetCreate(RequestModel):
     """Request to make a dataset, either from a complete upload or from bytes that the server already has."""
 
-    name: str = Field(max_length=200)
+    name: str = Field(min_length=1, max_length=200)
     """Name of the dataset."""
     upload_id: str | None = Field(default=None, max_length=64)
     """Id of the upload, the end of its `Location`."""
@@ -126,7 +126,7 @@ class DatasetCreate(RequestModel):
         return self
 
 
-class DatasetPublic(ResponseModel):
+class DatasetPublic(SizedModel):
     """Dataset."""
 
     id: str
@@ -137,8 +137,6 @@ class DatasetPublic(ResponseModel):
     """Reason why it is invalid, or why its ingestion waits, in a sentence."""
     sha256: str
     """Hash of the uploaded bytes."""
-    size: int
-    """Uploaded bytes."""
     num_files: int
     """0 while the recordings are being ingested."""
     num_usable: int | None

@@ -4,7 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
 
-from rvc_train.schemas.base import ResponseModel
+from pydantic import BaseModel, ConfigDict
+
+from rvc_engine import events as engine_events
+from rvc_engine.errors import FailureCode
+from rvc_train.schemas.base import Page, ResponseModel
 
 
 class EventType(StrEnum):
@@ -46,11 +50,66 @@ class EventPublic(ResponseModel):
     created_at: datetime
 
 
-class EventList(ResponseModel):
-    """Events in order, oldest first."""
+class WorkerData(ResponseModel):
+    """Worker that lost the job."""
 
-    data: list[EventPublic]
-    has_more: bool
+    worker_id: str | None
+
+
+class AttemptData(WorkerData):
+    """Worker of the attempt, and its device, such as `cuda:1`."""
+
+    device: str
+
+
+class MetricData(ResponseModel):
+    """Metrics of a training step."""
+
+    step: int
+    epoch: int
+    values: dict[str, float | None]
+    """By metric; null for a number that was not finite."""
+
+
+class FailureData(ResponseModel):
+    """Failure after which the job is retried or paused; without `code`, it was paused on request."""
+
+    code: FailureCode | None = None
+
+
+class FinalFailureData(ResponseModel):
+    """Failure that ended the job."""
+
+    code: FailureCode
+    retryable: bool
+
+
+EVENT_DATA: dict[EventType, tuple[type[BaseModel], frozenset[str]]] = {
+    EventType.STARTED: (AttemptData, frozenset()),
+    EventType.STAGE_CHANGED: (engine_events.StageChanged, frozenset()),
+    EventType.PROGRESS: (engine_events.Progress, frozenset()),
+    EventType.METRIC: (MetricData, frozenset()),
+    EventType.WARNING: (engine_events.Warned, frozenset({"message"})),
+    EventType.CHECKPOINT_SAVED: (engine_events.CheckpointSaved, frozenset({"path"})),
+    EventType.EVALUATED: (engine_events.Evaluated, frozenset()),
+    EventType.PREVIEW_READY: (engine_events.PreviewReady, frozenset()),
+    EventType.ARTIFACT_PUBLISHED: (engine_events.ArtifactReady, frozenset({"path"})),
+    EventType.PAUSED: (FailureData, frozenset()),
+    EventType.RETRYING: (FailureData, frozenset()),
+    EventType.WORKER_LOST: (WorkerData, frozenset()),
+    EventType.FAILED: (FinalFailureData, frozenset()),
+}
+"""Schema of `data` by type of event, with fields that are left out; without an entry, `data` is empty.
+
+Of the engine's own events, `type` and `time` are left out too, and a number that was not finite is null.
+"""
+
+
+class EventList(Page[EventPublic]):
+    """Events in order, oldest first. Their cursors are their numbers."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     last_seq: int
     """Number of the job's newest event; continue with `after` set to the last one received."""
 
@@ -64,9 +123,3 @@ class MetricSeries(ResponseModel):
     """Values at the steps; null for a number that was not finite."""
     num_points: int
     """Number of stored points; more than in `steps` when the series was thinned."""
-
-
-class MetricList(ResponseModel):
-    """Series by key."""
-
-    data: list[MetricSeries]

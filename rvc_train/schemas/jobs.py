@@ -4,11 +4,11 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, computed_field
 
 from rvc_engine.config import TrainingConfig, VoiceName
 from rvc_engine.errors import FailureCode
-from rvc_train.schemas.base import RequestModel, ResponseModel
+from rvc_train.schemas.base import DEPRECATED, RequestModel, ResponseModel
 from rvc_train.schemas.webhooks import WebhookCreate
 
 
@@ -48,7 +48,7 @@ class JobCreate(RequestModel):
 
     name: VoiceName
     """Name of the voice; the stem of its files."""
-    dataset_id: str = Field(max_length=64)
+    dataset_id: str = Field(min_length=1, max_length=64)
     """Id of the dataset to train on."""
     config: TrainingConfig = TrainingConfig()
     """Training options; all have defaults."""
@@ -100,7 +100,28 @@ class JobError(ResponseModel):
     retryable: bool
 
 
-class JobPublic(ResponseModel):
+class Forecast(ResponseModel):
+    """Estimated start and end of a job."""
+
+    starts_in: Range | None = Field(default=None, json_schema_extra=DEPRECATED)
+    """`starts_in_seconds` under its old name."""
+    eta: Range | None = Field(default=None, json_schema_extra=DEPRECATED)
+    """`ends_in_seconds` under its old name."""
+
+    @computed_field
+    @property
+    def starts_in_seconds(self) -> Range | None:
+        """Seconds until a worker claims it; null unless queued, and while no worker is alive."""
+        return self.starts_in
+
+    @computed_field
+    @property
+    def ends_in_seconds(self) -> Range | None:
+        """Seconds until its end, waiting included; null for a finished job, and while unknown."""
+        return self.eta
+
+
+class JobPublic(Forecast):
     """Job."""
 
     id: str
@@ -122,12 +143,12 @@ class JobPublic(ResponseModel):
     """Newest value of each metric, by key."""
     queue_position: int | None
     """Position in the queue, 1 for the next job; null unless queued."""
-    starts_in: Range | None = None
-    """Seconds until a worker claims it; null unless queued, and while no worker is alive."""
-    eta: Range | None = None
-    """Seconds until its end, waiting included; null for a finished job, and while unknown."""
     error: JobError | None
     created_at: datetime
+    queued_at: datetime | None = None
+    """Time of its last entry into the queue."""
+    updated_at: datetime | None = None
+    """Time of its newest event."""
     started_at: datetime | None
     """Time of the first claim by a worker."""
     finished_at: datetime | None

@@ -5,10 +5,10 @@ from typing import Literal
 from rvc_engine.config import VoiceName
 from rvc_train.schemas.base import ResponseModel
 from rvc_train.schemas.datasets import DatasetStatus
-from rvc_train.schemas.jobs import JobCreate, JobStatus, Range
+from rvc_train.schemas.jobs import Forecast, JobCreate, JobStatus, Range
 
 
-class QueueEntry(ResponseModel):
+class QueueEntry(Forecast):
     """Queued or running job."""
 
     id: str
@@ -18,9 +18,6 @@ class QueueEntry(ResponseModel):
     queue_position: int | None
     progress: float
     eta_seconds: float | None
-    starts_in: Range | None = None
-    eta: Range | None = None
-    """As in the job itself."""
 
 
 class QueuePublic(ResponseModel):

@@ -2,16 +2,15 @@
 
 from datetime import datetime
 
-from rvc_train.schemas.base import ResponseModel
+from rvc_train.schemas.base import ResponseModel, SizedModel
 
 
-class PreviewFile(ResponseModel):
+class PreviewFile(SizedModel):
     """File of a preview."""
 
     name: str
     url: str
     """Path of the file on this server."""
-    size: int
     sha256: str
 
 
@@ -36,12 +35,6 @@ class PreviewPublic(ResponseModel):
     created_at: datetime
 
 
-class PreviewList(ResponseModel):
-    """Previews of a job, by step."""
-
-    data: list[PreviewPublic]
-
-
 class CheckpointPublic(ResponseModel):
     """Evaluated save."""
 
@@ -57,33 +50,20 @@ class CheckpointPublic(ResponseModel):
     created_at: datetime
 
 
-class CheckpointList(ResponseModel):
-    """Evaluated saves of a job, by step."""
-
-    data: list[CheckpointPublic]
-
-
 CONTENT_NOTICE = (
     "This voice is trained with the content encoder {encoder}. {note}. Use content=contentvec for a voice that "
     "converts in RVC and Applio."
 )
 
 
-class ArtifactPublic(ResponseModel):
+class ArtifactPublic(SizedModel):
     """File of a job for download."""
 
     id: str
     kind: str
     name: str
-    size: int
     sha256: str
     created_at: datetime
     url: str
     """Path of the file on this server."""
     content_notice: str | None
-
-
-class ArtifactList(ResponseModel):
-    """Files of a job."""
-
-    data: list[ArtifactPublic]

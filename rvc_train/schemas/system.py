@@ -37,22 +37,44 @@ class ProblemDetail(ResponseModel):
     """One fault of a request."""
 
     detail: str
-    pointer: str
-    """JSON pointer into the body, or `?name` for a query parameter."""
+    pointer: str = ""
+    """JSON pointer into the body (RFC 6901); empty for the body as a whole, and for a fault elsewhere."""
+    parameter: str | None = None
+    """Name of the parameter at fault, in the query or the path."""
+    header: str | None = None
+    """Name of the header at fault."""
 
 
 class Problem(ResponseModel):
     """Problem details (RFC 9457)."""
 
     type: str
+    """Address on this server that describes the code."""
     title: str
     status: int
     detail: str
     instance: str
     code: str
+    """Stable code; `GET /problems/{code}` describes it."""
     request_id: str
     retryable: bool
+    """Whether the same request may succeed later."""
     errors: list[ProblemDetail] = []
+
+
+class ProblemTypePublic(ResponseModel):
+    """Description of a code of errors."""
+
+    code: str
+    type: str
+    """Address of this description, as in the problems with this code."""
+    statuses: list[int]
+    """HTTP statuses that it comes with."""
+    meaning: str
+    advice: str
+    """Recommended action."""
+    retryable: bool
+    """Whether the same request may succeed later, with nothing changed by the caller."""
 
 
 class Health(ResponseModel):

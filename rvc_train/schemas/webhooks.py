@@ -3,7 +3,7 @@
 from base64 import b64decode
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -102,6 +102,46 @@ class WebhookSecretPublic(WebhookPublic):
 
     secret: str
     """Key that signs the messages. Store it now."""
+
+
+class MessageError(ResponseModel):
+    """Error of the failed job."""
+
+    code: str
+    message: str | None
+
+
+class JobMessageData(ResponseModel):
+    """The job at the time of the event."""
+
+    id: str
+    name: str
+    status: str
+    dataset_id: str
+    labels: dict[str, str]
+    progress: float
+    """Progress over all stages, 0..1."""
+    error: MessageError | None
+    url: str
+    """Address of the job: `GET` shows it as it is now."""
+
+
+class JobMessage(ResponseModel):
+    """Body of a webhook's message about an event of a job."""
+
+    type: WebhookEvent
+    timestamp: datetime
+    """Time of the event."""
+    data: JobMessageData
+
+
+class PingMessage(ResponseModel):
+    """Body of a webhook's test message."""
+
+    type: Literal["ping"] = "ping"
+    timestamp: datetime
+    data: dict[str, Any] = {}
+    """Empty."""
 
 
 class DeliveryPublic(ResponseModel):

@@ -39,9 +39,3 @@ class WorkerPublic(ResponseModel):
     last_seen_at: datetime
     gpus: list[GpuPublic] = []
     """Recent readings of its GPUs; empty on a CPU, and for a worker that has ended."""
-
-
-class WorkerList(ResponseModel):
-    """Workers that registered in the last day."""
-
-    data: list[WorkerPublic]

@@ -3,21 +3,23 @@
 import hashlib
 from collections.abc import Callable
 from functools import partial
+from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport, DatasetStatus
 from server.api.authorization import OwnerFilter, require_principal, requires
-from server.context import After, AppContext, Context, Limit, link_next
+from server.context import AppContext, Context
 from server.database.tables import Dataset
 from server.datasets.admission import is_ingestion_refused
 from server.datasets.service import checked_name
 from server.errors import Conflict, NotFound, UploadRefused, UploadTooLarge
+from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
 from server.http.threads import on_disk
 from server.job_store.serializers import dataset_public
@@ -25,12 +27,18 @@ from server.uploads.receive import StreamedBody
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 
+_CURSORS: Cursors[str] = Cursors("datasets", str)
+
 NUM_ADMITTING = 2
 SMALL_BYTES = 64 << 20
 """Bytes of recordings whose ingestion the request waits for."""
 WAIT_SECONDS = 30.0
 POLL_SECONDS = 0.02
 
+_ADMITTED = {
+    200: {"model": DatasetPublic, "description": "The server has the same bytes under this name already"},
+    202: {"model": DatasetPublic, "description": "The dataset is made, and its ingestion goes on"},
+}
 _BODY = {
     "requestBody": {
         "required": True,
@@ -42,6 +50,7 @@ _BODY = {
 
 @router.put(
     "/{name}/content",
+    operation_id="datasets_upload",
     status_code=201,
     openapi_extra=_BODY,
     responses=documented(
@@ -52,7 +61,7 @@ _BODY = {
         413,
         422,
         507,
-        also={200: {"model": DatasetPublic, "description": "The server has the same bytes under this name already"}},
+        also=_ADMITTED,
     ),
 )
 @requires(Scope.SUBMIT)
@@ -63,7 +72,7 @@ async def upload(name: str, request: Request, response: Response, context: Conte
     may be submitted at once, and wait for that. The same bytes under the same name are stored once: a repeated upload
     is answered with 200 and the existing dataset.
     """
-    checked_name(name)
+    checked_name(name, parameter="name")
     header = request.headers.get("content-length", "")
     length = int(header) if header.isdecimal() else 0
     _check_size(length, context)
@@ -81,18 +90,19 @@ async def upload(name: str, request: Request, response: Response, context: Conte
             await body.write(uploads.path(upload.id), digest)
         complete = await on_disk(uploads.finish, upload.id, body.size, digest.hexdigest())
         admit = partial(context.admissions.admit, name, complete, digest.hexdigest())
-        return await _admitted(context, response, admit, 201)
+        return await _admitted(context, response, admit)
     finally:
         with anyio.CancelScope(shield=True):
             await on_disk(uploads.discard, upload.id)
 
 
 async def _admitted(
-    context: AppContext, response: Response, admit: Callable[[], tuple[Dataset, bool]], status: int
+    context: AppContext, response: Response, admit: Callable[[], tuple[Dataset, bool]]
 ) -> DatasetPublic:
     """Admit a dataset, and wait for the ingestion of a small one, so that most faults of an upload are errors at once.
 
-    `status`: of the response when the dataset is new. Raises the errors of `admit`, and UploadRefused.
+    The status is 201 for a new one, 202 while its ingestion goes on, 200 for an existing one. Raises the errors of
+    `admit`, and UploadRefused.
     """
     dataset, is_new = await run_sync(admit, limiter=context.admitting)
     context.ingestion.wake()
@@ -103,7 +113,10 @@ async def _admitted(
         await on_disk(context.admissions.discard_refused, dataset.id)
         raise UploadRefused(dataset.reason or "")
     context.dataset_validator.wake()
-    response.status_code = status if is_new else 200
+    if is_new:
+        response.status_code = 202 if dataset.status == DatasetStatus.INGESTING else 201
+    else:
+        response.status_code = 200
     response.headers["Location"] = f"/v1/datasets/{dataset.id}"
     return dataset_public(dataset)
 
@@ -129,7 +142,8 @@ def _check_size(size: int, context: AppContext) -> None:
 
 @router.post(
     "",
-    status_code=202,
+    operation_id="datasets_create",
+    status_code=201,
     responses=documented(
         404,
         409,
@@ -137,7 +151,7 @@ def _check_size(size: int, context: AppContext) -> None:
         413,
         422,
         507,
-        also={200: {"model": DatasetPublic, "description": "The server has the same bytes already"}},
+        also=_ADMITTED,
     ),
 )
 @requires(Scope.SUBMIT)
@@ -153,41 +167,40 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
         admit = partial(context.uploads.make_dataset, *services, visible_owner, request.name, request.upload_id)
     else:
         admit = partial(context.admissions.admit_stored, principal.owner, request.name, request.sha256 or "")
-    return await _admitted(context, response, admit, 202)
+    return await _admitted(context, response, admit)
 
 
-@router.get("", responses=documented(422))
+@router.get("", operation_id="datasets_list", responses=documented(422))
 @requires(Scope.READ)
 def list_datasets(
     request: Request,
     response: Response,
     context: Context,
     owner_filter: OwnerFilter,
-    after: After = None,
+    after: Annotated[str | None, Depends(_CURSORS)],
     limit: Limit = 20,
 ) -> Page[DatasetPublic]:
     """List your datasets, newest first."""
     datasets, has_more = context.datasets.list(owner=owner_filter, after=after, limit=limit)
-    cursor = datasets[-1].id if has_more else None
-    link_next(request, response, cursor)
-    return Page(data=[dataset_public(each) for each in datasets], has_more=has_more, next_cursor=cursor)
+    data = [dataset_public(each) for each in datasets]
+    return _CURSORS.page(request, response, data, data[-1].id if has_more else None)
 
 
-@router.get("/{dataset_id}", responses=documented(404))
+@router.get("/{dataset_id}", operation_id="datasets_get", responses=documented(404))
 @requires(Scope.READ)
 def get_dataset(dataset_id: str, context: Context) -> DatasetPublic:
     """Get one dataset."""
     return dataset_public(context.datasets.get(dataset_id))
 
 
-@router.get("/{dataset_id}/report", responses=documented(404, 409))
+@router.get("/{dataset_id}/report", operation_id="datasets_get_report", responses=documented(404, 409))
 @requires(Scope.READ)
 def get_report(dataset_id: str, context: Context) -> DatasetReport:
     """Get the report on the recordings. 409 while they are being validated."""
     return context.datasets.report(dataset_id)
 
 
-@router.delete("/{dataset_id}", status_code=204, responses=documented(404, 409))
+@router.delete("/{dataset_id}", operation_id="datasets_delete", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def delete_dataset(dataset_id: str, context: Context) -> None:
     """Delete a dataset and the stage results made from it. 409 while a job needs it."""

@@ -9,7 +9,7 @@ from server.metrics import MEDIA_TYPE
 router = APIRouter(tags=["health"])
 
 
-@router.get("/livez")
+@router.get("/livez", operation_id="health_live")
 async def live() -> Health:
     """Check that the process responds: on the event loop, without thread, connection, token or rate limit."""
     return Health(status="ok")
@@ -17,7 +17,7 @@ async def live() -> Health:
 
 @router.get(
     "/metrics",
-    name="get_measures",  # the operation id that clients may have generated code from
+    operation_id="health_metrics",
     response_class=Response,
     responses={200: {"content": {"text/plain": {}}, "description": "Prometheus text format"}},
 )
@@ -26,7 +26,11 @@ def get_metrics(context: Context) -> Response:
     return Response(context.metrics.text(), media_type=MEDIA_TYPE)
 
 
-@router.get("/readyz", responses={503: {"model": Health, "description": "Not ready; see `checks` for the reason"}})
+@router.get(
+    "/readyz",
+    operation_id="health_ready",
+    responses={503: {"model": Health, "description": "Not ready; see `checks` for the reason"}},
+)
 async def ready(response: Response, context: Context) -> Health:
     """Check that the database is writable, its schema is current, and the disk has free space."""
     checks = await context.readiness.checks()

@@ -27,14 +27,14 @@ def _shown(plan: RetentionPlan) -> RetentionPlan:
     return plan.model_copy(update={"removals": plan.removals[:MAX_SHOWN]})
 
 
-@router.get("")
+@router.get("", operation_id="retention_get")
 @requires(Scope.ADMIN)
 def get_retention(context: Context) -> RetentionPublic:
     """Get the policy, and the plan of what it would delete now."""
     return _public(context, context.retention.policy())
 
 
-@router.put("", responses=documented(422))
+@router.put("", operation_id="retention_set", responses=documented(422))
 @requires(Scope.ADMIN)
 def set_retention(policy: RetentionPolicy, context: Context, dry_run: DryRun = False) -> RetentionPublic:
     """Replace the policy; it is applied within the hour. With `dry_run` only the plan is returned."""
@@ -43,7 +43,7 @@ def set_retention(policy: RetentionPolicy, context: Context, dry_run: DryRun = F
     return _public(context, policy)
 
 
-@router.post("/run")
+@router.post("/run", operation_id="retention_run")
 @requires(Scope.ADMIN)
 def run_retention(context: Context, dry_run: DryRun = False) -> RetentionPlan:
     """Run the policy now; returns what was deleted."""

@@ -20,14 +20,14 @@ from server.datasets.ingest import AUDIO_SUFFIXES
 router = APIRouter(tags=["server"])
 
 
-@router.get("/config-schema")
+@router.get("/config-schema", operation_id="config_schema_get")
 @requires(Scope.READ)
 def get_config_schema() -> dict[str, Any]:
     """Get the JSON Schema of a job's `config`, with the description and default of each field."""
     return TrainingConfig.model_json_schema()
 
 
-@router.get("/system")
+@router.get("/system", operation_id="system_get")
 @requires(Scope.READ)
 def get_system(context: Context) -> SystemPublic:
     """Get the server's versions, limits and resources, with warnings about its machine."""

@@ -50,7 +50,7 @@ def _headers(expires_at: datetime, **headers: str) -> dict[str, str]:
     return {"Upload-Expires": format_datetime(expires_at, usegmt=True), **more}
 
 
-@options.options("", status_code=204, response_class=Response)
+@options.options("", operation_id="uploads_get_options", status_code=204, response_class=Response)
 @options.options("/{upload_id}", status_code=204, response_class=Response, include_in_schema=False)
 def tus_options(context: Context) -> Response:
     """Get the server's tus version, extensions and limits. Needs no token."""
@@ -69,6 +69,7 @@ async def _refuse_other_extensions(request: Request) -> None:  # a dependency: b
 
 @router.post(
     "",
+    operation_id="uploads_create",
     status_code=201,
     response_class=Response,
     openapi_extra=_with_chunk("The first bytes, if any are sent at once.", required=False),
@@ -88,7 +89,7 @@ async def create_upload(
     The first chunk may be the body of this request. If it does not arrive complete, no upload is created.
     """
     if upload_length == 0:
-        raise Refused("the file is empty; choose one with recordings", "header upload-length")
+        raise Refused("the file is empty; choose one with recordings", header="Upload-Length")
     metadata = checked_metadata(upload_metadata)
     has_chunk = has_body(request.headers)
     checksum = _checked_chunk(request, upload_checksum) if has_chunk else None
@@ -104,7 +105,12 @@ async def create_upload(
     return Response(status_code=201, headers={**headers, "Location": f"{ADDRESS}/{upload.id}"})
 
 
-@router.head("/{upload_id}", response_class=Response, responses=documented(404, 410, 412))
+@router.head(
+    "/{upload_id}",
+    operation_id="uploads_get_offset",
+    response_class=Response,
+    responses=documented(404, 410, 412),
+)
 @requires(Scope.READ)
 async def get_offset(upload_id: str, context: Context) -> Response:
     """Get the number of received bytes in `Upload-Offset`. A chunk that is being received goes on."""
@@ -123,7 +129,7 @@ async def get_offset(upload_id: str, context: Context) -> Response:
 
 @router.patch(
     "/{upload_id}",
-    name="receive_piece",  # the operation id that clients may have generated code from
+    operation_id="uploads_append",
     status_code=204,
     response_class=Response,
     openapi_extra=_with_chunk("The bytes from `Upload-Offset` on.", required=True),
@@ -148,6 +154,7 @@ async def receive_chunk(
 
 @router.delete(
     "/{upload_id}",
+    operation_id="uploads_delete",
     status_code=204,
     response_class=Response,
     responses=documented(404, 409, 410, 412),

@@ -1,32 +1,50 @@
 """Routes of published weights: list them, and download missing ones."""
 
-from fastapi import APIRouter
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.administration import WeightsList, WeightsPublic
+from rvc_train.schemas.administration import WeightsPublic
+from rvc_train.schemas.base import Page
 from server.api.authorization import requires
 from server.context import Context
+from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/weights", tags=["weights"])
 
+_CURSORS: Cursors[int] = Cursors("weights")
+_GOES_ON = {202: {"model": WeightsPublic, "description": "The download goes on"}}
 
-@router.get("")
+
+@router.get("", operation_id="weights_list")
 @requires(Scope.READ)
-def list_weights(context: Context) -> WeightsList:
+def list_weights(
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[int | None, Depends(_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[WeightsPublic]:
     """List all known weights, and whether this machine has them."""
-    return WeightsList(data=context.weights.all())
+    weights = context.weights.all()
+    places = {one.id: place for place, one in enumerate(weights)}
+    return _CURSORS.page_of_all(request, response, weights, lambda one: places[one.id], after, limit)
 
 
-@router.get("/{weights_id}", responses=documented(404))
+@router.get("/{weights_id}", operation_id="weights_get", responses=documented(404))
 @requires(Scope.READ)
 def get_weights(weights_id: str, context: Context) -> WeightsPublic:
     """Get the weights of one id, such as `hubert` or `pretrained-v2-40k`."""
     return context.weights.get(weights_id)
 
 
-@router.post("/{weights_id}/fetch", status_code=202, responses=documented(404))
+@router.post("/{weights_id}/fetch", operation_id="weights_fetch", responses=documented(404, also=_GOES_ON))
 @requires(Scope.ADMIN)
-def fetch_weights(weights_id: str, context: Context) -> WeightsPublic:
+def fetch_weights(weights_id: str, response: Response, context: Context) -> WeightsPublic:
     """Download the missing files of an id in the background; GET shows the progress."""
-    return context.weights.fetch(weights_id)
+    weights = context.weights.fetch(weights_id)
+    if not weights.is_present:
+        response.status_code = 202
+    return weights

@@ -2,15 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.workers import WorkerList, WorkerPublic
+from rvc_train.schemas.base import Page
+from rvc_train.schemas.workers import WorkerPublic
 from server.api.authorization import require_principal, requires
 from server.context import Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.errors import NotFound
+from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 from server.job_store.leases import Drain
 from server.jobs.serializers import workers_public
@@ -18,25 +20,35 @@ from server.workers.gpu_telemetry import with_gpus
 
 router = APIRouter(prefix="/workers", tags=["server"])
 
+_CURSORS: Cursors[str] = Cursors("workers", str)
 
-@router.get("")
+
+@router.get("", operation_id="workers_list")
 @requires(Scope.READ)
-def list_workers(context: Context) -> WorkerList:
-    """List the workers seen within the last day."""
+def list_workers(
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[str | None, Depends(_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[WorkerPublic]:
+    """List the workers seen within the last day, newest first."""
     with read_session(context.engine) as session:
         workers = workers_public(session, utc_now(), context.worker_liveness, require_principal().visible_owner)
-    return WorkerList(data=with_gpus(workers, context.storage, context.settings.lease_seconds))
+    older = [worker for worker in workers if after is None or worker.id < after]
+    data = with_gpus(older[:limit], context.storage, context.settings.lease_seconds)
+    return _CURSORS.page(request, response, data, data[-1].id if len(older) > limit else None)
 
 
 @router.post(
     "/{worker_id}/drain",
+    operation_id="workers_drain",
     status_code=202,
-    responses=documented(404, 409, also={200: {"model": WorkerPublic, "description": "It is being drained already"}}),
+    responses=documented(404, 409),
 )
 @requires(Scope.ADMIN)
 def drain(
     worker_id: str,
-    response: Response,
     context: Context,
     mode: Annotated[
         Drain,
@@ -47,8 +59,7 @@ def drain(
     ] = Drain.HAND_BACK,
 ) -> WorkerPublic:
     """Drain a worker: it claims no new job, releases or finishes its present one, and ends."""
-    if not context.jobs.drain_worker(worker_id, mode):
-        response.status_code = 200
+    context.jobs.drain_worker(worker_id, mode)
     visible_owner = require_principal().visible_owner
     with read_session(context.engine) as session:
         found = workers_public(session, utc_now(), context.worker_liveness, visible_owner, only=worker_id)

@@ -23,7 +23,7 @@ from server.auth.principal import Principal, current_principal
 from server.auth.recent_principals import RecentPrincipals
 from server.auth.tokens import LOCAL_TOKEN_ID, TokenService
 from server.errors import Forbidden, InvalidToken, ServerError, TooManyRequests, Unauthorized
-from server.http.problem_details import database_unavailable, headers_of, problem_response, status_of
+from server.http.problem_details import database_unavailable, problem_of
 from server.http.rate_limit import OpenLimit, RateLimit, network_of
 from server.settings import ServerSettings
 from server.transient_errors import is_database_unavailable
@@ -33,7 +33,7 @@ PROBE_PATHS = frozenset({"/livez", "/readyz"})
 """Served without any check: a probe with an old token, or from a rate-limited address, must still succeed."""
 OPEN_PATHS = frozenset({"/", "/new", "/server", "/sign-in", "/openapi.json", "/docs", *PROBE_PATHS})
 """Served without a token: pages are shells without data, which they fetch from `/v1`."""
-OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/")
+OPEN_PREFIXES = ("/jobs/", "/assets/", "/static/", "/problems/")
 SIGN_IN = "/v1/session"
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10
@@ -144,11 +144,7 @@ class AuthMiddleware:
             caller = f"address {network_of(address_of(scope))}" if principal is None else principal.owner
             held.enter_context(self._open.hold(caller))
         except ServerError as error:
-            status, headers = status_of(error), headers_of(error)
-            response = problem_response(
-                status, str(error), path=path, request_id=request_id, code=error.code, headers=headers
-            )
-            await response(scope, receive, send)
+            await problem_of(error, path=path, request_id=request_id)(scope, receive, send)
             return
         except Exception as error:
             if not is_database_unavailable(error):

@@ -101,6 +101,15 @@ class TokenService:
             token.last_used_at = self._uses.get(token.id, token.last_used_at)
         return found[:limit], len(found) > limit
 
+    def get(self, token_id: str) -> Token:
+        """One token, also a revoked one. Raises NotFound."""
+        with read_session(self._engine) as session:
+            token = session.get(Token, token_id)
+        if token is None:
+            raise NotFound(f"there is no token {token_id}")
+        token.last_used_at = self._uses.get(token.id, token.last_used_at)
+        return token
+
     def revoke(self, token_id: str) -> None:
         """Revoke a token and the sessions opened with it. Raises NotFound."""
         with write_session(self._engine) as session:

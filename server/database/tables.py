@@ -335,7 +335,7 @@ class Instance(Table, table=True):
 
 
 class IdempotencyKey(Table, table=True):
-    """Idempotency key of a submission, kept for a day: the same key returns the same job."""
+    """Idempotency key of a POST, kept for a day: the same key returns the same answer."""
 
     __tablename__ = "idempotency_keys"
 
@@ -343,6 +343,10 @@ class IdempotencyKey(Table, table=True):
     key: str = Field(primary_key=True)
     fingerprint: str
     job_id: str
+    """Id of the new job; empty for other requests."""
     answer: str | None = None
-    """Response to the first request, JSON."""
+    """Response to the first request, JSON: the job, or status, headers and body (null if it had a secret).
+
+    None while the request is being served.
+    """
     created_at: datetime = Field(sa_type=UtcDateTime)

@@ -141,9 +141,9 @@ class DatasetService:
         return len(found)
 
 
-def checked_name(name: str) -> str:
-    """A dataset's name, checked like a voice's. Raises Refused."""
+def checked_name(name: str, parameter: str | None = None) -> str:
+    """A dataset's name, checked like a voice's. Raises Refused. `parameter`: where it stands, if not in the body."""
     try:
         return check_voice_name(name)
     except ValueError as error:
-        raise Refused(f"invalid dataset name: {error}", "/name") from error
+        raise Refused(f"invalid dataset name: {error}", "" if parameter else "/name", parameter=parameter) from error

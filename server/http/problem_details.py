@@ -17,6 +17,7 @@ from starlette.routing import Match
 
 from rvc_train.schemas.system import Problem, ProblemDetail
 from server import errors
+from server.http.problem_types import ADDRESS, OTHER, PROBLEM_TYPES, problem_type
 from server.transient_errors import is_database_unavailable
 
 logger = structlog.get_logger(__name__)
@@ -51,10 +52,6 @@ _CODE_OF = {
     500: "internal",
     503: "unavailable",
 }
-RETRYABLE_STATUSES = frozenset({408, 429, 460, 503, 507})
-RETRYABLE_CODES = frozenset({errors.StillRunning.code})
-NOT_RETRYABLE_CODES = frozenset({errors.QuotaExceeded.code})
-"""Codes whose cause must be removed first, although their status is retryable."""
 TUS_VERSION = "1.0.0"
 """Version of the protocol for resumable uploads."""
 CHECKSUM_MISMATCH = "Checksum Mismatch"
@@ -77,15 +74,16 @@ def problem_response(
     headers: dict[str, str] | None = None,
 ) -> Response:
     """A complete error response."""
+    code = code or _CODE_OF.get(status, OTHER)
     problem = Problem(
-        type="about:blank",
+        type=f"{ADDRESS}/{code}",
         title=_phrase(status),
         status=status,
         detail=detail,
         instance=path,
-        code=code or _CODE_OF.get(status, "error"),
+        code=code,
         request_id=request_id,
-        retryable=(status in RETRYABLE_STATUSES and code not in NOT_RETRYABLE_CODES) or code in RETRYABLE_CODES,
+        retryable=problem_type(code).is_retryable,
         errors=list(problems),
     )
     return Response(problem.model_dump_json(), status, headers, MEDIA_TYPE)
@@ -116,13 +114,26 @@ def install(app: FastAPI) -> None:
 async def _on_server_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, errors.ServerError):
         raise error
-    status = status_of(error)
-    if status >= 500 and not isinstance(error, errors.NoSpace):
+    if status_of(error) >= 500 and not isinstance(error, errors.NoSpace):
         logger.error("internal error", exc_info=error)
+    return problem_of(error, path=request.url.path, request_id=request.scope.get("state", {}).get("request_id", ""))
+
+
+def problem_of(error: errors.ServerError, *, path: str, request_id: str) -> Response:
+    """The complete response for an error."""
     problems = []
-    if isinstance(error, errors.Refused) and error.pointer:
-        problems = [ProblemDetail(detail=str(error), pointer=error.pointer)]
-    return _respond(request, status, str(error), code=error.code, problems=problems, headers=headers_of(error))
+    if isinstance(error, errors.Refused) and (error.pointer or error.parameter or error.header):
+        place = {"pointer": error.pointer, "parameter": error.parameter, "header": error.header}
+        problems = [ProblemDetail(detail=str(error), **place)]
+    return problem_response(
+        status_of(error),
+        str(error),
+        path=path,
+        request_id=request_id,
+        code=error.code,
+        problems=problems,
+        headers=headers_of(error),
+    )
 
 
 def headers_of(error: errors.ServerError) -> dict[str, str]:
@@ -135,6 +146,8 @@ def headers_of(error: errors.ServerError) -> dict[str, str]:
         headers = {"Content-Range": f"bytes */{error.size}"}
     if isinstance(error, errors.TooManyRequests) and error.retry_after_seconds is not None:
         headers = {"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    if isinstance(error, errors.AlreadyDone) and error.location is not None:
+        headers = {"Location": error.location}
     if isinstance(error, errors.StillRunning):
         headers = {"Retry-After": "1"}
     if isinstance(error, errors.OffsetMismatch):
@@ -157,7 +170,8 @@ async def _on_validation_error(request: Request, error: Exception) -> Response:
     problems = [_problem_detail(each) for each in error.errors()]
     first = problems[0]
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    detail = f"{first.pointer or 'the body'}: {first.detail}{more}"
+    place = first.pointer or first.parameter or (first.header and f"header {first.header}") or "the body"
+    detail = f"{place}: {first.detail}{more}"
     return _respond(request, 422, detail, problems=problems)
 
 
@@ -166,15 +180,15 @@ def _problem_detail(error: dict[str, Any]) -> ProblemDetail:
     message = str(error["msg"]).removeprefix("Value error, ")
     if location == "body":
         if error["type"] == "json_invalid":
-            return ProblemDetail(detail=f"the body is not valid JSON: {error['ctx']['error']}", pointer="")
+            return ProblemDetail(detail=f"the body is not valid JSON: {error['ctx']['error']}")
         if (
             error["type"] == "model_attributes_type" and not path
         ):  # also the body of `curl -d`, whose header declares a form
             hint = "send a JSON object with the header Content-Type: application/json"
-            return ProblemDetail(detail=hint, pointer="")
+            return ProblemDetail(detail=hint)
         return ProblemDetail(detail=message, pointer="".join(f"/{_escaped(str(part))}" for part in path))
-    prefix = {"query": "?", "path": "", "header": "header ", "cookie": "cookie "}.get(str(location), "")
-    return ProblemDetail(detail=message, pointer=prefix + ".".join(str(part) for part in path))
+    name = str(path[0])
+    return ProblemDetail(detail=message, **{"header" if location == "header" else "parameter": name})
 
 
 def _escaped(part: str) -> str:
@@ -225,10 +239,16 @@ def database_unavailable(error: Exception, *, path: str, request_id: str) -> Res
     return problem_response(503, detail, path=path, request_id=request_id, headers={"Retry-After": "5"})
 
 
+def _description(status: int) -> str:
+    """The phrase of a status, and its codes with their meanings."""
+    kinds = [f"`{code}`: {kind.meaning}" for code, kind in PROBLEM_TYPES.items() if status in kind.statuses]
+    return "  \n".join([f"{_phrase(status)}.", *(kind for kind in kinds if status != 500 or "`internal`" in kind)])
+
+
 def documented(*statuses: int, also: dict[int, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
     """Error responses of a route for the OpenAPI document; `also`: its further successful ones.
 
     `server.openapi` adds their body.
     """
-    problems: dict[int | str, dict[str, Any]] = {status: {"description": _phrase(status)} for status in statuses}
+    problems: dict[int | str, dict[str, Any]] = {status: {"description": _description(status)} for status in statuses}
     return problems | dict(also or {})

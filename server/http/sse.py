@@ -63,11 +63,14 @@ def message(data: str, an_id: int) -> bytes:
 
 
 def wants_stream(request: Request) -> bool:
-    """Whether the caller accepts a stream of events, and JSON not more (the weights `q` of RFC 9110, 12.5.1)."""
+    """Whether the caller accepts a stream of events, and JSON not more."""
+    return prefers(request, "text/event-stream")
+
+
+def prefers(request: Request, media_type: str) -> bool:
+    """Whether the caller accepts a media type, and JSON not more (the weights `q` of RFC 9110, 12.5.1)."""
     weights = _accepted(",".join(request.headers.getlist("accept")))
-    return weights.get("text/event-stream", 0) > 0 and weights["text/event-stream"] >= weights.get(
-        "application/json", 0
-    )
+    return weights.get(media_type, 0) > 0 and weights[media_type] >= weights.get("application/json", 0)
 
 
 def _accepted(header: str) -> dict[str, float]:
@@ -87,7 +90,7 @@ def last_event_id(request: Request) -> int | None:
         return None
     text = text.strip()
     if not (text.isdecimal() and len(text) <= MAX_ID_DIGITS):
-        raise Refused("Last-Event-ID must be the id of an event of this stream", "header last-event-id")
+        raise Refused("Last-Event-ID must be the id of an event of this stream", header="Last-Event-ID")
     return int(text)
 
 

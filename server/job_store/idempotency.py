@@ -13,10 +13,10 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
-from sqlmodel import Session, col
+from sqlmodel import Session, col, select
 
 from server.database.engine import advisory_lock
-from server.database.tables import IdempotencyKey
+from server.database.tables import IdempotencyKey, Job
 from server.errors import Refused, StillRunning
 
 RETENTION_HOURS = 24
@@ -43,20 +43,26 @@ def lock(session: Session, idempotent: IdempotentRequest) -> None:
 
 
 def find(session: Session, idempotent: IdempotentRequest, now: datetime) -> IdempotencyKey | None:
-    """The row of an earlier request with the same key, or None. Refused when its payload was another one."""
+    """The row of an earlier request with the same key, or None. Refused when its payload was another one.
+
+    A key whose job was deleted is free again.
+    """
     oldest = now - timedelta(hours=RETENTION_HOURS)
     row = session.get(IdempotencyKey, (idempotent.owner, idempotent.key))
     if row is None or row.created_at < oldest:
         return None
+    if row.job_id and session.exec(select(Job.number).where(Job.id == row.job_id)).first() is None:
+        return None
     if row.fingerprint != idempotent.fingerprint:
-        raise Refused("this Idempotency-Key was used for another request; use a new key")
+        raise Refused("this Idempotency-Key was used for another request; use a new key", header="Idempotency-Key")
     return row
 
 
-def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: str, now: datetime) -> None:
-    """Store the answer under the key, and delete keys that are older than a day."""
-    oldest = now - timedelta(hours=RETENTION_HOURS)
-    session.execute(sa.delete(IdempotencyKey).where(col(IdempotencyKey.created_at) < oldest))
+def store(session: Session, idempotent: IdempotentRequest, job_id: str, answer: str | None, now: datetime) -> None:
+    """Store the answer under the key, and delete keys that are older than a day. `job_id`: empty without a job."""
+    is_old = col(IdempotencyKey.created_at) < now - timedelta(hours=RETENTION_HOURS)
+    is_this = sa.and_(col(IdempotencyKey.owner) == idempotent.owner, col(IdempotencyKey.key) == idempotent.key)
+    session.execute(sa.delete(IdempotencyKey).where(sa.or_(is_old, is_this)))
     session.add(
         IdempotencyKey(
             owner=idempotent.owner,

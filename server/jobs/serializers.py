@@ -15,7 +15,7 @@ from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.engine import SCHEMA_VERSION
 from server.database.result_tables import Artifact
-from server.database.tables import Job, Worker
+from server.database.tables import Event, Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
 from server.job_store.counts import counts
@@ -37,12 +37,24 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
         .group_by(col(Artifact.job_number))
     )
     num_artifacts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
+    updates = _newest_events(session, numbers)
     return [
         _job_public(
-            job, places.get(job.number), forecasts.get(job.number, JobForecast()), num_artifacts.get(job.number, 0)
+            job,
+            places.get(job.number),
+            forecasts.get(job.number, JobForecast()),
+            num_artifacts.get(job.number, 0),
+            updates.get(job.number, job.created_at),
         )
         for job in jobs
     ]
+
+
+def _newest_events(session: Session, numbers: Sequence[int | None]) -> dict[int | None, datetime]:
+    """Time of each job's newest event, by number."""
+    is_newest = sa.and_(col(Event.job_number) == Job.number, col(Event.seq) == Job.last_seq)
+    query = select(Job.number, Event.created_at).join(Event, is_newest).where(col(Job.number).in_(numbers))
+    return {row[0]: row[1] for row in session.exec(query).all()}
 
 
 def job_etag(job: Job, public: JobPublic) -> str:
@@ -69,7 +81,9 @@ def update_tags(header: str | None) -> set[str] | None:
     return None if "*" in tags else {tag.strip('"').partition("-")[0] for tag in tags if not tag.startswith("W/")}
 
 
-def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, num_artifacts: int) -> JobPublic:
+def _job_public(
+    job: Job, queue_position: int | None, forecast: JobForecast, num_artifacts: int, updated_at: datetime
+) -> JobPublic:
     fields = job.model_dump(exclude={"losses"})
     return JobPublic(
         **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
@@ -80,6 +94,7 @@ def _job_public(job: Job, queue_position: int | None, forecast: JobForecast, num
         starts_in=forecast.starts_in,
         eta=forecast.eta,
         num_artifacts=num_artifacts,
+        updated_at=updated_at,
         error=_job_error(job),
         content_notice=content_notice(job),
     )

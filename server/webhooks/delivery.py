@@ -20,7 +20,7 @@ from server.database.tables import Delivery, Webhook
 from server.errors import Refused
 from server.settings import Network, ServerSettings
 from server.webhooks.egress import check_url, resolve
-from server.webhooks.service import signatures, signing_secrets
+from server.webhooks.service import signatures, signing_secrets, with_address
 
 if TYPE_CHECKING:
     import httpx
@@ -128,7 +128,9 @@ class Deliverer:
             try:
                 with anyio.fail_after(TIMEOUT_SECONDS):
                     keys = signing_secrets(webhook, self._clock())
-                    result = await send(client, delivery, webhook.url, keys, self._settings.outbound_networks)
+                    body = with_address(delivery.body, self._settings.public_url)
+                    networks = self._settings.outbound_networks
+                    result = await send(client, delivery.id, body, webhook.url, keys, networks)
             except TimeoutError:
                 result = DeliveryResult(None, f"no response in {TIMEOUT_SECONDS:.0f} s")
             except Refused as error:
@@ -222,7 +224,12 @@ def _open_client() -> "httpx.AsyncClient":
 
 
 async def send(
-    client: "httpx.AsyncClient", delivery: Delivery, target: str, keys: Sequence[str], networks: Sequence[Network]
+    client: "httpx.AsyncClient",
+    message_id: str,
+    body: str,
+    target: str,
+    keys: Sequence[str],
+    networks: Sequence[Network],
 ) -> DeliveryResult:
     """One delivery attempt. The response body is not read, redirects are not followed. Raises Refused for the URL."""
     import httpx
@@ -239,15 +246,15 @@ async def send(
         "Host": url.netloc.decode("ascii"),
         "Content-Type": "application/json",
         "User-Agent": "rvc-train",
-        "webhook-id": delivery.id,
+        "webhook-id": message_id,
         "webhook-timestamp": str(timestamp),
-        "webhook-signature": signatures(keys, delivery.id, timestamp, delivery.body),
+        "webhook-signature": signatures(keys, message_id, timestamp, body),
     }
     try:
         async with client.stream(
             "POST",
             url.copy_with(host=address),
-            content=delivery.body.encode(),
+            content=body.encode(),
             headers=headers,
             extensions={"sni_hostname": url.host},  # the certificate is checked against the host name
         ) as response:

@@ -16,14 +16,21 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_train.schemas.events import EventType
-from rvc_train.schemas.webhooks import DeliveryStatus, WebhookCreate, WebhookPatch
+from rvc_train.schemas.webhooks import (
+    DeliveryStatus,
+    JobMessage,
+    JobMessageData,
+    MessageError,
+    PingMessage,
+    WebhookCreate,
+    WebhookPatch,
+)
 from server.auth.audit import record
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Delivery, Job, Webhook, new_id
 from server.errors import Conflict, NotFound, QuotaExceeded
 
 SECRET_PREFIX = "whsec_"  # noqa: S105 - the prefix of a secret
-PING = "ping"
 MAX_WEBHOOKS = 100
 """Webhooks of one owner for all jobs: each event of a job inserts a message for each of them, in one transaction."""
 MAX_PENDING_PINGS = 10
@@ -70,7 +77,7 @@ def enqueue_deliveries(session: Session, job: Job, kind: EventType, now: datetim
     name = f"job.{kind}"
     for webhook in session.exec(query.order_by(col(Webhook.id)).with_for_update(read=True)).all():
         if name in webhook.events:
-            session.add(_delivery(webhook, name, _job_payload(job), now, job.id))
+            session.add(_delivery(webhook, _message(name, job, now), now, job.id))
 
 
 DELIVERED_EVENTS = frozenset(
@@ -86,24 +93,40 @@ DELIVERED_EVENTS = frozenset(
 )
 
 
-def _job_payload(job: Job) -> dict[str, object]:
-    error = None if job.error_code is None else {"code": job.error_code, "message": job.error_message}
-    return {
-        "id": job.id,
-        "name": job.name,
-        "status": job.status,
-        "dataset_id": job.dataset_id,
-        "labels": job.labels,
-        "progress": job.progress,
-        "error": error,
-        "url": f"/v1/jobs/{job.id}",
-    }
+def _message(name: str, job: Job, now: datetime) -> JobMessage:
+    error = None if job.error_code is None else MessageError(code=job.error_code, message=job.error_message)
+    data = JobMessageData(
+        id=job.id,
+        name=job.name,
+        status=job.status,
+        dataset_id=job.dataset_id,
+        labels=job.labels,
+        progress=job.progress,
+        error=error,
+        url=f"/v1/jobs/{job.id}",
+    )
+    return JobMessage.model_validate({"type": name, "timestamp": now, "data": data})
 
 
-def _delivery(webhook: Webhook, event: str, data: dict[str, object], now: datetime, job_id: str | None) -> Delivery:
-    body = json.dumps({"type": event, "timestamp": now.isoformat(), "data": data}, ensure_ascii=False)
+def with_address(body: str, public_url: str | None) -> str:
+    """A message whose `data.url` begins with the server's address, if it is known."""
+    message = json.loads(body)
+    path = message["data"].get("url", "")
+    if public_url is None or not path.startswith("/"):
+        return body
+    message["data"]["url"] = public_url.rstrip("/") + path
+    return json.dumps(message, ensure_ascii=False)
+
+
+def _delivery(webhook: Webhook, message: JobMessage | PingMessage, now: datetime, job_id: str | None) -> Delivery:
     return Delivery(
-        id=new_id("msg"), webhook_id=webhook.id, job_id=job_id, event=event, body=body, created_at=now, next_try_at=now
+        id=new_id("msg"),
+        webhook_id=webhook.id,
+        job_id=job_id,
+        event=message.type,
+        body=message.model_dump_json(),
+        created_at=now,
+        next_try_at=now,
     )
 
 
@@ -180,13 +203,14 @@ class WebhookService:
 
         Raises NotFound, or Conflict for a disabled webhook and while too many of them are pending.
         """
-        is_pending = (col(Delivery.status) == DeliveryStatus.PENDING) & (col(Delivery.event) == PING)
+        is_pending = (col(Delivery.status) == DeliveryStatus.PENDING) & (col(Delivery.event) == "ping")
         pending = sa.select(sa.func.count()).where(col(Delivery.webhook_id) == webhook_id, is_pending)
         with write_session(self._engine) as session:
             webhook = _find_enabled(session, owner, webhook_id)
             if session.execute(pending).scalar_one() >= MAX_PENDING_PINGS:
                 raise Conflict(f"{MAX_PENDING_PINGS} test messages of this webhook wait for delivery; see its messages")
-            delivery = _delivery(webhook, PING, {}, self._clock(), None)
+            now = self._clock()
+            delivery = _delivery(webhook, PingMessage(timestamp=now), now, None)
             session.add(delivery)
             return delivery
 

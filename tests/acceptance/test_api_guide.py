@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from rvc_train.cli.services import free_port
-from server import errors
-from server.http import problem_details
+from server.http.problem_types import guide_table
 
 GUIDE = Path(__file__).parents[2] / "docs" / "api-guide.md"
 BLOCK = re.compile(r"^```(\w+)( error)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -139,17 +138,5 @@ def test_every_command_and_program_of_the_guide_does_what_the_guide_says(station
     assert names["received"]
 
 
-def test_the_guide_knows_every_code_of_an_error_and_whether_it_is_worth_another_try():
-    rows = re.findall(r"^\| (\d{3}) \| (.*?) \| (.*?) \|", GUIDE.read_text(), re.MULTILINE)
-    told = {(int(status), code) for status, codes, _ in rows for code in re.findall(r"`(\w+)`", codes)}
-    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.ServerError)]
-    ours = {(problem_details.status_of(each("", *[0] * _num_more(each))), each.code) for each in kinds}
-    assert told == {each for each in ours if each[0] != 500} | set(problem_details._CODE_OF.items())
-    for status, codes, retryable in rows:
-        is_worth_it = int(status) in problem_details.RETRYABLE_STATUSES
-        assert retryable == ("yes" if is_worth_it else "`still_running`" if "still_running" in codes else "no")
-
-
-def _num_more(kind: type[errors.ServerError]) -> int:
-    """How many words beside the message an error of that kind must have."""
-    return 1 if kind in {errors.OffsetMismatch, errors.RangeNotSatisfiable} else 0
+def test_the_guide_has_the_servers_own_table_of_codes():
+    assert f"\n{guide_table()}\n" in GUIDE.read_text()

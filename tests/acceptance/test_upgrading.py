@@ -107,7 +107,7 @@ def test_jobs_uploads_and_prepared_clips_of_the_last_version_before_the_rooms_go
     assert rest["Upload-Offset"] == "1000"
     assert new.http.patch(upload.headers["Location"], content=content[1000:], headers=rest).status_code == 204
     made = {"name": "the same", "upload_id": upload.headers["Location"].rpartition("/")[2]}
-    assert new.http.post("/v1/datasets", json=made).status_code == 202
+    assert new.http.post("/v1/datasets", json=made).status_code == 201
 
 
 @pytest.mark.parametrize("name", ["client", "client.api"])

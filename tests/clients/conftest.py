@@ -12,15 +12,15 @@ import pytest
 
 PROGRAMS = Path(__file__).parents[2] / "build" / "clients"
 """Programs from PyPI and npm, kept between runs."""
-PACKAGES = ("openapi-python-client==0.29.1", "tuspy==1.1.0")
+PACKAGES = ("openapi-python-client==0.29.1", "datamodel-code-generator==0.89.0", "mypy==1.18.2", "tuspy==1.1.0")
 TOKEN = "the-token-of-these-tests"
 
 
 @pytest.fixture(scope="session")
 def python_programs() -> Path:
-    """Folder with Python and the packages, installed apart from what this project needs."""
+    """Folder with Python and the generators, installed apart from what this project needs."""
     folder = PROGRAMS / "python"
-    done = folder / "-".join(PACKAGES)
+    done = folder / "+".join(PACKAGES)
     if not done.is_file():
         venv.create(folder, with_pip=True, clear=True)
         subprocess.run([folder / "bin" / "pip", "install", "--quiet", *PACKAGES], check=True)

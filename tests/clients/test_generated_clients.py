@@ -1,7 +1,6 @@
 """Clients generated from the OpenAPI document walk from upload to download."""
 
 import shutil
-import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,45 +44,51 @@ def test_python(
 ) -> None:
     generate = ("generate", "--path", document, "--output-path", tmp_path / "generated", "--meta", "none")
     run_client(python_programs / "openapi-python-client", *generate, cwd=tmp_path)
-    (tmp_path / "walk.py").write_text(
-        textwrap.dedent(
-            """
-            import importlib, io, os, pkgutil, sys, time
-            from generated import AuthenticatedClient, api, models
-            from generated.types import File
-
-            names = [module.name for module in pkgutil.walk_packages(api.__path__, "generated.api.")]
-
-            def operation(word):
-                (name,) = (name for name in names if name.rpartition(".")[2].startswith(word))
-                return importlib.import_module(name)
-
-            client = AuthenticatedClient(base_url=os.environ["URL"], token=os.environ["TOKEN"])
-            body = File(payload=io.BytesIO(open(sys.argv[1], "rb").read()))
-            dataset = operation("upload_v1").sync("generated", client=client, body=body)
-            request = models.JobCreate(name="generated", dataset_id=dataset.id)
-            job = operation("submit_v1").sync(client=client, body=request)
-            while job.status not in ("succeeded", "failed", "cancelled"):
-                time.sleep(0.1)
-                job = operation("get_job_v1").sync(job.id, client=client)
-            print(job.status)
-            for file in operation("list_artifacts_v1").sync(job.id, client=client).data:
-                found = operation("get_artifact_v1").sync(job.id, file.name, client=client)
-                print(file.kind, file.size, len(found.payload.read()))
-            print(len(operation("get_logs_v1").sync(job.id, client=client)) > 0)
-            webhook = models.WebhookCreate(url="https://1.1.1.1/hook")
-            webhook = operation("create_webhook_v1").sync(client=client, body=webhook)
-            change = operation("change_webhook_v1").sync
-            print(change(webhook.id, client=client, body=models.WebhookPatch(is_enabled=False)).is_enabled)
-            patch = models.WebhookPatch(url="https://1.1.1.1/other")
-            changed = change(webhook.id, client=client, body=patch)
-            print(changed.is_enabled, changed.url)
-            """
-        )
-    )
+    shutil.copy(HERE / "walk.py", tmp_path)
+    # The generated code is not strict itself.
+    strict = ("--strict", "--allow-untyped-calls", "--follow-imports=silent", "--ignore-missing-imports")
+    run_client(python_programs / "mypy", *strict, "walk.py", cwd=tmp_path)
     lines = run_client(python_programs / "python", "walk.py", recording, cwd=tmp_path).splitlines()
     assert lines[0] == "succeeded"
     for line in lines[1:3]:
         _, size, received = line.split()
         assert size == received != "0"
-    assert lines[3:] == ["True", "False", "False https://1.1.1.1/other"]
+    assert lines[3:] == [
+        "True",
+        "True True",
+        "not_found",
+        "1 True",
+        "False",
+        "False https://1.1.1.1/other",
+    ]
+
+
+def test_pydantic_models(
+    run_client: Callable[..., str], python_programs: Path, document: Path, served: Any, recording: Path, tmp_path: Path
+) -> None:
+    options = (
+        "--input-file-type",
+        "openapi",
+        "--output-model-type",
+        "pydantic_v2.BaseModel",
+        "--formatters",
+        "builtin",
+    )
+    program = python_programs / "datamodel-codegen"
+    run_client(program, "--input", document, "--output", tmp_path / "models.py", *options, cwd=tmp_path)
+    dataset = served.http.put("/v1/datasets/models/content", content=recording.read_bytes()).json()
+    job = served.http.post("/v1/jobs", json={"name": "models", "dataset_id": dataset["id"]}).json()
+    stream = {"Accept": "text/event-stream"}
+    assert "event: end" in served.http.get(f"/v1/jobs/{job['id']}/events", headers=stream, timeout=60).text
+    for name, path in (
+        ("JobList", "/v1/jobs"),
+        ("EventList", f"/v1/jobs/{job['id']}/events?limit=1000"),
+        ("ArtifactList", f"/v1/jobs/{job['id']}/artifacts"),
+        ("DatasetReport", f"/v1/datasets/{dataset['id']}/report"),
+        ("WorkerList", "/v1/workers"),
+        ("Problem", "/v1/jobs/nothing"),
+    ):
+        (tmp_path / "answer.json").write_bytes(served.http.get(path).content)
+        code = f"import models; models.{name}.model_validate_json(open('answer.json').read())"
+        run_client(python_programs / "python", "-c", code, cwd=tmp_path)
+

@@ -1,7 +1,10 @@
 // From upload to download with the types of openapi-typescript, as `tsc --strict` accepts it.
 import fs from 'node:fs';
 import createClient from 'openapi-fetch';
-import type { paths } from './api.js';
+import type { components, operations, paths } from './api.js';
+
+type Job = operations['jobs_create']['responses'][202]['content']['application/json'];
+type Event = components['schemas']['Event'];
 
 const api = createClient<paths>({ baseUrl: process.env.URL!, headers: { Authorization: `Bearer ${process.env.TOKEN}` } });
 
@@ -18,7 +21,7 @@ const dataset = data(
     headers: { 'Content-Type': 'application/octet-stream' },
   }),
 );
-const job = data(await api.POST('/v1/jobs', { body: { name: 'typescript', dataset_id: dataset.id } }));
+const job: Job = data(await api.POST('/v1/jobs', { body: { name: 'typescript', dataset_id: dataset.id } }));
 const path = { job_id: job.id };
 const stream = await api.GET('/v1/jobs/{job_id}/events', {
   params: { path },
@@ -27,6 +30,15 @@ const stream = await api.GET('/v1/jobs/{job_id}/events', {
 });
 const text = data(stream) as unknown as string;
 if (!text.includes('event: end')) throw new Error(text);
+function words(event: Event): string {
+  if (event.type === 'progress') return `${event.data.stage} ${event.data.stage_progress}`;
+  if (event.type === 'started') return event.data.device;
+  return event.message;
+}
+const events = data(await api.GET('/v1/jobs/{job_id}/events', { params: { path, query: { limit: 1000 } } }));
+if (events.data.map(words).some((one) => !one)) throw new Error('an event without words');
+const page = data(await api.GET('/v1/jobs', { params: { query: { limit: 1, status: ['succeeded'] } } }));
+if (page.data.length !== 1 || page.data[0]!.dataset_id === '') throw new Error('no job in the list');
 const files = data(await api.GET('/v1/jobs/{job_id}/artifacts', { params: { path } }));
 for (const file of files.data) {
   const bytes = data(

@@ -42,9 +42,13 @@ def submit(
         Path | None, typer.Option(help="JSON file of training options, which single options override.")
     ] = None,
     watch_it: Annotated[bool, typer.Option("--watch", help="Watch the job until its end.")] = False,
-    priority: Annotated[int, typer.Option(help="-100 to 100; jobs with a higher priority run first.")] = 0,
+    priority: Annotated[
+        int | None, typer.Option(help="-100 to 100; jobs with a higher priority run first.", show_default="0")
+    ] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Label of the job; repeatable.")] = None,
-    max_attempts: Annotated[int, typer.Option(help="Number of attempts that may fail with a retryable error.")] = 2,
+    max_attempts: Annotated[
+        int | None, typer.Option(help="Number of attempts that may fail with a retryable error.", show_default="2")
+    ] = None,
     max_duration_seconds: Annotated[float | None, typer.Option(help="Longest duration of one attempt.")] = None,
     *,
     choices: dict[str, Any],
@@ -57,11 +61,12 @@ def submit(
         "dataset_id": found.id,
         "config": settings,
         "priority": priority,
-        "labels": labels_of(label or []),
+        "labels": labels_of(label) if label else None,
         "max_attempts": max_attempts,
         "max_duration_seconds": max_duration_seconds,
     }
-    job = session.client.submit(validated(JobCreate, fields, {"labels": "--label"}))
+    given = {field: value for field, value in fields.items() if value is not None}
+    job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))
     if job.content_notice:
         session.output.warning(job.content_notice)
     if watch_it:

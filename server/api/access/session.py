@@ -17,7 +17,7 @@ sign_in = APIRouter(prefix="/v1/session", tags=["access"])
 USED_CODE = "this link has been used, or is older than ten minutes; run `rvc-train open` for a new one"
 
 
-@sign_in.post("", status_code=204, responses=documented(401, 422))
+@sign_in.post("", operation_id="sessions_create", status_code=204, responses=documented(401, 422))
 async def create_session(body: SessionCreate, request: Request, response: Response, context: Context) -> None:
     """Sign in: exchange a token, or a sign-in code, for a session cookie."""
     caller = {"address": address_of(request.scope), "request_id": request.state.request_id}
@@ -41,7 +41,7 @@ async def create_session(body: SessionCreate, request: Request, response: Respon
     )
 
 
-@router.post("/code", status_code=201)
+@router.post("/code", operation_id="sessions_create_code")
 @requires(Scope.READ)
 def create_code(response: Response, context: Context) -> SignInCode:
     """Make a code that signs a browser in as you, within ten minutes and once: for a link to `/sign-in#code=...`."""
@@ -50,7 +50,7 @@ def create_code(response: Response, context: Context) -> SignInCode:
     return SignInCode(code=code, expires_at=expires_at)
 
 
-@router.delete("", status_code=204)
+@router.delete("", operation_id="sessions_delete", status_code=204)
 @requires(Scope.READ)
 def delete_session(request: Request, response: Response, context: Context) -> None:
     """Sign out."""

@@ -11,7 +11,7 @@ from server.http.problem_details import documented
 router = APIRouter(tags=["jobs"])
 
 
-@router.post("/jobs:estimate", responses=documented(422))
+@router.post("/jobs:estimate", operation_id="jobs_estimate", responses=documented(422))
 @requires(Scope.READ)
 def estimate(request: EstimateRequest, context: Context) -> JobEstimate:
     """Estimate a job: clips, steps, seconds, disk and memory as ranges, with warnings. Changes nothing.

@@ -1,35 +1,59 @@
 """Routes of a job's evaluated saves: scores, previews and their files."""
 
-from fastapi import APIRouter, Request, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request, Response
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.results import CheckpointList, PreviewList
+from rvc_train.schemas.base import Page
+from rvc_train.schemas.results import CheckpointPublic, PreviewPublic
 from server.api.authorization import requires
 from server.context import Context
 from server.errors import Gone
 from server.http.downloads import file_response
+from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 from server.results.evaluations import MEDIA_TYPES, EvaluationQueries
 
 router = APIRouter(prefix="/jobs", tags=["results"])
 
+_CHECKPOINT_CURSORS: Cursors[int] = Cursors("checkpoints")
+_PREVIEW_CURSORS: Cursors[tuple[int, int]] = Cursors("previews", tuple[int, int])
 
-@router.get("/{job_id}/checkpoints", responses=documented(404))
+
+@router.get("/{job_id}/checkpoints", operation_id="jobs_list_checkpoints", responses=documented(404))
 @requires(Scope.READ)
-def list_checkpoints(job_id: str, context: Context) -> CheckpointList:
+def list_checkpoints(
+    job_id: str,
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[int | None, Depends(_CHECKPOINT_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[CheckpointPublic]:
     """List the evaluated saves by step, with their scores and the best so far."""
-    return CheckpointList(data=EvaluationQueries(context.engine).checkpoints(context.jobs.get(job_id)))
+    checkpoints = EvaluationQueries(context.engine).checkpoints(context.jobs.get(job_id))
+    return _CHECKPOINT_CURSORS.page_of_all(request, response, checkpoints, lambda one: one.step, after, limit)
 
 
-@router.get("/{job_id}/previews", responses=documented(404))
+@router.get("/{job_id}/previews", operation_id="jobs_list_previews", responses=documented(404))
 @requires(Scope.READ)
-def list_previews(job_id: str, context: Context) -> PreviewList:
-    """List the clips rendered at each save, with scores and the addresses of sound and picture."""
-    return PreviewList(data=EvaluationQueries(context.engine).previews(context.jobs.get(job_id)))
+def list_previews(
+    job_id: str,
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[tuple[int, int] | None, Depends(_PREVIEW_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[PreviewPublic]:
+    """List the clips rendered at each save, by step and clip, with scores and the addresses of sound and picture."""
+    previews = EvaluationQueries(context.engine).previews(context.jobs.get(job_id))
+    return _PREVIEW_CURSORS.page_of_all(request, response, previews, lambda one: (one.step, one.clip), after, limit)
 
 
 @router.get(
     "/{job_id}/previews/{name}",
+    operation_id="jobs_download_preview",
     response_class=Response,
     responses=documented(
         404,

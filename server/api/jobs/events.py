@@ -9,6 +9,7 @@ from rvc_train.schemas.events import EventList, EventType
 from server.api.authorization import requires
 from server.context import MAX_INTEGER, Context
 from server.errors import Refused
+from server.http.lists import LongLimit
 from server.http.problem_details import documented
 from server.http.sse import last_event_id, wants_stream
 from server.job_store.serializers import event_public
@@ -18,6 +19,7 @@ router = APIRouter(prefix="/jobs", tags=["progress"])
 
 @router.get(
     "/{job_id}/events",
+    operation_id="jobs_list_events",
     response_model=EventList,
     responses=documented(
         404,
@@ -34,7 +36,7 @@ def get_events(
     request: Request,
     context: Context,
     after: Annotated[int | None, Query(ge=0, le=MAX_INTEGER, description="Only events after this number.")] = None,
-    limit: Annotated[int, Query(ge=1, le=1000, description="Largest number of events in a list.")] = 100,
+    limit: LongLimit = 100,
     types: Annotated[
         list[EventType] | None, Query(alias="type", description="Only events of this type, in a list; may be repeated.")
     ] = None,
@@ -48,9 +50,10 @@ def get_events(
         page = context.job_queries.events(job_id, after or 0, limit + 1 if types else limit, types or ())
         has_more = len(page.events) > limit if types else bool(page.events) and page.events[-1].seq < page.last_seq
         data = [event_public(event) for event in page.events[:limit]]
-        return EventList(data=data, has_more=has_more, last_seq=page.last_seq)
+        cursor = str(data[-1].seq) if has_more else None
+        return EventList(data=data, has_more=has_more, next_cursor=cursor, last_seq=page.last_seq)
     if types:
-        raise Refused("a stream has events of every type; leave out `type`, or request a list", "?type")
+        raise Refused("a stream has events of every type; leave out `type`, or request a list", parameter="type")
     resumed = last_event_id(request)
     start = after or 0 if resumed is None else resumed
     first = context.job_queries.events(job_id, start, 1)

@@ -2,8 +2,9 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
@@ -19,19 +20,23 @@ from rvc_train.schemas.jobs import (
 )
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.api.webhooks import check_address
-from server.context import After, AppContext, Context, Limit, link_next
+from server.context import AppContext, Context
 from server.database.clock import utc_now
 from server.database.engine import read_session
 from server.database.tables import Job
 from server.errors import Refused
 from server.http.etags import matches_weakly
+from server.http.lists import Cursors, Limit
 from server.http.problem_details import documented
+from server.http.query_parameters import LABEL
 from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.jobs.serializers import job_etag, jobs_public, update_tags
 from server.jobs.submission import Submission, request_fingerprint
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+_CURSORS: Cursors[int] = Cursors("jobs")
 
 IdempotencyKey = Annotated[
     str | None,
@@ -42,8 +47,8 @@ IdempotencyKey = Annotated[
     ),
 ]
 _ETAG = {"headers": {"ETag": {"description": "Changes whenever the answer changes.", "schema": {"type": "string"}}}}
-_NO_CHANGE = {200: {"model": JobPublic, "description": "No change: the job was in this state already"}}
-_LABEL = "label."
+_GOES_ON = {202: {"model": JobPublic, "description": "The worker will stop after its current step and a checkpoint"}}
+_STOPPING = frozenset({JobStatus.CANCELLING, JobStatus.PAUSING})
 _UNCHANGED = JobRetry()
 _LABELS: TypeAdapter[dict[LabelKey, LabelValue]] = TypeAdapter(dict[LabelKey, LabelValue])
 
@@ -80,21 +85,23 @@ _JOB_CREATED = {
 }
 
 
-@router.post("", status_code=202, responses=documented(409, 422, 429, also=_JOB_CREATED))
+@router.post("", operation_id="jobs_create", status_code=202, responses=documented(409, 422, 429, also=_JOB_CREATED))
 @requires(Scope.SUBMIT)
 async def submit(request: JobCreate, context: Context, idempotency_key: IdempotencyKey = None) -> Response:
     """Submit a job. It waits for its dataset's report, then for a worker."""
-    if request.webhook is not None:
-        await check_address(context, request.webhook.url)
-    return await to_write(_submit, request, context, idempotency_key)
-
-
-def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None) -> Response:
-    principal = require_principal()
     idempotent = None
     if idempotency_key is not None:
-        idempotent = IdempotentRequest(principal.owner, idempotency_key, request_fingerprint(request))
-    with context.in_flight_keys.exclusive(principal.owner, idempotency_key):
+        idempotent = IdempotentRequest(require_principal().owner, idempotency_key, request_fingerprint(request))
+    if request.webhook is not None:
+        if idempotent is not None and (earlier := await run_in_threadpool(context.jobs.replay, idempotent)) is not None:
+            return _accepted(earlier)  # without a look at the address, which may not resolve at the moment
+        await check_address(context, request.webhook.url)
+    return await to_write(_submit, request, context, idempotent)
+
+
+def _submit(request: JobCreate, context: AppContext, idempotent: IdempotentRequest | None) -> Response:
+    principal = require_principal()
+    with context.in_flight_keys.exclusive(principal.owner, None if idempotent is None else idempotent.key):
         submission = context.jobs.submit(
             request, owner=principal.owner, visible_owner=principal.visible_owner, idempotent=idempotent
         )
@@ -104,13 +111,34 @@ def _submit(request: JobCreate, context: AppContext, idempotency_key: str | None
 _SAME = {304: {"description": "Unchanged since the ETag in `If-None-Match`", **_ETAG}}
 
 
-@router.get("", responses=documented(404, 422, also={200: _ETAG, **_SAME}))
+_LABEL_PARAMETERS = {
+    "name": "labels",
+    "in": "query",
+    "required": False,
+    "description": "Only jobs with these labels: `label.<key>=<value>`; may be repeated.",
+    "style": "form",
+    "explode": True,
+    "schema": {
+        "type": "object",
+        "patternProperties": {"^label\\.[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$": {"type": "string", "maxLength": 255}},
+    },
+}
+"""In OpenAPI, the fields of such a parameter are parameters of their own."""
+
+
+@router.get(
+    "",
+    operation_id="jobs_list",
+    responses=documented(422, also={200: _ETAG, **_SAME}),
+    openapi_extra={"parameters": [_LABEL_PARAMETERS]},
+)
 @requires(Scope.READ)
 def list_jobs(
     request: Request,
     response: Response,
     context: Context,
     owner_filter: OwnerFilter,
+    after: Annotated[int | None, Depends(_CURSORS)],
     status: Annotated[list[JobStatus] | None, Query(description="Only jobs with this status; may be repeated.")] = None,
     dataset: Annotated[str | None, Query(max_length=64, description="Only jobs on this dataset.")] = None,
     name: Annotated[str | None, Query(max_length=200, description="Only jobs for the voice of this name.")] = None,
@@ -120,7 +148,6 @@ def list_jobs(
     search: Annotated[
         str | None, Query(max_length=200, description="Only jobs whose voice's name contains this.")
     ] = None,
-    after: After = None,
     limit: Limit = 20,
 ) -> Page[JobPublic]:
     """List your jobs, newest first. `label.<key>=<value>` in the query selects by label; it may be repeated."""
@@ -135,27 +162,26 @@ def list_jobs(
         after=after,
         limit=limit,
     )
-    cursor = jobs[-1].id if has_more else None
-    link_next(request, response, cursor)
     with read_session(context.engine) as session:
         data = jobs_public(session, jobs, context.estimator, utc_now())
-    return Page(data=data, has_more=has_more, next_cursor=cursor)
+    return _CURSORS.page(request, response, data, jobs[-1].number if has_more else None)
 
 
 def _labels(request: Request) -> dict[str, str]:
     items = request.query_params.multi_items()
-    labels = {key.removeprefix(_LABEL): value for key, value in items if key.startswith(_LABEL)}
+    labels = {key.removeprefix(LABEL): value for key, value in items if key.startswith(LABEL)}
     if len(labels) > MAX_LABELS:
-        raise Refused(f"the query has {len(labels)} labels; a job has at most {MAX_LABELS}", f"?{_LABEL}")
+        raise Refused(f"the query has {len(labels)} labels; a job has at most {MAX_LABELS}", parameter=LABEL)
     try:
         return _LABELS.validate_python(labels)
     except ValidationError as error:
         first = error.errors()[0]
-        raise Refused(f"this is not a valid label: {first['msg']}", f"?{_LABEL}{first['loc'][0]}") from error
+        raise Refused(f"this is not a valid label: {first['msg']}", parameter=f"{LABEL}{first['loc'][0]}") from error
 
 
 @router.get(
     "/{job_id}",
+    operation_id="jobs_get",
     responses=documented(404, also={200: _ETAG, **_SAME}),
     response_model=JobPublic,
 )
@@ -176,7 +202,7 @@ def get_job(
     return public
 
 
-@router.patch("/{job_id}", responses=documented(404, 409, 412, 422, also={200: _ETAG}))
+@router.patch("/{job_id}", operation_id="jobs_update", responses=documented(404, 409, 412, 422, also={200: _ETAG}))
 @requires(Scope.SUBMIT)
 def edit(
     job_id: str,
@@ -191,35 +217,40 @@ def edit(
     return _with_etag(context, context.jobs.update(job_id, patch, update_tags(if_match)), response)
 
 
-@router.post("/{job_id}/cancel", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
+@router.post("/{job_id}/cancel", operation_id="jobs_cancel", responses=documented(404, 409, also=_GOES_ON))
 @requires(Scope.SUBMIT)
 def cancel(job_id: str, response: Response, context: Context) -> JobPublic:
     """Cancel a job: at once while it waits; a running job ends after its current step and a checkpoint."""
-    return _control_response(context, context.jobs.cancel(job_id), response)
+    return _control_response(context, context.jobs.cancel(job_id)[0], response)
 
 
-@router.post("/{job_id}/pause", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
+@router.post("/{job_id}/pause", operation_id="jobs_pause", responses=documented(404, 409, also=_GOES_ON))
 @requires(Scope.SUBMIT)
 def pause(job_id: str, response: Response, context: Context) -> JobPublic:
     """Pause a job: at once while it waits; a running job stops after its current step and a checkpoint."""
-    return _control_response(context, context.jobs.pause(job_id), response)
+    return _control_response(context, context.jobs.pause(job_id)[0], response)
 
 
-@router.post("/{job_id}/resume", status_code=202, responses=documented(404, 409, also=_NO_CHANGE))
+@router.post("/{job_id}/resume", operation_id="jobs_resume", responses=documented(404, 409))
 @requires(Scope.SUBMIT)
-def resume(job_id: str, response: Response, context: Context) -> JobPublic:
+def resume(job_id: str, context: Context) -> JobPublic:
     """Return a paused job to the queue, at the place given by its priority and age."""
-    return _control_response(context, context.jobs.resume(job_id), response)
+    return _public(context, context.jobs.resume(job_id)[0])
 
 
-def _control_response(context: AppContext, result: tuple[Job, bool], response: Response) -> JobPublic:
-    job, is_new = result
-    if not is_new:
-        response.status_code = 200
+def _control_response(context: AppContext, job: Job, response: Response) -> JobPublic:
+    """The job; with 202 while its worker has yet to stop."""
+    if job.status in _STOPPING:
+        response.status_code = 202
     return _public(context, job)
 
 
-@router.post("/{job_id}/retry", status_code=202, responses=documented(404, 409, 422, 429, also=_JOB_CREATED))
+@router.post(
+    "/{job_id}/retry",
+    operation_id="jobs_retry",
+    status_code=202,
+    responses=documented(404, 409, 422, 429, also=_JOB_CREATED),
+)
 @requires(Scope.SUBMIT)
 def retry(
     job_id: str,
@@ -243,7 +274,7 @@ def retry(
     return _accepted(submission)
 
 
-@router.delete("/{job_id}", status_code=204, responses=documented(404, 409))
+@router.delete("/{job_id}", operation_id="jobs_delete", status_code=204, responses=documented(404, 409))
 @requires(Scope.SUBMIT)
 def delete_job(job_id: str, context: Context) -> None:
     """Delete a job that has ended, with its checkpoints, log and voice."""

@@ -21,6 +21,7 @@ TEXT = "text/plain; charset=utf-8"
 
 @router.get(
     "/{job_id}/logs",
+    operation_id="jobs_get_log",
     response_class=Response,
     responses=documented(
         404,
@@ -50,7 +51,7 @@ def get_logs(
     offset after the line as id; `event: end` follows when the job has ended.
     """
     if tail is not None and offset is not None:
-        raise Refused("use either tail or offset, not both", "?tail")
+        raise Refused("use either tail or offset, not both", parameter="tail")
     status = context.job_queries.status(job_id)
     path = context.storage.job_log(job_id)
     size = log_size(path)

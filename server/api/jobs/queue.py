@@ -13,7 +13,7 @@ from server.jobs.serializers import queue_public
 router = APIRouter(tags=["server"])
 
 
-@router.get("/queue")
+@router.get("/queue", operation_id="queue_get")
 @requires(Scope.READ)
 def get_queue(context: Context) -> QueuePublic:
     """Get your running and waiting jobs with places and forecasts, and the number of all jobs."""

@@ -2,47 +2,66 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.events import MetricList
-from rvc_train.schemas.results import ArtifactList
+from rvc_train.schemas.base import Page
+from rvc_train.schemas.events import MetricSeries
+from rvc_train.schemas.results import ArtifactPublic
 from server.api.authorization import requires
 from server.context import MAX_INTEGER, Context
 from server.errors import Gone, NotFound
 from server.http.downloads import content_disposition, file_response, zip_of
+from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 from server.job_store.serializers import artifact_public
 
 router = APIRouter(prefix="/jobs", tags=["results"])
 
+_METRIC_CURSORS: Cursors[str] = Cursors("metrics", str)
+_CURSORS: Cursors[str] = Cursors("artifacts", str)
 
-@router.get("/{job_id}/metrics", responses=documented(404, 422))
+
+@router.get("/{job_id}/metrics", operation_id="jobs_list_metrics", responses=documented(404, 422))
 @requires(Scope.READ)
 def get_metrics(
     job_id: str,
+    request: Request,
+    response: Response,
     context: Context,
+    after: Annotated[str | None, Depends(_METRIC_CURSORS)],
     key: Annotated[list[str] | None, Query(description="Only this metric; may be repeated.")] = None,
     since_step: Annotated[int, Query(ge=0, le=MAX_INTEGER, description="Only steps after this one.")] = 0,
     max_points: Annotated[
         int, Query(ge=2, le=20_000, description="Each series is thinned to about this number.")
     ] = 1000,
-) -> MetricList:
-    """Get values measured during training, by key, over the steps."""
-    return MetricList(data=context.job_queries.metrics(job_id, key or (), since_step, max_points))
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[MetricSeries]:
+    """List the values measured during training over the steps: one series by key."""
+    series = context.job_queries.metrics(job_id, key or (), since_step, max_points)
+    return _METRIC_CURSORS.page_of_all(request, response, series, lambda one: one.key, after, limit)
 
 
-@router.get("/{job_id}/artifacts", responses=documented(404))
+@router.get("/{job_id}/artifacts", operation_id="jobs_list_artifacts", responses=documented(404))
 @requires(Scope.READ)
-def list_artifacts(job_id: str, context: Context) -> ArtifactList:
-    """List the files of a job, with size and sha256."""
+def list_artifacts(
+    job_id: str,
+    request: Request,
+    response: Response,
+    context: Context,
+    after: Annotated[str | None, Depends(_CURSORS)],
+    limit: LongLimit = MAX_LONG_LIMIT,
+) -> Page[ArtifactPublic]:
+    """List the files of a job by name, with size and sha256."""
     job = context.jobs.get(job_id)
-    return ArtifactList(data=[artifact_public(job, each) for each in context.job_queries.artifacts(job_id)])
+    artifacts = [artifact_public(job, each) for each in context.job_queries.artifacts(job_id)]
+    return _CURSORS.page_of_all(request, response, artifacts, lambda one: one.name, after, limit)
 
 
 @router.get(
     "/{job_id}/artifacts.zip",
+    operation_id="jobs_download_all",
     response_class=Response,
     responses=documented(
         404, 410, also={200: {"content": {"application/zip": {}}, "description": "All files of the job in one zip"}}
@@ -70,6 +89,7 @@ def get_zip(job_id: str, context: Context) -> Response:
 
 @router.get(
     "/{job_id}/artifacts/{name}",
+    operation_id="jobs_download_artifact",
     response_class=Response,
     responses=documented(
         404,

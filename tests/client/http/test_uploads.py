@@ -61,7 +61,7 @@ class UploadServer:
             request.send_problem(404, "not_found", "these bytes are not here")
             return
         self.name = body["name"]
-        request.send_json(DATASET | {"name": self.name, "sha256": sha256}, 202)
+        request.send_json(DATASET | {"name": self.name, "sha256": sha256}, 201)
 
     def take(self, request):
         self.offsets.append(int(request.headers["Upload-Offset"]))

@@ -66,7 +66,7 @@ def test_what_is_not_there_is_404(http, job_id, path):
 def test_a_job_without_saves_has_empty_lists_and_no_job_has_none(http, live):
     job = live.bench.job()
     for kind in ("previews", "checkpoints"):
-        assert http.get(f"/v1/jobs/{job.id}/{kind}").json() == {"data": []}
+        assert http.get(f"/v1/jobs/{job.id}/{kind}").json()["data"] == []
         assert http.get(f"/v1/jobs/job_{'0' * 32}/{kind}").status_code == 404
 
 

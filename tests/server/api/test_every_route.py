@@ -28,6 +28,7 @@ WANTED = {
     "GET /server": OPEN,
     "GET /sign-in": OPEN,
     "GET /docs": OPEN,
+    "GET /problems/{code}": OPEN,
     "GET /openapi.json": OPEN,
     "HEAD /openapi.json": OPEN,
     "GET /livez": OPEN,
@@ -94,6 +95,7 @@ WANTED = {
     "GET /v1/audit": ADMIN,
     "POST /v1/tokens": ADMIN,
     "GET /v1/tokens": ADMIN,
+    "GET /v1/tokens/{token_id}": ADMIN,
     "DELETE /v1/tokens/{token_id}": ADMIN,
 }
 """The scope of each route. A new route must be added here."""

@@ -243,7 +243,7 @@ def test_an_administrator_sees_everyones_things_or_one_owners(
         assert [answer.status_code for answer in refused] == [403, 403]
         assert refused[0].json()["detail"] == refused[1].json()["detail"]
     theirs = pia.get("/v1/jobs").json()["data"][0]["id"]
-    assert olga.get("/v1/jobs", params={"after": theirs}).status_code == 404
+    assert olga.get("/v1/jobs", params={"after": theirs}).status_code == 422  # an id is no cursor
 
 
 def test_guessing_at_the_sign_in_is_limited_and_told_like_guessing_anywhere(
@@ -487,7 +487,7 @@ def test_everything_that_is_done_to_a_job_is_in_the_trail(
     eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued")
     for step in ("pause", "resume", "cancel", "retry"):
         answer = client.post(f"/v1/jobs/{job_id}/{step}", json={"from": "start"} if step == "retry" else None)
-        assert answer.status_code == 202, answer.text
+        assert answer.status_code == (202 if step == "retry" else 200), answer.text
     client.patch(f"/v1/jobs/{job_id}", json={"labels": {"a": "b"}})
     administrator.put("/v1/retention", json={})
     administrator.put("/v1/owners/sara/quota", json={"max_jobs": 7})

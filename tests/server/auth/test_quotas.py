@@ -102,7 +102,7 @@ def test_an_upload_in_pieces_does_not_count_twice_when_it_becomes_a_dataset(
     assert stored(client) == 704
     assert client.patch(begun, headers=PIECE, content=b"RIFF" + b"z" * 700).status_code == 204
     made = client.post("/v1/datasets", json={"name": "mine", "upload_id": begun.rpartition("/")[2]})
-    assert made.status_code == 202, made.text
+    assert made.status_code == 201, made.text
     assert 704 <= stored(client) < 900
 
 

@@ -399,7 +399,7 @@ def test_lists_are_cut_into_pages_newest_first(bench):
     ids = [bench.job().id for _ in range(5)][::-1]
     page, has_more = bench.jobs.list(limit=2)
     assert ([job.id for job in page], has_more) == (ids[:2], True)
-    page, has_more = bench.jobs.list(limit=3, after=ids[1])
+    page, has_more = bench.jobs.list(limit=3, after=page[-1].number)
     assert ([job.id for job in page], has_more) == (ids[2:], False)
 
 

@@ -99,7 +99,7 @@ def test_one_upload_is_one_dataset_however_often_and_at_once_it_is_asked_for(
             with ThreadPoolExecutor(4) as threads:
                 answers = list(threads.map(post, range(4)))
             answers.append(admitted(http, upload_id))
-            assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 202]
+            assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 200, 201]
             assert len({answer.json()["id"] for answer in answers}) == 1
         assert len(http.get("/v1/datasets").json()["data"]) == 3
         assert len(list((tmp_path / "datasets").iterdir())) == 3
@@ -118,7 +118,7 @@ def test_the_same_bytes_uploaded_twice_at_once_are_one_dataset(
 
         with ThreadPoolExecutor(4) as threads:
             answers = list(threads.map(post, uploads))
-        assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 202]
+        assert sorted(answer.status_code for answer in answers) == [200, 200, 200, 201]
         assert len({answer.json()["id"] for answer in answers}) == 1
 
 
@@ -132,12 +132,12 @@ def test_an_upload_that_the_quota_refuses_is_whole_and_is_admitted_later(
         assert (refused.status_code, refused.json()["code"]) == (507, "quota_exceeded")
         assert is_whole(http, upload_id, content)
         server.context.quotas.set("local", Quota(max_bytes=100_000))
-        assert admitted(http, upload_id).status_code == 202
+        assert admitted(http, upload_id).status_code == 201
 
 
 def test_an_upload_of_exactly_the_quota_is_admitted(serve: Callable[..., Any], tmp_path: Path) -> None:
     with serve(tmp_path, quota_bytes=1000) as server, server.client() as http:
-        assert admitted(http, uploaded(http, b"RIFF" + bytes(996))).status_code == 202
+        assert admitted(http, uploaded(http, b"RIFF" + bytes(996))).status_code == 201
 
 
 def test_an_upload_whose_archive_is_refused_is_whole_and_is_admitted_under_other_limits(
@@ -293,7 +293,7 @@ def test_archives_that_are_long_to_read_keep_no_other_request_waiting(
             assert http.get("/v1/datasets").json()["data"] == []
         finally:
             release.set()
-        assert list(answers) == [202] * 4
+        assert list(answers) == [201] * 4
 
 
 # Room

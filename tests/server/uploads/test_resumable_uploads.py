@@ -52,7 +52,7 @@ def test_pieces_become_a_dataset_once_all_are_here(http: httpx.Client, recording
     assert "1000 of its" in early.json()["detail"]
     assert send(http, address, 1000, recording[1000:]).status_code == 204
     made = http.post("/v1/datasets", json=request)
-    assert made.status_code == 202
+    assert made.status_code == 201
     assert made.json()["sha256"] == hashlib.sha256(recording).hexdigest()
     again = http.post("/v1/datasets", json=request)
     assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
@@ -250,7 +250,7 @@ def test_bytes_that_are_here_need_not_be_sent(http: httpx.Client, live: Any, rec
     first = http.put("/v1/datasets/first/content", content=recording).json()
     assert http.post("/v1/datasets", json={"name": "first", "sha256": sha256}).json()["id"] == first["id"]
     second = http.post("/v1/datasets", json={"name": "second", "sha256": sha256})
-    assert second.status_code == 202
+    assert second.status_code == 201
     file = live.context.storage.dataset_folder(second.json()["id"]) / "000001.wav"
     assert file.stat().st_nlink == 2  # stored once
     assert http.put("/v1/datasets/third/content", content=recording).status_code == 201

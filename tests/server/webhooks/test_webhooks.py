@@ -21,6 +21,7 @@ from standardwebhooks.webhooks import Webhook as StandardWebhook
 
 from rvc_engine.errors import FailureCode
 from rvc_train.schemas.jobs import JobCreate
+from rvc_train.schemas.webhooks import JobMessage, PingMessage
 from server.database.engine import read_session, write_session
 from server.database.tables import Delivery, Webhook
 from server.errors import Refused, SettingsRefused
@@ -107,6 +108,25 @@ def test_a_listener_hears_of_the_end_of_a_job_signed_as_the_standard_says(
     log = http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"]
     eventually(lambda: http.get(f"/v1/webhooks/{webhook['id']}/deliveries").json()["data"][0]["status"] == "delivered")
     assert (log[0]["id"], log[0]["body"], len(receiver.received)) == (headers["webhook-id"], body, 1)
+
+
+def test_a_message_has_times_as_the_interface_has_them_and_the_servers_address_where_it_is_known(
+    serve: Callable[..., Any], tmp_path: Path, receiver: Receiver, eventually: Callable[..., None]
+) -> None:
+    settings = {"outbound_networks": "127.0.0.1", "webhook_poll_seconds": 0.02}
+    with serve(tmp_path, **settings, public_url="https://voices.example/rvc/") as server, server.client() as http:
+        webhook = http.post("/v1/webhooks", json={"url": receiver.url}).json()
+        job_id = finish(server)
+        eventually(lambda: receiver.received)
+        headers, body = receiver.received[0]
+        StandardWebhook(webhook["secret"]).verify(body, {key.lower(): value for key, value in headers.items()})
+        message = json.loads(body)
+        assert message["data"]["url"] == f"https://voices.example/rvc/v1/jobs/{job_id}"
+        assert message["timestamp"].endswith("Z")
+        JobMessage.model_validate(message)
+        http.post(f"/v1/webhooks/{webhook['id']}/test")
+        eventually(lambda: len(receiver.received) == 2)
+        assert PingMessage.model_validate_json(receiver.received[1][1]).type == "ping"
 
 
 def test_a_receiver_gets_only_the_events_it_subscribed_to(

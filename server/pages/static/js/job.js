@@ -1,6 +1,6 @@
 // One job: progress, curves, saves, log.
 
-import { get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
+import { all, get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
 import { isOver, showActions } from "./actions.js";
 import { Curves } from "./curves.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
@@ -127,7 +127,7 @@ function worded(value) {
 // --- artifacts
 
 async function loadFiles() {
-  const files = (await get(`${base}/artifacts`)).data;
+  const files = await all(`${base}/artifacts`);
   byId("files-section").hidden = files.length === 0;
   byId("zip").href = at(`${base}/artifacts.zip`);
   keyed(byId("files"), files, (file) => file.id, fileRow, () => {});

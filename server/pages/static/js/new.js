@@ -312,8 +312,7 @@ async function start() {
   startSending();
   attempt(showUnfinished);
   await settings.start();
-  const weights = await get("/v1/weights");
-  present = new Set(weights.data.filter((one) => one.is_present).map((one) => one.id));
+  present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
   for (const name of ["effort", "kind", "where", "people"]) {
     for (const radio of form.elements[name]) radio.addEventListener("change", choose);
   }

@@ -1,7 +1,7 @@
 // Scores of each save, and its audio beside the recording.
 
 import WaveSurfer from "../vendor/wavesurfer/wavesurfer.esm.js";
-import { get } from "./api.js";
+import { all } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { duration, figure, percent, t } from "./words.js";
 
@@ -15,7 +15,7 @@ export class Saves {
   }
 
   async load() {
-    const [{ data: saves }, { data: previews }] = await Promise.all([get(`${this.base}/checkpoints`), get(`${this.base}/previews`)]);
+    const [saves, previews] = await Promise.all([all(`${this.base}/checkpoints`, Infinity), all(`${this.base}/previews`, Infinity)]);
     byId("saves-table").hidden = saves.length === 0;
     if (saves.length) {
       const { held_out: isHeldOut, num_clips: n } = saves.at(-1);

@@ -1,6 +1,6 @@
 // The list of voices, updated without a reload.
 
-import { get, repeat, withQuery } from "./api.js";
+import { all, get, repeat, withQuery } from "./api.js";
 import { isOver, showActions } from "./actions.js";
 import { byId, h, keyed, setText } from "./dom.js";
 import "./shell.js";
@@ -109,8 +109,7 @@ function describe(job) {
 
 const workers = new Map();
 async function loadWorkers() {
-  const found = await get("/v1/workers");
-  for (const worker of found.data) workers.set(worker.id, worker.name);
+  for (const worker of await all("/v1/workers")) workers.set(worker.id, worker.name);
 }
 
 form.addEventListener("input", () => {

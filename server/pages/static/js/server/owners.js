@@ -1,6 +1,6 @@
 // Owners: usage and quotas.
 
-import { get, retryUnreachable, put, remove } from "../api.js";
+import { all, retryUnreachable, put, remove } from "../api.js";
 import { byId, h, keyed } from "../dom.js";
 import { attempt, notify } from "../shell.js";
 import { t } from "../words.js";
@@ -10,7 +10,7 @@ import { button, numberOf, onSubmit, refresh } from "./parts.js";
 const GIGABYTE = 1e9;
 
 export function startOwners() {
-  attempt(() => retryUnreachable(async () => show((await get("/v1/owners")).data)));
+  attempt(() => retryUnreachable(async () => show(await all("/v1/owners"))));
 }
 
 function show(owners) {

@@ -1,6 +1,6 @@
 // Published weights: status and download.
 
-import { get, post, repeat } from "../api.js";
+import { all, post, repeat } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
 import { may } from "../shell.js";
 import { count, size, t } from "../words.js";
@@ -12,7 +12,7 @@ let isFetching = false;
 
 export async function startWeights() {
   mayFetch = await may("admin");
-  ticking = repeat(async () => show((await get("/v1/weights")).data), () => (isFetching ? 1.5 : 20));
+  ticking = repeat(async () => show(await all("/v1/weights")), () => (isFetching ? 1.5 : 20));
 }
 
 function show(weights) {

@@ -1,6 +1,6 @@
 // Workers: their jobs, GPU telemetry, draining.
 
-import { get, post, repeat, withQuery } from "../api.js";
+import { all, post, repeat, withQuery } from "../api.js";
 import { byId, h, keyed, setText } from "../dom.js";
 import { attempt, may, notify } from "../shell.js";
 import { ago, percent, size, t } from "../words.js";
@@ -12,7 +12,7 @@ let mayDrain = false;
 
 export async function startWorkers() {
   mayDrain = await may("admin");
-  ticking = repeat(async () => show((await get("/v1/workers")).data), () => 2);
+  ticking = repeat(async () => show(await all("/v1/workers")), () => 2);
 }
 
 function show(workers) {

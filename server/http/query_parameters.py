@@ -1,0 +1,51 @@
+"""Refusal of unknown query parameters: one rule for all routes of the interface, as for unknown fields of a body."""
+
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+from typing import Any
+
+from fastapi import Request, params
+from fastapi.dependencies.utils import get_flat_params
+from fastapi.routing import iter_route_contexts
+from starlette.routing import BaseRoute
+
+from server.errors import Refused
+
+LABEL = "label."
+_OPEN_ENDED = {"/v1/jobs": (LABEL,)}
+"""Beginnings of parameters whose names callers complete, by path."""
+
+
+class QueryParameters:
+    """Known query parameters of each route, collected once."""
+
+    def __init__(self) -> None:
+        self._known: dict[Callable[..., Any], tuple[str, ...]] = {}
+
+    def check(self, request: Request) -> None:
+        """Raise Refused for a parameter that the request's route does not have."""
+        if not request.query_params:
+            return
+        self._known = self._known or _known(request.app.routes)
+        known = self._known.get(request.scope["endpoint"], ())
+        for name in request.query_params:
+            if name not in known and not (name.startswith(LABEL) and LABEL in known):
+                raise Refused(f"there is no query parameter {name!r} here; {_advice(name, known)}", parameter=name)
+
+
+def _known(routes: Sequence[BaseRoute]) -> dict[Callable[..., Any], tuple[str, ...]]:
+    return {
+        context.endpoint: tuple(
+            field.alias for field in get_flat_params(context.dependant) if isinstance(field.field_info, params.Query)
+        )
+        + _OPEN_ENDED.get(context.path or "", ())
+        for context in iter_route_contexts(routes)
+        if context.endpoint is not None and getattr(context, "dependant", None) is not None
+    }
+
+
+def _advice(name: str, known: Sequence[str]) -> str:
+    nearest = get_close_matches(name, known, 1)
+    if nearest:
+        return f"did you mean {nearest[0]!r}?"
+    return f"known are {', '.join(sorted(known))}" if known else "this address takes none"
