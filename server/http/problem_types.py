@@ -20,9 +20,19 @@ class ProblemType:
 
 
 PROBLEM_TYPES = {
+    "unsupported_checksum": ProblemType(
+        (400,),
+        "The algorithm in the header `Upload-Checksum` is not supported.",
+        "Use one that the header `Tus-Checksum-Algorithm` of OPTIONS names.",
+    ),
+    "unsupported_tus_extension": ProblemType(
+        (400,),
+        "A header of a tus extension that the server does not have.",
+        "Set the tus client as `detail` says: whole files, of a length that is known.",
+    ),
     "unauthorized": ProblemType(
         (401,),
-        "The request has no token, or one that is unknown, revoked or expired.",
+        'The request has no token, or, with `error="invalid_token"` in `WWW-Authenticate`, one that is unknown, revoked or expired.',
         "Send `Authorization: Bearer <token>`. `rvc-train token show` prints the local one.",
     ),
     "forbidden": ProblemType(

@@ -19,7 +19,7 @@ CHUNK_TYPES = frozenset({CHUNK_TYPE, "application/octet-stream"})
 """tus' own media type, and the usual one for bytes."""
 DIGESTS = {"sha256": hashlib.sha256, "sha1": hashlib.sha1, "md5": hashlib.md5}
 _PATH = re.compile(rf"^{ADDRESS}(/[^/]*)?/?$")
-_METADATA = "header upload-metadata"
+_METADATA, _CHECKSUM = "Upload-Metadata", "Upload-Checksum"
 _VERSIONED = frozenset({"POST", "HEAD", "PATCH", "DELETE"})
 _NOT_SUPPORTED = {
     "upload-concat": "this server joins no partial uploads (Upload-Concat); set parallelUploads to 1 in the client",
@@ -78,18 +78,20 @@ class Checksum:
         """Parse `Upload-Checksum`. Raises UnsupportedChecksum, and Refused for a digest that is not base64."""
         algorithm, _, text = header.partition(" ")
         if algorithm not in DIGESTS:
-            raise UnsupportedChecksum(f"Upload-Checksum: {algorithm!r} is not supported; use {', '.join(DIGESTS)}")
+            raise UnsupportedChecksum(
+                f"Upload-Checksum: {algorithm!r} is not supported; use {', '.join(DIGESTS)}", header=_CHECKSUM
+            )
         try:
             return cls(algorithm, base64.b64decode(text, validate=True))
         except binascii.Error as error:
-            raise Refused(f"Upload-Checksum: the digest is not valid base64 ({error})") from error
+            raise Refused(f"Upload-Checksum: the digest is not valid base64 ({error})", header=_CHECKSUM) from error
 
 
 def refuse_other_extensions(headers: Headers) -> None:
     """Raise UnsupportedTusExtension for a header of an extension that is not in `EXTENSIONS`."""
     for name, message in _NOT_SUPPORTED.items():
         if name in headers:
-            raise UnsupportedTusExtension(message, f"header {name}")
+            raise UnsupportedTusExtension(message, header=name)
 
 
 def checked_metadata(header: str) -> str:
@@ -98,10 +100,14 @@ def checked_metadata(header: str) -> str:
     for pair in header.split(",") if header.strip() else ():
         key, _, value = pair.strip().partition(" ")
         if not key.isascii() or not key.isprintable() or not key or key in keys:
-            raise Refused(f"Upload-Metadata: {key!r} is not an ASCII key that occurs once; correct it", _METADATA)
+            raise Refused(
+                f"Upload-Metadata: {key!r} is not an ASCII key that occurs once; correct it", header=_METADATA
+            )
         keys.add(key)
         try:
             base64.b64decode(value.strip(), validate=True)
         except ValueError:  # its base64 is damaged, or not ASCII
-            raise Refused(f"Upload-Metadata: the value of {key!r} is not valid base64; encode it", _METADATA) from None
+            raise Refused(
+                f"Upload-Metadata: the value of {key!r} is not valid base64; encode it", header=_METADATA
+            ) from None
     return header

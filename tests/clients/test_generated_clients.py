@@ -91,4 +91,3 @@ def test_pydantic_models(
         (tmp_path / "answer.json").write_bytes(served.http.get(path).content)
         code = f"import models; models.{name}.model_validate_json(open('answer.json').read())"
         run_client(python_programs / "python", "-c", code, cwd=tmp_path)
-
