@@ -142,7 +142,7 @@ class WebhookService:
         webhook = new_webhook(owner, request, None, self._clock())
         present = sa.select(sa.func.count()).where(col(Webhook.owner) == owner, col(Webhook.job_id).is_(None))
         with write_session(self._engine) as session:
-            advisory_lock(session, f"webhooks of {owner}")  # or two transactions could both take the last place
+            advisory_lock(session, f"webhooks:{owner}")  # or two transactions could both take the last place
             if session.execute(present).scalar_one() >= MAX_WEBHOOKS:
                 raise QuotaExceeded(f"{owner} has {MAX_WEBHOOKS} webhooks, and may have no more; delete one")
             session.add(webhook)
