@@ -1,6 +1,7 @@
 // Server-sent events across restarts of the server: no message is missed or repeated.
 
 import { setAway } from "./api.js";
+import { at } from "./dom.js";
 
 /**
  * Follow a stream from the message after `after` to its end. `address(after)` is the stream's path; `onMessage(data, id)` gets

@@ -2,6 +2,7 @@
 
 import { makeZip, predictLength } from "../../vendor/client-zip/index.js";
 import { all, Unreachable, retryUnreachable, ApiError, request } from "../api.js";
+import { at } from "../dom.js";
 import { Sha256 } from "./sha256.js";
 
 const PIECE = 4 << 20;
