@@ -40,7 +40,8 @@ LEASED_STATUSES = frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CAN
 
 MAX_LABELS = 32
 LabelKey = Annotated[str, Field(min_length=1, max_length=63, pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
-LabelValue = Annotated[str, Field(max_length=255)]
+LabelValue = Annotated[str, Field(max_length=255, pattern=r"^[^\x00]*$")]
+"""Text without NUL: PostgreSQL stores one in JSON, and then fails to compare it, for everybody's queries by label."""
 
 
 class JobCreate(RequestModel):

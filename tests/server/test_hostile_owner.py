@@ -238,3 +238,11 @@ def test_downloads_that_are_not_read_hold_only_so_many_connections_of_their_owne
             assert http.get("/v1/jobs", headers=others).status_code == 200
             assert http.get("/").status_code == 200
             assert http.get("/livez", headers=first).status_code == 200
+
+
+def test_a_label_with_a_nul_which_would_break_the_queries_of_others_is_refused(live: Any, http: httpx.Client) -> None:
+    job = live.bench.job()
+    request = {"name": "anna", "dataset_id": live.bench.dataset(), "labels": {"a": "b\0"}}
+    assert http.post("/v1/jobs", json=request).status_code == 422
+    assert http.patch(f"/v1/jobs/{job.id}", json={"labels": {"a": "b\0"}}).status_code == 422
+    assert http.patch(f"/v1/jobs/{job.id}", json={"labels": {"a": "b\n 声"}}).status_code == 200
