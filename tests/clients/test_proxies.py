@@ -220,8 +220,17 @@ def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str
     page.wait_for_url(f"{address}/jobs/job_*")
     page.locator("#sign-out").click()
     page.wait_for_url(f"{address}/sign-in*")
+
+
+@pytest.mark.parametrize("address", [(nginx, BELOW), (caddy, BELOW)], ids=["nginx-path", "caddy-path"], indirect=True)
+def test_a_request_tried_in_the_documentation_goes_below_the_path(page: Page, address: str) -> None:
     page.goto(f"{address}/docs")
-    expect(page.locator("#interface")).to_contain_text("rvc-train", timeout=seconds)
+    probe = page.locator(".opblock", has=page.locator("[data-path='/livez']"))
+    probe.locator(".opblock-summary-control").click(timeout=60_000)
+    probe.get_by_role("button", name="Try it out").click()
+    probe.get_by_role("button", name="Execute").click()
+    expect(probe.locator(".request-url")).to_have_text(f"{address}/livez")
+    expect(probe.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
 
 
 def test_without_a_token_nothing_is_read_through_the_proxy(address: str, certificate: Path) -> None:
