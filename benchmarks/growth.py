@@ -38,7 +38,7 @@ ENDED = {"sqlite": 100_000, "postgresql": 1_000_000}
 _COUNTS = (
     "INSERT INTO count_changes (name, label, change) SELECT 'jobs', status, count(*) FROM jobs GROUP BY 2",
     "INSERT INTO count_changes (name, label, change) SELECT 'attempts', outcome, count(*) FROM attempts GROUP BY 2",
-    "INSERT INTO job_labels (job_number, key, value) SELECT number, 'team', 'team-' || number % 1000 FROM jobs",
+    "INSERT INTO job_labels (job_number, key, value) SELECT number, 'team', 'team-' || mod(number, 1000) FROM jobs",
 )
 
 

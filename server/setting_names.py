@@ -36,7 +36,7 @@ WORKER_ONLY = frozenset(
 """Fields of the worker's settings that are not the server's as well: the server does not import the worker."""
 OTHERS = frozenset({"server", "devices", "tag", "torch_index", "worker_memory", "webhook_allow_private"})
 """Names that the client, `rvc-train up`, the compose file and the image read; and one with a refusal of its own."""
-_MIN_SIMILARITY = 0.85
+_MIN_SIMILARITY = 0.84
 
 
 def check_setting_names(

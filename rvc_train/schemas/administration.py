@@ -34,7 +34,7 @@ class RetentionPlan(ResponseModel):
     """Items that retention deletes."""
 
     removals: list[Removal]
-    """Those that are deleted first, at most 1000."""
+    """Items that are deleted first, at most 1000."""
     num_removals: int = 0
     """Number of all; 0 from an older server, which lists all."""
     freed_bytes: int

@@ -59,6 +59,6 @@ def test_a_worker_with_too_few_heartbeats_for_the_servers_lease_does_not_start(s
     ):
         work(shop.settings(heartbeat_seconds=6), shop.engine, threading.Event())
     shop.jobs.register_worker("slow", 1, "here", "cpu", heartbeat_seconds=5)
-    assert [sentence[:45] for sentence in shop.jobs.publish_lease(4)] == [
+    assert [sentence[:46] for sentence in shop.jobs.publish_lease(4)] == [
         "the worker slow sends a heartbeat every 5 s, a"
     ]
