@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 import anyio
 import sqlalchemy as sa
+from sqlmodel import col
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -137,12 +138,12 @@ class IdempotencyMiddleware:
 
     def _finish(self, request: IdempotentRequest, answer: _Answer | None) -> None:
         """Store the answer, or free the key when there is none."""
-        key = (IdempotencyKey.owner == request.owner, IdempotencyKey.key == request.key)
+        is_this = sa.and_(col(IdempotencyKey.owner) == request.owner, col(IdempotencyKey.key) == request.key)
         with write_session(self._engine) as session:
             if answer is None or answer.status >= 300:
-                session.execute(sa.delete(IdempotencyKey).where(*key))
+                session.execute(sa.delete(IdempotencyKey).where(is_this))
             else:
-                session.execute(sa.update(IdempotencyKey).where(*key).values(answer=json.dumps(vars(answer))))
+                session.execute(sa.update(IdempotencyKey).where(is_this).values(answer=json.dumps(vars(answer))))
 
 
 def _answer(messages: list[Message], *, has_secret: bool) -> _Answer:

@@ -73,7 +73,7 @@ NO_MESSAGE_TEXTS = re.compile(
     r"|(private,|text/plain|attachment|bytes[ =]|Bearer|header|retry:|bold|pip install|module|Upload recordings) ?.*"
     r"|(content|worker|instance|address|quota of) \{\w+\}|dataset list|rvc-train admin|Value error, | --weights .*"
     r"|RVC_TRAIN_DATA_FOLDER.*|.*'none'.*|.*\{separator\}.*|\{id\}\nexport .*|Checksum Mismatch|[^a-z]*"
-    r"|(wav|zip) [a-z0-9 ]*",
+    r"|(wav|zip) [a-z0-9 ]*|<\{\w+\}>; rel=.*",
     re.DOTALL,
 )
 """Texts of two words that are no messages: descriptions of the API, headers, names, what is cut off when shown."""

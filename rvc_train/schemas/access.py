@@ -77,7 +77,7 @@ class Usage(ResponseModel):
     """`stored_bytes` under its old name."""
     gpu_hours_this_month: float
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator] # as in pydantic's manual
     @property
     def stored_bytes(self) -> int:
         """Bytes of uploads, datasets, artifacts and workspaces."""

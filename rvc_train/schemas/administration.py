@@ -69,7 +69,7 @@ class WeightsPublic(SizedModel):
     fetch_error: str | None
     files: list[WeightsFile]
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator] # as in pydantic's manual
     @property
     def size_here_bytes(self) -> int:
         """Bytes on the server's machine, including an unfinished download."""

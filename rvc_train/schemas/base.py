@@ -29,7 +29,7 @@ class SizedModel(ResponseModel):
     size: int = Field(json_schema_extra=DEPRECATED)
     """`size_bytes` under its old name."""
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator] # as in pydantic's manual
     @property
     def size_bytes(self) -> int:
         """Number of bytes."""

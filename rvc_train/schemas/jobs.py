@@ -109,13 +109,13 @@ class Forecast(ResponseModel):
     eta: Range | None = Field(default=None, json_schema_extra=DEPRECATED)
     """`ends_in_seconds` under its old name."""
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator] # as in pydantic's manual
     @property
     def starts_in_seconds(self) -> Range | None:
         """Seconds until a worker claims it; null unless queued, and while no worker is alive."""
         return self.starts_in
 
-    @computed_field
+    @computed_field  # type: ignore[prop-decorator] # as in pydantic's manual
     @property
     def ends_in_seconds(self) -> Range | None:
         """Seconds until its end, waiting included; null for a finished job, and while unknown."""

@@ -36,6 +36,7 @@ function words(event: Event): string {
   return event.message;
 }
 const events = data(await api.GET('/v1/jobs/{job_id}/events', { params: { path, query: { limit: 1000 } } }));
+if (typeof events === 'string') throw new Error('a stream in place of a list');
 if (events.data.map(words).some((one) => !one)) throw new Error('an event without words');
 const page = data(await api.GET('/v1/jobs', { params: { query: { limit: 1, status: ['succeeded'] } } }));
 if (page.data.length !== 1 || page.data[0]!.dataset_id === '') throw new Error('no job in the list');

@@ -115,7 +115,7 @@ _LABEL_PARAMETERS = {
     "name": "labels",
     "in": "query",
     "required": False,
-    "description": "Only jobs with these labels: `label.<key>=<value>`; may be repeated.",
+    "description": "The labels of the jobs: `label.<key>=<value>`; may be repeated.",
     "style": "form",
     "explode": True,
     "schema": {

@@ -24,7 +24,7 @@ def test_a_job_shows_when_it_was_queued_and_last_changed(http: httpx.Client, liv
     job = http.get(path).json()
     events = http.get(f"{path}/events").json()["data"]
     queued = next(event for event in events if event["type"] == "queued")
-    assert job["queued_at"] == queued["created_at"]
+    assert job["created_at"] <= queued["created_at"] <= job["queued_at"]
     assert job["updated_at"] == events[-1]["created_at"]
     http.post(f"{path}/pause")
     paused = http.get(path).json()
