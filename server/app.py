@@ -43,15 +43,10 @@ from server.datasets.validator import DatasetValidator
 from server.estimates.dry_run import EstimateService
 from server.estimates.estimates import Estimator
 from server.http import threads
-from server.http.departures import Departures
-from server.http.head import HeadAsGet
-from server.http.media_types import BodyTypes
 from server.http.problem_details import install
 from server.http.query_parameters import QueryParameters
 from server.http.rate_limit import OpenLimit
-from server.http.shared_answers import SharedAnswers
 from server.http.sse import SseResponder
-from server.idempotency import IdempotencyMiddleware
 from server.job_store.counts import fold_counts
 from server.job_store.idempotency import InFlightKeys
 from server.job_store.liveness import WorkerLiveness
@@ -61,7 +56,12 @@ from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService
 from server.metrics import METHODS, Metrics
-from server.middleware import RequestContextMiddleware
+from server.middleware.departures import Departures
+from server.middleware.head import HeadAsGet
+from server.middleware.idempotency import IdempotencyMiddleware
+from server.middleware.media_types import BodyTypes
+from server.middleware.request_context import RequestContextMiddleware
+from server.middleware.shared_answers import SharedAnswers
 from server.openapi import EXPOSED_HEADERS, document
 from server.pages import shells
 from server.settings import ServerSettings

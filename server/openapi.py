@@ -15,7 +15,7 @@ from rvc_train.schemas.events import EVENT_DATA, EventPublic, EventType
 from rvc_train.schemas.system import Problem
 from server.auth.authentication import OPEN_PATHS, OPEN_PREFIXES, SIGN_IN
 from server.http.problem_details import MEDIA_TYPE, documented
-from server.idempotency import HEADER, MAX_KEY, WITHOUT_KEY
+from server.middleware.idempotency import HEADER, MAX_KEY, WITHOUT_KEY
 from server.uploads.protocol import ADDRESS as UPLOADS
 
 _REFERENCE = "#/components/schemas/"

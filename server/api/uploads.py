@@ -15,9 +15,9 @@ from server.api.authorization import require_principal, requires
 from server.context import MAX_INTEGER, AppContext, Context
 from server.database.tables import Upload
 from server.errors import ChecksumMismatch, Conflict, OffsetMismatch, Refused, UnsupportedMedia
-from server.http.media_types import has_body
 from server.http.problem_details import TUS_VERSION, documented
 from server.http.threads import on_disk
+from server.middleware.media_types import has_body
 from server.uploads.protocol import (
     ADDRESS,
     CHUNK_TYPE,

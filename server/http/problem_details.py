@@ -220,7 +220,7 @@ def _methods_at(request: Request) -> list[str]:
     scopes = [(method, {**request.scope, "method": method}) for method in tried]
     routes = request.app.router.routes
     found = [method for method, scope in scopes if any(route.matches(scope)[0] is Match.FULL for route in routes)]
-    if "GET" in found and "HEAD" not in found:  # `server.http.head`
+    if "GET" in found and "HEAD" not in found:  # `server.middleware.head`
         found.insert(1, "HEAD")
     return [*found, "OPTIONS"]
 

@@ -32,8 +32,8 @@ PROBLEM_TYPES = {
     ),
     "unauthorized": ProblemType(
         (401,),
-        'The request has no token, or, with `error="invalid_token"` in `WWW-Authenticate`, one that is unknown, revoked '
-        "or expired.",
+        'The request has no token, or, with `error="invalid_token"` in `WWW-Authenticate`, one that is unknown, '
+        "revoked or expired.",
         "Send `Authorization: Bearer <token>`. `rvc-train token show` prints the local one.",
     ),
     "forbidden": ProblemType(

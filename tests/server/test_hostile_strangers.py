@@ -40,7 +40,7 @@ def test_a_log_line_has_the_beginning_of_a_path(
     live: Any, caplog: pytest.LogCaptureFixture, eventually: Callable[..., None]
 ) -> None:
     def lines() -> list[str]:
-        return [each.getMessage() for each in caplog.records if each.name == "server.middleware"]
+        return [each.getMessage() for each in caplog.records if each.name == "server.middleware.request_context"]
 
     with caplog.at_level("INFO"):
         httpx.get(f"{live.url}/{'y' * 30_000}")
@@ -86,7 +86,7 @@ def test_a_connection_without_a_request_is_closed_and_one_with_a_request_is_not(
 def test_a_body_that_does_not_end_is_answered_with_408_and_an_upload_may_take_longer(
     serve: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, authorized: dict[str, str]
 ) -> None:
-    monkeypatch.setattr("server.middleware.BODY_SECONDS", 0.3)
+    monkeypatch.setattr("server.middleware.request_context.BODY_SECONDS", 0.3)
     token = authorized["Authorization"].encode()
     with serve(tmp_path, upload_idle_seconds=1) as server:
         address = ("127.0.0.1", int(server.url.rpartition(":")[2]))

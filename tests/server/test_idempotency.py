@@ -12,9 +12,9 @@ from rvc_train.schemas.jobs import JobCreate
 from rvc_train.schemas.webhooks import WebhookCreate
 from server.database.clock import utc_now
 from server.database.tables import IdempotencyKey, Upload, Webhook
-from server.idempotency import WITH_SECRET, WITHOUT_KEY
 from server.job_store.idempotency import IdempotentRequest
 from server.jobs.submission import request_fingerprint
+from server.middleware.idempotency import WITH_SECRET, WITHOUT_KEY
 
 ADDRESS = "http://93.184.216.34/"
 

@@ -26,7 +26,7 @@ def test_a_waiting_request_whose_client_left_is_not_carried_out_when_its_turn_co
     serve: Any, tmp_path: Any, eventually: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     release, calls, left = threading.Event(), [], []
-    monkeypatch.setattr("server.http.departures.logger.info", lambda *_, **more: left.append(more["path"]))
+    monkeypatch.setattr("server.middleware.departures.logger.info", lambda *_, **more: left.append(more["path"]))
     with serve(tmp_path, token=TOKEN) as server, server.client(**HEADERS) as http:
         find = server.context.datasets.list
 

@@ -114,7 +114,7 @@ def test_every_answer_carries_the_headers_that_keep_others_out(http: httpx.Clien
 def test_behind_tls_browsers_are_told_to_stay_there() -> None:
     from starlette.datastructures import MutableHeaders
 
-    from server.middleware import add_security_headers
+    from server.middleware.request_context import add_security_headers
 
     plain, secure = MutableHeaders(), MutableHeaders()
     add_security_headers(plain, "/", "http")

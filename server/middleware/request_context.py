@@ -11,10 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.http.media_types import is_upload
 from server.http.prefix import prefix_of
 from server.http.problem_details import TUS_VERSION, problem_response
 from server.metrics import Metrics
+from server.middleware.media_types import is_upload
 from server.uploads.protocol import ADDRESS as UPLOADS
 
 logger = structlog.get_logger(__name__)
