@@ -105,7 +105,9 @@ def newest_numbers(
     query = sa.select(number).where(*conditions)
     for place, (key, value) in enumerate(labels.items()):
         label = aliased(JobLabel)
-        query = query.join(label, col(label.job_number) == number).where(label.key == key, label.value == value)
+        query = query.join(label, col(label.job_number) == number).where(
+            col(label.key) == key, col(label.value) == value
+        )
         number = col(label.job_number) if place == 0 else number
     newest = [
         query.where(*where).order_by(number.desc()).limit(limit).subquery()
