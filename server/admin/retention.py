@@ -129,12 +129,13 @@ class Retention:
         ).group_by(col(StoredFileRow.job_number))
         with_files = {path.name for path in self._storage.entries("jobs")}
         with read_session(self._jobs.engine) as session:
-            sizes = {
+            sizes: dict[int | None, int | None] = {
                 number: None if is_due else int(size) for number, size, is_due in session.connection().execute(stored)
             }
             return [
                 _EndedJob(an_id, owner, name, finished_at, sizes.get(number), an_id in with_files)
                 for number, an_id, owner, name, finished_at in session.connection().execute(query)
+                if finished_at is not None  # as all that have ended
             ]
 
     def _size(self, job: _EndedJob, *folders: Path) -> int:

@@ -28,7 +28,7 @@ MAX_ATTEMPTS = 10_000  # newest attempts among which measured jobs are looked fo
 CACHE_SECONDS = 20.0
 SPREAD = (0.8, 1.3)  # around measured times: machines are shared, and clips differ in length
 _STEP = ("version", "sample_rate", "f0", "width", "batch_size", "accumulate_steps", "precision", "tf32")
-_FORECAST = tuple(map(col, (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)))
+_FORECAST: tuple[Any, ...] = (Job.number, Job.priority, Job.dataset_id, Job.config, Job.progress, Job.eta_seconds)
 _KIND = (*_STEP, "gradient_checkpointing", "pitch", "content", "evaluate")  # settings that decide a job's duration
 
 

@@ -4,7 +4,8 @@ import bisect
 import itertools
 import time
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sqlalchemy as sa
 from sqlmodel import Session, col
@@ -46,8 +47,9 @@ class QueuePlaces:
         if began < self._stale_at:
             return
         query = sa.select(col(Job.priority), col(Job.number)).where(IS_QUEUED).order_by(*QUEUE_ORDER)
-        by_priority = itertools.groupby(session.connection().execute(query), key=lambda row: row[0])
-        self._numbers = {priority: array("q", (number for _, number in rows)) for priority, rows in by_priority}
+        rows: Iterable[Any] = session.connection().execute(query)
+        by_priority = itertools.groupby(rows, key=lambda row: row[0])
+        self._numbers = {priority: array("q", (row[1] for row in same)) for priority, same in by_priority}
         now = time.monotonic()
         self._stale_at = now + max(MIN_SNAPSHOT_SECONDS, (now - began) / SNAPSHOT_SHARE)
 

@@ -115,7 +115,7 @@ class JobStore:
             raise LeaseLost(f"the job {job.id} changed at the same time")
         session.refresh(job)
         if to.is_terminal:
-            session.add(UnthinnedJob(job_number=job.number))
+            session.execute(sa.insert(UnthinnedJob).values(job_number=job.number))
 
     def append_events(self, session: Session, job: Job, *events: NewEvent) -> None:
         """Append events. Their numbers are assigned in the same transaction, so that no follower skips one."""
