@@ -27,6 +27,7 @@ from rvc_train.schemas.jobs import JobCreate
 from server.database.clock import utc_now
 from server.database.engine import create_engine, write_session
 from server.database.tables import Dataset, Job, new_id
+from server.job_store.counts import fold_counts
 from server.jobs.service import JobService
 from server.storage.instances import open_instance
 from server.storage.local import Storage
@@ -96,6 +97,7 @@ def add_attempts(engine: sa.Engine, worker_id: str) -> None:
                 connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - constants
             for statement in _COUNTS:
                 connection.exec_driver_sql(statement)
+    fold_counts(engine)  # as the server does each minute; nobody submits 100,000 jobs in one
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE" if is_sqlite else "VACUUM ANALYZE")
 
