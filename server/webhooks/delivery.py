@@ -260,8 +260,8 @@ async def send(
         ) as response:
             if response.is_success:
                 return DeliveryResult(response.status_code, None)
-            error = f"returned {response.status_code} {response.reason_phrase}"[:MAX_ERROR_LENGTH]
-            return DeliveryResult(response.status_code, error, _retry_after(response.status_code, response.headers))
+            failure = f"returned {response.status_code} {response.reason_phrase}"[:MAX_ERROR_LENGTH]
+            return DeliveryResult(response.status_code, failure, _retry_after(response.status_code, response.headers))
     except httpx.HTTPError as error:
         return DeliveryResult(None, f"no response ({error or type(error).__name__})")
 
