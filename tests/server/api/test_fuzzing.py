@@ -83,10 +83,12 @@ AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def with_known(document: dict[str, Any], known: dict[str, list[str]]) -> dict[str, Any]:
-    """The document with existing ids among the values of its parameters, and without endless answers."""
+    """The document with existing ids among the values of its parameters, without endless answers, and without what only
+    the server makes (cursors) or another request decides (whether a key is free)."""
+    unknown = {"follow", "after", "idempotency-key"}
     for item in document["paths"].values():
         for operation in item.values():
-            parameters = [each for each in operation.get("parameters", []) if each["name"] != "follow"]
+            parameters = [each for each in operation.get("parameters", []) if each["name"].lower() not in unknown]
             operation["parameters"] = parameters
             for parameter in parameters:
                 if parameter["in"] == "path" and parameter["name"] in known:

@@ -121,7 +121,7 @@ def test_metadata_come_back_word_for_word(http: httpx.Client, metadata: str) -> 
 def test_metadata_of_another_form_are_refused(http: httpx.Client, metadata: bytes) -> None:
     headers = [(b"Tus-Resumable", b"1.0.0"), (b"Upload-Length", b"1"), (b"Upload-Metadata", metadata)]
     answer = http.post("/v1/uploads", headers=headers)
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "header upload-metadata")
+    assert (answer.status_code, answer.json()["errors"][0]["header"]) == (422, "Upload-Metadata")
 
 
 def test_an_address_of_another_form_is_404(http: httpx.Client) -> None:

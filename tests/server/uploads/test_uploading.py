@@ -117,7 +117,7 @@ def test_a_disk_that_is_full_delays_an_ingestion_and_says_so(put, live, settled,
 
     monkeypatch.setattr("server.datasets.ingestion.ingest", failing)
     answer = put(b"RIFF of a full disk", "waiting")
-    assert (answer.status_code, answer.json()["status"]) == (201, "ingesting")
+    assert (answer.status_code, answer.json()["status"]) == (202, "ingesting")
     assert "the server's disk is full" in answer.json()["reason"]
     is_full.clear()
     dataset = settled(answer.json()["id"])
@@ -301,7 +301,7 @@ def test_a_large_upload_is_never_held_in_memory(tmp_path, serve):
     with serve(tmp_path) as server, server.client() as http:
         http.put("/v1/datasets/small/content", content=b"RIFF")
         before = peak_bytes()
-        assert http.put("/v1/datasets/large/content", content=body()).status_code == 201
+        assert http.put("/v1/datasets/large/content", content=body()).status_code == 202
         assert peak_bytes() - before < 32 * 2**20
 
 
