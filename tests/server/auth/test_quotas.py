@@ -69,12 +69,12 @@ def test_a_quota_of_bytes_is_held_for_every_way_in(
 
 
 def test_gpu_hours_count_after_the_job_is_deleted(
-    holder: Callable[..., httpx.Client], administrator: httpx.Client, guarded: Any
+    holder: Callable[..., httpx.Client], administrator: httpx.Client, guarded: Any, eventually: Callable[..., None]
 ) -> None:
     client = holder("ida", SUBMIT)
     dataset = upload(client, b"four")
-    job_id = submit(client, dataset).json()["id"]
-    client.patch(f"/v1/jobs/{job_id}", json={"priority": 100})
+    job_id = submit(client, dataset, priority=100).json()["id"]
+    eventually(lambda: client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued")  # the dataset is ready
     lease = guarded.bench.claim()
     assert lease.job_id == job_id
     now = datetime.now(UTC)
