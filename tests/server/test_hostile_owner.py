@@ -164,7 +164,7 @@ def test_a_token_has_so_many_sessions_and_codes_and_the_newest_stay(
 def test_a_query_with_more_labels_than_a_job_has_is_refused(http: httpx.Client) -> None:
     query = "&".join(f"label.k{number}=v" for number in range(2000))
     answer = http.get(f"/v1/jobs?{query}")
-    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "?label.")
+    assert (answer.status_code, answer.json()["errors"][0]["parameter"]) == (422, "label.")
     assert "the query has 2000 labels; a job has at most 32" in answer.json()["detail"]
 
 

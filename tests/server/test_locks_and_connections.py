@@ -68,6 +68,7 @@ def prepared(server: Any, http: httpx.Client) -> dict[str, str]:
         "weights_id": http.get("/v1/weights").json()["data"][0]["id"],
         "owner": "anna",
         "name": "anna.pth",
+        "code": "not_found",
     }
 
 
