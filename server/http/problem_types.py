@@ -144,7 +144,9 @@ PROBLEM_TYPES = {
         (500,), "A worker wrote about a job that it no longer holds.", "Nothing: another worker has the job."
     ),
     "schema_changed": ProblemType(
-        (500,), "A worker of another version than the database's gets no job.", "Start a worker of the server's version."
+        (500,),
+        "A worker of another version than the database's gets no job.",
+        "Start a worker of the server's version.",
     ),
     "nothing_published": ProblemType(
         (500,), "A worker reported success without a voice.", "Report it with the worker's log."

@@ -6,7 +6,6 @@ from typing import Any
 import httpx
 import pytest
 
-
 TUS = {"Tus-Resumable": "1.0.0"}
 
 
