@@ -97,7 +97,7 @@ def add_attempts(engine: sa.Engine, worker_id: str) -> None:
                 connection.exec_driver_sql(f"DELETE FROM {table}")  # noqa: S608 - constants
             for statement in _COUNTS:
                 connection.exec_driver_sql(statement)
-    fold_counts(engine)  # as the server does each minute; nobody submits 100,000 jobs in one
+    fold_counts(engine)  # as the server does each minute, in which fewer jobs are submitted
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.exec_driver_sql("ANALYZE" if is_sqlite else "VACUUM ANALYZE")
 

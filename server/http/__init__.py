@@ -1,1 +1,1 @@
-"""HTTP as standardised, apart from jobs: methods, media types, problem details, ranges, event streams, rate limits."""
+"""HTTP as standardised, apart from jobs: problem details, lists, ranges, event streams, rate limits, connections."""
