@@ -100,16 +100,20 @@ test-install: .venv/.developer
 	RVC_TRAIN_TEST_PYTHONS="$(PYTHONS)" $(BIN)/python -m pytest -m "install and not long" tests/installation
 
 # Programs of other people against the server. Those of PyPI and npm are installed by the tests, into build/clients.
-CLIENT_PROGRAMS = nginx caddy haproxy promtool node npm openssl curl wget aria2c
-GET_CLIENT_PROGRAMS = apt-get install --no-install-recommends nginx-light caddy haproxy prometheus nodejs npm openssl curl wget aria2
-NO_CLIENT_PROGRAMS = "These tests need $(CLIENT_PROGRAMS), which an administrator installs, on Debian with: sudo $(GET_CLIENT_PROGRAMS)"
+# Each with its package in Debian. Only what is missing is installed: another source's nodejs conflicts with Debian's npm.
+CLIENT_PROGRAMS = nginx:nginx-light caddy:caddy haproxy:haproxy promtool:prometheus node:nodejs npm:npm openssl:openssl \
+  curl:curl wget:wget aria2c:aria2
 
 test-clients: browser .venv/.developer
-	@PATH="$$PATH:/usr/sbin"; has_all() { for name in $(CLIENT_PROGRAMS); do command -v "$$name" > /dev/null || return 1; done; }; \
-	if has_all; then exit 0; fi; \
-	if [ "$$(id -u)" != 0 ] || ! command -v apt-get > /dev/null; then echo $(NO_CLIENT_PROGRAMS) >&2; exit 2; fi; \
-	{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(GET_CLIENT_PROGRAMS) --yes -qq; } > /dev/null; \
-	has_all || { echo $(NO_CLIENT_PROGRAMS) >&2; exit 2; }
+	@PATH="$$PATH:/usr/sbin"; \
+	missing() { for each in $(CLIENT_PROGRAMS); do command -v "$${each%:*}" > /dev/null || printf '%s ' "$${each#*:}"; done; }; \
+	packages=$$(missing); [ -n "$$packages" ] || exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null; then \
+	  { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install --no-install-recommends --yes -qq $$packages; } > /dev/null; \
+	fi; \
+	packages=$$(missing); [ -n "$$packages" ] || exit 0; \
+	echo "These tests need programs that an administrator installs, on Debian with: sudo apt-get install --no-install-recommends $$packages" >&2; \
+	exit 2
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m clients tests/clients
 
 # The images built, and the compose file run for real, with a Docker engine.
