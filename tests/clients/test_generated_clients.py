@@ -1,6 +1,7 @@
 """Clients generated from the OpenAPI document walk from upload to download."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,8 @@ def test_python(
     shutil.copy(HERE / "walk.py", tmp_path)
     # The generated code is not strict itself.
     strict = ("--strict", "--allow-untyped-calls", "--follow-imports=silent", "--ignore-missing-imports")
-    run_client(python_programs / "mypy", *strict, "walk.py", cwd=tmp_path)
+    mypy = (sys.executable, "-m", "mypy", "--python-executable", python_programs / "python")
+    run_client(*mypy, *strict, "walk.py", cwd=tmp_path)
     lines = run_client(python_programs / "python", "walk.py", recording, cwd=tmp_path).splitlines()
     assert lines[0] == "succeeded"
     for line in lines[1:3]:
