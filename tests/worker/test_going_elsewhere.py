@@ -106,19 +106,19 @@ def test_a_retry_goes_on_from_the_checkpoint_or_begins_anew_as_it_is_told(shop, 
 
 
 def test_a_drained_worker_hands_its_job_back_at_once_and_ends_while_another_goes_on(shop):
-    job_id = shop.submit([["train", 14, 0.05, 1000], *shop.MAKE_VOICE])
+    job_id = shop.submit([["train", 60, 0.05, 1000], *shop.MAKE_VOICE])
     with shop.worker() as first:
         worker_id = busy_worker(shop, job_id)
         shop.wait_until(lambda: len(shop.steps(job_id)) >= 2, "two steps")
         assert shop.jobs.drain_worker(worker_id, Drain.HAND_BACK)
         assert not shop.jobs.drain_worker(worker_id, Drain.HAND_BACK)
-        shop.wait_until(lambda: is_stopped(shop, worker_id), "the worker's end", 5)
+        shop.wait_until(lambda: is_stopped(shop, worker_id), "the worker's end")
         assert not first.is_set()
         job = shop.job(job_id)
         assert (job.status, job.failures) == ("queued", 0)
     with shop.worker():
         shop.wait_for(job_id, "succeeded")
-    assert shop.steps(job_id) == list(range(1, 15))
+    assert shop.steps(job_id) == list(range(1, 61))
 
 
 def test_a_worker_that_may_finish_finishes_its_job_and_takes_no_other(shop):
