@@ -6,7 +6,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import UnsupportedMedia
-from server.http.problem_details import problem_response, status_of
+from server.http.problem_details import problem_of
 
 _FILE = re.compile(r"^/v1/datasets/[^/]+/content$")
 _CHUNK = re.compile(r"^/v1/uploads(/[^/]*)?/?$")
@@ -37,16 +37,9 @@ class BodyTypes:
         if fault is None:
             await self._app(scope, receive, send)
             return
-        error = UnsupportedMedia(fault)
-        state = scope.get("state", {})
-        response = problem_response(
-            status_of(error),
-            fault,
-            path=scope["path"],
-            request_id=state.get("request_id", ""),
-            code=error.code,
-            headers={"Accept-Encoding": "identity"},
-        )
+        request_id = scope.get("state", {}).get("request_id", "")
+        response = problem_of(UnsupportedMedia(fault), path=scope["path"], request_id=request_id)
+        response.headers["Accept-Encoding"] = "identity"
         await response(scope, receive, send)
 
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import Refused, UnsupportedChecksum, UnsupportedTus, UnsupportedTusExtension
-from server.http.problem_details import TUS_VERSION, headers_of, problem_response, status_of
+from server.http.problem_details import TUS_VERSION, problem_of
 
 ADDRESS = "/v1/uploads"
 EXTENSIONS = "creation,creation-with-upload,checksum,expiration,termination"
@@ -49,15 +49,7 @@ class TusProtocol:
             error = UnsupportedTus(
                 f"send the header Tus-Resumable: {TUS_VERSION}; this server supports no other version"
             )
-            response = problem_response(
-                status_of(error),
-                str(error),
-                path=path,
-                request_id=scope["state"]["request_id"],
-                code=error.code,
-                headers=headers_of(error),
-            )
-            await response(scope, receive, send)
+            await problem_of(error, path=path, request_id=scope["state"]["request_id"])(scope, receive, send)
             return
         meant = {**scope, "method": method, "path": path, "raw_path": path.encode()}
         try:

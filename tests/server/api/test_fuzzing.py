@@ -83,11 +83,15 @@ AUTHORIZED = {"Authorization": f"Bearer {TOKEN}"}
 
 
 def with_known(document: dict[str, Any], known: dict[str, list[str]]) -> dict[str, Any]:
-    """The document with existing ids among the values of its parameters, without endless answers, and without what only
-    the server makes (cursors) or another request decides (whether a key is free)."""
-    unknown = {"follow", "after", "idempotency-key"}
+    """The document with existing ids among the values of its parameters, without endless answers and cursors.
+
+    Nor with keys, which are free or not by other requests; only submissions keep theirs, as they may be refused anyway.
+    """
     for item in document["paths"].values():
         for operation in item.values():
+            unknown = {"follow", "after"}
+            if operation["operationId"] not in {"jobs_create", "jobs_retry"}:
+                unknown.add("idempotency-key")
             parameters = [each for each in operation.get("parameters", []) if each["name"].lower() not in unknown]
             operation["parameters"] = parameters
             for parameter in parameters:
