@@ -29,7 +29,7 @@ from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.schemas.jobs import Range
 
 _CONTROLLING = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Categories of characters that a terminal may obey, or that turn the direction of text."""
+"""Categories of characters that control a terminal, or change the direction of text."""
 _HARMLESS = frozenset("\n\t\u200c\u200d")
 """Exceptions: line breaks, tabs, and the joiners of some scripts and emoji."""
 
@@ -37,8 +37,8 @@ _HARMLESS = frozenset("\n\t\u200c\u200d")
 def without_control(text: str) -> str:
     """The text with a mark in place of each character that controls a terminal.
 
-    Labels, file names, log lines and paths in the audit trail come from other people, and a terminal obeys what it
-    prints: an escape sequence can hide lines, or fill the clipboard.
+    Labels, file names, log lines and paths in the audit trail come from other people, and an escape sequence in
+    them can hide lines of the terminal, or fill the clipboard.
     """
     if text.isprintable():
         return text

@@ -17,7 +17,7 @@ from server.logging import _to_json
 TERMINAL = "\x1b[31m\x9b31m\u202eevil\u2028"
 
 
-def test_an_invalid_token_puts_little_of_the_path_into_the_audit_trail_and_nothing_that_a_terminal_obeys(
+def test_an_invalid_token_puts_little_of_the_path_into_the_audit_trail_and_no_control_character(
     http: httpx.Client,
 ) -> None:
     for path in ("x" * 60_000, TERMINAL, "\0"):
@@ -29,7 +29,7 @@ def test_an_invalid_token_puts_little_of_the_path_into_the_audit_trail_and_nothi
     assert targets[1] == r"/v1/jobs/\x1b[31m\x9b31m\u202eevil\u2028"
 
 
-def test_a_line_of_the_log_has_letters_of_all_languages_and_nothing_that_a_terminal_obeys() -> None:
+def test_a_line_of_the_log_has_letters_of_all_languages_and_no_control_character() -> None:
     line = _to_json({"path": f"声音\U0001f600 {TERMINAL}\x7f\ud800", "status": 200})
     assert "声音\U0001f600 " in line
     assert line.isprintable()

@@ -27,7 +27,7 @@ def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
     assert [line.rstrip() for line in capsys.readouterr().out.splitlines()[1:]] == [name, name]
 
 
-def test_a_terminal_obeys_nothing_that_others_wrote_and_our_own_colours_stay(capsys):
+def test_control_characters_of_others_are_printed_as_marks_and_our_own_colours_stay(capsys):
     hostile = "a\x1b]52;c;ZXZpbA==\x07b\x9b2Jc\u202ed\r"
     shown = "a\ufffd]52;c;ZXZpbA==\ufffdb\ufffd2Jc\ufffdd\ufffd"
     output = Output(as_json=False)
@@ -48,7 +48,7 @@ def test_a_terminal_obeys_nothing_that_others_wrote_and_our_own_colours_stay(cap
     assert "\x1b[33myellow" in output.errors.file.getvalue()
 
 
-def test_json_for_a_terminal_has_escapes_in_place_of_what_it_obeys(capsys):
+def test_json_for_a_terminal_has_escapes_in_place_of_control_characters(capsys):
     value = {"name": "声音\x1b[2J\x9b2J\u202e\n\U0001f600"}
     Output(as_json=True).json(value)
     printed = capsys.readouterr().out
