@@ -22,8 +22,10 @@ import sqlalchemy as sa
 from sqlmodel import col
 
 from benchmarks.service_load import AUTHORIZED, percentiles, print_line, serving
+from rvc_train.schemas.administration import RetentionPolicy
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobCreate
+from server.admin.retention import Retention
 from server.database.clock import utc_now
 from server.database.engine import create_engine, write_session
 from server.database.tables import Dataset, Job, new_id
@@ -136,6 +138,8 @@ def measure(url: str, folder: Path, num_queued: int, num_ended: int, rounds: int
         times = measure_requests(http, dataset.id, itertools.cycle(some), newest, rounds)
         times |= {"/metrics": [timed(lambda: http.get("/metrics", headers=AUTHORIZED)) for _ in range(rounds)]}
     times["claim"] = [timed(lambda: jobs.claim(worker_id)) for _ in range(rounds)]
+    retention = Retention(jobs, Storage(folder), utc_now)
+    times["a plan of retention"] = [timed(lambda: retention.plan(RetentionPolicy(keep_last=1))) for _ in range(3)]
     engine.dispose()
     return times
 

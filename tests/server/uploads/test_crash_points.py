@@ -74,9 +74,9 @@ class Client:
         answer = self.http.delete(path, headers=TUS)
         assert answer.status_code in {204, 404}, answer.text
 
-    def datasets(self) -> dict[str, str]:
-        """Status of each dataset by name."""
-        return {each["name"]: each["status"] for each in self._checked(self.http.get("/v1/datasets")).json()["data"]}
+    def datasets(self) -> list[tuple[str, str]]:
+        """Name and status of each dataset; a repeated request may have made a second one of the same name."""
+        return [(each["name"], each["status"]) for each in self._checked(self.http.get("/v1/datasets")).json()["data"]]
 
     @staticmethod
     def _checked(answer: httpx.Response) -> httpx.Response:
@@ -216,7 +216,7 @@ def files_in(folder: Path) -> list[Path]:
 
 def check(client: Client, data: Path, case: Case) -> None:
     """Nothing is lost, nothing is left over, and the owner is charged with what is on the disk."""
-    assert set(client.datasets()) == case.wanted()
+    assert {name for name, _ in client.datasets()} == case.wanted()
     folders = {path.name for path in (data / "datasets").iterdir()}
     rows = client.http.get("/v1/datasets").json()["data"]
     assert folders == {each["id"] for each in rows}
@@ -251,7 +251,7 @@ class Scene:
         self.before = self.data.rename(station.folder / "before")
 
     def wait_until_ready(self) -> None:
-        self.station.wait_until(lambda: set(self.client.datasets().values()) == {"ready"}, "the datasets")
+        self.station.wait_until(lambda: {status for _, status in self.client.datasets()} == {"ready"}, "the datasets")
 
     def points(self, constants: dict[str, object] | None = None) -> CrashPoints:
         folder = self.station.folder / f"points-{next(NUMBERS)}"
