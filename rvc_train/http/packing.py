@@ -34,6 +34,16 @@ def packed(paths: Sequence[Path]) -> Iterator[Path]:
         yield archive
 
 
+def default_dataset_name(paths: Sequence[Path]) -> str:
+    """Default name of a dataset: that of the folder, the zip (without `.zip`), or the recording."""
+    if not paths:
+        raise UsageError("nothing to upload; name a folder, a zip or audio files")
+    first = paths[0].resolve()
+    if len(paths) > 1:
+        return first.parent.name or "dataset"
+    return first.name.removesuffix(".zip") or "dataset"
+
+
 def _members(paths: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Each file with its unique name in the archive, without hidden files.
 

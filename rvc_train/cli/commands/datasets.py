@@ -8,7 +8,7 @@ import typer
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
 from rvc_train.cli.session import ApiCommand, Session
-from rvc_train.client import default_dataset_name
+from rvc_train.http.packing import default_dataset_name
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")

@@ -1,3 +1,4 @@
+# Generated from rvc_train/asynchronous/uploads.py by `make synchronous`: edit that file.
 """Uploads that resume after a lost connection or an interrupted client (tus 1.0.0).
 
 The address of an unfinished upload is kept in the user's cache folder under the hash of its bytes, so that the same
@@ -6,17 +7,18 @@ command continues it. Bytes that the server already has are not sent at all.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
-from rvc_train.http.downloads import Progress, sha256_of
-from rvc_train.http.transport import TRANSFER_RETRIES, Transport, is_transient
+from rvc_train.http.files import Progress, sha256_of
+from rvc_train.http.transport import TRANSFER_RETRIES, is_transient
 from rvc_train.schemas.datasets import DatasetPublic
+from rvc_train.synchronous.transport import Transport
 
 TUS = {"Tus-Resumable": "1.0.0"}
 _CHUNK = 1 << 20
@@ -106,8 +108,8 @@ def _send_rest(transport: Transport, file: Path, address: str, offset: int, size
         "Content-Length": str(size - offset),
         "Upload-Offset": str(offset),
     }
-    rest = _rest(file, offset, size, progress)
-    transport.send("PATCH", address, content=rest, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
+    with closing(_rest(file, offset, size, progress)) as rest:
+        transport.send("PATCH", address, content=rest, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
 
 
 def _begin(transport: Transport, size: int, record_file: Path) -> str:
@@ -134,7 +136,7 @@ def _offset(transport: Transport, address: str) -> int | None:
         ) from error
 
 
-def _rest(file: Path, offset: int, size: int, progress: Progress) -> Iterator[bytes]:
+def _rest(file: Path, offset: int, size: int, progress: Progress) -> Generator[bytes, None, None]:
     with file.open("rb") as source:
         source.seek(offset)
         while chunk := source.read(_CHUNK):
