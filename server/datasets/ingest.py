@@ -1,33 +1,28 @@
 """Ingestion of an untrusted upload into a folder of recordings with generated names.
 
 No file is extracted under its own name: members become `000001.wav` and so on, and their names go into
-`recordings.json`. Rejected are encrypted members, absolute names and `..`, links and devices, nested archives, members
-that share bytes, and archives that unpack to too much. Directories, hidden files, `__MACOSX` and files that are not
-audio are skipped; the latter are listed in a note.
+`recordings.json`. Rejected are encrypted members, absolute names and `..`, devices, members that share bytes, and
+archives that unpack to too much. Links, and files that are no recordings by `file_rules`, are left out, with a note
+and, all of them, in the report. Links are never followed.
 """
 
 import json
+import re
 import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from rvc_engine.audio.file_rules import LeftOut, left_out, left_out_text
 from rvc_engine.audio.recordings import MANIFEST
 from server.errors import NoSpace, UploadRefused, UploadTooLarge
 from server.storage.local import link_or_copy
 
-_AUDIO = (
-    "wav wave w64 flac mp3 mp2 ogg oga opus spx m4a m4b mp4 m4v mov aac ac3 webm mka mkv wma aif aiff aifc caf au snd "
-    "amr 3gp ape wv tta voc"
-)
-_ARCHIVES = "zip tar gz tgz bz2 tbz2 xz txz 7z rar zst lz4 lzma iso jar"
-AUDIO_SUFFIXES = frozenset(f".{word}" for word in _AUDIO.split())
-ARCHIVE_SUFFIXES = frozenset(f".{word}" for word in _ARCHIVES.split())
 ZIP_MAGICS = (b"PK\x03\x04", b"PK\x05\x06", b"PK\x07\x08")
 OTHER_ARCHIVE_MAGICS = (
     b"7z\xbc\xaf\x27\x1c",
@@ -40,7 +35,6 @@ OTHER_ARCHIVE_MAGICS = (
 RATIO_FLOOR_BYTES = 64 * 2**20
 """Unpacked size below which the ratio is not checked, because silence can compress a thousandfold."""
 DIRECTORY_BYTES_PER_FILE = 512
-MAX_NAMES_IN_NOTE = 3
 MAX_NAME_LENGTH = 300
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _CHUNK = 1 << 20
@@ -66,7 +60,7 @@ class IngestResult:
     stored_bytes: int
     """Bytes of the recordings and their manifest."""
     notes: list[str] = field(default_factory=list)
-    """Sentences on the files that were skipped."""
+    """Sentences on the files that were left out."""
 
 
 def unpacked_bytes(upload: Path, limits: UnpackLimits) -> int:
@@ -88,18 +82,18 @@ def ingest(
     A single recording is a hard link where possible. `check` is called for each megabyte of an archive, and may raise.
     Raises UploadRefused, UploadTooLarge or NoSpace.
     """
-    notes: list[str] = []
+    others: list[LeftOut] = []
     if _is_zip(upload):
-        with _checked_zip(upload, limits) as (archive, members, notes):
+        with _checked_zip(upload, limits) as (archive, members, others):
             folder.mkdir(parents=True)
             stored = [(_unpack(archive, entry, folder, i + 1, check), name) for i, (entry, name) in enumerate(members)]
     else:
         _checked_size(upload, limits)
-        suffix = PurePosixPath(name).suffix.lower()
-        stored = [(f"000001{suffix if suffix in AUDIO_SUFFIXES else _suffix_of(upload)}", name)]
+        stored = [(f"000001{_plain_suffix(name) or _suffix_of(upload)}", name)]
         folder.mkdir(parents=True)
         link_or_copy(upload, folder / stored[0][0])
-    _write_manifest(folder, stored)
+    _write_manifest(folder, stored, others)
+    notes = [f"left out, being no recordings: {left_out_text(others)}"] if others else []
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
 
 
@@ -125,6 +119,12 @@ def _checked_size(upload: Path, limits: UnpackLimits) -> int:
     return size
 
 
+def _plain_suffix(name: str) -> str:
+    """The suffix of an owner's name where it is a plain one, such as ".flac"; else empty."""
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if re.fullmatch(r"\.[a-z0-9]{1,5}", suffix) else ""
+
+
 def _suffix_of(upload: Path) -> str:
     """Suffix guessed from the first bytes, for readers only: decoders do not use it."""
     head = _head(upload)
@@ -139,34 +139,42 @@ _Members = list[tuple[zipfile.ZipInfo, str]]
 
 
 @contextmanager
-def _checked_zip(upload: Path, limits: UnpackLimits) -> Iterator[tuple[zipfile.ZipFile, _Members, list[str]]]:
-    """The archive, its members with their names, and notes. Errors of zipfile become UploadRefused."""
+def _checked_zip(upload: Path, limits: UnpackLimits) -> Iterator[tuple[zipfile.ZipFile, _Members, list[LeftOut]]]:
+    """The archive, its members with their names, and what is left out. Errors of zipfile become UploadRefused."""
     try:
         with upload.open("rb") as file:
             _check_directory_size(file, limits)
             with zipfile.ZipFile(file) as archive:
                 entries = archive.infolist()
-                if len(entries) > limits.max_files:
-                    raise UploadTooLarge(f"the zip has {len(entries)} entries; at most {limits.max_files} are allowed")
-                members, notes = _choose(entries)
+                _check_count(len(entries), limits)
+                members, others = _choose(entries)
                 _check_sizes(members, upload.stat().st_size, limits)
                 _check_overlap(file, entries, archive.start_dir)
                 if not members:
-                    raise UploadRefused(_nothing_found(entries))
-                yield archive, members, notes
+                    raise UploadRefused(_nothing_found(entries, others))
+                yield archive, members, others
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, struct.error, zlib.error) as error:
         raise UploadRefused(f"the zip is damaged ({error}); create it again") from error
     except (ValueError, UnicodeError, OverflowError) as error:
         raise UploadRefused(f"the zip's directory is invalid ({error}); create it again") from error
 
 
-def _nothing_found(entries: list[zipfile.ZipInfo]) -> str:
+def _nothing_found(entries: list[zipfile.ZipInfo], others: list[LeftOut]) -> str:
     if not entries:
         return "the zip is empty; add recordings of one voice"
+    left = f". Left out: {left_out_text(others)}" if others else ""
     return (
-        f"the zip has no audio file among its {len(entries)} entries; add recordings of one voice (wav, flac, mp3, "
-        "ogg, opus, m4a, ...)"
+        f"the zip has no recording among its {len(entries)} entries; add recordings of one voice (wav, flac, mp3, "
+        f"ogg, opus, m4a, ...){left}"
     )
+
+
+def _check_count(number: int, limits: UnpackLimits) -> None:
+    if number > limits.max_files:
+        raise UploadTooLarge(
+            f"the zip has {number} entries; at most {limits.max_files} are allowed (RVC_TRAIN_MAX_FILES): join short "
+            "recordings to longer ones"
+        )
 
 
 def _check_directory_size(file: IO[bytes], limits: UnpackLimits) -> None:
@@ -176,33 +184,26 @@ def _check_directory_size(file: IO[bytes], limits: UnpackLimits) -> None:
     if end is None:
         raise zipfile.BadZipFile("it has no directory: it was cut off, or is not a zip")
     size, count = int(end[5]), int(end[4])
-    if count > limits.max_files or size > max(2**16, limits.max_files * DIRECTORY_BYTES_PER_FILE):
-        raise UploadTooLarge(f"the zip has {count} entries; at most {limits.max_files} are allowed")
+    _check_count(count, limits)
+    if size > max(2**16, limits.max_files * DIRECTORY_BYTES_PER_FILE):
+        raise UploadTooLarge(f"the zip's directory has {size} bytes, too many for {limits.max_files} entries")
 
 
-def _choose(entries: list[zipfile.ZipInfo]) -> tuple[_Members, list[str]]:
-    """Members to unpack with their names, sorted by name, and notes on skipped ones. Raises UploadRefused."""
-    members, skipped = [], []
+def _choose(entries: list[zipfile.ZipInfo]) -> tuple[_Members, list[LeftOut]]:
+    """Members to unpack with their names, and what is left out, both sorted by name. Raises UploadRefused."""
+    members: _Members = []
+    others: list[LeftOut] = []
     for entry in entries:
         name = _name_of(entry)
         _check_entry(entry, name)
-        path = PurePosixPath(name)
-        if entry.is_dir() or any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
-            continue
-        if path.suffix.lower() in ARCHIVE_SUFFIXES:
-            raise UploadRefused(f"the zip contains another archive, {name!r}; unpack it first")
-        if path.suffix.lower() in AUDIO_SUFFIXES:
+        if other := left_out(name):
+            others.append(replace(other, name=other.name[:MAX_NAME_LENGTH]))
+        elif stat.S_ISLNK(entry.external_attr >> 16):
+            others.append(LeftOut(name[:MAX_NAME_LENGTH], "a link; pack what it leads to"))
+        elif not entry.is_dir():
             members.append((entry, name[:MAX_NAME_LENGTH]))
-        else:
-            skipped.append(name[:MAX_NAME_LENGTH])
     members.sort(key=lambda member: member[1])
-    return members, [_note(skipped)] if skipped else []
-
-
-def _note(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:MAX_NAMES_IN_NOTE])
-    more = f" and {len(names) - MAX_NAMES_IN_NOTE} more" if len(names) > MAX_NAMES_IN_NOTE else ""
-    return f"skipped files that are not audio: {shown}{more}"
+    return members, sorted(set(others), key=lambda other: other.name)
 
 
 def _name_of(entry: zipfile.ZipInfo) -> str:
@@ -227,8 +228,8 @@ def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
     if entry.flag_bits & 0x1:
         raise UploadRefused(f"the zip is encrypted ({name!r}); create it without a password")
     kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind not in {0, stat.S_IFREG, stat.S_IFDIR}:
-        raise UploadRefused(f"the zip contains {name!r}, which is a link or a device; add the file itself")
+    if kind not in {0, stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK}:
+        raise UploadRefused(f"the zip contains {name!r}, which is a device or a pipe; leave it out")
     if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
         raise UploadRefused(f"{name!r} uses an unsupported compression method; create a plain zip (deflate)")
 
@@ -268,7 +269,7 @@ def _unpack(
     archive: zipfile.ZipFile, entry: zipfile.ZipInfo, folder: Path, number: int, check: Callable[[], None]
 ) -> str:
     """Write one member under a generated name and return it. zipfile stops at the declared size and checks the CRC."""
-    stored = f"{number:06d}{PurePosixPath(_name_of(entry)).suffix.lower()}"
+    stored = f"{number:06d}{_plain_suffix(_name_of(entry))}"
     with archive.open(entry) as source, (folder / stored).open("xb") as target:
         while chunk := source.read(_CHUNK):
             check()
@@ -276,7 +277,7 @@ def _unpack(
     return stored
 
 
-def _write_manifest(folder: Path, stored: list[tuple[str, str]]) -> None:
+def _write_manifest(folder: Path, stored: list[tuple[str, str]], others: list[LeftOut]) -> None:
     rows = [{"path": path, "name": name} for path, name in stored]
-    text = json.dumps({"files": rows}, ensure_ascii=False)
+    text = json.dumps({"files": rows, "left_out": [asdict(other) for other in others]}, ensure_ascii=False)
     (folder / MANIFEST).write_bytes(text.encode(errors="replace"))
