@@ -1,27 +1,23 @@
-"""The recordings of a dataset folder, with the names that their owner gave them. No torch.
+"""The recordings of a dataset folder, with the names that their owner gave them, and the files left out. No torch.
 
 A folder of audio files is a dataset. The server stores uploads under generated names, so that no path is built from
-untrusted input, and writes `recordings.json` beside them: {"files": [{"path": "000001.wav", "name": "..."}]}.
+untrusted input, and writes `recordings.json` beside them: {"files": [{"path": "000001.wav", "name": "..."}],
+"left_out": [{"name": "...", "reason": "...", "code": "..."}]}.
 """
 
+import errno
+import os
+import stat
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
+from rvc_engine.audio.file_rules import LeftOut, left_out, left_out_text
 from rvc_engine.errors import InvalidDataset
 
 MANIFEST = "recordings.json"
-NOT_RECORDINGS = frozenset(
-    {
-        *(".md", ".rst", ".txt", ".rtf", ".doc", ".docx", ".pdf", ".html", ".lab", ".textgrid", ".srt", ".lrc"),
-        *(".json", ".yaml", ".yml", ".toml", ".xml", ".csv", ".tsv", ".db", ".sqlite", ".ini", ".cfg", ".log"),
-        *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".svg", ".bmp", ".py", ".sh", ".bat", ".sha256"),
-        *(".npy", ".npz", ".pth", ".pt", ".index"),
-    }
-)
-"""Suffixes of other files that lie beside recordings. Files with any other suffix are opened to detect their format."""
 
 
 @dataclass(frozen=True)
@@ -33,19 +29,38 @@ class Recording:
     """The owner's name for it: for messages, never for paths."""
 
 
+@dataclass(frozen=True)
+class DatasetFiles:
+    """The files of a dataset."""
+
+    recordings: list[Recording]
+    """In a stable order: by name, or in the order of the manifest."""
+    left_out: list[LeftOut] = field(default_factory=list)
+
+
 class _ManifestRow(BaseModel):
     path: str
     name: str
 
 
+class _LeftOutRow(BaseModel):
+    name: str
+    reason: str
+    code: str = ""
+
+
 class _Manifest(BaseModel):
     files: list[_ManifestRow]
+    left_out: list[_LeftOutRow] = []
 
 
 def list_recordings(folder: Path) -> list[Recording]:
-    """List the files of a dataset in a stable order: by name, or in the order of the manifest.
+    """The recordings of a dataset, as `list_dataset`."""
+    return list_dataset(folder).recordings
 
-    Without a manifest, hidden files and those with a suffix in NOT_RECORDINGS are left out.
+
+def list_dataset(folder: Path) -> DatasetFiles:
+    """List the files of a dataset: by its manifest, or without one by `list_folder`.
 
     Raises InvalidDataset when the folder does not exist or holds no recordings, or when the manifest is malformed or
     names anything but files inside the folder.
@@ -55,32 +70,112 @@ def list_recordings(folder: Path) -> list[Recording]:
     if not folder.is_dir():
         raise InvalidDataset(f"there is no dataset folder {folder}; give the folder that holds the recordings")
     manifest = folder / MANIFEST
-    recordings = _from_manifest(manifest) if manifest.is_file() else _from_folder(folder)
-    if not recordings:
+    files = _from_manifest(manifest) if manifest.is_file() else list_folder(folder)
+    if not files.recordings:
+        others = f". Left out: {left_out_text(files.left_out)}" if files.left_out else ""
         raise InvalidDataset(
-            f"the dataset folder {folder} holds no files that could be recordings; put recordings of one voice into it"
+            f"the dataset folder {folder} holds no files that could be recordings; put recordings of one voice into "
+            f"it{others}"
         )
-    return recordings
+    return files
 
 
-def _from_folder(folder: Path) -> list[Recording]:
-    return [
-        Recording(path, _printable(path.relative_to(folder).as_posix()))
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() not in NOT_RECORDINGS
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    ]
+def list_folder(folder: Path) -> DatasetFiles:
+    """List all files below a folder by `file_rules`. Links are followed, but each folder is read once.
+
+    Only for folders of the user: links may lead anywhere.
+    """
+    walk = _Walk(folder)
+    walk.run()
+    files = sorted(walk.files, key=lambda path: path.relative_to(folder))
+    recordings = [Recording(path, _name_in(folder, path)) for path in files]
+    return DatasetFiles(recordings, sorted(walk.left_out, key=lambda file: file.name))
 
 
-def _from_manifest(manifest: Path) -> list[Recording]:
+class _Walk:
+    """All files below a folder. Linked folders come last, so that a folder has its own name rather than a link's."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files: list[Path] = []
+        self.left_out: list[LeftOut] = []
+        self._root = folder
+        self._folders = [folder]
+        self._links: list[Path] = []
+        self._entered: set[tuple[int, int]] = set()
+
+    def run(self) -> None:
+        while self._folders or self._links:
+            if self._folders:
+                self._enter(self._folders.pop())
+            else:
+                self._follow(self._links.pop(0))
+
+    def _leave_out(self, path: Path, reason: str) -> None:
+        self.left_out.append(LeftOut(_name_in(self._root, path), reason))
+
+    def _enter(self, folder: Path) -> None:
+        try:
+            status, paths = folder.stat(), sorted(folder.iterdir())
+        except OSError as error:
+            self._leave_out(folder, _cannot_open(error))
+            return
+        identity = (status.st_dev, status.st_ino)
+        if identity in self._entered:
+            self._leave_out(folder, "a folder that is read already")
+            return
+        self._entered.add(identity)
+        for path in paths:
+            self._add(path)
+
+    def _add(self, path: Path) -> None:
+        try:
+            mode = path.stat().st_mode
+        except OSError as error:
+            is_circle = error.errno == errno.ELOOP
+            is_dangling = path.is_symlink() and error.errno in {errno.ENOENT, errno.ENOTDIR}
+            reason = "a link to nothing" if is_dangling else _cannot_open(error)
+            self._leave_out(path, "a link to itself" if is_circle else reason)
+            return
+        is_folder, name = stat.S_ISDIR(mode), _name_in(self._root, path)
+        if known := left_out(f"{name}/" if is_folder else name):
+            self.left_out.append(known)
+        elif is_folder:
+            (self._links if path.is_symlink() else self._folders).append(path)
+        elif not stat.S_ISREG(mode):
+            self._leave_out(path, "neither a file nor a folder")
+        elif not os.access(path, os.R_OK):
+            self._leave_out(path, "this user may not read it")
+        else:
+            self.files.append(path)
+
+    def _follow(self, link: Path) -> None:
+        target = link.resolve()
+        around = {
+            folder for inner in (link.parent.resolve(), self._root.resolve()) for folder in (inner, *inner.parents)
+        }
+        if target in around:
+            self._leave_out(link, "a link to a folder around it")
+        else:
+            self._enter(link)
+
+
+def _cannot_open(error: OSError) -> str:
+    return f"it cannot be opened: {error.strerror}"
+
+
+def _name_in(folder: Path, path: Path) -> str:
+    return _printable(path.relative_to(folder).as_posix())
+
+
+def _from_manifest(manifest: Path) -> DatasetFiles:
     try:
-        rows = _Manifest.model_validate_json(manifest.read_bytes()).files
+        content = _Manifest.model_validate_json(manifest.read_bytes())
     except (ValidationError, OSError) as error:
         raise InvalidDataset(
             f"{manifest} is not a list of recordings in the server's format; delete or correct it"
         ) from error
-    return [Recording(_inside(manifest.parent, row.path), _printable(row.name)) for row in rows]
+    recordings = [Recording(_inside(manifest.parent, row.path), _printable(row.name)) for row in content.files]
+    return DatasetFiles(recordings, [LeftOut(_printable(row.name), row.reason, row.code) for row in content.left_out])
 
 
 def _inside(folder: Path, name: str) -> Path:

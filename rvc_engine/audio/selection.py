@@ -71,15 +71,17 @@ class Selection:
     longest_seconds: float = 0.0
     """Length of the longest piece that is written."""
     sound_seconds: float = 0.0
-    """Time above the threshold of silence in the pieces that are written."""
+    """Time above the threshold of silence in the pieces that are kept."""
     dropped: Mapping[DropReason, float] = field(default_factory=dict)
     """Seconds by reason, without reasons of none. With `kept_seconds` they add up to the recording's length."""
 
     @property
     def reason(self) -> str | None:
-        """The reason why nothing of it is written, as a clause; None where something is."""
-        if any(piece.is_written for piece in self.pieces):
+        """The reason why nothing of it is kept, as a clause; None where something is."""
+        if self.kept_seconds:
             return None
+        if "too_short" in self.dropped:
+            return f"all of its sound is shorter than {LONGEST_SEGMENT_SECONDS} s; join such files to longer ones"
         if "too_loud" in self.dropped:
             return "all of it is silent or far above the level of the rest"
         if "not_a_number" in self.dropped:
@@ -100,11 +102,9 @@ def select(
         lengths[-1] = levels.num_samples - hop * (len(lengths) - 1)
     chosen = tuple(_pieces(levels, rms, sample_rate)) if levels.sound_seconds() else ()
     fates = np.zeros(len(lengths), np.int64)  # silent
-    is_written = np.zeros(len(lengths), bool)
     for piece in sorted(chosen, key=lambda piece: piece.reason is None):  # where pieces overlap, the kept one counts
         hops = slice(round(piece.start / hop), max(round(piece.end / hop), round(piece.start / hop) + 1))
         fates[hops] = _KEPT if piece.reason is None else _REASONS.index(piece.reason)
-        is_written[hops] |= piece.is_written
     if damaged is not None:
         is_damaged = np.zeros(len(fates), bool)
         is_damaged[damaged[damaged < len(fates)]] = True
@@ -112,12 +112,12 @@ def select(
     seconds = np.bincount(fates, weights=lengths, minlength=_KEPT + 1) / sample_rate
     dropped = dict(zip(_REASONS, seconds[:_KEPT].tolist(), strict=True))
     dropped["unreadable"] = unreadable_seconds
-    is_loud = levels.is_loud()[: len(is_written)]
+    is_loud = levels.is_loud()[: len(fates)]
     return Selection(
         pieces=chosen,
         kept_seconds=float(seconds[_KEPT]),
         longest_seconds=max((piece.end - piece.start for piece in chosen if piece.is_written), default=0) / sample_rate,
-        sound_seconds=float(np.count_nonzero(is_loud & is_written)) * hop / sample_rate,
+        sound_seconds=float(np.count_nonzero(is_loud & (fates == _KEPT))) * hop / sample_rate,
         dropped={reason: value for reason, value in dropped.items() if value > 0},
     )
 
@@ -172,17 +172,23 @@ def unusable_reason(files: Sequence[Judged], min_seconds: float = MIN_SECONDS_OF
     if all(file.error for file in files):
         return f"no file of the dataset can be read as audio: {reasons}"
     left_out = f". Left out: {reasons}" if reasons else ""
-    sound = sum(file.selection.sound_seconds for file in files)
-    if sound < min_seconds:
-        return (
-            f"the dataset has {sound:.1f} s of sound (louder than -42 dB); training needs at least "
-            f"{min_seconds:g} s, and a good voice 10 minutes{left_out}"
-        )
+    short = total_dropped([file.selection for file in files]).get("too_short", 0.0)
     longest = max(file.selection.longest_seconds for file in files)
-    if longest < LONGEST_SEGMENT_SECONDS:
+    if short and longest < LONGEST_SEGMENT_SECONDS:
         return (
             f"the longest sound without a pause in the dataset is {longest:.1f} s; training needs at least "
             f"{LONGEST_SEGMENT_SECONDS} s, and a good voice 10 minutes in all{left_out}"
+        )
+    sound = sum(file.selection.sound_seconds for file in files)
+    if sound < min_seconds:
+        too_short = (
+            f". {short:.1f} s more are in sounds shorter than {LONGEST_SEGMENT_SECONDS} s, too short to train on"
+            if short
+            else ""
+        )
+        return (
+            f"the dataset has {sound:.1f} s of sound (louder than -42 dB); training needs at least "
+            f"{min_seconds:g} s, and a good voice 10 minutes{too_short}{left_out}"
         )
     return None
 

@@ -19,10 +19,11 @@ import scipy.signal
 import soxr
 from numpy.typing import NDArray
 
+from rvc_engine.audio.file_rules import LeftOut, left_out_text
 from rvc_engine.audio.high_pass import HIGH_PASS_HZ, HIGH_PASS_ORDER
 from rvc_engine.audio.mixing import MAX_PEAK
 from rvc_engine.audio.reading import AudioStream, UnreadableAudio, read_twice_if_needed
-from rvc_engine.audio.recordings import Recording, list_recordings
+from rvc_engine.audio.recordings import Recording, list_dataset
 from rvc_engine.audio.selection import (
     LONGEST_SEGMENT_SECONDS,
     DropReason,
@@ -63,7 +64,7 @@ class SlicedRecording:
     slice_seconds: tuple[float, ...]
     """Length of each slice; overlaps count twice."""
     reason: str | None
-    """Reason why nothing of it is used; None when it gave slices."""
+    """Reason why nothing of it is used; None when something is."""
     kept_seconds: float = 0.0
     """Time of the recording that is kept; overlaps count once."""
     dropped_seconds: dict[DropReason, float] = field(default_factory=dict)
@@ -81,6 +82,8 @@ class SlicingSummary:
     recordings: tuple[SlicedRecording, ...]
     kept_seconds: float = 0.0
     dropped_seconds: dict[DropReason, float] = field(default_factory=dict)
+    left_out: tuple[LeftOut, ...] = ()
+    """Files of the dataset that are no recordings by their names, or could not be reached."""
 
 
 def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: StageReport) -> SlicingSummary:
@@ -90,7 +93,11 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
     is reported by a warning, and the time that is dropped of each in the log and in `workspace.slicing_result`. Raises
     InvalidDataset when there is no slice at all, or none long enough, and DiskFull.
     """
-    recordings = list_recordings(dataset)
+    files = list_dataset(dataset)
+    recordings = files.recordings
+    if files.left_out:
+        text = left_out_text(files.left_out)
+        report.log(f"left out of the dataset: {text}. All of them are in {workspace.slicing_result.name}")
     progress = _Progress(report, recordings)
     done: list[SlicedRecording] = []
     judged: list[Judged] = []
@@ -106,7 +113,7 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
         lengths = [seconds for recording in done for seconds in recording.slice_seconds]
         selections = [each.selection for each in judged]
         kept, dropped = sum(each.kept_seconds for each in selections), total_dropped(selections)
-        summary = SlicingSummary(len(lengths), sum(lengths), tuple(done), kept, dropped)
+        summary = SlicingSummary(len(lengths), sum(lengths), tuple(done), kept, dropped, tuple(files.left_out))
         write_atomically(
             workspace.slicing_result, json.dumps(asdict(summary), allow_nan=False, ensure_ascii=False).encode()
         )
@@ -173,8 +180,10 @@ def _slice_recording(
         for remark in remarks:
             report.log(f"{recording.name}: {remark}")
         lengths = _write_slices(number, spool, selection, workspace, sample_rate, progress)
-    if selection.reason is not None:
-        report.warn(f"{recording.name}: left out: {selection.reason}")
+    if selection.reason is not None:  # of many short sounds the total is a warning
+        (report.log if "too_short" in selection.dropped else report.warn)(
+            f"{recording.name}: left out: {selection.reason}"
+        )
     if text := dropped_text(selection.dropped):
         report.log(f"{recording.name}: {selection.kept_seconds:.1f} s are kept; dropped: {text}")
     sliced = SlicedRecording(

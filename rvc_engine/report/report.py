@@ -8,16 +8,17 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rvc_engine.audio.file_rules import LeftOut
 from rvc_engine.audio.high_pass import SAMPLE_RATE as SLICING_RATE
 from rvc_engine.audio.high_pass import HighPass
 from rvc_engine.audio.reading import AudioStream, Block, UnreadableAudio, read_twice_if_needed
-from rvc_engine.audio.recordings import Recording, list_recordings
+from rvc_engine.audio.recordings import Recording, list_dataset
 from rvc_engine.audio.resampling import Resampler
 from rvc_engine.audio.selection import Judged, Selection, select, total_dropped, unusable_reason
 from rvc_engine.audio.silence import Levels
@@ -52,7 +53,7 @@ class DatasetReport:
     """0..1: time not louder than -42 dB."""
     num_files: int
     num_usable: int
-    """Files that can be read and have sound."""
+    """Files of which training will use something."""
     files: list[FileReport]
     warnings: list[str]
     """Findings that are warnings, one sentence each."""
@@ -78,6 +79,8 @@ class DatasetReport:
     """Time that training will use."""
     dropped_seconds: dict[str, float] = field(default_factory=dict)
     """Time that it will not use, by reason: silent, too_short, too_loud, not_a_number, unreadable."""
+    left_out: list[LeftOut] = field(default_factory=list)
+    """Files that are no recordings by their names, or could not be reached."""
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,10 @@ def write_report(dataset: Path, output: Path) -> DatasetReport:
 def make_report(dataset: Path) -> DatasetReport:
     """Decode every file of a dataset folder and report on them."""
     try:
-        recordings = list_recordings(dataset)
+        files = list_dataset(dataset)
     except InvalidDataset as error:
         return _summary([], str(error))
-    return _summary([_analyze(recording) for recording in recordings], None)
+    return replace(_summary([_analyze(recording) for recording in files.recordings], None), left_out=files.left_out)
 
 
 def _analyze(recording: Recording) -> _FileAnalysis:

@@ -41,6 +41,17 @@ class RecordingReport(ResponseModel):
     """Clauses on how the recording is changed before anything else, such as scaled to full scale."""
 
 
+class LeftOutFile(ResponseModel):
+    """File of a dataset that is left out, since its name shows that it is no recording."""
+
+    name: str
+    """Its name; a folder's ends with `/`."""
+    reason: str
+    """The reason, as a clause."""
+    code: str = ""
+    """Stable code of the reason: `text`, `image`, `hidden`, ...; empty for others."""
+
+
 class DatasetFinding(ResponseModel):
     """Finding about a dataset."""
 
@@ -97,6 +108,8 @@ class DatasetReport(ResponseModel):
     """Time that training will use; null in reports of older versions."""
     dropped_seconds: dict[str, float] = {}
     """Time that it will not use, by reason as in `files`."""
+    left_out: list[LeftOutFile] = []
+    """All files of the upload that were left out; empty in reports of older versions."""
 
 
 class DatasetStatus(StrEnum):

@@ -19,8 +19,9 @@ from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import advisory_lock, read_session, write_session
 from server.database.tables import Dataset, Job, Upload, UploadState, change_upload, new_id
-from server.datasets.ingest import UnpackLimits, unpacked_bytes
+from server.datasets.ingest import unpacked_bytes
 from server.datasets.service import checked_name
+from server.datasets.zips import UnpackLimits
 from server.errors import Gone, NoSpace, NotFound, UploadRefused, UploadTooLarge
 from server.settings import ServerSettings
 from server.storage.local import Storage, is_disk_full
