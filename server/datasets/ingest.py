@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from rvc_engine.audio.file_rules import LeftOut, left_out, left_out_text
+from rvc_engine.audio.file_rules import LINK_IN_ZIP, LeftOut, left_out, left_out_text
 from rvc_engine.audio.recordings import MANIFEST
 from server.errors import NoSpace, UploadRefused, UploadTooLarge
 from server.storage.local import link_or_copy
@@ -93,7 +93,7 @@ def ingest(
         folder.mkdir(parents=True)
         link_or_copy(upload, folder / stored[0][0])
     _write_manifest(folder, stored, others)
-    notes = [f"left out, being no recordings: {left_out_text(others)}"] if others else []
+    notes = [f"left out: {left_out_text(others)}; the report names all"] if others else []
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
 
 
@@ -199,7 +199,7 @@ def _choose(entries: list[zipfile.ZipInfo]) -> tuple[_Members, list[LeftOut]]:
         if other := left_out(name):
             others.append(replace(other, name=other.name[:MAX_NAME_LENGTH]))
         elif stat.S_ISLNK(entry.external_attr >> 16):
-            others.append(LeftOut(name[:MAX_NAME_LENGTH], "a link; pack what it leads to"))
+            others.append(LeftOut(name[:MAX_NAME_LENGTH], LINK_IN_ZIP))
         elif not entry.is_dir():
             members.append((entry, name[:MAX_NAME_LENGTH]))
     members.sort(key=lambda member: member[1])
