@@ -4,7 +4,7 @@ Each method is one request and returns a schema of `rvc_train.schemas`. Raises e
 """
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.authorization import TokenAuth, local_token, local_token_source
 from rvc_train.http.downloads import Offered, Progress, download
-from rvc_train.http.packing import packed
+from rvc_train.http.packing import UploadContents, packed
 from rvc_train.http.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.http.transport import Transport, parse
 from rvc_train.http.uploads import upload
@@ -90,15 +90,20 @@ class Client:
     # Datasets
 
     def upload_dataset(
-        self, paths: Sequence[Path], name: str | None = None, progress: Progress | None = None
+        self,
+        paths: Sequence[Path],
+        name: str | None = None,
+        progress: Progress | None = None,
+        on_contents: Callable[[UploadContents], None] | None = None,
     ) -> DatasetPublic:
         """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
 
         `name`: name of the dataset; None: the first path's. `progress`: called with (bytes sent, bytes in all). Only
         bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
+        `on_contents`: called before anything is sent, with the files that are uploaded and those that are left out.
         """
         name = name or default_dataset_name(paths)
-        with packed(paths) as file:
+        with packed(paths, on_contents or (lambda contents: None)) as file:
             return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory or _cache())
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
