@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -200,6 +201,45 @@ def test_up_killed_with_kill_9_leaves_nothing_running_and_loses_no_step(station,
     assert json.loads(checkpoint.read_text())["step"] == len(station.steps(job))
     station.start_server()
     assert station.client.job(job.id).status == "queued", "the worker handed it back"
+
+
+def up_until_ready(station, *words, **more) -> str:
+    """Output of `rvc-train up` that is stopped once it is ready."""
+    command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--device", "cpu", "--port", str(station.port), *words]
+    log = station.folder / "up.log"
+    with log.open("wb") as file:
+        up = subprocess.Popen(command, env=station.environment, stdout=file, stderr=file, **more)
+    try:
+        station.wait_until(lambda: "jobs" in log.read_text().partition("ready: ")[2], "the contents", 60)
+    finally:
+        up.terminate()
+        up.wait(60)
+    return " ".join(log.read_text().split())
+
+
+def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_one_used_last(
+    station, tmp_path, recording
+):
+    station.follow_script(*station.MAKE_VOICE)
+    del station.environment["RVC_TRAIN_DATA_FOLDER"]
+    station.environment |= {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "XDG_DATA_HOME": str(tmp_path / "share"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }
+    here, users = tmp_path / "elsewhere", tmp_path / "share" / "rvc-train" / "data"
+    here.mkdir()
+    first = up_until_ready(station, "--data", str(station.folder / "data"), cwd=here)
+    assert f"in {station.folder / 'data'}: 0 voices, 0 jobs" in first
+    assert "missing in" in first, "the first start names the weights that are missing"
+    assert "rvc-train setup" in first
+    second = up_until_ready(station, cwd=here)
+    assert f"{users} is new; the data folder used last is {station.folder / 'data'}" in second
+    assert f"in {users}: 0 voices, 0 jobs" in second
+    third = up_until_ready(station, cwd=station.folder)
+    assert f"in {station.folder / 'data'}: 0 voices, 0 jobs" in third
+    assert "is new" not in third
+    assert "missing in" not in third
 
 
 def test_up_says_why_it_cannot_start(station):
