@@ -13,6 +13,7 @@ import httpx
 import platformdirs
 from pydantic import ValidationError
 
+from rvc_engine.proxies import InvalidProxy, transport_for
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.authorization import TokenAuth, local_token, local_token_source
 from rvc_train.http.downloads import Offered, Progress, download
@@ -20,7 +21,6 @@ from rvc_train.http.packing import packed
 from rvc_train.http.streams import RECONNECT_SECONDS, OnWait, follow
 from rvc_train.http.transport import Transport, parse
 from rvc_train.http.uploads import upload
-from rvc_train.local_servers import is_loopback
 from rvc_train.resources.access import Access
 from rvc_train.resources.administration import PublishedWeights, Retention
 from rvc_train.resources.webhooks import Webhooks
@@ -51,27 +51,29 @@ def connect(url: str, token: str | None = None, token_source: str = "") -> httpx
         raise UsageError(f"{url!r} is not a server address; {_EXAMPLE}")
     if token is None and (token := local_token(url)) is not None:
         token_source = local_token_source()
-    direct: dict[str, None] = {f"all://{address.netloc.decode()}": None}  # a proxy cannot reach this machine
     try:
         return httpx.Client(
             base_url=address,
             headers={"User-Agent": "rvc-train", "Accept": "application/json"},
             auth=TokenAuth(address, token, token_source) if token else None,
             timeout=TIMEOUT,
-            mounts=direct if is_loopback(address.host) else None,
+            transport=transport_for(address),
         )
+    except InvalidProxy as error:
+        raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(
             f"the certificates named in SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}); correct the variable"
         ) from error
 
 
-def _cache() -> Path:
-    """Folder for the addresses of unfinished uploads. Raises UsageError."""
+def _cache() -> Path | None:
+    """Folder for the addresses of unfinished uploads; None for a user without a home folder."""
     try:
-        return Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
-    except RuntimeError as error:
-        raise UsageError("this user has no home folder to keep unfinished uploads in; set XDG_CACHE_HOME") from error
+        folder = Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
 
 
 class Client:

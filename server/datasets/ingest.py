@@ -244,7 +244,10 @@ def _check_sizes(members: _Members, packed: int, limits: UnpackLimits) -> None:
     if total > RATIO_FLOOR_BYTES and total > limits.max_ratio * packed:
         raise UploadRefused(f"the zip unpacks to {total // max(packed, 1)} times its size, like a zip bomb")
     if total > limits.free_bytes:
-        raise NoSpace(f"the zip unpacks to {total} bytes, for which the server's disk has no space")
+        raise NoSpace(
+            f"the zip unpacks to {total} bytes, for which the server's disk has no space; free some space there and "
+            "try again"
+        )
 
 
 def _check_overlap(file: IO[bytes], entries: list[zipfile.ZipInfo], directory: int) -> None:
