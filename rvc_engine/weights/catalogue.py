@@ -203,6 +203,8 @@ class Weights:
         Files are recognised by size and sha256, whatever their names. They are hard-linked, or copied where links do
         not work. `on_file` is called for each. Raises InvalidConfig when there is no such folder, DiskFull.
         """
+        if source.is_file():
+            raise InvalidConfig(f"{source} is a file; give the folder of an RVC or Applio installation")
         if not source.is_dir():
             raise InvalidConfig(f"there is no folder {source}; give the folder of an RVC or Applio installation")
         missing = {file.key: file for file in self.files if self.verify(file) != "verified"}
