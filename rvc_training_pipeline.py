@@ -20,7 +20,7 @@ except ModuleNotFoundError as missing:  # not even a package that all programs n
 
 def main() -> None:
     """Entry point."""
-    from rvc_engine.program_errors import errors_reported
+    from rvc_engine.translation.program_errors import errors_reported
 
     with errors_reported(), missing_package_reported("engine"):
         from rvc_engine.cli.pipeline_script import main as run_pipeline

@@ -13,7 +13,7 @@ import httpx
 import platformdirs
 from pydantic import ValidationError
 
-from rvc_engine.proxies import InvalidProxy, transport_for
+from rvc_engine.environment.proxies import InvalidProxy, transport_for
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.authorization import TokenAuth, local_token, local_token_source
 from rvc_train.http.downloads import Offered, Progress, download

@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
-from rvc_engine.program_errors import describe_os_error, errors_reported
+from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from rvc_train.local_servers import address_key
 from server.app import create_app
 from server.auth.local_token import provide_local_token, release_address

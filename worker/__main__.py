@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_engine.child_processes import engine_environment, variable_names
-from rvc_engine.program_errors import describe_os_error, errors_reported
+from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from server.database.engine import create_engine
 from server.errors import SettingsRefused
 from server.setting_names import check_setting_names

@@ -29,8 +29,8 @@ from rvc_engine.events import (
 )
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
-from rvc_engine.program_errors import describe_os_error
 from rvc_engine.reporting import Report
+from rvc_engine.translation.program_errors import describe_os_error
 from rvc_engine.workspace.disk import check_writable
 from rvc_engine.workspace.layout import Workspace
 

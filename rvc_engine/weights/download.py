@@ -18,8 +18,8 @@ import filelock
 import httpx
 import tenacity
 
+from rvc_engine.environment.proxies import RoutedTransport, proxy_name
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
-from rvc_engine.proxies import RoutedTransport, proxy_name
 from rvc_engine.weights.catalogue import PublishedFile, Weights
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.checksum import sha256_of

@@ -5,7 +5,7 @@ import sys
 import typer
 
 from rvc_engine.installation import VersionOption
-from rvc_engine.program_errors import errors_reported
+from rvc_engine.translation.program_errors import errors_reported
 from rvc_engine.translation.programs import LanguageOption, LogLevelOption, localized
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up

@@ -11,7 +11,7 @@ import httpx
 import typer
 from typer.core import TyperCommand
 
-from rvc_engine.program_errors import describe, is_debugging
+from rvc_engine.translation.program_errors import describe, is_debugging
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import Output
 from rvc_train.cli.settings import Connection, resolve

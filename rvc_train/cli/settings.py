@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from rvc_engine.text_files import read_text
+from rvc_engine.environment.text_files import read_text
 from rvc_train.errors import UsageError
 from rvc_train.http.authorization import local_token, local_token_source
 from rvc_train.local_servers import config_folder

@@ -12,7 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.text_files import read_text
+from rvc_engine.environment.text_files import read_text
 from rvc_train.cli.validation import validated
 from rvc_train.errors import UsageError
 

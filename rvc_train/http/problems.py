@@ -5,7 +5,7 @@ from dataclasses import replace
 import httpx
 from pydantic import ValidationError
 
-from rvc_engine.proxies import proxy_name
+from rvc_engine.environment.proxies import proxy_name
 from rvc_train.errors import ApiError, AuthError, NotFound, Problem
 from rvc_train.http.authorization import SOURCE
 from rvc_train.schemas import system

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from rvc_engine.proxies import proxy_name
+from rvc_engine.environment.proxies import proxy_name
 from rvc_train.errors import ApiError, ClientError, ConnectionFailed
 from rvc_train.http.problems import error_of
 from rvc_train.retry import RetryPolicy

@@ -16,7 +16,7 @@ import structlog
 import typer
 from pydantic import ValidationError
 
-from rvc_engine.program_errors import describe_os_error, errors_reported
+from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from rvc_train.schemas.access import Scope, TokenCreate, TokenPublic
 from server.admin.backup import back_up
 from server.admin.doctor import run_checks

@@ -12,11 +12,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.text_files import read_text
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.events import Log
 from rvc_engine.hyperparameters import MAX_FRAMES, PUBLISHED_WIDTH, Hyperparameters
 from rvc_engine.reporting import Report, StageReport
-from rvc_engine.text_files import read_text
 from rvc_engine.workspace import written
 from rvc_engine.workspace.layout import Workspace
 

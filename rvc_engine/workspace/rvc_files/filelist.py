@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
+from rvc_engine.environment.text_files import read_text
 from rvc_engine.listing import shorten
-from rvc_engine.text_files import read_text
 from rvc_engine.workspace import written
 from rvc_engine.workspace.layout import Workspace
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from rvc_engine.proxies import proxy_for
+from rvc_engine.environment.proxies import proxy_for
 from rvc_engine.weights.catalogue import published_files
 from rvc_engine.weights.download import unreachable_reason
 from rvc_train.client import Client, connect

@@ -9,9 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from rvc_engine.program_errors import describe, errors_reported
+from rvc_engine.translation.program_errors import describe, errors_reported
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.mark.parametrize(
