@@ -400,4 +400,4 @@ def _link_index(workspace: Workspace, root: Path, code: int, report: Report, *, 
 
 def main() -> None:
     """Entry point."""
-    localized(app, "rvc_training_pipeline.py")()
+    localized(app, "rvc_training_pipeline.py", takes_level=False)()

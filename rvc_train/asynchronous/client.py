@@ -36,12 +36,13 @@ from rvc_train.schemas.system import SystemPublic
 from rvc_train.schemas.workers import WorkerPublic
 
 
-def _cache() -> Path:
-    """Folder for the addresses of unfinished uploads. Raises UsageError."""
+def _cache() -> Path | None:
+    """Folder for the addresses of unfinished uploads; None for a user without a home folder."""
     try:
-        return Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
-    except RuntimeError as error:
-        raise UsageError("this user has no home folder to keep unfinished uploads in; set XDG_CACHE_HOME") from error
+        folder = Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
 
 
 class AsyncClient:

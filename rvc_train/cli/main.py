@@ -5,7 +5,8 @@ import sys
 import typer
 
 from rvc_engine.installation import VersionOption
-from rvc_engine.translation.programs import LanguageOption, localized
+from rvc_engine.translation.program_errors import errors_reported
+from rvc_engine.translation.programs import LanguageOption, LogLevelOption, localized
 from rvc_train.cli import exit_codes
 from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, setup, up
 
@@ -30,16 +31,17 @@ services.add_to(app)
 
 
 @app.callback()
-def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
+def options(version: VersionOption = False, lang: LanguageOption = "", log_level: LogLevelOption = "") -> None:
     """Options of the program itself."""
 
 
 def main() -> None:
     """Entry point of the program."""
-    try:
-        localized(app)()
-    except KeyboardInterrupt:
-        sys.exit(exit_codes.INTERRUPTED)
+    with errors_reported():
+        try:
+            localized(app)()
+        except KeyboardInterrupt:
+            sys.exit(exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

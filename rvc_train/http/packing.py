@@ -1,6 +1,8 @@
 """Packing of the user's files into one to upload: a zip or a recording unchanged, anything else packed into a zip."""
 
 import contextlib
+import errno
+import shutil
 import stat
 import tempfile
 import zipfile
@@ -39,10 +41,26 @@ def packed(
         return
     with tempfile.TemporaryDirectory(prefix="rvc-train-") as folder:
         archive = Path(folder) / "dataset.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
+        with _room_for(archive), zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
             for path, name in contents.members:
                 target.write(path, name)
         yield archive
+
+
+@contextlib.contextmanager
+def _room_for(archive: Path) -> Iterator[None]:
+    """Raise UsageError when the disk of the temporary zip becomes full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        usage = shutil.disk_usage(archive.parent)
+        raise UsageError(
+            f"the disk of {archive.parent.parent} is full: {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB are "
+            "free, and the recordings are packed there before they are sent; free some space, or set TMPDIR to a "
+            "folder on another disk"
+        ) from error
 
 
 def upload_contents(paths: Sequence[Path]) -> UploadContents:

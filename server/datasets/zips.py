@@ -217,7 +217,10 @@ class ZipReader:
                 f"the zip unpacks to {total // max(self._num_packed, 1)} times its size, like a zip bomb"
             )
         if total > limits.free_bytes:
-            raise NoSpace(f"the zip unpacks to {total} bytes, for which the server's disk has no space")
+            raise NoSpace(
+                f"the zip unpacks to {total} bytes, for which the server's disk has no space; free some space there "
+                "and try again"
+            )
 
 
 class _Part(io.RawIOBase):

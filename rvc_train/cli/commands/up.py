@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from rvc_train.cli.browser import has_display, open_browser, sign_in_link
+from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
 from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
 from rvc_train.cli.output import Output
@@ -22,6 +22,7 @@ from rvc_train.cli.session import CommandContext, OutputCommand
 from rvc_train.cli.settings import TOKEN_VARIABLE
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError, UsageError
+from rvc_train.http.authorization import recorded_token
 from rvc_train.local_servers import is_loopback
 from rvc_train.schemas.jobs import JobStatus
 
@@ -129,9 +130,10 @@ def _devices(text: str) -> list[str]:
 
 
 def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None:
-    """Print how to sign in to the page, on a terminal with a link; `may_open`: open it where there is a display."""
+    """Print how to sign in to the page, on a terminal with links; `may_open`: open it where there is a display."""
     if output.as_json:
         return
+    shared = shared_address(services.host, services.port)
     if services.token is None and not is_loopback(services.host):
         output.note(
             f"other machines reach this server at {services.host}, and its only token is the one that "
@@ -139,15 +141,24 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
         )
     if not sys.stdout.isatty():  # a link has a code, which belongs in no log
         output.note("sign in to the page with `rvc-train open`")
+        if shared is not None:
+            output.note(f"the page for other devices is at {shared}")
         return
     try:
-        with connect(services.url, services.token) as http:
-            link = sign_in_link(Client(http), services.url)
+        token = services.token or recorded_token(services.url)  # its own server, whatever its address
+        with connect(services.url, token) as http:
+            client = Client(http)
+            link = sign_in_link(client, services.url)
+            shared_link = None if shared is None else sign_in_link(client, shared)
     except ClientError:  # without a config folder the server printed its token; it is sent to loopback only
-        output.note(f"sign in at {services.url}/sign-in with the server's token")
+        output.note(f"sign in at {shared or services.url}/sign-in with the server's token")
         return
     is_opened = may_open and has_display() and open_browser(link)
     output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
+    if shared_link is not None:
+        output.note(f"from another device, within ten minutes, at {shared_link}")
+        if (sys.stdout.encoding or "").lower().startswith("utf"):
+            output.note(qr_code(shared_link))
 
 
 def relay(output: Output, name: str, line: str) -> None:

@@ -90,9 +90,10 @@ def run_failing(error: OSError, *arguments: str) -> Result:
 def test_a_file_that_cannot_be_read_is_an_error_in_one_sentence():
     error = PermissionError(13, "Permission denied", "/root/voice.wav")
     done = run_failing(error)
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "error: /root/voice.wav: Permission denied\n")
+    text = "no permission for /root/voice.wav (Permission denied); check its owner and mode, or use another folder"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"error: {text}\n")
     done = run_failing(error, "--json")
-    assert json.loads(done.stdout) == {"error": "/root/voice.wav: Permission denied", "exit_code": 1}
+    assert json.loads(done.stdout) == {"error": text, "exit_code": 1}
 
 
 def test_a_closed_pipe_ends_the_program_silently():

@@ -41,6 +41,8 @@ class UploadServer:
         """Offset of each piece."""
         self.breaks = []
         """Bytes of each piece after which its connection breaks; later pieces are complete."""
+        self.limit = None
+        """Most bytes of a body that a proxy before the server takes."""
 
     def __call__(self, request):
         match request.command, request.path:
@@ -70,6 +72,10 @@ class UploadServer:
         self.offsets.append(int(request.headers["Upload-Offset"]))
         assert self.offsets[-1] == len(self.bytes)
         length = int(request.headers["Content-Length"])
+        if self.limit is not None and length > self.limit:
+            request.rfile.read(length)
+            request.send(413, b"<html>413 Request Entity Too Large</html>", "text/html")
+            return
         if self.breaks:
             self.bytes += request.rfile.read(min(self.breaks.pop(0), length))
             request.cut()
@@ -208,6 +214,27 @@ def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(
     assert upload_server.offsets == [1_000_000]
     assert upload_server.bytes == recording.read_bytes()
     assert list((tmp_path / "memory").iterdir()) == []
+
+
+def test_pieces_are_halved_until_a_proxy_before_the_server_takes_them(upload_server, client, recording):
+    upload_server.limit = 1 << 20
+    calls = []
+    client.upload_dataset([recording], progress=lambda done, total: calls.append(done))
+    assert upload_server.bytes == recording.read_bytes()
+    assert upload_server.offsets == [0, 0, 0, 750_000, 1_500_000, 2_250_000]  # the size that passed is remembered
+    assert calls[-1] == 3_000_000
+
+
+def test_an_upload_in_small_pieces_goes_on_after_broken_connections(upload_server, client, recording):
+    upload_server.limit, upload_server.breaks = 1 << 20, [100_000, 0, 200_000]
+    client.upload_dataset([recording])
+    assert upload_server.bytes == recording.read_bytes()
+
+
+def test_a_proxy_that_takes_no_piece_at_all_is_named_with_the_setting_to_change(upload_server, client, recording):
+    upload_server.limit = 1000
+    with pytest.raises(ApiError, match=r"a proxy before the server .* client_max_body_size"):
+        client.upload_dataset([recording])
 
 
 def test_an_upload_that_the_server_forgot_begins_anew(upload_server, client, server, recording, tmp_path):

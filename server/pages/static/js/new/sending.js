@@ -3,10 +3,14 @@
 import { makeZip, predictLength } from "../../vendor/client-zip/index.js";
 import { all, Unreachable, retryUnreachable, ApiError, request } from "../api.js";
 import { at } from "../dom.js";
+import { t } from "../words.js";
 import { Sha256 } from "./sha256.js";
 
-const PIECE = 4 << 20;
+const MAX_PIECE = 4 << 20;
+/** A proxy that refuses even this much is reported. */
+const MIN_PIECE = 64 << 10;
 const MEMORY = "rvc-uploads";
+const TOO_LARGE = "too large";
 const TUS = { "Tus-Resumable": "1.0.0" };
 
 /** The body of an upload: one file, or several as a zip that is streamed and never held in memory. */
@@ -15,6 +19,7 @@ export class UploadBody {
     this.files = files; // [{ path, file }]
     this.isZip = files.length > 1;
     this.entries = files.map(({ path, file }) => ({ name: path, input: file, lastModified: new Date(file.lastModified), size: file.size }));
+    this.piece = MAX_PIECE;
     this.size = this.isZip ? Number(predictLength(this.entries)) : files[0].file.size;
   }
 
@@ -23,11 +28,12 @@ export class UploadBody {
     return this.files.map(({ path, file }) => `${path}/${file.size}/${file.lastModified}`).join("|");
   }
 
-  /** Chunks of the body from `offset` on. */
+  /** Chunks of the body from `offset` on, of `piece` bytes each but the last. */
   async *pieces(offset) {
+    const { piece } = this;
     if (!this.isZip) {
       const { file } = this.files[0];
-      for (let at = offset; at < file.size; at += PIECE) yield file.slice(at, at + PIECE);
+      for (let at = offset; at < file.size; at += piece) yield file.slice(at, at + piece);
       return;
     }
     let skip = offset;
@@ -41,9 +47,10 @@ export class UploadBody {
       skip -= value.length - rest.length;
       kept.push(rest);
       length += rest.length;
-      if (length >= PIECE) {
-        yield new Blob(kept);
-        [kept, length] = [[], 0];
+      while (length >= piece) {
+        const whole = new Blob(kept);
+        yield whole.slice(0, piece);
+        [kept, length] = [[whole.slice(piece)], length - piece];
       }
     }
     if (length) yield new Blob(kept);
@@ -149,6 +156,10 @@ export class Sending {
           failures += 1;
           break; // continue from the server's offset
         }
+        if (came === TOO_LARGE) {
+          this.uploadBody.piece = Math.max(piece.size >> 1, MIN_PIECE);
+          break;
+        }
         failures = 0;
         offset = came;
         this.onProgress(offset);
@@ -203,7 +214,7 @@ export class Sending {
     return address;
   }
 
-  /** The new offset; null when the chunk did not arrive complete. */
+  /** The new offset; null when the chunk did not arrive complete, TOO_LARGE when a proxy refused it for its size. */
   async send(address, offset, piece) {
     const headers = { ...TUS, "Upload-Offset": String(offset), "Content-Type": "application/offset+octet-stream" };
     let answer;
@@ -215,7 +226,12 @@ export class Sending {
     if (answer.ok) return Number(answer.headers.get("Upload-Offset"));
     const mayPass = answer.status === 409 || answer.status === 404 || answer.status === 410 || answer.status === 429;
     if (mayPass || (answer.status >= 500 && answer.status !== 507)) return null; // 507: no space; the server explains it
-    return refuse(answer);
+    const problem = await answer.json().catch(() => ({}));
+    if (answer.status === 413 && !problem.code) { // of a proxy before the server
+      if (piece.size > MIN_PIECE) return TOO_LARGE;
+      problem.detail = t("error.proxy_limit");
+    }
+    throw new ApiError(answer.status, problem);
   }
 
   async patiently(ask) {
