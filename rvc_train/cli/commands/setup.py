@@ -137,6 +137,8 @@ def _warn_of_others(output: Output, weights: Weights, missing: Sequence[Publishe
     by_name = {file.name: file for file in missing}
     sizes = frozenset[int]().union(*(file.sizes for file in weights.files))
     for path in files_under(source):
+        if not path.is_file():
+            continue
         if path.name in _FAIRSEQ_HUBERT and any(file.id == HUBERT for file in missing):
             output.warning(f"{path} is in fairseq's format, which is not read here; {HUBERT} is the same encoder")
         elif (

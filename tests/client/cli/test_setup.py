@@ -137,6 +137,7 @@ def test_a_file_that_is_cut_off_or_of_another_format_is_named(tmp_path):
     folder.mkdir(parents=True)
     (folder / "rmvpe.pt").write_bytes(CONTENT["rmvpe.pt"][:100])
     (folder / "hubert_base.pt").write_bytes(b"fairseq")
+    (folder / "f0G40k.pth").symlink_to("nowhere")
     code, output = run(tmp_path, "--from", tmp_path / "RVC")
     assert code == 0
     assert "rmvpe.pt is not the published rmvpe/rmvpe.pt: it has 100 B" in output.replace("\n", "")
