@@ -44,7 +44,7 @@ def connect(url: str, token: str | None = None, token_source: str = "") -> httpx
     `token_source`: where the caller found the token; the error for a refused token names it.
     """
     try:
-        address = httpx.URL(url.rstrip("/").removesuffix("/v1"))
+        address = httpx.URL(url.strip().rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not a server address ({error}); {_EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:

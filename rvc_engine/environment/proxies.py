@@ -13,10 +13,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from typing import Any
 from urllib.request import getproxies
 
+import httpcore
 import httpx
 
+GREETING_SECONDS = 15.0
+"""Longest wait for a SOCKS proxy's answer, which may have to connect first."""
 SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 
 
@@ -55,8 +59,9 @@ def transport_for(url: httpx.URL) -> httpx.BaseTransport:
     proxy = proxy_for(url)
     if proxy is None:
         return httpx.HTTPTransport()
-    kind = _SocksTransport if proxy.url.scheme.startswith("socks") else httpx.HTTPTransport
-    return kind(proxy=httpx.Proxy(proxy.url))
+    if proxy.url.scheme.startswith("socks"):
+        return _SocksTransport(proxy.url)
+    return httpx.HTTPTransport(proxy=httpx.Proxy(proxy.url))
 
 
 def proxy_name(url: httpx.URL) -> str | None:
@@ -87,7 +92,11 @@ class RoutedTransport(httpx.BaseTransport):
 
 
 class _SocksTransport(httpx.HTTPTransport):
-    """Transport that raises an error of httpx when the program at the proxy's address is no SOCKS5 proxy."""
+    """Transport that raises an error of httpx, after some seconds, when the proxy does not answer as one of SOCKS5."""
+
+    def __init__(self, proxy: httpx.URL) -> None:
+        super().__init__(proxy=httpx.Proxy(proxy))
+        self._pool._network_backend = _Backend()  # httpx has no argument for it
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         from socksio import SOCKSError
@@ -96,6 +105,41 @@ class _SocksTransport(httpx.HTTPTransport):
             return super().handle_request(request)
         except (SOCKSError, AssertionError) as error:  # httpcore raises them as they are
             raise httpx.ProxyError("it did not answer as a SOCKS5 proxy", request=request) from error
+
+
+class _Backend(httpcore.SyncBackend):
+    """Connections to a SOCKS proxy."""
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Connect."""
+        return _Stream(super().connect_tcp(*args, **kwargs))
+
+
+class _Stream(httpcore.NetworkStream):
+    """Connection to a SOCKS proxy, with a limit of time for its greeting: httpcore waits for that without one."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what has come."""
+        return self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Begin TLS with the server beyond the proxy."""
+        return self._stream.start_tls(*args, **kwargs)
+
+    def get_extra_info(self, info: str) -> Any:
+        """A property of the connection."""
+        return self._stream.get_extra_info(info)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all bytes."""
+        self._stream.write(buffer, GREETING_SECONDS if timeout is None else timeout)
 
 
 def _parsed(text: str, variable: str) -> httpx.URL:

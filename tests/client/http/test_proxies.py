@@ -105,6 +105,16 @@ def test_a_program_that_is_no_socks_proxy_is_named(server, monkeypatch):
     gc.collect()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_socks_proxy_that_is_silent_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr("rvc_engine.environment.proxies.GREETING_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
+        with connect("http://voices.example", "") as http, pytest.raises(ConnectionFailed, match="of all_proxy"):
+            Client(http).queue()
+    gc.collect()
+
+
 def test_an_answer_of_the_proxy_names_the_proxy_its_variable_and_the_way_around_it(server, monkeypatch):
     server.answer = lambda request: request.send(502, b"<html>cannot reach the host</html>", "text/html")
     monkeypatch.setenv("http_proxy", server.url.replace("//", "//user:password@"))
