@@ -13,7 +13,7 @@ from typer.core import TyperCommand
 
 from rvc_engine.translation.program_errors import describe, is_debugging
 from rvc_train.cli import exit_codes
-from rvc_train.cli.output import Output
+from rvc_train.cli.output import Output, set_server_time
 from rvc_train.cli.settings import Connection, resolve
 from rvc_train.client import Client, connect
 from rvc_train.errors import AuthError, ClientError, ConnectionFailed, UsageError
@@ -68,7 +68,9 @@ class Session(CommandContext):
     def client(self) -> Client:
         """Client of the server, closed at the end of the command. Raises UsageError."""
         found = self.connection
-        return Client(self.with_resource(connect(found.server, found.token or "", found.token_source)))
+        http = connect(found.server, found.token or "", found.token_source)
+        http.event_hooks = {"response": [lambda answer: set_server_time(answer.headers.get("Date", ""))]}
+        return Client(self.with_resource(http))
 
 
 def _options_of(declare: Callable[..., None]) -> list[Any]:

@@ -6,14 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from rvc_train.cli import output
 from rvc_train.cli.browser import page_address
-from rvc_train.cli.output import Output, table
+from rvc_train.cli.output import Output, ago, set_server_time, table
 from rvc_train.cli.session import CommandContext, OutputCommand
 
 
@@ -109,3 +112,13 @@ def test_a_name_that_the_streams_encoding_lacks_ends_no_command(as_json, shown):
     )
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout.decode()
+
+
+def test_times_are_compared_with_the_servers_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_clock", {"difference": timedelta()})
+    there = datetime.now(UTC) - timedelta(hours=2)  # the server's clock is two hours behind
+    assert ago(there).startswith("2 h")
+    set_server_time(format_datetime(there, usegmt=True))
+    assert ago(there) in {"0 s ago", "1 s ago"}
+    set_server_time("no date")
+    assert ago(there - timedelta(minutes=5)).startswith("5 min")
