@@ -49,7 +49,8 @@ def report_error(error: BaseException, *, shows_traceback: bool = False) -> None
     """Print the sentence on an error; before it the traceback, if the user asked for it or `shows_traceback`."""
     if shows_traceback or is_debugging():
         traceback.print_exception(error)
-    echo(f"error: {describe(error)}", err=True)
+    message = describe(error)
+    echo(f"error: {message}", err=True)
 
 
 def is_debugging() -> bool:
