@@ -3,6 +3,7 @@
 A command is registered with `app.command(cls=ApiCommand)` and takes the Session as its first parameter.
 """
 
+import traceback
 from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, NoReturn
@@ -115,8 +116,10 @@ class ApiCommand(OutputCommand):
 
 def _fail(error: Exception, output: Output) -> NoReturn:
     """Print an error and exit."""
-    if isinstance(error, BrokenPipeError) or is_debugging():
-        raise error  # the reading end of a pipe is closed (`| head`), or the user asked for the traceback
+    if isinstance(error, BrokenPipeError):
+        raise error  # the reading end of a pipe is closed (`| head`); the program ends silently
+    if is_debugging():
+        traceback.print_exception(error)
     text = str(error) if isinstance(error, ClientError) else describe(error)
     if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"

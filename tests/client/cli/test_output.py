@@ -18,6 +18,7 @@ from rvc_train.cli import output
 from rvc_train.cli.browser import page_address
 from rvc_train.cli.output import Output, ago, set_server_time, table
 from rvc_train.cli.session import CommandContext, OutputCommand
+from rvc_train.errors import ClientError
 
 
 def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
@@ -79,7 +80,7 @@ def test_the_compose_file_names_the_address_that_it_publishes():
     assert f"RVC_TRAIN_PUBLIC_URL: http://{published[1]}\n" in text
 
 
-def run_failing(error: OSError, *arguments: str) -> Result:
+def run_failing(error: Exception, *arguments: str) -> Result:
     """Run a command that raises an error."""
     app = typer.Typer()
 
@@ -122,3 +123,10 @@ def test_times_are_compared_with_the_servers_clock(monkeypatch: pytest.MonkeyPat
     assert ago(there) in {"0 s ago", "1 s ago"}
     set_server_time("no date")
     assert ago(there - timedelta(minutes=5)).startswith("5 min")
+
+
+def test_debugging_shows_the_traceback_before_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVC_TRAIN_LOG_LEVEL", "debug")
+    done = run_failing(ClientError("there is nothing"))
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.endswith("error: there is nothing\n")
