@@ -43,7 +43,7 @@ def connect_async(url: str, token: str | None = None, token_source: str = "") ->
 def _settings(url: str, token: str | None, token_source: str) -> dict[str, Any]:
     """Arguments of the HTTP client. Raises UsageError."""
     try:
-        address = httpx.URL(url.rstrip("/").removesuffix("/v1"))
+        address = httpx.URL(url.strip().rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not a server address ({error}); {_EXAMPLE}") from error
     if address.scheme not in {"http", "https"} or not address.host:

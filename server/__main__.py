@@ -158,7 +158,7 @@ def run() -> NoReturn:
     Work that such a thread had begun is as after a power cut: complete, or repeated by the client or the next start.
     """
     try:
-        with errors_reported():
+        with errors_reported(shows_traceback=True):
             code = main()
     except SystemExit as error:
         code = int(error.code or 0)

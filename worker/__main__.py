@@ -105,5 +105,5 @@ def set_up_logging(level: str) -> None:
 
 
 if __name__ == "__main__":
-    with errors_reported():
+    with errors_reported(shows_traceback=True):
         sys.exit(main())

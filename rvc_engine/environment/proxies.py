@@ -14,10 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import find_spec
+from typing import Any
 from urllib.request import getproxies
 
+import httpcore
 import httpx
 
+GREETING_SECONDS = 15.0
+"""Longest wait for a SOCKS proxy's answer, which may have to connect first."""
 SCHEMES = frozenset({"http", "https", "socks5", "socks5h"})
 
 
@@ -61,8 +65,9 @@ def transport_for(url: httpx.URL) -> httpx.BaseTransport:
     proxy = proxy_for(url)
     if proxy is None:
         return httpx.HTTPTransport()
-    kind = _SocksTransport if proxy.is_socks else httpx.HTTPTransport
-    return kind(proxy=httpx.Proxy(proxy.url))
+    if proxy.is_socks:
+        return _SocksTransport(proxy.url)
+    return httpx.HTTPTransport(proxy=httpx.Proxy(proxy.url))
 
 
 def async_transport_for(url: httpx.URL) -> httpx.AsyncBaseTransport:
@@ -70,8 +75,9 @@ def async_transport_for(url: httpx.URL) -> httpx.AsyncBaseTransport:
     proxy = proxy_for(url)
     if proxy is None:
         return httpx.AsyncHTTPTransport()
-    kind = _AsyncSocksTransport if proxy.is_socks else httpx.AsyncHTTPTransport
-    return kind(proxy=httpx.Proxy(proxy.url))
+    if proxy.is_socks:
+        return _AsyncSocksTransport(proxy.url)
+    return httpx.AsyncHTTPTransport(proxy=httpx.Proxy(proxy.url))
 
 
 def proxy_name(url: httpx.URL) -> str | None:
@@ -102,7 +108,11 @@ class RoutedTransport(httpx.BaseTransport):
 
 
 class _SocksTransport(httpx.HTTPTransport):
-    """Transport that raises an error of httpx when the program at the proxy's address is no SOCKS5 proxy."""
+    """Transport that raises an error of httpx, after some seconds, when the proxy does not answer as one of SOCKS5."""
+
+    def __init__(self, proxy: httpx.URL) -> None:
+        super().__init__(proxy=httpx.Proxy(proxy))
+        self._pool._network_backend = _Backend()  # httpx has no argument for it
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         with _socks_errors(request):
@@ -111,6 +121,10 @@ class _SocksTransport(httpx.HTTPTransport):
 
 class _AsyncSocksTransport(httpx.AsyncHTTPTransport):
     """The same for asyncio."""
+
+    def __init__(self, proxy: httpx.URL) -> None:
+        super().__init__(proxy=httpx.Proxy(proxy))
+        self._pool._network_backend = _AsyncBackend()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         with _socks_errors(request):
@@ -125,6 +139,76 @@ def _socks_errors(request: httpx.Request) -> Iterator[None]:
         yield
     except (SOCKSError, AssertionError) as error:  # httpcore raises them as they are
         raise httpx.ProxyError("it did not answer as a SOCKS5 proxy", request=request) from error
+
+
+class _Backend(httpcore.SyncBackend):
+    """Connections to a SOCKS proxy."""
+
+    def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Connect."""
+        return _Stream(super().connect_tcp(*args, **kwargs))
+
+
+class _Stream(httpcore.NetworkStream):
+    """Connection to a SOCKS proxy, with a limit of time for its greeting: httpcore waits for that without one."""
+
+    def __init__(self, stream: httpcore.NetworkStream) -> None:
+        self._stream = stream
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        """Read what has come."""
+        return self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._stream.close()
+
+    def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.NetworkStream:
+        """Begin TLS with the server beyond the proxy."""
+        return self._stream.start_tls(*args, **kwargs)
+
+    def get_extra_info(self, info: str) -> Any:
+        """A property of the connection."""
+        return self._stream.get_extra_info(info)
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """Write all bytes."""
+        self._stream.write(buffer, GREETING_SECONDS if timeout is None else timeout)
+
+
+class _AsyncBackend(httpcore.AnyIOBackend):
+    """The same for asyncio."""
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """Connect."""
+        return _AsyncStream(await super().connect_tcp(*args, **kwargs))
+
+
+class _AsyncStream(httpcore.AsyncNetworkStream):
+    """The same for asyncio."""
+
+    def __init__(self, stream: httpcore.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        """Read what has come."""
+        return await self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+
+    async def aclose(self) -> None:
+        """Close the connection."""
+        await self._stream.aclose()
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore.AsyncNetworkStream:
+        """Begin TLS with the server beyond the proxy."""
+        return await self._stream.start_tls(*args, **kwargs)
+
+    def get_extra_info(self, info: str) -> Any:
+        """A property of the connection."""
+        return self._stream.get_extra_info(info)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 - httpcore's
+        """Write all bytes."""
+        await self._stream.write(buffer, GREETING_SECONDS if timeout is None else timeout)
 
 
 def _parsed(text: str, variable: str) -> httpx.URL:

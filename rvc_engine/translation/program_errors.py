@@ -26,8 +26,8 @@ def errors_reported(*, shows_traceback: bool = False) -> Iterator[None]:
     """Report an error that nothing has handled in one sentence on standard error, and exit with code 1.
 
     For the body of a program's entry point. Closed standard streams are replaced, and standard output is flushed: a
-    reader that has closed its end ends the program without a message. `shows_traceback`: print the traceback too, as
-    for programs whose standard error is a log.
+    reader that has closed its end ends the program without a message. `shows_traceback`: print the traceback of an
+    unexpected error too, as for programs whose standard error is a log.
     """
     _open_closed_streams()
     try:
@@ -46,10 +46,11 @@ def errors_reported(*, shows_traceback: bool = False) -> Iterator[None]:
 
 
 def report_error(error: BaseException, *, shows_traceback: bool = False) -> None:
-    """Print the sentence on an error; before it the traceback, if the user asked for it or `shows_traceback`."""
-    if shows_traceback or is_debugging():
+    """Print the sentence on an error, after the traceback where it is wanted: see `errors_reported`."""
+    if is_debugging() or (shows_traceback and _explained(error) is None):
         traceback.print_exception(error)
-    echo(f"error: {describe(error)}", err=True)
+    message = describe(error)
+    echo(f"error: {message}", err=True)
 
 
 def is_debugging() -> bool:
@@ -60,6 +61,15 @@ def is_debugging() -> bool:
 
 def describe(error: BaseException) -> str:
     """A sentence on an error of any family: what happened and what to do."""
+    text = " ".join(str(error).split())
+    return _explained(error) or (
+        f"unexpected error ({type(error).__name__}: {text}); this is a fault of the program: report it with the "
+        "traceback that --log-level debug shows"
+    )
+
+
+def _explained(error: BaseException) -> str | None:
+    """A sentence on an error of the system or the installation; None for others."""
     if isinstance(error, OSError):
         return describe_os_error(error)
     text = " ".join(str(error).split()) or type(error).__name__
@@ -71,10 +81,7 @@ def describe(error: BaseException) -> str:
         return "there is not enough memory; close other programs, or use fewer or shorter recordings"
     if isinstance(error, RuntimeError) and "home directory" in text:
         return "this user has no home folder; set HOME to a folder that can be written to"
-    return (
-        f"unexpected error ({type(error).__name__}: {text}); this is a fault of the program: report it with the "
-        "traceback that --log-level debug shows"
-    )
+    return None
 
 
 def describe_os_error(error: OSError) -> str:

@@ -3,6 +3,7 @@
 A command is registered with `app.command(cls=ApiCommand)` and takes the Session as its first parameter.
 """
 
+import traceback
 from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, NoReturn
@@ -13,7 +14,7 @@ from typer.core import TyperCommand
 
 from rvc_engine.translation.program_errors import describe, is_debugging
 from rvc_train.cli import exit_codes
-from rvc_train.cli.output import Output
+from rvc_train.cli.output import Output, set_server_time
 from rvc_train.cli.settings import Connection, resolve
 from rvc_train.client import Client, connect
 from rvc_train.errors import AuthError, ClientError, ConnectionFailed, UsageError
@@ -68,7 +69,9 @@ class Session(CommandContext):
     def client(self) -> Client:
         """Client of the server, closed at the end of the command. Raises UsageError."""
         found = self.connection
-        return Client(self.with_resource(connect(found.server, found.token or "", found.token_source)))
+        http = connect(found.server, found.token or "", found.token_source)
+        http.event_hooks = {"response": [lambda answer: set_server_time(answer.headers.get("Date", ""))]}
+        return Client(self.with_resource(http))
 
 
 def _options_of(declare: Callable[..., None]) -> list[Any]:
@@ -113,8 +116,10 @@ class ApiCommand(OutputCommand):
 
 def _fail(error: Exception, output: Output) -> NoReturn:
     """Print an error and exit."""
-    if isinstance(error, BrokenPipeError) or is_debugging():
-        raise error  # the reading end of a pipe is closed (`| head`), or the user asked for the traceback
+    if isinstance(error, BrokenPipeError):
+        raise error  # the reading end of a pipe is closed (`| head`); the program ends silently
+    if is_debugging():
+        traceback.print_exception(error)
     text = str(error) if isinstance(error, ClientError) else describe(error)
     if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"

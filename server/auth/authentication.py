@@ -259,10 +259,10 @@ def _check_origin(scope: Scope, headers: Headers) -> None:
     is_own = origin.netloc != "" and origin.netloc.lower() in {host.lower(), forwarded.lower()}
     if is_own and (origin.scheme == "https" or scope["scheme"] != "https"):
         return
-    own = f"{scope['scheme']}://{forwarded or host}"
+    named, own = _short(given), _short(f"{scope['scheme']}://{forwarded or host}")
     raise Forbidden(
-        f"writes from another origin are not allowed: the header Origin is {_short(given)}, and this server was called "
-        f"as {_short(own)}; a proxy before the server must hand on Host with its port, and X-Forwarded-Proto"
+        f"writes from another origin are not allowed: the header Origin is {named}, and this server was called as "
+        f"{own}; a proxy before the server must hand on Host with its port, and X-Forwarded-Proto"
     )
 
 

@@ -5,6 +5,7 @@ import re
 import shlex
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -92,7 +93,8 @@ def test_a_device_that_trusts_the_authority_uses_the_page_and_the_command_line(h
     code = re.search(rf"{re.escape(fitted(public))}/sign-in#code=([\w-]+)", link)
     assert code is not None, link
     own = {"Origin": fitted(public)}
-    with httpx.Client(base_url=fitted(public), verify=str(tmp_path / "home-ca.crt"), headers=own) as browser:
+    trust = ssl.create_default_context(cafile=str(tmp_path / "home-ca.crt"))
+    with httpx.Client(base_url=fitted(public), verify=trust, headers=own) as browser:
         assert browser.get("/sign-in").status_code == 200
         assert browser.post("/v1/session", json={"code": code[1]}).status_code == 204
         assert browser.post("/v1/tokens", json={"owner": "anna", "scopes": ["read"]}).status_code == 201

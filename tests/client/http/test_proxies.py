@@ -1,5 +1,6 @@
 """Proxies named in the environment, each of them a real one on this machine."""
 
+import asyncio
 import gc
 import os
 import socket
@@ -13,7 +14,7 @@ import pytest
 from rvc_engine.environment.proxies import proxy_for
 from rvc_engine.weights.catalogue import published_files
 from rvc_engine.weights.download import unreachable_reason
-from rvc_train.client import Client, connect
+from rvc_train.client import AsyncClient, Client, connect, connect_async
 from rvc_train.errors import ApiError, ConnectionFailed, UsageError
 
 pytestmark = pytest.mark.usefixtures("no_proxies")
@@ -81,6 +82,27 @@ def test_a_server_elsewhere_is_reached_through_a_socks_proxy(server, socks, monk
     assert socks.asked == ["voices.example"]  # the proxy resolves the name
 
 
+def test_the_client_on_asyncio_uses_the_same_proxy_and_waits_no_longer_for_it(server, socks, monkeypatch):
+    async def status() -> int:
+        async with connect_async("http://voices.example", "") as http:
+            return (await http.get("/v1/queue")).status_code
+
+    async def fails() -> None:
+        async with connect_async("http://voices.example", "") as http:
+            await AsyncClient(http).queue()
+
+    server.answer = lambda request: request.send_json({"running": [], "queued": [], "total": 0})
+    monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{socks.server_address[1]}")
+    assert asyncio.run(status()) == 200
+    assert socks.asked == ["voices.example"]
+    monkeypatch.setattr("rvc_engine.environment.proxies.GREETING_SECONDS", 0.1)
+    monkeypatch.setattr("rvc_train.retry._pause_async", lambda seconds: asyncio.sleep(0))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("ALL_PROXY", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
+        with pytest.raises(ConnectionFailed, match="of ALL_PROXY"):
+            asyncio.run(fails())
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # httpcore leaves the socket open
 def test_a_program_that_is_no_socks_proxy_is_named(server, monkeypatch):
     listener = socket.create_server(("127.0.0.1", 0))
@@ -102,6 +124,16 @@ def test_a_program_that_is_no_socks_proxy_is_named(server, monkeypatch):
         Client(http).queue()
     listener.shutdown(socket.SHUT_RDWR)
     listener.close()
+    gc.collect()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_socks_proxy_that_is_silent_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr("rvc_engine.environment.proxies.GREETING_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        monkeypatch.setenv("all_proxy", f"socks5://127.0.0.1:{listener.getsockname()[1]}")
+        with connect("http://voices.example", "") as http, pytest.raises(ConnectionFailed, match="of all_proxy"):
+            Client(http).queue()
     gc.collect()
 
 

@@ -3,6 +3,9 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 
 import pytest
@@ -274,6 +277,28 @@ def test_a_missing_or_empty_folder_is_an_error_before_anything_is_sent(server, c
     with pytest.raises(UsageError, match="contains no recordings"):
         client.upload_dataset([tmp_path / "empty"])
     assert server.seen == []
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a shell with limits")
+def test_a_temporary_folder_without_room_for_the_zip_is_named_with_its_variable(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(bytes(600_000))
+    upload = [
+        sys.executable,
+        "-m",
+        "rvc_train.cli.main",
+        "dataset",
+        "upload",
+        str(tmp_path),
+        "--server",
+        "http://[::1]:1",
+    ]
+    limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", *upload]  # kB of a file
+    environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "1000"}
+    done = subprocess.run(limited, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    assert f"the disk of {tmp_path} is full" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_the_error_of_a_refused_upload_has_the_servers_message(server, client, tmp_path):

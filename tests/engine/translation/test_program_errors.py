@@ -55,6 +55,20 @@ def test_an_error_ends_the_program_without_a_traceback_unless_it_is_asked_for(
         assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def test_the_traceback_of_a_fault_is_in_a_log_and_that_of_the_system_is_not(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(error: Exception) -> str:
+        with pytest.raises(SystemExit), errors_reported(shows_traceback=True):
+            raise error
+        return capsys.readouterr().err
+
+    monkeypatch.setattr(sys, "argv", ["program"])
+    monkeypatch.delenv("RVC_TRAIN_LOG_LEVEL", raising=False)
+    assert "Traceback" in fail(ZeroDivisionError("one by nought"))
+    assert "Traceback" not in fail(PermissionError(errno.EACCES, "Permission denied", "/srv/a"))
+
+
 CLIENT = (sys.executable, "-m", "rvc_train.cli.main")
 ENGINE = (sys.executable, "-m", "rvc_engine")
 SCRIPT = (sys.executable, str(ROOT / "rvc_training_pipeline.py"))
