@@ -157,7 +157,11 @@ class _Stream(httpcore.NetworkStream):
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         """Read what has come."""
-        return self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+        try:
+            return self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+        except Exception:
+            self.close()  # httpcore leaves it open when the greeting fails
+            raise
 
     def close(self) -> None:
         """Close the connection."""
@@ -192,7 +196,11 @@ class _AsyncStream(httpcore.AsyncNetworkStream):
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
         """Read what has come."""
-        return await self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+        try:
+            return await self._stream.read(max_bytes, GREETING_SECONDS if timeout is None else timeout)
+        except Exception:
+            await self.aclose()
+            raise
 
     async def aclose(self) -> None:
         """Close the connection."""
