@@ -68,9 +68,9 @@ FILE_RULES: tuple[FileRule, ...] = (
         ),
     ),
     FileRule("image", "an image", _suffixes("png jpg jpeg gif webp svg bmp tif tiff heic heif avif ico psd xcf")),
-    FileRule("program", "a program", _suffixes("py pyc ipynb js css sh bat cmd ps1 exe dll so msi apk")),
+    FileRule("program", "program code", _suffixes("py pyc ipynb js css sh bat cmd ps1 exe dll so msi apk")),
     FileRule("model", "weights or features of a voice", _suffixes("npy npz pth pt onnx safetensors ckpt index")),
-    FileRule("playlist", "a playlist", _suffixes("m3u m3u8 pls cue xspf wpl")),
+    FileRule("playlist", "a playlist file", _suffixes("m3u m3u8 pls cue xspf wpl")),
     FileRule("score", "a score without sound", _suffixes("mid midi kar musicxml mscz ust ustx vsqx svp")),
     FileRule(
         "project",
