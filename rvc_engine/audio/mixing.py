@@ -5,6 +5,7 @@ recording, so that gain and signs are constant within it:
 
 - more than two channels of known loudspeakers: FFmpeg's weights, the centre 1, where films have their voices;
 - two channels of opposite phase: one of them is inverted, or they would cancel each other;
+- more channels of which the mix would lose nearly all sound: the loudest one alone;
 - floating-point samples beyond full scale: the recording is scaled to full scale, since its unit is only a factor.
 """
 
@@ -26,6 +27,11 @@ OPPOSITE_CORRELATION = -0.8
 OPPOSITE_ENERGY = 0.25
 """Two channels are of opposite phase when their correlation and the energy of their mean (as a share of their mean
 energy) are below these; both are far from those of ordinary stereo (0.5 for unrelated channels, or a silent one)."""
+
+LOST_ENERGY = 0.05
+"""Energy of the mix of more than two channels, as a share of the loudest one's, below which they cancel each other or
+most of them are silent."""
+INAUDIBLE_ENERGY = 1e-10
 
 FRONT, SURROUND = math.sqrt(0.5), 0.5
 _WEIGHTS = {
@@ -56,6 +62,11 @@ class Mix:
     is_inverted: bool = False
     """Whether the second of two channels is inverted."""
     gain: float = 1.0
+
+    @property
+    def is_one_channel(self) -> bool:
+        """Whether one of more than two channels is used alone."""
+        return self.weights is not None and np.count_nonzero(self.weights) == 1
 
     def mono(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mix (num_samples, channels) to (num_samples,)."""
@@ -104,9 +115,9 @@ class Survey:
         self._mix_peak = 0.0
         self._counts = np.zeros(_LAST_DB - _FIRST_DB + 1, np.int64)
         self._largest = np.zeros(len(self._counts))
-        self._products = np.zeros((2, 2))
-        self._sums = np.zeros(2)
-        self._num_stereo = 0
+        self._products = np.zeros((0, 0))
+        self._sums = np.zeros(0)
+        self._num_summed = 0
 
     def add(self, samples: NDArray[np.float32], sample_rate: int) -> None:
         """Add the next samples, (num_samples, channels)."""
@@ -119,10 +130,12 @@ class Survey:
         bins = np.clip(20 * np.log10(np.maximum(peaks, 1e-6)) - _FIRST_DB, 0, len(self._counts) - 1).astype(np.int64)
         np.add.at(self._counts, bins, 1)
         np.maximum.at(self._largest, bins, peaks)
-        if samples.shape[1] == 2:
+        if channels > 1 and len(self._sums) in {0, channels}:
+            if not len(self._sums):
+                self._products, self._sums = np.zeros((channels, channels)), np.zeros(channels)
             self._products += samples.T @ samples
             self._sums += samples.sum(axis=0)
-            self._num_stereo += len(samples)
+            self._num_summed += len(samples)
         if self._mix.weights is not None:
             self._mix_peak = max(self._mix_peak, float(np.abs(self._mix.mono(samples)).max()))
 
@@ -131,9 +144,11 @@ class Survey:
         peak = self._peak_of_sound()
         is_spiked = peak < self.peak  # then the peak of the mix is that of the spikes
         full = peak if peak > self._limit else 1.0
-        if self._mix.weights is not None and not is_spiked:
+        weights = self._one_channel()
+        if weights is None and self._mix.weights is not None and not is_spiked:
             full = max(full, self._mix_peak)
-        return replace(self._mix, is_inverted=self._is_opposite(), gain=1 / full if full > 1 else 1.0)
+        gain = 1 / full if full > 1 else 1.0
+        return Mix(weights or self._mix.weights, self._is_opposite(), gain)
 
     def _peak_of_sound(self) -> float:
         """The largest sample, spikes left out."""
@@ -144,10 +159,30 @@ class Survey:
         credible = self._largest[: long_enough[-1] + 1 + round(20 * math.log10(SPIKE_RATIO))]
         return float(credible.max())
 
+    def _covariance(self) -> NDArray[np.float64]:
+        """(channels, channels), without constant offsets; empty where the recording is mono."""
+        number = max(1, self._num_summed)
+        covariance: NDArray[np.float64] = self._products / number - np.outer(self._sums, self._sums) / number**2
+        return covariance
+
+    def _one_channel(self) -> tuple[float, ...] | None:
+        """Weights of the loudest channel alone, where the mix of more than two loses nearly all sound."""
+        covariance = self._covariance()
+        channels = len(covariance)
+        if channels <= 2:
+            return None
+        weights = np.array(self._mix.weights or [1 / channels] * channels)
+        if len(weights) != channels:
+            return None
+        energies = np.where(weights > 0, np.diag(covariance), 0.0)
+        if energies.max() < INAUDIBLE_ENERGY or weights @ covariance @ weights >= LOST_ENERGY * energies.max():
+            return None
+        return tuple(float(channel == energies.argmax()) for channel in range(channels))
+
     def _is_opposite(self) -> bool:
-        if not self._num_stereo:
+        covariance = self._covariance()
+        if len(covariance) != 2:
             return False
-        covariance = self._products / self._num_stereo - np.outer(self._sums, self._sums) / self._num_stereo**2
         energies, product = np.diag(covariance), float(covariance[0, 1])
         if energies.min() <= 0:
             return False
@@ -168,6 +203,10 @@ class Survey:
             remarks.append(f"{excess:.1f} dB over full scale, so it is scaled to full scale as a whole")
         if mix.is_inverted:
             remarks.append("its two channels are of opposite phase and would cancel each other, so one is inverted")
-        if mix.weights is not None:
+        if mix.is_one_channel and mix.weights is not None:
+            remarks.append(
+                f"a mix of its {len(mix.weights)} channels would be nearly silent, so the loudest one is used alone"
+            )
+        elif mix.weights is not None:
             remarks.append(f"its {len(mix.weights)} channels are mixed as loudspeakers play them, the centre in full")
         return remarks

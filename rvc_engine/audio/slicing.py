@@ -46,7 +46,8 @@ from rvc_engine.workspace.layout import Workspace
 VERSION = 2
 """Incremented when the same recordings would give other slices, so that cached results of before are not reused.
 
-2: recordings beyond full scale are scaled, opposite channels inverted, more than two mixed by their loudspeakers.
+2: recordings beyond full scale are scaled, opposite channels inverted, more than two mixed by their loudspeakers, or
+the loudest used where that mix is nearly silent.
 """
 EARLIER_VERSIONS = (1,)
 """Versions whose slices a run that began with them goes on with."""
