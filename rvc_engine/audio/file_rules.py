@@ -49,7 +49,7 @@ def _suffixes(suffixes: str) -> str:
 FILE_RULES: tuple[FileRule, ...] = (
     FileRule("macos", "a companion file of macOS", r"(^|/)__MACOSX/|(^|/)(\._[^/]*|\.DS_Store)$"),
     FileRule("windows", "a companion file of Windows", r"(^|/)(Thumbs\.db|ehthumbs\.db|desktop\.ini)$"),
-    # A folder .git, a file .nomedia; but not "...and then she said.flac" and .take.wav.
+    # A folder .git, a file .nomedia; but not "...and then.flac" and .take.wav.
     FileRule("hidden", "a hidden folder, or a hidden file without a suffix", r"(^|/)\.[^./][^/]*/|(^|/)\.[^./]+$"),
     FileRule(
         "text",

@@ -1,4 +1,4 @@
-"""`rvc-train dataset ...` with a server that examines the recordings: all that is not used is named, with the reason."""
+"""Commands of datasets with a server that examines them: all that is not used is named, with the reason."""
 
 import sys
 
