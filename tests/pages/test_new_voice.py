@@ -86,7 +86,7 @@ def test_what_is_no_recording_is_named_and_not_sent_and_any_other_name_is_taken(
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"x")
     page.locator("#choose-folder").set_input_files(folder)
-    expect(page.locator("#left-out-title")).to_have_text("Not uploaded, as they are no recordings: 4")
+    expect(page.locator("#left-out-title")).to_have_text("Left out, as they are no recordings: 4")
     expect(page.locator("#left-out-list")).to_contain_text("lines/notes.txt: a text, a document or subtitles")
     expect(page.locator("#left-out-list")).to_contain_text("lines/.git/: a hidden folder")
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
