@@ -5,7 +5,7 @@ recording, so that gain and signs are constant within it:
 
 - more than two channels of known loudspeakers: FFmpeg's weights, the centre 1, where films have their voices;
 - two channels of opposite phase: one of them is inverted, or they would cancel each other;
-- more channels of which the mix would lose nearly all sound: the loudest one alone;
+- channels whose mix is nearly silent for long while one of them is not: the loudest one alone;
 - floating-point samples beyond full scale: the recording is scaled to full scale, since its unit is only a factor.
 """
 
@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rvc_engine.audio.silence import THRESHOLD
 
 MAX_PEAK = 2.5
 """Pieces with a larger peak are dropped, as the reference does. Decoders of lossy codecs stay below it."""
@@ -29,9 +31,9 @@ OPPOSITE_ENERGY = 0.25
 energy) are below these; both are far from those of ordinary stereo (0.5 for unrelated channels, or a silent one)."""
 
 LOST_ENERGY = 0.05
-"""Energy of the mix of more than two channels, as a share of the loudest one's, below which they cancel each other or
-most of them are silent."""
-INAUDIBLE_ENERGY = 1e-10
+"""Energy of a mix, as a share of its loudest channel's, below which the sound of that channel is lost in it."""
+LOST_SHARE = 0.2
+"""Share of the time of sound, lost in the mix, above which the loudest channel is used alone."""
 
 FRONT, SURROUND = math.sqrt(0.5), 0.5
 _WEIGHTS = {
@@ -65,7 +67,7 @@ class Mix:
 
     @property
     def is_one_channel(self) -> bool:
-        """Whether one of more than two channels is used alone."""
+        """Whether one of several channels is used alone."""
         return self.weights is not None and np.count_nonzero(self.weights) == 1
 
     def mono(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -103,6 +105,13 @@ def layout_mix(channels: int, layout: tuple[str, ...]) -> Mix:
     return Mix(tuple(float(heard) / sum(is_heard) for heard in is_heard))
 
 
+def _hop_energies(samples: NDArray[np.float32], hop: int) -> NDArray[np.float64]:
+    """Energy of each hop without its constant offset; (num_hops * hop,) to (num_hops,)."""
+    hops = samples.reshape(-1, hop)
+    energies: NDArray[np.float64] = np.einsum("ij,ij->i", hops, hops, dtype=np.float64) / hop - hops.mean(axis=1) ** 2
+    return energies
+
+
 class Survey:
     """Peaks and correlation of the channels of a whole recording, block by block; from them the right mix."""
 
@@ -115,9 +124,13 @@ class Survey:
         self._mix_peak = 0.0
         self._counts = np.zeros(_LAST_DB - _FIRST_DB + 1, np.int64)
         self._largest = np.zeros(len(self._counts))
-        self._products = np.zeros((0, 0))
-        self._sums = np.zeros(0)
-        self._num_summed = 0
+        self._products = np.zeros((2, 2))
+        self._sums = np.zeros(2)
+        self._num_stereo = 0
+        self._energies = np.zeros(0)
+        """Energy of the sound of each channel."""
+        self._num_loud = self._num_lost = 0
+        """Hops with sound in a channel, and those of them in which the mix loses it."""
 
     def add(self, samples: NDArray[np.float32], sample_rate: int) -> None:
         """Add the next samples, (num_samples, channels)."""
@@ -130,12 +143,12 @@ class Survey:
         bins = np.clip(20 * np.log10(np.maximum(peaks, 1e-6)) - _FIRST_DB, 0, len(self._counts) - 1).astype(np.int64)
         np.add.at(self._counts, bins, 1)
         np.maximum.at(self._largest, bins, peaks)
-        if channels > 1 and len(self._sums) in {0, channels}:
-            if not len(self._sums):
-                self._products, self._sums = np.zeros((channels, channels)), np.zeros(channels)
+        if samples.shape[1] == 2:
             self._products += samples.T @ samples
             self._sums += samples.sum(axis=0)
-            self._num_summed += len(samples)
+            self._num_stereo += len(samples)
+        if channels > 1 and len(samples) >= hop:
+            self._count_lost(samples[: len(samples) // hop * hop], hop)
         if self._mix.weights is not None:
             self._mix_peak = max(self._mix_peak, float(np.abs(self._mix.mono(samples)).max()))
 
@@ -148,7 +161,7 @@ class Survey:
         if weights is None and self._mix.weights is not None and not is_spiked:
             full = max(full, self._mix_peak)
         gain = 1 / full if full > 1 else 1.0
-        return Mix(weights or self._mix.weights, self._is_opposite(), gain)
+        return Mix(weights or self._mix.weights, weights is None and self._is_opposite(), gain)
 
     def _peak_of_sound(self) -> float:
         """The largest sample, spikes left out."""
@@ -159,30 +172,32 @@ class Survey:
         credible = self._largest[: long_enough[-1] + 1 + round(20 * math.log10(SPIKE_RATIO))]
         return float(credible.max())
 
-    def _covariance(self) -> NDArray[np.float64]:
-        """(channels, channels), without constant offsets; empty where the recording is mono."""
-        number = max(1, self._num_summed)
-        covariance: NDArray[np.float64] = self._products / number - np.outer(self._sums, self._sums) / number**2
-        return covariance
+    def _count_lost(self, samples: NDArray[np.float32], hop: int) -> None:
+        """Compare the energy of each channel with that of the mix, in hops; (num_hops * hop, channels)."""
+        channels = samples.shape[1]
+        if not len(self._energies):
+            self._energies = np.zeros(channels)
+        if len(self._energies) != channels:  # the number of channels changes within the recording
+            return
+        weights = self._mix.weights if self._mix.weights and len(self._mix.weights) == channels else (1.0,) * channels
+        heard = [channel for channel, weight in enumerate(weights) if weight]
+        energies = np.stack([_hop_energies(samples[:, channel], hop) for channel in heard])
+        loudest, mixed = energies.max(axis=0), _hop_energies(self._mix.mono(samples), hop)
+        is_loud = loudest >= THRESHOLD**2
+        self._energies[heard] += energies[:, is_loud].sum(axis=1)
+        self._num_loud += int(np.count_nonzero(is_loud))
+        self._num_lost += int(np.count_nonzero(is_loud & (mixed < LOST_ENERGY * loudest)))
 
     def _one_channel(self) -> tuple[float, ...] | None:
-        """Weights of the loudest channel alone, where the mix of more than two loses nearly all sound."""
-        covariance = self._covariance()
-        channels = len(covariance)
-        if channels <= 2:
+        """Weights of the loudest channel alone, where the mix loses much of the sound."""
+        if self._num_lost <= LOST_SHARE * self._num_loud or self._is_opposite():
             return None
-        weights = np.array(self._mix.weights or [1 / channels] * channels)
-        if len(weights) != channels:
-            return None
-        energies = np.where(weights > 0, np.diag(covariance), 0.0)
-        if energies.max() < INAUDIBLE_ENERGY or weights @ covariance @ weights >= LOST_ENERGY * energies.max():
-            return None
-        return tuple(float(channel == energies.argmax()) for channel in range(channels))
+        return tuple(float(channel == self._energies.argmax()) for channel in range(len(self._energies)))
 
     def _is_opposite(self) -> bool:
-        covariance = self._covariance()
-        if len(covariance) != 2:
+        if not self._num_stereo:
             return False
+        covariance = self._products / self._num_stereo - np.outer(self._sums, self._sums) / self._num_stereo**2
         energies, product = np.diag(covariance), float(covariance[0, 1])
         if energies.min() <= 0:
             return False
@@ -205,7 +220,7 @@ class Survey:
             remarks.append("its two channels are of opposite phase and would cancel each other, so one is inverted")
         if mix.is_one_channel and mix.weights is not None:
             remarks.append(
-                f"a mix of its {len(mix.weights)} channels would be nearly silent, so the loudest one is used alone"
+                f"a mix of its {len(mix.weights)} channels would lose much of the sound, so the loudest is used alone"
             )
         elif mix.weights is not None:
             remarks.append(f"its {len(mix.weights)} channels are mixed as loudspeakers play them, the centre in full")
