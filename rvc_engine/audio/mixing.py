@@ -238,8 +238,8 @@ class Survey:
             remarks.append("its two channels are of opposite phase and would cancel each other, so one is inverted")
         if mix.weights is not None and mix.is_one_channel:
             remarks.append(
-                f"a mix of its {len(mix.weights)} channels would lose much of the sound, as they cancel each other, so the "
-                "loudest is used alone"
+                f"a mix of its {len(mix.weights)} channels would lose much of the sound, as they cancel each other, so "
+                "the loudest is used alone"
             )
         elif mix.weights is not None and mix.is_sum:
             remarks.append(f"its {len(mix.weights)} channels are summed, as their mean would be nearly silent")
