@@ -77,7 +77,7 @@ def upload_contents(paths: Sequence[Path]) -> UploadContents:
             return UploadContents(left_out=_left_out_of_zip(paths[0]))
     contents = _contents(paths)
     if not contents.members:
-        others = f". Left out: {left_out_text(contents.left_out)}" if contents.left_out else ""
+        others = f". Left out: {left_out_text(contents.left_out, None)}" if contents.left_out else ""
         raise UsageError(
             f"{', '.join(map(str, paths))} contains no recordings; put recordings of one voice into it{others}"
         )
@@ -119,7 +119,7 @@ def _contents(paths: Sequence[Path]) -> UploadContents:
 
 
 def _left_out_of_zip(path: Path) -> list[LeftOut]:
-    """What the server leaves out of a zip; nothing where the zip is damaged, which the server reports."""
+    """Entries that the server leaves out of a zip; none where the zip is damaged, which the server reports."""
     others: list[LeftOut] = []
     unreadable = contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
     with unreadable, zipfile.ZipFile(path) as archive:
