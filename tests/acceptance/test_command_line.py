@@ -98,7 +98,7 @@ def restart_worker(running) -> None:
     ("words", "code", "sentence"),
     [
         (["submit", "nowhere", "--name", "x"], 2, "there is no dataset nowhere"),
-        (["submit", "samples", "--name", "../x", *SMALL], 2, "--name: the name begins with a dot"),
+        (["submit", "samples", "--name", "a\nb", *SMALL], 2, "--name: the name has characters that are not printable"),
         (["submit", "samples", "--name", "x", "--width", "24"], 2, "no base weights exist for width=24"),
         (["submit", "samples", "--name", "x", "--batch-size", "0"], 2, "--batch-size: "),
         (["submit", "samples", "--name", "x", "--config", "/nowhere.json"], 2, "/nowhere.json cannot be read"),
