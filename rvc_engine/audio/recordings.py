@@ -101,7 +101,7 @@ class _Walk:
         self._root = folder
         self._folders = [folder]
         self._links: list[Path] = []
-        self._entered: set[tuple[int, int]] = set()
+        self._entered: set[Path] = set()
 
     def run(self) -> None:
         while self._folders or self._links:
@@ -114,16 +114,16 @@ class _Walk:
         self.left_out.append(LeftOut(_name_in(self._root, path), reason))
 
     def _enter(self, folder: Path) -> None:
+        target = folder.resolve()
+        if target in self._entered:
+            self._leave_out(folder, "a folder that is read already")
+            return
+        self._entered.add(target)
         try:
-            status, paths = folder.stat(), sorted(folder.iterdir())
+            paths = sorted(folder.iterdir())
         except OSError as error:
             self._leave_out(folder, _cannot_open(error))
             return
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._entered:
-            self._leave_out(folder, "a folder that is read already")
-            return
-        self._entered.add(identity)
         for path in paths:
             self._add(path)
 

@@ -91,7 +91,7 @@ def _contents(paths: Sequence[Path]) -> UploadContents:
 
 
 def _left_out_of_zip(path: Path) -> list[LeftOut]:
-    """What the server leaves out of a zip; nothing where the zip is damaged, which the server reports."""
+    """Entries that the server leaves out of a zip; none where the zip is damaged, which the server reports."""
     others: list[LeftOut] = []
     unreadable = contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
     with unreadable, zipfile.ZipFile(path) as archive:

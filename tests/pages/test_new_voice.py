@@ -74,6 +74,28 @@ def test_a_folder_with_a_bad_file_in_it_becomes_a_submitted_voice(
     )
 
 
+def test_what_is_no_recording_is_named_and_not_sent_and_any_other_name_is_taken(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, folder = new_voice, tmp_path / "lines"
+    rng = np.random.default_rng(8)
+    for name in ("...and then she said.flac", "old.wav.bak", "no ending"):
+        folder.mkdir(exist_ok=True)
+        soundfile.write(folder / name, rng.uniform(-0.3, 0.3, 96_000), 48_000, format="FLAC")
+    for name in ("notes.txt", ".DS_Store", "cover.PNG", ".git/a.wav"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#left-out-title")).to_have_text("Left out, as they are no recordings: 4")
+    expect(page.locator("#left-out-list")).to_contain_text("lines/notes.txt: a text, a document or subtitles")
+    expect(page.locator("#left-out-list")).to_contain_text("lines/.git/: a hidden folder")
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    expect(page.locator("#measures")).to_contain_text("3 / 3")
+    expect(page.locator("#measures")).to_contain_text("Used for training")
+    page.locator("#choose-files").set_input_files(folder / "notes.txt")
+    expect(page.get_by_text("None of these files is a recording")).to_be_visible()
+
+
 def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
     open_house: Any, new_voice: Page, tmp_path: Path
 ) -> None:

@@ -143,7 +143,8 @@ def _statistics(found: DatasetReport) -> list[str]:
     silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"
     lines = [
         f"speech        {duration(found.speech_seconds)}{silence}",
-        *_use(found),
+        "" if found.kept_seconds is None else f"used          {duration(found.kept_seconds)}",
+        f"not used      {dropped}" if (dropped := _dropped(found.dropped_seconds)) else "",
         f"sample rates  {rates}" if rates else "",
         "" if found.bandwidth_hz is None else f"bandwidth     up to {found.bandwidth_hz / 1000:.1f} kHz",
         ""
@@ -155,15 +156,6 @@ def _statistics(found: DatasetReport) -> list[str]:
         else f"room          fades by 60 dB in about {found.reverberation_seconds:.1f} s",
     ]
     return [line for line in lines if line]
-
-
-def _use(found: DatasetReport) -> list[str]:
-    """The time that training uses and the time that it does not, one line each."""
-    if found.kept_seconds is None:  # a report of an older version
-        return []
-    dropped = _dropped(found.dropped_seconds)
-    used = f"used          {duration(found.kept_seconds)} of {duration(found.seconds)}"
-    return [used, *([f"not used      {dropped}"] if dropped else [])]
 
 
 def _dropped(seconds: Mapping[str, float]) -> str:
@@ -182,11 +174,14 @@ def _files(number: int) -> str:
 
 def _described(dataset: DatasetPublic, report: DatasetReport | None) -> str:
     reason = f": {translated(dataset.reason)}" if dataset.reason else ""
+    use = [] if report is None or report.kept_seconds is None else [f"used      {duration(report.kept_seconds)}"]
+    if report is not None and (dropped := _dropped(report.dropped_seconds)):
+        use.append(f"not used  {dropped}")
     lines = [
         f"{dataset.id}  {dataset.name}",
         f"status    {translated_word('status', dataset.status)}{reason}",
         f"speech    {duration(dataset.seconds)} in {_files(dataset.num_files)}",
-        *([] if report is None else (line.replace("    ", "", 1) for line in _use(report))),
+        *use,
         f"size      {size(dataset.size)}",
         f"sha256    {dataset.sha256}",
         *(f"note      {note}" for note in dataset.notes),

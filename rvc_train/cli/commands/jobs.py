@@ -69,6 +69,11 @@ def submit(
     job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))
     if job.content_notice:
         session.output.warning(job.content_notice)
+    if not name.isascii():
+        session.output.warning(
+            f"RVC on Windows cannot open {name}.index, whose name is not ASCII, and converts without it; rename it "
+            "there, together with the .pth"
+        )
     if watch_it:
         session.output.note(f"{job.id}  {job.name}  {translated_word('status', job.status)}")
         raise typer.Exit(_watch_until_end(session, job))

@@ -241,6 +241,20 @@ def test_a_loud_film_does_not_exceed_full_scale_when_its_channels_are_summed(
     assert report.files[0].over_full_scale_db == 0
 
 
+@pytest.mark.parametrize("gains", [(1, -0.9), (1, -1, 0), (1, -1, 0, 0), (0.3, *[0] * 15), (*[0] * 40, 0.3)])
+def test_of_channels_whose_mix_loses_the_sound_the_loudest_is_used(
+    both: Any, save: Save, speech: Sound, gains: tuple[float, ...]
+) -> None:
+    sound = speech[:, None] * np.array(gains)
+    if len(gains) == 2:  # the second channel is inverted in the second half only
+        sound[: len(sound) // 2, 1] *= -1
+    save("many.wav", sound, subtype="PCM_16")
+    report, summary = both()
+    assert summary.kept_seconds > 15
+    assert f"a mix of its {len(gains)} channels would lose much of the sound" in report.files[0].remarks[0]
+    assert "surround" not in codes(report)
+
+
 def test_a_film_longer_than_its_sound_is_not_cut_off(tmp_path: Path, speech: Sound) -> None:
     path = tmp_path / "a.mkv"
     with av.open(str(path), "w") as file:

@@ -3,7 +3,7 @@
 import { all, get, retryUnreachable, post, ApiError, remove } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
-import { recordingsAmong } from "./new/file_rules.js";
+import { loadRules, recordingsAmong } from "./new/file_rules.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, notify } from "./shell.js";
@@ -258,6 +258,7 @@ function blame(fault) {
 }
 
 function ready() {
+  byId("name-hint").hidden = !/[^\x00-\x7f]/.test(form.elements.name.value);
   const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
   byId("submit").disabled = !isReady;
   byId("submit-help").hidden = isReady;
@@ -312,6 +313,7 @@ async function start() {
     return;
   }
   startSending();
+  attempt(loadRules);
   attempt(showUnfinished);
   await settings.start();
   present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
