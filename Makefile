@@ -7,7 +7,7 @@ BIN := .venv/bin
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: setup browser demo dist images catalogue docs screenshots \
+.PHONY: setup browser demo dist images catalogue synchronous docs screenshots \
   test test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients \
   lint check bench bench-gpu clean
 
@@ -60,6 +60,10 @@ docs: .venv/.documentation
 .venv/.documentation: .venv/.developer
 	$(PIP_INSTALL) -e '.[all,dev,docs]'
 	touch $@
+
+# The client without asyncio, from the one on asyncio: after each change of rvc_train/asynchronous.
+synchronous: .venv/.developer
+	$(BIN)/python tests/synchronous.py
 
 # The messages of the sources into the catalogue, which is compiled; lists those without a translation.
 catalogue: .venv/.developer

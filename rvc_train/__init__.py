@@ -6,9 +6,9 @@ A plain `import rvc_train`, as the server needs for the schemas, loads nothing e
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rvc_train.client import Client, connect
+    from rvc_train.client import AsyncClient, Client, connect, connect_async
 
-__all__ = ["Client", "connect"]
+__all__ = ["AsyncClient", "Client", "connect", "connect_async"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,37 +1,20 @@
-"""Python client of the server's HTTP interface, over an httpx.Client given by the caller (or made by `connect`).
+"""Python clients of the server's HTTP interface: `Client`, and `AsyncClient` with the same methods as coroutines.
 
-Each method is one request and returns a schema of `rvc_train.schemas`. Raises errors of `rvc_train.errors`.
+Both take an HTTP client, made by `connect` or `connect_async`. `AsyncClient` (`rvc_train.asynchronous`) is the source;
+`Client` (`rvc_train.synchronous`) is generated from it.
 """
 
-import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import httpx
-import platformdirs
-from pydantic import ValidationError
 
-from rvc_train.errors import ClientError, UsageError
+from rvc_train.asynchronous.client import AsyncClient
+from rvc_train.errors import UsageError
 from rvc_train.http.authorization import TokenAuth, local_token, local_token_source
-from rvc_train.http.downloads import Offered, Progress, download
-from rvc_train.http.packing import UploadContents, packed
-from rvc_train.http.streams import RECONNECT_SECONDS, OnWait, follow
-from rvc_train.http.transport import Transport, parse
-from rvc_train.http.uploads import upload
 from rvc_train.local_servers import is_loopback
-from rvc_train.resources.access import Access
-from rvc_train.resources.administration import PublishedWeights, Retention
-from rvc_train.resources.webhooks import Webhooks
-from rvc_train.schemas.base import Page
-from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
-from rvc_train.schemas.events import EventList, EventPublic, MetricSeries
-from rvc_train.schemas.jobs import JobCreate, JobPublic, RetryFrom
-from rvc_train.schemas.queue import EstimateRequest, JobEstimate, QueuePublic
-from rvc_train.schemas.results import ArtifactPublic, CheckpointPublic, PreviewPublic
-from rvc_train.schemas.system import SystemPublic
-from rvc_train.schemas.workers import WorkerPublic
+from rvc_train.synchronous.client import Client
+
+__all__ = ["AsyncClient", "Client", "connect", "connect_async"]
 
 TIMEOUT = httpx.Timeout(30, connect=10)
 _EXAMPLE = "use one such as http://127.0.0.1:8000"
@@ -44,6 +27,22 @@ def connect(url: str, token: str | None = None, token_source: str = "") -> httpx
     `token_source`: where the caller found the token; the error for a refused token names it.
     """
     try:
+        return httpx.Client(**_settings(url, token, token_source))
+    except OSError as error:
+        raise _unreadable_certificates(error) from error
+
+
+def connect_async(url: str, token: str | None = None, token_source: str = "") -> httpx.AsyncClient:
+    """Make an HTTP client for an `AsyncClient`, as `connect` does for a `Client`. Raises UsageError."""
+    try:
+        return httpx.AsyncClient(**_settings(url, token, token_source))
+    except OSError as error:
+        raise _unreadable_certificates(error) from error
+
+
+def _settings(url: str, token: str | None, token_source: str) -> dict[str, Any]:
+    """Arguments of the HTTP client. Raises UsageError."""
+    try:
         address = httpx.URL(url.rstrip("/").removesuffix("/v1"))
     except httpx.InvalidURL as error:
         raise UsageError(f"{url!r} is not a server address ({error}); {_EXAMPLE}") from error
@@ -52,313 +51,16 @@ def connect(url: str, token: str | None = None, token_source: str = "") -> httpx
     if token is None and (token := local_token(url)) is not None:
         token_source = local_token_source()
     direct: dict[str, None] = {f"all://{address.netloc.decode()}": None}  # a proxy cannot reach this machine
-    try:
-        return httpx.Client(
-            base_url=address,
-            headers={"User-Agent": "rvc-train", "Accept": "application/json"},
-            auth=TokenAuth(address, token, token_source) if token else None,
-            timeout=TIMEOUT,
-            mounts=direct if is_loopback(address.host) else None,
-        )
-    except OSError as error:
-        raise UsageError(
-            f"the certificates named in SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}); correct the variable"
-        ) from error
+    return {
+        "base_url": address,
+        "headers": {"User-Agent": "rvc-train", "Accept": "application/json"},
+        "auth": TokenAuth(address, token, token_source) if token else None,
+        "timeout": TIMEOUT,
+        "mounts": direct if is_loopback(address.host) else None,
+    }
 
 
-def _cache() -> Path:
-    """Folder for the addresses of unfinished uploads. Raises UsageError."""
-    try:
-        return Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
-    except RuntimeError as error:
-        raise UsageError("this user has no home folder to keep unfinished uploads in; set XDG_CACHE_HOME") from error
-
-
-class Client:
-    """Client of one server."""
-
-    def __init__(self, http: httpx.Client, memory: Path | None = None) -> None:
-        """`memory`: folder for the addresses of unfinished uploads; None: one in the user's cache folder."""
-        self._http = http
-        self._transport = transport = Transport(http)
-        self.webhooks = Webhooks(transport)
-        self.weights = PublishedWeights(transport)
-        self.retention = Retention(transport)
-        self.access = Access(transport)
-        self._memory = memory
-
-    # Datasets
-
-    def upload_dataset(
-        self,
-        paths: Sequence[Path],
-        name: str | None = None,
-        progress: Progress | None = None,
-        on_contents: Callable[[UploadContents], None] | None = None,
-    ) -> DatasetPublic:
-        """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
-
-        `name`: name of the dataset; None: the first path's. `progress`: called with (bytes sent, bytes in all). Only
-        bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
-        `on_contents`: called before anything is sent, with the files that are uploaded and those that are left out.
-        """
-        name = name or default_dataset_name(paths)
-        with packed(paths, on_contents or (lambda contents: None)) as file:
-            return upload(self._transport, file, name, progress or (lambda done, total: None), self._memory or _cache())
-
-    def datasets(self, limit: int = 100, *, owner: str | None = None) -> Iterator[DatasetPublic]:
-        """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""
-        params = {"limit": limit} | ({} if owner is None else {"owner": owner})
-        return self._transport.pages("/v1/datasets", DatasetPublic, params)
-
-    def dataset(self, dataset_id: str) -> DatasetPublic:
-        """One dataset."""
-        return self._transport.get(f"/v1/datasets/{dataset_id}", DatasetPublic)
-
-    def dataset_report(self, dataset_id: str) -> DatasetReport:
-        """Report on a dataset's recordings."""
-        return self._transport.get(f"/v1/datasets/{dataset_id}/report", DatasetReport)
-
-    def delete_dataset(self, dataset_id: str) -> None:
-        """Delete a dataset and everything derived from it. Raises ApiError while a job needs it."""
-        self._transport.send("DELETE", f"/v1/datasets/{dataset_id}")
-
-    # Jobs
-
-    def submit(self, job: JobCreate, idempotency_key: str | None = None) -> JobPublic:
-        """Submit a job. Requests with the same key make one job; None: a new key.
-
-        Only fields that were set are sent: for the others the server's own defaults hold, of whatever version it is.
-        """
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = job.model_dump(mode="json", exclude_unset=True)
-        return parse(JobPublic, self._transport.send("POST", "/v1/jobs", json=body, headers=headers))
-
-    def estimate(self, job: EstimateRequest) -> JobEstimate:
-        """Estimate the resources of a job, as ranges, with warnings; submits nothing."""
-        body = job.model_dump(mode="json", exclude_unset=True)
-        return self._transport.call("POST", "/v1/jobs:estimate", JobEstimate, json=body)
-
-    def jobs(
-        self,
-        status: str | Sequence[str] | None = None,
-        limit: int = 100,
-        *,
-        name: str | None = None,
-        dataset_id: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        id_prefix: str | None = None,
-        search: str | None = None,
-        owner: str | None = None,
-    ) -> Iterator[JobPublic]:
-        """Jobs that match all given filters, newest first, fetched in pages of `limit`."""
-        filters = {"status": status, "name": name, "dataset": dataset_id, "id_prefix": id_prefix}
-        filters |= {"search": search, "owner": owner}
-        params: dict[str, Any] = {"limit": limit} | {key: value for key, value in filters.items() if value}
-        params |= {f"label.{key}": value for key, value in (labels or {}).items()}
-        return self._transport.pages("/v1/jobs", JobPublic, params)
-
-    def job(self, job_id: str) -> JobPublic:
-        """One job."""
-        return self._transport.get(f"/v1/jobs/{job_id}", JobPublic)
-
-    def cancel(self, job_id: str) -> JobPublic:
-        """Cancel a job. A running one ends after its current step and a checkpoint."""
-        return self._transport.call("POST", f"/v1/jobs/{job_id}/cancel", JobPublic)
-
-    def pause(self, job_id: str) -> JobPublic:
-        """Pause a job. A running one stops after its current step and a checkpoint."""
-        return self._transport.call("POST", f"/v1/jobs/{job_id}/pause", JobPublic)
-
-    def resume(self, job_id: str) -> JobPublic:
-        """Put a paused job back into the queue."""
-        return self._transport.call("POST", f"/v1/jobs/{job_id}/resume", JobPublic)
-
-    def retry(
-        self,
-        job_id: str,
-        start_from: RetryFrom = "checkpoint",
-        config: Mapping[str, Any] | None = None,
-        idempotency_key: str | None = None,
-    ) -> JobPublic:
-        """Retry a finished job as a new one; `config`: training options to change."""
-        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        body = {"from": start_from} | ({"config": dict(config)} if config else {})
-        return self._transport.call("POST", f"/v1/jobs/{job_id}/retry", JobPublic, json=body, headers=headers)
-
-    def edit(
-        self,
-        job_id: str,
-        labels: Mapping[str, str | None] | None = None,
-        priority: int | None = None,
-        if_match: str | None = None,
-    ) -> JobPublic:
-        """Set labels (None removes one) or, while it is queued, the priority.
-
-        `if_match`: ETag from `job_if_changed`; labels and priority must not have changed since.
-        """
-        changes = {"labels": None if labels is None else dict(labels), "priority": priority}
-        body = {key: value for key, value in changes.items() if value is not None}
-        headers = {} if if_match is None else {"If-Match": if_match}
-        return self._transport.call("PATCH", f"/v1/jobs/{job_id}", JobPublic, json=body, headers=headers)
-
-    def job_if_changed(self, job_id: str, etag: str | None = None) -> tuple[JobPublic | None, str]:
-        """One job and its ETag; None in place of the job while it still has the given `etag`."""
-        headers = {} if etag is None else {"If-None-Match": etag}
-        response = self._transport.send("GET", f"/v1/jobs/{job_id}", headers=headers)
-        is_unchanged = response.status_code == httpx.codes.NOT_MODIFIED
-        return (None if is_unchanged else parse(JobPublic, response)), response.headers.get("ETag", "")
-
-    def delete_job(self, job_id: str) -> None:
-        """Delete a finished job with its checkpoints, log and voice."""
-        self._transport.send("DELETE", f"/v1/jobs/{job_id}")
-
-    def find_job(self, wanted: str) -> JobPublic:
-        """The job with an id or a unique prefix of one (`job_` may be left out); the newest for `last`."""
-        if wanted == "last":
-            newest = next(self.jobs(limit=1), None)
-            if newest is None:
-                raise UsageError("there is no job yet; submit one with: rvc-train submit DATASET --name VOICE")
-            return newest
-        matching = islice(self.jobs(limit=2, id_prefix=wanted), 2) if wanted else ()
-        found = self._find("job", wanted, (job.id for job in matching))
-        return self.job(found)
-
-    def find_dataset(self, wanted: str) -> DatasetPublic:
-        """The dataset with an id, a unique prefix of one, or a name; the newest for `last`."""
-        datasets = list(self.datasets())
-        if wanted == "last" and datasets:
-            return datasets[0]
-        named = [dataset for dataset in datasets if dataset.name == wanted]
-        if named:
-            return named[0]
-        found = self._find("dataset", wanted, (dataset.id for dataset in datasets))
-        return self.dataset(found)
-
-    # Events, log and results of a job
-
-    def events(self, job_id: str, after: int = 0, types: Sequence[str] = ()) -> Iterator[EventPublic]:
-        """The events so far with numbers greater than `after`; `types`: only of these types."""
-        while True:
-            params = {"after": after, "type": types} if types else {"after": after}
-            page = self._transport.get(f"/v1/jobs/{job_id}/events", EventList, params)
-            yield from page.data
-            if not page.has_more or not page.data:
-                return
-            after = page.data[-1].seq
-
-    def follow_events(
-        self,
-        job_id: str,
-        after: int = 0,
-        on_wait: OnWait | None = None,
-        reconnect_seconds: float = RECONNECT_SECONDS,
-    ) -> Iterator[EventPublic]:
-        """Events as they happen until the job's end, each once and in order, through restarts of the server."""
-        last_id = str(after) if after else None
-        stream = follow(self._http, f"/v1/jobs/{job_id}/events", last_id, None, on_wait, reconnect_seconds)
-        for message in stream:
-            try:
-                event = EventPublic.model_validate_json(message.data)
-            except ValidationError as error:
-                raise ClientError(f"the server sent an event that this client cannot read: {error}") from error
-            if event.seq > after:
-                after = event.seq
-                yield event
-
-    def logs(self, job_id: str, tail: int | None = None) -> str:
-        """The job's log so far, or its last `tail` lines."""
-        params = {} if tail is None else {"tail": str(tail)}
-        return self._transport.send(
-            "GET", f"/v1/jobs/{job_id}/logs", params=params, headers={"Accept": "text/plain"}
-        ).text
-
-    def follow_logs(self, job_id: str, tail: int | None = None, on_wait: OnWait | None = None) -> Iterator[str]:
-        """Lines of the log as they are written until the job's end, through restarts of the server."""
-        params = {"follow": "true"} | ({} if tail is None else {"tail": str(tail)})
-        for message in follow(self._http, f"/v1/jobs/{job_id}/logs", None, params, on_wait):
-            yield message.data
-
-    def metrics(self, job_id: str, **query: str | int) -> Page[MetricSeries]:
-        """Metrics over the training steps; `query`: `key`, `since_step`, `max_points`."""
-        return self._transport.get(f"/v1/jobs/{job_id}/metrics", Page[MetricSeries], query)
-
-    def artifacts(self, job_id: str) -> list[ArtifactPublic]:
-        """Files of the job for download."""
-        return list(self._transport.pages(f"/v1/jobs/{job_id}/artifacts", ArtifactPublic))
-
-    def checkpoints(self, job_id: str) -> list[CheckpointPublic]:
-        """Evaluated saves with their scores, by step."""
-        return list(self._transport.pages(f"/v1/jobs/{job_id}/checkpoints", CheckpointPublic))
-
-    def previews(self, job_id: str) -> list[PreviewPublic]:
-        """Previews of the voice at its evaluated saves, by step."""
-        return list(self._transport.pages(f"/v1/jobs/{job_id}/previews", PreviewPublic))
-
-    def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
-        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path."""
-        name = Path(artifact.name).name
-        if name != artifact.name or name in {"", ".", ".."}:
-            raise ClientError(f"the server offers a file named {artifact.name!r}, which is not a file name")
-        return download(self._http, artifact, folder / name, progress)
-
-    # The server
-
-    def workers(self) -> list[WorkerPublic]:
-        """Processes that run jobs."""
-        return list(self._transport.pages("/v1/workers", WorkerPublic))
-
-    def drain_worker(self, worker_id: str, mode: str = "hand_back") -> WorkerPublic:
-        """Drain a worker: `hand_back` lets another worker continue its job, `finish` completes the job first."""
-        path = f"/v1/workers/{worker_id}/drain"
-        return self._transport.call("POST", path, WorkerPublic, params={"mode": mode})
-
-    def find_worker(self, wanted: str) -> WorkerPublic:
-        """The worker with an id, a unique prefix of one, or a unique name."""
-        workers = self.workers()
-        named = [worker for worker in workers if worker.name == wanted and worker.status != "stopped"]
-        if len(named) == 1:
-            return named[0]
-        found = self._find("worker", wanted, (worker.id for worker in workers))
-        return next(worker for worker in workers if worker.id == found)
-
-    def queue(self) -> QueuePublic:
-        """Running and queued jobs."""
-        return self._transport.get("/v1/queue", QueuePublic)
-
-    def system(self) -> SystemPublic:
-        """The server's version, limits and machine."""
-        return self._transport.get("/v1/system", SystemPublic)
-
-    def is_ready(self) -> bool:
-        """Whether the server answers and is ready to work."""
-        try:
-            return self._http.get("/readyz", timeout=5).status_code == httpx.codes.OK
-        except httpx.TransportError:
-            return False
-
-    @staticmethod
-    def _find(kind: str, wanted: str, ids: Iterator[str]) -> str:
-        matching = [an_id for an_id in ids if wanted and (an_id.startswith(wanted) or _bare(an_id).startswith(wanted))]
-        if len(matching) == 1 or wanted in matching:
-            return wanted if wanted in matching else matching[0]
-        if matching:
-            raise UsageError(f"several {kind} ids begin with {wanted}; give more characters")
-        raise UsageError(f"there is no {kind} {wanted}; list all with: rvc-train {_LISTS[kind]}")
-
-
-_LISTS = {"job": "jobs", "dataset": "dataset list", "worker": "workers"}
-
-
-def default_dataset_name(paths: Sequence[Path]) -> str:
-    """Default name of a dataset: that of the folder, the zip (without `.zip`), or the recording."""
-    if not paths:
-        raise UsageError("nothing to upload; name a folder, a zip or audio files")
-    first = paths[0].resolve()
-    if len(paths) > 1:
-        return first.parent.name or "dataset"
-    return first.name.removesuffix(".zip") or "dataset"
-
-
-def _bare(an_id: str) -> str:
-    return an_id.partition("_")[2]
+def _unreadable_certificates(error: OSError) -> UsageError:
+    return UsageError(
+        f"the certificates named in SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error}); correct the variable"
+    )

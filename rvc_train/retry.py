@@ -1,9 +1,11 @@
 """Retries: one policy for HTTP requests, transfers, event streams and the worker's database calls."""
 
+import asyncio
 import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import tenacity
 
@@ -38,6 +40,21 @@ class RetryPolicy:
         the time and the pauses afresh. `on_wait`: called with the first error of such a row. `give_up`: asked after
         each failure, whether to raise its error instead of waiting.
         """
+        return tenacity.Retrying(**self._rules(progress, on_wait, give_up))
+
+    def retrying_async(
+        self,
+        *,
+        progress: Callable[[], int] = lambda: 0,
+        on_wait: Callable[[BaseException], None] = lambda error: None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> tenacity.AsyncRetrying:
+        """The same on asyncio, as `async for attempt in ...: with attempt: ...`; pauses leave the event loop free."""
+        return tenacity.AsyncRetrying(sleep=_pause_async, **self._rules(progress, on_wait, give_up))
+
+    def _rules(
+        self, progress: Callable[[], int], on_wait: Callable[[BaseException], None], give_up: Callable[[], bool]
+    ) -> dict[str, Any]:
         reached = progress()
 
         def count(state: tenacity.RetryCallState) -> None:
@@ -55,18 +72,22 @@ class RetryPolicy:
             if state.attempt_number == 1:
                 on_wait(_error_of(state))
 
-        return tenacity.Retrying(
-            retry=tenacity.retry_if_exception(self.is_transient),
-            after=count,
-            wait=self._pause,
-            stop=is_over,
-            before_sleep=before_pause,
-            reraise=True,
-        )
+        return {
+            "retry": tenacity.retry_if_exception(self.is_transient),
+            "after": count,
+            "wait": self._pause,
+            "stop": is_over,
+            "before_sleep": before_pause,
+            "reraise": True,
+        }
 
     def _pause(self, state: tenacity.RetryCallState) -> float:
         random_pause = tenacity.wait_random_exponential(FIRST_PAUSE_SECONDS, self.max_pause_seconds)
         return self.requested_pause(_error_of(state)) or random_pause(state)
+
+
+async def _pause_async(seconds: float) -> None:
+    await asyncio.sleep(seconds)
 
 
 def _error_of(state: tenacity.RetryCallState) -> BaseException:

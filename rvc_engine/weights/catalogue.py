@@ -198,16 +198,18 @@ class Weights:
     def import_from(
         self, source: Path, on_file: Callable[[PublishedFile, Path], None] = lambda _file, _path: None
     ) -> list[PublishedFile]:
-        """Import all published files found anywhere under `source` that are not present yet; returns them.
+        """Import all published files found at or anywhere under `source` that are not present yet; returns them.
 
         Files are recognised by size and sha256, whatever their names. They are hard-linked, or copied where links do
-        not work. `on_file` is called for each. Raises InvalidConfig when there is no such folder, DiskFull.
+        not work. `on_file` is called for each. Raises InvalidConfig when there is no such file or folder, DiskFull.
         """
-        if not source.is_dir():
-            raise InvalidConfig(f"there is no folder {source}; give the folder of an RVC or Applio installation")
+        if not source.exists():
+            raise InvalidConfig(
+                f"there is no folder or file {source}; give the folder of an RVC or Applio installation"
+            )
         missing = {file.key: file for file in self.files if self.verify(file) != "verified"}
         imported = []
-        for path in _files_under(source):
+        for path in files_under(source):
             if not missing:
                 break
             for file in _matches(path, missing.values()):
@@ -238,8 +240,13 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _files_under(folder: Path) -> Iterator[Path]:
-    """All files in a stable order. Links to files are followed (a hub's cache has them), links to folders are not."""
+def files_under(folder: Path) -> Iterator[Path]:
+    """The file itself, or all files of a folder in a stable order.
+
+    Links to files are followed (a hub's cache has them), links to folders are not.
+    """
+    if folder.is_file():
+        yield folder
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):

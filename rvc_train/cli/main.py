@@ -7,7 +7,7 @@ import typer
 from rvc_engine.installation import VersionOption
 from rvc_engine.translation.programs import LanguageOption, localized
 from rvc_train.cli import exit_codes
-from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
+from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, setup, up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,6 +24,7 @@ evaluations.add_to(app)
 admin.add_to(app)
 access.add_to(app)
 up.add_to(app)
+setup.add_to(app)
 demo.add_to(app)
 services.add_to(app)
 

@@ -1,21 +1,19 @@
-"""Requests to the server, with answers parsed into their schemas and errors of `rvc_train.errors`.
+"""Parts shared by all requests: retries, errors of `rvc_train.errors`, answers parsed into schemas.
 
 Requests that are safe to repeat (reading, replacing, deleting, a POST with an idempotency key) are retried when there
 is no answer or the server is busy.
 """
 
 import ssl
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
 from rvc_train.errors import ApiError, ClientError, ConnectionFailed
-from rvc_train.http.problems import error_of
 from rvc_train.retry import RetryPolicy
-from rvc_train.schemas.base import Page
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -62,53 +60,16 @@ def _requested_pause(error: BaseException) -> float | None:
 
 
 HTTP_RETRIES = RetryPolicy(is_transient, _requested_pause, max_attempts=4)
-_NO_RETRIES = replace(HTTP_RETRIES, max_attempts=1)
+NO_RETRIES = replace(HTTP_RETRIES, max_attempts=1)
 TRANSFER_RETRIES = replace(HTTP_RETRIES, max_attempts=6, max_pause_seconds=10)
 """Policy of uploads and downloads, whose attempts continue where the last one ended."""
 
 
-class Transport:
-    """Requests to one server."""
-
-    def __init__(self, http: httpx.Client) -> None:
-        self.http = http
-
-    def send(self, method: str, path: str, *, is_repeatable: bool | None = None, **request: Any) -> httpx.Response:
-        """Send a request and return its successful answer. Raises ConnectionFailed, ApiError and its subclasses.
-
-        `is_repeatable`: whether to retry; None: decided by the method and the idempotency key.
-        """
-        if is_repeatable is None:
-            is_repeatable = method in _REPEATABLE or "Idempotency-Key" in (request.get("headers") or {})
-        try:
-            for attempt in (HTTP_RETRIES if is_repeatable else _NO_RETRIES).retrying():
-                with attempt:
-                    response = self.http.request(method, path, **request)
-                    is_repeated = attempt.retry_state.attempt_number > 1
-                    is_deleted = method == "DELETE" and response.status_code == httpx.codes.NOT_FOUND
-                    if response.is_error and not (is_deleted and is_repeated):  # deleted by an attempt without answer
-                        raise error_of(response)
-        except httpx.TransportError as error:
-            raise connection_failed(error, self.http.base_url) from error
-        return response
-
-    def get(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> A:
-        """Send a GET request and parse the answer."""
-        return parse(shape, self.send("GET", path, params=params))
-
-    def call(self, method: str, path: str, shape: type[A], **request: Any) -> A:
-        """Send any request and parse the answer."""
-        return parse(shape, self.send(method, path, **request))
-
-    def pages(self, path: str, shape: type[A], params: dict[str, Any] | None = None) -> Iterator[A]:
-        """Every row of a list, fetched page by page."""
-        params = params or {}
-        while True:
-            page = self.get(path, Page[shape], params)  # type: ignore[valid-type]
-            yield from page.data
-            if not page.has_more or page.next_cursor is None:
-                return
-            params = params | {"after": page.next_cursor}
+def retries_of(method: str, headers: Mapping[str, str], is_repeatable: bool | None) -> RetryPolicy:
+    """Policy for a request; `is_repeatable` None: decided by the method and the idempotency key."""
+    if is_repeatable is None:
+        is_repeatable = method in _REPEATABLE or "Idempotency-Key" in headers
+    return HTTP_RETRIES if is_repeatable else NO_RETRIES
 
 
 def parse(shape: type[A], response: httpx.Response) -> A:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -200,6 +201,33 @@ def test_up_killed_with_kill_9_leaves_nothing_running_and_loses_no_step(station,
     assert json.loads(checkpoint.read_text())["step"] == len(station.steps(job))
     station.start_server()
     assert station.client.job(job.id).status == "queued", "the worker handed it back"
+
+
+def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_one_used_last(station, tmp_path):
+    last, users = tmp_path / "last", tmp_path / "share" / "rvc-train" / "data"
+    for folder in (last, tmp_path / "here", tmp_path / "config" / "rvc-train"):
+        folder.mkdir(parents=True)
+    (last / "instance.json").touch()
+    (tmp_path / "config" / "rvc-train" / "last-data-folder").write_text(f"{last}\n")
+    del station.environment["RVC_TRAIN_DATA_FOLDER"]
+    homes = {"XDG_DATA_HOME": str(tmp_path / "share"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    environment = station.environment | homes | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--device", "cpu", "--port", str(station.port)]
+    log = tmp_path / "up.log"
+    with log.open("wb") as file:
+        up = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=tmp_path / "here")
+    try:
+        station.wait_until(lambda: " voices, " in log.read_text(), "the contents of the folder", 90)
+    finally:
+        up.terminate()
+        up.wait(60)
+    said = log.read_text()
+    assert f"{users} is new; the data folder used last is {last}" in said
+    assert f"missing in {users / 'weights'}: 586.4 MB" in said
+    assert "get it with `rvc-train setup`" in said
+    assert f"in {users}: 0 voices, 0 jobs" in said
+    assert not list((tmp_path / "here").iterdir())
+    assert (tmp_path / "config" / "rvc-train" / "last-data-folder").read_text() == f"{users}\n"
 
 
 def test_up_says_why_it_cannot_start(station):

@@ -1,16 +1,21 @@
 """A small real HTTP server whose answers a test defines, for answers that a well-behaved server never gives."""
 
+import functools
 import hashlib
+import inspect
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
 
-import httpx
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
-from rvc_train.client import Client, connect
+from rvc_train.client import AsyncClient, Client, connect, connect_async
 from rvc_train.schemas.results import ArtifactPublic
 
 
@@ -126,15 +131,65 @@ def server() -> Iterator[FakeServer]:
     thread.join()
 
 
-@pytest.fixture
-def http(server: FakeServer) -> Iterator[httpx.Client]:
-    with connect(server.url, "the-token-of-the-test") as made:
-        yield made
+class Blocking:
+    """An AsyncClient with the methods of a Client: its coroutines run on an event loop in another thread."""
+
+    def __init__(self, portal: BlockingPortal, target: object) -> None:
+        self._portal = portal
+        self._target = target
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._target, name)
+        return functools.partial(self._call, value) if callable(value) else Blocking(self._portal, value)
+
+    def _call(self, method: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+        result = self._portal.call(functools.partial(method, *args, **kwargs))
+        return self._iterate(result) if inspect.isasyncgen(result) else result
+
+    def _iterate(self, rows: AsyncGenerator[Any, None]) -> Iterator[Any]:
+        end = object()
+        try:
+            while (row := self._portal.call(anext, rows, end)) is not end:
+                yield row
+        finally:
+            self._portal.call(rows.aclose)
+
+
+ClientMaker = Callable[..., Any]
+
+
+@pytest.fixture(params=[Client, AsyncClient])
+def make_client(request: pytest.FixtureRequest) -> Iterator[ClientMaker]:
+    """Function of an address, a token and a memory that makes a client: each test runs with both kinds."""
+    with ExitStack() as stack:
+        portal = stack.enter_context(start_blocking_portal()) if request.param is AsyncClient else None
+
+        def make(url: str, token: str | None = None, memory: Path | None = None) -> Any:
+            if portal is None:
+                return stack.enter_context(Client(connect(url, token), memory))
+            client = AsyncClient(connect_async(url, token), memory)
+            stack.callback(portal.call, client.aclose)
+            return Blocking(portal, client)
+
+        yield make
 
 
 @pytest.fixture
-def client(http: httpx.Client) -> Client:
-    return Client(http)
+def client(make_client: ClientMaker, server: FakeServer, tmp_path: Path) -> Any:
+    return make_client(server.url, "the-token-of-the-test", tmp_path / "memory")
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Pauses before retries, in seconds, which are skipped."""
+    skipped: list[float] = []
+
+    async def skip(seconds: float) -> None:
+        skipped.append(seconds)
+
+    monkeypatch.setattr("tenacity.nap.time.sleep", skipped.append)
+    monkeypatch.setattr("rvc_train.retry._pause_async", skip)
+    return skipped
 
 
 class Offered:

@@ -1,6 +1,7 @@
 """`rvc-train submit`, `watch`, `logs`, `jobs`, `cancel`, `download`, `delete`: jobs from submission to download."""
 
 import sys
+from collections.abc import Iterable
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -108,9 +109,9 @@ def logs(
     """Print a job's log."""
     found = session.client.find_job(job)
     if follow:
-        lines = session.client.follow_logs(found.id, tail, on_wait=session.output.warning)
+        lines: Iterable[str] = session.client.follow_logs(found.id, tail, on_wait=session.output.warning)
     else:
-        lines = iter(session.client.logs(found.id, tail).splitlines())
+        lines = session.client.logs(found.id, tail).splitlines()
     for line in lines:
         if session.output.as_json:
             session.output.json({"line": line}, indent=None)

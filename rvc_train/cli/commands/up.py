@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 import threading
-from pathlib import Path
+from itertools import islice
 from types import FrameType
 from typing import Annotated
 
@@ -14,6 +14,8 @@ import typer
 from rich.text import Text
 
 from rvc_train.cli.browser import has_display, open_browser, sign_in_link
+from rvc_train.cli.commands.setup import DataOption, prepare
+from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
 from rvc_train.cli.session import CommandContext, OutputCommand
@@ -21,8 +23,10 @@ from rvc_train.cli.settings import TOKEN_VARIABLE
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.local_servers import is_loopback
+from rvc_train.schemas.jobs import JobStatus
 
 DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
+MOST_COUNTED = 2000
 COLOURS = {"server": "cyan", "worker": "magenta"}
 
 
@@ -43,12 +47,7 @@ def up(
         typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on. Default: of this machine only."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
-    data: Annotated[
-        Path,
-        typer.Option(
-            envvar="RVC_TRAIN_DATA_FOLDER", metavar="DIR", help="Folder for recordings, voices and the database."
-        ),
-    ] = Path("data"),
+    data: DataOption = None,
     device: Annotated[
         str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu or cuda:N.")
     ] = "auto",
@@ -71,28 +70,51 @@ def up(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Do not open the page in a browser at the first start.")
     ] = False,
+    setup: Annotated[
+        bool, typer.Option("--setup", help="Download first the published weights that a good voice needs.")
+    ] = False,
 ) -> None:
     """Start a server and workers. Ctrl-C stops them; running jobs continue at the next start."""
     signal.signal(signal.SIGTERM, _raise_stopped)
     output = context.output
+    folder = (data or default_data_folder()).resolve()
     services = Services(
-        data_folder=data.resolve(),
+        data_folder=folder,
         host=host,
         port=port,
         devices=_devices(device if devices is None else devices),
         token=token or os.environ.get(TOKEN_VARIABLE) or None,
         relay=lambda name, line: relay(output, name, line),
     )
-    may_open = not no_browser and not (services.data_folder / "instance.json").exists()
+    is_new, last = not is_data_folder(folder), last_data_folder()
+    may_open = not no_browser and is_new
+    if is_new and last not in {None, folder}:
+        output.note(f"{folder} is new; the data folder used last is {last}: for its voices, start with --data {last}")
+    if setup or is_new:
+        prepare(output, folder, fetches=setup)
     with contextlib.suppress(KeyboardInterrupt, Stopped), services:
+        remember_data_folder(folder)
+        contents = _contents(services)
         output.note(f"ready: {services.url}   data: {services.data_folder}   stop with Ctrl-C")
+        if contents is not None:
+            output.note(f"in {folder}: {contents['num_voices']} voices, {contents['num_jobs']} jobs")
         if output.as_json:
-            output.json({"url": services.url, "data": str(services.data_folder)}, indent=None)
+            output.json({"url": services.url, "data": str(folder), **(contents or {})}, indent=None)
         print_sign_in(output, services, may_open=may_open)
         wait = threading.Event()
         while not wait.wait(0.5):
             services.watch_once()
     output.note("stopped")
+
+
+def _contents(services: Services) -> dict[str, int] | None:
+    """Numbers of voices and jobs, of the newest MOST_COUNTED jobs; None where the server's token is not found."""
+    try:
+        with Client(connect(services.url, services.token)) as client:
+            jobs = list(islice(client.jobs(limit=500), MOST_COUNTED))
+    except ClientError:
+        return None
+    return {"num_voices": sum(job.status == JobStatus.SUCCEEDED for job in jobs), "num_jobs": len(jobs)}
 
 
 def _devices(text: str) -> list[str]:

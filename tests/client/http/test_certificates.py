@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rvc_train.client import Client, connect
+from rvc_train.client import connect
 from rvc_train.errors import ConnectionFailed, UsageError
 
 
@@ -37,20 +37,20 @@ def test_the_file_in_ssl_cert_file_is_trusted_on_this_machine_too(address, certi
         assert http.get("/v1/me").status_code == 200
 
 
-def test_a_certificate_that_is_not_trusted_has_a_sentence_of_its_own(address, server):
-    with connect(address, "") as http:
-        with pytest.raises(ConnectionFailed, match=r"certificate of https://localhost.* set SSL_CERT_FILE") as refused:
-            Client(http).queue()
-        with pytest.raises(ConnectionFailed, match="set SSL_CERT_FILE"):
-            next(Client(http).follow_events("job_x", reconnect_seconds=1))
+def test_a_certificate_that_is_not_trusted_has_a_sentence_of_its_own(address, server, make_client):
+    client = make_client(address, "")
+    with pytest.raises(ConnectionFailed, match=r"certificate of https://localhost.* set SSL_CERT_FILE") as refused:
+        client.queue()
+    with pytest.raises(ConnectionFailed, match="set SSL_CERT_FILE"):
+        next(client.follow_events("job_x", reconnect_seconds=1))
     assert "rvc-train up" not in str(refused.value)
     assert server.seen == []
 
 
-def test_a_file_of_certificates_that_is_not_there_is_named(monkeypatch, tmp_path):
+def test_a_file_of_certificates_that_is_not_there_is_named(monkeypatch, tmp_path, make_client):
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "gone.pem"))
     with pytest.raises(UsageError, match="SSL_CERT_FILE"):
-        connect("https://localhost:1", "")
+        make_client("https://localhost:1", "")
 
 
 @pytest.mark.parametrize("end", ["/v1", "/v1/", "/"])

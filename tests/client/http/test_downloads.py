@@ -5,7 +5,6 @@ from dataclasses import replace
 import pytest
 
 from rvc_train.errors import BadDownload, ClientError, ConnectionFailed, UsageError
-from rvc_train.http import downloads
 from rvc_train.http.transport import TRANSFER_RETRIES
 
 
@@ -58,7 +57,9 @@ def test_a_file_that_is_there_already_is_not_fetched_again(server, client, offer
 
 
 def test_a_server_that_is_gone_leaves_the_part_for_the_next_try(server, client, offered, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloads, "TRANSFER_RETRIES", replace(TRANSFER_RETRIES, max_attempts=2))
+    for room in ("asynchronous", "synchronous"):
+        retries = replace(TRANSFER_RETRIES, max_attempts=2)
+        monkeypatch.setattr(f"rvc_train.{room}.downloads.TRANSFER_RETRIES", retries)
     cuts = iter([100_000])
     server.answer = lambda request: offered.serve(request, cut) if (cut := next(cuts, None)) else request.cut()
     with pytest.raises(ConnectionFailed, match="run the same command again"):

@@ -4,19 +4,13 @@ import pytest
 
 from rvc_train.errors import ApiError, ConnectionFailed, NotFound
 from rvc_train.http.transport import HTTP_RETRIES
-from rvc_train.resources.webhooks import Webhooks
 from rvc_train.schemas.administration import RetentionPolicy
 from rvc_train.schemas.webhooks import WebhookCreate
 
 RETENTION = {"policy": {}, "plan": {"removals": [], "freed_bytes": 0}}
 
 
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch):
-    """Pauses before retries, in seconds, which are skipped."""
-    skipped = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", skipped.append)
-    return skipped
+pytestmark = pytest.mark.usefixtures("pauses")
 
 
 def failing(times, then):
@@ -73,7 +67,6 @@ def test_what_could_be_done_twice_is_sent_once(server, client):
     with pytest.raises(ConnectionFailed):
         client.webhooks.create(WebhookCreate(url="https://a.example"))
     assert len(server.seen) == 1
-    assert isinstance(client.webhooks, Webhooks)
 
 
 def test_a_deletion_whose_answer_was_lost_is_done(server, client):

@@ -8,9 +8,9 @@ import zipfile
 import pytest
 
 from rvc_engine.audio.recordings import list_dataset
-from rvc_train.client import Client, connect
 from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
-from server.datasets.ingest import UnpackLimits, ingest
+from server.datasets.ingest import ingest
+from server.datasets.zips import UnpackLimits
 
 LIMITS = UnpackLimits(100, 10**6, 10**6, 200, 10**12)
 
@@ -79,21 +79,13 @@ class UploadServer:
         request.send(204)
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch):
-    monkeypatch.setattr("tenacity.nap.time.sleep", lambda seconds: None)
+pytestmark = pytest.mark.usefixtures("pauses")
 
 
 @pytest.fixture
 def upload_server(server):
     server.answer = UploadServer()
     return server.answer
-
-
-@pytest.fixture
-def client(server, tmp_path):
-    with connect(server.url) as http:
-        yield Client(http, memory=tmp_path / "memory")
 
 
 def names_in(body: bytes) -> list[str]:
@@ -207,14 +199,13 @@ def test_a_broken_connection_costs_nothing(upload_server, client, recording):
 
 
 def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(
-    upload_server, client, server, recording, tmp_path
+    upload_server, client, server, recording, tmp_path, make_client
 ):
     upload_server.breaks = [1_000_000] + [0] * 20
     with pytest.raises(ConnectionFailed, match="same command again"):
         client.upload_dataset([recording])
     upload_server.breaks, upload_server.offsets = [], []
-    with connect(server.url) as http:  # another process
-        Client(http, memory=tmp_path / "memory").upload_dataset([recording])
+    make_client(server.url, memory=tmp_path / "memory").upload_dataset([recording])  # another process
     assert upload_server.offsets == [1_000_000]
     assert upload_server.bytes == recording.read_bytes()
     assert list((tmp_path / "memory").iterdir()) == []

@@ -1,11 +1,11 @@
 """Following a server-sent event stream through lost connections and restarts of the server."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import replace
 
 import httpx
-from httpx_sse import ServerSentEvent, SSEError, connect_sse
+from httpx_sse import ServerSentEvent, SSEError, aconnect_sse
 
 from rvc_train.errors import ApiError, ConnectionFailed
 from rvc_train.http.problems import error_of
@@ -33,14 +33,14 @@ def _is_interruption(error: BaseException) -> bool:
 _STREAM_RETRIES = replace(HTTP_RETRIES, is_transient=_is_interruption, max_attempts=math.inf, max_pause_seconds=10)
 
 
-def follow(
-    http: httpx.Client,
+async def follow(
+    http: httpx.AsyncClient,
     path: str,
     last_id: str | None = None,
     params: dict[str, str] | None = None,
     on_wait: OnWait | None = None,
     reconnect_seconds: float = RECONNECT_SECONDS,
-) -> Iterator[ServerSentEvent]:
+) -> AsyncGenerator[ServerSentEvent, None]:
     """The stream's events up to its `end`, each once, through any number of connections.
 
     A new connection resumes after the last received id. Raises ConnectionFailed when there was no answer for
@@ -53,26 +53,27 @@ def follow(
             on_wait(f"connection lost ({error or type(error).__name__}); reconnecting")
 
     policy = replace(_STREAM_RETRIES, max_seconds=reconnect_seconds)
-    attempts = policy.retrying(progress=lambda: num_messages, on_wait=report_wait)
+    attempts = policy.retrying_async(progress=lambda: num_messages, on_wait=report_wait)
     try:
-        for attempt in attempts:
+        async for attempt in attempts:
             headers = {} if last_id is None else {"Last-Event-ID": last_id}
-            with attempt, connect_sse(http, "GET", path, headers=headers, params=params, timeout=TIMEOUT) as source:
-                if source.response.status_code == httpx.codes.NO_CONTENT:
-                    return
-                if source.response.is_error:
-                    source.response.read()
-                    raise error_of(source.response)
-                for message in source.iter_sse():
-                    num_messages += 1
-                    if message.event == "end":
+            with attempt:
+                async with aconnect_sse(http, "GET", path, headers=headers, params=params, timeout=TIMEOUT) as source:
+                    if source.response.status_code == httpx.codes.NO_CONTENT:
                         return
-                    if not message.data and message.id in {"", last_id}:
-                        continue  # a keep-alive comment or a `retry` field: no event
-                    if message.id:
-                        last_id = message.id
-                    yield message
-                raise _StreamClosed("the server closed the stream")
+                    if source.response.is_error:
+                        await source.response.aread()
+                        raise error_of(source.response)
+                    async for message in source.aiter_sse():
+                        num_messages += 1
+                        if message.event == "end":
+                            return
+                        if not message.data and message.id in {"", last_id}:
+                            continue  # a keep-alive comment or a `retry` field: no event
+                        if message.id:
+                            last_id = message.id
+                        yield message
+                    raise _StreamClosed("the server closed the stream")
     except (ApiError, httpx.TransportError, SSEError, _StreamClosed) as error:
         if not _is_interruption(error):
             if isinstance(error, httpx.TransportError):

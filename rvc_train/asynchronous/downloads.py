@@ -1,34 +1,21 @@
 """Downloads that resume after a lost connection and never leave a wrong file under the final name."""
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import filelock
 import httpx
 
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
+from rvc_train.http.files import Offered, Progress, sha256_of
 from rvc_train.http.problems import error_of
+from rvc_train.http.threads import in_thread
 from rvc_train.http.transport import TRANSFER_RETRIES
 
 
-class Offered(Protocol):
-    """A file that the server offers: an artifact, or one of a preview."""
-
-    name: str
-    url: str
-    size: int
-    sha256: str
-
-
-Progress = Callable[[int, int], None]
-"""Called with (bytes done, bytes in all)."""
-
-
-def download(http: httpx.Client, artifact: Offered, target: Path, progress: Progress | None = None) -> Path:
+async def download(http: httpx.AsyncClient, artifact: Offered, target: Path, progress: Progress | None = None) -> Path:
     """Download an artifact to `target`, resuming an earlier, interrupted attempt; return `target`.
 
     Bytes gather in `<target>.part`, which gets the final name once size and sha256 are right. A file that is already
@@ -36,13 +23,13 @@ def download(http: httpx.Client, artifact: Offered, target: Path, progress: Prog
     server does not answer (the part stays for the next attempt), UsageError while another download fills the part.
     """
     report_progress = progress or (lambda done, total: None)
-    if _is_complete(target, artifact):
+    if await in_thread(_is_complete, target, artifact):
         report_progress(artifact.size, artifact.size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(target.name + ".part")
     with _exclusive(part):
-        return _download(http, artifact, target, part, report_progress)
+        return await _download(http, artifact, target, part, report_progress)
 
 
 @contextmanager
@@ -62,16 +49,18 @@ def _exclusive(part: Path) -> Iterator[None]:
         lock.release()
 
 
-def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, report_progress: Progress) -> Path:
-    if _is_complete(target, artifact):  # by another download that held the lock before
+async def _download(
+    http: httpx.AsyncClient, artifact: Offered, target: Path, part: Path, report_progress: Progress
+) -> Path:
+    if await in_thread(_is_complete, target, artifact):  # by another download that held the lock before
         report_progress(artifact.size, artifact.size)
         return target
     is_resumed = part.exists()
-    _fetch(http, artifact, part, report_progress)
-    if is_resumed and not _is_complete(part, artifact):  # the part was of another file with the same name
-        part.unlink()
-        _fetch(http, artifact, part, report_progress)
-    if not _is_complete(part, artifact):
+    await _fetch(http, artifact, part, report_progress)
+    if is_resumed and not await in_thread(_is_complete, part, artifact):
+        part.unlink()  # it was of another file with the same name
+        await _fetch(http, artifact, part, report_progress)
+    if not await in_thread(_is_complete, part, artifact):
         part.unlink()
         raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
     part.replace(target)
@@ -82,19 +71,13 @@ def _is_complete(file: Path, artifact: Offered) -> bool:
     return file.is_file() and file.stat().st_size == artifact.size and sha256_of(file) == artifact.sha256
 
 
-def sha256_of(path: Path) -> str:
-    """Hexadecimal sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _fetch(http: httpx.Client, artifact: Offered, part: Path, report_progress: Progress) -> None:
+async def _fetch(http: httpx.AsyncClient, artifact: Offered, part: Path, report_progress: Progress) -> None:
     """Fill `part` up to the artifact's size, over as many connections as necessary."""
     try:
-        for attempt in TRANSFER_RETRIES.retrying(progress=lambda: _size(part)):
+        async for attempt in TRANSFER_RETRIES.retrying_async(progress=lambda: _size(part)):
             with attempt:
                 while (offset := _size(part)) < artifact.size:
-                    _fetch_from(http, artifact, part, offset, report_progress)
+                    await _fetch_from(http, artifact, part, offset, report_progress)
                     if _size(part) == offset:
                         raise BadDownload(
                             f"{artifact.name} ended too early: {offset} of {artifact.size} bytes; try again later"
@@ -110,22 +93,24 @@ def _size(part: Path) -> int:
     return part.stat().st_size if part.exists() else 0
 
 
-def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, offset: int, report_progress: Progress) -> None:
+async def _fetch_from(
+    http: httpx.AsyncClient, artifact: Offered, part: Path, offset: int, report_progress: Progress
+) -> None:
     """One request: from byte `offset` on while the server still has the same file, from the start otherwise."""
     headers = {"Accept-Encoding": "identity"}
     if offset:
         headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{artifact.sha256}"'}
-    with http.stream("GET", artifact.url, headers=headers) as response:
+    async with http.stream("GET", artifact.url, headers=headers) as response:
         if response.is_error:
-            response.read()
+            await response.aread()
             raise error_of(response)
         is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
         done = offset if is_rest else 0
         with part.open("ab" if is_rest else "wb") as file:
             # In chunks as they arrive: gathering larger ones would lose bytes when the connection breaks.
-            for chunk in response.iter_raw():
-                file.write(chunk)
+            async for chunk in response.aiter_raw():
+                await in_thread(file.write, chunk)
                 done += len(chunk)
                 report_progress(done, artifact.size)
             file.flush()
-            os.fsync(file.fileno())
+            await in_thread(os.fsync, file.fileno())

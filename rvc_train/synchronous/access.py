@@ -1,9 +1,10 @@
+# Generated from rvc_train/asynchronous/access.py by `make synchronous`: edit that file.
 """Requests for tokens, owners and the audit trail; most of them are for administrators."""
 
 from collections.abc import Iterator
 
-from rvc_train.http.transport import Transport
 from rvc_train.schemas import access
+from rvc_train.synchronous.transport import Transport
 
 
 class Access:
@@ -35,7 +36,7 @@ class Access:
 
     def owners(self) -> list[access.OwnerPublic]:
         """Owners with quota and usage."""
-        return list(self._transport.pages("/v1/owners", access.OwnerPublic))
+        return self._transport.all("/v1/owners", access.OwnerPublic)
 
     def set_quota(self, owner: str, quota: access.Quota) -> access.OwnerPublic:
         """Set an owner's quota."""

@@ -1,9 +1,9 @@
 """Requests for webhooks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
-from rvc_train.http.transport import Transport
+from rvc_train.asynchronous.transport import Transport
 from rvc_train.schemas import webhooks
 
 
@@ -13,20 +13,20 @@ class Webhooks:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookSecretPublic:
+    async def create(self, request: webhooks.WebhookCreate) -> webhooks.WebhookSecretPublic:
         """Create a webhook for all jobs of the caller; its secret is shown only here."""
         body = request.model_dump(mode="json", exclude_unset=True)
-        return self._transport.call("POST", "/v1/webhooks", webhooks.WebhookSecretPublic, json=body)
+        return await self._transport.call("POST", "/v1/webhooks", webhooks.WebhookSecretPublic, json=body)
 
-    def list(self) -> Iterator[webhooks.WebhookPublic]:
+    def list(self) -> AsyncIterator[webhooks.WebhookPublic]:
         """Webhooks of the caller, newest first."""
         return self._transport.pages("/v1/webhooks", webhooks.WebhookPublic, {"limit": 100})
 
-    def get(self, webhook_id: str) -> webhooks.WebhookPublic:
+    async def get(self, webhook_id: str) -> webhooks.WebhookPublic:
         """One webhook."""
-        return self._transport.get(f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic)
+        return await self._transport.get(f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic)
 
-    def change(
+    async def change(
         self,
         webhook_id: str,
         *,
@@ -37,27 +37,28 @@ class Webhooks:
         """Change the given fields of a webhook."""
         changes: dict[str, Any] = {"url": url, "events": events, "is_enabled": is_enabled}
         body = {name: value for name, value in changes.items() if value is not None}
-        return self._transport.call("PATCH", f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic, json=body)
+        return await self._transport.call("PATCH", f"/v1/webhooks/{webhook_id}", webhooks.WebhookPublic, json=body)
 
-    def delete(self, webhook_id: str) -> None:
+    async def delete(self, webhook_id: str) -> None:
         """Delete a webhook."""
-        self._transport.send("DELETE", f"/v1/webhooks/{webhook_id}")
+        await self._transport.send("DELETE", f"/v1/webhooks/{webhook_id}")
 
-    def rotate_secret(self, webhook_id: str, secret: str | None = None) -> str:
+    async def rotate_secret(self, webhook_id: str, secret: str | None = None) -> str:
         """Replace its secret, None: by one that the server makes; returns it. The old one signs for a day too."""
         path = f"/v1/webhooks/{webhook_id}/rotate-secret"
         body = {} if secret is None else {"secret": secret}
-        return self._transport.call("POST", path, webhooks.WebhookSecretPublic, json=body).secret
+        changed = await self._transport.call("POST", path, webhooks.WebhookSecretPublic, json=body)
+        return changed.secret
 
-    def test(self, webhook_id: str) -> webhooks.DeliveryPublic:
+    async def test(self, webhook_id: str) -> webhooks.DeliveryPublic:
         """Send a `ping` message."""
-        return self._transport.call("POST", f"/v1/webhooks/{webhook_id}/test", webhooks.DeliveryPublic)
+        return await self._transport.call("POST", f"/v1/webhooks/{webhook_id}/test", webhooks.DeliveryPublic)
 
-    def deliveries(self, webhook_id: str) -> Iterator[webhooks.DeliveryPublic]:
+    def deliveries(self, webhook_id: str) -> AsyncIterator[webhooks.DeliveryPublic]:
         """Its messages, newest first."""
         return self._transport.pages(f"/v1/webhooks/{webhook_id}/deliveries", webhooks.DeliveryPublic, {"limit": 100})
 
-    def redeliver(self, webhook_id: str, delivery_id: str) -> webhooks.DeliveryPublic:
+    async def redeliver(self, webhook_id: str, delivery_id: str) -> webhooks.DeliveryPublic:
         """Send a message again."""
         path = f"/v1/webhooks/{webhook_id}/deliveries/{delivery_id}/redeliver"
-        return self._transport.call("POST", path, webhooks.DeliveryPublic)
+        return await self._transport.call("POST", path, webhooks.DeliveryPublic)

@@ -1,3 +1,4 @@
+# Generated from rvc_train/asynchronous/uploads.py by `make synchronous`: edit that file.
 """Uploads that resume after a lost connection or an interrupted client (tus 1.0.0).
 
 The address of an unfinished upload is kept in the user's cache folder under the hash of its bytes, so that the same
@@ -6,17 +7,18 @@ command continues it. Bytes that the server already has are not sent at all.
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 import httpx
 
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
-from rvc_train.http.downloads import Progress, sha256_of
-from rvc_train.http.transport import TRANSFER_RETRIES, Transport, is_transient
+from rvc_train.http.files import Progress, sha256_of
+from rvc_train.http.transport import TRANSFER_RETRIES, is_transient
 from rvc_train.schemas.datasets import DatasetPublic
+from rvc_train.synchronous.transport import Transport
 
 TUS = {"Tus-Resumable": "1.0.0"}
 _CHUNK = 1 << 20
@@ -38,23 +40,27 @@ def _is_interruption(error: BaseException) -> bool:
 _UPLOAD_RETRIES = replace(TRANSFER_RETRIES, is_transient=_is_interruption)
 
 
-def upload(transport: Transport, file: Path, name: str, progress: Progress, cache: Path) -> DatasetPublic:
+def upload(
+    transport: Transport, file: Path, name: str, progress: Progress, cache: Path, zip_names: str | None = None
+) -> DatasetPublic:
     """Make a dataset of a zip or a recording, sending only bytes that the server lacks.
 
-    `cache`: folder with the addresses of unfinished uploads. Raises ConnectionFailed when the server does not answer
-    (the same call continues), BadUpload when the server has other bytes than were sent, ApiError when it refuses.
+    `cache`: folder with the addresses of unfinished uploads. `zip_names`: code page of names in zips. Raises
+    ConnectionFailed when the server does not answer (the same call continues), BadUpload when the server has other
+    bytes than were sent, ApiError when it refuses.
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
+    made = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
     try:
         try:
-            dataset = _create_dataset(transport, {"name": name, "sha256": sha256})
+            dataset = _create_dataset(transport, made | {"sha256": sha256})
             progress(size, size)
         except NotFound:
             record_file = cache / f"{hashlib.sha256(f'{transport.http.base_url} {sha256}'.encode()).hexdigest()}.json"
             address = _send(transport, file, size, record_file, progress)
             upload_id = address.rpartition("/")[2]
-            dataset = _create_dataset(transport, {"name": name, "upload_id": upload_id}, is_repeatable=True)
+            dataset = _create_dataset(transport, made | {"upload_id": upload_id}, is_repeatable=True)
             record_file.unlink(missing_ok=True)
     except ConnectionFailed as error:
         raise ConnectionFailed(
@@ -106,8 +112,8 @@ def _send_rest(transport: Transport, file: Path, address: str, offset: int, size
         "Content-Length": str(size - offset),
         "Upload-Offset": str(offset),
     }
-    rest = _rest(file, offset, size, progress)
-    transport.send("PATCH", address, content=rest, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
+    with closing(_rest(file, offset, size, progress)) as rest:
+        transport.send("PATCH", address, content=rest, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
 
 
 def _begin(transport: Transport, size: int, record_file: Path) -> str:
@@ -134,7 +140,7 @@ def _offset(transport: Transport, address: str) -> int | None:
         ) from error
 
 
-def _rest(file: Path, offset: int, size: int, progress: Progress) -> Iterator[bytes]:
+def _rest(file: Path, offset: int, size: int, progress: Progress) -> Generator[bytes, None, None]:
     with file.open("rb") as source:
         source.seek(offset)
         while chunk := source.read(_CHUNK):

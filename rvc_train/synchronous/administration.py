@@ -1,7 +1,8 @@
+# Generated from rvc_train/asynchronous/administration.py by `make synchronous`: edit that file.
 """Requests for administrators: published weights and the retention policy."""
 
-from rvc_train.http.transport import Transport
 from rvc_train.schemas import administration
+from rvc_train.synchronous.transport import Transport
 
 
 class PublishedWeights:
@@ -12,7 +13,7 @@ class PublishedWeights:
 
     def list(self) -> list[administration.WeightsPublic]:
         """All published weights, with their state."""
-        return [*self._transport.pages("/v1/weights", administration.WeightsPublic)]
+        return self._transport.all("/v1/weights", administration.WeightsPublic)
 
     def get(self, weights_id: str) -> administration.WeightsPublic:
         """One set of weights."""

@@ -1,1 +1,0 @@
-"""Groups of the client's requests: access, administration, webhooks."""

@@ -1,0 +1,112 @@
+# Generated from rvc_train/asynchronous/downloads.py by `make synchronous`: edit that file.
+"""Downloads that resume after a lost connection and never leave a wrong file under the final name."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+import httpx
+
+from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
+from rvc_train.http.files import Offered, Progress, sha256_of
+from rvc_train.http.problems import error_of
+from rvc_train.http.transport import TRANSFER_RETRIES
+
+
+def download(http: httpx.Client, artifact: Offered, target: Path, progress: Progress | None = None) -> Path:
+    """Download an artifact to `target`, resuming an earlier, interrupted attempt; return `target`.
+
+    Bytes gather in `<target>.part`, which gets the final name once size and sha256 are right. A file that is already
+    there and right is not downloaded again. Raises BadDownload when the bytes are wrong, ConnectionFailed when the
+    server does not answer (the part stays for the next attempt), UsageError while another download fills the part.
+    """
+    report_progress = progress or (lambda done, total: None)
+    if _is_complete(target, artifact):
+        report_progress(artifact.size, artifact.size)
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(target.name + ".part")
+    with _exclusive(part):
+        return _download(http, artifact, target, part, report_progress)
+
+
+@contextmanager
+def _exclusive(part: Path) -> Iterator[None]:
+    """Hold the lock of a part. Raises UsageError while another download holds it."""
+    lock = filelock.FileLock(part.with_name(part.name + ".lock"), timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        raise UsageError(
+            f"another download is writing {part}; wait for it, or choose another folder with --output"
+        ) from error
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, report_progress: Progress) -> Path:
+    if _is_complete(target, artifact):  # by another download that held the lock before
+        report_progress(artifact.size, artifact.size)
+        return target
+    is_resumed = part.exists()
+    _fetch(http, artifact, part, report_progress)
+    if is_resumed and not _is_complete(part, artifact):
+        part.unlink()  # it was of another file with the same name
+        _fetch(http, artifact, part, report_progress)
+    if not _is_complete(part, artifact):
+        part.unlink()
+        raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
+    part.replace(target)
+    return target
+
+
+def _is_complete(file: Path, artifact: Offered) -> bool:
+    return file.is_file() and file.stat().st_size == artifact.size and sha256_of(file) == artifact.sha256
+
+
+def _fetch(http: httpx.Client, artifact: Offered, part: Path, report_progress: Progress) -> None:
+    """Fill `part` up to the artifact's size, over as many connections as necessary."""
+    try:
+        for attempt in TRANSFER_RETRIES.retrying(progress=lambda: _size(part)):
+            with attempt:
+                while (offset := _size(part)) < artifact.size:
+                    _fetch_from(http, artifact, part, offset, report_progress)
+                    if _size(part) == offset:
+                        raise BadDownload(
+                            f"{artifact.name} ended too early: {offset} of {artifact.size} bytes; try again later"
+                        )
+    except httpx.TransportError as error:
+        raise ConnectionFailed(
+            f"the connection was lost while {artifact.name} was downloaded ({error}); the received bytes are kept in "
+            f"{part}, so run the same command again to continue"
+        ) from error
+
+
+def _size(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
+
+
+def _fetch_from(http: httpx.Client, artifact: Offered, part: Path, offset: int, report_progress: Progress) -> None:
+    """One request: from byte `offset` on while the server still has the same file, from the start otherwise."""
+    headers = {"Accept-Encoding": "identity"}
+    if offset:
+        headers |= {"Range": f"bytes={offset}-", "If-Range": f'"{artifact.sha256}"'}
+    with http.stream("GET", artifact.url, headers=headers) as response:
+        if response.is_error:
+            response.read()
+            raise error_of(response)
+        is_rest = response.status_code == httpx.codes.PARTIAL_CONTENT
+        done = offset if is_rest else 0
+        with part.open("ab" if is_rest else "wb") as file:
+            # In chunks as they arrive: gathering larger ones would lose bytes when the connection breaks.
+            for chunk in response.iter_raw():
+                file.write(chunk)
+                done += len(chunk)
+                report_progress(done, artifact.size)
+            file.flush()
+            os.fsync(file.fileno())
