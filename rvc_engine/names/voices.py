@@ -77,16 +77,16 @@ def voice_file_stem(name: str) -> str:
     Windows stores no `< > : " / \\ | ? *`, no dot or space at the end, and no names of devices: `_` replaces them.
     """
     shown = re.sub("(train)(ed)", r"-\1-\2", name, flags=re.IGNORECASE).lstrip("-")  # a dash begins an option
-    return storable(re.sub("^([GD])_", r"\1-", shown))
+    stem = storable(re.sub("^([GD])_", r"\1-", shown))
+    if len(stem.encode()) <= MAX_STEM_BYTES:
+        return stem
+    kept = stem.encode()[: MAX_STEM_BYTES - 9].decode(errors="ignore").rstrip(". ")
+    return f"{kept}~{hashlib.sha256(stem.encode()).hexdigest()[:8]}"
 
 
 def storable(name: str) -> str:
-    """A file name, or the stem of one, that every file system can store, made from any name; of a stored one itself."""
+    """The name of a file, or the stem of one, that every file system can store."""
     name = _NOT_IN_FILE_NAMES.sub("_", name).rstrip(". ")
     name = re.sub(r"^\.", "_", name.lstrip(" "))  # a dot hides a file
     name = _DEVICES.sub(r"\g<device>_", name, count=1) if _DEVICES.match(name) else name
-    if len(name.encode(errors="replace")) > MAX_STEM_BYTES:
-        digest = hashlib.sha256(name.encode(errors="replace")).hexdigest()[:8]
-        kept = name.encode(errors="replace")[: MAX_STEM_BYTES - 9].decode(errors="ignore")
-        name = f"{kept.rstrip('. ')}~{digest}"
     return name or "_"

@@ -22,9 +22,9 @@ from rvc_train.asynchronous.transport import Transport
 from rvc_train.asynchronous.uploads import upload
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
-from rvc_train.http.files import Offered, Progress
+from rvc_train.http.files import Offered, Progress, free_paths
 from rvc_train.http.packing import UploadContents, dataset_name, packed
-from rvc_train.http.threads import entered_in_thread
+from rvc_train.http.threads import entered_in_thread, in_thread
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
@@ -290,12 +290,26 @@ class AsyncClient:
         """Previews of the voice at its evaluated saves, by step."""
         return await self._transport.all(f"/v1/jobs/{job_id}/previews", PreviewPublic)
 
-    async def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
-        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path."""
+    async def download_artifact(
+        self,
+        artifact: Offered,
+        folder: Path,
+        progress: Progress | None = None,
+        *,
+        replace: bool = False,
+        path: Path | None = None,
+    ) -> Path:
+        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path.
+
+        Another file of the name stays, and the new one gets a number (`anna (2).pth`), unless `replace`. `path`: path
+        of the file instead, of `free_paths` for the files of a job together.
+        """
         name = Path(artifact.name).name
         if name != artifact.name or name in {"", ".", ".."}:
             raise ClientError(f"the server offers a file named {artifact.name!r}, which is not a file name")
-        return await download(self._http, artifact, folder / name, progress)
+        if path is None:
+            path = (await in_thread(free_paths, folder, [artifact], replace=replace))[0]
+        return await download(self._http, artifact, path, progress)
 
     # The server
 

@@ -16,7 +16,7 @@ import platformdirs
 from pydantic import ValidationError
 
 from rvc_train.errors import ClientError, UsageError
-from rvc_train.http.files import Offered, Progress
+from rvc_train.http.files import Offered, Progress, free_paths
 from rvc_train.http.packing import UploadContents, dataset_name, packed
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
@@ -288,12 +288,26 @@ class Client:
         """Previews of the voice at its evaluated saves, by step."""
         return self._transport.all(f"/v1/jobs/{job_id}/previews", PreviewPublic)
 
-    def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
-        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path."""
+    def download_artifact(
+        self,
+        artifact: Offered,
+        folder: Path,
+        progress: Progress | None = None,
+        *,
+        replace: bool = False,
+        path: Path | None = None,
+    ) -> Path:
+        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path.
+
+        Another file of the name stays, and the new one gets a number (`anna (2).pth`), unless `replace`. `path`: path
+        of the file instead, of `free_paths` for the files of a job together.
+        """
         name = Path(artifact.name).name
         if name != artifact.name or name in {"", ".", ".."}:
             raise ClientError(f"the server offers a file named {artifact.name!r}, which is not a file name")
-        return download(self._http, artifact, folder / name, progress)
+        if path is None:
+            path = (free_paths(folder, [artifact], replace=replace))[0]
+        return download(self._http, artifact, path, progress)
 
     # The server
 
