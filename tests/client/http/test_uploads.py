@@ -330,19 +330,8 @@ def test_colons_backslashes_and_bytes_that_are_no_utf8_are_names_too(upload_serv
     client.upload_dataset([folder], on_contents=contents.append)
     assert contents[0].notes == ["file names that are not UTF-8 were read as GBK"]
     found = recordings_of(upload_server.bytes, tmp_path)
-    assert sorted(found) == sorted(
-        [
-            "A: voice.flac",
-            "1: first.flac",
-            "AC_DC.flac",
-            "AC_DC (2).flac",
-            "tab?here.flac",
-            "tab?here (2).flac",
-            "录音 (2)/张三.flac",
-            "录音 (2)/李四.flac",
-            "录音/x.flac",
-        ]
-    )
+    spelled = ["A: voice.flac", "1: first.flac", "AC_DC.flac", "AC_DC (2).flac", "tab?here.flac", "tab?here (2).flac"]
+    assert sorted(found) == sorted([*spelled, "录音 (2)/张三.flac", "录音 (2)/李四.flac", "录音/x.flac"])
 
 
 @pytest.mark.parametrize(
