@@ -99,7 +99,7 @@ def code_page(code: str) -> CodePage:
 
 @dataclass(frozen=True)
 class Choice:
-    """How names are read."""
+    """A way to read names."""
 
     decode: Callable[[bytes], str]
     page: CodePage

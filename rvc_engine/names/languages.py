@@ -1,4 +1,4 @@
-"""How common the characters of a language are, for the choice of a code page by what the names in it cost.
+"""Costs of characters by language, from which the code page of names is chosen.
 
 The cost of a text is about -ln of its probability: a character by its place in the language's list, a change of scripts
 inside a word, letters in odd case. Costs of the same bytes in different code pages are comparable.

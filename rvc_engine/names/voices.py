@@ -12,25 +12,25 @@ _LINE_BREAKS_AND_CONTROLS = frozenset(["Cc", "Cs", "Co", "Cn", "Zl", "Zp"])
 _DIRECTION_OVERRIDES = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Reorder the text around them; the marks that Arabic and Hebrew texts contain do not."""
 _NOT_IN_FILE_NAMES = re.compile('[<>:"/\\\\|?*\x00-\x1f\x7f]')
-"""What Windows cannot store in a file's name."""
+"""Characters that Windows cannot store in a file's name."""
 _DEVICES = re.compile(r"(?P<device>CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|(?:COM|LPT)[0-9¹²³])(?= *(?:\.|$))", re.IGNORECASE)
 """Names of devices on Windows, also with a suffix."""
 
 
 def check_voice_name(name: str) -> str:
     """Return the name in NFC without white space around it; raises ValueError when it is not the name of a voice."""
-    return _checked(name, MAX_VOICE_NAME_LENGTH, "anna")
+    return _checked(name, MAX_VOICE_NAME_LENGTH)
 
 
 def check_dataset_name(name: str) -> str:
     """Return the name in NFC without white space around it; raises ValueError when it is not the name of a dataset."""
-    return _checked(name, MAX_DATASET_NAME_LENGTH, "anna, studio")
+    return _checked(name, MAX_DATASET_NAME_LENGTH)
 
 
-def _checked(name: str, max_length: int, example: str) -> str:
+def _checked(name: str, max_length: int) -> str:
     name = unicodedata.normalize("NFC", name).strip()
     if not _is_visible(name):
-        raise ValueError(f"the name is empty; give one such as {example!r}")
+        raise ValueError("the name is empty; give one such as 'anna'")
     if len(name) > max_length:
         raise ValueError(f"the name has {len(name)} characters; choose one of at most {max_length}")
     if bad := sorted({letter for letter in name if not _is_printable(letter)}):

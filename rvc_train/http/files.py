@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from itertools import count
+from itertools import chain, count
 from pathlib import Path, PurePath
 from typing import Protocol
 
@@ -30,13 +30,13 @@ def free_paths(folder: Path, files: Sequence[Offered], *, replace: bool = False)
     index by their names.
     """
     names = [PurePath(storable(file.name)) for file in files]
-    for number in count(1):
-        mark = "" if number == 1 else f" ({number})"
-        paths = [folder / f"{name.stem}{mark}{name.suffix}" for name in names]
-        pairs = zip(paths, files, strict=True)
-        if replace or all(not os.path.lexists(path) or is_complete(path, file) for path, file in pairs):
-            return paths
-    raise AssertionError("some number is free")
+    marks = chain([""], (f" ({number})" for number in count(2)))
+    choices = ([folder / f"{name.stem}{mark}{name.suffix}" for name in names] for mark in marks)
+    return next(paths for paths in choices if replace or all(map(_is_free, paths, files)))
+
+
+def _is_free(path: Path, file: Offered) -> bool:
+    return not os.path.lexists(path) or is_complete(path, file)
 
 
 def is_complete(path: Path, file: Offered) -> bool:

@@ -45,7 +45,7 @@ def full_disk_as_no_space() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Source:
-    """What the recordings of a dataset are made from."""
+    """Source of the recordings of a dataset."""
 
     owner: str
     sha256: str

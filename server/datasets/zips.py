@@ -5,8 +5,10 @@ much. Each zip has its own code page of names (`rvc_engine.names.zip_names`); wh
 folder with its name, which no other folder has: folders may be speakers.
 """
 
+import errno
 import hashlib
 import io
+import os
 import re
 import stat
 import struct
@@ -202,10 +204,12 @@ class ZipReader:
 
     def _check_sizes(self) -> None:
         """Check the sizes in the directories, which `Member.unpack` enforces."""
-        limit = self._limits.max_file_bytes
+        max_file_bytes = self._limits.max_file_bytes
         for member in self._content.members:
-            if member.info.file_size > limit:
-                raise UploadTooLarge(f"{member.name!r} is larger than the limit of {limit} bytes for a recording")
+            if member.info.file_size > max_file_bytes:
+                raise UploadTooLarge(
+                    f"{member.name!r} is larger than the limit of {max_file_bytes} bytes for a recording"
+                )
         self._check_total(self._content.num_bytes)
 
     def _check_total(self, total: int) -> None:
@@ -235,7 +239,7 @@ class _Part(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError("a negative offset")  # as files do; zipfile relies on it
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as files do; zipfile relies on it
         self._at = base + offset
         return self._at
 
