@@ -3,6 +3,7 @@
 Each method is one request and returns a schema of `rvc_train.schemas`. Raises errors of `rvc_train.errors`.
 """
 
+import unicodedata
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -213,7 +214,8 @@ class AsyncClient:
         datasets = await self._transport.all("/v1/datasets", DatasetPublic, {"limit": 100})
         if wanted == "last" and datasets:
             return datasets[0]
-        named = [dataset for dataset in datasets if dataset.name == wanted]
+        name = unicodedata.normalize("NFC", wanted).strip()  # as the server stores it
+        named = [dataset for dataset in datasets if dataset.name == name]
         if named:
             return named[0]
         found = self._find("dataset", wanted, (dataset.id for dataset in datasets))

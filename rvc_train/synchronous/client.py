@@ -4,6 +4,7 @@
 Each method is one request and returns a schema of `rvc_train.schemas`. Raises errors of `rvc_train.errors`.
 """
 
+import unicodedata
 import uuid
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -211,7 +212,8 @@ class Client:
         datasets = self._transport.all("/v1/datasets", DatasetPublic, {"limit": 100})
         if wanted == "last" and datasets:
             return datasets[0]
-        named = [dataset for dataset in datasets if dataset.name == wanted]
+        name = unicodedata.normalize("NFC", wanted).strip()  # as the server stores it
+        named = [dataset for dataset in datasets if dataset.name == name]
         if named:
             return named[0]
         found = self._find("dataset", wanted, (dataset.id for dataset in datasets))

@@ -59,7 +59,7 @@ _BODY = {
 
 
 @router.put(
-    "/{name}/content",
+    "/{name:path}/content",  # a name may contain slashes, and arrives decoded
     operation_id="datasets_upload",
     status_code=201,
     openapi_extra=_BODY,

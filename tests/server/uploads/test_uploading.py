@@ -311,6 +311,21 @@ def peak_bytes():
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("AC%2FDC", "AC/DC"),
+        ("a%2Fcontent%2Fb", "a/content/b"),
+        ("..%2Fx", "../x"),
+        ("-takes.%20", "-takes."),
+        ("CON", "CON"),
+    ],
+)
+def test_a_datasets_name_is_no_path(put, http, path, name):
+    answer = put(b"RIFF " + name.encode(), path)
+    assert (answer.status_code, answer.json().get("name")) == (201, name), answer.text
+
+
 def test_a_zip_read_in_another_code_page_is_another_dataset_of_the_same_bytes(http):
     content = raw_zip([("משה/דוד.wav".encode("cp1255"), b"RIFF"), (b"a/b.wav", b"RIFF")])
     guessed = http.put("/v1/datasets/anna/content", content=content).json()
