@@ -77,7 +77,7 @@ def list_dataset(folder: Path) -> DatasetFiles:
     manifest = folder / MANIFEST
     files = _from_manifest(manifest) if manifest.is_file() else list_folder(folder)
     if not files.recordings:
-        others = f". Left out: {left_out_text(files.left_out)}" if files.left_out else ""
+        others = f". Left out: {left_out_text(files.left_out, None)}" if files.left_out else ""
         raise InvalidDataset(
             f"the dataset folder {folder} holds no files that could be recordings; put recordings of one voice into "
             f"it{others}"

@@ -98,7 +98,7 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
     recordings = files.recordings
     if files.left_out:
         text = left_out_text(files.left_out)
-        report.log(f"left out of the dataset: {text}. All of them are in {workspace.slicing_result}")
+        report.log(f"left out of the dataset: {text}; slicing/result.json names all")
     progress = _Progress(report, recordings)
     done: list[SlicedRecording] = []
     judged: list[Judged] = []

@@ -65,7 +65,7 @@ def upload_contents(paths: Sequence[Path]) -> UploadContents:
             return UploadContents(left_out=_left_out_of_zip(paths[0]))
     contents = _contents(paths)
     if not contents.members:
-        others = f". Left out: {left_out_text(contents.left_out)}" if contents.left_out else ""
+        others = f". Left out: {left_out_text(contents.left_out, None)}" if contents.left_out else ""
         raise UsageError(
             f"{', '.join(map(str, paths))} contains no recordings; put recordings of one voice into it{others}"
         )

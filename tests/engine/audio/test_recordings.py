@@ -72,7 +72,7 @@ def test_names_that_begin_with_dots_are_taken_and_litter_is_named_with_its_reaso
 def test_whatever_the_decoder_opens_is_a_recording(dataset: Path, name: str, container: str, codec: str) -> None:
     with av.open(str(dataset / name), "w", format=container) as file:
         stream = file.add_stream(codec, rate=44_100)
-        stream.layout = "mono"
+        stream.layout, stream.bit_rate = "mono", 96_000
         resampler = av.AudioResampler(
             stream.codec_context.format, "mono", 44_100, stream.codec_context.frame_size or 1024
         )

@@ -163,6 +163,30 @@ def test_time_that_a_cut_off_file_has_lost_is_counted(
     assert summary.dropped_seconds["unreadable"] == pytest.approx(len(speech) / RATE / 2, abs=1)
 
 
+def test_files_that_are_left_out_are_named_in_report_log_and_result(
+    both: Any, save: Save, speech: Sound, dataset: Path, workspace: Workspace, listener: Any
+) -> None:
+    save("a.wav", speech)
+    (dataset / "words.txt").touch()
+    (dataset / "gone.wav").symlink_to(dataset / "nowhere.wav")
+    report, _ = both()
+    expected = {"gone.wav": "a link to nothing", "words.txt": "a text, a document or subtitles"}
+    assert {other.name: other.reason for other in report.left_out} == expected
+    assert "left out of the dataset: 'gone.wav' (a link to nothing), 'words.txt' (a text" in "".join(listener.log)
+    result = json.loads(workspace.slicing_result.read_text())
+    assert {other["name"]: other["reason"] for other in result["left_out"]} == expected
+
+
+def test_crumbs_beside_so_little_that_is_kept_are_not_usable(dataset: Path, save: Save, speech: Sound) -> None:
+    for number in range(10):
+        save(f"{number}.wav", speech[5000:][: int((0.45 if number == 0 else 0.3) * RATE)])
+    report = make_report(dataset)
+    assert not report.usable
+    assert (report.num_usable, report.kept_seconds) == (1, pytest.approx(0.45, abs=0.02))
+    assert "2.7 s more are in sounds shorter than 0.4 s" in str(report.reason)
+    assert "1.wav: all of its sound is shorter than 0.4 s" in str(report.reason)
+
+
 def test_crumbs_are_refused_by_the_report_with_the_words_of_slicing(
     dataset: Path, save: Save, voice: Callable[..., Sound], workspace: Workspace, listener: Any
 ) -> None:
