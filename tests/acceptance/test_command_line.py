@@ -220,7 +220,7 @@ def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_on
         station.wait_until(lambda: " voices, " in log.read_text(), "the contents of the folder", 90)
     finally:
         up.terminate()
-        up.wait(60)
+        up.wait(170)  # longer than it gives its worker to stop
     said = log.read_text()
     assert f"{users} is new; the data folder used last is {last}" in said
     assert f"missing in {users / 'weights'}: 586.4 MB" in said

@@ -91,7 +91,7 @@ def needed_files(weights: Weights, rate: SampleRate = "40k", version: Version = 
 
 
 def missing_files(weights: Weights, wanted: Sequence[PublishedFile]) -> list[PublishedFile]:
-    """Those of the files that are absent or damaged."""
+    """Files that are absent or damaged."""
     return [file for file in wanted if weights.verify(file) != "verified"]
 
 
@@ -135,8 +135,10 @@ def import_weights(
 def _warn_of_others(output: Output, weights: Weights, missing: Sequence[PublishedFile], source: Path) -> None:
     """Warn of files that have the name of a missing one and another content."""
     by_name = {file.name: file for file in missing}
-    sizes = {file.size for file in weights.files}
+    sizes = frozenset[int]().union(*(file.sizes for file in weights.files))
     for path in files_under(source):
+        if not path.is_file():
+            continue
         if path.name in _FAIRSEQ_HUBERT and any(file.id == HUBERT for file in missing):
             output.warning(f"{path} is in fairseq's format, which is not read here; {HUBERT} is the same encoder")
         elif (

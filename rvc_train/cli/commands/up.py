@@ -90,9 +90,10 @@ def up(
     may_open = not no_browser and is_new
     if is_new and last not in {None, folder}:
         output.note(f"{folder} is new; the data folder used last is {last}: for its voices, start with --data {last}")
-    if setup or is_new:
-        prepare(output, folder, fetches=setup)
-    with contextlib.suppress(KeyboardInterrupt, Stopped), services:
+    with contextlib.suppress(KeyboardInterrupt, Stopped), contextlib.ExitStack() as stack:
+        if setup or is_new:
+            prepare(output, folder, fetches=setup)
+        stack.enter_context(services)
         remember_data_folder(folder)
         contents = _contents(services)
         output.note(f"ready: {services.url}   data: {services.data_folder}   stop with Ctrl-C")

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rvc_engine.weights import catalogue
-from rvc_engine.weights.catalogue import PublishedFile
+from rvc_engine.weights.catalogue import Equivalent, PublishedFile, Weights
 from rvc_train.cli.commands.setup import prepare
 from rvc_train.cli.main import app
 from rvc_train.cli.output import Output
@@ -39,6 +39,9 @@ APPLIO = {
 }
 
 
+FLOAT32 = b"the encoder as Applio has it, in float32" * 900
+
+
 @pytest.fixture(autouse=True)
 def small_catalogue(monkeypatch, tmp_path):
     """Small files in place of the published ones, and no weights folder of the user's."""
@@ -49,6 +52,9 @@ def small_catalogue(monkeypatch, tmp_path):
             path=path,
             size=len(CONTENT[path]),
             sha256=hashlib.sha256(CONTENT[path]).hexdigest(),
+            equivalents=(Equivalent(size=len(FLOAT32), sha256=hashlib.sha256(FLOAT32).hexdigest()),)
+            if name == "hubert"
+            else (),
         )
         for path, name in PATHS.items()
     )
@@ -106,6 +112,17 @@ def test_a_folder_of_rvc_or_applio_gives_all_of_it(tmp_path, layout):
     assert "all of it is in" in output
 
 
+def test_applios_own_publication_of_the_encoder_serves_as_well(tmp_path):
+    folder = put(tmp_path / "Applio", APPLIO)
+    (folder / APPLIO["hubert_base/pytorch_model.bin"]).write_bytes(FLOAT32)
+    code, output = run(tmp_path, "--from", folder)
+    assert (code, present(tmp_path)) == (0, NEEDED), output
+    weights = Weights(tmp_path / "data" / "weights")
+    (file,) = weights.files_of("hubert")
+    assert weights.verify(file, again=True) == "verified"
+    assert weights.checksum_of(file) == hashlib.sha256(FLOAT32).hexdigest(), "features of it are not taken for others'"
+
+
 def test_files_given_by_hand_are_recognized_by_content_whatever_their_names(tmp_path):
     put(tmp_path, {"rmvpe.pt": "download (3)", "pretrained_v2/f0G40k.pth": "g.pth"})
     code, output = run(tmp_path, "--from", tmp_path / "download (3)", "--from", tmp_path / "g.pth", "--json")
@@ -120,6 +137,7 @@ def test_a_file_that_is_cut_off_or_of_another_format_is_named(tmp_path):
     folder.mkdir(parents=True)
     (folder / "rmvpe.pt").write_bytes(CONTENT["rmvpe.pt"][:100])
     (folder / "hubert_base.pt").write_bytes(b"fairseq")
+    (folder / "f0G40k.pth").symlink_to("nowhere")
     code, output = run(tmp_path, "--from", tmp_path / "RVC")
     assert code == 0
     assert "rmvpe.pt is not the published rmvpe/rmvpe.pt: it has 100 B" in output.replace("\n", "")
