@@ -132,7 +132,7 @@ function startSending() {
 /** Select a dataset and wait for its report. */
 async function use(found) {
   dataset = found;
-  if (!form.elements.name.value) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
+  if (!form.elements.name.value) form.elements.name.value = [...found.name].slice(0, 100).join("");
   const { id } = found;
   for (;;) {
     report = await retryUnreachable(() => showReport(dataset));
