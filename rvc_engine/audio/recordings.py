@@ -38,7 +38,7 @@ class DatasetFiles:
     """In a stable order: by name, or in the order of the manifest."""
     left_out: list[LeftOut] = field(default_factory=list)
     zips: list[Recording] = field(default_factory=list)
-    """Those of `left_out` that are zips, for programs that unpack them."""
+    """Zips, which are in `left_out` too, for programs that unpack them."""
     notes: list[str] = field(default_factory=list)
     """Sentences on how names were read."""
 
