@@ -18,17 +18,17 @@ def readable_paths(paths: Sequence[str]) -> tuple[list[str], Choice | None]:
 
     Names that had to be changed get a number where another file or folder has them.
     """
-    prefixes = {prefix for path in paths for prefix in _prefixes(path)}
+    prefixes = dict.fromkeys(prefix for path in paths for prefix in _prefixes(path))
     unreadable = {os.fsencode(name) for name in map(_last, prefixes) if not _is_utf8(name)}
     choice = choose(unreadable) if unreadable else None
     shown: dict[str, str] = {}
-    changed = []
+    changed: dict[str, None] = {}
     for prefix in sorted(prefixes, key=lambda each: each.count("/")):
         is_kept = _last(prefix) == _shown(_last(prefix), None) and _parent(prefix) not in changed
         if is_kept:
             shown[prefix] = prefix
         else:
-            changed.append(prefix)
+            changed[prefix] = None
     taken = set(shown.values())
     for prefix in changed:
         before = shown[_parent(prefix)] + "/" if _parent(prefix) else ""
