@@ -16,11 +16,12 @@ from rvc_engine.cli.console import open_report
 from rvc_engine.cli.convert import convert
 from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
-from rvc_engine.config import TrainingConfig, check_voice_name
+from rvc_engine.config import TrainingConfig
 from rvc_engine.environment.text_files import read_text
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.names.voices import check_voice_name
 from rvc_engine.translation.program_errors import errors_reported
 from rvc_engine.translation.programs import LanguageOption, LogLevelOption, echo, localized
 from rvc_engine.workspace.layout import Workspace

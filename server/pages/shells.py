@@ -16,6 +16,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from rvc_engine.names.code_pages import CODE_PAGES
 from server.pages import catalogues
 
 FOLDER = Path(__file__).parent
@@ -77,6 +78,7 @@ class Pages:
             version=version("rvc-train"),
             root=root,
             assets=root + ADDRESS,
+            code_pages=CODE_PAGES,
         )
         headers = {
             "Content-Security-Policy": policy(nonce),

@@ -227,6 +227,7 @@ class UploadService:
         visible_owner: str | None,
         name: str,
         upload_id: str,
+        zip_names: str,
     ) -> tuple[Dataset, bool]:
         """Make a dataset of a complete upload; and whether it is new. Repeated calls return the same one.
 
@@ -236,7 +237,7 @@ class UploadService:
         upload = self.require_complete(visible_owner, upload_id)
         if upload.dataset_id is None and (sha256 := upload.sha256 or self._sha256(upload_id)) is not None:
             try:
-                return admissions.admit(name, upload, sha256)
+                return admissions.admit(name, upload, sha256, zip_names)
             except (SpaceReserved, StorageQuotaExceeded):
                 raise
             except NoSpace as error:

@@ -35,6 +35,14 @@ def test_from_submission_to_files_with_what_to_type_next(running, tmp_path):
     done = running.cli("download", "last", "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"anna.pth", "anna.index"}
+    (tmp_path / "out" / "anna.pth").write_bytes(b"another voice")
+    done = running.cli("download", "last", "-o", str(tmp_path / "out"))
+    assert "has other files of these names, which stay" in done.stderr
+    numbered = {"anna (2).pth", "anna (2).index"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"anna.pth", "anna.index"} | numbered
+    assert (tmp_path / "out" / "anna.pth").read_bytes() == b"another voice"
+    assert running.cli("download", "last", "-o", str(tmp_path / "out"), "--force").returncode == 0
+    assert (tmp_path / "out" / "anna.pth").read_bytes() == (tmp_path / "out" / "anna (2).pth").read_bytes()
 
 
 def test_json_is_all_there_is_on_standard_output(running, tmp_path):
@@ -99,13 +107,15 @@ def restart_worker(running) -> None:
     ("words", "code", "sentence"),
     [
         (["submit", "nowhere", "--name", "x"], 2, "there is no dataset nowhere"),
-        (["submit", "samples", "--name", "../x", *SMALL], 2, "--name: the name begins with a dot"),
+        (["submit", "samples", "--name", "a\nb", *SMALL], 2, "--name: the name has characters that are not printable"),
         (["submit", "samples", "--name", "x", "--width", "24"], 2, "no base weights exist for width=24"),
         (["submit", "samples", "--name", "x", "--batch-size", "0"], 2, "--batch-size: "),
         (["submit", "samples", "--name", "x", "--config", "/nowhere.json"], 2, "/nowhere.json cannot be read"),
         (["submit", "samples", "--name", "x", "--sample-rate", "44k"], 2, "--sample-rate"),
         (["watch", "job_0000"], 2, "there is no job job_0000"),
         (["dataset", "upload", "/nowhere"], 2, "no such file or folder"),
+        (["dataset", "upload", "/nowhere", "--name", "x" * 201], 2, "--name: the name has 201 characters"),
+        (["dataset", "upload", "/nowhere", "--zip-names", "klingon"], 2, "--zip-names: 'klingon' is not a code page"),
         (["jobs", "--server", "http://127.0.0.1:9"], 3, "rvc-train up"),
         (["jobs", "--server", "no address"], 2, "not a server address"),
         (["jobs", "--status", "happy"], 1, "status"),

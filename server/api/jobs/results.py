@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from rvc_engine.names.voices import voice_file_stem
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.events import MetricSeries
@@ -82,7 +83,7 @@ def get_zip(job_id: str, context: Context) -> Response:
     headers = {
         "Accept-Ranges": "none",
         "Content-Length": str(size),
-        "Content-Disposition": content_disposition(f"{job.name}.zip"),
+        "Content-Disposition": content_disposition(f"{voice_file_stem(job.name)}.zip"),
     }
     return StreamingResponse(chunks, headers=headers, media_type="application/zip")
 

@@ -32,6 +32,7 @@ async function send(chosenFiles) {
   const files = await recordingsAmong(chosenFiles);
   if (!files.length) return;
   const uploadBody = new UploadBody(files);
+  const zipNames = byId("zip-names").value;
   const name = nameOf(files);
   byId("drop").hidden = true;
   byId("unfinished").hidden = true;
@@ -42,13 +43,13 @@ async function send(chosenFiles) {
   sending.size = uploadBody.size;
   onProgress(0);
   try {
-    const known = await alreadyThere(uploadBody);
+    const known = await alreadyThere(uploadBody, zipNames);
     if (known) attempt(() => use(known));
     else if (isBegun(uploadBody)) notify(t("new.resumed"));
     const uploadId = known || sending.isStopped ? null : await sending.run();
     if (uploadId) {
       byId("sending-state").textContent = t("new.admitting");
-      const made = await admit(name, uploadId);
+      const made = await admit(name, uploadId, zipNames);
       sending.done();
       attempt(() => use(made));
     }
@@ -63,11 +64,11 @@ async function send(chosenFiles) {
 }
 
 /** The dataset of the same bytes, if there is one: then nothing is uploaded. */
-async function alreadyThere(uploadBody) {
+async function alreadyThere(uploadBody, zipNames) {
   byId("sending-pause").hidden = true;
   const looked = (bytes) => { byId("sending-state").textContent = `${t("new.looking")} ${percent(bytes / uploadBody.size)}`; };
   try {
-    const found = await same(uploadBody, looked, () => !sending.isStopped);
+    const found = await same(uploadBody, zipNames, looked, () => !sending.isStopped);
     if (found) notify(t("new.already_there", { name: found.name }));
     return found;
   } finally {
@@ -131,7 +132,7 @@ function startSending() {
 /** Select a dataset and wait for its report. */
 async function use(found) {
   dataset = found;
-  if (!form.elements.name.value) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
+  if (!form.elements.name.value) form.elements.name.value = [...found.name].slice(0, 100).join("");
   const { id } = found;
   for (;;) {
     report = await retryUnreachable(() => showReport(dataset));

@@ -25,7 +25,7 @@ export async function recordingsAmong(files) {
   const leftOut = new Map();
   const recordings = files.filter(({ path }) => {
     const [rule, pattern] = patterns.find(([, one]) => one.test(path)) ?? [];
-    if (!rule || (rule.code === "zip" && files.length === 1)) return true;
+    if (!rule || rule.code === "zip") return true; // the server unpacks zips beside files too
     const { 0: match, index } = pattern.exec(path);
     leftOut.set(path.slice(0, index + match.length), rule);
     return false;

@@ -18,7 +18,7 @@ export class UploadBody {
   constructor(files) {
     this.files = files; // [{ path, file }]
     this.isZip = files.length > 1;
-    this.entries = files.map(({ path, file }) => ({ name: path, input: file, lastModified: new Date(file.lastModified), size: file.size }));
+    this.entries = files.map(({ path, file }) => ({ name: path.replaceAll("\\", "_"), input: file, lastModified: new Date(file.lastModified), size: file.size }));
     this.piece = MAX_PIECE;
     this.size = this.isZip ? Number(predictLength(this.entries)) : files[0].file.size;
   }
@@ -108,13 +108,13 @@ async function offsetOf(address) {
   }
 }
 
-/** A dataset of the same bytes, or null. The bytes are hashed only if a dataset has the same size. */
-export async function same(uploadBody, onProgress, isWanted) {
+/** A dataset of the same bytes whose names of zips are read in the same way, or null. The bytes are hashed only if a dataset has the same size. */
+export async function same(uploadBody, zipNames, onProgress, isWanted) {
   const known = await all("/v1/datasets").catch((fault) => {
     if (fault instanceof Unreachable) return []; // the upload waits by itself
     throw fault;
   });
-  const alike = known.filter((one) => one.size === uploadBody.size);
+  const alike = known.filter((one) => one.size === uploadBody.size && one.zip_names === zipNames);
   if (!alike.length) return null;
   const sha256 = new Sha256();
   for await (const piece of uploadBody.pieces(0)) {
@@ -274,27 +274,36 @@ async function refuse(answer) {
 }
 
 /** Create a dataset from an upload; repeating it gives the same answer. */
-export const admit = (name, uploadId) => retryUnreachable(() => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } }));
+export const admit = (name, uploadId, zipNames) => retryUnreachable(() => request("POST", "/v1/datasets", {
+  body: { name, upload_id: uploadId, zip_names: zipNames },
+}));
 
 /** Files of a drop or a file dialog, with their paths; folders are traversed. */
 export async function collected(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return chosen(transfer.files);
   const found = [];
-  async function walk(entry) {
+  /** `path`: of the entry; folders dropped together may have the same name, and each may be a speaker. */
+  async function walk(entry, path) {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-      found.push({ path: entry.fullPath.replace(/^\//, ""), file });
+      found.push({ path, file });
       return;
     }
     const reader = entry.createReader();
     for (;;) {
       const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
       if (!some.length) break;
-      for (const one of some) await walk(one);
+      for (const one of some) await walk(one, `${path}/${one.name}`);
     }
   }
-  for (const entry of entries) await walk(entry);
+  const taken = new Set();
+  for (const entry of entries) {
+    let path = entry.name;
+    for (let n = 2; taken.has(path); n += 1) path = entry.name.replace(/(\.[^.]*)?$/, ` (${n})$1`);
+    taken.add(path);
+    await walk(entry, path);
+  }
   return inOrder(found);
 }
 
