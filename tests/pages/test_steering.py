@@ -174,3 +174,26 @@ def test_a_theme_and_a_language_that_were_chosen_stay(open_house: Any, visit: An
     expect(page.locator("html")).to_have_attribute("lang", "zh")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 25)"
+
+
+def test_seven_tabs_of_running_jobs_load_and_move_over_one_browsers_six_connections(
+    open_house: Any, visit: Any, recording: Any
+) -> None:
+    open_house.follow_script(["train", 3000, 0.2, 1000])
+    job = open_house.submit(open_house.upload(recording), name="gina")
+    visitor = visit(open_house)
+    open_house.wait_until(lambda: (open_house.client.job(job.id).step or 0) > 0, "a step")
+    pages = [visitor.context.new_page() for _ in range(7)]
+    for page in pages:
+        page.goto(f"{visitor.url}/jobs/{job.id}")
+        expect(page.locator("#status")).to_have_text("Running")
+    steps = [page.locator("#facts").inner_text() for page in pages]
+    for page, before in zip(pages, steps, strict=True):
+        expect(page.locator("#facts")).not_to_have_text(before)
+        expect(page.locator("#log")).to_contain_text("attempt 1")
+        open_streams = page.evaluate(
+            "() => performance.getEntriesByType('resource').filter((one) => one.responseEnd === 0)"
+        )
+        assert open_streams == []
+    open_house.client.cancel(job.id)
+    expect(pages[6].locator("#status")).to_have_text("Cancelled")

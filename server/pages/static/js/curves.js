@@ -40,9 +40,10 @@ export class Curves {
     this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
   }
 
-  /** New values exist; they are fetched at most every few seconds. */
-  mayLoad() {
-    this.isDue = true;
+  /** Fetch the values soon, if the job is at another step than at the last call. */
+  mayLoad(step) {
+    if (step !== this.step) this.isDue = true;
+    this.step = step;
   }
 
   /** Fetch the values; they stay due while the server is unreachable. */

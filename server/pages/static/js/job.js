@@ -2,9 +2,7 @@
 
 import { all, get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
 import { isOver, showActions } from "./actions.js";
-import { Curves } from "./curves.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
-import { follow } from "./live.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
 import { attempt, copy, notify } from "./shell.js";
@@ -13,17 +11,19 @@ import { ago, duration, figure, has, number, percent, size, span, t, when } from
 const id = decodeURIComponent(location.pathname.slice(root.length).split("/")[2] ?? "");
 const base = `/v1/jobs/${id}`;
 const STAGES = ["slice", "pitch", "content", "train", "index", "export"];
-const NOISE = ["progress", "metric"];
+/** All types but those of each step: `progress` and `metric`. */
 const NOTABLE = [
   "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "preview_ready",
   "artifact_published", "pause_requested", "paused", "resumed", "cancel_requested", "retrying", "worker_lost", "succeeded",
   "failed", "cancelled",
 ];
-const curves = new Curves(id, byId("curves"), byId("zoom-out"));
 const saves = new Saves(base);
+let curves = null;
 let job = null;
 let events = [];
 let shownEvents = 60;
+/** Number of the newest event that was asked for. */
+let seen = 0;
 
 // --- the job itself
 
@@ -33,7 +33,7 @@ async function load() {
   } catch (fault) {
     if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
     byId("main").replaceChildren(h("p", { class: "notice" }, t("job.missing")), h("a", { href: "/" }, t("voices.title")));
-    job = { status: "failed" };
+    job = { status: "failed", last_event_seq: 0, isMissing: true };
     return;
   }
   document.title = `${job.name} · rvc-train`;
@@ -45,6 +45,8 @@ async function load() {
   showFailure();
   showProgress();
   showConfig();
+  curves?.mayLoad(job.step);
+  if (job.last_event_seq > seen) await loadEvents();
 }
 
 function showFailure() {
@@ -148,30 +150,22 @@ function fileRow(file) {
 
 // --- events
 
+/** The events since the last look, and what they are about. */
 async function loadEvents() {
-  let after = 0;
+  const first = events.length;
   let page;
-  events = [];
   do {
-    page = await get(withQuery(`${base}/events`, { type: NOTABLE, after, limit: 1000 }));
+    page = await get(withQuery(`${base}/events`, { type: NOTABLE, after: seen, limit: 1000 }));
     events.push(...page.data);
-    after = page.data.at(-1)?.seq ?? after;
+    seen = page.data.at(-1)?.seq ?? seen;
   } while (page.has_more);
+  seen = Math.max(seen, page.last_seq);
+  if (events.length === first) return;
   showEvents();
   showStages();
-  return page.last_seq;
-}
-
-function onEvent(data) {
-  const event = JSON.parse(data);
-  if (event.type === "metric") curves.mayLoad();
-  if (NOISE.includes(event.type)) return;
-  events.push(event);
-  showEvents();
-  if (event.type === "stage_changed") showStages();
-  if (event.type === "artifact_published") attempt(loadFiles);
-  if (event.type === "evaluated" || event.type === "preview_ready") attempt(() => saves.load());
-  ticking.again();
+  const types = new Set(events.slice(first).map((event) => event.type));
+  if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(loadFiles));
+  if (first === 0 || types.has("evaluated") || types.has("preview_ready")) attempt(() => retryUnreachable(() => saves.load()));
 }
 
 function showEvents() {
@@ -209,28 +203,21 @@ byId("more-events").addEventListener("click", () => {
 
 // --- the page
 
-const ticking = repeat(load, () => (!job || isOver(job) ? 15 : 2));
-
-async function start() {
-  const last = await loadEvents();
-  follow((after) => withQuery(`${base}/events`, { after }), last, {
-    onMessage: onEvent,
-    onState: (state) => {
-      if (state === "ended") attempt(() => retryUnreachable(async () => {
-        await Promise.all([load(), loadFiles(), saves.load(), curves.load()]);
-        showStages();
-      }));
-    },
-  });
+/** The charts, whose library is half of all scripts: after the rest. */
+async function startCurves() {
+  const { Curves } = await import("./curves.js");
+  curves = new Curves(id, byId("curves"), byId("zoom-out"));
+  curves.start(byId("smoothing"), byId("compare"), byId("compare-list"));
 }
+
+const ticking = repeat(async () => {
+  await load();
+  if (curves === null && !job.isMissing) await startCurves();
+}, () => (job?.isMissing ? Infinity : !job || isOver(job) ? 15 : 2));
 
 new Log(base, {
   frame: byId("log"), state: byId("log-state"), search: byId("log-search"), next: byId("log-next"),
   previous: byId("log-previous"), follow: byId("log-follow"),
-}).start();
+}).start(() => job !== null && isOver(job));
 byId("log-file").href = at(`${base}/logs`);
 byId("log-file").download = `${id}.log`;
-attempt(() => retryUnreachable(start));
-attempt(() => retryUnreachable(loadFiles));
-attempt(() => retryUnreachable(() => saves.load()));
-curves.start(byId("smoothing"), byId("compare"), byId("compare-list"));
