@@ -148,6 +148,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.state.context = context
     install(app)
+    app.add_exception_handler(404, pages.missing)
     app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's documented way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:

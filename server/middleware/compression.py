@@ -11,7 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MIN_BYTES = 600
 LEVEL = 5
-"""Of zlib: a page's script of 145 kB in about 4 ms; higher levels save a few per cent more."""
+"""Level of zlib: a page's script of 145 kB in about 4 ms; higher levels save a few per cent more."""
 TEXT = frozenset(
     {
         "application/json",
@@ -43,8 +43,10 @@ class _TextResponder(GZipResponder):
     """Response of which only text without ranges is compressed."""
 
     async def send_with_compression(self, message: Message) -> None:
+        message = dict(message)  # it is changed below, and other requests may share it
         if message["type"] == "http.response.start":
-            headers = Headers(raw=message.get("headers", []))
+            message["headers"] = list(message.get("headers", []))
+            headers = Headers(raw=message["headers"])
             media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
             is_left = media_type not in TEXT or "accept-ranges" in headers or message["status"] != 200
             self.exclude_content_types = (media_type,) if is_left else ()

@@ -43,6 +43,8 @@ JOB = Shell("job", "voices")
 NEW = Shell("new", "new")
 SERVER = Shell("server", "server")
 SIGN_IN = Shell("sign_in", None)
+MISSING = Shell("missing", None)
+"""Page of an address without one."""
 
 
 def policy(nonce: str) -> str:
@@ -66,7 +68,7 @@ class Pages:
             lstrip_blocks=True,
         )
 
-    def render(self, shell: Shell, request: Request, root: str) -> HTMLResponse:
+    def render(self, shell: Shell, request: Request, root: str, status: int = 200) -> HTMLResponse:
         """Render the page for any caller: it holds no data. `root`: path below which a proxy publishes the server."""
         accepted = request.headers.get("accept-language", "")
         language = catalogues.choose(request.cookies.get(catalogues.COOKIE), accepted)
@@ -88,7 +90,7 @@ class Pages:
             "Vary": "Accept-Language, Cookie, X-Forwarded-Prefix",
             "Cache-Control": "no-cache",
         }
-        return HTMLResponse(html, headers=headers)
+        return HTMLResponse(html, status, headers)
 
 
 @cache

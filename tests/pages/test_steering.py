@@ -58,7 +58,7 @@ def test_a_running_job_is_paused_resumed_and_cancelled(open_house: Any, visit: A
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
     expect(page.locator("#status")).to_have_text("Cancelled")
-    expect(page.locator("#events")).to_contain_text("resume")
+    expect(page.locator("#events")).to_contain_text("Resumed")
     assert open_house.client.job(job.id).status == "cancelled"
 
 
@@ -79,8 +79,12 @@ def test_a_failed_job_says_first_why_and_what_to_do_and_is_tried_again(
     expect(line(visitor, "bella")).to_contain_text("the losses are no numbers any more")
     open_house.follow_script(["train", 3, 0.01, 5], *open_house.MAKE_VOICE)
     line(visitor, "bella").get_by_role("button", name="Try again").click()
-    expect(visitor.page.locator(".voice").filter(has_text="bella")).to_have_count(2)
-    expect(visitor.page.locator(".voice").filter(has_text="bella").first).to_contain_text("Ready")
+    expect(page).to_have_url(re.compile("/jobs/job_"))
+    expect(page.locator("#status")).to_have_text("Ready")
+    expect(page.locator("#facts")).to_contain_text("Continues from")
+    page.locator("#facts").get_by_role("link", name="bella").click()
+    expect(page).to_have_url(re.compile(job.id))
+    expect(page.locator("#facts")).to_contain_text("Continued as")
 
 
 def test_two_browsers_see_each_others_deeds_and_each_owner_only_their_own(
