@@ -167,6 +167,8 @@ class JobPublic(Forecast):
     """Id of the job that this one retries, which may have been deleted."""
     retry_from: RetryFrom | None = None
     num_artifacts: int
+    disk_bytes: int = 0
+    """Bytes of its files on disk, checkpoints and log included, as last measured."""
     num_warnings: int
     last_event_seq: int
     worker_id: str | None

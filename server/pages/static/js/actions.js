@@ -3,7 +3,7 @@
 import { get, post, remove, withQuery } from "./api.js";
 import { at, h } from "./dom.js";
 import { attempt, confirm, may, notify } from "./shell.js";
-import { t } from "./words.js";
+import { size, t } from "./words.js";
 
 export const OVER = ["succeeded", "failed", "cancelled"];
 export const isOver = (job) => OVER.includes(job.status);
@@ -44,7 +44,7 @@ async function erase(job) {
   const question = { title: t("ask.delete.title", { name: job.name }), text: t("ask.delete.text"), button: t("action.delete") };
   if (!(await confirm(question))) return false;
   await remove(path(job));
-  notify(t("said.deleted", { name: job.name }));
+  notify(job.disk_bytes ? t("said.deleted_freed", { name: job.name, size: size(job.disk_bytes) }) : t("said.deleted", { name: job.name }));
   if (location.pathname.startsWith(at("/jobs/"))) location.assign(at("/"));
   return true;
 }

@@ -107,6 +107,17 @@ export async function all(path, most = 1000) {
   return found;
 }
 
+/** A module that is loaded when it is needed: `later(() => import("./x.js"))`. Throws Unreachable. */
+export async function later(load) {
+  try {
+    return await load();
+  } catch (fault) {
+    if (!(fault instanceof TypeError)) throw fault; // an error of the module itself
+    setAway(true);
+    throw new Unreachable();
+  }
+}
+
 /** Run `work`, and again while the server is unreachable. */
 export async function retryUnreachable(work) {
   for (;;) {

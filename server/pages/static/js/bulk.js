@@ -4,7 +4,7 @@ import { fits, requestOf } from "./actions.js";
 import { ApiError } from "./api.js";
 import { byId, h, setText } from "./dom.js";
 import { attempt, confirm, notify } from "./shell.js";
-import { count, t } from "./words.js";
+import { count, size, t } from "./words.js";
 
 const ACTIONS = ["pause", "resume", "cancel", "delete"];
 const ASKED = ["cancel", "delete"];
@@ -52,17 +52,19 @@ export class Bulk {
     const jobs = this.picked.filter((job) => fits(name, job));
     const question = { title: count(`ask.${name}_several`, jobs.length), text: t(`ask.${name}.text`), button: t(`action.${name}`) };
     if (ASKED.includes(name) && !(await confirm(question))) return;
-    let done = 0;
+    let [done, freed] = [0, 0];
     for (const job of jobs) {
       try {
         await requestOf(name, job);
         this.chosen.delete(job.id);
         done += 1;
+        freed += job.disk_bytes;
       } catch (fault) {
         if (!(fault instanceof ApiError) || ![404, 409].includes(fault.status)) throw fault; // it has moved on meanwhile
       }
     }
-    notify(count("said.several", done));
+    const said = count("said.several", done);
+    notify(name === "delete" && freed ? `${said} ${t("said.freed", { size: size(freed) })}` : said);
     this.after();
   }
 }

@@ -41,10 +41,10 @@ export class Curves {
     this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
   }
 
-  /** Fetch the values soon, if the job is at another step than at the last call. */
-  mayLoad(step) {
-    if (step !== this.step) this.isDue = true;
-    this.step = step;
+  /** Fetch the values soon, if the job has had another event since the last call: `seq` is the newest one's number. */
+  mayLoad(seq) {
+    if (seq !== this.seq) this.isDue = true;
+    this.seq = seq;
   }
 
   /** Fetch the values at once: other jobs are to be shown. */

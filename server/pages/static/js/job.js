@@ -1,6 +1,6 @@
 // One job: progress, curves, saves, log.
 
-import { all, get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
+import { get, later, repeat, retryUnreachable, withQuery, ApiError } from "./api.js";
 import { isOver, showActions } from "./actions.js";
 import { Compared } from "./compare.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
@@ -10,7 +10,7 @@ import { Log } from "./log.js";
 import { Saves } from "./saves.js";
 import { attempt } from "./shell.js";
 import { showInTab, startTab } from "./tab.js";
-import { ago, count, duration, figure, has, number, percent, span, t, when } from "./words.js";
+import { ago, count, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
 
 const id = decodeURIComponent(location.pathname.slice(root.length).split("/")[2] ?? "");
 const base = `/v1/jobs/${id}`;
@@ -58,7 +58,7 @@ async function load() {
   showProgress();
   showSections();
   attempt(showConfig);
-  curves?.mayLoad(job.step);
+  curves?.mayLoad(job.last_event_seq);
   if (job.last_event_seq > seen) await loadEvents();
 }
 
@@ -116,6 +116,7 @@ function describe() {
     ["samples", isRunning && job.losses["speed/clips_per_second"] ? figure(job.losses["speed/clips_per_second"]) : null],
     ["tried", numRetries() ? count("job.tried_again", numRetries()) : null],
     ["took", job.finished_at && job.started_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null],
+    ["disk", job.disk_bytes ? size(job.disk_bytes) : null],
     ["submitted", ago(job.created_at)],
     [job.retry_from === "start" ? "repeats" : "from", job.retry_of ? linkTo(job.retry_of, relatives.get(job.retry_of)) : null],
     ["retried", retriedAs.length ? h("span", {}, retriedAs.map((one) => linkTo(one.id, `${one.name}, ${ago(one.created_at)}`))) : null],
@@ -219,7 +220,7 @@ byId("more-events").addEventListener("click", () => {
 
 /** The charts, whose library is half of all scripts, and the comparison: after the rest. */
 async function startCurves() {
-  const { Curves } = await import("./curves.js");
+  const { Curves } = await later(() => import("./curves.js"));
   curves = new Curves(() => compared.jobs, byId("curves"), byId("zoom-out"));
   curves.start(byId("smoothing"));
   log.start(() => isOver(job));

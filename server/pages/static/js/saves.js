@@ -1,6 +1,6 @@
 // Scores of each save, and its audio beside the recording, another save, or another run.
 
-import { all } from "./api.js";
+import { all, later, retryUnreachable } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { duration, figure, percent, t } from "./words.js";
 
@@ -188,7 +188,7 @@ class Player {
   }
 
   async start() {
-    const { default: WaveSurfer } = await import("../vendor/wavesurfer/wavesurfer.esm.js");
+    const { default: WaveSurfer } = await retryUnreachable(() => later(() => import("../vendor/wavesurfer/wavesurfer.esm.js")));
     const style = getComputedStyle(document.documentElement);
     for (const side of this.isGone ? [] : Object.keys(this.sides)) {
       const wave = WaveSurfer.create({

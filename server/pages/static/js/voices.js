@@ -6,7 +6,7 @@ import { Bulk } from "./bulk.js";
 import { byId, h, keyed, setText } from "./dom.js";
 import { QueueOrder } from "./queue_order.js";
 import { may } from "./shell.js";
-import { ago, count, duration, figure, number, percent, span, t } from "./words.js";
+import { ago, count, duration, figure, number, percent, size, span, t } from "./words.js";
 
 const RUNNING = ["running", "pausing", "cancelling"];
 const WAITING = ["validating", "paused"];
@@ -41,6 +41,9 @@ function keepFilter() {
   history.replaceState(null, "", withQuery(location.pathname, kept));
 }
 
+/** Whether the label can be asked for; else the page says what a label is. */
+const isLabelRight = () => LABEL.test(form.elements.label.value.trim().split("=")[0] || "any");
+
 const isFiltered = () => Boolean(form.elements.search.value.trim() || form.elements.label.value.trim());
 
 /** The filter as the API has it: a label without a value is a keyword. */
@@ -64,9 +67,8 @@ async function pages(address, words, most) {
 
 /** Running jobs, queued ones in their order, others that wait, and those that have ended, newest first. */
 async function load() {
-  const label = form.elements.label.value.trim().split("=")[0];
-  byId("label-fault").hidden = !label || LABEL.test(label);
-  if (!byId("label-fault").hidden) return;
+  byId("label-fault").hidden = isLabelRight();
+  if (!isLabelRight()) return;
   mayChange = await may("submit");
   const statuses = GROUPS[form.elements.group.value];
   const address = query();
@@ -89,6 +91,7 @@ async function load() {
 let counts = {};
 /** True numbers of all jobs that match, however many are shown. */
 async function loadCounts() {
+  if (!isLabelRight()) return;
   ({ counts } = await get(query()({ counts: true })));
   for (const [group, statuses] of Object.entries(GROUPS)) {
     setText(byId(`count-${group}`), number(statuses.reduce((sum, status) => sum + (counts[status] ?? 0), 0)));
@@ -162,6 +165,7 @@ function describe(job) {
     const facts = [t("voices.ended", { time: ago(job.finished_at) })];
     if (job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
     if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
+    if (job.disk_bytes) facts.push(t("voices.disk", { size: size(job.disk_bytes) }));
     return facts;
   }
   const facts = [job.stage ? `${t(`stage.${job.stage}`)} ${percent(job.progress)}` : t(isWaiting(job) ? "voices.submitted" : "voices.preparing", { time: ago(job.created_at) })];
