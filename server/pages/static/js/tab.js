@@ -48,6 +48,7 @@ export function showInTab(job) {
 function iconOf(share, colour) {
   const ring = (attributes) => `<circle cx='16' cy='16' r='12' fill='none' stroke-width='7' ${attributes}/>`;
   const part = `stroke='${colour}' stroke-dasharray='${(share * 75.4).toFixed(1)} 76' transform='rotate(-90 16 16)'`;
-  const picture = `<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 32 32'>${ring("stroke='#9994'")}${ring(part)}</svg>`;
+  const { namespaceURI } = document.querySelector("svg");
+  const picture = `<svg xmlns='${namespaceURI}' viewBox='0 0 32 32'>${ring("stroke='#9994'")}${ring(part)}</svg>`;
   return `data:image/svg+xml,${encodeURIComponent(picture)}`;
 }
