@@ -183,5 +183,5 @@ class JobList(ResponseModel):
     has_more: bool = False
     next_cursor: str | None = None
     """Value of `after` for the next page; null on the last one. Opaque."""
-    counts: dict[JobStatus, int] | None = None
+    counts: dict[JobStatus, int] | None = Field(default=None, exclude_if=lambda counts: counts is None)
     """With `counts`: number of jobs by status that match the other filters, whatever the status asked for."""
