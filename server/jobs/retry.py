@@ -93,4 +93,5 @@ def _retry_request(old: Job, request: JobRetry) -> JobCreate:
         labels=dict(old.labels),
         max_attempts=old.max_attempts,
         max_duration_seconds=old.max_duration_seconds,
+        fetch_weights=old.fetch_weights if request.fetch_weights is None else request.fetch_weights,
     )
