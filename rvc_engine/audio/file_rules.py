@@ -5,7 +5,7 @@ only what is clearly something else, and companion files of operating systems; e
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -13,6 +13,8 @@ from rvc_engine.listing import shorten
 
 ZIP = "zip"
 """Code of the rule for zips, for programs that unpack them."""
+LINK_IN_ZIP = "a link; pack what it leads to"
+"""Reason for links in a zip, which are not followed."""
 MAX_SHOWN = 5
 """Files that are left out named in one message."""
 
@@ -105,8 +107,3 @@ def left_out_text(files: Iterable[LeftOut], limit: int | None = MAX_SHOWN) -> st
     """Names and reasons for a message; of more than `limit` (None: no limit) the number."""
     shown = [f"{file.name!r} ({file.reason})" for file in dict.fromkeys(files)]
     return shorten(shown, len(shown) if limit is None else limit)
-
-
-def with_sources(files: Sequence[LeftOut], folder: str) -> list[LeftOut]:
-    """The same files with the name of the folder they lie in before theirs."""
-    return [LeftOut(f"{folder}/{file.name}", file.reason, file.code) for file in files]

@@ -4,7 +4,7 @@ Each method is one request and returns a schema of `rvc_train.schemas`. Raises e
 """
 
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
@@ -23,7 +23,7 @@ from rvc_train.asynchronous.uploads import upload
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.files import Offered, Progress
-from rvc_train.http.packing import default_dataset_name, packed
+from rvc_train.http.packing import UploadContents, default_dataset_name, packed
 from rvc_train.http.threads import entered_in_thread
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
@@ -72,15 +72,20 @@ class AsyncClient:
     # Datasets
 
     async def upload_dataset(
-        self, paths: Sequence[Path], name: str | None = None, progress: Progress | None = None
+        self,
+        paths: Sequence[Path],
+        name: str | None = None,
+        progress: Progress | None = None,
+        on_contents: Callable[[UploadContents], None] | None = None,
     ) -> DatasetPublic:
         """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
 
         `name`: name of the dataset; None: the first path's. `progress`: called with (bytes sent, bytes in all). Only
         bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
+        `on_contents`: called before anything is sent, with the files that are uploaded and those that are left out.
         """
         name = name or default_dataset_name(paths)
-        async with entered_in_thread(packed(paths)) as file:
+        async with entered_in_thread(packed(paths, on_contents or (lambda contents: None))) as file:
             report_progress = progress or (lambda done, total: None)
             return await upload(self._transport, file, name, report_progress, self._memory or _cache())
 

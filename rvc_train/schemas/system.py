@@ -14,6 +14,18 @@ class Limits(ResponseModel):
     max_file_bytes: int
 
 
+class FileRulePublic(ResponseModel):
+    """Kind of files that are left out of a dataset by their names."""
+
+    code: str
+    """Stable code: `text`, `image`, `hidden`, ..."""
+    reason: str
+    """The kind, as a clause."""
+    pattern: str
+    """Regular expression that is searched for, ignoring case, in a file's path within the dataset with `/` between its
+    parts; a folder's path ends with `/`. Valid in JavaScript and Python."""
+
+
 class SystemPublic(ResponseModel):
     """Version, limits and machine of the server."""
 
@@ -23,7 +35,8 @@ class SystemPublic(ResponseModel):
     database: str
     database_version: str
     limits: Limits
-    audio_suffixes: list[str]
+    file_rules: list[FileRulePublic] = []
+    """Files that are left out of a dataset; of two rules that match, the first holds. All others are recordings."""
     disk_free_bytes: int
     disk_total_bytes: int
     num_cores: int

@@ -5,7 +5,7 @@ Each method is one request and returns a schema of `rvc_train.schemas`. Raises e
 """
 
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from rvc_train.errors import ClientError, UsageError
 from rvc_train.http.files import Offered, Progress
-from rvc_train.http.packing import default_dataset_name, packed
+from rvc_train.http.packing import UploadContents, default_dataset_name, packed
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
@@ -70,15 +70,20 @@ class Client:
     # Datasets
 
     def upload_dataset(
-        self, paths: Sequence[Path], name: str | None = None, progress: Progress | None = None
+        self,
+        paths: Sequence[Path],
+        name: str | None = None,
+        progress: Progress | None = None,
+        on_contents: Callable[[UploadContents], None] | None = None,
     ) -> DatasetPublic:
         """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
 
         `name`: name of the dataset; None: the first path's. `progress`: called with (bytes sent, bytes in all). Only
         bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
+        `on_contents`: called before anything is sent, with the files that are uploaded and those that are left out.
         """
         name = name or default_dataset_name(paths)
-        with packed(paths) as file:
+        with packed(paths, on_contents or (lambda contents: None)) as file:
             report_progress = progress or (lambda done, total: None)
             return upload(self._transport, file, name, report_progress, self._memory or _cache())
 

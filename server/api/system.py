@@ -4,18 +4,19 @@ import os
 import platform
 import shutil
 import sqlite3
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
 from fastapi import APIRouter
 
+from rvc_engine.audio.file_rules import FILE_RULES
 from rvc_engine.config import TrainingConfig
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.system import Limits, SystemPublic
+from rvc_train.schemas.system import FileRulePublic, Limits, SystemPublic
 from server.api.authorization import requires
 from server.context import Context
 from server.database.engine import sqlite_warning
-from server.datasets.ingest import AUDIO_SUFFIXES
 
 router = APIRouter(tags=["server"])
 
@@ -47,7 +48,7 @@ def get_system(context: Context) -> SystemPublic:
             max_unpacked_bytes=settings.max_unpacked_bytes,
             max_file_bytes=settings.max_file_bytes,
         ),
-        audio_suffixes=sorted(AUDIO_SUFFIXES),
+        file_rules=[FileRulePublic(**asdict(rule)) for rule in FILE_RULES],
         disk_free_bytes=disk.free,
         disk_total_bytes=disk.total,
         num_cores=os.cpu_count() or 1,

@@ -77,7 +77,7 @@ def ingest(
         link_or_copy(upload, folder / stored[0][0])
     others = content.left_out
     _write_manifest(folder, stored, others)
-    notes = [f"left out, being no recordings: {left_out_text(others)}"] if others else []
+    notes = [f"left out: {left_out_text(others)}; the report names all"] if others else []
     notes = [*content.notes, *notes]
     return IngestResult(len(stored), sum(path.stat().st_size for path in folder.iterdir()), notes)
 

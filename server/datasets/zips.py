@@ -21,7 +21,7 @@ from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import IO, Self
 
-from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out
+from rvc_engine.audio.file_rules import LINK_IN_ZIP, ZIP, LeftOut, left_out
 from rvc_engine.names.code_pages import AUTO
 from rvc_engine.names.zip_names import note_of, read_names
 from server.errors import NoSpace, UploadRefused, UploadTooLarge
@@ -133,6 +133,7 @@ class ZipReader:
         for entry, name in zip(entries, names, strict=True):
             _check_entry(entry, name)
         _check_overlap(file, entries, archive.start_dir)
+        before = f"{folder}/" if depth else ""
         taken = {_key(parent) for name in names for parent in PurePosixPath(name).parents}
         for entry, name in sorted(zip(entries, names, strict=True), key=lambda pair: pair[1]):
             other = left_out(name)
@@ -140,11 +141,11 @@ class ZipReader:
                 inner = _free_folder(PurePosixPath(name), taken)
                 self._add_inner(file, Member(archive, entry, name), folder / inner, depth + 1)
             elif other is not None:
-                self._leave_out(replace(other, name=f"{folder / other.name}"))
+                self._leave_out(replace(other, name=before + other.name))
             elif stat.S_ISLNK(entry.external_attr >> 16):
-                self._leave_out(LeftOut(f"{folder / name}", "a link; pack what it leads to"))
+                self._leave_out(LeftOut(before + name, LINK_IN_ZIP))
             elif not name.endswith("/"):
-                self._content.members.append(Member(archive, entry, _bounded(folder / name)))
+                self._content.members.append(Member(archive, entry, _bounded(folder / PurePosixPath(name))))
 
     def _leave_out(self, other: LeftOut) -> None:
         self._content.left_out.append(replace(other, name=other.name[:MAX_NAME_LENGTH]))

@@ -1,15 +1,20 @@
 """`rvc-train dataset ...`: recordings on the server."""
 
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from rvc_engine.audio.file_rules import MAX_SHOWN, LeftOut, left_out_text
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
 from rvc_train.cli.session import ApiCommand, Session
-from rvc_train.http.packing import default_dataset_name
-from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
+from rvc_train.errors import ApiError, UsageError
+from rvc_train.http.packing import UploadContents, default_dataset_name
+from rvc_train.schemas.datasets import DatasetPublic, DatasetReport, DatasetStatus
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
 
@@ -21,18 +26,40 @@ def upload(
     session: Session,
     paths: Annotated[list[Path], typer.Argument(metavar="DIR|ZIP|FILES...", help="Recordings of one voice.")],
     name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the folder's or the file's.")] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Name every file that is left out.")] = False,
 ) -> None:
-    """Upload recordings: a folder, a zip, or audio files."""
+    """Upload recordings: a folder, a zip, or audio files. Before that, name the files that are left out."""
     label = name or default_dataset_name(paths)
     with session.output.transfer_bar() as bar:
         task = bar.add_task(translated(f"uploading {label}"), total=None)
         dataset = session.client.upload_dataset(
-            paths, label, progress=lambda done, total: bar.update(task, completed=done, total=total)
+            paths,
+            label,
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            on_contents=partial(_check_contents, session, verbose),
         )
     content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
     text = f"{dataset.id}  {dataset.name}  {content}, {dataset.status}"
     notes = "".join(f"\nnote: {note}" for note in dataset.notes)
     session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
+
+
+def _check_contents(session: Session, verbose: bool, contents: UploadContents) -> None:
+    """Name what is left out. Raises UsageError for more recordings than the server takes."""
+    others = contents.left_out
+    if verbose:
+        for other in others:
+            session.output.warning(f"left out: {left_out_text([other])}")
+    elif others:
+        more = "; --verbose names all" if len(others) > MAX_SHOWN else ""
+        session.output.warning(f"left out: {left_out_text(others)}{more}")
+    with suppress(ApiError):  # the server checks again
+        number, most = len(contents.members), session.client.system().limits.max_files
+        if number > most:
+            raise UsageError(
+                f"{number} recordings are more than the {most} that the server takes at once (RVC_TRAIN_MAX_FILES): "
+                "join short recordings to longer ones, or upload them as several datasets"
+            )
 
 
 @app.command("list", cls=ApiCommand)
@@ -61,27 +88,33 @@ def list_datasets(
 
 @app.command(cls=ApiCommand)
 def show(session: Session, dataset: DatasetArgument) -> None:
-    """Show one dataset."""
+    """Show one dataset: its status, and how much of it training will use."""
     found = session.client.find_dataset(dataset)
-    session.output.result(found, _described(found))
+    is_examined = found.status in {DatasetStatus.READY, DatasetStatus.INVALID}
+    report = session.client.dataset_report(found.id) if is_examined else None
+    session.output.result(found, _described(found, report))
 
 
 @app.command(cls=ApiCommand)
 def report(session: Session, dataset: DatasetArgument) -> None:
     """Show the report on the recordings, file by file."""
     found = session.client.dataset_report(session.client.find_dataset(dataset).id)
-    rows = table("FILE", "LENGTH", "RATE", "CHANNELS", "CODEC", "OVER NOISE", "FAULT")
+    rows = table("FILE", "LENGTH", "USED", "RATE", "CHANNELS", "CODEC", "OVER NOISE", "NOT USED", "FAULT")
     for file in found.files:
         rows.add_row(
             file.name,
             duration(file.seconds),
+            duration(file.kept_seconds),
             str(file.sample_rate or "-"),
             str(file.channels or "-"),
             file.codec or "-",
             _decibels(file.snr_db),
+            _dropped(file.dropped_seconds) or "-",
             translated(file.error or "; ".join([*file.notes, *file.remarks])),
         )
     session.output.result(found, rows)
+    for other in found.left_out:
+        session.output.note(f"left out: {left_out_text([LeftOut(other.name, other.reason)])}")
     summary = "usable" if found.usable else f"not usable: {found.reason}"
     session.output.note(f"{found.num_usable} of {_files(found.num_files)}, {duration(found.seconds)}; {summary}")
     for line in _statistics(found):
@@ -109,6 +142,7 @@ def _statistics(found: DatasetReport) -> list[str]:
     silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"
     lines = [
         f"speech        {duration(found.speech_seconds)}{silence}",
+        *_use(found),
         f"sample rates  {rates}" if rates else "",
         "" if found.bandwidth_hz is None else f"bandwidth     up to {found.bandwidth_hz / 1000:.1f} kHz",
         ""
@@ -122,6 +156,21 @@ def _statistics(found: DatasetReport) -> list[str]:
     return [line for line in lines if line]
 
 
+def _use(found: DatasetReport) -> list[str]:
+    """The time that training uses and the time that it does not, one line each."""
+    if found.kept_seconds is None:  # a report of an older version
+        return []
+    dropped = _dropped(found.dropped_seconds)
+    used = f"used          {duration(found.kept_seconds)} of {duration(found.seconds)}"
+    return [used, *([f"not used      {dropped}"] if dropped else [])]
+
+
+def _dropped(seconds: Mapping[str, float]) -> str:
+    """Time that is dropped, such as "12.3 s silent, 0.3 s too short"; without what rounds to 0.0 s."""
+    shown = {reason.replace("_", " "): number for reason, number in seconds.items() if number >= 0.05}
+    return ", ".join(f"{number:.1f} s {translated(reason)}" for reason, number in shown.items())
+
+
 def _decibels(level: float | None) -> str:
     return "-" if level is None else f"{level:.0f} dB"
 
@@ -130,12 +179,13 @@ def _files(number: int) -> str:
     return f"{number} file" if number == 1 else f"{number} files"
 
 
-def _described(dataset: DatasetPublic) -> str:
+def _described(dataset: DatasetPublic, report: DatasetReport | None) -> str:
     reason = f": {translated(dataset.reason)}" if dataset.reason else ""
     lines = [
         f"{dataset.id}  {dataset.name}",
         f"status    {translated_word('status', dataset.status)}{reason}",
         f"speech    {duration(dataset.seconds)} in {_files(dataset.num_files)}",
+        *([] if report is None else (line.replace("    ", "", 1) for line in _use(report))),
         f"size      {size(dataset.size)}",
         f"sha256    {dataset.sha256}",
         *(f"note      {note}" for note in dataset.notes),

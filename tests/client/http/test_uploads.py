@@ -7,7 +7,11 @@ import zipfile
 
 import pytest
 
+from rvc_engine.audio.recordings import list_dataset
 from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
+from server.datasets.ingest import UnpackLimits, ingest
+
+LIMITS = UnpackLimits(100, 10**6, 10**6, 200, 10**12)
 
 DATASET = {
     "id": "ds_1",
@@ -97,6 +101,55 @@ def test_a_folder_goes_as_one_zip_with_the_files_own_names(upload_server, client
     (folder / ".DS_Store").write_bytes(b"3")
     assert client.upload_dataset([folder]).name == "Анна's voice"
     assert names_in(upload_server.bytes) == ["a.wav", "day 1/b é.flac"]
+
+
+def test_what_is_left_out_is_named_before_anything_is_sent(upload_server, client, server, tmp_path):
+    folder, far = tmp_path / "voice", tmp_path / "far"
+    for path in (folder / "...and then.flac", folder / "clip.avi", folder / "notes.txt", far / "b.wav"):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"1")
+    (folder / "part2").symlink_to(far)
+    (folder / "broken.wav").symlink_to(tmp_path / "nowhere")
+    seen = []
+    client.upload_dataset([folder], on_contents=lambda contents: seen.append((contents.left_out, len(server.seen))))
+    ((left_out, requests),) = seen
+    assert [(other.name, other.reason) for other in left_out] == [
+        ("broken.wav", "a link to nothing"),
+        ("notes.txt", "a text, a document or subtitles"),
+    ]
+    assert requests == 0
+    assert names_in(upload_server.bytes) == ["...and then.flac", "clip.avi", "part2/b.wav"]
+
+
+@pytest.mark.parametrize("names", [["notes.txt"], ["notes.txt", "cover.png"]])
+def test_files_that_are_no_recordings_are_not_sent(client, server, tmp_path, names):
+    for name in names:
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(UsageError, match=r"contains no recordings.*'notes.txt' .a text"):
+        client.upload_dataset([tmp_path / name for name in names])
+    assert server.seen == []
+
+
+def test_engine_client_and_server_take_the_same_files_of_a_folder(upload_server, client, tmp_path):
+    folder = tmp_path / "voice"
+    names = ["...and so.flac", ".a.wav", "._a.wav", ".git/a.wav", "__MACOSX/._a.wav", "a.avi", "a.wav.bak", "a.mid"]
+    names += ["Thumbs.db", "b/notes.TXT", "b/a.ts", "b/no ending", "c.tar.gz", "d.aup3", "e.qta", "f.json", "g.m3u8"]
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w") as archive:
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(b"1")
+            archive.write(folder / name, name)
+    (tmp_path / "whole.zip").write_bytes(whole.getvalue())
+    client.upload_dataset([folder])
+    (tmp_path / "packed.zip").write_bytes(upload_server.bytes)
+    found = list_dataset(folder)
+    assert len(found.recordings) == 7
+    for way in ("whole", "packed"):
+        ingest(tmp_path / f"{way}.zip", "voice", tmp_path / way, LIMITS)
+        stored = list_dataset(tmp_path / way)
+        assert [each.name for each in stored.recordings] == [each.name for each in found.recordings]
+        assert stored.left_out == (found.left_out if way == "whole" else [])
 
 
 def test_files_of_the_same_name_from_two_folders_both_arrive(upload_server, client, tmp_path):
@@ -191,7 +244,7 @@ def test_a_missing_or_empty_folder_is_an_error_before_anything_is_sent(server, c
     with pytest.raises(UsageError, match="no such file or folder"):
         client.upload_dataset([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="contains no files"):
+    with pytest.raises(UsageError, match="contains no recordings"):
         client.upload_dataset([tmp_path / "empty"])
     assert server.seen == []
 

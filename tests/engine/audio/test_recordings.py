@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from rvc_engine.audio.recordings import MANIFEST, list_recordings
+from rvc_engine.audio.recordings import MANIFEST, list_dataset, list_folder, list_recordings
 from rvc_engine.errors import InvalidDataset
 
 
@@ -27,6 +27,77 @@ def test_what_is_plainly_no_recording_is_left_out_of_a_folder_but_not_of_a_manif
     assert [r.name for r in list_recordings(dataset)] == ["no ending", "take.WEBM", "take.wav", "words.txt.wav"]
     manifest(dataset, "README.md")
     assert len(list_recordings(dataset)) == 1
+
+
+def test_names_that_begin_with_dots_are_taken_and_litter_is_named_with_its_reason(dataset: Path) -> None:
+    taken = ["...and then/...and then she said.flac", ".take.wav", "clip.avi", "clip.ts", "old.wav.bak", "ring.m4r"]
+    litter = [".DS_Store", "._a.flac", ".ipynb_checkpoints/a.wav", ".nomedia", "Thumbs.db", "desktop.ini", "a.zip"]
+    for name in (*taken, *litter):
+        (dataset / name).parent.mkdir(exist_ok=True)
+        (dataset / name).touch()
+    files = list_dataset(dataset)
+    assert [recording.name for recording in files.recordings] == taken
+    codes = {other.name: other.code for other in files.left_out}
+    assert codes == {
+        ".DS_Store": "macos",
+        "._a.flac": "macos",
+        ".ipynb_checkpoints/": "hidden",
+        ".nomedia": "hidden",
+        "Thumbs.db": "windows",
+        "desktop.ini": "windows",
+        "a.zip": "zip",
+    }
+
+
+def test_links_are_followed_each_folder_once_and_those_that_lead_nowhere_are_named(tmp_path: Path) -> None:
+    voice, far, pair = tmp_path / "voice", tmp_path / "far", tmp_path / "pair"
+    for path in (voice / "part1" / "a.wav", far / "b.wav", far / "inner" / "c.wav", pair / "d.wav"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (voice / "part2").symlink_to(far)
+    (voice / "single.wav").symlink_to(far / "b.wav")
+    (voice / "A-link-to-part1").symlink_to(voice / "part1")
+    (voice / "again").symlink_to(voice)
+    (voice / "around").symlink_to("..")
+    (voice / "broken.wav").symlink_to(tmp_path / "nowhere.wav")
+    (voice / "circle").symlink_to("circle")
+    (far / "inner" / "up").symlink_to(far)
+    (far / "partner").symlink_to(pair)
+    (pair / "partner").symlink_to(far)
+    os.mkfifo(voice / "pipe")
+    files = list_folder(voice)
+    assert [recording.name for recording in files.recordings] == [
+        "part1/a.wav",
+        "part2/b.wav",
+        "part2/inner/c.wav",
+        "part2/partner/d.wav",
+        "single.wav",
+    ]
+    assert {other.name: other.reason for other in files.left_out} == {
+        "A-link-to-part1": "a folder that is read already",
+        "again": "a link to a folder around it",
+        "around": "a link to a folder around it",
+        "broken.wav": "a link to nothing",
+        "circle": "a link to itself",
+        "part2/inner/up": "a link to a folder around it",
+        "part2/partner/partner": "a folder that is read already",
+        "pipe": "neither a file nor a folder",
+    }
+
+
+def test_a_folder_of_links_alone_is_a_dataset(tmp_path: Path) -> None:
+    far, voice = tmp_path / "far", tmp_path / "voice"
+    far.mkdir()
+    voice.mkdir()
+    (far / "a.wav").touch()
+    (voice / "part").symlink_to(far)
+    assert [recording.name for recording in list_recordings(voice)] == ["part/a.wav"]
+
+
+def test_a_folder_without_recordings_is_refused_with_the_names_of_what_is_in_it(dataset: Path) -> None:
+    (dataset / "notes.txt").touch()
+    with pytest.raises(InvalidDataset, match=r"Left out: 'notes.txt' .a text, a document or subtitles"):
+        list_dataset(dataset)
 
 
 def test_a_manifest_gives_order_and_names(dataset: Path) -> None:

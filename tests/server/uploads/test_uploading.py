@@ -48,7 +48,7 @@ def test_a_zip_becomes_a_dataset_that_is_examined_and_ready(put, settled, zipped
     assert answer.headers["location"] == f"/v1/datasets/{dataset['id']}"
     assert (dataset["name"], dataset["num_files"], dataset["size"]) == ("Анна's voice", 2, len(content))
     assert dataset["sha256"] == hashlib.sha256(content).hexdigest()
-    assert dataset["notes"] == ["skipped files that are not audio: 'readme.txt'"]
+    assert dataset["notes"] == ["left out: 'readme.txt' (a text, a document or subtitles); the report names all"]
     assert settled(dataset["id"])["status"] == "ready"
     report = http.get(f"/v1/datasets/{dataset['id']}/report").json()
     assert [file["name"] for file in report["files"]] == ["a/1.wav", "a/2.wav"]

@@ -3,6 +3,7 @@
 import { all, get, retryUnreachable, post, ApiError, remove } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
+import { recordingsAmong } from "./new/file_rules.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, notify } from "./shell.js";
@@ -27,7 +28,8 @@ function freshKey() {
 
 // --- recordings
 
-async function send(files) {
+async function send(chosenFiles) {
+  const files = await recordingsAmong(chosenFiles);
   if (!files.length) return;
   const uploadBody = new UploadBody(files);
   const name = nameOf(files);

@@ -2,6 +2,7 @@
 
 import { get } from "../api.js";
 import { byId, h } from "../dom.js";
+import { reasonOf } from "./file_rules.js";
 import { duration, has, number, percent, t } from "../words.js";
 
 const UNDER_WAY = ["ingesting", "validating"];
@@ -22,6 +23,8 @@ export async function showReport(dataset) {
   const report = await get(`/v1/datasets/${dataset.id}/report`);
   const measures = [
     ["speech", report.speech_seconds != null ? duration(report.speech_seconds) : null],
+    ["used", report.kept_seconds != null ? duration(report.kept_seconds) : null],
+    ["not_used", dropped(report.dropped_seconds)],
     ["files", `${number(report.num_usable)} / ${number(report.num_files)}`],
     ["rates", Object.keys(report.sample_rates).map((rate) => `${number(rate / 1000, 1)} kHz`).join(", ")],
     ["snr", report.snr_db != null ? `${number(report.snr_db)} dB` : null],
@@ -36,14 +39,28 @@ export async function showReport(dataset) {
   if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
   findings.push(...dataset.notes.map((note) => h("li", {}, note)));
   byId("findings").replaceChildren(...findings);
-  byId("files").hidden = report.files.length === 0;
+  byId("files").hidden = report.files.length + report.left_out.length === 0;
   byId("files-list").replaceChildren(...report.files.map((file) => h("tr", {},
     h("td", {}, file.name),
     h("td", { class: "num" }, file.seconds == null ? "–" : duration(file.seconds)),
+    h("td", { class: "num" }, file.kept_seconds == null ? "–" : duration(file.kept_seconds)),
     h("td", { class: "num" }, file.sample_rate == null ? "–" : `${number(file.sample_rate / 1000, 1)} kHz`),
-    h("td", {}, [file.error, ...file.notes, ...file.remarks].filter(Boolean).join("; ")))));
+    h("td", {}, [file.error, ...file.notes, ...file.remarks, notUsed(file)].filter(Boolean).join("; ")))),
+  ...report.left_out.map((file) => h("tr", {}, h("td", {}, file.name), ...["–", "–", "–"].map((dash) => h("td", { class: "num" }, dash)),
+    h("td", {}, t("new.left_out.file", { reason: reasonOf(file) })))));
   drawOverview(report.overview);
   return report;
+}
+
+/** Time that training does not use, by reason, such as "3.2 s silent"; null if there is none to show. */
+function dropped(seconds) {
+  const shown = Object.entries(seconds).filter(([, value]) => value >= 0.05);
+  return shown.map(([reason, value]) => t(`dropped.${reason}`, { n: number(value, 1) })).join(", ") || null;
+}
+
+function notUsed(file) {
+  const text = dropped(file.dropped_seconds);
+  return text && t("new.not_used", { text });
 }
 
 /** A finding in the page's language if its code has a translation, else the server's text. */

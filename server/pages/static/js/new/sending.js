@@ -260,13 +260,12 @@ async function refuse(answer) {
 /** Create a dataset from an upload; repeating it gives the same answer. */
 export const admit = (name, uploadId) => retryUnreachable(() => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } }));
 
-/** Files of a drop or a file dialog, with their paths; folders are traversed, hidden files left out. */
+/** Files of a drop or a file dialog, with their paths; folders are traversed. */
 export async function collected(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return chosen(transfer.files);
   const found = [];
   async function walk(entry) {
-    if (entry.name.startsWith(".") || entry.name === "__MACOSX") return;
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
       found.push({ path: entry.fullPath.replace(/^\//, ""), file });
@@ -284,7 +283,7 @@ export async function collected(transfer) {
 }
 
 export function chosen(files) {
-  return inOrder([...files].filter((file) => !file.name.startsWith(".")).map((file) => ({ path: file.webkitRelativePath || file.name, file })));
+  return inOrder([...files].map((file) => ({ path: file.webkitRelativePath || file.name, file })));
 }
 
 const inOrder = (files) => files.sort((a, b) => (a.path < b.path ? -1 : 1));
