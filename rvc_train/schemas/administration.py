@@ -63,6 +63,8 @@ FetchState = Literal["waiting", "fetching", "failed", "fetched"]
 class WeightsFetch(RequestModel):
     """Request to download weights."""
 
+    file: str | None = Field(default=None, max_length=200)
+    """Name of the only file to download; null: all files of the id."""
     hub: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
     """Address of a mirror of huggingface.co, such as `https://hf-mirror.com`; null: the server's own choice."""
 

@@ -61,8 +61,8 @@ def import_weights(request: WeightsImport, context: Context) -> WeightsImported:
 def fetch_weights(
     weights_id: str, response: Response, context: Context, request: WeightsFetch = _FROM_THE_HUB
 ) -> WeightsPublic:
-    """Download the missing files of an id in the background, if asked from a mirror; GET shows the progress."""
-    weights = context.weights.fetch(weights_id, request.hub)
-    if not weights.is_present:
+    """Download the missing files of an id in the background, or one of them; GET shows the progress."""
+    name = weights_id if request.file is None else f"{weights_id}/{request.file}"
+    if not context.weights.fetch(name, request.hub).is_present:
         response.status_code = 202
-    return weights
+    return context.weights.get(weights_id)

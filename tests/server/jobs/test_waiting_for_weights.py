@@ -1,9 +1,6 @@
 """Jobs that wait for missing weights, which the server downloads from a hub on this machine."""
 
-import hashlib
-import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,69 +11,15 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.required_weights import missing_files, published_base_weights, published_preparation
 from rvc_engine.weights import catalogue
-from rvc_engine.weights.catalogue import PublishedFile
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.admin.job_weights import JobWeights
 from server.admin.weights import WeightsFetcher
 from server.datasets.service import DatasetService
 from server.jobs.service import JobService
 from server.storage.local import Storage
+from tests.weights_hub import CONTENT, Hub, published
 
 USABLE = DatasetReport(usable=True)
-
-CONTENT = {
-    f"{name}": name.encode() * 50_000
-    for name in ("hubert/model.bin", "pretrained-v2-40k/f0G40k.pth", "pretrained-v2-40k/f0D40k.pth")
-}
-
-
-def published() -> tuple[PublishedFile, ...]:
-    return tuple(
-        PublishedFile(
-            id=key.split("/")[0],
-            repo="a/b",
-            path=key.split("/")[1],
-            size=len(content),
-            sha256=hashlib.sha256(content).hexdigest(),
-        )
-        for key, content in CONTENT.items()
-    )
-
-
-class Hub:
-    """A hub that answers when `is_open` is set, and then 404 for what it lacks."""
-
-    def __init__(self) -> None:
-        self.is_open = threading.Event()
-        self.lacks: set[str] = set()
-        self.asked: list[str] = []
-        hub = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                name = self.path.rpartition("/")[2]
-                hub.asked.append(name)
-                hub.is_open.wait(30)
-                found = [content for key, content in CONTENT.items() if key.endswith(name) and name not in hub.lacks]
-                self.send_response(200 if found else 404)
-                body = found[0] if found else b"no"
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
-        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01})
-        self.thread.start()
-
-    def close(self) -> None:
-        self.is_open.set()
-        self.server.shutdown()
-        self.server.server_close()
-        self.thread.join()
 
 
 @pytest.fixture

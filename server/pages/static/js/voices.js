@@ -1,7 +1,7 @@
 // The list of voices, updated without a reload.
 
 import { all, get, repeat, withQuery } from "./api.js";
-import { isOver, showActions } from "./actions.js";
+import { isOver, showActions, statusOf } from "./actions.js";
 import { byId, h, keyed, setText } from "./dom.js";
 import "./shell.js";
 import { ago, count, duration, figure, percent, span, t } from "./words.js";
@@ -65,7 +65,7 @@ function make(job) {
 function update(item, job) {
   const pill = item.querySelector(".pill");
   pill.className = `pill ${job.status}`;
-  setText(pill, t(`status.${job.status}`));
+  setText(pill, statusOf(job));
   const labels = Object.entries(job.labels).map(([key, value]) => h("span", { class: "tag" }, value ? `${key}=${value}` : key));
   const line = item.querySelector(".facts-line");
   const facts = describe(job);
@@ -78,8 +78,8 @@ function update(item, job) {
   why.hidden = !job.error;
   setText(why, job.error?.message ?? "");
   const bar = item.querySelector("progress");
-  bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || job.status === "validating";
-  bar.value = job.progress;
+  bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || (job.status === "validating" && job.weights_progress === null);
+  bar.value = job.weights_progress ?? job.progress;
   showActions(item.querySelector(".actions"), job, () => ticking.again());
 }
 
@@ -99,6 +99,7 @@ function describe(job) {
     if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
     return facts;
   }
+  if (job.weights_progress !== null) return [percent(job.weights_progress), t("voices.submitted", { time: ago(job.created_at) })];
   const facts = [job.stage ? `${t(`stage.${job.stage}`)} ${percent(job.progress)}` : t(isWaiting(job) ? "voices.submitted" : "voices.preparing", { time: ago(job.created_at) })];
   if (job.stage === "train" && job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
   if (job.eta_seconds != null && job.status === "running") facts.push(t("voices.left", { time: duration(job.eta_seconds) }));
