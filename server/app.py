@@ -16,7 +16,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.staticfiles import StaticFiles
 
-from server.admin import scheduler
+from server.admin import job_weights, scheduler
 from server.admin.leadership import Leadership
 from server.admin.readiness import Readiness
 from server.admin.retention import Retention
@@ -295,6 +295,7 @@ def _periodic_tasks(context: AppContext) -> Iterator[PeriodicTask]:
     sizes = JobSizes(context.engine, context.storage, utc_now)
     yield CLEANUP_SECONDS, context.datasets.settle_waiting_jobs
     yield CLEANUP_SECONDS, sizes.measure
+    yield job_weights.SECONDS, job_weights.JobWeights(context.jobs, context.weights, context.storage).settle
     yield EXPIRY_SECONDS, partial(context.audit.delete_old, settings.audit_days)
     yield SCAN_SECONDS, orphans.collect
     yield CLEANUP_SECONDS, partial(fold_counts, context.engine)

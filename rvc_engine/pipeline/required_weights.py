@@ -1,6 +1,7 @@
 """Check of the weights that a run needs, before any work and with all missing files in one message. No torch."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.local_folder import local_folder_problem
@@ -49,6 +50,18 @@ def published_base_weights(config: TrainingConfig, machine: Machine) -> list[Pub
     published = Weights(machine.weights_folder).pretrained_files(config.version, config.sample_rate, config.f0)
     own = (machine.pretrained_g, machine.pretrained_d)
     return [file for path, file in zip(own, published, strict=True) if path is None]
+
+
+def missing_files(config: TrainingConfig, weights_folder: Path) -> list[PublishedFile]:
+    """Published files that a run with recordings needs and that are missing or damaged there. Reads no file's content.
+
+    A damaged file with the right size is found only once its sha256 was computed.
+    """
+    machine, weights = Machine(weights_folder=weights_folder), Weights(weights_folder)
+    needed = published_preparation(config, machine)
+    if config.pretrained == "auto":
+        needed += published_base_weights(config, machine)
+    return [file for file in needed if weights.state(file) in {"missing", "damaged"}]
 
 
 def _content_problems(config: TrainingConfig, machine: Machine, weights: Weights) -> Iterator[str]:

@@ -246,6 +246,14 @@ class Weights:
                 imported.append(missing.pop(file.key))
         return imported
 
+    def import_file(self, source: Path) -> list[PublishedFile]:
+        """Import one file, and return the published files that it is; none if it is not published. Raises DiskFull."""
+        found = _matches(source, self.files)
+        for file, digest in found:
+            if self.verify(file) != "verified":
+                self._import_file(source, file, digest)
+        return [file for file, _ in found]
+
     def _import_file(self, source: Path, file: PublishedFile, digest: str) -> None:
         target = self.path_of(file)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")

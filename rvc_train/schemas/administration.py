@@ -57,6 +57,44 @@ class WeightsFile(SizedModel):
     """unverified: present with the right size; its sha256 is checked by the first run that needs it."""
 
 
+FetchState = Literal["waiting", "fetching", "failed", "fetched"]
+
+
+class WeightsFetch(RequestModel):
+    """Request to download weights."""
+
+    file: str | None = Field(default=None, max_length=200)
+    """Name of the only file to download; null: all files of the id."""
+    hub: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
+    """Address of a mirror of huggingface.co, such as `https://hf-mirror.com`; null: the server's own choice."""
+
+
+class WeightsImport(RequestModel):
+    """Request to take in a file that was uploaded."""
+
+    upload_id: str = Field(min_length=1, max_length=64)
+    """Id of the complete upload, which is deleted afterwards."""
+
+
+class WeightsImported(ResponseModel):
+    """Published file that was taken in."""
+
+    files: list[str]
+    """Its names, such as `hubert/pytorch_model.bin`."""
+
+
+class MissingWeights(SizedModel):
+    """Published files of one id that a job needs and the server lacks."""
+
+    id: str
+    files: list[str]
+    size_here: int
+    """Bytes of an unfinished download."""
+    fetch_state: FetchState | None
+    """State of the newest download of these files; null without one."""
+    fetch_error: str | None
+
+
 class WeightsPublic(SizedModel):
     """Set of published weights."""
 
@@ -64,7 +102,7 @@ class WeightsPublic(SizedModel):
     is_present: bool
     size_here: int = Field(json_schema_extra=DEPRECATED)
     """`size_here_bytes` under its old name."""
-    fetch_state: Literal["waiting", "fetching", "failed", "fetched"] | None
+    fetch_state: FetchState | None
     """State of the requested download; null without one, or once all files are present."""
     fetch_error: str | None
     files: list[WeightsFile]

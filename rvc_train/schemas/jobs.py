@@ -16,7 +16,7 @@ class JobStatus(StrEnum):
     """Status of a job. `server.job_store.transitions` has the allowed transitions."""
 
     VALIDATING = "validating"
-    """Waiting for its dataset's report."""
+    """Waiting for its dataset's report, or for weights that are downloaded; see `waiting_for`."""
     QUEUED = "queued"
     RUNNING = "running"
     PAUSING = "pausing"
@@ -63,6 +63,9 @@ class JobCreate(RequestModel):
     """Longest duration of one attempt; null: no limit."""
     webhook: WebhookCreate | None = None
     """Webhook for this job only."""
+    fetch_weights: bool = False
+    """Download published weights that the job needs and the server lacks; the job is `validating` meanwhile. Without
+    it, a job whose weights are missing fails with `missing_weights`."""
 
 
 class JobPatch(RequestModel):
@@ -84,6 +87,8 @@ class JobRetry(RequestModel):
     """checkpoint: continue from the job's last one. start: train from the start, reusing the prepared recordings."""
     config: dict[str, Any] = Field(default_factory=dict, max_length=100)
     """Training options to change. From a checkpoint, options that affect the model's shape or the clips must stay."""
+    fetch_weights: bool | None = None
+    """As for a new job; null: as for the job that is retried."""
 
 
 class Range(ResponseModel):
@@ -163,6 +168,11 @@ class JobPublic(Forecast):
     """Training options at submission: a job of another version may lack some, or have others."""
     labels: dict[str, str]
     priority: int
+    fetch_weights: bool = False
+    waiting_for: list[Literal["dataset", "weights"]] = []
+    """What a job that is `validating` waits for; empty in every other status."""
+    weights_progress: float | None = None
+    """Share of the weights that it waits for that is downloaded, 0..1; null unless it waits for weights."""
     retry_of: str | None = None
     """Id of the job that this one retries, which may have been deleted."""
     retry_from: RetryFrom | None = None

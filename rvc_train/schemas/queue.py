@@ -3,6 +3,7 @@
 from typing import Literal
 
 from rvc_engine.config import VoiceName
+from rvc_train.schemas.administration import MissingWeights
 from rvc_train.schemas.base import ResponseModel
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import Forecast, JobCreate, JobStatus, Range
@@ -60,3 +61,7 @@ class JobEstimate(ResponseModel):
     basis_detail: str
     """The basis, in a sentence."""
     warnings: list[str]
+    missing_weights: list[MissingWeights] = []
+    """Published weights that the job needs and the server lacks; they are downloaded for a job with `fetch_weights`."""
+    has_gpu: bool = False
+    """Whether a live worker has a GPU."""

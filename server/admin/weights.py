@@ -1,18 +1,28 @@
-"""Downloads of published weights for the machine, one id after another in a thread, with their progress."""
+"""Downloads of published weights for the machine, one after another in a thread, with their progress; imports of files.
+
+A download has the name of an id, or of one file (`<id>/<name>`): jobs ask only for the files that they need.
+"""
 
 import threading
+import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from rvc_engine.errors import EngineError, InvalidConfig
+from rvc_engine.config import TrainingConfig
+from rvc_engine.errors import EngineError, InvalidConfig, WorkspaceBusy
+from rvc_engine.pipeline.required_weights import missing_files
 from rvc_engine.weights.catalogue import PublishedFile, Weights
-from rvc_train.schemas.administration import WeightsFile, WeightsPublic
-from server.errors import NotFound
+from rvc_train.schemas.administration import MissingWeights, WeightsFile, WeightsPublic
+from server.errors import NotFound, Refused
 
 logger = structlog.get_logger(__name__)
+
+BUSY_SECONDS = 2.0
+"""Wait while another program downloads into the same folder."""
 
 
 @dataclass
@@ -21,6 +31,8 @@ class _Fetch:
 
     state: str = "waiting"
     error: str | None = None
+    hub: str | None = None
+    """Mirror to download from; None: that of the last download which named one and succeeded, or the environment's."""
 
 
 class WeightsFetcher:
@@ -30,6 +42,7 @@ class WeightsFetcher:
         self._weights = Weights(folder)
         self._fetches: dict[str, _Fetch] = {}
         self._waiting: deque[str] = deque()
+        self._hub: str | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -40,14 +53,14 @@ class WeightsFetcher:
     def get(self, name: str) -> WeightsPublic:
         """One id with its files. Raises NotFound."""
         files = self._files(name)
-        fetch = self._fetches.get(name)
+        fetch = self._newest_fetch([name, *(file.key for file in files)])
         states = [self._weights.state(file) for file in files]
         is_present = all(state in {"verified", "unverified"} for state in states)
         return WeightsPublic(
             id=name,
             is_present=is_present,
             size=sum(file.size for file in files),
-            size_here=sum(self._size_here(file) for file in files),
+            size_here=self.size_here(files),
             fetch_state=None if fetch is None or is_present else fetch.state,
             fetch_error=None if fetch is None or is_present else fetch.error,
             files=[
@@ -56,13 +69,55 @@ class WeightsFetcher:
             ],
         )
 
-    def fetch(self, name: str) -> WeightsPublic:
-        """Request the download of an id; a no-op if it is present or already requested. Raises NotFound."""
+    def missing(self, config: TrainingConfig) -> list[MissingWeights]:
+        """The files that a job needs and that are missing or damaged, by id. Reads no file's content."""
+        by_id: dict[str, list[PublishedFile]] = {}
+        for file in missing_files(config, self._weights.folder):
+            by_id.setdefault(file.id, []).append(file)
+        found = []
+        for name, its_files in by_id.items():
+            fetch = self._newest_fetch([name, *(file.key for file in its_files)])
+            found.append(
+                MissingWeights(
+                    id=name,
+                    files=[file.name for file in its_files],
+                    size=sum(file.size for file in its_files),
+                    size_here=self.size_here(its_files),
+                    fetch_state=None if fetch is None else fetch.state,
+                    fetch_error=None if fetch is None else fetch.error,
+                )
+            )
+        return found
+
+    def size_here(self, files: Sequence[PublishedFile]) -> int:
+        """Bytes of the files that are on this machine, including unfinished downloads."""
+        return sum(self._size_here(file) for file in files)
+
+    def import_file(self, path: Path) -> list[str]:
+        """Import a file from an RVC or Applio installation; returns its published names. Refused if it is none."""
+        found = self._weights.import_file(path)
+        if not found:
+            raise Refused(
+                "the file is not one of the published weights; choose the folder of an RVC or Applio installation"
+            )
+        return [file.key for file in found]
+
+    def _newest_fetch(self, names: Sequence[str]) -> _Fetch | None:
+        """The download of these names that goes on, else the last one that was requested."""
+        found = [fetch for name, fetch in self._fetches.items() if name in names]
+        return next((fetch for fetch in found if fetch.state in {"waiting", "fetching"}), found[-1] if found else None)
+
+    def fetch(self, name: str, hub: str | None = None) -> WeightsPublic:
+        """Request the download of an id or a file; a no-op if it is present or already requested. Raises NotFound.
+
+        `hub`: mirror to download from; later downloads use it too once it has served one.
+        """
         found = self.get(name)
         with self._lock:
             if found.is_present or name in self._waiting or self._is_fetching(name):
                 return found
-            self._fetches[name] = _Fetch()
+            self._fetches.pop(name, None)  # the newest is the last
+            self._fetches[name] = _Fetch(hub=hub)
             self._waiting.append(name)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="weights", daemon=True)
@@ -82,15 +137,16 @@ class WeightsFetcher:
                 name = self._waiting.popleft()
                 fetch = self._fetches[name]
                 fetch.state = "fetching"
-            fetch.error = self._fetch(name)
+            fetch.error = self._fetch(name, fetch.hub or self._hub)
+            if fetch.error is None and fetch.hub is not None:
+                self._hub = fetch.hub
             fetch.state = "failed" if fetch.error else "fetched"
 
-    def _fetch(self, name: str) -> str | None:
+    def _fetch(self, name: str, hub: str | None) -> str | None:
         """Download an id; returns an error message, None if it succeeded."""
-        from rvc_engine.weights.download import fetch  # loaded only when needed
-
         try:
-            fetch(self._weights, self._files(name))
+            while not self._is_fetched(name, hub):
+                time.sleep(BUSY_SECONDS)
         except EngineError as error:
             logger.warning("weights could not be fetched", weights=name, reason=str(error))
             return str(error)
@@ -99,6 +155,16 @@ class WeightsFetcher:
             return f"unexpected error ({type(error).__name__}); the server's log has the details"
         logger.info("weights fetched", weights=name)
         return None
+
+    def _is_fetched(self, name: str, hub: str | None) -> bool:
+        """Download an id; False while another program downloads into the folder. Raises EngineError."""
+        from rvc_engine.weights.download import fetch  # loaded only when needed
+
+        try:
+            fetch(self._weights, self._files(name), mirror=hub)
+        except WorkspaceBusy:
+            return False
+        return True
 
     def _files(self, name: str) -> list[PublishedFile]:
         try:

@@ -5,16 +5,18 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Request, Response
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.administration import WeightsPublic
+from rvc_train.schemas.administration import WeightsFetch, WeightsImport, WeightsImported, WeightsPublic
 from rvc_train.schemas.base import Page
-from server.api.authorization import requires
+from server.api.authorization import require_principal, requires
 from server.context import Context
+from server.errors import Conflict
 from server.http.lists import MAX_LONG_LIMIT, Cursors, LongLimit
 from server.http.problem_details import documented
 
 router = APIRouter(prefix="/weights", tags=["weights"])
 
 _CURSORS: Cursors[int] = Cursors("weights")
+_FROM_THE_HUB = WeightsFetch()
 _GOES_ON = {202: {"model": WeightsPublic, "description": "The download goes on"}}
 
 
@@ -40,11 +42,27 @@ def get_weights(weights_id: str, context: Context) -> WeightsPublic:
     return context.weights.get(weights_id)
 
 
+@router.post("/import", operation_id="weights_import", responses=documented(404, 409, 410, 422))
+@requires(Scope.SUBMIT)
+def import_weights(request: WeightsImport, context: Context) -> WeightsImported:
+    """Take in a file of an RVC or Applio installation, sent as an upload. It must be one of the published weights."""
+    visible_owner = require_principal().visible_owner
+    upload = context.uploads.require_complete(visible_owner, request.upload_id)
+    if upload.dataset_id is not None:
+        raise Conflict(f"the upload {upload.id} has become the dataset {upload.dataset_id}; send the file again")
+    try:
+        return WeightsImported(files=context.weights.import_file(context.uploads.path(upload.id)))
+    finally:
+        context.uploads.delete(visible_owner, upload.id)
+
+
 @router.post("/{weights_id}/fetch", operation_id="weights_fetch", responses=documented(404, also=_GOES_ON))
 @requires(Scope.ADMIN)
-def fetch_weights(weights_id: str, response: Response, context: Context) -> WeightsPublic:
-    """Download the missing files of an id in the background; GET shows the progress."""
-    weights = context.weights.fetch(weights_id)
-    if not weights.is_present:
+def fetch_weights(
+    weights_id: str, response: Response, context: Context, request: WeightsFetch = _FROM_THE_HUB
+) -> WeightsPublic:
+    """Download the missing files of an id in the background, or one of them; GET shows the progress."""
+    name = weights_id if request.file is None else f"{weights_id}/{request.file}"
+    if not context.weights.fetch(name, request.hub).is_present:
         response.status_code = 202
-    return weights
+    return context.weights.get(weights_id)

@@ -69,6 +69,10 @@ class Job(Table, table=True):
     """Id of the job that this one retries; it may have been deleted since."""
     retry_from: str | None = None
     """`checkpoint` or `start`, for a retry."""
+    fetch_weights: bool = Field(default=False, sa_column_kwargs={"server_default": sa.false()})
+    """Whether missing weights are downloaded for it."""
+    weights_progress: float | None = None
+    """Share of its missing weights that is downloaded, while it is `validating`; None: it does not wait for them."""
 
     token: int = 0
     """Fencing token, incremented by each claim; a worker's write must name the current one."""

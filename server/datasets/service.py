@@ -128,6 +128,7 @@ class DatasetService:
             select(Dataset.id)
             .join(Job, col(Job.dataset_id) == col(Dataset.id))
             .where(Job.status == JobStatus.VALIDATING)
+            .where(col(Job.weights_progress).is_(None) | (col(Dataset.status) != DatasetStatus.READY))
             .where(sa.or_(col(Dataset.status).in_(SETTLED), col(Dataset.deleted_at).is_not(None)))
         )
         with read_session(self._engine) as session:

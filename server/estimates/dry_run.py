@@ -44,7 +44,8 @@ class EstimateService:
             quota_warnings = self._quota_warnings(session, owner)
         length = dataset.seconds
         work = _workload(config, measured, length) if measured and length else (None, None, None)
-        batch = batch_range(config, has_gpu=any(worker.device.startswith("cuda") for worker in workers))
+        has_gpu = any(worker.device.startswith("cuda") for worker in workers)
+        batch = batch_range(config, has_gpu=has_gpu)
         disk = None if length is None else disk_bytes(config, length)
         return JobEstimate(
             dataset_status=DatasetStatus(dataset.status),
@@ -57,6 +58,7 @@ class EstimateService:
             gpu_memory_bytes=memory_bytes(config, batch, length),
             basis="measured" if measured else None,
             basis_detail=_basis_detail(len(measured)),
+            has_gpu=has_gpu,
             warnings=[*self._warnings(request, dataset, disk, has_worker=bool(workers)), *quota_warnings],
         )
 

@@ -33,7 +33,8 @@ class RetryService:
         """Submit a new job for the owner of the old one.
 
         Raises NotFound; Conflict when the job has not ended or has no checkpoint to continue from; Refused for an
-        invalid config, or one that cannot continue from a checkpoint; and the errors of `JobService.submit`.
+        invalid config, or one that cannot continue from a checkpoint, or has no epoch left to train; and the errors of
+        `JobService.submit`.
         """
         old = self._jobs.get(job_id)
         if idempotent is not None and (earlier := self._jobs.replay(idempotent)) is not None:
@@ -41,6 +42,7 @@ class RetryService:
         if not JobStatus(old.status).is_terminal:
             raise Conflict(f"the job is {old.status}; cancel it before you retry it")
         create_request = _retry_request(old, request)
+        _refuse_nothing_to_do(old, request, create_request.config)
         new_job_id = new_id("job")
         try:
             checkpoint = self._checkpoint(old, new_job_id) if request.start_from == "checkpoint" else None
@@ -70,6 +72,16 @@ class RetryService:
         return found
 
 
+def _refuse_nothing_to_do(old: Job, request: JobRetry, config: TrainingConfig) -> None:
+    """Refuse to continue a training that has reached its last epoch: the new job would train nothing."""
+    is_over = old.status == JobStatus.SUCCEEDED and old.epoch is not None and config.total_epochs <= old.epoch
+    if is_over and request.start_from == "checkpoint":
+        raise Refused(
+            f"the job has already trained {old.epoch} epochs; set total_epochs higher, or retry from the start",
+            "/config/total_epochs",
+        )
+
+
 def _retry_request(old: Job, request: JobRetry) -> JobCreate:
     """The request for the new job. Refused when its config is invalid."""
     changed = {name for name, value in request.config.items() if old.config.get(name) != value}
@@ -93,4 +105,5 @@ def _retry_request(old: Job, request: JobRetry) -> JobCreate:
         labels=dict(old.labels),
         max_attempts=old.max_attempts,
         max_duration_seconds=old.max_duration_seconds,
+        fetch_weights=old.fetch_weights if request.fetch_weights is None else request.fetch_weights,
     )

@@ -10,12 +10,13 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
+from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.jobs import JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.engine import SCHEMA_VERSION
 from server.database.result_tables import Artifact, StoredFileRow
-from server.database.tables import Event, Job, Worker
+from server.database.tables import Dataset, Event, Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
 from server.job_store.counts import counts
@@ -39,6 +40,7 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
     num_artifacts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
     sizes = _sizes(session, numbers)
     updates = _newest_events(session, numbers)
+    unready = _unready_datasets(session, jobs)
     return [
         _job_public(
             job,
@@ -47,6 +49,7 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
             num_artifacts.get(job.number, 0),
             sizes.get(job.number, 0),
             updates.get(job.number, job.created_at),
+            waits_for_dataset=job.dataset_id in unready,
         )
         for job in jobs
     ]
@@ -64,6 +67,15 @@ def _newest_events(session: Session, numbers: Sequence[int | None]) -> dict[int 
     is_newest = sa.and_(col(Event.job_number) == Job.number, col(Event.seq) == Job.last_seq)
     query = select(Job.number, Event.created_at).join(Event, is_newest).where(col(Job.number).in_(numbers))
     return {row[0]: row[1] for row in session.exec(query).all()}
+
+
+def _unready_datasets(session: Session, jobs: Sequence[Job]) -> set[str]:
+    """Ids of the datasets that jobs in `validating` wait for."""
+    wanted = {job.dataset_id for job in jobs if job.status == JobStatus.VALIDATING}
+    if not wanted:
+        return set()
+    query = select(Dataset.id).where(col(Dataset.id).in_(wanted), Dataset.status != DatasetStatus.READY)
+    return set(session.exec(query).all())
 
 
 def job_etag(job: Job, public: JobPublic) -> str:
@@ -97,12 +109,18 @@ def _job_public(
     num_artifacts: int,
     disk_bytes: int,
     updated_at: datetime,
+    *,
+    waits_for_dataset: bool,
 ) -> JobPublic:
-    fields = job.model_dump(exclude={"losses"})
+    fields = job.model_dump(exclude={"losses", "weights_progress"})
+    is_validating = job.status == JobStatus.VALIDATING
+    waits = {"dataset": waits_for_dataset, "weights": job.weights_progress is not None}
     return JobPublic(
         **{key: value for key, value in fields.items() if key in JobPublic.model_fields},
         losses={key: value for key, value in job.losses.items() if value is not None},
         attempt=job.claims,
+        waiting_for=[what for what, is_waiting in waits.items() if is_validating and is_waiting],
+        weights_progress=job.weights_progress if is_validating else None,
         last_event_seq=job.last_seq,
         queue_position=queue_position,
         starts_in=forecast.starts_in,

@@ -96,17 +96,20 @@ class JobService:
         """`clock` gives the present time, with its time zone; the two numbers are as in `ServerSettings`.
 
         `storage` is for a service that claims jobs and publishes results: it creates the folders of attempts, and
-        deletes files without a reference. `quotas` and `estimator` are for a service that accepts submissions: limits
-        of owners, and forecasts in answers.
+        deletes files without a reference; submissions look there for weights. `quotas` and `estimator` are for a
+        service that accepts submissions: limits of owners, and forecasts in answers.
         """
         self.engine, self.clock = engine, clock
         self._store = JobStore(engine, clock)
 
         # The methods of the parts are the service's own.
-        submissions = Submissions(self._store, quotas, estimator or Estimator())
+        submissions = Submissions(self._store, quotas, estimator or Estimator(), storage)
         self.submit = submissions.submit
         self.replay = submissions.replay
         self.finish_dataset_validation = submissions.finish_dataset_validation
+        self.waiting_for_weights = submissions.waiting_for_weights
+        self.record_weights_progress = submissions.record_weights_progress
+        self.finish_fetch = submissions.finish_fetch
 
         leases = LeaseOperations(
             self._store, retry_delay_seconds=retry_delay_seconds, max_recoveries=max_recoveries, storage=storage

@@ -1,18 +1,21 @@
-"""Submission of jobs: each once, and into the queue when their dataset is ready."""
+"""Submission of jobs: each once, and into the queue when their dataset is ready and their weights are present."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import sqlalchemy as sa
 from sqlmodel import Session, col, select
 
 from rvc_engine.errors import FailureCode
+from rvc_engine.pipeline.required_weights import missing_files
 from rvc_train.schemas.datasets import DatasetStatus
 from rvc_train.schemas.events import EventType
 from rvc_train.schemas.jobs import JobCreate, JobStatus, RetryFrom
 from server.auth.audit import record
 from server.auth.quotas import Quotas
 from server.database.engine import read_session, write_session
-from server.database.tables import LOCAL_OWNER, Job, new_id
+from server.database.tables import LOCAL_OWNER, Dataset, Job, new_id
 from server.estimates.estimates import Estimator
 from server.job_store import idempotency
 from server.job_store.events import NewEvent
@@ -21,6 +24,7 @@ from server.job_store.leases import AT_ONCE
 from server.job_store.queries import find_job, usable_dataset
 from server.job_store.transitions import JobStore
 from server.jobs.serializers import jobs_public
+from server.storage.local import Storage
 from server.storage.sizes import measure_again
 from server.webhooks.service import copy_webhooks, new_webhook
 
@@ -51,8 +55,11 @@ class RetryOrigin:
 class Submissions:
     """Submission of jobs to one database."""
 
-    def __init__(self, store: JobStore, quotas: Quotas | None, estimator: Estimator) -> None:
-        self._store, self._quotas, self._estimator = store, quotas, estimator
+    def __init__(
+        self, store: JobStore, quotas: Quotas | None, estimator: Estimator, storage: Storage | None = None
+    ) -> None:
+        """`storage`: for jobs that wait for missing weights; None: no job does."""
+        self._store, self._quotas, self._estimator, self._storage = store, quotas, estimator, storage
 
     def submit(
         self,
@@ -79,7 +86,7 @@ class Submissions:
             if self._quotas is not None:
                 self._quotas.check_job(session, owner)
             job = self._insert(session, request, owner, job_id or new_id("job"), retry_origin)
-            if dataset.status == DatasetStatus.READY:
+            if dataset.status == DatasetStatus.READY and job.weights_progress is None:
                 self._enqueue(session, job)
             session.refresh(job)
             answer = self._answer(session, job)
@@ -93,16 +100,44 @@ class Submissions:
             return self._find(session, idempotent)
 
     def finish_dataset_validation(self, session: Session, dataset_id: str, reason: str | None) -> None:
-        """Enqueue the jobs that wait for a dataset, or fail them with `reason`; in the caller's transaction.
+        """Enqueue the jobs that wait only for a dataset, or fail all with `reason`; in the caller's transaction.
 
         That has the dataset's row locked, so no submission inserts a waiting job meanwhile.
         """
         query = select(Job).where(Job.dataset_id == dataset_id, Job.status == S.VALIDATING).order_by(col(Job.number))
         for job in session.exec(query.with_for_update()).all():
-            if reason is None:
-                self._enqueue(session, job)
-            else:
+            if reason is not None:
                 self._store.fail(session, job, FailureCode.INVALID_DATASET, reason)
+            elif job.weights_progress is None:
+                self._enqueue(session, job)
+
+    def waiting_for_weights(self) -> Sequence[Job]:
+        """The jobs that wait for weights, oldest first."""
+        query = select(Job).where(Job.status == S.VALIDATING, col(Job.weights_progress).is_not(None))
+        with read_session(self._store.engine) as session:
+            return session.exec(query.order_by(col(Job.number))).all()
+
+    def record_weights_progress(self, job: Job, share: float) -> None:
+        """Set the share of a job's weights that is downloaded; no-op once it does not wait for them."""
+        is_waiting = (Job.number == job.number, Job.status == S.VALIDATING, col(Job.weights_progress).is_not(None))
+        with write_session(self._store.engine) as session:
+            session.execute(sa.update(Job).where(*is_waiting).values(weights_progress=share))
+
+    def finish_fetch(self, job_id: str, reason: str | None) -> None:
+        """End a job's wait for weights: it is failed with `reason`, or enqueued if its dataset is ready."""
+        with write_session(self._store.engine) as session:
+            dataset_id = session.exec(select(Job.dataset_id).where(Job.id == job_id)).one()
+            dataset = session.get_one(Dataset, dataset_id, with_for_update={"read": True})  # locked before the job
+            job = find_job(session, job_id, lock=True)
+            if job.status != S.VALIDATING or job.weights_progress is None:
+                return
+            if reason is not None:
+                self._store.fail(session, job, FailureCode.MISSING_WEIGHTS, reason)
+                return
+            session.execute(sa.update(Job).where(col(Job.number) == job.number).values(weights_progress=None))
+            session.refresh(job)
+            if dataset.status == DatasetStatus.READY:
+                self._enqueue(session, job)
 
     def _find(self, session: Session, idempotent: IdempotentRequest) -> Submission | None:
         row = idempotency.find(session, idempotent, self._store.clock())
@@ -121,6 +156,8 @@ class Submissions:
         now = self._store.clock()
         fields = request.model_dump(mode="json", exclude={"webhook"})
         job = Job(**fields, id=job_id, owner=owner, created_at=now, not_before=AT_ONCE)
+        if request.fetch_weights and self._storage and missing_files(request.config, self._storage.weights_folder):
+            job.weights_progress = 0.0
         origin = {}
         if retry_origin is not None:
             job.retry_of, job.retry_from = retry_origin.job_id, retry_origin.start_from
@@ -143,7 +180,8 @@ class Submissions:
 
 def request_fingerprint(request: JobCreate) -> str:
     """Hash of a submission's payload."""
-    return hashlib.sha256(request.model_dump_json().encode()).hexdigest()
+    newer = set() if request.fetch_weights else {"fetch_weights"}  # keys of older versions stay valid
+    return hashlib.sha256(request.model_dump_json(exclude=newer).encode()).hexdigest()
 
 
 def _created_message(job: Job, retry_origin: RetryOrigin | None) -> str:

@@ -53,6 +53,9 @@ def submit(
         int | None, typer.Option(help="Number of attempts that may fail with a retryable error.", show_default="2")
     ] = None,
     max_duration_seconds: Annotated[float | None, typer.Option(help="Longest duration of one attempt.")] = None,
+    fetch_weights: Annotated[
+        bool, typer.Option("--fetch-weights", help="Download weights that the server lacks, before training.")
+    ] = False,
     *,
     choices: dict[str, Any],
 ) -> None:
@@ -67,6 +70,7 @@ def submit(
         "labels": labels_of(label) if label else None,
         "max_attempts": max_attempts,
         "max_duration_seconds": max_duration_seconds,
+        "fetch_weights": fetch_weights or None,
     }
     given = {field: value for field, value in fields.items() if value is not None}
     job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))

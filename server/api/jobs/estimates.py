@@ -17,7 +17,9 @@ def estimate(request: EstimateRequest, context: Context) -> JobEstimate:
     """Estimate a job: clips, steps, seconds, disk and memory as ranges, with warnings. Changes nothing.
 
     Takes the body of `POST /v1/jobs`. Clips, steps and seconds are `null` until a job with the same settings has
-    finished on this server; disk and memory come from a rule of thumb.
+    finished on this server; disk and memory come from a rule of thumb. `missing_weights` are those that the server
+    lacks: a job with `fetch_weights` downloads them.
     """
     principal = require_principal()
-    return context.estimates.estimate(request, owner=principal.owner, visible_owner=principal.visible_owner)
+    found = context.estimates.estimate(request, owner=principal.owner, visible_owner=principal.visible_owner)
+    return found.model_copy(update={"missing_weights": context.weights.missing(request.config)})

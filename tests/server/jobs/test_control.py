@@ -132,12 +132,35 @@ def failed_with_checkpoint(live: Any, **request: object) -> str:
     job = bench.job(priority=100, **request)
     lease = bench.claim()
     bench.jobs.fail(lease, FailureCode.DIVERGED, "the losses are no numbers")
+    leave_checkpoint(live, job, lease)
+    return job.id
+
+
+def leave_checkpoint(live: Any, job: Any, lease: Any) -> None:
     folder = live.context.storage.checkpoints(job.id, lease.token)
     folder.mkdir()
     (folder / "step_000000007.pt").write_bytes(b"nets")
     digest = "6ae0da8ceff3e2aab6fa2f4a3e0b3a0c5d2e0d1c2c9b1d4a5f7b6a1c0e9d8f7a"
     write_entries(folder, [CheckpointEntry("step_000000007.pt", 7, 1, 4, digest)])
-    return job.id
+
+
+def test_a_finished_training_is_continued_for_more_epochs_and_never_for_none(http, live):
+    bench = live.bench
+    job = bench.job(priority=100, config={"total_epochs": 3})
+    lease = bench.claim()
+    progress = Progress(stage="train", stage_progress=1, progress=0.9, step=7, epoch=3, total_epochs=3)
+    bench.jobs.record_events(lease, [progress])
+    leave_checkpoint(live, job, lease)
+    bench.publish(lease)
+    bench.jobs.succeed(lease)
+    path = f"/v1/jobs/{job.id}/retry"
+    for config in ({}, {"total_epochs": 2}):
+        refused = http.post(path, json={"config": config})
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["pointer"] == "/config/total_epochs"
+        assert "has already trained 3 epochs" in refused.json()["detail"]
+    assert http.post(path, json={"config": {"total_epochs": 4}}).status_code == 202
+    assert http.post(path, json={"from": "start"}).status_code == 202
 
 
 def test_a_retry_is_a_new_job_with_the_same_settings_the_checkpoint_and_what_is_changed(http, live):

@@ -8,6 +8,9 @@ import { size, t } from "./words.js";
 export const OVER = ["succeeded", "failed", "cancelled"];
 export const isOver = (job) => OVER.includes(job.status);
 
+/** The text of a job's status. */
+export const statusOf = (job) => t(job.waiting_for.includes("weights") ? "status.fetching" : `status.${job.status}`);
+
 const path = (job, step = "") => `/v1/jobs/${job.id}${step}`;
 
 const DEEDS = {
@@ -36,7 +39,7 @@ async function cancel(job) {
 async function retry(job) {
   const saved = await get(withQuery(path(job, "/events"), { type: "checkpoint_saved", limit: 1 }));
   const from = saved.data.length || job.retry_from === "checkpoint" ? "checkpoint" : "start";
-  const made = await post(path(job, "/retry"), { from });
+  const made = await post(path(job, "/retry"), { from, fetch_weights: true });
   location.assign(at(`/jobs/${made.id}`));
 }
 

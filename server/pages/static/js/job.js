@@ -1,7 +1,7 @@
 // One job: progress, curves, saves, log.
 
 import { get, later, repeat, retryUnreachable, withQuery, ApiError } from "./api.js";
-import { isOver, showActions } from "./actions.js";
+import { isOver, showActions, statusOf } from "./actions.js";
 import { Compared } from "./compare.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
 import { eventText } from "./events.js";
@@ -52,7 +52,7 @@ async function load() {
   setText(byId("name"), job.name);
   const pill = byId("status");
   pill.className = `pill ${job.status}`;
-  setText(pill, t(`status.${job.status}`));
+  setText(pill, statusOf(job));
   showActions(byId("actions"), job, () => ticking.again());
   showFailure();
   showProgress();
@@ -77,10 +77,10 @@ function showFailure() {
 
 function showProgress() {
   const bar = byId("bar");
-  bar.value = job.progress;
+  bar.value = job.weights_progress ?? job.progress;
   bar.classList.toggle("done", job.status === "succeeded");
   bar.classList.toggle("ended", ["failed", "cancelled", "paused"].includes(job.status));
-  setText(byId("percent"), percent(job.progress, 1));
+  setText(byId("percent"), percent(job.weights_progress ?? job.progress, 1));
   const facts = describe().filter(([, value]) => value != null && value !== "");
   keyed(byId("facts"), facts, ([key]) => key,
     ([key]) => h("div", {}, h("dt", {}, t(`job.fact.${key}`)), h("dd")),

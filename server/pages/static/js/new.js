@@ -1,23 +1,33 @@
 // From recordings to a submitted job.
 
-import { all, get, retryUnreachable, post, ApiError, remove } from "./api.js";
+import { all, get, retryUnreachable, post, ApiError, remove, withQuery } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
+import { Choices } from "./new/choices.js";
+import { Draft } from "./new/draft.js";
+import { about, forgetEstimate, showEstimate } from "./new/estimate.js";
+import { proposedName, sameName } from "./new/names.js";
+import { Needs } from "./new/needs.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
 import { loadRules, recordingsAmong } from "./new/file_rules.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, notify } from "./shell.js";
-import { ago, duration, number, percent, size, span, t } from "./words.js";
+import { ago, count, duration, percent, size, t } from "./words.js";
 
 const form = byId("new-job");
-const settings = new Settings(() => estimateSoon());
+const settings = new Settings(() => changed());
+const choices = new Choices(form, settings);
 const query = new URLSearchParams(location.search);
+const draft = new Draft(form, settings, query.get("retry") ?? query.get("clone") ?? "");
+const needs = new Needs({ ask: () => estimate(), avoid: () => { choices.select("where", "here"); changed(); } });
+/** Whether the name was typed; else it follows the recordings. */
+let isNameOwn = false;
+let isValid = true;
 let dataset = null;
 let report = null;
 let sending = null;
 /** The job whose last checkpoint training continues from. */
 let retryOf = null;
-let present = new Set();
 /** One for each submission: a double click, or a retry after a lost answer, creates no second job. */
 let idempotencyKey = freshKey();
 
@@ -33,7 +43,7 @@ async function send(chosenFiles) {
   if (!files.length) return;
   const uploadBody = new UploadBody(files);
   const zipNames = byId("zip-names").value;
-  const name = nameOf(files);
+  const name = proposedName(files);
   byId("drop").hidden = true;
   byId("unfinished").hidden = true;
   byId("sending").hidden = false;
@@ -84,19 +94,28 @@ async function showUnfinished() {
   byId("unfinished").replaceChildren(h("span", {}, t("new.unfinished")), " ", discard);
 }
 
-function nameOf(files) {
-  const [first] = files[0].path.split("/");
-  const common = files.every(({ path }) => path.startsWith(`${first}/`)) ? first : files[0].path;
-  return files.length === 1 || common === first ? common.replace(/\.[^.]+$/, "") : t("new.some", { n: number(files.length) });
-}
-
+/** The bytes sent so far, how fast, and how long the rest takes. */
 function onProgress(bytes) {
-  byId("sending-bar").value = sending.size ? bytes / sending.size : 0;
-  byId("sending-state").textContent = `${size(bytes)} · ${percent(sending.size ? bytes / sending.size : 0)}`;
+  const share = sending.size ? bytes / sending.size : 0;
+  byId("sending-bar").value = share;
+  const now = performance.now();
+  sending.sent = [...(sending.sent ?? []), [now, bytes]].filter(([at]) => now - at < 10_000).slice(-200);
+  const [[began, before]] = sending.sent;
+  const rate = now - began > 1500 ? (bytes - before) / ((now - began) / 1000) : 0;
+  const pace = rate > 0 ? [`${size(rate)}/s`, about({ low: (sending.size - bytes) / rate, high: (sending.size - bytes) / rate })] : [];
+  byId("sending-state").textContent = [size(bytes), percent(share), ...pace].join(" · ");
 }
 
 function onWait(isWaiting) {
-  if (isWaiting) byId("sending-state").textContent = t("page.reconnecting");
+  if (isWaiting) byId("sending-state").textContent = t(sending.isElsewhere ? "new.elsewhere" : "page.reconnecting");
+}
+
+/** Files that were dropped: weights that are missing, or else recordings. */
+async function dropped(files) {
+  const weights = await needs.among(files);
+  if (weights.length) await needs.take(weights);
+  const others = files.filter((one) => !weights.includes(one));
+  if (others.length && !sending && !retryOf) await send(others);
 }
 
 function startSending() {
@@ -111,7 +130,7 @@ function startSending() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     drop.classList.remove("over");
-    if (!sending && !retryOf) attempt(async () => send(await collected(event.dataTransfer)));
+    attempt(async () => dropped(await collected(event.dataTransfer)));
   });
   for (const name of ["choose-files", "choose-folder"]) {
     byId(name).addEventListener("change", (event) => {
@@ -126,16 +145,21 @@ function startSending() {
     event.target.textContent = t(sending.isPaused ? "new.go_on" : "new.pause");
   });
   byId("sending-cancel").addEventListener("click", () => sending.stop());
-  window.addEventListener("beforeunload", (event) => sending && event.preventDefault());
+  window.addEventListener("beforeunload", (event) => (sending || needs.taking !== null) && event.preventDefault());
 }
 
 /** Select a dataset and wait for its report. */
 async function use(found) {
   dataset = found;
-  if (!form.elements.name.value) form.elements.name.value = [...found.name].slice(0, 100).join("");
+  if (!isNameOwn) form.elements.name.value = found.name.replace(/[\\/]/g, " ").slice(0, 100);
+  keepInAddress(found.id);
+  byId("chosen").hidden = false;
+  byId("chosen").textContent = t("new.chosen", { name: found.name });
+  byId("drop").classList.add("small");
+  save();
   const { id } = found;
   for (;;) {
-    report = await retryUnreachable(() => showReport(dataset));
+    report = await retryUnreachable(() => showReport(dataset, retryOf ? null : advise));
     ready();
     if (dataset.id !== id || !isUnderWay(dataset)) break;
     await new Promise((resolve) => { setTimeout(resolve, 700); });
@@ -144,6 +168,20 @@ async function use(found) {
     dataset = newer;
   }
   estimateSoon();
+}
+
+/** Apply an advice of the report. */
+function advise(advice) {
+  if (advice === "folders") choices.select("people", "folders");
+  else settings.set("sample_rate", advice);
+  changed();
+}
+
+/** A reload, or Back from another page, finds the recordings again. */
+function keepInAddress(id) {
+  if (query.get("retry") || query.get("clone")) return; // the draft has them
+  query.set("dataset", id);
+  history.replaceState(history.state, "", withQuery(location.pathname, { dataset: id }));
 }
 
 async function showKnown() {
@@ -159,7 +197,9 @@ async function showKnown() {
 }
 
 async function erase(one) {
-  const question = { title: t("ask.delete.title", { name: one.name }), text: t("new.ask_delete"), button: t("action.delete") };
+  const jobs = await all(withQuery("/v1/jobs", { dataset: one.id }));
+  const text = jobs.length ? count("new.ask_delete.voices", jobs.length) : t("new.ask_delete");
+  const question = { title: t("ask.delete.title", { name: one.name }), text, button: t("action.delete") };
   if (!(await confirm(question))) return;
   await remove(`/v1/datasets/${one.id}`);
   await showKnown();
@@ -167,33 +207,14 @@ async function erase(one) {
 
 // --- settings
 
-const EFFORTS = {
-  try: { max_train_seconds: 600, save_every_epochs: 25 },
-  normal: { total_epochs: 200 },
-  best: { total_epochs: 500, save_every_epochs: 25, keep_saves: "best", evaluate: "always" },
-};
-/** For singing, the most robust estimator on the server. */
-const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];
-
-function choose() {
-  const { effort, kind, where, people } = Object.fromEntries(new FormData(form));
-  const pitch = kind === "singing" ? FOR_SINGING.find((name) => present.has(name)) ?? "swift" : "swift";
-  settings.setChoices({
-    ...EFFORTS[effort],
-    pitch,
-    ...(where === "here" ? { content: "whisper-tiny", pretrained: "none" } : {}),
-    ...(people === "folders" ? { speakers: "folders" } : {}),
-  });
-  estimateSoon();
-}
-
 function setChoices() {
   const labels = {};
   for (const part of form.elements.labels.value.split(",").map((one) => one.trim()).filter(Boolean)) {
     const [key, ...value] = part.split("=");
     labels[key.trim()] = value.join("=").trim();
   }
-  return { dataset_id: dataset.id, config: settings.config, priority: Number(form.elements.priority.value) || 0, labels };
+  const priority = Number(form.elements.priority.value) || 0;
+  return { dataset_id: dataset.id, config: settings.config, priority, labels, fetch_weights: true };
 }
 
 // --- estimate
@@ -201,8 +222,18 @@ function setChoices() {
 let timer = null;
 let asked = 0;
 
+/** After any change: keep it, and estimate again. */
+function changed() {
+  save();
+  estimateSoon();
+}
+
+function save() {
+  draft.save({ dataset: dataset?.id ?? null, isNameOwn });
+}
+
 function estimateSoon() {
-  idempotencyKey = freshKey();
+  idempotencyKey = freshKey(); // other settings are another submission
   clearTimeout(timer);
   timer = setTimeout(() => attempt(estimate), 350);
 }
@@ -212,56 +243,63 @@ async function estimate() {
   if (!dataset || dataset.status !== "ready") return;
   asked += 1;
   const mine = asked;
+  const name = form.elements.name.value.trim();
   try {
-    const found = await post("/v1/jobs:estimate", setChoices());
-    if (mine === asked) showEstimate(found);
-    settings.blame([]);
+    const found = await post("/v1/jobs:estimate", { ...setChoices(), ...(name ? { name } : {}) });
+    if (mine !== asked) return;
+    isValid = true;
     blame(null);
+    showEstimate(found, { known: new Set(report?.warnings), hurry: () => { choices.select("effort", "try"); changed(); } });
+    await needs.show(found.missing_weights);
+    showSubmit();
+    await showSameName(name);
   } catch (fault) {
     if (!(fault instanceof ApiError)) throw fault;
-    if (mine === asked) blame(fault);
+    if (mine !== asked) return;
+    isValid = false;
+    forgetEstimate();
+    blame(fault);
   }
+  ready();
 }
 
-function showEstimate(found) {
-  const sizes = (range) => (size(range.low) === size(range.high) ? size(range.low) : `${size(range.low)} – ${size(range.high)}`);
-  const facts = [
-    ["time", found.seconds && span(found.seconds)], ["steps", found.steps && number(found.steps.high)],
-    ["disk", found.disk_bytes && sizes(found.disk_bytes)], ["memory", found.gpu_memory_bytes && sizes(found.gpu_memory_bytes)],
-    ["wait", found.starts_in && found.starts_in.high > 0 ? span(found.starts_in) : null],
-  ];
-  byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
-    h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
-  byId("estimate-basis").textContent = t(`new.basis.${found.basis ?? "unknown"}`);
-  byId("estimate-basis").title = found.basis_detail;
-  const shown = new Set(report?.warnings); // shown as findings
-  byId("warnings").replaceChildren(...found.warnings.filter((text) => !shown.has(text)).map(warning));
-  if (found.warnings.some((text) => text.includes("weights fetch"))) {
-    byId("warnings").append(h("li", {}, h("a", { href: "/server#weights" }, t("new.fetch_weights"))));
-  }
+async function showSameName(name) {
+  const text = retryOf ? null : await sameName(name, dataset.id, settings);
+  byId("same-name").hidden = !text;
+  byId("same-name").textContent = text ?? "";
 }
 
-/** A warning; a long one is folded after its beginning. */
-function warning(text) {
-  if (text.length < 200) return h("li", { class: "warning" }, text);
-  const end = text.indexOf(",", 40);
-  return h("li", { class: "warning" }, h("details", {}, h("summary", {}, `${text.slice(0, end > 0 ? end : 120)} …`), text));
+/** The button's label: with what it downloads first. */
+function showSubmit() {
+  const [plain, download] = retryOf ? ["new.train_on", "new.train_on.download"] : ["new.submit", "new.submit.download"];
+  byId("submit").textContent = t(needs.missing.length ? download : plain);
 }
 
+/** Show a fault beside its field, and above the button a way there; null: there is none. */
 function blame(fault) {
-  const rest = fault ? settings.blame(fault.problem.errors ?? []) : [];
+  const rest = fault ? settings.blame(fault.problem.errors ?? []) : settings.blame([]);
   const isName = rest.find((error) => error.pointer === "/name");
   byId("name-fault").hidden = !isName;
   byId("name-fault").textContent = isName?.detail ?? "";
-  const words = fault && !isName ? rest.map((error) => error.detail).join(" ") || (fault.problem.errors?.length ? "" : fault.message) : "";
-  byId("fault").hidden = !words;
-  byId("fault").textContent = words;
+  form.elements.name.setAttribute("aria-invalid", String(Boolean(isName)));
+  const field = fault && (isName ? form.elements.name : byId("settings").querySelector(".fault:not([hidden])")?.closest("label").querySelector("input, select"));
+  const words = fault && !field ? rest.map((error) => error.detail).join(" ") || fault.message : "";
+  byId("fault").hidden = !fault;
+  byId("fault").replaceChildren(...(field
+    ? [t("new.faulty"), h("button", { type: "button", onclick: () => show(field) }, t("new.faulty.show"))]
+    : [words]));
+  return field;
+}
+
+function show(field) {
+  field.scrollIntoView({ block: "center" });
+  field.focus();
 }
 
 function ready() {
   byId("name-hint").hidden = !/[^\x00-\x7f]/.test(form.elements.name.value);
   const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
-  byId("submit").disabled = !isReady;
+  byId("submit").disabled = !isReady || !isValid;
   byId("submit-help").hidden = isReady;
 }
 
@@ -271,41 +309,76 @@ form.addEventListener("submit", async (event) => {
   byId("submit").disabled = true;
   try {
     const made = retryOf
-      ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config) }, { "Idempotency-Key": idempotencyKey })
+      ? await post(`/v1/jobs/${retryOf.id}/retry`, { config: settings.changedFrom(retryOf.config), fetch_weights: true }, { "Idempotency-Key": idempotencyKey })
       : await post("/v1/jobs", { name: form.elements.name.value.trim(), ...setChoices() }, { "Idempotency-Key": idempotencyKey });
+    draft.close();
     location.assign(at(`/jobs/${made.id}`));
   } catch (fault) {
     byId("submit").disabled = false;
-    if (fault instanceof ApiError) blame(fault);
-    else notify(fault.message, { bad: true });
+    if (fault instanceof ApiError) {
+      const field = blame(fault);
+      if (field) show(field);
+    } else notify(fault.message, { bad: true });
   }
+});
+
+window.addEventListener("pageshow", (event) => {
+  if (!event.persisted) return;
+  draft.isClosed = false; // Back after a submission: the next one is another job
+  estimateSoon();
 });
 
 /** `?clone=` copies a job's settings, `?retry=` also continues from its checkpoint, `?dataset=` selects recordings only. */
 async function takeOver() {
   const other = query.get("retry") ?? query.get("clone");
-  if (query.get("dataset")) await use(await get(`/v1/datasets/${encodeURIComponent(query.get("dataset"))}`));
   if (!other) return;
   const job = await get(`/v1/jobs/${encodeURIComponent(other)}`);
   form.elements.name.value = job.name;
+  isNameOwn = true;
   form.elements.priority.value = job.priority;
   form.elements.labels.value = Object.entries(job.labels).map(([key, value]) => (value ? `${key}=${value}` : key)).join(", ");
-  if (job.config.content === "whisper-tiny" && job.config.pretrained === "none") form.elements.where.value = "here";
-  if (job.config.speakers === "folders") form.elements.people.value = "folders";
-  choose();
-  settings.take(job.config);
-  byId("all-settings").open = true;
-  byId("about").hidden = false;
+  choices.take(job.config);
   if (query.get("retry")) {
     retryOf = job;
+    choices.goOnFrom(job);
     for (const name of ["name", "priority", "labels"]) form.elements[name].disabled = true; // a retry keeps them
-    byId("drop").hidden = true;
-    byId("known").hidden = true;
-    byId("unfinished").hidden = true;
-    byId("submit").textContent = t("new.train_on");
+    for (const id of ["drop", "known", "unfinished"]) byId(id).hidden = true;
   }
+  settings.take(job.config, choices.governed);
+  byId("about").hidden = false;
   byId("about").textContent = t(retryOf ? "new.about_retry" : "new.about_clone", { name: job.name });
-  await use(await get(`/v1/datasets/${job.dataset_id}`));
+  showSubmit();
+  await useIfThere(job.dataset_id, job);
+}
+
+/** Select recordings, if they have not been deleted. `job`: the one that was made from them. */
+async function useIfThere(id, job = null) {
+  try {
+    await use(await get(`/v1/datasets/${encodeURIComponent(id)}`));
+  } catch (fault) {
+    if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
+    byId("about").hidden = false;
+    byId("about").replaceChildren(t(retryOf ? "new.gone_retry" : "new.gone"), " ",
+      retryOf ? h("a", { href: withQuery("/new", { clone: job.id }) }, t("action.clone")) : "");
+  }
+}
+
+/** Put back what was typed and chosen in this tab before. */
+async function restore() {
+  const { stored } = draft;
+  if (draft.restore()) {
+    isNameOwn = retryOf !== null || Boolean(stored.isNameOwn);
+    byId("start-over").hidden = false;
+    choices.show();
+  }
+  const id = query.get("dataset") ?? stored?.dataset;
+  if (id && id !== dataset?.id) await useIfThere(id);
+}
+
+/** Without a GPU hours become days: a quick try is the choice that fits. */
+async function chooseForMachine() {
+  const workers = (await all("/v1/workers")).filter((one) => ["idle", "busy"].includes(one.status));
+  if (workers.length && !workers.some((one) => one.device.startsWith("cuda"))) form.elements.effort.value = "try";
 }
 
 async function start() {
@@ -317,20 +390,23 @@ async function start() {
   attempt(loadRules);
   attempt(showUnfinished);
   await settings.start();
-  present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
-  for (const name of ["effort", "kind", "where", "people"]) {
-    for (const radio of form.elements[name]) radio.addEventListener("change", choose);
-  }
+  choices.present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));
+  await chooseForMachine();
+  choices.show();
+  form.addEventListener("change", () => changed());
   form.elements.name.addEventListener("input", () => {
-    idempotencyKey = freshKey(); // another name is another submission
-    blame(null);
-    ready();
+    isNameOwn = form.elements.name.value !== "";
+    changed();
   });
-  for (const name of ["priority", "labels"]) form.elements[name].addEventListener("change", estimateSoon);
+  form.elements.more.addEventListener("input", () => changed());
+  byId("start-over").addEventListener("click", () => {
+    draft.close();
+    location.assign(retryOf || query.get("clone") ? location.href : at("/new"));
+  });
   byId("known").addEventListener("toggle", () => byId("known").open && attempt(showKnown));
   byId("known-search").addEventListener("input", () => attempt(showKnown));
-  choose();
   await takeOver();
+  await restore();
 }
 
 attempt(start);

@@ -1,7 +1,7 @@
 // The list of voices, updated without a reload.
 
 import { all, get, repeat, withQuery } from "./api.js";
-import { OVER, isOver, showActions } from "./actions.js";
+import { OVER, isOver, showActions, statusOf } from "./actions.js";
 import { Bulk } from "./bulk.js";
 import { byId, h, keyed, setText } from "./dom.js";
 import { QueueOrder } from "./queue_order.js";
@@ -128,7 +128,7 @@ function make(job) {
 function update(item, job) {
   const pill = item.querySelector(".pill");
   pill.className = `pill ${job.status}`;
-  setText(pill, t(`status.${job.status}`));
+  setText(pill, statusOf(job));
   if (mayChange) item.querySelector(".pick").checked = bulk.chosen.has(job.id);
   item.draggable = mayChange && job.status === "queued" && !isFiltered();
   const moves = item.querySelector(".moves");
@@ -146,8 +146,8 @@ function update(item, job) {
   why.hidden = !job.error;
   setText(why, job.error?.message ?? "");
   const bar = item.querySelector("progress");
-  bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || job.status === "validating";
-  bar.value = job.progress;
+  bar.hidden = isOver(job) || isWaiting(job) || job.status === "queued" || (job.status === "validating" && job.weights_progress === null);
+  bar.value = job.weights_progress ?? job.progress;
   showActions(item.querySelector(".actions"), job, () => ticking.again());
 }
 
@@ -168,6 +168,7 @@ function describe(job) {
     if (job.disk_bytes) facts.push(t("voices.disk", { size: size(job.disk_bytes) }));
     return facts;
   }
+  if (job.weights_progress !== null) return [percent(job.weights_progress), t("voices.submitted", { time: ago(job.created_at) })];
   const facts = [job.stage ? `${t(`stage.${job.stage}`)} ${percent(job.progress)}` : t(isWaiting(job) ? "voices.submitted" : "voices.preparing", { time: ago(job.created_at) })];
   if (job.stage === "train" && job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
   if (job.eta_seconds != null && job.status === "running") facts.push(t("voices.left", { time: duration(job.eta_seconds) }));

@@ -10,8 +10,11 @@ const UNDER_WAY = ["ingesting", "validating"];
 /** Whether a dataset's recordings are still being unpacked or checked. */
 export const isUnderWay = (dataset) => UNDER_WAY.includes(dataset.status);
 
-/** Show a dataset's report, and return it; null while there is none. */
-export async function showReport(dataset) {
+/** The sample rate that loses nothing, by the codes of findings that advise it. */
+const RATE_ADVICE = { low_bandwidth: "32k", low_sample_rate: "32k" };
+
+/** Show a dataset's report, and return it; null while there is none. `advise(advice)` applies one; null: none can be. */
+export async function showReport(dataset, advise) {
   byId("report").hidden = false;
   const state = byId("report-state");
   state.className = `pill ${dataset.status}`;
@@ -28,13 +31,18 @@ export async function showReport(dataset) {
     ["files", `${number(report.num_usable)} / ${number(report.num_files)}`],
     ["rates", Object.keys(report.sample_rates).map((rate) => `${number(rate / 1000, 1)} kHz`).join(", ")],
     ["snr", report.snr_db != null ? `${number(report.snr_db)} dB` : null],
-    ["clipped", report.clipped_share != null ? `${number(100 * report.clipped_share, 2)} %` : null],
-    ["silence", report.silence_share != null ? percent(report.silence_share) : null],
+    ["clipped", report.usable && report.clipped_share != null ? `${number(100 * report.clipped_share, 2)} %` : null],
+    ["silence", report.usable && report.silence_share != null ? percent(report.silence_share) : null],
     ["echo", report.reverberation_seconds != null ? `${number(report.reverberation_seconds, 2)} s` : null],
   ];
   byId("measures").replaceChildren(...measures.filter(([, value]) => value).map(([key, value]) =>
     h("div", {}, h("dt", {}, t(`new.measure.${key}`)), h("dd", {}, value))));
-  const findings = report.findings.map(found);
+  const findings = report.findings.map((finding) => found(finding, advise));
+  const folders = [...new Set(report.files.map(({ name }) => (name.includes("/") ? name.split("/")[0] : null)))];
+  if (advise && folders.length > 1 && !folders.includes(null)) {
+    const names = folders.slice(0, 5).join(", ") + (folders.length > 5 ? ", …" : "");
+    findings.push(h("li", {}, t("new.folders", { n: number(folders.length), names }), " ", apply(advise, "folders", t("new.advice.folders"))));
+  }
   if (!report.usable) findings.unshift(h("li", { class: "bad" }, dataset.reason ?? report.reason ?? ""));
   if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
   const others = report.left_out.map((file) => file.name);
@@ -70,13 +78,23 @@ function notUsed(file) {
 const firstFew = (names) => names.slice(0, 5).join(", ") + (names.length > 5 ? ", …" : "");
 
 /** A finding in the page's language if its code has a translation, else the server's text. */
-function found(finding) {
+function found(finding, advise) {
   const key = `finding.${finding.code}`;
   const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
     [name, name.endsWith("share") ? `${number(100 * value, 1)} %` : number(value, 1)]));
   const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`, values)] : [finding.message, finding.advice];
   const files = has(key) && finding.files.length ? firstFew(finding.files) : null;
-  return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files));
+  const rate = advise && RATE_ADVICE[finding.code];
+  return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files),
+    rate && apply(advise, rate, t("new.advice.rate", { rate })));
+}
+
+/** A button that applies an advice once. */
+function apply(advise, advice, label) {
+  return h("button", { type: "button", onclick: (event) => {
+    advise(advice);
+    event.target.replaceWith(h("strong", { role: "status" }, `✓ ${label}`));
+  } }, label);
 }
 
 /** The loudness of all recordings in sequence, as far as the report contains it. */

@@ -132,6 +132,7 @@ export class Sending {
     Object.assign(this, { uploadBody, onProgress, onWait });
     this.isPaused = false;
     this.isStopped = false;
+    this.isElsewhere = false; // another tab sends the same files
     this.wake = null;
     this.abort = new AbortController();
   }
@@ -145,6 +146,7 @@ export class Sending {
       address = await this.begin();
       offset = 0;
     }
+    this.onProgress(offset);
     let failures = 0;
     while (offset < this.uploadBody.size && !this.isStopped) {
       const pieces = this.uploadBody.pieces(offset);
@@ -219,11 +221,12 @@ export class Sending {
     const headers = { ...TUS, "Upload-Offset": String(offset), "Content-Type": "application/offset+octet-stream" };
     let answer;
     try {
-      answer = await fetch(address, { method: "PATCH", headers, body: piece, signal: this.abort.signal });
+      answer = await sent(address, headers, piece, this.abort.signal, (bytes) => this.onProgress(offset + bytes));
     } catch {
       return null;
     }
     if (answer.ok) return Number(answer.headers.get("Upload-Offset"));
+    this.isElsewhere = answer.status === 409 || answer.status === 423;
     const mayPass = answer.status === 409 || answer.status === 404 || answer.status === 410 || answer.status === 429;
     if (mayPass || (answer.status >= 500 && answer.status !== 507)) return null; // 507: no space; the server explains it
     const problem = await answer.json().catch(() => ({}));
@@ -264,6 +267,26 @@ export class Sending {
     this.wake?.();
     this.abort.abort();
   }
+}
+
+/** A PATCH as by `fetch`, with `onBytes(bytes)` while its body is sent. */
+function sent(address, headers, body, signal, onBytes) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("PATCH", address);
+    for (const [name, value] of Object.entries(headers)) request.setRequestHeader(name, value);
+    request.upload.onprogress = (event) => onBytes(event.loaded);
+    request.onload = () => resolve({
+      ok: request.status >= 200 && request.status < 300,
+      status: request.status,
+      headers: { get: (name) => request.getResponseHeader(name) },
+      json: async () => JSON.parse(request.responseText),
+    });
+    request.onerror = () => reject(new TypeError("no answer"));
+    request.onabort = () => reject(new DOMException("stopped", "AbortError"));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(body);
+  });
 }
 
 const sleep = (milliseconds) => new Promise((resolve) => { setTimeout(resolve, milliseconds); });

@@ -39,11 +39,22 @@ export class Settings {
     this.show();
   }
 
-  /** Set all options of another job, as if by hand. */
-  take(config) {
+  /** Set an option, as if by hand. */
+  set(name, value) {
+    this.own[name] = value;
+    this.show();
+  }
+
+  /** Forget what was set by hand of these options. */
+  override(names) {
+    for (const name of names) delete this.own[name];
+  }
+
+  /** Set the options of another job that the simple settings do not have, as if by hand. */
+  take(config, except) {
     for (const [name, value] of Object.entries(config)) { // a job has all options, also those of the simple settings
       const present = JSON.stringify(this.chosenConfig[name] ?? this.usual(name));
-      if (name in this.properties && JSON.stringify(value) !== present) this.own[name] = value;
+      if (name in this.properties && !except.includes(name) && JSON.stringify(value) !== present) this.own[name] = value;
     }
     this.show();
   }
@@ -103,6 +114,18 @@ export class Settings {
     for (const heading of byId("settings").querySelectorAll("h3")) heading.hidden = wanted !== "";
   }
 
+  /** A range's fault in the page's language; the server's words for any other. */
+  faultOf(name, detail) {
+    const numeric = kinds(this.properties[name]).find((kind) => kind.type === "integer" || kind.type === "number");
+    const value = this.own[name] ?? this.chosenConfig[name];
+    if (typeof value !== "number" || !numeric) return detail;
+    const { minimum, exclusiveMinimum, maximum } = numeric;
+    if (value < minimum) return t("new.at_least", { n: number(minimum, 6) });
+    if (value <= exclusiveMinimum) return t("new.more_than", { n: number(exclusiveMinimum, 6) });
+    if (value > maximum) return t("new.at_most", { n: number(maximum, 6) });
+    return detail;
+  }
+
   /** Show the server's errors beside their fields; returns those without a field. */
   blame(errors) {
     for (const fault of byId("settings").querySelectorAll(".fault")) fault.hidden = true;
@@ -115,7 +138,7 @@ export class Settings {
         continue;
       }
       const fault = field.querySelector(".fault");
-      fault.textContent = error.detail;
+      fault.textContent = this.faultOf(name, error.detail);
       fault.hidden = false;
       byId("all-settings").open = true;
     }

@@ -1,0 +1,105 @@
+// The simple choices above all settings.
+
+import { byId, h } from "../dom.js";
+import { number, t } from "../words.js";
+
+const EFFORTS = {
+  try: { max_train_seconds: 600, save_every_epochs: 25 },
+  normal: { total_epochs: 200 },
+  best: { total_epochs: 500, save_every_epochs: 25, keep_saves: "best", evaluate: "always" },
+};
+/** For singing, the most robust estimator that is on the server; without one, the first is downloaded. */
+const FOR_SINGING = ["rmvpe", "fcpe", "crepe"];
+/** The options that a choice governs: its values are theirs, or else the defaults. */
+const GOVERNED = {
+  effort: ["total_epochs", "max_train_seconds", "save_every_epochs", "keep_saves", "evaluate"],
+  kind: ["pitch"],
+  where: ["content", "pretrained", "width"],
+  people: ["speakers"],
+};
+const BEFORE = "before";
+
+export class Choices {
+  constructor(form, settings) {
+    Object.assign(this, { form, settings });
+    this.present = new Set(); // ids of the weights on the server
+    this.before = {}; // of a job taken over: the options that no card has, by choice
+    this.reached = null; // epochs that are trained already
+    for (const name of Object.keys(GOVERNED)) {
+      byId(`choice-${name}`).addEventListener("change", () => this.press(name));
+    }
+    form.elements.more.addEventListener("input", () => this.press("effort"));
+  }
+
+  get governed() {
+    return Object.values(GOVERNED).flat();
+  }
+
+  /** Select a card, as by a press. */
+  select(name, value) {
+    this.form.elements[name].value = value;
+    this.press(name);
+  }
+
+  /** A choice takes precedence over what was set by hand before. */
+  press(name) {
+    this.settings.override(GOVERNED[name]);
+    this.show();
+  }
+
+  show() {
+    this.settings.setChoices(this.config);
+  }
+
+  get config() {
+    return Object.assign({}, ...Object.keys(GOVERNED).map((name) => this.options(name, this.form.elements[name].value)));
+  }
+
+  options(name, value) {
+    if (name === "effort" && this.reached !== null) {
+      const more = Math.max(1, Math.round(Number(this.form.elements.more.value)) || 1);
+      return { ...this.before.effort, total_epochs: this.reached + more, max_train_seconds: null };
+    }
+    if (value === BEFORE) return this.before[name];
+    if (name === "effort") return EFFORTS[value];
+    if (name === "kind") return { pitch: value === "singing" ? FOR_SINGING.find((one) => this.present.has(one)) ?? FOR_SINGING[0] : "swift" };
+    if (name === "where") return value === "here" ? { content: "whisper-tiny", pretrained: "none" } : {};
+    return value === "folders" ? { speakers: "folders" } : {};
+  }
+
+  /** Select the cards that another job's options fit; where none does, a card of its own. */
+  take(config) {
+    const usual = (option) => this.settings.usual(option);
+    for (const [name, options] of Object.entries(GOVERNED)) {
+      const theirs = Object.fromEntries(options.map((option) => [option, config[option] ?? usual(option)]));
+      const fits = (value) => {
+        const ours = this.options(name, value);
+        return options.every((option) => JSON.stringify(ours[option] ?? usual(option)) === JSON.stringify(theirs[option]));
+      };
+      const values = [...byId(`choice-${name}`).querySelectorAll("input[type=radio]")].map((radio) => radio.value);
+      const fitting = values.find((value) => value !== BEFORE && fits(value));
+      if (!fitting) this.addBefore(name, theirs);
+      this.form.elements[name].value = fitting ?? BEFORE;
+    }
+    this.show();
+  }
+
+  addBefore(name, theirs) {
+    this.before[name] = theirs;
+    const text = name === "effort"
+      ? t(theirs.max_train_seconds ? "new.before.time" : "new.before.epochs", { n: number(theirs.total_epochs), minutes: number((theirs.max_train_seconds ?? 0) / 60, 1) })
+      : Object.entries(theirs).map(([option, value]) => `${option} ${JSON.stringify(value)}`).join(", ");
+    byId(`choice-${name}`).querySelector(".options").append(h("label", {},
+      h("input", { type: "radio", name, value: BEFORE }), h("span", {}, h("strong", {}, t("new.before")), h("small", {}, text))));
+  }
+
+  /** Continue the training of a job: only its length, and what is set by hand, can change. */
+  goOnFrom(job) {
+    this.before.effort = Object.fromEntries(GOVERNED.effort.map((option) => [option, job.config[option] ?? this.settings.usual(option)]));
+    this.reached = job.epoch ?? job.config.total_epochs ?? 0;
+    for (const name of Object.keys(GOVERNED)) byId(`choice-${name}`).hidden = true;
+    byId("more").hidden = false;
+    byId("more-help").textContent = t("new.more_help", { n: number(this.reached) });
+    this.show();
+  }
+}

@@ -1,0 +1,58 @@
+// What a job will take, in figures that are as exact as they are known.
+
+import { byId, h } from "../dom.js";
+import { language, number, size, t } from "../words.js";
+
+/** Largest ratio of two bounds between which one figure stands for both. */
+const WIDEST = 3;
+const DAY = 86400;
+const UNITS = [[DAY, "day"], [3600, "hour"], [60, "minute"]];
+
+/** Seconds in one unit, rounded: "7 hours". */
+function rounded(seconds) {
+  const [length, unit] = UNITS.find(([one]) => seconds >= 0.95 * one) ?? UNITS.at(-1);
+  const value = Math.max(1, seconds / length);
+  const maximumFractionDigits = value < 3 && unit !== "minute" ? 1 : 0;
+  return new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long", maximumFractionDigits }).format(value);
+}
+
+/** One figure for a range of seconds; null where the range is too wide for one. */
+export function about(range) {
+  if (!range || range.high > WIDEST * Math.max(range.low, 1)) return null;
+  return t("new.about", { value: rounded(Math.sqrt(Math.max(range.low, 1) * range.high)) });
+}
+
+/** Show an answer to `/v1/jobs:estimate`; `known`: warnings that are shown as findings. `hurry()` chooses a quick try. */
+export function showEstimate(found, { known, hurry }) {
+  const time = about(found.seconds);
+  const facts = [
+    ["time", time ?? t("new.estimate.unknown")],
+    ["steps", found.steps && number(found.steps.high)],
+    ["disk", found.disk_bytes && t("new.up_to", { value: size(found.disk_bytes.high) })],
+    ["memory", found.has_gpu && found.gpu_memory_bytes && t("new.up_to", { value: size(found.gpu_memory_bytes.high) })],
+    ["wait", found.starts_in && found.starts_in.high > 60 ? about(found.starts_in) ?? t("new.estimate.unknown") : null],
+  ];
+  byId("estimate").replaceChildren(...facts.filter(([, value]) => value).map(([key, value]) =>
+    h("div", {}, h("dt", {}, t(`new.estimate.${key}`)), h("dd", {}, value))));
+  byId("estimate-basis").textContent = t(time ? "new.basis.measured" : "new.basis.unknown");
+  byId("estimate-basis").title = found.basis_detail;
+  const isSlow = time && !found.has_gpu && found.seconds.low > DAY;
+  const isAboutWeights = (text) => found.missing_weights.length > 0 && text.includes("weights fetch"); // shown with their sizes
+  byId("warnings").replaceChildren(
+    ...(isSlow ? [h("li", { class: "warning" }, t("new.slow"), " ", h("button", { type: "button", onclick: hurry }, t("new.effort.try")))] : []),
+    ...found.warnings.filter((text) => !known.has(text) && !isAboutWeights(text)).map(warning));
+}
+
+/** Show that there is no estimate, since the settings are not valid. */
+export function forgetEstimate() {
+  byId("estimate").replaceChildren();
+  byId("estimate-basis").textContent = "";
+  byId("warnings").replaceChildren();
+}
+
+/** A warning; a long one is folded after its first sentence or line. */
+function warning(text) {
+  if (text.length < 200) return h("li", { class: "warning" }, text);
+  const end = /[.;:] /.exec(text.slice(60))?.index;
+  return h("li", { class: "warning" }, h("details", {}, h("summary", {}, `${text.slice(0, end === undefined ? 120 : 60 + end)} …`), text));
+}
