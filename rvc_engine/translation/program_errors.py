@@ -46,7 +46,7 @@ def errors_reported(*, shows_traceback: bool = False) -> Iterator[None]:
 
 
 def report_error(error: BaseException, *, shows_traceback: bool = False) -> None:
-    """Print the sentence on an error, after the traceback where it is wanted: see `errors_reported`."""
+    """Print the sentence on an error, after the traceback if that was asked for: see `errors_reported`."""
     if is_debugging() or (shows_traceback and _explained(error) is None):
         traceback.print_exception(error)
     message = describe(error)

@@ -158,7 +158,7 @@ class LeaseOperations:
                 return
             self._store.append_events(session, job, *batch.events)
             columns = batch.columns | {"num_warnings": job.num_warnings + batch.num_warnings}
-            if "progress" in columns:  # of an engine of another version, say, which divides the run otherwise
+            if "progress" in columns:  # an engine of another version may divide the run differently
                 columns["progress"] = max(job.progress, columns["progress"])
             if batch.losses:
                 columns["losses"] = job.losses | batch.losses

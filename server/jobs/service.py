@@ -82,6 +82,7 @@ _ALL = JobFilter()
 class JobService:
     """All jobs of one database."""
 
+    # Long because each method of its parts becomes one of its own.
     def __init__(
         self,
         engine: sa.Engine,
