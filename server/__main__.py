@@ -120,7 +120,8 @@ def _lock(context: AppContext) -> AbstractContextManager[object]:
 
 def _serve(app: FastAPI, settings: ServerSettings) -> int:
     config = uvicorn.Config(
-        ForwardedHeaders(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")),
+        # Starlette's type of an application is wider than uvicorn's.
+        ForwardedHeaders(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")),  # type: ignore[arg-type]
         proxy_headers=False,
         host=settings.host,
         port=settings.port,

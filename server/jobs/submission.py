@@ -119,9 +119,11 @@ class Submissions:
 
     def record_weights_progress(self, job: Job, share: float) -> None:
         """Set the share of a job's weights that is downloaded; no-op once it does not wait for them."""
-        is_waiting = (Job.number == job.number, Job.status == S.VALIDATING, col(Job.weights_progress).is_not(None))
+        is_waiting = sa.and_(
+            col(Job.number) == job.number, col(Job.status) == S.VALIDATING, col(Job.weights_progress).is_not(None)
+        )
         with write_session(self._store.engine) as session:
-            session.execute(sa.update(Job).where(*is_waiting).values(weights_progress=share))
+            session.execute(sa.update(Job).where(is_waiting).values(weights_progress=share))
 
     def finish_fetch(self, job_id: str, reason: str | None) -> None:
         """End a job's wait for weights: it is failed with `reason`, or enqueued if its dataset is ready."""
