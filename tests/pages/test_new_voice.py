@@ -72,9 +72,7 @@ def test_a_folder_with_a_bad_file_in_it_becomes_a_submitted_voice(
     page.locator("#submit").click()
     page.wait_for_url("**/jobs/job_*")
     job = open_house.client.job(page.url.rsplit("/", 1)[1])
-    assert (job.name, job.config["total_epochs"], job.config["keep_saves"]) == ("choir", 3, "best"), (
-        "what was set last"
-    )
+    assert (job.name, job.config["total_epochs"], job.config["keep_saves"]) == ("choir", 3, "best"), "what was set last"
 
 
 def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(
