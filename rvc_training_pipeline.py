@@ -20,7 +20,9 @@ except ModuleNotFoundError as missing:  # not even a package that all programs n
 
 def main() -> None:
     """Entry point."""
-    with missing_package_reported("engine"):
+    from rvc_engine.translation.program_errors import errors_reported
+
+    with errors_reported(), missing_package_reported("engine"):
         from rvc_engine.cli.pipeline_script import main as run_pipeline
 
         run_pipeline()

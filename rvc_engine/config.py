@@ -4,11 +4,11 @@ The same object is the `config` of a job over HTTP and the options of the comman
 not part of it: see `rvc_engine.machine.Machine`. This module imports no torch.
 """
 
-import re
-import unicodedata
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from rvc_engine.names.voices import check_voice_name
 
 Version = Literal["v1", "v2"]
 SampleRate = Literal["32k", "40k", "48k"]
@@ -18,49 +18,10 @@ Width = Literal[24, 48, 96, 192]
 PrecisionChoice = Literal["auto", "fp32", "bf16", "fp16"]
 MAX_BATCH_SIZE = 256
 
-MAX_NAME_LENGTH = 100
 NUM_SPEAKERS = 109
 """Rows of the published speaker embedding."""
 
-_PATH_SEPARATORS = frozenset("/\\|")
-"""Not allowed in names; the bar separates the paths of a clip in RVC's `filelist.txt`."""
-
-
-def check_voice_name(name: str) -> str:
-    """Return the name in NFC; raises ValueError when it is not a valid name of a voice.
-
-    A voice's name becomes the stem of file names: it may contain any letters, spaces, dots and quotes, but no slashes,
-    no control characters, no leading dot or dash, no trailing dot, and no white space at either end.
-    """
-    name = unicodedata.normalize("NFC", name)
-    if not name:
-        raise ValueError("the name is empty; give the voice a name such as 'anna'")
-    if len(name) > MAX_NAME_LENGTH or len(name.encode()) > 200:
-        raise ValueError(f"the name is too long; use at most {MAX_NAME_LENGTH} characters (200 bytes in UTF-8)")
-    if name != name.strip():
-        raise ValueError("the name begins or ends with white space; remove it")
-    if name[0] in ".-" or name[-1] == ".":
-        raise ValueError("the name begins with a dot or a dash, or ends with a dot; choose another")
-    bad = sorted(
-        {c for c in name if c in _PATH_SEPARATORS or unicodedata.category(c) in {"Cc", "Cf", "Cs", "Zl", "Zp"}}
-    )
-    if bad:
-        raise ValueError(f"the name has characters that file names cannot have: {', '.join(map(repr, bad))}")
-    return name
-
-
 VoiceName = Annotated[str, AfterValidator(check_voice_name), Field(json_schema_extra={"minLength": 1})]
-
-
-def voice_file_stem(name: str) -> str:
-    """The stem of a voice's file names: its name, changed where RVC or Applio would hide the file.
-
-    RVC never lists an index with `trained` in its name, in any case, and both rewrite the word in the path at
-    conversion, so a voice called `pretrained_x` would lose its index; its files are called `pre-train-ed_x`. Applio
-    treats a file whose name starts with `G_` or `D_` as a checkpoint: the files of a voice `D_x` are called `D-x`.
-    """
-    shown = re.sub("(train)(ed)", r"-\1-\2", name, flags=re.IGNORECASE).lstrip("-")  # a dash begins an option
-    return re.sub("^([GD])_", r"\1-", shown)
 
 
 def _check_batch_size(value: object) -> object:

@@ -20,6 +20,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
+from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from rvc_train.local_servers import address_key
 from server.app import create_app
 from server.auth.local_token import provide_local_token, release_address
@@ -27,10 +28,12 @@ from server.context import AppContext
 from server.errors import SettingsRefused
 from server.http.connections import Connection, allow_many_connections
 from server.logging import set_up_logging
+from server.middleware.forwarded import ForwardedHeaders
 from server.setting_names import WORKER_ONLY, check_setting_names
 from server.settings import ServerSettings
 from server.storage.instances import check_pairing, open_instance
 from server.storage.permissions import UMASK, restrict_data_folder
+from server.transient_errors import first_line
 
 logger = structlog.get_logger(__name__)
 
@@ -101,7 +104,8 @@ def main() -> int:
         sys.stderr.write(f"rvc-train server: {error}\n")
         return 2
     except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database, its driver
-        sys.stderr.write(f"rvc-train server: cannot start: {str(error).splitlines()[0]}\n")
+        reason = describe_os_error(error) if isinstance(error, OSError) else first_line(error)
+        sys.stderr.write(f"rvc-train server: cannot start: {reason}\n")
         return 2
     with lock:
         return _serve(app, settings)
@@ -116,7 +120,8 @@ def _lock(context: AppContext) -> AbstractContextManager[object]:
 
 def _serve(app: FastAPI, settings: ServerSettings) -> int:
     config = uvicorn.Config(
-        app,
+        ForwardedHeaders(app, os.environ.get("FORWARDED_ALLOW_IPS", "127.0.0.1")),
+        proxy_headers=False,
         host=settings.host,
         port=settings.port,
         http=Connection,
@@ -153,7 +158,8 @@ def run() -> NoReturn:
     Work that such a thread had begun is as after a power cut: complete, or repeated by the client or the next start.
     """
     try:
-        code = main()
+        with errors_reported(shows_traceback=True):
+            code = main()
     except SystemExit as error:
         code = int(error.code or 0)
     if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):

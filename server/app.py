@@ -56,6 +56,7 @@ from server.jobs.event_stream import EventBroadcaster
 from server.jobs.retry import RetryService
 from server.jobs.service import JobService
 from server.metrics import METHODS, Metrics
+from server.middleware.compression import Compression
 from server.middleware.departures import Departures
 from server.middleware.head import HeadAsGet
 from server.middleware.idempotency import IdempotencyMiddleware
@@ -130,6 +131,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
             *_cross_origin(settings),
             Middleware(RequestContextMiddleware, metrics=context.metrics),
             Middleware(HeadAsGet, except_under=protocol.ADDRESS),
+            Middleware(Compression),
             Middleware(protocol.TusProtocol),
             Middleware(Departures),
             Middleware(
@@ -146,6 +148,7 @@ def create_app(settings: ServerSettings) -> FastAPI:
     )
     app.state.context = context
     install(app)
+    app.add_exception_handler(404, pages.missing)
     app.openapi = partial(document, app)  # type: ignore[method-assign] # FastAPI's documented way
     v1 = APIRouter(prefix="/v1", dependencies=[Depends(check_access)])
     for module in _MODULES:

@@ -25,6 +25,7 @@ ServerError
 ├── UnsupportedTus             an unsupported version of the upload protocol
 ├── TooSlow                    an upload that received no data for too long
 ├── NoSpace                    the disk is full, or its reserve would be used
+│   ├── SpaceReserved          the free space is reserved for uploads under way
 │   └── StorageQuotaExceeded   an owner's quota of bytes is used up
 ├── RangeNotSatisfiable        a range beyond the end of the file
 ├── LeaseLost                  a worker's lease was replaced, or its job ended: write nothing more
@@ -201,6 +202,10 @@ class NoSpace(ServerError):
     """The disk is full, or the upload would use its reserve."""
 
     code = "no_space"
+
+
+class SpaceReserved(NoSpace):
+    """The free space is reserved for uploads under way."""
 
 
 class StorageQuotaExceeded(NoSpace):

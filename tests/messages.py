@@ -62,7 +62,7 @@ NO_MESSAGE_CALLS = frozenset(
     listed(
         """
     APIRouter Annotated Argument Body FastAPI Field Form Header Literal Option Path Query Text Typer add_typer
-    bind compile getLogger match search startswith sub
+    _suffixes bind compile getLogger match search startswith sub
     """
     )
 )
@@ -126,13 +126,14 @@ WORDS = {
             """
     ID VOICE STATUS STAGE DONE EPOCH MEL ETA SUBMITTED NAME FILES SPEECH SIZE UPLOADED FILE LENGTH RATE
     CHANNELS CODEC FAULT PLACE HOST DEVICE JOB SEEN STEP SIMILARITY PREVIEW OWNER BEGINS SCOPES STATE TIME
-    ACTOR ADDRESS ACTION TARGET URL EVENTS MESSAGE EVENT TRIES ANSWER SENT id file MB state
+    ACTOR ADDRESS ACTION TARGET URL EVENTS MESSAGE EVENT TRIES ANSWER SENT id file MB state USED
     """
         ),
         "LAST USED",
         "STARTS IN",
         "ENDS IN",
         "OVER NOISE",
+        "NOT USED",
         "PITCH ERROR",
         "VOICING ERROR",
     ),

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from sqlalchemy.exc import SQLAlchemyError
 
 from rvc_engine.child_processes import engine_environment, variable_names
+from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from server.database.engine import create_engine
 from server.errors import SettingsRefused
 from server.setting_names import check_setting_names
@@ -63,7 +64,7 @@ def _run(settings: WorkerSettings) -> None:
             )
         engine = create_engine(settings.url)
     except (OSError, SQLAlchemyError, ImportError) as error:  # of the data folder, the database's address or driver
-        raise SettingsRefused(first_line(error)) from error
+        raise SettingsRefused(describe_os_error(error) if isinstance(error, OSError) else first_line(error)) from error
     try:
         work(settings, engine, stop)
     finally:
@@ -104,4 +105,5 @@ def set_up_logging(level: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with errors_reported(shows_traceback=True):
+        sys.exit(main())

@@ -49,14 +49,14 @@ def _suffixes(suffixes: str) -> str:
 FILE_RULES: tuple[FileRule, ...] = (
     FileRule("macos", "a companion file of macOS", r"(^|/)__MACOSX/|(^|/)(\._[^/]*|\.DS_Store)$"),
     FileRule("windows", "a companion file of Windows", r"(^|/)(Thumbs\.db|ehthumbs\.db|desktop\.ini)$"),
-    # A folder .git, a file .nomedia; but not "...and then she said.flac" and .take.wav.
+    # A folder .git, a file .nomedia; but not "...and then.flac" and .take.wav.
     FileRule("hidden", "a hidden folder, or a hidden file without a suffix", r"(^|/)\.[^./][^/]*/|(^|/)\.[^./]+$"),
     FileRule(
         "text",
         "a text, a document or subtitles",
         _suffixes(
-            "md rst txt rtf doc docx odt pdf html htm epub url webloc lnk nfo lab textgrid eaf srt vtt lrc ass ssa sub "
-            "sbv"
+            "md rst txt rtf doc docx odt odp pages pdf html htm epub mobi url webloc lnk nfo lab textgrid eaf srt "
+            "vtt lrc ass ssa sub sbv"
         ),
     ),
     FileRule(
@@ -67,10 +67,18 @@ FILE_RULES: tuple[FileRule, ...] = (
             "md5 sha1 sha256 sha512 sfv par2 asc sig torrent"
         ),
     ),
-    FileRule("image", "an image", _suffixes("png jpg jpeg gif webp svg bmp tif tiff heic heif avif ico psd xcf")),
-    FileRule("program", "a program", _suffixes("py pyc ipynb js css sh bat cmd ps1 exe dll so msi apk")),
+    FileRule(
+        "image",
+        "an image",
+        _suffixes("png apng jpg jpeg jfif gif webp svg eps bmp tif tiff heic heif avif ico psd xcf cr2 nef arw dng"),
+    ),
+    FileRule(
+        "program",
+        "program code",
+        _suffixes("py pyc ipynb js css c cpp h java class rb php lua sh bat cmd ps1 exe dll so msi apk"),
+    ),
     FileRule("model", "weights or features of a voice", _suffixes("npy npz pth pt onnx safetensors ckpt index")),
-    FileRule("playlist", "a playlist", _suffixes("m3u m3u8 pls cue xspf wpl")),
+    FileRule("playlist", "a playlist file", _suffixes("m3u m3u8 pls cue xspf wpl")),
     FileRule("score", "a score without sound", _suffixes("mid midi kar musicxml mscz ust ustx vsqx svp")),
     FileRule(
         "project",
@@ -81,7 +89,7 @@ FILE_RULES: tuple[FileRule, ...] = (
     FileRule(
         "archive",
         "an archive; unpack it first",
-        _suffixes("7z rar tar gz tgz bz2 tbz2 xz txz zst lz4 lzma iso jar cab dmg"),
+        _suffixes("zipx 7z rar tar gz tgz bz2 tbz2 xz txz zst br lz4 lzma lzh lha arj ace iso img jar cab dmg deb rpm"),
     ),
 )
 """All rules; the first that matches holds."""

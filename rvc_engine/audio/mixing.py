@@ -5,6 +5,8 @@ recording, so that gain and signs are constant within it:
 
 - more than two channels of known loudspeakers: FFmpeg's weights, the centre 1, where films have their voices;
 - two channels of opposite phase: one of them is inverted, or they would cancel each other;
+- channels whose mix is nearly silent for long while one of them is not: their sum where they are many; where
+  they cancel each other, the loudest one alone;
 - floating-point samples beyond full scale: the recording is scaled to full scale, since its unit is only a factor.
 """
 
@@ -13,6 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rvc_engine.audio.silence import THRESHOLD
 
 MAX_PEAK = 2.5
 """Pieces with a larger peak are dropped, as the reference does. Decoders of lossy codecs stay below it."""
@@ -26,6 +30,11 @@ OPPOSITE_CORRELATION = -0.8
 OPPOSITE_ENERGY = 0.25
 """Two channels are of opposite phase when their correlation and the energy of their mean (as a share of their mean
 energy) are below these; both are far from those of ordinary stereo (0.5 for unrelated channels, or a silent one)."""
+
+LOST_ENERGY = 0.05
+"""Energy of a mix, as a share of its loudest channel's, below which the sound of that channel is lost in it."""
+LOST_SHARE = 0.2
+"""Share of the time of sound, lost in the mix, above which it is mixed in another way."""
 
 FRONT, SURROUND = math.sqrt(0.5), 0.5
 _WEIGHTS = {
@@ -56,6 +65,21 @@ class Mix:
     is_inverted: bool = False
     """Whether the second of two channels is inverted."""
     gain: float = 1.0
+
+    @property
+    def is_one_channel(self) -> bool:
+        """Whether one of several channels is used alone."""
+        return self.weights is not None and np.count_nonzero(self.weights) == 1
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether all channels are summed."""
+        return self.weights is not None and all(weight == 1 for weight in self.weights)
+
+    @property
+    def is_by_layout(self) -> bool:
+        """Whether the channels have the weights of their loudspeakers."""
+        return self.weights is not None and not self.is_one_channel and not self.is_sum
 
     def mono(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mix (num_samples, channels) to (num_samples,)."""
@@ -92,6 +116,13 @@ def layout_mix(channels: int, layout: tuple[str, ...]) -> Mix:
     return Mix(tuple(float(heard) / sum(is_heard) for heard in is_heard))
 
 
+def _hop_energies(samples: NDArray[np.float32], hop: int) -> NDArray[np.float64]:
+    """Energy of each hop without its constant offset; (num_hops * hop,) to (num_hops,)."""
+    hops = samples.reshape(-1, hop)
+    energies: NDArray[np.float64] = np.einsum("ij,ij->i", hops, hops, dtype=np.float64) / hop - hops.mean(axis=1) ** 2
+    return energies
+
+
 class Survey:
     """Peaks and correlation of the channels of a whole recording, block by block; from them the right mix."""
 
@@ -107,6 +138,10 @@ class Survey:
         self._products = np.zeros((2, 2))
         self._sums = np.zeros(2)
         self._num_stereo = 0
+        self._energies = np.zeros(0)
+        """Energy of the sound of each channel."""
+        self._num_loud = self._num_lost = self._num_cancelled = 0
+        """Hops with sound in a channel, those of them in which the mix loses it, and in which the sum does too."""
 
     def add(self, samples: NDArray[np.float32], sample_rate: int) -> None:
         """Add the next samples, (num_samples, channels)."""
@@ -123,17 +158,24 @@ class Survey:
             self._products += samples.T @ samples
             self._sums += samples.sum(axis=0)
             self._num_stereo += len(samples)
-        if self._mix.weights is not None:
-            self._mix_peak = max(self._mix_peak, float(np.abs(self._mix.mono(samples)).max()))
+        if channels > 1:
+            mono = self._mix.mono(samples)
+            self._mix_peak = max(self._mix_peak, float(np.abs(mono).max()))
+            end = len(samples) // hop * hop
+            self._count_lost(samples[:end], mono[:end], hop)
 
     def mix(self) -> Mix:
         """The right mix for all samples so far."""
         peak = self._peak_of_sound()
         is_spiked = peak < self.peak  # then the peak of the mix is that of the spikes
         full = peak if peak > self._limit else 1.0
-        if self._mix.weights is not None and not is_spiked:
+        weights = self._weights()
+        mix = Mix(weights, weights == self._mix.weights and self._is_opposite())
+        if not is_spiked and mix.is_sum:
+            full = max(full, self._mix_peak * len(self._energies))
+        elif not is_spiked and mix.is_by_layout:
             full = max(full, self._mix_peak)
-        return replace(self._mix, is_inverted=self._is_opposite(), gain=1 / full if full > 1 else 1.0)
+        return replace(mix, gain=1 / full if full > 1 else 1.0)
 
     def _peak_of_sound(self) -> float:
         """The largest sample, spikes left out."""
@@ -143,6 +185,32 @@ class Survey:
             return self.peak
         credible = self._largest[: long_enough[-1] + 1 + round(20 * math.log10(SPIKE_RATIO))]
         return float(credible.max())
+
+    def _count_lost(self, samples: NDArray[np.float32], mono: NDArray[np.float32], hop: int) -> None:
+        """Compare the energy of each channel with that of their mix, in hops; (num_hops * hop, channels)."""
+        channels = samples.shape[1]
+        if not len(self._energies):
+            self._energies = np.zeros(channels)
+        if len(self._energies) != channels:  # the number of channels changes within the recording
+            return
+        weights = self._mix.weights if self._mix.weights and len(self._mix.weights) == channels else (1.0,) * channels
+        heard = [channel for channel, weight in enumerate(weights) if weight]
+        energies = np.stack([_hop_energies(samples[:, channel], hop) for channel in heard])
+        loudest, mixed = energies.max(axis=0), _hop_energies(mono, hop)
+        is_loud = loudest >= THRESHOLD**2
+        self._energies[heard] += energies[:, is_loud].sum(axis=1)
+        self._num_loud += int(np.count_nonzero(is_loud))
+        sum_per_mix = channels if self._mix.weights is None else 1
+        self._num_lost += int(np.count_nonzero(is_loud & (mixed < LOST_ENERGY * loudest)))
+        self._num_cancelled += int(np.count_nonzero(is_loud & (mixed * sum_per_mix**2 < LOST_ENERGY * loudest)))
+
+    def _weights(self) -> tuple[float, ...] | None:
+        """Weights of the right mix: others than those for the header where these lose much of the sound."""
+        if self._num_lost <= LOST_SHARE * self._num_loud or self._is_opposite():
+            return self._mix.weights
+        if self._num_cancelled <= LOST_SHARE * self._num_loud:
+            return (1.0,) * len(self._energies)
+        return tuple(float(channel == self._energies.argmax()) for channel in range(len(self._energies)))
 
     def _is_opposite(self) -> bool:
         if not self._num_stereo:
@@ -168,6 +236,13 @@ class Survey:
             remarks.append(f"{excess:.1f} dB over full scale, so it is scaled to full scale as a whole")
         if mix.is_inverted:
             remarks.append("its two channels are of opposite phase and would cancel each other, so one is inverted")
-        if mix.weights is not None:
+        if mix.weights is not None and mix.is_one_channel:
+            remarks.append(
+                f"a mix of its {len(mix.weights)} channels would lose much of the sound, as they cancel each other, so "
+                "the loudest is used alone"
+            )
+        elif mix.weights is not None and mix.is_sum:
+            remarks.append(f"its {len(mix.weights)} channels are summed, as their mean would be nearly silent")
+        elif mix.weights is not None:
             remarks.append(f"its {len(mix.weights)} channels are mixed as loudspeakers play them, the centre in full")
         return remarks

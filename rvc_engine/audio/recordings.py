@@ -14,8 +14,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from rvc_engine.audio.file_rules import LeftOut, left_out, left_out_text
+from rvc_engine.audio.file_rules import ZIP, LeftOut, left_out, left_out_text
 from rvc_engine.errors import InvalidDataset
+from rvc_engine.names.paths import readable_paths
 
 MANIFEST = "recordings.json"
 
@@ -36,6 +37,10 @@ class DatasetFiles:
     recordings: list[Recording]
     """In a stable order: by name, or in the order of the manifest."""
     left_out: list[LeftOut] = field(default_factory=list)
+    zips: list[Recording] = field(default_factory=list)
+    """Zips, which are in `left_out` too, for programs that unpack them."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on how names were read."""
 
 
 class _ManifestRow(BaseModel):
@@ -72,7 +77,7 @@ def list_dataset(folder: Path) -> DatasetFiles:
     manifest = folder / MANIFEST
     files = _from_manifest(manifest) if manifest.is_file() else list_folder(folder)
     if not files.recordings:
-        others = f". Left out: {left_out_text(files.left_out)}" if files.left_out else ""
+        others = f". Left out: {left_out_text(files.left_out, None)}" if files.left_out else ""
         raise InvalidDataset(
             f"the dataset folder {folder} holds no files that could be recordings; put recordings of one voice into "
             f"it{others}"
@@ -88,8 +93,12 @@ def list_folder(folder: Path) -> DatasetFiles:
     walk = _Walk(folder)
     walk.run()
     files = sorted(walk.files, key=lambda path: path.relative_to(folder))
-    recordings = [Recording(path, _name_in(folder, path)) for path in files]
-    return DatasetFiles(recordings, sorted(walk.left_out, key=lambda file: file.name))
+    paths = [*files, *sorted(walk.zips)]
+    names, choice = readable_paths([path.relative_to(folder).as_posix() for path in paths])
+    found = [Recording(path, name) for path, name in zip(paths, names, strict=True)]
+    others = sorted(walk.left_out, key=lambda file: file.name)
+    notes = [] if choice is None else [f"file names that are not UTF-8 were read as {choice.page.title}"]
+    return DatasetFiles(found[: len(files)], others, found[len(files) :], notes)
 
 
 class _Walk:
@@ -98,10 +107,11 @@ class _Walk:
     def __init__(self, folder: Path) -> None:
         self.files: list[Path] = []
         self.left_out: list[LeftOut] = []
+        self.zips: list[Path] = []
         self._root = folder
         self._folders = [folder]
         self._links: list[Path] = []
-        self._entered: set[tuple[int, int]] = set()
+        self._entered: set[Path] = set()
 
     def run(self) -> None:
         while self._folders or self._links:
@@ -114,16 +124,16 @@ class _Walk:
         self.left_out.append(LeftOut(_name_in(self._root, path), reason))
 
     def _enter(self, folder: Path) -> None:
+        target = folder.resolve()
+        if target in self._entered:
+            self._leave_out(folder, "a folder that is read already")
+            return
+        self._entered.add(target)
         try:
-            status, paths = folder.stat(), sorted(folder.iterdir())
+            paths = sorted(folder.iterdir())
         except OSError as error:
             self._leave_out(folder, _cannot_open(error))
             return
-        identity = (status.st_dev, status.st_ino)
-        if identity in self._entered:
-            self._leave_out(folder, "a folder that is read already")
-            return
-        self._entered.add(identity)
         for path in paths:
             self._add(path)
 
@@ -139,6 +149,8 @@ class _Walk:
         is_folder, name = stat.S_ISDIR(mode), _name_in(self._root, path)
         if known := left_out(f"{name}/" if is_folder else name):
             self.left_out.append(known)
+            if known.code == ZIP and stat.S_ISREG(mode):
+                self.zips.append(path)
         elif is_folder:
             (self._links if path.is_symlink() else self._folders).append(path)
         elif not stat.S_ISREG(mode):

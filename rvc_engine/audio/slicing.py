@@ -46,7 +46,8 @@ from rvc_engine.workspace.layout import Workspace
 VERSION = 2
 """Incremented when the same recordings would give other slices, so that cached results of before are not reused.
 
-2: recordings beyond full scale are scaled, opposite channels inverted, more than two mixed by their loudspeakers.
+2: recordings beyond full scale are scaled, opposite channels inverted, more than two mixed by their loudspeakers, or
+summed, or the loudest used, where that mix loses much of the sound.
 """
 EARLIER_VERSIONS = (1,)
 """Versions whose slices a run that began with them goes on with."""
@@ -97,7 +98,7 @@ def run(dataset: Path, workspace: Workspace, config: TrainingConfig, report: Sta
     recordings = files.recordings
     if files.left_out:
         text = left_out_text(files.left_out)
-        report.log(f"left out of the dataset: {text}. All of them are in {workspace.slicing_result.name}")
+        report.log(f"left out of the dataset: {text}; slicing/result.json names all")
     progress = _Progress(report, recordings)
     done: list[SlicedRecording] = []
     judged: list[Judged] = []

@@ -16,11 +16,14 @@ from rvc_engine.cli.console import open_report
 from rvc_engine.cli.convert import convert
 from rvc_engine.cli.voices import extract, inspect, merge, onnx, reorder_optimizer
 from rvc_engine.cli.weights import app as weights_app
-from rvc_engine.config import TrainingConfig, check_voice_name
+from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.text_files import read_text
 from rvc_engine.events import EXIT_USAGE
 from rvc_engine.installation import VersionOption, missing_package_reported
 from rvc_engine.machine import Machine, default_weights_folder
-from rvc_engine.translation.programs import LanguageOption, echo, localized
+from rvc_engine.names.voices import check_voice_name
+from rvc_engine.translation.program_errors import errors_reported
+from rvc_engine.translation.programs import LanguageOption, LogLevelOption, echo, localized
 from rvc_engine.workspace.layout import Workspace
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ for name, tool in (
 
 
 @app.callback()
-def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
+def options(version: VersionOption = False, lang: LanguageOption = "", log_level: LogLevelOption = "") -> None:
     """Options of the program itself."""
 
 
@@ -106,7 +109,7 @@ def _read_config(path: Path | None, settings: list[str]) -> TrainingConfig:
     fields: dict[str, Any] = {}
     if path is not None:
         try:
-            fields = json.loads(path.read_text(encoding="utf-8-sig"))
+            fields = json.loads(read_text(path))
         except (OSError, ValueError) as error:
             raise usage_error(f"--config: {path} is not a readable JSON file ({error})") from error
     return config_from({**fields, **settings_from(settings)})
@@ -208,5 +211,6 @@ def configs(
 
 def main() -> None:
     """Entry point."""
-    with missing_package_reported("engine"):
+    is_child = "--events" in sys.argv  # of a worker, whose log has the standard error of its engines
+    with errors_reported(shows_traceback=is_child), missing_package_reported("engine"):
         localized(app, "rvc-engine" if Path(sys.argv[0]).name == "__main__.py" else None)()

@@ -19,10 +19,11 @@ from rvc_engine.cli.interruption import EXIT_INTERRUPTED, LostWork, answered_at_
 from rvc_engine.cli.main import config_from, settings_from, usage_error
 from rvc_engine.cli.missing_weights import SCRATCH, MissingWeightsRemedy
 from rvc_engine.cli.option_words import OptionWords
-from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig, check_voice_name
+from rvc_engine.config import ContentEncoder, PitchEstimator, TrainingConfig
 from rvc_engine.errors import EngineError, InvalidDataset
 from rvc_engine.events import EXIT_FAILED, EXIT_SUCCEEDED, Event, Log, Succeeded, Warned
 from rvc_engine.machine import Machine, default_weights_folder
+from rvc_engine.names.voices import check_run_name
 from rvc_engine.reporting import Report
 from rvc_engine.translation.programs import LanguageOption, echo, localized
 from rvc_engine.workspace import external
@@ -305,7 +306,7 @@ def _voice_name(text: str, logs: Path) -> str:
     if folder != Path() and folder.resolve() == logs.resolve():
         name = Path(name).name
     try:
-        return check_voice_name(name)
+        return check_run_name(name)
     except ValueError as error:
         path = Path(name)
         advice = ""
@@ -400,4 +401,4 @@ def _link_index(workspace: Workspace, root: Path, code: int, report: Report, *, 
 
 def main() -> None:
     """Entry point."""
-    localized(app, "rvc_training_pipeline.py")()
+    localized(app, "rvc_training_pipeline.py", takes_level=False)()

@@ -112,7 +112,8 @@ def made_with(config: TrainingConfig, machine: Machine) -> str:
 def _sha256_of_hubert(weights: Weights, name: str) -> str:
     """Checksum of the published weights, with which the file on this machine was verified."""
     folder = weights.folder_of(name)
-    return next(file.sha256 for file in weights.files_of(name) if weights.path_of(file) == folder / "pytorch_model.bin")
+    file = next(file for file in weights.files_of(name) if weights.path_of(file) == folder / "pytorch_model.bin")
+    return weights.checksum_of(file)
 
 
 def _encode(encoder: ContentEncoder, folder: Path, batch: list[Path]) -> list[str]:

@@ -7,19 +7,18 @@ slices made by Applio contain the speaker: `<speaker>_<i>_<j>`.
 
 import json
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from rvc_engine.audio.recordings import Recording
-from rvc_engine.config import NUM_SPEAKERS, SpeakerChoice, TrainingConfig, check_voice_name, voice_file_stem
+from rvc_engine.config import NUM_SPEAKERS, SpeakerChoice, TrainingConfig
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.listing import shorten
+from rvc_engine.names.voices import MAX_STEM_BYTES, check_voice_name, voice_file_stem
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.layout import Workspace
-
-MAX_STEM_BYTES = 200
-"""File systems allow names of 255 bytes, and the name of an index has more parts around the stem."""
 
 
 def recording_folders(recordings: Sequence[Recording]) -> list[str]:
@@ -27,10 +26,35 @@ def recording_folders(recordings: Sequence[Recording]) -> list[str]:
 
     Outer folders that hold all others and no recording are skipped: a zip archive of a folder has one.
     """
-    parts = [PurePosixPath(unicodedata.normalize("NFC", recording.name)).parts[:-1] for recording in recordings]
-    while parts and all(len(each) > 1 for each in parts) and len({each[0] for each in parts}) == 1:
-        parts = [each[1:] for each in parts]
-    return [each[0] if each else "" for each in parts]
+    return [path[-1] if path else "" for path, _ in _folder_paths(recordings)]
+
+
+def _folder_paths(recordings: Sequence[Recording]) -> list[tuple[tuple[str, ...], tuple[str, ...]]]:
+    """The path of each recording's folder in NFC, and as it is stored; both empty outside all folders."""
+    stored = [PurePosixPath(recording.name).parts[:-1] for recording in recordings]
+    composed = [tuple(unicodedata.normalize("NFC", part) for part in parts) for parts in stored]
+    depth = 0
+    while (
+        composed and all(len(parts) > depth + 1 for parts in composed) and len({p[: depth + 1] for p in composed}) == 1
+    ):
+        depth += 1
+    end = depth + 1
+    return [
+        (parts[:end], raw[:end]) if len(parts) >= end else ((), ()) for parts, raw in zip(composed, stored, strict=True)
+    ]
+
+
+def check_folder_names(recordings: Sequence[Recording]) -> None:
+    """Raise InvalidDataset where two folders would become one speaker, as their names differ in composition only."""
+    found: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for path, stored in _folder_paths(recordings):
+        other = found.setdefault(path, stored)
+        if other != stored:
+            first, second, shown = ascii("/".join(other)), ascii("/".join(stored)), path[-1]
+            raise InvalidDataset(
+                f"the folders {first} and {second} are both shown as {shown!r} and would become one speaker; rename "
+                "one, or move its recordings into the other"
+            )
 
 
 def speaker_ids(choice: Mapping[str, int] | None, folders: Sequence[str]) -> dict[str, int]:
@@ -175,17 +199,28 @@ def _unknown_speaker(stem: str) -> InvalidDataset:
     )
 
 
-def index_stem(voice_stem: str, number: int, name: str) -> str:
-    """Stem of a speaker's index: the voice's stem, a dash, and the speaker's name, or number if the name is invalid.
+def index_stems(voice_stem: str, speakers: Mapping[int, str]) -> dict[int, str]:
+    """Stem of each speaker's index: the voice's stem, a dash, and the speaker's name, or number if the name is invalid.
 
-    A dash and not `_`: otherwise RVC would pair the index of anna's speaker bob (`..._anna_bob_v2`) with a voice bob.
-    And `anna-bob.index` sorts before `anna.index`, so that the common index, which RVC should pair with the voice, is
-    downloaded last: RVC pairs the newest of several matching indexes.
+    No two are equal, not even on file systems that ignore case. A dash and not `_`: otherwise RVC would pair the index
+    of anna's speaker bob (`..._anna_bob_v2`) with a voice bob. And `anna-bob.index` sorts before `anna.index`, so that
+    the common index, which RVC should pair with the voice, is downloaded last: RVC pairs the newest of several matching
+    indexes.
     """
+    stems = {number: index_stem(voice_stem, number, name) for number, name in speakers.items()}
+    counts = Counter(stem.casefold() for stem in stems.values())
+    return {
+        number: stem if counts[stem.casefold()] == 1 else index_stem(voice_stem, number, "")
+        for number, stem in stems.items()
+    }
+
+
+def index_stem(voice_stem: str, number: int, name: str) -> str:
+    """Stem of one speaker's index, which may be that of another too; see `index_stems`."""
     try:
-        shown = check_voice_name(name)
+        shown = f"{voice_stem}-{check_voice_name(name)}"
     except ValueError:
-        shown = f"speaker-{number}"
-    if len(f"{voice_stem}-{shown}".encode()) > MAX_STEM_BYTES:
-        shown = f"speaker-{number}"
-    return voice_file_stem(f"{voice_stem}-{shown}")
+        shown = ""
+    if not shown or len(shown.encode()) > MAX_STEM_BYTES:
+        return f"{voice_stem}-speaker-{number}"
+    return voice_file_stem(shown)

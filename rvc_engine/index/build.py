@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from rvc_engine.config import TrainingConfig
-from rvc_engine.data.speakers import Speakers, index_stem
+from rvc_engine.data.speakers import Speakers, index_stems
 from rvc_engine.errors import InvalidDataset
 from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, progress_part, release_pages, two_level_kmeans
 from rvc_engine.index.nearest import Nearest
@@ -67,7 +67,8 @@ def run(workspace: Workspace, config: TrainingConfig, report: StageReport) -> Pa
     with translating_disk_full(workspace.root):
         files = [*(part.files for part in parts), unlisted]
         rows, ends = _concatenate_features(files, workspace.total_features, report)
-        ranges = dict(zip((part.stem(workspace) for part in parts), pairwise([0, *ends[:-1]]), strict=True))
+        stems = index_stems(workspace.stem, {part.speaker: part.name for part in parts})
+        ranges = dict(zip((stems[part.speaker] for part in parts), pairwise([0, *ends[:-1]]), strict=True))
         # The common index is written last: RVC pairs the newest of several matching indexes with the voice.
         ranges = {**(ranges if len(parts) > 1 else {}), workspace.stem: (0, len(rows))}
         written, share, own = {}, 0.8 / len(ranges), OwnIndexes(workspace.root)
@@ -91,10 +92,6 @@ class _Part:
     speaker: int
     name: str
     files: list[Path]
-
-    def stem(self, workspace: Workspace) -> str:
-        """Stem of the file names of this speaker's index."""
-        return index_stem(workspace.stem, self.speaker, self.name)
 
 
 def _parts(workspace: Workspace, config: TrainingConfig) -> tuple[list[_Part], list[Path]]:

@@ -60,19 +60,19 @@ CODE_PAGES = (
     CodePage("cp866", "CP866 (Cyrillic, DOS)", "cp866", (of.CYRILLIC,), 1),
     CodePage("cp1252", "CP1252 (Western European, Windows)", "cp1252", _WESTERN, 1),
     CodePage("cp850", "CP850 (Western European, DOS)", "cp850", _WESTERN, 1),
-    CodePage("cp1250", "CP1250 (Central European, Windows)", "cp1250", _CENTRAL, 3),
-    CodePage("cp852", "CP852 (Central European, DOS)", "cp852", _CENTRAL, 3),
-    CodePage("cp1253", "CP1253 (Greek, Windows)", "cp1253", (of.GREEK,), 3),
-    CodePage("cp737", "CP737 (Greek, DOS)", "cp737", (of.GREEK,), 3),
-    CodePage("cp1254", "CP1254 (Turkish, Windows)", "cp1254", _TURKISH, 3),
-    CodePage("cp857", "CP857 (Turkish, DOS)", "cp857", _TURKISH, 3),
+    CodePage("cp1250", "CP1250 (Central European, Windows)", "cp1250", _CENTRAL, 2),
+    CodePage("cp852", "CP852 (Central European, DOS)", "cp852", _CENTRAL, 2),
+    CodePage("cp1253", "CP1253 (Greek, Windows)", "cp1253", (of.GREEK,), 4),
+    CodePage("cp737", "CP737 (Greek, DOS)", "cp737", (of.GREEK,), 4),
+    CodePage("cp1254", "CP1254 (Turkish, Windows)", "cp1254", _TURKISH, 2),
+    CodePage("cp857", "CP857 (Turkish, DOS)", "cp857", _TURKISH, 2),
     CodePage("cp1257", "CP1257 (Baltic, Windows)", "cp1257", _BALTIC, 5),
     CodePage("cp775", "CP775 (Baltic, DOS)", "cp775", _BALTIC, 5),
     CodePage("cp1255", "CP1255 (Hebrew, Windows)", "cp1255", (of.HEBREW,), 4),
     CodePage("cp862", "CP862 (Hebrew, DOS)", "cp862", (of.HEBREW,), 4),
-    CodePage("cp1256", "CP1256 (Arabic, Windows)", "cp1256", (of.ARABIC,), 4),
-    CodePage("cp720", "CP720 (Arabic, DOS)", "cp720", (of.ARABIC,), 4),
-    CodePage("cp874", "CP874 (Thai)", "cp874", (of.THAI,), 3),
+    CodePage("cp1256", "CP1256 (Arabic, Windows)", "cp1256", (of.ARABIC,), 5),
+    CodePage("cp720", "CP720 (Arabic, DOS)", "cp720", (of.ARABIC,), 5),
+    CodePage("cp874", "CP874 (Thai)", "cp874", (of.THAI,), 4),
     CodePage("koi8-r", "KOI8-R (Cyrillic)", "koi8_r", (of.CYRILLIC,), 5),
     CodePage("cp437", "CP437 (DOS)", "cp437", _WESTERN, 6),
     CodePage("euc-jp", "EUC-JP", "euc_jp"),
@@ -99,7 +99,7 @@ def code_page(code: str) -> CodePage:
 
 @dataclass(frozen=True)
 class Choice:
-    """How names are read."""
+    """A way to read names."""
 
     decode: Callable[[bytes], str]
     page: CodePage

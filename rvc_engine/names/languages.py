@@ -1,4 +1,4 @@
-"""How common the characters of a language are, for the choice of a code page by what the names in it cost.
+"""Costs of characters by language, from which the code page of names is chosen.
 
 The cost of a text is about -ln of its probability: a character by its place in the language's list, a change of scripts
 inside a word, letters in odd case. Costs of the same bytes in different code pages are comparable.
@@ -15,7 +15,7 @@ _ASCII_COST = 3.0
 _SYMBOL_COST = 14.0
 _PUNCTUATION = dict.fromkeys("’‘“”–—…«»„‚·", 7.0) | dict.fromkeys("　、。・ー～（）「」『』【】！？：，〜々〇", 6.0)
 _FULL_WIDTH_COST = 10.0
-_CASE_COST = 4.0
+_CAPITAL_COST, _FURTHER_CAPITAL_COST, _CASE_COST = 1.0, 0.5, 4.0
 _CONSECUTIVE_ACCENTS_COST = 3.0
 _FOREIGN_LETTER_COST = 12.0
 _EAST_ASIAN = frozenset(["Han", "Kana", "Hangul"])
@@ -92,7 +92,7 @@ class Language:
         if (found := self.costs.get(letter)) is not None:
             return found
         if (found := self.costs.get(letter.lower())) is not None:
-            return found + 1
+            return found
         return _rare_cost(letter, self.others)
 
 
@@ -130,6 +130,8 @@ def _transition_cost(text: str) -> float:
         if not letter.isalpha():
             before, num_capitals = "", 0
             continue
+        if letter.isupper():
+            cost += _FURTHER_CAPITAL_COST if num_capitals else _CAPITAL_COST
         if before:
             scripts = {script(before), script(letter)}
             if len(scripts) > 1 and not scripts <= _EAST_ASIAN:

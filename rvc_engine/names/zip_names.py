@@ -23,7 +23,7 @@ class ZipNames:
     names: list[str]
     """With forward slashes; not checked for `..` and the like."""
     choice: Choice | None = None
-    """How names that the zip does not have in UTF-8 were read; None if there are none."""
+    """Choice for the names that the zip does not have in UTF-8; None if there are none."""
 
 
 def read_names(entries: Sequence[zipfile.ZipInfo], code: str = AUTO) -> ZipNames:

@@ -33,15 +33,8 @@ from rvc_engine.workspace.rvc_files import config_file
 from rvc_engine.workspace.rvc_files.filelist import decides, has_silence
 from rvc_engine.workspace.stage_cache import StageCache
 
-_PROGRESS_ENDS: dict[Stage, float] = {
-    "slice": 0.03,
-    "pitch": 0.05,
-    "content": 0.12,
-    "train": 0.95,
-    "index": 0.97,
-    "export": 1.0,
-}
-"""Progress of the whole run, 0 to 1, at the end of each stage."""
+_EPOCHS_WORTH: dict[Stage, float] = {"slice": 0.2, "pitch": 0.8, "content": 1.0, "index": 0.5, "export": 0.1}
+"""Usual duration of the stages beside training, in epochs: like an epoch's, it grows with the recordings' length."""
 
 BASE_OF_A_PAIR = "those of a G_/D_ pair"
 """Identity of the base weights of a run that began with a pair in its folder."""
@@ -316,12 +309,20 @@ class _Run:
     def _stage(self, stage: Stage) -> Iterator[StageReport]:
         self.report(StageChanged(stage=stage, state="started"))
         started = time.monotonic()
-        position = STAGES.index(stage)
-        start = _PROGRESS_ENDS[STAGES[position - 1]] if position else 0.0
-        stage_report = StageReport(stage, self.report, self.is_stopping, (start, _PROGRESS_ENDS[stage]))
+        stage_report = StageReport(stage, self.report, self.is_stopping, progress_span(stage, self.config.total_epochs))
         stage_report.check_stop()
         yield stage_report
         self.report(StageChanged(stage=stage, state="finished", seconds=time.monotonic() - started))
+
+
+def progress_span(stage: Stage, total_epochs: int) -> tuple[float, float]:
+    """A stage's part of the run's progress, (start, end) in 0..1: its share of the expected time.
+
+    The same in all attempts of a job, as it follows from the configuration alone.
+    """
+    worth = [_EPOCHS_WORTH.get(each, total_epochs) for each in STAGES]
+    position = STAGES.index(stage)
+    return sum(worth[:position]) / sum(worth), sum(worth[: position + 1]) / sum(worth)
 
 
 def _features_identity(encoded: str, pitched: str | None, speaker_numbers: Sequence[int]) -> str:

@@ -10,7 +10,7 @@ from rvc_engine.checkpoints.pairs import is_begun, pairs_to_resume
 from rvc_engine.checkpoints.recovery import RecoveryStore
 from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features, is_local
-from rvc_engine.data.speakers import Speakers, recording_folders
+from rvc_engine.data.speakers import Speakers, check_folder_names, recording_folders
 from rvc_engine.errors import EngineError, InvalidConfig, InvalidDataset, MissingWeights
 from rvc_engine.events import Warned
 from rvc_engine.hyperparameters import Hyperparameters
@@ -125,7 +125,10 @@ def _replaced_slices_fault(workspace: Workspace, config: TrainingConfig) -> str 
 def _check_speakers(dataset: Path | None, workspace: Workspace, config: TrainingConfig) -> None:
     """Raise InvalidDataset when recordings have no speaker by their folders, or a speaker of the config has none."""
     if dataset is not None:
-        Speakers.from_folders(config, recording_folders(list_recordings(dataset)))
+        recordings = list_recordings(dataset)
+        if config.speakers != "one":
+            check_folder_names(recordings)
+        Speakers.from_folders(config, recording_folders(recordings))
         return
     speakers = Speakers.from_workspace(workspace, config)
     for clip in external.clip_paths(workspace, config.f0):

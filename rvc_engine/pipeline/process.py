@@ -30,6 +30,7 @@ from rvc_engine.events import (
 from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.reporting import Report
+from rvc_engine.translation.program_errors import describe_os_error
 from rvc_engine.workspace.disk import check_writable
 from rvc_engine.workspace.layout import Workspace
 
@@ -131,9 +132,11 @@ def run_engine(
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             return _failed(report, DiskFull.code, f"the disk is full ({error}); free some space and start again")
-        return _unexpected(report, error)
+        return _failed(report, FailureCode.INTERNAL, describe_os_error(error), error)
     except Exception as error:  # noqa: BLE001 (the outermost guard: every outcome has a last event)
-        return _unexpected(report, error)
+        reason = f"{type(error).__name__}: {error}"
+        message = f"an unexpected error occurred ({reason}); the log has the details; please report it"
+        return _failed(report, FailureCode.INTERNAL, message, error)
     if selection.training:
         report(Succeeded(message=f"the voice {workspace.voice} is ready in {workspace.weights}"))
     else:
@@ -141,15 +144,9 @@ def run_engine(
     return EXIT_SUCCEEDED
 
 
-def _failed(report: Report, code: FailureCode, message: str) -> int:
+def _failed(report: Report, code: FailureCode, message: str, error: Exception | None = None) -> int:
+    """Report the end of the run. `error`: one whose traceback belongs in the log."""
+    if error is not None:  # at the level of debug, which the log file has and the console does not show
+        report(Log(level="debug", message="".join(traceback.format_exception(error)).rstrip()))
     report(Failed(code=code, message=message))
     return EXIT_FAILED
-
-
-def _unexpected(report: Report, error: Exception) -> int:
-    report(Log(level="error", message="".join(traceback.format_exception(error)).rstrip()))
-    return _failed(
-        report,
-        FailureCode.INTERNAL,
-        f"an unexpected error occurred ({type(error).__name__}: {error}); the log has the details; please report it",
-    )

@@ -47,7 +47,10 @@ def run(workspace: Workspace, config: TrainingConfig, machine: Machine, report: 
     report.progress(len(paths), len(paths))
     report.log(f"{100 * num_voiced / max(num_frames, 1):.0f} % of {num_frames / 6000:.1f} minutes is voiced")
     if paths and not num_voiced:
-        report.warn("no pitch was found in any slice: the recordings may not contain a voice")
+        report.warn(
+            "no pitch was found in any slice: the recordings may not contain a voice; train whispers, breaths and "
+            "other sounds without pitch with f0=false"
+        )
 
 
 def _batches(paths: list[Path], size: int) -> list[list[Path]]:

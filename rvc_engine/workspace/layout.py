@@ -10,9 +10,10 @@ from pathlib import Path
 
 import filelock
 
-from rvc_engine.config import Version, voice_file_stem
+from rvc_engine.config import Version
 from rvc_engine.errors import WorkspaceBusy
 from rvc_engine.events import Stage
+from rvc_engine.names.voices import voice_file_stem
 from rvc_engine.workspace.atomic_files import write_atomically
 
 SECONDS_FOR_TRAINER_TO_END = 30.0

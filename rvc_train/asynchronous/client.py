@@ -3,6 +3,7 @@
 Each method is one request and returns a schema of `rvc_train.schemas`. Raises errors of `rvc_train.errors`.
 """
 
+import unicodedata
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
@@ -22,9 +23,9 @@ from rvc_train.asynchronous.transport import Transport
 from rvc_train.asynchronous.uploads import upload
 from rvc_train.asynchronous.webhooks import Webhooks
 from rvc_train.errors import ClientError, UsageError
-from rvc_train.http.files import Offered, Progress
-from rvc_train.http.packing import UploadContents, default_dataset_name, packed
-from rvc_train.http.threads import entered_in_thread
+from rvc_train.http.files import Offered, Progress, free_paths
+from rvc_train.http.packing import UploadContents, dataset_name, packed
+from rvc_train.http.threads import entered_in_thread, in_thread
 from rvc_train.http.transport import parse
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport
@@ -36,12 +37,13 @@ from rvc_train.schemas.system import SystemPublic
 from rvc_train.schemas.workers import WorkerPublic
 
 
-def _cache() -> Path:
-    """Folder for the addresses of unfinished uploads. Raises UsageError."""
+def _cache() -> Path | None:
+    """Folder for the addresses of unfinished uploads; None for a user without a home folder."""
     try:
-        return Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
-    except RuntimeError as error:
-        raise UsageError("this user has no home folder to keep unfinished uploads in; set XDG_CACHE_HOME") from error
+        folder = Path(platformdirs.user_cache_dir("rvc-train")) / "uploads"
+    except RuntimeError:
+        return None
+    return folder if folder.is_absolute() else None
 
 
 class AsyncClient:
@@ -77,17 +79,19 @@ class AsyncClient:
         name: str | None = None,
         progress: Progress | None = None,
         on_contents: Callable[[UploadContents], None] | None = None,
+        zip_names: str | None = None,
     ) -> DatasetPublic:
         """Upload recordings: a zip or one audio file unchanged, a folder or several files packed into a zip.
 
         `name`: name of the dataset; None: the first path's. `progress`: called with (bytes sent, bytes in all). Only
         bytes that the server lacks are sent; after a lost connection, or when called again, the upload resumes.
-        `on_contents`: called before anything is sent, with the files that are uploaded and those that are left out.
+        `on_contents`: called before anything is sent, in a thread, with the files that are uploaded and those that are
+        left out; may raise. `zip_names`: code page of names in zips, such as `gbk`; None: chosen by the server.
         """
-        name = name or default_dataset_name(paths)
+        name = dataset_name(name, paths)
         async with entered_in_thread(packed(paths, on_contents or (lambda contents: None))) as file:
             report_progress = progress or (lambda done, total: None)
-            return await upload(self._transport, file, name, report_progress, self._memory or _cache())
+            return await upload(self._transport, file, name, report_progress, self._memory or _cache(), zip_names)
 
     def datasets(self, limit: int = 100, *, owner: str | None = None) -> AsyncIterator[DatasetPublic]:
         """All datasets of the caller, page by page; for an administrator those of all owners, or of `owner`."""
@@ -211,7 +215,8 @@ class AsyncClient:
         datasets = await self._transport.all("/v1/datasets", DatasetPublic, {"limit": 100})
         if wanted == "last" and datasets:
             return datasets[0]
-        named = [dataset for dataset in datasets if dataset.name == wanted]
+        name = unicodedata.normalize("NFC", wanted).strip()  # as the server stores it
+        named = [dataset for dataset in datasets if dataset.name == name]
         if named:
             return named[0]
         found = self._find("dataset", wanted, (dataset.id for dataset in datasets))
@@ -288,12 +293,26 @@ class AsyncClient:
         """Previews of the voice at its evaluated saves, by step."""
         return await self._transport.all(f"/v1/jobs/{job_id}/previews", PreviewPublic)
 
-    async def download_artifact(self, artifact: Offered, folder: Path, progress: Progress | None = None) -> Path:
-        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path."""
+    async def download_artifact(
+        self,
+        artifact: Offered,
+        folder: Path,
+        progress: Progress | None = None,
+        *,
+        replace: bool = False,
+        path: Path | None = None,
+    ) -> Path:
+        """Download a file into a folder, resuming an interrupted download and checking the sha256; its path.
+
+        Another file of the name stays, and the new one gets a number (`anna (2).pth`), unless `replace`. `path`: path
+        of the file instead, of `free_paths` for the files of a job together.
+        """
         name = Path(artifact.name).name
         if name != artifact.name or name in {"", ".", ".."}:
             raise ClientError(f"the server offers a file named {artifact.name!r}, which is not a file name")
-        return await download(self._http, artifact, folder / name, progress)
+        if path is None:
+            path = (await in_thread(free_paths, folder, [artifact], replace=replace))[0]
+        return await download(self._http, artifact, path, progress)
 
     # The server
 

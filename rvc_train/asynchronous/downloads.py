@@ -9,7 +9,7 @@ import filelock
 import httpx
 
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
-from rvc_train.http.files import Offered, Progress, sha256_of
+from rvc_train.http.files import Offered, Progress, is_complete
 from rvc_train.http.problems import error_of
 from rvc_train.http.threads import in_thread
 from rvc_train.http.transport import TRANSFER_RETRIES
@@ -23,7 +23,7 @@ async def download(http: httpx.AsyncClient, artifact: Offered, target: Path, pro
     server does not answer (the part stays for the next attempt), UsageError while another download fills the part.
     """
     report_progress = progress or (lambda done, total: None)
-    if await in_thread(_is_complete, target, artifact):
+    if await in_thread(is_complete, target, artifact):
         report_progress(artifact.size, artifact.size)
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -52,23 +52,19 @@ def _exclusive(part: Path) -> Iterator[None]:
 async def _download(
     http: httpx.AsyncClient, artifact: Offered, target: Path, part: Path, report_progress: Progress
 ) -> Path:
-    if await in_thread(_is_complete, target, artifact):  # by another download that held the lock before
+    if await in_thread(is_complete, target, artifact):  # by another download that held the lock before
         report_progress(artifact.size, artifact.size)
         return target
     is_resumed = part.exists()
     await _fetch(http, artifact, part, report_progress)
-    if is_resumed and not await in_thread(_is_complete, part, artifact):
+    if is_resumed and not await in_thread(is_complete, part, artifact):
         part.unlink()  # it was of another file with the same name
         await _fetch(http, artifact, part, report_progress)
-    if not await in_thread(_is_complete, part, artifact):
+    if not await in_thread(is_complete, part, artifact):
         part.unlink()
         raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
     part.replace(target)
     return target
-
-
-def _is_complete(file: Path, artifact: Offered) -> bool:
-    return file.is_file() and file.stat().st_size == artifact.size and sha256_of(file) == artifact.sha256
 
 
 async def _fetch(http: httpx.AsyncClient, artifact: Offered, part: Path, report_progress: Progress) -> None:

@@ -5,9 +5,10 @@ import sys
 import typer
 
 from rvc_engine.installation import VersionOption
-from rvc_engine.translation.programs import LanguageOption, localized
+from rvc_engine.translation.program_errors import errors_reported
+from rvc_engine.translation.programs import LanguageOption, LogLevelOption, localized
 from rvc_train.cli import exit_codes
-from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, up
+from rvc_train.cli.commands import access, admin, control, datasets, demo, evaluations, jobs, services, setup, up
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -24,21 +25,23 @@ evaluations.add_to(app)
 admin.add_to(app)
 access.add_to(app)
 up.add_to(app)
+setup.add_to(app)
 demo.add_to(app)
 services.add_to(app)
 
 
 @app.callback()
-def options(version: VersionOption = False, lang: LanguageOption = "") -> None:
+def options(version: VersionOption = False, lang: LanguageOption = "", log_level: LogLevelOption = "") -> None:
     """Options of the program itself."""
 
 
 def main() -> None:
     """Entry point of the program."""
-    try:
-        localized(app)()
-    except KeyboardInterrupt:
-        sys.exit(exit_codes.INTERRUPTED)
+    with errors_reported():
+        try:
+            localized(app)()
+        except KeyboardInterrupt:
+            sys.exit(exit_codes.INTERRUPTED)
 
 
 if __name__ == "__main__":

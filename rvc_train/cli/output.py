@@ -7,7 +7,9 @@ import re
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from pydantic import BaseModel
@@ -160,6 +162,18 @@ def size(num_bytes: int) -> str:
     return f"{number:.2f} GB"
 
 
+_clock = {"difference": timedelta()}
+"""Difference of the server's clock from this machine's."""
+
+
+def set_server_time(date: str) -> None:
+    """Note the header `Date` of an answer: times of the server are compared with its own clock."""
+    with suppress(ValueError):
+        difference = parsedate_to_datetime(date) - datetime.now(UTC)
+        _clock["difference"] = difference if abs(difference) > timedelta(minutes=1) else timedelta()
+
+
 def ago(moment: datetime) -> str:
-    """Time since a moment as text."""
-    return translated(f"{duration(max((datetime.now(UTC) - moment).total_seconds(), 0))} ago")
+    """Time since a moment of the server's clock as text."""
+    now = datetime.now(UTC) + _clock["difference"]
+    return translated(f"{duration(max((now - moment).total_seconds(), 0))} ago")

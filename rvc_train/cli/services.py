@@ -20,10 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import httpx
+
 from rvc_engine.child_processes import inherited_environment, name_collision, python_command
 from rvc_engine.installation import install_command
 from rvc_engine.translation.messages import translated
-from rvc_train.client import Client, connect
+from rvc_train.client import Client
 from rvc_train.errors import ClientError
 
 Relay = Callable[[str, str], None]
@@ -177,7 +179,7 @@ class Services:
 
     def _wait_until_ready(self, service: Service) -> None:
         deadline = time.monotonic() + SECONDS_TO_START
-        with connect(self.url, token="") as http:
+        with httpx.Client(base_url=self.url, trust_env=False) as http:  # this machine's own server, by no proxy
             client = Client(http)
             while not client.is_ready():
                 if service.process is None or service.process.poll() is not None:

@@ -3,6 +3,7 @@
 A command is registered with `app.command(cls=ApiCommand)` and takes the Session as its first parameter.
 """
 
+import traceback
 from collections.abc import Callable
 from functools import cached_property
 from typing import Annotated, Any, NoReturn
@@ -11,8 +12,9 @@ import httpx
 import typer
 from typer.core import TyperCommand
 
+from rvc_engine.translation.program_errors import describe, is_debugging
 from rvc_train.cli import exit_codes
-from rvc_train.cli.output import Output
+from rvc_train.cli.output import Output, set_server_time
 from rvc_train.cli.settings import Connection, resolve
 from rvc_train.client import Client, connect
 from rvc_train.errors import AuthError, ClientError, ConnectionFailed, UsageError
@@ -35,6 +37,8 @@ TokenOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print only JSON on standard output.")]
 
 
+_REPORTED = (ClientError, OSError, ImportError, UnicodeError, MemoryError, httpx.HTTPError, httpx.InvalidURL)
+"""Errors of a command that are reported here, with --json as JSON; others are reported by the entry point."""
 EXIT_CODES = {
     ConnectionFailed: exit_codes.NO_CONNECTION,
     AuthError: exit_codes.NOT_ALLOWED,
@@ -65,7 +69,9 @@ class Session(CommandContext):
     def client(self) -> Client:
         """Client of the server, closed at the end of the command. Raises UsageError."""
         found = self.connection
-        return Client(self.with_resource(connect(found.server, found.token or "", found.token_source)))
+        http = connect(found.server, found.token or "", found.token_source)
+        http.event_hooks = {"response": [lambda answer: set_server_time(answer.headers.get("Date", ""))]}
+        return Client(self.with_resource(http))
 
 
 def _options_of(declare: Callable[..., None]) -> list[Any]:
@@ -93,11 +99,11 @@ class OutputCommand(TyperCommand):
         super().__init__(*args, params=[*params, *self.shared_options], **settings)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command and report its expected errors. An OSError is a file that cannot be read or written."""
+        """Run the command and report its errors."""
         ctx.shared_options = {option.name: ctx.params.pop(option.name) for option in self.shared_options}
         try:
             return super().invoke(ctx)
-        except (ClientError, OSError) as error:
+        except _REPORTED as error:
             _fail(error, ctx.output)
 
 
@@ -108,11 +114,13 @@ class ApiCommand(OutputCommand):
     shared_options = _api_options
 
 
-def _fail(error: ClientError | OSError, output: Output) -> NoReturn:
+def _fail(error: Exception, output: Output) -> NoReturn:
     """Print an error and exit."""
     if isinstance(error, BrokenPipeError):
         raise error  # the reading end of a pipe is closed (`| head`); the program ends silently
-    text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+    if is_debugging():
+        traceback.print_exception(error)
+    text = str(error) if isinstance(error, ClientError) else describe(error)
     if isinstance(error, AuthError) and error.problem.status == httpx.codes.UNAUTHORIZED:
         text += "; give the server's token with --token or RVC_TRAIN_TOKEN"
         text += f"; {fault}" if (fault := local_file_fault()) else ""

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rvc_engine.environment.text_files import read_text
 from rvc_train.errors import UsageError
 from rvc_train.http.authorization import local_token, local_token_source
 from rvc_train.local_servers import config_folder
@@ -56,7 +57,7 @@ def resolve(
 
 def _read(file: Path) -> dict[str, str]:
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = tomllib.loads(read_text(file))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:

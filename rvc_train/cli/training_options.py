@@ -12,6 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.text_files import read_text
 from rvc_train.cli.validation import validated
 from rvc_train.errors import UsageError
 
@@ -38,7 +39,7 @@ def training_config(file: Path | None, choices: dict[str, Any]) -> TrainingConfi
     content: Any = {}
     if file is not None:
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(file))
         except (OSError, ValueError) as error:
             raise UsageError(f"the config file {file} cannot be read ({error}); give a JSON object") from error
         if not isinstance(content, dict):

@@ -1,6 +1,9 @@
 """Packing of the user's files into one to upload: a zip or a recording unchanged, anything else packed into a zip."""
 
 import contextlib
+import errno
+import re
+import shutil
 import stat
 import tempfile
 import zipfile
@@ -9,7 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from rvc_engine.audio.file_rules import LINK_IN_ZIP, ZIP, LeftOut, left_out, left_out_text
-from rvc_engine.audio.recordings import list_folder
+from rvc_engine.audio.recordings import DatasetFiles, Recording, list_folder
+from rvc_engine.names.paths import free_path, readable_paths
+from rvc_engine.names.voices import check_dataset_name, default_dataset_name
+from rvc_engine.names.zip_names import read_names
 from rvc_train.errors import UsageError
 
 
@@ -20,7 +26,9 @@ class UploadContents:
     members: list[tuple[Path, str]] = field(default_factory=list)
     """Each file with its unique name in the zip; empty where one file is uploaded unchanged."""
     left_out: list[LeftOut] = field(default_factory=list)
-    """Files that are not uploaded; of a zip that is uploaded unchanged, those that the server leaves out."""
+    """Files that are not uploaded, and those that the server leaves out of zips."""
+    notes: list[str] = field(default_factory=list)
+    """Sentences on how names were read."""
 
 
 @contextlib.contextmanager
@@ -39,10 +47,26 @@ def packed(
         return
     with tempfile.TemporaryDirectory(prefix="rvc-train-") as folder:
         archive = Path(folder) / "dataset.zip"
-        with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
+        with _room_for(archive), zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED, strict_timestamps=False) as target:
             for path, name in contents.members:
                 target.write(path, name)
         yield archive
+
+
+@contextlib.contextmanager
+def _room_for(archive: Path) -> Iterator[None]:
+    """Raise UsageError when the disk of the temporary zip becomes full."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+            raise
+        usage = shutil.disk_usage(archive.parent)
+        raise UsageError(
+            f"the disk of {archive.parent.parent} is full: {usage.free / 1e6:.1f} of {usage.total / 1e6:.1f} MB are "
+            "free, and the recordings are packed there before they are sent; free some space, or set TMPDIR to a "
+            "folder on another disk"
+        ) from error
 
 
 def upload_contents(paths: Sequence[Path]) -> UploadContents:
@@ -59,65 +83,80 @@ def upload_contents(paths: Sequence[Path]) -> UploadContents:
             return UploadContents(left_out=_left_out_of_zip(paths[0]))
     contents = _contents(paths)
     if not contents.members:
-        others = f". Left out: {left_out_text(contents.left_out)}" if contents.left_out else ""
+        others = f". Left out: {left_out_text(contents.left_out, None)}" if contents.left_out else ""
         raise UsageError(
             f"{', '.join(map(str, paths))} contains no recordings; put recordings of one voice into it{others}"
         )
     return contents
 
 
-def default_dataset_name(paths: Sequence[Path]) -> str:
-    """Default name of a dataset: that of the folder, the zip (without `.zip`), or the recording."""
+def _contents(paths: Sequence[Path]) -> UploadContents:
+    """All files, the zips included, which the server unpacks.
+
+    With several folders, names begin with the folder's, of which no two are equal: each may be a speaker.
+    """
+    contents = UploadContents()
+    taken: set[str] = set()
+    labels: set[str] = set()
+    for path in {path.resolve(): path for path in paths}.values():
+        if path.is_file():
+            label, found = "", _single(path)
+        else:
+            label, found = _label(path, labels) if len(paths) > 1 else "", list_folder(path)
+        contents.notes.extend(found.notes)
+        others = [other for other in found.left_out if other.code != ZIP or other.name.endswith("/")]
+        for each in found.zips:
+            inner = each.name[: -len(".zip")]
+            others += [replace(other, name=f"{inner}/{other.name}") for other in _left_out_of_zip(each.path)]
+        contents.left_out.extend(replace(other, name=label + other.name) for other in others)
+        for each in [*found.recordings, *found.zips]:
+            free = free_path(label + each.name, taken)
+            taken.add(free)
+            contents.members.append((each.path, free))
+    return contents
+
+
+def _single(path: Path) -> DatasetFiles:
+    names, _ = readable_paths([path.name])
+    file, other = Recording(path, names[0]), left_out(path.name)
+    if other is None:
+        return DatasetFiles([file])
+    return DatasetFiles([], [other], [file] if other.code == ZIP else [])
+
+
+def _label(folder: Path, taken: set[str]) -> str:
+    """Start of the names of a folder's files."""
+    names, _ = readable_paths([folder.resolve().name or "folder"])
+    label = free_path(names[0], taken)
+    taken.add(label)
+    return f"{label}/"
+
+
+def dataset_name(name: str | None, paths: Sequence[Path]) -> str:
+    """Name of a dataset; None: that of the folder, the zip (without `.zip`), or the recording. Raises UsageError."""
+    if name is not None:
+        try:
+            return check_dataset_name(name)
+        except ValueError as error:
+            raise UsageError(f"--name: {error}") from error
     if not paths:
         raise UsageError("nothing to upload; name a folder, a zip or audio files")
     first = paths[0].resolve()
     if len(paths) > 1:
-        return first.parent.name or "dataset"
-    return first.name.removesuffix(".zip") or "dataset"
-
-
-def _contents(paths: Sequence[Path]) -> UploadContents:
-    """All files. With several folders, names begin with the folder's: each may be a speaker."""
-    contents = UploadContents()
-    taken: set[str] = set()
-    for path in paths:
-        if path.is_file():
-            files, others = [(path, path.name)], []
-            if other := left_out(path.name):
-                files, others = [], [other]
-        else:
-            found = list_folder(path)
-            files, others = [(each.path, each.name) for each in found.recordings], found.left_out
-            if len(paths) > 1:
-                label = path.resolve().name
-                files = [(file, f"{label}/{name}") for file, name in files]
-                others = [replace(other, name=f"{label}/{other.name}") for other in others]
-        contents.left_out.extend(others)
-        for file, name in files:
-            free = _free_name(name, taken)
-            taken.add(free)
-            contents.members.append((file, free))
-    return contents
+        return default_dataset_name(first.parent.name)
+    return default_dataset_name(re.sub(r"\.zip$", "", first.name, flags=re.IGNORECASE))
 
 
 def _left_out_of_zip(path: Path) -> list[LeftOut]:
-    """What the server leaves out of a zip; nothing where the zip is damaged, which the server reports."""
+    """Entries that the server leaves out of a zip; none where the zip is damaged, which the server reports."""
     others: list[LeftOut] = []
     unreadable = contextlib.suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError)
     with unreadable, zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if other := left_out(entry.filename):
+        entries = archive.infolist()
+        for entry, name in zip(entries, read_names(entries).names, strict=True):
+            other = left_out(name)
+            if other is not None and (other.code != ZIP or entry.is_dir()):
                 others.append(other)
             elif stat.S_ISLNK(entry.external_attr >> 16):
-                others.append(LeftOut(entry.filename, LINK_IN_ZIP))
+                others.append(LeftOut(name, LINK_IN_ZIP))
     return sorted(set(others), key=lambda other: other.name)
-
-
-def _free_name(name: str, taken: set[str]) -> str:
-    """The name, with a number when another file has it (two folders may contain the same names)."""
-    path = Path(name)
-    candidate, number = name, 2
-    while candidate in taken:
-        candidate = path.with_name(f"{path.stem} ({number}){path.suffix}").as_posix()
-        number += 1
-    return candidate

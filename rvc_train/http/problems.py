@@ -5,9 +5,13 @@ from dataclasses import replace
 import httpx
 from pydantic import ValidationError
 
+from rvc_engine.environment.proxies import proxy_name
 from rvc_train.errors import ApiError, AuthError, NotFound, Problem
 from rvc_train.http.authorization import SOURCE
 from rvc_train.schemas import system
+
+UNEXPECTED_ANSWER = "unexpected_answer"
+"""Code of an error answer that is not the server's own, but a proxy's or another program's."""
 
 
 def error_of(response: httpx.Response) -> ApiError:
@@ -35,10 +39,9 @@ def _problem(response: httpx.Response) -> Problem:
     except ValidationError:
         return Problem(
             status=response.status_code,
-            code="unexpected_answer",
+            code=UNEXPECTED_ANSWER,
             title=response.reason_phrase,
-            detail=f"{response.request.url} answered {response.status_code} {response.reason_phrase}, which is not the "
-            "answer of an rvc-train server; check the server's address",
+            detail=_unexpected(response),
             retry_after_seconds=retry_after_seconds,
         )
     return Problem(
@@ -51,3 +54,19 @@ def _problem(response: httpx.Response) -> Problem:
         request_id=body.request_id,
         retry_after_seconds=retry_after_seconds,
     )
+
+
+def _unexpected(response: httpx.Response) -> str:
+    """Sentence on an answer that is not the server's own."""
+    if response.status_code == httpx.codes.REQUEST_ENTITY_TOO_LARGE:
+        return (
+            "a proxy before the server takes no bodies that large (413); ask its administrator for a higher limit, "
+            "which is client_max_body_size in nginx"
+        )
+    url, answer = response.request.url, f"{response.status_code} {response.reason_phrase}"
+    if (proxy := proxy_name(url)) is not None:
+        return (
+            f"{url} answered {answer} through the proxy {proxy}, which is not the answer of an rvc-train server; if "
+            f"the proxy is not needed to reach the server, set NO_PROXY={url.host}"
+        )
+    return f"{url} answered {answer}, which is not the answer of an rvc-train server; check the server's address"

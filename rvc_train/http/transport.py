@@ -12,6 +12,7 @@ from typing import TypeVar
 import httpx
 from pydantic import BaseModel, ValidationError
 
+from rvc_engine.environment.proxies import proxy_name
 from rvc_train.errors import ApiError, ClientError, ConnectionFailed
 from rvc_train.retry import RetryPolicy
 
@@ -47,8 +48,14 @@ def connection_failed(error: httpx.TransportError, base_url: httpx.URL) -> Conne
             f"the certificate of {base_url} is not trusted ({untrusted.verify_message}); if it is of an authority of "
             "your own, set SSL_CERT_FILE to the file of that authority's certificate"
         )
+    reason = str(error) or type(error).__name__
+    if (proxy := proxy_name(base_url)) is not None:
+        return ConnectionFailed(
+            f"no answer from the server at {base_url} through the proxy {proxy} ({reason}); if the proxy is not needed "
+            f"to reach the server, set NO_PROXY={base_url.host}"
+        )
     return ConnectionFailed(
-        f"no answer from the server at {base_url} ({error or type(error).__name__}); start it with `rvc-train up`, or "
+        f"no answer from the server at {base_url} ({reason}); start it with `rvc-train up`, or "
         "set another address with --server or RVC_TRAIN_SERVER"
     )
 

@@ -2,10 +2,11 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from rvc_engine.names.code_pages import AUTO, CODES, code_page
 from rvc_train.schemas.base import RequestModel, ResponseModel, SizedModel
 
 
@@ -122,6 +123,15 @@ class DatasetStatus(StrEnum):
     INVALID = "invalid"
 
 
+def check_code(code: str) -> str:
+    """Return the code page's name for users, or `auto`; raises ValueError."""
+    return AUTO if code == AUTO else code_page(code).code
+
+
+ZIP_NAMES = f"Code page of names in zips that are not in UTF-8: `{AUTO}`, or one of {', '.join(CODES)}."
+ZipNames = Annotated[str, Field(max_length=40, description=ZIP_NAMES), AfterValidator(check_code)]
+
+
 class DatasetCreate(RequestModel):
     """Request to make a dataset, either from a complete upload or from bytes that the server already has."""
 
@@ -131,6 +141,7 @@ class DatasetCreate(RequestModel):
     """Id of the upload, the end of its `Location`."""
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     """Hash of a zip or a recording that was uploaded before."""
+    zip_names: ZipNames = AUTO
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -150,6 +161,8 @@ class DatasetPublic(SizedModel):
     """Reason why it is invalid, or why its ingestion waits, in a sentence."""
     sha256: str
     """Hash of the uploaded bytes."""
+    zip_names: str = AUTO
+    """Code page in which names of zips that are not in UTF-8 are read; `auto`: chosen by the names."""
     num_files: int
     """0 while the recordings are being ingested."""
     num_usable: int | None

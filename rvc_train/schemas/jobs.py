@@ -138,7 +138,7 @@ class JobPublic(Forecast):
     stage: str | None
     """slice, pitch, content, train, index or export; null before the first."""
     progress: float
-    """Progress over all stages, 0..1."""
+    """Share of the expected time that has passed, over all stages, 0..1; it never decreases."""
     eta_seconds: float | None
     epoch: int | None
     total_epochs: int | None
@@ -159,7 +159,9 @@ class JobPublic(Forecast):
     """Time of the first claim by a worker."""
     finished_at: datetime | None
     attempt: int
-    """Number of the current or last attempt; 0 before the first."""
+    """Number of the current or last attempt, counting pauses and restarts too; 0 before the first."""
+    failures: int = 0
+    """Number of attempts that failed; only these count towards `max_attempts`."""
     max_attempts: int
     max_duration_seconds: float | None
     config: dict[str, Any]
@@ -175,8 +177,21 @@ class JobPublic(Forecast):
     """Id of the job that this one retries, which may have been deleted."""
     retry_from: RetryFrom | None = None
     num_artifacts: int
+    disk_bytes: int = 0
+    """Bytes of its files on disk, checkpoints and log included, as last measured."""
     num_warnings: int
     last_event_seq: int
     worker_id: str | None
     content_notice: str | None
     """Notice for a voice that RVC and Applio load but do not convert correctly."""
+
+
+class JobList(ResponseModel):
+    """Page of a list of jobs."""
+
+    data: list[JobPublic]
+    has_more: bool = False
+    next_cursor: str | None = None
+    """Value of `after` for the next page; null on the last one. Opaque."""
+    counts: dict[JobStatus, int] | None = Field(default=None, exclude_if=lambda counts: counts is None)
+    """With `counts`: number of jobs by status that match the other filters, whatever the status asked for."""

@@ -2,12 +2,13 @@
 """Uploads that resume after a lost connection or an interrupted client (tus 1.0.0).
 
 The address of an unfinished upload is kept in the user's cache folder under the hash of its bytes, so that the same
-command continues it. Bytes that the server already has are not sent at all.
+command continues it. Bytes that the server already has are not sent at all. The others go in chunks, which are halved
+while a proxy before the server refuses them for their size.
 """
 
 import hashlib
 import json
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -16,12 +17,16 @@ import httpx
 
 from rvc_train.errors import ApiError, BadUpload, ClientError, ConnectionFailed, NotFound
 from rvc_train.http.files import Progress, sha256_of
+from rvc_train.http.problems import UNEXPECTED_ANSWER
 from rvc_train.http.transport import TRANSFER_RETRIES, is_transient
 from rvc_train.schemas.datasets import DatasetPublic
 from rvc_train.synchronous.transport import Transport
 
 TUS = {"Tus-Resumable": "1.0.0"}
-_CHUNK = 1 << 20
+MAX_CHUNK_BYTES = 32 << 20
+MIN_CHUNK_BYTES = 64 << 10
+"""A proxy that refuses even this much is reported."""
+_READ_BYTES = 1 << 20
 _UPLOAD_GONE = frozenset({404, 410})
 _OFFSET_DIFFERS = frozenset({408, 409})
 """The server has more or fewer bytes than assumed; a HEAD request gives its offset."""
@@ -40,24 +45,30 @@ def _is_interruption(error: BaseException) -> bool:
 _UPLOAD_RETRIES = replace(TRANSFER_RETRIES, is_transient=_is_interruption)
 
 
-def upload(transport: Transport, file: Path, name: str, progress: Progress, cache: Path) -> DatasetPublic:
+def upload(
+    transport: Transport, file: Path, name: str, progress: Progress, cache: Path | None, zip_names: str | None = None
+) -> DatasetPublic:
     """Make a dataset of a zip or a recording, sending only bytes that the server lacks.
 
-    `cache`: folder with the addresses of unfinished uploads. Raises ConnectionFailed when the server does not answer
-    (the same call continues), BadUpload when the server has other bytes than were sent, ApiError when it refuses.
+    `cache`: folder with the addresses of unfinished uploads; None: another call begins anew. `zip_names`: code page of
+    names in zips. Raises ConnectionFailed when the server does not answer (the same call continues), BadUpload when
+    the server has other bytes than were sent, ApiError when it refuses.
     """
     size, sha256 = file.stat().st_size, sha256_of(file)
     progress(0, size)
+    made = {"name": name} | ({} if zip_names is None else {"zip_names": zip_names})
     try:
         try:
-            dataset = _create_dataset(transport, {"name": name, "sha256": sha256})
+            dataset = _create_dataset(transport, made | {"sha256": sha256})
             progress(size, size)
         except NotFound:
-            record_file = cache / f"{hashlib.sha256(f'{transport.http.base_url} {sha256}'.encode()).hexdigest()}.json"
+            key = hashlib.sha256(f"{transport.http.base_url} {sha256}".encode()).hexdigest()
+            record_file = None if cache is None else cache / f"{key}.json"
             address = _send(transport, file, size, record_file, progress)
             upload_id = address.rpartition("/")[2]
-            dataset = _create_dataset(transport, {"name": name, "upload_id": upload_id}, is_repeatable=True)
-            record_file.unlink(missing_ok=True)
+            dataset = _create_dataset(transport, made | {"upload_id": upload_id}, is_repeatable=True)
+            if record_file is not None:
+                record_file.unlink(missing_ok=True)
     except ConnectionFailed as error:
         raise ConnectionFailed(
             f"{error}. The server keeps the bytes it received for a while: run the same command again to continue"
@@ -83,38 +94,61 @@ def _saved_address(record_file: Path) -> str | None:
     return address if isinstance(address, str) and address.startswith("/v1/uploads/") else None
 
 
-def _send(transport: Transport, file: Path, size: int, record_file: Path, progress: Progress) -> str:
+def _send(transport: Transport, file: Path, size: int, record_file: Path | None, progress: Progress) -> str:
     """Send every byte that the server lacks, over as many connections as necessary; the upload's address."""
-    address = _saved_address(record_file)
-    furthest = -1
+    address = None if record_file is None else _saved_address(record_file)
+    chunk_bytes, furthest, broken = MAX_CHUNK_BYTES, -1, (-1, 0)
     attempts = _UPLOAD_RETRIES.retrying(progress=lambda: furthest)
     for attempt in attempts:
         with attempt:
             offset = None if address is None else _offset(transport, address)
             if address is None or offset is None:
                 address, offset = _begin(transport, size, record_file), 0
-            furthest = max(furthest, offset)
+            if offset == broken[0]:  # nothing arrived: some proxies refuse a large body by closing the connection
+                chunk_bytes = min(chunk_bytes, max(broken[1] // 2, _READ_BYTES))
             progress(offset, size)
-            if offset < size:
-                _send_rest(transport, file, address, offset, size, progress)
+            while True:
+                furthest = max(furthest, offset)
+                if offset >= size:
+                    break
+                length = min(chunk_bytes, size - offset)
+                try:
+                    _send_chunk(transport, file, address, offset, length, lambda done: progress(done, size))
+                    offset += length
+                except ConnectionFailed:
+                    broken = offset, length
+                    raise
+                except ApiError as error:
+                    if not _is_refused_by_proxy(error) or length <= MIN_CHUNK_BYTES:
+                        raise
+                    chunk_bytes = max(length // 2, MIN_CHUNK_BYTES)
+                    offset = _offset(transport, address) or 0  # a proxy may have passed on the first bytes
     assert address is not None  # noqa: S101 - set by the attempt that succeeded
     return address
 
 
-def _send_rest(transport: Transport, file: Path, address: str, offset: int, size: int, progress: Progress) -> None:
-    """Send all bytes from `offset` on, in one request."""
+def _is_refused_by_proxy(error: ApiError) -> bool:
+    return error.problem.status == httpx.codes.REQUEST_ENTITY_TOO_LARGE and error.problem.code == UNEXPECTED_ANSWER
+
+
+def _send_chunk(
+    transport: Transport, file: Path, address: str, offset: int, length: int, report: Callable[[int], None]
+) -> None:
+    """Send `length` bytes from `offset` on; `report` is called with the offset reached."""
     headers = {
         "Content-Type": "application/offset+octet-stream",
-        "Content-Length": str(size - offset),
+        "Content-Length": str(length),
         "Upload-Offset": str(offset),
     }
-    with closing(_rest(file, offset, size, progress)) as rest:
-        transport.send("PATCH", address, content=rest, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
+    with closing(_chunk(file, offset, length, report)) as content:
+        transport.send("PATCH", address, content=content, headers=TUS | headers, timeout=CHUNK_TIMEOUT)
 
 
-def _begin(transport: Transport, size: int, record_file: Path) -> str:
+def _begin(transport: Transport, size: int, record_file: Path | None) -> str:
     response = transport.send("POST", "/v1/uploads", headers=TUS | {"Upload-Length": str(size)})
     address = f"/v1/uploads/{response.headers['Location'].rpartition('/')[2]}"  # a proxy may have added to the path
+    if record_file is None:
+        return address
     with suppress(OSError):  # without the record, an interrupted client begins a new upload
         record_file.parent.mkdir(parents=True, exist_ok=True)
         record_file.write_text(json.dumps({"address": address}))
@@ -136,10 +170,11 @@ def _offset(transport: Transport, address: str) -> int | None:
         ) from error
 
 
-def _rest(file: Path, offset: int, size: int, progress: Progress) -> Generator[bytes, None, None]:
+def _chunk(file: Path, offset: int, length: int, report: Callable[[int], None]) -> Generator[bytes, None, None]:
+    end = offset + length
     with file.open("rb") as source:
         source.seek(offset)
-        while chunk := source.read(_CHUNK):
-            yield chunk
-            offset += len(chunk)
-            progress(offset, size)
+        while offset < end and (data := source.read(min(_READ_BYTES, end - offset))):
+            yield data
+            offset += len(data)
+            report(offset)

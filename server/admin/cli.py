@@ -16,6 +16,7 @@ import structlog
 import typer
 from pydantic import ValidationError
 
+from rvc_engine.translation.program_errors import describe_os_error, errors_reported
 from rvc_train.schemas.access import Scope, TokenCreate, TokenPublic
 from server.admin.backup import back_up
 from server.admin.doctor import run_checks
@@ -267,7 +268,7 @@ def _exit_on_errors() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     except (ServerError, OSError) as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {describe_os_error(error) if isinstance(error, OSError) else error}", err=True)
         raise typer.Exit(1) from error
     except sa.exc.SQLAlchemyError as error:
         typer.echo(f"error: the database: {str(error).splitlines()[0]}", err=True)
@@ -305,4 +306,5 @@ def main(arguments: list[str] | None = None) -> Any:
     """Entry point. Files that it writes, such as a backup, are private to its user."""
     os.umask(UMASK)
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))  # standard output is for results
-    return app(args=arguments, prog_name="rvc-train admin")
+    with errors_reported():
+        return app(args=arguments, prog_name="rvc-train admin")

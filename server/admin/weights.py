@@ -161,7 +161,7 @@ class WeightsFetcher:
         from rvc_engine.weights.download import fetch  # loaded only when needed
 
         try:
-            fetch(self._weights, self._files(name), hub=hub)
+            fetch(self._weights, self._files(name), mirror=hub)
         except WorkspaceBusy:
             return False
         return True

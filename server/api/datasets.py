@@ -7,12 +7,21 @@ from typing import Annotated
 
 import anyio
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
+from pydantic import AfterValidator
 from starlette.concurrency import run_in_threadpool
 
+from rvc_engine.names.code_pages import AUTO
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
-from rvc_train.schemas.datasets import DatasetCreate, DatasetPublic, DatasetReport, DatasetStatus
+from rvc_train.schemas.datasets import (
+    ZIP_NAMES,
+    DatasetCreate,
+    DatasetPublic,
+    DatasetReport,
+    DatasetStatus,
+    check_code,
+)
 from server.api.authorization import OwnerFilter, require_principal, requires
 from server.context import AppContext, Context
 from server.database.tables import Dataset
@@ -39,6 +48,7 @@ _ADMITTED = {
     200: {"model": DatasetPublic, "description": "The server has the same bytes under this name already"},
     202: {"model": DatasetPublic, "description": "The dataset is made, and its ingestion goes on"},
 }
+_ZipNames = Annotated[str, Query(max_length=40, description=ZIP_NAMES), AfterValidator(check_code)]
 _BODY = {
     "requestBody": {
         "required": True,
@@ -49,7 +59,7 @@ _BODY = {
 
 
 @router.put(
-    "/{name}/content",
+    "/{name:path}/content",  # a name may contain slashes, and arrives decoded
     operation_id="datasets_upload",
     status_code=201,
     openapi_extra=_BODY,
@@ -65,7 +75,9 @@ _BODY = {
     ),
 )
 @requires(Scope.SUBMIT)
-async def upload(name: str, request: Request, response: Response, context: Context) -> DatasetPublic:
+async def upload(
+    name: str, request: Request, response: Response, context: Context, zip_names: _ZipNames = AUTO
+) -> DatasetPublic:
     """Create a dataset from one zip or one audio file, sent as the raw body.
 
     The recordings are validated afterwards, and those of a large zip are unpacked afterwards too (`ingesting`). Jobs
@@ -89,7 +101,7 @@ async def upload(name: str, request: Request, response: Response, context: Conte
         with context.open_uploads.hold(owner):
             await body.write(uploads.path(upload.id), digest)
         complete = await on_disk(uploads.finish, upload.id, body.size, digest.hexdigest())
-        admit = partial(context.admissions.admit, name, complete, digest.hexdigest())
+        admit = partial(context.admissions.admit, name, complete, digest.hexdigest(), zip_names)
         return await _admitted(context, response, admit)
     finally:
         with anyio.CancelScope(shield=True):
@@ -164,9 +176,11 @@ async def create_dataset(request: DatasetCreate, response: Response, context: Co
     principal = require_principal()
     if request.upload_id is not None:
         services, visible_owner = (context.datasets, context.admissions), principal.visible_owner
-        admit = partial(context.uploads.make_dataset, *services, visible_owner, request.name, request.upload_id)
+        source = (request.name, request.upload_id, request.zip_names)
+        admit = partial(context.uploads.make_dataset, *services, visible_owner, *source)
     else:
-        admit = partial(context.admissions.admit_stored, principal.owner, request.name, request.sha256 or "")
+        stored = (request.name, request.sha256 or "", request.zip_names)
+        admit = partial(context.admissions.admit_stored, principal.owner, *stored)
     return await _admitted(context, response, admit)
 
 

@@ -3,10 +3,12 @@
 from collections.abc import Callable
 
 from fastapi import APIRouter, Request
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, Response
 
-from server.context import Context
+from server.context import AppContext, Context
 from server.http.prefix import prefix_of
+from server.http.problem_details import on_http_error
+from server.http.sse import prefers
 from server.pages import shells
 
 router = APIRouter(include_in_schema=False)
@@ -29,6 +31,15 @@ def _endpoint(shell: shells.Shell) -> Callable[..., HTMLResponse]:
 
 for _path, _shell in _PAGES.items():
     router.add_api_route(_path, _endpoint(_shell), methods=["GET"])
+
+
+async def missing(request: Request, error: Exception) -> Response:
+    """Handler of 404 for an address without a route: a page for browsers, else problem details."""
+    is_of_api = request.url.path.startswith(("/v1", shells.ADDRESS, "/static/", "/problems/"))
+    if is_of_api or not prefers(request, "text/html"):
+        return await on_http_error(request, error)
+    context: AppContext = request.app.state.context
+    return context.pages.render(shells.MISSING, request, prefix_of(request.scope), 404)
 
 
 _DOCS = """<!doctype html>

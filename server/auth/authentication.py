@@ -38,7 +38,8 @@ SIGN_IN = "/v1/session"
 UPLOADS = "/v1/uploads/"
 LEAST_CHUNK_BYTES = 16 << 10
 """Size from which a chunk of an upload that is received does not count as a request."""
-OTHER_ORIGIN = "writes from another origin are not allowed: the header Origin must name this server, as Host does"
+FORWARDED_HOST = "forwarded_host"
+"""Key of a request's state: the host that a trusted proxy was called by."""
 TOO_MANY_REJECTED = "too many invalid tokens from your address; try again later"
 REJECTION_ENTRIES_PER_MINUTE = 60
 """Limit of audit entries for invalid tokens, over all addresses: guessing from many of them must not fill the disk."""
@@ -166,8 +167,8 @@ class AuthMiddleware:
         """The principal; None for open paths. Raises Unauthorized, Forbidden, TooManyRequests."""
         headers, path = Headers(scope=scope), scope["path"]
         is_sign_in = (path, scope["method"]) == (SIGN_IN, "POST")
-        if is_sign_in and "origin" in headers and not _is_own_origin(scope, headers):
-            raise Forbidden(OTHER_ORIGIN)  # another page would sign its visitor in as someone else
+        if is_sign_in and "origin" in headers:
+            _check_origin(scope, headers)  # another page would sign its visitor in as someone else
         found = await self._authenticate(scope, headers)
         if found is None:
             self._of_addresses.take(network_of(address_of(scope)), scope)
@@ -193,8 +194,8 @@ class AuthMiddleware:
         principal = await self._recent.find(self._tokens.authenticate_session, session_id)
         if principal is None:
             return None  # open paths are served even with an expired cookie
-        if scope["method"] not in SAFE_METHODS and not _is_own_origin(scope, headers):
-            raise Forbidden(OTHER_ORIGIN)
+        if scope["method"] not in SAFE_METHODS:
+            _check_origin(scope, headers)
         return principal
 
     def _is_authorized(self, headers: Headers) -> bool:
@@ -244,11 +245,26 @@ def _cookie(headers: Headers, name: str) -> str | None:
     return None if morsel is None else morsel.value
 
 
-def _is_own_origin(scope: Scope, headers: Headers) -> bool:
-    """Whether the header Origin names the server as the request's Host does, and https for a request over https."""
-    host = headers.get("host", "").lower()
+def _check_origin(scope: Scope, headers: Headers) -> None:
+    """Raise Forbidden unless the header Origin names the server by Host or by the host that a trusted proxy names.
+
+    A page cannot choose either. For a request over https, the origin must be one of https.
+    """
+    given, host = headers.get("origin", ""), headers.get("host", "")
+    forwarded = str(scope["state"].get(FORWARDED_HOST, ""))
     try:
-        origin = urlsplit(headers.get("origin", ""))
+        origin = urlsplit(given)
     except ValueError:
-        return False
-    return bool(host) and origin.netloc.lower() == host and (origin.scheme == "https" or scope["scheme"] != "https")
+        origin = urlsplit("")
+    is_own = origin.netloc != "" and origin.netloc.lower() in {host.lower(), forwarded.lower()}
+    if is_own and (origin.scheme == "https" or scope["scheme"] != "https"):
+        return
+    named, own = _short(given), _short(f"{scope['scheme']}://{forwarded or host}")
+    raise Forbidden(
+        f"writes from another origin are not allowed: the header Origin is {named}, and this server was called as "
+        f"{own}; a proxy before the server must hand on Host with its port, and X-Forwarded-Proto"
+    )
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= 200 else f"{text[:200]}...")

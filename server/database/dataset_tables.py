@@ -8,10 +8,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlmodel import Field, Session, col
 
+from rvc_engine.names.code_pages import AUTO
 from rvc_train.schemas.datasets import DatasetStatus
 from server.database.base import Table, UtcDateTime, in_sql, nullable_json, owner_column
 
 _NOT_DELETED: dict[str, Any] = dict.fromkeys(("sqlite_where", "postgresql_where"), sa.text("deleted_at IS NULL"))
+
+
+_IDENTITY = ("owner", "name", "sha256", "zip_names")
 
 
 class UploadState(StrEnum):
@@ -46,8 +50,8 @@ class Dataset(Table, table=True):
     __table_args__ = (
         sa.CheckConstraint(in_sql("status", DatasetStatus), name="status_known"),
         sa.CheckConstraint("status <> 'invalid' OR reason IS NOT NULL", name="invalid_has_reason"),
-        # One dataset for the same bytes and name of an owner, until it is deleted.
-        sa.Index("uq_datasets_owner_name_sha256", *("owner", "name", "sha256"), unique=True, **_NOT_DELETED),
+        # One dataset for the same bytes, read the same way, and name of an owner, until it is deleted.
+        sa.Index("uq_datasets_owner_name_sha256", *_IDENTITY, unique=True, **_NOT_DELETED),
     )
 
     id: str = Field(primary_key=True)
@@ -57,6 +61,8 @@ class Dataset(Table, table=True):
     reason: str | None = None
     """Reason why it is invalid, or why its ingestion waits."""
     sha256: str
+    zip_names: str = Field(default=AUTO, sa_column_kwargs={"server_default": AUTO})
+    """Code page in which names of zips are read; `auto`: chosen by the names."""
     size: int = Field(sa_type=sa.BigInteger)
     """Bytes of the upload."""
     stored_bytes: int | None = Field(default=None, sa_type=sa.BigInteger)

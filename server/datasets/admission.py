@@ -7,6 +7,7 @@ that is not admitted is whole, and can be tried again.
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import sqlalchemy as sa
 from sqlmodel import Session, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
+from rvc_engine.names.code_pages import AUTO
 from rvc_train.schemas.datasets import DatasetStatus
 from server.auth.audit import record
 from server.auth.quotas import Quotas
@@ -41,6 +43,16 @@ def full_disk_as_no_space() -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class Source:
+    """Source of the recordings of a dataset."""
+
+    owner: str
+    sha256: str
+    zip_names: str = AUTO
+    """Code page of the names in zips."""
+
+
 class Admissions:
     """Admissions to one database."""
 
@@ -56,18 +68,19 @@ class Admissions:
         self._engine, self._storage, self._settings = engine, storage, settings
         self._reservations, self._quotas, self._clock = reservations, quotas, clock
 
-    def admit(self, name: str, upload: Upload, sha256: str) -> tuple[Dataset, bool]:
+    def admit(self, name: str, upload: Upload, sha256: str, zip_names: str = AUTO) -> tuple[Dataset, bool]:
         """Make a dataset of a complete upload; and whether it is new. Repeated calls return the same one.
 
-        The same bytes of an owner under the same name are one dataset. Raises Refused (and its subclasses), NoSpace,
-        NotFound or Gone when the upload is deleted meanwhile.
+        The same bytes of an owner under the same name are one dataset, unless `zip_names` differ. Raises Refused (and
+        its subclasses), NoSpace, NotFound or Gone when the upload is deleted meanwhile.
         """
         name = checked_name(name)
         path = self._storage.upload_file(upload.id)
-        num_bytes = self._num_bytes(upload, name, sha256, path)
+        source = Source(upload.owner, sha256, zip_names)
+        num_bytes = self._num_bytes(upload, name, source, path)
         with write_session(self._engine) as session:
             advisory_lock(session, f"datasets of {upload.owner}")
-            same = find_same(session, upload.owner, sha256, name)
+            same = find_same(session, source, name)
             dataset_id = new_id("ds") if same is None else same.id
             is_stored = same is not None and not is_ingestion_refused(same)
             state = U.ADMITTED if is_stored else U.ADMITTING
@@ -77,7 +90,7 @@ class Admissions:
             if same is not None and is_stored:
                 dataset = same
             elif path.exists():
-                dataset = same or self._new(dataset_id, upload.owner, name, sha256, upload.length)
+                dataset = same or self._new(dataset_id, source, name, upload.length)
                 self._have_ingested(session, dataset, num_bytes)
             else:
                 raise Gone(f"the file of the upload {upload.id} is missing; start a new one")
@@ -85,19 +98,20 @@ class Admissions:
             path.unlink(missing_ok=True)
         return dataset, not is_stored
 
-    def admit_stored(self, owner: str, name: str, sha256: str) -> tuple[Dataset, bool]:
+    def admit_stored(self, owner: str, name: str, sha256: str, zip_names: str = AUTO) -> tuple[Dataset, bool]:
         """Make a dataset of bytes that the owner has in another one; and whether it is new. Raises NotFound."""
         name = checked_name(name)
+        source = Source(owner, sha256, zip_names)
         with write_session(self._engine) as session:
             advisory_lock(session, f"datasets of {owner}")
-            same = find_same(session, owner, sha256, name)
+            same = find_same(session, source, name)
             if same is not None and not is_ingestion_refused(same):
                 return same, False
-            twin = find_twin(session, owner, sha256)
+            twin = find_twin(session, source)
             if twin is None:
                 raise NotFound("no dataset with these bytes is stored; upload them")
             num_bytes = twin.size if twin.stored_bytes is None else twin.stored_bytes
-            dataset = same or self._new(new_id("ds"), owner, name, sha256, twin.size)
+            dataset = same or self._new(new_id("ds"), source, name, twin.size)
             self._have_ingested(session, dataset, num_bytes)
             return dataset, True
 
@@ -121,14 +135,14 @@ class Admissions:
             free_bytes=self._storage.free_bytes() - settings.disk_reserve_bytes,
         )
 
-    def _num_bytes(self, upload: Upload, name: str, sha256: str, path: Path) -> int:
+    def _num_bytes(self, upload: Upload, name: str, source: Source, path: Path) -> int:
         """Bytes of the recordings. Raises the errors of `unpacked_bytes`; the upload is then refused."""
         with read_session(self._engine) as session:
-            stored = find_same(session, upload.owner, sha256, name) or find_twin(session, upload.owner, sha256)
+            stored = find_same(session, source, name) or find_twin(session, source)
         if stored is not None and stored.num_files:
             return stored.size if stored.stored_bytes is None else stored.stored_bytes
         try:
-            return unpacked_bytes(path, self.limits())
+            return unpacked_bytes(path, self.limits(), source.zip_names)
         except FileNotFoundError:  # admitted or deleted at the same time, which the transaction decides
             return 0
         except (UploadRefused, UploadTooLarge):
@@ -143,10 +157,9 @@ class Admissions:
             raise NotFound(f"there is no upload {upload_id}")
         return dataset
 
-    def _new(self, dataset_id: str, owner: str, name: str, sha256: str, size: int) -> Dataset:
-        return Dataset(
-            id=dataset_id, owner=owner, name=name, sha256=sha256, size=size, num_files=0, created_at=self._clock()
-        )
+    def _new(self, dataset_id: str, source: Source, name: str, size: int) -> Dataset:
+        now = self._clock()
+        return Dataset(id=dataset_id, name=name, size=size, num_files=0, created_at=now, **asdict(source))
 
     def _have_ingested(self, session: Session, dataset: Dataset, num_bytes: int) -> None:
         """Reserve room for a dataset, a new one or one that was refused before, and mark it for ingestion."""
@@ -163,16 +176,17 @@ def is_ingestion_refused(dataset: Dataset) -> bool:
     return dataset.status == DatasetStatus.INVALID and dataset.num_files == 0
 
 
-def find_same(session: Session, owner: str, sha256: str, name: str) -> Dataset | None:
-    """The owner's dataset of these bytes and this name."""
-    return session.exec(_of_bytes(owner, sha256).where(Dataset.name == name)).first()
+def find_same(session: Session, source: Source, name: str) -> Dataset | None:
+    """The dataset of this source and name."""
+    return session.exec(_of(source).where(Dataset.name == name)).first()
 
 
-def find_twin(session: Session, owner: str, sha256: str) -> Dataset | None:
-    """The owner's oldest dataset of these bytes, under any name, whose recordings are stored."""
-    stored = _of_bytes(owner, sha256).where(col(Dataset.num_files) > 0)
+def find_twin(session: Session, source: Source) -> Dataset | None:
+    """The oldest dataset of this source, under any name, whose recordings are stored."""
+    stored = _of(source).where(col(Dataset.num_files) > 0)
     return session.exec(stored.order_by(col(Dataset.id)).limit(1)).first()
 
 
-def _of_bytes(owner: str, sha256: str) -> SelectOfScalar[Dataset]:
-    return select(Dataset).where(Dataset.owner == owner, Dataset.sha256 == sha256, col(Dataset.deleted_at).is_(None))
+def _of(source: Source) -> SelectOfScalar[Dataset]:
+    conditions = [getattr(Dataset, column) == value for column, value in asdict(source).items()]
+    return select(Dataset).where(*conditions, col(Dataset.deleted_at).is_(None))

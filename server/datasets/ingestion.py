@@ -17,7 +17,7 @@ from sqlmodel.sql.expression import SelectOfScalar
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload
-from server.datasets.admission import Admissions, find_twin, full_disk_as_no_space
+from server.datasets.admission import Admissions, Source, find_twin, full_disk_as_no_space
 from server.datasets.ingest import IngestResult, ingest
 from server.datasets.service import DatasetService
 from server.datasets.turns import OwnerTurns
@@ -84,11 +84,11 @@ class Ingestion(OwnerTurns):
         """Write the recordings to `folder`, move it to its place, and change the rows."""
         with read_session(self._engine) as session:
             upload_id = session.exec(_source(dataset.id)).first()
-            twin = find_twin(session, dataset.owner, dataset.sha256)
+            twin = find_twin(session, Source(dataset.owner, dataset.sha256, dataset.zip_names))
         with full_disk_as_no_space():
             if twin is None or not self._copy(twin, folder):
                 twin = None
-                result = self._unpack(upload_id, dataset.name, folder)
+                result = self._unpack(upload_id, dataset, folder)
             else:
                 result = IngestResult(twin.num_files, twin.stored_bytes or twin.size, twin.notes)
             self._storage.commit_folder(folder, self._storage.dataset_folder(dataset.id))
@@ -100,11 +100,12 @@ class Ingestion(OwnerTurns):
             self._storage.upload_file(upload_id).unlink(missing_ok=True)
         logger.info("dataset ingested", dataset_id=dataset.id, num_files=result.num_files)
 
-    def _unpack(self, upload_id: str | None, name: str, folder: Path) -> IngestResult:
+    def _unpack(self, upload_id: str | None, dataset: Dataset, folder: Path) -> IngestResult:
         upload = None if upload_id is None else self._storage.upload_file(upload_id)
         if upload is None or not upload.exists():
             raise UploadRefused("the recordings were deleted before they could be copied; upload them again")
-        return ingest(upload, name, folder, self._admissions.limits(), self._check_stopping)
+        limits = self._admissions.limits()
+        return ingest(upload, dataset.name, folder, limits, self._check_stopping, dataset.zip_names)
 
     def _copy(self, twin: Dataset, folder: Path) -> bool:
         """Link the recordings of another dataset; False if it is deleted meanwhile."""

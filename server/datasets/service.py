@@ -7,7 +7,7 @@ import sqlalchemy as sa
 import structlog
 from sqlmodel import col, select
 
-from rvc_engine.config import check_voice_name
+from rvc_engine.names.voices import check_dataset_name
 from rvc_train.schemas.datasets import DatasetReport, DatasetStatus
 from rvc_train.schemas.jobs import JobStatus
 from server.auth.audit import record
@@ -143,8 +143,8 @@ class DatasetService:
 
 
 def checked_name(name: str, parameter: str | None = None) -> str:
-    """A dataset's name, checked like a voice's. Raises Refused. `parameter`: where it stands, if not in the body."""
+    """A dataset's name, checked. Raises Refused. `parameter`: where it stands, if not in the body."""
     try:
-        return check_voice_name(name)
+        return check_dataset_name(name)
     except ValueError as error:
         raise Refused(f"invalid dataset name: {error}", "" if parameter else "/name", parameter=parameter) from error

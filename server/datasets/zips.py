@@ -5,8 +5,10 @@ much. Each zip has its own code page of names (`rvc_engine.names.zip_names`); wh
 folder with its name, which no other folder has: folders may be speakers.
 """
 
+import errno
 import hashlib
 import io
+import os
 import re
 import stat
 import struct
@@ -14,7 +16,7 @@ import tempfile
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -33,6 +35,8 @@ MAX_NAME_LENGTH = 300
 MAX_FOLDER_LENGTH = 200
 MAX_DEPTH = 2
 """Zips in zips in the upload: a client packs several zips, which may contain others, into one."""
+MAX_INNER_ZIPS = 1000
+MAX_NOTES = 10
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _DRIVE = re.compile(r"[A-Za-z]:/")
 _MADE_ON_UNIX = 3
@@ -62,7 +66,7 @@ class Member:
 
     def unpack(self, target: IO[bytes], check: Callable[[], None] = lambda: None) -> None:
         """Write the content. zipfile stops at the declared size and checks the CRC. `check`: called per megabyte."""
-        with self.archive.open(self.info) as source:
+        with _errors_as_refused(f"{self.name!r} in the zip"), self.archive.open(self.info) as source:
             while chunk := source.read(_CHUNK):
                 check()
                 target.write(chunk)
@@ -102,6 +106,9 @@ class ZipReader:
         """`code`: code page of the names that a zip does not have in UTF-8."""
         self._upload, self._limits, self._code = upload, limits, code
         self._num_packed = upload.stat().st_size
+        self._num_inner = 0
+        self._spool: IO[bytes] | None = None
+        """One temporary file for all inner zips that are deflated: their number is not that of open files."""
         self._num_spooled = 0
         self._content = ZipContent()
         self._stack = ExitStack()
@@ -119,6 +126,8 @@ class ZipReader:
         self._add(self._stack.enter_context(self._upload.open("rb")), PurePosixPath(), 0)
         content.members.sort(key=lambda member: member.name)
         content.left_out = sorted(set(content.left_out), key=lambda other: other.name)
+        if (num_more := len(content.notes) - MAX_NOTES) > 0:
+            content.notes[MAX_NOTES:] = [f"names in {num_more} more zips were read in code pages too"]
         self._check_sizes()
         return content
 
@@ -132,17 +141,18 @@ class ZipReader:
         names = self._names(entries, folder)
         for entry, name in zip(entries, names, strict=True):
             _check_entry(entry, name)
-        _check_overlap(file, entries, archive.start_dir)
+        _check_overlap(file, dict(zip(entries, names, strict=True)), archive.start_dir)
         before = f"{folder}/" if depth else ""
         taken = {_key(parent) for name in names for parent in PurePosixPath(name).parents}
         for entry, name in sorted(zip(entries, names, strict=True), key=lambda pair: pair[1]):
             other = left_out(name)
-            if other is not None and other.code == ZIP and not entry.is_dir():
+            is_link = stat.S_ISLNK(entry.external_attr >> 16)
+            if other is not None and other.code == ZIP and not entry.is_dir() and not is_link:
                 inner = _free_folder(PurePosixPath(name), taken)
                 self._add_inner(file, Member(archive, entry, name), folder / inner, depth + 1)
-            elif other is not None:
+            elif other is not None and other.code != ZIP:
                 self._leave_out(replace(other, name=before + other.name))
-            elif stat.S_ISLNK(entry.external_attr >> 16):
+            elif is_link:
                 self._leave_out(LeftOut(before + name, LINK_IN_ZIP))
             elif not name.endswith("/"):
                 self._content.members.append(Member(archive, entry, _bounded(folder / PurePosixPath(name))))
@@ -164,6 +174,9 @@ class ZipReader:
     def _add_inner(self, file: IO[bytes], member: Member, folder: PurePosixPath, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise UploadRefused(f"the zip contains zips within zips within zips ({member.name!r}); unpack them first")
+        self._num_inner += 1
+        if self._num_inner > MAX_INNER_ZIPS:
+            raise UploadRefused(f"the zip contains more than {MAX_INNER_ZIPS} zips; unpack them first")
         with _errors_as_refused(f"{member.name!r} in the zip"):
             self._add(self._opened(file, member), folder, depth)
 
@@ -175,12 +188,15 @@ class ZipReader:
             _, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
             start = info.header_offset + _LOCAL_HEADER.size + name_length + extra_length
             return io.BufferedReader(_Part(file, start, info.file_size))
+        start = self._num_spooled
         self._num_spooled += info.file_size
         self._check_total(self._num_spooled)
-        spooled = tempfile.TemporaryFile(dir=self._upload.parent)  # noqa: SIM115 - closed with the reader
-        self._stack.enter_context(spooled)
-        member.unpack(spooled)
-        return spooled
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile(dir=self._upload.parent)  # noqa: SIM115 - closed with the reader
+            self._stack.enter_context(self._spool)
+        self._spool.seek(start)
+        member.unpack(self._spool)
+        return io.BufferedReader(_Part(self._spool, start, info.file_size))
 
     def _check_directory_size(self, file: IO[bytes]) -> None:
         """Check the size of a zip's directory before zipfile reads all of it into memory."""
@@ -202,10 +218,12 @@ class ZipReader:
 
     def _check_sizes(self) -> None:
         """Check the sizes in the directories, which `Member.unpack` enforces."""
-        limit = self._limits.max_file_bytes
+        max_file_bytes = self._limits.max_file_bytes
         for member in self._content.members:
-            if member.info.file_size > limit:
-                raise UploadTooLarge(f"{member.name!r} is larger than the limit of {limit} bytes for a recording")
+            if member.info.file_size > max_file_bytes:
+                raise UploadTooLarge(
+                    f"{member.name!r} is larger than the limit of {max_file_bytes} bytes for a recording"
+                )
         self._check_total(self._content.num_bytes)
 
     def _check_total(self, total: int) -> None:
@@ -217,7 +235,10 @@ class ZipReader:
                 f"the zip unpacks to {total // max(self._num_packed, 1)} times its size, like a zip bomb"
             )
         if total > limits.free_bytes:
-            raise NoSpace(f"the zip unpacks to {total} bytes, for which the server's disk has no space")
+            raise NoSpace(
+                f"the zip unpacks to {total} bytes, for which the server's disk has no space; free some space there "
+                "and try again"
+            )
 
 
 class _Part(io.RawIOBase):
@@ -235,7 +256,7 @@ class _Part(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError("a negative offset")  # as files do; zipfile relies on it
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))  # as files do; zipfile relies on it
         self._at = base + offset
         return self._at
 
@@ -293,18 +314,19 @@ def _check_entry(entry: zipfile.ZipInfo, name: str) -> None:
         raise UploadRefused(f"{name!r} uses an unsupported compression method; create a plain zip (deflate)")
 
 
-def _check_overlap(file: IO[bytes], entries: list[zipfile.ZipInfo], directory: int) -> None:
+def _check_overlap(file: IO[bytes], names: Mapping[zipfile.ZipInfo, str], directory: int) -> None:
     """Reject members that share bytes, with which a small zip can pretend to contain many large files."""
     end = 0
-    for entry in sorted(entries, key=lambda entry: entry.header_offset):
+    for entry in sorted(names, key=lambda entry: entry.header_offset):
         if not 0 <= entry.header_offset < directory:
-            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not at the offset in the directory")
+            raise zipfile.BadZipFile(f"{names[entry]!r} is not at the offset in the directory")
         file.seek(entry.header_offset)
         magic, name_length, extra_length = _LOCAL_HEADER.unpack(file.read(_LOCAL_HEADER.size))
         if magic != b"PK\x03\x04":
-            raise zipfile.BadZipFile(f"{entry.orig_filename!r} is not at the offset in the directory")
+            raise zipfile.BadZipFile(f"{names[entry]!r} is not at the offset in the directory")
         if entry.header_offset < end:
-            raise UploadRefused(f"the zip's entry {entry.orig_filename!r} shares bytes with another, like a zip bomb")
+            name = names[entry]
+            raise UploadRefused(f"the zip's entry {name!r} shares bytes with another, like a zip bomb")
         end = entry.header_offset + _LOCAL_HEADER.size + name_length + extra_length + entry.compress_size
     if end > directory:
         raise UploadRefused("the zip's last entry overlaps its directory; create it again")

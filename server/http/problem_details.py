@@ -105,7 +105,7 @@ def install(app: FastAPI) -> None:
     """Install handlers that turn every error of a route into problem+json."""
     app.add_exception_handler(errors.ServerError, _on_server_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)
-    app.add_exception_handler(HTTPException, _on_http_error)
+    app.add_exception_handler(HTTPException, on_http_error)
     for kind in (DBAPIError, PoolTimeout):
         app.add_exception_handler(kind, _on_database_error)
     app.add_exception_handler(DataError, _on_data_error)
@@ -195,7 +195,8 @@ def _escaped(part: str) -> str:
     return part.replace("~", "~0").replace("/", "~1")
 
 
-async def _on_http_error(request: Request, error: Exception) -> Response:
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """Handler of HTTPException: problem details with what the address supports. Raises any other error."""
     if not isinstance(error, HTTPException):
         raise error
     status, detail = error.status_code, error.detail

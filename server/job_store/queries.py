@@ -15,6 +15,10 @@ from server.database.engine import read_session
 from server.database.result_tables import Artifact
 from server.database.tables import Dataset, Event, Job, Metric
 from server.errors import NotFound, Refused
+from server.job_store.leases import IS_QUEUED, QUEUE_ORDER
+
+_MAX_PRIORITY = 100
+_NUMBER_BITS = 48
 
 
 @dataclass(frozen=True)
@@ -115,6 +119,29 @@ def newest_numbers(
     ]
     found = sa.union_all(*(sa.select(each.c.number) for each in newest)).subquery()
     return sa.select(found.c.number).order_by(found.c.number.desc()).limit(limit)
+
+
+def has_labels(labels: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    """Conditions for jobs with all of these labels."""
+    return [
+        col(Job.number).in_(
+            sa.select(col(JobLabel.job_number)).where(col(JobLabel.key) == key, col(JobLabel.value) == value)
+        )
+        for key, value in labels.items()
+    ]
+
+
+def queue_key(job: Job) -> int:
+    """Sort key of a queued job: increases in the order in which jobs will run."""
+    return (_MAX_PRIORITY - job.priority) << _NUMBER_BITS | (job.number or 0)
+
+
+def queued_after(session: Session, conditions: Sequence[sa.ColumnElement[bool]], key: int, limit: int) -> Sequence[Job]:
+    """Queued jobs that meet all conditions, in the order in which they will run, after a `queue_key`."""
+    priority, number = _MAX_PRIORITY - (key >> _NUMBER_BITS), key & ((1 << _NUMBER_BITS) - 1)
+    is_later = sa.or_(col(Job.priority) < priority, sa.and_(col(Job.priority) == priority, col(Job.number) > number))
+    query = select(Job).where(IS_QUEUED, is_later, *conditions).order_by(*QUEUE_ORDER)
+    return session.exec(query.limit(limit)).all()
 
 
 def usable_dataset(session: Session, dataset_id: str, visible_owner: str | None, *, lock: bool = False) -> Dataset:

@@ -158,6 +158,8 @@ class LeaseOperations:
                 return
             self._store.append_events(session, job, *batch.events)
             columns = batch.columns | {"num_warnings": job.num_warnings + batch.num_warnings}
+            if "progress" in columns:  # of an engine of another version, say, which divides the run otherwise
+                columns["progress"] = max(job.progress, columns["progress"])
             if batch.losses:
                 columns["losses"] = job.losses | batch.losses
             session.execute(sa.update(Job).where(*lease_is_valid(lease)).values(**columns))

@@ -15,7 +15,7 @@ from rvc_train.schemas.jobs import JobError, JobPublic, JobStatus
 from rvc_train.schemas.queue import QueueEntry, QueuePublic
 from rvc_train.schemas.workers import WorkerPublic
 from server.database.engine import SCHEMA_VERSION
-from server.database.result_tables import Artifact
+from server.database.result_tables import Artifact, StoredFileRow
 from server.database.tables import Dataset, Event, Job, Worker
 from server.estimates.estimates import Estimator, JobForecast
 from server.http.etags import named_tags
@@ -38,6 +38,7 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
         .group_by(col(Artifact.job_number))
     )
     num_artifacts: dict[int | None, int] = {row[0]: row[1] for row in session.connection().execute(query)}
+    sizes = _sizes(session, numbers)
     updates = _newest_events(session, numbers)
     unready = _unready_datasets(session, jobs)
     return [
@@ -46,11 +47,19 @@ def jobs_public(session: Session, jobs: Sequence[Job], estimator: Estimator, now
             places.get(job.number),
             forecasts.get(job.number, JobForecast()),
             num_artifacts.get(job.number, 0),
+            sizes.get(job.number, 0),
             updates.get(job.number, job.created_at),
             waits_for_dataset=job.dataset_id in unready,
         )
         for job in jobs
     ]
+
+
+def _sizes(session: Session, numbers: Sequence[int | None]) -> dict[int | None, int]:
+    """Bytes of each job's files on disk, as last measured, by number."""
+    query = sa.select(col(StoredFileRow.job_number), sa.func.sum(col(StoredFileRow.bytes)))
+    query = query.where(col(StoredFileRow.job_number).in_(numbers)).group_by(col(StoredFileRow.job_number))
+    return {row[0]: int(row[1]) for row in session.connection().execute(query)}
 
 
 def _newest_events(session: Session, numbers: Sequence[int | None]) -> dict[int | None, datetime]:
@@ -98,6 +107,7 @@ def _job_public(
     queue_position: int | None,
     forecast: JobForecast,
     num_artifacts: int,
+    disk_bytes: int,
     updated_at: datetime,
     *,
     waits_for_dataset: bool,
@@ -115,6 +125,7 @@ def _job_public(
         queue_position=queue_position,
         starts_in=forecast.starts_in,
         eta=forecast.eta,
+        disk_bytes=disk_bytes,
         num_artifacts=num_artifacts,
         updated_at=updated_at,
         error=_job_error(job),

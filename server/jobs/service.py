@@ -5,6 +5,7 @@ here; submissions, leases and the worker registry are parts of the service, a fi
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -23,7 +24,7 @@ from server.errors import Conflict, PreconditionFailed, Refused
 from server.estimates.estimates import Estimator
 from server.job_store.events import NewEvent
 from server.job_store.leases import AT_ONCE
-from server.job_store.queries import find_job, newest_numbers
+from server.job_store.queries import find_job, has_labels, newest_numbers, queue_key, queued_after
 from server.job_store.transitions import JobStore
 from server.jobs.leasing import LeaseOperations
 from server.jobs.serializers import update_tag
@@ -44,6 +45,38 @@ class QueuedJob(NamedTuple):
 
     job_id: str
     queued_at: datetime
+
+
+@dataclass(frozen=True)
+class JobFilter:
+    """Which jobs a list has; None and empty: all."""
+
+    statuses: Sequence[JobStatus] = ()
+    dataset_id: str | None = None
+    name: str | None = None
+    id_prefix: str | None = None
+    """With or without `job_`."""
+    search: str | None = None
+    """Part of the voice's name."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Jobs with all of them."""
+    owner: str | None = None
+
+    def conditions(self) -> list[sa.ColumnElement[bool]]:
+        """The conditions on a job's row, without those on its status and its labels."""
+        conditions = [
+            col(column) == value
+            for column, value in ((Job.dataset_id, self.dataset_id), (Job.name, self.name), (Job.owner, self.owner))
+            if value is not None
+        ]
+        if self.id_prefix is not None:
+            conditions += _has_prefix(f"job_{self.id_prefix.removeprefix('job_')}")
+        if self.search is not None:
+            conditions.append(col(Job.name).icontains(self.search, autoescape=True))
+        return conditions
+
+
+_ALL = JobFilter()
 
 
 class JobService:
@@ -111,38 +144,30 @@ class JobService:
             return find_job(session, job_id)
 
     def list(
-        self,
-        *,
-        statuses: Sequence[JobStatus] = (),
-        dataset_id: str | None = None,
-        name: str | None = None,
-        id_prefix: str | None = None,
-        search: str | None = None,
-        labels: Mapping[str, str] | None = None,
-        owner: str | None = None,
-        after: int | None = None,
-        limit: int = 20,
-    ) -> tuple[Sequence[Job], bool]:
-        """Jobs, newest first, older than number `after`; and whether there are more.
-
-        `owner` None: everyone's. `id_prefix`: with or without `job_`. `search`: part of the voice's name. `labels`:
-        jobs with all of them.
-        """
+        self, wanted: JobFilter = _ALL, after: int | None = None, limit: int = 20
+    ) -> tuple[Sequence[Job], int | None]:
+        """Jobs, newest first, older than number `after`; and the next page's `after`, None on the last page."""
         with read_session(self._store.engine) as session:
-            conditions = [
-                col(column) == value
-                for column, value in ((Job.dataset_id, dataset_id), (Job.name, name), (Job.owner, owner))
-                if value is not None
-            ]
-            if id_prefix is not None:
-                conditions += _has_prefix(f"job_{id_prefix.removeprefix('job_')}")
-            if search is not None:
-                conditions.append(col(Job.name).icontains(search, autoescape=True))
+            conditions = wanted.conditions()
             if after is not None:
                 conditions.append(col(Job.number) < after)
-            numbers = newest_numbers(conditions, statuses, labels or {}, limit + 1)
+            numbers = newest_numbers(conditions, wanted.statuses, wanted.labels, limit + 1)
             jobs = session.exec(select(Job).where(col(Job.number).in_(numbers)).order_by(col(Job.number).desc())).all()
-            return jobs[:limit], len(jobs) > limit
+            return jobs[:limit], jobs[limit - 1].number if len(jobs) > limit else None
+
+    def queue(self, wanted: JobFilter, after: int | None = None, limit: int = 20) -> tuple[Sequence[Job], int | None]:
+        """Queued jobs in the order in which they will run; and the next page's `after`, None on the last page."""
+        with read_session(self._store.engine) as session:
+            conditions = wanted.conditions() + has_labels(wanted.labels)
+            jobs = queued_after(session, conditions, after or 0, limit + 1)
+            return jobs[:limit], queue_key(jobs[limit - 1]) if len(jobs) > limit else None
+
+    def counts(self, wanted: JobFilter) -> dict[JobStatus, int]:
+        """Number of jobs by status, of all statuses."""
+        with read_session(self._store.engine) as session:
+            query = sa.select(col(Job.status), sa.func.count()).where(*wanted.conditions(), *has_labels(wanted.labels))
+            rows = session.connection().execute(query.group_by(col(Job.status)))
+            return {JobStatus(status): number for status, number in rows}
 
     # Commands
 

@@ -1,21 +1,26 @@
 """HTML pages as shells: layout and texts. Their data comes from `/v1`, which the browser calls like any client.
 
-So a page itself holds no one's data, and a script can get everything that a page shows. Static files are served
-with an ETag and revalidated on each use, so that an upgrade shows at once.
+So a page itself holds no one's data, and a script can get everything that a page shows. Pages name static files below a
+digest of all of them, so browsers keep these without asking, and an upgrade shows at once.
 """
 
+import hashlib
 import os
+import re
 import secrets
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from rvc_engine.names.code_pages import CODE_PAGES
 from server.pages import catalogues
 
 FOLDER = Path(__file__).parent
@@ -39,6 +44,8 @@ JOB = Shell("job", "voices")
 NEW = Shell("new", "new")
 SERVER = Shell("server", "server")
 SIGN_IN = Shell("sign_in", None)
+MISSING = Shell("missing", None)
+"""Page of an address without one."""
 
 
 def policy(nonce: str) -> str:
@@ -62,7 +69,7 @@ class Pages:
             lstrip_blocks=True,
         )
 
-    def render(self, shell: Shell, request: Request, root: str) -> HTMLResponse:
+    def render(self, shell: Shell, request: Request, root: str, status: int = 200) -> HTMLResponse:
         """Render the page for any caller: it holds no data. `root`: path below which a proxy publishes the server."""
         accepted = request.headers.get("accept-language", "")
         language = catalogues.choose(request.cookies.get(catalogues.COOKIE), accepted)
@@ -76,7 +83,8 @@ class Pages:
             nonce=nonce,
             version=version("rvc-train"),
             root=root,
-            assets=root + ADDRESS,
+            assets=f"{root}{ADDRESS}/{digest()}",
+            code_pages=CODE_PAGES,
         )
         headers = {
             "Content-Security-Policy": policy(nonce),
@@ -84,15 +92,32 @@ class Pages:
             "Vary": "Accept-Language, Cookie, X-Forwarded-Prefix",
             "Cache-Control": "no-cache",
         }
-        return HTMLResponse(html, headers=headers)
+        return HTMLResponse(html, status, headers)
+
+
+@cache
+def digest() -> str:
+    """Digest of all static files, 16 hexadecimal digits. Read once per process."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in STATIC.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        found.update(f"{path.relative_to(STATIC).as_posix()} {len(content)}\n".encode() + content)
+    return found.hexdigest()[:16]
 
 
 class Assets(StaticFiles):
-    """Static files with an ETag, revalidated on each use."""
+    """Static files: kept for good below the present digest, else revalidated by their ETag on each use."""
+
+    def get_path(self, scope: Scope) -> str:
+        """The file's path without the digest, which may be that of another version."""
+        return re.sub(r"^[0-9a-f]{16}(/|$)", "", super().get_path(scope))
 
     def file_response(
         self, full_path: str | os.PathLike[str], stat_result: os.stat_result, scope: Scope, status_code: int = 200
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
-        response.headers["Cache-Control"] = "no-cache"
+        is_current = f"{ADDRESS}/{digest()}/" in scope["path"]
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if is_current else "no-cache"
+        if "accept-ranges" in response.headers and "range" not in Headers(scope=scope):
+            del response.headers["accept-ranges"]  # so that it may be compressed
         return response

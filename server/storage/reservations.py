@@ -14,7 +14,7 @@ from sqlmodel import Session, col
 from rvc_train.schemas.datasets import DatasetStatus
 from server.database.engine import advisory_lock
 from server.database.tables import Dataset, Upload, UploadState
-from server.errors import NoSpace
+from server.errors import NoSpace, SpaceReserved
 from server.settings import ServerSettings
 from server.storage.local import Storage
 
@@ -34,13 +34,16 @@ class Reservations:
             raise NoSpace("the server's disk has no space for this upload; free some space there and try again")
 
     def check(self, session: Session, num_bytes: int) -> None:
-        """Raise NoSpace if there is no room for `num_bytes` more. For the transaction that inserts the reservation."""
+        """Raise NoSpace or SpaceReserved without room for `num_bytes` more.
+
+        For the transaction that inserts the reservation.
+        """
         advisory_lock(session, "disk reservations")  # or two transactions could both take the last room
         free = self._storage.free_bytes() - self._settings.disk_reserve_bytes
         if num_bytes > free:
             raise NoSpace("the server's disk has no space for this upload; free some space there and try again")
         if num_bytes > free - self._reserved(session):
-            raise NoSpace(
+            raise SpaceReserved(
                 "the free space of the server's disk is reserved for uploads under way; try again when they are "
                 "complete, or free some space there"
             )

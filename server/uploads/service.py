@@ -21,7 +21,16 @@ from server.database.engine import read_session, write_session
 from server.database.tables import Dataset, Upload, UploadState, change_upload, new_id
 from server.datasets.admission import Admissions
 from server.datasets.service import DatasetService
-from server.errors import Conflict, Gone, NotFound, QuotaExceeded, UploadTooLarge
+from server.errors import (
+    Conflict,
+    Gone,
+    NoSpace,
+    NotFound,
+    QuotaExceeded,
+    SpaceReserved,
+    StorageQuotaExceeded,
+    UploadTooLarge,
+)
 from server.settings import ServerSettings
 from server.storage.local import Storage, sync_file
 from server.storage.reservations import Reservations
@@ -218,14 +227,22 @@ class UploadService:
         visible_owner: str | None,
         name: str,
         upload_id: str,
+        zip_names: str,
     ) -> tuple[Dataset, bool]:
         """Make a dataset of a complete upload; and whether it is new. Repeated calls return the same one.
 
-        Raises Conflict while bytes are missing, and the errors of `Admissions.admit`.
+        Raises Conflict while bytes are missing, and the errors of `Admissions.admit`. An upload for whose recordings
+        the disk has no space is deleted, because it would keep the disk full until it expires.
         """
         upload = self.require_complete(visible_owner, upload_id)
         if upload.dataset_id is None and (sha256 := upload.sha256 or self._sha256(upload_id)) is not None:
-            return admissions.admit(name, upload, sha256)
+            try:
+                return admissions.admit(name, upload, sha256, zip_names)
+            except (SpaceReserved, StorageQuotaExceeded):
+                raise
+            except NoSpace as error:
+                self.discard(upload_id)
+                raise NoSpace(f"{error}; the upload is deleted, so send it again then") from error
         dataset_id = upload.dataset_id or self.get(visible_owner, upload_id).dataset_id
         if dataset_id is None:
             raise Gone(f"the file of the upload {upload_id} is missing; start a new one")
@@ -247,7 +264,7 @@ class UploadService:
         self.delete_marked()
 
     def discard(self, upload_id: str) -> None:
-        """Delete the body of a single request, unless it has become a dataset."""
+        """Delete an upload, unless it has become a dataset."""
         self._mark_deleted((col(Upload.id) == upload_id) & col(Upload.dataset_id).is_(None))
         self.delete_marked()
 

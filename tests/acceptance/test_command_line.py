@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -34,6 +35,14 @@ def test_from_submission_to_files_with_what_to_type_next(running, tmp_path):
     done = running.cli("download", "last", "-o", str(tmp_path / "out"))
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"anna.pth", "anna.index"}
+    (tmp_path / "out" / "anna.pth").write_bytes(b"another voice")
+    done = running.cli("download", "last", "-o", str(tmp_path / "out"))
+    assert "has other files of these names, which stay" in done.stderr
+    numbered = {"anna (2).pth", "anna (2).index"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"anna.pth", "anna.index"} | numbered
+    assert (tmp_path / "out" / "anna.pth").read_bytes() == b"another voice"
+    assert running.cli("download", "last", "-o", str(tmp_path / "out"), "--force").returncode == 0
+    assert (tmp_path / "out" / "anna.pth").read_bytes() == (tmp_path / "out" / "anna (2).pth").read_bytes()
 
 
 def test_json_is_all_there_is_on_standard_output(running, tmp_path):
@@ -98,13 +107,15 @@ def restart_worker(running) -> None:
     ("words", "code", "sentence"),
     [
         (["submit", "nowhere", "--name", "x"], 2, "there is no dataset nowhere"),
-        (["submit", "samples", "--name", "../x", *SMALL], 2, "--name: the name begins with a dot"),
+        (["submit", "samples", "--name", "a\nb", *SMALL], 2, "--name: the name has characters that are not printable"),
         (["submit", "samples", "--name", "x", "--width", "24"], 2, "no base weights exist for width=24"),
         (["submit", "samples", "--name", "x", "--batch-size", "0"], 2, "--batch-size: "),
         (["submit", "samples", "--name", "x", "--config", "/nowhere.json"], 2, "/nowhere.json cannot be read"),
         (["submit", "samples", "--name", "x", "--sample-rate", "44k"], 2, "--sample-rate"),
         (["watch", "job_0000"], 2, "there is no job job_0000"),
         (["dataset", "upload", "/nowhere"], 2, "no such file or folder"),
+        (["dataset", "upload", "/nowhere", "--name", "x" * 201], 2, "--name: the name has 201 characters"),
+        (["dataset", "upload", "/nowhere", "--zip-names", "klingon"], 2, "--zip-names: 'klingon' is not a code page"),
         (["jobs", "--server", "http://127.0.0.1:9"], 3, "rvc-train up"),
         (["jobs", "--server", "no address"], 2, "not a server address"),
         (["jobs", "--status", "happy"], 1, "status"),
@@ -200,6 +211,33 @@ def test_up_killed_with_kill_9_leaves_nothing_running_and_loses_no_step(station,
     assert json.loads(checkpoint.read_text())["step"] == len(station.steps(job))
     station.start_server()
     assert station.client.job(job.id).status == "queued", "the worker handed it back"
+
+
+def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_one_used_last(station, tmp_path):
+    last, users = tmp_path / "last", tmp_path / "share" / "rvc-train" / "data"
+    for folder in (last, tmp_path / "here", tmp_path / "config" / "rvc-train"):
+        folder.mkdir(parents=True)
+    (last / "instance.json").touch()
+    (tmp_path / "config" / "rvc-train" / "last-data-folder").write_text(f"{last}\n")
+    del station.environment["RVC_TRAIN_DATA_FOLDER"]
+    homes = {"XDG_DATA_HOME": str(tmp_path / "share"), "XDG_CONFIG_HOME": str(tmp_path / "config")}
+    environment = station.environment | homes | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-m", "rvc_train.cli.main", "up", "--device", "cpu", "--port", str(station.port)]
+    log = tmp_path / "up.log"
+    with log.open("wb") as file:
+        up = subprocess.Popen(command, env=environment, stdout=file, stderr=file, cwd=tmp_path / "here")
+    try:
+        station.wait_until(lambda: " voices, " in log.read_text(), "the contents of the folder", 90)
+    finally:
+        up.terminate()
+        up.wait(170)  # longer than it gives its worker to stop
+    said = log.read_text()
+    assert f"{users} is new; the data folder used last is {last}" in said
+    assert f"missing in {users / 'weights'}: 586.4 MB" in said
+    assert "get it with `rvc-train setup`" in said
+    assert f"in {users}: 0 voices, 0 jobs" in said
+    assert not list((tmp_path / "here").iterdir())
+    assert (tmp_path / "config" / "rvc-train" / "last-data-folder").read_text() == f"{users}\n"
 
 
 def test_up_says_why_it_cannot_start(station):

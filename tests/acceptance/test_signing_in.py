@@ -6,6 +6,7 @@ import os
 import pty
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from rvc_train.cli.browser import has_display
+from rvc_train.cli.browser import has_display, shared_address
 
 LINK = re.compile(r"http://127\.0\.0\.1:\d+/sign-in#code=([\w-]{43})")
 
@@ -102,8 +103,43 @@ def test_beyond_loopback_up_says_once_what_opens_it_and_the_server_alone_refuses
     with up_on_a_terminal(local_station, "--host", everywhere, "--no-browser") as wait_for:
         shown = wait_for("sign-in#code=[^\n]*\n")
         assert shown.count("other machines reach this server") == 1
+        shown = wait_for("from another device, within ten minutes, at [^\n]*\n[█▀▄ \n]*\n[█▀▄ ]+\n")
+        assert f"http://{own_address()}:{local_station.port}/sign-in#code=" in shown
         assert local_station.cli("jobs").returncode == 0
         assert httpx.get(f"{local_station.url}/v1/jobs").status_code == 401
+
+
+def own_address() -> str:
+    """The address of this machine that other machines see."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect(("192.0.2.200", 9))  # sends nothing
+        return str(probe.getsockname()[0])
+
+
+def test_up_on_the_machines_own_address_asks_no_proxy_and_its_link_signs_another_device_in(local_station: Any) -> None:
+    proxy = {"http_proxy": "http://127.0.0.1:1", "ALL_PROXY": "socks5://127.0.0.1:1", "NO_PROXY": "[::1]"}
+    with up_on_a_terminal(local_station, "--host", own_address(), "--no-browser", **proxy) as wait_for:
+        shown = wait_for("from another device, within ten minutes, at [^\n]*\n")
+    link = re.search(r"from another device.*(http://[^\n]*)/sign-in#code=([\w-]{43})", shown)
+    assert link is not None
+    assert link[1] == f"http://{own_address()}:{local_station.port}"
+
+
+@pytest.mark.parametrize(
+    ("host", "environment", "expected"),
+    [
+        ("127.0.0.1", {}, None),
+        ("::1", {}, None),
+        ("192.168.1.20", {}, "http://192.168.1.20:8000"),
+        ("fd00::7", {}, "http://[fd00::7]:8000"),
+        ("studio.lan", {}, "http://studio.lan:8000"),
+        ("127.0.0.1", {"RVC_TRAIN_PUBLIC_URL": "https://studio.lan/"}, "https://studio.lan"),
+    ],
+)
+def test_other_devices_get_the_address_that_they_can_reach(
+    host: str, environment: dict[str, str], expected: str | None
+) -> None:
+    assert shared_address(host, 8000, environment) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """Retry policy: bounds, pauses and progress."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -16,12 +18,26 @@ class Busy(Exception):
 POLICY = RetryPolicy(lambda error: isinstance(error, OSError | Busy), lambda error: getattr(error, "seconds", None))
 
 
-@pytest.fixture(autouse=True)
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Pauses before retries, in seconds, which are skipped."""
-    skipped: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", skipped.append)
-    return skipped
+pytestmark = pytest.mark.usefixtures("pauses")
+Run = Callable[..., Any]
+
+
+@pytest.fixture(params=["retrying", "retrying_async"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Function that calls another one under a policy, in a loop of either kind."""
+
+    async def attempt_async(policy: RetryPolicy, function: Callable[[], Any], **options: Any) -> Any:
+        async for attempt in policy.retrying_async(**options):
+            with attempt:
+                result = function()
+        return result
+
+    def attempt_all(policy: RetryPolicy, function: Callable[[], Any], **options: Any) -> Any:
+        if request.param == "retrying_async":
+            return asyncio.run(attempt_async(policy, function, **options))
+        return policy.retrying(**options)(function)
+
+    return attempt_all
 
 
 class Flaky:
@@ -38,28 +54,28 @@ class Flaky:
         return self.num_calls
 
 
-def test_transient_errors_are_retried_with_random_pauses_up_to_a_bound(pauses: list[float]) -> None:
+def test_transient_errors_are_retried_with_random_pauses_up_to_a_bound(run: Run, pauses: list[float]) -> None:
     policy = RetryPolicy(POLICY.is_transient, max_pause_seconds=1)
-    assert policy.retrying()(Flaky(*[OSError()] * 9)) == 10
+    assert run(policy, Flaky(*[OSError()] * 9)) == 10
     assert len(set(pauses)) == 9
     assert all(0 <= pause <= min(0.4 * 2**number, 1) for number, pause in enumerate(pauses))
 
 
-def test_other_errors_are_raised_at_once(pauses: list[float]) -> None:
+def test_other_errors_are_raised_at_once(run: Run, pauses: list[float]) -> None:
     with pytest.raises(ValueError, match="no"):
-        POLICY.retrying()(Flaky(ValueError("no")))
+        run(POLICY, Flaky(ValueError("no")))
     assert pauses == []
 
 
-def test_a_requested_pause_is_kept(pauses: list[float]) -> None:
-    POLICY.retrying()(Flaky(Busy()))
+def test_a_requested_pause_is_kept(run: Run, pauses: list[float]) -> None:
+    run(POLICY, Flaky(Busy()))
     assert pauses == [7.0]
 
 
-def test_the_last_error_is_raised_after_the_last_attempt() -> None:
+def test_the_last_error_is_raised_after_the_last_attempt(run: Run) -> None:
     function = Flaky(OSError("first"), OSError("second"), OSError("third"))
     with pytest.raises(OSError, match="second"):
-        RetryPolicy(POLICY.is_transient, max_attempts=2).retrying()(function)
+        run(RetryPolicy(POLICY.is_transient, max_attempts=2), function)
 
 
 @pytest.fixture
@@ -70,31 +86,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_the_time_counts_from_the_first_failure_without_progress(clock: list[float]) -> None:
+def test_the_time_counts_from_the_first_failure_without_progress(run: Run, clock: list[float]) -> None:
     durations = iter([1000.0, 60.0, 60.0, 60.0])
 
     def stream() -> None:
         clock[0] += next(durations)
         raise OSError("lost")
 
-    retrying = RetryPolicy(POLICY.is_transient, max_seconds=100).retrying(progress=lambda: min(int(clock[0]), 1000))
+    policy = RetryPolicy(POLICY.is_transient, max_seconds=100)
     with pytest.raises(OSError, match="lost"):
-        retrying(stream)
+        run(policy, stream, progress=lambda: min(int(clock[0]), 1000))
     assert list(durations) == [60.0]
 
 
-def test_progress_starts_the_count_of_attempts_afresh() -> None:
+def test_progress_starts_the_count_of_attempts_afresh(run: Run) -> None:
     function = Flaky(*[OSError("lost")] * 9)
     waits: list[BaseException] = []
     policy = RetryPolicy(POLICY.is_transient, max_attempts=3)
-    retrying = policy.retrying(progress=lambda: min(function.num_calls, 4), on_wait=waits.append)
     with pytest.raises(OSError, match="lost"):
-        retrying(function)
+        run(policy, function, progress=lambda: min(function.num_calls, 4), on_wait=waits.append)
     assert (function.num_calls, len(waits)) == (6, 4)
 
 
-def test_giving_up_raises_the_error_of_the_last_attempt() -> None:
+def test_giving_up_raises_the_error_of_the_last_attempt(run: Run) -> None:
     function = Flaky(*[OSError("unavailable")] * 9)
     with pytest.raises(OSError, match="unavailable"):
-        POLICY.retrying(give_up=lambda: function.num_calls == 3)(function)
+        run(POLICY, function, give_up=lambda: function.num_calls == 3)
     assert function.num_calls == 3

@@ -69,6 +69,14 @@ def nginx(folder: Path, port: int, backend: str, certificate: Path, path: str) -
     return ["nginx", "-p", str(folder), "-c", str(folder / "nginx.conf")]
 
 
+def narrow_nginx(folder: Path, port: int, backend: str, certificate: Path, path: str) -> list[str]:
+    """The same with nginx's own limit of bodies."""
+    command = nginx(folder, port, backend, certificate, path)
+    config = folder / "nginx.conf"
+    config.write_text(re.sub("client_max_body_size .*?;", "client_max_body_size 1m;", config.read_text()))
+    return command
+
+
 def caddy(folder: Path, port: int, backend: str, certificate: Path, path: str) -> list[str]:
     """The guide's site, with this test's addresses, and the test's certificate in place of a public authority's."""
     site = documented("caddyfile")[1 if path else 0].replace("127.0.0.1:8000", backend)
@@ -220,6 +228,30 @@ def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str
     page.wait_for_url(f"{address}/jobs/job_*")
     page.locator("#sign-out").click()
     page.wait_for_url(f"{address}/sign-in*")
+
+
+@pytest.mark.parametrize("address", [(narrow_nginx, BELOW)], ids=["nginx-path-1m"], indirect=True)
+def test_our_client_and_the_page_upload_in_pieces_that_the_proxy_takes(
+    page: Page, address: str, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    takes = tmp_path / "takes"
+    takes.mkdir()
+    for number in range(2):
+        (takes / f"{number}.wav").write_bytes(b"".join(_silence(3_000_000 + 2 * number)))
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "voices.pem"))
+    done: list[int] = []
+    with connect(address, TOKEN) as http:
+        client = Client(http, tmp_path / "memory")
+        dataset = client.upload_dataset([takes], "narrow", progress=lambda sent, total: done.append(sent))
+        assert dataset.size == done[-1] > 6_000_000
+    (takes / "2.wav").write_bytes(b"".join(_silence(3_000_004)))
+    page.goto(f"{address}/new")
+    page.get_by_label("Token").fill(TOKEN)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"{address}/new")
+    expect(page.locator("#settings [data-name=width]")).to_be_attached(timeout=60_000)
+    page.locator("#choose-folder").set_input_files(takes)
+    expect(page.locator("#report-state")).to_have_text(re.compile("sable"), timeout=60_000)
 
 
 @pytest.mark.parametrize("address", [(nginx, BELOW), (caddy, BELOW)], ids=["nginx-path", "caddy-path"], indirect=True)

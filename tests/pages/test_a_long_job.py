@@ -150,3 +150,10 @@ def presses(page: Page) -> list[float]:
     """Milliseconds from each press to the next picture; those that took under 16 are not told, so 0 stands for them."""
     page.wait_for_timeout(100)
     return [0.0, *page.evaluate("() => window.presses.map(([, duration]) => duration)")]
+
+
+def test_a_log_that_is_scrolled_up_is_no_longer_followed(page: Page) -> None:
+    expect(page.locator("#log-follow")).to_be_checked()
+    page.locator("#log").hover()
+    page.mouse.wheel(0, -400)
+    expect(page.locator("#log-follow")).not_to_be_checked()

@@ -94,6 +94,7 @@ def test_from_recordings_to_a_voice(house: Any, visit: Any, token: str) -> None:
 
     offered = {file.name: file.sha256 for file in house.client.artifacts(page.url.rsplit("/", 1)[1])}
     assert {Path(name).suffix for name in offered} == {".pth", ".index"}
+    page.locator("#all-files > summary").click()
     for row in page.locator("#files tr").all():
         with page.expect_download() as download:
             row.get_by_role("link", name="Download").click()

@@ -9,6 +9,8 @@ import pytest
 import soundfile
 from playwright.sync_api import Page, expect
 
+from tests.raw_zips import raw_zip
+
 FORGIVEN = r"422|net::ERR_(FAILED|CONNECTION|EMPTY|NETWORK|SOCKET|INCOMPLETE)"
 """What the tests bring about: an option that is wrong, and a server that goes away."""
 SLOW = 60_000
@@ -73,6 +75,46 @@ def test_a_folder_with_a_bad_file_in_it_becomes_a_submitted_voice(
     page.wait_for_url("**/jobs/job_*")
     job = open_house.client.job(page.url.rsplit("/", 1)[1])
     assert (job.name, job.config["total_epochs"], job.config["keep_saves"]) == ("choir", 3, "best"), "what was set last"
+
+
+def test_several_zips_beside_a_file_are_taken_each_with_its_names(new_voice: Page, tmp_path: Path) -> None:
+    page, folder = new_voice, _folder(tmp_path / "takes")
+    sound = (folder / "one.wav").read_bytes()
+    (tmp_path / "chinese.zip").write_bytes(raw_zip([("张三/录音.wav".encode("gbk"), sound)]))
+    (tmp_path / "hebrew.zip").write_bytes(raw_zip([("משה/דוד.wav".encode("cp1255"), sound)]))
+    files = [tmp_path / "chinese.zip", tmp_path / "hebrew.zip", folder / "one.wav"]
+    page.locator("#choose-files").set_input_files(files)
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    expect(page.locator("#files-list tr", has_text="chinese/张三/录音.wav")).to_have_count(1)
+    expect(page.locator("#findings")).to_contain_text("names in 'chinese' were read as GBK")
+
+    page.locator("summary", has_text="Names in zips").click()
+    page.locator("#zip-names").select_option("cp1255")
+    page.locator("#choose-files").set_input_files([tmp_path / "hebrew.zip"])
+    expect(page.locator("#files-list tr", has_text="משה/דוד.wav")).to_have_count(1, timeout=SLOW)
+    expect(page.locator("#files-list tr", has_text="hebrew")).to_have_count(0)
+
+
+def test_what_is_no_recording_is_named_and_not_sent_and_any_other_name_is_taken(
+    open_house: Any, new_voice: Page, tmp_path: Path
+) -> None:
+    page, folder = new_voice, tmp_path / "lines"
+    rng = np.random.default_rng(8)
+    for name in ("...and then she said.flac", "old.wav.bak", "no ending"):
+        folder.mkdir(exist_ok=True)
+        soundfile.write(folder / name, rng.uniform(-0.3, 0.3, 96_000), 48_000, format="FLAC")
+    for name in ("notes.txt", ".DS_Store", "cover.PNG", ".git/a.wav"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    page.locator("#choose-folder").set_input_files(folder)
+    expect(page.locator("#left-out-title")).to_have_text("Left out, as they are no recordings: 4")
+    expect(page.locator("#left-out-list")).to_contain_text("lines/notes.txt: a text, a document or subtitles")
+    expect(page.locator("#left-out-list")).to_contain_text("lines/.git/: a hidden folder")
+    expect(page.locator("#report-state")).to_have_text("Usable", timeout=SLOW)
+    expect(page.locator("#measures")).to_contain_text("3 / 3")
+    expect(page.locator("#measures")).to_contain_text("Used for training")
+    page.locator("#choose-files").set_input_files(folder / "notes.txt")
+    expect(page.get_by_text("None of these files is a recording")).to_be_visible()
 
 
 def test_an_upload_goes_on_after_a_restart_and_a_reload_and_is_not_sent_twice(

@@ -58,7 +58,7 @@ def test_a_running_job_is_paused_resumed_and_cancelled(open_house: Any, visit: A
     page.get_by_role("button", name="Cancel", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Cancel the job").click()
     expect(page.locator("#status")).to_have_text("Cancelled")
-    expect(page.locator("#events")).to_contain_text("resume")
+    expect(page.locator("#events")).to_contain_text("Resumed")
     assert open_house.client.job(job.id).status == "cancelled"
 
 
@@ -79,8 +79,12 @@ def test_a_failed_job_says_first_why_and_what_to_do_and_is_tried_again(
     expect(line(visitor, "bella")).to_contain_text("the losses are no numbers any more")
     open_house.follow_script(["train", 3, 0.01, 5], *open_house.MAKE_VOICE)
     line(visitor, "bella").get_by_role("button", name="Try again").click()
-    expect(visitor.page.locator(".voice").filter(has_text="bella")).to_have_count(2)
-    expect(visitor.page.locator(".voice").filter(has_text="bella").first).to_contain_text("Ready")
+    expect(page).to_have_url(re.compile("/jobs/job_"))
+    expect(page.locator("#status")).to_have_text("Ready")
+    expect(page.locator("#facts")).to_contain_text("Repeats")  # it had no checkpoint
+    page.locator("#facts").get_by_role("link", name="bella").click()
+    expect(page).to_have_url(re.compile(job.id))
+    expect(page.locator("#facts")).to_contain_text("Continued as")
 
 
 def test_two_browsers_see_each_others_deeds_and_each_owner_only_their_own(
@@ -174,3 +178,26 @@ def test_a_theme_and_a_language_that_were_chosen_stay(open_house: Any, visit: An
     expect(page.locator("html")).to_have_attribute("lang", "zh")
     expect(page.locator("html")).to_have_attribute("data-theme", "dark")
     assert page.evaluate("() => getComputedStyle(document.body).backgroundColor") == "rgb(20, 21, 25)"
+
+
+def test_seven_tabs_of_running_jobs_load_and_move_over_one_browsers_six_connections(
+    open_house: Any, visit: Any, recording: Any
+) -> None:
+    open_house.follow_script(["train", 3000, 0.2, 1000])
+    job = open_house.submit(open_house.upload(recording), name="gina")
+    visitor = visit(open_house)
+    open_house.wait_until(lambda: (open_house.client.job(job.id).step or 0) > 0, "a step")
+    pages = [visitor.context.new_page() for _ in range(7)]
+    for page in pages:
+        page.goto(f"{visitor.url}/jobs/{job.id}")
+        expect(page.locator("#status")).to_have_text("Running")
+    steps = [page.locator("#facts").inner_text() for page in pages]
+    for page, before in zip(pages, steps, strict=True):
+        expect(page.locator("#facts")).not_to_have_text(before)
+        expect(page.locator("#log .line").first).to_be_attached()
+        open_streams = page.evaluate(
+            "() => performance.getEntriesByType('resource').filter((one) => one.responseEnd === 0)"
+        )
+        assert open_streams == []
+    open_house.client.cancel(job.id)
+    expect(pages[6].locator("#status")).to_have_text("Cancelled")

@@ -245,3 +245,21 @@ def test_who_only_reads_sees_no_button_and_nothing_of_the_keepers(house: Any, vi
     for part in ("#tokens", "#owners", "#retention", "#audit", "#webhook-form"):
         expect(page.locator(part)).to_be_hidden()
     expect(page.locator("main").get_by_role("button")).to_have_count(0)
+
+
+def test_an_address_of_a_section_arrives_there_though_the_sections_above_fill_later(house: Any, visit: Any) -> None:
+    visitor = visit(house)
+    visitor.open("/server#tokens")
+    expect(visitor.page.locator("#weights-list li").first).to_be_attached()
+    top = "document.querySelector('#tokens').getBoundingClientRect().top"
+    visitor.page.wait_for_function(f"() => {top} >= 0 && {top} < 100")
+
+
+def test_an_address_without_a_page_is_told_on_a_page_and_to_programs_as_a_problem(house: Any, visit: Any) -> None:
+    visitor = visit(house)
+    visitor.forgive("404")
+    visitor.open("/nope")
+    expect(visitor.page.locator("h1")).to_have_text("There is no such page")
+    visitor.page.get_by_role("main").get_by_role("link", name="Voices").click()
+    expect(visitor.page.locator("h1")).to_have_text("Voices")
+    assert house.http.get("/nope").json()["code"] == "not_found"

@@ -12,13 +12,13 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from rvc_engine.config import TrainingConfig
+from rvc_engine.environment.text_files import read_text
 from rvc_engine.errors import InvalidConfig
 from rvc_engine.events import Log
 from rvc_engine.hyperparameters import MAX_FRAMES, PUBLISHED_WIDTH, Hyperparameters
 from rvc_engine.reporting import Report, StageReport
 from rvc_engine.workspace import written
 from rvc_engine.workspace.layout import Workspace
-from rvc_engine.workspace.rvc_files.filelist import read_text
 
 MIN_SEGMENT_FRAMES = 4
 """Shorter segments have no room for the FFT's window of the mel loss."""

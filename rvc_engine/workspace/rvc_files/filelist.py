@@ -4,7 +4,6 @@ A line is `wave|features|coarse pitch|pitch in Hz|speaker`, or `wave|features|sp
 RVC's trainer the list decides, a repeated line counts twice, and silence is trained on where the list names it.
 """
 
-import codecs
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from rvc_engine.config import NUM_SPEAKERS, TrainingConfig
+from rvc_engine.environment.text_files import read_text
 from rvc_engine.listing import shorten
 from rvc_engine.workspace import written
 from rvc_engine.workspace.layout import Workspace
@@ -149,18 +149,6 @@ def _lines(path: Path) -> list[tuple[int, str]]:
     """Numbers, from 1, and texts of the lines that are not blank."""
     lines = ((number, line.strip()) for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(path)), start=1))
     return [(number, line) for number, line in lines if line]
-
-
-def read_text(path: Path) -> str:
-    """Text in UTF-8 with or without a byte order mark, in UTF-16 with one, or in GBK. Raises OSError."""
-    content = path.read_bytes()
-    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    for encoding in ("utf-16",) if marked else ("utf-8-sig", "gb18030"):
-        try:
-            return content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-    return content.decode("utf-8", errors="surrogateescape")
 
 
 @dataclass(frozen=True)

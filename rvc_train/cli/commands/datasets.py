@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from rvc_engine.audio.file_rules import MAX_SHOWN, LeftOut, left_out_text
+from rvc_engine.names.code_pages import code_page
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli.output import ago, duration, size, table
 from rvc_train.cli.session import ApiCommand, Session
 from rvc_train.errors import ApiError, UsageError
-from rvc_train.http.packing import UploadContents, default_dataset_name
+from rvc_train.http.packing import UploadContents, dataset_name
 from rvc_train.schemas.datasets import DatasetPublic, DatasetReport, DatasetStatus
 
 app = typer.Typer(no_args_is_help=True, help="Recordings on the server: upload, list, report, delete.")
@@ -27,9 +28,17 @@ def upload(
     paths: Annotated[list[Path], typer.Argument(metavar="DIR|ZIP|FILES...", help="Recordings of one voice.")],
     name: Annotated[str | None, typer.Option(help="Name of the dataset. Default: the folder's or the file's.")] = None,
     verbose: Annotated[bool, typer.Option("--verbose", help="Name every file that is left out.")] = False,
+    zip_names: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CODE", help="Code page of names in zips, such as gbk, shift-jis, cp1251. Default: found."
+        ),
+    ] = None,
 ) -> None:
-    """Upload recordings: a folder, a zip, or audio files. Before that, name the files that are left out."""
-    label = name or default_dataset_name(paths)
+    """Upload recordings: folders, zips, or audio files. Before that, name the files that are left out."""
+    label = dataset_name(name, paths)
+    if zip_names is not None:
+        zip_names = _checked_code(zip_names)
     with session.output.transfer_bar() as bar:
         task = bar.add_task(translated(f"uploading {label}"), total=None)
         dataset = session.client.upload_dataset(
@@ -37,6 +46,7 @@ def upload(
             label,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
             on_contents=partial(_check_contents, session, verbose),
+            zip_names=zip_names,
         )
     content = f"{size(dataset.size)} in {_files(dataset.num_files)}" if dataset.num_files else size(dataset.size)
     text = f"{dataset.id}  {dataset.name}  {content}, {dataset.status}"
@@ -44,9 +54,18 @@ def upload(
     session.output.result(dataset, f"{text}{notes}\nmake a voice with: rvc-train submit {dataset.id} --name VOICE")
 
 
+def _checked_code(code: str) -> str:
+    try:
+        return code_page(code).code
+    except ValueError as error:
+        raise UsageError(f"--zip-names: {error}") from error
+
+
 def _check_contents(session: Session, verbose: bool, contents: UploadContents) -> None:
     """Name what is left out. Raises UsageError for more recordings than the server takes."""
     others = contents.left_out
+    for note in contents.notes:
+        session.output.warning(note)
     if verbose:
         for other in others:
             session.output.warning(f"left out: {left_out_text([other])}")
@@ -142,7 +161,8 @@ def _statistics(found: DatasetReport) -> list[str]:
     silence = "" if found.silence_share is None else f", {100 * found.silence_share:.0f} % silence"
     lines = [
         f"speech        {duration(found.speech_seconds)}{silence}",
-        *_use(found),
+        "" if found.kept_seconds is None else f"used          {duration(found.kept_seconds)}",
+        f"not used      {dropped}" if (dropped := _dropped(found.dropped_seconds)) else "",
         f"sample rates  {rates}" if rates else "",
         "" if found.bandwidth_hz is None else f"bandwidth     up to {found.bandwidth_hz / 1000:.1f} kHz",
         ""
@@ -154,15 +174,6 @@ def _statistics(found: DatasetReport) -> list[str]:
         else f"room          fades by 60 dB in about {found.reverberation_seconds:.1f} s",
     ]
     return [line for line in lines if line]
-
-
-def _use(found: DatasetReport) -> list[str]:
-    """The time that training uses and the time that it does not, one line each."""
-    if found.kept_seconds is None:  # a report of an older version
-        return []
-    dropped = _dropped(found.dropped_seconds)
-    used = f"used          {duration(found.kept_seconds)} of {duration(found.seconds)}"
-    return [used, *([f"not used      {dropped}"] if dropped else [])]
 
 
 def _dropped(seconds: Mapping[str, float]) -> str:
@@ -181,11 +192,14 @@ def _files(number: int) -> str:
 
 def _described(dataset: DatasetPublic, report: DatasetReport | None) -> str:
     reason = f": {translated(dataset.reason)}" if dataset.reason else ""
+    use = [] if report is None or report.kept_seconds is None else [f"used      {duration(report.kept_seconds)}"]
+    if report is not None and (dropped := _dropped(report.dropped_seconds)):
+        use.append(f"not used  {dropped}")
     lines = [
         f"{dataset.id}  {dataset.name}",
         f"status    {translated_word('status', dataset.status)}{reason}",
         f"speech    {duration(dataset.seconds)} in {_files(dataset.num_files)}",
-        *([] if report is None else (line.replace("    ", "", 1) for line in _use(report))),
+        *use,
         f"size      {size(dataset.size)}",
         f"sha256    {dataset.sha256}",
         *(f"note      {note}" for note in dataset.notes),

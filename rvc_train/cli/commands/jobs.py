@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
+from rvc_engine.names.voices import storable
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table, without_control
@@ -18,6 +19,7 @@ from rvc_train.cli.training_options import training_config, with_training_option
 from rvc_train.cli.validation import validated
 from rvc_train.cli.watch import print_outcome, watch
 from rvc_train.errors import UsageError
+from rvc_train.http.files import free_paths
 from rvc_train.schemas.jobs import JobCreate, JobPublic
 
 JobArgument = Annotated[str, typer.Argument(metavar="JOB", help="Id, unique prefix of one, or `last`.")]
@@ -74,6 +76,11 @@ def submit(
     job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))
     if job.content_notice:
         session.output.warning(job.content_notice)
+    if not name.isascii():
+        session.output.warning(
+            f"RVC on Windows cannot open {name}.index, whose name is not ASCII, and converts without it; rename it "
+            "there, together with the .pth"
+        )
     if watch_it:
         session.output.note(f"{job.id}  {job.name}  {translated_word('status', job.status)}")
         raise typer.Exit(_watch_until_end(session, job))
@@ -178,17 +185,23 @@ def download(
     session: Session,
     job: JobArgument,
     folder: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="Folder for the files.")] = Path(),
+    force: Annotated[bool, typer.Option("--force", help="Replace other files of the same names.")] = False,
 ) -> None:
-    """Download the voice and its index; an interrupted download resumes."""
+    """Download the voice and its index; an interrupted download resumes. Other files of their names stay."""
     found = session.client.find_job(job)
     files = session.client.artifacts(found.id)
     if not files:
         raise UsageError(f"the job {found.id} has no files yet; it is {found.status}")
-    paths = []
+    paths = free_paths(folder, files, replace=force)
+    if paths[0].name != storable(files[0].name):
+        session.output.warning(
+            f"{folder} has other files of these names, which stay: the new ones are {paths[0].name} and so on; replace "
+            "them with --force"
+        )
     with session.output.transfer_bar() as bar:
-        for file in files:
+        for file, path in zip(files, paths, strict=True):
             report_progress = partial(_show_transfer, bar, bar.add_task(file.name, total=file.size))
-            paths.append(session.client.download_artifact(file, folder, report_progress))
+            session.client.download_artifact(file, folder, report_progress, path=path)
     rows = [
         {"path": str(path), "size": file.size, "sha256": file.sha256} for path, file in zip(paths, files, strict=True)
     ]

@@ -16,6 +16,7 @@ from rvc_engine.child_processes import inherited_environment, name_collision, py
 from rvc_engine.installation import install_command
 from rvc_engine.translation.programs import echo
 from rvc_train.cli import exit_codes
+from rvc_train.cli.data_folders import VARIABLE, default_data_folder
 
 _SETTINGS = (
     "Settings come from environment variables that begin with RVC_TRAIN_, such as {examples}; "
@@ -59,6 +60,7 @@ def _become(module: str, *arguments: str, extra: str) -> NoReturn:
         echo(f"error: {collision}", err=True)
         sys.exit(exit_codes.USAGE)
     command, environment = python_command(module, *arguments), inherited_environment(os.environ)
+    environment.setdefault(VARIABLE, str(default_data_folder()))
     if sys.platform == "win32":  # has no call that replaces a process
         sys.exit(subprocess.call(command, env=environment))
     os.execve(command[0], command, environment)  # noqa: S606 - no shell is the point

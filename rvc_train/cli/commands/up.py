@@ -6,23 +6,28 @@ import re
 import signal
 import sys
 import threading
-from pathlib import Path
+from itertools import islice
 from types import FrameType
 from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from rvc_train.cli.browser import has_display, open_browser, sign_in_link
+from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
+from rvc_train.cli.commands.setup import DataOption, prepare
+from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
 from rvc_train.cli.output import Output
 from rvc_train.cli.services import Services
 from rvc_train.cli.session import CommandContext, OutputCommand
 from rvc_train.cli.settings import TOKEN_VARIABLE
 from rvc_train.client import Client, connect
 from rvc_train.errors import ClientError, UsageError
+from rvc_train.http.authorization import recorded_token
 from rvc_train.local_servers import is_loopback
+from rvc_train.schemas.jobs import JobStatus
 
 DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
+MOST_COUNTED = 2000
 COLOURS = {"server": "cyan", "worker": "magenta"}
 
 
@@ -43,12 +48,7 @@ def up(
         typer.Option(envvar="RVC_TRAIN_HOST", help="Address to listen on. Default: of this machine only."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
-    data: Annotated[
-        Path,
-        typer.Option(
-            envvar="RVC_TRAIN_DATA_FOLDER", metavar="DIR", help="Folder for recordings, voices and the database."
-        ),
-    ] = Path("data"),
+    data: DataOption = None,
     device: Annotated[
         str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu or cuda:N.")
     ] = "auto",
@@ -71,28 +71,52 @@ def up(
     no_browser: Annotated[
         bool, typer.Option("--no-browser", help="Do not open the page in a browser at the first start.")
     ] = False,
+    setup: Annotated[
+        bool, typer.Option("--setup", help="Download first the published weights that a good voice needs.")
+    ] = False,
 ) -> None:
     """Start a server and workers. Ctrl-C stops them; running jobs continue at the next start."""
     signal.signal(signal.SIGTERM, _raise_stopped)
     output = context.output
+    folder = (data or default_data_folder()).resolve()
     services = Services(
-        data_folder=data.resolve(),
+        data_folder=folder,
         host=host,
         port=port,
         devices=_devices(device if devices is None else devices),
         token=token or os.environ.get(TOKEN_VARIABLE) or None,
         relay=lambda name, line: relay(output, name, line),
     )
-    may_open = not no_browser and not (services.data_folder / "instance.json").exists()
-    with contextlib.suppress(KeyboardInterrupt, Stopped), services:
+    is_new, last = not is_data_folder(folder), last_data_folder()
+    may_open = not no_browser and is_new
+    if is_new and last not in {None, folder}:
+        output.note(f"{folder} is new; the data folder used last is {last}: for its voices, start with --data {last}")
+    with contextlib.suppress(KeyboardInterrupt, Stopped), contextlib.ExitStack() as stack:
+        if setup or is_new:
+            prepare(output, folder, fetches=setup)
+        stack.enter_context(services)
+        remember_data_folder(folder)
+        contents = _contents(services)
         output.note(f"ready: {services.url}   data: {services.data_folder}   stop with Ctrl-C")
+        if contents is not None:
+            output.note(f"in {folder}: {contents['num_voices']} voices, {contents['num_jobs']} jobs")
         if output.as_json:
-            output.json({"url": services.url, "data": str(services.data_folder)}, indent=None)
+            output.json({"url": services.url, "data": str(folder), **(contents or {})}, indent=None)
         print_sign_in(output, services, may_open=may_open)
         wait = threading.Event()
         while not wait.wait(0.5):
             services.watch_once()
     output.note("stopped")
+
+
+def _contents(services: Services) -> dict[str, int] | None:
+    """Numbers of voices and jobs, of the newest MOST_COUNTED jobs; None where the server's token is not found."""
+    try:
+        with Client(connect(services.url, services.token)) as client:
+            jobs = list(islice(client.jobs(limit=500), MOST_COUNTED))
+    except ClientError:
+        return None
+    return {"num_voices": sum(job.status == JobStatus.SUCCEEDED for job in jobs), "num_jobs": len(jobs)}
 
 
 def _devices(text: str) -> list[str]:
@@ -107,9 +131,10 @@ def _devices(text: str) -> list[str]:
 
 
 def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None:
-    """Print how to sign in to the page, on a terminal with a link; `may_open`: open it where there is a display."""
+    """Print how to sign in to the page, on a terminal with links; `may_open`: open it where there is a display."""
     if output.as_json:
         return
+    shared = shared_address(services.host, services.port)
     if services.token is None and not is_loopback(services.host):
         output.note(
             f"other machines reach this server at {services.host}, and its only token is the one that "
@@ -117,15 +142,24 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
         )
     if not sys.stdout.isatty():  # a link has a code, which belongs in no log
         output.note("sign in to the page with `rvc-train open`")
+        if shared is not None:
+            output.note(f"the page for other devices is at {shared}")
         return
     try:
-        with connect(services.url, services.token) as http:
-            link = sign_in_link(Client(http), services.url)
+        token = services.token or recorded_token(services.url)  # its own server, whatever its address
+        with connect(services.url, token) as http:
+            client = Client(http)
+            link = sign_in_link(client, services.url)
+            shared_link = None if shared is None else sign_in_link(client, shared)
     except ClientError:  # without a config folder the server printed its token; it is sent to loopback only
-        output.note(f"sign in at {services.url}/sign-in with the server's token")
+        output.note(f"sign in at {shared or services.url}/sign-in with the server's token")
         return
     is_opened = may_open and has_display() and open_browser(link)
     output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
+    if shared_link is not None:
+        output.note(f"from another device, within ten minutes, at {shared_link}")
+        if (sys.stdout.encoding or "").lower().startswith("utf"):
+            output.note(qr_code(shared_link))
 
 
 def relay(output: Output, name: str, line: str) -> None:

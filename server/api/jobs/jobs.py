@@ -1,16 +1,16 @@
 """Routes of jobs: submit, list, edit, control, retry, delete."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import TypeAdapter, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from rvc_train.schemas.access import Scope
-from rvc_train.schemas.base import Page
 from rvc_train.schemas.jobs import (
     MAX_LABELS,
     JobCreate,
+    JobList,
     JobPatch,
     JobPublic,
     JobRetry,
@@ -32,6 +32,7 @@ from server.http.query_parameters import LABEL
 from server.http.threads import to_write
 from server.job_store.idempotency import IdempotentRequest, fingerprint
 from server.jobs.serializers import job_etag, jobs_public, update_tags
+from server.jobs.service import JobFilter
 from server.jobs.submission import Submission, request_fingerprint
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
@@ -148,23 +149,21 @@ def list_jobs(
     search: Annotated[
         str | None, Query(max_length=200, description="Only jobs whose voice's name contains this.")
     ] = None,
+    sort: Annotated[
+        Literal["newest", "queue"],
+        Query(description="`queue`: only queued jobs, in the order in which they will run."),
+    ] = "newest",
+    counts: Annotated[bool, Query(description="Also count the jobs that match, by status.")] = False,
     limit: Limit = 20,
-) -> Page[JobPublic]:
+) -> JobList:
     """List your jobs, newest first. `label.<key>=<value>` in the query selects by label; it may be repeated."""
-    jobs, has_more = context.jobs.list(
-        statuses=status or (),
-        dataset_id=dataset,
-        name=name,
-        id_prefix=id_prefix,
-        search=search,
-        labels=_labels(request),
-        owner=owner_filter,
-        after=after,
-        limit=limit,
-    )
+    wanted = JobFilter(status or (), dataset, name, id_prefix, search, _labels(request), owner_filter)
+    jobs, last = (context.jobs.queue if sort == "queue" else context.jobs.list)(wanted, after, limit)
     with read_session(context.engine) as session:
         data = jobs_public(session, jobs, context.estimator, utc_now())
-    return _CURSORS.page(request, response, data, jobs[-1].number if has_more else None)
+    page = _CURSORS.page(request, response, data, last)
+    found = context.jobs.counts(wanted) if counts else None
+    return JobList(data=data, has_more=page.has_more, next_cursor=page.next_cursor, counts=found)
 
 
 def _labels(request: Request) -> dict[str, str]:

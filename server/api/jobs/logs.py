@@ -66,7 +66,7 @@ def get_logs(
     start = _start(path, tail, offset)
     if start > size:
         raise RangeNotSatisfiable(f"the log has {size} bytes; nothing follows after {start}", size)
-    headers = {"Accept-Ranges": "bytes", "X-Log-End": str(size)}
+    headers = {"X-Log-End": str(size)}
     return span_response(path, Span(start, size), headers=headers, media_type=TEXT)
 
 

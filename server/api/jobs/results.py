@@ -5,6 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from rvc_engine.names.voices import voice_file_stem
 from rvc_train.schemas.access import Scope
 from rvc_train.schemas.base import Page
 from rvc_train.schemas.events import MetricSeries
@@ -68,10 +69,18 @@ def list_artifacts(
     ),
 )
 @requires(Scope.READ)
-def get_zip(job_id: str, context: Context) -> Response:
+def get_zip(
+    job_id: str,
+    context: Context,
+    names: Annotated[
+        list[str] | None, Query(alias="name", description="Only the file of this name; may be repeated.")
+    ] = None,
+) -> Response:
     """Get all files in one zip, made while it is sent. 404 while there are none."""
     job = context.jobs.get(job_id)
     artifacts = context.job_queries.artifacts(job_id)
+    if names is not None:
+        artifacts = [context.job_queries.artifact(job_id, name) for name in dict.fromkeys(names)]
     if not artifacts:
         raise NotFound(f"the job {job_id} has no files yet")
     files = [(context.storage.resolve(each.path), each.name) for each in artifacts]
@@ -82,7 +91,7 @@ def get_zip(job_id: str, context: Context) -> Response:
     headers = {
         "Accept-Ranges": "none",
         "Content-Length": str(size),
-        "Content-Disposition": content_disposition(f"{job.name}.zip"),
+        "Content-Disposition": content_disposition(f"{voice_file_stem(job.name)}.zip"),
     }
     return StreamingResponse(chunks, headers=headers, media_type="application/zip")
 

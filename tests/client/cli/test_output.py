@@ -6,15 +6,19 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from rvc_train.cli import output
 from rvc_train.cli.browser import page_address
-from rvc_train.cli.output import Output, table
+from rvc_train.cli.output import Output, ago, set_server_time, table
 from rvc_train.cli.session import CommandContext, OutputCommand
+from rvc_train.errors import ClientError
 
 
 def test_names_in_a_table_and_in_a_line_are_shown_as_they_are(capsys):
@@ -76,7 +80,7 @@ def test_the_compose_file_names_the_address_that_it_publishes():
     assert f"RVC_TRAIN_PUBLIC_URL: http://{published[1]}\n" in text
 
 
-def run_failing(error: OSError, *arguments: str) -> Result:
+def run_failing(error: Exception, *arguments: str) -> Result:
     """Run a command that raises an error."""
     app = typer.Typer()
 
@@ -90,9 +94,10 @@ def run_failing(error: OSError, *arguments: str) -> Result:
 def test_a_file_that_cannot_be_read_is_an_error_in_one_sentence():
     error = PermissionError(13, "Permission denied", "/root/voice.wav")
     done = run_failing(error)
-    assert (done.exit_code, done.stdout, done.stderr) == (1, "", "error: /root/voice.wav: Permission denied\n")
+    text = "no permission for /root/voice.wav (Permission denied); check its owner and mode, or use another folder"
+    assert (done.exit_code, done.stdout, done.stderr) == (1, "", f"error: {text}\n")
     done = run_failing(error, "--json")
-    assert json.loads(done.stdout) == {"error": "/root/voice.wav: Permission denied", "exit_code": 1}
+    assert json.loads(done.stdout) == {"error": text, "exit_code": 1}
 
 
 def test_a_closed_pipe_ends_the_program_silently():
@@ -108,3 +113,20 @@ def test_a_name_that_the_streams_encoding_lacks_ends_no_command(as_json, shown):
     )
     assert done.returncode == 0, done.stderr
     assert shown in done.stdout.decode()
+
+
+def test_times_are_compared_with_the_servers_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(output, "_clock", {"difference": timedelta()})
+    there = datetime.now(UTC) - timedelta(hours=2)  # the server's clock is two hours behind
+    assert ago(there).startswith("2 h")
+    set_server_time(format_datetime(there, usegmt=True))
+    assert ago(there) in {"0 s ago", "1 s ago"}
+    set_server_time("no date")
+    assert ago(there - timedelta(minutes=5)).startswith("5 min")
+
+
+def test_debugging_shows_the_traceback_before_the_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RVC_TRAIN_LOG_LEVEL", "debug")
+    done = run_failing(ClientError("there is nothing"))
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.endswith("error: there is nothing\n")

@@ -1,5 +1,7 @@
 """Options override the environment, the environment the config file."""
 
+from pathlib import Path
+
 import pytest
 
 from rvc_train.cli.settings import DEFAULT_SERVER, resolve
@@ -49,3 +51,10 @@ def test_a_proxy_of_the_environment_is_not_asked_for_this_machine(server, monkey
     server.answer = lambda request: request.send_json({})
     with connect(server.url) as http:
         assert http.get("/readyz").status_code == 200
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_file_of_windows_is_read(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_bytes('server = "http://voices.example"\r\n'.encode(encoding))
+    assert resolve(None, None, {}, file).server == "http://voices.example"

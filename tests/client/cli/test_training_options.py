@@ -1,5 +1,6 @@
 """Every training option is a command line option, a text where the config takes texts and numbers."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -47,3 +48,10 @@ def test_an_option_reaches_the_config_as_its_own_kind(words: list[str], field: s
 def test_a_wrong_batch_size_is_refused_with_the_name_of_its_option(word: str) -> None:
     with pytest.raises(UsageError, match=r"--batch-size: .*from 1 to 256, or auto"):
         training_config(None, chosen(f"--batch-size={word}"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_config_of_windows_is_read(tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / "config.json"
+    file.write_bytes('{"total_epochs": 7}\r\n'.encode(encoding))
+    assert training_config(file, {}).total_epochs == 7

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rvc_train.errors import BadDownload, ClientError, ConnectionFailed, UsageError
+from rvc_train.http.files import free_paths
 from rvc_train.http.transport import TRANSFER_RETRIES
 
 
@@ -84,3 +85,31 @@ def test_of_two_downloads_into_one_folder_the_second_is_refused_and_spoils_nothi
     path = client.download_artifact(offered.artifact, tmp_path)
     assert path.read_bytes() == offered.content
     assert [file.name for file in tmp_path.iterdir()] == ["anna.pth"]
+
+
+def test_another_voices_file_stays_and_the_new_one_gets_a_number(server, client, offered, tmp_path):
+    (tmp_path / "anna.pth").write_bytes(b"another voice")
+    (tmp_path / "anna (2).pth").write_bytes(b"x" * len(offered.content))  # of the same size
+    server.answer = offered.serve
+    path = client.download_artifact(offered.artifact, tmp_path)
+    assert path == tmp_path / "anna (3).pth"
+    assert (tmp_path / "anna.pth").read_bytes() == b"another voice"
+    num_requests = len(server.seen)
+    assert client.download_artifact(offered.artifact, tmp_path) == path
+    assert len(server.seen) == num_requests
+    client.download_artifact(offered.artifact, tmp_path, replace=True)
+    assert (tmp_path / "anna.pth").read_bytes() == offered.content
+
+
+def test_the_files_of_a_job_get_one_number_together(offered, tmp_path):
+    voice, index = offered.artifact, offered.artifact.model_copy(update={"name": "anna.index"})
+    (tmp_path / "anna.index").write_bytes(offered.content)  # the same index, of another voice
+    (tmp_path / "anna.pth").write_bytes(b"another voice")
+    assert [path.name for path in free_paths(tmp_path, [voice, index])] == ["anna (2).pth", "anna (2).index"]
+    assert [path.name for path in free_paths(tmp_path, [voice, index], replace=True)] == ["anna.pth", "anna.index"]
+
+
+def test_a_name_of_an_older_server_that_windows_cannot_store_is_mended(server, client, offered, tmp_path):
+    offered.artifact = offered.artifact.model_copy(update={"name": "a:b?.pth"})
+    server.answer = offered.serve
+    assert client.download_artifact(offered.artifact, tmp_path).name == "a_b_.pth"

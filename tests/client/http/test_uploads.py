@@ -3,13 +3,18 @@
 import hashlib
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 
 from rvc_engine.audio.recordings import list_dataset
 from rvc_train.errors import ApiError, BadUpload, ConnectionFailed, UsageError
-from server.datasets.ingest import UnpackLimits, ingest
+from server.datasets.ingest import ingest
+from server.datasets.zips import UnpackLimits
 
 LIMITS = UnpackLimits(100, 10**6, 10**6, 200, 10**12)
 
@@ -41,6 +46,8 @@ class UploadServer:
         """Offset of each piece."""
         self.breaks = []
         """Bytes of each piece after which its connection breaks; later pieces are complete."""
+        self.limit = None
+        """Most bytes of a body that a proxy before the server takes."""
 
     def __call__(self, request):
         match request.command, request.path:
@@ -70,6 +77,10 @@ class UploadServer:
         self.offsets.append(int(request.headers["Upload-Offset"]))
         assert self.offsets[-1] == len(self.bytes)
         length = int(request.headers["Content-Length"])
+        if self.limit is not None and length > self.limit:
+            request.rfile.read(length)
+            request.send(413, b"<html>413 Request Entity Too Large</html>", "text/html")
+            return
         if self.breaks:
             self.bytes += request.rfile.read(min(self.breaks.pop(0), length))
             request.cut()
@@ -210,6 +221,27 @@ def test_a_server_that_takes_nothing_is_given_up_and_the_same_call_goes_on(
     assert list((tmp_path / "memory").iterdir()) == []
 
 
+def test_pieces_are_halved_until_a_proxy_before_the_server_takes_them(upload_server, client, recording):
+    upload_server.limit = 1 << 20
+    calls = []
+    client.upload_dataset([recording], progress=lambda done, total: calls.append(done))
+    assert upload_server.bytes == recording.read_bytes()
+    assert upload_server.offsets == [0, 0, 0, 750_000, 1_500_000, 2_250_000]  # the size that passed is remembered
+    assert calls[-1] == 3_000_000
+
+
+def test_an_upload_in_small_pieces_goes_on_after_broken_connections(upload_server, client, recording):
+    upload_server.limit, upload_server.breaks = 1 << 20, [100_000, 0, 200_000]
+    client.upload_dataset([recording])
+    assert upload_server.bytes == recording.read_bytes()
+
+
+def test_a_proxy_that_takes_no_piece_at_all_is_named_with_the_setting_to_change(upload_server, client, recording):
+    upload_server.limit = 1000
+    with pytest.raises(ApiError, match=r"a proxy before the server .* client_max_body_size"):
+        client.upload_dataset([recording])
+
+
 def test_an_upload_that_the_server_forgot_begins_anew(upload_server, client, server, recording, tmp_path):
     upload_server.breaks = [1_000_000] + [0] * 20
     with pytest.raises(ConnectionFailed):
@@ -249,6 +281,28 @@ def test_a_missing_or_empty_folder_is_an_error_before_anything_is_sent(server, c
     assert server.seen == []
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a shell with limits")
+def test_a_temporary_folder_without_room_for_the_zip_is_named_with_its_variable(tmp_path):
+    for name in ("a.wav", "b.wav"):
+        (tmp_path / name).write_bytes(bytes(600_000))
+    upload = [
+        sys.executable,
+        "-m",
+        "rvc_train.cli.main",
+        "dataset",
+        "upload",
+        str(tmp_path),
+        "--server",
+        "http://[::1]:1",
+    ]
+    limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", *upload]  # kB of a file
+    environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "1000"}
+    done = subprocess.run(limited, check=False, capture_output=True, text=True, env=environment, timeout=60)
+    assert f"the disk of {tmp_path} is full" in done.stderr
+    assert "TMPDIR" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_error_of_a_refused_upload_has_the_servers_message(server, client, tmp_path):
     (tmp_path / "a.wav").write_bytes(b"1")
     server.answer = lambda request: request.send_problem(413, "upload_too_large", "at most 4 GiB are taken")
@@ -268,3 +322,87 @@ def test_fields_at_fault_are_named(server, client):
     server.answer = lambda request: request.send_problem(422, "invalid_request", "the request is wrong", errors=errors)
     with pytest.raises(ApiError, match=r"the request is wrong \(config\.batch_size: must be at least 1\)"):
         client.queue()
+
+
+def zip_with(path, *names):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name)
+    return path
+
+
+def recordings_of(body, tmp_path):
+    """Names that the server gives to the recordings of an upload."""
+    (tmp_path / "sent.zip").write_bytes(body)
+    ingest(tmp_path / "sent.zip", "voice", tmp_path / "ingested", LIMITS)
+    return [recording.name for recording in list_dataset(tmp_path / "ingested").recordings]
+
+
+def test_zips_in_a_folder_are_taken_with_what_is_in_them(upload_server, client, tmp_path):
+    folder = tmp_path / "voice"
+    (folder / "more").mkdir(parents=True)
+    (folder / "a.wav").write_bytes(b"1")
+    zip_with(folder / "more" / "backup.ZIP", "b.wav", "c/d.wav", "notes.txt")
+    contents = []
+    client.upload_dataset([folder], on_contents=contents.append)
+    assert recordings_of(upload_server.bytes, tmp_path) == ["a.wav", "more/backup/b.wav", "more/backup/c/d.wav"]
+    assert [other.name for other in contents[0].left_out] == ["more/backup/notes.txt"]
+
+
+def test_several_zips_are_taken_and_zips_of_one_name_stay_apart(upload_server, client, tmp_path):
+    (tmp_path / "other").mkdir()
+    zips = [zip_with(tmp_path / "anna.zip", "1.wav"), zip_with(tmp_path / "other" / "anna.zip", "2.wav")]
+    (tmp_path / "anna").mkdir()
+    (tmp_path / "anna" / "3.wav").write_bytes(b"3")
+    client.upload_dataset([*zips, tmp_path / "anna"], name="both")
+    found = recordings_of(upload_server.bytes, tmp_path)
+    assert sorted(found) == ["anna (2)/2.wav", "anna.zip/1.wav", "anna/3.wav"]
+
+
+def test_folders_of_one_name_are_two_speakers(upload_server, client, tmp_path):
+    for place in ("one", "two"):
+        (tmp_path / place / "anna").mkdir(parents=True)
+        (tmp_path / place / "anna" / f"{place}.wav").write_bytes(place.encode())
+    folders = [tmp_path / "one" / "anna", tmp_path / "two" / "anna"]
+    client.upload_dataset([*folders, folders[0]], name="both")
+    assert names_in(upload_server.bytes) == ["anna/one.wav", "anna (2)/two.wav"]
+
+
+def test_colons_backslashes_and_bytes_that_are_no_utf8_are_names_too(upload_server, client, tmp_path):
+    folder = tmp_path / "voice"
+    folder.mkdir()
+    names = [b"A: voice.flac", b"1: first.flac", b"AC\\DC.flac", b"AC_DC.flac", b"tab\there.flac", b"tab?here.flac"]
+    names += ["录音/张三.flac".encode("gbk"), "录音/李四.flac".encode("gbk"), "录音/x.flac".encode()]
+    for number, name in enumerate(names):
+        path = os.fsencode(folder) + b"/" + name
+        Path(os.fsdecode(path)).parent.mkdir(exist_ok=True)
+        Path(os.fsdecode(path)).write_bytes(str(number).encode())
+    contents = []
+    client.upload_dataset([folder], on_contents=contents.append)
+    assert contents[0].notes == ["file names that are not UTF-8 were read as GBK"]
+    found = recordings_of(upload_server.bytes, tmp_path)
+    spelled = ["A: voice.flac", "1: first.flac", "AC_DC.flac", "AC_DC (2).flac", "tab?here.flac", "tab?here (2).flac"]
+    assert sorted(found) == sorted([*spelled, "录音 (2)/张三.flac", "录音 (2)/李四.flac", "录音/x.flac"])
+
+
+@pytest.mark.parametrize(
+    "name", ["👩\u200d🎤 vocals", "صدای می\u200cخواهم", "My Voice vol.", "-takes", "x" * 117, "A: live", "CON"]
+)
+def test_a_dataset_may_have_any_name_that_a_folder_has(upload_server, client, tmp_path, name):
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.wav").write_bytes(b"1")
+    client.upload_dataset([tmp_path / name])
+    assert upload_server.name == name
+
+
+def test_a_name_that_is_refused_is_refused_before_anything_is_packed_and_names_the_option(server, client, tmp_path):
+    (tmp_path / "a.wav").write_bytes(b"1")
+    with pytest.raises(UsageError, match=r"--name: the name has 201 characters; choose one of at most 200"):
+        client.upload_dataset([tmp_path / "a.wav"], name="x" * 201)
+    assert server.seen == []
+
+
+def test_the_code_page_of_a_zip_goes_to_the_server(server, upload_server, client, tmp_path):
+    client.upload_dataset([zip_with(tmp_path / "a.zip", "a.wav")], zip_names="gbk")
+    bodies = [json.loads(body) for method, path, _, body in server.seen if path == "/v1/datasets"]
+    assert [body["zip_names"] for body in bodies] == ["gbk", "gbk"]

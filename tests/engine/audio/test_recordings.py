@@ -4,8 +4,11 @@ import json
 import os
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 
+from rvc_engine.audio.reading import read_mono
 from rvc_engine.audio.recordings import MANIFEST, list_dataset, list_folder, list_recordings
 from rvc_engine.errors import InvalidDataset
 
@@ -47,6 +50,41 @@ def test_names_that_begin_with_dots_are_taken_and_litter_is_named_with_its_reaso
         "desktop.ini": "windows",
         "a.zip": "zip",
     }
+
+
+@pytest.mark.parametrize(
+    ("name", "container", "codec"),
+    [
+        ("clip.avi", "avi", "mp2"),
+        ("clip.mpg", "mpeg", "mp2"),
+        ("clip.ts", "mpegts", "aac"),
+        ("clip.mts", "mpegts", "ac3"),
+        ("clip.flv", "flv", "aac"),
+        ("clip.wmv", "asf", "wmav2"),
+        ("ring.m4r", "ipod", "aac"),
+        ("memo.qta", "mov", "aac"),
+        ("no ending", "wav", "pcm_s16le"),
+        ("old.wav.bak", "wav", "pcm_s16le"),
+        ("...and then she said.flac", "flac", "flac"),
+        ("wrong.mp3", "flac", "flac"),
+    ],
+)
+def test_whatever_the_decoder_opens_is_a_recording(dataset: Path, name: str, container: str, codec: str) -> None:
+    with av.open(str(dataset / name), "w", format=container) as file:
+        stream = file.add_stream(codec, rate=44_100)
+        stream.layout, stream.bit_rate = "mono", 96_000
+        resampler = av.AudioResampler(
+            stream.codec_context.format, "mono", 44_100, stream.codec_context.frame_size or 1024
+        )
+        sound = np.sin(np.arange(44_100) / 20).astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(sound[None, :], format="fltp", layout="mono")
+        frame.sample_rate = 44_100
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+    (recording,) = list_recordings(dataset)
+    assert recording.name == name
+    assert len(read_mono(recording.path, 16_000)) == pytest.approx(16_000, abs=2_000)
 
 
 def test_links_are_followed_each_folder_once_and_those_that_lead_nowhere_are_named(tmp_path: Path) -> None:

@@ -163,6 +163,30 @@ def test_time_that_a_cut_off_file_has_lost_is_counted(
     assert summary.dropped_seconds["unreadable"] == pytest.approx(len(speech) / RATE / 2, abs=1)
 
 
+def test_files_that_are_left_out_are_named_in_report_log_and_result(
+    both: Any, save: Save, speech: Sound, dataset: Path, workspace: Workspace, listener: Any
+) -> None:
+    save("a.wav", speech)
+    (dataset / "words.txt").touch()
+    (dataset / "gone.wav").symlink_to(dataset / "nowhere.wav")
+    report, _ = both()
+    expected = {"gone.wav": "a link to nothing", "words.txt": "a text, a document or subtitles"}
+    assert {other.name: other.reason for other in report.left_out} == expected
+    assert "left out of the dataset: 'gone.wav' (a link to nothing), 'words.txt' (a text" in "".join(listener.log)
+    result = json.loads(workspace.slicing_result.read_text())
+    assert {other["name"]: other["reason"] for other in result["left_out"]} == expected
+
+
+def test_crumbs_beside_so_little_that_is_kept_are_not_usable(dataset: Path, save: Save, speech: Sound) -> None:
+    for number in range(10):
+        save(f"{number}.wav", speech[5000:][: int((0.45 if number == 0 else 0.3) * RATE)])
+    report = make_report(dataset)
+    assert not report.usable
+    assert (report.num_usable, report.kept_seconds) == (1, pytest.approx(0.45, abs=0.02))
+    assert "2.7 s more are in sounds shorter than 0.4 s" in str(report.reason)
+    assert "1.wav: all of its sound is shorter than 0.4 s" in str(report.reason)
+
+
 def test_crumbs_are_refused_by_the_report_with_the_words_of_slicing(
     dataset: Path, save: Save, voice: Callable[..., Sound], workspace: Workspace, listener: Any
 ) -> None:
@@ -239,6 +263,31 @@ def test_a_loud_film_does_not_exceed_full_scale_when_its_channels_are_summed(
     assert "too_loud" not in summary.dropped_seconds
     assert np.abs(read_mono(dataset / "film.wav", RATE)).max() == pytest.approx(1, abs=0.01)
     assert report.files[0].over_full_scale_db == 0
+
+
+@pytest.mark.parametrize("gains", [(1, -0.9), (1, -1, 0), (1, -1, 0, 0)])
+def test_of_channels_whose_mix_loses_the_sound_the_loudest_is_used(
+    both: Any, save: Save, speech: Sound, gains: tuple[float, ...]
+) -> None:
+    sound = speech[:, None] * np.array(gains)
+    if len(gains) == 2:  # the second channel is inverted in the second half only
+        sound[: len(sound) // 2, 1] *= -1
+    save("many.wav", sound, subtype="PCM_16")
+    report, summary = both()
+    assert summary.kept_seconds > 15
+    assert f"a mix of its {len(gains)} channels would lose much of the sound" in report.files[0].remarks[0]
+    assert "surround" not in codes(report)
+
+
+@pytest.mark.parametrize("channels", [16, 41])
+def test_many_channels_that_sound_in_turns_are_summed(both: Any, save: Save, speech: Sound, channels: int) -> None:
+    turns = np.arange(len(speech)) * channels // len(speech)
+    save("turns.wav", 0.5 * speech[:, None] * (turns[:, None] == np.arange(channels)), subtype="PCM_16")
+    save("last.wav", 0.5 * speech[:, None] * (np.arange(channels) == channels - 1), subtype="PCM_16")
+    report, summary = both()
+    assert min(each.kept_seconds for each in summary.recordings) > 15
+    assert f"its {channels} channels are summed" in report.files[1].remarks[0]
+    assert "surround" not in codes(report)
 
 
 def test_a_film_longer_than_its_sound_is_not_cut_off(tmp_path: Path, speech: Sound) -> None:

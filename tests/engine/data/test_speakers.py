@@ -1,6 +1,7 @@
 """The speaker of each recording and slice: from folders, a mapping, or Applio's names."""
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,9 @@ from rvc_engine.audio.recordings import Recording, list_recordings
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.speakers import (
     Speakers,
+    check_folder_names,
     index_stem,
+    index_stems,
     recording_folders,
     several_folders_note,
     speaker_ids,
@@ -156,6 +159,22 @@ def test_a_speakers_index_is_listed_but_never_before_a_voices_own() -> None:
     assert rvc_score("anna", added(index_stem("anna", 2, "Trained one"))) == 1
 
 
-@pytest.mark.parametrize("name", ["-x", "a|b", "x" * 150 + "日" * 60])
+@pytest.mark.parametrize("name", ["", "a\nb", "\u202ea", "x" * 150 + "日" * 60])
 def test_a_speaker_whose_name_makes_no_file_name_goes_by_the_number(name: str) -> None:
     assert index_stem("anna", 7, name) == "anna-speaker-7"
+
+
+def test_indexes_of_speakers_never_replace_each_other() -> None:
+    names = {0: "a:b", 1: "a?b", 2: "Bob", 3: "bob", 4: "eve"}
+    stems = ["duo-speaker-0", "duo-speaker-1", "duo-speaker-2", "duo-speaker-3", "duo-eve"]
+    assert index_stems("duo", names) == dict(enumerate(stems))
+
+
+@pytest.mark.parametrize("where", ["", "set/"])
+def test_two_folders_whose_names_look_the_same_never_become_one_speaker(where: str) -> None:
+    decomposed = unicodedata.normalize("NFD", "Zoë")
+    with pytest.raises(InvalidDataset, match=r"'.*Zo\\xeb' and '.*Zoe\\u0308' are both shown as 'Zoë'"):
+        check_folder_names(named(f"{where}Zoë/1.wav", f"{where}{decomposed}/1.wav", f"{where}bob/1.wav"))
+    with pytest.raises(InvalidDataset, match="would become one speaker"):
+        check_folder_names(named("Zoë/anna/1.wav", f"{decomposed}/anna/1.wav"))
+    check_folder_names(named(f"Zoë/{decomposed}.wav", "Zoë/a.wav", "bob/Zoë/1.wav", f"bob/{decomposed}/1.wav"))

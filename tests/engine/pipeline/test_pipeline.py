@@ -14,11 +14,11 @@ from rvc_engine.checkpoints.recovery import load_trained_synthesizer
 from rvc_engine.config import TrainingConfig
 from rvc_engine.data.clips import list_clips, load_clip
 from rvc_engine.errors import ArtifactInvalid, InvalidDataset, MissingWeights
-from rvc_engine.events import ArtifactReady, Event, Metric, Progress, StageChanged
+from rvc_engine.events import STAGES, ArtifactReady, Event, Metric, Progress, StageChanged
 from rvc_engine.hyperparameters import Hyperparameters
 from rvc_engine.machine import Machine
 from rvc_engine.models.synthesizer import Synthesizer
-from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageResult, make_voice
+from rvc_engine.pipeline.pipeline import StageSelection, _Run, _StageResult, make_voice, progress_span
 from rvc_engine.voices import export
 from rvc_engine.workspace.layout import Workspace
 
@@ -211,3 +211,13 @@ def test_another_encoder_in_the_same_workspace_leaves_the_cached_features_alone(
             target.write_bytes(b"other features")
     assert kept
     assert all(path.read_bytes() == data for path, data in kept.items())
+
+
+@pytest.mark.parametrize(("total_epochs", "most"), [(200, 0.02), (10, 0.2)])
+def test_progress_is_a_share_of_time_of_which_many_epochs_take_most(total_epochs: int, most: float) -> None:
+    spans = [progress_span(stage, total_epochs) for stage in STAGES]
+    assert (spans[0][0], spans[-1][1]) == (0, 1)
+    assert [end for _, end in spans[:-1]] == [start for start, _ in spans[1:]]
+    start, end = progress_span("train", total_epochs)
+    assert 0 < start < most
+    assert end > 1 - most / 2

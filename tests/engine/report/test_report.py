@@ -49,7 +49,12 @@ def test_a_text_file_named_wav_is_named_as_the_reason(dataset: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "peak", "reported"), [(0.2, 0.5, "0.2 s"), (30.0, 0.0, "0.0 s"), (30.0, 1e-3, "0.0 s")]
+    ("seconds", "peak", "reported"),
+    [
+        (0.2, 0.5, "the longest sound without a pause in the dataset is 0.2 s"),
+        (30.0, 0.0, "the dataset has 0.0 s of sound"),
+        (30.0, 1e-3, "the dataset has 0.0 s of sound"),
+    ],
 )
 def test_too_little_sound_is_reported_with_the_number(
     dataset: Path, save: Save, voice: Voice, seconds: float, peak: float, reported: str
@@ -58,7 +63,7 @@ def test_too_little_sound_is_reported_with_the_number(
     report = make_report(dataset)
     assert not report.usable
     assert report.reason is not None
-    assert report.reason.startswith(f"the dataset has {reported} of sound")
+    assert report.reason.startswith(reported)
     assert "a good voice 10 minutes" in report.reason
 
 

@@ -45,6 +45,11 @@ def test_the_catalogue_holds_every_published_pair_under_its_kind():
     assert len({file.key for file in published_files()}) == len(published_files())
 
 
+def test_the_encoder_is_found_as_rvc_and_as_applio_have_it():
+    accepted = {size for file in published_files() if file.id == "hubert" for size in file.sizes}
+    assert accepted == {1492, 189206711, 1388, 378342945}
+
+
 def test_an_id_stands_for_all_its_files_and_a_key_for_one(weights):
     assert [file.name for file in weights.files_of("things")] == list(CONTENT)
     assert [file.name for file in weights.files_of("things/b.bin")] == ["b.bin"]
@@ -151,5 +156,8 @@ def test_where_links_are_not_possible_files_are_copied(weights, tmp_path, monkey
 
 
 def test_importing_from_no_folder_is_an_error(weights, tmp_path):
+    (tmp_path / "a.bin").write_bytes(b"no folder")
+    with pytest.raises(InvalidConfig, match="is a file"):
+        weights.import_from(tmp_path / "a.bin")
     with pytest.raises(InvalidConfig, match="there is no folder"):
         weights.import_from(tmp_path / "gone")

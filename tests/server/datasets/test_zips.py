@@ -1,7 +1,10 @@
 """Names of zips from any machine, and zips in zips."""
 
+import io
+import stat
 import unicodedata
 import zipfile
+from dataclasses import replace
 
 import pytest
 
@@ -142,6 +145,24 @@ def test_a_damaged_zip_inside_is_named(ingested, zipped, compression):
     for content in (b"PK\x03\x04 no zip", inner[:-10], b"", inner.replace(b"PK\x01\x02", b"PK\x01\x03")):
         with pytest.raises(UploadRefused, match=r"'x/inner\.zip' in the zip is damaged"):
             ingested(zipped({"a.wav": b"1", "x/inner.zip": content}, compression))
+
+
+def test_many_zips_inside_use_one_temporary_file_and_have_few_notes(ingested, zipped):
+    inner = in_code_page("gbk", "张三/录音.wav")
+    limits = replace(LIMITS, max_files=1000)
+    found, notes = ingested(zipped({f"{n}.zip": inner for n in range(40)}, DEFLATED), limits=limits)
+    assert (len(found), len(notes), notes[-1]) == (40, 11, "names in 30 more zips were read in code pages too")
+
+
+def test_a_link_named_like_a_zip_is_left_out(ingested, zipped, tmp_path):
+    buffer = io.BytesIO(zipped({"a.wav": b"1"}))
+    with zipfile.ZipFile(buffer, "a") as archive:
+        link = zipfile.ZipInfo("b.zip")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    found, notes = ingested(buffer.getvalue())
+    assert found == ["a.wav"]
+    assert "'b.zip' (a link" in notes[0]
 
 
 def test_names_that_are_very_long_stay_apart_in_their_folders(ingested, zipped):

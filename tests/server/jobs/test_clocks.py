@@ -137,6 +137,17 @@ def test_a_worker_that_was_silent_for_hours_before_the_server_started_is_lost_at
     assert statuses(bench, WorkerLiveness(60), bench.clock()) == ["lost"]
 
 
+def test_a_worker_whose_clock_is_hours_behind_is_alive_from_its_next_heartbeat(bench: Any) -> None:
+    late = JobService(bench.jobs.engine, lambda: bench.clock() - timedelta(hours=9))
+    worker_id = late.register_worker("worker", 1, "there", "cpu")
+    liveness = WorkerLiveness(60)
+    assert statuses(bench, liveness, bench.clock()) == ["lost"]
+    for _ in range(2):
+        bench.clock.advance(10)
+        late.worker_heartbeat(worker_id)
+        assert statuses(bench, liveness, bench.clock()) == ["idle"]
+
+
 def test_times_of_a_shared_database_are_those_of_its_clock_on_every_machine(postgres: Any, tmp_path: Any) -> None:
     """The database's clock is two hours ahead of this machine's."""
     url = postgres.new_database()

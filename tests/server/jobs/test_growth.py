@@ -17,7 +17,7 @@ from server.estimates.estimates import Estimator
 from server.job_store.counts import counts, fold_counts
 from server.job_store.liveness import WorkerLiveness
 from server.jobs.serializers import jobs_public, queue_public
-from server.jobs.service import JobService
+from server.jobs.service import JobFilter, JobService
 from server.metrics import Metrics
 from server.storage.local import Storage
 from server.storage.sizes import JobSizes
@@ -54,8 +54,8 @@ def looks(engine: sa.Engine, jobs: JobService, storage: Storage, worker_id: str)
     estimator, liveness = Estimator(), WorkerLiveness(60)
     metrics, sizes = Metrics(engine, storage, liveness), JobSizes(engine, storage, utc_now)
 
-    def shown(**filters: Any) -> None:
-        found, _ = jobs.list(**filters)
+    def shown(limit: int = 20, **filters: Any) -> None:
+        found, _ = jobs.list(JobFilter(**filters), limit=limit)
         with read_session(engine) as session:
             jobs_public(session, found, estimator, utc_now())
 
@@ -234,7 +234,7 @@ def test_labels_that_change_are_found_and_those_that_are_gone_are_not(bench: Any
     other = bench.job(labels={"a": "1"})
 
     def found(**labels: str) -> list[str]:
-        return [each.id for each in bench.jobs.list(labels=labels)[0]]
+        return [each.id for each in bench.jobs.list(JobFilter(labels=labels))[0]]
 
     assert found(a="1") == [other.id, job.id]
     assert found(a="1", b="2") == [job.id]

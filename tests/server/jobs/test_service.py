@@ -21,7 +21,7 @@ from server.job_store.idempotency import IdempotentRequest
 from server.job_store.leases import EngineProcess, WorkerCommand
 from server.job_store.queries import JobQueries
 from server.jobs.reaper import Reaper
-from server.jobs.service import JobService
+from server.jobs.service import JobFilter, JobService
 from server.jobs.submission import request_fingerprint
 from server.settings import ServerSettings
 from worker.settings import WorkerSettings
@@ -250,6 +250,21 @@ def test_what_the_engine_says_lands_in_the_row_the_events_and_the_metrics(bench)
     assert series["loss/kl"].values == [None]
 
 
+def test_progress_never_decreases_and_failures_are_counted_apart_from_pauses(bench):
+    job = bench.job(max_attempts=2)
+    lease = bench.claim()
+    bench.jobs.record_events(lease, [Progress(stage="train", stage_progress=0.5, progress=0.5)])
+    bench.jobs.pause(job.id)
+    bench.jobs.release(lease, "paused")
+    bench.jobs.resume(job.id)
+    lease = bench.claim()
+    bench.jobs.record_events(lease, [Progress(stage="train", stage_progress=0.4, progress=0.4)])
+    row = bench.jobs.get(job.id)
+    assert (row.progress, row.claims, row.failures) == (0.5, 2, 0)
+    bench.jobs.fail(lease, FailureCode.ENGINE_CRASHED, "it crashed")
+    assert bench.jobs.get(job.id).failures == 1
+
+
 def test_what_training_reached_stays_in_the_row_while_later_stages_run(bench):
     job = bench.job()
     lease = bench.claim()
@@ -397,10 +412,25 @@ def test_a_job_is_deleted_with_all_its_rows_and_only_after_its_end(bench):
 
 def test_lists_are_cut_into_pages_newest_first(bench):
     ids = [bench.job().id for _ in range(5)][::-1]
-    page, has_more = bench.jobs.list(limit=2)
-    assert ([job.id for job in page], has_more) == (ids[:2], True)
-    page, has_more = bench.jobs.list(limit=3, after=page[-1].number)
-    assert ([job.id for job in page], has_more) == (ids[2:], False)
+    page, after = bench.jobs.list(limit=2)
+    assert ([job.id for job in page], after) == (ids[:2], page[-1].number)
+    page, after = bench.jobs.list(limit=3, after=after)
+    assert ([job.id for job in page], after) == (ids[2:], None)
+
+
+def test_a_list_in_the_order_of_the_queue_is_cut_into_pages_and_counted_by_status(bench):
+    ids = {
+        priority: [bench.job(priority=priority, labels={"a": ""}).id for _ in range(2)] for priority in (-100, 0, 100)
+    }
+    in_order = [*ids[100], *ids[0], *ids[-100]]
+    bench.jobs.cancel(in_order.pop(1))
+    bench.job(name="bella")
+    wanted = JobFilter(search="ann", labels={"a": ""})
+    page, after = bench.jobs.queue(wanted, limit=3)
+    assert [job.id for job in page] == in_order[:3]
+    page, after = bench.jobs.queue(wanted, after, limit=3)
+    assert ([job.id for job in page], after) == (in_order[3:], None)
+    assert bench.jobs.counts(wanted) == {"queued": 5, "cancelled": 1}
 
 
 @pytest.mark.sqlite

@@ -101,6 +101,16 @@ def test_static_files_are_asked_about_again_and_seldom_sent_again(http: httpx.Cl
     assert http.get("/assets/js/voices.js", headers={"If-None-Match": first.headers["etag"]}).status_code == 304
 
 
+def test_static_files_that_a_page_names_are_kept_for_good(http: httpx.Client) -> None:
+    named = re.findall(r'(?:src|href)="(/assets/[^"]+)"', http.get("/").text)
+    assert len(named) >= 4
+    for address in named:
+        answer = http.get(address)
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable", address
+    of_another_version = re.sub("/assets/[0-9a-f]+/", "/assets/0123456789abcdef/", named[0])
+    assert http.get(of_another_version).headers["cache-control"] == "no-cache"
+
+
 def test_every_answer_carries_the_headers_that_keep_others_out(http: httpx.Client, live: Any) -> None:
     for path in ("/", "/livez", "/v1/jobs", "/v1/jobs/none", "/nothing", "/static/docs.js"):
         headers = http.get(path).headers

@@ -322,6 +322,22 @@ def test_two_uploads_cannot_both_have_the_same_room(cramped: httpx.Client) -> No
     assert create(cramped, 60_000).status_code == 201
 
 
+def test_an_upload_whose_recordings_have_no_room_does_not_keep_the_disk_full(
+    serve: Callable[..., Any], tmp_path: Path, recordings: Callable[[], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Storage, "free_bytes", lambda _: 30_000)
+    with serve(tmp_path) as server, server.client() as http:
+        content = recordings()  # 40 kB of recordings
+        upload_id = uploaded(http, content)
+        refused = admitted(http, upload_id)
+        assert (refused.status_code, refused.json()["code"]) == (507, "no_space")
+        assert "the upload is deleted" in refused.json()["detail"]
+        assert list((tmp_path / "uploads").iterdir()) == []
+        assert http.head(f"/v1/uploads/{upload_id}", headers=TUS).status_code == 404
+        monkeypatch.setattr(Storage, "free_bytes", lambda _: 100_000)
+        assert admitted(http, uploaded(http, content)).status_code == 201
+
+
 def test_of_many_uploads_at_once_only_those_that_have_room_are_taken(
     serve: Callable[..., Any], tmp_path: Path, any_database: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

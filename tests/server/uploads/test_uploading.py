@@ -15,6 +15,7 @@ from rvc_train.schemas.datasets import DatasetReport, DatasetStatus, RecordingRe
 from server.database.engine import read_session, write_session
 from server.database.tables import Dataset
 from server.datasets.ingest import ingest
+from tests.raw_zips import raw_zip
 
 
 @pytest.fixture
@@ -308,3 +309,34 @@ def test_a_large_upload_is_never_held_in_memory(tmp_path, serve):
 def peak_bytes():
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM"))
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("AC%2FDC", "AC/DC"),
+        ("a%2Fcontent%2Fb", "a/content/b"),
+        ("..%2Fx", "../x"),
+        ("-takes.%20", "-takes."),
+        ("CON", "CON"),
+    ],
+)
+def test_a_datasets_name_is_no_path(put, http, path, name):
+    answer = put(b"RIFF " + name.encode(), path)
+    assert (answer.status_code, answer.json().get("name")) == (201, name), answer.text
+
+
+def test_a_zip_read_in_another_code_page_is_another_dataset_of_the_same_bytes(http):
+    content = raw_zip([("משה/דוד.wav".encode("cp1255"), b"RIFF"), (b"a/b.wav", b"RIFF")])
+    guessed = http.put("/v1/datasets/anna/content", content=content).json()
+    assert "this is a guess" in guessed["notes"][0]
+    decided = http.put("/v1/datasets/anna/content?zip_names=windows-1255", content=content)
+    assert (decided.status_code, decided.json()["zip_names"]) == (201, "cp1255")
+    assert decided.json()["notes"] == ["names in the zip were read as CP1255 (Hebrew, Windows)"]
+    assert decided.json()["id"] != guessed["id"]
+    by_hash = {"name": "other", "sha256": guessed["sha256"]}
+    assert http.post("/v1/datasets", json=by_hash | {"zip_names": "cp862"}).status_code == 404
+    linked = http.post("/v1/datasets", json=by_hash | {"zip_names": "cp1255"}).json()
+    assert linked["notes"] == decided.json()["notes"]
+    refused = http.put("/v1/datasets/anna/content?zip_names=nonsense", content=content)
+    assert (refused.status_code, "use one of shift-jis" in refused.text) == (422, True)

@@ -3,7 +3,7 @@
 import { get, post, remove, withQuery } from "./api.js";
 import { at, h } from "./dom.js";
 import { attempt, confirm, may, notify } from "./shell.js";
-import { t } from "./words.js";
+import { size, t } from "./words.js";
 
 export const OVER = ["succeeded", "failed", "cancelled"];
 export const isOver = (job) => OVER.includes(job.status);
@@ -35,24 +35,28 @@ async function cancel(job) {
   if (await confirm(question)) await post(path(job, "/cancel"));
 }
 
-/** Retry from the last checkpoint; without one, from the start. */
+/** Retry from the last checkpoint; without one, from the start. The new job's page is opened. */
 async function retry(job) {
   const saved = await get(withQuery(path(job, "/events"), { type: "checkpoint_saved", limit: 1 }));
   const from = saved.data.length || job.retry_from === "checkpoint" ? "checkpoint" : "start";
   const made = await post(path(job, "/retry"), { from, fetch_weights: true });
-  notify(t("said.retried", { name: job.name }), {
-    action: { label: t("action.open"), run: () => location.assign(at(`/jobs/${made.id}`)) },
-  });
+  location.assign(at(`/jobs/${made.id}`));
 }
 
 async function erase(job) {
   const question = { title: t("ask.delete.title", { name: job.name }), text: t("ask.delete.text"), button: t("action.delete") };
   if (!(await confirm(question))) return false;
   await remove(path(job));
-  notify(t("said.deleted", { name: job.name }));
+  notify(job.disk_bytes ? t("said.deleted_freed", { name: job.name, size: size(job.disk_bytes) }) : t("said.deleted", { name: job.name }));
   if (location.pathname.startsWith(at("/jobs/"))) location.assign(at("/"));
   return true;
 }
+
+/** Whether an action is possible, by the job's status. */
+export const fits = (name, job) => DEEDS[name].fits(job);
+
+/** The request of an action, without its question. */
+export const requestOf = (name, job) => (name === "delete" ? remove(path(job)) : post(path(job, `/${name}`)));
 
 /** Put the buttons of a job's possible actions into `place`; `after` runs after an action. None for read-only callers. */
 export async function showActions(place, job, after) {

@@ -21,8 +21,8 @@ export class Unreachable extends Error {
 
 const known = new Map();
 
-/** One request; the answer's JSON, or null where it has none. Throws ApiError or Unreachable; without a token, redirects to sign in. */
-export async function request(method, path, { body, headers = {}, signal } = {}) {
+/** One request's answer. Throws Unreachable; without a token, redirects to sign in. */
+async function send(method, path, { body, headers = {}, signal } = {}) {
   const sent = { method, headers: { Accept: "application/json", ...headers }, signal, credentials: "same-origin" };
   if (body !== undefined) {
     sent.body = JSON.stringify(body);
@@ -40,16 +40,36 @@ export async function request(method, path, { body, headers = {}, signal } = {})
   if (answer.status === 401 && location.pathname !== at("/sign-in")) {
     location.assign(`${at("/sign-in")}?next=${encodeURIComponent(location.pathname + location.search)}`);
   }
-  if (answer.status === 304) return known.get(path).value;
-  const value = answer.status === 204 ? null : await answer.json().catch(() => undefined);
-  if (!answer.ok) throw new ApiError(answer.status, value ?? {});
-  if (value === undefined) { // the connection broke within the answer
+  return answer;
+}
+
+/** The body of an answer, read by `read`. Throws Unreachable where the connection broke within it. */
+async function bodyOf(answer, read) {
+  try {
+    return await answer[read]();
+  } catch (fault) {
+    if (fault.name === "AbortError" || !answer.ok) throw fault;
     setAway(true);
     throw new Unreachable();
   }
+}
+
+/** One request; the answer's JSON, or null where it has none. Throws ApiError or Unreachable. */
+export async function request(method, path, options) {
+  const answer = await send(method, path, options);
+  if (answer.status === 304) return known.get(path).value;
+  if (!answer.ok) throw new ApiError(answer.status, await answer.json().catch(() => ({})));
+  const value = answer.status === 204 ? null : await bodyOf(answer, "json");
   const etag = answer.headers.get("ETag");
   if (method === "GET" && etag) known.set(path, { etag, value });
   return value;
+}
+
+/** The bytes of a file, and the answer's headers. Throws ApiError or Unreachable. */
+export async function getBytes(path) {
+  const answer = await send("GET", path, { headers: { Accept: "*/*" } });
+  if (!answer.ok) throw new ApiError(answer.status, await answer.json().catch(() => ({})));
+  return { bytes: new Uint8Array(await bodyOf(answer, "arrayBuffer")), headers: answer.headers };
 }
 
 /** A GET with an ETag: cheap when nothing has changed. */
@@ -87,6 +107,17 @@ export async function all(path, most = 1000) {
   return found;
 }
 
+/** A module that is loaded when it is needed: `later(() => import("./x.js"))`. Throws Unreachable. */
+export async function later(load) {
+  try {
+    return await load();
+  } catch (fault) {
+    if (!(fault instanceof TypeError)) throw fault; // an error of the module itself
+    setAway(true);
+    throw new Unreachable();
+  }
+}
+
 /** Run `work`, and again while the server is unreachable. */
 export async function retryUnreachable(work) {
   for (;;) {
@@ -105,12 +136,22 @@ export function setAway(isAway) {
   if (line) line.hidden = !isAway;
 }
 
-/** Run `work` now, and again `seconds()` after its end while the page is visible. `again()` runs it at once. */
-export function repeat(work, seconds) {
+/**
+ * Run `work` now, and again `seconds()` after its end while the page is visible; while it is hidden, `hiddenSeconds()` after.
+ * `again()` runs it at once.
+ */
+export function repeat(work, seconds, hiddenSeconds = () => Infinity) {
   let timer = null;
   let running = false;
   let wanted = false;
   let patience = 1;
+  function plan() {
+    clearTimeout(timer);
+    const usual = document.hidden ? hiddenSeconds() : seconds();
+    const wait = wanted && !document.hidden ? 0 : 1000 * Math.max(usual, patience > 1 ? patience : 0);
+    wanted = false;
+    if (Number.isFinite(wait)) timer = setTimeout(run, wait);
+  }
   async function run() {
     clearTimeout(timer);
     if (running) {
@@ -126,12 +167,13 @@ export function repeat(work, seconds) {
       patience = Math.min(patience * 2, 15);
     } finally {
       running = false;
-      const wait = wanted ? 0 : 1000 * Math.max(seconds(), patience > 1 ? patience : 0);
-      wanted = false;
-      if (Number.isFinite(wait) && !document.hidden) timer = setTimeout(run, wait);
+      plan();
     }
   }
-  document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : run()));
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) run();
+    else if (!running) plan();
+  });
   run();
   return { again: run };
 }

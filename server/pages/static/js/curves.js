@@ -3,20 +3,22 @@
 import uPlot from "../vendor/uplot/uPlot.esm.js";
 import { get, repeat, withQuery } from "./api.js";
 import { byId, h } from "./dom.js";
-import { attempt } from "./shell.js";
-import { figure, has, mark, t } from "./words.js";
+import { figure, has, marks, t } from "./words.js";
 
 const ORDER = [
   "loss/mel", "loss/kl", "loss/fm", "loss/gen", "loss/disc", "learning_rate", "grad_norm/g", "grad_norm/d",
-  "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "speed/clips_per_second", "speed/machine_share",
+  "eval/mel", "eval/f0_cents", "eval/voicing", "eval/similarity", "eval/mel_posterior", "speed/clips_per_second",
 ];
 const MOST_POINTS = 1200;
-/** The most jobs to compare with: the number of colours. */
-const MOST_OTHERS = 4;
+/** Curves that help nobody to judge a voice. */
+const LEFT_OUT = ["speed/machine_share"];
+const COLOURS = ["--accent", "#2f7fc1", "#2f9e5b", "#a855b5", "#b58900"];
 
 export class Curves {
-  constructor(jobId, place, zoomOut) {
-    this.jobs = [{ id: jobId, name: "" }];
+  /** `jobs()`: those whose curves are shown, `{id, name}`; the page's own first. */
+  constructor(jobs, place, zoomOut) {
+    this.jobsNow = jobs;
+    this.jobs = jobs();
     this.place = place;
     this.zoomOut = zoomOut;
     this.charts = new Map();
@@ -29,20 +31,26 @@ export class Curves {
     new ResizeObserver(() => this.resize()).observe(place);
   }
 
-  start(smoothing, menu, list) {
+  start(smoothing) {
     this.smoothing = Number(smoothing.value);
     smoothing.addEventListener("input", () => {
       this.smoothing = Number(smoothing.value);
       this.draw();
     });
-    menu.addEventListener("toggle", () => menu.open && attempt(() => this.offer(list)));
     this.isDue = true;
     this.ticking = repeat(() => (this.isDue ? this.load() : null), () => 3);
   }
 
-  /** New values exist; they are fetched at most every few seconds. */
-  mayLoad() {
+  /** Fetch the values soon, if the job has had another event since the last call: `seq` is the newest one's number. */
+  mayLoad(seq) {
+    if (seq !== this.seq) this.isDue = true;
+    this.seq = seq;
+  }
+
+  /** Fetch the values at once: other jobs are to be shown. */
+  renew() {
     this.isDue = true;
+    this.ticking?.again();
   }
 
   /** Fetch the values; they stay due while the server is unreachable. */
@@ -58,10 +66,11 @@ export class Curves {
 
   async ask() {
     const words = { max_points: MOST_POINTS, since_step: this.range ? Math.max(0, Math.floor(this.range[0]) - 1) : null };
+    this.jobs = this.jobsNow();
     const found = await Promise.all(this.jobs.map((job) => get(withQuery(`/v1/jobs/${job.id}/metrics`, words))));
     this.series = new Map();
     found.forEach(({ data }, place) => {
-      for (const one of data) {
+      for (const one of data.filter(({ key }) => !LEFT_OUT.includes(key))) {
         if (!this.series.has(one.key)) this.series.set(one.key, []);
         this.series.get(one.key)[place] = one;
       }
@@ -73,8 +82,9 @@ export class Curves {
     const rank = (key) => (ORDER.indexOf(key) + ORDER.length + 1) % (ORDER.length + 1);
     const keys = [...this.series.keys()].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
     byId("no-curves").hidden = keys.length > 0;
+    const ids = this.jobs.map((job) => job.id).join();
     for (const [key, chart] of this.charts) {
-      if (!this.series.has(key) || chart.count !== this.jobs.length) {
+      if (!this.series.has(key) || chart.of !== ids) {
         chart.plot.destroy();
         chart.element.remove();
         this.charts.delete(key);
@@ -87,9 +97,19 @@ export class Curves {
       const data = aligned(this.jobs.map((_, place) => this.smoothed(key, this.series.get(key)[place])));
       chart.plot.setData(data, false);
       this.scale(chart.plot, data);
-      const newest = this.series.get(key)[0]?.values.findLast((value) => value != null);
-      chart.newest.textContent = figure(newest);
+      this.showValues(chart, null);
     }
+  }
+
+  /** The values of all lines at a place of the steps, or the newest ones. */
+  showValues(chart, place) {
+    const [steps, ...rows] = chart.plot.data;
+    const shown = rows.map((row, n) => {
+      const value = place === null ? row.findLast((one) => one != null) : row[place] ?? near(row, place);
+      return value == null ? null : h("span", { class: `value value-${n}` }, figure(value));
+    });
+    const step = place === null ? null : h("span", {}, t("job.at_step", { step: figure(steps[place]) }));
+    chart.newest.replaceChildren(...[step, ...shown].filter(Boolean));
   }
 
   /** The zoomed or whole range of x, and the range of y that is visible in it. */
@@ -133,8 +153,8 @@ export class Curves {
     const style = getComputedStyle(document.documentElement);
     const colour = (variable) => style.getPropertyValue(variable).trim();
     const axis = { stroke: colour("--muted"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "11px system-ui" };
-    const colours = [colour("--accent"), "#2f7fc1", "#2f9e5b", "#a855b5", "#b58900"];
-    const lines = this.jobs.map((job, place) => ({ label: job.name, stroke: colours[place], width: 1.8, spanGaps: true, points: { show: key.startsWith("eval/") } }));
+    const lines = this.jobs.map((job, place) => ({ label: job.name, stroke: place ? COLOURS[place] : colour(COLOURS[0]), width: 1.8, spanGaps: true, points: { show: key.startsWith("eval/") } }));
+    const chart = { element, newest, of: this.jobs.map((job) => job.id).join() };
     const plot = new uPlot({
       width: frame.clientWidth || 330,
       height: 170,
@@ -142,21 +162,19 @@ export class Curves {
       legend: { show: false },
       scales: { x: { time: false, auto: false }, y: { auto: false } },
       axes: [
-        { ...axis, size: 26, values: (_, ticks) => ticks.map((tick) => figure(tick)) },
-        { ...axis, size: 60, values: (_, ticks) => ticks.map(mark) },
+        { ...axis, size: 26, values: (_, ticks) => marks(ticks) },
+        { ...axis, size: 60, values: (_, ticks) => marks(ticks) },
       ],
       series: [{}, ...lines],
       hooks: {
         setSelect: [(self) => this.selected(self)],
-        setCursor: [(self) => {
-          const place = self.cursor.idx;
-          const value = place == null ? null : self.data[1]?.[place];
-          if (value != null) newest.textContent = `${figure(self.data[0][place])}: ${figure(value)}`;
-        }],
+        setCursor: [(self) => chart.plot && this.showValues(chart, self.cursor.idx ?? null)],
       },
     }, [[], ...lines.map(() => [])], frame);
+    chart.plot = plot;
     plot.over.addEventListener("dblclick", () => this.zoom(null));
-    return { element, plot, newest, count: this.jobs.length };
+    plot.over.addEventListener("touchend", () => setTimeout(() => plot.setCursor({ left: -10, top: -10 }), 3000));
+    return chart;
   }
 
   selected(plot) {
@@ -190,33 +208,12 @@ export class Curves {
     this.charts.clear();
     this.draw();
   }
+}
 
-  /** The jobs to compare with. */
-  async offer(list) {
-    const [own] = this.jobs;
-    const page = await get(withQuery("/v1/jobs", { limit: 50 }));
-    const others = page.data.filter((job) => job.id !== own.id && job.step);
-    own.name = page.data.find((job) => job.id === own.id)?.name ?? "";
-    const boxes = others.map((job) => {
-      const box = h("input", { type: "checkbox", checked: this.jobs.some((one) => one.id === job.id) });
-      box.addEventListener("change", () => {
-        this.jobs = box.checked ? [...this.jobs, { id: job.id, name: job.name }] : this.jobs.filter((one) => one.id !== job.id);
-        showKeys();
-        this.isDue = true;
-        this.ticking.again();
-      });
-      return { job, box, key: h("span") };
-    });
-    const showKeys = () => {
-      for (const { job, box, key } of boxes) {
-        const place = this.jobs.findIndex((one) => one.id === job.id);
-        key.className = place < 0 ? "" : `key key-${place}`;
-        box.disabled = place < 0 && this.jobs.length > MOST_OTHERS;
-      }
-    };
-    showKeys();
-    list.replaceChildren(...(boxes.length ? boxes.map(({ job, box, key }) => h("label", {}, box, key, job.name)) : [h("p", { class: "muted" }, t("job.compare_none"))]));
-  }
+/** The last value of a row before a place: of a series that was measured at other steps. */
+function near(row, place) {
+  for (let n = place; n >= 0; n -= 1) if (row[n] != null) return row[n];
+  return null;
 }
 
 /** Several series on the union of their steps, in uPlot's format. */

@@ -1,29 +1,41 @@
 // One job: progress, curves, saves, log.
 
-import { all, get, retryUnreachable, repeat, withQuery, ApiError } from "./api.js";
+import { get, later, repeat, retryUnreachable, withQuery, ApiError } from "./api.js";
 import { isOver, showActions, statusOf } from "./actions.js";
-import { Curves } from "./curves.js";
+import { Compared } from "./compare.js";
 import { at, byId, h, keyed, root, setText } from "./dom.js";
-import { follow } from "./live.js";
+import { eventText } from "./events.js";
+import { loadFiles } from "./files.js";
 import { Log } from "./log.js";
 import { Saves } from "./saves.js";
-import { attempt, copy, notify } from "./shell.js";
-import { ago, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
+import { attempt } from "./shell.js";
+import { showInTab, startTab } from "./tab.js";
+import { ago, count, duration, figure, has, number, percent, size, span, t, when } from "./words.js";
 
 const id = decodeURIComponent(location.pathname.slice(root.length).split("/")[2] ?? "");
 const base = `/v1/jobs/${id}`;
 const STAGES = ["slice", "pitch", "content", "train", "index", "export"];
-const NOISE = ["progress", "metric"];
+/** All types but those of each step: `progress` and `metric`. */
 const NOTABLE = [
   "created", "validated", "queued", "started", "stage_changed", "warning", "checkpoint_saved", "evaluated", "preview_ready",
   "artifact_published", "pause_requested", "paused", "resumed", "cancel_requested", "retrying", "worker_lost", "succeeded",
   "failed", "cancelled",
 ];
-const curves = new Curves(id, byId("curves"), byId("zoom-out"));
-const saves = new Saves(base);
 let job = null;
+let curves = null;
+const compared = new Compared(() => job, () => {
+  curves?.renew();
+  saves.renew();
+});
+const saves = new Saves(base, () => compared.others);
+const log = new Log(base, {
+  frame: byId("log"), state: byId("log-state"), search: byId("log-search"), next: byId("log-next"),
+  previous: byId("log-previous"), follow: byId("log-follow"),
+});
 let events = [];
 let shownEvents = 60;
+/** Number of the newest event that was asked for. */
+let seen = 0;
 
 // --- the job itself
 
@@ -33,10 +45,10 @@ async function load() {
   } catch (fault) {
     if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
     byId("main").replaceChildren(h("p", { class: "notice" }, t("job.missing")), h("a", { href: "/" }, t("voices.title")));
-    job = { status: "failed" };
+    job = { status: "failed", last_event_seq: 0, isMissing: true };
     return;
   }
-  document.title = `${job.name} · rvc-train`;
+  showInTab(job);
   setText(byId("name"), job.name);
   const pill = byId("status");
   pill.className = `pill ${job.status}`;
@@ -44,15 +56,19 @@ async function load() {
   showActions(byId("actions"), job, () => ticking.again());
   showFailure();
   showProgress();
-  showConfig();
+  showSections();
+  attempt(showConfig);
+  curves?.mayLoad(job.last_event_seq);
+  if (job.last_event_seq > seen) await loadEvents();
 }
 
 function showFailure() {
   byId("failure").hidden = !job.error;
   if (job.error) {
-    setText(byId("failure-message"), job.error.message);
-    const advice = `advice.${job.error.code}`;
-    setText(byId("failure-advice"), has(advice) ? t(advice) : job.error.code);
+    const { code, message } = job.error;
+    setText(byId("failure-title"), has(`failure.${code}`) ? t("job.failed_by", { what: t(`failure.${code}`) }) : t("job.failed"));
+    setText(byId("failure-message"), message);
+    setText(byId("failure-advice"), has(`advice.${code}`) ? t(`advice.${code}`) : code);
   }
   byId("notice").hidden = !job.content_notice || ["failed", "cancelled"].includes(job.status);
   const isOwn = job.config.content === "whisper-tiny" || job.config.content === "local"; // for SPIN the server has a longer warning
@@ -63,7 +79,8 @@ function showProgress() {
   const bar = byId("bar");
   bar.value = job.weights_progress ?? job.progress;
   bar.classList.toggle("done", job.status === "succeeded");
-  setText(byId("percent"), percent(job.weights_progress ?? job.progress));
+  bar.classList.toggle("ended", ["failed", "cancelled", "paused"].includes(job.status));
+  setText(byId("percent"), percent(job.weights_progress ?? job.progress, 1));
   const facts = describe().filter(([, value]) => value != null && value !== "");
   keyed(byId("facts"), facts, ([key]) => key,
     ([key]) => h("div", {}, h("dt", {}, t(`job.fact.${key}`)), h("dd")),
@@ -73,6 +90,17 @@ function showProgress() {
       else setText(place, value);
     });
 }
+
+/** Sections without content are left out: of a job that never began, say. */
+function showSections() {
+  const isUnderWay = !isOver(job) && Boolean(job.stage);
+  byId("curves-section").hidden = !job.step && !isUnderWay && compared.others.length === 0;
+  byId("saves-section").hidden = saves.count === 0 && !isUnderWay;
+  byId("log-section").hidden = isOver(job) && log.isComplete && log.lines.length === 0;
+}
+
+/** How often the job was tried again, after failures only: not after pauses, restarts and lost workers. */
+const numRetries = () => Math.max(0, job.failures - (job.status === "failed" ? 1 : 0));
 
 /** The main facts, by the job's status. */
 function describe() {
@@ -86,36 +114,44 @@ function describe() {
     ["step", job.step && (job.total_steps ? of(job.step, job.total_steps) : number(job.step))],
     ["speed", job.step_seconds && t("job.fact.step_seconds", { time: `${figure(job.step_seconds)} s` })],
     ["samples", isRunning && job.losses["speed/clips_per_second"] ? figure(job.losses["speed/clips_per_second"]) : null],
-    ["share", isRunning && job.losses["speed/machine_share"] ? percent(job.losses["speed/machine_share"]) : null],
-    ["attempt", job.attempt > 1 ? of(job.attempt, job.max_attempts) : null],
+    ["tried", numRetries() ? count("job.tried_again", numRetries()) : null],
     ["took", job.finished_at && job.started_at ? duration((new Date(job.finished_at) - new Date(job.started_at)) / 1000) : null],
+    ["disk", job.disk_bytes ? size(job.disk_bytes) : null],
     ["submitted", ago(job.created_at)],
-    ["from", job.retry_of ? h("a", { href: `/jobs/${job.retry_of}` }, job.retry_of.slice(0, 16)) : null],
+    [job.retry_from === "start" ? "repeats" : "from", job.retry_of ? linkTo(job.retry_of, relatives.get(job.retry_of)) : null],
+    ["retried", retriedAs.length ? h("span", {}, retriedAs.map((one) => linkTo(one.id, `${one.name}, ${ago(one.created_at)}`))) : null],
     ["labels", Object.entries(job.labels).map(([key, value]) => (value ? `${key}=${value}` : key)).join(", ")],
   ];
 }
 
-function showConfig() {
+const relatives = new Map();
+let retriedAs = [];
+const linkTo = (other, name) => h("a", { href: `/jobs/${other}` }, name ?? t("job.another"));
+
+/** The jobs that this one continues, and those that continue it. */
+async function loadRelatives() {
+  const page = await get(withQuery("/v1/jobs", { dataset: job.dataset_id, limit: 100 }));
+  retriedAs = page.data.filter((one) => one.retry_of === id);
+  for (const one of page.data) relatives.set(one.id, `${one.name}, ${ago(one.created_at)}`);
+  showProgress();
+}
+
+/** The settings in words: those that differ from the defaults, and below them the others. */
+async function showConfig() {
   const text = JSON.stringify(job.config, null, 2);
   if (byId("config").dataset.text === text) return;
   byId("config").dataset.text = text;
   const link = byId("config-file");
   if (link.href.startsWith("blob:")) URL.revokeObjectURL(link.href);
-  link.href = URL.createObjectURL(new Blob([text + "\n"], { type: "application/json" }));
+  link.href = URL.createObjectURL(new Blob([`${text}\n`], { type: "application/json" }));
   link.download = `${job.name}.json`;
-  byId("config").replaceChildren(...Object.entries(job.config).map(([key, value]) =>
-    h("div", {}, h("dt", {}, key), h("dd", {}, worded(value)))));
-  attempt(() => retryUnreachable(markOwn));
-}
-
-/** Mark what differs from the defaults. */
-async function markOwn() {
-  const schema = await get("/v1/config-schema");
-  for (const item of byId("config").children) {
-    const key = item.firstElementChild.textContent;
-    const usual = schema.properties?.[key]?.default;
-    item.classList.toggle("own", key in (schema.properties ?? {}) && JSON.stringify(usual ?? null) !== JSON.stringify(job.config[key]));
-  }
+  const properties = (await retryUnreachable(() => get("/v1/config-schema"))).properties ?? {};
+  const isOwn = ([key, value]) => !(key in properties) || JSON.stringify(properties[key].default ?? null) !== JSON.stringify(value);
+  const all = Object.entries(job.config);
+  const line = ([key, value]) => h("div", {}, h("dt", { title: key }, has(`config.${key}`) ? t(`config.${key}`) : key), h("dd", {}, worded(value)));
+  byId("config").replaceChildren(...all.filter(isOwn).map(line));
+  byId("usual").replaceChildren(...all.filter((one) => !isOwn(one)).map(line));
+  byId("config-usual").hidden = byId("usual").children.length === 0;
 }
 
 function worded(value) {
@@ -124,54 +160,27 @@ function worded(value) {
   return typeof value === "object" ? JSON.stringify(value) : String(value);
 }
 
-// --- artifacts
-
-async function loadFiles() {
-  const files = await all(`${base}/artifacts`);
-  byId("files-section").hidden = files.length === 0;
-  byId("zip").href = at(`${base}/artifacts.zip`);
-  keyed(byId("files"), files, (file) => file.id, fileRow, () => {});
-}
-
-function fileRow(file) {
-  const take = () => attempt(async () => {
-    await copy(file.sha256);
-    notify(t("job.copied"));
-  });
-  return h("tr", {},
-    h("td", {}, file.name),
-    h("td", { class: "num" }, size(file.size)),
-    h("td", {}, h("button", { type: "button", class: "quiet mono", onclick: take, title: file.sha256 },
-      h("span", { class: "hidden" }, t("job.copy", { name: file.name })), h("span", { class: "sha" }, file.sha256))),
-    h("td", { class: "num" }, h("a", { class: "button", href: file.url, download: file.name }, t("job.download"))));
-}
-
 // --- events
 
+/** The events since the last look, and what they are about. */
 async function loadEvents() {
-  let after = 0;
+  const first = events.length;
   let page;
-  events = [];
   do {
-    page = await get(withQuery(`${base}/events`, { type: NOTABLE, after, limit: 1000 }));
+    page = await get(withQuery(`${base}/events`, { type: NOTABLE, after: seen, limit: 1000 }));
     events.push(...page.data);
-    after = page.data.at(-1)?.seq ?? after;
+    seen = page.data.at(-1)?.seq ?? seen;
   } while (page.has_more);
+  seen = Math.max(seen, page.last_seq);
+  if (events.length === first) return;
   showEvents();
   showStages();
-  return page.last_seq;
-}
-
-function onEvent(data) {
-  const event = JSON.parse(data);
-  if (event.type === "metric") curves.mayLoad();
-  if (NOISE.includes(event.type)) return;
-  events.push(event);
-  showEvents();
-  if (event.type === "stage_changed") showStages();
-  if (event.type === "artifact_published") attempt(loadFiles);
-  if (event.type === "evaluated" || event.type === "preview_ready") attempt(() => saves.load());
-  ticking.again();
+  const types = new Set(events.slice(first).map((event) => event.type));
+  if (first === 0 || types.has("artifact_published")) attempt(() => retryUnreachable(() => loadFiles(base)));
+  if (first === 0 || types.has("evaluated") || types.has("preview_ready")) attempt(() => retryUnreachable(async () => {
+    await saves.load();
+    showSections();
+  }));
 }
 
 function showEvents() {
@@ -179,7 +188,7 @@ function showEvents() {
   keyed(byId("events"), newest, (event) => event.seq, (event) =>
     h("li", { class: event.level, value: event.seq },
       h("time", { datetime: event.created_at, title: when(event.created_at) }, when(event.created_at)),
-      h("span", {}, event.message)), () => {});
+      h("span", { title: event.message }, eventText(event))), () => {});
   byId("more-events").hidden = events.length <= shownEvents;
 }
 
@@ -209,28 +218,24 @@ byId("more-events").addEventListener("click", () => {
 
 // --- the page
 
-const ticking = repeat(load, () => (!job || isOver(job) ? 15 : 2));
-
-async function start() {
-  const last = await loadEvents();
-  follow((after) => withQuery(`${base}/events`, { after }), last, {
-    onMessage: onEvent,
-    onState: (state) => {
-      if (state === "ended") attempt(() => retryUnreachable(async () => {
-        await Promise.all([load(), loadFiles(), saves.load(), curves.load()]);
-        showStages();
-      }));
-    },
-  });
+/** The charts, whose library is half of all scripts, and the comparison: after the rest. */
+async function startCurves() {
+  const { Curves } = await later(() => import("./curves.js"));
+  curves = new Curves(() => compared.jobs, byId("curves"), byId("zoom-out"));
+  curves.start(byId("smoothing"));
+  log.start(() => isOver(job));
+  attempt(() => retryUnreachable(loadRelatives));
+  await compared.start();
 }
 
-new Log(base, {
-  frame: byId("log"), state: byId("log-state"), search: byId("log-search"), next: byId("log-next"),
-  previous: byId("log-previous"), follow: byId("log-follow"),
-}).start();
+/** Seconds between two looks: while the page is hidden, for its title and the notification at the end. */
+const HIDDEN_SECONDS = 30;
+
+const ticking = repeat(async () => {
+  await load();
+  if (curves === null && !job.isMissing) await startCurves();
+}, () => (job?.isMissing ? Infinity : !job || isOver(job) ? 15 : 2), () => (!job || isOver(job) ? Infinity : HIDDEN_SECONDS));
+
+startTab();
 byId("log-file").href = at(`${base}/logs`);
 byId("log-file").download = `${id}.log`;
-attempt(() => retryUnreachable(start));
-attempt(() => retryUnreachable(loadFiles));
-attempt(() => retryUnreachable(() => saves.load()));
-curves.start(byId("smoothing"), byId("compare"), byId("compare-list"));

@@ -1,8 +1,7 @@
-// A log of any length: only the lines in view are in the page. It is followed while it grows, and searched in the page.
+// A log of any length: only the lines in view are in the page. It is asked for what it grew by, and searched in the page.
 
-import { follow } from "./live.js";
-import { setAway } from "./api.js";
-import { at, h } from "./dom.js";
+import { ApiError, getBytes, repeat } from "./api.js";
+import { h } from "./dom.js";
 import { count, t } from "./words.js";
 
 const LINE = 20;
@@ -14,6 +13,9 @@ export class Log {
   constructor(base, { frame, state, search, next, previous, follow: box }) {
     Object.assign(this, { base, frame, state, search, box });
     this.lines = [];
+    this.end = null;
+    this.isComplete = false;
+    this.scrolledTo = 0;
     this.hits = [];
     this.hit = -1;
     this.drawn = "";
@@ -28,30 +30,35 @@ export class Log {
     box.addEventListener("change", () => this.toEnd());
   }
 
-  /** Show the log so far (the end of a long one), then follow it. */
-  async start() {
-    let text = "";
-    let end = 0;
+  /** Show the log so far (the end of a long one), and what it grows by while the page is visible; `isOver()`: of the job. */
+  start(isOver) {
+    let isGone = false;
+    repeat(async () => {
+      const wasOver = isOver();
+      try {
+        await this.load(wasOver);
+      } catch (fault) {
+        if (!(fault instanceof ApiError) || fault.status !== 404) throw fault;
+        isGone = true;
+      }
+      this.isComplete = wasOver;
+    }, () => (isGone ? Infinity : this.isComplete ? 15 : 2));
+  }
+
+  async load(isComplete) {
+    let answer;
     try {
-      const answer = await fetch(at(`${this.base}/logs?tail=${MOST_LINES}`));
-      if (!answer.ok) return;
-      const whole = await answer.arrayBuffer();
-      const range = /bytes \d+-(\d+)\//.exec(answer.headers.get("Content-Range") ?? "");
-      end = range ? Number(range[1]) + 1 : Number(answer.headers.get("X-Log-End") ?? whole.byteLength);
-      text = new TextDecoder().decode(whole);
-    } catch {
-      setAway(true);
-      setTimeout(() => this.start(), 3000);
+      answer = await getBytes(`${this.base}/logs?${this.end === null ? `tail=${MOST_LINES}` : `offset=${this.end}`}`);
+    } catch (fault) {
+      if (!(fault instanceof ApiError) || fault.status !== 416) throw fault;
+      this.end = null; // the log is shorter than it was: another one, of a server that was restored
+      this.lines = [];
       return;
     }
-    // A last line without a line break is sent again, complete, by the stream.
-    const cut = text.lastIndexOf("\n") + 1;
-    end -= new TextEncoder().encode(text.slice(cut)).length;
-    this.add(text.slice(0, cut).split("\n").slice(0, -1));
-    follow((after) => `${this.base}/logs?follow=true&offset=${after}`, end, {
-      onMessage: (line) => this.add([line]),
-      onState: (state) => { this.state.dataset.live = state; this.update(); },
-    });
+    // A last line without a line break is left for later: it may still grow.
+    const cut = isComplete ? answer.bytes.length : answer.bytes.lastIndexOf(10) + 1;
+    this.end = Number(answer.headers.get("X-Log-End")) - (answer.bytes.length - cut);
+    if (cut) this.add(new TextDecoder().decode(answer.bytes.subarray(0, cut)).replace(/\r?\n$/, "").split(/\r?\n/));
   }
 
   add(lines) {
@@ -76,9 +83,10 @@ export class Log {
     if (this.box.checked) this.frame.scrollTop = this.frame.scrollHeight;
   }
 
+  /** Upwards is never scrolled but by the reader: following the log ends then. */
   onScroll() {
-    const isAtEnd = this.frame.scrollTop + this.frame.clientHeight >= this.frame.scrollHeight - 2 * LINE;
-    if (!isAtEnd && document.activeElement === this.frame) this.box.checked = false;
+    if (this.frame.scrollTop < this.scrolledTo - 1) this.box.checked = false;
+    this.scrolledTo = this.frame.scrollTop;
     this.draw();
   }
 
@@ -132,7 +140,7 @@ export class Log {
   update() {
     const found = this.hits.length ? t("job.log_hits", { n: this.hit + 1, total: this.hits.length }) : t("job.log_none");
     const words = this.search.value ? found : count("job.log_lines", this.lines.length);
-    this.state.textContent = this.state.dataset.live === "reconnecting" ? `${words} · ${t("live.reconnecting")}` : words;
+    this.state.textContent = words;
   }
 }
 

@@ -8,7 +8,7 @@ import { about, forgetEstimate, showEstimate } from "./new/estimate.js";
 import { proposedName, sameName } from "./new/names.js";
 import { Needs } from "./new/needs.js";
 import { admit, chosen, collected, forgetBegun, isBegun, numBegun, UploadBody, same, Sending } from "./new/sending.js";
-import { recordingsAmong } from "./new/file_rules.js";
+import { loadRules, recordingsAmong } from "./new/file_rules.js";
 import { isUnderWay, showReport } from "./new/report.js";
 import { Settings } from "./new/settings.js";
 import { attempt, confirm, may, notify } from "./shell.js";
@@ -42,6 +42,7 @@ async function send(chosenFiles) {
   const files = await recordingsAmong(chosenFiles);
   if (!files.length) return;
   const uploadBody = new UploadBody(files);
+  const zipNames = byId("zip-names").value;
   const name = proposedName(files);
   byId("drop").hidden = true;
   byId("unfinished").hidden = true;
@@ -52,13 +53,13 @@ async function send(chosenFiles) {
   sending.size = uploadBody.size;
   onProgress(0);
   try {
-    const known = await alreadyThere(uploadBody);
+    const known = await alreadyThere(uploadBody, zipNames);
     if (known) attempt(() => use(known));
     else if (isBegun(uploadBody)) notify(t("new.resumed"));
     const uploadId = known || sending.isStopped ? null : await sending.run();
     if (uploadId) {
       byId("sending-state").textContent = t("new.admitting");
-      const made = await admit(name, uploadId);
+      const made = await admit(name, uploadId, zipNames);
       sending.done();
       attempt(() => use(made));
     }
@@ -73,11 +74,11 @@ async function send(chosenFiles) {
 }
 
 /** The dataset of the same bytes, if there is one: then nothing is uploaded. */
-async function alreadyThere(uploadBody) {
+async function alreadyThere(uploadBody, zipNames) {
   byId("sending-pause").hidden = true;
   const looked = (bytes) => { byId("sending-state").textContent = `${t("new.looking")} ${percent(bytes / uploadBody.size)}`; };
   try {
-    const found = await same(uploadBody, looked, () => !sending.isStopped);
+    const found = await same(uploadBody, zipNames, looked, () => !sending.isStopped);
     if (found) notify(t("new.already_there", { name: found.name }));
     return found;
   } finally {
@@ -296,6 +297,7 @@ function show(field) {
 }
 
 function ready() {
+  byId("name-hint").hidden = !/[^\x00-\x7f]/.test(form.elements.name.value);
   const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
   byId("submit").disabled = !isReady || !isValid;
   byId("submit-help").hidden = isReady;
@@ -385,6 +387,7 @@ async function start() {
     return;
   }
   startSending();
+  attempt(loadRules);
   attempt(showUnfinished);
   await settings.start();
   choices.present = new Set((await all("/v1/weights")).filter((one) => one.is_present).map((one) => one.id));

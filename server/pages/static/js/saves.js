@@ -1,89 +1,241 @@
-// Scores of each save, and its audio beside the recording.
+// Scores of each save, and its audio beside the recording, another save, or another run.
 
-import WaveSurfer from "../vendor/wavesurfer/wavesurfer.esm.js";
-import { all } from "./api.js";
+import { all, later, retryUnreachable } from "./api.js";
 import { at, byId, h, keyed } from "./dom.js";
 import { duration, figure, percent, t } from "./words.js";
 
 const nonce = document.querySelector("meta[name=style-nonce]").content;
+const SCORES = ["mel", "f0_cents", "voicing", "similarity"];
+/** A semitone, in cents: from here on a melody sounds wrong. */
+const SEMITONE = 100;
+/** Share of frames voiced wrongly from which the voice audibly breaks. */
+const MUCH_VOICING = 0.15;
+const FIRST_SHOWN = 10;
+
+/** A save's sound in a word, by those scores that have an absolute scale. */
+export function verdict(scores) {
+  const cents = scores["eval/f0_cents"];
+  const voicing = scores["eval/voicing"];
+  if (cents >= SEMITONE) return "pitch_off";
+  if (cents >= SEMITONE / 2) return "pitch_unsteady";
+  if (voicing >= MUCH_VOICING) return "breaks";
+  return cents == null && voicing == null ? null : "right";
+}
+
+/** A score as it is shown. */
+export const scoreText = (scores, key) => {
+  const value = scores[`eval/${key}`];
+  return key === "voicing" && value != null ? percent(value) : figure(value);
+};
 
 export class Saves {
-  constructor(base) {
-    this.base = base;
+  /** `others()`: the other runs of a comparison, each `{id, name, previews}`. */
+  constructor(base, others = () => []) {
+    Object.assign(this, { base, others });
     this.step = null;
+    this.isChosen = false;
+    this.against = null;
     this.players = [];
+    this.saves = [];
+    this.previews = [];
+    this.most = FIRST_SHOWN;
+    byId("more-saves").addEventListener("click", () => {
+      this.most = Infinity;
+      this.draw();
+    });
+    document.addEventListener("keydown", (event) => {
+      const isTyping = event.target.closest?.("input:not([type=radio]), select, textarea");
+      if (event.key === "x" && !isTyping && !event.ctrlKey && !event.metaKey) this.players.find((one) => one.isLast)?.next();
+    });
   }
 
   async load() {
-    const [saves, previews] = await Promise.all([all(`${this.base}/checkpoints`, Infinity), all(`${this.base}/previews`, Infinity)]);
+    [this.saves, this.previews] = await Promise.all([all(`${this.base}/checkpoints`, Infinity), all(`${this.base}/previews`, Infinity)]);
+    const known = new Set(this.previews.map((one) => one.step));
+    const wanted = [this.saves.find((one) => one.is_best)?.step, this.previews.at(-1)?.step].find((step) => known.has(step));
+    if (!this.isChosen && wanted !== undefined && wanted !== this.step && !this.players.some((one) => one.isPlaying)) this.step = wanted;
+    this.draw();
+  }
+
+  get count() {
+    return this.saves.length;
+  }
+
+  draw() {
+    const { saves } = this;
     byId("saves-table").hidden = saves.length === 0;
+    byId("saves-help").hidden = saves.length === 0;
+    byId("more-saves").hidden = saves.length <= this.most;
     if (saves.length) {
       const { held_out: isHeldOut, num_clips: n } = saves.at(-1);
       byId("saves-note").textContent = t(isHeldOut ? "job.saves_held_out" : "job.saves_trained", { n });
     }
-    this.previews = previews;
-    keyed(byId("saves"), [...saves].reverse(), (save) => save.step, (save) => this.row(save), (row, save) => {
-      row.classList.toggle("best", save.is_best);
-      row.querySelector(".pill").hidden = !save.is_best;
-      row.querySelector("button").hidden = !previews.some((one) => one.step === save.step);
-    });
-    if (this.step === null && previews.length) this.open((previews.findLast((one) => one.is_best) ?? previews.at(-1)).step);
+    const measured = new Set(SCORES.filter((key) => saves.some((save) => save.scores[`eval/${key}`] != null)));
+    for (const head of byId("saves-table").querySelectorAll("th[data-score]")) head.hidden = !measured.has(head.dataset.score);
+    // The newest, the best, and the one that is open; in the row below it are its clips.
+    const newest = [...saves].reverse();
+    const shown = newest.filter((save, n) => n < this.most || save.is_best || save.step === this.step);
+    const rows = shown.flatMap((save) => (save.step === this.step ?
+      [save, { clips: save.step, n: this.previews.filter((one) => one.step === save.step).length }] : [save]));
+    keyed(byId("saves"), rows, (row) => (row.clips === undefined ? row.step : `clips of ${row.clips}, ${row.n}`),
+      (row) => (row.clips === undefined ? this.row(row) : this.clips(row.clips)),
+      (element, row) => row.clips === undefined && this.update(element, row, measured));
   }
 
   row(save) {
-    const score = (key) => h("td", { class: "num" }, figure(save.scores[`eval/${key}`]));
-    const voicing = save.scores["eval/voicing"];
+    const play = h("button", { type: "button", class: "listen", onclick: () => this.listen(save.step) }, t("job.listen"));
     return h("tr", {},
+      h("td", {}, play),
       h("td", {}, `${t("job.save_name", { epoch: save.epoch, step: save.step })} `, h("span", { class: "pill succeeded" }, t("job.best"))),
-      score("mel"), score("f0_cents"), h("td", { class: "num" }, voicing == null ? "–" : percent(voicing)), score("similarity"),
-      h("td", { class: "num" }, h("button", { type: "button", onclick: () => this.open(save.step) }, t("job.listen"))));
+      h("td", { class: "verdict" }),
+      SCORES.map((key) => h("td", { class: "num", dataset: { score: key } })));
   }
 
-  /** Show the clips of one save. */
-  open(step) {
-    this.step = step;
-    for (const player of this.players) player.destroy();
-    const clips = this.previews.filter((one) => one.step === step);
-    this.players = clips.map((clip) => new Player(clip));
-    byId("previews").replaceChildren(...this.players.map((player) => player.element));
-    for (const row of byId("saves").children) {
-      row.querySelector("button").setAttribute("aria-pressed", String(row.dataset.key === String(step)));
+  update(row, save, measured) {
+    row.classList.toggle("best", save.is_best);
+    row.querySelector(".pill").hidden = !save.is_best;
+    const word = verdict(save.scores);
+    row.querySelector(".verdict").textContent = word ? t(`verdict.${word}`) : "";
+    const play = row.querySelector("button");
+    play.hidden = !this.previews.some((one) => one.step === save.step);
+    play.setAttribute("aria-pressed", String(save.step === this.step));
+    for (const cell of row.querySelectorAll("[data-score]")) {
+      cell.hidden = !measured.has(cell.dataset.score);
+      cell.textContent = scoreText(save.scores, cell.dataset.score);
     }
+  }
+
+  /** Open a save and play its first clip, or stop it. */
+  listen(step) {
+    this.isChosen = true;
+    if (step !== this.step) {
+      this.step = step;
+      this.draw();
+      this.players[0]?.play();
+    } else {
+      (this.players.find((one) => one.isPlaying) ?? this.players[0])?.toggle();
+    }
+  }
+
+  /** The row with the clips of a save. */
+  clips(step) {
+    const place = h("div", { class: "previews" });
+    const choices = [
+      ...this.saves.filter((one) => one.step !== step && this.previews.some((clip) => clip.step === one.step))
+        .map((one) => ({ label: t("job.save_name", { epoch: one.epoch, step: one.step }), clips: this.previews.filter((clip) => clip.step === one.step) })),
+      ...this.others().map((one) => ({ label: one.name, clips: one.previews })),
+    ].filter((one) => one.clips.length);
+    const select = h("select", { "aria-label": t("job.against") },
+      h("option", { value: "" }, t("job.against_none")), choices.map((one) => h("option", { value: one.label }, one.label)));
+    select.value = choices.some((one) => one.label === this.against) ? this.against : "";
+    const fill = () => {
+      for (const player of this.players) player.destroy();
+      const against = choices.find((one) => one.label === select.value);
+      this.players = this.previews.filter((one) => one.step === step).map((clip) =>
+        new Player(clip, against && { label: against.label, url: against.clips.find((one) => one.clip === clip.clip)?.audio.url }));
+      place.replaceChildren(...this.players.map((player) => player.element));
+    };
+    select.addEventListener("change", () => {
+      this.isChosen = true;
+      this.against = select.value;
+      fill();
+    });
+    fill();
+    return h("tr", { class: "clips" }, h("td", { colspan: 3 + SCORES.length },
+      h("div", { class: "against" }, choices.length > 0 && h("label", { class: "inline" }, t("job.against"), " ", select),
+        h("span", { class: "muted" }, t("job.switch_key"))),
+      place));
+  }
+
+  /** The clips again, with the present runs of the comparison to choose from. */
+  renew() {
+    byId("saves").querySelector(".clips")?.remove();
+    this.draw();
   }
 }
 
-/** One clip: voice and recording, one playing at a time, at the same position. */
+/** One clip: voice, recording and what they are compared with; one plays at a time, at the same position. */
 class Player {
-  constructor(clip) {
+  static last = null;
+
+  constructor(clip, against) {
     this.sides = { voice: at(clip.audio.url), recording: at(clip.recording.url) };
+    const labels = { voice: t("job.voice_side"), recording: t("job.recording_side") };
+    if (against?.url) {
+      this.sides.against = at(against.url);
+      labels.against = against.label;
+    }
     this.side = "voice";
-    this.button = h("button", { type: "button", onclick: () => this.waves[this.side].playPause() }, t("job.play"));
-    this.frames = { voice: h("div", { class: "wave" }), recording: h("div", { class: "wave", hidden: true }) };
+    this.waves = {};
+    this.button = h("button", { type: "button", onclick: () => this.toggle() }, t("job.play"));
+    this.frames = {};
+    this.radios = {};
     const choice = (side) => {
+      this.frames[side] = h("div", { class: "wave", hidden: side !== "voice" });
       const radio = h("input", { type: "radio", name: `side-${clip.step}-${clip.clip}`, value: side, checked: side === "voice" });
+      this.radios[side] = radio;
       radio.addEventListener("change", () => this.choose(side));
-      return h("label", {}, radio, h("span", {}, t(`job.${side}_side`)));
+      return h("label", {}, radio, h("span", {}, labels[side]));
     };
+    const choices = Object.keys(this.sides).map(choice);
     const title = t("job.clip", { n: clip.clip, time: duration(clip.seconds) });
     this.element = h("figure", { class: "preview", "aria-label": title },
       h("h3", {}, `${title} · ${t("job.save_name", { epoch: clip.epoch, step: clip.step })}`),
-      this.frames.voice, this.frames.recording,
-      h("div", { class: "deck" }, this.button,
-        h("div", { class: "segments", role: "radiogroup", "aria-label": t("job.side") }, choice("voice"), choice("recording"))),
+      Object.values(this.frames),
+      h("div", { class: "deck" }, this.button, h("div", { class: "segments", role: "radiogroup", "aria-label": t("job.side") }, choices)),
       h("img", { src: clip.picture.url, alt: t("job.picture", { n: clip.clip }), loading: "lazy" }));
+    this.ready = this.start();
+  }
+
+  async start() {
+    const { default: WaveSurfer } = await retryUnreachable(() => later(() => import("../vendor/wavesurfer/wavesurfer.esm.js")));
     const style = getComputedStyle(document.documentElement);
-    this.waves = {};
-    for (const side of ["voice", "recording"]) {
+    for (const side of this.isGone ? [] : Object.keys(this.sides)) {
       const wave = WaveSurfer.create({
         container: this.frames[side], url: this.sides[side], height: 64, cspNonce: nonce, barWidth: 2, barGap: 1, barRadius: 2,
         waveColor: style.getPropertyValue("--muted"), progressColor: style.getPropertyValue("--accent"), cursorColor: style.getPropertyValue("--ink"),
       });
       wave.on("play", () => { this.button.textContent = t("job.stop"); });
       wave.on("pause", () => { this.button.textContent = t("job.play"); });
-      wave.on("ready", () => { this.element.dataset[side] = "ready"; });
       wave.on("error", () => { this.element.dataset[side] = "broken"; });
       this.waves[side] = wave;
+      wave.on("ready", () => { this.element.dataset[side] = "ready"; });
     }
+  }
+
+  get isPlaying() {
+    return Object.values(this.waves).some((wave) => wave.isPlaying());
+  }
+
+  /** Whether it was the last one to play. */
+  get isLast() {
+    return Player.last === this;
+  }
+
+  /** Play as soon as the sound is there; any other clip stops. */
+  async play() {
+    if (Player.last !== this) Player.last?.pause();
+    Player.last = this;
+    await this.ready;
+    const wave = this.waves[this.side];
+    if (wave && wave.getDuration() > 0) wave.play();
+    else wave?.once("ready", () => this.isLast && wave.play());
+  }
+
+  pause() {
+    for (const wave of Object.values(this.waves)) wave.pause();
+  }
+
+  toggle() {
+    if (this.isPlaying) this.pause();
+    else this.play();
+  }
+
+  next() {
+    const sides = Object.keys(this.sides);
+    const side = sides[(sides.indexOf(this.side) + 1) % sides.length];
+    this.radios[side].checked = true;
+    this.choose(side);
   }
 
   choose(side) {
@@ -98,6 +250,7 @@ class Player {
   }
 
   destroy() {
+    this.isGone = true;
     for (const wave of Object.values(this.waves)) wave.destroy();
   }
 }

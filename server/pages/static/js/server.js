@@ -1,5 +1,6 @@
 // The server page: workers, queue, retention, access. Each section is a file of its own.
 
+import { byId } from "./dom.js";
 import { may } from "./shell.js";
 import { startAudit } from "./server/audit.js";
 import { startMachine } from "./server/machine.js";
@@ -11,7 +12,19 @@ import { startWebhooks } from "./server/webhooks.js";
 import { startWeights } from "./server/weights.js";
 import { startWorkers } from "./server/workers.js";
 
+/** Stay at the section that the address names while the sections above it fill, until the reader moves. */
+function keepAnchor() {
+  const observer = new ResizeObserver(() => {
+    if (location.hash.length > 1) document.getElementById(location.hash.slice(1))?.scrollIntoView();
+  });
+  observer.observe(byId("main"));
+  for (const kind of ["wheel", "touchmove", "keydown", "pointerdown"]) {
+    addEventListener(kind, () => observer.disconnect(), { once: true, passive: true });
+  }
+}
+
 async function start() {
+  keepAnchor();
   const isKeeper = await may("admin");
   for (const part of [startQueue, startWorkers, startMachine, startWeights, startWebhooks]) part();
   if (!isKeeper) return;

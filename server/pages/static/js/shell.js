@@ -67,6 +67,20 @@ export function confirm({ title, text, button, danger = true }) {
   });
 }
 
+/** Menus close with Escape, and at a press beside them. */
+function startMenus() {
+  const closeBut = (kept) => {
+    for (const menu of document.querySelectorAll("details.menu[open]")) if (menu !== kept) menu.open = false;
+  };
+  document.addEventListener("pointerdown", (event) => closeBut(event.target.closest("details.menu")));
+  document.addEventListener("keydown", (event) => {
+    const menu = event.key === "Escape" && document.querySelector("details.menu[open]");
+    if (!menu) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+}
+
 function startTheme() {
   const root = document.documentElement;
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -102,5 +116,6 @@ async function startSession() {
 }
 
 startTheme();
+startMenus();
 startLanguage();
 startSession().catch(() => {}); // the page's own requests show the error

@@ -1,61 +1,124 @@
 // The list of voices, updated without a reload.
 
 import { all, get, repeat, withQuery } from "./api.js";
-import { isOver, showActions, statusOf } from "./actions.js";
+import { OVER, isOver, showActions, statusOf } from "./actions.js";
+import { Bulk } from "./bulk.js";
 import { byId, h, keyed, setText } from "./dom.js";
-import "./shell.js";
-import { ago, count, duration, figure, percent, span, t } from "./words.js";
+import { QueueOrder } from "./queue_order.js";
+import { may } from "./shell.js";
+import { ago, count, duration, figure, number, percent, size, span, t } from "./words.js";
 
+const RUNNING = ["running", "pausing", "cancelling"];
+const WAITING = ["validating", "paused"];
 const GROUPS = {
-  all: [],
-  active: ["validating", "queued", "running", "pausing", "paused", "cancelling"],
+  all: [...RUNNING, "queued", ...WAITING, ...OVER],
+  active: [...RUNNING, "queued", ...WAITING],
   ready: ["succeeded"],
-  failed: ["failed", "cancelled"],
+  failed: ["failed"],
+  cancelled: ["cancelled"],
 };
 const PAGE = 25;
+const LABEL = /^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$/;
 const form = byId("filters");
 const list = byId("voices");
 let shown = PAGE;
 let jobs = [];
+let mayChange = false;
 
-function query() {
-  const words = { status: GROUPS[form.elements.group.value], search: form.elements.search.value.trim() };
-  const [key, ...value] = form.elements.label.value.trim().split("=");
-  if (key && value.length) words[`label.${key}`] = value.join("=");
-  return words;
+const bulk = new Bulk(() => jobs, () => ticking.again());
+const order = new QueueOrder(list, () => jobs.filter((job) => job.status === "queued"), () => ticking.again());
+
+// --- the filter, which the address keeps
+
+for (const [name, value] of new URLSearchParams(location.search)) {
+  if (name === "group" && !(value in GROUPS)) continue;
+  if (["group", "search", "label"].includes(name)) form.elements[name].value = value;
 }
 
-async function load() {
-  const words = query();
+function keepFilter() {
+  const kept = Object.fromEntries(new FormData(form));
+  if (kept.group === "all") kept.group = "";
+  history.replaceState(null, "", withQuery(location.pathname, kept));
+}
+
+/** Whether the label can be asked for; else the page says what a label is. */
+const isLabelRight = () => LABEL.test(form.elements.label.value.trim().split("=")[0] || "any");
+
+const isFiltered = () => Boolean(form.elements.search.value.trim() || form.elements.label.value.trim());
+
+/** The filter as the API has it: a label without a value is a keyword. */
+function query() {
+  const [key, ...value] = form.elements.label.value.trim().split("=");
+  const label = key ? `&label.${encodeURIComponent(key)}=${encodeURIComponent(value.join("="))}` : "";
+  return (more) => `${withQuery("/v1/jobs", { search: form.elements.search.value.trim(), limit: 1, ...more })}${label}`;
+}
+
+/** Up to `most` jobs of a list. */
+async function pages(address, words, most) {
   const found = [];
   let after = null;
-  let hasMore = true;
-  while (hasMore && found.length < shown) {
-    const limit = Math.min(100, shown - found.length);
-    const page = await get(withQuery("/v1/jobs", { ...words, limit, after }));
+  do {
+    const page = await get(address({ ...words, limit: Math.min(100, Math.max(1, most - found.length)), after }));
     found.push(...page.data);
-    [after, hasMore] = [page.next_cursor, page.has_more];
+    after = page.has_more ? page.next_cursor : null;
+  } while (after && found.length < most);
+  return { found: found.slice(0, most), hasMore: after !== null || found.length > most };
+}
+
+/** Running jobs, queued ones in their order, others that wait, and those that have ended, newest first. */
+async function load() {
+  byId("label-fault").hidden = isLabelRight();
+  if (!isLabelRight()) return;
+  mayChange = await may("submit");
+  const statuses = GROUPS[form.elements.group.value];
+  const address = query();
+  const wanted = [
+    { status: RUNNING }, { status: ["queued"], sort: "queue" }, { status: WAITING }, { status: OVER },
+  ].map((words) => ({ ...words, status: words.status.filter((one) => statuses.includes(one)) })).filter((words) => words.status.length);
+  const found = [];
+  let hasMore = false;
+  for (const { status, sort } of wanted) {
+    const part = await pages(address, { sort, status: sort ? null : status }, shown - found.length);
+    found.push(...part.found);
+    hasMore = part.hasMore;
+    if (found.length >= shown && hasMore) break;
   }
-  jobs = found;
+  const seen = new Set();
+  jobs = found.filter((job) => !seen.has(job.id) && seen.add(job.id)); // one may have moved on between two requests
   show(hasMore);
+}
+
+let counts = {};
+/** True numbers of all jobs that match, however many are shown. */
+async function loadCounts() {
+  if (!isLabelRight()) return;
+  ({ counts } = await get(query()({ counts: true })));
+  for (const [group, statuses] of Object.entries(GROUPS)) {
+    setText(byId(`count-${group}`), number(statuses.reduce((sum, status) => sum + (counts[status] ?? 0), 0)));
+  }
+  summarize();
+}
+
+function summarize() {
+  const sum = (statuses) => statuses.reduce((total, status) => total + (counts[status] ?? 0), 0);
+  const parts = [count("voices.count", sum(GROUPS.all)), count("voices.running", sum(RUNNING)), count("voices.waiting", sum(["queued", ...WAITING]))];
+  setText(byId("summary"), jobs.length === 0 && form.elements.group.value + isFiltered() !== "allfalse" ? t("voices.none") : parts.join(" · "));
 }
 
 function show(hasMore) {
   keyed(list, jobs, (job) => job.id, make, update);
   list.setAttribute("aria-busy", "false");
   byId("more").hidden = !hasMore;
-  const isFiltered = form.elements.group.value !== "all" || form.elements.search.value || form.elements.label.value;
-  byId("empty").hidden = jobs.length > 0 || Boolean(isFiltered);
+  byId("empty").hidden = jobs.length > 0 || isFiltered() || form.elements.group.value !== "all";
   form.hidden = !byId("empty").hidden;
-  const working = jobs.filter((job) => !isOver(job)).length;
-  const total = count("voices.count", jobs.length) + (hasMore ? "+" : "");
-  setText(byId("summary"), jobs.length === 0 && isFiltered ? t("voices.none") : `${total} · ${count("voices.working", working)}`);
   byId("summary").hidden = !byId("empty").hidden;
+  summarize();
+  bulk.show();
 }
 
 function make(job) {
   return h("li", { class: "voice" },
-    h("h2", {}, h("a", { href: `/jobs/${job.id}` }, job.name), h("span", { class: "pill" })),
+    h("h2", {}, mayChange && bulk.box(job), h("a", { href: `/jobs/${job.id}` }, job.name), h("span", { class: "pill" })),
     h("div", { class: "actions" }),
     h("div", { class: "facts-line" }),
     h("p", { class: "why", hidden: true }),
@@ -66,6 +129,11 @@ function update(item, job) {
   const pill = item.querySelector(".pill");
   pill.className = `pill ${job.status}`;
   setText(pill, statusOf(job));
+  if (mayChange) item.querySelector(".pick").checked = bulk.chosen.has(job.id);
+  item.draggable = mayChange && job.status === "queued" && !isFiltered();
+  const moves = item.querySelector(".moves");
+  if (item.draggable && !moves) item.querySelector("h2").append(order.buttons(job));
+  else if (!item.draggable) moves?.remove();
   const labels = Object.entries(job.labels).map(([key, value]) => h("span", { class: "tag" }, value ? `${key}=${value}` : key));
   const line = item.querySelector(".facts-line");
   const facts = describe(job);
@@ -97,6 +165,7 @@ function describe(job) {
     const facts = [t("voices.ended", { time: ago(job.finished_at) })];
     if (job.epoch) facts.push(t("voices.epoch", { epoch: job.epoch, total: job.total_epochs }));
     if (job.losses["loss/mel"] != null) facts.push(`mel ${figure(job.losses["loss/mel"])}`);
+    if (job.disk_bytes) facts.push(t("voices.disk", { size: size(job.disk_bytes) }));
     return facts;
   }
   if (job.weights_progress !== null) return [percent(job.weights_progress), t("voices.submitted", { time: ago(job.created_at) })];
@@ -115,7 +184,9 @@ async function loadWorkers() {
 
 form.addEventListener("input", () => {
   shown = PAGE;
+  keepFilter();
   ticking.again();
+  counting.again();
 });
 form.addEventListener("submit", (event) => event.preventDefault());
 byId("more").addEventListener("click", () => {
@@ -123,4 +194,5 @@ byId("more").addEventListener("click", () => {
   ticking.again();
 });
 repeat(loadWorkers, () => 30);
+const counting = repeat(loadCounts, () => 10);
 const ticking = repeat(load, () => (jobs.some((job) => !isOver(job)) ? 2 : 10));

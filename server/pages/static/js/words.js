@@ -28,11 +28,19 @@ export const number = (value, digits = 0) =>
 export const figure = (value) =>
   value == null ? "–" : new Intl.NumberFormat(language, { maximumSignificantDigits: 4 }).format(value);
 
-/** The same for an axis, shorter. */
-export const mark = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(3).replace("e-", "e−") : figure(value));
+/** The ticks of an axis, each as short as they stay distinct. */
+export function marks(ticks) {
+  for (let digits = 2; digits <= 9; digits += 1) {
+    const shown = ticks.map((value) => (value !== 0 && Math.abs(value) < 0.001
+      ? `${Number((value / 10 ** Math.floor(Math.log10(Math.abs(value)))).toPrecision(digits))}e${Math.floor(Math.log10(Math.abs(value)))}`.replace("e-", "e−")
+      : new Intl.NumberFormat(language, { maximumSignificantDigits: Math.max(digits, 4) }).format(value)));
+    if (new Set(shown).size === shown.length) return shown;
+  }
+  return ticks.map(figure);
+}
 
-export const percent = (share) =>
-  new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 }).format(share);
+export const percent = (share, digits = 0) =>
+  new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: digits }).format(share);
 
 /** Bytes, in units of 1000. */
 export function size(bytes) {

@@ -7,14 +7,25 @@ import { has, number, t } from "../words.js";
 /** The reason why a file is left out, in the page's language if it is that of a rule. */
 export const reasonOf = ({ code, reason }) => (has(`left_out.${code}`) ? t(`left_out.${code}`) : reason);
 
+let system = null;
+
+/** The server's rules and limits. Asked for once, when the page is opened: later the server may be away. */
+export function loadRules() {
+  system ??= retryUnreachable(() => get("/v1/system")).catch((fault) => {
+    system = null;
+    throw fault;
+  });
+  return system;
+}
+
 /** The recordings among some files; lists the others in the page. Throws an error to show if nothing can be sent. */
 export async function recordingsAmong(files) {
-  const { file_rules: rules, limits } = await retryUnreachable(() => get("/v1/system"));
+  const { file_rules: rules, limits } = await loadRules();
   const patterns = rules.map((rule) => [rule, new RegExp(rule.pattern, "iu")]);
   const leftOut = new Map();
   const recordings = files.filter(({ path }) => {
     const [rule, pattern] = patterns.find(([, one]) => one.test(path)) ?? [];
-    if (!rule || (rule.code === "zip" && files.length === 1)) return true;
+    if (!rule || rule.code === "zip") return true; // the server unpacks zips beside files too
     const { 0: match, index } = pattern.exec(path);
     leftOut.set(path.slice(0, index + match.length), rule);
     return false;

@@ -45,7 +45,11 @@ export async function showReport(dataset, advise) {
   }
   if (!report.usable) findings.unshift(h("li", { class: "bad" }, dataset.reason ?? report.reason ?? ""));
   if (report.usable && !findings.length) findings.push(h("li", {}, t("new.nothing_found")));
-  findings.push(...dataset.notes.map((note) => h("li", {}, note)));
+  const others = report.left_out.map((file) => file.name);
+  findings.push(...dataset.notes.filter((note) => !others.length || !note.startsWith("left out: ")).map((note) => h("li", {}, note)));
+  if (others.length) {
+    findings.push(h("li", {}, t("new.left_out", { n: number(others.length) }), h("small", { class: "mono" }, firstFew(others))));
+  }
   byId("findings").replaceChildren(...findings);
   byId("files").hidden = report.files.length + report.left_out.length === 0;
   byId("files-list").replaceChildren(...report.files.map((file) => h("tr", {},
@@ -71,13 +75,15 @@ function notUsed(file) {
   return text && t("new.not_used", { text });
 }
 
+const firstFew = (names) => names.slice(0, 5).join(", ") + (names.length > 5 ? ", …" : "");
+
 /** A finding in the page's language if its code has a translation, else the server's text. */
 function found(finding, advise) {
   const key = `finding.${finding.code}`;
   const values = Object.fromEntries(Object.entries(finding.values).map(([name, value]) =>
     [name, name.endsWith("share") ? `${number(100 * value, 1)} %` : number(value, 1)]));
   const [message, advice] = has(key) ? [t(key, values), t(`${key}.advice`, values)] : [finding.message, finding.advice];
-  const files = has(key) && finding.files.length ? finding.files.slice(0, 5).join(", ") + (finding.files.length > 5 ? ", …" : "") : null;
+  const files = has(key) && finding.files.length ? firstFew(finding.files) : null;
   const rate = advise && RATE_ADVICE[finding.code];
   return h("li", { class: finding.severity }, message, h("small", {}, advice), files && h("small", { class: "mono" }, files),
     rate && apply(advise, rate, t("new.advice.rate", { rate })));

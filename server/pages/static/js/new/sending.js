@@ -3,10 +3,14 @@
 import { makeZip, predictLength } from "../../vendor/client-zip/index.js";
 import { all, Unreachable, retryUnreachable, ApiError, request } from "../api.js";
 import { at } from "../dom.js";
+import { t } from "../words.js";
 import { Sha256 } from "./sha256.js";
 
-const PIECE = 4 << 20;
+const MAX_PIECE = 4 << 20;
+/** A proxy that refuses even this much is reported. */
+const MIN_PIECE = 64 << 10;
 const MEMORY = "rvc-uploads";
+const TOO_LARGE = "too large";
 const TUS = { "Tus-Resumable": "1.0.0" };
 
 /** The body of an upload: one file, or several as a zip that is streamed and never held in memory. */
@@ -14,7 +18,8 @@ export class UploadBody {
   constructor(files) {
     this.files = files; // [{ path, file }]
     this.isZip = files.length > 1;
-    this.entries = files.map(({ path, file }) => ({ name: path, input: file, lastModified: new Date(file.lastModified), size: file.size }));
+    this.entries = files.map(({ path, file }) => ({ name: path.replaceAll("\\", "_"), input: file, lastModified: new Date(file.lastModified), size: file.size }));
+    this.piece = MAX_PIECE;
     this.size = this.isZip ? Number(predictLength(this.entries)) : files[0].file.size;
   }
 
@@ -23,11 +28,12 @@ export class UploadBody {
     return this.files.map(({ path, file }) => `${path}/${file.size}/${file.lastModified}`).join("|");
   }
 
-  /** Chunks of the body from `offset` on. */
+  /** Chunks of the body from `offset` on, of `piece` bytes each but the last. */
   async *pieces(offset) {
+    const { piece } = this;
     if (!this.isZip) {
       const { file } = this.files[0];
-      for (let at = offset; at < file.size; at += PIECE) yield file.slice(at, at + PIECE);
+      for (let at = offset; at < file.size; at += piece) yield file.slice(at, at + piece);
       return;
     }
     let skip = offset;
@@ -41,9 +47,10 @@ export class UploadBody {
       skip -= value.length - rest.length;
       kept.push(rest);
       length += rest.length;
-      if (length >= PIECE) {
-        yield new Blob(kept);
-        [kept, length] = [[], 0];
+      while (length >= piece) {
+        const whole = new Blob(kept);
+        yield whole.slice(0, piece);
+        [kept, length] = [[whole.slice(piece)], length - piece];
       }
     }
     if (length) yield new Blob(kept);
@@ -101,13 +108,13 @@ async function offsetOf(address) {
   }
 }
 
-/** A dataset of the same bytes, or null. The bytes are hashed only if a dataset has the same size. */
-export async function same(uploadBody, onProgress, isWanted) {
+/** A dataset of the same bytes whose names of zips are read in the same way, or null. The bytes are hashed only if a dataset has the same size. */
+export async function same(uploadBody, zipNames, onProgress, isWanted) {
   const known = await all("/v1/datasets").catch((fault) => {
     if (fault instanceof Unreachable) return []; // the upload waits by itself
     throw fault;
   });
-  const alike = known.filter((one) => one.size === uploadBody.size);
+  const alike = known.filter((one) => one.size === uploadBody.size && one.zip_names === zipNames);
   if (!alike.length) return null;
   const sha256 = new Sha256();
   for await (const piece of uploadBody.pieces(0)) {
@@ -150,6 +157,10 @@ export class Sending {
         if (came === null) {
           failures += 1;
           break; // continue from the server's offset
+        }
+        if (came === TOO_LARGE) {
+          this.uploadBody.piece = Math.max(piece.size >> 1, MIN_PIECE);
+          break;
         }
         failures = 0;
         offset = came;
@@ -205,7 +216,7 @@ export class Sending {
     return address;
   }
 
-  /** The new offset; null when the chunk did not arrive complete. */
+  /** The new offset; null when the chunk did not arrive complete, TOO_LARGE when a proxy refused it for its size. */
   async send(address, offset, piece) {
     const headers = { ...TUS, "Upload-Offset": String(offset), "Content-Type": "application/offset+octet-stream" };
     let answer;
@@ -218,7 +229,12 @@ export class Sending {
     this.isElsewhere = answer.status === 409 || answer.status === 423;
     const mayPass = answer.status === 409 || answer.status === 404 || answer.status === 410 || answer.status === 429;
     if (mayPass || (answer.status >= 500 && answer.status !== 507)) return null; // 507: no space; the server explains it
-    return refuse(answer);
+    const problem = await answer.json().catch(() => ({}));
+    if (answer.status === 413 && !problem.code) { // of a proxy before the server
+      if (piece.size > MIN_PIECE) return TOO_LARGE;
+      problem.detail = t("error.proxy_limit");
+    }
+    throw new ApiError(answer.status, problem);
   }
 
   async patiently(ask) {
@@ -281,27 +297,36 @@ async function refuse(answer) {
 }
 
 /** Create a dataset from an upload; repeating it gives the same answer. */
-export const admit = (name, uploadId) => retryUnreachable(() => request("POST", "/v1/datasets", { body: { name, upload_id: uploadId } }));
+export const admit = (name, uploadId, zipNames) => retryUnreachable(() => request("POST", "/v1/datasets", {
+  body: { name, upload_id: uploadId, zip_names: zipNames },
+}));
 
 /** Files of a drop or a file dialog, with their paths; folders are traversed. */
 export async function collected(transfer) {
   const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
   if (!entries.length) return chosen(transfer.files);
   const found = [];
-  async function walk(entry) {
+  /** `path`: of the entry; folders dropped together may have the same name, and each may be a speaker. */
+  async function walk(entry, path) {
     if (entry.isFile) {
       const file = await new Promise((resolve, reject) => { entry.file(resolve, reject); });
-      found.push({ path: entry.fullPath.replace(/^\//, ""), file });
+      found.push({ path, file });
       return;
     }
     const reader = entry.createReader();
     for (;;) {
       const some = await new Promise((resolve, reject) => { reader.readEntries(resolve, reject); });
       if (!some.length) break;
-      for (const one of some) await walk(one);
+      for (const one of some) await walk(one, `${path}/${one.name}`);
     }
   }
-  for (const entry of entries) await walk(entry);
+  const taken = new Set();
+  for (const entry of entries) {
+    let path = entry.name;
+    for (let n = 2; taken.has(path); n += 1) path = entry.name.replace(/(\.[^.]*)?$/, ` (${n})$1`);
+    taken.add(path);
+    await walk(entry, path);
+  }
   return inOrder(found);
 }
 

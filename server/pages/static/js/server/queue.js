@@ -5,12 +5,16 @@ import { byId, h, keyed, setText } from "../dom.js";
 import { count, duration, number, percent, span, t } from "../words.js";
 import { refresh } from "./parts.js";
 
+/** Most queued jobs that are shown; the page "Voices" has all, and changes their order. */
+const MOST_QUEUED = 10;
+
 export function startQueue() {
   repeat(async () => show(await get("/v1/queue")), () => 2);
 }
 
 function show(queue) {
-  const entries = [...queue.running, ...queue.queued];
+  const entries = [...queue.running, ...queue.queued.slice(0, MOST_QUEUED)];
+  byId("queue-more").hidden = queue.num_queued <= MOST_QUEUED;
   const facts = [t("server.queue.running", { n: number(queue.running.length) }), t("server.queue.waiting", { n: number(queue.num_queued) })];
   if (queue.num_validating) facts.push(t("server.queue.checked", { n: number(queue.num_validating) }));
   facts.push(count("server.queue.workers", queue.num_workers));

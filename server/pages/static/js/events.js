@@ -1,0 +1,30 @@
+// Events in the reader's language: by their type and values. Warnings, and types of a newer server, have the server's text.
+
+import { duration, figure, has, t } from "./words.js";
+
+export function eventText({ type, data, message }) {
+  switch (type) {
+    case "stage_changed": {
+      const stage = t(`stage.${data.stage}`);
+      if (data.state === "finished" && data.seconds != null) return t("event.stage.took", { stage, time: duration(data.seconds) });
+      return t(`event.stage.${data.state}`, { stage });
+    }
+    case "checkpoint_saved":
+      return t("event.checkpoint_saved", { step: data.step });
+    case "evaluated":
+      return t(data.is_best ? "event.evaluated_best" : "event.evaluated", { save: t("job.save_name", data), mel: figure(data.values?.["eval/mel"]) });
+    case "preview_ready":
+      return t("event.preview_ready", { save: t("job.save_name", data) });
+    case "artifact_published":
+      return data.name ? t("event.artifact_published", { name: data.name }) : message;
+    case "failed":
+    case "retrying":
+    case "paused":
+      if (data.code && has(`failure.${data.code}`)) return t(`event.${type}_after`, { what: t(`failure.${data.code}`) });
+      return type === "paused" ? t("event.paused") : message;
+    case "queued":
+      return message === "waiting for a worker" ? t("event.queued") : t("event.queued_again");
+    default:
+      return has(`event.${type}`) ? t(`event.${type}`) : message;
+  }
+}

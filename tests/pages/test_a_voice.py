@@ -1,0 +1,129 @@
+"""A voice's page: what it sounds like before how it was measured, one download, other runs beside it, and its tab."""
+
+import io
+import re
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from playwright.sync_api import expect
+
+PREVIEW = Path(__file__).with_name("preview.png")
+
+
+@pytest.fixture(scope="module")
+def house(open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Two runs of a voice, of 8 and 9 epochs, with three saves each."""
+    station = open_station(tmp_path_factory.mktemp("house"), token)
+    sound = str(station.samples / "vm-review.flac")
+    saves = [(2, 30, True), (4, 20, True), (8, 25, False)]
+    station.follow_script(
+        ["train", 8, 0.01, 4],
+        *(
+            [["evaluated", *save], ["true_preview", save[0], sound, str(PREVIEW), sound]][n]
+            for save in saves
+            for n in (0, 1)
+        ),
+        ["artifact", "best", 64_000],
+        *station.MAKE_VOICE,
+    )
+    station.start_server()
+    station.start_worker()
+    dataset = station.upload(station.samples / "vm-review.flac", name="anna")
+    first = station.wait_for(station.submit(dataset), "succeeded", "failed")
+    second = station.wait_for(
+        station.submit(dataset, name="berta", config=station.small.model_copy(update={"total_epochs": 9})),
+        "succeeded",
+        "failed",
+    )
+    assert (first.status, second.status) == ("succeeded", "succeeded"), first.error
+    yield SimpleNamespace(station=station, dataset=dataset, first=first, second=second)
+    station.close()
+
+
+def test_one_download_has_the_best_save_and_its_index_and_each_file_says_what_it_is_for(house: Any, visit: Any) -> None:
+    visitor = visit(house.station)
+    page = visitor.page
+    visitor.open(f"/jobs/{house.first.id}")
+    with page.expect_download() as download:
+        page.get_by_role("link", name="Download the voice (zip)").click()
+    with zipfile.ZipFile(io.BytesIO(Path(download.value.path()).read_bytes())) as archive:
+        assert sorted(archive.namelist()) == ["anna.index", "anna_best.pth"]
+    page.get_by_text("All files").click()
+    rows = page.locator("#files tr")
+    expect(rows.first).to_contain_text("anna_best.pth")
+    expect(rows.first).to_contain_text("Best save")
+    expect(rows).to_contain_text(["Best save", "Last save", "Search index"])
+
+
+def test_the_best_save_is_open_above_the_charts_and_listen_plays_in_its_row(house: Any, visit: Any) -> None:
+    visitor = visit(house.station)
+    page = visitor.page
+    visitor.open(f"/jobs/{house.first.id}")
+    preview = page.locator(".preview")
+    expect(preview).to_contain_text("Epoch 4")
+    sections = page.locator("main > section").evaluate_all("(all) => all.map((one) => one.id)")
+    assert sections.index("saves-section") < sections.index("curves-section")
+    expect(page.locator("th[data-score=mel]")).to_contain_text("↓")
+    expect(page.locator("th[data-score=similarity]")).to_be_hidden()
+    expect(page.locator("tr.best .verdict")).to_have_text("Pitch and voicing are right")
+    row = page.locator("#saves tr").filter(has_text="Epoch 8").first
+    row.get_by_role("button", name="Listen").click()
+    expect(preview).to_contain_text("Epoch 8")
+    expect(preview.get_by_role("button", name="Pause")).to_be_visible()
+    page.keyboard.press("x")
+    expect(preview.get_by_role("radio", name="Recording")).to_be_checked()
+    page.get_by_label("Compare with").select_option(label="Epoch 2, step 2")
+    expect(preview.get_by_text("Epoch 2, step 2", exact=True)).to_be_visible()
+
+
+def test_runs_are_compared_by_scores_settings_and_curves_at_an_address_that_can_be_passed_on(
+    house: Any, visit: Any
+) -> None:
+    visitor = visit(house.station)
+    page = visitor.page
+    visitor.open(f"/jobs/{house.first.id}")
+    page.get_by_text("Compare", exact=True).click()
+    page.get_by_label("Search by name").fill("berta")
+    page.get_by_role("checkbox", name="berta").check()
+    table = page.locator("#compared")
+    expect(table).to_contain_text("Epochs")
+    expect(table.get_by_role("row").filter(has_text="Epochs")).to_contain_text("9")
+    page.keyboard.press("Escape")
+    expect(page.locator("#compare-list")).to_be_hidden()
+    expect(page).to_have_url(re.compile(f"compare={house.second.id}"))
+    page.reload()
+    expect(table).to_contain_text("berta")
+    expect(page.locator("#curves .value-1").first).to_be_visible()
+    curve = page.locator("#curves .u-over").first
+    curve.hover(position={"x": 60, "y": 60})
+    values = page.locator("#curves output").first
+    expect(values).to_contain_text("step")
+    page.mouse.move(5, 5)
+    expect(values).not_to_contain_text("step")
+    page.get_by_label("Compare with").select_option(label="berta")
+    expect(page.locator(".preview").get_by_text("berta", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Stop comparing with berta").click()
+    expect(table).to_be_hidden()
+
+
+def test_progress_is_in_the_tab_and_a_pause_is_no_attempt(house: Any, visit: Any) -> None:
+    station = house.station
+    station.follow_script(["train", 400, 0.2, 100])
+    visitor = visit(station)
+    page = visitor.page
+    job = station.submit(house.dataset, name="dora")
+    visitor.open(f"/jobs/{job.id}")
+    expect(page).to_have_title(re.compile(r"^[\d.]+% · dora"))
+    assert page.locator("link[rel=icon]").get_attribute("href").startswith("data:image/svg+xml")
+    for _ in range(2):
+        station.client.pause(job.id)
+        expect(page.locator("#status")).to_have_text("Paused")
+        station.client.resume(job.id)
+        expect(page.locator("#status")).to_have_text("Running")
+    expect(page.locator("#facts")).not_to_contain_text(re.compile("attempt|tried again", re.IGNORECASE))
+    station.client.cancel(job.id)
+    expect(page).to_have_title(re.compile("^Cancelled · dora"))
