@@ -1,6 +1,7 @@
 """A machine without weights: the page names what is missing and gets it, and loses nothing of what was typed."""
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,27 +17,44 @@ SLOW = 60_000
 PROGRAM = Path(__file__).parent / "server_with_small_weights.py"
 
 
-@pytest.fixture
-def hub() -> Iterator[Hub]:
+@pytest.fixture(scope="module")
+def lasting_hub() -> Iterator[Hub]:
     hub = Hub()
     yield hub
     hub.close()
 
 
-@pytest.fixture
-def house(open_station: Callable[..., Any], token: str, tmp_path: Path, hub: Hub) -> Iterator[Any]:
-    """A station whose server has a catalogue of small weights, and none of them."""
-    station = open_station(tmp_path, token)
+@pytest.fixture(scope="module")
+def lasting_house(
+    open_station: Callable[..., Any], token: str, tmp_path_factory: pytest.TempPathFactory, lasting_hub: Hub
+) -> Iterator[Any]:
+    """A station whose server has a catalogue of small weights."""
+    folder = tmp_path_factory.mktemp("station")
+    station = open_station(folder, token)
     station.follow_script(["train", 10, 0.01, 5], *station.MAKE_VOICE)
-    catalogue = write_catalogue(tmp_path / "catalogue.json")
-    environment = station.environment | {"HF_ENDPOINT": hub.url}
-    with (tmp_path / "server.log").open("wb") as log:
+    catalogue = write_catalogue(folder / "catalogue.json")
+    environment = station.environment | {"HF_ENDPOINT": lasting_hub.url}
+    with (folder / "server.log").open("wb") as log:
         command = [sys.executable, str(PROGRAM), str(catalogue)]
         station.processes.append(subprocess.Popen(command, env=environment, cwd=station.cwd, stdout=log, stderr=log))
     station.wait_until(station.client.is_ready, "the server", 90)
     station.start_worker()
     yield station
     station.close()
+
+
+@pytest.fixture
+def hub(lasting_hub: Hub) -> Hub:
+    """The hub, which answers no request until a test opens it."""
+    lasting_hub.is_open.clear()
+    return lasting_hub
+
+
+@pytest.fixture
+def house(lasting_house: Any, hub: Hub) -> Any:
+    """The station, without weights."""
+    shutil.rmtree(lasting_house.folder / "data" / "weights", ignore_errors=True)
+    return lasting_house
 
 
 def bring(page: Page, house: Any) -> None:
@@ -59,26 +77,6 @@ def test_a_newcomer_reaches_a_voice_on_a_machine_without_weights(house: Any, vis
     expect(page.locator("#status")).to_have_text("Downloading what is needed")
     hub.is_open.set()
     expect(page.locator("#status")).to_have_text("Ready", timeout=SLOW)
-
-
-def test_a_failed_download_is_one_sentence_and_files_of_an_installation_help(
-    house: Any, visit: Any, hub: Hub, tmp_path: Path
-) -> None:
-    hub.is_open.set()
-    hub.lacks.add("model.bin")
-    page = visit(house).page
-    bring(page, house)
-    page.get_by_role("button", name="Download now").click()
-    expect(page.locator("#needs .fault")).to_have_text(re.compile(r"^The download from 127\.0\.0\.1 failed\. "))
-    expect(page.get_by_role("button", name="Try again")).to_be_visible()
-    folder = tmp_path / "Applio"
-    for key, content in CONTENT.items():
-        (folder / "assets" / key).parent.mkdir(parents=True, exist_ok=True)
-        (folder / "assets" / key).write_bytes(content)
-    (folder / "assets" / "other.pth").write_bytes(b"of no use")
-    page.locator("#needs-files").set_input_files(folder)
-    expect(page.locator("#needs")).to_be_hidden(timeout=SLOW)
-    expect(page.locator("#submit")).to_have_text("Start training")
 
 
 def test_what_was_typed_and_chosen_survives_a_reload_and_back(house: Any, visit: Any) -> None:
@@ -112,7 +110,7 @@ def test_what_is_chosen_after_copying_settings_counts_and_continuing_asks_how_mu
     expect(page.locator("#settings [data-name=total_epochs] input")).to_have_value("500")
     expect(page.locator("#same-name")).to_contain_text("2 → 500")
     page.locator("input[name=where][value=everywhere]").check()
-    expect(page.locator("#settings [data-name=width] input")).to_have_value("192")
+    expect(page.locator("#settings [data-name=width] select")).to_have_value("192")
 
     page.goto(f"{house.url}/new?retry={job.id}")
     expect(page.locator("#more")).to_contain_text(f"{job.epoch} epochs are trained so far")
@@ -141,6 +139,26 @@ def test_a_wrong_setting_takes_the_estimate_away_and_the_button_leads_to_it(hous
     epochs.locator("input").fill("5")
     epochs.locator("input").blur()
     expect(page.locator("#submit")).to_be_enabled()
-    page.get_by_label("Name of the voice").fill("CON")
+    page.get_by_label("Name of the voice").fill("a/b")
     expect(page.locator("#name-fault")).to_be_visible()
     expect(page.locator("#submit")).to_be_disabled()
+
+
+def test_a_failed_download_is_one_sentence_and_files_of_an_installation_help(
+    house: Any, visit: Any, hub: Hub, tmp_path: Path
+) -> None:
+    hub.is_open.set()
+    hub.lacks.add("model.bin")
+    page = visit(house).page
+    bring(page, house)
+    page.get_by_role("button", name="Download now").click()
+    expect(page.locator("#needs .fault")).to_have_text(re.compile(r"^The download from 127\.0\.0\.1 failed\. "))
+    expect(page.get_by_role("button", name="Try again")).to_be_visible()
+    folder = tmp_path / "Applio"
+    for key, content in CONTENT.items():
+        (folder / "assets" / key).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "assets" / key).write_bytes(content)
+    (folder / "assets" / "other.pth").write_bytes(b"of no use")
+    page.locator("#needs-files").set_input_files(folder)
+    expect(page.locator("#needs")).to_be_hidden(timeout=SLOW)
+    expect(page.locator("#submit")).to_have_text("Start training")

@@ -18,7 +18,7 @@ const form = byId("new-job");
 const settings = new Settings(() => changed());
 const choices = new Choices(form, settings);
 const query = new URLSearchParams(location.search);
-const draft = new Draft(form, settings, query.get("retry") ?? query.get("clone") ?? "");
+const draft = new Draft(form, settings, query.get("retry") ? `retry=${query.get("retry")}` : query.get("clone") ?? "");
 const needs = new Needs({ ask: () => estimate(), avoid: () => { choices.select("where", "here"); changed(); } });
 /** Whether the name was typed; else it follows the recordings. */
 let isNameOwn = false;

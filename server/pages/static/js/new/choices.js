@@ -4,7 +4,7 @@ import { byId, h } from "../dom.js";
 import { number, t } from "../words.js";
 
 const EFFORTS = {
-  try: { max_train_seconds: 600, save_every_epochs: 25 },
+  try: { max_train_seconds: 600, save_every_epochs: 25, keep_saves: "latest" },
   normal: { total_epochs: 200 },
   best: { total_epochs: 500, save_every_epochs: 25, keep_saves: "best", evaluate: "always" },
 };

@@ -7,14 +7,12 @@ export class Draft {
   constructor(form, settings, key) {
     Object.assign(this, { form, settings, key: `rvc-new:${key}` });
     this.isClosed = false;
-  }
-
-  /** The stored draft, or null. */
-  get stored() {
+    /** What was kept before this page was loaded, or null. */
+    this.stored = null;
     try {
-      return JSON.parse(sessionStorage.getItem(this.key));
+      this.stored = JSON.parse(sessionStorage.getItem(this.key));
     } catch {
-      return null; // no storage, or foreign content
+      // No storage, or foreign content.
     }
   }
 
