@@ -147,7 +147,8 @@ def test_every_earlier_schema_comes_to_the_present_with_all_its_data(tmp_path: P
             drained = {"is_draining": True} if name == "workers" and revision < "0018" else {}
             assert {key: row[key] for key in before} == before | drained, name
     sizes = {row["path"]: (row["owner"], row["bytes"], row["sha256"]) for row in found(engine, "stored_files")}
-    assert sizes == stored_files_of(had)
+    # From 0018 on the program adds a job's row when it is submitted, which these jobs were not.
+    assert sizes == (stored_files_of(had) if revision < "0018" else {})
     job_service = JobService(engine)
     assert {each.id for each in job_service.list()[0]} == {"job_1", "job_2", "job_3", "job_4"}
     new = job_service.submit(JobCreate(name="new", dataset_id="ds_1"))
