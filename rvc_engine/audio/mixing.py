@@ -5,7 +5,8 @@ recording, so that gain and signs are constant within it:
 
 - more than two channels of known loudspeakers: FFmpeg's weights, the centre 1, where films have their voices;
 - two channels of opposite phase: one of them is inverted, or they would cancel each other;
-- channels whose mix is nearly silent for long while one of them is not: the loudest one alone;
+- channels whose mix is nearly silent for long while one of them is not: their sum where they are many; where
+  they cancel each other, the loudest one alone;
 - floating-point samples beyond full scale: the recording is scaled to full scale, since its unit is only a factor.
 """
 
@@ -33,7 +34,7 @@ energy) are below these; both are far from those of ordinary stereo (0.5 for unr
 LOST_ENERGY = 0.05
 """Energy of a mix, as a share of its loudest channel's, below which the sound of that channel is lost in it."""
 LOST_SHARE = 0.2
-"""Share of the time of sound, lost in the mix, above which the loudest channel is used alone."""
+"""Share of the time of sound, lost in the mix, above which it is mixed in another way."""
 
 FRONT, SURROUND = math.sqrt(0.5), 0.5
 _WEIGHTS = {
@@ -69,6 +70,16 @@ class Mix:
     def is_one_channel(self) -> bool:
         """Whether one of several channels is used alone."""
         return self.weights is not None and np.count_nonzero(self.weights) == 1
+
+    @property
+    def is_sum(self) -> bool:
+        """Whether all channels are summed."""
+        return self.weights is not None and all(weight == 1 for weight in self.weights)
+
+    @property
+    def is_by_layout(self) -> bool:
+        """Whether the channels have the weights of their loudspeakers."""
+        return self.weights is not None and not self.is_one_channel and not self.is_sum
 
     def mono(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
         """Mix (num_samples, channels) to (num_samples,)."""
@@ -129,8 +140,8 @@ class Survey:
         self._num_stereo = 0
         self._energies = np.zeros(0)
         """Energy of the sound of each channel."""
-        self._num_loud = self._num_lost = 0
-        """Hops with sound in a channel, and those of them in which the mix loses it."""
+        self._num_loud = self._num_lost = self._num_cancelled = 0
+        """Hops with sound in a channel, those of them in which the mix loses it, and in which the sum does too."""
 
     def add(self, samples: NDArray[np.float32], sample_rate: int) -> None:
         """Add the next samples, (num_samples, channels)."""
@@ -147,21 +158,24 @@ class Survey:
             self._products += samples.T @ samples
             self._sums += samples.sum(axis=0)
             self._num_stereo += len(samples)
-        if channels > 1 and len(samples) >= hop:
-            self._count_lost(samples[: len(samples) // hop * hop], hop)
-        if self._mix.weights is not None:
-            self._mix_peak = max(self._mix_peak, float(np.abs(self._mix.mono(samples)).max()))
+        if channels > 1:
+            mono = self._mix.mono(samples)
+            self._mix_peak = max(self._mix_peak, float(np.abs(mono).max()))
+            end = len(samples) // hop * hop
+            self._count_lost(samples[:end], mono[:end], hop)
 
     def mix(self) -> Mix:
         """The right mix for all samples so far."""
         peak = self._peak_of_sound()
         is_spiked = peak < self.peak  # then the peak of the mix is that of the spikes
         full = peak if peak > self._limit else 1.0
-        weights = self._one_channel()
-        if weights is None and self._mix.weights is not None and not is_spiked:
+        weights = self._weights()
+        mix = Mix(weights, weights == self._mix.weights and self._is_opposite())
+        if not is_spiked and mix.is_sum:
+            full = max(full, self._mix_peak * len(self._energies))
+        elif not is_spiked and mix.is_by_layout:
             full = max(full, self._mix_peak)
-        gain = 1 / full if full > 1 else 1.0
-        return Mix(weights or self._mix.weights, weights is None and self._is_opposite(), gain)
+        return replace(mix, gain=1 / full if full > 1 else 1.0)
 
     def _peak_of_sound(self) -> float:
         """The largest sample, spikes left out."""
@@ -172,8 +186,8 @@ class Survey:
         credible = self._largest[: long_enough[-1] + 1 + round(20 * math.log10(SPIKE_RATIO))]
         return float(credible.max())
 
-    def _count_lost(self, samples: NDArray[np.float32], hop: int) -> None:
-        """Compare the energy of each channel with that of the mix, in hops; (num_hops * hop, channels)."""
+    def _count_lost(self, samples: NDArray[np.float32], mono: NDArray[np.float32], hop: int) -> None:
+        """Compare the energy of each channel with that of their mix, in hops; (num_hops * hop, channels)."""
         channels = samples.shape[1]
         if not len(self._energies):
             self._energies = np.zeros(channels)
@@ -182,16 +196,20 @@ class Survey:
         weights = self._mix.weights if self._mix.weights and len(self._mix.weights) == channels else (1.0,) * channels
         heard = [channel for channel, weight in enumerate(weights) if weight]
         energies = np.stack([_hop_energies(samples[:, channel], hop) for channel in heard])
-        loudest, mixed = energies.max(axis=0), _hop_energies(self._mix.mono(samples), hop)
+        loudest, mixed = energies.max(axis=0), _hop_energies(mono, hop)
         is_loud = loudest >= THRESHOLD**2
         self._energies[heard] += energies[:, is_loud].sum(axis=1)
         self._num_loud += int(np.count_nonzero(is_loud))
+        sum_per_mix = channels if self._mix.weights is None else 1
         self._num_lost += int(np.count_nonzero(is_loud & (mixed < LOST_ENERGY * loudest)))
+        self._num_cancelled += int(np.count_nonzero(is_loud & (mixed * sum_per_mix**2 < LOST_ENERGY * loudest)))
 
-    def _one_channel(self) -> tuple[float, ...] | None:
-        """Weights of the loudest channel alone, where the mix loses much of the sound."""
+    def _weights(self) -> tuple[float, ...] | None:
+        """Weights of the right mix: others than those for the header where these lose much of the sound."""
         if self._num_lost <= LOST_SHARE * self._num_loud or self._is_opposite():
-            return None
+            return self._mix.weights
+        if self._num_cancelled <= LOST_SHARE * self._num_loud:
+            return (1.0,) * len(self._energies)
         return tuple(float(channel == self._energies.argmax()) for channel in range(len(self._energies)))
 
     def _is_opposite(self) -> bool:
@@ -218,10 +236,13 @@ class Survey:
             remarks.append(f"{excess:.1f} dB over full scale, so it is scaled to full scale as a whole")
         if mix.is_inverted:
             remarks.append("its two channels are of opposite phase and would cancel each other, so one is inverted")
-        if mix.is_one_channel and mix.weights is not None:
+        if mix.weights is not None and mix.is_one_channel:
             remarks.append(
-                f"a mix of its {len(mix.weights)} channels would lose much of the sound, so the loudest is used alone"
+                f"a mix of its {len(mix.weights)} channels would lose much of the sound, as they cancel each other, so "
+                "the loudest is used alone"
             )
+        elif mix.weights is not None and mix.is_sum:
+            remarks.append(f"its {len(mix.weights)} channels are summed, as their mean would be nearly silent")
         elif mix.weights is not None:
             remarks.append(f"its {len(mix.weights)} channels are mixed as loudspeakers play them, the centre in full")
         return remarks

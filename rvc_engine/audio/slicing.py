@@ -47,7 +47,7 @@ VERSION = 2
 """Incremented when the same recordings would give other slices, so that cached results of before are not reused.
 
 2: recordings beyond full scale are scaled, opposite channels inverted, more than two mixed by their loudspeakers, or
-the loudest used where that mix loses much of the sound.
+summed, or the loudest used, where that mix loses much of the sound.
 """
 EARLIER_VERSIONS = (1,)
 """Versions whose slices a run that began with them goes on with."""

@@ -160,7 +160,7 @@ def _measure(name: str, stream: AudioStream) -> _FileAnalysis:
         dropped_seconds={reason: round(seconds, 3) for reason, seconds in selection.dropped.items()},
         over_full_scale_db=round(stream.survey.excess_db(), 1),
         is_inverted=stream.mix.is_inverted,
-        is_mixed_by_layout=stream.mix.weights is not None and not stream.mix.is_one_channel,
+        is_mixed_by_layout=stream.mix.is_by_layout,
         remarks=stream.survey.remarks(stream.mix),
     )
     return _FileAnalysis(report, Judged(name, selection), quality, digest.hexdigest(), envelope.result())
