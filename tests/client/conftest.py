@@ -97,6 +97,7 @@ class Request(BaseHTTPRequestHandler):
 
 class FakeServer(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 64  # for tests with many connections at once
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Request)

@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import sys
-import threading
+import time
 from itertools import islice
 from types import FrameType
 from typing import Annotated
@@ -102,9 +102,9 @@ def up(
         if output.as_json:
             output.json({"url": services.url, "data": str(folder), **(contents or {})}, indent=None)
         print_sign_in(output, services, may_open=may_open)
-        wait = threading.Event()
-        while not wait.wait(0.5):
+        while not _is_stopped():
             services.watch_once()
+            time.sleep(0.5)
     output.note("stopped")
 
 
@@ -154,6 +154,11 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
 def relay(output: Output, name: str, line: str) -> None:
     """Print a line of a service on standard error, with the service's name in front."""
     output.errors.print(Text.assemble((f"{name:<6} │ ", COLOURS.get(name.partition(" ")[0], "")), Text.from_ansi(line)))
+
+
+def _is_stopped() -> bool:
+    """Whether SIGTERM was received: its exception is lost where Python runs a hook, such as those around a fork."""
+    return signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
