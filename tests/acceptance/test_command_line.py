@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from rvc_train.cli.commands import up
 from rvc_train.cli.services import free_port
 
 SMALL = ("--width", "24", "--content", "whisper-tiny", "--pretrained", "none")
@@ -238,6 +239,28 @@ def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_on
     assert f"in {users}: 0 voices, 0 jobs" in said
     assert not list((tmp_path / "here").iterdir())
     assert (tmp_path / "config" / "rvc-train" / "last-data-folder").read_text() == f"{users}\n"
+
+
+def test_a_sigterm_is_not_forgotten_where_its_exception_is_lost(monkeypatch):
+    monkeypatch.setattr(signal, "signal", lambda number, handler: set_handlers.append(handler))
+    monkeypatch.setattr(signal, "getsignal", lambda number: set_handlers[-1])
+    set_handlers = [signal.SIG_DFL]
+    assert not up._is_stopped()
+    with pytest.raises(up.Stopped):
+        up._raise_stopped(signal.SIGTERM, None)
+    assert up._is_stopped()
+    assert signal.SIG_IGN not in set_handlers, "children would inherit it"
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks with hooks on Linux only")
+def test_a_sigterm_that_arrives_at_a_fork_ends_up_too(station):
+    hook = "import os, signal as s; os.register_at_fork(before=lambda: os.kill(os.getpid(), s.SIGTERM))"
+    command = [sys.executable, "-c", f"{hook}; import rvc_train.cli.main as c; c.main()", "up", "--device", "cpu"]
+    command += ["--port", str(station.port), "--data", str(station.folder / "data")]
+    done = subprocess.run(command, env=station.environment, capture_output=True, text=True, timeout=250, check=False)
+    assert "Exception ignored" in done.stderr, "the hook lost it"
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "stopped")
 
 
 def test_up_says_why_it_cannot_start(station):

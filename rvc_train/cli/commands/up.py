@@ -169,10 +169,14 @@ def relay(output: Output, name: str, line: str) -> None:
 
 def _is_stopped() -> bool:
     """Whether SIGTERM was received: its exception is lost where Python runs a hook, such as those around a fork."""
-    return signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    return signal.getsignal(signal.SIGTERM) is _pass_over
 
 
 def _raise_stopped(number: int, frame: FrameType | None) -> None:
     # A second signal must not interrupt the shutdown that the first one started.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _pass_over)
     raise Stopped
+
+
+def _pass_over(number: int, frame: FrameType | None) -> None:
+    """Handler in place of SIG_IGN, which child processes would inherit."""
