@@ -10,7 +10,13 @@ from rvc_engine.weights.catalogue import PublishedFile
 
 CONTENT = {
     name: name.encode() * 50_000
-    for name in ("hubert/model.bin", "pretrained-v2-40k/f0G40k.pth", "pretrained-v2-40k/f0D40k.pth")
+    for name in (
+        "hubert/model.bin",
+        "pretrained-v2-40k/f0G40k.pth",
+        "pretrained-v2-40k/f0D40k.pth",
+        "pretrained-v2-32k/f0G32k.pth",
+        "pretrained-v2-32k/f0D32k.pth",
+    )
 }
 
 

@@ -109,6 +109,10 @@ def test_what_is_chosen_after_copying_settings_counts_and_continuing_asks_how_mu
     page.locator("input[name=effort][value=best]").check()
     expect(page.locator("#settings [data-name=total_epochs] input")).to_have_value("500")
     expect(page.locator("#same-name")).to_contain_text("2 → 500")
+    page.locator("#known > summary").click()
+    page.locator("#known-list li", has_text="vm-review").get_by_role("button", name="Delete").click()
+    expect(page.get_by_role("dialog")).to_contain_text("1 voice was made from them")
+    page.get_by_role("dialog").get_by_role("button", name="Back").click()
     page.locator("input[name=where][value=everywhere]").check()
     expect(page.locator("#settings [data-name=width] select")).to_have_value("192")
 
@@ -139,7 +143,10 @@ def test_a_wrong_setting_takes_the_estimate_away_and_the_button_leads_to_it(hous
     epochs.locator("input").fill("5")
     epochs.locator("input").blur()
     expect(page.locator("#submit")).to_be_enabled()
-    page.get_by_label("Name of the voice").fill("a/b")
+    page.get_by_role("button", name="Use 32k").click()
+    expect(page.locator("#settings [data-name=sample_rate] select")).to_have_value("32k")
+    expect(page.locator("#needs")).to_contain_text("base voice v2 32k")
+    page.get_by_label("Name of the voice").fill("a\x07b")
     expect(page.locator("#name-fault")).to_be_visible()
     expect(page.locator("#submit")).to_be_disabled()
 

@@ -197,7 +197,7 @@ async function showKnown() {
 }
 
 async function erase(one) {
-  const jobs = await all(withQuery("/v1/jobs", { dataset: one.id }));
+  const { data: jobs } = await get(withQuery("/v1/jobs", { dataset: one.id, limit: 100 }));
   const text = jobs.length ? count("new.ask_delete.voices", jobs.length) : t("new.ask_delete");
   const question = { title: t("ask.delete.title", { name: one.name }), text, button: t("action.delete") };
   if (!(await confirm(question))) return;
@@ -301,6 +301,7 @@ function ready() {
   const isReady = dataset?.status === "ready" && form.elements.name.value.trim() !== "";
   byId("submit").disabled = !isReady || !isValid;
   byId("submit-help").hidden = isReady;
+  byId("submit-help").textContent = t(dataset && isUnderWay(dataset) ? "new.submit_wait" : "new.submit_help");
 }
 
 form.addEventListener("submit", async (event) => {
