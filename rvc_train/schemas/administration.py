@@ -65,7 +65,7 @@ class WeightsFetch(RequestModel):
 
     file: str | None = Field(default=None, max_length=200)
     """Name of the only file to download; null: all files of the id."""
-    hub: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
+    mirror: str | None = Field(default=None, max_length=2000, pattern=r"^https?://[^\s]+$")
     """Address of a mirror of huggingface.co, such as `https://hf-mirror.com`; null: the server's own choice."""
 
 

@@ -31,7 +31,7 @@ class _Fetch:
 
     state: str = "waiting"
     error: str | None = None
-    hub: str | None = None
+    mirror: str | None = None
     """Mirror to download from; None: that of the last download which named one and succeeded, or the environment's."""
 
 
@@ -42,7 +42,7 @@ class WeightsFetcher:
         self._weights = Weights(folder)
         self._fetches: dict[str, _Fetch] = {}
         self._waiting: deque[str] = deque()
-        self._hub: str | None = None
+        self._mirror: str | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
 
@@ -107,17 +107,17 @@ class WeightsFetcher:
         found = [fetch for name, fetch in self._fetches.items() if name in names]
         return next((fetch for fetch in found if fetch.state in {"waiting", "fetching"}), found[-1] if found else None)
 
-    def fetch(self, name: str, hub: str | None = None) -> WeightsPublic:
+    def fetch(self, name: str, mirror: str | None = None) -> WeightsPublic:
         """Request the download of an id or a file; a no-op if it is present or already requested. Raises NotFound.
 
-        `hub`: mirror to download from; later downloads use it too once it has served one.
+        `mirror`: mirror to download from; later downloads use it too once it has served one.
         """
         found = self.get(name)
         with self._lock:
             if found.is_present or name in self._waiting or self._is_fetching(name):
                 return found
             self._fetches.pop(name, None)  # the newest is the last
-            self._fetches[name] = _Fetch(hub=hub)
+            self._fetches[name] = _Fetch(mirror=mirror)
             self._waiting.append(name)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="weights", daemon=True)
@@ -137,15 +137,15 @@ class WeightsFetcher:
                 name = self._waiting.popleft()
                 fetch = self._fetches[name]
                 fetch.state = "fetching"
-            fetch.error = self._fetch(name, fetch.hub or self._hub)
-            if fetch.error is None and fetch.hub is not None:
-                self._hub = fetch.hub
+            fetch.error = self._fetch(name, fetch.mirror or self._mirror)
+            if fetch.error is None and fetch.mirror is not None:
+                self._mirror = fetch.mirror
             fetch.state = "failed" if fetch.error else "fetched"
 
-    def _fetch(self, name: str, hub: str | None) -> str | None:
+    def _fetch(self, name: str, mirror: str | None) -> str | None:
         """Download an id; returns an error message, None if it succeeded."""
         try:
-            while not self._is_fetched(name, hub):
+            while not self._is_fetched(name, mirror):
                 time.sleep(BUSY_SECONDS)
         except EngineError as error:
             logger.warning("weights could not be fetched", weights=name, reason=str(error))
@@ -156,12 +156,12 @@ class WeightsFetcher:
         logger.info("weights fetched", weights=name)
         return None
 
-    def _is_fetched(self, name: str, hub: str | None) -> bool:
+    def _is_fetched(self, name: str, mirror: str | None) -> bool:
         """Download an id; False while another program downloads into the folder. Raises EngineError."""
         from rvc_engine.weights.download import fetch  # loaded only when needed
 
         try:
-            fetch(self._weights, self._files(name), mirror=hub)
+            fetch(self._weights, self._files(name), mirror=mirror)
         except WorkspaceBusy:
             return False
         return True

@@ -63,6 +63,6 @@ def fetch_weights(
 ) -> WeightsPublic:
     """Download the missing files of an id in the background, or one of them; GET shows the progress."""
     name = weights_id if request.file is None else f"{weights_id}/{request.file}"
-    if not context.weights.fetch(name, request.hub).is_present:
+    if not context.weights.fetch(name, request.mirror).is_present:
         response.status_code = 202
     return context.weights.get(weights_id)

@@ -159,8 +159,8 @@ def test_a_mirror_that_is_named_is_used_and_kept_for_later_downloads(
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     hub.is_open.set()
     with server.client() as http:
-        assert http.post("/v1/weights/hubert/fetch", json={"hub": "file:///etc"}).status_code == 422
-        http.post("/v1/weights/hubert/fetch", json={"hub": f"{hub.url}/"})
+        assert http.post("/v1/weights/hubert/fetch", json={"mirror": "file:///etc"}).status_code == 422
+        http.post("/v1/weights/hubert/fetch", json={"mirror": f"{hub.url}/"})
         eventually(lambda: http.get("/v1/weights/hubert").json()["is_present"])
         job = submit(http, server.bench.dataset())
         eventually(lambda: http.get(f"/v1/jobs/{job['id']}").json()["status"] == "queued")

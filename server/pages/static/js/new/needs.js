@@ -91,9 +91,9 @@ export class Needs {
     byId("needs-state").textContent = `${t(this.taking === null ? "new.needs.fetching" : "new.needs.taking")} ${percent(share)}`;
   }
 
-  async fetch(hub = null) {
+  async fetch(mirror = null) {
     for (const one of this.missing) {
-      for (const file of one.files) await post(`/v1/weights/${one.id}/fetch`, { hub, file });
+      for (const file of one.files) await post(`/v1/weights/${one.id}/fetch`, { mirror, file });
     }
     await this.ask();
   }
