@@ -16,6 +16,12 @@ ROOT = Path(__file__).parents[2]
 SECRET = "whsec_bWFrZSAzMiByYW5kb20gYnl0ZXMgZm9yIHlvdXJzZWxm"
 
 
+@pytest.fixture(autouse=True)
+def long_leases(station):
+    """A worker that is late on a busy machine keeps its job."""
+    station.environment["RVC_TRAIN_LEASE_SECONDS"] = "30"
+
+
 async def chat(station, folder: Path, *messages: str) -> list[str]:
     """The bot's messages."""
     said: list[str] = []
