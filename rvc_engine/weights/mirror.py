@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import httpx
 
+from rvc_engine.environment.proxies import RoutedTransport
 from rvc_engine.errors import MissingWeights
 from rvc_engine.weights.catalogue import PublishedFile
 
@@ -20,7 +21,7 @@ LAYOUTS: Sequence[Callable[[PublishedFile], str]] = (_hub_path, lambda file: fil
 
 def locate(files: Sequence[PublishedFile], address: str) -> dict[str, str]:
     """URL of each file on a mirror, by key. Raises MissingWeights for the first one that it does not offer."""
-    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT) as client:
+    with httpx.Client(follow_redirects=True, timeout=_TIMEOUT, transport=RoutedTransport()) as client:
         return {file.key: _url(file, address.rstrip("/"), client) for file in files}
 
 
