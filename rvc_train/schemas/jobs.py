@@ -170,7 +170,7 @@ class JobPublic(Forecast):
     priority: int
     fetch_weights: bool = False
     waiting_for: list[Literal["dataset", "weights"]] = []
-    """What a job that is `validating` waits for; empty in every other status."""
+    """Conditions that a job that is `validating` waits for; empty in every other status."""
     weights_progress: float | None = None
     """Share of the weights that it waits for that is downloaded, 0..1; null unless it waits for weights."""
     retry_of: str | None = None

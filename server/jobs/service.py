@@ -82,6 +82,7 @@ _ALL = JobFilter()
 class JobService:
     """All jobs of one database."""
 
+    # Long because it gives the methods of its parts.
     def __init__(
         self,
         engine: sa.Engine,
