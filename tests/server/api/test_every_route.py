@@ -53,7 +53,7 @@ WANTED = {
     "HEAD /v1/uploads/{upload_id}": READ,
     "PATCH /v1/uploads/{upload_id}": SUBMIT,
     "DELETE /v1/uploads/{upload_id}": SUBMIT,
-    "PUT /v1/datasets/{name}/content": SUBMIT,
+    "PUT /v1/datasets/{name:path}/content": SUBMIT,
     "POST /v1/datasets": SUBMIT,
     "GET /v1/datasets": READ,
     "GET /v1/datasets/{dataset_id}": READ,
