@@ -151,7 +151,7 @@ def _with_translated_errors(step: Callable[..., Any]) -> Callable[..., Any]:
             return step(*args, **kwargs)
         except Exception as error:
             if hasattr(error, "format_message"):  # an error of Click, or of the copy of it in Typer
-                text = translated(error.format_message())
+                text = translated(error.format_message().replace("Value error, ", "", 1))  # pydantic's beginning
                 vars(error)["format_message"] = lambda: text
             raise
 

@@ -77,7 +77,9 @@ class Services:
     def __post_init__(self) -> None:
         """Define the services; none is started."""
         shared = {"RVC_TRAIN_ENGINES_PER_MACHINE": str(len(self.devices))} if len(self.devices) > 1 else {}
-        self.services = [Service("server", python_command("server"))]
+        settings = {"RVC_TRAIN_HOST": self.host, "RVC_TRAIN_PORT": str(self.port)}
+        settings |= {"RVC_TRAIN_TOKEN": self.token} if self.token else {"RVC_TRAIN_LOCAL_TOKEN": "true"}
+        self.services = [Service("server", python_command("server"), environment=settings)]
         for device in self.devices:
             name = "worker" if len(self.devices) == 1 else f"worker {device}"
             environment = {"RVC_TRAIN_DEVICE": device, **shared}
@@ -168,13 +170,7 @@ class Services:
                     self.relay(name, line.rstrip())
 
     def _environment(self) -> dict[str, str]:
-        settings = {
-            "RVC_TRAIN_DATA_FOLDER": str(self.data_folder),
-            "RVC_TRAIN_HOST": self.host,
-            "RVC_TRAIN_PORT": str(self.port),
-            "PYTHONUNBUFFERED": "1",
-        }
-        settings |= {"RVC_TRAIN_TOKEN": self.token} if self.token else {"RVC_TRAIN_LOCAL_TOKEN": "true"}
+        settings = {"RVC_TRAIN_DATA_FOLDER": str(self.data_folder), "PYTHONUNBUFFERED": "1"}
         return inherited_environment(self.environment) | settings
 
     def _wait_until_ready(self, service: Service) -> None:

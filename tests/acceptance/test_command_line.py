@@ -233,6 +233,7 @@ def test_up_without_a_folder_takes_the_users_says_what_is_in_it_and_names_the_on
         up.terminate()
         up.wait(170)  # longer than it gives its worker to stop
     said = log.read_text()
+    assert "not read by the worker" not in said, "settings of the server go to the server alone"
     assert f"{users} is new; the data folder used last is {last}" in said
     assert f"missing in {users / 'weights'}: 586.4 MB" in said
     assert "get it with `rvc-train setup`" in said

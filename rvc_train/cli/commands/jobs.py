@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress, TaskID
 
-from rvc_engine.names.voices import storable
+from rvc_engine.names.voices import storable, voice_file_stem
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_train.cli import exit_codes
 from rvc_train.cli.output import ago, size, span, table, without_control
@@ -76,9 +76,9 @@ def submit(
     job = session.client.submit(validated(JobCreate, given, {"labels": "--label"}))
     if job.content_notice:
         session.output.warning(job.content_notice)
-    if not name.isascii():
+    if not (stem := voice_file_stem(name)).isascii():
         session.output.warning(
-            f"RVC on Windows cannot open {name}.index, whose name is not ASCII, and converts without it; rename it "
+            f"RVC on Windows cannot open {stem}.index, whose name is not ASCII, and converts without it; rename it "
             "there, together with the .pth"
         )
     if watch_it:
