@@ -27,7 +27,7 @@ from rvc_engine.workspace.layout import Workspace
 
 SCRIPT = Path(__file__).parents[3] / "rvc_training_pipeline.py"
 NAME = 'it\'s "pretrained" v1.2 日本'
-STEM = 'it\'s "pre-train-ed" v1.2 日本'
+STEM = "it's _pre-train-ed_ v1.2 日本"
 NUM_SLICES = 5
 SMALL = ["--pretrained", "none", "--set", "width=24", "--set", "evaluate=never"]
 
