@@ -215,6 +215,7 @@ def test_the_page_walks_from_the_recording_to_the_voice(page: Page, address: str
     page.locator("#choose-files").set_input_files(recording)
     expect(page.locator("#report-state")).to_have_text("Usable", timeout=seconds)
     page.get_by_label("Name of the voice").fill("anna")
+    page.locator("input[name=where][value=here]").check()  # needs no downloads
     page.locator("#submit").click()
     page.wait_for_url(f"{address}/jobs/job_*")
     expect(page.locator("#status")).to_have_text("Ready", timeout=seconds)

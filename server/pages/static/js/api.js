@@ -37,10 +37,18 @@ async function send(method, path, { body, headers = {}, signal } = {}) {
     throw new Unreachable();
   }
   setAway(answer.status === 502 || answer.status === 503 || answer.status === 504);
-  if (answer.status === 401 && location.pathname !== at("/sign-in")) {
-    location.assign(`${at("/sign-in")}?next=${encodeURIComponent(location.pathname + location.search)}`);
-  }
+  if (answer.status === 401) signIn(`?next=${encodeURIComponent(location.pathname + location.search)}`);
   return answer;
+}
+
+let isLeaving = false;
+addEventListener("pageshow", () => { isLeaving = false; });
+
+/** Open the page for signing in, once: a second navigation would abort the first. */
+export function signIn(query = "") {
+  if (isLeaving || location.pathname === at("/sign-in")) return;
+  isLeaving = true;
+  location.assign(at("/sign-in") + query);
 }
 
 /** The body of an answer, read by `read`. Throws Unreachable where the connection broke within it. */

@@ -1,7 +1,7 @@
 // Common to all pages: theme, language, session, notifications, and confirmation before irreversible actions.
 
-import { get, retryUnreachable, remove } from "./api.js";
-import { at, byId, h } from "./dom.js";
+import { get, retryUnreachable, remove, signIn } from "./api.js";
+import { byId, h } from "./dom.js";
 import { t } from "./words.js";
 
 /** The caller: `{owner, scopes, ...}`. */
@@ -108,7 +108,7 @@ async function startSession() {
   byId("sign-out").hidden = false;
   byId("sign-out").addEventListener("click", () => attempt(async () => {
     await remove("/v1/session");
-    location.assign(at("/sign-in"));
+    signIn();
   }));
   for (const element of document.querySelectorAll("[data-needs]")) {
     element.hidden = !(await may(element.dataset.needs));
