@@ -83,13 +83,13 @@ class WeightsImported(ResponseModel):
     """Its names, such as `hubert/pytorch_model.bin`."""
 
 
-class MissingWeights(SizedModel):
+class MissingWeights(ResponseModel):
     """Published files of one id that a job needs and the server lacks."""
 
     id: str
     files: list[str]
-    size_here: int
-    """Bytes of an unfinished download."""
+    size_bytes: int
+    downloaded_bytes: int
     fetch_state: FetchState | None
     """State of the newest download of these files; null without one."""
     fetch_error: str | None

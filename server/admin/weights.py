@@ -81,8 +81,8 @@ class WeightsFetcher:
                 MissingWeights(
                     id=name,
                     files=[file.name for file in its_files],
-                    size=sum(file.size for file in its_files),
-                    size_here=self.size_here(its_files),
+                    size_bytes=sum(file.size for file in its_files),
+                    downloaded_bytes=self.size_here(its_files),
                     fetch_state=None if fetch is None else fetch.state,
                     fetch_error=None if fetch is None else fetch.error,
                 )

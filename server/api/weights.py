@@ -42,7 +42,7 @@ def get_weights(weights_id: str, context: Context) -> WeightsPublic:
     return context.weights.get(weights_id)
 
 
-@router.post("/import", operation_id="weights_import", responses=documented(404, 409, 410, 422))
+@router.post(":import", operation_id="weights_import", responses=documented(404, 409, 410, 422))
 @requires(Scope.SUBMIT)
 def import_weights(request: WeightsImport, context: Context) -> WeightsImported:
     """Take in a file of an RVC or Applio installation, sent as an upload. It must be one of the published weights."""

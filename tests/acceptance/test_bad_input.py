@@ -1,6 +1,7 @@
 """What users send that is no good, over HTTP: each a clear error or a clean success."""
 
 import io
+import re
 import struct
 import wave
 import zipfile
@@ -132,7 +133,7 @@ def test_names_in_any_script_go_the_whole_way(running, recording, tmp_path, name
     assert dataset.name == name
     job = running.wait_for(running.submit(dataset, name=name), "succeeded", "failed")
     assert job.status == "succeeded"
-    stem = name.replace("trained", "-train-ed")
+    stem = re.sub('["?]', "_", name.replace("trained", "-train-ed"))  # as every file system can store it
     files = running.client.artifacts(job.id)
     assert {file.name for file in files} == {f"{stem}.pth", f"{stem}.index"}
     for file in files:
@@ -140,8 +141,8 @@ def test_names_in_any_script_go_the_whole_way(running, recording, tmp_path, name
         assert path.stat().st_size == file.size
 
 
-@pytest.mark.parametrize("name", ["../up", "a/b", ".hidden", "", "x" * 300, "bell\a"])
-def test_names_that_cannot_be_file_names_are_refused(running, recording, name):
+@pytest.mark.parametrize("name", ["", " ", "x" * 300, "bell\a", "two\nlines"])
+def test_names_that_are_no_printable_text_are_refused(running, recording, name):
     dataset = running.upload(recording)
     body = {"name": name, "dataset_id": dataset.id}
     answer = running.http.post("/v1/jobs", json=body)

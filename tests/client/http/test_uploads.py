@@ -282,7 +282,8 @@ def test_a_missing_or_empty_folder_is_an_error_before_anything_is_sent(server, c
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs a shell with limits")
-def test_a_temporary_folder_without_room_for_the_zip_is_named_with_its_variable(tmp_path):
+def test_a_temporary_folder_without_room_for_the_zip_is_named_with_its_variable(server, tmp_path):
+    server.answer = lambda request: request.send_problem(404, "not_found", "no such path")
     for name in ("a.wav", "b.wav"):
         (tmp_path / name).write_bytes(bytes(600_000))
     upload = [
@@ -293,7 +294,7 @@ def test_a_temporary_folder_without_room_for_the_zip_is_named_with_its_variable(
         "upload",
         str(tmp_path),
         "--server",
-        "http://[::1]:1",
+        server.url,
     ]
     limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash", *upload]  # kB of a file
     environment = os.environ | {"TMPDIR": str(tmp_path), "COLUMNS": "1000"}

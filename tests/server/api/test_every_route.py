@@ -46,7 +46,7 @@ WANTED = {
     "GET /v1/weights": READ,
     "GET /v1/weights/{weights_id}": READ,
     "POST /v1/weights/{weights_id}/fetch": ADMIN,
-    "POST /v1/weights/import": SUBMIT,
+    "POST /v1/weights:import": SUBMIT,
     "OPTIONS /v1/uploads": OPEN,
     "OPTIONS /v1/uploads/{upload_id}": OPEN,
     "POST /v1/uploads": SUBMIT,

@@ -32,7 +32,7 @@ MAX_RESIDENT_BYTES = 400 * MIB
 """Address space of the child, of which its libraries take about 130 MB."""
 
 
-def tone(seconds: float = 0.3) -> Any:
+def tone(seconds: float = 1.0) -> Any:
     """A quiet note."""
     return (0.3 * np.sin(np.arange(int(seconds * RATE)) * 0.1)).astype(np.float32)
 

@@ -142,13 +142,13 @@ def test_the_estimate_names_what_is_missing_and_a_file_of_an_installation_is_tak
             headers = {"Tus-Resumable": "1.0.0", "Upload-Length": str(len(content))}
             headers |= {"Content-Type": "application/offset+octet-stream"}
             upload = http.post("/v1/uploads", content=content, headers=headers).headers["Location"].rpartition("/")[2]
-            answer = http.post("/v1/weights/import", json={"upload_id": upload})
+            answer = http.post("/v1/weights:import", json={"upload_id": upload})
             if key is None:
                 assert answer.status_code == 422
                 assert "not one of the published weights" in answer.json()["detail"]
             else:
                 assert answer.json() == {"files": [key]}
-            assert http.post("/v1/weights/import", json={"upload_id": upload}).status_code == 404, "it is deleted"
+            assert http.post("/v1/weights:import", json={"upload_id": upload}).status_code == 404, "it is deleted"
         estimate = http.post("/v1/jobs:estimate", json={"dataset_id": server.bench.dataset()}).json()
         assert [each["id"] for each in estimate["missing_weights"]] == ["pretrained-v2-40k"]
 

@@ -324,6 +324,7 @@ def restore_database_from_before(target: Path) -> None:
         path.unlink()
     with sqlite3.connect(target) as connection:
         connection.executescript((BEFORE / "rvc-train.sql").read_text())
+        connection.execute("UPDATE uploads SET expires_at = '2999-01-01 00:00:00'")  # as if it were of today
         connection.execute("PRAGMA journal_mode=WAL")
     connection.close()
 

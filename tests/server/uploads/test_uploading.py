@@ -152,8 +152,8 @@ def test_a_bad_upload_is_422_with_a_sentence_and_leaves_nothing(put, live, event
     assert not uploaded(live)
 
 
-@pytest.mark.parametrize("name", ["%2e%2e", "-rf", "a%00b", "x" * 101, "%20a"])
-def test_a_name_that_no_file_should_have_is_refused(put, name):
+@pytest.mark.parametrize("name", ["a%00b", "x" * 201, "%20", "a%07"])
+def test_a_name_that_is_no_printable_text_is_refused(put, name):
     assert put(b"RIFF", name).status_code == 422
 
 

@@ -45,7 +45,7 @@ export class Needs {
 
   parts(failure, isFetching, isAdmin) {
     const names = new Intl.ListFormat(language, { type: "conjunction" }).format(this.missing.map((one) => nameOf(one.id)));
-    const text = h("p", {}, h("strong", {}, t("new.needs", { names, size: size(sum(this.missing.map((one) => one.size))) })));
+    const text = h("p", {}, h("strong", {}, t("new.needs", { names, size: size(sum(this.missing.map((one) => one.size_bytes))) })));
     const bar = h("progress", { id: "needs-bar", max: 1, value: 0, "aria-label": t("new.needs.progress") });
     const state = h("span", { id: "needs-state", class: "muted", role: "status" });
     if (isFetching || this.taking !== null) return [text, bar, state];
@@ -86,7 +86,7 @@ export class Needs {
   showShare() {
     const bar = byId("needs-bar");
     if (!bar) return;
-    const share = this.taking ?? sum(this.missing.map((one) => one.size_here)) / Math.max(1, sum(this.missing.map((one) => one.size)));
+    const share = this.taking ?? sum(this.missing.map((one) => one.downloaded_bytes)) / Math.max(1, sum(this.missing.map((one) => one.size_bytes)));
     bar.value = share;
     byId("needs-state").textContent = `${t(this.taking === null ? "new.needs.fetching" : "new.needs.taking")} ${percent(share)}`;
   }
@@ -127,7 +127,7 @@ export class Needs {
         const sending = new Sending(new UploadBody([one]), { onProgress, onWait: () => {} });
         const uploadId = await sending.run();
         sending.done();
-        await post("/v1/weights/import", { upload_id: uploadId }).catch((fault) => notify(`${one.file.name}: ${fault.message}`, { bad: true }));
+        await post("/v1/weights:import", { upload_id: uploadId }).catch((fault) => notify(`${one.file.name}: ${fault.message}`, { bad: true }));
         before += one.file.size;
       }
     } finally {
