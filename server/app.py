@@ -1,7 +1,7 @@
 """Assembly of the HTTP service: the one module that imports every room."""
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -201,13 +201,20 @@ async def _lifespan(context: AppContext, _app: FastAPI) -> AsyncIterator[None]:
             deliveries.cancel_scope.cancel()
     finally:
         context.stopping.set()
-        background = (context.ingestion.stop, context.dataset_validator.stop, task_scheduler.stop, leadership.stop)
-        for stop in (*background, context.tokens.clean_up):
-            with anyio.move_on_after(STOP_SECONDS):  # a disk that hangs must not keep the server from stopping
-                await run_sync(stop, abandon_on_cancel=True)
+        async with anyio.create_task_group() as background:
+            for stop in (context.ingestion.stop, context.dataset_validator.stop, task_scheduler.stop):
+                background.start_soon(_stop, stop)
+        for stop in (leadership.stop, context.tokens.clean_up):  # it leads until its periodic tasks have ended
+            await _stop(stop)
         context.changes.close()
         engine.dispose()
         logger.info("the server has stopped")
+
+
+async def _stop(stop: Callable[[], object]) -> None:
+    """Stop a part of the service; a disk that hangs must not keep the server from stopping."""
+    with anyio.move_on_after(STOP_SECONDS):
+        await run_sync(stop, abandon_on_cancel=True)
 
 
 # Long because it makes every service once.
