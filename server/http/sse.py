@@ -69,12 +69,12 @@ def wants_stream(request: Request) -> bool:
 
 def prefers(request: Request, media_type: str) -> bool:
     """Whether the caller accepts a media type, and JSON not more (the weights `q` of RFC 9110, 12.5.1)."""
-    weights = _accepted(",".join(request.headers.getlist("accept")))
+    weights = accepted(",".join(request.headers.getlist("accept")))
     return weights.get(media_type, 0) > 0 and weights[media_type] >= weights.get("application/json", 0)
 
 
-def _accepted(header: str) -> dict[str, float]:
-    """Weight of each media range of an Accept header; one without a valid weight has 1."""
+def accepted(header: str) -> dict[str, float]:
+    """Weight of each value of a header such as Accept or Accept-Encoding; one without a valid weight has 1."""
     weights = {}
     for item in header.split(","):
         media_range, *parameters = (part.strip().lower() for part in item.split(";"))

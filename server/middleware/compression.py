@@ -9,6 +9,8 @@ from starlette.datastructures import Headers
 from starlette.middleware.gzip import GZipResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server.http.sse import accepted
+
 MIN_BYTES = 600
 LEVEL = 5
 """Level of zlib: a page's script of 145 kB in about 4 ms; higher levels save a few per cent more."""
@@ -33,10 +35,15 @@ class Compression:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] == "http" and "gzip" in Headers(scope=scope).get("accept-encoding", ""):
+        if scope["type"] == "http" and _is_gzip_accepted(Headers(scope=scope)):
             await _TextResponder(self._app, MIN_BYTES, LEVEL)(scope, receive, send)
         else:
             await self._app(scope, receive, send)
+
+
+def _is_gzip_accepted(headers: Headers) -> bool:
+    weights = accepted(",".join(headers.getlist("accept-encoding")))
+    return weights.get("gzip", weights.get("*", 0)) > 0
 
 
 class _TextResponder(GZipResponder):

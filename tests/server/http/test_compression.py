@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import httpx
+import pytest
 
 GZIP = {"Accept-Encoding": "gzip"}
 
@@ -26,6 +27,24 @@ def test_pages_scripts_and_json_are_compressed(http: httpx.Client, live: Any) ->
         assert len(sent) < 0.7 * len(plain.content), path
         if path.startswith("/assets"):
             assert gzip.decompress(sent) == plain.content
+
+
+@pytest.mark.parametrize(
+    ("header", "is_compressed"),
+    [
+        ("gzip;q=0", False),
+        ("identity, gzip;q=0, *", False),
+        ("x-gzip-like", False),
+        ("gzip;q=0.5", True),
+        ("br, *", True),
+        ("GZIP", True),
+    ],
+)
+def test_a_coding_is_used_only_where_the_caller_accepts_it(
+    http: httpx.Client, header: str, is_compressed: bool
+) -> None:
+    with http.stream("GET", "/openapi.json", headers={"Accept-Encoding": header}) as answer:
+        assert (answer.headers.get("content-encoding") == "gzip") == is_compressed
 
 
 def test_a_tag_of_a_compressed_answer_is_that_of_the_plain_one(http: httpx.Client, live: Any) -> None:
