@@ -37,7 +37,7 @@ from server.transient_errors import first_line
 
 logger = structlog.get_logger(__name__)
 
-GRACE_SECONDS = 5
+GRACE_SECONDS = 4
 """Time for open requests to finish when the server is stopped."""
 LOCK_WAIT_SECONDS = 15
 """Wait for a previous server that is still stopping."""
