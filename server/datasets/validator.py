@@ -128,7 +128,12 @@ class DatasetValidator(OwnerTurns):
 
 def read_report(path: Path) -> bytes:
     """The report, from a plain file only: a program that was taken over may leave a link or a pipe. Raises OSError."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # the first two are missing on Windows, the last elsewhere
+        flags |= getattr(os, name, 0)
+    if path.is_symlink():  # where no flag refuses it
+        raise OSError(f"{path} is a link")
+    with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path} is not a plain file")
         return file.read(MAX_REPORT_BYTES)
