@@ -10,8 +10,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from rvc_engine.environment.files import replace, sync_folder
 from rvc_engine.errors import DiskFull, IncompatibleCheckpoint
-from rvc_engine.workspace.atomic_files import sync_folder
 from rvc_engine.workspace.disk import check_free_space, is_disk_full
 
 RESUME_HINT = "free some space and start the run again; it goes on from its last checkpoint"
@@ -56,7 +56,7 @@ def save_together(trees: dict[Path, Any], claim: Callable[[list[str]], None] = l
         hashes = [_write(tree, temporaries[path]) for path, tree in trees.items()]
         claim(hashes)
         for path, temporary in temporaries.items():
-            temporary.replace(path)
+            replace(temporary, path)
     except OSError as error:
         if is_disk_full(error):
             raise DiskFull(f"the disk of {folder} has no room for {names}; {RESUME_HINT}") from error

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from rvc_engine.environment.files import unlink
 from rvc_engine.errors import IncompatibleCheckpoint
 from rvc_engine.workspace.atomic_files import write_atomically
 from rvc_engine.workspace.checksum import sha256_of
@@ -82,4 +83,4 @@ def write_entries(folder: Path, entries: Sequence[CheckpointEntry]) -> None:
     kept = {row.file for row in entries}
     for file in folder.glob(f"step_{'[0-9]' * 9}.pt"):  # not a copy that someone keeps there
         if file.name not in kept:
-            file.unlink(missing_ok=True)
+            unlink(file)

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from rvc_engine import events
+from rvc_engine.environment.files import replace
 from rvc_engine.event_text import describe, losses_text, throughput_text
 from rvc_engine.events import EXIT_FAILED, Event, Failed
 from rvc_engine.reporting import Report
@@ -79,10 +80,10 @@ class LogFile:
         if is_ours:
             for older, newer in pairwise(reversed(numbered)):
                 if newer.exists():
-                    newer.replace(older)
-            self._path.replace(numbered[0])
+                    replace(newer, older)
+            replace(self._path, numbered[0])
         else:
-            self._path.replace(_unused(self._path.with_name(f"{self._path.name}.old")))
+            replace(self._path, _unused(self._path.with_name(f"{self._path.name}.old")))
         self._file = self._open()
 
     def close(self) -> None:

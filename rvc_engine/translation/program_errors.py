@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from rvc_engine.environment.files import is_in_use
 from rvc_engine.translation.programs import LEVEL_VARIABLE, echo
 
 EXIT_BROKEN_PIPE = 141
@@ -96,6 +97,8 @@ def describe_os_error(error: OSError) -> str:
         )
     if "temporary directory" in reason and not name:
         return f"there is no folder for temporary files ({reason}); free some space there, or set TMPDIR to another one"
+    if name and is_in_use(error) and (os.access(name, os.W_OK) or not Path(name).exists()):
+        return f"{name} is in use by another program; close what has it open, such as a player, then try again"
     if isinstance(error, PermissionError) and name:
         return f"no permission for {name} ({reason}); check its owner and mode, or use another folder"
     if isinstance(error, FileNotFoundError) and name:

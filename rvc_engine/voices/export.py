@@ -25,6 +25,7 @@ from rvc_engine.config import TrainingConfig
 from rvc_engine.content.names import embedder_of_features
 from rvc_engine.data.clips import Clip, list_clips, load_clip, speakers_present
 from rvc_engine.data.speakers import Speakers
+from rvc_engine.environment.files import unlink
 from rvc_engine.errors import ArtifactInvalid, IncompatibleCheckpoint
 from rvc_engine.events import ArtifactKind, ArtifactReady
 from rvc_engine.hyperparameters import Hyperparameters
@@ -129,7 +130,7 @@ def write_voice_tree(path: Path, tree: dict[str, Any]) -> None:
     try:
         read_voice(path)
     except ArtifactInvalid:
-        path.unlink(missing_ok=True)
+        unlink(path)
         raise
 
 
@@ -225,7 +226,7 @@ def check_voice(
     model.load_state_dict({name: value for name, value in weights.items() if not name.startswith("enc_q.")})
     difference = mel_difference(from_file, model.to(device).eval(), clip, device)
     if not difference < MAX_MEL_DIFFERENCE:  # also true for NaN
-        path.unlink(missing_ok=True)
+        unlink(path)
         raise ArtifactInvalid(
             f"{path.name} does not sound like the trained model (log-mel difference {difference:.4f}, allowed "
             f"{MAX_MEL_DIFFERENCE}); it was not published. Training further and exporting again may help"

@@ -5,6 +5,8 @@ import shutil
 from itertools import count
 from pathlib import Path
 
+from rvc_engine.environment.files import rename, replace, sync_file, sync_folder
+
 
 def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> None:
     """Write a whole file so that after a crash the old or the new contents are there, never a part.
@@ -19,21 +21,10 @@ def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> No
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder survive a power cut (a no-op where folders cannot be opened)."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -42,13 +33,12 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source.resolve(), target)
     except OSError:  # another file system, or one without hard links
         shutil.copyfile(source, target)
-        with target.open("rb") as file:
-            os.fsync(file.fileno())
+        sync_file(target)
 
 
 def keep_aside(path: Path) -> Path:
     """Rename a file that is to be replaced to `<name>.bak`, or `<name>.bak2` and so on; return its new path."""
     numbered = (path.with_name(f"{path.name}.bak{number if number > 1 else ''}") for number in count(1))
     kept = next(each for each in numbered if not each.exists())
-    path.rename(kept)
+    rename(path, kept)
     return kept

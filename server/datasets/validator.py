@@ -34,8 +34,6 @@ _POLL_SECONDS = 0.1
 EXIT_KILLED = -9
 """Exit code of a program that SIGKILL ended, and that of one that took too long on any system."""
 EXIT_OUT_OF_TIME = -getattr(signal, "SIGXCPU", 24)
-_PLAIN_FILE = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-"""Flags that open no link and wait at no pipe. Windows has no pipes in folders."""
 
 
 class ValidationFailed(Exception):
@@ -128,7 +126,12 @@ class DatasetValidator(OwnerTurns):
 
 def read_report(path: Path) -> bytes:
     """The report, from a plain file only: a program that was taken over may leave a link or a pipe. Raises OSError."""
-    with os.fdopen(os.open(path, _PLAIN_FILE), "rb") as file:
+    flags = os.O_RDONLY
+    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"):  # the first two are missing on Windows, the last elsewhere
+        flags |= getattr(os, name, 0)
+    if path.is_symlink():  # where no flag refuses it
+        raise OSError(f"{path} is a link")
+    with os.fdopen(os.open(path, flags), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise OSError(f"{path} is not a plain file")
         return file.read(MAX_REPORT_BYTES)

@@ -38,7 +38,7 @@ from pathlib import Path
 import filelock
 import uuid6
 
-from rvc_engine.workspace.atomic_files import sync_folder
+from rvc_engine.environment.files import rename, replace, sync_file, sync_folder
 from server.errors import LeaseLost, SettingsRefused
 
 _ID = re.compile(r"^[a-z]{2,4}_[0-9a-f]{32}$")
@@ -207,7 +207,7 @@ class Storage:
             folder = self.result_folder(job_id, token, ARTIFACTS)
             sha256, size = copy_and_hash(source, temporary)
             target = folder / sha256
-            temporary.replace(target)
+            replace(temporary, target)
             sync_folder(folder)
         except FileNotFoundError as error:
             if attempt.is_dir():
@@ -237,7 +237,7 @@ class Storage:
         for path in [*(p for p in temporary.rglob("*") if p.is_dir()), temporary]:
             sync_folder(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary.rename(target)
+        rename(temporary, target)
         sync_folder(target.parent)
 
     def delete_job(self, job_id: str) -> None:
@@ -302,9 +302,3 @@ def link_or_copy(source: Path, target: Path) -> str | None:
 def is_disk_full(error: OSError) -> bool:
     """Whether a write failed because the disk, or the user's share of it, is full."""
     return error.errno in {errno.ENOSPC, errno.EDQUOT}
-
-
-def sync_file(path: Path) -> None:
-    """Sync a file's content to disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -26,6 +26,8 @@ def restrict_data_folder(root: Path) -> Iterator[str]:
     A group keeps its access if the folder has the set-group-ID bit or an access control list. A folder with files that
     are not the server's keeps its mode, and only the server's entries are restricted.
     """
+    if os.name != "posix":  # modes mean nothing there; a folder in the user's profile is closed by its access list
+        return
     mode = root.stat().st_mode
     is_shared = bool(mode & stat.S_ISGID and mode & stat.S_IRWXG) or _has_access_list(root)
     taken = _OTHERS if is_shared else UMASK
