@@ -4,6 +4,7 @@ Each outcome has a last event and an exit code: succeeded, failed with a code an
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -94,6 +95,8 @@ class EventLines:
     def __init__(self, switch: StopSwitch) -> None:
         self._switch = switch
         self._lock = threading.Lock()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever a pipe's encoding on this system
+            sys.stdout.reconfigure(encoding="utf-8")
 
     def __call__(self, event: Event) -> None:
         with self._lock:

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rvc_engine.environment.files import is_in_use
+from rvc_engine.translation.characters import accept_any_character
 from rvc_engine.translation.programs import LEVEL_VARIABLE, echo
 
 EXIT_BROKEN_PIPE = 141
@@ -31,6 +32,7 @@ def errors_reported(*, shows_traceback: bool = False) -> Iterator[None]:
     unexpected error too, as for programs whose standard error is a log.
     """
     _open_closed_streams()
+    accept_any_character(sys.stdout, sys.stderr)
     try:
         try:
             yield

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from rvc_engine.translation.characters import has_every_character
 from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
 from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
@@ -158,7 +159,7 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
     output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
     if shared_link is not None:
         output.note(f"from another device, within ten minutes, at {shared_link}")
-        if (sys.stdout.encoding or "").lower().startswith("utf"):
+        if has_every_character(sys.stdout):
             output.note(qr_code(shared_link))
 
 
