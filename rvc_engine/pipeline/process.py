@@ -32,7 +32,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.reporting import Report
 from rvc_engine.translation.program_errors import describe_os_error
-from rvc_engine.workspace.disk import check_writable
+from rvc_engine.workspace.disk import check_spelling, check_writable
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -123,6 +123,7 @@ def run_engine(
     `prepare`: called once the workspace is locked and before any work; returns the configuration to run with.
     """
     try:
+        check_spelling(workspace.root)
         check_writable(workspace.root, workspace.weights, workspace.recovery, workspace.previews)
         with workspace.lock(lock_wait_seconds):
             config = prepare(config)

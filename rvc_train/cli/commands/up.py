@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from rvc_engine.environment.disks import synchronised_text, synchronising_program
 from rvc_engine.translation.characters import has_every_character
 from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
@@ -92,6 +93,8 @@ def up(
     may_open = not no_browser and is_new
     if is_new and last not in {None, folder}:
         output.note(f"{folder} is new; the data folder used last is {last}: for its voices, start with --data {last}")
+    if (program := synchronising_program(folder)) is not None:
+        output.warning(synchronised_text(folder, program))
     with contextlib.suppress(KeyboardInterrupt, Stopped), contextlib.ExitStack() as stack:
         if setup or is_new:
             prepare(output, folder, fetches=setup)
