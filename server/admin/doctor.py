@@ -109,7 +109,9 @@ def _engine(_settings: ServerSettings) -> Iterator[Finding]:
     yield Finding(
         "ffmpeg", "ok", f"its libraries are part of PyAV (libavcodec {codecs}); the ffmpeg program is not needed"
     )
-    if not found["devices"]:
+    if found.get("advice"):
+        yield Finding("gpu", "note", found["advice"])
+    elif not found["devices"]:
         build = "this build of torch supports only the CPU" if found["cuda_build"] is None else "no NVIDIA GPU found"
         yield Finding("gpu", "note", f"{build}; training runs on the CPU, which is much slower")
     for device in found["devices"]:
