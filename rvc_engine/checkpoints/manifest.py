@@ -68,7 +68,7 @@ def read_entries(folder: Path) -> list[CheckpointEntry]:
     if not manifest.exists():
         return []
     try:
-        return [CheckpointEntry(**row) for row in json.loads(manifest.read_text())["checkpoints"]]
+        return [CheckpointEntry(**row) for row in json.loads(manifest.read_text(encoding="utf-8"))["checkpoints"]]
     except (ValueError, KeyError, TypeError) as error:
         raise IncompatibleCheckpoint(
             f"{manifest} cannot be read ({error}), so the run's checkpoints cannot be trusted; "

@@ -1,6 +1,5 @@
 """The engine's events on the terminal and in the log file of a run."""
 
-import io
 import logging
 import os
 import re
@@ -21,6 +20,7 @@ from rvc_engine.environment.files import replace
 from rvc_engine.event_text import describe, losses_text, throughput_text
 from rvc_engine.events import EXIT_FAILED, Event, Failed
 from rvc_engine.reporting import Report
+from rvc_engine.translation.characters import accept_any_character
 from rvc_engine.translation.messages import translated, translated_word
 from rvc_engine.workspace.disk import unwritable
 from rvc_engine.workspace.layout import Workspace
@@ -132,8 +132,7 @@ class Terminal:
         self._level, self._words = LEVELS[level], words
         self.log_interval = LOG_INTERVAL
         """Steps between lines of losses, which are also shown at the end of each epoch."""
-        if isinstance(sys.stdout, io.TextIOWrapper):  # a name in a script that its encoding lacks must not end the run
-            sys.stdout.reconfigure(errors="backslashreplace")
+        accept_any_character(sys.stdout, sys.stderr)
         self._output, self._faults = _Output(stderr=False), _Output(stderr=True)
         self._is_piped = not self._output.is_terminal
         if self._output.is_terminal and self._faults.is_terminal:

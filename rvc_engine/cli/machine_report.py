@@ -5,6 +5,9 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+from rvc_engine.environment.graphics import graphics_cards
+from rvc_engine.environment.torch_builds import gpu_advice
+
 LIBRARIES = ("torch", "transformers", "faiss-cpu", "av", "soundfile", "soxr", "swift-f0", "pyworld-prebuilt")
 
 
@@ -21,6 +24,8 @@ def machine_report() -> dict[str, Any]:
         "libraries": {name: _version(name) for name in LIBRARIES},
         "ffmpeg": codecs,
         "cuda_build": torch.version.cuda,
+        "gpus": [f"{card.vendor}: {card.name}" for card in graphics_cards()],
+        "advice": gpu_advice(),
         "devices": [_device(index) for index in range(torch.cuda.device_count())],
         "cpu_threads": torch.get_num_threads(),
     }

@@ -6,6 +6,7 @@ Most of them close it within a moment, so these functions try again before they 
 
 import os
 import time
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,6 +52,20 @@ def _retry(change: Callable[[], object], path: Path) -> None:
                     error.filename, error.filename2 = str(path), None
                 raise
             time.sleep(_PAUSE_SECONDS)
+
+
+def other_spelling(path: Path) -> str | None:
+    """Name of the entry that a path means on a disk that ignores case, where it is another than the path's own name."""
+    if not path.exists():
+        return None
+    names = [entry.name for entry in path.parent.iterdir()]
+    if path.name in names:
+        return None
+    return next((name for name in names if _folded(name) == _folded(path.name)), None)
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def sync_file(path: Path) -> None:

@@ -23,7 +23,7 @@ from rvc_engine.index.kmeans import ProgressCallback, minibatch_kmeans, progress
 from rvc_engine.index.nearest import Nearest
 from rvc_engine.index.own_indexes import OwnIndexes
 from rvc_engine.reporting import StageReport
-from rvc_engine.workspace.atomic_files import keep_aside, link_or_copy
+from rvc_engine.workspace.atomic_files import keep_aside, link_ascii_twin, link_or_copy
 from rvc_engine.workspace.disk import translating_disk_full
 from rvc_engine.workspace.external import speaker_in
 from rvc_engine.workspace.layout import Workspace
@@ -244,6 +244,7 @@ def _write(index: faiss.IndexIVFFlat, workspace: Workspace, stem: str, own: OwnI
     workspace.weights.mkdir(parents=True, exist_ok=True)
     link_or_copy(added, temporary)
     replace(temporary, exported)
+    link_ascii_twin(exported)
     sync_folder(workspace.root)
     sync_folder(workspace.weights)
     return added
@@ -255,6 +256,10 @@ def _remove_stale_indexes(workspace: Workspace, written: Mapping[str, Path], own
     for old in (*workspace.root.glob(f"added_IVF*_{workspace.version}.index"), *workspace.speaker_index_files()):
         if old not in kept and own.contain(old):
             unlink(old)
+
+
+NOT_PRIVILEGED = 1314
+"""Windows' error code: without its developer mode only administrators may make symbolic links."""
 
 
 def link_outside(workspace: Workspace, folder: Path) -> Path:
@@ -273,5 +278,10 @@ def link_outside(workspace: Workspace, folder: Path) -> Path:
         link.unlink()
     elif link.exists():
         keep_aside(link)
-    link.symlink_to(added.absolute())
+    try:
+        link.symlink_to(added.absolute())
+    except OSError as error:
+        if getattr(error, "winerror", None) != NOT_PRIVILEGED:
+            raise
+        link_or_copy(added, link)
     return link

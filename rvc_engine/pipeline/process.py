@@ -4,6 +4,7 @@ Each outcome has a last event and an exit code: succeeded, failed with a code an
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -31,7 +32,7 @@ from rvc_engine.machine import Machine
 from rvc_engine.pipeline.pipeline import StageSelection, make_voice
 from rvc_engine.reporting import Report
 from rvc_engine.translation.program_errors import describe_os_error
-from rvc_engine.workspace.disk import check_writable
+from rvc_engine.workspace.disk import check_spelling, check_writable
 from rvc_engine.workspace.layout import Workspace
 
 
@@ -86,6 +87,8 @@ class EventLines:
     def __init__(self, switch: StopSwitch) -> None:
         self._switch = switch
         self._lock = threading.Lock()
+        if isinstance(sys.stdout, io.TextIOWrapper):  # JSON is UTF-8, whatever a pipe's encoding on this system
+            sys.stdout.reconfigure(encoding="utf-8")
 
     def __call__(self, event: Event) -> None:
         with self._lock:
@@ -112,6 +115,7 @@ def run_engine(
     `prepare`: called once the workspace is locked and before any work; returns the configuration to run with.
     """
     try:
+        check_spelling(workspace.root)
         check_writable(workspace.root, workspace.weights, workspace.recovery, workspace.previews)
         with workspace.lock(lock_wait_seconds):
             config = prepare(config)

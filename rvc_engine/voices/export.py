@@ -11,7 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
-import faiss
 import numpy as np
 import soundfile
 import torch
@@ -36,6 +35,7 @@ from rvc_engine.workspace.atomic_files import keep_aside
 from rvc_engine.workspace.base_weights_choice import BaseWeightsChoice
 from rvc_engine.workspace.checksum import sha256_of
 from rvc_engine.workspace.external import clip_paths
+from rvc_engine.workspace.index_files import read_index
 from rvc_engine.workspace.layout import Workspace
 from rvc_engine.workspace.rvc_files import config_file
 
@@ -263,11 +263,11 @@ def check_index(path: Path, feature_size: int) -> None:
     Raises ArtifactInvalid, and renames an index that is readable but wrong: it may be another program's.
     """
     try:
-        index = faiss.read_index(str(path))
+        index = read_index(path)
         count = index.ntotal
         row = index.reconstruct_n(count // 2, 1)
         distances, _ = index.search(row, 1)
-    except RuntimeError as error:
+    except (RuntimeError, OSError) as error:
         raise ArtifactInvalid(f"{path.name} cannot be read as an index: {error}") from error
     scale = float(np.square(row).sum()) + 1.0
     if index.d != feature_size or count == 0 or not 0 <= distances[0, 0] < 1e-3 * scale:

@@ -236,7 +236,7 @@ class _Download:
 
     def _headers(self, start: int) -> dict[str, str]:
         headers = {"Accept-Encoding": "identity"}  # a compressed response cannot be resumed
-        etag = self._etag.read_text() if self._etag.is_file() else ""
+        etag = self._etag.read_text(encoding="utf-8") if self._etag.is_file() else ""
         if start:
             headers["Range"] = f"bytes={start}-"
             if etag:

@@ -6,6 +6,12 @@ from itertools import count
 from pathlib import Path
 
 from rvc_engine.environment.files import rename, replace, sync_file, sync_folder
+from rvc_engine.names.voices import ascii_twin
+from rvc_engine.translation.programs import echo
+
+_noted_disks: set[int] = set()
+_needs_ascii = os.name == "nt"
+"""Whether FAISS opens no paths with other letters."""
 
 
 def write_atomically(path: Path, data: bytes, *, make_folder: bool = True) -> None:
@@ -31,9 +37,30 @@ def link_or_copy(source: Path, target: Path) -> None:
     """Hard-link a file, or copy it where links are not possible."""
     try:
         os.link(source.resolve(), target)
-    except OSError:  # another file system, or one without hard links
+    except OSError as error:  # another file system, or one without hard links
+        if not isinstance(error, FileNotFoundError | FileExistsError):
+            _note_copies(target.parent)
         shutil.copyfile(source, target)
         sync_file(target)
+
+
+def link_ascii_twin(index: Path) -> Path | None:
+    """On Windows, link an index to a name that RVC there can open; returns the link, None where none is needed."""
+    twin = ascii_twin(index.name) if _needs_ascii else None
+    if twin is None:
+        return None
+    temporary = index.with_name(f".{twin}.{os.getpid()}.tmp")
+    link_or_copy(index, temporary)
+    replace(temporary, index.with_name(twin))
+    return index.with_name(twin)
+
+
+def _note_copies(folder: Path) -> None:
+    """Note once for a disk that its files take more space than expected."""
+    disk = folder.stat().st_dev
+    if disk not in _noted_disks:
+        _noted_disks.add(disk)
+        echo(f"note: files are copied to {folder}, not linked, and take more space: its disk allows no links", err=True)
 
 
 def keep_aside(path: Path) -> Path:

@@ -162,7 +162,7 @@ class Workspace:
 
     def _marked(self, stage: Stage, key: str) -> str | None:
         try:
-            value = json.loads(self._marker(stage).read_text())[key]
+            value = json.loads(self._marker(stage).read_text(encoding="utf-8"))[key]
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return value if isinstance(value, str) else None

@@ -9,6 +9,7 @@ import filelock
 import httpx
 
 from rvc_engine.environment.files import replace, unlink
+from rvc_engine.workspace.atomic_files import link_ascii_twin
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.files import Offered, Progress, is_complete
 from rvc_train.http.problems import error_of
@@ -66,6 +67,8 @@ async def _download(
         await in_thread(unlink, part)
         raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
     await in_thread(replace, part, target)
+    if target.suffix == ".index":
+        await in_thread(link_ascii_twin, target)
     return target
 
 

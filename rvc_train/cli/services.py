@@ -155,7 +155,7 @@ class Services:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             creationflags=no_window(),
-            text=True,
+            encoding="utf-8",
             errors="replace",
         )
         service.started_at = time.monotonic()
@@ -168,7 +168,7 @@ class Services:
                     self.relay(name, line.rstrip())
 
     def _environment(self) -> dict[str, str]:
-        settings = {"RVC_TRAIN_DATA_FOLDER": str(self.data_folder), "PYTHONUNBUFFERED": "1"}
+        settings = {"RVC_TRAIN_DATA_FOLDER": str(self.data_folder), "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
         return inherited_environment(self.environment) | settings
 
     def _wait_until_ready(self, service: Service) -> None:

@@ -10,6 +10,7 @@ import filelock
 import httpx
 
 from rvc_engine.environment.files import replace, unlink
+from rvc_engine.workspace.atomic_files import link_ascii_twin
 from rvc_train.errors import BadDownload, ConnectionFailed, UsageError
 from rvc_train.http.files import Offered, Progress, is_complete
 from rvc_train.http.problems import error_of
@@ -64,6 +65,8 @@ def _download(http: httpx.Client, artifact: Offered, target: Path, part: Path, r
         unlink(part)
         raise BadDownload(f"{artifact.name} arrived with other bytes than the server announced; download it again")
     replace(part, target)
+    if target.suffix == ".index":
+        link_ascii_twin(target)
     return target
 
 

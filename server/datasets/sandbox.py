@@ -47,7 +47,8 @@ def main(arguments: list[str]) -> None:
     data_folder, output, program = arguments[3], arguments[4], arguments[5:]
     if sys.platform == "win32":
         run_in_job(cpu_seconds, memory_bytes, output, program)
-    set_limits(cpu_seconds, memory_bytes, file_bytes)
+    else:
+        set_limits(cpu_seconds, memory_bytes, file_bytes)
     leave_the_network()
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the program ends with a killed server

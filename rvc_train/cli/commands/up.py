@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
+from rvc_engine.environment.disks import synchronised_text, synchronising_program
 from rvc_engine.environment.processes import on_stop_signals
+from rvc_engine.translation.characters import has_every_character
 from rvc_train.cli.browser import has_display, open_browser, qr_code, shared_address, sign_in_link
 from rvc_train.cli.commands.setup import DataOption, prepare
 from rvc_train.cli.data_folders import default_data_folder, is_data_folder, last_data_folder, remember_data_folder
@@ -92,6 +94,8 @@ def up(
     may_open = not no_browser and is_new
     if is_new and last not in {None, folder}:
         output.note(f"{folder} is new; the data folder used last is {last}: for its voices, start with --data {last}")
+    if (program := synchronising_program(folder)) is not None:
+        output.warning(synchronised_text(folder, program))
     with contextlib.suppress(KeyboardInterrupt, Stopped), contextlib.ExitStack() as stack:
         if setup or is_new:
             prepare(output, folder, fetches=setup)
@@ -159,7 +163,7 @@ def print_sign_in(output: Output, services: Services, *, may_open: bool) -> None
     output.note(f"opened {services.url} in the browser" if is_opened else f"sign in, within ten minutes, at {link}")
     if shared_link is not None:
         output.note(f"from another device, within ten minutes, at {shared_link}")
-        if (sys.stdout.encoding or "").lower().startswith("utf"):
+        if has_every_character(sys.stdout):
             output.note(qr_code(shared_link))
 
 
