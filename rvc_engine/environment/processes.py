@@ -211,7 +211,7 @@ def process_identity(pid: int) -> str | None:
 
     On Linux it does not depend on the wall clock, and differs between containers on one machine.
     """
-    if not (_PROC / "self/ns/pid").is_symlink():
+    if sys.platform != "linux" or not (_PROC / "self/ns/pid").is_symlink():
         import psutil  # which the client alone, without server and engine, does not have
 
         with contextlib.suppress(psutil.Error):

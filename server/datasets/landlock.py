@@ -75,7 +75,8 @@ def _all_rights(number: int) -> int:
 
 
 def _add_rule(ruleset: int, path: str, allowed: int) -> None:
-    assert sys.platform == "linux"  # noqa: S101 - for the type checker of other systems
+    if sys.platform != "linux":  # not reached: for type checkers
+        return
     try:
         descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
     except OSError:
