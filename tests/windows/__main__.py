@@ -1,7 +1,7 @@
 """`make test-windows`: the tests marked `windows`, by a Python for Windows with the wheel of this checkout installed.
 
-The Python: WINDOWS_PYTHON, a program (`python.exe` on Windows; elsewhere one that runs it by Wine, where `/a` is `Z:\\a`).
-Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. With neither
+The Python: WINDOWS_PYTHON, a program: on Windows a `python.exe`, elsewhere one that runs it by Wine, where `/a` is `Z:\\a`.
+Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. Without both
 the tests are left out, and that is said. `--long`: besides, the tests of client, server, worker and engine.
 
 Dependencies go into that Python itself, as a cache; the wheel into a folder of its own, so that checkouts do not meet.
@@ -22,7 +22,6 @@ CACHE = Path("/var/tmp/windows-python")
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--no-compile")
 QUICK = ("tests/windows", "tests/engine/environment/test_processes.py")
 LONG = ("tests/client", "tests/worker", "tests/server", "tests/engine")
-LONG_SECONDS_PER_TEST = 600
 
 
 def main(arguments: list[str]) -> int:
