@@ -3,13 +3,13 @@
 # dependencies, import contracts, documentation, tests.
 # docs: the documentation site. dist, images: what a release consists of.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 # Two torch processes on two cores spin each other to a third of their speed; waiting threads should sleep.
 export OMP_WAIT_POLICY = PASSIVE
 
 .PHONY: setup browser demo dist images catalogue synchronous docs screenshots \
-  test test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients test-windows \
-  lint check bench bench-gpu clean
+  test test-system test-pipeline test-models test-engine test-service test-long soak test-install test-containers test-clients \
+  test-windows lint check bench bench-gpu clean
 
 setup: browser .venv/.developer
 
@@ -89,6 +89,11 @@ test-engine: setup
 
 test-service: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests --ignore=tests/engine
+
+# What differs between systems: files, consoles, GPUs, the client, the store, the worker. Runs on Windows and macOS too.
+test-system: .venv/.developer
+	$(BIN)/python -m pytest tests/client tests/server/storage tests/worker tests/engine/environment tests/engine/compute \
+	  tests/engine/names tests/engine/translation tests/engine/index tests/engine/checkpoints
 
 test-long: setup
 	$(BIN)/python -m pytest -m "not containers"

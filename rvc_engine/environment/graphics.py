@@ -1,5 +1,6 @@
 """GPUs of this machine by what the system has of them: NVIDIA's program, Linux' sysfs, Windows' registry. No torch."""
 
+import os
 import platform
 import re
 import subprocess
@@ -113,3 +114,9 @@ def vendor_in(name: str) -> Vendor | None:
         "Intel": r"Intel",
     }
     return next((vendor for vendor, pattern in patterns.items() if re.search(pattern, name, re.IGNORECASE)), None)
+
+
+def let_mps_fall_back() -> None:
+    """Let operators that Apple's GPUs lack run on the CPU. Before torch is imported."""
+    if sys.platform == "darwin":
+        os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")

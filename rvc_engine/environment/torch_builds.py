@@ -120,8 +120,8 @@ def gpu_advice() -> str | None:
         return _advice_without_build(torch, cards)
     card = next(each for each in cards if each.vendor == build.vendor)
     return (
-        f"this machine has the GPU {card.name}, but the installed PyTorch {torch.version} is a build that cannot use it, "
-        f"so training runs on the CPU; install the right build with `{INSTALL_COMMAND}`"
+        f"this machine has the GPU {card.name}, but the installed PyTorch {torch.version} is a build that cannot use "
+        f"it, so training runs on the CPU; install the right build with `{INSTALL_COMMAND}`"
     )
 
 

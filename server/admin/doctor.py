@@ -290,6 +290,13 @@ def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
             "uploaded recordings are read without network, but by a program that may read "
             "and write the data folder: this system has no Landlock (Linux 5.13, not disabled)",
         )
+    elif sys.platform != "linux":
+        yield Finding(
+            "sandbox",
+            "note",
+            "uploaded recordings are read by a program with limits on time and memory, but with network and with access "
+            "to the data folder: only Linux has means against that; accept recordings from people you trust",
+        )
     else:
         yield Finding(
             "sandbox",

@@ -1,8 +1,8 @@
 """`make test-windows`: the tests marked `windows`, by a Python for Windows with the wheel of this checkout installed.
 
-The Python: WINDOWS_PYTHON, a program: on Windows a `python.exe`, elsewhere one that runs it by Wine, where `/a` is `Z:\\a`.
-Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. Without both
-the tests are left out, and that is said. `--long`: besides, the tests of client, server, worker and engine.
+The Python is WINDOWS_PYTHON: on Windows a `python.exe`, elsewhere a program that runs one by Wine, where `/a` is `Z:/a`.
+Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. Without
+both the tests are left out, and that is said. `--long`: besides, the tests of client, server, worker and engine.
 
 Dependencies go into that Python itself, as a cache; the wheel into a folder of its own, so that checkouts do not meet.
 """
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT.parent / "shared" / "tools" / "windows_python.sh"
 CACHE = Path("/var/tmp/windows-python")
 PIP = ("-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-warn-script-location", "--no-compile")
-QUICK = ("tests/windows", "tests/engine/environment/test_processes.py")
+QUICK = ("tests/windows", "tests/engine/environment")
 LONG = ("tests/client", "tests/worker", "tests/server", "tests/engine")
 
 

@@ -116,8 +116,8 @@ def install_torch(output: Output, *, agrees: bool) -> None:
     done = subprocess.run(command, stdout=sys.stderr if output.as_json else None, check=False)
     if done.returncode != 0:
         raise ClientError(
-            f"pip could not install torch {installed.version}+{build.tag} (see above); stop the server and its workers, "
-            "update the driver, or choose another build on https://pytorch.org/get-started"
+            f"pip could not install torch {installed.version}+{build.tag} (see above); stop the server and its "
+            "workers, update the driver, or choose another build on https://pytorch.org/get-started"
         )
     output.result({"command": shown_command(command)}, f"PyTorch {installed.version}+{build.tag} is installed")
 

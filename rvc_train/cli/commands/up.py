@@ -29,7 +29,7 @@ from rvc_train.http.authorization import recorded_token
 from rvc_train.local_servers import is_loopback
 from rvc_train.schemas.jobs import JobStatus
 
-DEVICE = re.compile(r"^(auto|cpu|cuda(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
+DEVICE = re.compile(r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?|cuda:\d+(\+cuda:\d+)+)$")
 MOST_COUNTED = 2000
 COLOURS = {"server": "cyan", "worker": "magenta"}
 
@@ -53,7 +53,10 @@ def up(
     port: Annotated[int, typer.Option(envvar="RVC_TRAIN_PORT", min=1, max=65_535, help="Port to listen on.")] = 8000,
     data: DataOption = None,
     device: Annotated[
-        str, typer.Option(envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu or cuda:N.")
+        str,
+        typer.Option(
+            envvar="RVC_TRAIN_DEVICE", help="Device to train on: auto, cpu, cuda:N, xpu:N (Intel) or mps (Apple)."
+        ),
     ] = "auto",
     devices: Annotated[
         str | None,
@@ -130,7 +133,7 @@ def _devices(text: str) -> list[str]:
     wrong = [device for device in devices if not DEVICE.match(device)]
     if wrong or not devices:
         raise UsageError(
-            f"{wrong[0] if wrong else text!r} is not a device; use auto, cpu or cuda:N, with commas between"
+            f"{wrong[0] if wrong else text!r} is not a device; use auto, cpu, cuda:N, xpu:N or mps, with commas between"
         )
     return devices
 
