@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -294,8 +295,8 @@ def _sandbox(settings: ServerSettings) -> Iterator[Finding]:
         yield Finding(
             "sandbox",
             "note",
-            "uploaded recordings are read by a program with limits on time and memory, but with network and with access "
-            "to the data folder: only Linux has means against that; accept recordings from people you trust",
+            "uploaded recordings are read by a program with limits on time and memory, but with network and with "
+            "access to the data folder: only Linux has means against that; accept recordings from people you trust",
         )
     else:
         yield Finding(

@@ -1,6 +1,6 @@
 """`make test-windows`: the tests marked `windows`, by a Python for Windows with the wheel of this checkout installed.
 
-The Python is WINDOWS_PYTHON: on Windows a `python.exe`, elsewhere a program that runs one by Wine, where `/a` is `Z:/a`.
+The Python is WINDOWS_PYTHON: on Windows a `python.exe`, elsewhere a program that runs one by Wine.
 Without it, one that `../shared/tools/windows_python.sh` sets up in a cache folder, where that tool is there. Without
 both the tests are left out, and that is said. `--long`: besides, the tests of client, server, worker and engine.
 
