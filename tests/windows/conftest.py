@@ -1,5 +1,6 @@
 """The installed product on Windows: its programs as processes, whose output goes into pipes in an older code page."""
 
+import ctypes
 import os
 import re
 import subprocess
@@ -19,6 +20,7 @@ from rvc_train.schemas.jobs import JobPublic
 TOKEN = "the-token-of-windows"
 NAME = "小红"
 """A voice whose name no character of cp1252 is in."""
+IS_WINE = sys.platform == "win32" and hasattr(ctypes.WinDLL("ntdll"), "wine_get_version")
 SAMPLES = Path(__file__).parents[2] / "samples"
 # fmt: off
 TRAINING = (
@@ -70,6 +72,9 @@ class Home:
         settings = {"DATA_FOLDER": str(self.data), "PORT": str(self.port), "TOKEN": TOKEN, "SERVER": self.url}
         settings |= {"DEVICE": "cpu", "LEASE_SECONDS": "10", "HEARTBEAT_SECONDS": "1", "POLL_SECONDS": "0.5"}
         settings |= {"RETRY_DELAY_SECONDS": "0"}
+        if IS_WINE:  # which does not ask the kernel for the state of AMX, though the processor reports it
+            kept |= {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+            settings |= {"ENGINE_ENVIRONMENT": "ONEDNN_MAX_CPU_ISA"}
         self.environment = kept | {f"RVC_TRAIN_{name}": value for name, value in settings.items()} | {"PYTHONUTF8": "0"}
         self.programs: list[Program] = []
 
