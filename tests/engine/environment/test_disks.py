@@ -101,7 +101,7 @@ def test_copies_in_place_of_links_are_noted_once(
     def no_links(*_: object) -> None:
         raise OSError(1, "Incorrect function")
 
-    monkeypatch.setattr(atomic_files, "_noted_disks", set())
+    monkeypatch.setattr(files, "_disks_with_copies", set())
     monkeypatch.setattr(os, "link", no_links)
     (tmp_path / "a").write_bytes(b"1")
     link_or_copy(tmp_path / "a", tmp_path / "b")
