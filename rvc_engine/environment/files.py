@@ -70,7 +70,7 @@ def _folded(name: str) -> str:
 
 
 def is_first_copy(folder: Path) -> bool:
-    """Whether this process has copied no file to the folder's disk for want of links; once true, for one message."""
+    """Whether this is the process's first copy to a disk because it has no links: once true, for one message."""
     disk = folder.stat().st_dev
     is_first = disk not in _disks_with_copies
     _disks_with_copies.add(disk)

@@ -58,7 +58,7 @@ def _by_nvidia_smi() -> Iterator[GraphicsCard]:
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints; empty where there is none, or it fails."""
+    """Output of a program; empty where there is none, or it fails."""
     try:
         done = subprocess.run(command, capture_output=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
